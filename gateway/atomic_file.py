@@ -1,4 +1,4 @@
-"""Replaces files atomically."""
+"""Writes files atomically: after a crash, a file has either its old or its new content."""
 
 import contextlib
 import os

@@ -8,7 +8,7 @@ from gateway.measure import Tap
 
 
 class Classification(Enum):
-    """Classifies first bytes of a connection that are neither a cancel request nor an encryption request."""
+    """What the first bytes of a connection are, if neither a cancel request nor an encryption request."""
 
     SESSION = "session"
     INCOMPLETE = "incomplete"
@@ -47,7 +47,7 @@ class LoginTap(Tap, Protocol):
 
 
 class CancelProtocol(Protocol):
-    """Protocol whose clients send cancel requests on separate connections."""
+    """A protocol whose clients send cancel requests on separate connections, such as PostgreSQL."""
 
     max_bytes: int
     """Maximum number of bytes that `classify` needs."""

@@ -21,7 +21,7 @@ from gateway.text import one_line
 
 
 class Reason(StrEnum):
-    """Why a target, tunnel or connection failed. Metrics, status and HTTP responses use no other reasons."""
+    """Why a target, tunnel or connection failed. Metrics, status and HTTP responses use only these reasons."""
 
     TIMEOUT = "timeout"
     REFUSED = "refused"
@@ -71,7 +71,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Origin:
-    """The sources of a configuration. Contains only names, because values can be secret.
+    """Which sources a configuration comes from. Contains only names, because values can be secret.
 
     Args:
         file: The configuration file; None if the configuration has no file.
@@ -109,7 +109,7 @@ class ServiceUnreachableError(GatewayError):
 
 
 class ReachError(GatewayError):
-    """A step on the way to a target failed.
+    """A step on the path to a target failed.
 
     Args:
         reason: The reason, for metrics and status.
@@ -152,7 +152,7 @@ class LinkLostError(ReachError):
 
 
 class RedialError(LinkLostError):
-    """The connection that carried the dial stopped responding, but the link has another: dial again immediately."""
+    """The connection that carried the dial stopped responding, but the link has another one. Dial again."""
 
     def __init__(self) -> None:
         super().__init__("the connection stopped responding during the dial", dial_in_progress=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 FactValue = str | bool | int | float | Mapping[str, int] | None
-"""The value of a fact. None: not known."""
+"""The value of a fact; None if it is not known."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Registry of the kinds in a package: one module per kind, imported on first use."""
+"""Finds the kinds of tunnels or backends in a package, and imports the module of each on first use."""
 
 import importlib
 import pkgutil

@@ -1,4 +1,4 @@
-"""Counters and histograms that hot paths update and a scrape reads, without a metrics library; protocols of taps."""
+"""Defines counters and histograms for hot paths, and the interface of taps, without a metrics library."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -58,7 +58,7 @@ def waiting_since(tap: Tap | None, request_at: float) -> float | None:
 
 
 class Histogram:
-    """Histogram with the semantics of Prometheus.
+    """A histogram with the semantics of Prometheus.
 
     Args:
         bounds: Upper bounds of the buckets in seconds, ascending, without infinity.
@@ -110,7 +110,7 @@ class Histogram:
 
 
 class Summary:
-    """Sum and count of observations, without buckets."""
+    """Counts observations and adds them up, without buckets."""
 
     __slots__ = ("count", "sum")
 

@@ -21,7 +21,7 @@ _HEAD = """\
 {description}.
 
 ```sh
-helm install ways charts/gateway -f my-values.yaml
+helm install gateway charts/gateway -f my-values.yaml
 helm test ways
 ```
 

@@ -25,7 +25,7 @@ def options(container: AuditedContainer, cgroup_mode: str) -> tuple[list[str], l
     entrypoint, command = _command(container)
     found += [*_own(container), *entrypoint]
     if not all(each.isprintable() for each in (*found, *command)):
-        raise UnsupportedOptionError("options or arguments of several lines")
+        raise UnsupportedOptionError("options or arguments with line breaks")
     if any(_SECRET.search(each) for each in (*found, *command)):
         raise UnsupportedOptionError("options or arguments that seem to hold secrets")
     return found, command
@@ -35,14 +35,14 @@ def variables(container: AuditedContainer) -> list[str]:
     """Return the names of the environment variables that do not come from the image.
 
     Raises:
-        UnsupportedOptionError: A value has several lines.
+        UnsupportedOptionError: A value contains a line break.
     """
     from_image = set(container.defaults.get("Env") or ())
     given = [
         str(each) for each in (container.inspection.get("Config") or {}).get("Env") or () if each not in from_image
     ]
     if any("\n" in each for each in given):
-        raise UnsupportedOptionError("environment variables of several lines")
+        raise UnsupportedOptionError("environment variables with line breaks")
     return [each.partition("=")[0] for each in given]
 
 

@@ -49,7 +49,7 @@ def stale_files(text: str) -> set[str]:
 
 
 class HostFiles:
-    """The files of this host.
+    """Reads files and directories of this host, until a deadline.
 
     Args:
         mounts_by_point: The host's mount table by mount point.

@@ -13,7 +13,7 @@ from gateway.backends import kind_of_file_system
 
 
 class StorageMedium(StrEnum):
-    """A kind of storage."""
+    """Where storage keeps data: on a local disk, in memory, or on a server."""
 
     LOCAL = "local"
     MEMORY = "memory"
@@ -31,7 +31,7 @@ class StorageMedium(StrEnum):
 
 @dataclass(frozen=True)
 class MountStorage:
-    """The storage that holds the data of a mount.
+    """The storage behind a mount or a volume.
 
     Args:
         medium: The kind of storage.

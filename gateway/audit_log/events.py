@@ -17,7 +17,7 @@ def _date(second: int) -> str:
 
 
 class AuditEvent(NamedTuple):
-    """One event of the audit log.
+    """One event of the audit log, such as a closed connection.
 
     Args:
         at: Time in seconds since the epoch.

@@ -17,7 +17,7 @@ _POLL_TIMEOUT = 1000
 
 
 class LogDestination:
-    """One destination of the log. All methods can block. Call them from one thread only.
+    """The destination of the audit log. All methods can block: call them from one thread only.
 
     Args:
         target: The path of a file or FIFO, or `stdout` or `stderr`.

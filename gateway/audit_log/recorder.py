@@ -10,7 +10,7 @@ from gateway.audit_log.refusal_limiter import WINDOW, RefusalKey, RefusalLogLimi
 
 
 class EventSink(Protocol):
-    """Receives events. Its methods never block."""
+    """Receives audit events. Its methods never block."""
 
     def put(self, event: AuditEvent) -> None:
         """Queue an event, or count it as dropped."""

@@ -1,4 +1,4 @@
-"""The commands. To keep --help fast, a command's module is imported on use, and slow modules inside functions."""
+"""Defines the command `gateway`. To keep --help fast, commands and slow modules are imported on use."""
 
 import difflib
 import importlib
@@ -33,6 +33,8 @@ _COMMANDS = {
 
 
 class _Commands(click.Group):
+    """A group of commands that imports the module of a command on use."""
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
         return sorted(name for names in _COMMANDS.values() for name in names)

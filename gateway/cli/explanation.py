@@ -13,14 +13,14 @@ _USABLE = {"up", "degraded"}
 
 @dataclass(frozen=True)
 class PathPart:
-    """One part of the path to a backend.
+    """One part of the path to a backend, with its state.
 
     Args:
         part: `listener`, `admission`, `tunnel`, `way`, `target`, `phase` or `name`.
         name: The address, tunnel, target, phase or container.
         state: The state; for a phase, its duration.
         since: When the state began, in the format of RFC 3339; None if this is not known.
-        why: The reason of the state, or other details.
+        why: Why the part has this state, or other details.
     """
 
     part: str

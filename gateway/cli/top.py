@@ -48,7 +48,7 @@ def top(client: ServiceClient, interval: float, count: int | None) -> None:
 
 
 class _Meter:
-    """Computes rates from two readings of the counters. A restart of the service starts with a new reading."""
+    """Computes rates from two readings of the counters. After a restart of the service, it starts again."""
 
     def __init__(self, client: ServiceClient) -> None:
         self._client = client

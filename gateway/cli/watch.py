@@ -14,7 +14,7 @@ from gateway.errors import GatewayError
 
 
 class _Frame(io.StringIO):
-    """Holds the output of one call, with colors if it is for a terminal."""
+    """Captures the output of one call, with colors if the output is for a terminal."""
 
     def __init__(self, *, terminal: bool) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""Connections through programs that reach other networks, such as cloud command-line tools."""
+"""Opens connections through programs that reach other networks, such as cloud command-line tools."""

@@ -1,4 +1,4 @@
-"""A link through a program. Each target has its own processes."""
+"""Implements a link through a program. Each target has its own processes."""
 
 import asyncio
 import contextlib
@@ -31,12 +31,13 @@ log = logging.getLogger(__name__)
 
 _MAX_TICK = 1.0
 _RECENT = 600.0
-"""Seconds after its last dial for which a target counts when the tunnel opens again, and keeps its process."""
+"""Seconds after its last dial for which a target keeps its process. When the tunnel reopens, such a target is tried
+again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CommandStatus(LinkStatus):
-    """Status of a tunnel through a program.
+    """The status of a tunnel through a program.
 
     Args:
         processes: Running processes of the program.

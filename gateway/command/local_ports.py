@@ -1,4 +1,4 @@
-"""Reads the kernel's table of TCP sockets, to find out whether programs accept and read on their local ports."""
+"""Reads the kernel's table of TCP sockets, which shows whether programs accept connections and read data."""
 
 import re
 from collections.abc import Collection
@@ -12,7 +12,7 @@ _ESTABLISHED, _LISTEN = 0x01, 0x0A
 
 @dataclass
 class LocalPort:
-    """The sockets of one local port.
+    """The state of one local port: its listeners, and the connections and data that wait.
 
     Args:
         owners: The user IDs that own the listening sockets.
@@ -29,10 +29,12 @@ class LocalPort:
     pending: set[int] = field(default_factory=set)
 
     @property
-    def waits(self) -> bool:
-        """Whether a new connection waits, or data waits on every connection.
+    def has_waiting_clients(self) -> bool:
+        """Whether clients wait for the program: a connection is not accepted, or every connection has unread data.
 
-        If data waits on some connections only, the program can wait for the targets of these connections.
+        True if at least one connection waits to be accepted. Also true if all accepted connections have unread data.
+        False if only some of them have unread data, because the program can be waiting for the targets of these
+        connections.
         """
         return self.backlog > 0 or (bool(self.unread) and all(self.unread.values()))
 

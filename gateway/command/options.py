@@ -1,4 +1,4 @@
-"""The configuration of tunnels through programs."""
+"""Defines the configuration keys of tunnels through programs."""
 
 from dataclasses import dataclass, field
 from typing import Literal

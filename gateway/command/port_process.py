@@ -1,4 +1,4 @@
-"""A program that listens on a local port and forwards connections to one target."""
+"""Controls a program that listens on a local port and forwards connections to one target."""
 
 import asyncio
 import logging
@@ -31,7 +31,7 @@ _MIN_ACCEPT_POLL, _MAX_ACCEPT_POLL = 0.005, 0.2
 
 
 class NotAcceptedError(Exception):
-    """The process has not accepted a connection."""
+    """A process of a program has not accepted a connection."""
 
 
 class PortProcess:
@@ -59,7 +59,7 @@ class PortProcess:
         """Whether the process stops, because another one has replaced it and it has no more clients."""
         self._silence = SilenceTimer()
         self._last_read = self.last_received
-        """Monotonic time at which the process was last noticed to have read data or accepted a connection."""
+        """Monotonic time at which the process was last observed to have read data or accepted a connection."""
         self._sockets = LocalPort()
         """The sockets at the last call of `update_silence`."""
         self._command = command
@@ -159,7 +159,7 @@ class PortProcess:
         if sockets.has_progress_since(self._sockets):
             self._last_read = now
         self._sockets = sockets
-        return self._silence.update(now, max(self.last_received, self._last_read), waits=sockets.waits)
+        return self._silence.update(now, max(self.last_received, self._last_read), waits=sockets.has_waiting_clients)
 
     async def _dial(self) -> Stream:
         try:

@@ -1,4 +1,4 @@
-"""A connection to the local port of a program."""
+"""Implements a stream over a connection to the local port of a program."""
 
 import asyncio
 import errno

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class PortTarget:
-    """One target, with the processes that forward to it. See `gateway.command.target.CommandTarget`.
+    """Connects to one target through processes that listen on a port; implements `CommandTarget`.
 
     Usually there is one process. If it does not answer, another one is started for new clients, and the first one has
     time to recover.
@@ -78,7 +78,7 @@ class PortTarget:
         return [each.port for each in self._processes if each.connections or now - each.last_dial < lost]
 
     def check(self, now: float, ports: Mapping[int, LocalPort]) -> None:
-        """See `CommandTarget`. Starts another process if the newest one does not answer."""
+        """Start another process if the newest one does not answer. See `CommandTarget`."""
         options = self._context.options
         for process in self._processes:
             process.close_unused(now)

@@ -5,7 +5,7 @@ A program that waits for its network also reads no data, so a short time is not 
 
 
 class SilenceTimer:
-    """The state of one program or connection. Times are monotonic, in seconds."""
+    """Measures the silence of one program or connection. Times are monotonic, in seconds."""
 
     def __init__(self) -> None:
         self._since: float | None = None

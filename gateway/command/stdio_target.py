@@ -26,7 +26,7 @@ _SPARE_TIMEOUT = 5.0
 
 
 class StdioTarget:
-    """One target, with a process for each connection. See `gateway.command.target.CommandTarget`.
+    """Connects to one target through a process for each connection; implements `CommandTarget`.
 
     Args:
         to: The target.
@@ -59,7 +59,7 @@ class StdioTarget:
 
     @property
     def is_suspect(self) -> bool:
-        """See `CommandTarget`. Another connection uses another process, so this is always False."""
+        """Always False, because another connection uses another process. See `CommandTarget`."""
         return False
 
     @property
@@ -80,12 +80,12 @@ class StdioTarget:
         return spare[0] if spare is not None else await self._open()
 
     def local_ports(self, now: float) -> list[int]:
-        """See `CommandTarget`. There are none."""
+        """Return an empty list, because the programs use no local ports. See `CommandTarget`."""
         del now
         return []
 
     def check(self, now: float, ports: Mapping[int, LocalPort]) -> None:
-        """See `CommandTarget`. Kills each process that has not answered for `lost`."""
+        """Kill each process that has not answered for `lost`. See `CommandTarget`."""
         del ports
         self._close_unused(now)
         for stream, timer in self._streams.items():

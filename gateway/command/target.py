@@ -1,4 +1,4 @@
-"""What the connections to a target have in common, for both modes: its command, and the pause after a failure."""
+"""Defines what both modes share: the interface of a target, its command, and the pause after a failure."""
 
 import asyncio
 import time
@@ -23,7 +23,7 @@ _FATAL_RETRY = 60.0
 
 @dataclass(frozen=True)
 class CommandContext:
-    """What the targets of one link share.
+    """The options and helpers that all targets of one link share.
 
     Args:
         options: The options of the tunnel.
@@ -67,7 +67,7 @@ class CommandContext:
 
 
 class CommandTarget(Protocol):
-    """Connects to one target."""
+    """Connects to one target through a program. Each mode implements this interface."""
 
     @property
     def has_failed(self) -> bool:
@@ -139,7 +139,7 @@ class RetryPause:
 
 
 class OwnedTasks:
-    """Tasks that end with their owner."""
+    """Runs tasks that end with their owner."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()

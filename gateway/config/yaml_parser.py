@@ -88,6 +88,8 @@ def parse_yaml(
 
 
 class _Reader:
+    """Converts the nodes of a YAML document to a tree with places."""
+
     def __init__(
         self, name: str, problems: list[Problem], environment: Mapping[str, str], used: dict[str, str]
     ) -> None:

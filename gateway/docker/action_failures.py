@@ -17,7 +17,7 @@ PREREQUISITES = (ActionKind.CREATE_NETWORK, ActionKind.CREATE_VOLUME, ActionKind
 
 
 class ActionFailures:
-    """Backoff and last error of each failed action. Performs no I/O; times are monotonic, in seconds."""
+    """Stores the backoff and last error of each failed action. Does no I/O; times are monotonic, in seconds."""
 
     def __init__(self) -> None:
         self._failed: dict[tuple[str, str], tuple[Backoff, float, EngineError]] = {}

@@ -66,7 +66,7 @@ def client_networks(observed: EngineSnapshot, options: DockerOptions) -> Abstrac
 
 
 class ConsumerDirectory:
-    """Consumers by address, updated from each snapshot.
+    """Finds the consumer behind an address; updated from each snapshot.
 
     Args:
         request_snapshot: Called to request an immediate snapshot of the engine.

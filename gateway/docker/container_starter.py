@@ -1,6 +1,7 @@
 """Starts containers in background tasks, because the engine mounts the volumes of a container before it answers.
 
-The engine cancels a start whose client disconnects. A start therefore outlives failed snapshots and their connection.
+If the client disconnects, the engine cancels the start. Therefore, a start has a separate connection, which stays
+open when a snapshot fails.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Defines the types of dead containers. They do not run, or have no network, because a dependency was missing."""
+"""Defines dead containers: those that do not run, or have no network, because a dependency was missing."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class DeadContainerState(StrEnum):
 
 @dataclass(frozen=True)
 class DeadContainer:
-    """One dead container.
+    """A container that does not run, or has no network, because a dependency was missing.
 
     Args:
         container: The container's name.

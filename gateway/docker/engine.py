@@ -1,4 +1,4 @@
-"""The client of one engine: API version negotiation, requests with deadlines, and one error class."""
+"""Sends requests to one Docker engine, with deadlines, and converts all failures to one error class."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ can wait for `hold`, and then up to 600 s in the kernel. An engine whose client 
 
 
 class LinkConnector(aiohttp.BaseConnector):
-    """An aiohttp connector that connects through a tunnel's link.
+    """Connects aiohttp to an engine through a tunnel's link.
 
     Args:
         dial: Returns a connected socket.
@@ -55,7 +55,7 @@ class LinkConnector(aiohttp.BaseConnector):
 
 
 class Engine:
-    """The client of one engine.
+    """A client of one Docker engine.
 
     Args:
         docker: The aiodocker client; the caller closes it.

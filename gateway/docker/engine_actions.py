@@ -1,4 +1,4 @@
-"""Executes one action of a plan."""
+"""Executes one action of a plan with requests to the engine."""
 
 from collections.abc import Awaitable
 

@@ -25,7 +25,7 @@ CANCELED = "context canceled"
 
 
 class StartFailureCause(StrEnum):
-    """The reason why a container does not run. The status and metrics use this fixed set of values."""
+    """What was missing when a container started. The status and metrics use this fixed set of values."""
 
     VOLUME = "volume"
     NETWORK = "network"
@@ -34,7 +34,7 @@ class StartFailureCause(StrEnum):
 
 @dataclass(frozen=True)
 class FailedStart:
-    """The reason why a container could not start.
+    """Why a container could not start, from the error message of the engine.
 
     Args:
         cause: What was missing.

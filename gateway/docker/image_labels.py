@@ -31,7 +31,7 @@ def split(labels: Mapping[str, str], image: Mapping[str, str] | None) -> tuple[d
 
 
 class ImageLabels:
-    """A cache of the labels of images, which never change."""
+    """Caches the labels of images, which never change."""
 
     def __init__(self) -> None:
         self._labels: dict[str, Mapping[str, str] | None] = {"": None}

@@ -1,7 +1,7 @@
 """Caches container inspections. The values that the gateway uses never change, except those of the last start.
 
-While the engine starts a container, it holds the container's lock, and does not answer an inspection of it. A start
-takes minutes if a mount waits. A snapshot therefore waits only briefly for a container that does not run.
+While the engine starts a container, it does not answer inspections of this container. If a mount waits, the start
+takes minutes. Therefore, a snapshot waits only briefly for a container that does not run.
 """
 
 import asyncio

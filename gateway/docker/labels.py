@@ -28,7 +28,7 @@ ALIAS = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class LabelRequest:
-    """What a container or service requests.
+    """What a container or service requests by its labels.
 
     Args:
         networks: The requested networks. If empty, the request selects every network that carries one of `backends`.

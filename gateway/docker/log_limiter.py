@@ -5,7 +5,7 @@ from collections.abc import Hashable, Iterable
 
 
 class LogLimiter:
-    """Decides what is logged. Performs no I/O; times are monotonic, in seconds.
+    """Decides which lines are logged. Does no I/O; times are monotonic, in seconds.
 
     Args:
         most: The maximum number of lines to log within `window`.

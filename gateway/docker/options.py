@@ -1,4 +1,4 @@
-"""The configuration of Docker."""
+"""Defines the configuration keys of the section `docker`."""
 
 from dataclasses import dataclass, field
 from typing import Literal

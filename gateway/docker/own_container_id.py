@@ -1,4 +1,4 @@
-"""Finds the ID of the container that this process runs in."""
+"""Finds the ID of the container in which this process runs."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The ownership record: a file with what the gateway must know about containers after its own restart or recreation.
+"""Stores the ownership record: what the gateway must know about containers after its own restart.
 
 The gateway writes the record before it attaches or starts a container.
 """
@@ -18,7 +18,7 @@ _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 class OwnershipRecord:
-    """The ownership record of one engine.
+    """Stores what the gateway created on one engine, in a file.
 
     Args:
         folder: The directory of the record's file. The directory is created if it is missing.

@@ -1,4 +1,4 @@
-"""The desired state of an engine, and the parts of a plan."""
+"""Defines the desired state of an engine, and the parts of a plan."""
 
 import re
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ _MARK_LENGTH = 50
 
 
 class ActionKind(StrEnum):
-    """The operation of an action. Metrics use this fixed set of values."""
+    """What an action does, such as create or attach. Metrics use this fixed set of values."""
 
     CREATE_NETWORK = "create_network"
     REMOVE_NETWORK = "remove_network"
@@ -41,7 +41,7 @@ REVIVALS = (ActionKind.START, ActionKind.RESTART)
 
 @dataclass(frozen=True)
 class PlannedAction:
-    """One change.
+    """One change to make on the engine.
 
     Args:
         network: The name of the network or volume; empty if the action starts or restarts a container.
@@ -114,7 +114,7 @@ class AttachmentStatus:
 
 @dataclass(frozen=True)
 class DesiredState:
-    """The desired state.
+    """The desired networks, attachments and volumes of an engine, from the configuration.
 
     Args:
         instance: This gateway's name.
@@ -206,7 +206,7 @@ class NameConflict:
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan: actions, the status of attachments and volumes, and warnings."""
+    """The result of planning: actions, the status of attachments and volumes, and warnings."""
 
     actions: tuple[PlannedAction, ...] = ()
     attachments: tuple[AttachmentStatus, ...] = ()

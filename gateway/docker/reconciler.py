@@ -43,7 +43,7 @@ _IGNORED_EVENTS = ("exec_", "health_status", "top", "attach", "resize", "export"
 
 
 class Reconciler:
-    """Reconciles one engine; a `gateway.contracts.component.Component`.
+    """Reconciles one engine; implements `gateway.contracts.component.Component`.
 
     Args:
         options: The configuration.

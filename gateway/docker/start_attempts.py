@@ -19,6 +19,8 @@ STABLE = 600.0
 
 @dataclass
 class _Attempts:
+    """The attempts to start one container."""
+
     count: int = 0
     not_before: float = 0.0
     dead_at: float = 0.0
@@ -26,7 +28,7 @@ class _Attempts:
 
 
 class StartAttempts:
-    """Records the attempts to start each container. Performs no I/O; times are monotonic, in seconds."""
+    """Records the attempts to start each container. Does no I/O; times are monotonic, in seconds."""
 
     def __init__(self) -> None:
         self._attempts: dict[str, _Attempts] = {}

@@ -1,1 +1,1 @@
-"""Many gateways in one table: which gateways are members, and what each of them last answered. Read-only."""
+"""Finds the gateways of a fleet, asks each for a summary, and keeps the last answers. Changes nothing."""

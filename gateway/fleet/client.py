@@ -1,4 +1,4 @@
-"""Asks one member for its summary over HTTP."""
+"""Requests the summary of one member of the fleet over HTTP."""
 
 import asyncio
 import os
@@ -134,6 +134,8 @@ class MemberClient:
 
 
 class _MemberResolver(AbstractResolver):
+    """Resolves the names of members for aiohttp, with the shared lookups."""
+
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:

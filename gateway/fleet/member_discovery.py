@@ -13,7 +13,7 @@ from gateway.text import one_line
 
 
 class MemberDiscovery:
-    """Finds members. If a file or a name cannot be read, the members that were found there before stay.
+    """Finds members. If a file cannot be read or a name does not resolve, keeps the members found there before.
 
     Args:
         strict: Whether to ignore the members in the file to which the token would be sent without encryption.

@@ -16,7 +16,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 class MemberAddress(NamedTuple):
-    """An entry of the list of members.
+    """An entry of the list of members, which can stand for several gateways.
 
     Args:
         scheme: `http` or `https`.
@@ -41,7 +41,7 @@ class MemberAddress(NamedTuple):
 
 @dataclass(frozen=True)
 class Member:
-    """One gateway.
+    """One gateway of a fleet.
 
     Args:
         scheme: `http` or `https`.

@@ -1,4 +1,4 @@
-"""Assigns each client to the forward and tunnel that the client uses, and creates the backends."""
+"""Creates a backend for each forward, and for each client of a remote service that uses no forward."""
 
 import re
 from typing import Any

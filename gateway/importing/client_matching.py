@@ -1,11 +1,11 @@
-"""Determines which forward and which tunnel each client uses."""
+"""Determines which forward and which tunnel each client of a remote service uses."""
 
 from gateway.importing.import_result import ImportResult
 from gateway.importing.model import HERE, HOST_NAMES, LOOPBACK, ImportedClient, ImportedContainer, ImportedForward
 
 
 def join_networks(result: ImportResult) -> None:
-    """Route each client and each tunnel in the network of a VPN container through the VPN's tunnel.
+    """Route each client and each tunnel that uses the network of a VPN container through the VPN's tunnel.
 
     Args:
         result: Contains the tunnels and clients. The function changes them.

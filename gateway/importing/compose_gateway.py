@@ -1,4 +1,4 @@
-"""Adapts an imported configuration to a gateway that runs as a Compose service: secrets, listeners, volumes."""
+"""Adapts the imported configuration to a gateway that runs as a service of the Compose file."""
 
 import copy
 import posixpath
@@ -25,7 +25,7 @@ _FILES = {
 
 @dataclass
 class ComposeGatewayConfig:
-    """The configuration of a gateway that runs as a Compose service.
+    """The gateway's configuration, adapted to a gateway that runs as a Compose service.
 
     Args:
         tunnels: The tunnels.

@@ -1,4 +1,4 @@
-"""Recognizes, by environment variables, applications that open their own SSH tunnel."""
+"""Recognizes applications that open their own SSH tunnel, by their environment variables."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Converts sources to one configuration: reads each source, and assigns clients to forwards and tunnels."""
+"""Converts all sources to one configuration."""
 
 import posixpath
 import re

@@ -33,7 +33,7 @@ _WITHOUT_PROTOCOL = ("tcp", "http")
 
 @dataclass(frozen=True)
 class _DatabaseAddress:
-    """The address of a database.
+    """The address of a database, as environment variables describe it.
 
     Args:
         variables: The variables that contain the address: host and port, or a URL.

@@ -25,7 +25,7 @@ def parse_env_file(text: str) -> dict[str, str]:
 
 
 class EnvFiles:
-    """The env files that were passed as sources.
+    """Stores the env files that were passed as sources, and records which of them are used.
 
     Args:
         texts: The content of each file, by its path.

@@ -21,7 +21,7 @@ _LOCAL = ("localhost", "127", "")
 
 @dataclass
 class ImportResult:
-    """The imported tunnels and backends, with the notes for the user.
+    """Collects the imported tunnels and backends, and the notes for the user.
 
     Args:
         tunnels: The configuration keys of each tunnel, by name.

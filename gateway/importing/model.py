@@ -1,4 +1,4 @@
-"""Defines the objects that sources describe: containers, mounts, forwards, and clients of remote services."""
+"""Defines what sources describe: containers, mounts, forwards, and clients of remote services."""
 
 import re
 from collections.abc import Callable

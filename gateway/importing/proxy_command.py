@@ -63,7 +63,7 @@ def jump_or_proxy(command: str) -> ProxyCommand:
 
 @dataclass(frozen=True)
 class ImportedProgram:
-    """A program that connects to the server.
+    """A `ProxyCommand` that runs a program, which connects to the server.
 
     Args:
         words: The value of `proxy_command`.

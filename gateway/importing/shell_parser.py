@@ -15,7 +15,7 @@ _KEYWORDS = frozenset({"do", "then", "else", "!", "{", "exec", "nohup", "sudo", 
 
 @dataclass(frozen=True)
 class ShellCommand:
-    """A command of a script.
+    """One command of a shell script.
 
     Args:
         words: The words. References to variables of the script are replaced by the values.
@@ -30,7 +30,7 @@ class ShellCommand:
 
 @dataclass
 class ShellScript:
-    """The commands of a script.
+    """The commands of a shell script, and the problems in the script.
 
     Args:
         commands: The commands.

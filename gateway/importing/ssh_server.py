@@ -1,4 +1,4 @@
-"""The settings of an SSH client (ssh(1), ssh_config(5)), and the configuration keys of the tunnel to its server."""
+"""Stores the settings of an SSH client, and converts them to the configuration keys of a tunnel."""
 
 import re
 from dataclasses import dataclass, field

@@ -86,7 +86,7 @@ def _add_client(
 
 
 def _replaced_options(options: str) -> list[str]:
-    """Return the mount options of NFS that a mount through the gateway does not keep."""
+    """Return the NFS mount options that a mount through the gateway drops."""
     names = {*REPLACED, "intr", "nointr"}
     same = re.compile(r"hard|tcp|proto=tcp|(nfs)?vers=4\.\d")
     return [each for each in options.split(",") if each.partition("=")[0] in names and not same.fullmatch(each)]

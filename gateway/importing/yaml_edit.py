@@ -14,7 +14,7 @@ KeyPath = tuple[str, ...]
 
 
 class YamlEdit:
-    """Collects changes to YAML text, and applies them.
+    """Collects changes to a YAML text, and applies them in place.
 
     Args:
         text: The YAML text. The document must be a mapping.

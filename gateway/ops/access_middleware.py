@@ -1,4 +1,4 @@
-"""HTTP middleware of the TCP listeners: checks Host headers and authorization, and limits the request rate."""
+"""Implements the HTTP middleware that checks Host headers and authorization, and limits the request rate."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Container, Mapping
@@ -111,4 +111,4 @@ def may_see_details(request: web.Request) -> bool:
 def is_still_authorized(request: web.Request) -> bool:
     """Return whether the current tokens grant at least the role that the client had when it sent the request."""
     current_role = request.get(_CURRENT_ROLE)
-    return current_role is None or current_role(request) >= request[_ROLE]  # None: the admin socket
+    return current_role is None or current_role(request) >= request[_ROLE]  # there is no role on the admin socket

@@ -24,7 +24,7 @@ class AccessRole(IntEnum):
 
 @dataclass(frozen=True)
 class BearerTokens:
-    """The accepted bearer tokens (RFC 6750), by the role that they grant.
+    """The bearer tokens (RFC 6750) that the ops server accepts, by the role that they grant.
 
     Args:
         everything: The token that grants `AccessRole.EVERYTHING`; None if there is no such token.
@@ -37,7 +37,7 @@ class BearerTokens:
 
 @dataclass(frozen=True)
 class AccessRules:
-    """What a listener requires of its clients.
+    """What a listener of the ops server requires of its clients.
 
     Args:
         hosts: Accepted Host headers in addition to IP addresses and localhost, as `normalize_hosts` returns them.

@@ -15,7 +15,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """The limits of one listener. All times are in seconds.
+    """The limits on the connections of one listener. All times are in seconds.
 
     Args:
         connections: Maximum number of concurrent connections.
@@ -49,7 +49,7 @@ def limits_for(descriptors: int, response: float = 30.0) -> ConnectionLimits:
 
 
 class ConnectionTable(Generic[Key]):
-    """The connections of one listener, in the order of their last use.
+    """Tracks the connections of one listener, in the order of their last use.
 
     Args:
         limits: The limits.

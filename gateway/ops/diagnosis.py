@@ -31,7 +31,7 @@ _ATTEMPTING = (TunnelState.IDLE, TunnelState.RESOLVING, TunnelState.CONNECTING, 
 
 
 class Level(StrEnum):
-    """How severe a state is. The values are CSS classes."""
+    """How severe a state is. The values are also CSS classes."""
 
     BAD = "bad"
     WARNING = "warning"
@@ -106,7 +106,7 @@ class FailedPart:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The state of the whole service.
+    """The state of the whole service, with the causes of failures.
 
     Args:
         level: The severity.

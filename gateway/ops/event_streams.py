@@ -23,7 +23,7 @@ _RESET = "event: reset\ndata: {}\n"
 
 
 class EventStreams:
-    """The event streams of one listener.
+    """Sends event streams to the clients of one listener.
 
     Each stream reads from the shared log and has no queue. A client that does not read is disconnected by the
     deadline of its connection, and resumes with `Last-Event-ID`.
@@ -97,7 +97,7 @@ class EventStreams:
 
 
 def _event_id(text: str) -> int:
-    """Return the number in a `Last-Event-ID` header; -1, which no event has, if it is not a number."""
+    """Return the event ID in a `Last-Event-ID` header. If it is not a number, return -1, which is not a valid ID."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1
 
 

@@ -17,7 +17,7 @@ MAX_EVENTS = 1000
 
 
 class EventType(StrEnum):
-    """What an event is about."""
+    """The type of the part whose state has changed."""
 
     START = "start"
     BACKEND = "backend"
@@ -43,7 +43,7 @@ class EventSubject(NamedTuple):
 
 @dataclass(frozen=True)
 class Transition:
-    """One event.
+    """One event: a change of the state of a part.
 
     Args:
         id: A number that increases with each event, also after a restart.
@@ -87,7 +87,7 @@ class Transition:
 _KEPT = (EventType.BACKEND, EventType.TARGET, EventType.TUNNEL)
 """Types of parts whose states continue after a restart."""
 _HEALTHY = "up"
-"""A part in this state causes no event if it has no earlier state. A start without failures therefore causes none."""
+"""The first state of a part causes no event if it is this state. A start without failures thus causes no events."""
 
 
 class EventLog:
@@ -148,7 +148,7 @@ class EventLog:
     def record(self, subject: EventSubject, state: str, reason: str | None = None, detail: str = "") -> None:
         """Add an event. The arguments are those of `observe`."""
         now = self._clock()
-        # Times as IDs increase even if the file of a previous run is lost.
+        # IDs that contain the time increase even if the file of a previous run is lost.
         number = max(self._last_id + 1, int(now * 1000))
         previous = self._states.get(subject)
         self._last_id = number

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def lock_file(path: Path) -> int:
-    """Lock a file, and return its descriptor. To unlock the file, close the descriptor.
+    """Lock a file, and return its descriptor. Closing the descriptor unlocks the file.
 
     Args:
         path: The file. It and its parent directories are created if necessary.

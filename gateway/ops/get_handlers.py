@@ -38,13 +38,15 @@ RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True)
 class _Rendered:
+    """A rendered response, with its content type."""
+
     status: int
     body: bytes
     content_type: str = "application/json; charset=utf-8"
 
 
 class GetHandlers:
-    """The handlers of all GET requests.
+    """Handles all GET requests of the ops server.
 
     Args:
         service: The service whose state the responses describe.

@@ -20,7 +20,7 @@ _FAIL = "fail"
 
 @dataclass(frozen=True)
 class JsonResponse:
-    """A response.
+    """The status code and the JSON body of a response.
 
     Args:
         status: The HTTP status code.

@@ -1,4 +1,4 @@
-"""One listener of the ops server: accepts connections within the limits, and closes slow ones."""
+"""Accepts the connections of one listener of the ops server, within limits, and closes slow connections."""
 
 import asyncio
 import contextlib
@@ -97,7 +97,7 @@ class HttpListener:
     async def complete_response(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Send the whole response to a request within the deadline; log an exception of the handler."""
+        """Send the whole response to a request within the deadline. Log any exception of the handler."""
         connection = self._by_handler.get(request.protocol)
         if connection is None:
             raise ConnectionResetError

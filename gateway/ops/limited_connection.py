@@ -1,4 +1,4 @@
-"""Enforces the deadlines and the request size of one connection to the ops server."""
+"""Implements one connection to the ops server, with deadlines and a limit on the size of requests."""
 
 import asyncio
 import socket
@@ -10,7 +10,7 @@ from gateway.ops.connection_limits import ConnectionLimits
 
 
 class ConnectionOwner(Protocol):
-    """The interface of the owner of one listener's connections."""
+    """The listener that owns the connections, and is notified about their requests."""
 
     def handler_for(self, connection: "LimitedConnection") -> web.RequestHandler:
         """Return the protocol that parses the requests of a new connection."""
@@ -26,7 +26,7 @@ class ConnectionOwner(Protocol):
 
 
 class LimitedConnection(asyncio.Protocol):
-    """One connection. Passes the received data to aiohttp, within the limits.
+    """A connection that passes received data to aiohttp, within deadlines and a size limit.
 
     Args:
         owner: The listener that owns the connection.

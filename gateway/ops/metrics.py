@@ -1,4 +1,4 @@
-"""Creates Prometheus metrics from a view at each scrape. Therefore the metrics contain only configured objects."""
+"""Creates the Prometheus metrics at each scrape, so that they contain only objects that are configured now."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -72,6 +72,8 @@ def families(view: ServiceView) -> Iterator[Metric]:
 
 
 class _ViewCollector(Collector):
+    """Passes the metrics of one view of the service to `prometheus_client`."""
+
     def __init__(self, view: ServiceView) -> None:
         self._view = view
 
@@ -85,7 +87,7 @@ class _ViewCollector(Collector):
 
 
 class _YieldingSamples(list[Sample]):
-    """Iterates over samples. Pauses regularly and releases the GIL, to let the event loop run."""
+    """Iterates over samples with regular pauses, in which the event loop can run."""
 
     def __iter__(self) -> Iterator[Sample]:
         for number, sample in enumerate(super().__iter__()):

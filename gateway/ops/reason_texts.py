@@ -1,4 +1,4 @@
-"""Describes the reasons of failures in a few words, and what to do about them."""
+"""Returns a short description and a remedy for each failure reason."""
 
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.errors import Reason

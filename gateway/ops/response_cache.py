@@ -12,6 +12,8 @@ _SLICE = 0.0005
 
 @dataclass
 class _Entry:
+    """A cached response, or its pending computation."""
+
     task: "asyncio.Task[Any]"
     started: float
     max_age: float
@@ -40,7 +42,7 @@ class ResponseCache:
         if entry is None or self._is_expired(entry, now):
             self._entries = {each: held for each, held in self._entries.items() if not self._is_expired(held, now)}
             task = asyncio.ensure_future(_call(compute))
-            # Retrieve the exception: otherwise asyncio would log it if all callers were cancelled.
+            # Mark the exception as retrieved. Otherwise, asyncio would log it if all callers were cancelled.
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
             entry = self._entries[key] = _Entry(task, now, max_age)
         return await asyncio.shield(entry.task)

@@ -12,7 +12,7 @@ _SEND_TIMEOUT = 0.2
 
 
 class SdNotifier:
-    """Sends states to the socket in `$NOTIFY_SOCKET`. Does nothing if the variable is not set."""
+    """Sends the state of the service to the socket in `$NOTIFY_SOCKET`. Does nothing if the variable is not set."""
 
     def __init__(self) -> None:
         address = os.environ.get("NOTIFY_SOCKET", "")

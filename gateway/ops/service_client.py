@@ -1,4 +1,4 @@
-"""Client of a running service, over the admin socket or HTTP. Uses only the standard library, to start quickly."""
+"""Sends requests to a running service, over the admin socket or HTTP. Uses only the standard library."""
 
 import http.client
 import json
@@ -20,6 +20,8 @@ _REFUSED = (401, 403, 421)
 
 
 class _UnixConnection(http.client.HTTPConnection):
+    """An HTTP connection over a unix socket."""
+
     def __init__(self, path: str, timeout: float) -> None:
         super().__init__("gateway", timeout=timeout)
         self._path = path
@@ -32,7 +34,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 @dataclass(frozen=True)
 class ServiceClient:
-    """Sends requests to one service.
+    """A client of one running service, over its admin socket or HTTP.
 
     Args:
         url: The HTTP address of the service. None: use the admin socket if it exists, otherwise the address from the

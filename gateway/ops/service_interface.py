@@ -1,4 +1,4 @@
-"""Defines the interface of the service that the HTTP server and the admin socket use."""
+"""Defines the interface through which the HTTP server and the admin socket use the service."""
 
 from typing import Any, Protocol
 
@@ -9,7 +9,7 @@ from gateway.relay.sockets import PeerCredentials
 
 
 class ControlledService(Protocol):
-    """The methods of the service that the handlers of GET requests call."""
+    """The service, as the HTTP server and the admin socket see it: its status, and its commands."""
 
     events: EventLog
     """The latest transitions."""

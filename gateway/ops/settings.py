@@ -13,7 +13,7 @@ from gateway.ops.tls import TlsFiles, server_context
 
 @dataclass(frozen=True)
 class HttpSettings:
-    """The section `ops` of the configuration.
+    """The settings of the ops server, from the section `ops` of the configuration.
 
     Args:
         listen: Address of the HTTP server.
@@ -56,7 +56,7 @@ class HttpSettings:
 
 @dataclass(frozen=True)
 class OpsSecrets:
-    """The contents of the files when they were last read."""
+    """The tokens and certificates of the ops server, as last read from their files."""
 
     tokens: BearerTokens = field(default_factory=BearerTokens)
     tls: ssl.SSLContext | None = None

@@ -19,7 +19,7 @@ DEAD_CAUSES = ("volume", "network", "namespace")
 
 @dataclass(frozen=True)
 class TunnelView:
-    """One tunnel."""
+    """The state of one tunnel."""
 
     name: str
     kind: str
@@ -164,7 +164,7 @@ class ActionView:
 
 @dataclass(frozen=True)
 class NameConflictView:
-    """A name that resolves to different addresses on two networks of a container."""
+    """A name that resolves to different hosts on two networks of a container."""
 
     container: str
     network: str
@@ -230,7 +230,7 @@ class DockerView:
 
 @dataclass(frozen=True)
 class CertificateView:
-    """One certificate that the configuration uses."""
+    """A certificate that the gateway uses or that a server presented, with its expiry."""
 
     kind: str
     name: str
@@ -252,7 +252,7 @@ class BackendStatus:
 
 @dataclass(frozen=True)
 class BackendView:
-    """One backend."""
+    """The state of one backend."""
 
     name: str
     kind: str
@@ -285,7 +285,7 @@ class BackendView:
 
 @dataclass(frozen=True)
 class ServiceView:
-    """The whole service."""
+    """The state of the whole service."""
 
     version: str
     python_version: str

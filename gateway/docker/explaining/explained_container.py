@@ -7,7 +7,7 @@ from gateway.docker.plan import AttachmentStatus, DesiredState, Plan
 
 
 class ExplainedContainer:
-    """The container to explain.
+    """The container to explain, and the state that concerns it.
 
     Args:
         desired: The desired state.

@@ -8,7 +8,7 @@ from gateway.contracts.values import IpNetwork
 
 @dataclass(frozen=True)
 class BackendFact:
-    """The properties of a backend that an explanation uses.
+    """A backend, with the properties that an explanation uses.
 
     Args:
         name: The backend's name.
@@ -29,7 +29,7 @@ class BackendFact:
 
 @dataclass(frozen=True)
 class SetupPart:
-    """The state of one part of the container's setup.
+    """One part of a container's setup, such as a label or a network, with its state.
 
     Args:
         part: The kind of part: `container`, `network of`, `label`, `grants`, `network` or `name`.

@@ -1,4 +1,4 @@
-"""The facts that decide which backends a container reaches: its state, labels, grants, networks and names."""
+"""Lists what decides which backends a container reaches: its state, labels, grants, networks and names."""
 
 from collections.abc import Iterator
 

@@ -31,7 +31,7 @@ _HEARTBEAT = b"\n"
 
 
 class PeerExchange:
-    """Manages the connections to the peers on all shared networks.
+    """Connects to the peers on all shared networks, and sends them reports.
 
     Args:
         options: The configuration.

@@ -22,7 +22,7 @@ _RECONNECT = BackoffPolicy(first=0.25, cap=5.0, floor=0.05)
 
 @dataclass
 class PeerAgent:
-    """The agent of another node.
+    """The agent of another node, with its last report.
 
     Args:
         network: The shared network.

@@ -29,7 +29,7 @@ _SECRET_RETRY = 10.0
 
 
 class PeerSync:
-    """Exchanges container addresses with the agents of other nodes; a `gateway.contracts.component.Component`.
+    """Exchanges container addresses with other agents; implements `gateway.contracts.component.Component`.
 
     Args:
         options: The configuration.
@@ -37,7 +37,7 @@ class PeerSync:
         grants: The configured grants.
         strict: Returns whether only grants admit containers, and labels do not.
         observed: Returns the last snapshot of this node's engine.
-        directory: The consumers by address. This unit sends the consumers of this node to peers, and adds the peers'
+        directory: The consumers by address. `PeerSync` sends the consumers of this node to peers, and adds the peers'
             consumers.
     """
 

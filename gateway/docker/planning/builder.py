@@ -1,4 +1,4 @@
-"""Collects the parts of a plan, and contains the functions that all planning modules share."""
+"""Collects the parts of a plan, and contains functions that all planning modules use."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Draws the charts of the status page as paths of SVG. Does no I/O."""
+"""Draws the charts of the status page as SVG paths. Does no I/O."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ PHASES = ("dns", "channel", "tcp", "greeting", "tls", "auth", "query", "rpc")
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart.
+    """A chart as paths of SVG, with a text alternative.
 
     Args:
         label: The content of the chart as text.

@@ -30,7 +30,7 @@ class TunnelGroup:
 
 @dataclass
 class RecentChange:
-    """One line of the recent changes.
+    """One line of the list of recent changes, for equal events at the same time.
 
     Args:
         event: The first event.
@@ -43,7 +43,7 @@ class RecentChange:
 
 @dataclass(frozen=True)
 class ConsumerRow:
-    """The use of one backend by one container."""
+    """One row of the table of consumers: the use of one backend by one container."""
 
     name: str
     backend: str

@@ -1,4 +1,4 @@
-"""Formats times for pages without a script. With a script, the browser shows them in its time zone."""
+"""Formats times for the pages. If scripts are enabled, the browser converts them to its time zone."""
 
 from datetime import UTC, datetime
 

@@ -28,7 +28,7 @@ RAW = ("Traceback", "Errno", "object at 0x", "Error(")
 
 
 class Dumper(yaml.SafeDumper):
-    """Writes texts of several lines as literal blocks."""
+    """Writes texts with line breaks as literal blocks."""
 
 
 Dumper.add_representer(

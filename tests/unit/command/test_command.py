@@ -86,11 +86,11 @@ def test_silence_grows_while_data_waits() -> None:
 def test_connections_and_data_that_wait_are_counted(family: socket.AddressFamily, host: str) -> None:
     with socket.create_server((host, 0), family=family) as listener:
         port = listener.getsockname()[1]
-        assert not read_local_ports([port])[port].waits
+        assert not read_local_ports([port])[port].has_waiting_clients
         assert read_local_ports([port])[port].owners == {os.geteuid()}
         with socket.create_connection((host, port)) as client:
             assert read_local_ports([port])[port].backlog == 1
-            assert read_local_ports([port])[port].waits
+            assert read_local_ports([port])[port].has_waiting_clients
             assert read_local_ports([port])[port].pending == {client.getsockname()[1]}
             accepted, _ = listener.accept()
             with accepted:
@@ -100,13 +100,13 @@ def test_connections_and_data_that_wait_are_counted(family: socket.AddressFamily
                 client.sendall(b"12345")
                 stalled = read_local_ports([port])[port]
                 assert stalled.unread == {peer: 5}
-                assert stalled.waits
+                assert stalled.has_waiting_clients
                 with socket.create_connection((host, port)), listener.accept()[0]:
-                    assert not read_local_ports([port])[port].waits
+                    assert not read_local_ports([port])[port].has_waiting_clients
                 accepted.recv(1)
                 assert read_local_ports([port])[port].has_progress_since(stalled)
                 accepted.recv(4)
-                assert not read_local_ports([port])[port].waits
+                assert not read_local_ports([port])[port].has_waiting_clients
                 client.sendall(b"12345")
                 stalled = read_local_ports([port])[port]
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
