@@ -217,16 +217,16 @@ async def test_a_process_is_killed_only_if_each_connection_stalls_and_it_accepts
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(port_process, "_FIRST_TIMEOUT", 1.0)
-    options = CommandOptions(FORWARD, "port", suspect=Duration(1.0), lost=Duration(2.0))
+    options = CommandOptions(FORWARD, "port", suspect=Duration(1.0), lost=Duration(4.0))
     loop = asyncio.get_running_loop()
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    with contextlib.ExitStack() as stack, socket.create_server(("127.0.0.1", 0)) as server:
         tune(server)
         target = Endpoint(*server.getsockname())
         async with opened(options) as link:
             with await link.socket(target) as stalled, await link.socket(target) as idle:
-                ends = [(await loop.sock_accept(server))[0] for _ in range(2)]
+                ends = [stack.enter_context((await loop.sock_accept(server))[0]) for _ in range(2)]
                 upload = asyncio.create_task(loop.sock_sendall(stalled, bytes(50_000_000)))
-                await asyncio.sleep(3)
+                await asyncio.sleep(5)
                 await loop.sock_sendall(idle, b"still open")
                 # The order in which a program connects to its target is not defined.
                 answers = [await loop.sock_recv(end, 10) for end in ends]
@@ -243,8 +243,6 @@ async def test_a_process_is_killed_only_if_each_connection_stalls_and_it_accepts
                 os.killpg(process.child.pid, signal.SIGSTOP)
                 await asyncio.wait({upload, more})
                 assert all(isinstance(each.exception(), OSError) for each in (upload, more))
-                for end in ends:
-                    end.close()
 
 
 async def test_a_program_that_reads_slowly_gets_the_whole_upload() -> None:
