@@ -3,10 +3,8 @@
 `UPDATE_GOLDEN=1` rewrites the outputs of the corpus in `mistakes/`.
 """
 
-import logging
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +33,6 @@ Dumper.add_representer(
     str,
     lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None),
 )
-
-
-@pytest.fixture(autouse=True)
-def unchanged_logging() -> Iterator[None]:
-    """Undo what a command configures."""
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    yield
-    root.handlers = handlers
-    root.setLevel(level)
-    logging.captureWarnings(capture=False)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
