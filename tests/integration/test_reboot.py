@@ -30,7 +30,7 @@ ROUNDS = int(os.environ.get("GATEWAY_REBOOTS", "1"))
 LIMIT = 60.0
 """The maximum time in seconds from the start of the engine and of the bastion until the gateway has requested the
 starts of all containers."""
-EMULATED = 180.0
+EMULATED = 300.0
 """The maximum time in seconds, from the same moment, until the containers run. QEMU emulates the processor of the
 machine: while other processes use the host's processor, the engine needs up to two minutes for what takes less than a
 second on a real machine."""
