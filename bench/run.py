@@ -32,6 +32,8 @@ from gateway.demo.process import find
 Measure = Callable[[Way], float]
 Begin = Callable[[Path], contextlib.AbstractContextManager[list[Way]]]
 """Function that starts the paths of a section. The argument is a directory for the files of the paths."""
+_OTHERS = "## Measured separately"
+"""Heading of the results of other benchmarks in the same file, which follow those of this one."""
 
 
 @dataclass(frozen=True)
@@ -269,6 +271,12 @@ def machine() -> list[str]:
     ]
 
 
+def measured_separately(path: Path) -> str:
+    """Return the part of the file with the results of other benchmarks; empty if there is none."""
+    text = path.read_text() if path.exists() else ""
+    return f"\n{text[text.index(_OTHERS) :]}" if _OTHERS in text else ""
+
+
 def main() -> None:
     """Measure all rows, and print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -305,7 +313,7 @@ def main() -> None:
             with begin(folder) as ways:
                 page += [f"## {title}", "", *compare(ways, wanted, asked.rounds), ""]
     if asked.out:
-        asked.out.write_text("\n".join(page))
+        asked.out.write_text("\n".join(page) + measured_separately(asked.out))
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def client_context(ca_file: Path | str | None = None) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
     except ssl.SSLError as error:
-        raise ssl.SSLError(error.errno or 1, "contains no usable PEM certificate") from error
+        raise ssl.SSLError(error.errno or 1, "contains no usable PEM certificate: replace the file") from error
     # Python 3.13 sets this flag by default. The flag rejects a CA without the key usage extension, which many private
     # CAs lack; libpq, curl and Python 3.12 accept such CAs. Without the flag, OpenSSL still verifies signature,
     # validity, host name and CA flag.

@@ -16,7 +16,10 @@ def notes(version: str) -> str:
         rf"^## \[{re.escape(version)}\].*?\n(.*?)(?=^## \[|^\[|\Z)", CHANGELOG.read_text(), re.MULTILINE | re.DOTALL
     )
     if found is None:
-        sys.exit(f"CHANGELOG.md has no section [{version}]")
+        sys.exit(
+            f"CHANGELOG.md has no section [{version}]: a release renames [Unreleased] to [{version}] - YYYY-MM-DD"
+            " (docs/security.md, Make a release)"
+        )
     return found[1].strip()
 
 

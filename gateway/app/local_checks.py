@@ -1,18 +1,15 @@
-"""Runs the checks of backends in this process, and owns the handshake budgets that checks and clients share."""
+"""Runs the checks of backends in this process."""
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from gateway.app.component_manager import ComponentManager
+from gateway.app.handshake_budgets import HandshakeBudgets
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend
-from gateway.config import BackendSpec
 from gateway.contracts.backend import Backend
-from gateway.contracts.values import Endpoint
-from gateway.forwarding.handshake_budget import HandshakeBudget
 from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.check import Check, CheckSchedule, MonitoredUplink
 from gateway.health.target_record import TargetRecord
@@ -21,38 +18,12 @@ from gateway.health.way_choice import WayChoice
 _FIRST_RESULT_POLL = 0.5
 
 
-class HandshakeBudgets:
-    """Creates and stores the handshake budgets. Backends with a common target and tunnel share one budget."""
-
-    def __init__(self) -> None:
-        self._budgets: dict[tuple[str | None, Endpoint], HandshakeBudget] = {}
-
-    def of(self, spec: BackendSpec) -> dict[Endpoint, HandshakeBudget]:
-        """Return the budgets of a backend's targets; empty if its servers do not count aborted handshakes."""
-        limit = spec.kind.abort_limit
-        if limit is None:
-            return {}
-        found = {}
-        for target in spec.targets:
-            keys = [(way, target) for way in spec.ways(target) or (None,)]
-            shared = next((self._budgets[key] for key in keys if key in self._budgets), HandshakeBudget(limit))
-            self._budgets |= dict.fromkeys(keys, shared)
-            found[target] = shared
-        return found
-
-    def record_abandoned_dial(self, tunnel: str | None, target: Endpoint) -> None:
-        """Record that a check's dial timed out. If it connects later, the server counts an aborted handshake."""
-        budget = self._budgets.get((tunnel, target))
-        if budget is not None:
-            budget.record_abandoned(time.time())
-
-
 class LocalChecks:
     """Checks targets in this process; implements `gateway.app.runtime.TargetHealth`.
 
     Args:
         components: Runs the checks.
-        budgets: The handshake budgets of the targets.
+        budgets: The handshake budgets of the ways to the targets.
     """
 
     def __init__(self, components: ComponentManager, budgets: HandshakeBudgets) -> None:
@@ -86,6 +57,7 @@ class LocalChecks:
                     partial(self._budgets.record_abandoned_dial, way, target),
                     record,
                     way,
+                    budget.logins if (budget := self._budgets.of(spec, target, way)) is not None else None,
                 )
                 for way in choice.names
             ]

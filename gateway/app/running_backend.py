@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from gateway.app.handshake_budgets import HandshakeBudgets
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.worker.messages import CheckLogin, TargetAssignment
 from gateway.app.worker.stubs import ForwardStub
@@ -11,7 +12,7 @@ from gateway.app.worker.worker_supervisor import WorkerSupervisor
 from gateway.config import BackendSpec
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.forward import Forward
-from gateway.forwarding.handshake_budget import HandshakeBudget
+from gateway.forwarding.handshake_budget import HandshakeBudget, set_limit
 from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.check import Check
 from gateway.health.target_selection import (
@@ -33,11 +34,11 @@ class RunningBackend:
     Args:
         spec: The configuration of the backend.
         forward: Serves the clients of the backend.
+        budgets: The handshake budgets of this process.
         worker: The worker process that serves the clients; None if this process serves them.
         local: The same object as `forward` if this process serves the clients; None if a worker serves them.
         targets: The targets with their checks; empty in a worker.
         routes: The ways to each target, as clients use them; empty if a worker serves the clients.
-        budgets: The handshake budgets of the targets whose servers count aborted handshakes.
         clock: The backend's state when it was last computed, and since when.
         on_state_change: Called when the state changes.
         on_result: Called after each check.
@@ -45,11 +46,11 @@ class RunningBackend:
 
     spec: BackendSpec
     forward: Forward | ForwardStub
+    budgets: HandshakeBudgets
     worker: WorkerSupervisor | None = None
     local: Forward | None = None
     targets: list[MonitoredTarget] = field(default_factory=list)
     routes: dict[Endpoint, tuple[RoutedTarget, ...]] = field(default_factory=dict)
-    budgets: dict[Endpoint, HandshakeBudget] = field(default_factory=dict)
     clock: TimedState = field(default_factory=lambda: TimedState(time.time()))
     on_state_change: Callable[[], None] = lambda: None
     on_result: Callable[[], None] = lambda: None
@@ -78,8 +79,8 @@ class RunningBackend:
         """
         self.evaluate()
         logins = self._logins()
-        for target, at, limit in logins:
-            self.record_login(target, at, limit)
+        for login in logins:
+            self.record_login(*login)
         candidates, prefer = self.candidates(), self.spec.prefer
         wrong_role = wrong_role_targets(candidates, prefer)
         left = superseded_primaries(candidates, prefer, confirmed=True)
@@ -103,23 +104,33 @@ class RunningBackend:
 
     def _logins(self) -> tuple[CheckLogin, ...]:
         return tuple(
-            (each.target, each.last_success, each.record.probe_result.abort_limit)
-            for each in self.targets
-            if each.target in self.budgets and each.last_success is not None
+            CheckLogin(check.target, check.tunnel, check.last_success, check.record.probe_result.abort_limit)
+            for check in self.checks
+            if self.budget(check.target, check.tunnel) is not None and check.last_success is not None
         )
 
-    def record_login(self, target: Endpoint, at: float, limit: int | None) -> None:
-        """Record a successful login of a check in the target's handshake budget.
+    def budget(self, target: Endpoint, tunnel: str | None) -> HandshakeBudget | None:
+        """Return the handshake budget of a way; None if its server does not count aborted handshakes.
 
         Args:
             target: The target.
+            tunnel: The tunnel of the way; None if the way has no tunnel.
+        """
+        return self.budgets.of(self.spec, target, tunnel)
+
+    def record_login(self, target: Endpoint, tunnel: str | None, at: float, limit: int | None) -> None:
+        """Record a successful login of a check in the handshake budget of its way.
+
+        Args:
+            target: The target.
+            tunnel: The tunnel of the way; None if the way has no tunnel.
             at: When the login succeeded, in epoch seconds.
             limit: How many aborted handshakes the target's server tolerates; None if this is not known.
         """
-        budget = self.budgets.get(target)
+        budget = self.budget(target, tunnel)
         if budget is not None:
             budget.record_login(at)
-            budget.limit = limit or budget.limit
+            set_limit(budget.peers, limit or budget.limit)
 
     def ordered_targets(self) -> list[Endpoint]:
         """Return the targets to try for a new client, best first."""

@@ -8,7 +8,7 @@ from typing import Protocol
 from gateway.app.admission_rules import build_admission
 from gateway.app.component_manager import ComponentManager
 from gateway.app.config_diff import ConfigDiff, diff_configs
-from gateway.app.local_checks import HandshakeBudgets
+from gateway.app.handshake_budgets import HandshakeBudgets
 from gateway.app.running_backend import RunningBackend
 from gateway.app.uplink_manager import UplinkManager
 from gateway.app.worker.messages import WorkerAction, WorkerCommand
@@ -66,7 +66,7 @@ class Runtime:
         config: The first configuration that will be passed to `apply`.
         identity: Finds the consumer behind a source address, if Docker is configured.
         health: Decides to which targets clients connect.
-        budgets: The handshake budgets of the targets.
+        budgets: The handshake budgets of this process.
         workers: The workers of this process, already started.
         recorder: Records when client connections end.
         exporter: Receives the spans of client connections; None if there are no traces.
@@ -114,6 +114,7 @@ class Runtime:
         """
         diff = diff_configs(self.config, config)
         drain = config.shutdown.drain
+        self._budgets.update(config.backends.values())
         assigned = self.workers.apply(config, listeners)
         retired = self.uplinks.apply(config, config.backends.keys() - assigned.keys(), diff.tunnels_closed)
         moved = {name for name, running in self.backends.items() if running.worker is not assigned.get(name)}
@@ -144,13 +145,13 @@ class Runtime:
         worker: WorkerSupervisor | None,
     ) -> None:
         if worker is not None:
-            running = RunningBackend(spec, worker.forwards[spec.name], worker)
+            running = RunningBackend(spec, worker.forwards[spec.name], self._budgets, worker)
         else:
             route = Route((), list, lambda _: None, spec.hold)  # `_change` replaces it before the forward starts
             kind = spec.kind
             records = self._recorder, self._exporter
             forward = Forward(spec.name, [], admission, route, kind.tap, kind.prompt, kind.cancels, *records)
-            running = RunningBackend(spec, forward, local=forward)
+            running = RunningBackend(spec, forward, self._budgets, local=forward)
         running.on_state_change = lambda: self.on_state_change()  # noqa: PLW0108 - the runtime's callback may change
         running.on_result = lambda: self.on_check_result(running)
         self.backends[spec.name] = running
@@ -168,7 +169,6 @@ class Runtime:
         old = running.spec
         same = (old.kind, old.options) == (spec.kind, spec.options)
         running.spec = spec
-        running.budgets = self._budgets.of(spec)
         if running.local is not None:
             uplinks = self.uplinks.of_backend(spec.name)
             running.routes = {
@@ -186,7 +186,7 @@ class Runtime:
             partial(self._health.routes, running),
             partial(self._health.on_failure, running),
             running.spec.hold,
-            running.budgets.get,
+            lambda routed: running.budget(routed.target, routed.uplink.tunnel_name),
             partial(self._health.on_stall, running),
             partial(self._health.on_detour, running),
         )

@@ -13,8 +13,9 @@ from gateway.app.component_manager import ComponentManager
 from gateway.app.docker_sync import DockerSync
 from gateway.app.file_changes import FileChanges
 from gateway.app.file_watcher import FileStamps, FileWatcher
+from gateway.app.handshake_budgets import HandshakeBudgets
 from gateway.app.listeners import bind_listeners
-from gateway.app.local_checks import HandshakeBudgets, LocalChecks, wait_first_results
+from gateway.app.local_checks import LocalChecks, wait_first_results
 from gateway.app.ops_settings import ops_settings
 from gateway.app.process_setup import prepare_loop, prepare_process
 from gateway.app.reloader import Loader, Reloader

@@ -20,7 +20,6 @@ from gateway.config import TunnelSpec
 from gateway.contracts.states import TunnelState
 from gateway.facts import Fact
 from gateway.forwarding.forward import Forward
-from gateway.forwarding.handshake_budget import HandshakeBudget
 from gateway.health.check import Check
 from gateway.measure import Histogram
 from gateway.ops.status_json import iso
@@ -133,7 +132,7 @@ def backend_view(running: RunningBackend, *, knows_containers: bool) -> BackendV
         remedy=found.remedy or target_remedy(spec.kind.name, found.reason),
         since=running.clock.since,
         facts=spec.kind.facts,
-        targets=[_target(each, spec.kind.name, running.budgets.get(each.target)) for each in running.targets],
+        targets=[_target(running, each) for each in running.targets],
         ways=way_views(running),
         connections=forward.active,
         waiting=forward.waiting,
@@ -207,18 +206,19 @@ def docker_view(docker: DockerSync) -> DockerView | None:
     )
 
 
-def _target(monitored: MonitoredTarget, kind: str, budget: HandshakeBudget | None) -> TargetView:
+def _target(running: RunningBackend, monitored: MonitoredTarget) -> TargetView:
     """Return the view of a target: its state through the way that new clients use, and counters of all ways."""
     chosen, candidate, probe_result = monitored.choose(), monitored.candidate(), monitored.record.probe_result
     check, checks = monitored.checks[chosen], monitored.checks
     last = check.last
+    budgets = [running.budget(each.target, each.tunnel) for each in checks]
     return TargetView(
         target=str(monitored.target),
         way=check.tunnel,
         state=candidate.state,
         reason=candidate.reason,
         detail=candidate.detail,
-        remedy=candidate.remedy or target_remedy(kind, candidate.reason),
+        remedy=candidate.remedy or target_remedy(running.spec.kind.name, candidate.reason),
         since=check.clock.since,
         flapping=check.verdict.flapping,
         role=probe_result.role,
@@ -229,7 +229,7 @@ def _target(monitored: MonitoredTarget, kind: str, budget: HandshakeBudget | Non
         last_phases=last.phases if last else {},
         attempts=sum(each.attempts for each in checks),
         failures=dict(sum((Counter(each.failures) for each in checks), Counter())),
-        broken_handshakes=budget.aborted if budget else None,
+        broken_handshakes=max((each.aborted for each in budgets if each is not None), default=None),
         duration=reduce(Histogram.plus, (each.duration for each in checks), Histogram()),
         phases=_phases(checks),
         history=check.history.latest(),

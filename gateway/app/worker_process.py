@@ -12,7 +12,7 @@ from typing import Any
 
 from gateway.app.assigned_targets import AssignedTargets
 from gateway.app.component_manager import ComponentManager
-from gateway.app.local_checks import HandshakeBudgets
+from gateway.app.handshake_budgets import HandshakeBudgets
 from gateway.app.process_setup import prepare_loop, prepare_process, set_io_flusher
 from gateway.app.runtime import Runtime
 from gateway.app.trace_exporter import create_exporter

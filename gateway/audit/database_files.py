@@ -37,8 +37,12 @@ _IMAGES = (
     (re.compile(r"^(vaultwarden|gitea|forgejo)"), "/data", "SQLite"),
     (re.compile(r"^(sonarr|radarr|lidarr|prowlarr|jellyfin|plex|home-assistant)"), "/config", "SQLite"),
 )
-_SYSTEM = ("/usr/", "/etc/", "/var/cache/", "/var/lib/apt/", "/var/lib/dpkg/", "/var/lib/rpm/", "/lib/", "/proc/")
-"""Directories of Linux distributions in which `.db` files are only indexes. Package managers create these again."""
+_SYSTEM = (
+    "/usr/", "/etc/", "/lib/", "/proc/", "/var/cache/", "/var/lib/apt/", "/var/lib/dpkg/", "/var/lib/rpm/",
+    "/var/lib/dnf/", "/var/lib/yum/", "/var/lib/zypp/", "/var/lib/pacman/", "/var/lib/PackageKit/",
+    "/var/lib/mlocate/", "/var/lib/plocate/",
+)  # fmt: skip
+"""Directories of Linux distributions whose database files are only indexes and logs of package managers and tools."""
 
 
 def in_files(names: Iterable[str]) -> tuple[str, str]:

@@ -3,8 +3,6 @@
 The module opens no path on a network file system. System calls there can block if the server does not respond.
 """
 
-import errno
-import itertools
 import os
 import posixpath
 import re
@@ -14,15 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from gateway.audit.database_files import in_files
-from gateway.audit.model import HostMount, HostPath
+from gateway.audit.directory_contents import DirectoryContents, file_key, read_directory
+from gateway.audit.host_model import HostMount, HostPath
 from gateway.audit.mount_storage import StorageMedium, medium_of, mount_above, split_options
 
 MOUNT_TABLE = Path("/proc/self/mountinfo")
-_MOST_NAMES = 2000
-"""The maximum number of names to read below a directory. After that, the audit reads no further subdirectory."""
-_MOST_ENTRIES = 10000
-_MOST_LEVELS = 3
 _MOST_LINKS = 40
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 _KINDS: Mapping[int, Literal["directory", "file", "socket", "other"]] = {
@@ -58,14 +52,16 @@ class HostFiles:
     """Reads files and directories of this host, until a deadline.
 
     Args:
-        mounts: The host's mount table.
+        mounts_by_point: The host's mount table by mount point.
         deadline: When to stop reading directories, in monotonic seconds.
     """
 
-    def __init__(self, mounts: tuple[HostMount, ...], deadline: float) -> None:
-        self.mounts = mounts
+    def __init__(self, mounts_by_point: Mapping[str, HostMount], deadline: float) -> None:
+        self.truncated: list[str] = []
+        """Directories with more files than `HostFiles` reads, each with a path or another name for messages."""
+        self._mounts = mounts_by_point
         self._deadline = deadline
-        self._network = {each.point for each in mounts if _is_remote(each)}
+        self._network = {point for point, each in mounts_by_point.items() if _is_remote(each)}
 
     @property
     def is_late(self) -> bool:
@@ -74,7 +70,7 @@ class HostFiles:
 
     def is_local(self, path: str) -> bool:
         """Return whether a path is on a local file system. The path must not contain symbolic links."""
-        above = mount_above(self.mounts, path)
+        above = mount_above(self._mounts, path)
         return above is not None and not _is_remote(above)
 
     def resolve(self, path: str) -> str:
@@ -110,58 +106,26 @@ class HostFiles:
         except OSError:
             return None
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "other")
-        entries, database = self._read(path) if kind == "directory" else (None, "")
+        found = self._read(path, path) if kind == "directory" else DirectoryContents()
+        key = file_key(path, status) if kind == "file" else found.key
         mode = stat.S_IMODE(status.st_mode)
-        return HostPath(kind, status.st_uid, status.st_gid, mode, has_acl, entries, database)
+        return HostPath(kind, status.st_uid, status.st_gid, mode, has_acl, found.entries, found.database, key)
 
-    def database_below(self, path: str) -> str:
-        """Return the kind of database whose files are in a directory of a container; empty if no kind is known."""
-        return "" if Path(path).is_symlink() else self._read(path)[1]
+    def database_below(self, path: str, title: str) -> str:
+        """Return the kind of database whose files are in a directory of a container; empty if no kind is known.
 
-    def _read(self, top: str) -> tuple[frozenset[str] | None, str]:
-        """Return the names in a directory, and the kind of database whose files are at any level below it."""
-        entries: frozenset[str] | None = None
-        waiting, names = [("", 0)], list[str]()
-        while waiting and len(names) < _MOST_NAMES and not self.is_late:
-            inner, level = waiting.pop(0)
-            try:
-                with os.scandir(posixpath.join(top, inner) if inner else top) as listing:
-                    found = list(itertools.islice(listing, _MOST_ENTRIES + 1))
-            except OSError:
-                continue
-            if not inner and len(found) <= _MOST_ENTRIES:
-                entries = frozenset(each.name for each in found)
-            for each in found:
-                name = f"{inner}/{each.name}" if inner else each.name
-                if not each.name.endswith(".db") or _is_sqlite(each):
-                    names.append(name)
-                if level < _MOST_LEVELS and each.is_dir(follow_symlinks=False) and each.path not in self._network:
-                    waiting.append((name, level + 1))
-        return entries, in_files(names)[0]
+        Args:
+            path: The directory.
+            title: The name of the directory, for messages.
+        """
+        return "" if Path(path).is_symlink() else self._read(path, title).database
 
-
-def read_start(path: str, size: int) -> bytes:
-    """Return the first bytes of a regular file. Do not block, even if a container has replaced the file by a FIFO.
-
-    Raises:
-        OSError: The file cannot be read, or is not a regular file.
-    """
-    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY)
-    with open(number, "rb") as file:  # noqa: PTH123 - `number` is a file descriptor
-        if not stat.S_ISREG(os.fstat(number).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")
-        return file.read(size)
+    def _read(self, top: str, title: str) -> DirectoryContents:
+        found = read_directory(top, self._network, lambda: self.is_late)
+        if not found.is_complete and not self.is_late:
+            self.truncated.append(title)
+        return found
 
 
 def _is_remote(mount: HostMount) -> bool:
     return medium_of(mount.file_system) not in (StorageMedium.LOCAL, StorageMedium.MEMORY)
-
-
-def _is_sqlite(entry: "os.DirEntry[str]") -> bool:
-    """Return whether a file has the header of SQLite ("Database File Format", section 1.3), or cannot be read."""
-    try:
-        if not entry.is_file(follow_symlinks=False):
-            return False
-        return read_start(entry.path, 16) == b"SQLite format 3\0"
-    except OSError:
-        return True

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gateway.audit.host_files import HostFiles, read_start
+from gateway.audit.directory_contents import read_start
+from gateway.audit.host_files import HostFiles
 from gateway.audit.model import ContainerUser
 
 _LARGEST_TABLE = 256 * 1024
@@ -43,31 +44,39 @@ def image_names(host: HostFiles, layers: Iterable[str], path: str) -> set[str] |
     return found
 
 
-def changes(host: HostFiles, layer: str) -> dict[str, int] | None:
+def changes(host: HostFiles, layer: str, title: str) -> dict[str, int] | None:
     """Return the paths that a container added or changed, with sizes in bytes; None if the layer cannot be read.
+
+    If the layer has too many paths, return some of them, and add the layer to `host.truncated`.
 
     Args:
         host: The host.
         layer: The directory of the container's writable layer.
+        title: The name of the layer, for messages.
     """
     if not os.access(layer, os.R_OK | os.X_OK) or not host.is_local(layer):
         return None
     found: dict[str, int] = {}
-    waiting = [""]
+    waiting, is_truncated = [""], False
     while waiting and len(found) < _MOST_CHANGES and not host.is_late:
         inner = waiting.pop(0)
         try:
             with os.scandir(layer + inner) as listing:
-                entries = list(itertools.islice(listing, _MOST_CHANGES))
+                entries = list(itertools.islice(listing, _MOST_CHANGES + 1))
         except OSError:
             continue
+        is_truncated |= len(entries) > _MOST_CHANGES
         for entry in entries:
             name = f"{inner}/{entry.name}"
             if entry.is_dir(follow_symlinks=False):
                 waiting.append(name)
             if not _is_whiteout(entry):
                 found[name] = _size(entry)
-    return None if waiting and host.is_late else found
+    if waiting and host.is_late:
+        return None
+    if waiting or is_truncated:
+        host.truncated.append(title)
+    return found
 
 
 def _size(entry: "os.DirEntry[str]") -> int:

@@ -1,54 +1,16 @@
-"""Defines the snapshot that an audit examines: containers, volumes and files of the host."""
+"""Defines the snapshot that an audit examines: containers and volumes. `host_model` has the files of the host."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
+from gateway.audit.host_model import HostMount, HostPath
 from gateway.docker.grants import PROJECT, SERVICE, SWARM_SERVICE
 from gateway.docker.image_labels import split
 
 ONE_OFF = "com.docker.compose.oneoff"
 """The label that `docker compose run` sets to `True`."""
-
-
-@dataclass(frozen=True)
-class HostMount:
-    """One line of the mount table of the engine's host.
-
-    Args:
-        point: The mount point.
-        file_system: The type of the file system, such as `ext4` or `nfs4`.
-        source: What is mounted, such as `server:/export`.
-        options: Options of the mount and of the file system.
-    """
-
-    point: str
-    file_system: str
-    source: str
-    options: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class HostPath:
-    """What the audit knows about a file or directory of the engine's host.
-
-    Args:
-        kind: `directory`, `file`, `socket` or `other`.
-        uid: The user ID of the owner.
-        gid: The ID of the group.
-        mode: The permission bits.
-        has_acl: Whether an access control list extends the permission bits.
-        entries: The names in the directory; None if there are too many, or if the directory cannot be read.
-        database: The kind of database whose files are in the directory or a few levels below; empty if none is known.
-    """
-
-    kind: Literal["directory", "file", "socket", "other"]
-    uid: int
-    gid: int
-    mode: int
-    has_acl: bool = False
-    entries: frozenset[str] | None = None
-    database: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,10 +43,12 @@ class ContainerUser:
     Args:
         uid: The user's ID.
         groups: The IDs of the user's groups.
+        ignores_permissions: Whether the user has CAP_DAC_OVERRIDE.
     """
 
     uid: int
     groups: frozenset[int]
+    ignores_permissions: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,6 +100,11 @@ class AuditedContainer:
             return labels[SWARM_SERVICE]
         is_service = PROJECT in labels and SERVICE in labels and labels.get(ONE_OFF) != "True"
         return f"{labels[PROJECT]}/{labels[SERVICE]}" if is_service else ""
+
+    @property
+    def is_former_task(self) -> bool:
+        """Whether the container is a task of a swarm service that has ended. The swarm never starts it again."""
+        return not self.running and SWARM_SERVICE in self.labels
 
     @property
     def defaults(self) -> Mapping[str, Any]:
@@ -201,3 +170,8 @@ class AuditSnapshot:
     client: str = "docker"
     socket: str = "/var/run/docker.sock"
     cgroup_mode: str = "private"
+
+    @cached_property
+    def mounts_by_point(self) -> dict[str, HostMount]:
+        """The mount table of the engine's host by mount point. A later mount hides an earlier one at its path."""
+        return {each.point: each for each in self.host_mounts or ()}

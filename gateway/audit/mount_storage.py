@@ -5,8 +5,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 
-from gateway.audit.model import AuditedMount, AuditedVolume, AuditSnapshot, HostMount
+from gateway.audit.host_model import HostMount
+from gateway.audit.model import AuditedMount, AuditedVolume, AuditSnapshot
 from gateway.backends import kind_of_file_system
 
 
@@ -64,6 +66,7 @@ _PORTS = {StorageMedium.NFS: "2049", StorageMedium.SMB: "445"}
 """The default ports of network file systems. Messages omit them."""
 
 
+@cache
 def medium_of(file_system: str) -> StorageMedium:
     """Return the kind of storage that a file system type uses. The type is named as in `mount -t`."""
     if file_system in _MEMORY:
@@ -97,18 +100,18 @@ def nfs_version(store: MountStorage) -> str:
     return f"4.{minor}" if minor else version
 
 
-def mount_above(host_mounts: tuple[HostMount, ...], path: str) -> HostMount | None:
+def mount_above(mounts_by_point: Mapping[str, HostMount], path: str) -> HostMount | None:
     """Return the mount of the host that contains a path; None if it is not known.
 
     Args:
-        host_mounts: The mount table in mount order. A later mount hides an earlier one at the same path.
+        mounts_by_point: The mount table by mount point.
         path: An absolute path without symbolic links.
     """
-    found: HostMount | None = None
-    for each in host_mounts:
-        if is_below(path, each.point) and (found is None or len(each.point) >= len(found.point)):
-            found = each
-    return found
+    while path not in mounts_by_point:
+        if path == (parent := posixpath.dirname(path)):
+            return None
+        path = parent
+    return mounts_by_point[path]
 
 
 def is_below(path: str, directory: str) -> bool:
@@ -147,7 +150,7 @@ def of_volume(snapshot: AuditSnapshot, volume: AuditedVolume) -> MountStorage:
 
 def _of_path(snapshot: AuditSnapshot, path: str, title: str, identity: str = "") -> MountStorage:
     path = posixpath.normpath(path) if path else ""
-    above = mount_above(snapshot.host_mounts or (), path) if path else None
+    above = mount_above(snapshot.mounts_by_point, path) if path else None
     medium = medium_of(above.file_system) if above is not None else StorageMedium.LOCAL
     identity = identity or f"path {path}"
     if above is None or medium is StorageMedium.LOCAL:

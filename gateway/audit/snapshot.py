@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gateway.audit.engine_responses import container_of, volumes_of
 from gateway.audit.host_files import MOUNT_TABLE, parse_mounts
-from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
+from gateway.audit.model import AuditedContainer, AuditSnapshot
 from gateway.audit.snapshot_files import with_files
 from gateway.audit.volume_last_use import last_uses
 from gateway.docker.engine import Engine
@@ -16,7 +17,6 @@ from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.own_container_id import mounted_id
 from gateway.text import one_line
 
-_ANONYMOUS = "com.docker.volume.anonymous"
 _PARALLEL = 8
 _COMPARING = 15.0
 """The timeout in seconds for all requests for changed files together."""
@@ -53,26 +53,21 @@ async def take_snapshot(engine: Engine, scope: AuditScope) -> AuditSnapshot:
     Raises:
         EngineError: A required request failed.
     """
-    unchecked: list[str] = []
-    listed, volume_list, usage, info = await asyncio.gather(
-        engine.get("containers/json", all="1", size="1"),
-        _unless_refused(engine, "volumes"),
-        _unless_refused(engine, "system/df", type="volume"),
-        _unless_refused(engine, "info"),
+    requests = _OptionalRequests(engine)
+    unchecked = requests.unchecked
+    (listed, has_sizes), volume_list, usage, info = await asyncio.gather(
+        _list_containers(engine, unchecked),
+        requests.get("volumes", "options of volumes, and volumes that no container uses, are not found"),
+        requests.get("system/df", "sizes of volumes are not found", type="volume"),
+        requests.get("info", "missing permissions are not found"),
     )
-    for answer, path, missing in (
-        (volume_list, "/volumes", "options of volumes, and volumes that no container uses"),
-        (usage, "/system/df", "sizes of volumes"),
-        (info, "/info", "missing permissions"),
-    ):
-        if answer is None:
-            unchecked.append(f"the engine, or a proxy before it, refuses {path}: {missing} are not found")
     images: dict[str, Mapping[str, Any] | None] = {}
     turns = asyncio.Semaphore(_PARALLEL)
 
     async def one(each: Mapping[str, Any]) -> AuditedContainer | None:
         async with turns:
-            return await _container(engine, each, images, scope.own)
+            layer = int(each.get("SizeRw") or 0) if has_sizes else None
+            return await _container(requests, each, layer, images, is_own=each["Id"] in scope.own)
 
     containers = [each for each in await asyncio.gather(*map(one, listed)) if each is not None]
     uses, known = await last_uses(engine, {each.id: each.name for each in containers})
@@ -80,7 +75,7 @@ async def take_snapshot(engine: Engine, scope: AuditScope) -> AuditSnapshot:
         unchecked.append("the engine's events cannot be read: the last use of each volume is not known")
     volumes = {
         each.name: replace(each, last_use=uses.get(each.name, ""))
-        for each in _volumes(volume_list or {}, usage or {})
+        for each in volumes_of(volume_list or {}, usage or {})
     }
     # The engine behind a local socket can run in a virtual machine, as in Docker Desktop, or on another host.
     is_here = scope.is_local and not mounted_id() and (info or {}).get("Name") == socket.gethostname()
@@ -118,8 +113,8 @@ async def _with_changes(
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_COMPARING):
             for each in waiting:
-                found = await _unless_refused(engine, f"containers/{each.id}/changes")
-                if found is not None:
+                with contextlib.suppress(EngineError):
+                    found = await engine.get(f"containers/{each.id}/changes")
                     changes[each.id] = {str(one["Path"]): 1 for one in found if one["Kind"] != _REMOVED}
     if len(changes) < len(waiting):
         unchecked.append(
@@ -129,68 +124,72 @@ async def _with_changes(
     return tuple(replace(each, changes=changes.get(each.id, each.changes)) for each in containers)
 
 
-async def _unless_refused(engine: Engine, path: str, **params: Any) -> Any:
-    """Return the response to a GET; None if a proxy refuses the request or the engine does not support it."""
+class _OptionalRequests:
+    """Sends requests that the audit can do without. A hazard that it then cannot find is a line in `unchecked`.
+
+    Args:
+        engine: The engine.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.unchecked: list[str] = []
+        self.engine = engine
+
+    async def get(self, path: str, missing: str, **params: Any) -> Any:
+        """Return the response to a GET; None if a proxy refuses it, or if the engine does not answer or support it.
+
+        Args:
+            path: The path below the API version.
+            missing: What the audit does not find without the response.
+            params: The query parameters.
+
+        Raises:
+            EngineError: The engine cannot be reached.
+        """
+        try:
+            return await self.engine.get(path, **params)
+        except EngineError as error:
+            if error.kind is ErrorKind.UNREACHABLE:
+                raise
+            is_slow = error.kind is ErrorKind.TIMEOUT
+            verb = "does not answer" if is_slow else "or a proxy before it, refuses"
+            self.unchecked.append(f"the engine{' ' if is_slow else ', '}{verb} /{path}: {missing}")
+            return None
+
+
+async def _list_containers(engine: Engine, unchecked: list[str]) -> tuple[Any, bool]:
+    """Return the list of containers, and whether it has the sizes of layers. An engine can be slow to find them.
+
+    Raises:
+        EngineError: The request failed.
+    """
     try:
-        return await engine.get(path, **params)
+        return await engine.get("containers/json", all="1", size="1"), True
     except EngineError as error:
-        if error.kind in (ErrorKind.UNREACHABLE, ErrorKind.TIMEOUT):
+        if error.kind is not ErrorKind.TIMEOUT:
             raise
-        return None
-
-
-def _volumes(listed: Mapping[str, Any], usage: Mapping[str, Any]) -> Iterator[AuditedVolume]:
-    # If the engine has not determined the size, it reports -1 or omits the size.
-    sizes = {
-        str(each["Name"]): int((each.get("UsageData") or {}).get("Size", -1)) for each in usage.get("Volumes") or ()
-    }
-    for each in listed.get("Volumes") or ():
-        name, labels = str(each["Name"]), each.get("Labels") or {}
-        is_anonymous = _ANONYMOUS in labels or (len(name) == 64 and set(name) <= set("0123456789abcdef"))
-        size = sizes.get(name, -1)
-        yield AuditedVolume(
-            one_line(name), str(each.get("Driver") or "local"), each.get("Options") or {}, labels, is_anonymous,
-            str(each.get("Mountpoint") or ""), str(each.get("CreatedAt") or "")[:10], size if size >= 0 else None,
-        )  # fmt: skip
+    unchecked.append("the engine does not answer /containers/json?size=1: sizes of writable layers are not found")
+    return await engine.get("containers/json", all="1"), False
 
 
 async def _container(
-    engine: Engine, listed: Mapping[str, Any], images: dict[str, Mapping[str, Any] | None], own: frozenset[str]
-) -> AuditedContainer | None:
-    layer = int(listed.get("SizeRw") or 0)
+    requests: _OptionalRequests, listed: Mapping[str, Any], layer: int | None,
+    images: dict[str, Mapping[str, Any] | None], *, is_own: bool,
+) -> AuditedContainer | None:  # fmt: skip
+    """Return a container; None if the engine does not inspect it, or has removed it since it listed the container."""
     try:
-        inspection = await engine.get(f"containers/{listed['Id']}/json")
+        inspection = await requests.engine.get(f"containers/{listed['Id']}/json")
     except EngineError as error:
-        if error.kind is ErrorKind.NOT_FOUND:  # the container was removed after the engine listed it
-            return None
-        raise
-    config, host = inspection.get("Config") or {}, inspection.get("HostConfig") or {}
+        if error.kind is ErrorKind.TIMEOUT:
+            name = one_line(", ".join(each.lstrip("/") for each in listed.get("Names") or ()) or str(listed["Id"]))
+            requests.unchecked.append(f"the engine does not inspect {name} in time: its hazards are not found")
+        elif error.kind is not ErrorKind.NOT_FOUND:
+            raise
+        return None
+    config = inspection.get("Config") or {}
     image = str(inspection.get("Image") or config.get("Image") or "")
     if image not in images:
-        found = await _unless_refused(engine, f"images/{image}/json")
+        missing = "the labels of its containers are ignored, and hidden files are not found"
+        found = await requests.get(f"images/{image}/json", missing)
         images[image] = (found.get("Config") or {}) if found is not None else None
-    name = one_line(str(inspection["Name"]).lstrip("/"))
-    tmpfs = (AuditedMount("tmpfs", str(path)) for path in host.get("Tmpfs") or {})
-    mounts = {each.path: each for each in (*tmpfs, *map(_mount, inspection.get("Mounts") or ()))}
-    identity = str(listed["Id"])
-    return AuditedContainer(
-        identity, name, str(config.get("Image") or ""),
-        running=bool((inspection.get("State") or {}).get("Running")),
-        removed=bool(host.get("AutoRemove")),
-        mounts=tuple(mounts.values()),
-        layer=layer,
-        changes=None if layer else {},
-        is_own=identity in own,
-        inspection=inspection,
-        image_config=images[image],
-    )  # fmt: skip
-
-
-def _mount(found: Mapping[str, Any]) -> AuditedMount:
-    kind, path, source = str(found.get("Type")), str(found.get("Destination")), str(found.get("Source") or "")
-    writable = bool(found.get("RW", True))
-    if kind == "volume":
-        return AuditedMount("volume", path, source, str(found.get("Name") or ""), writable)
-    if kind == "tmpfs":
-        return AuditedMount("tmpfs", path, writable=writable)
-    return AuditedMount("bind", path, source, writable=writable)
+    return container_of(inspection, images[image], layer, is_own=is_own)

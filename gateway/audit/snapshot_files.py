@@ -6,14 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gateway.audit.capabilities import ignores_permissions
 from gateway.audit.host_files import HostFiles, stale_files
+from gateway.audit.host_model import HostPath
 from gateway.audit.image_files import changes, image_names, user_of
-from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot, HostPath
+from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.mount_storage import is_below, of_volume
 from gateway.audit.storage_locations import VOLATILE
+from gateway.text import one_line
 
 _READING = 1.5
 """The timeout for reading directories, in seconds."""
+_NAMED = 5
+"""The maximum number of directories that a line names."""
 
 
 def with_files(snapshot: AuditSnapshot, info: Mapping[str, Any], unchecked: list[str]) -> AuditSnapshot:
@@ -24,7 +29,7 @@ def with_files(snapshot: AuditSnapshot, info: Mapping[str, Any], unchecked: list
         info: The engine's response to `/info`.
         unchecked: What the audit could not read so far. The function appends to this list.
     """
-    host = HostFiles(snapshot.host_mounts or (), time.monotonic() + _READING)
+    host = HostFiles(snapshot.mounts_by_point, time.monotonic() + _READING)
     volumes = {
         name: replace(each, options={**each.options, "device": host.resolve(each.options["device"])})
         if "bind" in each.options.get("o", "").split(",") and each.options.get("device")
@@ -46,7 +51,8 @@ def with_files(snapshot: AuditSnapshot, info: Mapping[str, Any], unchecked: list
     for path in filter(None, dict.fromkeys((*volume_paths, *sources))):
         if (found := host.inspect(path)) is not None:
             paths[path] = found
-        unread += host.is_local(path) and (found is None or (found.kind == "directory" and found.entries is None))
+        is_unread = found is None or (found.kind == "directory" and found.entries is None)
+        unread += host.is_local(path) and is_unread and path not in host.truncated
     hidden_layers = False
     containers = []
     for each in snapshot.containers:
@@ -56,11 +62,18 @@ def with_files(snapshot: AuditSnapshot, info: Mapping[str, Any], unchecked: list
     if hidden_layers:
         unchecked.append("the layers of some images cannot be read: files that a mount hides are not found")
     if host.is_late:
-        unchecked.append(f"the mounted directories have more files than can be read in {_READING:g} s")
+        unchecked.append(
+            f"reading files ended after {_READING:g} s: databases and keys in mounted directories, and databases in "
+            "layers and /dev/shm, are possibly not found"
+        )
     elif unread:
         unchecked.append(
             f"{unread} mounted paths do not exist or cannot be read by this user: their content is not known"
         )
+    if host.truncated:
+        named = ", ".join(map(one_line, host.truncated[:_NAMED]))
+        more = f" and {len(host.truncated) - _NAMED} more" if len(host.truncated) > _NAMED else ""
+        unchecked.append(f"too many files in {named}{more}: databases and keys there are possibly not found")
     return replace(snapshot, containers=tuple(containers), volumes=volumes, paths=paths, unchecked=tuple(unchecked))
 
 
@@ -81,7 +94,7 @@ def _container_files(
         stale = set()
     changed = container.changes
     if changed is None and layers:
-        changed = changes(host, layers[0])
+        changed = changes(host, layers[0], f"the layer of {container.name}")
     image = [each for each in layers[1:] if not each.endswith("-init/diff")]
     mounts = []
     for mount in container.mounts:
@@ -90,8 +103,13 @@ def _container_files(
         mounts.append(replace(resolved, hides=_hidden(host, resolved, image, paths, snapshot)))
     config, given = container.inspection.get("Config") or {}, container.inspection.get("HostConfig") or {}
     user = user_of(host, layers, str(config.get("User") or ""), given.get("GroupAdd") or ()) if knows_users else None
-    shared = host.database_below(f"/proc/{pid}/root/dev/shm") if pid and not _mounts_shared(container) else ""
-    return replace(container, mounts=tuple(mounts), changes=changed, user=user, shared_memory=shared)
+    if user is not None and user.uid == 0:
+        user = replace(user, ignores_permissions=ignores_permissions(given))
+    shared = ""
+    if pid and not _mounts_shared(container):
+        shared = host.database_below(f"/proc/{pid}/root/dev/shm", f"shared memory of {container.name}")
+    layer = container.layer or sum((changed or {}).values())
+    return replace(container, mounts=tuple(mounts), layer=layer, changes=changed, user=user, shared_memory=shared)
 
 
 def _mounts_shared(container: AuditedContainer) -> bool:

@@ -1,48 +1,68 @@
-"""Calculates pauses between logins to a server that counts aborted logins. Does no I/O.
+"""Limits the logins of checks to a server that counts aborted logins. Does no I/O.
 
 If the server does not answer, a check aborts its login at the deadline. A server that was suspended counts all
 aborted logins when it resumes. If the count reaches `max_connect_errors`, the server blocks the source address (MySQL
-Reference Manual, "The Host Cache"). A successful login resets the count.
+Reference Manual, "The Host Cache").
 """
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from gateway.backend_support.way_aborts import WayAborts
 
 _FREE_FRACTION = 4
 """Pauses begin when the count exceeds `limit` divided by this number."""
 _FIRST_PAUSE, _MAX_PAUSE = 10.0, 600.0
-"""Duration of the first pause and of the longest pause, in seconds. Each aborted login doubles the duration."""
+"""Duration of the first pause, and of the longest pause for each way that fails, in seconds. Each aborted login
+doubles the duration."""
 
 
-class AbortedLogins:
-    """Counts the consecutive aborted logins to one server.
+class AbortedLogins(WayAborts):
+    """Counts the aborted logins of all checks to one server through one way, and pauses between these logins.
+
+    Implements `gateway.contracts.login_limiter.LoginLimiter`. All times are monotonic.
 
     Args:
         limit: The count at which the server blocks the source address.
     """
 
     def __init__(self, limit: int) -> None:
-        self.count = 0
+        super().__init__()
         self.limit = limit
-        self.turn = asyncio.Lock()
-        """Held during each login while `is_excessive` is true."""
+        self.in_progress = 0
+        """Number of logins through this way that are not finished. Each of them can still be aborted."""
+        self._turn = asyncio.Lock()
         self._not_before = 0.0
 
     @property
-    def is_excessive(self) -> bool:
-        """Whether the next aborted login is followed by a pause."""
-        return self.count >= max(1, self.limit // _FREE_FRACTION)
+    def _free(self) -> int:
+        return max(1, self.limit // _FREE_FRACTION)
+
+    @contextlib.asynccontextmanager
+    async def attempt(self) -> AsyncIterator[None]:
+        """See `LoginLimiter`."""
+        possible = self.aborted + sum(each.in_progress for each in self.peers)
+        async with self._turn if possible >= self._free else contextlib.nullcontext():
+            self.in_progress += 1
+            try:
+                yield
+            finally:
+                self.in_progress -= 1
 
     def record_abort(self, now: float) -> None:
-        """Record a login that was aborted at the monotonic time `now`."""
-        self.count += 1
-        excess = self.count - max(1, self.limit // _FREE_FRACTION)
+        """See `LoginLimiter`."""
+        self.add_abort(now)
+        excess = self.aborted - self._free
         if excess > 0:
-            self._not_before = now + min(_FIRST_PAUSE * 2.0 ** (excess - 1), _MAX_PAUSE)
+            failing = sum(each.aborted_after(each.last_login) > 0 for each in self.peers)
+            self._not_before = now + min(_FIRST_PAUSE * 2.0 ** (excess - 1), _MAX_PAUSE * failing)
 
-    def record_success(self) -> None:
-        """Record a successful login."""
-        self.count, self._not_before = 0, 0.0
+    def record_success(self, now: float) -> None:
+        """See `LoginLimiter`."""
+        self.reset(now)
+        self._not_before = 0.0
 
     def pause(self, now: float) -> float:
-        """Return the seconds from the monotonic time `now` to the earliest next login; 0 if a login can start now."""
+        """See `LoginLimiter`."""
         return max(0.0, self._not_before - now)

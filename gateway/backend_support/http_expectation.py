@@ -34,7 +34,7 @@ class HttpRole:
 
     def __post_init__(self) -> None:
         if (self.json is None) == (self.header is None):
-            raise ValueError("needs either json or header")
+            raise ValueError("needs either json or header: set one of them")
         if self.json is not None and not all(self.json.split(".")):
             raise ValueError("json: has an empty name: write it like node.role")
         if self.header is not None and not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", self.header):

@@ -32,7 +32,7 @@ class HttpCheck(HttpExpectation, LoginCheckOptions):
         HttpExpectation.__post_init__(self)
         LoginCheckOptions.__post_init__(self)
         if self.user is None and self.has_password:
-            raise ValueError("needs user, because HTTP Basic authentication sends a user and a password")
+            raise ValueError("needs user, because HTTP Basic authentication sends a user and a password: set user")
         if self.user is not None and ":" in self.user:
             raise ValueError("user: contains a colon, which HTTP Basic authentication does not support")
 

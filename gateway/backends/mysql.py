@@ -39,6 +39,7 @@ from gateway.backend_support.mysql_status import query_status
 from gateway.backends import BackendKind, EmptyOptions, ImportRules
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
+from gateway.contracts.login_limiter import LoginLimiter
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
 from gateway.errors import ReachError, Reason, UnusableTargetError
@@ -81,7 +82,6 @@ class MysqlBackend:
     def __init__(self, options: EmptyOptions, check: MysqlCheck) -> None:
         self.options = options
         self.check = check
-        self._aborted: dict[Endpoint, AbortedLogins] = {}
         self._passwords = PasswordSource()
         self._file_thread = ThreadPoolExecutor(1, thread_name_prefix="mysql-files")
         """Executor with one thread, which reads the files that logins need. If the file system hangs, it blocks only
@@ -90,22 +90,21 @@ class MysqlBackend:
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """See `gateway.contracts.backend.Backend`: log in, and query role, version and replication lag.
 
-        The server and this method both count each login that is aborted at the deadline. After several consecutive
-        aborted logins, this method pauses between logins.
+        The server and `phases.logins` both count each login that is aborted at the deadline. After several aborted
+        logins, a probe that starts during a pause fails without a login.
         """
         if self.check.user is None:
             return ProbeResult(unprobed="check.user is not set, and MySQL must not be probed without a login")
-        aborted = self._aborted.setdefault(target, AbortedLogins(_ABORT_LIMIT))
-        # While the server does not answer, the checks through several ways must not all cause an aborted login.
-        async with aborted.turn if aborted.is_excessive else contextlib.nullcontext():
-            return await self._log_in(link, target, phases, aborted)
+        logins = phases.logins or AbortedLogins(_ABORT_LIMIT)
+        async with logins.attempt():
+            return await self._log_in(link, target, phases, logins)
 
-    async def _log_in(self, link: Connector, target: Endpoint, phases: Phases, aborted: AbortedLogins) -> ProbeResult:
-        pause = aborted.pause(time.monotonic())
+    async def _log_in(self, link: Connector, target: Endpoint, phases: Phases, logins: LoginLimiter) -> ProbeResult:
+        pause = logins.pause(time.monotonic())
         if pause:
             raise ReachError(
                 Reason.TIMEOUT,
-                f"the last {aborted.count} logins timed out, and the server counts them (max_connect_errors): the"
+                f"the last {logins.aborted} logins timed out, and the server counts them (max_connect_errors): the"
                 f" next login follows in {pause:.0f} s",
             )
         # Get the password before connecting, because the server counts every failure after the connection is open.
@@ -123,20 +122,18 @@ class MysqlBackend:
             lambda done: self._passwords.report(self.check, target, None if done.cancelled() else done.exception())
         )
         try:
-            finding = await asyncio.shield(query)
+            return await asyncio.shield(query)
         except asyncio.CancelledError:
             with contextlib.suppress(OSError):  # the socket is possibly closed already
                 handle.shutdown(socket.SHUT_RDWR)  # unblocks the thread
             if not login.logged_in:
                 phases.on_abandoned()
-                aborted.record_abort(time.monotonic())
+                logins.record_abort(time.monotonic())
             await asyncio.wait({query}, timeout=_THREAD_TIMEOUT)
             raise
         finally:
             if login.logged_in:
-                aborted.record_success()
-        aborted.limit = finding.abort_limit or aborted.limit
-        return finding
+                logins.record_success(time.monotonic())
 
     def _create_login(self, target: Endpoint, phases: Phases, password: str) -> MysqlLogin:
         """Return a login that is not connected yet. Reads files, and can block."""

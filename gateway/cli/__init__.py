@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import sys
+from typing import Any
 
 import click
 
@@ -45,6 +46,22 @@ class _Commands(click.Group):
         if close and close[0] != args[0] and not args[0].startswith("-"):
             raise click.UsageError(f"No such command {args[0]!r}. Did you mean {close[0]!r}?", ctx)
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.MissingParameter as error:
+            is_name = error.param is not None and error.param.name == "name"
+            remedy = f"Add {'a name that `gateway status` shows' if is_name else 'it, as the usage shows'}."
+            raise click.MissingParameter(remedy, error.ctx, error.param) from error
+        except click.BadOptionUsage as error:
+            message = f"{error.message.rstrip('.')}: write it after the option."
+            raise click.BadOptionUsage(error.option_name, message, error.ctx) from error
+        except click.BadParameter as error:
+            if error.param is None or not isinstance(error.param.type, click.Path):
+                raise
+            message = f"{error.message.rstrip('.')}: correct the path."
+            raise click.BadParameter(message, error.ctx, error.param) from error
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         del ctx

@@ -9,7 +9,7 @@ import click
 from gateway import __version__
 from gateway.cli.config_options import config_options
 from gateway.cli.docker import configuration
-from gateway.cli.output import output_option, print_table, print_text
+from gateway.cli.output import output_option, print_table, print_text, print_wrapped, terminal_width
 from gateway.errors import GatewayError
 
 if TYPE_CHECKING:
@@ -64,8 +64,9 @@ def audit(
 
 def _print(report: "AuditReport", exposures: list[str]) -> None:
     if report.places:
-        rows = [[each.container, each.path, each.mode, each.kind, each.place, each.lost_by] for each in report.places]
-        print_table(["CONTAINER", "PATH", "MODE", "KIND", "WHERE", "LOST BY"], rows)
+        rows = [[each.container, each.path, each.mode, each.kind] for each in report.places]
+        notes = [f"{each.place}; lost by {each.lost_by}" for each in report.places]
+        print_table(["CONTAINER", "PATH", "MODE", "KIND"], rows, notes, terminal_width())
     else:
         click.echo("no container stores data")
     for finding in report.findings:
@@ -73,9 +74,9 @@ def _print(report: "AuditReport", exposures: list[str]) -> None:
         _print_finding(finding)
     click.echo()
     for line in exposures:
-        print_text(f"warning: {line}", fg="yellow")
+        print_wrapped(f"warning: {line}", fg="yellow")
     for line in report.unchecked:
-        print_text(f"not checked: {line}")
+        print_wrapped(f"not checked: {line}")
     counts = [(sum(each.severity == severity for each in report.findings), severity) for severity in _COLORS]
     found = ", ".join(f"{count} {severity}" for count, severity in counts if count)
     click.echo(f"hazards: {found or 'none found'}")
@@ -83,9 +84,10 @@ def _print(report: "AuditReport", exposures: list[str]) -> None:
 
 def _print_finding(finding: "Finding") -> None:
     where = f"{finding.subject}:{finding.path}" if finding.path else finding.subject
-    print_text(f"{finding.severity}  {where}  {finding.rule.title} [{finding.rule.id}]", fg=_COLORS[finding.severity])
-    print_text(f"what: {finding.what}")
-    print_text(f"why:  {finding.rule.why}")
+    title = f"{finding.severity} {where}: {finding.rule.title} [{finding.rule.id}]"
+    print_wrapped(title, fg=_COLORS[finding.severity])
+    print_wrapped(f"what: {finding.what}")
+    print_wrapped(f"why: {finding.rule.why}")
     # Print the fix without indentation, because it can contain a here-document, whose end marker must be at the
     # first column.
     print_text(f"fix:\n{finding.fix}")

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 import click
 
 from gateway.cli.config_options import config_options, config_sources
-from gateway.cli.output import output_option, print_table, print_text
+from gateway.cli.output import output_option, print_table, print_text, print_wrapped, terminal_width
 from gateway.errors import GatewayError, UsageError
 
 if TYPE_CHECKING:
     from gateway.config import Config
-    from gateway.docker.dead_containers import DeadContainer
     from gateway.docker.plan import Plan
 
 
@@ -106,36 +105,36 @@ def _print(made: "Plan", output: str) -> None:
         click.echo(json.dumps(_json(made), indent=1))
         return
     for warning in (*made.warnings, *made.exposures):
-        print_text(f"warning: {warning}", fg="yellow")
+        print_wrapped(f"warning: {warning}", fg="yellow")
+    width = terminal_width()
     if made.attachments:
-        rows = [
-            [each.network, each.container, each.state, each.reason or "", each.message] for each in made.attachments
-        ]
-        print_table(["NETWORK", "CONTAINER", "STATE", "REASON", "WHY"], rows)
+        rows = [[each.network, each.container, each.state, each.reason or ""] for each in made.attachments]
+        print_table(
+            ["NETWORK", "CONTAINER", "STATE", "REASON"], rows, [each.message for each in made.attachments], width
+        )
         click.echo()
     if made.volumes:
-        rows = [[each.spec.name, each.state, each.message] for each in made.volumes]
-        print_table(["VOLUME", "STATE", "WHY"], rows)
+        rows = [[each.spec.name, each.state] for each in made.volumes]
+        print_table(["VOLUME", "STATE"], rows, [each.message for each in made.volumes], width)
         click.echo()
     if made.dead:
-        rows = [[each.container, each.state, each.detail, _remedy(each)] for each in made.dead]
-        print_table(["UNAVAILABLE", "STATE", "WHY", "TO DO"], rows)
+        rows = [[each.container, each.state] for each in made.dead]
+        notes = ["\n".join(filter(None, (each.detail, each.message))) for each in made.dead]
+        print_table(["UNAVAILABLE", "STATE"], rows, notes, width)
+        for command in filter(None, (each.command for each in made.dead)):
+            print_text(f"to do: {command}")  # in one line, so that it can be pasted
         click.echo()
     if made.actions:
         rows = [
-            [each.verb, each.network or "-", each.container or "-", ", ".join(each.aliases) or "-", each.why]
+            [each.verb, each.network or "-", each.container or "-", ", ".join(each.aliases) or "-"]
             for each in made.actions
         ]
-        print_table(["CHANGE", "NETWORK", "CONTAINER", "ALIASES", "WHY"], rows)
+        print_table(["CHANGE", "NETWORK", "CONTAINER", "ALIASES"], rows, [each.why for each in made.actions], width)
     else:
         click.echo("nothing to change")
     if made.postponed:
         click.echo(f"{made.postponed} further detachments are postponed (docker.max_detaches)")
     sys.stdout.flush()
-
-
-def _remedy(dead: "DeadContainer") -> str:
-    return ": ".join(filter(None, (dead.message, dead.command))) or "-"
 
 
 def _json(made: "Plan") -> dict[str, object]:

@@ -15,7 +15,6 @@ from gateway.cli.output import (
     format_clock,
     output_option,
     print_table,
-    print_text,
     print_wrapped,
     terminal_width,
 )
@@ -75,14 +74,15 @@ def _explain_container(client: ServiceClient, name: str, status: dict[str, Any],
         click.echo(json.dumps(container, indent=1))
         return
     if container["trouble"]:
-        print_text(f"docker: {container['trouble']} (last snapshot: {container['looked_at']})", fg="red")
-    rows = [[each["part"], each["name"], each["state"], each["why"]] for each in container["facts"]]
-    print_table(["PART", "NAME", "STATE", "WHY"], rows)
+        print_wrapped(f"docker: {container['trouble']} (last snapshot: {container['looked_at']})", fg="red")
+    facts, backends, width = container["facts"], container["backends"], terminal_width()
+    rows = [[each["part"], each["name"], each["state"]] for each in facts]
+    print_table(["PART", "NAME", "STATE"], rows, [each["why"] for each in facts], width)
     click.echo()
-    rows = [[each["backend"], each["reached"], each["network"] or "-", each["why"]] for each in container["backends"]]
-    print_table(["BACKEND", "REACHED", "NETWORK", "WHY"], rows)
+    rows = [[each["backend"], each["reached"], each["network"] or "-"] for each in backends]
+    print_table(["BACKEND", "REACHED", "NETWORK"], rows, [each["why"] for each in backends], width)
     click.echo()
     for remedy in container["remedies"]:
-        print_text(f"to do: {remedy}")
+        print_wrapped(f"to do: {remedy}")
     if not container["remedies"]:
         click.echo("nothing to do")

@@ -27,7 +27,8 @@ class CommandOptions:
         suspect: Time in which the program does not read, accept or answer, although data waits on each connection,
             after which new clients use another process (`port`).
         lost: Time in which the program does not read, accept or answer, although data waits on each connection, after
-            which the process is killed. Its clients are reset.
+            which the process is killed. Its clients are reset. A process that still accepts new connections (`port`)
+            is not killed.
     """
 
     command: tuple[str, ...]

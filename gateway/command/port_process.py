@@ -65,8 +65,8 @@ class PortProcess:
         self._command = command
         self._options = options
         self._first: Stream | None = None
-        """The connection that showed that the process listens. It is the next connection to the target: without data,
-        it would count as an aborted login there."""
+        """The connection that showed that the process listens or accepts. It is the next connection to the target:
+        without data, it would count as an aborted login there."""
 
     @property
     def name(self) -> str:
@@ -111,11 +111,36 @@ class PortProcess:
         self.last_dial = now
         if sock is None:
             sock = await self._dial()
-            await self._wait_accepted(sock)
+            await self._wait_accepted(sock, leave=True)
         return sock
 
+    async def accepts(self, seconds: float) -> bool:
+        """Return whether the process accepts a new connection, although it is suspect.
+
+        The connection is then the next one to the target.
+
+        Args:
+            seconds: Time limit.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                sock = await self._dial()
+                await self._wait_accepted(sock, leave=False)
+        except (TimeoutError, DialError, TunnelError):
+            return False
+        self.close_unused()
+        self._first = sock
+        self.last_dial = self._last_read = time.monotonic()
+        self.suspect = False
+        return True
+
+    @property
+    def has_unused(self) -> bool:
+        """Whether an open connection waits for the next client."""
+        return self._first is not None
+
     def close_unused(self, now: float = inf) -> None:
-        """Close the connection of `wait_ready` if no client has used it within five seconds.
+        """Close the connection of `wait_ready` or `accepts` if no client has used it within five seconds.
 
         Args:
             now: Monotonic time in seconds.
@@ -142,13 +167,19 @@ class PortProcess:
         except DialError:
             return await dial(Endpoint(_LOOPBACK[1], self.port), Phases(), _CONNECT_TIMEOUT)
 
-    async def _wait_accepted(self, sock: Stream) -> None:
-        """Wait until the process has accepted a connection, because the kernel connects even if the process hangs."""
+    async def _wait_accepted(self, sock: Stream, *, leave: bool) -> None:
+        """Wait until the process has accepted a connection, because the kernel connects even if the process hangs.
+
+        Args:
+            sock: The connection; it is reset after an error.
+            leave: Whether to raise `NotAcceptedError` when the process is suspect.
+        """
         pause = _MIN_ACCEPT_POLL
         try:
             while sock.getsockname()[1] in (await self._read_sockets()).pending:
                 await self._check_running()
-                self._check_answering()
+                if leave:
+                    self._check_answering()
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _MAX_ACCEPT_POLL)
         except BaseException:

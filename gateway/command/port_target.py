@@ -34,6 +34,8 @@ class PortTarget:
         self._processes: list[PortProcess] = []
         """The processes that have listened and have not exited, newest last."""
         self._starting: asyncio.Task[PortProcess] | None = None
+        self._trials: set[PortProcess] = set()
+        """The silent processes that are about to be killed, unless they accept a connection."""
         self._retry = RetryPause()
         self._tasks = OwnedTasks()
 
@@ -64,7 +66,7 @@ class PortTarget:
     async def connect(self) -> PortStream:
         """See `CommandTarget`."""
         while True:
-            process = await self._process()
+            process = next((each for each in self._processes if each.has_unused), None) or await self._process()
             try:
                 return PortStream(await process.connect(), process)
             except NotAcceptedError:
@@ -82,12 +84,10 @@ class PortTarget:
             process.close_unused(now)
             silence = process.update_silence(ports.get(process.port) or LocalPort(), now)
             process.suspect = silence >= options.suspect
-            if silence >= options.lost:
-                log.warning(
-                    "program does not answer and is killed",
-                    extra={"program": process.name, "target": str(self._to), "seconds": round(silence)},
-                )
-                process.child.kill()
+            is_silent = silence >= max(options.suspect, options.lost - options.suspect)
+            if is_silent and process not in self._trials:
+                self._trials.add(process)
+                self._tasks.start(self._try(process))
         usable = self._usable()
         if usable is None and self._processes and self._starting is None and self._retry.is_over:
             self._start()
@@ -103,6 +103,21 @@ class PortTarget:
             process.close_unused()
             if not process.connections:
                 self._context.children.end_later(process.child)
+
+    async def _try(self, process: PortProcess) -> None:
+        """Kill a silent process, unless it accepts a connection: then its target can be what does not read."""
+        try:
+            accepts = await process.accepts(self._context.options.suspect)
+        finally:
+            self._trials.discard(process)
+        if process not in self._processes:
+            process.close_unused()
+        elif not accepts:
+            log.warning(
+                "program does not answer and is killed",
+                extra={"program": process.name, "target": str(self._to), "seconds": self._context.options.lost},
+            )
+            process.child.kill()
 
     def _usable(self) -> PortProcess | None:
         for each in reversed(self._processes):

@@ -1,6 +1,6 @@
 """Warns about settings that are valid but probably unintended."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from gateway.backend_support.login_options import LoginCheckOptions
 from gateway.config.model import Config
@@ -28,20 +28,27 @@ def _peers(config: Config) -> Iterator[str]:
 
 
 def _resolvers(config: Config) -> Iterator[str]:
-    """Yield a warning for each target that has a host name and is reached through tunnels of several kinds.
+    """Yield a warning for each target or tunnel server that is a name, and that tunnels of several kinds reach.
 
     The kind of the tunnel decides which name servers resolve the name. The answers can differ.
     """
     for name, spec in config.backends.items():
         for at, target in enumerate(spec.targets):
-            kinds = {config.tunnels[way].kind.name: way for way in spec.ways(target)}
-            if len(kinds) > 1 and not is_address(target.host):
-                ways = " and ".join(f"{way} ({kind})" for kind, way in kinds.items())
-                key = f"backends.{name}.targets[{at}].via" if target in spec.own_ways else f"backends.{name}.via"
-                yield (
-                    f"{_at(config, key)}: {ways} resolve {target.host} with different name servers, so it can be two"
-                    " hosts: use its IP address"
-                )
+            key = f"backends.{name}.targets[{at}].via" if target in spec.own_ways else f"backends.{name}.via"
+            yield from _several_resolvers(config, key, spec.ways(target), target.host)
+    for name, servers in config.servers.items():
+        for host in dict.fromkeys(server.host for server in servers):
+            yield from _several_resolvers(config, f"tunnels.{name}.via", config.tunnels[name].via, host)
+
+
+def _several_resolvers(config: Config, key: str, via: Iterable[str], host: str) -> Iterator[str]:
+    kinds = {config.tunnels[way].kind.name: way for way in via}
+    if len(kinds) > 1 and not is_address(host):
+        ways = " and ".join(f"{way} ({kind})" for kind, way in kinds.items())
+        yield (
+            f"{_at(config, key)}: {ways} resolve {host} with different name servers, so it can be two hosts: use its"
+            " IP address"
+        )
 
 
 def _no_effect(config: Config) -> Iterator[str]:

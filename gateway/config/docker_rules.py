@@ -85,7 +85,7 @@ def _grant(config: Config, grant: Grant, key: str) -> Iterator[Violation]:
             "is a service of a Compose project: add project (or use swarm_service for a swarm service)",
         )
     if not grant.backends:
-        yield (key, "backends"), "a grant needs at least one backend"
+        yield (key, "backends"), "a grant needs at least one backend: add one, or remove the grant"
     yield from _unknown(grant.backends, config.backends, "backend", key, "backends")
     for alias in grant.aliases:
         if not ALIAS.fullmatch(alias):

@@ -10,7 +10,7 @@ from gateway import backends, tunnels
 from gateway.config import url_parser
 from gateway.config.builder import build
 from gateway.config.decoder import Decoder
-from gateway.config.direct_addresses import direct_addresses
+from gateway.config.dialed_servers import direct_addresses, servers_behind_several
 from gateway.config.file_checks import exposed_fleet_token, exposed_secrets
 from gateway.config.model import SECTIONS, Config
 from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequence, Tree
@@ -94,7 +94,8 @@ def load(sources: ConfigSources, *, serves: bool = True) -> Config:
     if problems:
         raise ConfigError(_for_display(problems, redactor), origin)
     direct = direct_addresses(config) if config.docker is not None else ()
-    return replace(config, origin=origin, redactor=redactor, direct=direct)
+    servers = servers_behind_several(config)
+    return replace(config, origin=origin, redactor=redactor, direct=direct, servers=servers)
 
 
 def _variables(sources: ConfigSources, text: str) -> tuple[str, ...]:

@@ -348,6 +348,8 @@ class Config:
     """Redacts values from the environment in errors."""
     direct: tuple[str, ...] = field(default=(), compare=False)
     """The IP addresses that the gateway dials without a tunnel; empty without a section `docker`."""
+    servers: dict[str, tuple[Endpoint, ...]] = field(default_factory=dict, compare=False)
+    """The servers of each tunnel with several outer tunnels, by the name of the tunnel."""
 
 
 SECTIONS: dict[str, type] = {

@@ -36,7 +36,7 @@ def duration(text: str) -> Duration:
     parts = _DURATION.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         hint = f"; did you mean {text}s?" if re.fullmatch(r"\d+(\.\d+)?", text) else ""
-        raise ValueError(f"{text!r} is not a duration such as 500ms, 10s or 5m{hint}")
+        raise ValueError(f"{text!r} is not a duration: write one such as 500ms, 10s or 5m{hint}")
     return Duration(sum(float(number) * _UNITS[unit] for number, unit in parts))
 
 
@@ -44,7 +44,7 @@ def size(text: str) -> Size:
     """Parse `64KiB`, `15MiB` or `1GB` to bytes."""
     match = _SIZE.fullmatch(text)
     if not match or match[2] not in _SIZES:
-        raise ValueError(f"{text!r} is not a size such as 64KiB, 15MiB or 1GB")
+        raise ValueError(f"{text!r} is not a size: write one such as 64KiB, 15MiB or 1GB")
     return Size(int(float(match[1]) * _SIZES[match[2]]))
 
 
@@ -164,5 +164,5 @@ def network(text: str) -> IpNetwork:
         try:
             wider = ipaddress.ip_network(text, strict=False)
         except ValueError:
-            raise ValueError(f"{text!r} is not a network such as 10.0.0.0/8") from error
+            raise ValueError(f"{text!r} is not a network: write one such as 10.0.0.0/8") from error
         raise ValueError(f"{text!r} has bits set beyond its prefix; did you mean {wider}?") from error

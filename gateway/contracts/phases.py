@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from gateway.contracts.login_limiter import LoginLimiter
+
 
 @dataclass
 class Phases:
@@ -14,12 +16,14 @@ class Phases:
         seconds: Duration of each phase in seconds, in order, including a phase that has failed.
         unfinished: The latest phase, if it has not succeeded; empty if it has.
         on_abandoned: Called for each dial of the probe that was abandoned but might still connect.
+        logins: Limits the probe's logins; None if nothing limits them.
         timeout_hint: Likely cause if the current phase times out; empty if it is unknown.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
     unfinished: str = ""
     on_abandoned: Callable[[], None] = lambda: None
+    logins: LoginLimiter | None = None
     timeout_hint: str = ""
 
     @contextmanager

@@ -128,6 +128,8 @@ class PlanExecutor:
         self.writes[action.verb] += 1
         if action.verb in REVIVALS:
             self._ownership.begin_start(action.container_id, StartFailureCause(action.cause))
+            if self._log_limiter.admit(time.monotonic()):
+                log.info("docker start requested", extra=extra)
         try:
             await execute(engine, action)
         except asyncio.CancelledError:

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 
 from gateway.errors import GatewayError
+from gateway.fleet.bounded_read import BoundedRead
 from gateway.fleet.member_file import read_members
 from gateway.fleet.members import MAX_MEMBERS, Member, MemberAddress, expand, exposed_token
 from gateway.fleet.name_lookup import lookup
@@ -22,7 +23,7 @@ class MemberDiscovery:
         self._strict = strict
         self._by_name: dict[MemberAddress, list[Member]] = {}
         self._in_file: list[MemberAddress] = []
-        self._reading: asyncio.Future[tuple[list[MemberAddress], list[str]]] | None = None
+        self._file_read: BoundedRead[tuple[list[MemberAddress], list[str]]] = BoundedRead()
         self._file_problems: list[str] = []
         self._name_problems: dict[MemberAddress, str] = {}
 
@@ -53,12 +54,8 @@ class MemberDiscovery:
         if path is None:
             self._in_file, self._file_problems = [], []
             return
-        if self._reading is None or self._reading.done():  # a read that hangs must not occupy a second thread
-            self._reading = asyncio.get_running_loop().run_in_executor(None, read_members, path)
-            self._reading.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
-            async with asyncio.timeout(options.timeout):
-                self._in_file, invalid = await asyncio.shield(self._reading)
+            self._in_file, invalid = await self._file_read.run(lambda: read_members(path), options.timeout)
         except TimeoutError:
             self._file_problems = [f"fleet.file: {path}: the file system does not answer"]
         except (OSError, GatewayError) as error:

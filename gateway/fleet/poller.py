@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from gateway.errors import GatewayError
-from gateway.fleet.client import MemberClient, MemberError, read_credentials
+from gateway.fleet.bounded_read import BoundedRead
+from gateway.fleet.client import MemberClient, MemberCredentials, MemberError, read_credentials
 from gateway.fleet.member_discovery import MemberDiscovery
 from gateway.fleet.members import Member
 from gateway.fleet.options import FleetOptions
@@ -42,6 +43,9 @@ class FleetPoller:
         self._tasks: dict[Member, asyncio.Task[None]] = {}
         self._discovery = MemberDiscovery(strict=strict)
         self._credentials_error = ""
+        self._credentials_read: BoundedRead[tuple[list[tuple[Path, int, int]], MemberCredentials | None]] = (
+            BoundedRead()
+        )
         self._stamps: list[tuple[Path, int, int]] | None = None
         """Path, modification time in nanoseconds and inode of each file when it was last read."""
 
@@ -96,18 +100,21 @@ class FleetPoller:
 
     async def _renew_credentials(self, client: MemberClient, options: FleetOptions) -> None:
         """Read the token and the certificates if a file has changed. After an error, keep those of before."""
-        stamps = await asyncio.to_thread(_stamps, options)
-        if stamps == self._stamps and not self._credentials_error:
-            return
-        self._stamps = stamps
+        known = None if self._credentials_error else self._stamps
         try:
-            client.credentials = await asyncio.to_thread(read_credentials, options)
+            stamps, found = await self._credentials_read.run(lambda: _read_changed(options, known), options.timeout)
+        except TimeoutError:
+            self._set_credentials_error("fleet.token_file, fleet.tls: the file system does not answer")
         except GatewayError as error:
-            if str(error) != self._credentials_error:
-                log.error("the credentials of the fleet cannot be read", extra={"detail": str(error)})
-            self._credentials_error = str(error)
+            self._set_credentials_error(str(error))
         else:
-            self._credentials_error = ""
+            self._stamps, self._credentials_error = stamps, ""
+            client.credentials = found or client.credentials
+
+    def _set_credentials_error(self, text: str) -> None:
+        if text != self._credentials_error:
+            log.error("the credentials of the fleet cannot be read", extra={"detail": text})
+        self._credentials_error = text
 
     def _retain(self, members: list[Member]) -> None:
         """Stop asking members that are not in the list, and show the members in the order of the list."""
@@ -123,6 +130,18 @@ class FleetPoller:
                 self._views[member] = answer
             interval = self._options().interval
             await asyncio.sleep(interval * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311 - jitter
+
+
+def _read_changed(
+    options: FleetOptions, known: list[tuple[Path, int, int]] | None
+) -> tuple[list[tuple[Path, int, int]], MemberCredentials | None]:
+    """Return the current stamps of the files, and the credentials, or None if the stamps are `known`. Blocks.
+
+    Raises:
+        GatewayError: A file cannot be used.
+    """
+    stamps = _stamps(options)
+    return stamps, None if stamps == known else read_credentials(options)
 
 
 def _stamps(options: FleetOptions) -> list[tuple[Path, int, int]]:

@@ -2,19 +2,22 @@
 
 MySQL counts connections that end during their handshake by source address. At `max_connect_errors` it refuses all
 connections from that address with error 1129 until an operator flushes its host cache. A successful login resets the
-count (MySQL Reference Manual, "The Host Cache"). Through a bastion all clients share one address, so one client that
-repeatedly connects and disconnects would lock out all of them.
+count of its address (MySQL Reference Manual, "The Host Cache"). Through a bastion all clients share one address, so
+one client that repeatedly connects and disconnects would lock out all of them.
 
 All times are seconds since the epoch (`time.time()`), because they are compared with the times of health checks.
 """
 
-from collections import deque
+from collections.abc import Sequence
+
+from gateway.backend_support.aborted_logins import AbortedLogins
+from gateway.backend_support.way_aborts import WayAborts
 
 _THROTTLE_SHARE = 0.9
 """Fraction of the limit above which the budget admits clients one at a time."""
 _THROTTLE_INTERVAL = 10.0
-"""Minimum seconds between two clients that the budget admits one at a time. A successful login lifts this limit."""
-_MAX_COUNT = 10_000
+"""Minimum seconds between two clients that the budgets of one server admit one at a time. A successful login lifts
+this limit for its way."""
 _ABANDONED_DIAL_DELAY = 10.0
 """Seconds within which an abandoned dial might still connect. The server might then count the aborted handshake after
 a later login has reset the count."""
@@ -22,45 +25,60 @@ LOGIN_RESPONSES = 2
 """Number of responses after which a client has certainly logged in: one to the login, and one to the next request."""
 
 
-class HandshakeBudget:
-    """Counts the aborted handshakes at one server, as seen through one tunnel.
+class HandshakeBudget(WayAborts):
+    """Counts the aborted handshakes at one server through one way, and limits their number.
 
     Args:
         limit: Number of aborted handshakes at which the server blocks the gateway's address.
     """
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._aborted: deque[float] = deque(maxlen=_MAX_COUNT)
-        self._next_admission = 0.0
+        super().__init__()
+        self.logins = AbortedLogins(limit)
+        """Limits the logins of checks."""
+        self.next_admission = 0.0
 
     @property
-    def aborted(self) -> int:
-        """Number of handshakes that were aborted since the last known login."""
-        return len(self._aborted)
+    def limit(self) -> int:
+        """Number of aborted handshakes at which the server blocks an address."""
+        return self.logins.limit
 
     def record_aborted(self, at: float) -> None:
         """Count a client that disconnected at the time `at`, before it was certain that the client had logged in."""
-        self._aborted.append(at)
+        self.add_abort(at)
 
     def record_abandoned(self, at: float) -> None:
         """Count a dial that was abandoned at the time `at`. If it still connects, its handshake is aborted."""
-        self._aborted.append(at + _ABANDONED_DIAL_DELAY)
+        self.add_abort(at + _ABANDONED_DIAL_DELAY)
 
     def record_login(self, at: float) -> None:
         """Record a successful login at the time `at`: no longer count the handshakes that were aborted before."""
-        self._aborted = deque((each for each in self._aborted if each > at), maxlen=_MAX_COUNT)
+        self.reset(at)
 
     def allows(self, now: float) -> bool:
         """Return whether another client can connect at the time `now`. Near the limit, True counts as admission."""
         if self.aborted < self.limit * _THROTTLE_SHARE:
             return True
-        if now < self._next_admission:
+        if now < max(each.next_admission for each in self.peers):
             return False
-        self._next_admission = now + _THROTTLE_INTERVAL
+        self.next_admission = now + _THROTTLE_INTERVAL
         return True
 
     @property
     def needs_login(self) -> bool:
         """Whether a health check should log in soon, to reset the server's count."""
         return self.aborted >= self.limit / 2
+
+
+def join_budgets(budgets: Sequence[HandshakeBudget]) -> None:
+    """Make `budgets` the budgets of all ways to one server, with the lowest of their limits."""
+    for each in budgets:
+        each.peers = budgets
+        each.logins.peers = [peer.logins for peer in budgets]
+    set_limit(budgets, min(each.limit for each in budgets))
+
+
+def set_limit(budgets: Sequence[HandshakeBudget], limit: int) -> None:
+    """Set the number of aborted handshakes at which the server of `budgets` blocks an address."""
+    for each in budgets:
+        each.logins.limit = limit

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gateway.contracts.values import Endpoint
 from gateway.forwarding.handshake_budget import HandshakeBudget
 from gateway.forwarding.routed_target import LinkSource, RoutedTarget
 
@@ -17,7 +16,7 @@ class Route:
         routes: Returns the ways to the targets to try now, in order of preference.
         on_failure: Called with each way to a target that cannot be dialed or that resets a connection.
         hold: Maximum seconds that a client waits while all uplinks are down.
-        budget: Returns the handshake budget of a target; None if its server does not count aborted handshakes.
+        budget: Returns the handshake budget of a way; None if its server does not count aborted handshakes.
         on_stall: Called with each way to a target that has not answered a request within the time limit.
         on_detour: Called with each way that failed, if another way to the same target then succeeded.
     """
@@ -26,6 +25,6 @@ class Route:
     routes: Callable[[], list[RoutedTarget]]
     on_failure: Callable[[RoutedTarget], None]
     hold: float
-    budget: Callable[[Endpoint], HandshakeBudget | None] = lambda _: None
+    budget: Callable[[RoutedTarget], HandshakeBudget | None] = lambda _: None
     on_stall: Callable[[RoutedTarget], None] = lambda _: None
     on_detour: Callable[[RoutedTarget], None] = lambda _: None

@@ -56,7 +56,7 @@ class TargetDialer:
             LinkLostError: The link failed during the dial.
         """
         target = routed.target
-        budget = self.route.budget(target)
+        budget = self.route.budget(routed)
         if budget is not None and not budget.allows(time.time()):
             raise DialError(
                 Reason.HOST_BLOCKED,
@@ -84,7 +84,7 @@ class TargetDialer:
             slots.release()
 
     def record_end(self, routed: RoutedTarget, relay: Relay, began: float) -> None:
-        """Update the handshake budget of a target after a client's connection has ended.
+        """Update the handshake budget of a way after a client's connection has ended.
 
         Args:
             routed: The client's way to the target.
@@ -93,12 +93,12 @@ class TargetDialer:
         """
         if relay.responses < LOGIN_RESPONSES:
             self._count_aborted(routed, HandshakeBudget.record_aborted)
-        elif (budget := self.route.budget(routed.target)) is not None:
+        elif (budget := self.route.budget(routed)) is not None:
             budget.record_login(began)
 
     def _count_aborted(self, routed: RoutedTarget, record: Callable[[HandshakeBudget, float], None]) -> None:
         """Count a handshake that was aborted or might still be aborted."""
-        budget = self.route.budget(routed.target)
+        budget = self.route.budget(routed)
         if budget is not None:
             record(budget, time.time())
             if budget.needs_login:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from gateway.contracts.backend import Backend
 from gateway.contracts.link import Connector
+from gateway.contracts.login_limiter import LoginLimiter
 from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
 from gateway.errors import LinkLostError, Reason
@@ -74,6 +75,7 @@ class Check:
         on_abandoned: Called for each dial that the check has abandoned although the dial can still succeed.
         record: What the checks of the target through all ways share.
         tunnel: The tunnel of the way; None if the check uses no tunnel.
+        logins: Limits the logins of the check; None if the server does not count aborted logins.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Check:
         on_abandoned: Callable[[], None] = lambda: None,
         record: TargetRecord | None = None,
         tunnel: str | None = None,
+        logins: LoginLimiter | None = None,
     ) -> None:
         self.name = name
         self.target = target
@@ -115,6 +118,7 @@ class Check:
         self.uplink = uplink
         self._on_change = on_change
         self._on_abandoned = on_abandoned
+        self._logins = logins
         self._wake = asyncio.Event()
         self._immediate = False
         """Whether the next check can start before the minimum interval has elapsed."""
@@ -201,8 +205,8 @@ class Check:
         try:
             self._probe_started = time.monotonic()
             timeout = self.schedule.timeout
-            result = await probe_once(self._backend, link, self.target, timeout, self._on_abandoned)
-        except LinkLostError:  # a lost link reveals nothing about the target
+            result = await probe_once(self._backend, link, self.target, timeout, self._on_abandoned, self._logins)
+        except LinkLostError:  # the loss of the link does not show the state of the target
             self._lost_links += 1
             if self.uplink.link is None or self._lost_links >= self.schedule.fall:
                 return self._block()

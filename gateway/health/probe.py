@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from gateway.contracts.backend import Backend, ProbeResult
 from gateway.contracts.link import Connector
+from gateway.contracts.login_limiter import LoginLimiter
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
@@ -28,6 +29,7 @@ async def probe_once(
     target: Endpoint,
     timeout: float,  # noqa: ASYNC109 - expiry is a result, not an exception
     on_abandoned: Callable[[], None] = lambda: None,
+    logins: LoginLimiter | None = None,
 ) -> CheckResult:
     """Check a target once.
 
@@ -37,11 +39,12 @@ async def probe_once(
         target: The target.
         timeout: Time limit of the check, in seconds.
         on_abandoned: See `gateway.contracts.phases.Phases`.
+        logins: See `gateway.contracts.phases.Phases`.
 
     Raises:
         LinkLostError: The link was lost, so that the state of the target is unknown.
     """
-    phases = Phases(on_abandoned=on_abandoned)
+    phases = Phases(on_abandoned=on_abandoned, logins=logins)
     started = time.perf_counter()
     probe_result: ProbeResult | None = None
     state, reason, detail, remedy = HealthState.UP, None, "", ""

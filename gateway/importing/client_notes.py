@@ -19,6 +19,10 @@ def _address(
     if container.network == "host":
         return f"connect to 127.0.0.1:{port} ({variables})"
     text = f"connect to {client.backend}:{port} on a network of the gateway ({variables})"
+    if not container.is_service and host not in LOOPBACK:
+        text += (
+            f", or start the container with --add-host {client.backend}:host-gateway if the gateway runs on this host"
+        )
     if host in LOOPBACK:
         text += f"; for that, run the gateway in a container and listen on {ANY_ADDRESS}:{port}"
     owner = container.network.partition(":")[2]

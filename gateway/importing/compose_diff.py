@@ -12,7 +12,7 @@ from gateway.errors import UsageError
 from gateway.importing.compose_gateway import BRIDGE, ComposeGatewayConfig, deploy, service
 from gateway.importing.compose_values import list_of
 from gateway.importing.import_result import ImportResult, split_target
-from gateway.importing.model import HERE
+from gateway.importing.model import HERE, ImportedContainer
 from gateway.importing.service_changes import change_address, change_service, change_volume
 from gateway.importing.yaml_edit import YamlEdit
 
@@ -44,6 +44,7 @@ def compose_diff(text: str, name: str, result: ImportResult) -> str:
     for container in containers.values():
         if not container.replaced:
             change_service(edit, container, replaced, result)
+            _note_internal_networks(edit, container, found, result)
     for each in replaced:
         edit.remove(("services", each))
     _note_requirements(found, ports, result)
@@ -89,6 +90,27 @@ def _note_requirements(found: ComposeGatewayConfig, ports: list[str], result: Im
         result.add_note(text)
 
 
+def _note_internal_networks(
+    edit: YamlEdit, container: ImportedContainer, found: ComposeGatewayConfig, result: ImportResult
+) -> None:
+    """Add a note if a client of a backend has no route to the host, and the gateway listens there."""
+    if not found.on_host or container.network:
+        return
+    names = _network_names(edit, container)
+    internal = all(edit.get("networks", name, "internal") for name in names)
+    if internal and any(each.container is container and each.backend for each in result.clients):
+        result.add_note(
+            f"{container.where}: internal networks ({', '.join(names)}) have no route to the host, where the gateway"
+            " listens: add a network without `internal`"
+        )
+
+
+def _network_names(edit: YamlEdit, container: ImportedContainer) -> list[str]:
+    keys = edit.get("services", container.name, "networks")
+    names = keys if isinstance(keys, dict) else list_of(keys, f"{container.where}.networks")
+    return [str(each) for each in names] or ["default"]
+
+
 def _diff(name: str, old: str, new: str) -> str:
     lines = difflib.unified_diff(
         old.splitlines(keepends=True), new.splitlines(keepends=True), name if old else "/dev/null", name
@@ -117,9 +139,7 @@ def _networks(edit: YamlEdit, result: ImportResult, found: ComposeGatewayConfig)
     used: dict[str, None] = {}
     for container in result.containers:
         if container.is_service and (container.replaced or any(c.container is container for c in result.clients)):
-            keys = edit.get("services", container.name, "networks")
-            names = keys if isinstance(keys, dict) else list_of(keys, f"{container.where}.networks")
-            used |= dict.fromkeys([str(each) for each in names] or ["default"])
+            used |= dict.fromkeys(_network_names(edit, container))
     aliases = [*found.backends, *(n for each in result.containers if each.replaced for n in sorted(each.names))]
     found_: dict[str, Any] = {name: {"aliases": list(dict.fromkeys(aliases))} for name in used or ["default"]}
     if "default" not in found_ and all(edit.get("networks", name, "internal") for name in found_):

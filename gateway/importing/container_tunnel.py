@@ -67,7 +67,10 @@ def _login(container: ImportedContainer, result: ImportResult) -> dict[str, Any]
         result.add_note(f"{container.where}: write the value of {password} to {keys['password_file']}")
     else:
         keys["agent"] = "${SSH_AUTH_SOCK}"
-        result.add_note(f"{container.where}: names no key: the configuration uses the SSH agent")
+        result.add_note(
+            f"{container.where}: names no key: the configuration uses the SSH agent; without an agent, write"
+            ' identity_files: ["${HOME}/.ssh/KEY"] instead of agent'
+        )
     passphrase = next((name for name in ("SSH_PASSPHRASE", "SSH_KEY_PASSPHRASE") if variable(name)), "")
     if passphrase:
         keys["passphrase_file"] = f"/run/secrets/{container.name or 'ssh'}_passphrase"

@@ -101,6 +101,7 @@ def _login(
     elif not identities:
         keys["agent"] = "${SSH_AUTH_SOCK}"
         result.add_note(
-            f"{context.where}: names no key: the configuration uses the SSH agent; a service needs its own key"
+            f"{context.where}: names no key: the configuration uses the SSH agent; without an agent, write"
+            ' identity_files: ["${HOME}/.ssh/KEY"] instead of agent'
         )
     return keys

@@ -65,7 +65,7 @@ class ServiceClient:
         url = self.url or _default_url(path)
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"--url: {url!r} is not an http:// or https:// URL")
+            raise UsageError(f"--url: {url!r} is not an http:// or https:// URL, as in http://127.0.0.1:9090")
         connection: http.client.HTTPConnection
         if parts.scheme == "https":
             connection = http.client.HTTPSConnection(

@@ -121,7 +121,10 @@ def check_environment(key: str, names: Sequence[str]) -> None:
     for number, name in enumerate(names):
         if not re.fullmatch(r"[A-Za-z_]\w*", name):
             place = f"{key}[{number}]" if len(names) > 1 else key
-            raise ValueError(f"{place}: {name.partition('=')[0]!r} is not the name of an environment variable")
+            raise ValueError(
+                f"{place}: {name.partition('=')[0]!r} is not the name of an environment variable:"
+                " write only the name, in letters, digits and _"
+            )
 
 
 def _existing(names: Sequence[str]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Renders the environment variables, labels and volumes with which an application uses the backends."""
 
+import re
 import shlex
 from collections.abc import Iterator
 from typing import Any
@@ -22,7 +23,7 @@ def env(config: Config, host: str | None) -> list[str]:
     """
     lines = []
     for name, port in _ports(config):
-        prefix = "".join(letter if letter.isalnum() else "_" for letter in name).upper()
+        prefix = re.sub(r"\W|^(?=\d)", "_", name, flags=re.ASCII).upper()
         lines += [f"{prefix}_HOST={host or name}", f"{prefix}_PORT={port}"]
     return lines
 

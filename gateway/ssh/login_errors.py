@@ -1,5 +1,7 @@
 """Converts the errors of an SSH login to tunnel errors that name the credentials tried and the fix."""
 
+import shlex
+
 import asyncssh
 
 from gateway.errors import Reason, TunnelError
@@ -70,9 +72,10 @@ def _host_key_error(
         files = ", ".join(map(str, options.known_hosts))
         name = options.host_key_alias or endpoint.host
         entry = name if endpoint.port == 22 else f"[{name}]:{endpoint.port}"
+        removal = "; ".join(f"ssh-keygen -R '{entry}' -f {shlex.quote(str(path))}" for path in options.known_hosts)
         detail = (
             f"{endpoint}: the host key has CHANGED: the server offers {offered}, and {files} lists another key: if"
-            f" the server was reinstalled, remove the old key (ssh-keygen -R '{entry}' -f FILE) and add the new one;"
+            f" the server was reinstalled, remove the old key ({removal}) and add the new one;"
             " otherwise, another server possibly intercepts the connection"
         )
     else:

@@ -446,7 +446,7 @@ def test_audit_shows_which_data_can_be_lost(engine: Engine, tmp_path: Path) -> N
         if tmp_path.is_relative_to("/tmp"):  # noqa: S108
             expected.add(("/bound", "data-in-memory"))
         assert found == expected
-        assert "LOST BY" in command("audit", "-c", str(config)).stdout
+        assert "; lost by docker rm" in command("audit", "-c", str(config)).stdout
     finally:
         engine.docker("rm", "-f", "-v", "audited", check=False)
         engine.docker("volume", "rm", "named", check=False)

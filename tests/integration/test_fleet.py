@@ -223,3 +223,24 @@ def test_the_command_asks_members_and_the_running_service(fleet: Fleet) -> None:
     shown = fleet.main.command("fleet")
     assert len(shown.stdout.splitlines()) >= 7  # localhost can have two addresses
     assert command("fleet", "nowhere").returncode == 2
+
+
+def test_a_member_that_does_not_answer_delays_neither_the_page_nor_the_others(fleet: Fleet) -> None:
+    """Its deadline is longer than all deadlines of this test, so that a response that waits for it fails the test."""
+    text = fleet.main.config.read_text()
+    with serving(silent) as port:
+        slow = f"127.0.0.1:{port}"
+        try:
+            fleet.main.config.write_text(
+                text.replace("timeout: 1s", "timeout: 10m").replace(fleet.address("dead"), slow)
+            )
+            assert "sections changed: fleet" in fleet.main.command("reload").stdout
+            fleet.main.wait(lambda: slow in fleet.members(), 20)
+            before = good(fleet)
+            assert before is not None
+            fleet.main.wait(lambda: (good(fleet) or before)["answered_at"] > before["answered_at"], 20)
+            assert slow in fleet.main.http.get("/fleet")[1]
+            assert fleet.members()[slow]["state"] == "unknown"
+        finally:
+            fleet.main.config.write_text(text)
+            fleet.main.command("reload")

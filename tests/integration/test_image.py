@@ -658,8 +658,11 @@ def test_the_vpn_example(yard: Yard) -> None:
         assert asked.stdout.startswith("rows "), asked.stderr
 
 
-def test_the_legacy_example_after_its_import(yard: Yard) -> None:
-    """Import the example's file with the addresses and keys of the test's servers, without an NFS mount."""
+def test_the_legacy_example_before_and_after_its_import(yard: Yard, tmp_path: Path) -> None:
+    """Use the example's files with the addresses and keys of the test's servers.
+
+    This kernel can lack an NFS client, so the volumes are created but not mounted, and a program reads the file.
+    """
     need(shutil.which("patch") is not None, "patch (package patch)")
     yard.prepare("legacy")
     folder = yard.folder / "legacy"
@@ -668,6 +671,9 @@ def test_the_legacy_example_after_its_import(yard: Yard) -> None:
         "SSH_HOST": "127.0.0.1", "SSH_PORT": yard.bastion.port, "SSH_USER": yard.bastion.user,
         "DB_HOST": "127.0.0.1", "DB_PORT": yard.mariadb.port, "DB_USER": yard.mariadb.check_user, "DB_NAME": "shop",
     }  # fmt: skip
+    server = NfsServer(tmp_path / "nfs")
+    (server.export / "hello.txt").write_text("hello over NFS\n")
+    document["volumes"]["nfs-volume"]["driver_opts"]["device"] = f":{server.pseudo}"
     secrets = folder / "secrets"
     (secrets / "orders_check").rename(secrets / "db_password")
     (folder / "compose.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
@@ -678,22 +684,50 @@ def test_the_legacy_example_after_its_import(yard: Yard) -> None:
     shutil.copy(yard.bastion.client_key, home / ".ssh" / "tunnel_key")
     for path in (home / ".ssh").iterdir():
         os.chown(path, yard.user("legacy"), -1)
-    ssh = "ssh -i ~/.ssh/tunnel_key -N -f -L 2049:NFS_SERVER:2049 user@NFS_SERVER"
-    imported = subprocess.run(
-        [sys.executable, "-m", "gateway", "import", "--diff", ssh, "compose.yaml"], cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, timeout=30, check=True,
-    )  # fmt: skip
-    subprocess.run(["patch", "-p0"], input=imported.stdout, cwd=folder, text=True, timeout=10, check=True)
-    environment = {"HOME": str(home)}
-    try:
-        done = yard.compose(
-            "legacy", "up", "-d", "--wait", "--wait-timeout", "60", "app", "gateway", environment=environment
-        )
+    environment = {"HOME": str(home), "FILES_IMAGE": "gateway"}
+
+    def compose(*arguments: str) -> str:
+        done = yard.compose("legacy", *arguments, environment=environment)
         assert done.returncode == 0, done.stderr + yard.compose("legacy", "logs", environment=environment).stdout
-        asked = yard.compose("legacy", "exec", "-T", "app", "python3", "-c", QUERY, environment=environment)
-        assert asked.stdout.startswith("rows "), asked.stderr
-    finally:
-        yard.compose("legacy", "down", "-v", "-t", "5", environment=environment)
+        return done.stdout
+
+    def volume() -> dict[str, str]:
+        return dict(yard.engine.inspect("gwlegacy_nfs-volume")["Options"])
+
+    ssh = (
+        f"ssh -i ~/.ssh/tunnel_key -N -f -p {yard.bastion.port} -L 2049:127.0.0.1:{server.port}"
+        f" {yard.bastion.user}@127.0.0.1"
+    )
+    removal = re.search(r"docker compose -f before.yaml down\ndocker volume rm legacy_nfs-volume\n",
+                        (folder / "README.md").read_text())  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        stack.callback(yard.compose, "legacy", "down", "-v", "-t", "5", environment=environment)
+        stack.callback(server.stop)
+        with inside(yard.engine.namespace):
+            server.start()
+        compose("up", "-d", "--wait", "--wait-timeout", "60", "app")
+        compose("create", "files")
+        assert volume()["o"] == "addr=localhost,port=2049,rw"
+        alone = yard.compose("legacy", "exec", "-T", "app", "python3", "-c", QUERY, environment=environment)
+        assert alone.returncode != 0
+        assert removal is not None
+        compose("down", "-t", "5")
+        yard.engine.docker("volume", "rm", "gwlegacy_nfs-volume")
+
+        imported = subprocess.run(
+            [sys.executable, "-m", "gateway", "import", "--diff", ssh, "compose.yaml"], cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, timeout=30, check=True,
+        )  # fmt: skip
+        subprocess.run(["patch", "-p0"], input=imported.stdout, cwd=folder, text=True, timeout=10, check=True)
+        compose("up", "-d", "--wait", "--wait-timeout", "60", "app", "gateway")
+        assert compose("exec", "-T", "app", "python3", "-c", QUERY).startswith("rows ")
+        compose("create", "files")
+        options = dict(each.partition("=")[::2] for each in volume()["o"].split(","))
+        assert (volume()["device"], options["nfsvers"]) == (f"127.0.0.1:{server.pseudo}", "4.2")
+        yard.engine.load_host()
+        url = f"nfs://{options['addr']}{server.pseudo}/hello.txt?version=4&nfsport={options['port']}"
+        run_read = ("run", "--rm", "--network", "host", "-v", "/usr:/usr:ro", "host", "nfs-cat", url)
+        assert yard.engine.docker(*run_read).stdout == "hello over NFS\n"
 
 
 @pytest.mark.timeout(600)

@@ -1,67 +1,177 @@
-"""Tests `gateway import` with common setups: a gateway with the printed configuration reaches real servers."""
+"""Imports cases of the corpus of `gateway import`, and connects through a gateway with the printed configuration.
 
+The test replaces names of hosts by an address at which real servers listen on the standard ports, SSH users by the
+user of the SSH server, and paths of keys and secrets by files of the test.
+"""
+
+import contextlib
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
-from gateway.demo.mariadb import MariaDB
-from gateway.demo.nfs import NfsServer
-from gateway.demo.process import free_port
+from gateway.demo import mariadb, nfs, postgres
+from gateway.demo.process import find
 from gateway.demo.sshd import Bastion
-from tests.support.clients import query_mysql
+from tests.support.clients import query_mysql, query_postgres, read_nfs
 from tests.support.gateway_process import Gateway, command
+from tests.support.import_cases import FOLDER, sections
+from tests.support.netns import inside, run
+from tests.support.requirements import need
 
 pytestmark = pytest.mark.integration
 
-
-def ssh_command(bastion: Bastion, listen: int, target: int) -> str:
-    return (
-        f"ssh -N -f -i {bastion.client_key} -o UserKnownHostsFile={bastion.known_hosts} -p {bastion.port}"
-        f" -L {listen}:127.0.0.1:{target} {bastion.user}@127.0.0.1"
-    )
+ADDRESS = "10.66.0.1"
+"""The address of all servers, as the gateway and the SSH server see them."""
 
 
-def serve(gateway: Gateway, *sources: str) -> None:
-    """Import the sources, and start a gateway with the result."""
-    done = command("import", *sources)
+HOSTS = (
+    r"\b((bastion|edge|remote-db)\.example\.com|db\.internal|sql\.corporate\.internal\.tld|NFS_SERVER|10\.0\.0\.5)\b"
+    r"|(?<=u@)b(astion)?\b|(?<=TUNNEL_HOST: )\S+|(?<=2049:)nas|(?<=3306 )db|(?<=5432 )pg"
+)
+"""Matches the hosts in the cases."""
+USERS = rf"\w+(?=@{re.escape(ADDRESS)})|(?<=User )\w+|(?<=SSH_USER[:=])\w+|(?<=SSH_USER: )\w+"
+"""Matches the SSH users in the cases, after the replacement of the hosts."""
+
+
+@dataclass
+class Site:
+    """Servers in a network namespace, and a home directory with keys.
+
+    Args:
+        home: A directory with `.ssh`, and the files for secrets.
+        bastion: An SSH server on port 22.
+        mariadb: A MariaDB server on port 3306, with the users and the database of the corpus.
+        postgres: A PostgreSQL server on port 5432.
+        nfs: An NFS server on port 2049.
+    """
+
+    home: Path
+    bastion: Bastion
+    mariadb: mariadb.MariaDB
+    postgres: postgres.Postgres
+    nfs: nfs.NfsServer
+
+    def orders(self, port: int = 3306) -> bool:
+        return query_mysql(self.mariadb, port) > 0
+
+    def reports(self) -> bool:
+        return query_postgres(self.postgres, 5432) > 0
+
+    def file(self) -> bool:
+        return read_nfs(2049) == "hello over NFS\n"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, server_folder: Path) -> Iterator[Site]:
+    need(os.geteuid() == 0 and find("sshd") is not None, "root, and sshd (package openssh-server)")
+    need(mariadb.available() and postgres.available() and nfs.available(), "mariadbd, postgres and ganesha.nfsd")
+    namespace, place = f"gwt-import-{os.getpid()}", server_folder / "import"
+    home = tmp_path_factory.mktemp("home")
+    with contextlib.ExitStack() as stack:
+        run(f"ip netns add {namespace}")
+        stack.callback(run, f"ip netns del {namespace}")
+        stack.enter_context(inside(namespace))
+        made = Site(
+            home,
+            Bastion(place / "bastion"),
+            mariadb.MariaDB(place / "mariadb"),
+            postgres.Postgres(place / "postgres"),
+            nfs.NfsServer(place / "nfs"),
+        )
+        run(
+            f"set -e; ip link set lo up; ip addr add {ADDRESS}/32 dev lo;"
+            f"iptables -t nat -A POSTROUTING -s {ADDRESS} -d 127.0.0.1 -j SNAT --to-source 127.0.0.1"
+        )
+        for port, server in ((22, made.bastion), (3306, made.mariadb), (5432, made.postgres), (2049, made.nfs)):
+            stack.callback(server.stop)
+            server.start()
+            run(f"iptables -t nat -A OUTPUT -p tcp -d {ADDRESS} --dport {port} -j REDIRECT --to-ports {server.port}")
+        (made.nfs.export / "hello.txt").write_text("hello over NFS\n")
+        made.mariadb.execute(
+            "CREATE DATABASE mydatabase", "CREATE USER myuser@'%' IDENTIFIED BY 'mypassword'",
+            "GRANT SELECT ON mydatabase.* TO myuser@'%'", "CREATE USER shop@'%' IDENTIFIED BY 'envsecret1'",
+        )  # fmt: skip
+        (home / ".ssh").mkdir()
+        host_key = made.bastion.known_hosts.read_text().partition(" ")[2]
+        (home / ".ssh" / "known_hosts").write_text(f"{ADDRESS} {host_key}")
+        for name in ("id", "id_rsa", "tunnel"):
+            (home / ".ssh" / name).write_bytes(made.bastion.client_key.read_bytes())
+            (home / ".ssh" / name).chmod(0o600)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def agent(site: Site) -> Iterator[str]:
+    """The socket of an SSH agent with the key."""
+    path = site.home / "agent"
+    with subprocess.Popen(["ssh-agent", "-D", "-a", str(path)], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()  # the agent prints its address when the socket exists
+            subprocess.run(["ssh-add", "-q", site.home / ".ssh" / "id"], check=True, timeout=10,
+                           env={**os.environ, "SSH_AUTH_SOCK": str(path)})  # fmt: skip
+            yield str(path)
+        finally:
+            process.terminate()
+
+
+def replaced(text: str, site: Site) -> str:
+    """Return a source with the addresses, users, keys and exports of the test's servers."""
+    for old, new in (
+        (HOSTS, ADDRESS),
+        (USERS, site.bastion.user),
+        (r"/path/to/private_key|/etc/tunnel/key|/k\b", str(site.home / ".ssh" / "id")),
+        (r"/path/to/shared/folder|/export/home", site.nfs.pseudo),
+    ):
+        text = re.sub(old, new, text)
+    return text
+
+
+CASES: dict[str, tuple[int, list[Callable[[Site], bool]]]] = {
+    "ssh_one_forward": (0, [Site.orders]),
+    "ssh_config": (0, [Site.orders, Site.reports]),
+    "systemd_unit": (0, [Site.orders]),
+    "env_file_and_ssh": (1, [lambda site: site.orders(3307)]),
+    "compose_database_over_ssh": (1, [Site.orders]),
+    "docker_run_database": (1, [Site.orders]),
+    "compose_hsborges_autossh": (0, [Site.reports]),
+    "nfs_volume_and_ssh": (1, [Site.file]),
+    "fstab_and_ssh": (1, [Site.file]),
+}
+"""For each case: how many backends have a check, and what clients do."""
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_case_of_the_corpus_works(case: str, site: Site, agent: str, gateway: Gateway, tmp_path: Path) -> None:
+    checked, asked = CASES[case]
+    arguments, sources = [], ""
+    for head, body in sections(FOLDER / "corpus" / f"{case}.txt"):
+        text = replaced(body, site)
+        if head == "argument":
+            arguments.append(text.rstrip("\n"))
+        elif head.startswith("file "):
+            (tmp_path / head[5:]).write_text(text)
+            arguments.append(str(tmp_path / head[5:]))
+        if head not in ("configuration", "notes"):
+            sources += text
+    done = command("import", *arguments)
     assert done.returncode == 0, done.stderr
-    gateway.write(done.stdout)
-    checked = command("validate", "-c", str(gateway.config))
-    assert checked.returncode == 0, checked.stderr
-    gateway.start()
-
-
-def test_an_ssh_command_and_the_variables_of_an_application(
-    gateway: Gateway, shared_bastion: Bastion, shared_mariadb: MariaDB, tmp_path: Path
-) -> None:
-    port = free_port()
-    secret = tmp_path / "secret"
-    secret.write_text(shared_mariadb.check_password)
-    secret.chmod(0o600)
-    variables = tmp_path / "app.env"
-    variables.write_text(
-        f"DB_HOST=127.0.0.1\nDB_PORT={port}\nDB_CONNECTION=mysql\nDB_USER={shared_mariadb.check_user}\n"
-        f"DB_PASSWORD_FILE={secret}\nDB_DATABASE={shared_mariadb.database}\n"
-    )
-    serve(gateway, ssh_command(shared_bastion, port, shared_mariadb.port), str(variables))
-    (name,) = yaml.safe_load(gateway.config.read_text())["backends"]
-    gateway.wait_up(name)
-    assert query_mysql(shared_mariadb, port) > 0
-
-
-def test_an_ssh_command_and_a_compose_file_with_an_nfs_volume(
-    gateway: Gateway, shared_bastion: Bastion, shared_nfs: NfsServer, tmp_path: Path
-) -> None:
-    port = free_port()
-    file = tmp_path / "compose.yaml"
-    file.write_text(f"""
-services:
-  app: {{image: app, volumes: ["nfs-volume:/mnt/shared"]}}
-volumes:
-  nfs-volume:
-    driver: local
-    driver_opts: {{type: nfs, o: "addr=localhost,port={port},rw", device: ":{shared_nfs.pseudo}"}}
-""")
-    serve(gateway, ssh_command(shared_bastion, port, shared_nfs.port), str(file))
-    gateway.wait_up("nfs-volume")
+    backends = yaml.safe_load(done.stdout)["backends"]
+    for variable, path in re.findall(r"write the value of (\w+) to (\S+)", done.stderr):
+        (password,) = re.findall(rf"{variable}\W+(\w+)", sources)
+        secret = site.home / path.rpartition("/")[2]
+        secret.write_text(password)
+        secret.chmod(0o600)
+    gateway.write(done.stdout.replace("/run/secrets/", f"{site.home}/"))
+    gateway.start(environment={"HOME": str(site.home), "USER": site.bastion.user, "SSH_AUTH_SOCK": agent})
+    up = [name for name, each in backends.items() if each["kind"] == "nfs" or "check" in each]
+    assert len(up) == checked
+    gateway.wait_up(*up)
+    for ask in asked:
+        assert ask(site)

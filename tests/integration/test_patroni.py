@@ -79,21 +79,23 @@ def test_clients_follow_a_switchover_and_a_failover_and_the_old_primary_gets_no_
 
     gateway.start().wait(lambda: roles("shop") == roles("status-only") == ["primary", "replica"])
     gateway.wait_up("shop", "status-only")
-    with Writer(connect, psycopg.Error) as writer:
+    with Writer(connect, psycopg.Error) as writer, Writer(connect, psycopg.Error, reconnects=True) as newcomer:
         writer.first(one, 0.0, 20)
         switchover = threading.Thread(target=cluster.switch_over, args=(one, two))
         switchover.start()
         moved_to_two = _promotion(cluster, writer, two)
         switchover.join()
         cluster.wait(lambda: cluster.streams(one))
+        newcomer.first(two, time.monotonic(), 20)  # new connections, after the old primary is back
         cluster.kill_postgres(two)
         moved_to_one = _promotion(cluster, writer, one)
         cluster.wait(lambda: cluster.streams(two))
+        newcomer.first(one, time.monotonic(), 20)
         gateway.wait(lambda: roles("shop") == roles("status-only") == ["primary", "replica"])
         gateway.wait_up("shop")
     late = [
         each
-        for each in writer.accepted
+        for each in writer.accepted + newcomer.accepted
         if (each.server == one and moved_to_two < each.sent < moved_to_one)
         or (each.server == two and each.sent > moved_to_one)
     ]

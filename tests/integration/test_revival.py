@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from gateway.docker.reconciler import Reconciler
 from gateway.docker.start_attempts import StartAttempts
 from tests.support.docker_site import OPT_IN, Site
 from tests.support.engines import Engine, running_engine
+from tests.support.files import REPOSITORY
 from tests.support.gateway_process import command
 from tests.support.volume_plugin import volume_plugin
 
@@ -331,32 +333,95 @@ def test_dependants_of_the_gateways_container_serve_again_after_its_restart(site
     assert _metric(site, 'gateway_containers_dead{reason="namespace"}') == 0
 
 
+def test_containers_serve_again_after_the_engine_of_a_gateway_in_a_container_boots(site: Site) -> None:
+    """The engine starts its containers in any order. `test_reboot.py` has a gateway outside of the machine."""
+    engine = site.engine
+    site.write(docker="revive: true")
+    engine.run_gateway("gateway", site.folder, "--network", "far", "--restart=always")
+    engine.docker("update", "--restart=always", "db")
+    for name, options in (("web", ("--network", "container:gateway")), ("app", OPT_IN), ("stopped", OPT_IN)):
+        site.engine.run(name, "--restart=unless-stopped", *options)
+    site.wait(lambda: site.says("web", "127.0.0.1") == site.says("app") == site.says("stopped") == "orders-here", 60)
+    engine.docker("stop", "stopped")
+    engine.shut_down()
+    engine.boot()
+    engine.wait_ready()
+    site.wait(lambda: site.says("web", "127.0.0.1") == site.says("app") == "orders-here", 60)
+    site.wait(lambda: not _dead(site))
+    assert state(engine, "stopped") == "exited"
+
+
 def test_the_status_shows_the_command_that_recreates_dependants_of_a_recreated_gateway(
     site: Site, tmp_path: Path
 ) -> None:
-    site.start(docker="revive: true")
-    compose = tmp_path / "compose.yaml"
-    compose.write_text(
-        'services: {web: {image: busybox, network_mode: "container:gateway", restart: always, '
-        'command: [sleep, "9999"], stop_grace_period: 1s}}\n'
-    )
-    subprocess.run(
-        ["docker", "compose", "-f", str(compose), "-p", "shop", "up", "-d"],
-        env={"DOCKER_HOST": site.engine.url, "PATH": "/usr/bin:/bin:/usr/sbin:/sbin"}, check=True, timeout=60,
-    )  # fmt: skip
+    """The Compose file and the environment file are in other directories than the project."""
+    engine, files = site.engine, tmp_path / "files"
+    files.mkdir()
+    (files / "shop.env").write_text("GREETING=hello\n")
+    volumes = [f"{path}:{path}" for path in (site.folder, engine.folder)]
+    volumes += [f"{path}:{path}:ro" for path in engine.python()]
+    gateway = {
+        "image": "host", "container_name": "gateway", "networks": ["far"], "volumes": volumes,
+        "environment": {"PYTHONPATH": str(REPOSITORY)}, "stop_grace_period": "5s",
+        "command": [sys.executable, "-m", "gateway", "run", "-c", str(site.folder / "gateway.yaml")],
+    }  # fmt: skip
+    web = {
+        "image": "busybox", "network_mode": "service:gateway", "restart": "always", "command": ["sleep", "9999"],
+        "environment": {"GREETING": "${GREETING}"}, "stop_grace_period": "1s", "volumes": ["./data:/data"],
+    }  # fmt: skip
+    document = {"services": {"gateway": gateway, "web": web}, "networks": {"far": {"external": True}}}
+    (files / "compose.yaml").write_text(json.dumps(document))  # JSON is a subset of YAML
+    compose = [
+        "docker",
+        "compose",
+        "-p",
+        "shop",
+        "--project-directory",
+        str(tmp_path),
+        "--env-file",
+        "files/shop.env",
+    ]
+    compose += ["-f", "files/compose.yaml", "up", "-d"]
+
+    def call(command: list[str], folder: Path) -> None:
+        environment = {"DOCKER_HOST": engine.url, "PATH": "/usr/bin:/bin:/usr/sbin:/sbin"}
+        done = subprocess.run(
+            command, cwd=folder, env=environment, check=False, timeout=60, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+
+    def options_of_web() -> tuple[Any, Any]:
+        inspected = engine.inspect("shop-web-1")
+        return inspected["HostConfig"]["Binds"], sorted(inspected["Config"]["Env"])
+
+    site.write(docker="revive: true")
+    call(compose, tmp_path)
     site.wait(lambda: site.says("shop-web-1", "127.0.0.1") == "orders-here")
-    site.engine.docker("rm", "-f", "gateway")
-    site.start(docker="revive: true")
+    before = options_of_web()
+    call([*compose, "--no-deps", "--force-recreate", "gateway"], tmp_path)
     site.wait(lambda: "shop-web-1" in _dead(site))
     found = _dead(site)["shop-web-1"]
     assert (found["state"], found["cause"]) == ("recreate", "namespace")
     assert found["command"].endswith("--force-recreate web")
-    subprocess.run(
-        shlex.split(found["command"]), check=True, timeout=60,
-        env={"DOCKER_HOST": site.engine.url, "PATH": "/usr/bin:/bin:/usr/sbin:/sbin"},
-    )  # fmt: skip
+    call(shlex.split(found["command"]), Path("/"))
     site.wait(lambda: site.says("shop-web-1", "127.0.0.1") == "orders-here")
     site.wait(lambda: not _dead(site))
+    assert options_of_web() == before
+
+
+def test_the_dependant_of_a_recreated_gateway_is_listed_without_compose(site: Site) -> None:
+    site.start(docker="revive: true")
+    site.engine.run("web", "--network", "container:gateway", RESTARTS)
+    site.engine.run("debug", "--network", "container:gateway")
+    site.engine.run("other")
+    site.engine.run("foreign", "--network", "container:other", RESTARTS)
+    site.wait(lambda: site.says("web", "127.0.0.1") == "orders-here")
+    site.wait(lambda: site.engine.inspect("gateway")["Id"] in (site.folder / "state/docker.json").read_text())
+    site.engine.docker("rm", "-f", "gateway", "other")
+    site.start(docker="revive: true")
+    site.wait(lambda: "web" in _dead(site))
+    assert set(_dead(site)) == {"web"}
+    assert _dead(site)["web"]["message"].endswith("with the options that `docker inspect web` shows")
 
 
 def test_plan_and_audit_show_what_would_be_started(engine: Engine, tmp_path: Path) -> None:
@@ -379,6 +444,7 @@ def test_plan_and_audit_show_what_would_be_started(engine: Engine, tmp_path: Pat
     assert [(each["container"], each["state"]) for each in planned["dead_containers"]] == [("web", "starting")]
     table = show("plan", revive=False)
     assert "nothing to change" in table
-    assert re.search(r"web +off +its volume on backend media was not mounted: .* docker start web", table)
+    assert re.search(r"^web +off\n +its volume on backend media was not mounted: ", table, re.MULTILINE)
+    assert "to do: docker start web" in table
     assert "container web: its volume on backend media was not mounted" in show("audit", revive=False)
     assert state(engine, "web") == "created"

@@ -43,12 +43,10 @@ async def mixed(server: MariaDB, count: int) -> Counter[str]:
     """Run `count` probes, each with a random way to succeed or fail; return the number of each outcome."""
     target = Endpoint(ADDRESS, server.port)
     good = MysqlCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
-    aborted: dict[Endpoint, AbortedLogins] = {}
+    logins = AbortedLogins(LIMIT)  # The server has one counter for the aborted logins of all these checks.
 
     def checking(**changes: Any) -> MysqlBackend:
-        backend = MysqlBackend(EmptyOptions(), replace(good, **changes))
-        backend._aborted = aborted  # The server has one counter for the aborted logins of all these checks.
-        return backend
+        return MysqlBackend(EmptyOptions(), replace(good, **changes))
 
     ways = {
         "good": (checking(), 3.0),
@@ -68,14 +66,16 @@ async def mixed(server: MariaDB, count: int) -> Counter[str]:
             backend, timeout = ways[way]
             if way == "hasty":
                 timeout = random.uniform(0, _HASTE)  # A random timeout aborts logins at different steps.
-            result = await probe_once(backend, link, target, 0.01 if frozen else timeout)
+            result = await probe_once(backend, link, target, 0.01 if frozen else timeout, logins=logins)
             outcomes[f"{way}: {result.reason or result.state}"] += 1
             if result.reason is Reason.HOST_BLOCKED:
                 return outcomes
         if frozen:
             server.send(signal.SIGCONT)
             async with asyncio.timeout(120):
-                while (await probe_once(ways["good"][0], link, target, 3.0)).state is not HealthState.UP:
+                while (
+                    await probe_once(ways["good"][0], link, target, 3.0, logins=logins)
+                ).state is not HealthState.UP:
                     await asyncio.sleep(0.2)
     return outcomes
 
@@ -99,20 +99,25 @@ def main() -> int:
 
 
 @contextlib.contextmanager
-def address() -> Iterator[None]:
-    """Assign the server's address to this machine for the duration of the block."""
-    subprocess.run(["ip", "addr", "replace", f"{ADDRESS}/32", "dev", "lo"], check=True, timeout=10)
-    try:
+def assigned(*addresses: str) -> Iterator[None]:
+    """Assign addresses to this machine's loopback interface for the duration of the block."""
+    with contextlib.ExitStack() as stack:
+        for each in addresses:
+            subprocess.run(["ip", "addr", "replace", f"{each}/32", "dev", "lo"], check=True, timeout=10)
+            remove = ["ip", "addr", "del", f"{each}/32", "dev", "lo"]
+            stack.callback(subprocess.run, remove, check=False, timeout=10)
         yield
-    finally:
-        subprocess.run(["ip", "addr", "del", f"{ADDRESS}/32", "dev", "lo"], check=False, timeout=10)
+
+
+def counting_server(folder: Path, limit: int) -> MariaDB:
+    """Return a server, not started yet, that listens on all addresses and blocks one after `limit` aborted logins."""
+    return MariaDB(folder, "--bind-address=0.0.0.0", "--skip-name-resolve=0", f"--max-connect-errors={limit}")
 
 
 def probe(count: int, folder: Path) -> Counter[str]:
     """Start a server, probe it `count` times, and return the number of each outcome."""
-    server = MariaDB(folder / "mariadb", "--bind-address=0.0.0.0", "--skip-name-resolve=0",
-                     f"--max-connect-errors={LIMIT}")  # fmt: skip
-    with address(), asyncio.Runner(loop_factory=RelayLoop) as runner:
+    server = counting_server(folder / "mariadb", LIMIT)
+    with assigned(ADDRESS), asyncio.Runner(loop_factory=RelayLoop) as runner:
         server.start()
         server.execute("INSTALL SONAME 'auth_parsec'",
                        f"CREATE USER {_SALTED}@'%' IDENTIFIED VIA parsec USING PASSWORD('secret')")  # fmt: skip

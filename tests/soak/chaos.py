@@ -20,7 +20,7 @@ from gateway.demo.process import find
 from tests.soak import chaos_site
 from tests.soak.faults import FAULTS, Fault, settled
 from tests.soak.growth import Growth
-from tests.soak.load import MARGIN, PATIENCE, Client, MySqlStep, NfsStep, PostgresStep, Step, random_file
+from tests.soak.load import MARGIN, PATIENCE, Client, MySqlStep, NfsStep, PostgresStep, RedisStep, Step, random_file
 from tests.support.files import scratch
 
 SETTLE = 30.0
@@ -28,6 +28,9 @@ SETTLE = 30.0
 CALM = (0.3, 1.5)
 KEPT, NEW = 4, 2
 """Number of clients per database with a persistent connection, and with a new connection for each attempt."""
+IMPATIENT = 5
+"""Seconds that a client of `ledger` and `archive` waits for a response. A path that is stalled closes no connection.
+After this time, such a client connects again, through another way or another process."""
 
 
 @dataclass
@@ -49,8 +52,11 @@ def clients(site: chaos_site.Site, patience: int, slack: int) -> list[Client]:
     for keep, count in ((True, KEPT), (False, NEW)):
         for _ in range(count):
             steps.append(("mysql", MySqlStep(site.mariadb, site.ports["orders"], keep, patience=patience)))
-            steps.append(("mysql", MySqlStep(site.mariadb, site.ports["ledger"], keep, patience=patience)))
+            steps.append(("ways", MySqlStep(site.mariadb, site.ports["ledger"], keep, patience=IMPATIENT)))
             steps.append(("postgres", PostgresStep(site.postgres, site.ports["reports"], keep, patience=patience)))
+        for _ in range(count // 2):
+            steps.append(("program", MySqlStep(site.mariadb, site.ports["archive"], keep, patience=IMPATIENT)))
+            steps.append(("redis", RedisStep(site.redis, site.ports["sessions"], keep, patience=patience)))
     if site.nfs is not None:
         digest = random_file(site.nfs.export / "data", 2_000_000)
         steps += [("nfs", NfsStep(site.ports["media"], "/media/data", digest, patience=patience)) for _ in range(2)]
@@ -88,7 +94,8 @@ def strike(
             if attempt.outcome not in ("ok", "wrong", "late", "refused")
             and not any(words in attempt.detail for words in fault.own_words)
         ]
-        if len(failed) > fault.failures + slack:
+        given_up = 0 if fault.replaced else int(seconds // client.patience)
+        if len(failed) > fault.failures + given_up + slack:
             row.problems.append(f"{client.kind}: failed {len(failed)} times: {failed[-1].detail}")
 
 

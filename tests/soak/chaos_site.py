@@ -1,11 +1,13 @@
-"""Runs the site for chaos tests: a bastion, two databases, an NFS server, and a gateway."""
+"""Runs the site for chaos tests: two bastions, a tunnel by command, databases, an NFS server, and a gateway."""
 
 import contextlib
+import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
-import textwrap
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +16,20 @@ from gateway.demo import mariadb, nfs, postgres
 from gateway.demo.process import Process, find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.ops.service_client import ServiceClient
-from tests.support.files import REPOSITORY, write_secret
+from tests.soak.chaos_config import chaos_config
+from tests.support.files import REPOSITORY
+from tests.support.redis import Redis
 
 PSQL_PASSFILE_MODE = 0o600
+_RETURN_TIMEOUT = 60.0
+_PROGRAM = """\
+#!/bin/sh
+cd {folder}
+[ ! -e noisy ] || {{ yes 'the cloud is not reachable' | head -c 100000000 >&2; }} &
+exec socat "TCP-LISTEN:$1,bind=127.0.0.1,fork" "TCP:$2:$3"
+"""
+"""The program of the tunnel `cloud`. Its arguments are its port, and host and port of the target. While the file
+`noisy` exists, each new process prints 100 MB to its standard error."""
 
 
 @dataclass
@@ -29,6 +42,7 @@ class Site:
         spare: Another SSH server. The backend `ledger` uses it, and `bastion` while the server does not work.
         mariadb: Database behind the bastion.
         postgres: Database behind the bastion.
+        redis: Redis server behind the bastion.
         nfs: NFS server behind the bastion; None if this machine cannot run it.
         ports: Ports of the gateway's listeners.
         gateway: The gateway's process.
@@ -40,6 +54,7 @@ class Site:
     spare: Bastion
     mariadb: mariadb.MariaDB
     postgres: postgres.Postgres
+    redis: Redis
     nfs: nfs.NfsServer | None
     ports: dict[str, int]
     gateway: Process
@@ -57,6 +72,28 @@ class Site:
         backends = self.admin.get("/api/v1/status")[1]["backends"].values()
         return all(each["state"] == "up" and all(way["up"] for way in each["ways"]) for each in backends)
 
+    def wait_in_use(self, backend: str, tunnel: str) -> None:
+        """Wait until new clients of a backend use a way. They return late to a way that has failed.
+
+        Raises:
+            TimeoutError: They do not use it in time.
+        """
+        deadline = time.monotonic() + _RETURN_TIMEOUT
+        while time.monotonic() < deadline:
+            ways = self.admin.get("/api/v1/status")[1]["backends"][backend]["ways"]
+            if any(way["tunnel"] == tunnel and way["up"] and way["in_use"] for way in ways):
+                return
+            time.sleep(0.05)
+        raise TimeoutError(f"{backend} does not use {tunnel}")
+
+    def signal_programs(self, number: signal.Signals) -> None:
+        """Send a signal to each process of the tunnel `cloud`."""
+        for thread in Path(f"/proc/{self.gateway.pid}/task").iterdir():
+            for child in (thread / "children").read_text().split():
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    if Path(f"/proc/{child}/comm").read_text() == "socat\n":
+                        os.killpg(int(child), number)
+
 
 def missing() -> str | None:
     """Return what this machine lacks to run the site."""
@@ -66,6 +103,9 @@ def missing() -> str | None:
         return "mariadbd (package mariadb-server)"
     if not postgres.available():
         return "postgres (package postgresql)"
+    for program in ("socat", "redis-server"):
+        if find(program) is None:
+            return f"{program} (package {program})"
     return None
 
 
@@ -81,11 +121,19 @@ def running(folder: Path, hold: int) -> Iterator[Site]:
         stack.callback(maria.stop)
         pg = postgres.Postgres(folder / "postgres").start()
         stack.callback(pg.stop)
+        redis = Redis(folder / "redis").start()
+        stack.callback(redis.stop)
         files = _nfs(folder, stack)
-        ops, ports = free_port(), {name: free_port() for name in ("orders", "ledger", "reports", "media")}
+        names = ("orders", "ledger", "archive", "reports", "sessions", "media")
+        ops, ports = free_port(), {name: free_port() for name in names}
+        program = folder / "program"
+        program.write_text(_PROGRAM.format(folder=folder))
+        program.chmod(stat.S_IRWXU)
         config = folder / "gateway.yaml"
         config.write_text(
-            _config(folder, ops, bastion, spare, maria, pg, files, ports).replace("hold: 20s", f"hold: {hold}s")
+            chaos_config(folder, ops, bastion, spare, maria, pg, redis, files, ports).replace(
+                "hold: 20s", f"hold: {hold}s"
+            )
         )
         gateway = Process(
             [sys.executable, "-m", "gateway", "run", "-c", str(config)],
@@ -100,6 +148,7 @@ def running(folder: Path, hold: int) -> Iterator[Site]:
             spare,
             maria,
             pg,
+            redis,
             files,
             ports,
             gateway,
@@ -124,71 +173,3 @@ def _nfs(folder: Path, stack: contextlib.ExitStack) -> nfs.NfsServer | None:
     server = nfs.NfsServer(folder / "nfs", export).start()
     stack.callback(server.stop)
     return server
-
-
-def _config(
-    folder: Path,
-    ops: int,
-    bastion: Bastion,
-    spare: Bastion,
-    maria: mariadb.MariaDB,
-    pg: postgres.Postgres,
-    files: nfs.NfsServer | None,
-    ports: dict[str, int],
-) -> str:
-    for name, secret in (("maria", maria.check_password), ("pg", pg.check_password)):
-        write_secret(folder / f"{name}.secret", secret)
-    media = f"""
-          media:
-            kind: nfs
-            via: bastion
-            targets: ["127.0.0.1:{files.port if files else 0}"]
-            listen: 127.0.0.1:{ports["media"]}
-            export: /media
-            hold: 20s
-            allow_unprivileged_ports: true
-            check: {{interval: 2s}}
-    """
-    text = f"""
-        gateway: {{instance: chaos, state_dir: {folder}/state}}
-        ops: {{listen: "127.0.0.1:{ops}", admin_socket: {folder}/admin.sock}}
-        shutdown: {{delay: 0s, drain: 3s}}
-        tunnels:
-          bastion:
-            kind: ssh
-            host: 127.0.0.1
-            port: {bastion.port}
-            user: {bastion.user}
-            identity_files: [{bastion.client_key}]
-            known_hosts: [{bastion.known_hosts}]
-          spare:
-            kind: ssh
-            host: {spare.address}
-            port: {spare.port}
-            user: {spare.user}
-            identity_files: [{spare.client_key}]
-            known_hosts: [{spare.known_hosts}]
-        backends:
-          orders:
-            kind: mysql
-            via: bastion
-            targets: ["127.0.0.1:{maria.port}"]
-            listen: 127.0.0.1:{ports["orders"]}
-            hold: 20s
-            check: {{user: {maria.check_user}, password_file: {folder}/maria.secret, interval: 2s}}
-          ledger:
-            kind: mysql
-            via: [spare, bastion]
-            targets: ["127.0.0.1:{maria.port}"]
-            listen: 127.0.0.1:{ports["ledger"]}
-            hold: 20s
-            check: {{user: {maria.check_user}, password_file: {folder}/maria.secret, interval: 2s}}
-          reports:
-            kind: postgres
-            via: bastion
-            targets: ["127.0.0.1:{pg.port}"]
-            listen: 127.0.0.1:{ports["reports"]}
-            hold: 20s
-            check: {{user: {pg.check_user}, password_file: {folder}/pg.secret, database: {pg.database}, interval: 2s}}
-    """
-    return textwrap.dedent(text) + (textwrap.indent(textwrap.dedent(media), "  ") if files else "")

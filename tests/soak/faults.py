@@ -26,7 +26,8 @@ class Fault:
         possible: Whether this machine supports the fault.
         only_asked: Whether the fault is injected only if `--only` names the fault.
         failures: Number of attempts of one client that are allowed to fail; by default, only the attempt in progress.
-            After these failures, the gateway must hold the client until the gateway can serve the client.
+            After these failures, the gateway must hold the client until the gateway can serve the client. A client
+            that waits for less than the duration of the fault can fail more often, if the fault is not `replaced`.
         silence: Maximum time in seconds without a success of a client, in addition to the duration of the fault.
         replaced: Whether the gateway works around the fault instead of waiting. If so, `silence` counts from the
             beginning of the fault.
@@ -101,6 +102,7 @@ def _bastion_down(site: Site) -> Iterator[None]:
 
 @contextmanager
 def _spare_down(site: Site) -> Iterator[None]:
+    site.wait_in_use("ledger", "spare")
     site.spare.crash()
     try:
         yield
@@ -110,11 +112,46 @@ def _spare_down(site: Site) -> Iterator[None]:
 
 @contextmanager
 def _spare_stalled(site: Site) -> Iterator[None]:
+    site.wait_in_use("ledger", "spare")
     site.spare.freeze()
     try:
         yield
     finally:
         site.spare.thaw()
+
+
+@contextmanager
+def _spare_dropped(site: Site) -> Iterator[None]:
+    site.wait_in_use("ledger", "spare")
+    with _filtered(lambda site: site.spare.port, "DROP")(site):
+        yield
+
+
+@contextmanager
+def _program_killed(site: Site) -> Iterator[None]:
+    site.signal_programs(signal.SIGKILL)
+    yield
+
+
+@contextmanager
+def _program_stopped(site: Site) -> Iterator[None]:
+    site.signal_programs(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        site.signal_programs(signal.SIGCONT)
+
+
+@contextmanager
+def _program_noisy(site: Site) -> Iterator[None]:
+    """Start the program again, and let it print 100 MB to its standard error."""
+    noisy = site.folder / "noisy"
+    noisy.touch()
+    site.signal_programs(signal.SIGKILL)
+    try:
+        yield
+    finally:
+        noisy.unlink()
 
 
 def _filtered(
@@ -162,6 +199,24 @@ def _postgres_restart(site: Site) -> Iterator[None]:
         yield
     finally:
         site.postgres.start()
+
+
+@contextmanager
+def _redis_restart(site: Site) -> Iterator[None]:
+    site.redis.stop(signal.SIGKILL)
+    try:
+        yield
+    finally:
+        site.redis.start()
+
+
+@contextmanager
+def _redis_frozen(site: Site) -> Iterator[None]:
+    site.redis.send(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        site.redis.send(signal.SIGCONT)
 
 
 @contextmanager
@@ -248,8 +303,11 @@ FAULTS = [
         _root,
     ),
     Fault("one way killed", _spare_down, (0.5, 6), replaced=True, silence=4),
-    Fault("one way stalled", _spare_stalled, (2, 15)),
-    Fault("one way dropped", _filtered(lambda site: site.spare.port, "DROP"), (2, 15), _root),
+    Fault("one way stalled", _spare_stalled, (11, 15), replaced=True, silence=9),
+    Fault("one way dropped", _spare_dropped, (11, 15), _root, replaced=True, silence=9),
+    Fault("program killed", _program_killed, silence=4),
+    Fault("program stopped", _program_stopped, (14, 18), replaced=True, silence=12),
+    Fault("program noisy", _program_noisy, (2, 5), replaced=True, silence=5),
     Fault("mariadb killed", _mariadb_restart, (0.5, 3), failures=3),
     Fault("mariadb frozen", _mariadb_frozen, (1, 8)),
     Fault(
@@ -260,6 +318,8 @@ FAULTS = [
         own_words=("the database system is", "terminating connection due to administrator"),
     ),
     Fault("postgres unreachable", _filtered(lambda site: site.postgres.port, "DROP"), (2, 8), _root),
+    Fault("redis killed", _redis_restart, (0.5, 3), failures=3),
+    Fault("redis frozen", _redis_frozen, (1, 8)),
     Fault("nfs killed", _nfs_restart, (0.5, 3), _has_nfs),
     Fault("disk full", _disk_full, (2, 5), _has_nfs, failures=0),
     Fault("wrong key", _wrong_key, (1, 3)),

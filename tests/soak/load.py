@@ -17,6 +17,7 @@ import pymysql
 
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.postgres import Postgres
+from tests.support.redis import Redis, RedisClient
 
 PATIENCE = 25
 """Seconds that a client waits for a response. Every attempt must finish within this time plus a margin."""
@@ -80,6 +81,11 @@ class Client(threading.Thread):
             self.attempts.append(Attempt(began, ended, outcome, detail.replace("\n", " ")[:200]))
             time.sleep(_PAUSE)
         self._step.close()
+
+    @property
+    def patience(self) -> float:
+        """Seconds that the client waits for a response."""
+        return self._step.patience
 
     def stop(self) -> None:
         """Stop after the current attempt."""
@@ -196,6 +202,39 @@ class PostgresStep(Step):
         held, self.held = self.held, None
         if held is not None:
             with contextlib.suppress(psycopg.Error, OSError):
+                held.close()
+
+
+@dataclass
+class RedisStep(Step):
+    """Writes and reads a token, over a persistent connection or a new connection for each attempt."""
+
+    server: Redis
+    port: int
+    keep: bool
+    held: RedisClient | None = None
+
+    def __call__(self) -> None:
+        """See `Step`."""
+        if self.held is None:
+            self.held = RedisClient(self.port, self.server.password, self.patience)
+        try:
+            token = f"{random.getrandbits(64):x}"
+            self.held.run("SET", token, token * 100, "EX", "60")
+            answer = self.held.run("GET", token)
+            if answer != token * 100:
+                raise WrongAnswerError(f"asked for {token}, got {str(answer)[:80]}")
+        except BaseException:
+            self.close()
+            raise
+        if not self.keep:
+            self.close()
+
+    def close(self) -> None:
+        """See `Step`."""
+        held, self.held = self.held, None
+        if held is not None:
+            with contextlib.suppress(OSError):
                 held.close()
 
 

@@ -160,6 +160,17 @@ class Engine:
         """Return the output of `docker inspect` for one object."""
         return json.loads(self.docker("inspect", what).stdout)[0]
 
+    def state(self) -> list[str]:
+        """Return the inspections of all containers, volumes and networks. They show whether something has changed."""
+        listed = {
+            "container": self.docker("ps", "-aq", "--no-trunc").stdout.split(),
+            "volume": self.docker("volume", "ls", "-q").stdout.split(),
+            "network": self.docker("network", "ls", "-q", "--no-trunc").stdout.split(),
+        }
+        return [
+            self.docker(kind, "inspect", *sorted(names)).stdout if names else "" for kind, names in listed.items()
+        ]
+
     def aliases(self, container: str, network: str) -> list[str]:
         """Return the aliases of a container on a network; empty if the container is not on the network."""
         endpoint = self.inspect(container)["NetworkSettings"]["Networks"].get(network)

@@ -29,7 +29,11 @@ class RedisClient:
         self._sock = socket.create_connection(("127.0.0.1", port), timeout)
         self._file = self._sock.makefile("rb")
         if password is not None:
-            self.run("AUTH", password)
+            try:
+                self.run("AUTH", password)
+            except BaseException:
+                self.close()
+                raise
 
     def __enter__(self) -> Self:
         return self

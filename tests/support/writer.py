@@ -15,20 +15,25 @@ class Accepted(NamedTuple):
 
 
 class Writer:
-    """A client in a thread that keeps its connection until an error, and then reconnects.
+    """A client in a thread that reconnects after each error.
 
     Args:
         connect: Connects, and returns a function that writes once and returns the name of the server, and a function
             that closes the connection.
         errors: The errors after which the client reconnects.
+        reconnects: Whether the client also reconnects after each write, so that each write goes to a new connection.
     """
 
     def __init__(
-        self, connect: Callable[[], tuple[Callable[[], str], Callable[[], None]]], *errors: type[Exception]
+        self,
+        connect: Callable[[], tuple[Callable[[], str], Callable[[], None]]],
+        *errors: type[Exception],
+        reconnects: bool = False,
     ) -> None:
         self.accepted: list[Accepted] = []
         self._connect = connect
         self._errors = errors
+        self._reconnects = reconnects
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -61,6 +66,8 @@ class Writer:
                     sent = time.monotonic()
                     server = write()
                     self.accepted.append(Accepted(sent, time.monotonic(), server))
+                    if self._reconnects:
+                        break
             except self._errors:
                 pass
             finally:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.audit_log.events import AuditEvent
 from gateway.config import Config
@@ -51,9 +51,15 @@ class DescriptorsLost:
     """The worker lost descriptors and did not apply the configuration. The owner sends the configuration again."""
 
 
-CheckLogin = tuple[Endpoint, float, int | None]
-"""A target, the time of a check's last login there in epoch seconds, and how many aborted handshakes the server
-tolerates."""
+class CheckLogin(NamedTuple):
+    """The last login of a check to `target` through `tunnel` (None: directly)."""
+
+    target: Endpoint
+    tunnel: str | None
+    at: float
+    """When the login succeeded, in epoch seconds."""
+    limit: int | None
+    """How many aborted handshakes the server tolerates; None if this is not known."""
 
 
 @dataclass(frozen=True)

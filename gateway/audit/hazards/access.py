@@ -1,23 +1,26 @@
 """Finds what containers can access on the host: private keys, engine socket, system directories. Does no I/O."""
 
+import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from gateway.audit import rules
+from gateway.audit import private_keys, rules
 from gateway.audit.hazards.finding import on_container
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot, ContainerUser
 from gateway.audit.mount_options import MountOptionChange
 from gateway.audit.mount_storage import is_below, store_of
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell_commands import command
+from gateway.text import one_line
 
-_SSH_KEY = re.compile(
-    r"(^|/)(id_(rsa|dsa|ecdsa|ed25519)(_sk)?|ssh_host_\w+_key|[\w.-]*private[_-]?key[\w.-]*|[\w.-]*ssh[_-]?key[\w.-]*|"
-    r"[\w.-]+\.ppk|\.ssh)$|/\.ssh/(?!known_hosts|config|authorized_keys)"
-)
-_TLS_KEY = re.compile(r"\.key$|(^|[/_-])(priv)?key\.pem$")
 _SYSTEM = ("/", "/bin", "/boot", "/etc", "/lib", "/lib64", "/root", "/sbin", "/usr", "/var", "/var/lib", "/home")
-_SYSTEM_TREES = ("/bin", "/boot", "/dev", "/etc", "/lib", "/proc", "/sbin", "/sys", "/usr")
+_SYSTEM_TREES = ("/bin", "/boot", "/dev", "/etc", "/lib", "/proc", "/sbin", "/sys", "/usr", "/var/spool/cron",
+                 "/var/lib/containerd", "/var/lib/containers", "/var/lib/docker", "/var/lib/kubelet")  # fmt: skip
+_DATA_TREES = ("/dev/shm", "/dev/mqueue", "/dev/hugepages", "/var/lib/docker/volumes/",  # noqa: S108
+               "/var/lib/containers/storage/volumes/")  # fmt: skip
+"""Directories below `_SYSTEM_TREES` that hold data of applications."""
+_MODERATE_TREES = ("/dev/", "/etc/", "/usr/share", "/usr/src", "/usr/local/share", "/usr/local/src")
+"""Directories below `_SYSTEM_TREES` that hold few or no programs."""
 _HARMLESS = ("/etc/localtime", "/etc/timezone", "/etc/machine-id")
 _SOCKETS = re.compile(r"/(docker|podman|containerd|crio)\.sock$")
 _SOCKET_DIRECTORIES = ("/", "/run", "/var/run", "/var")
@@ -25,11 +28,12 @@ _SOCKET_DIRECTORIES = ("/", "/run", "/var/run", "/var")
 
 def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
     """Yield the hazards that result from a container's access to the host."""
-    for container in snapshot.containers:
+    containers = [each for each in snapshot.containers if not each.is_former_task]
+    for container in containers:
         for mount in container.mounts:
             if mount.kind == "bind" and not container.is_own:
                 yield from _bind(snapshot, container, mount)
-    for container in snapshot.containers:
+    for container in containers:
         for mount in container.mounts:
             yield from _not_writable(snapshot, container, mount)
 
@@ -40,30 +44,44 @@ def _bind(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMo
     if gives_socket or mount.source in _SOCKET_DIRECTORIES or is_below(snapshot.socket, mount.source):
         what = f"{mount.source} of the host" + ("" if gives_socket else ", which has the engine's socket")
         yield on_container(snapshot, rules.ENGINE_SOCKET, Severity.HIGH, container, mount.path, what, without)
-    elif mount.writable and _is_system(mount.source):
-        severity = Severity.MEDIUM if is_below(mount.source, "/etc/") else Severity.HIGH
+    elif mount.writable and _is_system(snapshot, mount.source):
+        severity = Severity.MEDIUM if _below_any(mount.source, _MODERATE_TREES) else Severity.HIGH
         fix = MountOptionChange(read_only=frozenset({mount.path}))
         what = f"{mount.source} of the host, writable"
         yield on_container(snapshot, rules.WRITABLE_HOST, severity, container, mount.path, what, fix)
     yield from _key(snapshot, container, mount)
 
 
-def _is_system(path: str) -> bool:
-    return path in _SYSTEM or (is_below(path, "/etc") and path not in _HARMLESS)
+def _is_system(snapshot: AuditSnapshot, path: str) -> bool:
+    found = snapshot.paths.get(path)
+    if path in _HARMLESS or _below_any(path, _DATA_TREES):
+        return False
+    # The engine restricts access to a device file, but not to the directory that contains it.
+    is_device = path != "/dev" and is_below(path, "/dev") and (found is None or found.kind != "directory")
+    return path in _SYSTEM or (_below_any(path, _SYSTEM_TREES) and not is_device)
+
+
+def _below_any(path: str, directories: Iterable[str]) -> bool:
+    return any(is_below(path, each) for each in directories)
 
 
 def _key(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount) -> Iterator[Finding]:
-    paths = (mount.source, mount.path)
+    found = snapshot.paths.get(mount.source)
     named = container.environment.get("SSH_KEY_PATH", "")
-    if any(_SSH_KEY.search(each) for each in paths) or (named and named == mount.path):
-        severity, kind = Severity.MEDIUM, "SSH key"
-    elif any(_TLS_KEY.search(each) for each in paths):
-        severity, kind = Severity.LOW, "TLS key"
-    else:
+    kind = private_keys.by_name(mount.source) or private_keys.by_name(mount.path)
+    if named and named == mount.path:
+        kind = "SSH key"
+    fix: str | MountOptionChange = MountOptionChange(dropped=frozenset({mount.path}))
+    path = mount.source
+    if kind is None and found is not None and found.key is not None:
+        kind = found.key.kind
+        path = posixpath.join(mount.source, found.key.path) if found.key.path else mount.source
+        if not found.key.is_alone:
+            fix = f"# mount only the files that {container.name} needs, and not {one_line(path)}"
+    if kind is None:
         return
-    mode = "" if mount.writable else ", read-only"
-    what = f"{kind} {mount.source} of the host{mode}"
-    fix = MountOptionChange(dropped=frozenset({mount.path}))
+    severity = Severity.MEDIUM if kind == "SSH key" else Severity.LOW
+    what = f"{kind} {path} of the host{'' if mount.writable else ', read-only'}"
     yield on_container(snapshot, rules.PRIVATE_KEY, severity, container, mount.path, what, fix)
 
 
@@ -85,12 +103,12 @@ def _not_writable(snapshot: AuditSnapshot, container: AuditedContainer, mount: A
 
 def _belongs_to_host(path: str) -> bool:
     """Return whether a directory belongs to the host's operating system. A fix must not change its owner."""
-    return path in (*_SYSTEM, *_SOCKET_DIRECTORIES) or any(is_below(path, each) for each in _SYSTEM_TREES)
+    return path in (*_SYSTEM, *_SOCKET_DIRECTORIES) or _below_any(path, _SYSTEM_TREES)
 
 
 def may_write(user: ContainerUser, uid: int, gid: int, mode: int) -> bool:
     """Return whether a directory's owner, group and permission bits allow a user to create files in it (inode(7))."""
-    if user.uid == 0:
+    if user.ignores_permissions:
         return True
     needed = 0o3
     if user.uid == uid:

@@ -2,7 +2,8 @@
 
 import re
 
-from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot, HostMount
+from gateway.audit.host_model import HostMount
+from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
 from gateway.audit.mount_options import MountOptionChange
 from gateway.audit.mount_storage import SECRETS, MountStorage, StorageMedium, nfs_version
 from gateway.audit.recreate_commands import recreate, volume_for

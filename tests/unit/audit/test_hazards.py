@@ -12,15 +12,8 @@ from gateway.audit import rules
 from gateway.audit.database_files import at, in_files
 from gateway.audit.hazards import decide
 from gateway.audit.hazards.access import may_write
-from gateway.audit.model import (
-    AuditedContainer,
-    AuditedMount,
-    AuditedVolume,
-    AuditSnapshot,
-    ContainerUser,
-    HostMount,
-    HostPath,
-)
+from gateway.audit.host_model import FoundKey, HostMount, HostPath
+from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot, ContainerUser
 from gateway.audit.report import Finding, Severity
 from gateway.audit.sarif import sarif
 
@@ -78,7 +71,7 @@ def test_a_clean_engine_has_no_findings() -> None:
         bind("/srv/own", "/own"),
         layer=5000,
         changes=("/var/log/app.log", "/tmp/x.db"),  # noqa: S108
-        user=ContainerUser(0, frozenset({0})),
+        user=ContainerUser(0, frozenset({0}), ignores_permissions=True),
     )
     assert found(clean, volumes=(volume(),)) == set()
 
@@ -90,6 +83,7 @@ def test_a_database_in_a_layer_is_found_whatever_its_size() -> None:
     on_a_volume = container(on_volume(path="/var/lib/mysql"), layer=600_000, changes=changed)
     assert found(on_a_volume, volumes=(volume(),)) == set()
     assert found(container(layer=600_000, changes=("/var/cache/man/index.db",))) == set()
+    assert found(container(layer=600_000, changes=("/var/lib/dnf/history.sqlite",))) == set()
 
 
 def test_much_data_in_a_layer_is_found() -> None:
@@ -322,6 +316,14 @@ def test_a_private_key_is_found(source: str, path: str, severity: str | None) ->
     assert found(replace(app, is_own=True), paths={source: directory()}) == set()
 
 
+def test_a_former_task_of_a_swarm_service_has_no_access() -> None:
+    labels = {"com.docker.swarm.service.name": "shop_web"}
+    app = container(bind("/srv/private_key", "/k", writable=False), image_config={})
+    task = replace(app, inspection={"Config": {"Labels": labels}})
+    assert ("private-key", "medium") in found(task, paths={"/srv/private_key": directory()})
+    assert found(replace(task, running=False), paths={"/srv/private_key": directory()}) == set()
+
+
 def test_the_variable_of_a_key_names_it() -> None:
     app = container(bind("/srv/k", "/k", writable=False), env=["SSH_KEY_PATH=/k"])
     assert found(app, paths={"/srv/k": directory()}) == {("private-key", "medium")}
@@ -343,11 +345,33 @@ def test_the_folder_of_a_configured_socket_is_found() -> None:
     assert decide(AuditSnapshot((app,), socket="/srv/engine2/docker.sock")).findings == ()
 
 
-def test_a_writable_directory_of_the_system_is_found() -> None:
-    assert found(container(bind("/usr"))) == {("writable-host-directory", "high")}
-    assert found(container(bind("/etc/app"))) == {("writable-host-directory", "medium")}
-    assert found(container(bind("/etc/app", writable=False))) == set()
-    assert found(container(bind("/etc/localtime", "/etc/localtime"))) == set()
+@pytest.mark.parametrize(
+    ("source", "severity"),
+    [
+        ("/usr", "high"), ("/usr/local/bin", "high"), ("/dev", "high"), ("/proc", "high"), ("/proc/sys", "high"),
+        ("/sys", "high"), ("/sys/fs/cgroup", "high"), ("/var/lib/docker", "high"), ("/var/spool/cron", "high"),
+        ("/root", "high"), ("/etc/app", "medium"), ("/usr/share/app", "medium"), ("/etc/localtime", None),
+        ("/var/lib/docker/volumes/x/_data", None), ("/dev/net/tun", None), ("/srv/usr", None), ("/root/app", None),
+    ],
+)  # fmt: skip
+def test_a_writable_directory_of_the_system_is_found(source: str, severity: str | None) -> None:
+    expected = {("writable-host-directory", severity)} if severity else set()
+    assert found(container(bind(source, "/x"))) == expected
+    assert found(container(bind(source, "/x", writable=False))) == set()
+
+
+def test_a_key_inside_a_mounted_directory_is_found() -> None:
+    app = container(bind("/root", "/backup", writable=False))
+    home = replace(directory(".ssh", "notes"), key=FoundKey("SSH key", ".ssh/id_rsa", is_alone=False))
+    (finding,) = findings(app, paths={"/root": home})
+    assert (finding.rule, finding.severity) == (rules.PRIVATE_KEY, Severity.MEDIUM)
+    assert finding.what == "SSH key /root/.ssh/id_rsa of the host, read-only"
+    assert finding.fix == "# mount only the files that app needs, and not /root/.ssh/id_rsa"
+    only = replace(directory("deploy"), key=FoundKey("SSH key", "deploy"))
+    (finding,) = findings(container(bind("/srv/keys", "/keys", writable=False)), paths={"/srv/keys": only})
+    assert "docker create --name app-new example/app:1" in finding.fix
+    file = HostPath("file", 0, 0, 0o600, key=FoundKey("SSH key"))
+    assert ("private-key", "medium") in found(container(bind("/srv/b.pem", "/b.pem")), paths={"/srv/b.pem": file})
 
 
 def test_hidden_files_of_the_image_are_found() -> None:
@@ -400,7 +424,8 @@ def test_permission_bits_are_read_as_the_kernel_does() -> None:
     assert may_write(user, 0, 50, 0o030)
     assert not may_write(user, 0, 50, 0o020)  # To create a file, a process needs the x permission on the directory.
     assert may_write(user, 0, 0, 0o003)
-    assert may_write(ContainerUser(0, frozenset()), 1000, 1000, 0)
+    assert may_write(ContainerUser(0, frozenset(), ignores_permissions=True), 1000, 1000, 0)
+    assert not may_write(ContainerUser(0, frozenset()), 1000, 1000, 0o755)
 
 
 @pytest.mark.parametrize(

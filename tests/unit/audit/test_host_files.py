@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from gateway.audit import directory_contents, image_files
+from gateway.audit.capabilities import ignores_permissions
 from gateway.audit.host_files import HostFiles, parse_mounts, stale_files
+from gateway.audit.host_model import HostMount
 from gateway.audit.image_files import changes, image_names, user_of
-from gateway.audit.model import ContainerUser, HostMount
+from gateway.audit.model import ContainerUser
 from gateway.audit.volume_last_use import collect
 
 TABLE = r"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda1 rw,errors=remount-ro
@@ -25,7 +28,8 @@ STALE = """900 899 254:0 /srv/app.conf//deleted /etc/app\\040x.conf rw,relatime 
 
 
 def host(*mounts: HostMount) -> HostFiles:
-    return HostFiles((HostMount("/", "ext4", "/dev/vda1", {}), *mounts), time.monotonic() + 10)
+    every = (HostMount("/", "ext4", "/dev/vda1", {}), *mounts)
+    return HostFiles({each.point: each for each in every}, time.monotonic() + 10)
 
 
 def test_the_mount_table_is_parsed() -> None:
@@ -83,12 +87,96 @@ def test_only_files_of_sqlite_count_as_databases(tmp_path: Path) -> None:
     assert found is not None
     assert (found.entries, found.database) == (frozenset({"real.db", "thumbs.db", "pipe.db"}), "SQLite")
     (tmp_path / "real.db").unlink()
-    assert host().database_below(str(tmp_path)) == ""
+    assert host().database_below(str(tmp_path), "x") == ""
+
+
+def test_directories_with_too_many_files_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory_contents, "_MOST_NAMES", 3)
+    monkeypatch.setattr(image_files, "_MOST_CHANGES", 3)
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    few = host()
+    few.inspect(str(tmp_path))
+    assert changes(few, str(tmp_path), "the layer") == {"/a": 0, "/a/b": 0}
+    assert few.truncated == []
+    for name in ("1", "2", "3"):
+        (tmp_path / name).touch()
+    many = host()
+    many.inspect(str(tmp_path))
+    many.database_below(str(tmp_path), "shared memory")
+    changes(many, str(tmp_path), "the layer")
+    assert many.truncated == [str(tmp_path), "shared memory", "the layer"]
+    (tmp_path / "x.sqlite").touch()
+    found = host()
+    found.inspect(str(tmp_path))
+    assert found.truncated == []
+
+
+OPENSSH, PEM = "-----BEGIN OPENSSH PRIVATE KEY-----\n" + "A" * 70, "-----BEGIN RSA PRIVATE KEY-----\n" + "A" * 70
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "text", "expected"),
+    [
+        ("bastion.pem", 0o644, PEM, "SSH key"),
+        ("bastion.pem", 0o644, "-----BEGIN CERTIFICATE-----\n" + "A" * 70, None),
+        ("chain.pem", 0o600, "-----BEGIN CERTIFICATE-----\n" + "A" * 70 + f"\n{PEM}", "SSH key"),
+        ("server.key", 0o644, PEM, "TLS key"),
+        ("server.key", 0o644, "no key" * 20, None),
+        ("deploy", 0o600, OPENSSH, "SSH key"),
+        ("deploy", 0o644, OPENSSH, None),
+        ("id_ed25519", 0o644, OPENSSH, "SSH key"),
+        ("notes.txt", 0o600, OPENSSH, None),
+        ("16384", 0o600, OPENSSH, None),
+    ],
+)
+def test_keys_are_found_by_content(tmp_path: Path, name: str, mode: int, text: str, expected: str | None) -> None:
+    folder = tmp_path / "keys"
+    folder.mkdir()
+    (folder / name).write_text(text)
+    (folder / name).chmod(mode)
+    by_file, by_folder, above = (host().inspect(str(each)) for each in (folder / name, folder, tmp_path))
+    assert by_file is not None
+    assert by_folder is not None
+    assert above is not None
+    assert [each.key and each.key.kind for each in (by_file, by_folder, above)] == [expected] * 3
+    if above.key is not None:
+        assert (above.key.path, above.key.is_alone) == (f"keys/{name}", True)
+        (tmp_path / "other").touch()
+        assert (found := host().inspect(str(tmp_path))) is not None
+        assert found.key is not None
+        assert not found.key.is_alone
+        (tmp_path / "ibdata1").touch()
+        assert (database := host().inspect(str(tmp_path))) is not None
+        assert database.key is None
+
+
+def test_too_many_files_that_can_be_keys_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory_contents, "_MOST_OPENED", 1)
+    for name in ("a.pem", "b.pem"):
+        (tmp_path / name).write_text("x" * 60)
+    many = host()
+    many.inspect(str(tmp_path))
+    assert many.truncated == [str(tmp_path)]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, True),
+        ({"CapDrop": ["ALL"]}, False),
+        ({"CapDrop": ["CAP_DAC_OVERRIDE"]}, False),
+        ({"CapDrop": ["all"], "CapAdd": ["dac_override"]}, True),
+        ({"CapDrop": ["ALL"], "CapAdd": ["CHOWN"]}, False),
+        ({"CapDrop": ["ALL"], "Privileged": True}, True),
+    ],
+)
+def test_root_ignores_permissions_only_with_the_capability(given: dict[str, Any], expected: bool) -> None:
+    assert ignores_permissions(given) is expected
 
 
 def test_reading_ends_at_the_deadline(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    late = HostFiles((HostMount("/", "ext4", "/dev/vda1", {}),), time.monotonic() - 1)
+    late = HostFiles({"/": HostMount("/", "ext4", "/dev/vda1", {})}, time.monotonic() - 1)
     found = late.inspect(str(tmp_path))
     assert found is not None
     assert (found.entries, late.is_late) == (None, True)
@@ -122,8 +210,8 @@ def test_a_removed_file_of_an_image_is_not_one_of_its_files(tmp_path: Path) -> N
     upper, lower = layer(tmp_path / "upper", app__new=""), layer(tmp_path / "lower", app__old="")
     os.mknod(tmp_path / "upper" / "app" / "old", 0o020000, os.makedev(0, 0))
     assert image_names(host(), [upper, lower], "/app") == {"new"}
-    assert changes(host(), upper) == {"/app": 0, "/app/new": 0}
-    assert changes(host(), str(tmp_path / "absent")) is None
+    assert changes(host(), upper, "x") == {"/app": 0, "/app/new": 0}
+    assert changes(host(), str(tmp_path / "absent"), "x") is None
 
 
 @pytest.mark.parametrize(
@@ -156,8 +244,8 @@ def test_a_pipe_does_not_block_the_audit(tmp_path: Path) -> None:
 
 
 def test_a_layer_that_is_not_read_in_time_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
-    late = HostFiles((HostMount("/", "ext4", "/dev/vda1", {}),), time.monotonic() - 1)
-    assert changes(late, layer(tmp_path, app__new="")) is None
+    late = HostFiles({"/": HostMount("/", "ext4", "/dev/vda1", {})}, time.monotonic() - 1)
+    assert changes(late, layer(tmp_path, app__new=""), "x") is None
 
 
 async def test_the_last_use_of_a_volume_is_that_of_the_last_event() -> None:

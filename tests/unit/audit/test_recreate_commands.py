@@ -11,7 +11,8 @@ import yaml
 
 from gateway.audit.hazards import decide
 from gateway.audit.hazards.network_fixes import after_mount, safe_options
-from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot, HostMount
+from gateway.audit.host_model import HostMount
+from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
 from gateway.audit.mount_options import MountOptionChange
 from gateway.audit.mount_storage import of_volume
 from gateway.audit.recreate_commands import recreate, volume_for

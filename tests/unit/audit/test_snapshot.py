@@ -41,19 +41,21 @@ class FakeEngine:
     """An engine with prepared answers.
 
     Args:
-        refused: Paths that a proxy refuses.
+        refused: Ends of the paths that fail.
         slow: Paths that are never answered.
+        kind: How they fail.
     """
 
     flavor = DOCKER
 
-    def __init__(self, *refused: str, slow: str = "") -> None:
+    def __init__(self, *refused: str, slow: str = "", kind: ErrorKind = ErrorKind.FORBIDDEN) -> None:
         self._refused = refused
         self._slow = slow
+        self._kind = kind
 
     async def get(self, path: str, **params: Any) -> Any:
-        if path.endswith(self._refused) and self._refused:
-            raise EngineError(ErrorKind.FORBIDDEN, "no")
+        if (f"{path}?size=1" if "size" in params else path).endswith(self._refused or ("?",)):
+            raise EngineError(self._kind, "no")
         if self._slow and path.endswith(self._slow):
             await asyncio.Event().wait()
         if path not in ANSWERS:
@@ -71,8 +73,8 @@ class FakeEngine:
         }
 
 
-def made(*refused: str, slow: str = "") -> Engine:
-    return cast("Engine", FakeEngine(*refused, slow=slow))
+def made(*refused: str, slow: str = "", kind: ErrorKind = ErrorKind.FORBIDDEN) -> Engine:
+    return cast("Engine", FakeEngine(*refused, slow=slow, kind=kind))
 
 
 async def test_an_engine_elsewhere_is_audited_by_its_answers() -> None:
@@ -108,12 +110,25 @@ async def test_the_containers_of_the_gateway_are_marked() -> None:
     assert (await take_snapshot(made(), AuditScope({}, is_local=False, own=frozenset({ID})))).containers[0].is_own
 
 
-@pytest.mark.parametrize("refused", ["volumes", "system/df", "info", "events", "changes"])
-async def test_requests_that_a_proxy_refuses_are_reported(refused: str) -> None:
+@pytest.mark.parametrize("kind", [ErrorKind.FORBIDDEN, ErrorKind.TIMEOUT])
+@pytest.mark.parametrize("refused", ["volumes", "system/df", "info", "events", "changes", "images/sha256:1/json"])
+async def test_requests_that_fail_are_reported(refused: str, kind: ErrorKind) -> None:
     everything = await take_snapshot(made(), AuditScope({}, is_local=False))
-    found = await take_snapshot(made(refused), AuditScope({}, is_local=False))
+    found = await take_snapshot(made(refused, kind=kind), AuditScope({}, is_local=False))
     assert len(found.containers) == 1
     assert len(found.unchecked) == len(everything.unchecked) + 1
+
+
+async def test_an_engine_that_is_slow_to_measure_layers_lists_them_without_sizes() -> None:
+    found = await take_snapshot(made("?size=1", kind=ErrorKind.TIMEOUT), AuditScope({}, is_local=False))
+    assert found.containers[0].changes == {"/var/lib/mysql/ibdata1": 1}
+    assert any("sizes of writable layers" in each for each in found.unchecked)
+
+
+async def test_a_container_that_the_engine_does_not_inspect_in_time_is_reported() -> None:
+    found = await take_snapshot(made(f"containers/{ID}/json", kind=ErrorKind.TIMEOUT), AuditScope({}, is_local=False))
+    assert found.containers == ()
+    assert any(f"does not inspect {ID} in time" in each for each in found.unchecked)
 
 
 async def test_an_engine_that_compares_slowly_does_not_hold_up_the_audit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,6 +138,7 @@ async def test_an_engine_that_compares_slowly_does_not_hold_up_the_audit(monkeyp
     assert any("changed files of 1 containers" in each for each in found.unchecked)
 
 
-async def test_an_engine_that_does_not_list_containers_is_an_error() -> None:
+@pytest.mark.parametrize("kind", [ErrorKind.FORBIDDEN, ErrorKind.TIMEOUT])
+async def test_an_engine_that_does_not_list_containers_is_an_error(kind: ErrorKind) -> None:
     with pytest.raises(EngineError):
-        await take_snapshot(made("containers/json"), AuditScope({}, is_local=False))
+        await take_snapshot(made("containers/json", "?size=1", kind=kind), AuditScope({}, is_local=False))

@@ -1,6 +1,15 @@
 """Tests the time until the gateway probes a server again if the server counts aborted logins."""
 
+import asyncio
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
 from gateway.backend_support.aborted_logins import AbortedLogins
+from tests.support.counting_server import CountingServer
+
+HOUR = 3600.0
 
 
 def broken(limit: int, count: int) -> AbortedLogins:
@@ -10,27 +19,102 @@ def broken(limit: int, count: int) -> AbortedLogins:
     return logins
 
 
+def joined(ways: int, limit: int = 100) -> list[AbortedLogins]:
+    logins = [AbortedLogins(limit) for _ in range(ways)]
+    for each in logins:
+        each.peers = logins
+    return logins
+
+
 def test_a_quarter_of_the_limit_may_abort_without_a_pause() -> None:
     assert broken(100, 25).pause(1000.0) == 0
     assert broken(100, 26).pause(1000.0) == 10
     assert broken(100, 26).pause(1010.0) == 0
     assert broken(1, 1).pause(1000.0) == 0
-    assert [broken(100, count).is_excessive for count in (24, 25)] == [False, True]
 
 
-def test_pauses_double_up_to_ten_minutes() -> None:
+def test_pauses_double_up_to_ten_minutes_for_each_way_that_fails() -> None:
     assert [broken(100, 25 + more).pause(1000.0) for more in (1, 2, 3, 7, 500)] == [10, 20, 40, 600, 600]
+    a, b = joined(2)
+    for _ in range(50):
+        a.record_abort(1000.0)
+        b.record_abort(1000.0)
+    assert (a.pause(1000.0), b.pause(1000.0)) == (1200, 1200)
 
 
-def test_probes_of_a_frozen_server_stay_below_its_limit() -> None:
-    logins, now = AbortedLogins(100), 0.0
-    while now < 10 * 3600:
-        now += max(5.0, logins.pause(now))
-        logins.record_abort(now)
-    assert logins.count < 100
+def test_a_login_resets_the_count_of_its_way_only() -> None:
+    a, b = joined(2)
+    for each in (a, b):
+        for _ in range(30):
+            each.record_abort(1000.0)
+    a.record_success(1001.0)
+    assert (a.aborted, a.pause(1001.0)) == (0, 0)
+    assert b.aborted == 30
+    assert b.pause(1001.0) > 0
 
 
-def test_a_login_resets_the_count() -> None:
-    logins = broken(100, 30)
-    logins.record_success()
-    assert (logins.count, logins.pause(1000.0)) == (0, 0)
+def test_a_way_that_works_does_not_pause_for_one_that_fails() -> None:
+    a, b = joined(2)
+    for at in range(60):
+        b.record_abort(float(at))
+        a.record_success(at + 0.5)
+    a.record_abort(100.0)
+    assert a.pause(100.0) == 0
+    assert b.pause(100.0) > 0
+
+
+@given(
+    st.lists(st.integers(0, 3), min_size=1, max_size=4),
+    st.integers(1, 12),
+    st.floats(0, 20),
+    st.sets(st.integers(0, 3)),
+)
+@example(addresses=[0, 0, 0, 0], backends=4, offset=0.0, working=set())
+@example(addresses=[0, 1], backends=4, offset=1.0, working={0})
+def test_checks_of_a_server_that_does_not_answer_stay_below_its_limit(
+    addresses: list[int], backends: int, offset: float, working: set[int]
+) -> None:
+    """For eight hours, several backends check the server through all ways. Logins through `working` ways succeed."""
+    server, ways = CountingServer(addresses, 100), joined(len(addresses))
+    due = [(way * offset + backend, way) for way in range(len(ways)) for backend in range(backends)]
+    attempts = 0
+    while (check := min(due))[0] < 8 * HOUR:
+        now, way = check
+        due.remove(check)
+        pause = ways[way].pause(now)
+        if pause:
+            due.append((now + max(5.0, pause), way))
+            continue
+        attempts += 1
+        if way in working:
+            server.log_in(way)
+            ways[way].record_success(now)
+            due.append((now + 300.0, way))
+        else:
+            server.abort(way)
+            ways[way].record_abort(now)
+            due.append((now + 5.0, way))
+        assert not server.blocked
+    assert attempts >= 8 * 6  # one in ten minutes
+
+
+@pytest.mark.timeout(30)
+async def test_few_logins_are_in_progress_at_the_same_time() -> None:
+    ways = joined(2)
+    entered, release = 0, asyncio.Event()
+
+    async def check(logins: AbortedLogins) -> None:
+        nonlocal entered
+        async with logins.attempt():
+            entered += 1
+            await release.wait()
+            logins.record_abort(1.0)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(check(each)) for each in ways for _ in range(40)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert entered == 25 + len(ways)  # a quarter of the limit, and one that waits for its turn on each way
+        for task in tasks:
+            task.cancel()
+    assert [each.in_progress for each in ways] == [0, 0]

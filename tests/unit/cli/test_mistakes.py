@@ -5,6 +5,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,12 @@ from gateway.cli import main
 
 FOLDER = Path(__file__).parent / "mistakes"
 CASES = [(path, at) for path in sorted(FOLDER.glob("*.yaml")) for at in range(len(yaml.safe_load(path.read_text())))]
+WHAT_TO_DO = re.compile(
+    r"(: |, or |; |\()(add|allow|align|change|choose|chmod|close|correct|create|edit|fix|indent|install|lower|quote"
+    r"|percent-encode|remove|rename|replace|save|set|shorten|start|start all|use|write)\b"
+    r"|[Dd]id you mean|must be|needs a port|is not one of|Add |as in "
+)
+"""An instruction, a suggestion, or the values that are allowed."""
 RAW = ("Traceback", "Errno", "object at 0x", "Error(")
 """Text of Python that an operator must not see."""
 
@@ -82,6 +89,13 @@ def test_a_mistake_has_its_message(
     assert (code, output) == (case["exit"], case["output"])
     assert code != 0
     assert not [raw for raw in RAW if raw in output]
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_each_message_says_what_to_do(path: Path) -> None:
+    lines = [line for case in read(path) for line in case["output"].splitlines()]
+    messages = [line for line in lines if line and not line.startswith(("Usage: ", "Try "))]
+    assert [each for each in messages if not WHAT_TO_DO.search(each)] == []
 
 
 def test_the_corpus_is_large() -> None:

@@ -1,4 +1,6 @@
 import asyncio
+import os
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.backoff import BackoffPolicy
-from gateway.command import port_target, stdio_target, target
+from gateway.command import port_process, port_target, stdio_target, target
 from gateway.command.link import CommandLink
 from gateway.command.options import CommandOptions
 from gateway.contracts.link import NetworkId
@@ -211,8 +213,11 @@ async def test_the_first_connection_is_the_one_that_showed_that_the_program_list
             assert link.status().processes == 1
 
 
-async def test_a_process_is_killed_only_if_each_connection_stalls() -> None:
-    options = CommandOptions(FORWARD, "port", suspect=Duration(0.2), lost=Duration(1.0))
+async def test_a_process_is_killed_only_if_each_connection_stalls_and_it_accepts_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(port_process, "_FIRST_TIMEOUT", 1.0)
+    options = CommandOptions(FORWARD, "port", suspect=Duration(1.0), lost=Duration(2.0))
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as server:
         tune(server)
@@ -229,6 +234,13 @@ async def test_a_process_is_killed_only_if_each_connection_stalls() -> None:
                 assert link.status().processes == 1
                 assert not upload.done()
                 more = asyncio.create_task(loop.sock_sendall(idle, bytes(50_000_000)))
+                of_target = link._target(target)
+                assert isinstance(of_target, port_target.PortTarget)
+                process = of_target._processes[0]
+                while not process.has_unused:
+                    await asyncio.sleep(0.01)
+                assert not any(each.done() for each in (upload, more))
+                os.killpg(process.child.pid, signal.SIGSTOP)
                 await asyncio.wait({upload, more})
                 assert all(isinstance(each.exception(), OSError) for each in (upload, more))
                 for end in ends:

@@ -147,6 +147,29 @@ backends: {a: {kind: tcp, via: [b, p], targets: ['db:1', '10.0.0.1:2', {address:
     assert "db" in line
 
 
+def test_a_tunnel_server_that_tunnels_of_several_kinds_resolve_gives_advice(tmp_path: Path) -> None:
+    (tmp_path / "vpn.ovpn").write_text(
+        "client\ndev tun\nremote vpn.internal 443 tcp\nremote vpn.internal 1194 tcp\nremote 10.0.0.1 443 tcp\n"
+        "remote-cert-tls server\n<ca>\n-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n</ca>\n"
+    )
+    text = """
+tunnels:
+  p: {kind: proxy, url: 'https://p'}
+  c: {kind: command, mode: stdio, command: [cat]}
+  inner: {kind: proxy, url: 'socks5://bastion.internal:1080', via: [p, c]}
+  vpn: {kind: openvpn, config: FOLDER/vpn.ovpn, via: [c, p]}
+  address: {kind: ssh, host: 10.0.0.1, user: u, via: [p, c]}
+  alike: {kind: ssh, host: bastion.internal, user: u, via: [p, inner]}
+backends: {a: {kind: tcp, via: inner, targets: db:1}}
+""".replace("FOLDER", str(tmp_path))
+    inner, vpn = (each for each in advice(read(text, tmp_path)) if "resolve" in each)
+    assert inner.removeprefix(f"{tmp_path}/gateway.yaml:").startswith(
+        "5:68: tunnels.inner.via: p (proxy) and c (command)"
+    )
+    assert " resolve bastion.internal with different name servers" in inner
+    assert "tunnels.vpn.via: c (command) and p (proxy) resolve vpn.internal" in vpn
+
+
 def test_a_key_without_effect_gives_advice(tmp_path: Path) -> None:
     text = """
 tunnels: {b: {kind: ssh, host: h, user: u}, c: {kind: ssh, host: h, user: u}}

@@ -1,16 +1,19 @@
-"""The poller spreads the first requests to many members."""
+"""The poller spreads the first requests to many members, and asks them even if the token cannot be read."""
 
 import asyncio
+import threading
+from pathlib import Path
 
 import pytest
 
-from gateway.contracts.values import Endpoint
+from gateway.contracts.values import Duration, Endpoint
 from gateway.fleet import poller
 from gateway.fleet.client import MemberClient
 from gateway.fleet.members import Member, MemberAddress
 from gateway.fleet.options import FleetOptions
 from gateway.fleet.poller import FleetPoller
 from gateway.fleet.view import MemberView
+from tests.support.files import write_secret
 
 WITHIN = 20.0
 
@@ -32,3 +35,44 @@ async def test_first_requests_are_not_sent_at_the_same_time(monkeypatch: pytest.
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert times[2] - times[0] >= 0.09
+
+
+async def test_a_token_on_a_file_system_that_hangs_delays_no_member(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    release, asked = threading.Event(), asyncio.Event()
+    calls: list[None] = []
+
+    def hang(_: FleetOptions) -> list[tuple[Path, int, int]]:
+        calls.append(None)
+        release.wait(WITHIN)
+        return []
+
+    async def ask(_: MemberClient, __: Member, before: MemberView) -> MemberView:
+        asked.set()
+        return before
+
+    monkeypatch.setattr(poller, "_stamps", hang)
+    monkeypatch.setattr(poller, "ask", ask)
+    monkeypatch.setattr(poller, "_DISCOVERY_INTERVAL", 0.0)
+    monkeypatch.setattr(poller, "_POLL_INTERVAL", 0.01)
+    token = tmp_path / "token"
+    write_secret(token, "t" * 40)
+    members = (MemberAddress("http", Endpoint("127.0.0.1", 1)),)
+    options = FleetOptions(members=members, token_file=token, timeout=Duration(0.05))
+    found = FleetPoller(lambda: options)
+    task = asyncio.create_task(found.run(lambda: None))
+    try:
+        async with asyncio.timeout(WITHIN):
+            await asked.wait()
+            while not any("does not answer" in each for each in found.view().problems):
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)
+            assert len(calls) == 1  # several refreshes share the thread that hangs
+            release.set()
+            while found.view().problems:
+                await asyncio.sleep(0.01)
+    finally:
+        release.set()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -93,6 +93,11 @@ def test_a_listener_on_loopback_gets_a_warning(tmp_path: Path) -> None:
     assert warning.startswith("backends.a.listen: only containers with the host's network reach 127.0.0.1:7000")
 
 
+def test_a_name_that_starts_with_a_digit_gives_a_name_of_a_variable(tmp_path: Path) -> None:
+    text = "backends: {10-0-0-5: {kind: tcp, targets: ['a:1'], listen: '0.0.0.0:7000'}}"
+    assert env(config(text, tmp_path), None) == ["_10_0_0_5_HOST=10-0-0-5", "_10_0_0_5_PORT=7000"]
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_is_rendered_for_compose_docker_run_and_kubernetes(name: str, tmp_path: Path) -> None:
     """Kernels mount a volume of a kind with `mount`. Programs connect to backends of other kinds."""

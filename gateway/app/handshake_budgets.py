@@ -1,0 +1,58 @@
+"""Owns the handshake budgets that the checks and the clients of all backends share."""
+
+import time
+from collections.abc import Iterable
+
+from gateway.config import BackendSpec
+from gateway.contracts.values import Endpoint
+from gateway.forwarding.handshake_budget import HandshakeBudget, join_budgets
+
+_Way = tuple[str | None, Endpoint]
+"""A tunnel (None: no tunnel) and the address of a target."""
+
+
+class HandshakeBudgets:
+    """The handshake budgets of this process, one for each way to a server. Backends with the same way share it.
+
+    If a backend has several ways to a target, these ways lead to the same server. Their budgets and those of all ways
+    that other backends combine with them are peers. Budgets survive a reload, as the server's count does.
+    """
+
+    def __init__(self) -> None:
+        self._budgets: dict[_Way, HandshakeBudget] = {}
+
+    def update(self, specs: Iterable[BackendSpec]) -> None:
+        """Create the missing budgets of a configuration, and make the budgets of the ways to each server peers.
+
+        Args:
+            specs: All backends of the configuration.
+        """
+        servers: dict[_Way, frozenset[_Way]] = {}
+        for spec in specs:
+            limit = spec.kind.abort_limit
+            if limit is None:
+                continue
+            for target in spec.targets:
+                ways = frozenset((way, target) for way in spec.ways(target) or (None,))
+                for way in ways:
+                    self._budgets.setdefault(way, HandshakeBudget(limit))
+                server = ways.union(*(servers.get(way, ()) for way in ways))
+                servers |= dict.fromkeys(server, server)
+        for server in set(servers.values()):
+            join_budgets([self._budgets[way] for way in server])
+
+    def of(self, spec: BackendSpec, target: Endpoint, tunnel: str | None) -> HandshakeBudget | None:
+        """Return the budget of one of a backend's ways; None if its servers do not count aborted handshakes.
+
+        Args:
+            spec: The backend.
+            target: The target.
+            tunnel: The tunnel of the way; None if the way has no tunnel.
+        """
+        return self._budgets.get((tunnel, target)) if spec.kind.abort_limit is not None else None
+
+    def record_abandoned_dial(self, tunnel: str | None, target: Endpoint) -> None:
+        """Record that a check's dial timed out. If it connects later, the server counts an aborted handshake."""
+        budget = self._budgets.get((tunnel, target))
+        if budget is not None:
+            budget.record_abandoned(time.time())

@@ -1,0 +1,22 @@
+"""Decides whether a container's root user has a capability. Does no I/O."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+_OVERRIDE = "DAC_OVERRIDE"
+
+
+def ignores_permissions(host: Mapping[str, Any]) -> bool:
+    """Return whether root in a container ignores permission bits (capabilities(7), CAP_DAC_OVERRIDE).
+
+    Args:
+        host: The `HostConfig` of the container's inspection.
+    """
+    added, dropped = _names(host.get("CapAdd")), _names(host.get("CapDrop"))
+    if host.get("Privileged") or _OVERRIDE in added:
+        return True
+    return _OVERRIDE not in dropped and ("ALL" not in dropped or "ALL" in added)
+
+
+def _names(given: Iterable[str] | None) -> set[str]:
+    return {each.upper().removeprefix("CAP_") for each in given or ()}

@@ -1,0 +1,172 @@
+"""Reads the names in a directory, and recognizes databases and private keys in it by names and content.
+
+A container can change these files during the reads.
+"""
+
+import errno
+import itertools
+import os
+import posixpath
+import stat
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from gateway.audit.database_files import in_files
+from gateway.audit.host_model import FoundKey
+from gateway.audit.private_keys import (
+    LARGEST,
+    KeyKind,
+    by_content,
+    by_name,
+    is_candidate,
+    is_companion,
+    is_name_of_candidate,
+)
+
+_MOST_NAMES = 2000
+"""The maximum number of names to read below a directory. After that, the audit reads no further subdirectory."""
+_MOST_ENTRIES = 10000
+_MOST_LEVELS = 3
+_MOST_OPENED = 200
+"""The maximum number of files to open below a directory to find keys."""
+
+
+@dataclass(frozen=True)
+class DirectoryContents:
+    """What a directory contains.
+
+    Args:
+        entries: See `HostPath`.
+        database: See `HostPath`.
+        key: See `HostPath`.
+        is_complete: Whether all names down to the third level of subdirectories were read, or a database was found.
+    """
+
+    entries: frozenset[str] | None = None
+    database: str = ""
+    key: FoundKey | None = None
+    is_complete: bool = True
+
+
+def read_directory(top: str, skipped: Collection[str], is_late: Callable[[], bool]) -> DirectoryContents:
+    """Read a directory and three levels of its subdirectories. Blocks during the reads.
+
+    Args:
+        top: The path of the directory.
+        skipped: Paths of directories that are not opened.
+        is_late: Returns whether to stop.
+    """
+    reader = _DirectoryReader(top)
+    while reader.waiting and len(reader.names) < _MOST_NAMES and not is_late():
+        reader.read_next(skipped)
+    database = in_files(reader.names)[0]
+    is_complete = bool(database) or not (reader.is_truncated or reader.waiting)
+    # A database creates TLS keys in its directory, which the container needs.
+    return DirectoryContents(reader.entries, database, None if database else reader.first_key(), is_complete)
+
+
+class _DirectoryReader:
+    """The state of reading a directory.
+
+    Args:
+        top: The path of the directory.
+    """
+
+    def __init__(self, top: str) -> None:
+        self.waiting = [("", 0)]
+        self.names: list[str] = []
+        self.entries: frozenset[str] | None = None
+        self.is_truncated = False
+        self._top = top
+        self._keys: dict[str, KeyKind] = {}
+        self._opened = 0
+        self._has_other_files = False
+
+    def read_next(self, skipped: Collection[str]) -> None:
+        """Read the next directory."""
+        inner, level = self.waiting.pop(0)
+        try:
+            with os.scandir(posixpath.join(self._top, inner) if inner else self._top) as listing:
+                found = list(itertools.islice(listing, _MOST_ENTRIES + 1))
+        except OSError:
+            return
+        self.is_truncated |= len(found) > _MOST_ENTRIES
+        if not inner and not self.is_truncated:
+            self.entries = frozenset(each.name for each in found)
+        for each in found:
+            name = f"{inner}/{each.name}" if inner else each.name
+            if not each.name.endswith(".db") or _is_sqlite(each):
+                self.names.append(name)
+            if not each.is_dir(follow_symlinks=False):
+                self._read_file(each, name)
+            elif level < _MOST_LEVELS and each.path not in skipped:
+                self.waiting.append((name, level + 1))
+
+    def _read_file(self, entry: "os.DirEntry[str]", name: str) -> None:
+        kind = None
+        if _is_candidate(entry):
+            self._opened += 1
+            self.is_truncated |= self._opened > _MOST_OPENED
+            kind = _key_in(entry.path) if self._opened <= _MOST_OPENED else None
+        if kind is not None:
+            self._keys[name] = kind
+        elif not is_companion(name):
+            self._has_other_files = True
+
+    def first_key(self) -> FoundKey | None:
+        """Return the key that is nearest to the top; None if there is none."""
+        path = min(self._keys, key=lambda each: (each.count("/"), each), default=None)
+        return None if path is None else FoundKey(self._keys[path], path, not self._has_other_files)
+
+
+def file_key(path: str, status: os.stat_result) -> FoundKey | None:
+    """Return the key in a regular file; None if it contains none.
+
+    Args:
+        path: The path of the file.
+        status: The status of the file.
+    """
+    kind = _key_in(path) if is_candidate(posixpath.basename(path), status.st_mode, status.st_size) else None
+    return None if kind is None else FoundKey(kind)
+
+
+def _is_candidate(entry: "os.DirEntry[str]") -> bool:
+    """Return whether a file is regular, and can be a key by its name, size and permission bits."""
+    if not is_name_of_candidate(entry.name):
+        return False
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and is_candidate(entry.name, status.st_mode, status.st_size)
+
+
+def _key_in(path: str) -> KeyKind | None:
+    """Return the kind of key in a file; None if it contains none. If the file cannot be read, its name decides."""
+    try:
+        return by_content(read_start(path, LARGEST), path)
+    except OSError:
+        return by_name(path)
+
+
+def _is_sqlite(entry: "os.DirEntry[str]") -> bool:
+    """Return whether a file has the header of SQLite ("Database File Format", section 1.3), or cannot be read."""
+    try:
+        if not entry.is_file(follow_symlinks=False):
+            return False
+        return read_start(entry.path, 16) == b"SQLite format 3\0"
+    except OSError:
+        return True
+
+
+def read_start(path: str, size: int) -> bytes:
+    """Return the first bytes of a regular file. Do not block, even if a container has replaced the file by a FIFO.
+
+    Raises:
+        OSError: The file cannot be read, or is not a regular file.
+    """
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY)
+    with open(number, "rb") as file:  # noqa: PTH123 - `number` is a file descriptor
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        return file.read(size)

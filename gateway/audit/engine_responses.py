@@ -1,0 +1,67 @@
+"""Converts responses of the engine to containers and volumes of a snapshot. Does no I/O."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume
+from gateway.text import one_line
+
+_ANONYMOUS = "com.docker.volume.anonymous"
+
+
+def container_of(
+    inspection: Mapping[str, Any], image: Mapping[str, Any] | None, layer: int | None, *, is_own: bool
+) -> AuditedContainer:
+    """Return a container.
+
+    Args:
+        inspection: The response to an inspect request for the container.
+        image: The configuration of the image; None if it is not known.
+        layer: The size of the writable layer in bytes; None if it is not known.
+        is_own: Whether the container runs the gateway itself.
+    """
+    config, host = inspection.get("Config") or {}, inspection.get("HostConfig") or {}
+    tmpfs = (AuditedMount("tmpfs", str(path)) for path in host.get("Tmpfs") or {})
+    mounts = {each.path: each for each in (*tmpfs, *map(_mount, inspection.get("Mounts") or ()))}
+    return AuditedContainer(
+        str(inspection["Id"]), one_line(str(inspection["Name"]).lstrip("/")), str(config.get("Image") or ""),
+        running=bool((inspection.get("State") or {}).get("Running")),
+        removed=bool(host.get("AutoRemove")),
+        mounts=tuple(mounts.values()),
+        layer=layer or 0,
+        changes={} if layer == 0 else None,
+        is_own=is_own,
+        inspection=inspection,
+        image_config=image,
+    )  # fmt: skip
+
+
+def _mount(found: Mapping[str, Any]) -> AuditedMount:
+    kind, path, source = str(found.get("Type")), str(found.get("Destination")), str(found.get("Source") or "")
+    writable = bool(found.get("RW", True))
+    if kind == "volume":
+        return AuditedMount("volume", path, source, str(found.get("Name") or ""), writable)
+    if kind == "tmpfs":
+        return AuditedMount("tmpfs", path, writable=writable)
+    return AuditedMount("bind", path, source, writable=writable)
+
+
+def volumes_of(listed: Mapping[str, Any], usage: Mapping[str, Any]) -> Iterator[AuditedVolume]:
+    """Yield the volumes, without their last use.
+
+    Args:
+        listed: The response to `/volumes`.
+        usage: The response to `/system/df`.
+    """
+    # If the engine has not determined the size, it reports -1 or omits the size.
+    sizes = {
+        str(each["Name"]): int((each.get("UsageData") or {}).get("Size", -1)) for each in usage.get("Volumes") or ()
+    }
+    for each in listed.get("Volumes") or ():
+        name, labels = str(each["Name"]), each.get("Labels") or {}
+        is_anonymous = _ANONYMOUS in labels or (len(name) == 64 and set(name) <= set("0123456789abcdef"))
+        size = sizes.get(name, -1)
+        yield AuditedVolume(
+            one_line(name), str(each.get("Driver") or "local"), each.get("Options") or {}, labels, is_anonymous,
+            str(each.get("Mountpoint") or ""), str(each.get("CreatedAt") or "")[:10], size if size >= 0 else None,
+        )  # fmt: skip

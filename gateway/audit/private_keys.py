@@ -1,0 +1,66 @@
+"""Recognizes private keys by the names and by the content of files. Does no I/O."""
+
+import posixpath
+import re
+from typing import Literal
+
+KeyKind = Literal["SSH key", "TLS key"]
+
+_SSH_NAME = re.compile(
+    r"(^|/)(id_(rsa|dsa|ecdsa|ed25519)(_sk)?|ssh_host_\w+_key|[\w.-]*private[_-]?key[\w.-]*|[\w.-]*ssh[_-]?key[\w.-]*|"
+    r"[\w.-]+\.ppk|\.ssh)$|/\.ssh/(?!known_hosts|config|authorized_keys)"
+)
+_TLS_NAME = re.compile(r"\.key$|(^|[/_-])(priv)?key\d*\.pem$")
+LARGEST = 32 * 1024
+"""The maximum size of a key file in bytes. A PEM file can contain a chain of certificates before the key."""
+_SMALLEST = 50
+_SUFFIXES = ("", ".pem", ".key", ".ppk")
+_SSH_CONTENT = re.compile(rb"-----BEGIN (OPENSSH|DSA) PRIVATE KEY-----|^PuTTY-User-Key-File-")
+_CONTENT = re.compile(rb"-----BEGIN ([A-Z]+ )*PRIVATE KEY-----")
+
+
+def by_name(path: str) -> KeyKind | None:
+    """Return the kind of key that a path usually contains; None if it is not the path of a key."""
+    if _SSH_NAME.search(path):
+        return "SSH key"
+    return "TLS key" if _TLS_NAME.search(path) else None
+
+
+def by_content(start: bytes, path: str) -> KeyKind | None:
+    """Return the kind of key that a file contains; None if it contains none.
+
+    A PEM file can contain a key for SSH or for TLS (RFC 7468). Without a name of a TLS key, it counts as an SSH key.
+
+    Args:
+        start: The start of the file.
+        path: The path of the file.
+    """
+    if _SSH_CONTENT.search(start):
+        return "SSH key"
+    if not _CONTENT.search(start):
+        return None
+    return "TLS key" if _TLS_NAME.search(path) and not _SSH_NAME.search(path) else "SSH key"
+
+
+def is_name_of_candidate(name: str) -> bool:
+    """Return whether the content of a file with this name can be a key. Numbers are the names of databases' files."""
+    return (posixpath.splitext(name)[1] in _SUFFIXES or by_name(name) is not None) and not name.isdigit()
+
+
+def is_candidate(name: str, mode: int, size: int) -> bool:
+    """Return whether the content of a file can be a key.
+
+    Programs refuse keys that other users can read, so a name without a suffix needs permissions for the owner only.
+
+    Args:
+        name: The name of the file.
+        mode: The permission bits.
+        size: The size in bytes.
+    """
+    is_private = not mode & 0o077 or "." in name or by_name(name) is not None
+    return is_name_of_candidate(name) and is_private and _SMALLEST <= size <= LARGEST
+
+
+def is_companion(path: str) -> bool:
+    """Return whether a file is of use only together with a key, such as a public key."""
+    return path.endswith(".pub") or posixpath.basename(path) in ("known_hosts", "config", "authorized_keys")

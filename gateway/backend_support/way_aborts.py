@@ -1,0 +1,51 @@
+"""Calculates how many aborted logins a server has counted for the address of a way. Does no I/O.
+
+MySQL counts aborted logins by source address, and a successful login resets the count of its address (MySQL Reference
+Manual, "The Host Cache"). The gateway does not know the addresses: the ways to a server can have separate addresses,
+or share one behind NAT.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from math import inf
+from typing import Self
+
+_MAX_COUNT = 10_000
+
+
+class WayAborts:
+    """Counts the aborted logins through one way to a server. The caller chooses the clock of all times."""
+
+    def __init__(self: Self) -> None:
+        self.peers: Sequence[Self] = [self]
+        """All ways to the server, including this one."""
+        self.last_login = -inf
+        """When the last login through this way succeeded."""
+        self._aborted: deque[float] = deque(maxlen=_MAX_COUNT)
+        """Times of the logins that were aborted after `last_login`."""
+
+    @property
+    def aborted(self) -> int:
+        """The highest number that the server can have counted for the address of this way, with any set of ways.
+
+        The number for a set of ways with one address is the number of logins that were aborted through these ways
+        after the last login through one of them.
+        """
+        last_logins = {each.last_login for each in self.peers if each.last_login >= self.last_login}
+        return max(
+            sum(each.aborted_after(login) for each in self.peers if each.last_login <= login) for login in last_logins
+        )
+
+    def aborted_after(self, at: float) -> int:
+        """Return the number of logins that were aborted through this way after the time `at`."""
+        return len(self._aborted) if at == self.last_login else sum(each > at for each in self._aborted)
+
+    def add_abort(self, at: float) -> None:
+        """Count a login that was aborted at the time `at`."""
+        self._aborted.append(at)
+
+    def reset(self, at: float) -> None:
+        """Record a successful login through this way at the time `at`. The counts of other ways do not change."""
+        if at > self.last_login:
+            self.last_login = at
+            self._aborted = deque((each for each in self._aborted if each > at), maxlen=_MAX_COUNT)

@@ -1,0 +1,27 @@
+"""Finds the servers that a gateway dials. Reads the files that tunnels name, and can block."""
+
+from gateway.config.model import Config, TunnelSpec
+from gateway.contracts.values import Endpoint
+from gateway.errors import GatewayError
+from gateway.relay.resolver import is_address
+
+
+def direct_addresses(config: Config) -> tuple[str, ...]:
+    """Return the IP addresses of targets and tunnel servers that the gateway dials directly."""
+    endpoints = [each for spec in config.backends.values() for each in spec.targets if not spec.ways(each)]
+    for spec in config.tunnels.values():
+        if not spec.via:
+            endpoints += _servers(spec, udp=True)
+    return tuple(dict.fromkeys(each.host for each in endpoints if is_address(each.host)))
+
+
+def servers_behind_several(config: Config) -> dict[str, tuple[Endpoint, ...]]:
+    """Return the servers of each tunnel that has several outer tunnels, by the name of the tunnel."""
+    return {name: tuple(_servers(spec)) for name, spec in config.tunnels.items() if len(spec.via) > 1}
+
+
+def _servers(spec: TunnelSpec, *, udp: bool = False) -> list[Endpoint]:
+    try:
+        return [*spec.kind.servers(spec.options), *(spec.kind.udp_servers(spec.options) if udp else ())]
+    except GatewayError:  # the same error is reported when the tunnel is opened
+        return []

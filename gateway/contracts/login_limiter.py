@@ -1,0 +1,24 @@
+"""The interface through which a probe limits its logins to a server that counts aborted logins."""
+
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+
+class LoginLimiter(Protocol):
+    """Limits the logins of the checks of all backends to one server through one way. All times are monotonic."""
+
+    @property
+    def aborted(self) -> int:
+        """Number of aborted logins that the server has possibly counted since the last login."""
+
+    def attempt(self) -> AbstractAsyncContextManager[None]:
+        """Return a context for one login. It waits for its turn if the logins in progress could use up the limit."""
+
+    def pause(self, now: float) -> float:
+        """Return the seconds from the time `now` to the earliest next login; 0 if a login can start now."""
+
+    def record_abort(self, now: float) -> None:
+        """Record a login that was aborted at the time `now`."""
+
+    def record_success(self, now: float) -> None:
+        """Record a login that had succeeded by the time `now`."""

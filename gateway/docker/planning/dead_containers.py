@@ -1,0 +1,37 @@
+"""Creates the status of dead containers. Does no I/O."""
+
+import shlex
+
+from gateway.docker.compose_command import compose_command
+from gateway.docker.dead_containers import DeadContainer, DeadContainerState
+from gateway.docker.failed_starts import StartFailureCause
+from gateway.docker.grants import SERVICE
+from gateway.docker.model import Container
+from gateway.text import one_line
+
+_MAX_COMMAND = 4000
+"""The maximum length of a command in the status, in characters."""
+
+
+def dead_container(
+    container: Container,
+    cause: StartFailureCause,
+    detail: str,
+    state: DeadContainerState,
+    message: str = "",
+    command: str = "",
+) -> DeadContainer:
+    """Return a dead container. See `DeadContainer` for the arguments."""
+    return DeadContainer(container.name, container.id, cause, detail, state, message, command)
+
+
+def recreate(container: Container, cause: StartFailureCause, detail: str) -> DeadContainer:
+    """Return a container that cannot start again, with the command that recreates it if Compose created it."""
+    message = f"a start fails again: recreate container {container.name}"
+    compose, command = compose_command(container.labels), ""
+    if compose:
+        command = shlex.join((*compose, "up", "-d", "--no-deps", "--force-recreate", container.labels[SERVICE]))
+    if not command or one_line(command, _MAX_COMMAND) != command:
+        message += f" with the options that `docker inspect {container.name}` shows"
+        return dead_container(container, cause, detail, DeadContainerState.RECREATE, message)
+    return dead_container(container, cause, detail, DeadContainerState.RECREATE, message, command)

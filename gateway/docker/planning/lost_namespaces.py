@@ -1,0 +1,94 @@
+"""Decides which containers to restart after the network namespace that they share was lost. Does no I/O."""
+
+from gateway.docker.dead_containers import DeadContainer, DeadContainerState
+from gateway.docker.failed_starts import StartFailureCause
+from gateway.docker.grants import PROJECT
+from gateway.docker.labels import revives
+from gateway.docker.model import LIVE, Container
+from gateway.docker.planning.builder import PlanBuilder
+from gateway.docker.planning.dead_containers import dead_container, recreate
+from gateway.docker.project_networks import configured_as
+
+
+def shared_namespaces(builder: PlanBuilder) -> frozenset[str]:
+    """Return the IDs of containers whose namespace others use and which concern the gateway, also after a removal."""
+    found = set()
+    for container in filter(lambda each: each.joins, builder.observed.containers):
+        owner = _owner(builder, container)
+        if owner is None and container.joins in builder.desired.namespaces:
+            found.add(container.joins)
+        elif owner is not None and _concerns_gateway(builder, owner):
+            found.add(owner.id)
+    return frozenset(found)
+
+
+def without_namespace(builder: PlanBuilder, container: Container) -> DeadContainer | None:
+    """Return a container whose start failed because the container whose namespace it shares did not run."""
+    owner = _owner(builder, container)
+    if owner is None:
+        return _without_owner(builder, container)
+    if not _is_in_scope(builder, container, owner):
+        return None
+    detail = f"it uses the network of container {owner.name}, which did not run"
+    if owner.state != "running":
+        return dead_container(
+            container,
+            StartFailureCause.NAMESPACE,
+            detail,
+            DeadContainerState.WAITING,
+            f"container {owner.name} does not run",
+        )
+    return dead_container(container, StartFailureCause.NAMESPACE, detail, DeadContainerState.STARTING)
+
+
+def without_namespace_while_running(builder: PlanBuilder, container: Container) -> DeadContainer | None:
+    """Return a running container if it has lost the network namespace that it shares; None if it has not lost it."""
+    if not container.joins:
+        return None
+    owner = _owner(builder, container)
+    if owner is None:
+        return _without_owner(builder, container)
+    start, owners = container.last_start, owner.last_start
+    if start is None or owners is None or not start.at or not _is_in_scope(builder, container, owner):
+        return None
+    detail = f"it uses the network that container {owner.name} had before its restart"
+    if owner.state not in LIVE:
+        message = f"container {owner.name} does not run"
+        detail = f"it uses the network of container {owner.name}, which has stopped"
+        return dead_container(container, StartFailureCause.NAMESPACE, detail, DeadContainerState.WAITING, message)
+    if owner.state != "running" or owners.at <= start.at or container.state != "running":
+        return None
+    return dead_container(container, StartFailureCause.NAMESPACE, detail, DeadContainerState.STARTING)
+
+
+def _without_owner(builder: PlanBuilder, container: Container) -> DeadContainer | None:
+    own = builder.observed.own_container
+    project = container.labels.get(PROJECT)
+    ours = container.joins in builder.desired.namespaces or (
+        own is not None and project is not None and project == own.labels.get(PROJECT)
+    )
+    asks = revives(container.labels, builder.options.label_prefix, default=False)
+    if container.last_start is None or not container.last_start.restarts or not (ours or asks):
+        return None
+    return recreate(container, StartFailureCause.NAMESPACE, "it uses the network of a container that is gone")
+
+
+def _owner(builder: PlanBuilder, container: Container) -> Container | None:
+    """Return the container whose network namespace a container joins; None if that container was removed."""
+    return next((each for each in builder.observed.containers if container.joins in (each.id, each.name)), None)
+
+
+def _is_in_scope(builder: PlanBuilder, container: Container, owner: Container) -> bool:
+    """Return whether the owner of a namespace concerns the gateway, or a label of `container` permits revival."""
+    asks = revives(container.labels, builder.options.label_prefix, default=False)
+    return asks or _concerns_gateway(builder, owner)
+
+
+def _concerns_gateway(builder: PlanBuilder, owner: Container) -> bool:
+    """Return whether the owner of a namespace is the gateway or on one of its networks."""
+    base = builder.observed.base(owner)
+    if base is None:
+        return owner.joins in builder.desired.namespaces
+    if base.id == builder.observed.own or builder.desired.is_gateway(base):
+        return True
+    return any(configured_as(builder.desired.networks, name) is not None for name in base.endpoints)

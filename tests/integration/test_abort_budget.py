@@ -1,0 +1,135 @@
+"""Tests with a MariaDB server that blocks addresses after a few aborted logins, and that several ways reach."""
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pymysql
+import pytest
+
+from gateway.demo import mariadb
+from gateway.demo.mariadb import MariaDB
+from gateway.demo.process import find, free_port
+from tests.soak.abort_budget import assigned, counting_server
+from tests.support.clients import connect, query_mysql
+from tests.support.configs import database_check
+from tests.support.gateway_process import Gateway
+from tests.support.requirements import need
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+SERVER, ONE, OTHER, CONTROL = (f"192.0.2.{number}" for number in range(81, 85))
+"""Addresses for documentation (RFC 5737). MySQL does not count aborted logins from loopback addresses."""
+LIMIT = 20
+ABORTS = 30
+"""Number of clients that abort their login through each way; more than the server tolerates."""
+
+
+@pytest.fixture(scope="module")
+def started(server_folder: Path) -> Iterator[MariaDB]:
+    need(mariadb.available() and os.geteuid() == 0, "root, and mariadbd (package mariadb-server)")
+    need(find("socat") is not None, "socat (package socat)")
+    with assigned(SERVER, ONE, OTHER, CONTROL):
+        server = counting_server(server_folder / "counting", LIMIT).start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def server(started: MariaDB) -> MariaDB:
+    """A server that blocks no address."""
+    started.execute("FLUSH HOSTS")
+    return started
+
+
+def tunnels(a: str, b: str) -> str:
+    """Return two tunnels whose connections have the source addresses `a` and `b`."""
+    return "\n".join(
+        f"          {name}: {{kind: command, mode: stdio,"
+        f' command: [socat, -t, 3600, STDIO, "TCP:{{host}}:{{port}},bind={source}"]}}'
+        for name, source in (("a", a), ("b", b))
+    )
+
+
+def log_in_from(server: MariaDB, source: str) -> None:
+    """Log in to the server without the gateway."""
+    pymysql.connect(
+        host=SERVER, port=server.port, user=server.user, password=server.password, bind_address=source,
+        connect_timeout=20, ssl_disabled=True,
+    ).close()  # fmt: skip
+
+
+def test_the_server_blocks_an_address_after_too_many_aborted_logins(server: MariaDB) -> None:
+    """Without this behavior of the server, the other tests could not fail."""
+    with pytest.raises(pymysql.err.OperationalError) as raised:
+        for _ in range(2 * LIMIT):
+            with socket.create_connection((SERVER, server.port), 20, (CONTROL, 0)) as client:
+                client.recv(100)
+        log_in_from(server, CONTROL)
+    assert raised.value.args[0] == pymysql.constants.ER.HOST_IS_BLOCKED
+
+
+@pytest.mark.parametrize("b", [OTHER, ONE], ids=["two addresses", "one address"])
+def test_clients_that_abort_through_two_ways_block_no_address(gateway: Gateway, server: MariaDB, b: str) -> None:
+    """The check of `other` logs in through b all the time. This must not hide what the clients of `app` abort."""
+    app, batch = free_port(), free_port()
+    target = f'targets: ["{SERVER}:{server.port}"]'
+    rare = database_check(server, gateway.folder, "interval: 60s, fast_interval: 300ms")
+    frequent = database_check(server, gateway.folder, "interval: 300ms")
+    gateway.write(f"""
+        tunnels:
+{tunnels(ONE, b)}
+        backends:
+          app: {{kind: mysql, via: a, {target}, listen: 127.0.0.1:{app}, check: {rare}}}
+          batch: {{kind: mysql, via: [b, a], {target}, listen: 127.0.0.1:{batch}, check: {rare}}}
+          other: {{kind: mysql, via: b, {target}, check: {frequent}}}
+    """)
+    gateway.start().wait_up("app", "batch", "other")
+
+    def abort(listen: int) -> None:
+        for _ in range(ABORTS):
+            with connect(listen) as client:
+                assert client.recv(100)  # the server's greeting
+            time.sleep(0.07)
+
+    with ThreadPoolExecutor(2) as clients:
+        list(clients.map(abort, (app, batch)))
+    for listen in (app, batch):
+        assert query_mysql(server, listen) >= 3
+    assert gateway.state("app") == gateway.state("batch") == ("up", None)
+
+
+def test_the_checks_of_all_backends_together_do_not_block_an_address(gateway: Gateway, server: MariaDB) -> None:
+    """The server is frozen while the checks of five backends log in through two ways with one address."""
+    target = f'targets: ["{SERVER}:{server.port}"]'
+    check = database_check(server, gateway.folder, "interval: 200ms, fast_interval: 200ms, timeout: 300ms")
+    names = [f"shop-{number}" for number in range(5)]
+    backends = "\n".join(
+        f"          {name}: {{kind: mysql, via: [a, b], {target}, check: {check}}}" for name in names
+    )
+    gateway.write(f"""
+        tunnels:
+{tunnels(ONE, ONE)}
+        backends:
+{backends}
+    """)
+    gateway.start().wait_up(*names)
+    server.send(signal.SIGSTOP)
+    try:
+        gateway.wait(lambda: all("max_connect_errors" in (detail(gateway, name) or "") for name in names))
+    finally:
+        server.send(signal.SIGCONT)
+    gateway.stop()
+    with contextlib.closing(socket.create_connection((SERVER, server.port), 20, (CONTROL, 0))):
+        pass
+    log_in_from(server, ONE)
+
+
+def detail(gateway: Gateway, name: str) -> str | None:
+    found: str | None = gateway.backend(name)["targets"][0]["detail"]
+    return found
