@@ -17,7 +17,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from gateway.text import one_line
+from gateway.text_sanitizer import one_line
 
 
 class Reason(StrEnum):

@@ -45,7 +45,7 @@ from gateway.docker.plan import ActionKind, AttachmentState
 from gateway.errors import Reason
 from gateway.fleet.members import MemberAddress
 from gateway.forwarding.admission import RefusalReason
-from gateway.measure import Histogram
+from gateway.measurement import Histogram
 from gateway.ops.authorization import AccessRole
 from gateway.ops.fact_metrics import fact_families
 from gateway.ops.get_handlers import ROLES

@@ -13,7 +13,7 @@ from gateway.config.redaction import redact
 from gateway.contracts.security import Secret
 from gateway.contracts.values import Endpoint
 from gateway.ops.status_views import ConfigText
-from gateway.text import one_line
+from gateway.text_sanitizer import one_line
 from gateway.tunnels import TunnelKind
 
 _OF_SPEC = {"options": "", "check_options": "check"}

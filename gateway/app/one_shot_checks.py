@@ -28,7 +28,7 @@ from gateway.relay.direct_link import DirectTunnel
 from gateway.relay.poller import RelayLoop
 from gateway.supervision.supervisor import Supervisor, supervise
 from gateway.supervision.uplink import Uplink
-from gateway.text import error_text
+from gateway.text_sanitizer import error_text
 
 _CLOSE_TIMEOUT = 5.0
 """Seconds to wait until a lost tunnel is closed."""

@@ -16,7 +16,7 @@ from gateway.config import Config
 from gateway.config.advice import advice
 from gateway.fleet.poller import FleetPoller
 from gateway.fleet.view import FleetView
-from gateway.measure import Histogram
+from gateway.measurement import Histogram
 from gateway.ops.events import EventLog, EventSubject, EventType
 from gateway.ops.status_views import BackendStatus, BackendView, ConfigText, ServiceView, phase
 from gateway.relay.sockets import PeerCredentials

@@ -21,7 +21,7 @@ from gateway.contracts.states import TunnelState
 from gateway.facts import Fact
 from gateway.forwarding.forward import Forward
 from gateway.health.check import Check
-from gateway.measure import Histogram
+from gateway.measurement import Histogram
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import (
     ActionView,

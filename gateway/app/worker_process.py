@@ -46,7 +46,7 @@ from gateway.errors import LinkLostError, ReachError, Reason
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import ListenAddress, Listener
 from gateway.forwarding.pending_client import PendingClient
-from gateway.measure import Histogram
+from gateway.measurement import Histogram
 from gateway.ops import logs
 from gateway.relay.dial_retry import retry_dial
 from gateway.relay.poller import RelayLoop

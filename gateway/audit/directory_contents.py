@@ -66,7 +66,7 @@ def read_directory(top: str, skipped: Collection[str], is_late: Callable[[], boo
 
 
 class _DirectoryReader:
-    """The state of reading a directory.
+    """Reads a directory and its subdirectories, until it has found what the audit needs.
 
     Args:
         top: The path of the directory.

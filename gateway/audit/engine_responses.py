@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume
-from gateway.text import one_line
+from gateway.text_sanitizer import one_line
 
 _ANONYMOUS = "com.docker.volume.anonymous"
 

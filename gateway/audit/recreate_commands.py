@@ -20,7 +20,7 @@ from gateway.audit.service_update import NODE_LABEL, service_update
 from gateway.audit.shell_commands import command, script
 from gateway.docker.compose_command import COMPOSE_LABELS, FILES, compose_command
 from gateway.docker.grants import SWARM_SERVICE
-from gateway.text import one_line
+from gateway.text_sanitizer import one_line
 
 _INSPECT_ENV = "{{range .Config.Env}}{{println .}}{{end}}"
 

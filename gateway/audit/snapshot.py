@@ -15,7 +15,7 @@ from gateway.audit.volume_last_use import last_uses
 from gateway.docker.engine import Engine
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.own_container_id import mounted_id
-from gateway.text import one_line
+from gateway.text_sanitizer import one_line
 
 _PARALLEL = 8
 _COMPARING = 15.0

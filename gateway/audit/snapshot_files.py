@@ -13,7 +13,7 @@ from gateway.audit.image_files import changes, image_names, user_of
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.mount_storage import is_below, of_volume
 from gateway.audit.storage_locations import VOLATILE
-from gateway.text import one_line
+from gateway.text_sanitizer import one_line
 
 _READING = 1.5
 """The timeout for reading directories, in seconds."""

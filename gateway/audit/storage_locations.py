@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.mount_storage import MountStorage, StorageMedium, is_below, store_of
 from gateway.audit.report import StorageLocation
-from gateway.text import format_bytes
+from gateway.text_sanitizer import format_bytes
 
 EMPTIED_AT_BOOT = ("/tmp", "/run", "/var/run", "/dev/shm")  # noqa: S108 - compared with the sources of mounts
 """Directories of a host that are possibly cleared at the next boot."""

@@ -10,7 +10,7 @@ from gateway.contracts.link import Connector, Relay
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
-from gateway.measure import Histogram
+from gateway.measurement import Histogram
 from gateway.relay.socket_relay import SocketRelay
 from gateway.relay.sockets import tune
 

@@ -13,7 +13,7 @@ from gateway.errors import GatewayError, ReachError, Reason
 from gateway.processes import pdeathsig_exec
 from gateway.processes.child_process import describe_exit
 from gateway.processes.programs import minimal_environment, resolve_program
-from gateway.text import one_line
+from gateway.text_sanitizer import one_line
 
 log = logging.getLogger(__name__)
 

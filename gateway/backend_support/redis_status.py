@@ -8,7 +8,7 @@ from gateway.contracts.backend import ProbeResult
 from gateway.contracts.states import DatabaseRole
 from gateway.errors import Reason, UnusableTargetError
 from gateway.facts import VERSION, Fact
-from gateway.text import format_bytes
+from gateway.text_sanitizer import format_bytes
 
 MEMORY = Fact(
     "memory_bytes",

@@ -12,8 +12,8 @@ from gateway.contracts.security import InsecureSetting, MonitoredCertificate
 from gateway.contracts.states import TrafficClass
 from gateway.contracts.values import Duration, Endpoint
 from gateway.facts import Fact
-from gateway.kinds import KindRegistry
-from gateway.measure import TapFactory
+from gateway.kind_registry import KindRegistry
+from gateway.measurement import TapFactory
 from gateway.remedies import TARGET_REMEDIES
 
 

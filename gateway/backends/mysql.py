@@ -20,7 +20,6 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from gateway.backend_support import tls
-from gateway.backend_support.aborted_logins import AbortedLogins
 from gateway.backend_support.check_passwords import PasswordSource
 from gateway.backend_support.database_check import (
     DATABASE_FACTS,
@@ -33,6 +32,7 @@ from gateway.backend_support.database_check import (
 )
 from gateway.backend_support.http_role_server import with_http_role
 from gateway.backend_support.login_options import insecure_settings
+from gateway.backend_support.login_pacing import LoginPacing
 from gateway.backend_support.mysql_errors import mysql_error, protocol_error
 from gateway.backend_support.mysql_login import MysqlLogin
 from gateway.backend_support.mysql_status import query_status
@@ -60,7 +60,7 @@ _ABORT_LIMIT = 100
 
 @dataclass(frozen=True)
 class MysqlCheck(DatabaseCheck):
-    """The check of a MySQL backend.
+    """The `check:` keys of a MySQL backend.
 
     Args:
         server_public_key_file: The server's public RSA key in PEM, as the status variable
@@ -72,7 +72,7 @@ class MysqlCheck(DatabaseCheck):
 
 
 class MysqlBackend:
-    """See `gateway.contracts.backend.Backend`.
+    """Checks a MySQL or MariaDB backend; implements `gateway.contracts.backend.Backend`.
 
     Args:
         options: An empty object, because this kind has no options.
@@ -88,14 +88,14 @@ class MysqlBackend:
         this thread."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """See `gateway.contracts.backend.Backend`: log in, and query role, version and replication lag.
+        """Log in, and query role, version and replication lag; see `gateway.contracts.backend.Backend`.
 
         The server and `phases.logins` both count each login that is aborted at the deadline. After several aborted
         logins, a probe that starts during a pause fails without a login.
         """
         if self.check.user is None:
             return ProbeResult(unprobed="check.user is not set, and MySQL must not be probed without a login")
-        logins = phases.logins or AbortedLogins(_ABORT_LIMIT)
+        logins = phases.logins or LoginPacing(_ABORT_LIMIT)
         async with logins.attempt():
             return await self._log_in(link, target, phases, logins)
 

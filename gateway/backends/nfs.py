@@ -28,7 +28,7 @@ from gateway.nfs.export_probe import ExportProbe
 from gateway.nfs.latency_tap import RpcLatencyTap
 from gateway.nfs.rpc import RpcClient, RpcError
 from gateway.nfs.xdr import XdrError
-from gateway.text import error_text, format_bytes
+from gateway.text_sanitizer import error_text, format_bytes
 
 _PORT = 2049
 _TIMEO, _MAX_RETRANS = 60, 9

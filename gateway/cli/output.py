@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from gateway.text import one_line, printable
+from gateway.text_sanitizer import one_line, printable
 
 _COLORS = {
     "up": "green", "ready": "green", "degraded": "yellow", "unknown": "yellow", "paused": "yellow",

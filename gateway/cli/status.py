@@ -20,7 +20,7 @@ from gateway.cli.output import (
 from gateway.cli.severity import backends_by_severity, outer_tunnels, tunnels_by_severity, way_rows
 from gateway.cli.watch import watching
 from gateway.ops.service_client import ServiceClient
-from gateway.text import format_bytes
+from gateway.text_sanitizer import format_bytes
 
 _WATCH_INTERVAL = 2.0
 _HEADS = ["BACKEND", "STATE", "SINCE", "TARGET", "ROLE", "CHECK", "CLIENTS", "WAIT"]

@@ -20,7 +20,7 @@ from gateway.contracts.states import CloseReason, TunnelState
 from gateway.contracts.tunnel import Progress
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, Reason, TunnelError
-from gateway.measure import Histogram, Tap
+from gateway.measurement import Histogram, Tap
 from gateway.processes.output_log import OutputLog
 from gateway.processes.programs import fill_placeholders
 from gateway.processes.tunnel_processes import TunnelProcesses

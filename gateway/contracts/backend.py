@@ -11,7 +11,7 @@ from gateway.contracts.states import DatabaseRole
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 from gateway.facts import Fact, FactValue, finite
-from gateway.text import one_line
+from gateway.text_sanitizer import one_line
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from gateway.contracts.phases import Phases
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.errors import TunnelError
-from gateway.measure import Histogram, Tap
+from gateway.measurement import Histogram, Tap
 
 Stream = socket.socket
 """A connected, non-blocking stream socket."""

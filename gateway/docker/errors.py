@@ -10,7 +10,7 @@ import aiohttp
 from aiodocker.exceptions import DockerError
 
 from gateway.errors import GatewayError
-from gateway.text import error_text, one_line
+from gateway.text_sanitizer import error_text, one_line
 
 
 class ErrorKind(StrEnum):

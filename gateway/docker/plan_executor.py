@@ -19,7 +19,7 @@ from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.ownership import OwnershipRecord
 from gateway.docker.plan import REVIVALS, ActionKind, PlannedAction
 from gateway.docker.start_attempts import StartAttempts
-from gateway.measure import Tally
+from gateway.measurement import Tally
 
 log = logging.getLogger(__name__)
 

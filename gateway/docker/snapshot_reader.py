@@ -29,7 +29,7 @@ from gateway.docker.options import DockerOptions
 from gateway.docker.own_container_id import own_id
 from gateway.docker.project_networks import configured_as
 from gateway.docker.volumes import VolumeInfo
-from gateway.text import one_line
+from gateway.text_sanitizer import one_line
 
 
 class SnapshotReader:

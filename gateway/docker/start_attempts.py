@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from gateway.backoff import Backoff, BackoffPolicy
 from gateway.docker.dead_containers import DeadContainer
 from gateway.docker.plan import ActionKind, PlannedAction
-from gateway.measure import Tally
+from gateway.measurement import Tally
 
 _POLICY = BackoffPolicy(first=1.0, cap=60.0, floor=0.5)
 LIMIT = 20

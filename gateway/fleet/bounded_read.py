@@ -8,7 +8,7 @@ _T = TypeVar("_T")
 
 
 class BoundedRead(Generic[_T]):
-    """Runs a function that blocks in a thread. While a call hangs, further calls wait for it and start no thread."""
+    """Runs a blocking function in a thread. While a call hangs, further calls wait for it and start no thread."""
 
     def __init__(self) -> None:
         self._reading: asyncio.Future[_T] | None = None

@@ -16,7 +16,7 @@ from gateway.fleet.name_lookup import lookup
 from gateway.fleet.options import FleetOptions
 from gateway.fleet.summary import MAX_BYTES, MemberSummary, decode_summary
 from gateway.secret_files import read_private_key
-from gateway.text import one_line
+from gateway.text_sanitizer import one_line
 
 PATH = "/api/v1/summary"
 _IDLE = 60.0

@@ -9,7 +9,7 @@ from gateway.fleet.member_file import read_members
 from gateway.fleet.members import MAX_MEMBERS, Member, MemberAddress, expand, exposed_token
 from gateway.fleet.name_lookup import lookup
 from gateway.fleet.options import FleetOptions
-from gateway.text import one_line
+from gateway.text_sanitizer import one_line
 
 
 class MemberDiscovery:

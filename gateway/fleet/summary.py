@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.text import one_line
+from gateway.text_sanitizer import one_line
 
 MAX_BYTES = 64 << 10
 """Maximum size of an answer."""

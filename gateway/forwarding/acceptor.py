@@ -18,7 +18,7 @@ from gateway.forwarding.dialer import Dialer
 from gateway.forwarding.joined_connections import JoinedConnections
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.refusal_log import RefusalLog
-from gateway.measure import Tally
+from gateway.measurement import Tally
 
 log = logging.getLogger(__name__)
 

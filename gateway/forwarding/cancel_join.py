@@ -11,7 +11,7 @@ from gateway.forwarding.cancel_requests import send_copy
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.routed_target import RoutedTarget, TargetIdentity
 from gateway.forwarding.target_dialer import TargetDialer
-from gateway.measure import Histogram
+from gateway.measurement import Histogram
 
 _DIAL_TIMEOUT = 5.0
 """Time limit, in seconds, for a dial with a cancel request. A late request might cancel the session's next query."""

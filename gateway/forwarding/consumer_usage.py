@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from gateway.contracts.link import Relay
-from gateway.measure import Histogram, Tally
+from gateway.measurement import Histogram, Tally
 
 MAX_CONSUMERS = 256
 """Maximum number of consumers with separate counters. Connections of further consumers count as `OTHERS`."""

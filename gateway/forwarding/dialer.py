@@ -16,7 +16,7 @@ from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import LinkSource, RoutedTarget
 from gateway.forwarding.target_dialer import MIN_DIAL, TargetDialer
-from gateway.measure import Histogram, TapFactory
+from gateway.measurement import Histogram, TapFactory
 
 _FIRST_RETRY = 0.05
 _LAST_RETRY = 1.0

@@ -10,8 +10,8 @@ All times are seconds since the epoch (`time.time()`), because they are compared
 
 from collections.abc import Sequence
 
-from gateway.backend_support.aborted_logins import AbortedLogins
-from gateway.backend_support.way_aborts import WayAborts
+from gateway.backend_support.aborted_login_count import AbortedLoginCount
+from gateway.backend_support.login_pacing import LoginPacing
 
 _THROTTLE_SHARE = 0.9
 """Fraction of the limit above which the budget admits clients one at a time."""
@@ -22,10 +22,11 @@ _ABANDONED_DIAL_DELAY = 10.0
 """Seconds within which an abandoned dial might still connect. The server might then count the aborted handshake after
 a later login has reset the count."""
 LOGIN_RESPONSES = 2
-"""Number of responses after which a client has certainly logged in: one to the login, and one to the next request."""
+"""Number of responses after which a client has certainly logged in: the response to the login, and the response to
+the next request."""
 
 
-class HandshakeBudget(WayAborts):
+class HandshakeBudget(AbortedLoginCount):
     """Counts the aborted handshakes at one server through one way, and limits their number.
 
     Args:
@@ -34,7 +35,7 @@ class HandshakeBudget(WayAborts):
 
     def __init__(self, limit: int) -> None:
         super().__init__()
-        self.logins = AbortedLogins(limit)
+        self.logins = LoginPacing(limit)
         """Limits the logins of checks."""
         self.next_admission = 0.0
 

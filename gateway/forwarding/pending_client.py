@@ -8,7 +8,7 @@ from gateway.contracts.values import Endpoint
 from gateway.forwarding.connection_audit import ConnectionRecord
 from gateway.forwarding.consumer_usage import ConnectionSlot
 from gateway.forwarding.disconnect_watcher import DisconnectWatcher
-from gateway.measure import Histogram, Tap
+from gateway.measurement import Histogram, Tap
 from gateway.relay.sockets import reset
 
 

@@ -4,7 +4,7 @@ from typing import NamedTuple, Protocol
 
 from gateway.contracts.link import Link
 from gateway.contracts.values import Endpoint
-from gateway.measure import Histogram
+from gateway.measurement import Histogram
 
 
 class LinkSource(Protocol):

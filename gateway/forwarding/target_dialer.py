@@ -11,7 +11,7 @@ from gateway.forwarding.handshake_budget import LOGIN_RESPONSES, HandshakeBudget
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import RoutedTarget
-from gateway.measure import Histogram, Tap
+from gateway.measurement import Histogram, Tap
 from gateway.relay.dial_retry import retry_dial
 
 MIN_DIAL = 0.05

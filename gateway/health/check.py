@@ -22,7 +22,7 @@ from gateway.health.probe import probe_once
 from gateway.health.target_record import TargetRecord
 from gateway.health.timed_state import TimedState
 from gateway.health.verdict import CheckHistory, CheckResult, Verdict
-from gateway.measure import Histogram, Summary, Tally
+from gateway.measurement import Histogram, Summary, Tally
 
 log = logging.getLogger(__name__)
 

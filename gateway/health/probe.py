@@ -13,7 +13,7 @@ from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
 from gateway.errors import LinkLostError, ReachError, Reason, UnusableTargetError
 from gateway.health.verdict import CheckResult
-from gateway.text import error_text, one_line
+from gateway.text_sanitizer import error_text, one_line
 
 log = logging.getLogger(__name__)
 

@@ -62,7 +62,7 @@ class RpcRecordScanner:
 
 
 class RpcLatencyTap:
-    """Measures the latency of the RPC calls on one connection; implements `gateway.measure.Tap`.
+    """Measures the latency of the RPC calls on one connection; implements `gateway.measurement.Tap`.
 
     Args:
         observe: Called with each latency in seconds.
@@ -70,7 +70,7 @@ class RpcLatencyTap:
 
     __slots__ = ("_observe", "_pending", "_requests", "_responses")
     finished = False
-    """See `gateway.measure.Tap`. This tap measures until the connection is closed."""
+    """See `gateway.measurement.Tap`. This tap measures until the connection is closed."""
 
     def __init__(self, observe: Callable[[float], None]) -> None:
         self._observe = observe
@@ -80,7 +80,7 @@ class RpcLatencyTap:
         """For the XID of each unanswered call: the monotonic time at which the call passed the tap."""
 
     def on_request(self, data: memoryview, now: float) -> None:
-        """Observe `data` from the client, received at the monotonic time `now`. See `gateway.measure.Tap`."""
+        """Observe `data` from the client, received at the monotonic time `now`. See `gateway.measurement.Tap`."""
         for xid, kind in self._requests.records(data):
             if kind != _CALL:
                 continue  # the message is a reply to a callback of the server
@@ -89,7 +89,7 @@ class RpcLatencyTap:
             self._pending.setdefault(xid, now)
 
     def on_response(self, data: memoryview, now: float) -> None:
-        """Observe `data` from the backend, received at the monotonic time `now`. See `gateway.measure.Tap`."""
+        """Observe `data` from the backend, received at the monotonic time `now`. See `gateway.measurement.Tap`."""
         for xid, kind in self._responses.records(data):
             called_at = self._pending.pop(xid, None) if kind == _REPLY else None
             if called_at is not None:
@@ -102,7 +102,7 @@ class RpcLatencyTap:
 
     @property
     def parseable(self) -> bool:
-        """Whether the bytes so far follow the expected protocol. See `gateway.measure.RequestTracker`."""
+        """Whether the bytes so far follow the expected protocol. See `gateway.measurement.RequestTracker`."""
         return self._requests.is_rpc and self._responses.is_rpc
 
     def oldest_pending(self) -> float | None:

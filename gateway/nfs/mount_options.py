@@ -1,4 +1,4 @@
-"""Names mount options of NFS (nfs(5))."""
+"""Lists the mount options of NFS that a safe mount replaces (nfs(5))."""
 
 REPLACED = frozenset({
     "soft", "softerr", "hard", "nolock", "lock", "local_lock", "udp", "tcp", "proto", "vers", "nfsvers",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.ops.events import MAX_EVENTS, EventSubject, EventType, Transition
-from gateway.text import one_line
+from gateway.text_sanitizer import one_line
 
 _MAX_BYTES = 4 << 20
 """Only this part at the end of a file is read. A complete file is smaller."""

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from gateway.ops.status_json import iso
-from gateway.text import one_line
+from gateway.text_sanitizer import one_line
 
 MAX_EVENTS = 1000
 """Number of events that are kept, in memory and in the file."""

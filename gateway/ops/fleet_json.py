@@ -8,7 +8,7 @@ from gateway.fleet.view import FleetView
 from gateway.ops.diagnosis import diagnose
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import ServiceView
-from gateway.text import one_line
+from gateway.text_sanitizer import one_line
 
 _MAX_PROBLEMS = 10
 _MAX_DETAIL = 300

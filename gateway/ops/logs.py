@@ -5,7 +5,7 @@ import sys
 
 import structlog
 
-from gateway.text import one_line, printable
+from gateway.text_sanitizer import one_line, printable
 
 _MAX_LENGTH = 4000
 """Maximum number of characters of one value. The limit is large, because a value can contain several configuration

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.facts import Fact, FactValue
-from gateway.measure import Histogram
+from gateway.measurement import Histogram
 
 ConfigText = dict[str, list[tuple[str, str]]]
 """For each part of the configuration, such as `ops` or `backends.orders`: pairs of key and value, without secrets."""

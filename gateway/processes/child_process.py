@@ -14,7 +14,7 @@ from gateway.processes import pdeathsig_exec
 from gateway.processes.child_exit import wait_exit
 from gateway.processes.pipes import open_pipe, read_pipe
 from gateway.processes.programs import find_program, minimal_environment
-from gateway.text import one_line
+from gateway.text_sanitizer import one_line
 
 _TERMINATE_TIMEOUT = 3.0
 _OUTPUT_TIMEOUT = 0.5

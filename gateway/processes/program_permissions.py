@@ -10,7 +10,7 @@ _ROOT = 0
 
 
 class ProgramWriter(NamedTuple):
-    """Other users who can change a program.
+    """A finding that other users can change a program.
 
     Args:
         problem: Who they are, and the command that prevents it.

@@ -8,7 +8,7 @@ from gateway.contracts.link import Link, LinkStatus, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
-from gateway.measure import Histogram, Tap
+from gateway.measurement import Histogram, Tap
 from gateway.proxy import http_connect, socks5
 from gateway.proxy.connection import proxy_connection
 from gateway.proxy.login import read_login
@@ -18,7 +18,7 @@ from gateway.proxy.streams import TlsProxyStream
 from gateway.relay.dial_retry import retry_dial
 from gateway.relay.socket_relay import SocketRelay
 from gateway.relay.stream_bridge import StreamBridge
-from gateway.text import error_text
+from gateway.text_sanitizer import error_text
 
 
 @dataclass(frozen=True, kw_only=True)

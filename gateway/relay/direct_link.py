@@ -11,7 +11,7 @@ from gateway.contracts.phases import Phases
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, Progress
 from gateway.contracts.values import Endpoint
-from gateway.measure import Histogram, Tap
+from gateway.measurement import Histogram, Tap
 from gateway.relay.socket_relay import SocketRelay
 from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from gateway.contracts.link import Stream
 from gateway.contracts.states import CloseReason
-from gateway.measure import Histogram, Tap
+from gateway.measurement import Histogram, Tap
 from gateway.relay.lingering_close import LINGER_TIMEOUT
 from gateway.relay.socket_pair import socket_pair
 from gateway.relay.socket_relay import SocketRelay

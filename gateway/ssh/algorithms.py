@@ -11,7 +11,7 @@ from asyncssh.mac import get_mac_algs
 from asyncssh.packet import SSHPacket
 from asyncssh.public_key import get_certificate_algs, get_public_key_algs
 
-from gateway.text import one_line
+from gateway.text_sanitizer import one_line
 
 KEX = (
     "mlkem768x25519-sha256",

@@ -10,7 +10,7 @@ import asyncssh
 
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
-from gateway.measure import Histogram, Tap
+from gateway.measurement import Histogram, Tap
 from gateway.ssh.asyncssh_internals import disable_auto_adjust, send_window, send_window_adjust, take_unread_data
 from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.flow_control import INITIAL_BUDGET, ByteBudget, ReceiveWindow

@@ -11,7 +11,7 @@ import socket
 import time
 
 from gateway.contracts.states import CloseReason
-from gateway.measure import Histogram, Tap, waiting_since
+from gateway.measurement import Histogram, Tap, waiting_since
 from gateway.relay.fd_registration import FdRegistration
 from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.poller import HANGUP, READ, WRITE

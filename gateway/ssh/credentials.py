@@ -14,7 +14,7 @@ from gateway.contracts.security import MonitoredCertificate, ValidityPeriod
 from gateway.errors import Reason, TunnelError
 from gateway.secret_files import read_private_key
 from gateway.ssh.options import SshOptions
-from gateway.text import error_text
+from gateway.text_sanitizer import error_text
 
 _FOREVER = 2**64 - 1
 """The `valid before` time of a certificate that does not expire (OpenSSH's PROTOCOL.certkeys)."""

@@ -17,7 +17,7 @@ from gateway._dataplane.engine import (
     RECORD_TAP,
 )
 from gateway.contracts.states import CloseReason
-from gateway.measure import Histogram, Tap, waiting_since
+from gateway.measurement import Histogram, Tap, waiting_since
 from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.poller import poller
 from gateway.relay.sockets import reset

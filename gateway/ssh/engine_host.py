@@ -6,7 +6,7 @@ from typing import Protocol
 
 from gateway._dataplane import settings
 from gateway._dataplane.engine import RECORD_HISTOGRAM, Engine
-from gateway.measure import LATENCY_BUCKETS
+from gateway.measurement import LATENCY_BUCKETS
 from gateway.relay.per_loop import per_loop
 from gateway.relay.poller import READ, RelayLoop, poller
 from gateway.relay.sockets import USER_TIMEOUT_MS

@@ -3,7 +3,7 @@
 import struct
 
 from gateway._dataplane.engine import COMMAND_CLOSE_HISTOGRAM, Engine
-from gateway.measure import LATENCY_BUCKETS, Histogram
+from gateway.measurement import LATENCY_BUCKETS, Histogram
 
 _MAX_UNUSED = 64
 """Number of histograms without channels that stay open, because new channels often use them again."""

@@ -6,7 +6,7 @@ import asyncssh
 
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
-from gateway.measure import Histogram, Tap
+from gateway.measurement import Histogram, Tap
 from gateway.ssh.client_connection import ClientConnection, channel_target
 from gateway.ssh.engine_channel import EngineChannel
 from gateway.ssh.engine_host import EngineHost

@@ -12,7 +12,7 @@ import asyncssh
 from asyncssh.public_key import import_certificate_subject
 
 from gateway.errors import Reason, TunnelError
-from gateway.text import error_text
+from gateway.text_sanitizer import error_text
 
 _MARKERS = ("@cert-authority", "@revoked")
 _PARSE_ERRORS = (ValueError, NameError)

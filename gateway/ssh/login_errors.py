@@ -7,7 +7,7 @@ import asyncssh
 from gateway.errors import Reason, TunnelError
 from gateway.ssh.host_keys import HostKeyVerifier
 from gateway.ssh.options import SshOptions
-from gateway.text import error_text
+from gateway.text_sanitizer import error_text
 
 _LOGIN_REFUSED = {
     asyncssh.DISC_HOST_NOT_ALLOWED_TO_CONNECT,

@@ -9,7 +9,7 @@ from typing import Any
 import asyncssh
 from asyncssh.packet import SSHPacket, UInt32
 
-from gateway.measure import Histogram, Tap
+from gateway.measurement import Histogram, Tap
 from gateway.ssh import asyncssh_internals
 from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.client_connection import ClientConnection

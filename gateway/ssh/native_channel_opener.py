@@ -4,7 +4,7 @@ import asyncio
 
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
-from gateway.measure import Histogram, Tap
+from gateway.measurement import Histogram, Tap
 from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.flow_control import CONNECTION_GROWTH_BYTES, GROWTH_BUDGET, ByteBudget
 from gateway.ssh.native_channel import NativeChannel, RoundTrip

@@ -13,7 +13,7 @@ from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import Progress
 from gateway.contracts.values import Endpoint
 from gateway.errors import LinkLostError, Reason, TunnelError
-from gateway.measure import Histogram, Tap
+from gateway.measurement import Histogram, Tap
 from gateway.relay.dial_retry import retry_dial
 from gateway.relay.socket_pair import socket_pair
 from gateway.ssh.options import SshOptions

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from gateway.contracts.values import Endpoint
 from gateway.errors import ReachError, TunnelError
 from gateway.ssh.pooled_connection import PooledConnection
-from gateway.text import one_line
+from gateway.text_sanitizer import one_line
 
 log = logging.getLogger(__name__)
 

@@ -12,14 +12,14 @@ from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, Reason, RedialError
-from gateway.measure import Histogram, Tap
+from gateway.measurement import Histogram, Tap
 from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
 from gateway.ssh.client_connection import ClientConnection, EngineConnection
 from gateway.ssh.host_keys import HostKeyVerifier
 from gateway.ssh.native_channel_opener import NativeChannelOpener
 from gateway.ssh.options import SshOptions
 from gateway.ssh.packet_transport import PacketTransport, transport_of
-from gateway.text import error_text, one_line
+from gateway.text_sanitizer import error_text, one_line
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from gateway.errors import GatewayError
 from gateway.secret_files import unreadable
 from gateway.ssh.credentials import read_passphrase
 from gateway.ssh.options import SshOptions
-from gateway.text import error_text
+from gateway.text_sanitizer import error_text
 
 
 def public_keys(options: SshOptions) -> list[str]:

@@ -10,7 +10,7 @@ from gateway.contracts.link import Link, NetworkId, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, ReachError, Reason
-from gateway.measure import Histogram, Tap
+from gateway.measurement import Histogram, Tap
 
 _NEXT_WAY_AFTER = 2.0
 """Time limit, in seconds, for a dial through one tunnel if another tunnel can be tried after it."""

@@ -23,9 +23,9 @@ from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, Tunnel
 from gateway.errors import ReachError, Reason, TunnelError
-from gateway.measure import Histogram, Tally
+from gateway.measurement import Histogram, Tally
 from gateway.supervision.failover_link import FailoverLink
-from gateway.text import one_line
+from gateway.text_sanitizer import one_line
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from gateway.contracts.security import InsecureSetting, MonitoredCertificate
 from gateway.contracts.tunnel import Tunnel
 from gateway.contracts.values import Endpoint
 from gateway.facts import Fact
-from gateway.kinds import KindRegistry
+from gateway.kind_registry import KindRegistry
 from gateway.remedies import TUNNEL_REMEDIES
 
 

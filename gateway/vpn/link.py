@@ -13,7 +13,7 @@ from gateway.contracts.phases import Phases
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, Reason, TunnelError
-from gateway.measure import Histogram, Tap
+from gateway.measurement import Histogram, Tap
 from gateway.relay.socket_relay import SocketRelay
 from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
 from gateway.vpn.device_addresses import DeviceAddresses

@@ -10,7 +10,7 @@ from typing import Self
 from gateway.contracts.link import Link, Relay
 from gateway.contracts.values import Endpoint
 from gateway.errors import ReachError
-from gateway.measure import Histogram
+from gateway.measurement import Histogram
 from gateway.relay.dial_retry import retry_dial
 from gateway.relay.sockets import reset, tune
 

@@ -21,7 +21,7 @@ from gateway.contracts.values import Endpoint
 from gateway.demo.postgres import Postgres, available
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
-from gateway.measure import Histogram
+from gateway.measurement import Histogram
 from gateway.relay.direct_link import DirectLink
 from gateway.relay.sockets import tune
 from tests.support import certificates

@@ -24,7 +24,7 @@ import pytest
 from gateway.contracts.values import Endpoint
 from gateway.demo.process import Process, find, free_port
 from gateway.errors import ReachError
-from gateway.measure import Histogram
+from gateway.measurement import Histogram
 from gateway.relay.sockets import reset, tune
 from gateway.ssh import client_connection, packet_transport
 from gateway.ssh.algorithms import CIPHERS

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.demo.sshd import Bastion
-from gateway.measure import Histogram
+from gateway.measurement import Histogram
 from gateway.relay.poller import RelayLoop
 from gateway.relay.sockets import tune
 from gateway.ssh import aes_gcm as gcm_module

@@ -16,7 +16,7 @@ from asyncssh.packet import Boolean, String, UInt32
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.demo.sshd import Bastion
-from gateway.measure import Histogram
+from gateway.measurement import Histogram
 from gateway.relay.sockets import reset, tune
 from gateway.ssh import asyncssh_internals, client_connection, packet_transport, packet_writer
 from gateway.ssh.flow_control import GROWTH_BUDGET, INITIAL_BUDGET

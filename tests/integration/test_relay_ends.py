@@ -17,7 +17,7 @@ from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
-from gateway.measure import Histogram
+from gateway.measurement import Histogram
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import ProxyOptions
 from gateway.proxy.tls_socket import TlsSocket

@@ -26,7 +26,7 @@ from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion, make_key
 from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
 from gateway.health.probe import probe_once
-from gateway.measure import Histogram
+from gateway.measurement import Histogram
 from gateway.relay.direct_link import DirectLink
 from gateway.relay.sockets import reset, tune
 from gateway.ssh import pool

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gateway.backend_support.aborted_logins import AbortedLogins
+from gateway.backend_support.login_pacing import LoginPacing
 from gateway.backends import EmptyOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.contracts.security import Secret
@@ -43,7 +43,7 @@ async def mixed(server: MariaDB, count: int) -> Counter[str]:
     """Run `count` probes, each with a random way to succeed or fail; return the number of each outcome."""
     target = Endpoint(ADDRESS, server.port)
     good = MysqlCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
-    logins = AbortedLogins(LIMIT)  # The server has one counter for the aborted logins of all these checks.
+    logins = LoginPacing(LIMIT)  # The server has one counter for the aborted logins of all these checks.
 
     def checking(**changes: Any) -> MysqlBackend:
         return MysqlBackend(EmptyOptions(), replace(good, **changes))

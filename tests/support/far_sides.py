@@ -13,7 +13,7 @@ from pathlib import Path
 from gateway.contracts.link import Link, Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
-from gateway.measure import Histogram, Tap
+from gateway.measurement import Histogram, Tap
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import ProxyOptions
 from gateway.relay.direct_link import DirectLink

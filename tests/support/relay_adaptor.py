@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
-from gateway.measure import Tap
+from gateway.measurement import Tap
 from tests.support.ends import End
 from tests.support.plans import Setup, Step, Verbs
 from tests.support.tcp_end import TcpEnd

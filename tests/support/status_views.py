@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.contracts.states import HealthState, TunnelState
-from gateway.measure import Histogram
+from gateway.measurement import Histogram
 from gateway.ops.status_views import (
     BackendView,
     ConsumerView,

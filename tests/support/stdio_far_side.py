@@ -10,7 +10,7 @@ from gateway.contracts.link import Link, NetworkId, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
 from gateway.demo.process import find
-from gateway.measure import Histogram, Tap
+from gateway.measurement import Histogram, Tap
 from gateway.processes.programs import environment_of_user
 from gateway.processes.stdio_stream import StdioStream
 from gateway.processes.tunnel_processes import TunnelProcesses

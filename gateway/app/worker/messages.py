@@ -13,7 +13,7 @@ from gateway.docker.consumers import Consumer
 from gateway.errors import Reason
 from gateway.forwarding.consumer_usage import UsageCounters
 from gateway.forwarding.listener import ListenAddress
-from gateway.measure import Histogram
+from gateway.measurement import Histogram
 from gateway.ops.status_views import ConsumerView
 from gateway.supervision.uplink import Uplink
 

@@ -9,7 +9,7 @@ from gateway.contracts.link import Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
-from gateway.measure import Histogram, Tally
+from gateway.measurement import Histogram, Tally
 from gateway.ops.status_views import ConsumerView
 from gateway.relay.sockets import tune
 

@@ -11,7 +11,7 @@ from gateway.audit.mount_options import MountOptionChange
 from gateway.audit.mount_storage import is_below, store_of
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell_commands import command
-from gateway.text import one_line
+from gateway.text_sanitizer import one_line
 
 _SYSTEM = ("/", "/bin", "/boot", "/etc", "/lib", "/lib64", "/root", "/sbin", "/usr", "/var", "/var/lib", "/home")
 _SYSTEM_TREES = ("/bin", "/boot", "/dev", "/etc", "/lib", "/proc", "/sbin", "/sys", "/usr", "/var/spool/cron",

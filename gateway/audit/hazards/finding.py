@@ -9,7 +9,7 @@ from gateway.audit.mount_storage import MountStorage, store_of
 from gateway.audit.recreate_commands import recreate
 from gateway.audit.report import Finding, HazardRule, Severity
 from gateway.docker.compose_command import FILES
-from gateway.text import one_line
+from gateway.text_sanitizer import one_line
 
 
 def mounts(snapshot: AuditSnapshot) -> Iterator[tuple[AuditedContainer, AuditedMount, MountStorage]]:

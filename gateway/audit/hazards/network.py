@@ -10,7 +10,7 @@ from gateway.audit.mount_options import MountOptionChange
 from gateway.audit.mount_storage import SECRETS, MountStorage, StorageMedium, nfs_version, of_volume
 from gateway.audit.recreate_commands import volume_for
 from gateway.audit.report import Finding, HazardRule, Severity
-from gateway.text import one_line
+from gateway.text_sanitizer import one_line
 
 Issue = tuple[HazardRule, Severity, str]
 """A kind of hazard, its severity, and a description of what was found."""

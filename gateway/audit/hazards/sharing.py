@@ -9,7 +9,7 @@ from gateway.audit.mount_options import MountOptionChange
 from gateway.audit.mount_storage import MountStorage, StorageMedium, of_volume
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell_commands import command, script
-from gateway.text import format_bytes, one_line
+from gateway.text_sanitizer import format_bytes, one_line
 
 
 def find(snapshot: AuditSnapshot) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from gateway.audit.recreate_commands import volume_for
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell_commands import command
 from gateway.audit.storage_locations import EMPTIED_AT_BOOT, VOLATILE
-from gateway.text import format_bytes
+from gateway.text_sanitizer import format_bytes
 
 _SMALL = 1 << 20
 """A size in bytes. Smaller layers without database files are not reported: they probably hold only logs or locks."""

@@ -9,7 +9,7 @@ from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.mount_storage import is_below, store_of
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell_commands import command, script
-from gateway.text import one_line
+from gateway.text_sanitizer import one_line
 
 _HARMLESS = {"/etc/localtime", "/etc/timezone", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
 _MOST_NAMES = 5

@@ -9,7 +9,7 @@ from gateway.docker.consumers import Consumer
 from gateway.docker.grants import granted
 from gateway.docker.model import EngineSnapshot
 from gateway.docker.options import Grant
-from gateway.text import one_line
+from gateway.text_sanitizer import one_line
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from gateway.docker.plan import (
     backends_on,
 )
 from gateway.docker.project_networks import network_of
-from gateway.text import one_line
+from gateway.text_sanitizer import one_line
 
 _MAX_LABEL_ERRORS = 10
 """The maximum number of lines about one container. More lines would hide the warnings about other containers."""

@@ -7,7 +7,7 @@ from gateway.docker.dead_containers import DeadContainer, DeadContainerState
 from gateway.docker.failed_starts import StartFailureCause
 from gateway.docker.grants import SERVICE
 from gateway.docker.model import Container
-from gateway.text import one_line
+from gateway.text_sanitizer import one_line
 
 _MAX_COMMAND = 4000
 """The maximum length of a command in the status, in characters."""

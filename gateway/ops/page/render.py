@@ -28,7 +28,7 @@ from gateway.ops.page.time_format import clock_time
 from gateway.ops.reason_texts import state_name
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import BackendView, ConfigText, ServiceView, TargetView
-from gateway.text import format_bytes
+from gateway.text_sanitizer import format_bytes
 
 _LARGE = 100
 """Number of targets above which the page shows fewer details of each, so that it stays below 300 KB. Also the maximum

@@ -9,7 +9,7 @@ from math import inf
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.errors import ReachError
-from gateway.measure import Histogram
+from gateway.measurement import Histogram
 from gateway.relay.sockets import reset, tune
 from gateway.ssh.pooled_connection import PooledChannel, PooledConnection
 from tests.fuzz.ssh.peer import Line

@@ -14,7 +14,7 @@ from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import TargetIdentity
-from gateway.measure import Histogram
+from gateway.measurement import Histogram
 from gateway.relay.poller import RelayLoop
 
 

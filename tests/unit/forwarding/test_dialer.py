@@ -17,7 +17,7 @@ from gateway.forwarding.dialer import Dialer, JoinedClient
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import RoutedTarget, TargetIdentity
-from gateway.measure import Histogram
+from gateway.measurement import Histogram
 from gateway.relay.direct_link import DirectLink
 
 pytestmark = pytest.mark.timeout(20)

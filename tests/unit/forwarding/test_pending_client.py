@@ -10,7 +10,7 @@ from gateway.contracts.link import Link
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, Reason
 from gateway.forwarding.pending_client import PendingClient
-from gateway.measure import Histogram
+from gateway.measurement import Histogram
 from gateway.relay.direct_link import DirectLink
 from gateway.relay.poller import poller
 from gateway.relay.sockets import reset

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.contracts.states import CloseReason
-from gateway.measure import Histogram
+from gateway.measurement import Histogram
 from gateway.nfs.latency_tap import RpcLatencyTap
 from gateway.relay import sockets, stalled_peers
 from gateway.relay.poller import RelayLoop

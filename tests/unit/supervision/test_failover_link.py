@@ -10,7 +10,7 @@ from gateway.contracts.link import Link, NetworkId, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, Reason
-from gateway.measure import Histogram
+from gateway.measurement import Histogram
 from gateway.relay.direct_link import DirectLink
 from gateway.supervision import failover_link
 from gateway.supervision.failover_link import FailoverLink

@@ -13,7 +13,7 @@ from gateway.contracts.tunnel import OpenTunnel, Progress
 from gateway.contracts.values import PORT, Endpoint
 from gateway.errors import TunnelError
 from gateway.facts import Fact
-from gateway.measure import Histogram, Tap
+from gateway.measurement import Histogram, Tap
 from gateway.tunnels import TunnelKind
 
 DIALS = Fact(

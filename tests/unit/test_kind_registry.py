@@ -13,7 +13,7 @@ from gateway.contracts.backend import ProbeResult
 from gateway.facts import Fact
 from gateway.importing.conversion import convert
 from gateway.importing.source_format import ImportSource
-from gateway.kinds import KindRegistry
+from gateway.kind_registry import KindRegistry
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Tests of `gateway.text`, which sanitizes text from outside."""
+"""Tests of `gateway.text_sanitizer`, which sanitizes text from outside."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ from gateway.ops import logs
 from gateway.processes.child_process import ChildProcess
 from gateway.relay.direct_link import DirectLink, DirectTunnel
 from gateway.supervision.uplink import Uplink
-from gateway.text import one_line, printable
+from gateway.text_sanitizer import one_line, printable
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 \u202egpj.exe\u200b \u3164\ufeff\x9b31m\r\n\x00\ud800"
 anything = st.text(st.characters(exclude_categories=()) | st.sampled_from(HOSTILE), max_size=2000)

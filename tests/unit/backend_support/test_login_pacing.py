@@ -6,21 +6,21 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.backend_support.aborted_logins import AbortedLogins
+from gateway.backend_support.login_pacing import LoginPacing
 from tests.support.counting_server import CountingServer
 
 HOUR = 3600.0
 
 
-def broken(limit: int, count: int) -> AbortedLogins:
-    logins = AbortedLogins(limit)
+def broken(limit: int, count: int) -> LoginPacing:
+    logins = LoginPacing(limit)
     for _ in range(count):
         logins.record_abort(1000.0)
     return logins
 
 
-def joined(ways: int, limit: int = 100) -> list[AbortedLogins]:
-    logins = [AbortedLogins(limit) for _ in range(ways)]
+def joined(ways: int, limit: int = 100) -> list[LoginPacing]:
+    logins = [LoginPacing(limit) for _ in range(ways)]
     for each in logins:
         each.peers = logins
     return logins
@@ -103,7 +103,7 @@ async def test_few_logins_are_in_progress_at_the_same_time() -> None:
     ways = joined(2)
     entered, release = 0, asyncio.Event()
 
-    async def check(logins: AbortedLogins) -> None:
+    async def check(logins: LoginPacing) -> None:
         nonlocal entered
         async with logins.attempt():
             entered += 1

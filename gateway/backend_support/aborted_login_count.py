@@ -1,4 +1,4 @@
-"""Calculates how many aborted logins a server has counted for the address of a way. Does no I/O.
+"""Computes how many aborted logins a server has counted for the address of a way. Does no I/O.
 
 MySQL counts aborted logins by source address, and a successful login resets the count of its address (MySQL Reference
 Manual, "The Host Cache"). The gateway does not know the addresses: the ways to a server can have separate addresses,
@@ -13,7 +13,7 @@ from typing import Self
 _MAX_COUNT = 10_000
 
 
-class WayAborts:
+class AbortedLoginCount:
     """Counts the aborted logins through one way to a server. The caller chooses the clock of all times."""
 
     def __init__(self: Self) -> None:

@@ -1,4 +1,4 @@
-"""Limits the logins of checks to a server that counts aborted logins. Does no I/O.
+"""Limits and delays the logins of checks to a server that counts aborted logins. Does no I/O.
 
 If the server does not answer, a check aborts its login at the deadline. A server that was suspended counts all
 aborted logins when it resumes. If the count reaches `max_connect_errors`, the server blocks the source address (MySQL
@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from gateway.backend_support.way_aborts import WayAborts
+from gateway.backend_support.aborted_login_count import AbortedLoginCount
 
 _FREE_FRACTION = 4
 """Pauses begin when the count exceeds `limit` divided by this number."""
@@ -18,7 +18,7 @@ _FIRST_PAUSE, _MAX_PAUSE = 10.0, 600.0
 doubles the duration."""
 
 
-class AbortedLogins(WayAborts):
+class LoginPacing(AbortedLoginCount):
     """Counts the aborted logins of all checks to one server through one way, and pauses between these logins.
 
     Implements `gateway.contracts.login_limiter.LoginLimiter`. All times are monotonic.

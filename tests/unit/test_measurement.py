@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.measure import Histogram
+from gateway.measurement import Histogram
 
 
 @given(st.lists(st.floats(0, 100), max_size=50))
