@@ -29,17 +29,25 @@ _SINGLE = (str, int, float, Path, Endpoint, Secret, BackendKind, TunnelKind)
 """Types of values that are not split into keys."""
 
 
-def config_text(config: Config) -> ConfigText:
-    """Return the keys and values of a configuration. Values from the environment are shown as references."""
-    parts: dict[str, Any] = {name: getattr(config, name) for name in SECTIONS}
-    if config.docker is not None:
-        parts["docker"] = config.docker
-    parts |= {f"tunnels.{name}": spec for name, spec in config.tunnels.items()}
-    parts |= {f"backends.{name}": spec for name, spec in config.backends.items()}
+def config_text(config: Config, backend: str | None = None) -> ConfigText:
+    """Return keys and values of a configuration. Values from the environment are shown as references.
+
+    Args:
+        config: The configuration.
+        backend: The backend whose keys to return. None: all keys except those of backends, of which there can be
+            many.
+    """
+    parts: dict[str, Any]
+    if backend is not None:
+        parts = {f"backends.{backend}": config.backends.get(backend)}
+    else:
+        parts = {name: getattr(config, name) for name in SECTIONS} | {"docker": config.docker}
+        parts |= {f"tunnels.{name}": spec for name, spec in config.tunnels.items()}
     references = config.redactor.references
     return {
         name: [(key, redact(one_line(text), references)) for key, text in _pairs("", part)]
         for name, part in parts.items()
+        if part is not None
     }
 
 

@@ -12,7 +12,6 @@ from gateway.app.credential_expiry import ExpiryMonitor, expiry_warnings
 from gateway.app.reloader import Reloader
 from gateway.app.running_backend import RunningBackend
 from gateway.app.service_audit_log import ServiceAuditLog
-from gateway.config import Config
 from gateway.config.advice import advice
 from gateway.fleet.poller import FleetPoller
 from gateway.fleet.view import FleetView
@@ -52,7 +51,6 @@ class ServiceControl:
         self._reloader = reloader
         self._auditing = auditing
         self._stop = stop
-        self._described: tuple[Config, ConfigText] | None = None
         """The configuration and its text, which is computed once."""
 
     def _running(self) -> Iterable[RunningBackend]:
@@ -116,12 +114,9 @@ class ServiceControl:
             else {},
         )
 
-    def configuration(self) -> ConfigText:
-        """Return the configuration without secrets: for each part, such as `backends.orders`, its keys and values."""
-        config = self._reloader.config
-        if self._described is None or self._described[0] is not config:
-            self._described = config, config_text(config)
-        return self._described[1]
+    def configuration(self, backend: str | None = None) -> ConfigText:
+        """See `ControlledService.configuration`."""
+        return config_text(self._reloader.config, backend)
 
     def history(self, backend: str) -> dict[str, list[dict[str, Any]]] | None:
         """Return the last checks of a backend by target, oldest first; None if there is no such backend."""

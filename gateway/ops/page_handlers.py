@@ -54,7 +54,7 @@ class PageHandlers:
             backend = next((each for each in view.backends if each.name == name), None)
             if backend is None:
                 return None
-            return render_backend(view, backend, service.events.latest(), service.configuration(), time.time())
+            return render_backend(view, backend, service.events.latest(), service.configuration(name), time.time())
 
         return await self._respond(request, f"/backends/{name}", "../", render)
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-_SLICE = 0.0005
+_SLICE = 0.0002
 """Maximum number of seconds for which encoding is allowed to block the event loop."""
 
 

@@ -23,8 +23,12 @@ class ControlledService(Protocol):
     async def view(self) -> ServiceView:
         """Return the state of the service, from memory. Yields to the event loop between its parts."""
 
-    def configuration(self) -> ConfigText:
-        """Return the configuration without secrets: for each part, such as `backends.orders`, its keys and values."""
+    def configuration(self, backend: str | None = None) -> ConfigText:
+        """Return a part of the configuration without secrets: for each section or name, its keys and values.
+
+        Args:
+            backend: The backend whose keys to return; None: all keys except those of backends.
+        """
 
     def history(self, backend: str) -> dict[str, list[dict[str, Any]]] | None:
         """Return the last checks of a backend by target, oldest first; None if there is no such backend."""

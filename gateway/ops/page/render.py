@@ -153,7 +153,7 @@ def render_index(
     Args:
         view: The state of the service.
         events: The latest events, oldest first.
-        configuration: The configuration.
+        configuration: The configuration without its backends.
         now: The time in seconds since the epoch.
     """
     targets = [target for backend in view.backends for target in backend.targets]
@@ -169,7 +169,7 @@ def render_index(
         consumers=list(model.consumer_rows(view.backends)),
         max_consumers=_LARGE // 4 if large else _LARGE,
         changes=model.changes(events),
-        configuration={name: pairs for name, pairs in configuration.items() if not name.startswith("backends.")},
+        configuration=configuration,
     )
 
 
@@ -182,7 +182,7 @@ def render_backend(
         view: The state of the service.
         backend: The backend.
         events: As for `render_index`.
-        configuration: As for `render_index`.
+        configuration: The configuration of the backend.
         now: As for `render_index`.
     """
     longest = max((target.last_duration or 0.0 for target in backend.targets), default=0.0)
@@ -196,7 +196,7 @@ def render_backend(
         phase=lambda name, seconds: phases_chart({name: seconds}, max(longest, _SHORTEST_SCALE)),
         consumers=list(model.consumer_rows([backend])),
         changes=[each for each in reversed(events) if each.subject.name == backend.name],
-        configuration={f"backends.{backend.name}": configuration.get(f"backends.{backend.name}", [])},
+        configuration=configuration,
     )
 
 

@@ -35,7 +35,12 @@ def test_the_configuration_is_shown_without_secrets(tmp_path: Path) -> None:
           media: {{kind: nfs, targets: [nfs], export: /srv, volume: {{name: media-volume}}}}
     """)
     file.chmod(0o600)
-    found = config_text(load(ConfigSources(file=file, environment={"CHECK_USER": "checker"})))
+    config = load(ConfigSources(file=file, environment={"CHECK_USER": "checker"}))
+    found = config_text(config)
+    assert not any(name.startswith("backends") for name in found), "the page of each backend has its keys"
+    assert config_text(config, "missing") == {}
+    for name in config.backends:
+        found |= config_text(config, name)
     assert SECRET not in str(found)
     orders = dict(found["backends.orders"])
     assert orders["kind"] == "mysql"
