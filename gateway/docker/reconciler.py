@@ -154,7 +154,7 @@ class Reconciler:
 
     async def _watch(self, engine: Engine, since: float) -> None:
         async for event in engine.events(since, ("container", "network", "service", "volume")):
-            action = str(event.get("PlannedAction", ""))
+            action = str(event.get("Action", ""))
             if event.get("Type") == "container":
                 if action.startswith(_IGNORED_EVENTS):
                     continue
