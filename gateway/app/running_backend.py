@@ -111,9 +111,9 @@ class RunningBackend:
 
     def _logins(self) -> tuple[CheckLogin, ...]:
         return tuple(
-            CheckLogin(check.target, check.tunnel, check.last_success, check.record.probe_result.abort_limit)
+            CheckLogin(check.target, check.tunnel, check.succeeded_at, check.record.probe_result.abort_limit)
             for check in self.checks
-            if self.budget(check.target, check.tunnel) is not None and check.last_success is not None
+            if self.budget(check.target, check.tunnel) is not None and check.succeeded_at is not None
         )
 
     def budget(self, target: Endpoint, tunnel: str | None) -> HandshakeBudget | None:
@@ -131,7 +131,7 @@ class RunningBackend:
         Args:
             target: The target.
             tunnel: The tunnel of the way; None if the way has no tunnel.
-            at: When the login succeeded, in epoch seconds.
+            at: Monotonic time at which the login succeeded.
             limit: How many aborted handshakes the target's server tolerates; None if this is not known.
         """
         budget = self.budget(target, tunnel)

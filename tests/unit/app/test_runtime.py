@@ -1,5 +1,6 @@
 """Tests of what the runtime keeps when a reload changes a backend."""
 
+import asyncio
 import time
 from dataclasses import replace
 from unittest.mock import Mock
@@ -19,7 +20,9 @@ from gateway.contracts.backend import ProbeResult
 from gateway.contracts.states import DatabaseRole, HealthState
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
+from gateway.forwarding import handshake_budget
 from gateway.health.verdict import CheckResult
+from tests.support.clock import set_clock_back
 
 OLD, NEW = Endpoint("old", 6379), Endpoint("new", 6379)
 
@@ -106,3 +109,19 @@ async def test_results_through_another_tunnel_are_not_kept() -> None:
     runtime.apply(config(REDIS + "b"), {})
     check = runtime.backends["shop"].checks[0]
     assert (check.last, check.verdict.state) == (None, HealthState.UNKNOWN)
+
+
+async def test_a_login_of_a_check_resets_the_budget_after_the_clock_was_set_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(handshake_budget, "_ABANDONED_DIAL_DELAY", 0.0)
+    runtime = started(config("mysql://db?via=a"))
+    running, target = runtime.backends["shop"], Endpoint("db", 3306)
+    runtime._budgets.record_abandoned_dial("a", target)
+    budget = running.budget(target, "a")
+    assert budget is not None
+    assert budget.aborted == 1
+    set_clock_back(monkeypatch)
+    await asyncio.sleep(0.001)
+    probed(running, target)
+    assert budget.aborted == 0
