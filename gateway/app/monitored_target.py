@@ -32,7 +32,7 @@ class MonitoredTarget:
         self.choice = choice
         self._routes = routes
         self._dial_failed_at: dict[int, float] = {}
-        """For each way: when a dial through it last failed while another way worked, in epoch seconds."""
+        """For each way: when a dial through it last failed while another way worked, in monotonic seconds."""
 
     def inherit(self, other: "MonitoredTarget") -> None:
         """Continue the results of the ways that existed before a reload."""
@@ -84,7 +84,7 @@ class MonitoredTarget:
         since = self._dial_failed_at.get(way)
         if since is None:
             return False
-        return (self.checks[way].last_success or 0.0) < since and time.time() - since < _DOUBT_EXPIRES
+        return (self.checks[way].succeeded_at or 0.0) < since and time.monotonic() - since < _DOUBT_EXPIRES
 
     def candidate(self) -> TargetCandidate:
         """Return the state of the target through the chosen way, and the last results of probes through any way."""
@@ -136,5 +136,5 @@ class MonitoredTarget:
         """Record that a dial through `tunnel` failed, and that a dial through another way succeeded after it."""
         for at, check in enumerate(self.checks):
             if check.tunnel == tunnel:
-                self._dial_failed_at[at] = time.time()
+                self._dial_failed_at[at] = time.monotonic()
                 check.check_soon()
