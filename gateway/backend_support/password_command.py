@@ -48,7 +48,8 @@ async def run_password_command(command: Sequence[str], inherited: Sequence[str],
         raise _error(str(error)) from error
     variables = {each: os.environ[each] for each in ("HOME", *inherited) if each in os.environ}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-I", "-S", pdeathsig_exec.__file__, str(os.getpid()), "all", found, *command[1:],
+        sys.executable, "-I", "-S", pdeathsig_exec.__file__, str(os.getpid()), "all",
+        found.file, found.name, *command[1:],
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

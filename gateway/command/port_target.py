@@ -150,8 +150,8 @@ class PortTarget:
         try:
             with starting(context.options.command):
                 port = reserve_port()
-            command = context.command(self._to, port)
-            child = await context.children.start(command, context.environment, context.output.on_line)
+            command, file = context.command(self._to, port)
+            child = await context.children.start(command, file, context.environment, context.output.on_line)
             process = PortProcess(child, command, port, context.options)
             await process.wait_ready()
         except BaseException as error:

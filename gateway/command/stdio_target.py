@@ -154,8 +154,10 @@ class StdioTarget:
     async def _open(self) -> StdioStream:
         context = self._context
         try:
-            command = context.command(self._to)
-            stream = await StdioStream.start(context.children, command, context.environment, context.output.on_line)
+            command, file = context.command(self._to)
+            stream = await StdioStream.start(
+                context.children, command, file, context.environment, context.output.on_line
+            )
         except TunnelError as error:
             self._on_failure(error)
             raise

@@ -47,8 +47,8 @@ class CommandContext:
         """The environment variables of the program."""
         return environment_of_user(self.options.environment)
 
-    def command(self, to: Endpoint, local_port: int = 0) -> tuple[str, ...]:
-        """Return the command for a target, with the absolute path of the program.
+    def command(self, to: Endpoint, local_port: int = 0) -> tuple[tuple[str, ...], str]:
+        """Return the command for a target, and the path of the file to execute.
 
         Args:
             to: The target.
@@ -63,7 +63,7 @@ class CommandContext:
         except GatewayError as error:
             raise TunnelError(Reason.PROTOCOL, f"command: {error}", fatal=True) from error
         values = {"host": to.host, "port": str(to.port), "local_port": str(local_port)}
-        return (program, *fill_placeholders(template[1:], values))
+        return (program.name, *fill_placeholders(template[1:], values)), program.file
 
 
 class CommandTarget(Protocol):

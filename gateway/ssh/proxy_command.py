@@ -40,11 +40,11 @@ async def connect_through_program(
         TunnelError: The program or the login failed; fatal if a retry cannot help.
     """
     streams: list[StdioStream] = []
-    command = _command(options)
+    command, file = _command(options)
 
     async def dial() -> socket.socket:
         environment = environment_of_user(options.environment)
-        stream = await StdioStream.start(children, command, environment, output.on_line)
+        stream = await StdioStream.start(children, command, file, environment, output.on_line)
         streams.append(stream)
         return StreamBridge(stream, short=True).sock
 
@@ -57,11 +57,12 @@ async def connect_through_program(
         raise
 
 
-def _command(options: SshOptions) -> tuple[str, ...]:
+def _command(options: SshOptions) -> tuple[tuple[str, ...], str]:
+    """Return the command, and the path of the file to execute."""
     template = options.proxy_command or ()
     try:
         program = resolve_program(template)
     except GatewayError as error:
         raise TunnelError(Reason.PROTOCOL, f"proxy_command: {error}", fatal=True) from error
     values = {"host": options.host, "port": str(options.port), "user": options.user}
-    return (program, *fill_placeholders(template[1:], values))
+    return (program.name, *fill_placeholders(template[1:], values)), program.file
