@@ -150,7 +150,7 @@ class PortTarget:
         try:
             with starting(context.options.command):
                 port = reserve_port()
-            command, file = context.command(self._to, port)
+            command, file = await context.command(self._to, port)
             child = await context.children.start(command, file, context.environment, context.output.on_line)
             process = PortProcess(child, command, port, context.options)
             await process.wait_ready()

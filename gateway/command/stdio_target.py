@@ -154,7 +154,7 @@ class StdioTarget:
     async def _open(self) -> StdioStream:
         context = self._context
         try:
-            command, file = context.command(self._to)
+            command, file = await context.command(self._to)
             stream = await StdioStream.start(
                 context.children, command, file, context.environment, context.output.on_line
             )

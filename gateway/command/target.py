@@ -12,8 +12,10 @@ from gateway.command.local_ports import LocalPort
 from gateway.command.options import CommandOptions
 from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError, Reason, TunnelError
+from gateway.processes.child_process import starting
 from gateway.processes.output_log import OutputLog
-from gateway.processes.programs import environment_of_user, fill_placeholders, resolve_program
+from gateway.processes.program_lookup import LookupTimeoutError, look_up_program
+from gateway.processes.programs import environment_of_user, fill_placeholders
 from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.relay.stream_bridge import FarStream
 
@@ -47,7 +49,7 @@ class CommandContext:
         """The environment variables of the program."""
         return environment_of_user(self.options.environment)
 
-    def command(self, to: Endpoint, local_port: int = 0) -> tuple[tuple[str, ...], str]:
+    async def command(self, to: Endpoint, local_port: int = 0) -> tuple[tuple[str, ...], str]:
         """Return the command for a target, and the path of the file to execute.
 
         Args:
@@ -55,11 +57,17 @@ class CommandContext:
             local_port: The port on which the program listens.
 
         Raises:
-            TunnelError: The program does not exist, or every user can change it; fatal.
+            TunnelError: The program does not exist, or another user can change it (fatal); or the file system does
+                not answer within half of `start_timeout`. The other half is for the start.
         """
         template = self.options.command
         try:
-            program = resolve_program(template)
+            with starting(template):
+                program = await look_up_program(template, self.options.start_timeout / 2)
+        except LookupTimeoutError as error:
+            raise TunnelError(Reason.TIMEOUT, f"command: {error} (half of start_timeout)") from error
+        except TunnelError:
+            raise
         except GatewayError as error:
             raise TunnelError(Reason.PROTOCOL, f"command: {error}", fatal=True) from error
         values = {"host": to.host, "port": str(to.port), "local_port": str(local_port)}

@@ -3,7 +3,7 @@
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,17 +36,26 @@ def find_program(name: str) -> str | None:
     return shutil.which(name, path=_path())
 
 
-def resolve_program(command: Sequence[str]) -> Program:
+def _ignore_path(path: str) -> None:
+    del path
+
+
+def resolve_program(command: Sequence[str], visit: Callable[[str], None] = _ignore_path) -> Program:
     """Find the program of a command, and check who can change it. Blocks while the file system does not answer.
 
     Args:
         command: The program and its arguments.
+        visit: Called with each path before the file system is asked for it.
 
     Raises:
         GatewayError: The program does not exist or cannot be executed, or others can change it; see
             `gateway.processes.program_permissions`.
     """
-    found = find_program(command[0])
+    name, found = command[0], None
+    for folder in [""] if "/" in name else _path().split(":"):
+        visit(os.path.join(folder, name))  # noqa: PTH118 - an empty folder is the current one
+        if (found := shutil.which(name, path=folder)) is not None:
+            break
     if found is None:
         raise GatewayError(_why_not_found(command))
     path = Path(found).absolute()
