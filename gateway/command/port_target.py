@@ -72,10 +72,10 @@ class PortTarget:
             except NotAcceptedError:
                 continue
 
-    def local_ports(self, now: float) -> list[int]:
+    def local_ports(self, now: float) -> dict[int, str]:
         """See `CommandTarget`."""
         lost = self._context.options.lost
-        return [each.port for each in self._processes if each.connections or now - each.last_dial < lost]
+        return {each.port: each.host for each in self._processes if each.connections or now - each.last_dial < lost}
 
     def check(self, now: float, ports: Mapping[int, LocalPort]) -> None:
         """Start another process if the newest one does not answer. See `CommandTarget`."""

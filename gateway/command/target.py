@@ -99,8 +99,8 @@ class CommandTarget(Protocol):
     async def connect(self) -> FarStream:
         """Return a new connection. Raises `TunnelError` or `DialError`."""
 
-    def local_ports(self, now: float) -> list[int]:
-        """Return the local ports on which data can wait for a process."""
+    def local_ports(self, now: float) -> dict[int, str]:
+        """Return the local ports on which data can wait for a process, with the address that the gateway dials."""
 
     def check(self, now: float, ports: Mapping[int, LocalPort]) -> None:
         """Decide what to do about processes that do not answer."""
