@@ -47,6 +47,8 @@ class PortProcess:
     def __init__(self, child: ChildProcess, command: Sequence[str], port: int, options: CommandOptions) -> None:
         self.child = child
         self.port = port
+        self.host = _LOOPBACK[0]
+        """The address of the last connection."""
         self.connections = 0
         """Number of open connections."""
         self.last_received = time.monotonic()
@@ -163,9 +165,11 @@ class PortProcess:
 
     async def _dial(self) -> Stream:
         try:
-            return await dial(Endpoint(_LOOPBACK[0], self.port), Phases(), _CONNECT_TIMEOUT)
+            sock = await dial(Endpoint(_LOOPBACK[0], self.port), Phases(), _CONNECT_TIMEOUT)
         except DialError:
-            return await dial(Endpoint(_LOOPBACK[1], self.port), Phases(), _CONNECT_TIMEOUT)
+            sock = await dial(Endpoint(_LOOPBACK[1], self.port), Phases(), _CONNECT_TIMEOUT)
+        self.host = sock.getpeername()[0]
+        return sock
 
     async def _wait_accepted(self, sock: Stream, *, leave: bool) -> None:
         """Wait until the process has accepted a connection, because the kernel connects even if the process hangs.
@@ -193,7 +197,7 @@ class PortProcess:
             TunnelError: Another user listens. Any user can take the port while the process does not listen.
         """
         try:
-            sockets = (await asyncio.to_thread(read_local_ports, [self.port]))[self.port]
+            sockets = (await asyncio.to_thread(read_local_ports, {self.port: self.host}))[self.port]
         except OSError as error:
             log.debug("cannot find out whether a program accepts connections: %s", error)
             return LocalPort()

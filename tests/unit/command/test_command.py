@@ -1,5 +1,6 @@
 """Tests the options of tunnels through programs, and the modules that decide whether a program answers."""
 
+import contextlib
 import os
 import re
 import socket
@@ -86,33 +87,60 @@ def test_silence_grows_while_data_waits() -> None:
 def test_connections_and_data_that_wait_are_counted(family: socket.AddressFamily, host: str) -> None:
     with socket.create_server((host, 0), family=family) as listener:
         port = listener.getsockname()[1]
-        assert not read_local_ports([port])[port].has_waiting_clients
-        assert read_local_ports([port])[port].owners == {os.geteuid()}
+        assert not read_local_ports({port: host})[port].has_waiting_clients
+        assert read_local_ports({port: host})[port].owners == {os.geteuid()}
         with socket.create_connection((host, port)) as client:
-            assert read_local_ports([port])[port].backlog == 1
-            assert read_local_ports([port])[port].has_waiting_clients
-            assert read_local_ports([port])[port].pending == {client.getsockname()[1]}
+            assert read_local_ports({port: host})[port].backlog == 1
+            assert read_local_ports({port: host})[port].has_waiting_clients
+            assert read_local_ports({port: host})[port].pending == {client.getsockname()[1]}
             accepted, _ = listener.accept()
             with accepted:
                 peer = client.getsockname()[1]
                 listeners = {os.fstat(listener.fileno()).st_ino}
-                assert read_local_ports([port])[port] == LocalPort({os.geteuid()}, listeners, unread={peer: 0})
+                assert read_local_ports({port: host})[port] == LocalPort({os.geteuid()}, listeners, unread={peer: 0})
                 client.sendall(b"12345")
-                stalled = read_local_ports([port])[port]
+                stalled = read_local_ports({port: host})[port]
                 assert stalled.unread == {peer: 5}
                 assert stalled.has_waiting_clients
                 with socket.create_connection((host, port)), listener.accept()[0]:
-                    assert not read_local_ports([port])[port].has_waiting_clients
+                    assert not read_local_ports({port: host})[port].has_waiting_clients
                 accepted.recv(1)
-                assert read_local_ports([port])[port].has_progress_since(stalled)
+                assert read_local_ports({port: host})[port].has_progress_since(stalled)
                 accepted.recv(4)
-                assert not read_local_ports([port])[port].has_waiting_clients
+                assert not read_local_ports({port: host})[port].has_waiting_clients
                 client.sendall(b"12345")
-                stalled = read_local_ports([port])[port]
+                stalled = read_local_ports({port: host})[port]
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 client.close()
-                assert not read_local_ports([port])[port].has_progress_since(stalled)
-    assert read_local_ports([port])[port].owners == set()
+                assert not read_local_ports({port: host})[port].has_progress_since(stalled)
+    assert read_local_ports({port: host})[port].owners == set()
+
+
+def test_sockets_of_other_addresses_are_ignored() -> None:
+    """Another user can open them, while the program listens on the address that the gateway dials."""
+    with contextlib.ExitStack() as stack:
+        program = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        port = program.getsockname()[1]
+        inode = os.fstat(program.fileno()).st_ino
+        others = [
+            stack.enter_context(socket.create_server((host, port), family=family))
+            for host, family in (("127.0.0.2", socket.AF_INET), ("::", socket.AF_INET6))
+        ]
+        stack.enter_context(socket.create_connection(("127.0.0.2", port))).sendall(b"x")
+        stack.enter_context(others[0].accept()[0])
+        stack.enter_context(socket.create_connection(("127.0.0.2", port)))
+        assert read_local_ports({port: "127.0.0.1"})[port] == LocalPort({os.geteuid()}, {inode})
+        assert read_local_ports({port: "::1"})[port].listeners == {os.fstat(others[1].fileno()).st_ino}
+
+
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, ""), (socket.AF_INET6, "::")])
+def test_a_program_can_listen_on_all_addresses(family: socket.AddressFamily, host: str) -> None:
+    with socket.create_server((host, 0), family=family, dualstack_ipv6=family == socket.AF_INET6) as program:
+        port = program.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            found = read_local_ports({port: "127.0.0.1"})[port]
+            assert found.listeners == {os.fstat(program.fileno()).st_ino}
+            assert found.pending == {client.getsockname()[1]}
 
 
 def test_a_reserved_port_is_not_returned_again(monkeypatch: pytest.MonkeyPatch) -> None:
