@@ -9,6 +9,7 @@ from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.check import Check
 from gateway.health.target_record import TargetRecord
 from gateway.health.target_selection import TargetCandidate
+from gateway.health.timed_state import TimedState
 from gateway.health.way_choice import WayChoice, WayHealth, order_ways
 from gateway.supervision.uplink import describe_all
 
@@ -31,6 +32,8 @@ class MonitoredTarget:
         self.checks = checks
         self.choice = choice
         self._routes = routes
+        self.clock = TimedState(time.time())
+        """The state of the target when it was last computed, and since when, regardless of the way."""
         self._dial_failed_at: dict[int, float] = {}
         """For each way: when a dial through it last failed while another way worked, in monotonic seconds."""
 
@@ -38,6 +41,7 @@ class MonitoredTarget:
         """Continue the results of the ways that existed before a reload."""
         previous = {check.tunnel: check for check in other.checks}
         self.choice.inherit(other.choice)
+        self.clock = other.clock
         for check in self.checks:
             if check.tunnel in previous:
                 check.inherit(previous[check.tunnel])
@@ -87,9 +91,13 @@ class MonitoredTarget:
         return (self.checks[way].succeeded_at or 0.0) < since and time.monotonic() - since < _DOUBT_EXPIRES
 
     def candidate(self) -> TargetCandidate:
-        """Return the state of the target through the chosen way, and the last results of probes through any way."""
+        """Return the state of the target through the chosen way, and the last results of probes through any way.
+
+        If the state has changed, record the time.
+        """
         check, record = self.checks[self.choose()], self.record
         verdict = check.verdict
+        self.clock.enter(verdict.state, time.time())
         blocked = verdict.state is HealthState.BLOCKED
         return TargetCandidate(
             target=self.target,

@@ -20,7 +20,6 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import LinkLostError, Reason
 from gateway.health.probe import probe_once
 from gateway.health.target_record import TargetRecord
-from gateway.health.timed_state import TimedState
 from gateway.health.verdict import CheckHistory, CheckResult, Verdict
 from gateway.measurement import Histogram, Summary, Tally
 
@@ -97,7 +96,6 @@ class Check:
         self.schedule = schedule
         self.verdict = Verdict(schedule.rise, schedule.fall)
         self.history = CheckHistory()
-        self.clock = TimedState(time.time())
         self.last: CheckResult | None = None
         self.record = record or TargetRecord()
         self.last_success: float | None = None
@@ -157,7 +155,7 @@ class Check:
         """Copy the state and the counters from the check of this way before a reload."""
         self.last, self.last_success, self.succeeded_at = other.last, other.last_success, other.succeeded_at
         self.latency, self.durations = other.latency, other.durations
-        self.history, self.clock = other.history, other.clock
+        self.history = other.history
         self.attempts, self.failures, self.duration, self.phases = (
             other.attempts, other.failures, other.duration, other.phases,
         )  # fmt: skip
@@ -254,7 +252,6 @@ class Check:
         """Log the state if it has changed, and call `on_change`; return `changed`."""
         if changed:
             verdict = self.verdict
-            self.clock.enter(verdict.state, time.time())
             extra = {"backend": self.name, "target": str(self.target), "state": str(verdict.state)}
             if self.tunnel is not None:
                 extra["tunnel"] = self.tunnel

@@ -169,3 +169,25 @@ async def test_clients_avoid_a_way_until_its_next_successful_check(monkeypatch: 
     ways.probed(0, HealthState.UP)
     assert [way.dial_failed for way in ways.target.health()] == [False, False]
     assert ways.target.choose() == 1
+
+
+async def test_a_state_keeps_its_beginning_when_clients_move_to_another_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    ways, now = Ways(), time.time() + 10
+    monkeypatch.setattr(time, "time", lambda: now)
+    ways.probed(0, HealthState.UP)
+    ways.target.candidate()
+    now += 10
+    ways.probed(1, HealthState.UP)
+    ways.close(0)
+    assert (ways.target.candidate().state, ways.target.choice.current) == (HealthState.UP, 1)
+    assert ways.target.clock.since == now - 10
+    now += 10
+    ways.close(1)
+    ways.target.candidate()
+    assert ways.target.clock.since == now
+    reloaded = Ways()
+    reloaded.close(0)
+    reloaded.close(1)
+    reloaded.target.inherit(ways.target)
+    now += 10
+    assert (reloaded.target.candidate().state, reloaded.target.clock.since) == (HealthState.BLOCKED, now - 10)
