@@ -152,6 +152,17 @@ def check_environment(key: str, names: Sequence[str]) -> None:
             )
 
 
+def unset_variables(key: str, names: Sequence[str]) -> Iterator[str]:
+    """Yield a warning if a program cannot inherit some environment variables because they are not set.
+
+    Args:
+        key: The configuration key of the list.
+        names: The names of the variables.
+    """
+    if unset := [name for name in names if name not in os.environ]:
+        yield f"{key}: not set in the gateway's environment: {', '.join(unset)} (set it, or remove it here)"
+
+
 def _existing(names: Sequence[str]) -> dict[str, str]:
     return {name: os.environ[name] for name in names if name in os.environ}
 

@@ -112,3 +112,4 @@ def test_remedies_fit_the_kind() -> None:
     assert "local port" in target_remedy("mysql", "permission")
     assert "flush-hosts" in target_remedy("mysql", "host_blocked")
     assert "protected-mode" in target_remedy("redis", "host_blocked")
+    assert "maxmemory-policy" in target_remedy("redis", "no_space")
