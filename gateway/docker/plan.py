@@ -135,6 +135,7 @@ class DesiredState:
         interrupted: The causes of the starts that this gateway requested and the engine did not answer, by the
             container's ID.
         namespaces: The containers whose namespace others used at the last snapshot, see `Plan.namespaces`.
+        signaled: IDs of the containers that another client sent a signal to after their last start.
     """
 
     instance: str
@@ -154,6 +155,7 @@ class DesiredState:
     given_up: frozenset[str] = frozenset()
     interrupted: Mapping[str, StartFailureCause] = field(default_factory=dict)
     namespaces: frozenset[str] = frozenset()
+    signaled: frozenset[str] = frozenset()
 
     @property
     def networks(self) -> Mapping[str, NetworkOptions]:

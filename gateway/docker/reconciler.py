@@ -105,6 +105,7 @@ class Reconciler:
             given_up=self.revivals.given_up,
             interrupted=self._ownership.starts,
             namespaces=self._ownership.namespaces,
+            signaled=self.revivals.signaled,
         )
 
     def trigger(self) -> None:
@@ -158,10 +159,15 @@ class Reconciler:
             if event.get("Type") == "container":
                 if action.startswith(_IGNORED_EVENTS):
                     continue
+                container = str(event.get("Actor", {}).get("ID", ""))
                 if action == "start":
-                    self._observer.forget_start(str(event.get("Actor", {}).get("ID", "")))
+                    self._observer.forget_start(container)
+                if action in ("start", "destroy"):
+                    self.revivals.record_start(container)
+                if action == "kill" and container not in self._executor.starter.requested:
+                    self.revivals.record_signal(container)
                 if action in _END_EVENTS:
-                    self.directory.forget(str(event.get("Actor", {}).get("ID", "")))
+                    self.directory.forget(container)
             elif action == "disconnect":
                 self.directory.forget(engine.flavor.disconnected_container(event))
             self._dirty.set()

@@ -33,6 +33,8 @@ class StartAttempts:
     def __init__(self) -> None:
         self._attempts: dict[str, _Attempts] = {}
         """The attempts, by the container's ID."""
+        self._signaled: set[str] = set()
+        """IDs of the containers that another client sent a signal to after their last start."""
         self.revived: Tally = Tally()
         """Number of successful starts, by cause."""
 
@@ -40,6 +42,23 @@ class StartAttempts:
     def given_up(self) -> frozenset[str]:
         """IDs of the containers that are not started again."""
         return frozenset(key for key, each in self._attempts.items() if each.count >= LIMIT)
+
+    @property
+    def signaled(self) -> frozenset[str]:
+        """IDs of the containers that another client sent a signal to. A restart would undo a stop in progress."""
+        return frozenset(self._signaled)
+
+    def record_signal(self, container: str) -> None:
+        """Record that another client sent a signal to a container, for example to stop it."""
+        self._signaled.add(container)
+
+    def record_start(self, container: str) -> None:
+        """Record that a container was started, or removed. A signal that it received before has no effect now."""
+        self._signaled.discard(container)
+
+    def permits(self, action: PlannedAction) -> bool:
+        """Return whether an action that was planned before can still be executed."""
+        return action.verb is not ActionKind.RESTART or action.container_id not in self._signaled
 
     def observed(self, dead: Collection[DeadContainer], now: float) -> None:
         """Record which containers are dead now, and remove the attempts of containers that have run for `STABLE`."""

@@ -64,6 +64,9 @@ def _allowed(builder: PlanBuilder, container: Container, dead: DeadContainer) ->
         return replace(dead, state=DeadContainerState.OFF, message=f"{setting} is false", command=command)
     if start is None or not start.restarts:
         return replace(dead, state=DeadContainerState.OFF, message="it has no restart policy", command=command)
+    if container.state in RUNNING and container.id in desired.signaled:
+        message = "another client sent it a signal, which possibly stops it"
+        return replace(dead, state=DeadContainerState.OFF, message=message, command=command)
     if container.id in desired.given_up:
         return replace(dead, state=DeadContainerState.GIVEN_UP, message="too many starts failed", command=command)
     return dead

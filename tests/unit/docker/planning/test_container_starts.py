@@ -205,6 +205,12 @@ def test_dependants_of_a_restarted_container_are_restarted() -> None:
     assert only_dead(made).cause is StartFailureCause.NAMESPACE
 
 
+def test_a_container_that_another_client_possibly_stops_is_not_restarted() -> None:
+    made = planned(gateway(at=200.0), joining(at=100.0), own=OWNER_ID, wanted=desired(signaled=frozenset({"id-web"})))
+    assert (starts(made), only_dead(made).state) == ([], DeadContainerState.OFF)
+    assert only_dead(made).command == "docker restart web"
+
+
 def test_dependants_that_started_later_are_not_restarted() -> None:
     assert planned(gateway(at=100.0), joining(at=100.5), own=OWNER_ID).dead == ()
 
