@@ -106,6 +106,7 @@ class Reconciler:
             interrupted=self._ownership.starts,
             namespaces=self._ownership.namespaces,
             signaled=self.revivals.signaled,
+            restarted=self.revivals.restarted,
         )
 
     def trigger(self) -> None:
@@ -242,6 +243,7 @@ class Reconciler:
         now = time.monotonic()
         # The limit of detached endpoints counts only the actions that are due.
         self.revivals.observed(planned.dead, now)
+        self.revivals.retain(there)
         self._ownership.record_namespaces(planned.namespaces)
         self._ownership.end_starts(self._started(observed, now))
         locked = {each.id for each in observed.containers if each.is_locked}
