@@ -22,6 +22,7 @@ class ContainerStarter:
         execute: Executes an action on a connection, and returns whether it succeeded.
         failed: Called if the container could not be inspected before its start.
         ended: Called with the ID of a container after each attempt.
+        permits: Returns whether an action that waited can still be executed.
     """
 
     def __init__(
@@ -29,10 +30,12 @@ class ContainerStarter:
         execute: Callable[[Engine, PlannedAction], Awaitable[bool]],
         failed: Callable[[PlannedAction, EngineError], None],
         ended: Callable[[str], None],
+        permits: Callable[[PlannedAction], bool],
     ) -> None:
         self._execute = execute
         self._failed = failed
         self._ended = ended
+        self._permits = permits
         self._tasks: dict[str, asyncio.Task[bool]] = {}
         """The tasks by container ID."""
         self._gate = asyncio.Semaphore(_PARALLEL)
@@ -72,7 +75,7 @@ class ContainerStarter:
     async def _attempt(self, engine: Engine, action: PlannedAction) -> bool:
         try:
             async with engine.separate() as connection:
-                if not await _is_due(connection, action):
+                if not await _is_due(connection, action) or not self._permits(action):
                     return False
                 self.requested.add(action.container_id)
                 try:

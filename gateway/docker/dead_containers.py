@@ -30,6 +30,8 @@ class DeadContainer:
         message: Why the gateway does not start the container now; empty if the gateway starts it.
         command: The command that starts the container again; empty if no command is needed or known.
         is_excluded: Whether the container's label `revive` is false. Metrics do not count such a container.
+        owner_start: The last start of the other container whose network the container uses, in seconds since the
+            epoch; 0 for another cause, or if the time is not known.
     """
 
     container: str
@@ -40,6 +42,7 @@ class DeadContainer:
     message: str = ""
     command: str = ""
     is_excluded: bool = False
+    owner_start: float = 0.0
 
     def __str__(self) -> str:
         return ": ".join(filter(None, (self.detail, self.message, self.command)))

@@ -158,13 +158,13 @@ def last_start(inspection: Mapping[str, Any]) -> LastStart:
     return LastStart(
         error=str(state.get("Error") or ""),
         restarts=policy.get("Name") not in (None, "", "no"),
-        at=_epoch(str(state.get("StartedAt"))),
+        at=epoch(str(state.get("StartedAt"))),
         running=bool(state.get("Running")),
         stop_timeout=_STOP_TIMEOUT if stop_timeout is None else float(stop_timeout),
     )
 
 
-def _epoch(text: str) -> float:
+def epoch(text: str) -> float:
     """Convert a time from the engine (RFC 3339) to seconds since the epoch; 0 if the text has no time."""
     try:
         at = datetime.fromisoformat(text).timestamp()

@@ -49,7 +49,7 @@ async def with_last_starts(
 
 def _candidates(containers: tuple[Container, ...], matters: Callable[[str], bool]) -> list[Container]:
     """Return the containers that have possibly failed to start, and those that share a network namespace."""
-    joined = {each.joins for each in containers if each.joins and each.state in RUNNING}
+    joined = {each.joins for each in containers if each.joins}
     return [
         each
         for each in containers

@@ -183,6 +183,8 @@ class EngineSnapshot:
     gateway_priority: bool = False
     """Whether the engine supports `GwPriority`, which keeps a network from becoming the default route."""
     flavor: EngineFlavor = DOCKER
+    clock: float = 0.0
+    """The engine's time at the start of the snapshot, in seconds since the epoch; 0 if it is not known."""
 
     @property
     def own_container(self) -> Container | None:

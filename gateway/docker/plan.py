@@ -71,6 +71,8 @@ class PlannedAction:
     """The missing object that made the container's last start fail."""
     last_start: LastStart | None = field(default=None, compare=False)
     """The container's last start in the snapshot. If it changes, the gateway does not execute the action."""
+    owner_start: float = field(default=0.0, compare=False)
+    """See `DeadContainer`."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -131,10 +133,12 @@ class DesiredState:
         direct: Addresses that the gateway reaches directly. A new network must not contain these addresses.
         mount_listeners: The listeners that the engine's host mounts.
         usable: The backends that serve clients now; None if they are not known.
-        given_up: IDs of the containers that failed too many times and are not started again.
+        given_up: The containers that failed too many times and are not started again, see `StartAttempts`.
+        restarted: The containers that were restarted after a restart of another container, see `StartAttempts`.
         interrupted: The causes of the starts that this gateway requested and the engine did not answer, by the
             container's ID.
         namespaces: The containers whose namespace others used at the last snapshot, see `Plan.namespaces`.
+        signaled: IDs of the containers that another client sent a signal to after their last start.
     """
 
     instance: str
@@ -151,9 +155,11 @@ class DesiredState:
     direct: tuple[str, ...] = ()
     mount_listeners: tuple[MountListener, ...] = ()
     usable: frozenset[str] | None = None
-    given_up: frozenset[str] = frozenset()
+    given_up: frozenset[tuple[str, float]] = frozenset()
+    restarted: frozenset[tuple[str, float]] = frozenset()
     interrupted: Mapping[str, StartFailureCause] = field(default_factory=dict)
     namespaces: frozenset[str] = frozenset()
+    signaled: frozenset[str] = frozenset()
 
     @property
     def networks(self) -> Mapping[str, NetworkOptions]:

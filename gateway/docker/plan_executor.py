@@ -59,9 +59,9 @@ class PlanExecutor:
         self._recorder = recorder
         self._changed = changed
         self._on_start = on_start
-        self.starter = ContainerStarter(self._execute, self._start_failed, self._start_ended)
         self.failures = ActionFailures()
         self.revivals = StartAttempts()
+        self.starter = ContainerStarter(self._execute, self._start_failed, self._start_ended, self.revivals.permits)
         self.writes: Tally = Tally()
         self.errors: dict[tuple[str, str], int] = {}
         self.seen: set[tuple[str, str]] = set()

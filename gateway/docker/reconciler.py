@@ -105,6 +105,8 @@ class Reconciler:
             given_up=self.revivals.given_up,
             interrupted=self._ownership.starts,
             namespaces=self._ownership.namespaces,
+            signaled=self.revivals.signaled,
+            restarted=self.revivals.restarted,
         )
 
     def trigger(self) -> None:
@@ -158,10 +160,15 @@ class Reconciler:
             if event.get("Type") == "container":
                 if action.startswith(_IGNORED_EVENTS):
                     continue
+                container = str(event.get("Actor", {}).get("ID", ""))
                 if action == "start":
-                    self._observer.forget_start(str(event.get("Actor", {}).get("ID", "")))
+                    self._observer.forget_start(container)
+                if action in ("start", "destroy"):
+                    self.revivals.record_start(container)
+                if action == "kill" and container not in self._executor.starter.requested:
+                    self.revivals.record_signal(container)
                 if action in _END_EVENTS:
-                    self.directory.forget(str(event.get("Actor", {}).get("ID", "")))
+                    self.directory.forget(container)
             elif action == "disconnect":
                 self.directory.forget(engine.flavor.disconnected_container(event))
             self._dirty.set()
@@ -236,6 +243,7 @@ class Reconciler:
         now = time.monotonic()
         # The limit of detached endpoints counts only the actions that are due.
         self.revivals.observed(planned.dead, now)
+        self.revivals.retain(there)
         self._ownership.record_namespaces(planned.namespaces)
         self._ownership.end_starts(self._started(observed, now))
         locked = {each.id for each in observed.containers if each.is_locked}

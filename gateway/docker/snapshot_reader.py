@@ -12,7 +12,7 @@ from gateway.docker.engine_flavor import DOCKER, lease_ranges
 from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
 from gateway.docker.grants import granted
 from gateway.docker.image_labels import ImageLabels
-from gateway.docker.inspections import InspectionCache
+from gateway.docker.inspections import InspectionCache, epoch
 from gateway.docker.labels import MANAGED_BY, by_rules
 from gateway.docker.last_starts import with_last_starts
 from gateway.docker.model import (
@@ -103,6 +103,7 @@ class SnapshotReader:
         return EngineSnapshot(
             containers, networks, services or (), volumes, info, swarm, own=own, services_hidden=services is None,
             gateway_priority=has_gateway_priority(engine.api_version), flavor=engine.flavor,
+            clock=epoch(str(info.get("SystemTime"))),
         )  # fmt: skip
 
     def forget_start(self, container: str) -> None:

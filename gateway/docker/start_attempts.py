@@ -19,8 +19,13 @@ STABLE = 600.0
 
 @dataclass
 class _Attempts:
-    """The attempts to start one container."""
+    """The attempts to start one container.
 
+    Args:
+        owner_start: The last start of the container whose network the container uses, see `DeadContainer`.
+    """
+
+    owner_start: float = 0.0
     count: int = 0
     not_before: float = 0.0
     dead_at: float = 0.0
@@ -33,13 +38,44 @@ class StartAttempts:
     def __init__(self) -> None:
         self._attempts: dict[str, _Attempts] = {}
         """The attempts, by the container's ID."""
+        self._restarted: dict[str, float] = {}
+        """The `owner_start` for which a container was last restarted, by the container's ID."""
+        self._signaled: set[str] = set()
+        """IDs of the containers that another client sent a signal to after their last start."""
         self.revived: Tally = Tally()
         """Number of successful starts, by cause."""
 
     @property
-    def given_up(self) -> frozenset[str]:
-        """IDs of the containers that are not started again."""
-        return frozenset(key for key, each in self._attempts.items() if each.count >= LIMIT)
+    def given_up(self) -> frozenset[tuple[str, float]]:
+        """The containers that are not started again, by ID and `owner_start`."""
+        return frozenset((key, each.owner_start) for key, each in self._attempts.items() if each.count >= LIMIT)
+
+    @property
+    def restarted(self) -> frozenset[tuple[str, float]]:
+        """The containers that were restarted because another container was, by ID and `owner_start`."""
+        return frozenset(self._restarted.items())
+
+    @property
+    def signaled(self) -> frozenset[str]:
+        """IDs of the containers that another client sent a signal to. A restart would undo a stop in progress."""
+        return frozenset(self._signaled)
+
+    def record_signal(self, container: str) -> None:
+        """Record that another client sent a signal to a container, for example to stop it."""
+        self._signaled.add(container)
+
+    def record_start(self, container: str) -> None:
+        """Record that a container was started, or removed. A signal that it received before has no effect now."""
+        self._signaled.discard(container)
+
+    def permits(self, action: PlannedAction) -> bool:
+        """Return whether an action that was planned before can still be executed."""
+        return action.verb is not ActionKind.RESTART or action.container_id not in self._signaled
+
+    def retain(self, containers: Collection[str]) -> None:
+        """Remove the records of all containers except these."""
+        self._restarted = {key: each for key, each in self._restarted.items() if key in containers}
+        self._signaled &= set(containers)
 
     def observed(self, dead: Collection[DeadContainer], now: float) -> None:
         """Record which containers are dead now, and remove the attempts of containers that have run for `STABLE`."""
@@ -49,7 +85,7 @@ class StartAttempts:
         self._attempts = {key: each for key, each in self._attempts.items() if each.dead_at + STABLE > now}
 
     def attempted(self, action: PlannedAction, now: float, *, started: bool = False, answered: bool = True) -> None:
-        """Record an attempt.
+        """Record an attempt. A new start of the container whose network the container uses restarts the count at 0.
 
         Args:
             action: The start or restart.
@@ -57,8 +93,12 @@ class StartAttempts:
             started: Whether the engine started the container.
             answered: Whether the engine answered. If it did not, it possibly continues a restart.
         """
-        found = self._attempts.setdefault(action.container_id, _Attempts())
+        found = self._attempts.get(action.container_id)
+        if found is None or found.owner_start != action.owner_start:
+            found = self._attempts[action.container_id] = _Attempts(action.owner_start)
         found.count += 1
+        if started:
+            found.backoff = Backoff(_POLICY)
         found.not_before = now + found.backoff.next()
         if not answered and action.verb is ActionKind.RESTART and action.last_start is not None:
             stop_timeout = action.last_start.stop_timeout
@@ -67,6 +107,8 @@ class StartAttempts:
         found.dead_at = now
         if started:
             self.revived[action.cause] += 1
+        if started and action.verb is ActionKind.RESTART:
+            self._restarted[action.container_id] = action.owner_start
 
     def not_before(self, container: str) -> float:
         """Return the time of the next attempt, or 0 if it is due now."""

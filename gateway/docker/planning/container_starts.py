@@ -47,6 +47,7 @@ def revive(builder: PlanBuilder) -> tuple[DeadContainer, ...]:
                 PlannedAction(
                     verb, "", "", container.name, container.id,
                     why=dead.detail, cause=dead.cause, last_start=container.last_start,
+                    owner_start=dead.owner_start,
                 )
             )  # fmt: skip
     return tuple(found)
@@ -64,7 +65,10 @@ def _allowed(builder: PlanBuilder, container: Container, dead: DeadContainer) ->
         return replace(dead, state=DeadContainerState.OFF, message=f"{setting} is false", command=command)
     if start is None or not start.restarts:
         return replace(dead, state=DeadContainerState.OFF, message="it has no restart policy", command=command)
-    if container.id in desired.given_up:
+    if container.state in RUNNING and container.id in desired.signaled:
+        message = "another client sent it a signal, which possibly stops it"
+        return replace(dead, state=DeadContainerState.OFF, message=message, command=command)
+    if (container.id, dead.owner_start) in desired.given_up:
         return replace(dead, state=DeadContainerState.GIVEN_UP, message="too many starts failed", command=command)
     return dead
 

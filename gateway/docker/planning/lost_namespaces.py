@@ -1,5 +1,7 @@
 """Decides which containers to restart after the network namespace that they share was lost. Does no I/O."""
 
+from dataclasses import replace
+
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState
 from gateway.docker.failed_starts import StartFailureCause
 from gateway.docker.grants import PROJECT
@@ -38,7 +40,9 @@ def without_namespace(builder: PlanBuilder, container: Container) -> DeadContain
             DeadContainerState.WAITING,
             f"container {owner.name} does not run",
         )
-    return dead_container(container, StartFailureCause.NAMESPACE, detail, DeadContainerState.STARTING)
+    at = owner.last_start.at if owner.last_start is not None else 0.0
+    dead = dead_container(container, StartFailureCause.NAMESPACE, detail, DeadContainerState.STARTING)
+    return replace(dead, owner_start=at)
 
 
 def without_namespace_while_running(builder: PlanBuilder, container: Container) -> DeadContainer | None:
@@ -58,7 +62,12 @@ def without_namespace_while_running(builder: PlanBuilder, container: Container) 
         return dead_container(container, StartFailureCause.NAMESPACE, detail, DeadContainerState.WAITING, message)
     if owner.state != "running" or owners.at <= start.at or container.state != "running":
         return None
-    return dead_container(container, StartFailureCause.NAMESPACE, detail, DeadContainerState.STARTING)
+    # If the engine's clock was set back, the order of the two starts is unknown.
+    clock_set_back = 0 < builder.observed.clock < owners.at
+    if clock_set_back or (container.id, owners.at) in builder.desired.restarted:
+        return None
+    dead = dead_container(container, StartFailureCause.NAMESPACE, detail, DeadContainerState.STARTING)
+    return replace(dead, owner_start=owners.at)
 
 
 def _without_owner(builder: PlanBuilder, container: Container) -> DeadContainer | None:

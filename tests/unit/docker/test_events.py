@@ -9,10 +9,12 @@ import pytest
 
 from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.options import DockerOptions, NetworkOptions
-from gateway.docker.plan import DesiredState
+from gateway.docker.plan import ActionKind, DesiredState, PlannedAction
 from gateway.docker.reconciler import Reconciler
 
 ID = "4fbe0cb2a5ad8b1f3d1b1bd0ea23d9a1d4c7e7a53b2e9be0a8a1c9a5d3e1f2b4"
+
+OTHER = ID[::-1]
 
 
 def event(kind: str, action: str, **attributes: str) -> dict[str, Any]:
@@ -55,7 +57,42 @@ async def test_an_event_is_handled_by_its_kind(
     options = DockerOptions(networks={"apps": NetworkOptions()})
     made: Any = Reconciler(options, lambda: DesiredState("site-a", options, ()), lambda _: None, tmp_path)
     made.directory, made._observer = Recorder(), Recorder()
+    made.revivals.record_signal(OTHER)
     await made._watch(SimpleNamespace(events=events, flavor=DOCKER), 0.0)
     assert made._dirty.is_set() is changes
     assert made.directory.forgotten == ended
     assert made._observer.forgotten == started
+    assert made.revivals.signaled == {OTHER} | ({ID} if happened["Action"] == "kill" else set())
+
+
+async def test_a_signal_by_another_client_counts_until_the_next_start(tmp_path: Path) -> None:
+    happened: list[dict[str, Any]] = []
+
+    async def events(since: float, kinds: tuple[str, ...]) -> AsyncIterator[dict[str, Any]]:
+        del since, kinds
+        while happened:
+            yield happened.pop()
+
+    options = DockerOptions(networks={"apps": NetworkOptions()})
+    made: Any = Reconciler(options, lambda: DesiredState("site-a", options, ()), lambda _: None, tmp_path)
+    engine, restart = (
+        SimpleNamespace(events=events, flavor=DOCKER),
+        PlannedAction(ActionKind.RESTART, "", container_id=ID),
+    )
+    kill, start = event("container", "kill", signal="15"), event("container", "start")
+
+    made._executor.starter.requested.add(ID)
+    happened.append(kill)
+    await made._watch(engine, 0.0)
+    assert made.desired().signaled == frozenset(), "the gateway's own restart sends this signal"
+
+    made._executor.starter.requested.clear()
+    happened.append(kill)
+    await made._watch(engine, 0.0)
+    assert made.desired().signaled == {ID}
+    assert not made.revivals.permits(restart), "the restart was planned before the signal"
+
+    happened.append(start)
+    await made._watch(engine, 0.0)
+    assert made.desired().signaled == frozenset()
+    assert made.revivals.permits(restart)

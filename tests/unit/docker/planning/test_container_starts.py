@@ -78,6 +78,11 @@ def only_dead(made: Plan) -> DeadContainer:
     return found
 
 
+def only_start(made: Plan) -> PlannedAction:
+    (found,) = [each for each in made.actions if not each.network]
+    return found
+
+
 def starts(made: Plan) -> list[tuple[ActionKind, str]]:
     return [(each.verb, each.container) for each in made.actions if not each.network]
 
@@ -194,7 +199,7 @@ def test_a_start_that_the_gateway_did_not_finish_is_repeated() -> None:
 
 
 def test_after_too_many_attempts_the_status_shows_the_command() -> None:
-    made = planned(failed(REFUSED), wanted=desired(given_up=frozenset({"id-web"})))
+    made = planned(failed(REFUSED), wanted=desired(given_up=frozenset({("id-web", 0.0)})))
     assert starts(made) == []
     assert (only_dead(made).state, only_dead(made).command) == (DeadContainerState.GIVEN_UP, "docker start web")
 
@@ -203,6 +208,55 @@ def test_dependants_of_a_restarted_container_are_restarted() -> None:
     made = planned(gateway(at=200.0), joining(at=100.0), own=OWNER_ID)
     assert starts(made) == [(ActionKind.RESTART, "web")]
     assert only_dead(made).cause is StartFailureCause.NAMESPACE
+
+
+def test_a_clock_that_was_set_back_causes_no_restart() -> None:
+    containers = gateway(at=3800.0), joining(at=200.0)
+    assert planned(*containers, own=OWNER_ID, clock=210.0).dead == ()
+    made = planned(*containers, own=OWNER_ID, clock=3801.0)
+    assert starts(made) == [(ActionKind.RESTART, "web")]
+
+
+def test_a_container_is_restarted_once_for_each_restart_of_the_other_container() -> None:
+    revivals = StartAttempts()
+    for at in (200.0, 300.0):
+        containers = gateway(at=at), joining(at=100.0)
+        restart = only_start(planned(*containers, own=OWNER_ID, wanted=desired(restarted=revivals.restarted)))
+        revivals.attempted(restart, 1000.0, started=False)
+        wanted = desired(restarted=revivals.restarted)
+        assert starts(planned(*containers, own=OWNER_ID, wanted=wanted)), "a failed restart is repeated"
+        revivals.attempted(restart, 1000.0, started=True)
+        assert planned(*containers, own=OWNER_ID, wanted=desired(restarted=revivals.restarted)).dead == ()
+    revivals.retain(())
+    assert revivals.restarted == frozenset()
+
+
+def test_successful_restarts_are_not_failures() -> None:
+    revivals, now = StartAttempts(), 1000.0
+    for number in range(2 * LIMIT):
+        made = planned(
+            gateway(at=now + number), joining(), own=OWNER_ID,
+            wanted=desired(restarted=revivals.restarted, given_up=revivals.given_up),
+        )  # fmt: skip
+        revivals.attempted(only_start(made), now + number, started=True)
+        assert revivals.not_before("id-web") <= now + number + 1.0
+    assert revivals.given_up == frozenset()
+
+
+def test_the_count_restarts_when_the_other_container_restarts() -> None:
+    revivals, stopped = StartAttempts(), joining(STOPPED_OWNER, "exited")
+    start = only_start(planned(gateway(at=100.0), stopped, own=OWNER_ID))
+    for _ in range(LIMIT):
+        revivals.attempted(start, 1000.0)
+    wanted = desired(given_up=revivals.given_up)
+    assert only_dead(planned(gateway(at=100.0), stopped, own=OWNER_ID, wanted=wanted)).state == "given_up"
+    assert starts(planned(gateway(at=200.0), stopped, own=OWNER_ID, wanted=wanted)) == [(ActionKind.START, "web")]
+
+
+def test_a_container_that_another_client_possibly_stops_is_not_restarted() -> None:
+    made = planned(gateway(at=200.0), joining(at=100.0), own=OWNER_ID, wanted=desired(signaled=frozenset({"id-web"})))
+    assert (starts(made), only_dead(made).state) == ([], DeadContainerState.OFF)
+    assert only_dead(made).command == "docker restart web"
 
 
 def test_dependants_that_started_later_are_not_restarted() -> None:
@@ -313,7 +367,7 @@ def test_a_container_on_an_overlay_is_started_once_the_engine_is_connected_to_it
 def test_attempts_back_off_and_end_at_a_limit() -> None:
     revivals, now, pauses = StartAttempts(), 1000.0, []
     one = DeadContainer("web", "id-web", StartFailureCause.VOLUME, "", DeadContainerState.STARTING)
-    while "id-web" not in revivals.given_up:
+    while ("id-web", 0.0) not in revivals.given_up:
         revivals.observed([one], now)
         revivals.attempted(START, now, started=False)
         pauses.append(revivals.not_before("id-web") - now)
@@ -321,7 +375,7 @@ def test_attempts_back_off_and_end_at_a_limit() -> None:
     assert len(pauses) == LIMIT
     assert max(pauses) <= 60 < sum(pauses)
     revivals.observed([one], now + 10 * STABLE)
-    assert revivals.given_up == {"id-web"}, "the container stays given up while it is dead"
+    assert revivals.given_up == {("id-web", 0.0)}, "the container stays given up while it is dead"
     revivals.observed([], now + 11 * STABLE)
     assert revivals.given_up == frozenset()
     assert revivals.revived == {}
