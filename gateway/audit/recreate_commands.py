@@ -7,12 +7,13 @@ For a container that Compose created, the commands use an override file. For a t
 import posixpath
 import re
 import shlex
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from gateway.audit.compose_override import override
 from gateway.audit.create_options import networks, options, variables
 from gateway.audit.data_copy import END, frozen, is_live, saved
+from gateway.audit.fix_obstacles import obstacles
 from gateway.audit.model import ONE_OFF, AuditedContainer, AuditSnapshot
 from gateway.audit.mount_options import MountOptionChange, volume_options
 from gateway.audit.run_options import UnsupportedOptionError
@@ -45,6 +46,8 @@ def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
     binds = (each.source for each in container.mounts if each.kind == "bind")
     if any(":" in each for each in (*change.mounts, *change.mounts.values(), *_paths(container), *binds)):
         return f"# {container.name}: a path has a colon, which separates the parts of -v: change its mounts by hand"
+    if reasons := obstacles(snapshot, container, change):
+        return _by_hand(container, change, reasons)
     labels, client = container.labels, snapshot.client
     if labels.get(SWARM_SERVICE):
         return service_update(labels[SWARM_SERVICE], container, change, client)
@@ -121,6 +124,22 @@ def _manual_steps(container: AuditedContainer, change: MountOptionChange, left_o
         *copies, f"# create {container.name} again as you created it, but with these mounts: {mounts}",
         f"# (not printed here: {left_out})",
     ))  # fmt: skip
+
+
+def _by_hand(container: AuditedContainer, change: MountOptionChange, reasons: Iterable[str]) -> str:
+    """Return comments that name the reasons why no command is safe, and the steps that remain."""
+    lines = [f"# {one_line(each)}" for each in reasons]
+    name = one_line(container.name)
+    lines = [
+        f"# {name}: no command is safe to print:",
+        *lines,
+        f"# stop {name} and the containers that these lines name",
+    ]
+    lines += [
+        f"# copy only the files of {one_line(each)} to {one_line(change.mounts[each])}" for each in change.copied
+    ]
+    mounts = command(*volume_options(container, change)) or "no -v"
+    return "\n".join((*lines, f"# create these containers again, and {name} with these mounts: {mounts}"))
 
 
 def _paths(container: AuditedContainer) -> Iterator[str]:

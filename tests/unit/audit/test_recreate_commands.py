@@ -334,6 +334,55 @@ def test_a_path_with_a_colon_gives_no_command(mount: AuditedMount) -> None:
     assert only.startswith("# db: a path has a colon")
 
 
+def test_a_copy_never_includes_another_mount() -> None:
+    """`docker cp` writes through the mounts of the new container, for example to a shared directory or to a key."""
+    data = AuditedMount("volume", "/data", "", "a" * 64)
+    change = MountOptionChange({"/data": "db-data"}, copied=("/data",))
+    for labels in ({}, COMPOSE):
+        app = container(data, AuditedMount("bind", "/data/.ssh/id_ed25519", "/srv/key"), Labels=labels)
+        text = lines(app, change)
+        assert all(each.startswith("# ") for each in text)
+        assert "# /data/.ssh/id_ed25519 is mounted below /data, and a copy would mix the files of both" in text
+        assert text[-1].endswith("-v /srv/key:/data/.ssh/id_ed25519 -v db-data:/data")
+    beside = container(data, AuditedMount("bind", "/data-2", "/srv/x"))
+    assert "docker stop db" in lines(beside, change)
+    above = lines(
+        container(AuditedMount("bind", "/data", "/srv/x")), MountOptionChange({"/data/x": "v"}, copied=("/data/x",))
+    )
+    assert all(each.startswith("# ") for each in above)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (AuditedMount("volume", "/data", "", "a" * 64), AuditedMount("volume", "/data", "", "a" * 64)),
+        (AuditedMount("bind", "/data", "/tmp/x"), AuditedMount("bind", "/in", "/tmp/x", writable=False)),  # noqa: S108
+        (AuditedMount("bind", "/data", "/tmp/x"), AuditedMount("bind", "/in", "/tmp/x/y")),  # noqa: S108
+    ],
+)
+def test_data_that_another_container_uses_is_not_moved(first: AuditedMount, second: AuditedMount) -> None:
+    volumes = {each.volume: AuditedVolume(each.volume) for each in (first,) if each.volume}
+    app, other = container(first), AuditedContainer("1", "backup", mounts=(second,))
+    change = MountOptionChange({"/data": "db-data"}, copied=("/data",))
+    text = recreate(AuditSnapshot((app, other), volumes), app, change).splitlines()
+    assert all(each.startswith("# ") for each in text)
+    assert "# backup also uses the data of /data" in text
+    alone = AuditedContainer("1", "backup", mounts=(AuditedMount("bind", "/in", "/srv/other"),))
+    assert "docker stop db" in recreate(AuditSnapshot((app, alone), volumes), app, change).splitlines()
+
+
+@pytest.mark.parametrize("key", ["NetworkMode", "PidMode", "IpcMode"])
+@pytest.mark.parametrize("labels", [{}, COMPOSE])
+def test_a_container_in_whose_namespace_others_run_is_not_replaced(key: str, labels: Mapping[str, str]) -> None:
+    app = container(Labels=labels)
+    inside = AuditedContainer("1", "app", inspection={"HostConfig": {key: f"container:{app.id}"}})
+    text = lines(app, MOVE, inside)
+    assert all(each.startswith("# ") for each in text)
+    assert "# app uses a namespace of db, which ends when the container is replaced" in text
+    outside = AuditedContainer("1", "app", inspection={"HostConfig": {key: "container:1234"}})
+    assert "docker stop db" in lines(app, MOVE, outside)
+
+
 def test_a_path_with_control_characters_gives_no_command() -> None:
     (only,) = lines(container(), MountOptionChange({"/x\nFIX\nrm -rf ~": "v"}))
     assert only.startswith("# db: ")
