@@ -6,6 +6,7 @@ open when a snapshot fails.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 
 from gateway.docker.engine import Engine
 from gateway.docker.errors import EngineError, ErrorKind
@@ -13,6 +14,9 @@ from gateway.docker.inspections import last_start
 from gateway.docker.plan import REVIVALS, PlannedAction
 
 _PARALLEL = 4
+_SLOT_TIME = 5.0
+"""Seconds after which an attempt without an answer no longer counts against `_PARALLEL`. A mount can wait for an
+hour, and must not delay the other starts."""
 
 
 class ContainerStarter:
@@ -67,7 +71,11 @@ class ContainerStarter:
 
     async def _run(self, engine: Engine, action: PlannedAction) -> bool:
         try:
-            async with self._gate:
+            await self._gate.acquire()
+            with ExitStack() as slot:
+                slot.callback(self._gate.release)
+                timer = asyncio.get_running_loop().call_later(_SLOT_TIME, slot.close)
+                slot.callback(timer.cancel)
                 return await self._attempt(engine, action)
         finally:
             self._ended(action.container_id)

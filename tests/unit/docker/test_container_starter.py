@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.docker import container_starter
 from gateway.docker.dead_containers import DeadContainerState, MountListener
 from gateway.docker.failed_starts import StartFailureCause
 from gateway.docker.options import DockerOptions, NetworkOptions
@@ -137,8 +138,9 @@ async def test_a_start_that_was_canceled_is_counted_and_repeated_by_the_next_pro
 
 
 async def test_a_container_that_changed_while_its_start_was_queued_is_not_started(
-    engine: LockingEngine, tmp_path: Path
+    engine: LockingEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(container_starter, "_SLOT_TIME", 3600.0)
     names = [f"web-{number}" for number in range(5)]
     containers = [engine.add_dead(name) for name in names]
     made = reconciler(tmp_path)
@@ -150,3 +152,23 @@ async def test_a_container_that_changed_while_its_start_was_queued_is_not_starte
     await reconcile(made, engine)
     assert [each.state for each in containers] == [*4 * ["running"], "exited"]
     assert made.plan.dead == ()
+
+
+async def test_slow_starts_do_not_delay_the_others_for_long(
+    engine: LockingEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(container_starter, "_SLOT_TIME", 0.1)
+    names = [f"web-{number}" for number in range(10)]
+    containers = [engine.add_dead(name) for name in names]
+    made = reconciler(tmp_path)
+    async with asyncio.timeout(30):
+        while len(engine.requested) < len(names):
+            await reconcile(made, engine)
+        while made._executor.starter._gate._value < 4:
+            await asyncio.sleep(0.05)
+        engine.proceed.set()
+        while made.plan.dead:
+            await reconcile(made, engine)
+    assert made._executor.starter._gate._value == 4, "each attempt releases its slot once"
+    assert sorted(engine.requested) == names
+    assert {each.state for each in containers} == {"running"}
