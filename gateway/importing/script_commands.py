@@ -7,10 +7,10 @@ from gateway.importing.docker_run import Volumes, import_docker
 from gateway.importing.env_file import EnvFileReader
 from gateway.importing.import_result import ImportResult
 from gateway.importing.model import ImportContext, ImportedContainer
-from gateway.importing.secret_redaction import redacted
 from gateway.importing.shell_parser import ShellCommand, read_script
 from gateway.importing.ssh_command import import_command
 from gateway.importing.volumes import import_mount_command
+from gateway.secret_redaction import redacted
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 
@@ -87,7 +87,8 @@ def import_script(
                 words, ImportContext(f"{source}ssh {destination}".rstrip()), result, need_forward=form == "ssh"
             )
         elif words != ["done"]:
-            result.add_note(f"{source}`{redacted(words)}`: not imported")
+            printed = words[0] in ("echo", "printf")  # can pass a secret to the next command
+            result.add_note(f"{source}`{f'{words[0]} …' if printed else redacted(words)}`: not imported")
     if unused:
         result.add_note(f"{source}variables that no command uses: {', '.join(unused)}")
     return volumes

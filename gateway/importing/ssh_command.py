@@ -5,9 +5,9 @@ import re
 from gateway.errors import UsageError
 from gateway.importing.import_result import ImportResult
 from gateway.importing.model import ImportContext
-from gateway.importing.secret_redaction import redacted
 from gateway.importing.ssh_server import SshHostConfig
 from gateway.importing.ssh_tunnels import add_host, note_unused
+from gateway.secret_redaction import redacted
 
 _WITH_VALUE = "BbcDEeFIiJLlmOoPpRSWw"
 """Options of ssh that take a value (ssh(1), "SYNOPSIS")."""

@@ -4,11 +4,11 @@ import re
 
 from gateway.importing.import_result import ImportResult
 from gateway.importing.model import HERE, ImportContext, ImportedContainer
-from gateway.importing.secret_redaction import is_private_key, is_secret, redacted
 from gateway.importing.shell_parser import read_script
 from gateway.importing.ssh_command import import_command
 from gateway.importing.ssh_server import SshHostConfig
 from gateway.importing.ssh_tunnels import add_host
+from gateway.secret_redaction import is_private_key, is_secret, redacted
 
 _IMAGE = re.compile(r"(?i)ssh|tunnel|bastion|forward")
 _NOT_A_TUNNEL = re.compile(r"(?i)openssh-server|sshd|cloudflared|ngrok|vpn|wireguard|gluetun")
