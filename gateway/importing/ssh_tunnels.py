@@ -8,9 +8,9 @@ from gateway.errors import UsageError
 from gateway.importing.import_result import ImportResult, split_target
 from gateway.importing.model import ImportContext, ImportedForward
 from gateway.importing.proxy_command import jump_or_proxy, program
-from gateway.importing.secret_redaction import hide_secrets
 from gateway.importing.ssh_forward import read_forward
 from gateway.importing.ssh_server import SshHostConfig, server_keys
+from gateway.secret_redaction import hide_secrets
 
 _UNNECESSARY = frozenset({
     "addkeystoagent", "batchmode", "checkhostip", "compression", "connectionattempts", "controlmaster", "controlpath",

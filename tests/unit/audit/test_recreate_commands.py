@@ -190,6 +190,7 @@ def test_options_of_the_image_are_not_repeated_in_the_command() -> None:
         ({"MaskedPaths": []}, {}),
         ({"Mounts": [{"Type": "bind", "BindOptions": {"Propagation": "rshared"}}]}, {}),
         ({}, {"Cmd": ["redis-server", "--requirepass", "hunter2"]}),
+        ({}, {"Cmd": ["redis-cli", "-a", "hunter2"]}),
         ({}, {"Env": ["KEY=a\nb"]}),
         ({}, {"Healthcheck": {"Test": ["CMD", "x"]}}),
         ({}, {"Labels": {"proxy": "http://me:hunter2@proxy"}}),
