@@ -151,6 +151,8 @@ class _MemberResolver(AbstractResolver):
 
 
 def _describe(error: Exception) -> str:
+    if isinstance(error, UnicodeError):
+        return "the host name is not valid: correct the address of the member"
     cause = getattr(error, "os_error", None) or error
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return f"the certificate is not trusted: {one_line(str(error.certificate_error))} (fleet.tls.ca_file)"

@@ -3,8 +3,10 @@
 import asyncio
 import json
 
+import pytest
+
 from gateway.contracts.values import Endpoint
-from gateway.fleet.client import MemberClient
+from gateway.fleet.client import MemberClient, MemberError
 from gateway.fleet.members import Member
 
 WITHIN = 20.0
@@ -31,3 +33,9 @@ async def test_a_connection_is_closed_after_its_answer() -> None:
         async with MemberClient(WITHIN) as client:
             assert (await client.ask(Member("http", Endpoint("127.0.0.1", port)))).instance == "a"
             await ended.wait()
+
+
+async def test_a_host_name_that_is_not_valid_is_reported() -> None:
+    async with MemberClient(WITHIN) as client:
+        with pytest.raises(MemberError, match="the host name is not valid: correct the address"):
+            await client.ask(Member("http", Endpoint("a..b", 1)))
