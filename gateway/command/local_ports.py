@@ -10,7 +10,7 @@ from pathlib import Path
 
 _TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - to recognize listeners
-_ESTABLISHED, _LISTEN = 0x01, 0x0A
+ESTABLISHED, LISTEN = 0x01, 0x0A
 """Values of enum tcp_state (linux/tcp_states.h)."""
 
 
@@ -84,7 +84,7 @@ def read_local_ports(ports: Mapping[int, str]) -> dict[int, LocalPort]:
             rank = _ranks(ports[number]).get(address)
             if rank is None:
                 continue
-            if int(state, 16) == _LISTEN:
+            if int(state, 16) == LISTEN:
                 if rank > best[number]:
                     continue
                 if rank < best[number]:  # the kernel prefers this listener
@@ -95,7 +95,7 @@ def read_local_ports(ports: Mapping[int, str]) -> dict[int, LocalPort]:
                 port.backlog += int(queue, 16)
             elif rank == 0 and inode != "0":
                 port.unread[int(remote, 16)] = int(queue, 16)
-            elif rank == 0 and int(state, 16) == _ESTABLISHED:
+            elif rank == 0 and int(state, 16) == ESTABLISHED:
                 port.pending.add(int(remote, 16))
     return found
 

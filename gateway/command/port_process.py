@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from math import inf
 from pathlib import Path
 
+from gateway.command.connection_sockets import read_connection
 from gateway.command.local_ports import LocalPort, read_local_ports
 from gateway.command.options import CommandOptions
 from gateway.command.silence import SilenceTimer
@@ -180,7 +181,8 @@ class PortProcess:
         """
         pause = _MIN_ACCEPT_POLL
         try:
-            while sock.getsockname()[1] in (await self._read_sockets()).pending:
+            client = sock.getsockname()[1]
+            while client in (await self._read_sockets(client)).pending:
                 await self._check_running()
                 if leave:
                     self._check_answering()
@@ -190,14 +192,20 @@ class PortProcess:
             reset(sock)
             raise
 
-    async def _read_sockets(self) -> LocalPort:
+    async def _read_sockets(self, client: int = 0) -> LocalPort:
         """Return the sockets of the local port.
+
+        Args:
+            client: If not 0, return only the listener and the connection from this port.
 
         Raises:
             TunnelError: Another user listens. Any user can take the port while the process does not listen.
         """
         try:
-            sockets = (await asyncio.to_thread(read_local_ports, {self.port: self.host}))[self.port]
+            if client:
+                sockets = await asyncio.to_thread(read_connection, self.host, self.port, client)
+            else:
+                sockets = (await asyncio.to_thread(read_local_ports, {self.port: self.host}))[self.port]
         except OSError as error:
             log.debug("cannot find out whether a program accepts connections: %s", error)
             return LocalPort()

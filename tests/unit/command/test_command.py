@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.cli import cli
+from gateway.command import connection_sockets, local_ports
+from gateway.command.connection_sockets import read_connection
 from gateway.command.local_ports import LocalPort, read_local_ports
 from gateway.command.options import CommandOptions
 from gateway.command.port_reservations import release_port, reserve_port
@@ -114,6 +116,26 @@ def test_connections_and_data_that_wait_are_counted(family: socket.AddressFamily
                 client.close()
                 assert not read_local_ports({port: host})[port].has_progress_since(stalled)
     assert read_local_ports({port: host})[port].owners == set()
+
+
+@pytest.mark.parametrize("source", ["sock_diag", "tables"])
+@pytest.mark.parametrize(("listen", "host"), [("127.0.0.1", "127.0.0.1"), ("::", "127.0.0.1"), ("::1", "::1")])
+def test_the_state_of_one_connection(source: str, listen: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if source == "sock_diag":
+        monkeypatch.setattr(local_ports, "_TABLES", ())  # their size depends on the connections of the host
+    else:
+        monkeypatch.setattr(connection_sockets, "_NETLINK_SOCK_DIAG", 31)
+    family = socket.AF_INET6 if ":" in listen else socket.AF_INET
+    with socket.create_server((listen, 0), family=family, dualstack_ipv6=listen == "::") as listener:
+        port, inode = listener.getsockname()[1], os.fstat(listener.fileno()).st_ino
+        with socket.create_connection((host, port)) as client:
+            number = client.getsockname()[1]
+            waiting = read_connection(host, port, number)
+            assert waiting == LocalPort({os.geteuid()}, {inode}, backlog=1, pending={number})
+            with listener.accept()[0]:
+                accepted = read_connection(host, port, number)
+                assert (accepted.owners, accepted.listeners) == ({os.geteuid()}, {inode})
+                assert (accepted.backlog, accepted.pending) == (0, set())
 
 
 def test_sockets_of_other_addresses_are_ignored() -> None:
