@@ -80,7 +80,13 @@ class MonitoredTarget:
     def health(self) -> list[WayHealth]:
         """Return what is known about each way."""
         return [
-            WayHealth(check.uplink.link is not None, check.verdict.state, check.latency, self._has_failed_dial(at))
+            WayHealth(
+                is_open=check.uplink.link is not None,
+                state=check.verdict.state,
+                latency=check.latency,
+                checks=check.attempts,
+                dial_failed=self._has_failed_dial(at),
+            )
             for at, check in enumerate(self.checks)
         ]
 
