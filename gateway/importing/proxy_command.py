@@ -21,6 +21,7 @@ _SHELL = re.compile(
 )
 """Matches quoted text, and in its group what only a shell understands: operators, variables, patterns."""
 _VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*)")
+_BRACES = re.compile(r"(?<!\$)\{(\w+)\}")
 _TOKENS = {"%": "%", "h": "{host}", "p": "{port}", "r": "{user}"}
 """The replacement of each token of ssh_config(5)."""
 _INHERITED = frozenset({"PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ"})
@@ -70,12 +71,15 @@ class ImportedProgram:
         environment: The environment variables that the command uses.
         needs_shell: Whether the command needs a shell, so that `words` runs one.
         unknown: The tokens, such as `%C`, that have no equivalent.
+        braces: The words in braces, such as `{print}`. In `words`, they have spaces inside the braces, because they
+            would be placeholders.
     """
 
     words: tuple[str, ...]
     environment: tuple[str, ...]
     needs_shell: bool
     unknown: tuple[str, ...]
+    braces: tuple[str, ...]
 
 
 def program(command: str, alias: str) -> ImportedProgram:
@@ -96,9 +100,11 @@ def program(command: str, alias: str) -> ImportedProgram:
     command = re.sub(r"^\s*exec\s+", "", command)
     needs_shell = any(match[1] for match in _SHELL.finditer(command))
     words = ["sh", "-c", command] if needs_shell else shlex.split(command)
+    braces = tuple(f"{{{name}}}" for name in _BRACES.findall(command))
+    words = [_BRACES.sub(r"{ \1 }", word) for word in words]
     # A dollar sign has a meaning in the configuration as well.
     converted = [re.sub(r"%(.)", replacement, word.replace("$", "$$")) for word in words]
     converted = [home(word) if word.startswith("~/") and not needs_shell else word for word in converted]
     variables = dict.fromkeys(_VARIABLE.findall(command)) if needs_shell else ()
     environment = tuple(name for name in variables if name not in _INHERITED)
-    return ImportedProgram(tuple(converted), environment, needs_shell, tuple(unknown))
+    return ImportedProgram(tuple(converted), environment, needs_shell, tuple(unknown), braces)

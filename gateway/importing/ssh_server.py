@@ -53,20 +53,14 @@ def server_keys(
         result: Receives notes.
         command: The settings of the whole ssh command. For a jump host, they differ from `config`.
     """
-    address = config.destination.removeprefix("ssh://").rstrip("/")
-    user, at, host = address.rpartition("@")
-    port = config.first("port")
-    if match := re.fullmatch(r"(\[.+\]|[^:]+):(\d+)", host):
-        host, port = match[1], match[2] if config is not command or "://" in config.destination else port
-    host = host.strip("[]")
-    user = user if at else config.first("user")
+    user, host, port = _address(config, command)
     if not user:
         user = _USER
         result.add_note(f"{context.where}: names no user: the configuration uses ${{USER}} from the environment")
     keys: dict[str, Any] = {"kind": "ssh"}
     if via is not None:
         keys["via"] = via
-    keys["host"] = config.first("hostname", host).replace("%h", host)
+    keys["host"] = host
     if port and port != "22":
         keys["port"] = port_number(port)
     keys["user"] = user
@@ -80,6 +74,36 @@ def server_keys(
     if re.fullmatch("[0-9]{1,5}", timeout := config.first("connecttimeout")) and int(timeout):
         keys["connect_timeout"] = f"{timeout}s"
     return keys
+
+
+def expand_tokens(text: str, config: SshHostConfig, command: SshHostConfig) -> str:
+    """Replace the tokens of ssh_config(5) that a jump host can contain: `%h`, `%n`, `%p`, `%r` and `%%`.
+
+    Args:
+        text: The value of ProxyJump, or the jump host in a ProxyCommand.
+        config: The settings of the connection to the server behind the jump host.
+        command: The settings of the whole ssh command.
+    """
+    user, host, port = _address(config, command)
+    values = {"h": host, "n": destination_host(config), "p": port or "22", "r": user or _USER, "%": "%"}
+    return re.sub(r"%([hnpr%])", lambda match: values[match[1]], text)
+
+
+def destination_host(config: SshHostConfig) -> str:
+    """Return the host of a destination, as it is on the command line."""
+    host = config.destination.removeprefix("ssh://").rstrip("/").rpartition("@")[2]
+    return re.sub(r":\d+$", "", host).strip("[]")
+
+
+def _address(config: SshHostConfig, command: SshHostConfig) -> tuple[str, str, str]:
+    """Return the user, the host and the port of a server. The user and the port can be empty. See `server_keys`."""
+    user, at, host = config.destination.removeprefix("ssh://").rstrip("/").rpartition("@")
+    port = config.first("port")
+    if match := re.fullmatch(r"(\[.+\]|[^:]+):(\d+)", host):
+        host, port = match[1], match[2] if config is not command or "://" in config.destination else port
+    host = host.strip("[]")
+    user = user if at else config.first("user")
+    return user, config.first("hostname", host).replace("%h", host), port
 
 
 def _login(

@@ -9,8 +9,12 @@ from gateway.importing.import_result import ImportResult, split_target
 from gateway.importing.model import ImportContext, ImportedForward
 from gateway.importing.proxy_command import jump_or_proxy, program
 from gateway.importing.ssh_forward import read_forward
+<<<<<<< HEAD
 from gateway.importing.ssh_server import SshHostConfig, server_keys
 from gateway.secret_redaction import hide_secrets
+=======
+from gateway.importing.ssh_server import SshHostConfig, destination_host, expand_tokens, server_keys
+>>>>>>> g20b
 
 _UNNECESSARY = frozenset({
     "addkeystoagent", "batchmode", "checkhostip", "compression", "connectionattempts", "controlmaster", "controlpath",
@@ -117,6 +121,10 @@ def _path(
         if not proxy.jump:
             return None, _program_keys(value, config, context, result)
         value = proxy.jump
+    value = expand_tokens(value, config, command)
+    if unknown := re.findall("%.", value):
+        where = f"{context.where}: {names[key]} {value}"
+        result.add_note(f"{where}: {', '.join(unknown)} has no equivalent: replace it in the tunnel")
     via: str | None = None
     for number, jump in enumerate(filter(None, value.split(","))):
         settings = look_up(jump)
@@ -137,11 +145,16 @@ def _program_keys(
         result.add_note(f"{where}: not imported, because the command contains a secret: use a file or a variable")
         return {}
     try:
-        found = program(command, _host(config))
+        found = program(command, destination_host(config))
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from error
     if found.unknown:
         result.add_note(f"{where}: {', '.join(found.unknown)} has no equivalent: replace it in proxy_command")
+    if found.braces:
+        result.add_note(
+            f"{where}: {', '.join(found.braces)} would be a placeholder, so proxy_command has spaces inside the"
+            " braces: check that the program still does the same"
+        )
     if found.needs_shell:
         result.add_note(f"{where}: needs a shell: proxy_command runs sh -c; write a list of words if possible")
     result.add_note(
@@ -152,6 +165,7 @@ def _program_keys(
     return keys | ({"environment": list(found.environment)} if found.environment else {})
 
 
+<<<<<<< HEAD
 def _host(config: SshHostConfig) -> str:
     """Return the host of a destination, as it is on the command line."""
     host = config.destination.removeprefix("ssh://").rstrip("/").rpartition("@")[2]
@@ -163,6 +177,8 @@ def _alias(config: SshHostConfig) -> str:
     return _host(config) if config.first("hostname") else ""
 
 
+=======
+>>>>>>> g20b
 def note_unused(config: SshHostConfig, where: str, name: str, result: ImportResult) -> None:
     """Add notes on the settings that the import has not read.
 

@@ -168,9 +168,9 @@ def test_docker_networks_do_not_contain_the_server_of_an_added_tunnel(kinds: Pat
         "backends: {files: {kind: web, via: near, targets: www, listen: 0.0.0.0:8000}}\n"
     )
     program = (
-        "import pathlib, sys; from gateway.config import Sources, load;"
+        "import pathlib, sys; from gateway.config import ConfigSources, load;"
         "from gateway.app.docker_desired_state import desired;"
-        "print(desired(load(Sources(pathlib.Path(sys.argv[1]), environment={}))).direct)"
+        "print(desired(load(ConfigSources(pathlib.Path(sys.argv[1]), environment={}))).direct)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(file)], capture_output=True, text=True, timeout=60, check=True,
