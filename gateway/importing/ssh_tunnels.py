@@ -9,12 +9,8 @@ from gateway.importing.import_result import ImportResult, split_target
 from gateway.importing.model import ImportContext, ImportedForward
 from gateway.importing.proxy_command import jump_or_proxy, program
 from gateway.importing.ssh_forward import read_forward
-<<<<<<< HEAD
-from gateway.importing.ssh_server import SshHostConfig, server_keys
-from gateway.secret_redaction import hide_secrets
-=======
 from gateway.importing.ssh_server import SshHostConfig, destination_host, expand_tokens, server_keys
->>>>>>> g20b
+from gateway.secret_redaction import hide_secrets
 
 _UNNECESSARY = frozenset({
     "addkeystoagent", "batchmode", "checkhostip", "compression", "connectionattempts", "controlmaster", "controlpath",
@@ -165,20 +161,11 @@ def _program_keys(
     return keys | ({"environment": list(found.environment)} if found.environment else {})
 
 
-<<<<<<< HEAD
-def _host(config: SshHostConfig) -> str:
-    """Return the host of a destination, as it is on the command line."""
-    host = config.destination.removeprefix("ssh://").rstrip("/").rpartition("@")[2]
-    return re.sub(r":\d+$", "", host).strip("[]")
-
-
 def _alias(config: SshHostConfig) -> str:
     """Return the name that the user gave to a server whose address is in HostName; empty if there is none."""
-    return _host(config) if config.first("hostname") else ""
+    return destination_host(config) if config.first("hostname") else ""
 
 
-=======
->>>>>>> g20b
 def note_unused(config: SshHostConfig, where: str, name: str, result: ImportResult) -> None:
     """Add notes on the settings that the import has not read.
 
