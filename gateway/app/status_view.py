@@ -65,6 +65,7 @@ def _tunnel(spec: TunnelSpec, reports: list[UplinkReport]) -> TunnelView:
         name=spec.name,
         kind=spec.kind.name,
         via=spec.via,
+        via_in_use=worst.via_in_use,
         far_side=spec.kind.create(spec.options).far_side,
         state=worst.state,
         reason=worst.reason,

@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.cli.diagnosis import causes_of, describe_cause
 from gateway.cli.output import format_clock, format_count, format_ms, format_reason, plain_commands
-from gateway.cli.severity import way_hops, way_rows
+from gateway.cli.severity import outer_tunnels, way_hops, way_rows
 
 _USABLE = {"up", "degraded"}
 
@@ -81,7 +81,10 @@ def _parts(status: dict[str, Any], name: str) -> Iterator[PathPart]:
     yield _admission(backend)
     for hop in way_hops(status, backend):
         tunnel = status["tunnels"][hop]
-        yield PathPart("tunnel", hop, tunnel["state"], tunnel["since"], format_reason(tunnel) or tunnel["far_side"])
+        why = format_reason(tunnel) or tunnel["far_side"]
+        if len(outer_tunnels(tunnel)) > 1 and tunnel.get("via_in_use"):
+            why += f", via {tunnel['via_in_use']}"
+        yield PathPart("tunnel", hop, tunnel["state"], tunnel["since"], why)
     for part, tunnel_name, state, why in way_rows("way", backend):
         yield PathPart(part, tunnel_name, state, None, why)
     for target in backend["targets"]:

@@ -32,6 +32,11 @@ def outer_tunnels(tunnel: dict[str, Any]) -> list[str]:
     return via if isinstance(via, list) else [via] if via is not None else []
 
 
+def describe_via(tunnel: dict[str, Any]) -> str:
+    """Return the outer tunnel inside which a tunnel runs, or all possible ones if it is not open; `-` for none."""
+    return tunnel.get("via_in_use") or ", ".join(outer_tunnels(tunnel)) or "-"
+
+
 def hops(status: dict[str, Any], name: str) -> list[str]:
     """Return a tunnel and all tunnels around it, outermost first.
 

@@ -18,7 +18,7 @@ from gateway.cli.output import (
     print_wrapped,
     terminal_width,
 )
-from gateway.cli.severity import backends_by_severity, outer_tunnels, tunnels_by_severity, way_rows
+from gateway.cli.severity import backends_by_severity, describe_via, tunnels_by_severity, way_rows
 from gateway.cli.watch import watching
 from gateway.ops.service_client import ServiceClient
 from gateway.text_sanitizer import format_bytes
@@ -65,7 +65,7 @@ def _print_status(service: dict[str, Any], *, wide: bool) -> None:
     if service["tunnels"]:
         click.echo()
         rows = [
-            [name, each["state"], format_clock(each["since"]), ", ".join(outer_tunnels(each)) or "-",
+            [name, each["state"], format_clock(each["since"]), describe_via(each),
              format_ms(each["rtt_seconds"]),
              each["far_side"], *([each["kind"], ", ".join(each.get("facts", ())) or "-"] if wide else [])]
             for name, each in tunnels_by_severity(service)

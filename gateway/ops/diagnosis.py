@@ -63,6 +63,7 @@ class FailedPart:
         blocked: The backends that the tunnel blocks.
         degraded: The backends that are degraded because of the tunnel.
         rerouted: The other backends that could use the tunnel, and use another way.
+        rerouted_tunnels: The open tunnels that could run inside the tunnel, and run inside another one.
         waiting: Number of containers that wait, or of clients if containers are not known.
         waiters: What `waiting` counts: `container` or `client`.
         remedy: What to do; empty if there is nothing to do. Commands are in backquotes.
@@ -82,6 +83,7 @@ class FailedPart:
     blocked: tuple[str, ...] = ()
     degraded: tuple[str, ...] = ()
     rerouted: tuple[str, ...] = ()
+    rerouted_tunnels: tuple[str, ...] = ()
 
     @property
     def effects(self) -> str:
@@ -90,6 +92,7 @@ class FailedPart:
             (len(self.blocked), "backend", "blocked"),
             (len(self.degraded), "backend", "degraded"),
             (len(self.rerouted), "backend", "with another way"),
+            (len(self.rerouted_tunnels), "tunnel", "with another way"),
             (self.waiting, self.waiters, "waiting"),
         ]
         return "; ".join(f"{plural(count, noun)} {what}" for count, noun, what in counts if count)
@@ -253,7 +256,15 @@ def _tunnel_causes(
             blocked=tuple(each.name for each in blocked),
             degraded=tuple(each.name for each in backends[_Effect.DEGRADED]),
             rerouted=tuple(each.name for each in backends[_Effect.REROUTED]),
+            rerouted_tunnels=tuple(_rerouted_tunnels(view, tunnels, tunnel)),
         )
+
+
+def _rerouted_tunnels(view: ServiceView, tunnels: Mapping[str, TunnelView], failed: TunnelView) -> Iterator[str]:
+    """Yield the open tunnels that could run inside the failed tunnel, and run inside another one."""
+    for each in view.tunnels:
+        if each.state in _OPEN and any(failed in failed_tunnels(tunnels, via) for via in each.via):
+            yield each.name
 
 
 def _retries(tunnel: TunnelView) -> bool:

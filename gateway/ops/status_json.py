@@ -32,6 +32,7 @@ def tunnel_json(view: TunnelView) -> dict[str, Any]:
     return {
         "kind": view.kind,
         "via": _via_json(view.via),
+        "via_in_use": view.via_in_use,
         "far_side": view.far_side,
         "state": view.state,
         "reason": view.reason,

@@ -36,6 +36,8 @@ class TunnelView:
     details: dict[str, object]
     facts: tuple[Fact, ...] = ()
     """The facts that the kind declares. `details` contains the values of the facts."""
+    via_in_use: str | None = None
+    """The outer tunnel inside which the tunnel runs; None if there is none, or if the tunnel is not open."""
 
 
 class PastCheck(Protocol):

@@ -21,6 +21,9 @@ _Connected = TypeVar("_Connected")
 class OuterTunnel(Protocol):
     """An outer tunnel, through which a `FailoverLink` dials. An uplink implements this interface."""
 
+    tunnel_name: str | None
+    """The tunnel's name; None for the direct tunnel."""
+
     link: Link | None
     """The open link; None while the tunnel is down or suspect."""
 
@@ -38,6 +41,8 @@ class FailoverLink:
     def __init__(self, ways: Sequence[OuterTunnel], network: NetworkId) -> None:
         self.network = network
         self._ways = list(ways)
+        self.used: OuterTunnel | None = None
+        """The tunnel through which the last dial succeeded; None if no dial has succeeded."""
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """Connect a non-blocking socket to `to`. Each tunnel limits the duration of its dial."""
@@ -69,11 +74,14 @@ class FailoverLink:
             left = deadline - time.monotonic()
             try:
                 async with asyncio.timeout(None if is_last else _NEXT_WAY_AFTER):
-                    return await dial(link, left if is_last else min(left, _NEXT_WAY_AFTER))
+                    connected = await dial(link, left if is_last else min(left, _NEXT_WAY_AFTER))
             except TimeoutError:
                 failure = DialError(Reason.TIMEOUT, f"{link.network}: no connection within {_NEXT_WAY_AFTER:g} s")
             except (DialError, LinkLostError) as error:
                 failure = error
+            else:
+                self.used = way
+                return connected
             self._ways.remove(way)
             self._ways.append(way)
         raise failure

@@ -86,6 +86,8 @@ class Uplink:
         """The open tunnel, even while its link is not published in `link`. None: the tunnel is not open."""
         self._draining = False
         self._after = after
+        self._failover: FailoverLink | None = None
+        """The link of the outer tunnels if there are several."""
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Open the tunnel, and reopen it each time it is lost, until cancelled.
@@ -134,6 +136,14 @@ class Uplink:
         detail = f": {self.detail}" if self.detail else ""
         return f"tunnel {self.name} is {state}{detail}"
 
+    @property
+    def via_in_use(self) -> str | None:
+        """The outer tunnel inside which the tunnel runs; None if there is none, or if the tunnel is not open."""
+        if self.opened is None or not self.vias:
+            return None
+        used = self._failover.used if self._failover is not None else self.vias[0]
+        return used.tunnel_name if used is not None else None
+
     def renew(self) -> None:
         """Use keys and certificates that have changed on disk. Do not close connections."""
         if self.opened is not None:
@@ -173,7 +183,8 @@ class Uplink:
             for each in opened:
                 each.cancel()
         link = next(iter(done)).result()
-        return link if len(self.vias) == 1 else FailoverLink(self.vias, link.network)
+        self._failover = FailoverLink(self.vias, link.network) if len(self.vias) > 1 else None
+        return self._failover or link
 
     async def _wait_vias_settled(self) -> None:
         for each in self.vias:

@@ -89,6 +89,7 @@ def test_one_way_is_enough_and_each_way_is_shown(gateway: Gateway, pair: Pair) -
         for each in listen.values():
             served(each)
         gateway.wait(lambda: gateway.tunnel("inner")["state"] == "up")
+        gateway.wait(lambda: gateway.tunnel("inner")["via_in_use"] == "b")
         assert gateway.state("both") == ("up", None)
         assert gateway.state("split")[0] == "degraded"
         assert way(gateway, "both", "a") == (False, False)

@@ -162,6 +162,7 @@ class UplinkReport:
     channel_open: Histogram
     link: LinkStatus
     up: bool
+    via_in_use: str | None = None
 
 
 NO_UPLINK = UplinkReport(
@@ -183,6 +184,7 @@ def uplink_report(uplink: Uplink) -> UplinkReport:
         channel_open=uplink.channel_open,
         link=uplink.opened.status() if uplink.opened else LinkStatus(),
         up=uplink.link is not None,
+        via_in_use=uplink.via_in_use,
     )
 
 

@@ -1,6 +1,7 @@
 """Tests of the tables of `gateway status`."""
 
 import json
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -11,19 +12,24 @@ from gateway.contracts.states import HealthState
 from gateway.ops.service_client import ServiceClient
 from gateway.ops.status_json import iso, iter_json, service_json
 from gateway.ops.status_views import ServiceView
-from tests.support.status_views import NOW, backend, service, target
+from tests.support.status_views import NOW, backend, service, target, tunnel
 
 
-def shown(monkeypatch: pytest.MonkeyPatch, view: ServiceView, *arguments: str) -> list[str]:
-    """Return the lines of the table of backends."""
+def lines_of(monkeypatch: pytest.MonkeyPatch, view: ServiceView, *arguments: str) -> list[str]:
+    """Return the lines that a command prints."""
     body = json.loads("".join(iter_json(service_json(view))))
     monkeypatch.setattr(
         ServiceClient, "get_json", lambda _, path: (200, body if "status" in path else {"consumers": {}})
     )
     monkeypatch.setenv("COLUMNS", "500")
-    done = CliRunner().invoke(cli, ["status", *arguments])
+    done = CliRunner().invoke(cli, arguments)
     assert done.exception is None, done.output
-    lines = done.output.splitlines()
+    return done.output.splitlines()
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, view: ServiceView, *arguments: str) -> list[str]:
+    """Return the lines of the table of backends."""
+    lines = lines_of(monkeypatch, view, "status", *arguments)
     return lines[next(at for at, line in enumerate(lines) if line.startswith("BACKEND")) :]
 
 
@@ -54,3 +60,14 @@ def test_a_backend_and_its_only_target_share_a_row_if_their_states_are_equal(mon
     assert "db.internal:3306" in row
     assert different_row.split()[:2] == ["b", "degraded"]
     assert of_target.split()[0] == "up"
+
+
+def test_the_outer_tunnel_in_use_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    edges = [tunnel("a"), tunnel("b")]
+    for used, via in (("b", "b"), (None, "a, b")):
+        inner = tunnel("inner", via=("a", "b"), via_in_use=used)
+        view = service([*edges, inner], [backend("orders", via=["inner"])])
+        [row] = [line for line in lines_of(monkeypatch, view, "status") if line.startswith("inner ")]
+        assert re.split("  +", row)[3] == via
+        explained = "\n".join(lines_of(monkeypatch, view, "explain", "orders"))
+        assert ("user@host:22, via b" in explained) == (used == "b")

@@ -38,6 +38,14 @@ def test_a_backend_with_a_way_that_works_is_not_blocked() -> None:
     assert cause.effects == "1 backend with another way"
 
 
+def test_a_tunnel_inside_another_outer_tunnel_is_counted() -> None:
+    edges = [tunnel("a", TunnelState.BACKOFF, reason="timeout"), tunnel("b")]
+    inner = tunnel("inner", via=("a", "b"))
+    [cause] = diagnose(service([*edges, inner, tunnel("other", via=("b",))], [backend("x", via=["inner"])])).causes
+    assert (cause.rerouted, cause.rerouted_tunnels) == ((), ("inner",))
+    assert cause.effects == "1 tunnel with another way"
+
+
 def test_each_way_of_a_blocked_backend_has_a_cause() -> None:
     tunnels = [
         tunnel("a", TunnelState.BACKOFF, reason="timeout"),

@@ -45,13 +45,17 @@ class Outer:
 
     def __init__(self, link: Link | None) -> None:
         self.link = link
+        self.tunnel_name: str | None = None
 
 
 async def test_the_next_tunnel_is_used_at_once_and_stays_in_use() -> None:
     broken, good, closed = Scripted(LinkLostError()), Scripted(), Outer(None)
-    link = FailoverLink([Outer(broken), closed, Outer(good)], NetworkId(("a",)))
+    second = Outer(good)
+    link = FailoverLink([Outer(broken), closed, second], NetworkId(("a",)))
+    assert link.used is None
     for _ in range(3):
         (await link.socket(TO)).close()
+        assert link.used is second
     assert (broken.dials, good.dials) == (1, 3)
     good.outcome = DialError(Reason.REFUSED, "no")
     with pytest.raises(LinkLostError):

@@ -120,7 +120,12 @@ async def test_an_inner_tunnel_waits_for_any_of_its_outer_tunnels_and_names_a_co
         await components.stop("two")
         components.start("two", two)
         await until(lambda: inner.state is TunnelState.UP)
-        assert isinstance(tunnel.opened_via[0], FailoverLink)
+        link = tunnel.opened_via[0]
+        assert isinstance(link, FailoverLink)
+        link.used = two
+        assert inner.via_in_use == "two"
+        await components.stop("inner")
+        assert inner.via_in_use is None
 
 
 async def test_a_crashed_unit_is_restarted_without_affecting_others() -> None:

@@ -21,6 +21,12 @@ from tests.support.status_views import NOW, Checked, backend, consumer, docker, 
 EVIL = "<script>alert(1)</script>\"'&<img src=x onerror=y>"
 
 
+def test_the_outer_tunnel_of_a_tunnel_is_shown() -> None:
+    view = service([tunnel("inner", via=("a", "b"), via_in_use="b")], [backend("orders", via=["inner"])])
+    for page in (render_index(view, [], {}, NOW), render_backend(view, view.backends[0], [], {}, NOW)):
+        assert "ssh, user@host:22, via b, round trip" in "".join(page)
+
+
 def test_text_from_outside_is_escaped() -> None:
     log = EventLog()
     log.record(EventSubject(EventType.TARGET, EVIL, EVIL), EVIL, EVIL, EVIL)
