@@ -96,8 +96,16 @@ def _stopped(builder: PlanBuilder, container: Container) -> DeadContainer | None
 
 
 def _without_volume(builder: PlanBuilder, container: Container, failed: FailedStart) -> DeadContainer | None:
+    bridges = {
+        each for network in builder.observed.networks if network.driver == "bridge" for each in network.gateways
+    }
     backend = next(
-        (each.backend for each in builder.desired.mount_listeners if each.is_at(failed.address, failed.port)), None
+        (
+            each.backend
+            for each in builder.desired.mount_listeners
+            if each.is_at(failed.address, failed.port, bridges)
+        ),
+        None,
     )
     if backend is None:
         return None
@@ -112,10 +120,10 @@ def _without_volume(builder: PlanBuilder, container: Container, failed: FailedSt
 
 def _without_network(builder: PlanBuilder, container: Container, failed: FailedStart) -> DeadContainer | None:
     named = [
-        name
-        for name, endpoint in container.endpoints.items()
-        if failed.network in ("", name, endpoint.network_id) or container.network_mode == failed.network
-    ] or list(container.endpoints)  # the container was attached to another network of the same name afterward
+        name for name, endpoint in container.endpoints.items() if failed.network in ("", name, endpoint.network_id)
+    ]
+    if not named and (container.network_mode != failed.network or len(container.endpoints) == 1):
+        named = list(container.endpoints)  # it was attached to another network of the same name afterward
     ours = [
         name
         for name in named
@@ -152,6 +160,9 @@ def _without_network(builder: PlanBuilder, container: Container, failed: FailedS
             DeadContainerState.WAITING,
             f"network {name} does not exist yet",
         )
-    command = f"{reconnect_command(builder, container, name)} && docker start {container.name}"
+    reconnect = reconnect_command(builder, container, name)
+    if not reconnect:
+        return recreate(container, StartFailureCause.NETWORK, detail)
+    command = f"{reconnect} && docker start {container.name}"
     message = "the gateway did not attach it to the network, and a start alone fails again"
     return dead_container(container, StartFailureCause.NETWORK, detail, DeadContainerState.RECREATE, message, command)
