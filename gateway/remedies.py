@@ -43,7 +43,7 @@ TARGET_REMEDIES: Mapping[str, str] = {
     Reason.QUERY: "correct check.database, or the privileges of check.user",
     Reason.PROTOCOL: "check that targets and kind match the server",
     Reason.EXPORT: "correct export, or accept a replaced export with gateway resume",
-    Reason.PERMISSION: "permit the gateway's address on the server (gateway render exports prints the line)",
+    Reason.PERMISSION: "stop the other program that listens on the local port of the tunnel's program",
     Reason.READ_ONLY: "export the file system writable, or set check.write: false",
     Reason.NO_SPACE: "free space on the server",
     Reason.TUNNEL: "repair the tunnel first",

@@ -50,9 +50,13 @@ def check_not_exposed(path: Path, status: os.stat_result | None = None) -> None:
 
     Raises:
         ExposedError: Everybody can read the file.
+        IsADirectoryError: The path names a folder.
         OSError: The file's status cannot be read.
     """
-    mode = stat.S_IMODE((status or path.stat()).st_mode)
+    found = (status or path.stat()).st_mode
+    if stat.S_ISDIR(found):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    mode = stat.S_IMODE(found)
     if mode & stat.S_IROTH and _is_traversable(path) and not _is_runtime_mount(path):
         raise ExposedError(path, mode)
 

@@ -8,6 +8,8 @@ from gateway.errors import UsageError
 
 _FIXED = ("gateway", "ops", "traces")
 """Sections whose keys are read only at the start."""
+NO_CHANGE = "no change"
+"""The text of a `ConfigDiff` without differences."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class ConfigDiff:
             "sections changed": self.sections,
         }
         lines = [f"{what}: {', '.join(sorted(names))}" for what, names in parts.items() if names]
-        return "; ".join(lines) or "no change"
+        return "; ".join(lines) or NO_CHANGE
 
 
 def diff_configs(old: Config, new: Config) -> ConfigDiff:

@@ -55,4 +55,4 @@ class HandshakeBudgets:
         """Record that a check's dial timed out. If it connects later, the server counts an aborted handshake."""
         budget = self._budgets.get((tunnel, target))
         if budget is not None:
-            budget.record_abandoned(time.time())
+            budget.record_abandoned(time.monotonic())

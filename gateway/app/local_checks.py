@@ -37,6 +37,7 @@ class LocalChecks:
         spec = running.spec
         previous = {each.target: each for each in running.targets} if keep_results else {}
         self.remove(running)
+        known, running.records = running.records, {}
         backend: Backend = spec.kind.create(spec.options, spec.check_options)
         schedule = CheckSchedule(**vars(spec.check))
         running.targets = []
@@ -44,8 +45,10 @@ class LocalChecks:
             choice = WayChoice(spec.ways(target) or (None,), spec.prefer_way)
             before = previous.get(target)
             if before is not None and set(before.choice.names).isdisjoint(choice.names):
-                before = None  # through other tunnels, the address is possibly another server
-            record = before.record if before is not None else TargetRecord()
+                before = None  # results through other tunnels do not show the state through these tunnels
+            key = (spec.kind.name, target)
+            record = before.record if before is not None else known.get(key, TargetRecord()).without_facts()
+            running.records[key] = record
             checks = [
                 Check(
                     spec.name,

@@ -9,6 +9,7 @@ from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.check import Check
 from gateway.health.target_record import TargetRecord
 from gateway.health.target_selection import TargetCandidate
+from gateway.health.timed_state import TimedState
 from gateway.health.way_choice import WayChoice, WayHealth, order_ways
 from gateway.supervision.uplink import describe_all
 
@@ -31,13 +32,16 @@ class MonitoredTarget:
         self.checks = checks
         self.choice = choice
         self._routes = routes
+        self.clock = TimedState(time.time())
+        """The state of the target when it was last computed, and since when, regardless of the way."""
         self._dial_failed_at: dict[int, float] = {}
-        """For each way: when a dial through it last failed while another way worked, in epoch seconds."""
+        """For each way: when a dial through it last failed while another way worked, in monotonic seconds."""
 
     def inherit(self, other: "MonitoredTarget") -> None:
         """Continue the results of the ways that existed before a reload."""
         previous = {check.tunnel: check for check in other.checks}
         self.choice.inherit(other.choice)
+        self.clock = other.clock
         for check in self.checks:
             if check.tunnel in previous:
                 check.inherit(previous[check.tunnel])
@@ -76,7 +80,13 @@ class MonitoredTarget:
     def health(self) -> list[WayHealth]:
         """Return what is known about each way."""
         return [
-            WayHealth(check.uplink.link is not None, check.verdict.state, check.latency, self._has_failed_dial(at))
+            WayHealth(
+                is_open=check.uplink.link is not None,
+                state=check.verdict.state,
+                latency=check.latency,
+                checks=check.attempts,
+                dial_failed=self._has_failed_dial(at),
+            )
             for at, check in enumerate(self.checks)
         ]
 
@@ -84,12 +94,16 @@ class MonitoredTarget:
         since = self._dial_failed_at.get(way)
         if since is None:
             return False
-        return (self.checks[way].last_success or 0.0) < since and time.time() - since < _DOUBT_EXPIRES
+        return (self.checks[way].succeeded_at or 0.0) < since and time.monotonic() - since < _DOUBT_EXPIRES
 
     def candidate(self) -> TargetCandidate:
-        """Return the state of the target through the chosen way, and the last results of probes through any way."""
+        """Return the state of the target through the chosen way, and the last results of probes through any way.
+
+        If the state has changed, record the time.
+        """
         check, record = self.checks[self.choose()], self.record
         verdict = check.verdict
+        self.clock.enter(verdict.state, time.time())
         blocked = verdict.state is HealthState.BLOCKED
         return TargetCandidate(
             target=self.target,
@@ -136,5 +150,5 @@ class MonitoredTarget:
         """Record that a dial through `tunnel` failed, and that a dial through another way succeeded after it."""
         for at, check in enumerate(self.checks):
             if check.tunnel == tunnel:
-                self._dial_failed_at[at] = time.time()
+                self._dial_failed_at[at] = time.monotonic()
                 check.check_soon()

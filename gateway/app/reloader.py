@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.app.config_diff import ConfigDiff, diff_configs
+from gateway.app.config_diff import NO_CHANGE, ConfigDiff, diff_configs
 from gateway.app.docker_sync import DockerSync
 from gateway.app.listeners import bind_listeners, open_sockets, restrict_sockets
 from gateway.app.process_setup import set_io_flusher
@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 _LOAD_TIMEOUT = 30.0
 """Timeout, in seconds, for reading the configuration. Without a timeout, a file system that hangs would block the
 read forever."""
+
+_RECENT = 30.0
+"""Seconds after an automatic reload in which a requested reload without changes reports the automatic one."""
 
 Loader = Callable[[], Config]
 
@@ -86,6 +89,8 @@ class Reloader:
         self._last_digest = config.origin.sha256
         """SHA-256 of the configuration file when it was last read, even if the configuration was refused."""
         self._lock = asyncio.Lock()
+        self._last_change = ("", NO_CHANGE, 0.0)
+        """The trigger, the changes and the monotonic time of the last reload that changed something."""
         self._loading: asyncio.Future[Config] | None = None
         self._workers_behind = asyncio.Event()
         """Set while a worker possibly still uses the admission rules of the previous configuration."""
@@ -131,7 +136,8 @@ class Reloader:
             trigger: What requested the reload, for the audit log: `admin`, `signal` or `file`.
 
         Returns:
-            What has changed, and warnings.
+            What has changed, and warnings. If nothing has changed since a recent automatic reload, what that reload
+            changed.
 
         Raises:
             GatewayError: The configuration was not applied; nothing was changed.
@@ -148,9 +154,9 @@ class Reloader:
                 config = await self._load()
                 origin = config.origin
                 if trigger == "file" and origin.sha256 == last_digest:  # another reload has already read this content
-                    return "no change"
+                    return NO_CHANGE
                 diff = await self._apply(self.runtime, self.docker, config, trigger)
-                return "; ".join((diff, *await self._check_stale_files(config)))
+                return "; ".join((self._describe(diff, trigger), *await self._check_stale_files(config)))
             except Exception as error:
                 origin = error.origin if isinstance(error, ConfigError) else origin
                 if trigger == "file" and origin and origin.sha256 == last_digest:
@@ -169,6 +175,17 @@ class Reloader:
             finally:
                 self._last_digest = origin.sha256 if origin else None
                 self._notifier.ready()
+
+    def _describe(self, diff: str, trigger: str) -> str:
+        """Record the changes of a reload. Return what to report about the reload; see `reload`."""
+        if diff != NO_CHANGE:
+            self._last_change = (trigger, diff, time.monotonic())
+            return diff
+        last_trigger, changes, changed_at = self._last_change
+        age = time.monotonic() - changed_at
+        if last_trigger == "file" and age < _RECENT:
+            return f"already applied {age:.0f} s ago, when the file changed: {changes}"
+        return diff
 
     async def reload_quietly(self, trigger: str) -> None:
         """Load the configuration and apply it. Errors are logged, and not raised."""

@@ -15,6 +15,7 @@ from gateway.forwarding.forward import Forward
 from gateway.forwarding.handshake_budget import HandshakeBudget, set_limit
 from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.check import Check
+from gateway.health.target_record import TargetRecord
 from gateway.health.target_selection import (
     BackendHealth,
     TargetCandidate,
@@ -25,6 +26,9 @@ from gateway.health.target_selection import (
     wrong_role_targets,
 )
 from gateway.health.timed_state import TimedState
+
+TargetRecords = dict[tuple[str, Endpoint], TargetRecord]
+"""What is known about each target of a backend, by the name of the kind and the address."""
 
 
 @dataclass
@@ -38,6 +42,8 @@ class RunningBackend:
         worker: The worker process that serves the clients; None if this process serves them.
         local: The same object as `forward` if this process serves the clients; None if a worker serves them.
         targets: The targets with their checks; empty in a worker.
+        records: The records survive a reload that changes the options of a backend, its ways or its worker, because
+            clients of a superseded primary would lose writes.
         routes: The ways to each target, as clients use them; empty if a worker serves the clients.
         clock: The backend's state when it was last computed, and since when.
         on_state_change: Called when the state changes.
@@ -50,6 +56,7 @@ class RunningBackend:
     worker: WorkerSupervisor | None = None
     local: Forward | None = None
     targets: list[MonitoredTarget] = field(default_factory=list)
+    records: TargetRecords = field(default_factory=dict)
     routes: dict[Endpoint, tuple[RoutedTarget, ...]] = field(default_factory=dict)
     clock: TimedState = field(default_factory=lambda: TimedState(time.time()))
     on_state_change: Callable[[], None] = lambda: None
@@ -104,9 +111,9 @@ class RunningBackend:
 
     def _logins(self) -> tuple[CheckLogin, ...]:
         return tuple(
-            CheckLogin(check.target, check.tunnel, check.last_success, check.record.probe_result.abort_limit)
+            CheckLogin(check.target, check.tunnel, check.succeeded_at, check.record.probe_result.abort_limit)
             for check in self.checks
-            if self.budget(check.target, check.tunnel) is not None and check.last_success is not None
+            if self.budget(check.target, check.tunnel) is not None and check.succeeded_at is not None
         )
 
     def budget(self, target: Endpoint, tunnel: str | None) -> HandshakeBudget | None:
@@ -124,7 +131,7 @@ class RunningBackend:
         Args:
             target: The target.
             tunnel: The tunnel of the way; None if the way has no tunnel.
-            at: When the login succeeded, in epoch seconds.
+            at: Monotonic time at which the login succeeded.
             limit: How many aborted handshakes the target's server tolerates; None if this is not known.
         """
         budget = self.budget(target, tunnel)

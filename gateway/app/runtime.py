@@ -9,7 +9,7 @@ from gateway.app.admission_rules import build_admission
 from gateway.app.component_manager import ComponentManager
 from gateway.app.config_diff import ConfigDiff, diff_configs
 from gateway.app.handshake_budgets import HandshakeBudgets
-from gateway.app.running_backend import RunningBackend
+from gateway.app.running_backend import RunningBackend, TargetRecords
 from gateway.app.uplink_manager import UplinkManager
 from gateway.app.worker.messages import WorkerAction, WorkerCommand
 from gateway.app.worker.stubs import ForwardStub
@@ -38,7 +38,8 @@ class TargetHealth(Protocol):
         Args:
             running: The backend.
             uplinks: The uplinks that lead to the targets, by tunnel; None: the direct uplink.
-            keep_results: Whether targets that were checked before keep their results.
+            keep_results: Whether targets that were checked before keep their results. The roles and promotions in
+                `running.records` stay known in any case.
         """
 
     def remove(self, running: RunningBackend) -> None:
@@ -118,6 +119,7 @@ class Runtime:
         assigned = self.workers.apply(config, listeners)
         retired = self.uplinks.apply(config, config.backends.keys() - assigned.keys(), diff.tunnels_closed)
         moved = {name for name, running in self.backends.items() if running.worker is not assigned.get(name)}
+        records = {name: self.backends[name].records for name in moved}
         for name in sorted((diff.backends_removed | moved) & self.backends.keys()):
             self._remove(self.backends.pop(name), drain)
         for name in diff.backends_changed - moved:
@@ -125,7 +127,7 @@ class Runtime:
         identity = self._identity if config.docker is not None else None
         for name in sorted(diff.backends_added | moved - diff.backends_removed):
             spec = config.backends[name]
-            self._add(spec, build_admission(spec, identity), listeners, assigned.get(name))
+            self._add(spec, build_admission(spec, identity), listeners, assigned.get(name), records.get(name, {}))
         for name in sorted(diff.backends_changed - moved):
             spec = config.backends[name]
             self._change(self.backends[name], spec, build_admission(spec, identity), listeners)
@@ -143,15 +145,17 @@ class Runtime:
         admission: AdmissionRules,
         listeners: dict[ListenAddress, Listener],
         worker: WorkerSupervisor | None,
+        records: TargetRecords,
     ) -> None:
         if worker is not None:
             running = RunningBackend(spec, worker.forwards[spec.name], self._budgets, worker)
         else:
             route = Route((), list, lambda _: None, spec.hold)  # `_change` replaces it before the forward starts
             kind = spec.kind
-            records = self._recorder, self._exporter
-            forward = Forward(spec.name, [], admission, route, kind.tap, kind.prompt, kind.cancels, *records)
+            recorders = self._recorder, self._exporter
+            forward = Forward(spec.name, [], admission, route, kind.tap, kind.prompt, kind.cancels, *recorders)
             running = RunningBackend(spec, forward, self._budgets, local=forward)
+        running.records = records
         running.on_state_change = lambda: self.on_state_change()  # noqa: PLW0108 - the runtime's callback may change
         running.on_result = lambda: self.on_check_result(running)
         self.backends[spec.name] = running

@@ -219,7 +219,7 @@ def _target(running: RunningBackend, monitored: MonitoredTarget) -> TargetView:
         reason=candidate.reason,
         detail=candidate.detail,
         remedy=candidate.remedy or target_remedy(running.spec.kind.name, candidate.reason),
-        since=check.clock.since,
+        since=monitored.clock.since,
         flapping=check.verdict.flapping,
         role=probe_result.role,
         facts=probe_result.facts,

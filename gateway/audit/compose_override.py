@@ -4,12 +4,21 @@ import posixpath
 import shlex
 from collections.abc import Iterable
 
-from gateway.audit.data_copy import END, frozen, is_live
+from gateway.audit.data_copy import (
+    END,
+    created_volumes,
+    frozen,
+    is_live,
+    removed_on_failure,
+    started_on_failure,
+    without_volumes,
+)
 from gateway.audit.model import AuditedContainer, AuditSnapshot
 from gateway.audit.mount_options import (
     MountOptionChange,
     from_files,
     needs_long_syntax,
+    new_volumes,
     short_mounts,
     tmpfs_options,
     unmounted_paths,
@@ -46,30 +55,27 @@ def override(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
     content = _lines(container, change, service, overridden=overridden)
     write = "\n".join((f"cat > {shlex.quote(path)} <<'YAML'", *content, "YAML"))
     compose = compose_command(labels, client=client, overrides=() if overridden else (path,))
-    lines = [
-        write,
-        command(*compose, "config", "--quiet"),
-        *(command(client, "volume", "create", each) for each in _new_volumes(change)),
-    ]
+    lines = [*without_volumes(client, change), *change.setup, write, command(*compose, "config", "--quiet")]
+    lines += [*created_volumes(client, change), *removed_on_failure(client, change)]
     helper = f"{name}-copy" if change.copied else ""
     if helper:
         mounts = [argument for each in change.copied for argument in ("-v", f"{change.mounts[each]}:{each}")]
         lines += [command(client, "create", "--name", helper, *mounts, container.image, "none")]
+        lines += removed_on_failure(client, change, helper)
     lines += frozen(client, container, change, helper)
-    lines += [command(client, "rm", helper)] if helper else []
+    lines += [command(client, "rm", "-v", helper)] if helper else []
     lines += [END, command(client, "kill", name)] if is_live(container, change) else []
     saved = f"before-audit:{name}"
+    lines.append(command(client, "commit", name, saved))
+    # From here on, the new volume can have the only copy of the data, so that a failure must not remove it.
+    lines.append(END if is_live(container, change) else started_on_failure(client, container))
     start = "--detach" if container.running else "--no-start"
-    lines += [command(client, "commit", name, saved), command(*compose, "up", start, "--no-deps", service), END]
+    lines += [command(*compose, "up", start, "--no-deps", service), END]
     return "\n".join((
         script(*lines),
         f"# when {name} works: {command(client, 'rmi', saved)}",
         f"# then move the lines of {path} to {first}",
     ))  # fmt: skip
-
-
-def _new_volumes(change: MountOptionChange) -> list[str]:
-    return sorted({each for each in change.mounts.values() if not each.startswith("/")})
 
 
 def _lines(container: AuditedContainer, change: MountOptionChange, service: str, *, overridden: bool) -> list[str]:
@@ -83,7 +89,7 @@ def _lines(container: AuditedContainer, change: MountOptionChange, service: str,
         # A mount of `secrets` or `configs` is not in `volumes`. The list above has those that stay.
         lines += [*_list("secrets", ()), *_list("configs", ())]
     used = {each.volume for each in container.mounts if each.volume and each.path in left}
-    named = sorted({*_new_volumes(change), *used})
+    named = sorted({*new_volumes(change), *used})
     return [*lines, *(["volumes:", *(f"  {_quote(each)}: {{external: true}}" for each in named)] if named else [])]
 
 

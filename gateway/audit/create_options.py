@@ -1,13 +1,11 @@
 """Returns `docker create` options that reproduce an existing container, except for its mounts. Does no I/O."""
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gateway.audit.model import AuditedContainer
 from gateway.audit.run_options import UnsupportedOptionError, each_of, host_options
-
-_SECRET = re.compile(r"pass|secret|token|credential|private|api.?key|://[^/@\s]+:[^/@\s]+@", re.IGNORECASE)
+from gateway.secret_redaction import has_secrets
 
 
 def options(container: AuditedContainer, cgroup_mode: str) -> tuple[list[str], list[str]]:
@@ -26,7 +24,7 @@ def options(container: AuditedContainer, cgroup_mode: str) -> tuple[list[str], l
     found += [*_own(container), *entrypoint]
     if not all(each.isprintable() for each in (*found, *command)):
         raise UnsupportedOptionError("options or arguments with line breaks")
-    if any(_SECRET.search(each) for each in (*found, *command)):
+    if has_secrets([*found, *command]):
         raise UnsupportedOptionError("options or arguments that seem to hold secrets")
     return found, command
 

@@ -17,6 +17,8 @@ class MountOptionChange:
         read_only: Paths that the new container mounts read-only.
         copied: Paths of directories whose content the fix copies from the old container to the new mount.
         vanishes: Whether the copied content is lost when the container stops.
+        driver_options: Options of `docker volume create` for the new volumes.
+        setup: Commands that the fix runs first.
     """
 
     mounts: Mapping[str, str] = field(default_factory=dict)
@@ -24,11 +26,18 @@ class MountOptionChange:
     read_only: frozenset[str] = frozenset()
     copied: tuple[str, ...] = ()
     vanishes: bool = False
+    driver_options: tuple[str, ...] = ()
+    setup: tuple[str, ...] = ()
 
 
 def unmounted_paths(change: MountOptionChange) -> set[str]:
     """Return the paths of the mounts that are removed or replaced."""
     return {*change.mounts, *change.dropped}
+
+
+def new_volumes(change: MountOptionChange) -> list[str]:
+    """Return the names of the volumes that the commands create."""
+    return sorted({each for each in change.mounts.values() if not each.startswith("/")})
 
 
 def volume_options(container: AuditedContainer, change: MountOptionChange) -> list[str]:

@@ -7,12 +7,13 @@ For a container that Compose created, the commands use an override file. For a t
 import posixpath
 import re
 import shlex
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from gateway.audit.compose_override import override
 from gateway.audit.create_options import networks, options, variables
-from gateway.audit.data_copy import END, frozen, is_live, saved
+from gateway.audit.data_copy import END, created_volumes, frozen, is_live, removed_on_failure, saved, without_volumes
+from gateway.audit.fix_obstacles import obstacles
 from gateway.audit.model import ONE_OFF, AuditedContainer, AuditSnapshot
 from gateway.audit.mount_options import MountOptionChange, volume_options
 from gateway.audit.run_options import UnsupportedOptionError
@@ -28,7 +29,7 @@ _INSPECT_ENV = "{{range .Config.Env}}{{println .}}{{end}}"
 def volume_for(snapshot: AuditSnapshot, container: AuditedContainer, path: str) -> str:
     """Return the name of a new volume for a path of a container."""
     name = re.sub(r"[^a-zA-Z0-9_.-]+", "-", f"{container.name}-{posixpath.basename(path) or 'data'}")
-    return _free(name, snapshot.volumes)
+    return free_name(name, snapshot.volumes)
 
 
 def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: MountOptionChange) -> str:
@@ -45,6 +46,8 @@ def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
     binds = (each.source for each in container.mounts if each.kind == "bind")
     if any(":" in each for each in (*change.mounts, *change.mounts.values(), *_paths(container), *binds)):
         return f"# {container.name}: a path has a colon, which separates the parts of -v: change its mounts by hand"
+    if reasons := obstacles(snapshot, container, change):
+        return _by_hand(snapshot.client, container, change, reasons)
     labels, client = container.labels, snapshot.client
     if labels.get(SWARM_SERVICE):
         return service_update(labels[SWARM_SERVICE], container, change, client)
@@ -59,13 +62,16 @@ def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
 def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: MountOptionChange) -> str:
     client, name = snapshot.client, container.name
     taken = [each.name for each in snapshot.containers]
-    old, new = _free(f"{name}-old", taken), _free(f"{name}-new", taken)
+    old, new = free_name(f"{name}-old", taken), free_name(f"{name}-new", taken)
     connects = [
         command(client, "network", "connect", *extra, network, new)
         for network, extra in networks(container)
         if network != _first_network(container)
     ]
-    lines = [_create(snapshot, container, change, new), *connects, *frozen(client, container, change, new), END]
+    lines = [*without_volumes(client, change), *change.setup]
+    lines += [*created_volumes(client, change), *removed_on_failure(client, change)]
+    lines += [_create(snapshot, container, change, new), *removed_on_failure(client, change, new), *connects]
+    lines += [*frozen(client, container, change, new), END]
     if container.removed and container.running:
         return script(
             *lines, *(command(client, *each) for each in (("rm", "-f", name), ("rename", new, name), ("start", name)))
@@ -107,7 +113,8 @@ def _restarts(container: AuditedContainer) -> bool:
     return policy.get("Name", "no") not in ("", "no")
 
 
-def _free(name: str, taken: Collection[str]) -> str:
+def free_name(name: str, taken: Collection[str]) -> str:
+    """Return a name that is not in `taken`: the name itself, or the name with a number."""
     number, free = 2, name
     while free in taken:
         number, free = number + 1, f"{name}-{number}"
@@ -117,10 +124,30 @@ def _free(name: str, taken: Collection[str]) -> str:
 def _manual_steps(container: AuditedContainer, change: MountOptionChange, left_out: str, client: str) -> str:
     copies = [saved(client, container, change.copied)] if change.copied else []
     mounts = command(*volume_options(container, change)) or "no -v"
+    if change.setup or change.driver_options:
+        copies.insert(0, script(*without_volumes(client, change), *change.setup, *created_volumes(client, change)))
     return "\n".join((
         *copies, f"# create {container.name} again as you created it, but with these mounts: {mounts}",
         f"# (not printed here: {left_out})",
     ))  # fmt: skip
+
+
+def _by_hand(client: str, container: AuditedContainer, change: MountOptionChange, reasons: Iterable[str]) -> str:
+    """Return comments that name the reasons why no command is safe, and the steps that remain."""
+    lines = [f"# {one_line(each)}" for each in reasons]
+    name = one_line(container.name)
+    lines = [
+        f"# {name}: no command is safe to print:",
+        *lines,
+        f"# stop {name} and the containers that these lines name",
+    ]
+    if change.setup or change.driver_options:
+        lines += [f"# {each}" for each in (*change.setup, *created_volumes(client, change))]
+    lines += [
+        f"# copy only the files of {one_line(each)} to {one_line(change.mounts[each])}" for each in change.copied
+    ]
+    mounts = command(*volume_options(container, change)) or "no -v"
+    return "\n".join((*lines, f"# create these containers again, and {name} with these mounts: {mounts}"))
 
 
 def _paths(container: AuditedContainer) -> Iterator[str]:

@@ -1,9 +1,9 @@
 """Writes commands that change the mounts of a swarm service. Does no I/O."""
 
-from gateway.audit.data_copy import saved
+from gateway.audit.data_copy import created_volumes, saved, without_volumes
 from gateway.audit.model import AuditedContainer
 from gateway.audit.mount_options import MountOptionChange
-from gateway.audit.shell_commands import command
+from gateway.audit.shell_commands import command, script
 
 NODE_LABEL = "com.docker.swarm.node.id"
 
@@ -32,7 +32,8 @@ def service_update(service: str, container: AuditedContainer, change: MountOptio
         words += ["--mount-add", _csv(f"type={kind}", f"source={source}", f"target={path}", *read_only)]
     update = command(*words, service)
     if not change.copied:
-        return update
+        before = (*without_volumes(client, change), *change.setup, *created_volumes(client, change))
+        return script(*before, update) if before else update
     volumes = ", ".join(sorted(change.mounts.values()))
     return "\n".join((
         saved(client, container, change.copied),

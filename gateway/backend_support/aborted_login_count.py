@@ -14,7 +14,7 @@ _MAX_COUNT = 10_000
 
 
 class AbortedLoginCount:
-    """Counts the aborted logins through one way to a server. The caller chooses the clock of all times."""
+    """Counts the aborted logins through one way to a server. All times are monotonic."""
 
     def __init__(self: Self) -> None:
         self.peers: Sequence[Self] = [self]

@@ -12,7 +12,8 @@ from pathlib import Path
 from gateway.errors import GatewayError, ReachError, Reason
 from gateway.processes import pdeathsig_exec
 from gateway.processes.child_process import describe_exit
-from gateway.processes.programs import minimal_environment, resolve_program
+from gateway.processes.program_lookup import LookupTimeoutError, look_up_program
+from gateway.processes.programs import minimal_environment
 from gateway.text_sanitizer import one_line
 
 log = logging.getLogger(__name__)
@@ -43,12 +44,13 @@ async def run_password_command(command: Sequence[str], inherited: Sequence[str],
     """
     name = Path(command[0]).name
     try:
-        found = resolve_program(command)
-    except GatewayError as error:
+        found = await look_up_program(command, timeout)
+    except (GatewayError, LookupTimeoutError, OSError) as error:
         raise _error(str(error)) from error
     variables = {each: os.environ[each] for each in ("HOME", *inherited) if each in os.environ}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-I", "-S", pdeathsig_exec.__file__, str(os.getpid()), "all", found, *command[1:],
+        sys.executable, "-I", "-S", pdeathsig_exec.__file__, str(os.getpid()), "all",
+        found.file, found.name, *command[1:],
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -306,4 +306,7 @@ KIND = BackendKind(
     imports=ImportRules(keys={"export": "/"}, note="set export to the path that is mounted"),
     advice=_advice,
     privileged_only=lambda options: not options.allow_unprivileged_ports,
+    remedies={
+        Reason.PERMISSION: "permit the gateway's address on the server (gateway render exports prints the line)",
+    },
 )

@@ -135,5 +135,6 @@ KIND = BackendKind(
     remedies={
         Reason.HOST_BLOCKED: "set a password or protected-mode no on the server",
         Reason.QUERY: "correct the privileges of check.user",
+        Reason.NO_SPACE: "raise maxmemory on the server, delete keys, or set an eviction policy (maxmemory-policy)",
     },
 )

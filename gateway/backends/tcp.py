@@ -79,20 +79,21 @@ class TcpBackend:
         async with self._dialer.open(link, target, phases) as stream:
             if self._send or self._expect or self._pattern is not None:
                 with phases("query"):
-                    await self._exchange(stream)
+                    await self._exchange(stream, phases)
         return ProbeResult(certificate=stream.certificate)
 
-    async def _exchange(self, stream: CheckStream) -> None:
+    async def _exchange(self, stream: CheckStream, phases: Phases) -> None:
         await stream.send(self._send)
         received, pieces = b"", 0
         while not self._is_expected(received):
             piece = await stream.read_some()
             received, pieces = received + piece, pieces + 1
+            expected = "contain check.expect" if self._pattern is None else "match check.expect_pattern"
+            failure = Reason.PROTOCOL, f"the response {received[:_MAX_SHOWN]!r} does not {expected}"
             if not piece or len(received) >= _MAX_RESPONSE or pieces == _MAX_PIECES:
-                expected = "contain check.expect" if self._pattern is None else "match check.expect_pattern"
-                raise UnusableTargetError(
-                    Reason.PROTOCOL, f"the response {received[:_MAX_SHOWN]!r} does not {expected}"
-                )
+                raise UnusableTargetError(*failure)
+            phases.timeout_failure = failure
+        phases.timeout_failure = None
 
     def _is_expected(self, received: bytes) -> bool:
         if self._pattern is None:

@@ -1,6 +1,8 @@
 """Defines the command `gateway`. To keep --help fast, commands and slow modules are imported on use."""
 
+import contextlib
 import difflib
+import errno
 import importlib
 import sys
 from typing import Any
@@ -13,6 +15,7 @@ from gateway.cli.output import print_text
 from gateway.errors import ConfigError, GatewayError, ServiceUnreachableError, UsageError
 
 FAILED, USAGE, UNREACHABLE = 1, 2, 3
+_OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _COMMANDS = {
     "run": ("run", "validate", "check"),
     "docker": ("plan", "apply"),
@@ -107,4 +110,11 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(UNREACHABLE)
     except GatewayError as error:
         print_text(f"gateway: {error}", err=True, keep_lines=True)
+        sys.exit(FAILED)
+    except OSError as error:
+        if error.errno not in _OUTPUT_ERRORS:
+            raise
+        sys.stdout = None  # Python would write the rest of the output at exit
+        with contextlib.suppress(OSError):
+            print_text(f"gateway: cannot write: {error.strerror}: free space, or write to another place", err=True)
         sys.exit(FAILED)

@@ -18,6 +18,7 @@ from gateway.cli.output import (
     print_wrapped,
     terminal_width,
 )
+from gateway.cli.seconds import Seconds
 from gateway.cli.watch import watching
 from gateway.errors import ServiceUnreachableError, UsageError
 from gateway.ops.reason_texts import state_name
@@ -37,7 +38,7 @@ _WIDE_HEADS = ["ANSWER", "UP", "VERSION", "WARNINGS"]
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0.1),
+    type=Seconds(),
     default=2.0,
     show_default=True,
     metavar="SECONDS",

@@ -1,5 +1,6 @@
 """`gateway init`: writes a first configuration, from flags or from answers to questions."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,14 @@ def init(file: Path, tunnels: tuple[str, ...], backends: tuple[str, ...]) -> Non
     from gateway.cli.questions import ask_config  # noqa: PLC0415 - slow to import
     from gateway.config.initial_config import from_urls, permits_keys, problems_of, to_yaml  # noqa: PLC0415 - slow to import
 
-    if file.exists():
+    try:
+        exists = file.exists()
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}: choose another file") from error
+    if exists:
         raise UsageError(f"{file} exists: edit it, or name another file (gateway init FILE)")
+    if not os.access(file.parent, os.W_OK | os.X_OK):  # before the questions
+        raise UsageError(f"{file.parent}: cannot create a file there: choose another file")
     config: dict[str, Any] = from_urls(tunnels, backends) if backends else ask_config(tunnels)
     problems = problems_of(config)
     if problems:

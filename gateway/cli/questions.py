@@ -1,5 +1,6 @@
 """Asks for a first configuration, and repeats a question after an invalid answer."""
 
+import contextlib
 import dataclasses
 import getpass
 import inspect
@@ -180,13 +181,15 @@ def _parser(hint: Any, rules: Mapping[str, Any]) -> Callable[[str], Any]:
 
 
 def _answer(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return a function for `click.prompt`, which repeats the question if `parse` raises `ValueError`."""
+    """Return a function for `click.prompt`, which asks again if `parse` raises `ValueError` or `OSError`."""
 
     def value(text: str) -> Any:
         try:
             return parse(text.strip()) if text.strip() else ""
         except ValueError as error:
             raise click.BadParameter(str(error)) from error
+        except OSError as error:
+            raise click.BadParameter(f"{text.strip()}: {error.strerror}: choose another path") from error
 
     return value
 
@@ -197,7 +200,7 @@ def _existing_file(text: str) -> str:
         expanded = expand(text, os.environ)
     except KeyError as error:
         raise ValueError(f"the environment variable {error.args[0]} is not set: set it") from error
-    path = Path(expanded).expanduser().absolute()
+    path = _absolute(expanded)
     if not (path.is_file() or path.is_socket()):
         raise ValueError(f"{path} is not a file: write the path of an existing file")
     return str(path) if expanded == text else text
@@ -205,7 +208,7 @@ def _existing_file(text: str) -> str:
 
 def _secret_file(text: str) -> str:
     """Return the path of a file with a password. If it does not exist, ask for the password, and create the file."""
-    path = Path(text).expanduser().absolute()
+    path = _absolute(text)
     if path.exists():
         return str(path)
     if not path.parent.is_dir():
@@ -217,17 +220,34 @@ def _secret_file(text: str) -> str:
     return str(path)
 
 
+def _absolute(text: str) -> Path:
+    """Return an absolute path.
+
+    Raises:
+        ValueError: The home directory in the path is not known.
+    """
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(f"{text}: the home directory is not known: write an absolute path") from error
+
+
 def _default(cls: type, key: str) -> Any:
-    """Return the default answer: a usual file of this user, or the default of the key."""
+    """Return the default answer: a usual file of this user, or the default of the key. None if there is none."""
     usual = {"identity_files": _KEYS, "known_hosts": ("~/.ssh/known_hosts",)}.get(key, ())
-    found = [str(path) for path in (Path(each).expanduser() for each in usual) if path.is_file()]
-    if found:
-        return found[:1]
-    if key == "agent" and Path(os.environ.get("SSH_AUTH_SOCK", "")).is_socket():
-        return "${SSH_AUTH_SOCK}"
+    # A missing home directory, or one that this user cannot read, has no usual files.
+    with contextlib.suppress(ValueError, OSError):
+        found = [str(path) for path in map(_absolute, usual) if path.is_file()]
+        if found:
+            return found[:1]
+        if key == "agent" and Path(os.environ.get("SSH_AUTH_SOCK", "")).is_socket():
+            return "${SSH_AUTH_SOCK}"
     field = next(each for each in dataclasses.fields(cls) if each.name == key)
     if key == "user" and field.default is dataclasses.MISSING:
-        return getpass.getuser()
+        try:
+            return getpass.getuser()
+        except (KeyError, OSError):  # a user ID without an account, as in a container
+            return None
     return None if field.default in (dataclasses.MISSING, None, ()) else field.default
 
 

@@ -1,6 +1,7 @@
 """`gateway status`: shows tunnels, backends, attachments and consumers of a running service."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -72,11 +73,10 @@ def _print_status(service: dict[str, Any], *, wide: bool) -> None:
         heads = ["TUNNEL", "STATE", "SINCE", "VIA", "RTT", "FAR SIDE", *(["KIND", "FACTS"] if wide else [])]
         print_table(heads, rows, [format_reason(each) for _, each in tunnels_by_severity(service)], width)
     click.echo()
-    rows, notes = [], []
-    for name, each in backends_by_severity(service):
-        for index, target in enumerate(each["targets"]):
-            rows.append(_backend_row(name, each, target, first=index == 0, wide=wide))
-            notes.append(_note(name, each, target, first=index == 0))
+    shown = [
+        each for name, backend in backends_by_severity(service) for each in _backend_rows(name, backend, wide=wide)
+    ]
+    rows, notes = [row for row, _ in shown], [note for _, note in shown]
     print_table(_HEADS + (_WIDE_HEADS if wide else []), rows, notes, width)
     ways = [row for name, each in backends_by_severity(service) for row in way_rows(name, each)]
     if ways:
@@ -127,35 +127,57 @@ def _print_consumers(consumers: dict[str, Any]) -> None:
         print_table(["CONSUMER", "BACKEND", "CLIENTS", "TOTAL", "SENT", "RECEIVED", "LATENCY", "REFUSED"], rows)
 
 
-def _backend_row(name: str, backend: dict[str, Any], target: dict[str, Any], *, first: bool, wide: bool) -> list[str]:
-    """Return the row of a target. Only the first row of a backend contains its name and its clients."""
+def _backend_rows(name: str, backend: dict[str, Any], *, wide: bool) -> Iterator[tuple[list[str], str]]:
+    """Yield the rows of a backend with the text below each: first the backend, then its targets.
+
+    The row of the backend contains its only target if both have the same state.
+    """
+    targets = backend["targets"]
+    only = targets[0] if len(targets) == 1 and targets[0]["state"] == backend["state"] else None
+    hold = "" if backend["holds_clients"] else f"clients are not held (gateway fail {name} --undo)"
     connections = backend["connections"]
-    row = [
-        name if first else "",
-        target["state"],
-        format_clock(target["since"]),
-        target["target"],
-        target["role"] or "-",
-        format_ms(target["last_duration_seconds"]),
-        str(connections["active"] - connections["waiting"]) if first else "",
-        str(connections["waiting"]) if first else "",
+    reason = _target_note(only) if only else format_reason(backend)
+    yield (
+        [
+            name,
+            backend["state"],
+            format_clock(backend["since"]),
+            *(_target_cells(only) if only else ["-", "-", "-"]),
+            str(connections["active"] - connections["waiting"]),
+            str(connections["waiting"]),
+            *(_wide_cells(backend, only) if wide else []),
+        ],
+        "; ".join(filter(None, (reason, hold))),
+    )
+    if only:
+        return
+    padding = ["", "", *([""] * (len(_WIDE_HEADS) - 1) if wide else [])]
+    for target in targets:
+        facts = [_facts(target)] if wide else []
+        cells = ["", target["state"], format_clock(target["since"]), *_target_cells(target), *padding, *facts]
+        yield cells, _target_note(target)
+
+
+def _target_cells(target: dict[str, Any]) -> list[str]:
+    return [target["target"], target["role"] or "-", format_ms(target["last_duration_seconds"])]
+
+
+def _wide_cells(backend: dict[str, Any], target: dict[str, Any] | None) -> list[str]:
+    connections = backend["connections"]
+    return [
+        backend["kind"],
+        ", ".join(backend["listen"]) or "-",
+        str(connections["total"]),
+        format_bytes(connections["bytes_to_backend"]),
+        format_bytes(connections["bytes_from_backend"]),
+        _facts(target) if target else "-",
     ]
-    if wide:
-        row += [
-            backend["kind"] if first else "",
-            (", ".join(backend["listen"]) or "-") if first else "",
-            str(connections["total"]) if first else "",
-            format_bytes(connections["bytes_to_backend"]) if first else "",
-            format_bytes(connections["bytes_from_backend"]) if first else "",
-            ", ".join(target.get("facts", ())) or "-",
-        ]
-    return row
 
 
-def _note(name: str, backend: dict[str, Any], target: dict[str, Any], *, first: bool) -> str:
-    """Return why a target has its state. For the first target of a backend, also return the state of the backend."""
-    state = ""
-    if first and backend["state"] != target["state"]:
-        state = f"the backend is {backend['state']}" + (f" ({reason})" if (reason := format_reason(backend)) else "")
-    hold = "" if backend["holds_clients"] or not first else f"clients are not held (gateway fail {name} --undo)"
-    return "; ".join(filter(None, (format_reason(target), "flapping" if target["flapping"] else "", state, hold)))
+def _facts(target: dict[str, Any]) -> str:
+    return ", ".join(target.get("facts", ())) or "-"
+
+
+def _target_note(target: dict[str, Any]) -> str:
+    """Return why a target has its state."""
+    return "; ".join(filter(None, (format_reason(target), "flapping" if target["flapping"] else "")))

@@ -8,6 +8,7 @@ import click
 from gateway.cli.client_options import client_options
 from gateway.cli.diagnosis import headline, print_diagnosis
 from gateway.cli.output import print_table, print_wrapped, terminal_width
+from gateway.cli.seconds import Seconds
 from gateway.cli.severity import backend_rank
 from gateway.cli.watch import watching
 from gateway.errors import GatewayError
@@ -21,7 +22,7 @@ _HEADS = ["BACKEND", "STATE", "CONSUMER", "CLIENTS", "WAIT", "NEW/S", "SENT/S", 
 @client_options
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.1),
+    type=Seconds(),
     default=2.0,
     show_default=True,
     metavar="SECONDS",

@@ -193,7 +193,7 @@ class CommandLink:
             await asyncio.sleep(tick)
             now = time.monotonic()
             targets = list(self._targets.values())
-            ports = [port for target in targets for port in target.local_ports(now)]
+            ports = {port: host for target in targets for port, host in target.local_ports(now).items()}
             sockets = await asyncio.to_thread(read_local_ports, ports) if ports else {}
             for target in targets:
                 target.check(now, sockets)

@@ -1,12 +1,16 @@
 """Reads the kernel's table of TCP sockets, which shows whether programs accept connections and read data."""
 
+import functools
+import ipaddress
 import re
-from collections.abc import Collection
+import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 _TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
-_ESTABLISHED, _LISTEN = 0x01, 0x0A
+_WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - to recognize listeners
+ESTABLISHED, LISTEN = 0x01, 0x0A
 """Values of enum tcp_state (linux/tcp_states.h)."""
 
 
@@ -50,34 +54,65 @@ class LocalPort:
         return read or self.backlog < earlier.backlog
 
 
-def read_local_ports(ports: Collection[int]) -> dict[int, LocalPort]:
+def read_local_ports(ports: Mapping[int, str]) -> dict[int, LocalPort]:
     """Return the sockets of local ports, from `/proc/net/tcp` and `/proc/net/tcp6` (proc_pid_net(5)).
 
+    Other users can listen on the same port of another address, for example of 127.0.0.2. These sockets are ignored.
     Blocks: on a host with many connections, the tables are large.
 
     Args:
-        ports: The TCP ports.
+        ports: The TCP ports, and the address that clients dial: 127.0.0.1 or ::1.
 
     Raises:
         OSError: A table cannot be read.
     """
     found = {port: LocalPort() for port in ports}
+    best = dict.fromkeys(ports, len(_WILDCARDS) + 1)
     choice = "|".join(f"{port:04X}" for port in ports)
     # Address and port, the same of the client, state, queues, timer, retransmissions, user ID, timeout, inode.
     row = re.compile(
-        rf"^ *\d+: [\dA-F]+:({choice}) [\dA-F]+:([\dA-F]+) ([\dA-F]+) [\dA-F]+:([\dA-F]+)"
+        rf"^ *\d+: ([\dA-F]+):({choice}) [\dA-F]+:([\dA-F]+) ([\dA-F]+) [\dA-F]+:([\dA-F]+)"
         r" \S+ \S+ +(\d+) +\d+ (\d+)",
         re.MULTILINE,
     )
     for table in _TABLES:
-        for local, remote, state, queue, owner, inode in row.findall(table.read_text()) if table.exists() else ():
-            port = found[int(local, 16)]
-            if int(state, 16) == _LISTEN:
+        for address, local, remote, state, queue, owner, inode in row.findall(
+            table.read_text() if table.exists() else ""
+        ):
+            number = int(local, 16)
+            port = found[number]
+            rank = _ranks(ports[number]).get(address)
+            if rank is None:
+                continue
+            if int(state, 16) == LISTEN:
+                if rank > best[number]:
+                    continue
+                if rank < best[number]:  # the kernel prefers this listener
+                    best[number] = rank
+                    port.owners, port.listeners, port.backlog = set(), set(), 0
                 port.owners.add(int(owner))
                 port.listeners.add(int(inode))
                 port.backlog += int(queue, 16)
-            elif inode != "0":
+            elif rank == 0 and inode != "0":
                 port.unread[int(remote, 16)] = int(queue, 16)
-            elif int(state, 16) == _ESTABLISHED:
+            elif rank == 0 and int(state, 16) == ESTABLISHED:
                 port.pending.add(int(remote, 16))
     return found
+
+
+@functools.cache
+def _ranks(host: str) -> Mapping[str, int]:
+    """Return the addresses that can accept a connection to `host`, as in the tables, with 0 for the most specific.
+
+    The kernel passes a connection to the listener with the most specific address. A listener on `::` that coexists
+    with one on 0.0.0.0 accepts only IPv6 (IPV6_V6ONLY in ipv6(7)).
+    """
+    exact = ("127.0.0.1", "::ffff:127.0.0.1") if host == "127.0.0.1" else (host,)
+    wildcards = _WILDCARDS if host == "127.0.0.1" else _WILDCARDS[1:]
+    return {_hex(each): 0 for each in exact} | {_hex(each): rank for rank, each in enumerate(wildcards, 1)}
+
+
+def _hex(address: str) -> str:
+    """Return an address as in the tables: 32-bit words in the byte order of the host."""
+    packed = ipaddress.ip_address(address).packed
+    return "".join(f"{word:08X}" for word in struct.unpack(f"={len(packed) // 4}I", packed))

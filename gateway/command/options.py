@@ -23,7 +23,8 @@ class CommandOptions:
             TZ and the locale.
         login_exit_codes: Exit codes with which the program reports that its login failed. The tunnel is then
             quarantined.
-        start_timeout: Time limit until the program listens (`port`).
+        start_timeout: Time limit until the program listens (`port`). The file system must find the program within
+            half of this time.
         suspect: Time in which the program does not read, accept or answer, although data waits on each connection,
             after which new clients use another process (`port`).
         lost: Time in which the program does not read, accept or answer, although data waits on each connection, after

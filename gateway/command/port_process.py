@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from math import inf
 from pathlib import Path
 
+from gateway.command.connection_sockets import read_connection
 from gateway.command.local_ports import LocalPort, read_local_ports
 from gateway.command.options import CommandOptions
 from gateway.command.silence import SilenceTimer
@@ -47,6 +48,8 @@ class PortProcess:
     def __init__(self, child: ChildProcess, command: Sequence[str], port: int, options: CommandOptions) -> None:
         self.child = child
         self.port = port
+        self.host = _LOOPBACK[0]
+        """The address of the last connection."""
         self.connections = 0
         """Number of open connections."""
         self.last_received = time.monotonic()
@@ -163,9 +166,11 @@ class PortProcess:
 
     async def _dial(self) -> Stream:
         try:
-            return await dial(Endpoint(_LOOPBACK[0], self.port), Phases(), _CONNECT_TIMEOUT)
+            sock = await dial(Endpoint(_LOOPBACK[0], self.port), Phases(), _CONNECT_TIMEOUT)
         except DialError:
-            return await dial(Endpoint(_LOOPBACK[1], self.port), Phases(), _CONNECT_TIMEOUT)
+            sock = await dial(Endpoint(_LOOPBACK[1], self.port), Phases(), _CONNECT_TIMEOUT)
+        self.host = sock.getpeername()[0]
+        return sock
 
     async def _wait_accepted(self, sock: Stream, *, leave: bool) -> None:
         """Wait until the process has accepted a connection, because the kernel connects even if the process hangs.
@@ -176,7 +181,8 @@ class PortProcess:
         """
         pause = _MIN_ACCEPT_POLL
         try:
-            while sock.getsockname()[1] in (await self._read_sockets()).pending:
+            client = sock.getsockname()[1]
+            while client in (await self._read_sockets(client)).pending:
                 await self._check_running()
                 if leave:
                     self._check_answering()
@@ -186,14 +192,20 @@ class PortProcess:
             reset(sock)
             raise
 
-    async def _read_sockets(self) -> LocalPort:
+    async def _read_sockets(self, client: int = 0) -> LocalPort:
         """Return the sockets of the local port.
+
+        Args:
+            client: If not 0, return only the listener and the connection from this port.
 
         Raises:
             TunnelError: Another user listens. Any user can take the port while the process does not listen.
         """
         try:
-            sockets = (await asyncio.to_thread(read_local_ports, [self.port]))[self.port]
+            if client:
+                sockets = await asyncio.to_thread(read_connection, self.host, self.port, client)
+            else:
+                sockets = (await asyncio.to_thread(read_local_ports, {self.port: self.host}))[self.port]
         except OSError as error:
             log.debug("cannot find out whether a program accepts connections: %s", error)
             return LocalPort()

@@ -72,10 +72,10 @@ class PortTarget:
             except NotAcceptedError:
                 continue
 
-    def local_ports(self, now: float) -> list[int]:
+    def local_ports(self, now: float) -> dict[int, str]:
         """See `CommandTarget`."""
         lost = self._context.options.lost
-        return [each.port for each in self._processes if each.connections or now - each.last_dial < lost]
+        return {each.port: each.host for each in self._processes if each.connections or now - each.last_dial < lost}
 
     def check(self, now: float, ports: Mapping[int, LocalPort]) -> None:
         """Start another process if the newest one does not answer. See `CommandTarget`."""
@@ -150,8 +150,8 @@ class PortTarget:
         try:
             with starting(context.options.command):
                 port = reserve_port()
-            command = context.command(self._to, port)
-            child = await context.children.start(command, context.environment, context.output.on_line)
+            command, file = await context.command(self._to, port)
+            child = await context.children.start(command, file, context.environment, context.output.on_line)
             process = PortProcess(child, command, port, context.options)
             await process.wait_ready()
         except BaseException as error:

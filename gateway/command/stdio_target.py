@@ -79,10 +79,10 @@ class StdioTarget:
         spare, self._spare = self._spare, None
         return spare[0] if spare is not None else await self._open()
 
-    def local_ports(self, now: float) -> list[int]:
-        """Return an empty list, because the programs use no local ports. See `CommandTarget`."""
+    def local_ports(self, now: float) -> dict[int, str]:
+        """Return an empty mapping, because the programs use no local ports. See `CommandTarget`."""
         del now
-        return []
+        return {}
 
     def check(self, now: float, ports: Mapping[int, LocalPort]) -> None:
         """Kill each process that has not answered for `lost`. See `CommandTarget`."""
@@ -154,8 +154,10 @@ class StdioTarget:
     async def _open(self) -> StdioStream:
         context = self._context
         try:
-            command = context.command(self._to)
-            stream = await StdioStream.start(context.children, command, context.environment, context.output.on_line)
+            command, file = await context.command(self._to)
+            stream = await StdioStream.start(
+                context.children, command, file, context.environment, context.output.on_line
+            )
         except TunnelError as error:
             self._on_failure(error)
             raise

@@ -12,8 +12,10 @@ from gateway.command.local_ports import LocalPort
 from gateway.command.options import CommandOptions
 from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError, Reason, TunnelError
+from gateway.processes.child_process import starting
 from gateway.processes.output_log import OutputLog
-from gateway.processes.programs import environment_of_user, fill_placeholders, resolve_program
+from gateway.processes.program_lookup import LookupTimeoutError, look_up_program
+from gateway.processes.programs import environment_of_user, fill_placeholders
 from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.relay.stream_bridge import FarStream
 
@@ -47,23 +49,29 @@ class CommandContext:
         """The environment variables of the program."""
         return environment_of_user(self.options.environment)
 
-    def command(self, to: Endpoint, local_port: int = 0) -> tuple[str, ...]:
-        """Return the command for a target, with the absolute path of the program.
+    async def command(self, to: Endpoint, local_port: int = 0) -> tuple[tuple[str, ...], str]:
+        """Return the command for a target, and the path of the file to execute.
 
         Args:
             to: The target.
             local_port: The port on which the program listens.
 
         Raises:
-            TunnelError: The program does not exist, or every user can change it; fatal.
+            TunnelError: The program does not exist, or another user can change it (fatal); or the file system does
+                not answer within half of `start_timeout`. The other half is for the start.
         """
         template = self.options.command
         try:
-            program = resolve_program(template)
+            with starting(template):
+                program = await look_up_program(template, self.options.start_timeout / 2)
+        except LookupTimeoutError as error:
+            raise TunnelError(Reason.TIMEOUT, f"command: {error} (half of start_timeout)") from error
+        except TunnelError:
+            raise
         except GatewayError as error:
             raise TunnelError(Reason.PROTOCOL, f"command: {error}", fatal=True) from error
         values = {"host": to.host, "port": str(to.port), "local_port": str(local_port)}
-        return (program, *fill_placeholders(template[1:], values))
+        return (program.name, *fill_placeholders(template[1:], values)), program.file
 
 
 class CommandTarget(Protocol):
@@ -91,8 +99,8 @@ class CommandTarget(Protocol):
     async def connect(self) -> FarStream:
         """Return a new connection. Raises `TunnelError` or `DialError`."""
 
-    def local_ports(self, now: float) -> list[int]:
-        """Return the local ports on which data can wait for a process."""
+    def local_ports(self, now: float) -> dict[int, str]:
+        """Return the local ports on which data can wait for a process, with the address that the gateway dials."""
 
     def check(self, now: float, ports: Mapping[int, LocalPort]) -> None:
         """Decide what to do about processes that do not answer."""

@@ -87,7 +87,11 @@ def _grants_without_label(config: Config) -> Iterator[str]:
 
 
 def _of_kinds(config: Config) -> Iterator[str]:
-    """Yield the warnings that each configured kind of backend returns about its backends."""
+    """Yield the warnings of each configured kind about its tunnels or backends."""
+    for name, tunnel in config.tunnels.items():
+        for warning in tunnel.kind.advice(tunnel.options):
+            key, _, message = warning.partition(": ")
+            yield f"{_at(config, f'tunnels.{name}.{key}')}: {message}"
     kinds = {spec.kind.name: spec.kind for spec in config.backends.values()}
     for name, kind in kinds.items():
         yield from kind.advice([spec for spec in config.backends.values() if spec.kind.name == name])

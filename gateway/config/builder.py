@@ -14,7 +14,6 @@ from gateway.config.model import (
     CommonCheckOptions,
     CommonTunnelOptions,
     Config,
-    ConfiguredTarget,
     TunnelSpec,
     UnixListener,
 )
@@ -117,7 +116,7 @@ def _backend(name: str, table: ParsedMapping, decoder: Decoder) -> BackendSpec |
     check_options = decoder.fields(check_table, kind.check, f"{key}.check")
     if common is INVALID:
         return None
-    targets = _targets(table, common.targets, kind, key, decoder)
+    targets = _targets(table, common, kind, key, decoder)
     if targets is None or any(part is INVALID for part in (options, check, check_options)):
         return None
     return BackendSpec(
@@ -143,12 +142,12 @@ def _backend(name: str, table: ParsedMapping, decoder: Decoder) -> BackendSpec |
 
 
 def _targets(
-    table: ParsedMapping, items: tuple[str | ConfiguredTarget, ...], kind: BackendKind, key: str, decoder: Decoder
+    table: ParsedMapping, common: CommonBackendOptions, kind: BackendKind, key: str, decoder: Decoder
 ) -> dict[Endpoint, tuple[str, ...] | None] | None:
     """Return the targets, each with its own tunnels if it has some; None after adding a problem."""
     place = table.entries["targets"][1].place
     found: dict[Endpoint, tuple[str, ...] | None] = {}
-    for item in items:
+    for item in common.targets:
         text, via = (item, None) if isinstance(item, str) else (item.address, item.via)
         try:
             target = values.endpoint(text, kind.default_port)
@@ -156,7 +155,10 @@ def _targets(
             decoder.problem(place, f"{key}.targets", str(error))
             return None
         if target in found:
-            decoder.problem(place, f"{key}.targets", f"{target} is given twice: remove one")
+            ways = [each if each is not None else common.via or () for each in (found[target], via)]
+            both = ", ".join(dict.fromkeys((*ways[0], *ways[1])))
+            remedy = f"use one target with via: [{both}]" if all(ways) and ways[0] != ways[1] else "remove one"
+            decoder.problem(place, f"{key}.targets", f"{target} is given twice: {remedy}")
             return None
         found[target] = via
     if not found:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from gateway.contracts.login_limiter import LoginLimiter
+from gateway.errors import Reason
 
 
 @dataclass
@@ -18,6 +19,8 @@ class Phases:
         on_abandoned: Called for each dial of the probe that was abandoned but might still connect.
         logins: Limits the probe's logins; None if nothing limits them.
         timeout_hint: Likely cause if the current phase times out; empty if it is unknown.
+        timeout_failure: Reason and one line of text that replace `timeout` if the probe times out; None if the server
+            has not answered.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -25,6 +28,7 @@ class Phases:
     on_abandoned: Callable[[], None] = lambda: None
     logins: LoginLimiter | None = None
     timeout_hint: str = ""
+    timeout_failure: tuple[Reason, str] | None = None
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:

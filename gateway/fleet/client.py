@@ -19,8 +19,6 @@ from gateway.secret_files import read_private_key
 from gateway.text_sanitizer import one_line
 
 PATH = "/api/v1/summary"
-_IDLE = 60.0
-"""Seconds for which an idle connection to a member stays open."""
 _STATUS_ERRORS = {
     401: "a token is required: set fleet.token_file (gateway fleet --token-file)",
     403: "the token is not accepted: use the token of the member's ops.token_file",
@@ -76,7 +74,8 @@ class MemberClient:
         self.credentials = MemberCredentials()
 
     async def __aenter__(self) -> Self:
-        connector = aiohttp.TCPConnector(limit=0, resolver=_MemberResolver(), keepalive_timeout=_IDLE)
+        # aiohttp reads an idle connection without a limit, so a hostile member could fill the memory.
+        connector = aiohttp.TCPConnector(limit=0, resolver=_MemberResolver(), force_close=True)
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -152,6 +151,8 @@ class _MemberResolver(AbstractResolver):
 
 
 def _describe(error: Exception) -> str:
+    if isinstance(error, UnicodeError):
+        return "the host name is not valid: correct the address of the member"
     cause = getattr(error, "os_error", None) or error
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return f"the certificate is not trusted: {one_line(str(error.certificate_error))} (fleet.tls.ca_file)"

@@ -207,7 +207,7 @@ class Forward:
         if client.slot is not None:
             client.slot.join(relay)
         record = self._audit.joined(client.record)
-        self._connections.add(JoinedConnection(relay, routed, client.slot, time.time(), login, record))
+        self._connections.add(JoinedConnection(relay, routed, client.slot, time.monotonic(), login, record))
         if login is not None and self._cancels is not None:
             self._cancels.add_session(routed.identity, login)
         if self._acceptor.reserve.rekey(task, relay.ended):

@@ -5,7 +5,8 @@ connections from that address with error 1129 until an operator flushes its host
 count of its address (MySQL Reference Manual, "The Host Cache"). Through a bastion all clients share one address, so
 one client that repeatedly connects and disconnects would lock out all of them.
 
-All times are seconds since the epoch (`time.time()`), because they are compared with the times of health checks.
+All times are monotonic (`time.monotonic()`). All processes of a host share this clock, so the main process can send
+the time of a check's login to a worker.
 """
 
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ class HandshakeBudget(AbortedLoginCount):
         self.logins = LoginPacing(limit)
         """Limits the logins of checks."""
         self.next_admission = 0.0
+        """Monotonic time before which no client is admitted near the limit."""
 
     @property
     def limit(self) -> int:

@@ -26,7 +26,7 @@ class JoinedConnection:
         relay: Carries the bytes.
         routed: The target.
         slot: The slot of the client's consumer; None if consumers are not counted.
-        began: When the client was joined, in seconds since the epoch.
+        began: Monotonic time at which the client was joined.
         login: Observes the client's login; None if that is not needed.
         record: The client's record for the audit log; None if the audit log is disabled.
     """

@@ -57,7 +57,7 @@ class TargetDialer:
         """
         target = routed.target
         budget = self.route.budget(routed)
-        if budget is not None and not budget.allows(time.time()):
+        if budget is not None and not budget.allows(time.monotonic()):
             raise DialError(
                 Reason.HOST_BLOCKED,
                 f"{target}: {budget.aborted} handshakes were aborted; at {budget.limit} a server blocks all clients",
@@ -89,7 +89,7 @@ class TargetDialer:
         Args:
             routed: The client's way to the target.
             relay: The client's relay.
-            began: When the client was joined, in seconds since the epoch.
+            began: Monotonic time at which the client was joined.
         """
         if relay.responses < LOGIN_RESPONSES:
             self._count_aborted(routed, HandshakeBudget.record_aborted)
@@ -100,6 +100,6 @@ class TargetDialer:
         """Count a handshake that was aborted or might still be aborted."""
         budget = self.route.budget(routed)
         if budget is not None:
-            record(budget, time.time())
+            record(budget, time.monotonic())
             if budget.needs_login:
                 self.route.on_failure(routed)  # triggers a check, whose login resets the server's count

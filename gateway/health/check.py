@@ -20,7 +20,6 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import LinkLostError, Reason
 from gateway.health.probe import probe_once
 from gateway.health.target_record import TargetRecord
-from gateway.health.timed_state import TimedState
 from gateway.health.verdict import CheckHistory, CheckResult, Verdict
 from gateway.measurement import Histogram, Summary, Tally
 
@@ -97,10 +96,12 @@ class Check:
         self.schedule = schedule
         self.verdict = Verdict(schedule.rise, schedule.fall)
         self.history = CheckHistory()
-        self.clock = TimedState(time.time())
         self.last: CheckResult | None = None
         self.record = record or TargetRecord()
         self.last_success: float | None = None
+        """When the last check succeeded, in epoch seconds; None if no check has succeeded."""
+        self.succeeded_at: float | None = None
+        """Monotonic time of `last_success`."""
         self.every = 1
         """The check runs at every n-th interval. A way that clients do not use is checked less often."""
         self.latency: float | None = None
@@ -152,9 +153,9 @@ class Check:
 
     def inherit(self, other: "Check") -> None:
         """Copy the state and the counters from the check of this way before a reload."""
-        self.last, self.last_success = other.last, other.last_success
+        self.last, self.last_success, self.succeeded_at = other.last, other.last_success, other.succeeded_at
         self.latency, self.durations = other.latency, other.durations
-        self.history, self.clock = other.history, other.clock
+        self.history = other.history
         self.attempts, self.failures, self.duration, self.phases = (
             other.attempts, other.failures, other.duration, other.phases,
         )  # fmt: skip
@@ -234,13 +235,14 @@ class Check:
     def _count(self, result: CheckResult) -> None:
         self.attempts += 1
         self.last = result
-        self.record.add(result, self._probe_started, time.monotonic())
+        now = time.monotonic()
+        self.record.add(result, self._probe_started, now)
         self.history.add(result)
         self.duration.observe(result.duration)
         for phase, seconds in result.phases.items():
             self.phases.setdefault(phase, Summary()).observe(seconds)
         if result.succeeded:
-            self.last_success = result.at
+            self.last_success, self.succeeded_at = result.at, now
             self.durations.append(result.duration)
             self.latency = statistics.median(self.durations)
         elif result.reason is not None:
@@ -250,7 +252,6 @@ class Check:
         """Log the state if it has changed, and call `on_change`; return `changed`."""
         if changed:
             verdict = self.verdict
-            self.clock.enter(verdict.state, time.time())
             extra = {"backend": self.name, "target": str(self.target), "state": str(verdict.state)}
             if self.tunnel is not None:
                 extra["tunnel"] = self.tunnel

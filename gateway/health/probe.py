@@ -58,11 +58,12 @@ async def probe_once(
         elif probe_result.degraded:
             state, (reason, detail) = HealthState.DEGRADED, probe_result.degraded
     except TimeoutError:
+        state = HealthState.DOWN
         completed = ", ".join(phases.completed) or "nothing"
         phase = f" in the phase {phases.unfinished}" if phases.unfinished else ""
         hint = f": {phases.timeout_hint}" if phases.timeout_hint else ""
-        state, reason = HealthState.DOWN, Reason.TIMEOUT
         detail = f"no answer within {timeout:g} s{phase} (completed: {completed}){hint}"
+        reason, detail = phases.timeout_failure or (Reason.TIMEOUT, detail)
     except LinkLostError:
         raise
     except ReachError as error:

@@ -18,6 +18,13 @@ class TargetRecord:
         probe has."""
         self._role: DatabaseRole | None = None
 
+    def without_facts(self) -> "TargetRecord":
+        """Return a new record that contains only the role and the promotion."""
+        record = TargetRecord()
+        record.probe_result = ProbeResult(role=self.probe_result.role, read_only=self.probe_result.read_only)
+        record.probed, record.promoted, record._role = self.probed, self.promoted, self._role
+        return record
+
     def add(self, result: CheckResult, started: float, now: float) -> None:
         """Record the result of a probe, except if the target has already answered a probe that started later.
 

@@ -17,6 +17,9 @@ RETURN_AFTER = 30.0
 _FASTER, _MIN_GAIN = 0.8, 0.001
 """With `latency`, new clients move to a way if its checks take at most this share of the time that the checks through
 the current way take, and at least this number of seconds less."""
+_CONFIRMATIONS = 8
+"""Number of checks through both ways for which another way must remain the faster one. On a busy machine, the checks
+through equal ways differ for a few checks in a row."""
 _USABLE = (HealthState.UP, HealthState.DEGRADED)
 _UNCHECKED = (HealthState.UNKNOWN, HealthState.PAUSED)
 
@@ -29,6 +32,7 @@ class WayHealth:
         is_open: Whether the tunnel has a link.
         state: The state of the target, as checks through this way find it.
         latency: How long the last successful checks through this way took, in seconds; None if there were none.
+        checks: Number of checks through this way since the start.
         dial_failed: Whether a client's dial failed through this way and succeeded through another way, and no check
             through this way has succeeded since then.
     """
@@ -36,6 +40,7 @@ class WayHealth:
     is_open: bool
     state: HealthState
     latency: float | None = None
+    checks: int = 0
     dial_failed: bool = False
 
 
@@ -130,6 +135,8 @@ class WayChoice:
         """Monotonic time since which each way works; None if it does not work, or is not confirmed yet."""
         self.has_failed = [False] * len(self.names)
         """Whether each way has stopped working at least once."""
+        self._slower_since: tuple[int, ...] | None = None
+        """The checks through each way when the current way became slower than another; None if it is not slower."""
 
     def update(self, ways: Sequence[WayHealth], now: float) -> int:
         """Choose the way for new clients from the current results, and return its index.
@@ -150,12 +157,24 @@ class WayChoice:
                 self.works_since[at] = now if self.has_failed[at] else -inf
         worked_for = [-inf if since is None else now - since for since in self.works_since]
         chosen = choose_way(ways, worked_for, self.current, self.prefer)
+        if self.prefer == "latency" and self.current in working and chosen not in started:
+            chosen = self._confirm_faster(self.current, chosen, ways)
         if chosen != self.current:
             if self.current is not None and chosen not in started:
                 self.switches[self.names[chosen]] += 1
             if working:
-                self.current = chosen
+                self.current, self._slower_since = chosen, None
         return chosen
+
+    def _confirm_faster(self, current: int, faster: int, ways: Sequence[WayHealth]) -> int:
+        """Return `faster` if the current way has been slower for several checks; otherwise, return `current`."""
+        if faster == current:
+            self._slower_since = None
+            return current
+        if self._slower_since is None:
+            self._slower_since = tuple(way.checks for way in ways)
+        confirmations = min(ways[at].checks - self._slower_since[at] for at in (current, faster))
+        return faster if confirmations >= _CONFIRMATIONS else current
 
     def inherit(self, other: "WayChoice") -> None:
         """Continue the counters and the choice of `other`, which chose the way to this target before a reload."""

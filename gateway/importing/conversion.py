@@ -14,12 +14,12 @@ from gateway.importing.env_file import EnvFiles, parse_env_file
 from gateway.importing.import_result import ImportResult
 from gateway.importing.model import ImportedContainer
 from gateway.importing.script_commands import import_script, import_unit
-from gateway.importing.secret_redaction import hide_secrets
 from gateway.importing.source_format import ImportSource, recognize
 from gateway.importing.ssh_config import import_config
 from gateway.importing.tunnel_images import import_tunnel
 from gateway.importing.volumes import import_fstab, import_volume
 from gateway.importing.vpn_images import import_vpn
+from gateway.secret_redaction import hide_secrets
 
 
 def convert(sources: Sequence[ImportSource]) -> ImportResult:

@@ -10,7 +10,7 @@ from gateway.importing.docker_options import read_bind, read_mount, read_options
 from gateway.importing.env_file import EnvFileReader
 from gateway.importing.import_result import ImportResult
 from gateway.importing.model import ImportedContainer, ImportedMount
-from gateway.importing.secret_redaction import redacted
+from gateway.secret_redaction import redacted
 
 Volumes = dict[str, dict[str, str]]
 """The driver options of each volume, by volume name."""

@@ -11,7 +11,7 @@ import yaml
 from gateway.backends import KINDS, kind_of_port
 from gateway.errors import UsageError
 from gateway.importing.model import ImportedClient, ImportedContainer, ImportedForward
-from gateway.importing.secret_redaction import hide_secrets
+from gateway.secret_redaction import hide_secrets
 
 _HOST = re.compile(r"[\w.%${}-]*[\w}]")
 """Matches a host name, an IPv4 address, or a reference to a variable."""

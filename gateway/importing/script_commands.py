@@ -7,10 +7,10 @@ from gateway.importing.docker_run import Volumes, import_docker
 from gateway.importing.env_file import EnvFileReader
 from gateway.importing.import_result import ImportResult
 from gateway.importing.model import ImportContext, ImportedContainer
-from gateway.importing.secret_redaction import redacted
 from gateway.importing.shell_parser import ShellCommand, read_script
-from gateway.importing.ssh_command import import_command
+from gateway.importing.ssh_command import import_command, ssh_program
 from gateway.importing.volumes import import_mount_command
+from gateway.secret_redaction import redacted
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 
@@ -69,7 +69,6 @@ def import_script(
     volumes: Volumes = {}
     for command in script.commands:
         words = [word for word in command.words if word]
-        program = next((word.rpartition("/")[2] for word in words if re.search(r"(^|/)(auto)?ssh$", word)), "")
         docker = _docker_command(words, command)
         start = 1 if words[:1] == ["sudo"] else 0
         if docker is not None:
@@ -81,13 +80,14 @@ def import_script(
                     unused.pop(name, None)
         elif words[start : start + 1] == ["mount"]:
             import_mount_command(words[start + 1 :], f"{source}`{redacted(words)}`", result)
-        elif program and (form or words[0] != "while"):
+        elif ssh_program(words) is not None:
             destination = next((word for word in words if re.fullmatch(r"[\w.-]+@[\w.${}-]+", word)), "")
             import_command(
                 words, ImportContext(f"{source}ssh {destination}".rstrip()), result, need_forward=form == "ssh"
             )
         elif words != ["done"]:
-            result.add_note(f"{source}`{redacted(words)}`: not imported")
+            printed = words[0] in ("echo", "printf")  # can pass a secret to the next command
+            result.add_note(f"{source}`{f'{words[0]} …' if printed else redacted(words)}`: not imported")
     if unused:
         result.add_note(f"{source}variables that no command uses: {', '.join(unused)}")
     return volumes

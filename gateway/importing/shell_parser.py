@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from gateway.errors import UsageError
 
-_OPERATOR = re.compile(r"&&|\|\||;;|[;&|()\n]|\d*[<>]+&?\S*")
+_OPERATOR = re.compile(r"&&|\|\||;;|[;&|()\n]|\d*(?:<<-|[<>]+)[&|]?")
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::?-([^}]*))?\})")
 _KEYWORDS = frozenset({"do", "then", "else", "!", "{", "exec", "nohup", "sudo", "time", "command", "export"})
@@ -64,12 +64,12 @@ def read_script(text: str) -> ShellScript:
             return values[name]
         return match[3] if match[3] is not None else f"${{{name}}}"
 
-    for words in _commands(_joined_lines(text, script.notes)):
+    for words in _commands(_joined_lines(text, script.notes), script.notes):
         expanded = [word[1:] if word.startswith("\0") else _VARIABLE.sub(value, word) for word in words]
         if expanded[:1] == ["export"]:
             exported |= {word.partition("=")[0] for word in expanded[1:]}
             expanded = [word for word in expanded if "=" in word]
-        while expanded and expanded[0] in _KEYWORDS - {"sudo", "nohup"}:
+        while expanded and expanded[0] in _KEYWORDS - {"sudo", "nohup"} and expanded[1:2] not in (["-v"], ["-V"]):
             expanded = expanded[1:]
         assigned = [_ASSIGNMENT.fullmatch(word) for word in expanded]
         if expanded and all(assigned):
@@ -103,9 +103,9 @@ def _joined_lines(text: str, notes: list[str]) -> str:
     return "".join(joined)
 
 
-def _commands(text: str) -> Iterator[list[str]]:
+def _commands(text: str, notes: list[str]) -> Iterator[list[str]]:
     words: list[str] = []
-    for token in _tokens(text):
+    for token in _tokens(text, notes):
         if token is None:
             if words:
                 yield words
@@ -116,9 +116,13 @@ def _commands(text: str) -> Iterator[list[str]]:
         yield words
 
 
-def _tokens(text: str) -> Iterator[str | None]:
-    """Yield words, and None between commands. A null character marks a word that starts with a single quote."""
+def _tokens(text: str, notes: list[str]) -> Iterator[str | None]:
+    """Yield words, and None between commands. A null character marks a word that starts with a single quote.
+
+    Skip redirections, and skip here-documents with a note.
+    """
     position = 0
+    delimiters: list[str] = []
     while position < len(text):
         if text[position] in " \t":
             position += 1
@@ -127,17 +131,44 @@ def _tokens(text: str) -> Iterator[str | None]:
             position = len(text) if end < 0 else end
         elif match := _OPERATOR.match(text, position):
             position = match.end()
-            if not re.match(r"\d*[<>]", match[0]):
+            if "<" not in match[0] and ">" not in match[0]:
                 yield None
+                if match[0] == "\n":
+                    position = _after_here_documents(text, position, delimiters, notes)
+                    delimiters = []
+                continue
+            while text[position : position + 1] in (" ", "\t"):
+                position += 1
+            word, position = _word(text, position)
+            if match[0] in ("<<", "<<-"):
+                delimiters.append((r"\t*" if match[0] == "<<-" else "") + re.escape(word.removeprefix("\0")))
         else:
             word, position = _word(text, position)
             yield word
 
 
+def _after_here_documents(text: str, position: int, delimiters: list[str], notes: list[str]) -> int:
+    """Return the position after the here-documents of a line (POSIX, section 2.7.4).
+
+    Args:
+        text: The script.
+        position: The start of the next line.
+        delimiters: A pattern for the last line of each here-document.
+        notes: Receives a note on each here-document.
+    """
+    line = text[:position].rstrip("\n").rpartition("\n")[2].strip()
+    for delimiter in delimiters:
+        end = re.compile(rf"^{delimiter}$\n?", re.MULTILINE).search(text, position)
+        if end is not None:
+            notes.append(f"`{line}`: the here-document is not imported")
+            position = end.end()
+    return position
+
+
 def _word(text: str, position: int) -> tuple[str, int]:
     """Return the word at a position, without quotation marks, and the position after the word."""
     parts: list[str] = []
-    literal = text[position] == "'"
+    literal = text.startswith("'", position)
     while position < len(text) and text[position] not in " \t\n;&|<>()":
         letter = text[position]
         if letter == "\\":

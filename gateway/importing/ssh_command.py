@@ -1,13 +1,14 @@
 """Reads the command lines of ssh(1), autossh(1) and sshpass(1)."""
 
 import re
+from collections.abc import Sequence
 
 from gateway.errors import UsageError
 from gateway.importing.import_result import ImportResult
 from gateway.importing.model import ImportContext
-from gateway.importing.secret_redaction import redacted
 from gateway.importing.ssh_server import SshHostConfig
 from gateway.importing.ssh_tunnels import add_host, note_unused
+from gateway.secret_redaction import redacted
 
 _WITH_VALUE = "BbcDEeFIiJLlmOoPpRSWw"
 """Options of ssh that take a value (ssh(1), "SYNOPSIS")."""
@@ -18,6 +19,43 @@ _KEYWORDS = {
     "D": "DynamicForward", "c": "Ciphers", "m": "MACs",
 }  # fmt: skip
 _PROGRAMS = ("ssh", "autossh")
+_PREFIXES = {
+    "sudo": "CDghpRrTtUu", "doas": "Cu", "env": "Cu", "nice": "n", "nohup": "", "setsid": "", "time": "", "exec": "",
+    "sshpass": "dfPp", "timeout": "ks", "gosu": "", "su-exec": "", "tini": "", "dumb-init": "",
+    "while": "", "until": "", "if": "", "elif": "", "!": "",
+}  # fmt: skip
+"""Programs and keywords that can precede ssh, and the options of each that take a value."""
+_WITH_ARGUMENT = ("timeout", "gosu", "su-exec")
+"""Programs of `_PREFIXES` that take an argument before the command."""
+
+
+def ssh_program(words: Sequence[str]) -> int | None:
+    """Return the index of `ssh` or `autossh` if this is the program that a command runs.
+
+    Args:
+        words: The words of the command.
+    """
+    prefix, arguments = "", 0
+    rest = iter(enumerate(words))
+    for index, word in rest:
+        name = word.rpartition("/")[2]
+        if prefix and word.startswith("-"):
+            if len(word) == 2 and word[1] in _PREFIXES[prefix]:
+                next(rest, None)
+        elif arguments:
+            arguments -= 1
+        elif name in _PROGRAMS:
+            return index
+        elif name in _PREFIXES:
+            prefix, arguments = name, int(name in _WITH_ARGUMENT)
+        elif not re.match(r"[A-Za-z_]\w*=", word):
+            return None
+    return None
+
+
+def has_forward(words: Sequence[str]) -> bool:
+    """Return whether an ssh command has an option for a forward."""
+    return any(re.match(r"-\w*[LRD]|(-o)?LocalForward", word) for word in words)
 
 
 def import_command(
@@ -57,6 +95,7 @@ def import_command(
     elif need_forward:
         raise UsageError(f"{where}: {config.destination}: there is no local forward (-L, LocalForward)")
     else:
+        result.add_note(f"{where}: not imported: there is no local forward (-L) to {config.destination}")
         config.unused.pop("passwordfile", None)
         note_unused(config, context.where, "", result)
 
@@ -66,7 +105,7 @@ def _without_prefix(
 ) -> list[str]:
     """Read the options of autossh and sshpass, and return the words that follow the program name `ssh`."""
     words = list(words)
-    program = next((index for index, word in enumerate(words) if word.rpartition("/")[2] in _PROGRAMS), None)
+    program = ssh_program(words)
     prefix = words[: program or 0]
     if "sshpass" in (word.rpartition("/")[2] for word in prefix):
         path = prefix[prefix.index("-f") + 1] if "-f" in prefix[:-1] else "/run/secrets/ssh_password"

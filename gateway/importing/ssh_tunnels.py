@@ -8,9 +8,9 @@ from gateway.errors import UsageError
 from gateway.importing.import_result import ImportResult, split_target
 from gateway.importing.model import ImportContext, ImportedForward
 from gateway.importing.proxy_command import jump_or_proxy, program
-from gateway.importing.secret_redaction import hide_secrets
 from gateway.importing.ssh_forward import read_forward
 from gateway.importing.ssh_server import SshHostConfig, server_keys
+from gateway.secret_redaction import hide_secrets
 
 _UNNECESSARY = frozenset({
     "addkeystoagent", "batchmode", "checkhostip", "compression", "connectionattempts", "controlmaster", "controlpath",
@@ -53,7 +53,7 @@ def add_host(
     where = context.where
     via, program_keys = _path(config, context, result, look_up, config)
     keys = server_keys(config, via, context, result, config) | program_keys
-    name = result.add_tunnel(keys, keys["host"])
+    name = result.add_tunnel(keys, _alias(config) or keys["host"])
     any_address = config.first("gatewayports").lower() in ("yes", "true")
     for forward in config.all("localforward"):
         listen, target = read_forward(forward, any_address=any_address)
@@ -124,7 +124,7 @@ def _path(
         if number == 0 and depth < _MAX_JUMPS:
             via, program_keys = _path(settings, context, result, look_up, command, depth + 1)
         keys = server_keys(settings, via, context, result, command) | program_keys
-        via = result.add_tunnel(keys, keys["host"])
+        via = result.add_tunnel(keys, _alias(settings) or keys["host"])
     return via, {}
 
 
@@ -156,6 +156,11 @@ def _host(config: SshHostConfig) -> str:
     """Return the host of a destination, as it is on the command line."""
     host = config.destination.removeprefix("ssh://").rstrip("/").rpartition("@")[2]
     return re.sub(r":\d+$", "", host).strip("[]")
+
+
+def _alias(config: SshHostConfig) -> str:
+    """Return the name that the user gave to a server whose address is in HostName; empty if there is none."""
+    return _host(config) if config.first("hostname") else ""
 
 
 def note_unused(config: SshHostConfig, where: str, name: str, result: ImportResult) -> None:

@@ -4,11 +4,11 @@ import re
 
 from gateway.importing.import_result import ImportResult
 from gateway.importing.model import HERE, ImportContext, ImportedContainer
-from gateway.importing.secret_redaction import is_private_key, is_secret, redacted
 from gateway.importing.shell_parser import read_script
-from gateway.importing.ssh_command import import_command
+from gateway.importing.ssh_command import has_forward, import_command, ssh_program
 from gateway.importing.ssh_server import SshHostConfig
 from gateway.importing.ssh_tunnels import add_host
+from gateway.secret_redaction import is_private_key, is_secret, redacted
 
 _IMAGE = re.compile(r"(?i)ssh|tunnel|bastion|forward")
 _NOT_A_TUNNEL = re.compile(r"(?i)openssh-server|sshd|cloudflared|ngrok|vpn|wireguard|gluetun")
@@ -26,7 +26,7 @@ _KEY = ("SSH_KEY_FILE", "SSH_KEY_PATH", "SSH_PRIVATE_KEY_FILE", "SSH_PRIVATE_KEY
         "SSH_KEY_LOCATION", "ID_FILE", "KEY_FILE", "KEY")  # fmt: skip
 _KNOWN_HOSTS = ("SSH_KNOWN_HOSTS_FILE", "KNOWN_HOSTS_FILE")
 _FORWARD = re.compile(r"(?:[*\w.-]+:)?\d+:[\w.-]+:\d+")
-_LINE = re.compile(r"\bssh\b(?:(?!\bssh\b).)*?\s-\w*[LRD]", re.DOTALL)
+_LINE = re.compile(r"\b(?:auto)?ssh\b(?:(?!\b(?:auto)?ssh\b).)*?\s-\w*[LRD]", re.DOTALL)
 """Matches a shell command that contains ssh with a forward."""
 _KEY_NAME = re.compile(r"(?i)(^|[/_.-])(id_\w+|(\w*_)?key|\w+\.pem|identity)$")
 
@@ -83,26 +83,23 @@ def _by_command(container: ImportedContainer, context: ImportContext, result: Im
     """Convert an ssh command with a local forward. The container can run the command directly or in a shell."""
     words = container.command
     line = next((word for word in words if _LINE.search(word)), None)
+    commands = [words]
+    others: list[list[str]] = []
     if line is not None:
-        commands = [each.words for each in read_script(line).commands]
-        command = next(
-            (each for each in commands if any(re.search(r"(^|/)(auto)?ssh$", word) for word in each)), None
-        )
-        others = [redacted(each) for each in commands if each is not command and each[0] not in ("while", "done")]
-        if command is not None and others:
-            result.add_note(f"{container.where}: not imported: {'; '.join(others)}")
-    elif any(re.search(r"(^|/)(auto)?ssh$", word) for word in words) or (
-        _is_tunnel_image(container) and any(re.match(r"-\w*[LRD]", word) for word in words)
-    ):
-        command = words
+        script = [each.words for each in read_script(line).commands]
+        commands = [each for each in script if ssh_program(each) is not None and has_forward(each)]
+        others = [each for each in script if each not in commands and each[0] not in ("while", "until", "done")]
     elif _is_tunnel_image(container) and words and _FORWARD.fullmatch(words[0]):
-        command = [word for each in words for word in (["-L", each] if _FORWARD.fullmatch(each) else [each])]
-    else:
+        commands = [[word for each in words for word in (["-L", each] if _FORWARD.fullmatch(each) else [each])]]
+    elif ssh_program(words) is None and not _is_tunnel_image(container):
         return False
-    if command is None or not any(re.match(r"-\w*[LRD]|LocalForward", word) for word in command):
+    if not any(has_forward(each) for each in commands):
         return False
+    if others:
+        result.add_note(f"{container.where}: not imported: {'; '.join(redacted(each) for each in others)}")
     container.use("command", "entrypoint")
-    _convert(command, container, context, result)
+    for command in commands:
+        _convert(command, container, context, result)
     return True
 
 
@@ -110,7 +107,8 @@ def _convert(words: list[str], container: ImportedContainer, context: ImportCont
     """Convert an ssh command. If the command specifies no key, use the mounted key."""
     key = mounted_key(container)
     if key and not any(re.match(r"-\w*i$|-i.|(-o)?IdentityFile", word) for word in words):
-        index = next((at + 1 for at, word in enumerate(words) if re.search(r"(^|/)(auto)?ssh$", word)), 0)
+        program = ssh_program(words)
+        index = 0 if program is None else program + 1
         at = index + 2 if words[index : index + 1] == ["-M"] else index
         words = [*words[:at], "-i", key, *words[at:]]
     import_command(words, context, result, need_forward=False)

@@ -7,8 +7,8 @@ from gateway.backends import BackendKind, kind_of_file_system
 from gateway.errors import UsageError
 from gateway.importing.import_result import ImportResult, is_host, split_target
 from gateway.importing.model import ImportedClient
-from gateway.importing.secret_redaction import redacted
 from gateway.nfs.mount_options import REPLACED
+from gateway.secret_redaction import redacted
 
 
 def import_volume(name: str, options: Mapping[str, str], where: str, result: ImportResult, key: str = "") -> None:

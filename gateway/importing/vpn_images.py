@@ -5,7 +5,7 @@ from typing import Any
 
 from gateway.importing.import_result import ImportResult
 from gateway.importing.model import ImportedContainer
-from gateway.importing.secret_redaction import redacted
+from gateway.secret_redaction import redacted
 
 _SERVERS = re.compile(r"kylemanna/openvpn|wg-easy|openvpn-as|wg-access-server")
 _CHOICE = ("VPN_SERVICE_PROVIDER", "VPNSP", "SERVER_COUNTRIES", "SERVER_REGIONS", "SERVER_CITIES", "SERVER_HOSTNAMES",

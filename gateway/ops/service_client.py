@@ -62,18 +62,14 @@ class ServiceClient:
         """
         if self.url is None and _exists(self._socket):
             return self._request_socket("GET", path)
-        url = self.url or _default_url(path)
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"--url: {url!r} is not an http:// or https:// URL, as in http://127.0.0.1:9090")
-        connection: http.client.HTTPConnection
-        if parts.scheme == "https":
-            connection = http.client.HTTPSConnection(
-                parts.hostname, parts.port, timeout=self.timeout, context=self._context()
-            )
-        else:
-            connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=self.timeout)
-        code, body = self._request(connection, "GET", parts.path.rstrip("/") + path, url, self._authorization())
+        source, url = ("--url", self.url) if self.url else _default_url(path)
+        try:
+            connection, prefix = self._connection(url)
+        except (ValueError, http.client.InvalidURL) as error:
+            raise UsageError(
+                f"{source}: {url!r} is not an http:// or https:// URL, as in http://127.0.0.1:9090"
+            ) from error
+        code, body = self._request(connection, "GET", prefix + path, url, self._authorization())
         if code in _REFUSED and isinstance(body, str):
             raise GatewayError(f"{url}: {body.strip()}")
         return code, body
@@ -99,6 +95,24 @@ class ServiceClient:
             GatewayError: The response is not valid.
         """
         return self._request_socket("POST", path)
+
+    def _connection(self, url: str) -> tuple[http.client.HTTPConnection, str]:
+        """Return a connection that is not open yet, and the path of the URL.
+
+        Raises:
+            ValueError: The URL is not valid.
+            http.client.InvalidURL: The host or the path is not valid.
+            UsageError: The CA file is not valid.
+        """
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        host = parts.hostname
+        if parts.scheme not in ("http", "https") or not host or not parts.path.isprintable() or " " in parts.path:
+            raise ValueError
+        host.encode("idna")
+        if parts.scheme == "http":
+            return http.client.HTTPConnection(host, parts.port, timeout=self.timeout), parts.path.rstrip("/")
+        secure = http.client.HTTPSConnection(host, parts.port, timeout=self.timeout, context=self._context())
+        return secure, parts.path.rstrip("/")
 
     @property
     def _socket(self) -> Path:
@@ -174,17 +188,21 @@ class ServiceClient:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except PermissionError:  # the request reports it
+    except OSError:  # the request reports it
         return True
 
 
-def _default_url(path: str) -> str:
-    """Return the URL of the service from the environment variables; use `probe_listen` if it serves `path`."""
+def _default_url(path: str) -> tuple[str, str]:
+    """Return the name of an environment variable, and the URL of the service from its value.
+
+    `GATEWAY_OPS_PROBE_LISTEN` is used if that listener serves `path`.
+    """
     probes = os.environ.get("GATEWAY_OPS_PROBE_LISTEN")
     if probes and path.startswith(_PROBES):
-        return f"http://{_dialable(probes)}"
+        return "GATEWAY_OPS_PROBE_LISTEN", f"http://{_dialable(probes)}"
     scheme = "https" if os.environ.get("GATEWAY_OPS_TLS_CERT_FILE") else "http"
-    return f"{scheme}://{_dialable(os.environ.get('GATEWAY_OPS_LISTEN', DEFAULT_LISTEN))}"
+    name = "GATEWAY_OPS_LISTEN"
+    return name, f"{scheme}://{_dialable(os.environ.get(name, DEFAULT_LISTEN))}"
 
 
 def _dialable(listen: str) -> str:

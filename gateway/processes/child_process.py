@@ -69,6 +69,7 @@ class ChildProcess:
         privileges: str = "all",
         stdin: int = asyncio.subprocess.DEVNULL,
         stdout: int = asyncio.subprocess.STDOUT,
+        file: str | None = None,
     ) -> "ChildProcess":
         """Start a program.
 
@@ -82,11 +83,12 @@ class ChildProcess:
             stdin: The file descriptor of the standard input. The caller closes it.
             stdout: The file descriptor of the standard output, which the caller closes. By default, `on_line`
                 receives the standard output and the standard error; otherwise, only the standard error.
+            file: The path of the file to execute (`Program.file`). By default, search the program in PATH.
 
         Raises:
             TunnelError: The program is not installed, or the system cannot start another process.
         """
-        program = find_program(command[0])
+        program = command[0] if file is not None else find_program(command[0])
         if program is None:
             fix = f": install the package {package}" if package else ""
             raise TunnelError(Reason.PROTOCOL, f"{command[0]} is not installed{fix}", fatal=True)
@@ -95,8 +97,8 @@ class ChildProcess:
             os.set_blocking(output, False)
             try:
                 process = subprocess.Popen(  # noqa: ASYNC220, S603 - does not wait for the process; needs no shell
-                    [sys.executable, "-I", "-S", pdeathsig_exec.__file__, str(os.getpid()), privileges, program,
-                     *command[1:]],
+                    [sys.executable, "-I", "-S", pdeathsig_exec.__file__, str(os.getpid()), privileges,
+                     file or program, program, *command[1:]],
                     stdin=stdin,
                     stdout=written if stdout == asyncio.subprocess.STDOUT else stdout,
                     stderr=written,

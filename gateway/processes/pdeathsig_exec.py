@@ -1,13 +1,13 @@
 """Executes a command that the kernel kills when the parent process exits.
 
-Usage: `python pdeathsig_exec.py PARENT PRIVILEGES COMMAND…`
+Usage: `python pdeathsig_exec.py PARENT PRIVILEGES FILE COMMAND…`
 
 A process must request its parent-death signal itself (PR_SET_PDEATHSIG in prctl(2)). In a program with threads, it is
 unsafe to run Python code between fork and exec. Therefore this separate program requests the signal and then executes
 the command. The program imports only the standard library, so that it starts quickly.
 
 PARENT is the process ID of the parent. PRIVILEGES is `all`, `net_admin` (CAP_NET_ADMIN and no other capability), or
-`net_admin:ID` (only CAP_NET_ADMIN, and ID as the user ID and the group ID).
+`net_admin:ID` (only CAP_NET_ADMIN, and ID as the user ID and the group ID). FILE is the path of the file to execute.
 """
 
 import ctypes
@@ -29,13 +29,14 @@ _MAX_CAPABILITY = 63
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def main(parent: int, privileges: str, command: list[str]) -> None:
+def main(parent: int, privileges: str, file: str, command: list[str]) -> None:
     """Execute a command, unless the parent process has already exited.
 
     Args:
         parent: Process ID of the parent.
         privileges: See the module's docstring.
-        command: The program and its arguments.
+        file: The path of the file to execute.
+        command: The name of the program (`argv[0]`) and its arguments.
 
     Raises:
         OSError: The privileges cannot be dropped, or the program cannot be executed.
@@ -49,7 +50,7 @@ def main(parent: int, privileges: str, command: list[str]) -> None:
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     if os.getppid() == parent:
-        os.execvp(command[0], command)  # noqa: S606 - the command needs no shell
+        os.execv(file, command)  # noqa: S606 - the command needs no shell
 
 
 def _drop_privileges(user: str) -> None:
@@ -84,4 +85,4 @@ def _check(result: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4:])

@@ -1,12 +1,15 @@
 """Finds the users who can change or replace a program that the gateway runs."""
 
+import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 _ROOT = 0
+_MAX_LINKS = 40
+"""The kernel's limit of symbolic links in one lookup (path_resolution(7))."""
 
 
 class ProgramWriter(NamedTuple):
@@ -21,34 +24,74 @@ class ProgramWriter(NamedTuple):
     refused: bool
 
 
-def program_writers(path: Path) -> Iterator[ProgramWriter]:
+def lookup_steps(path: Path) -> list[Path]:
+    """Return each directory and symbolic link that the kernel visits to find a file, and last the file itself.
+
+    The path of each step contains no symbolic links above its last component (path_resolution(7)).
+
+    Args:
+        path: The absolute path of the file.
+
+    Raises:
+        OSError: The file does not exist, or there are more than 40 symbolic links.
+    """
+    here = Path("/")
+    steps, links = [here], 0
+    rest = list(reversed(path.parts[1:]))
+    while rest:
+        name = rest.pop()
+        if name == "..":
+            here = here.parent
+            continue
+        step = here / name
+        steps.append(step)
+        if stat.S_ISLNK(step.lstat().st_mode):
+            links += 1
+            if links > _MAX_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+            target = step.readlink()
+            here = Path("/") if target.is_absolute() else here
+            rest += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+        else:
+            here = step
+    steps.append(here)
+    return list(reversed(dict.fromkeys(reversed(steps))))
+
+
+def program_writers(path: Path, steps: Sequence[Path]) -> Iterator[ProgramWriter]:
     """Yield the users other than root and the gateway's user who can change or replace a program.
 
     A program that everybody can change is refused. If the gateway runs as root, one of another owner is refused, too.
 
     Args:
-        path: The absolute path of the program; symbolic links are followed.
+        path: The absolute path of the program.
+        steps: The steps to the file of the program, from `lookup_steps`.
 
     Raises:
         OSError: The program does not exist.
     """
-    real = path.resolve(strict=True)
-    for each in dict.fromkeys((real, *real.parents, *path.parents)):
-        status = each.stat()
-        mode = stat.S_IMODE(status.st_mode)
+    for each in reversed(steps):
+        status = each.lstat()
+        is_link = stat.S_ISLNK(status.st_mode)
+        # Only in a sticky directory, the owner of a link can replace it without permissions for the directory.
+        if is_link and not each.parent.stat().st_mode & stat.S_ISVTX:
+            continue
+        mode = 0 if is_link else stat.S_IMODE(status.st_mode)
         is_sticky = stat.S_ISDIR(status.st_mode) and mode & stat.S_ISVTX
-        what = "change it" if each == real else f"replace it in {each}"
+        what = "change it" if each == steps[-1] else f"replace it in {each}"
         if mode & stat.S_IWOTH and not is_sticky and _is_traversable(each, stat.S_IXOTH):
-            yield ProgramWriter(f"{path}: everybody can {what} (mode {mode:04o}): chmod o-w {each}", refused=True)
+            problem = f"{path}: everybody can {what} (mode {mode:04o}): chmod o-w {each}"
+            yield ProgramWriter(problem, refused=True)
         by_group = mode & stat.S_IWGRP and status.st_gid != _ROOT and not is_sticky
         if by_group and _is_traversable(each, stat.S_IXOTH | stat.S_IXGRP):
             problem = f"{path}: the group {status.st_gid} can {what} (mode {mode:04o}): chmod g-w {each}"
             yield ProgramWriter(problem, refused=False)
         if status.st_uid not in (_ROOT, os.geteuid()):
-            problem = f"{path}: the user {status.st_uid}, who owns {each}, can {what}: chown root {each}"
+            fix = f"chown {'-h ' if is_link else ''}root {each}"
+            problem = f"{path}: the user {status.st_uid}, who owns {each}, can {what}: {fix}"
             yield ProgramWriter(problem, refused=os.geteuid() == _ROOT)
 
 
 def _is_traversable(path: Path, permissions: int) -> bool:
     """Return whether the mode of each parent directory grants one of some permissions."""
-    return all(each.stat().st_mode & permissions for each in path.resolve().parents)
+    return all(each.stat().st_mode & permissions for each in path.parents)

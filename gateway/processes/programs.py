@@ -3,12 +3,13 @@
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from gateway.contracts.security import InsecureSetting
 from gateway.errors import GatewayError
-from gateway.processes.program_permissions import program_writers
+from gateway.processes.program_permissions import lookup_steps, program_writers
 
 _PLACEHOLDER = re.compile(r"(?<!\$)\{(\w+)\}")
 _MINIMAL = ("LANG", "LC_ALL", "TZ")
@@ -17,29 +18,52 @@ _MINIMAL = ("LANG", "LC_ALL", "TZ")
 _OF_USER = ("HOME", "USER", "LOGNAME")
 
 
+class Program(NamedTuple):
+    """A program whose permissions were checked.
+
+    Args:
+        name: The absolute path by which the configuration finds the program. It can be a symbolic link. The program
+            gets it as its first argument (`argv[0]`), because some programs depend on it.
+        file: The path of the file to execute, without symbolic links.
+    """
+
+    name: str
+    file: str
+
+
 def find_program(name: str) -> str | None:
     """Search PATH, /usr/sbin and /sbin for a program; return its path, or None if it is not installed."""
     return shutil.which(name, path=_path())
 
 
-def resolve_program(command: Sequence[str]) -> str:
-    """Return the absolute path of a command's program.
+def _ignore_path(path: str) -> None:
+    del path
+
+
+def resolve_program(command: Sequence[str], visit: Callable[[str], None] = _ignore_path) -> Program:
+    """Find the program of a command, and check who can change it. Blocks while the file system does not answer.
 
     Args:
         command: The program and its arguments.
+        visit: Called with each path before the file system is asked for it.
 
     Raises:
         GatewayError: The program does not exist or cannot be executed, or others can change it; see
             `gateway.processes.program_permissions`.
     """
-    found = find_program(command[0])
+    name, found = command[0], None
+    for folder in [""] if "/" in name else _path().split(":"):
+        visit(os.path.join(folder, name))  # noqa: PTH118 - an empty folder is the current one
+        if (found := shutil.which(name, path=folder)) is not None:
+            break
     if found is None:
         raise GatewayError(_why_not_found(command))
     path = Path(found).absolute()
-    for writer in program_writers(path):
+    steps = lookup_steps(path)
+    for writer in program_writers(path, steps):
         if writer.refused:
             raise GatewayError(writer.problem)
-    return str(path)
+    return Program(str(path), str(steps[-1]))
 
 
 def insecure_program(key: str, command: Sequence[str]) -> Iterator[InsecureSetting]:
@@ -51,7 +75,8 @@ def insecure_program(key: str, command: Sequence[str]) -> Iterator[InsecureSetti
     """
     found = find_program(command[0]) if command else None
     if found is not None:
-        writers = list(program_writers(Path(found).absolute()))
+        path = Path(found).absolute()
+        writers = list(program_writers(path, lookup_steps(path)))
         if writers and not any(each.refused for each in writers):
             yield InsecureSetting(key, f"runs {writers[0].problem}", advised=False)
 
@@ -125,6 +150,17 @@ def check_environment(key: str, names: Sequence[str]) -> None:
                 f"{place}: {name.partition('=')[0]!r} is not the name of an environment variable:"
                 " write only the name, in letters, digits and _"
             )
+
+
+def unset_variables(key: str, names: Sequence[str]) -> Iterator[str]:
+    """Yield a warning if a program cannot inherit some environment variables because they are not set.
+
+    Args:
+        key: The configuration key of the list.
+        names: The names of the variables.
+    """
+    if unset := [name for name in names if name not in os.environ]:
+        yield f"{key}: not set in the gateway's environment: {', '.join(unset)} (set it, or remove it here)"
 
 
 def _existing(names: Sequence[str]) -> dict[str, str]:

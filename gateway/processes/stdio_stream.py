@@ -69,6 +69,7 @@ class StdioStream:
         cls,
         children: TunnelProcesses,
         command: Sequence[str],
+        file: str,
         environment: Mapping[str, str],
         on_line: Callable[[str], None],
     ) -> Self:
@@ -76,7 +77,8 @@ class StdioStream:
 
         Args:
             children: Owns the child process.
-            command: The absolute path of the program, and its arguments.
+            command: The name of the program (`Program.name`), and its arguments.
+            file: The file to execute (`Program.file`).
             environment: The environment variables of the program.
             on_line: Called with each line that the program prints to its standard error.
 
@@ -91,7 +93,7 @@ class StdioStream:
             stdin, to_child, from_child, stdout = pipes
             os.set_blocking(to_child, False)
             os.set_blocking(from_child, False)
-            child = await children.start(command, environment, on_line, stdin, stdout)
+            child = await children.start(command, file, environment, on_line, stdin, stdout)
         except BaseException:
             for each in pipes:
                 os.close(each)

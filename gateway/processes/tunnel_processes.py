@@ -43,6 +43,7 @@ class TunnelProcesses:
     async def start(
         self,
         command: Sequence[str],
+        file: str,
         environment: Mapping[str, str],
         on_line: Callable[[str], None],
         stdin: int = asyncio.subprocess.DEVNULL,
@@ -51,7 +52,8 @@ class TunnelProcesses:
         """Start a program; see `ChildProcess.start`.
 
         Args:
-            command: The absolute path of the program, and its arguments.
+            command: The name of the program (`Program.name`), and its arguments.
+            file: The file to execute (`Program.file`).
             environment: The environment variables of the program.
             on_line: Called with each line of output.
             stdin: The file descriptor of the standard input.
@@ -60,7 +62,7 @@ class TunnelProcesses:
         Raises:
             TunnelError: The program does not exist.
         """
-        child = await ChildProcess.start(command, "", on_line, environment, stdin=stdin, stdout=stdout)
+        child = await ChildProcess.start(command, "", on_line, environment, stdin=stdin, stdout=stdout, file=file)
         self._watchdog.add(child.pid)
         self._running[child] = asyncio.create_task(self._wait(child))
         return child

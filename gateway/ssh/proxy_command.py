@@ -6,9 +6,10 @@ import asyncssh
 
 from gateway.contracts.tunnel import Progress
 from gateway.errors import GatewayError, Reason, TunnelError
-from gateway.processes.child_process import exit_error
+from gateway.processes.child_process import exit_error, starting
 from gateway.processes.output_log import OutputLog
-from gateway.processes.programs import environment_of_user, fill_placeholders, resolve_program
+from gateway.processes.program_lookup import LookupTimeoutError, look_up_program
+from gateway.processes.programs import environment_of_user, fill_placeholders
 from gateway.processes.stdio_stream import EXIT_DELAY, StdioStream
 from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.relay.stream_bridge import StreamBridge
@@ -40,11 +41,11 @@ async def connect_through_program(
         TunnelError: The program or the login failed; fatal if a retry cannot help.
     """
     streams: list[StdioStream] = []
-    command = _command(options)
+    command, file = await _command(options)
 
     async def dial() -> socket.socket:
         environment = environment_of_user(options.environment)
-        stream = await StdioStream.start(children, command, environment, output.on_line)
+        stream = await StdioStream.start(children, command, file, environment, output.on_line)
         streams.append(stream)
         return StreamBridge(stream, short=True).sock
 
@@ -57,11 +58,17 @@ async def connect_through_program(
         raise
 
 
-def _command(options: SshOptions) -> tuple[str, ...]:
+async def _command(options: SshOptions) -> tuple[tuple[str, ...], str]:
+    """Return the command, and the path of the file to execute."""
     template = options.proxy_command or ()
     try:
-        program = resolve_program(template)
+        with starting(template):
+            program = await look_up_program(template, options.connect_timeout)
+    except LookupTimeoutError as error:
+        raise TunnelError(Reason.TIMEOUT, f"proxy_command: {error} (connect_timeout)") from error
+    except TunnelError:
+        raise
     except GatewayError as error:
         raise TunnelError(Reason.PROTOCOL, f"proxy_command: {error}", fatal=True) from error
     values = {"host": options.host, "port": str(options.port), "user": options.user}
-    return (program, *fill_placeholders(template[1:], values))
+    return (program.name, *fill_placeholders(template[1:], values)), program.file

@@ -56,6 +56,8 @@ class TunnelKind:
             have no such file.
         insecure_settings: Receives the options, and whether the path to the tunnel's server is unencrypted. Yields
             the insecure settings. Reads no files except the modes of programs.
+        advice: Receives the options, and yields warnings about settings that are valid but probably unintended. Each
+            warning starts with the key. Reads no files.
         verify: Checks the options and the files that they name. Raises `GatewayError` if they cannot work
             without a change by the operator.
         read_url: Receives the scheme of a URL, and the part after `://` without the query. Returns the
@@ -87,6 +89,7 @@ class TunnelKind:
     facts: tuple[Fact, ...] = ()
     render_authorized_keys: RenderAuthorizedKeys | None = None
     insecure_settings: Callable[[Any, bool], Iterator[InsecureSetting]] = lambda _options, _plain: iter(())
+    advice: Callable[[Any], Iterator[str]] = lambda _: iter(())
     verify: Callable[[Any], None] = lambda _: None
     read_url: Callable[[str, str], dict[str, str]] | None = None
     identity: Callable[[Any], Hashable] | None = None

@@ -12,7 +12,7 @@ from gateway.contracts.tunnel import OpenTunnel, Progress
 from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.facts import Fact, hidden
-from gateway.processes.programs import insecure_program, resolve_program
+from gateway.processes.programs import insecure_program, resolve_program, unset_variables
 from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.tunnels import TunnelKind
 
@@ -77,6 +77,7 @@ KIND = TunnelKind(
     servers=lambda _: (),
     facts=(PROCESSES,),
     insecure_settings=lambda options, _: insecure_program("command", options.command),
+    advice=lambda options: unset_variables("environment", options.environment),
     verify=_verify,
     read_url=_read_url,
     refuses_via=lambda _: _VIA,

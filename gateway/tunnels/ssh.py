@@ -14,7 +14,7 @@ from gateway.contracts.tunnel import OpenTunnel, Progress
 from gateway.errors import DialError, GatewayError, Reason, TunnelError
 from gateway.facts import Fact, hidden
 from gateway.processes.output_log import OutputLog
-from gateway.processes.programs import insecure_program, resolve_program
+from gateway.processes.programs import insecure_program, resolve_program, unset_variables
 from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.relay.sockets import cap_retransmit_interval
 from gateway.ssh import algorithms, credentials, host_keys
@@ -155,6 +155,7 @@ KIND = TunnelKind(
     init_keys=("port", ("identity_files", "agent", "password"), "known_hosts"),
     render_authorized_keys=render_authorized_keys,
     insecure_settings=_insecure_settings,
+    advice=lambda options: unset_variables("environment", options.environment),
     verify=_verify,
     credentials=credentials.certificates,
     renewed=credentials.certificate_files,

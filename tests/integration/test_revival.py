@@ -420,7 +420,7 @@ def test_the_dependant_of_a_recreated_gateway_is_listed_without_compose(site: Si
     site.engine.docker("rm", "-f", "gateway", "other")
     site.start(docker="revive: true")
     site.wait(lambda: "web" in _dead(site))
-    assert set(_dead(site)) == {"web"}
+    assert set(_dead(site)) == {"web", "debug"}
     assert _dead(site)["web"]["message"].endswith("with the options that `docker inspect web` shows")
 
 

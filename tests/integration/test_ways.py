@@ -170,7 +170,7 @@ def test_new_clients_prefer_the_way_with_the_lower_latency(gateway: Gateway, sha
               b: {{{keys}, {identity}, port: {other.port}}}
             backends:
               both: {{kind: tcp, via: [a, b], prefer_way: latency, targets: ["127.0.0.1:{port}"],
-                      listen: "127.0.0.1:{listen}", {CHECK}}}
+                      listen: "127.0.0.1:{listen}", check: {{interval: 300ms, fast_interval: 200ms}}}}
         """)
         gateway.start().wait_up("both")
         gateway.wait(lambda: way(gateway, "both", "b") == (True, True))

@@ -57,8 +57,9 @@ class _ProgramLink:
     async def join(
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
-        command = [find("socat") or "socat", "-t", "3600", "STDIN!!STDOUT,shut-close", f"TCP:{to}"]
-        stream = await StdioStream.start(self._children, command, environment_of_user(()), lambda _: None)
+        program = find("socat") or "socat"
+        command = [program, "-t", "3600", "STDIN!!STDOUT,shut-close", f"TCP:{to}"]
+        stream = await StdioStream.start(self._children, command, program, environment_of_user(()), lambda _: None)
         return StreamBridge(stream, short=False).join(client, latency, tap)
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:

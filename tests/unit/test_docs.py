@@ -51,6 +51,25 @@ def test_links_and_commands_exist(page: Path) -> None:
         assert re.search(rf"^(.* )?{name}( .*)?:", (ROOT / "Makefile").read_text(), re.MULTILINE), name
 
 
+def split_rows(text: str) -> list[str]:
+    """Return the lines of Markdown tables that do not end with `|` or have not as many cells as the first line."""
+    tables = re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL)
+    found = []
+    for block in re.findall(r"^ *\|.*\n(?:.*\S.*\n)*", tables + "\n", re.MULTILINE):
+        rows = block.splitlines()
+        cells = [len(re.findall(r"(?<!\\)\|", re.sub(r"`[^`]*`", "", row))) for row in rows]
+        found += [row for row, count in zip(rows, cells, strict=True) if count != cells[0] or row.strip()[-1] != "|"]
+    return found
+
+
+def test_no_row_of_a_table_is_split() -> None:
+    split = "| a | b |\n| --- | --- |\n| one | two\nthree |\n| four | five |\n"
+    assert split_rows(f"Text.\n\n{split}") == ["| one | two", "three |"]
+    assert split_rows(f"```\n{split}```\nText | more.\n") == []
+    pages = [*PAGES, *(ROOT / "charts").rglob("*.md"), *(ROOT / "bench").glob("*.md"), ROOT / "CHANGELOG.md"]
+    assert {page.name: rows for page in pages if (rows := split_rows(page.read_text()))} == {}
+
+
 def test_the_page_about_troubleshooting_has_every_state_and_reason() -> None:
     text = (ROOT / "docs" / "troubleshooting.md").read_text()
     assert re.findall(r"^### `(\w+)`$", text, re.MULTILINE) == list(Reason)

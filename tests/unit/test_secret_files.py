@@ -66,6 +66,8 @@ def test_a_path_that_is_not_a_file_is_reported(tmp_path: Path) -> None:
     for path, why in ((tmp_path, "Is a directory"), (tmp_path / "none", "No such file")):
         with pytest.raises(TunnelError, match=why):
             read_private_key(path)
+    with pytest.raises(IsADirectoryError):
+        check_not_exposed(tmp_path)
 
 
 def test_a_certificate_next_to_a_key_is_used_and_an_unreadable_one_is_reported(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ class CheckLogin(NamedTuple):
     target: Endpoint
     tunnel: str | None
     at: float
-    """When the login succeeded, in epoch seconds."""
+    """Monotonic time at which the login succeeded. All processes of a host share this clock."""
     limit: int | None
     """How many aborted handshakes the server tolerates; None if this is not known."""
 

@@ -6,7 +6,7 @@ from gateway.audit.host_model import HostMount
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
 from gateway.audit.mount_options import MountOptionChange
 from gateway.audit.mount_storage import SECRETS, MountStorage, StorageMedium, nfs_version
-from gateway.audit.recreate_commands import recreate, volume_for
+from gateway.audit.recreate_commands import free_name, recreate, volume_for
 from gateway.audit.shell_commands import command
 from gateway.nfs.mount_options import REPLACED
 
@@ -19,10 +19,12 @@ def safe_volume(
 ) -> str:
     """Return commands that create a volume with safe options for the same share, and a container that uses it."""
     volume = snapshot.volumes.get(mount.volume)
-    name = f"{mount.volume}-2" if mount.volume else volume_for(snapshot, container, mount.path)
-    made = command(snapshot.client, "volume", "create", *_driver_options(volume, store), name)
+    used = {*snapshot.volumes, mount.volume}
+    name = free_name(mount.volume, used) if mount.volume else volume_for(snapshot, container, mount.path)
     read_only = frozenset(() if mount.writable else (mount.path,))
-    return f"{made}\n{recreate(snapshot, container, MountOptionChange({mount.path: name}, read_only=read_only))}"
+    options = _driver_options(volume, store)
+    change = MountOptionChange({mount.path: name}, read_only=read_only, driver_options=options)
+    return recreate(snapshot, container, change)
 
 
 def safe_replacement(snapshot: AuditSnapshot, volume: AuditedVolume, store: MountStorage) -> str:
@@ -81,10 +83,16 @@ def host_mount(snapshot: AuditSnapshot, container: AuditedContainer, mount: Audi
     )
     server = "".join(f",{key}={store.options[key]}" for key in ("addr", "port") if key in store.options)
     line = f"{device} {point} cifs credentials={credentials},vers=3.0{server},_netdev 0 0"
+    setup = (
+        command("mkdir", "-p", point),
+        f"grep -qxF {command(line)} /etc/fstab || echo {command(line)} >> /etc/fstab",
+        command("mount", point),
+    )
+    commands = recreate(snapshot, container, MountOptionChange({mount.path: point}, setup=setup))
+    # The editor is outside of the script, because the script's standard input is the script itself.
     return "\n".join((
         "# write the lines username= and password= into this file:",
         f"install -m 600 /dev/null {command(credentials)} && ${{EDITOR:-vi}} {command(credentials)}",
-        f"mkdir -p {command(point)} && echo {command(line)} >> /etc/fstab && mount {command(point)}",
-        *recreate(snapshot, container, MountOptionChange({mount.path: point})).splitlines(),
-        command(snapshot.client, "volume", "rm", mount.volume),
+        commands,
+        f"# when {container.name} works: {command(snapshot.client, 'volume', 'rm', mount.volume)}",
     ))  # fmt: skip

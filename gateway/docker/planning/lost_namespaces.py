@@ -71,15 +71,21 @@ def without_namespace_while_running(builder: PlanBuilder, container: Container) 
 
 
 def _without_owner(builder: PlanBuilder, container: Container) -> DeadContainer | None:
-    own = builder.observed.own_container
-    project = container.labels.get(PROJECT)
-    ours = container.joins in builder.desired.namespaces or (
-        own is not None and project is not None and project == own.labels.get(PROJECT)
-    )
+    recorded = container.joins in builder.desired.namespaces
     asks = revives(container.labels, builder.options.label_prefix, default=False)
-    if container.last_start is None or not container.last_start.restarts or not (ours or asks):
+    if not (recorded or asks or _is_probably_ours(builder, container)):
         return None
     return recreate(container, StartFailureCause.NAMESPACE, "it uses the network of a container that is gone")
+
+
+def _is_probably_ours(builder: PlanBuilder, container: Container) -> bool:
+    """Return whether a removed owner, which is not recorded, probably concerned the gateway.
+
+    A container without a restart policy can be a debug container of an owner that the gateway never observed.
+    """
+    own, project, start = builder.observed.own_container, container.labels.get(PROJECT), container.last_start
+    same_project = own is not None and project is not None and project == own.labels.get(PROJECT)
+    return same_project and start is not None and start.restarts
 
 
 def _owner(builder: PlanBuilder, container: Container) -> Container | None:

@@ -20,6 +20,7 @@ from gateway.health.target_record import TargetRecord
 from gateway.health.verdict import CheckResult
 from gateway.health.way_choice import WayChoice
 from gateway.relay.direct_link import DirectLink
+from tests.support.clock import set_clock_back
 
 TARGET = Endpoint("db", 3306)
 SCHEDULE = CheckSchedule(interval=10, fast_interval=1, down_interval=5, timeout=3, rise=1, fall=1)
@@ -156,7 +157,7 @@ async def test_a_promotion_is_recorded_once_even_if_a_way_observes_it_late() -> 
     assert ways.target.candidate().promoted > promoted
 
 
-async def test_clients_avoid_a_way_until_its_next_successful_check() -> None:
+async def test_clients_avoid_a_way_until_its_next_successful_check(monkeypatch: pytest.MonkeyPatch) -> None:
     ways = Ways()
     for at in (0, 1):
         ways.probed(at, HealthState.UP)
@@ -164,6 +165,29 @@ async def test_clients_avoid_a_way_until_its_next_successful_check() -> None:
     ways.target.report_failed_dial("a")
     assert ways.target.choose() == 1
     assert [way.dial_failed for way in ways.target.health()] == [True, False]
+    set_clock_back(monkeypatch)
     ways.probed(0, HealthState.UP)
     assert [way.dial_failed for way in ways.target.health()] == [False, False]
     assert ways.target.choose() == 1
+
+
+async def test_a_state_keeps_its_beginning_when_clients_move_to_another_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    ways, now = Ways(), time.time() + 10
+    monkeypatch.setattr(time, "time", lambda: now)
+    ways.probed(0, HealthState.UP)
+    ways.target.candidate()
+    now += 10
+    ways.probed(1, HealthState.UP)
+    ways.close(0)
+    assert (ways.target.candidate().state, ways.target.choice.current) == (HealthState.UP, 1)
+    assert ways.target.clock.since == now - 10
+    now += 10
+    ways.close(1)
+    ways.target.candidate()
+    assert ways.target.clock.since == now
+    reloaded = Ways()
+    reloaded.close(0)
+    reloaded.close(1)
+    reloaded.target.inherit(ways.target)
+    now += 10
+    assert (reloaded.target.candidate().state, reloaded.target.clock.since) == (HealthState.BLOCKED, now - 10)

@@ -1,9 +1,12 @@
 """Tests of the commands that fix hazards."""
 
 import csv
+import os
 import shlex
+import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,6 +44,18 @@ def lines(container: AuditedContainer, change: MountOptionChange, *others: Audit
 MOVE = MountOptionChange({"/var/lib/mysql": "db-mysql"}, copied=("/var/lib/mysql",))
 
 
+GUARD = (
+    "docker volume inspect db-mysql > /dev/null 2>&1 && "
+    "{ echo 'the volume db-mysql exists: run gateway audit again' >&2; exit 1; }"
+)
+VOLUME = [
+    GUARD,
+    "docker volume create db-mysql",
+    "trap 'set +e; docker volume rm db-mysql' EXIT",
+]
+REMOVED = "docker rm -f -v db-new; docker volume rm db-mysql' EXIT"
+
+
 def test_a_container_is_created_with_the_options_that_it_has() -> None:
     host = {
         "PortBindings": {"80/tcp": [{"HostPort": "8011"}], "53/udp": [{"HostIp": "::1", "HostPort": "53"}]},
@@ -74,9 +89,11 @@ def test_a_container_is_created_with_the_options_that_it_has() -> None:
     )
     assert text == [
         "bash -euo pipefail <<'FIX'",
+        *VOLUME,
         create,
+        f"trap 'set +e; {REMOVED}",
         "docker network connect two db-new",
-        "trap 'docker start db; docker rm -f db-new' EXIT",
+        f"trap 'set +e; docker start db; {REMOVED}",
         "docker stop db",
         "docker cp -a db:/var/lib/mysql/. - | docker cp -a - db-new:/var/lib/mysql",
         "trap - EXIT",
@@ -87,6 +104,60 @@ def test_a_container_is_created_with_the_options_that_it_has() -> None:
         "FIX",
         "# when db works: docker rm -v db-old",
     ]
+
+
+FAKE_DOCKER = """#!/bin/sh
+echo "$*" >> log
+case "$*" in
+  "volume inspect "*) test -e exists ;;
+  "cp "*|"start "*) exit 1 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("labels", [{}, COMPOSE])
+def test_a_copy_that_fails_leaves_no_part_of_it_and_never_continues_one(
+    labels: Mapping[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "docker").write_text(FAKE_DOCKER)
+    (tmp_path / "docker").chmod(0o755)
+    files = {"com.docker.compose.project.config_files": f"{tmp_path}/compose.yaml"} if labels else {}
+    fix = recreate(AuditSnapshot((app := container(Labels={**labels, **files}),)), app, MOVE)
+
+    def run() -> list[str]:
+        (tmp_path / "log").write_text("")
+        path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        done = subprocess.run(["bash", "-c", fix], check=False, cwd=tmp_path, env=path, timeout=30)
+        assert done.returncode != 0
+        return (tmp_path / "log").read_text().splitlines()
+
+    helper = "db-copy" if labels else "db-new"
+    assert run()[-3:] == ["start db", f"rm -f -v {helper}", "volume rm db-mysql"]
+    (tmp_path / "exists").touch()
+    assert run() == ["volume inspect db-mysql"]
+
+
+def test_a_new_volume_never_has_the_name_of_another_volume() -> None:
+    options = {"type": "nfs", "o": "addr=192.0.2.1,udp", "device": ":/x"}
+    volumes = {name: AuditedVolume(name, options=options) for name in ("media", "media-2")}
+    app = container(AuditedMount("volume", "/data", "", "media"))
+    other = AuditedContainer("1", "other", mounts=(AuditedMount("volume", "/data", "", "media-2", writable=False),))
+    fixes = [each.fix for each in decide(AuditSnapshot((app, other), volumes)).findings if each.subject == "db"]
+    assert fixes
+    assert all("-v media-3:/data" in fix and "docker volume inspect media-3 > /dev/null" in fix for fix in fixes)
+
+
+def test_a_container_changes_only_after_the_mount_of_the_host_works() -> None:
+    options = {"type": "cifs", "o": "addr=192.0.2.1,username=u,password=hunter2,vers=3.0", "device": "//nas/x"}
+    app = container(AuditedMount("volume", "/data", "", "share"))
+    (finding,) = decide(AuditSnapshot((app,), {"share": AuditedVolume("share", options=options)})).findings
+    text = finding.fix.splitlines()
+    assert text[2] == "bash -euo pipefail <<'FIX'"
+    assert text.count("FIX") == 1
+    mounted = text.index("mount /mnt/db")
+    assert 2 < mounted < text.index("docker stop db") < text.index("FIX")
+    assert text[-1] == "# when db works: docker volume rm share"
+    assert not [each for each in text if each.startswith("docker volume rm")]
 
 
 def test_a_network_that_was_given_by_its_id_is_joined_once() -> None:
@@ -119,6 +190,7 @@ def test_options_of_the_image_are_not_repeated_in_the_command() -> None:
         ({"MaskedPaths": []}, {}),
         ({"Mounts": [{"Type": "bind", "BindOptions": {"Propagation": "rshared"}}]}, {}),
         ({}, {"Cmd": ["redis-server", "--requirepass", "hunter2"]}),
+        ({}, {"Cmd": ["redis-cli", "-a", "hunter2"]}),
         ({}, {"Env": ["KEY=a\nb"]}),
         ({}, {"Healthcheck": {"Test": ["CMD", "x"]}}),
         ({}, {"Labels": {"proxy": "http://me:hunter2@proxy"}}),
@@ -127,15 +199,17 @@ def test_options_of_the_image_are_not_repeated_in_the_command() -> None:
 def test_settings_that_cannot_be_printed_are_left_to_the_user(host: dict[str, Any], config: dict[str, Any]) -> None:
     text = "\n".join(lines(container(host=host, **config), MOVE))
     assert "\ndocker pause db\ndocker cp -a db:/var/lib/mysql ./db-mysql\nFIX\n# create db again" in text
-    assert "trap 'docker unpause db' EXIT\n" in text
+    assert "trap 'set +e; docker unpause db' EXIT\n" in text
     assert "-v db-mysql:/var/lib/mysql" in text
     assert "hunter2" not in text
 
 
 def test_a_container_with_rm_is_paused_while_its_data_are_copied() -> None:
     assert lines(container(removed=True, host={"AutoRemove": True}), MOVE)[1:-1] == [
+        *VOLUME,
         "docker create --name db-new -v db-mysql:/var/lib/mysql mariadb:11",
-        "trap 'docker unpause db; docker rm -f db-new' EXIT",
+        f"trap 'set +e; {REMOVED}",
+        f"trap 'set +e; docker unpause db; {REMOVED}",
         "docker pause db",
         "docker cp -a db:/var/lib/mysql/. - | docker cp -a - db-new:/var/lib/mysql",
         "trap - EXIT",
@@ -199,16 +273,19 @@ def test_a_container_of_compose_gets_an_override_file() -> None:
         },
         "volumes": {"db-mysql": {"external": True}, "shop_cache": {"external": True}},
     }
+    assert text.splitlines()[1] == GUARD
     compose = "docker compose -p shop -f /srv/shop/compose.yaml -f /srv/shop/db.audit.yaml"
     assert text[text.index(f"{compose} config") :].splitlines() == [
         f"{compose} config --quiet",
-        "docker volume create db-mysql",
+        *VOLUME[1:],
         "docker create --name db-copy -v db-mysql:/var/lib/mysql mariadb:11 none",
-        "trap 'docker start db; docker rm -f db-copy' EXIT",
+        "trap 'set +e; docker rm -f -v db-copy; docker volume rm db-mysql' EXIT",
+        "trap 'set +e; docker start db; docker rm -f -v db-copy; docker volume rm db-mysql' EXIT",
         "docker stop db",
         "docker cp -a db:/var/lib/mysql/. - | docker cp -a - db-copy:/var/lib/mysql",
-        "docker rm db-copy",
+        "docker rm -v db-copy",
         "docker commit db before-audit:db",
+        "trap 'set +e; docker start db' EXIT",
         f"{compose} up --detach --no-deps db",
         "trap - EXIT",
         "FIX",
@@ -314,7 +391,7 @@ def test_no_command_gives_a_service_an_empty_volume() -> None:
     labels = {"com.docker.swarm.service.name": "shop_db", "com.docker.swarm.node.id": "n1"}
     text = lines(container(Labels=labels), MOVE)
     assert text[:5] == [
-        "bash -euo pipefail <<'FIX'", "trap 'docker unpause db' EXIT", "docker pause db",
+        "bash -euo pipefail <<'FIX'", "trap 'set +e; docker unpause db' EXIT", "docker pause db",
         "docker cp -a db:/var/lib/mysql ./db-mysql", "FIX",
     ]  # fmt: skip
     assert all(each.startswith("# ") for each in text[5:])
@@ -332,6 +409,55 @@ def test_a_value_of_mount_is_quoted_for_a_task_of_a_service() -> None:
 def test_a_path_with_a_colon_gives_no_command(mount: AuditedMount) -> None:
     (only,) = lines(container(mount), MOVE)
     assert only.startswith("# db: a path has a colon")
+
+
+def test_a_copy_never_includes_another_mount() -> None:
+    """`docker cp` writes through the mounts of the new container, for example to a shared directory or to a key."""
+    data = AuditedMount("volume", "/data", "", "a" * 64)
+    change = MountOptionChange({"/data": "db-data"}, copied=("/data",))
+    for labels in ({}, COMPOSE):
+        app = container(data, AuditedMount("bind", "/data/.ssh/id_ed25519", "/srv/key"), Labels=labels)
+        text = lines(app, change)
+        assert all(each.startswith("# ") for each in text)
+        assert "# /data/.ssh/id_ed25519 is mounted below /data, and a copy would mix the files of both" in text
+        assert text[-1].endswith("-v /srv/key:/data/.ssh/id_ed25519 -v db-data:/data")
+    beside = container(data, AuditedMount("bind", "/data-2", "/srv/x"))
+    assert "docker stop db" in lines(beside, change)
+    above = lines(
+        container(AuditedMount("bind", "/data", "/srv/x")), MountOptionChange({"/data/x": "v"}, copied=("/data/x",))
+    )
+    assert all(each.startswith("# ") for each in above)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (AuditedMount("volume", "/data", "", "a" * 64), AuditedMount("volume", "/data", "", "a" * 64)),
+        (AuditedMount("bind", "/data", "/tmp/x"), AuditedMount("bind", "/in", "/tmp/x", writable=False)),  # noqa: S108
+        (AuditedMount("bind", "/data", "/tmp/x"), AuditedMount("bind", "/in", "/tmp/x/y")),  # noqa: S108
+    ],
+)
+def test_data_that_another_container_uses_is_not_moved(first: AuditedMount, second: AuditedMount) -> None:
+    volumes = {each.volume: AuditedVolume(each.volume) for each in (first,) if each.volume}
+    app, other = container(first), AuditedContainer("1", "backup", mounts=(second,))
+    change = MountOptionChange({"/data": "db-data"}, copied=("/data",))
+    text = recreate(AuditSnapshot((app, other), volumes), app, change).splitlines()
+    assert all(each.startswith("# ") for each in text)
+    assert "# backup also uses the data of /data" in text
+    alone = AuditedContainer("1", "backup", mounts=(AuditedMount("bind", "/in", "/srv/other"),))
+    assert "docker stop db" in recreate(AuditSnapshot((app, alone), volumes), app, change).splitlines()
+
+
+@pytest.mark.parametrize("key", ["NetworkMode", "PidMode", "IpcMode"])
+@pytest.mark.parametrize("labels", [{}, COMPOSE])
+def test_a_container_in_whose_namespace_others_run_is_not_replaced(key: str, labels: Mapping[str, str]) -> None:
+    app = container(Labels=labels)
+    inside = AuditedContainer("1", "app", inspection={"HostConfig": {key: f"container:{app.id}"}})
+    text = lines(app, MOVE, inside)
+    assert all(each.startswith("# ") for each in text)
+    assert "# app uses a namespace of db, which ends when the container is replaced" in text
+    outside = AuditedContainer("1", "app", inspection={"HostConfig": {key: "container:1234"}})
+    assert "docker stop db" in lines(app, MOVE, outside)
 
 
 def test_a_path_with_control_characters_gives_no_command() -> None:
@@ -364,7 +490,9 @@ def test_a_bind_of_nfs_becomes_a_volume_and_another_one_waits_for_its_mount() ->
     (finding,) = decide(AuditSnapshot((app,), host_mounts=(nfs,))).findings
     options = "-o type=nfs -o device=nas:/x/media -o o=addr=192.0.2.1,nfsvers=4.2,proto=tcp,hard"
     made = f"docker volume create {options} db-data"
-    assert finding.fix.splitlines()[0] == made
+    text = finding.fix.splitlines()
+    assert text[1].startswith("docker volume inspect db-data > ")
+    assert text[2] == made
     assert "-v db-data:/data" in finding.fix
     sshfs = HostMount("/mnt/nas", "fuse.sshfs", "me@nas:", {})
     (finding,) = decide(AuditSnapshot((app,), host_mounts=(sshfs,))).findings

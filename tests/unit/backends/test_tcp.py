@@ -14,7 +14,7 @@ from gateway.contracts.states import HealthState
 from gateway.errors import Reason
 from tests.support import certificates
 from tests.support.probes import probe
-from tests.support.servers import dripping, serving, talking
+from tests.support.servers import dripping, serving, silent, talking
 
 
 def backend(send: str | None = None, expect: str | None = None, tls: TlsOptions | None = None) -> TcpBackend:
@@ -53,7 +53,8 @@ async def test_the_response_decides() -> None:
     with serving(talking(b"220 ready\r\n")) as port:
         assert (await probe(backend(expect="220 "), port)).state is HealthState.UP
         result = await probe(backend(expect="PONG"), port, timeout=0.5)
-    assert result.reason is Reason.TIMEOUT
+    assert (result.state, result.reason) == (HealthState.DOWN, Reason.PROTOCOL)
+    assert result.detail == r"the response b'220 ready\r\n' does not contain check.expect"
     with serving(talking(b"-ERR\r\n\x1b[2J", then_close=True)) as port:
         result = await probe(backend(expect="PONG"), port)
     assert (result.state, result.reason) == (HealthState.DOWN, Reason.PROTOCOL)
@@ -62,8 +63,9 @@ async def test_the_response_decides() -> None:
         result = await probe(backend(expect="PONG"), port)
     assert (result.state, result.reason) == (HealthState.DOWN, Reason.PROTOCOL)
     assert len(result.detail) < 200
-    with serving(dripping(b"")) as port:
-        assert (await probe(backend(expect="PONG"), port, timeout=0.5)).reason is Reason.TIMEOUT
+    for server, reason in ((dripping(b""), Reason.PROTOCOL), (silent, Reason.TIMEOUT)):
+        with serving(server) as port:
+            assert (await probe(backend(expect="PONG"), port, timeout=0.5)).reason is reason
 
 
 async def test_a_pattern_matches_bytes_in_linear_time() -> None:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -36,6 +37,14 @@ def test_a_help_page_fits_a_terminal(names: tuple[str, ...], monkeypatch: pytest
     assert len(lines) <= LINES
     assert max(map(len, lines)) <= COLUMNS
     assert not [line for line in lines if line.endswith("...") and "Usage" not in line]  # Click cuts long texts.
+
+
+def test_a_full_disk_is_reported_in_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "gateway", "--version"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=60, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "gateway: cannot write: No space left on device: free space, or write to another place\n"
 
 
 def test_the_version_names_the_data_plane() -> None:

@@ -33,3 +33,4 @@ def test_without_a_service_the_usual_configuration_is_used(tmp_path: Path, monke
     monkeypatch.setenv("GATEWAY_CONFIG", str(file))
     assert completed("reconnect", "--admin-socket", socket) == ["edge"]
     assert completed("explain", "--url", "http://127.0.0.1:1") == []
+    assert completed("explain", "--url", "http://127.0.0.1:x") == []

@@ -108,5 +108,8 @@ def test_remedies_fit_the_kind() -> None:
     assert "output of the program" in tunnel_remedy("command", "timeout")
     assert "check.database" in target_remedy("mysql", "query")
     assert "check.path" in target_remedy("http", "query")
+    assert "render exports" in target_remedy("nfs", "permission")
+    assert "local port" in target_remedy("mysql", "permission")
     assert "flush-hosts" in target_remedy("mysql", "host_blocked")
     assert "protected-mode" in target_remedy("redis", "host_blocked")
+    assert "maxmemory-policy" in target_remedy("redis", "no_space")

@@ -10,6 +10,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from gateway.cli import cli
+from gateway.errors import UsageError
 
 
 @pytest.fixture
@@ -109,6 +110,35 @@ def test_without_a_key_the_agent_and_a_password_are_asked_for(folder: Path, monk
         done = run("init", "agent.yaml", answers="\n".join(answers) + "\n")
         assert done.exit_code == 0, done.output
     assert "agent: ${SSH_AUTH_SOCK}\n" in (folder / "agent.yaml").read_text()
+
+
+def test_paths_that_cannot_be_used_are_asked_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_account(user_id: int) -> None:
+        raise KeyError(user_id)
+
+    monkeypatch.setattr("pwd.getpwuid", no_account)  # as in a container with a user ID that has no account
+    for name in ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME", "SSH_AUTH_SOCK"):
+        monkeypatch.delenv(name, raising=False)
+    answers = [
+        "ssh", "bastion", "bastion.example.com", "", "tunnel", "22",  # the user has no default
+        "n" * 300, "~/key", "key", "hosts",
+        "redis", "cache", "cache.internal", "", "", "~no-such-user/secret", "s" * 300, "secret", "a password", "",
+        "n",
+    ]  # fmt: skip
+    done = run("init", answers="\n".join(answers) + "\n")
+    assert done.exit_code == 0, done.output
+    assert done.output.count(": File name too long: choose another path") == 2
+    assert "~/key: the home directory is not known: write an absolute path" in done.output
+    assert "~no-such-user/secret: the home directory is not known" in done.output
+    assert f"password_file: {folder}/secret\n" in (folder / "gateway.yaml").read_text()
+
+
+@pytest.mark.parametrize("file", ["n" * 300, "missing/gateway.yaml"])
+def test_a_file_that_cannot_be_written_is_reported_before_the_questions(folder: Path, file: str) -> None:
+    done = CliRunner().invoke(cli, ["init", file], input="ssh\n")
+    assert isinstance(done.exception, UsageError)
+    assert str(done.exception).endswith("choose another file")
+    assert done.output == ""
 
 
 def test_an_aborted_dialogue_writes_nothing(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Tests the options of tunnels through programs, and the modules that decide whether a program answers."""
 
+import contextlib
 import os
 import re
 import socket
@@ -12,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.cli import cli
+from gateway.command import connection_sockets, local_ports
+from gateway.command.connection_sockets import read_connection
 from gateway.command.local_ports import LocalPort, read_local_ports
 from gateway.command.options import CommandOptions
 from gateway.command.port_reservations import release_port, reserve_port
@@ -86,33 +89,80 @@ def test_silence_grows_while_data_waits() -> None:
 def test_connections_and_data_that_wait_are_counted(family: socket.AddressFamily, host: str) -> None:
     with socket.create_server((host, 0), family=family) as listener:
         port = listener.getsockname()[1]
-        assert not read_local_ports([port])[port].has_waiting_clients
-        assert read_local_ports([port])[port].owners == {os.geteuid()}
+        assert not read_local_ports({port: host})[port].has_waiting_clients
+        assert read_local_ports({port: host})[port].owners == {os.geteuid()}
         with socket.create_connection((host, port)) as client:
-            assert read_local_ports([port])[port].backlog == 1
-            assert read_local_ports([port])[port].has_waiting_clients
-            assert read_local_ports([port])[port].pending == {client.getsockname()[1]}
+            assert read_local_ports({port: host})[port].backlog == 1
+            assert read_local_ports({port: host})[port].has_waiting_clients
+            assert read_local_ports({port: host})[port].pending == {client.getsockname()[1]}
             accepted, _ = listener.accept()
             with accepted:
                 peer = client.getsockname()[1]
                 listeners = {os.fstat(listener.fileno()).st_ino}
-                assert read_local_ports([port])[port] == LocalPort({os.geteuid()}, listeners, unread={peer: 0})
+                assert read_local_ports({port: host})[port] == LocalPort({os.geteuid()}, listeners, unread={peer: 0})
                 client.sendall(b"12345")
-                stalled = read_local_ports([port])[port]
+                stalled = read_local_ports({port: host})[port]
                 assert stalled.unread == {peer: 5}
                 assert stalled.has_waiting_clients
                 with socket.create_connection((host, port)), listener.accept()[0]:
-                    assert not read_local_ports([port])[port].has_waiting_clients
+                    assert not read_local_ports({port: host})[port].has_waiting_clients
                 accepted.recv(1)
-                assert read_local_ports([port])[port].has_progress_since(stalled)
+                assert read_local_ports({port: host})[port].has_progress_since(stalled)
                 accepted.recv(4)
-                assert not read_local_ports([port])[port].has_waiting_clients
+                assert not read_local_ports({port: host})[port].has_waiting_clients
                 client.sendall(b"12345")
-                stalled = read_local_ports([port])[port]
+                stalled = read_local_ports({port: host})[port]
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 client.close()
-                assert not read_local_ports([port])[port].has_progress_since(stalled)
-    assert read_local_ports([port])[port].owners == set()
+                assert not read_local_ports({port: host})[port].has_progress_since(stalled)
+    assert read_local_ports({port: host})[port].owners == set()
+
+
+@pytest.mark.parametrize("source", ["sock_diag", "tables"])
+@pytest.mark.parametrize(("listen", "host"), [("127.0.0.1", "127.0.0.1"), ("::", "127.0.0.1"), ("::1", "::1")])
+def test_the_state_of_one_connection(source: str, listen: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if source == "sock_diag":
+        monkeypatch.setattr(local_ports, "_TABLES", ())  # their size depends on the connections of the host
+    else:
+        monkeypatch.setattr(connection_sockets, "_NETLINK_SOCK_DIAG", 31)
+    family = socket.AF_INET6 if ":" in listen else socket.AF_INET
+    with socket.create_server((listen, 0), family=family, dualstack_ipv6=listen == "::") as listener:
+        port, inode = listener.getsockname()[1], os.fstat(listener.fileno()).st_ino
+        with socket.create_connection((host, port)) as client:
+            number = client.getsockname()[1]
+            waiting = read_connection(host, port, number)
+            assert waiting == LocalPort({os.geteuid()}, {inode}, backlog=1, pending={number})
+            with listener.accept()[0]:
+                accepted = read_connection(host, port, number)
+                assert (accepted.owners, accepted.listeners) == ({os.geteuid()}, {inode})
+                assert (accepted.backlog, accepted.pending) == (0, set())
+
+
+def test_sockets_of_other_addresses_are_ignored() -> None:
+    """Another user can open them, while the program listens on the address that the gateway dials."""
+    with contextlib.ExitStack() as stack:
+        program = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        port = program.getsockname()[1]
+        inode = os.fstat(program.fileno()).st_ino
+        others = [
+            stack.enter_context(socket.create_server((host, port), family=family))
+            for host, family in (("127.0.0.2", socket.AF_INET), ("::", socket.AF_INET6))
+        ]
+        stack.enter_context(socket.create_connection(("127.0.0.2", port))).sendall(b"x")
+        stack.enter_context(others[0].accept()[0])
+        stack.enter_context(socket.create_connection(("127.0.0.2", port)))
+        assert read_local_ports({port: "127.0.0.1"})[port] == LocalPort({os.geteuid()}, {inode})
+        assert read_local_ports({port: "::1"})[port].listeners == {os.fstat(others[1].fileno()).st_ino}
+
+
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, ""), (socket.AF_INET6, "::")])
+def test_a_program_can_listen_on_all_addresses(family: socket.AddressFamily, host: str) -> None:
+    with socket.create_server((host, 0), family=family, dualstack_ipv6=family == socket.AF_INET6) as program:
+        port = program.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            found = read_local_ports({port: "127.0.0.1"})[port]
+            assert found.listeners == {os.fstat(program.fileno()).st_ino}
+            assert found.pending == {client.getsockname()[1]}
 
 
 def test_a_reserved_port_is_not_returned_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,15 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -154,6 +157,40 @@ async def test_the_backoff_grows_if_a_program_listens_and_exits(monkeypatch: pyt
             assert flapping._retry._backoff.attempts == failures
             while not flapping._retry.is_over:
                 await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("mode", ["port", "stdio"])
+async def test_a_file_system_that_does_not_answer_does_not_block_the_event_loop(
+    mode: Literal["port", "stdio"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, answer = asyncio.Queue[None](), threading.Event()
+    loop, which = asyncio.get_running_loop(), shutil.which
+
+    def slow_which(name: str, path: str | None = None) -> str | None:
+        if path != "/slow":
+            return which(name, path=path)
+        loop.call_soon_threadsafe(entered.put_nowait, None)
+        answer.wait(50)
+        return None
+
+    monkeypatch.setenv("PATH", f"/slow:{os.environ['PATH']}")
+    monkeypatch.setattr(shutil, "which", slow_which)
+    monkeypatch.setattr(target, "RECONNECT", BackoffPolicy(first=0.01, floor=0.01, cap=0.01, forgive_every=60))
+    options = CommandOptions(
+        ("cat", "{local_port}") if mode == "port" else ("cat",), mode, start_timeout=Duration(0.4)
+    )
+    try:
+        async with opened(options) as link:
+            with pytest.raises(ReachError, match=r"command: /slow/cat: the file system did not answer within 0.2 s"):
+                await link.socket(GOOD)
+            await entered.get()
+            assert (await link.lost()).reason is Reason.TIMEOUT
+        async with opened(options) as link:
+            with pytest.raises(ReachError, match="/slow/cat"):
+                await link.socket(GOOD)
+            assert entered.empty()  # the first thread is still waiting
+    finally:
+        answer.set()
 
 
 async def test_a_port_of_another_program_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,6 +170,26 @@ backends: {a: {kind: tcp, via: inner, targets: db:1}}
     assert "tunnels.vpn.via: c (command) and p (proxy) resolve vpn.internal" in vpn
 
 
+@pytest.mark.parametrize(
+    "tunnel", ["kind: command, mode: stdio, command: [nc]", "kind: ssh, host: h, user: u, proxy_command: [nc]"]
+)
+def test_an_environment_variable_that_is_not_set_gives_advice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tunnel: str
+) -> None:
+    monkeypatch.setenv("PRESENT", "")
+    monkeypatch.delenv("ABSENT", raising=False)
+    text = f"""
+backends: {{a: {{kind: tcp, targets: 'h:1', via: t}}}}
+tunnels:
+  t: {{{tunnel},
+      environment: [PRESENT, ABSENT]}}
+"""
+    (warning,) = advice(read(text, tmp_path))
+    assert ":5:20: tunnels.t.environment: not set in the gateway's environment: ABSENT (" in warning
+    monkeypatch.setenv("ABSENT", "x")
+    assert advice(read(text, tmp_path)) == []
+
+
 def test_a_key_without_effect_gives_advice(tmp_path: Path) -> None:
     text = """
 tunnels: {b: {kind: ssh, host: h, user: u}, c: {kind: ssh, host: h, user: u}}

@@ -16,7 +16,11 @@ OPENED = WayHealth(is_open=True, state=HealthState.BLOCKED)
 
 some_ways = st.lists(
     st.builds(
-        WayHealth, st.booleans(), st.sampled_from(HealthState), st.none() | st.floats(0.0001, 10), st.booleans()
+        WayHealth,
+        is_open=st.booleans(),
+        state=st.sampled_from(HealthState),
+        latency=st.none() | st.floats(0.0001, 10),
+        dial_failed=st.booleans(),
     ),
     min_size=1,
     max_size=4,
@@ -106,14 +110,34 @@ def test_clients_return_to_a_way_of_a_target_without_checks() -> None:
 def test_latency_decides_with_hysteresis() -> None:
     choice = WayChoice(["a", "b", "c"], "latency")
 
-    def update(*latencies: float | None) -> int:
-        return choice.update([replace(UP, latency=each) for each in latencies], 0.0)
+    def update(*latencies: float | None, checks: int = 1) -> int:
+        return choice.update([replace(UP, latency=each, checks=checks) for each in latencies], 0.0)
 
     assert update(None, 0.050, None) == 1
     assert update(0.045, 0.050, None) == 1  # not fast enough
-    assert update(0.039, 0.050, 0.030) == 2
-    assert update(0.0005, 0.0012, 0.0012) == 2  # less than a millisecond
+    assert update(0.039, 0.050, 0.030, checks=2) == 1
+    assert update(0.030, 0.050, 0.039, checks=9) == 1
+    assert update(0.039, 0.050, 0.030, checks=10) == 2  # one of the others was faster for eight checks
+    assert update(0.0005, 0.0012, 0.0012, checks=20) == 2  # less than a millisecond
     assert choice.switches == {"c": 1}
+
+
+def test_latencies_that_alternate_cause_no_change() -> None:
+    choice = WayChoice(["a", "b"], "latency")
+    for checks in range(100):
+        slow, fast = 0.030, 0.003
+        latencies = (slow, fast) if checks // 7 % 2 else (fast, slow)
+        assert choice.update([replace(UP, latency=each, checks=checks) for each in latencies], 0.0) == 0
+    assert not choice.switches
+
+
+def test_a_way_that_starts_to_work_is_used_at_once_if_it_is_faster() -> None:
+    choice = WayChoice(["a", "b"], "latency")
+    assert choice.update([replace(UP, latency=0.1, checks=1), CLOSED], 0.0) == 0
+    assert choice.update([replace(UP, latency=0.1, checks=1), replace(UP, latency=0.01, checks=1)], 0.0) == 1
+    assert choice.update([replace(UP, latency=0.01, checks=9), replace(UP, latency=0.1, checks=8)], 0.0) == 1
+    assert choice.update([CLOSED, replace(UP, latency=0.1, checks=9)], 0.0) == 1
+    assert choice.update([replace(UP, latency=0.01, checks=9), CLOSED], 0.0) == 0
 
 
 def test_a_reload_keeps_the_choice_and_the_counters() -> None:

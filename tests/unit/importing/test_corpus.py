@@ -24,7 +24,7 @@ WORDS = frozenset({
     "ssh", "autossh", "sudo", "docker", "podman", "run", "volume", "create", "service", "services", "volumes",
     "mount", "environment", "driver_opts", "driver", "local", "version", "type", "bind", "source", "target", "device",
     "nfs4", "cifs", "localhost", "ssh-config", "false", "true", "command", "container_name", "defaults", "rw",
-    "pgsql", "dev", "tun", "while", "do", "done",
+    "pgsql", "dev", "tun", "while", "do", "done", "then",
 })  # fmt: skip
 """Words of the syntax, and values that request the default behavior of the import."""
 OPTIONS = frozenset({

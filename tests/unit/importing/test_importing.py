@@ -244,10 +244,24 @@ def test_a_source_without_backends_is_an_error_with_the_notes() -> None:
         ("while true; do a; done", [["while", "true"], ["a"], ["done"]]),
         ("a \\\n b\nc 2>&1 >/dev/null", [["a", "b"], ["c"]]),
         ("a $(b c) d", [["a", "$(b c)", "d"]]),
+        ("a > /dev/null 2>&1 -b >'c d' e &> f", [["a", "-b", "e"]]),
+        ('a <<< "don\'t" b', [["a", "b"]]),
+        ("echo $((1 << 2))\n(( a << 2 ))\nb", [["echo", "$((1 << 2)"], ["a"], ["b"]]),
+        ("a <<X -b <<-'Y z'\ndon't\nX\nc\n\tY z\nd", [["a", "-b"], ["d"]]),
+        ("command -v a || command b", [["command", "-v", "a"], ["b"]]),
     ],
 )
 def test_a_script_is_split_like_a_shell_does(text: str, commands: list[list[str]]) -> None:
     assert [command.words for command in read_script(text).commands] == commands
+
+
+def test_a_here_document_is_not_imported() -> None:
+    result = imported(
+        "cat > /etc/motd <<'EOT'\nDon't use this host\nssh -L 9999:other:9999 x@y\nEOT\n"
+        "ssh u@app <<EOF\ndocker run -e DB_HOST=inner -e DB_PORT=5432 app\nEOF\nssh -N -L 3306:db:3306 u@b\n"
+    )
+    assert [each["targets"] for each in result.backends.values()] == [["db:3306"]]
+    assert "`ssh u@app <<EOF`: the here-document is not imported" in result.notes
 
 
 @pytest.mark.parametrize(

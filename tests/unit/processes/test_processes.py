@@ -26,7 +26,7 @@ async def children() -> AsyncIterator[TunnelProcesses]:
 
 
 async def shell(children: TunnelProcesses, script: str) -> StdioStream:
-    return await StdioStream.start(children, ["/bin/sh", "-c", script], environment_of_user(()), lambda _: None)
+    return await StdioStream.start(children, ["sh", "-c", script], "/bin/sh", environment_of_user(()), lambda _: None)
 
 
 async def everything(stream: StdioStream) -> bytes:
@@ -42,7 +42,7 @@ async def test_a_program_gets_only_the_permitted_variables(
     for name in ("AWS_PROFILE", "GATEWAY_BACKEND_ORDERS", "HOME"):
         monkeypatch.setenv(name, "x")
     environment = environment_of_user(["AWS_PROFILE", "NOT_SET"])
-    stream = await StdioStream.start(children, ["/usr/bin/env"], environment, lambda _: None)
+    stream = await StdioStream.start(children, ["env"], "/usr/bin/env", environment, lambda _: None)
     names = {line.partition("=")[0] for line in (await everything(stream)).decode().splitlines()}
     stream.close()
     assert {"AWS_PROFILE", "HOME", "PATH"} <= names
@@ -51,10 +51,17 @@ async def test_a_program_gets_only_the_permitted_variables(
 
 async def test_a_program_does_not_ignore_the_end_of_its_reader(children: TunnelProcesses) -> None:
     stream = await StdioStream.start(
-        children, ["/bin/grep", "SigIgn", "/proc/self/status"], environment_of_user(()), lambda _: None
+        children, ["grep", "SigIgn", "/proc/self/status"], "/bin/grep", environment_of_user(()), lambda _: None
     )
     ignored = int((await everything(stream)).split()[1], 16)  # bit n - 1 is signal n
     assert not ignored & (1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1)
+    stream.close()
+
+
+async def test_the_name_of_a_program_is_not_the_file_that_is_executed(children: TunnelProcesses) -> None:
+    command = ["/absent/name", "-c", 'echo "$0"']
+    stream = await StdioStream.start(children, command, "/bin/sh", environment_of_user(()), lambda _: None)
+    assert await everything(stream) == b"/absent/name\n"
     stream.close()
 
 

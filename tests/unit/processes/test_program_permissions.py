@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import GatewayError
+from gateway.processes.program_permissions import lookup_steps
 from gateway.processes.programs import insecure_program, resolve_program
 from gateway.tunnels import KINDS
 from tests.support.files import scratch
@@ -31,7 +32,7 @@ def weak(program: Path) -> list[str]:
 
 
 def test_a_program_of_root_or_of_the_gateway_is_secure(program: Path) -> None:
-    assert resolve_program([str(program)]) == str(program)
+    assert resolve_program([str(program)]) == (str(program), str(program))
     assert weak(program) == weak(Path("/bin/sh")) == weak(program.parent / "none") == []
 
 
@@ -71,3 +72,28 @@ def test_a_program_of_another_user_is_refused_for_root(
     assert len(weak(program)) == 1
     monkeypatch.setattr(os, "geteuid", lambda: OTHER)
     assert weak(program) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to change owners")
+@pytest.mark.parametrize("kind", ["folder", "sticky folder"])
+def test_another_user_cannot_change_a_link_on_the_way_to_a_program(program: Path, kind: str) -> None:
+    folder, other = program.parents[1], program.parents[1] / "other"
+    other.mkdir(mode=0o755)
+    (other / "directory").symlink_to(program.parent)
+    (other / "cloud").symlink_to("directory/../bin/cloud")
+    first = program.parent / "first"
+    first.symlink_to(f"../{other.name}/cloud")
+    assert resolve_program([str(first)]) == (str(first), str(program))
+    if kind == "folder":
+        changed = other
+        os.chown(other, OTHER, -1)
+    else:
+        changed = other / "directory"
+        other.chmod(0o1777)
+        assert resolve_program([str(first)]).file == str(program)
+        os.chown(changed, OTHER, -1, follow_symlinks=False)
+    with pytest.raises(GatewayError, match=f"the user {OTHER}, who owns {changed}, can replace it"):
+        resolve_program([str(first)])
+    (other / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="Too many levels"):
+        lookup_steps(folder / "other/loop")

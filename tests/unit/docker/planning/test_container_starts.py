@@ -318,8 +318,16 @@ def test_the_namespace_of_a_removed_container_that_did_not_concern_the_gateway_i
     assert planned(mine, joining(labels={PROJECT: "shop"}), own="another").dead
     assert planned(mine, joining(labels={PROJECT: "other"}), own="another").dead == ()
     assert planned(joining(labels={"gateway.revive": "true"})).dead
-    known = desired(namespaces=frozenset({OWNER_ID}))
-    assert planned(replace(container, last_start=LastStart(at=100.0)), wanted=known).dead == (), "a debug container"
+    debug = joining(labels={PROJECT: "shop"})
+    assert planned(mine, replace(debug, last_start=LastStart(at=100.0)), own="another").dead == ()
+
+
+def test_a_running_container_that_lost_a_recorded_namespace_is_listed_without_a_restart_policy() -> None:
+    container = replace(joining(), last_start=LastStart(at=100.0))
+    made = planned(
+        gateway(number="another"), container, own="another", wanted=desired(namespaces=frozenset({OWNER_ID}))
+    )
+    assert (starts(made), only_dead(made).state) == ([], DeadContainerState.RECREATE)
 
 
 def test_namespaces_that_concern_the_gateway_are_remembered_until_the_last_container_leaves() -> None:

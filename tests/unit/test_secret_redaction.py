@@ -1,4 +1,4 @@
-"""No secret of a source is in the configuration, a note or an error of `gateway import`."""
+"""Tests of `gateway.secret_redaction`: no secret of a source is in the output of `gateway import`."""
 
 import time
 
@@ -9,8 +9,8 @@ from gateway.cli import cli
 from gateway.errors import UsageError
 from gateway.importing.conversion import convert, note_rest
 from gateway.importing.import_result import ImportResult
-from gateway.importing.secret_redaction import hide_secrets, redacted
 from gateway.importing.source_format import ImportSource
+from gateway.secret_redaction import has_secrets, hide_secrets, redacted
 
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\\nhunter2\\n-----END OPENSSH PRIVATE KEY-----"
 ENCODED_KEY = "LS0tLS1CRUdJTiBPUEVOU1NIIFBSSVZBVEUg/hunter2/S0VZLS0tLS0="
@@ -49,10 +49,44 @@ def test_passwords_are_not_shown(words: list[str], shown: str) -> None:
         ('NAME="x" TOKEN="open hunter2" y', 'NAME="x" TOKEN=*** y'),
         ("(SetEnv API_TOKEN=hunter2): not imported", "(SetEnv API_TOKEN=***): not imported"),
         ("o=username=me,password2=hunter2,vers=3", "o=username=me,password2=***,vers=3"),
+        ("o=user=me%hunter2,vers=3", "o=user=me%***,vers=3"),
+        ("redis-server --masterauth hunter2", "redis-server --masterauth ***"),
+        ("redis-cli -h r -a hunter2 ping", "redis-cli -h r -a *** ping"),
+        ("mongosh -u me -p hunter2", "mongosh -u me -p ***"),
+        ("mongo -p hunter2", "mongo -p ***"),
+        ("cqlsh -u me -p hunter2", "cqlsh -u me -p ***"),
+        ("sqlcmd -S h -P hunter2", "sqlcmd -S h -P ***"),
+        ("ldapsearch -w hunter2 -b x", "ldapsearch -w *** -b x"),
+        ("plink -pw hunter2 h", "plink -pw *** h"),
+        ("smbclient -U me%hunter2 //s/s", "smbclient -U me%*** //s/s"),
+        ("lftp -u me,hunter2 h", "lftp -u me,*** h"),
+        ("htpasswd -b f me hunter2", "htpasswd -b f me ***"),
+        ("vault login -no-print hunter2", "vault login -no-print ***"),
+        ("mc alias set s3 http://m me hunter2", "mc alias set s3 http://m me ***"),
+        ("aws configure set aws_secret_access_key hunter2", "aws configure set aws_secret_access_key ***"),
+        ("restic --password-command 'echo hunter2' x", "restic --password-command *** x"),
+        ("x --api-key hunter2 y", "x --api-key *** y"),
+        ("curl -H 'X-Api-Key: open hunter2' x", "curl -H 'X-Api-Key: ***' x"),
+        ("curl -H X-Auth:hunter2 x", "curl -H X-Auth:*** x"),
     ],
 )
 def test_secrets_in_a_text_are_hidden(text: str, shown: str) -> None:
     assert hide_secrets(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["-e", "DB_PWD=x"], True),
+        (["--label", "proxy=http://me:x@proxy"], True),
+        (["redis-server", "--masterauth", "x"], True),
+        (["redis-cli", "-a", "x"], True),
+        (["mongod", "--bind_ip", "10.0.0.1"], False),
+        (["-v", "/private/db:/db", "a b"], False),
+    ],
+)
+def test_words_with_a_secret_are_recognized(words: list[str], found: bool) -> None:
+    assert has_secrets(words) is found
 
 
 @pytest.mark.parametrize(
@@ -61,6 +95,7 @@ def test_secrets_in_a_text_are_hidden(text: str, shown: str) -> None:
         "-v ./secrets/tunnel_key:/root/.ssh/id_rsa",
         "image app:1.2@sha256:0123abcd",
         "docker run mysql: unchanged: -p 3306:3306",
+        "docker run mongo: unchanged: -p 27017:27017",
         "backends.db: add check: {user: …, password_file: …}",
         "services.app: DB_PASSWORD: write the value of DB_PASSWORD to /run/secrets/db_password",
     ],
@@ -75,6 +110,7 @@ def test_paths_and_names_are_shown(text: str) -> None:
         ("Host a\n User u\n ProxyCommand sshpass -p hunter2 ssh -W %h:%p j\n LocalForward 1 b:2\n", "config"),
         ("Host a\n User u\n LocalForward 1 b:2\nHost b\n SetEnv TOKEN=hunter2\n", "config"),
         ('[Service]\nEnvironment="DB_PASSWORD=open hunter2"\nExecStart=ssh -L 1:a:2 u@h\n', "a.service"),
+        ("echo hunter2 | docker login --password-stdin\nredis-cli -a hunter2\nssh -L 1:a:2 u@h", ""),
         ("docker run -v vol:/m --opt type=cifs --opt o=password=hunter2 --opt device=//s/x a\nssh -L 1:a:2 u@h", ""),
         ("docker run --mount type=volume,src=v,dst=/m,volume-opt=o=password=hunter2 a\nssh -L 1:a:2 u@h", ""),
     ],
@@ -143,7 +179,22 @@ def test_a_damaged_source_on_standard_input_is_an_error(text: bytes, words: str)
 
 
 @pytest.mark.parametrize(
-    "word", ["token.", "mysql ", "sshpass ", "curl ", "a:", "a.b-", "--password ", "://", "'", "-----BEGIN "]
+    "word",
+    [
+        "token.",
+        "mysql ",
+        "sshpass ",
+        "curl ",
+        "mongosh -p",
+        "redis-cli -a",
+        "'key",
+        "a:",
+        "a.b-",
+        "--password ",
+        "://",
+        "'",
+        "-----BEGIN ",
+    ],
 )
 def test_the_time_grows_linearly_with_the_length_of_a_text(word: str) -> None:
     began = time.process_time()

@@ -55,7 +55,7 @@ async def test_an_event_is_handled_by_its_kind(
         yield happened
 
     options = DockerOptions(networks={"apps": NetworkOptions()})
-    made: Any = Reconciler(options, lambda: DesiredState("site-a", options), lambda _: None, tmp_path)
+    made: Any = Reconciler(options, lambda: DesiredState("site-a", options, ()), lambda _: None, tmp_path)
     made.directory, made._observer = Recorder(), Recorder()
     made.revivals.record_signal(OTHER)
     await made._watch(SimpleNamespace(events=events, flavor=DOCKER), 0.0)

@@ -1,0 +1,77 @@
+"""Decides whether commands can replace a container without harm to data and to other containers. Does no I/O."""
+
+from collections.abc import Iterator
+
+from gateway.audit.model import AuditedContainer, AuditSnapshot
+from gateway.audit.mount_options import MountOptionChange
+from gateway.audit.mount_storage import MountStorage, is_below, store_of
+
+_NAMESPACES = ("NetworkMode", "PidMode", "IpcMode")
+"""Keys of `HostConfig` whose value `container:ID` makes a container use a namespace of another container."""
+
+
+def obstacles(snapshot: AuditSnapshot, container: AuditedContainer, change: MountOptionChange) -> list[str]:
+    """Return the reasons why no commands are safe; empty if commands can replace the container.
+
+    Args:
+        snapshot: The snapshot, with the other containers.
+        container: The container to replace.
+        change: How the mounts change.
+    """
+    return [*_nested(container, change), *_shared(snapshot, container, change), *_dependants(snapshot, container)]
+
+
+def _nested(container: AuditedContainer, change: MountOptionChange) -> Iterator[str]:
+    """Yield the mounts below and above copied paths: a copy would also read and write the files of these mounts."""
+    for path in change.copied:
+        for mount in container.mounts:
+            if mount.path != path and (is_below(mount.path, path) or is_below(path, mount.path)):
+                inner, outer = (mount.path, path) if is_below(mount.path, path) else (path, mount.path)
+                yield f"{inner} is mounted below {outer}, and a copy would mix the files of both"
+
+
+def _shared(snapshot: AuditSnapshot, container: AuditedContainer, change: MountOptionChange) -> Iterator[str]:
+    """Yield the copied paths whose data other containers also use: these containers would keep the old data."""
+    stores = {each.path: store_of(snapshot, each) for each in container.mounts}
+    for path in change.copied:
+        store = stores.get(path)
+        if store is None:
+            continue
+        names = sorted(
+            other.name
+            for other in _others(snapshot, container)
+            if any(_is_same(store, store_of(snapshot, each)) for each in other.mounts)
+        )
+        if names:
+            yield f"{', '.join(names)} also {'uses' if len(names) == 1 else 'use'} the data of {path}"
+
+
+def _is_same(one: MountStorage, other: MountStorage) -> bool:
+    """Return whether two places have the same data, or one of them is a directory inside the other."""
+    if one.identity and one.identity == other.identity:
+        return True
+    first, second = one.host_path, other.host_path
+    return bool(first and second) and (is_below(first, second) or is_below(second, first))
+
+
+def _dependants(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterator[str]:
+    """Yield the containers that use a namespace of the container: it ends with the container."""
+    names = sorted(
+        other.name
+        for other in _others(snapshot, container)
+        if any(
+            _refers(str((other.inspection.get("HostConfig") or {}).get(key, "")), container) for key in _NAMESPACES
+        )
+    )
+    if names:
+        verb = "uses" if len(names) == 1 else "use"
+        yield f"{', '.join(names)} {verb} a namespace of {container.name}, which ends when the container is replaced"
+
+
+def _refers(mode: str, container: AuditedContainer) -> bool:
+    kind, _, target = mode.partition(":")
+    return kind == "container" and bool(target) and (target == container.name or container.id.startswith(target))
+
+
+def _others(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterator[AuditedContainer]:
+    return (each for each in snapshot.containers if each.id != container.id and not each.is_former_task)

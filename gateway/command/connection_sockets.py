@@ -1,0 +1,88 @@
+"""Asks the kernel for the two sockets that serve one local connection (sock_diag(7)).
+
+The kernel finds them in hash tables. In contrast, `/proc/net/tcp` lists all sockets of the host, which takes 70 ms
+with 16,000 sockets.
+"""
+
+import logging
+import os
+import socket
+import struct
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from gateway.command.local_ports import ESTABLISHED, LISTEN, LocalPort, read_local_ports
+
+log = logging.getLogger(__name__)
+
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_NLM_F_REQUEST = 1
+_NLMSG_ERROR = 2
+_ALL_STATES = 0xFFFFFFFF
+_HEADER = struct.Struct("=IHHII")
+"""struct nlmsghdr (netlink(7))."""
+_REQUEST = struct.Struct("=BBBxI2s2s16s16sI8s")
+"""struct inet_diag_req_v2 (linux/inet_diag.h)."""
+_ANSWER = struct.Struct("=BBBB48xIIIII")
+"""struct inet_diag_msg (linux/inet_diag.h)."""
+_MAX_ANSWER = 8192
+
+
+class _Socket(NamedTuple):
+    state: int
+    queue: int
+    owner: int
+    inode: int
+
+
+def read_connection(host: str, port: int, client: int) -> LocalPort:
+    """Return the listener of a local port and one of its connections.
+
+    If the kernel cannot answer, read the tables of all sockets instead, which blocks for longer.
+
+    Args:
+        host: The address that the client has dialed: 127.0.0.1 or ::1.
+        port: The TCP port.
+        client: The port of the client, which is connected.
+
+    Returns:
+        The state of the port. `owners` also contains the user who accepted the connection. `unread` is empty.
+
+    Raises:
+        OSError: The kernel does not answer, and a table cannot be read.
+    """
+    try:
+        connection = _find(host, port, client)
+        listener = connection if connection.state == LISTEN else _find(host, port, 0)
+    except OSError as error:
+        log.debug("sock_diag does not find a connection, so the tables are read: %s", error)
+        return read_local_ports({port: host})[port]
+    found = LocalPort({listener.owner}, {listener.inode}, listener.queue)
+    if connection.inode:  # a process has the socket open
+        found.owners.add(connection.owner)
+    elif connection.state == ESTABLISHED:
+        found.pending.add(client)
+    return found
+
+
+def _find(host: str, port: int, client: int) -> _Socket:
+    """Return the socket that receives the packets of a client; without a client, the listener.
+
+    Raises:
+        OSError: There is no such socket, or the kernel has no sock_diag.
+    """
+    address = ip_address(host)
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    ends = port.to_bytes(2), client.to_bytes(2), address.packed, address.packed if client else b""
+    request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, _ALL_STATES, *ends, 0, b"\xff" * 8)
+    header = _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as netlink:
+        netlink.sendto(header + request, (0, 0))
+        # The kernel has answered before `sendto` returns.
+        answer = netlink.recv(_MAX_ANSWER, socket.MSG_DONTWAIT)
+    if _HEADER.unpack_from(answer)[1] == _NLMSG_ERROR:
+        number = -struct.unpack_from("=i", answer, _HEADER.size)[0]
+        raise OSError(number, os.strerror(number))
+    _, state, _, _, _, queue, _, owner, inode = _ANSWER.unpack_from(answer, _HEADER.size)
+    return _Socket(state, queue, owner, inode)

@@ -1,0 +1,101 @@
+"""Recognizes secrets in text and command lines, and hides them."""
+
+import re
+import shlex
+from collections.abc import Sequence
+
+_NAME = r"pass(?:word|wd|phrase)?|pwd|secret|token|master_?auth|cli_auth|proxy-auth|(?:api|preshared)[_.-]?key"
+_SECRET = re.compile(rf"(?i)(?:{_NAME}|private[_.-]?key|credential)s?")
+"""Matches the part of a name that indicates a secret. All other patterns of names contain the same list."""
+_OPTION = rf"--?[\w-]*(?:{_NAME}|(?:secret|access|account)[_-]?key)(?:-command)?"
+_END = r"(?=[:)`']*(?:[\s,;]|$))"
+"""Matches the end of a secret. Punctuation that a note adds after the secret is not part of the secret."""
+_WORD = rf"(?:'[^']*'|\"[^\"]*\"|[^\s'\"]+?{_END})"
+_SETTING = rf"(?<![\w.-])[\w.-]*(?:{_NAME}|_?key)s?\d?"
+_HEADER = r"[\w-]{0,60}(?:key|token|auth|secret|password|cookie)[\w-]{0,60}\s{0,9}:"
+_OPTIONS_OF_PROGRAMS = (
+    ("mysql|mariadb", "-p"),
+    ("sshpass|login|cqlsh", r"-p\s*"),
+    (r"mongo(?:sh|dump|restore|export|import|(?=\s))", r"-p\s*"),
+    ("redis-cli|valkey-cli", r"-a\s*"),
+    ("sqlcmd|bcp|mosquitto_pub|mosquitto_sub|zip|unzip", r"-P\s*"),
+    ("ldap", r"-w\s*"),
+    ("plink|pscp|psftp", r"-pw\s+"),
+    ("smbclient|rpcclient", r"-U\s*[^\s%'\"]*%"),
+    ("lftp", r"-u\s*[^\s,'\"]*,"),
+    ("curl", r"(?:-u|--user)\s*"),
+)
+"""Names of programs, and the option whose value is a secret. Each pattern matches the text up to the secret."""
+
+
+def _after(program: str) -> str:
+    """Return a pattern that matches the name of a program and its arguments.
+
+    The arguments do not contain the name again. Otherwise, the time to search a text that repeats the name would grow
+    with the square of its length.
+    """
+    return rf"\b{program}\w*\b(?:(?!\b{program})[^;|&])*?"
+
+
+_HIDDEN = (
+    re.compile(r"()(?:-----BEGIN.*?(?:-----END[^-]*-----|$)|LS0tLS1CRUdJTi[\w+/=]*)", re.DOTALL),
+    re.compile(r"(://[^:/@\s]*:)[^@\s]{1,4000}(?=@)"),
+    re.compile(r"((?<![\w./%-])[\w.%-]+:)[^\s:/@]+(?=@(?!sha256:))"),  # not the digest of an image
+    re.compile(rf"(?i)({_SETTING}(?:=|:(?!/)))(?:\"[^\"]*\"|[^\s,;]+?{_END})"),  # `:/` precedes a path
+    re.compile(rf"(?i)((?<!\S){_OPTION}\s+){_WORD}"),
+    *(re.compile(rf"({_after(f'(?:{name})')}\s{option}){_WORD}") for name, option in _OPTIONS_OF_PROGRAMS),
+    re.compile(rf"(\bhtpasswd\s+-\w*b\w*\s+\S+\s+\S+\s+){_WORD}"),
+    re.compile(rf"(\bvault\s+login\s+(?:-\S+\s+)*)(?!-){_WORD}"),
+    re.compile(rf"(\bmc\s+alias\s+set\s+\S+\s+\S+\s+\S+\s+){_WORD}"),
+    re.compile(rf"(\bconfigure\s+set\s+\S{{0,60}}(?:secret|token|password)\S{{0,60}}\s+){_WORD}"),
+    re.compile(rf"(?i)(\buser(?:name)?=[^\s,%]*%)[^\s,;]+?{_END}"),
+    re.compile(rf"(?i)(['\"]{_HEADER}\s(?:(?:basic|bearer|token)\s+)?)[^'\"]+"),
+    re.compile(rf"(?i)(\s(?:-H\s*|--header[\s=]){_HEADER}\s*)[^\s'\"]+"),
+    re.compile(r"(?i)(\bauthorization\s*:\s*(?:(?:basic|bearer|token)\s+)?)[^\s'\"]+"),
+)
+"""Patterns of secrets: private keys, passwords in URLs, settings, options of common programs. The group of each
+pattern matches the text before the secret."""
+
+
+def is_secret(name: str) -> bool:
+    """Return whether a variable's name indicates that the value is a secret, not the path of a file with a secret."""
+    return bool(_SECRET.search(name)) and not re.search(r"(?i)(path|file|location|dir)$", name)
+
+
+def is_private_key(text: str) -> bool:
+    """Return whether a text is a private key (PEM, or PEM in base64), not the path of a key file."""
+    return "-----BEGIN" in text or text.startswith("LS0tLS1CRUdJTi")
+
+
+def hide_secrets(text: str) -> str:
+    """Return a text in which `***` replaces each part that is probably a secret."""
+    for pattern in _HIDDEN:
+        text = pattern.sub(r"\1***", text)
+    return text
+
+
+def redacted(words: Sequence[str]) -> str:
+    """Return words as a command line in which `***` replaces secrets.
+
+    Args:
+        words: The words of a command.
+    """
+    shown: list[str] = []
+    hide = False
+    for word in words:
+        shown.append("***" if hide else hide_secrets(word))
+        hide = bool(re.fullmatch(_OPTION, word, re.IGNORECASE))
+    return hide_secrets(_joined(shown))
+
+
+def has_secrets(words: Sequence[str]) -> bool:
+    """Return whether words probably contain a secret, or the name of one.
+
+    Args:
+        words: Options and arguments of a command.
+    """
+    return any(_SECRET.search(word) for word in words) or redacted(words) != _joined(words)
+
+
+def _joined(words: Sequence[str]) -> str:
+    return " ".join(shlex.quote(word) if re.search(r"\s", word) else word for word in words)

@@ -1,0 +1,48 @@
+"""Tests what a reload reports."""
+
+import asyncio
+from pathlib import Path
+from unittest.mock import AsyncMock, Mock
+
+import pytest
+
+from gateway.app import reloader
+from gateway.app.config_diff import ConfigDiff, diff_configs
+from gateway.app.reloader import Reloader
+from gateway.app.service_audit_log import ServiceAuditLog
+from gateway.config import Config, ConfigSources, load
+
+
+@pytest.mark.timeout(20)
+async def test_a_reload_reports_what_a_recent_automatic_reload_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "gateway.yaml"
+
+    def write(*targets: str) -> Config:
+        file.write_text(f"backends: {{a: {{kind: tcp, targets: {list(targets)}}}}}\n")
+        return load(sources)
+
+    def apply(config: Config, _: object) -> ConfigDiff:
+        diff, runtime.config = diff_configs(runtime.config, config), config
+        return diff
+
+    sources = ConfigSources(file, environment={})
+    first = write("h:1")
+    runtime = Mock(config=first, listeners={}, apply=apply, workers=Mock(settled=AsyncMock(return_value=True)))
+    subject = Reloader(
+        first, lambda: load(sources), file, ServiceAuditLog("a"), Mock(), asyncio.Event(), Mock(), Mock()
+    )
+    subject.start(runtime, Mock(), Mock(renew=AsyncMock()), {})
+    assert await subject.reload("admin") == "no change"
+    write("h:2")
+    assert await subject.reload("file") == "backends changed: a"
+    reported = await subject.reload("admin")
+    assert reported.startswith("already applied ")
+    assert reported.endswith(" s ago, when the file changed: backends changed: a")
+    monkeypatch.setattr(reloader, "_RECENT", 0.0)
+    assert await subject.reload("admin") == "no change"
+    monkeypatch.undo()
+    write("h:3")
+    assert await subject.reload("admin") == "backends changed: a"
+    assert await subject.reload("admin") == "no change"

@@ -1,0 +1,127 @@
+"""Tests of what the runtime keeps when a reload changes a backend."""
+
+import asyncio
+import time
+from dataclasses import replace
+from unittest.mock import Mock
+
+import pytest
+
+from gateway.app.handshake_budgets import HandshakeBudgets
+from gateway.app.local_checks import LocalChecks
+from gateway.app.running_backend import RunningBackend
+from gateway.app.runtime import Runtime
+from gateway.app.uplink_manager import UplinkManager
+from gateway.app.worker.worker_pool import WorkerPool
+from gateway.app.worker.worker_supervisor import WorkerSupervisor
+from gateway.audit_log.recorder import AuditRecorder
+from gateway.config import Config, ConfigSources, load
+from gateway.contracts.backend import ProbeResult
+from gateway.contracts.states import DatabaseRole, HealthState
+from gateway.contracts.values import Endpoint
+from gateway.errors import Reason
+from gateway.forwarding import handshake_budget
+from gateway.health.verdict import CheckResult
+from tests.support.clock import set_clock_back
+
+OLD, NEW = Endpoint("old", 6379), Endpoint("new", 6379)
+
+
+def config(backend: str) -> Config:
+    loaded = load(
+        ConfigSources(tunnels=("a=ssh://u@a", "b=ssh://u@b"), backends=(f"shop={backend}",), environment={})
+    )
+    return replace(loaded, gateway=replace(loaded.gateway, workers=1))
+
+
+def started(first: Config) -> Runtime:
+    """Return a runtime with one worker. Neither the worker nor the components run."""
+    components, budgets = Mock(), HandshakeBudgets()
+    components.retiring_uplinks.return_value = []
+    uplinks = UplinkManager(components, separate_bulk=False)
+    workers = WorkerPool(0, lambda *_: None, AuditRecorder())
+    workers.supervisors = [WorkerSupervisor(1, lambda *_: None)]
+    health = LocalChecks(components, budgets)
+    runtime = Runtime(components, uplinks, first, Mock(), health, budgets, workers, AuditRecorder())
+    runtime.apply(first, {})
+    return runtime
+
+
+def probed(running: RunningBackend, target: Endpoint, role: DatabaseRole | None = None) -> None:
+    """Add the result of a probe of `target` through its first way."""
+    check = next(each for each in running.checks if each.target == target)
+    check._probe_started = time.monotonic()
+    result = CheckResult(time.time(), 0.01, HealthState.UP, probe_result=ProbeResult(role, role == "replica"))
+    check._count(result)
+    check.verdict.add(result)
+    running.on_check_result()
+
+
+def promoted(running: RunningBackend, target: Endpoint) -> None:
+    """Add the results of two probes, between which `target` was promoted."""
+    probed(running, target, "replica")
+    probed(running, target, "primary")
+
+
+REDIS = "redis://old,new?prefer=primary&check.password_file=/p&via="
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param("a", "b", id="another tunnel"),
+        pytest.param("a", "a,b", id="another tunnel in addition"),
+        pytest.param("a&worker=true", "a,b", id="from a worker to the main process"),
+        pytest.param("a", "b&worker=true", id="from the main process to a worker"),
+    ],
+)
+async def test_an_old_primary_stays_superseded_after_a_reload(before: str, after: str) -> None:
+    runtime = started(config(REDIS + before))
+    probed(runtime.backends["shop"], OLD, "primary")
+    promoted(runtime.backends["shop"], NEW)
+    assert runtime.backends["shop"].ordered_targets() == [NEW]
+
+    runtime.apply(config(REDIS + after), {})
+    running = runtime.backends["shop"]
+    assert running.ordered_targets() == [NEW]
+    probed(running, OLD, "primary")
+    probed(running, NEW, "primary")
+    assert running.ordered_targets() == [NEW]
+    assert running.evaluate()[:2] == (HealthState.DEGRADED, Reason.ROLE)
+
+
+async def test_a_backend_of_another_kind_or_with_other_targets_starts_without_promotions() -> None:
+    runtime = started(config(REDIS + "a"))
+    promoted(runtime.backends["shop"], NEW)
+    runtime.apply(config("redis://old,other?prefer=primary&check.password_file=/p&via=a"), {})
+    assert {target for _, target in runtime.backends["shop"].records} == {OLD, Endpoint("other", 6379)}
+    runtime.apply(config(REDIS + "a"), {})
+    assert runtime.backends["shop"].candidates()[1].promoted == 0
+    promoted(runtime.backends["shop"], NEW)
+    runtime.apply(config(REDIS.replace("redis", "postgres").replace(",new", ":6379,new:6379") + "b"), {})
+    candidates = runtime.backends["shop"].candidates()
+    assert [(each.target, each.role, each.promoted) for each in candidates] == [(OLD, None, 0), (NEW, None, 0)]
+
+
+async def test_results_through_another_tunnel_are_not_kept() -> None:
+    runtime = started(config(REDIS + "a"))
+    probed(runtime.backends["shop"], OLD, "primary")
+    runtime.apply(config(REDIS + "b"), {})
+    check = runtime.backends["shop"].checks[0]
+    assert (check.last, check.verdict.state) == (None, HealthState.UNKNOWN)
+
+
+async def test_a_login_of_a_check_resets_the_budget_after_the_clock_was_set_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(handshake_budget, "_ABANDONED_DIAL_DELAY", 0.0)
+    runtime = started(config("mysql://db?via=a"))
+    running, target = runtime.backends["shop"], Endpoint("db", 3306)
+    runtime._budgets.record_abandoned_dial("a", target)
+    budget = running.budget(target, "a")
+    assert budget is not None
+    assert budget.aborted == 1
+    set_clock_back(monkeypatch)
+    await asyncio.sleep(0.001)
+    probed(running, target)
+    assert budget.aborted == 0

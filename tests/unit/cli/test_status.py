@@ -1,0 +1,56 @@
+"""Tests of the tables of `gateway status`."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from gateway.cli import cli
+from gateway.cli.output import format_clock
+from gateway.contracts.states import HealthState
+from gateway.ops.service_client import ServiceClient
+from gateway.ops.status_json import iso, iter_json, service_json
+from gateway.ops.status_views import ServiceView
+from tests.support.status_views import NOW, backend, service, target
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, view: ServiceView, *arguments: str) -> list[str]:
+    """Return the lines of the table of backends."""
+    body = json.loads("".join(iter_json(service_json(view))))
+    monkeypatch.setattr(
+        ServiceClient, "get_json", lambda _, path: (200, body if "status" in path else {"consumers": {}})
+    )
+    monkeypatch.setenv("COLUMNS", "500")
+    done = CliRunner().invoke(cli, ["status", *arguments])
+    assert done.exception is None, done.output
+    lines = done.output.splitlines()
+    return lines[next(at for at, line in enumerate(lines) if line.startswith("BACKEND")) :]
+
+
+@pytest.mark.parametrize("arguments", [(), ("-o", "wide")])
+def test_the_row_of_a_backend_has_its_state_and_targets_follow(
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    targets = [target("db-1:3306", role="replica", since=NOW - 1), target("db-2:3306", role="replica", since=NOW - 2)]
+    leader = backend(
+        "leader", HealthState.DOWN, since=NOW - 60, reason="role", detail="no target is a writable primary",
+        targets=targets, connections=2,
+    )  # fmt: skip
+    _, row, note, first, second = shown(monkeypatch, service(backends=[leader]), *arguments)
+    began = [format_clock(iso(NOW - seconds)) for seconds in (60, 1, 2)]
+    assert row.split()[:2] == ["leader", "down"]
+    assert began[0] in row
+    assert note == "    role: no target is a writable primary"
+    assert [line.split()[0] for line in (first, second)] == ["up", "up"]
+    assert (began[1] in first, began[2] in second) == (True, True)
+    assert ("db-1:3306" in first, "db-2:3306" in second) == (True, True)
+
+
+def test_a_backend_and_its_only_target_share_a_row_if_their_states_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    equal, different = backend("a", since=NOW - 60), backend("b", HealthState.DEGRADED, targets=[target()])
+    _, different_row, of_target, row = shown(monkeypatch, service(backends=[equal, different]))
+    assert row.split()[:2] == ["a", "up"]
+    assert format_clock(iso(NOW - 60)) in row
+    assert "db.internal:3306" in row
+    assert different_row.split()[:2] == ["b", "degraded"]
+    assert of_target.split()[0] == "up"

@@ -1,0 +1,90 @@
+"""Tests of a forward and the handshake budget of its target."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from gateway.contracts.link import Link
+from gateway.contracts.values import Endpoint
+from gateway.errors import Reason
+from gateway.forwarding import handshake_budget
+from gateway.forwarding.admission import AdmissionRules
+from gateway.forwarding.forward import Forward
+from gateway.forwarding.handshake_budget import HandshakeBudget
+from gateway.forwarding.route import Route
+from gateway.forwarding.routed_target import TargetIdentity
+from gateway.measurement import Histogram
+from gateway.relay.direct_link import DirectLink
+from tests.support.clock import set_clock_back
+
+pytestmark = pytest.mark.timeout(20)
+
+
+class Uplink:
+    """A substitute for the direct uplink."""
+
+    def __init__(self) -> None:
+        self.tunnel_name: str | None = None
+        self.channel_open = Histogram()
+        self.link: Link | None = DirectLink()
+
+    async def wait_link(self) -> Link:
+        assert self.link is not None
+        return self.link
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(100):
+        writer.write(data)
+    writer.close()
+
+
+@contextlib.asynccontextmanager
+async def forwarding(budget: HandshakeBudget) -> AsyncIterator[Forward]:
+    """Run a forward to an echo server. The server counts aborted handshakes in `budget`."""
+    async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
+        target = Endpoint(*server.sockets[0].getsockname())
+        uplink = Uplink()
+        routes = list(TargetIdentity(target, (uplink,)).routes())
+        route = Route((uplink,), lambda: routes, lambda _: None, 0.0, lambda _: budget)
+        forward = Forward("orders", [], AdmissionRules("orders"), route)
+        task = asyncio.create_task(forward.run(lambda: None))
+        await asyncio.sleep(0)
+        yield forward
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def connect(forward: Forward, requests: int) -> None:
+    """Connect a client that sends `requests` requests one after the other, and wait until it has left."""
+    near, far = socket.socketpair()
+    for each in (near, far):
+        each.setblocking(False)
+    loop = asyncio.get_running_loop()
+    forward._acceptor.accept(near)
+    with far:
+        for _ in range(requests):
+            await loop.sock_sendall(far, b"request")
+            assert await loop.sock_recv(far, 100) == b"request"
+        if not requests:
+            while forward.waiting:
+                await asyncio.sleep(0.01)
+    while forward.active:
+        await asyncio.sleep(0.01)
+
+
+async def test_the_budget_does_not_depend_on_the_system_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handshake_budget, "_THROTTLE_INTERVAL", 0.0)
+    budget = HandshakeBudget(1)
+    async with forwarding(budget) as forward:
+        await connect(forward, 0)
+        await connect(forward, 0)  # the budget admits this client because no other one was admitted shortly before
+        assert budget.aborted == 2
+        set_clock_back(monkeypatch)
+        await connect(forward, 0)
+        assert (budget.aborted, forward.rejected[Reason.HOST_BLOCKED]) == (3, 0)
+        await connect(forward, 2)
+        assert budget.aborted == 0
