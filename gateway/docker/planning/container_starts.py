@@ -15,6 +15,9 @@ from gateway.docker.planning.lost_namespaces import without_namespace, without_n
 from gateway.docker.project_networks import configured_as
 from gateway.text_sanitizer import one_line
 
+_WHEN_UP = "the service starts it when {} is up"
+"""The message of `gateway plan` and `gateway apply`, which do not know the states of backends."""
+
 
 def revive(builder: PlanBuilder) -> tuple[DeadContainer, ...]:
     """Return the dead containers, and add the actions to start those that the configuration permits.
@@ -85,6 +88,9 @@ def _stopped(builder: PlanBuilder, container: Container) -> DeadContainer | None
     cause = builder.desired.interrupted.get(container.id)
     if cause is not None and start.error.endswith(CANCELED):
         detail = "the gateway was stopped, or lost its connection to the engine, while it started the container"
+        if cause is StartFailureCause.VOLUME and builder.desired.usable is None:
+            message = _WHEN_UP.format("the backend of its volume")
+            return dead_container(container, cause, detail, DeadContainerState.WAITING, message)
         return dead_container(container, cause, detail, DeadContainerState.STARTING)
     if (failed := read_error(start.error)) is None:
         return None
@@ -111,10 +117,9 @@ def _without_volume(builder: PlanBuilder, container: Container, failed: FailedSt
         return None
     detail = f"its volume on backend {backend} was not mounted: {one_line(failed.detail)}"
     usable = builder.desired.usable
-    if usable is not None and backend not in usable:
-        return dead_container(
-            container, StartFailureCause.VOLUME, detail, DeadContainerState.WAITING, f"backend {backend} is not up"
-        )
+    if usable is None or backend not in usable:
+        message = f"backend {backend} is not up" if usable is not None else _WHEN_UP.format(f"backend {backend}")
+        return dead_container(container, StartFailureCause.VOLUME, detail, DeadContainerState.WAITING, message)
     return dead_container(container, StartFailureCause.VOLUME, detail, DeadContainerState.STARTING)
 
 

@@ -126,8 +126,19 @@ def test_it_is_started_only_when_the_backend_is_up() -> None:
     made = planned(failed(REFUSED), wanted=desired(usable=frozenset()))
     assert starts(made) == []
     assert (only_dead(made).state, only_dead(made).message) == (DeadContainerState.WAITING, "backend media is not up")
-    # `gateway plan` cannot read the states of backends, so it assumes that all backends are up.
-    assert starts(planned(failed(REFUSED), wanted=desired(usable=None))) == [(ActionKind.START, "web")]
+    assert starts(planned(failed(REFUSED), wanted=desired(usable=frozenset({"media"})))) == [
+        (ActionKind.START, "web")
+    ]
+
+
+def test_a_command_without_the_service_starts_no_container_with_a_volume() -> None:
+    unknown = desired(usable=None)
+    made = planned(failed(REFUSED), wanted=unknown)
+    assert (starts(made), only_dead(made).state) == ([], DeadContainerState.WAITING)
+    assert only_dead(made).message == "the service starts it when backend media is up"
+    for cause, expected in ((StartFailureCause.VOLUME, []), (StartFailureCause.NETWORK, [(ActionKind.START, "web")])):
+        interrupted = replace(unknown, interrupted={"id-web": cause})
+        assert starts(planned(failed("context canceled"), wanted=interrupted)) == expected
 
 
 @pytest.mark.parametrize(
