@@ -46,7 +46,10 @@ def mount_listeners(config: Config) -> tuple[MountListener, ...]:
             continue
         volume = spec.kind.volume_options(spec.options) or VolumeOptions("")
         addresses = [each for each in spec.listen if isinstance(each, Endpoint)]
-        found += [MountListener(name, mount_address(volume, each), each.port) for each in addresses]
+        found += [
+            MountListener(name, mount_address(volume, each), each.port, each.host in ("0.0.0.0", "::"))  # noqa: S104 - compared, not bound
+            for each in addresses
+        ]
     return tuple(found)
 
 

@@ -52,6 +52,7 @@ class DockerSync:
         if unchanged:
             self._reconcile_soon()  # the backends can differ even if the section docker does not
             return
+        revivals = self.reconciler.revivals if self.reconciler is not None else None
         for name in self._components:
             self._group.create_task(self._supervisor.stop(name))
         self._components, self.reconciler, self.peers = [], None, None
@@ -59,7 +60,7 @@ class DockerSync:
             from gateway.docker.reconciler import Reconciler  # noqa: PLC0415 - imports aiodocker only where it is used
 
             self.reconciler = Reconciler(
-                config.docker, self.desired, self._link, config.gateway.state_dir, self._recorder
+                config.docker, self.desired, self._link, config.gateway.state_dir, self._recorder, revivals
             )
             self.reconciler.directory.watchers.append(self._send_to_workers)
             self._start(f"docker #{next(self._numbers)}", self.reconciler)

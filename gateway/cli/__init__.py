@@ -78,7 +78,7 @@ class _Commands(click.Group):
 def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
     del parameter
     if value and not ctx.resilient_parsing:
-        print_text(f"gateway, version {__version__}\n{description()}")
+        print_text(f"gateway, version {__version__}\n{description()}", keep_lines=True)
         ctx.exit()
 
 
@@ -100,16 +100,16 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         cli.main(arguments, prog_name="gateway")
     except ConfigError as error:
-        print_text(error, err=True)
+        print_text(error, err=True, keep_lines=True)
         sys.exit(USAGE)
     except UsageError as error:
-        print_text(f"gateway: {error}", err=True)
+        print_text(f"gateway: {error}", err=True, keep_lines=True)
         sys.exit(USAGE)
     except ServiceUnreachableError as error:
-        print_text(f"gateway: {error}", err=True)
+        print_text(f"gateway: {error}", err=True, keep_lines=True)
         sys.exit(UNREACHABLE)
     except GatewayError as error:
-        print_text(f"gateway: {error}", err=True)
+        print_text(f"gateway: {error}", err=True, keep_lines=True)
         sys.exit(FAILED)
     except OSError as error:
         if error.errno not in _OUTPUT_ERRORS:

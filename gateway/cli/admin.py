@@ -18,7 +18,7 @@ def _post(admin_socket: str | None, path: str) -> None:
         raise UsageError(f"nothing was changed:\n{body['detail']}")
     if code != 200:
         raise GatewayError(body["detail"])
-    print_text(body["detail"])
+    print_text(body["detail"], keep_lines=True)
 
 
 def _service_command(name: str, text: str) -> click.Command:

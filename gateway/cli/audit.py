@@ -90,7 +90,7 @@ def _print_finding(finding: "Finding") -> None:
     print_wrapped(f"why: {finding.rule.why}")
     # Print the fix without indentation, because it can contain a here-document, whose end marker must be at the
     # first column.
-    print_text(f"fix:\n{finding.fix}")
+    print_text(f"fix:\n{finding.fix}", keep_lines=True)
 
 
 def _json(report: "AuditReport", exposures: list[str]) -> dict[str, object]:

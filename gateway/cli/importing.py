@@ -48,7 +48,7 @@ def import_(sources: tuple[str, ...], diff: bool) -> None:
         print_text(f"# {note}", "yellow", err=True)
     for path, content in result.files.items() if not diff else ():
         lines = "".join(f"#   {line}\n" for line in content.splitlines())
-        print_text(f"# write to {path}:\n{lines.rstrip()}", "yellow", err=True)
+        print_text(f"# write to {path}:\n{lines.rstrip()}", "yellow", err=True, keep_lines=True)
 
 
 def _diff(given: "list[ImportSource]", result: "ImportResult") -> str:

@@ -31,15 +31,17 @@ def output_option(*formats: str) -> Callable[[_Command], _Command]:
     )
 
 
-def print_text(text: object, fg: str | None = None, *, err: bool = False) -> None:
-    """Print text that can come from a server; remove control characters.
+def print_text(text: object, fg: str | None = None, *, err: bool = False, keep_lines: bool = False) -> None:
+    """Print text that can come from a server; replace control characters.
 
     Args:
-        text: One or more lines.
+        text: The text.
         fg: A color for terminals; None for the default color.
         err: Whether to print to standard error.
+        keep_lines: Whether to keep line breaks. If not, text from a server cannot add lines to the output.
     """
-    click.secho(printable(str(text)), fg=fg, err=err)
+    shown = printable(str(text))
+    click.secho(shown if keep_lines else shown.rstrip("\n").replace("\n", "?"), fg=fg, err=err)
 
 
 def print_wrapped(text: str, fg: str | None = None, indent: str = "", *, err: bool = False) -> None:

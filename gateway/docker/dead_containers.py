@@ -1,6 +1,7 @@
 """Defines dead containers: those that do not run, or have no network, because a dependency was missing."""
 
 import ipaddress
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -56,19 +57,33 @@ class MountListener:
         backend: The name of the listener's backend.
         host: The listener's IP address, or the `volume.address` of the backend.
         port: The listener's port.
+        any_address: Whether the listener has a wildcard address.
     """
 
     backend: str
     host: str
     port: int
+    any_address: bool = False
 
-    def is_at(self, address: str, port: int) -> bool:
-        """Return whether a mount with the options `addr` and `port` connects to this listener."""
-        return port == self.port and (address == self.host or (_is_loopback(address) and _is_loopback(self.host)))
+    def is_at(self, address: str, port: int, bridges: Collection[str] = ()) -> bool:
+        """Return whether a mount connects to this listener.
+
+        Args:
+            address: The mount option `addr`.
+            port: The mount option `port`.
+            bridges: The addresses of the engine's host on its bridge networks.
+        """
+        if port != self.port:
+            return False
+        found, host = _parsed(address), _parsed(self.host)
+        if found is None or host is None:
+            return address == self.host
+        is_bridge = self.any_address and found in map(_parsed, bridges)
+        return found == host or (found.is_loopback and (host.is_loopback or self.any_address)) or is_bridge
 
 
-def _is_loopback(address: str) -> bool:
+def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(address).is_loopback
+        return ipaddress.ip_address(address)
     except ValueError:
-        return False
+        return None

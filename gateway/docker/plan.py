@@ -132,7 +132,7 @@ class DesiredState:
         refused: The addresses that the engine refused, by network.
         direct: Addresses that the gateway reaches directly. A new network must not contain these addresses.
         mount_listeners: The listeners that the engine's host mounts.
-        usable: The backends that serve clients now; None if they are not known.
+        usable: The backends that serve clients now; None if they are not known, in a command without the service.
         given_up: The containers that failed too many times and are not started again, see `StartAttempts`.
         restarted: The containers that were restarted after a restart of another container, see `StartAttempts`.
         interrupted: The causes of the starts that this gateway requested and the engine did not answer, by the

@@ -40,6 +40,7 @@ class PlanExecutor:
         recorder: Records each write in the audit log.
         changed: Called after writes, to request a snapshot.
         on_start: Called with the ID of a container after each attempt to start it.
+        revivals: Records the attempts to start containers.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class PlanExecutor:
         recorder: AuditRecorder,
         changed: Callable[[], None],
         on_start: Callable[[str], None],
+        revivals: StartAttempts,
     ) -> None:
         self._ownership = ownership
         self._detach_limiter = detach_limiter
@@ -60,7 +62,7 @@ class PlanExecutor:
         self._changed = changed
         self._on_start = on_start
         self.failures = ActionFailures()
-        self.revivals = StartAttempts()
+        self.revivals = revivals
         self.starter = ContainerStarter(self._execute, self._start_failed, self._start_ended, self.revivals.permits)
         self.writes: Tally = Tally()
         self.errors: dict[tuple[str, str], int] = {}

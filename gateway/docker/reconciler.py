@@ -26,6 +26,7 @@ from gateway.docker.planning import plan
 from gateway.docker.planning.gateway_container import as_running_gateway, reserved_addresses
 from gateway.docker.snapshot_reader import SnapshotReader
 from gateway.docker.spoofing_warnings import image_labels, is_gateway, spoofing
+from gateway.docker.start_attempts import StartAttempts
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Reconciler:
         link_of: Returns the link of a tunnel, for an engine behind a tunnel; None while the tunnel is down.
         state_dir: The directory of the ownership record.
         recorder: Records each write to the engine in the audit log; None if writes are not recorded.
+        revivals: The attempts of the previous reconciler to start containers; None if there was none.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Reconciler:
         link_of: Callable[[str], Link | None],
         state_dir: Path,
         recorder: AuditRecorder | None = None,
+        revivals: StartAttempts | None = None,
     ) -> None:
         self._options = options
         self._wanted = desired
@@ -90,6 +93,7 @@ class Reconciler:
             recorder or AuditRecorder(),
             self.trigger,
             self._observer.forget_start,
+            revivals or StartAttempts(),
         )
         self._failures, self.revivals = self._executor.failures, self._executor.revivals
         self.writes, self.errors = self._executor.writes, self._executor.errors

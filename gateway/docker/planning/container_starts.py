@@ -15,6 +15,9 @@ from gateway.docker.planning.lost_namespaces import without_namespace, without_n
 from gateway.docker.project_networks import configured_as
 from gateway.text_sanitizer import one_line
 
+_WHEN_UP = "the service starts it when {} is up"
+"""The message of `gateway plan` and `gateway apply`, which do not know the states of backends."""
+
 
 def revive(builder: PlanBuilder) -> tuple[DeadContainer, ...]:
     """Return the dead containers, and add the actions to start those that the configuration permits.
@@ -85,6 +88,9 @@ def _stopped(builder: PlanBuilder, container: Container) -> DeadContainer | None
     cause = builder.desired.interrupted.get(container.id)
     if cause is not None and start.error.endswith(CANCELED):
         detail = "the gateway was stopped, or lost its connection to the engine, while it started the container"
+        if cause is StartFailureCause.VOLUME and builder.desired.usable is None:
+            message = _WHEN_UP.format("the backend of its volume")
+            return dead_container(container, cause, detail, DeadContainerState.WAITING, message)
         return dead_container(container, cause, detail, DeadContainerState.STARTING)
     if (failed := read_error(start.error)) is None:
         return None
@@ -96,26 +102,33 @@ def _stopped(builder: PlanBuilder, container: Container) -> DeadContainer | None
 
 
 def _without_volume(builder: PlanBuilder, container: Container, failed: FailedStart) -> DeadContainer | None:
+    bridges = {
+        each for network in builder.observed.networks if network.driver == "bridge" for each in network.gateways
+    }
     backend = next(
-        (each.backend for each in builder.desired.mount_listeners if each.is_at(failed.address, failed.port)), None
+        (
+            each.backend
+            for each in builder.desired.mount_listeners
+            if each.is_at(failed.address, failed.port, bridges)
+        ),
+        None,
     )
     if backend is None:
         return None
     detail = f"its volume on backend {backend} was not mounted: {one_line(failed.detail)}"
     usable = builder.desired.usable
-    if usable is not None and backend not in usable:
-        return dead_container(
-            container, StartFailureCause.VOLUME, detail, DeadContainerState.WAITING, f"backend {backend} is not up"
-        )
+    if usable is None or backend not in usable:
+        message = f"backend {backend} is not up" if usable is not None else _WHEN_UP.format(f"backend {backend}")
+        return dead_container(container, StartFailureCause.VOLUME, detail, DeadContainerState.WAITING, message)
     return dead_container(container, StartFailureCause.VOLUME, detail, DeadContainerState.STARTING)
 
 
 def _without_network(builder: PlanBuilder, container: Container, failed: FailedStart) -> DeadContainer | None:
     named = [
-        name
-        for name, endpoint in container.endpoints.items()
-        if failed.network in ("", name, endpoint.network_id) or container.network_mode == failed.network
-    ] or list(container.endpoints)  # the container was attached to another network of the same name afterward
+        name for name, endpoint in container.endpoints.items() if failed.network in ("", name, endpoint.network_id)
+    ]
+    if not named and (container.network_mode != failed.network or len(container.endpoints) == 1):
+        named = list(container.endpoints)  # it was attached to another network of the same name afterward
     ours = [
         name
         for name in named
@@ -152,6 +165,9 @@ def _without_network(builder: PlanBuilder, container: Container, failed: FailedS
             DeadContainerState.WAITING,
             f"network {name} does not exist yet",
         )
-    command = f"{reconnect_command(builder, container, name)} && docker start {container.name}"
+    reconnect = reconnect_command(builder, container, name)
+    if not reconnect:
+        return recreate(container, StartFailureCause.NETWORK, detail)
+    command = f"{reconnect} && docker start {container.name}"
     message = "the gateway did not attach it to the network, and a start alone fails again"
     return dead_container(container, StartFailureCause.NETWORK, detail, DeadContainerState.RECREATE, message, command)

@@ -25,13 +25,18 @@ def dead_container(
     return DeadContainer(container.name, container.id, cause, detail, state, message, command)
 
 
+def safe_command(command: str) -> str:
+    """Return a command for the status, or an empty string if it is too long or contains control characters."""
+    return command if one_line(command, _MAX_COMMAND) == command else ""
+
+
 def recreate(container: Container, cause: StartFailureCause, detail: str) -> DeadContainer:
     """Return a container that cannot start again, with the command that recreates it if Compose created it."""
     message = f"a start fails again: recreate container {container.name}"
     compose, command = compose_command(container.labels), ""
     if compose:
         command = shlex.join((*compose, "up", "-d", "--no-deps", "--force-recreate", container.labels[SERVICE]))
-    if not command or one_line(command, _MAX_COMMAND) != command:
+    if not safe_command(command):
         message += f" with the options that `docker inspect {container.name}` shows"
         return dead_container(container, cause, detail, DeadContainerState.RECREATE, message)
     return dead_container(container, cause, detail, DeadContainerState.RECREATE, message, command)

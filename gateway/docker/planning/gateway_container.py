@@ -9,6 +9,7 @@ from gateway.docker.addresses import choose, is_reserved
 from gateway.docker.model import RUNNING, Container, EndpointInfo, EngineSnapshot, NetworkInfo
 from gateway.docker.plan import OWNER_ALIAS_PREFIX, ActionKind, AttachmentState, DesiredState, PlannedAction
 from gateway.docker.planning.builder import PlanBuilder
+from gateway.docker.planning.dead_containers import safe_command
 
 _NETWORK_ID = re.compile("[0-9a-f]{64}")
 _FIX = 'see docs/docker.md, "The gateway\'s address"'
@@ -82,16 +83,22 @@ def removed_network_message(builder: PlanBuilder, container: Container, name: st
         return f"{message}: recreate it (with Compose: docker compose up -d --force-recreate)"
     if ours:
         return f"{message} until the gateway reattaches it"
-    return f"{message}: run `{reconnect_command(builder, container, name)}`, or recreate the container"
+    command = reconnect_command(builder, container, name)
+    return (
+        f"{message}: run `{command}`, or recreate the container" if command else f"{message}: recreate the container"
+    )
 
 
 def reconnect_command(builder: PlanBuilder, container: Container, name: str) -> str:
-    """Return the command that attaches a stopped container to the current network of a name, with its aliases."""
+    """Return the command that attaches a stopped container to the current network of a name, with its aliases.
+
+    If an alias contains control characters, return an empty string.
+    """
     who, network = container.name, f"{builder.observed.flavor.command} network"
     known = {container.id[:12], container.name, *container.given_names}
     aliases = (container.endpoints[name].aliases or frozenset()) - known
     options = "".join(f"--alias {shlex.quote(each)} " for each in sorted(aliases))
-    return f"{network} disconnect {name} {who} && {network} connect {options}{name} {who}"
+    return safe_command(f"{network} disconnect {name} {who} && {network} connect {options}{name} {who}")
 
 
 def reattach_stopped_gateway(builder: PlanBuilder) -> None:

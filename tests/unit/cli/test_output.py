@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from gateway.app import one_shot_checks
 from gateway.audit.report import AuditReport, Finding, HazardRule, Severity, StorageLocation
 from gateway.cli import cli
+from gateway.cli.output import print_text
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState
 from gateway.docker.failed_starts import StartFailureCause
 from gateway.docker.plan import ActionKind, AttachmentState, AttachmentStatus, Plan, PlannedAction
@@ -58,3 +59,11 @@ def test_the_output_fits_80_columns(arguments: str, tmp_path: Path, monkeypatch:
     lines = [each for each in done.output.splitlines() if COMMAND not in each]  # a command to paste is one line
     assert [each for each in lines if len(each) > 80] == []
     assert LONG in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize("keep_lines", [False, True])
+def test_text_of_a_server_adds_a_line_only_if_the_caller_permits_it(
+    capsys: pytest.CaptureFixture[str], keep_lines: bool
+) -> None:
+    print_text("a\r\n\x1b[2Jto do: b\u2028c", keep_lines=keep_lines)
+    assert capsys.readouterr().out == "a?" + ("\n" if keep_lines else "?") + "?[2Jto do: b?c\n"

@@ -19,7 +19,10 @@ from tests.support.fake_engine import FakeContainer, FakeEngine
 pytestmark = pytest.mark.timeout(60)
 
 OPTIONS = DockerOptions(networks={"apps": NetworkOptions()}, revive=True)
-DESIRED = DesiredState("site-a", OPTIONS, ("media",), mount_listeners=(MountListener("media", "127.0.0.1", 20490),))
+DESIRED = DesiredState(
+    "site-a", OPTIONS, ("media",), usable=frozenset({"media"}),
+    mount_listeners=(MountListener("media", "127.0.0.1", 20490),),
+)  # fmt: skip
 OPT_IN = {"gateway.enable": "true"}
 REFUSED = (
     "failed to mount local volume: mount :/media:/data, data: addr=127.0.0.1,port=20490,hard: connection refused"

