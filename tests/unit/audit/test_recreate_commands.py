@@ -247,6 +247,23 @@ def test_mounts_are_dropped_and_made_read_only() -> None:
     assert lines(app, MountOptionChange(read_only=frozenset({"/data"})))[1].endswith(" -v data:/data:ro mariadb:11")
 
 
+@pytest.mark.parametrize("labels", [{}, COMPOSE])
+def test_a_name_that_leads_to_another_image_is_not_used(labels: Mapping[str, str]) -> None:
+    app = replace(container(Labels=labels), image_reference="sha256:1")
+    text = "\n".join(lines(app, MOVE))
+    assert "mariadb:11 " not in f"{text} ".replace("mariadb:11 has changed", "")
+    assert ("possibly uses another image" in text) if labels else ("-v db-mysql:/var/lib/mysql sha256:1\n" in text)
+
+
+def test_helpers_leave_no_anonymous_volumes() -> None:
+    other = replace(container(AuditedMount("bind", "/srv", "/srv/x", hides=("a",))), image_reference="sha256:1")
+    found = decide(AuditSnapshot((other,), {"lost": AuditedVolume("lost", size=1)})).findings
+    fixes = {each.rule.id: each.fix for each in found}
+    assert "docker rm -v save-lost\n" in fixes["unused-volume"]
+    assert "-v lost:/volume:ro sha256:1 none" in fixes["unused-volume"]
+    assert "docker rm -v db-image db-copy\n" in fixes["hides-image-files"]
+
+
 def test_names_of_existing_objects_are_not_used() -> None:
     old = AuditedContainer("1", "db-old")
     assert "docker rename db db-old-2" in lines(container(), MountOptionChange(), old)
