@@ -347,7 +347,7 @@ def test_a_hanging_mount_does_not_block_the_audit(engine: Engine, host: Path, hu
     places = {each["container"]: (each["kind"], each["place"]) for each in report["places"]}
     assert places == {
         "above": ("bind", str(host)),
-        "media": ("network volume", f"{hung}/pictures (server:/pictures, fuse.sshfs)"),
+        "media": ("network bind", f"{hung}/pictures (server:/pictures, fuse.sshfs)"),
     }
 
 
