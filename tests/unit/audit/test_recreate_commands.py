@@ -158,6 +158,9 @@ def test_a_container_changes_only_after_the_mount_of_the_host_works() -> None:
     assert 2 < mounted < text.index("docker stop db") < text.index("FIX")
     assert text[-1] == "# when db works: docker volume rm share"
     assert not [each for each in text if each.startswith("docker volume rm")]
+    inside = AuditedContainer("1", "app", inspection={"HostConfig": {"NetworkMode": f"container:{app.id}"}})
+    (finding,) = decide(AuditSnapshot((app, inside), {"share": AuditedVolume("share", options=options)})).findings
+    assert all(each.startswith("# ") for each in finding.fix.splitlines())
 
 
 def test_a_network_that_was_given_by_its_id_is_joined_once() -> None:
