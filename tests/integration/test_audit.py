@@ -289,6 +289,10 @@ def test_unsafe_options_of_network_volumes_are_found_and_fixed(engine: Engine, h
         ("soft-mount", "nfs-volume"), ("no-locks", "nfs-volume"), ("nfs-udp", "nfs-volume"),
         ("nfs-version", "nfs-volume"), ("no-locks", "share"), ("smb-version", "share"),
     }  # fmt: skip
+    (tmp_path / "gateway.yaml").write_text(f"docker: {{host: '{engine.url}'}}\n")
+    elsewhere = command("audit", "-c", f"{tmp_path}/gateway.yaml", "-o", "json", environment={"DOCKER_HOST": ""})
+    fixes = [each["fix"].splitlines() for each in json.loads(elsewhere.stdout)["findings"]]
+    assert {fix[0] for fix in fixes} == {f"export DOCKER_HOST={engine.url}"}
     paste(engine, before["nfs-udp", "nfs-volume"]["fix"], tmp_path)
     paste(engine, before["smb-version", "share"]["fix"], tmp_path)
     assert found(engine) == {}
