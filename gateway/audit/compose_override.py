@@ -40,14 +40,16 @@ def override(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
         change: How the mounts change.
 
     Raises:
-        UnsupportedOptionError: The override file cannot contain the options of a mount, or the service has several
-            containers, which Compose would all replace.
+        UnsupportedOptionError: The override file cannot contain the options of a mount, the service has several
+            containers, which Compose would all replace, or the name of the image leads to another image.
     """
     replicas = [each for each in snapshot.containers if container.service and each.service == container.service]
     if len(replicas) > 1:
         raise UnsupportedOptionError(f"Compose would replace all {len(replicas)} containers of {container.service}")
     if needs_long_syntax(container):
         raise UnsupportedOptionError("options of a mount")
+    if container.exact_image != container.image:
+        raise UnsupportedOptionError(f"Compose possibly uses another image: {container.image} has changed")
     labels, name, client = container.labels, container.name, snapshot.client
     service, first = labels[SERVICE], labels[FILES].partition(",")[0]
     path = posixpath.join(posixpath.dirname(first), f"{service}.audit.yaml")
@@ -60,7 +62,7 @@ def override(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
     helper = f"{name}-copy" if change.copied else ""
     if helper:
         mounts = [argument for each in change.copied for argument in ("-v", f"{change.mounts[each]}:{each}")]
-        lines += [command(client, "create", "--name", helper, *mounts, container.image, "none")]
+        lines += [command(client, "create", "--name", helper, *mounts, container.exact_image, "none")]
         lines += removed_on_failure(client, change, helper)
     lines += frozen(client, container, change, helper)
     lines += [command(client, "rm", "-v", helper)] if helper else []

@@ -1,12 +1,14 @@
 """Converts responses of the engine to containers and volumes of a snapshot. Does no I/O."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume
 from gateway.text_sanitizer import one_line
 
 _ANONYMOUS = "com.docker.volume.anonymous"
+_SHORT_ID = 12
+"""The length of the short ID of an image. A shorter text can be a name, too."""
 
 
 def container_of(
@@ -16,15 +18,16 @@ def container_of(
 
     Args:
         inspection: The response to an inspect request for the container.
-        image: The configuration of the image; None if it is not known.
+        image: The response to an inspect request for the image; None if it is not known.
         layer: The size of the writable layer in bytes; None if it is not known.
         is_own: Whether the container runs the gateway itself.
     """
     config, host = inspection.get("Config") or {}, inspection.get("HostConfig") or {}
+    name, image_id = str(config.get("Image") or ""), str(inspection.get("Image") or "")
     tmpfs = (AuditedMount("tmpfs", str(path)) for path in host.get("Tmpfs") or {})
     mounts = {each.path: each for each in (*tmpfs, *map(_mount, inspection.get("Mounts") or ()))}
     return AuditedContainer(
-        str(inspection["Id"]), one_line(str(inspection["Name"]).lstrip("/")), str(config.get("Image") or ""),
+        str(inspection["Id"]), one_line(str(inspection["Name"]).lstrip("/")), name,
         running=bool((inspection.get("State") or {}).get("Running")),
         removed=bool(host.get("AutoRemove")),
         mounts=tuple(mounts.values()),
@@ -32,8 +35,29 @@ def container_of(
         changes={} if layer == 0 else None,
         is_own=is_own,
         inspection=inspection,
-        image_config=image,
+        image_config=None if image is None else image.get("Config") or {},
+        image_reference=image_reference(name, image_id, None if image is None else image.get("RepoTags") or ()),
     )  # fmt: skip
+
+
+def image_reference(name: str, image_id: str, tags: Collection[str] | None) -> str:
+    """Return the name of a container's image if it leads to that image, and the image's ID otherwise.
+
+    Args:
+        name: The name with which the container was created.
+        image_id: The ID of the image; empty if it is not known.
+        tags: The names that the image has now; None if they are not known.
+    """
+    short = name.removeprefix("sha256:")
+    is_fixed = "@" in name or (len(short) >= _SHORT_ID and image_id.removeprefix("sha256:").startswith(short))
+    is_current = _full_name(name) in map(_full_name, tags or ())
+    return name if is_fixed or is_current or not image_id else image_id
+
+
+def _full_name(name: str) -> str:
+    """Return the name of an image with its tag, and without the registry and the directory that are the default."""
+    short = name.removeprefix("docker.io/").removeprefix("library/")
+    return short if ":" in short.rpartition("/")[2] else f"{short}:latest"
 
 
 def _mount(found: Mapping[str, Any]) -> AuditedMount:

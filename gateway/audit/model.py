@@ -70,6 +70,8 @@ class AuditedContainer:
         is_own: Whether the container runs the gateway itself, which needs access to keys and to the engine's socket.
         inspection: The engine's response to an inspect request. The commands of fixes are derived from this response.
         image_config: The configuration of the image; None if it is not known.
+        image_reference: How commands name the image: its name, or its ID if the name possibly leads to another image;
+            empty if it is not known.
     """
 
     id: str
@@ -85,12 +87,18 @@ class AuditedContainer:
     is_own: bool = False
     inspection: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
     image_config: Mapping[str, Any] | None = field(default=None, hash=False, compare=False)
+    image_reference: str = ""
 
     @property
     def labels(self) -> Mapping[str, str]:
         """The container's labels, except labels of its image, which must not affect a fix; empty if not known."""
         image = None if self.image_config is None else self.image_config.get("Labels") or {}
         return split((self.inspection.get("Config") or {}).get("Labels") or {}, image)[0]
+
+    @property
+    def exact_image(self) -> str:
+        """The name or ID that leads to the image of the container."""
+        return self.image_reference or self.image
 
     @property
     def service(self) -> str:

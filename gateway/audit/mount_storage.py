@@ -3,7 +3,7 @@
 import posixpath
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cache
 
@@ -119,6 +119,20 @@ def is_below(path: str, directory: str) -> bool:
     return path == directory or path.startswith(f"{directory.rstrip('/')}/")
 
 
+def bound_directory(volume: AuditedVolume) -> str:
+    """Return the directory of the host that a volume mounts with `o=bind`; empty if the volume is another one."""
+    options = split_options(volume.options.get("o", ""))
+    is_bind = volume.driver == "local" and ("bind" in options or "rbind" in options)
+    return volume.options.get("device", "") if is_bind else ""
+
+
+def as_bind(snapshot: AuditSnapshot, mount: AuditedMount) -> AuditedMount:
+    """Return a mount of a volume with `o=bind` as a bind of the host's directory, and other mounts unchanged."""
+    volume = snapshot.volumes.get(mount.volume) if mount.kind == "volume" else None
+    directory = bound_directory(volume) if volume is not None else ""
+    return replace(mount, kind="bind", source=posixpath.normpath(directory)) if directory else mount
+
+
 def store_of(snapshot: AuditSnapshot, mount: AuditedMount) -> MountStorage:
     """Return the storage that holds the data of a container's mount."""
     if mount.kind == "tmpfs":
@@ -132,10 +146,10 @@ def of_volume(snapshot: AuditSnapshot, volume: AuditedVolume) -> MountStorage:
     if volume.driver != "local":
         medium = StorageMedium.FUSE if _FUSE_DRIVERS.search(volume.driver) else StorageMedium.DRIVER
         return MountStorage(medium, f"{volume.name} ({volume.driver})", f"volume {volume.name}")
+    if directory := bound_directory(volume):
+        return _of_path(snapshot, directory, directory)
     kind, options = volume.options.get("type", ""), split_options(volume.options.get("o", ""))
     device = volume.options.get("device", "")
-    if "bind" in options or "rbind" in options:
-        return _of_path(snapshot, device, device)
     medium = medium_of(kind)
     if medium is StorageMedium.MEMORY:
         return MountStorage(medium, f"{volume.name} (memory)", f"volume {volume.name}")

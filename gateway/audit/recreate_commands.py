@@ -92,7 +92,7 @@ def _create(snapshot: AuditSnapshot, container: AuditedContainer, change: MountO
     names = variables(container)
     from_stdin = ("--env-file", "/dev/stdin") if names else ()
     mounts = volume_options(container, change)
-    create = command(client, "create", *from_stdin, "--name", new, *own, *mounts, container.image, *arguments)
+    create = command(client, "create", *from_stdin, "--name", new, *own, *mounts, container.exact_image, *arguments)
     if not names:
         return create
     # The values can be secrets, so the command does not print them, but pipes them to `docker create`.
@@ -157,4 +157,4 @@ def _paths(container: AuditedContainer) -> Iterator[str]:
 def _known(container: AuditedContainer) -> tuple[str, ...]:
     mounts = (text for each in container.mounts for text in (each.path, each.source, each.volume))
     labels = (container.labels.get(each, "") for each in (*COMPOSE_LABELS, SWARM_SERVICE, NODE_LABEL))
-    return (container.image, *mounts, *labels)
+    return (container.exact_image, *mounts, *labels)

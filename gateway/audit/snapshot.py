@@ -190,6 +190,5 @@ async def _container(
     image = str(inspection.get("Image") or config.get("Image") or "")
     if image not in images:
         missing = "the labels of its containers are ignored, and hidden files are not found"
-        found = await requests.get(f"images/{image}/json", missing)
-        images[image] = (found.get("Config") or {}) if found is not None else None
+        images[image] = await requests.get(f"images/{image}/json", missing)
     return container_of(inspection, images[image], layer, is_own=is_own)

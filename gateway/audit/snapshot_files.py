@@ -11,7 +11,7 @@ from gateway.audit.host_files import HostFiles, stale_files
 from gateway.audit.host_model import HostPath
 from gateway.audit.image_files import changes, image_names, user_of
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
-from gateway.audit.mount_storage import is_below, of_volume
+from gateway.audit.mount_storage import bound_directory, is_below, of_volume
 from gateway.audit.storage_locations import VOLATILE
 from gateway.text_sanitizer import one_line
 
@@ -32,7 +32,7 @@ def with_files(snapshot: AuditSnapshot, info: Mapping[str, Any], unchecked: list
     host = HostFiles(snapshot.mounts_by_point, time.monotonic() + _READING)
     volumes = {
         name: replace(each, options={**each.options, "device": host.resolve(each.options["device"])})
-        if "bind" in each.options.get("o", "").split(",") and each.options.get("device")
+        if bound_directory(each)
         else each
         for name, each in snapshot.volumes.items()
     }

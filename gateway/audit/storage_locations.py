@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
-from gateway.audit.mount_storage import MountStorage, StorageMedium, is_below, store_of
+from gateway.audit.mount_storage import MountStorage, StorageMedium, as_bind, is_below, store_of
 from gateway.audit.report import StorageLocation
 from gateway.text_sanitizer import format_bytes
 
@@ -28,7 +28,7 @@ def places(snapshot: AuditSnapshot) -> Iterator[StorageLocation]:
 
 def _place(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount) -> StorageLocation:
     store = store_of(snapshot, mount)
-    kind, lost_by = _kind_and_loss(snapshot, container, mount, store)
+    kind, lost_by = _kind_and_loss(snapshot, container, as_bind(snapshot, mount), store)
     return StorageLocation(container.name, mount.path, "rw" if mount.writable else "ro", kind, store.title, lost_by)
 
 

@@ -289,6 +289,10 @@ def test_unsafe_options_of_network_volumes_are_found_and_fixed(engine: Engine, h
         ("soft-mount", "nfs-volume"), ("no-locks", "nfs-volume"), ("nfs-udp", "nfs-volume"),
         ("nfs-version", "nfs-volume"), ("no-locks", "share"), ("smb-version", "share"),
     }  # fmt: skip
+    (tmp_path / "gateway.yaml").write_text(f"docker: {{host: '{engine.url}'}}\n")
+    elsewhere = command("audit", "-c", f"{tmp_path}/gateway.yaml", "-o", "json", environment={"DOCKER_HOST": ""})
+    fixes = [each["fix"].splitlines() for each in json.loads(elsewhere.stdout)["findings"]]
+    assert {fix[0] for fix in fixes} == {f"export DOCKER_HOST={engine.url}"}
     paste(engine, before["nfs-udp", "nfs-volume"]["fix"], tmp_path)
     paste(engine, before["smb-version", "share"]["fix"], tmp_path)
     assert found(engine) == {}
@@ -347,7 +351,7 @@ def test_a_hanging_mount_does_not_block_the_audit(engine: Engine, host: Path, hu
     places = {each["container"]: (each["kind"], each["place"]) for each in report["places"]}
     assert places == {
         "above": ("bind", str(host)),
-        "media": ("network volume", f"{hung}/pictures (server:/pictures, fuse.sshfs)"),
+        "media": ("network bind", f"{hung}/pictures (server:/pictures, fuse.sshfs)"),
     }
 
 

@@ -8,7 +8,7 @@ from gateway.audit import private_keys, rules
 from gateway.audit.hazards.finding import on_container
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot, ContainerUser
 from gateway.audit.mount_options import MountOptionChange
-from gateway.audit.mount_storage import is_below, store_of
+from gateway.audit.mount_storage import as_bind, is_below, store_of
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell_commands import command
 from gateway.text_sanitizer import one_line
@@ -30,7 +30,7 @@ def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
     """Yield the hazards that result from a container's access to the host."""
     containers = [each for each in snapshot.containers if not each.is_former_task]
     for container in containers:
-        for mount in container.mounts:
+        for mount in (as_bind(snapshot, each) for each in container.mounts):
             if mount.kind == "bind" and not container.is_own:
                 yield from _bind(snapshot, container, mount)
     for container in containers:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from gateway.audit import database_files
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.mount_options import MountOptionChange
-from gateway.audit.mount_storage import MountStorage, store_of
+from gateway.audit.mount_storage import MountStorage, as_bind, store_of
 from gateway.audit.recreate_commands import recreate
 from gateway.audit.report import Finding, HazardRule, Severity
 from gateway.docker.compose_command import FILES
@@ -13,9 +13,12 @@ from gateway.text_sanitizer import one_line
 
 
 def mounts(snapshot: AuditSnapshot) -> Iterator[tuple[AuditedContainer, AuditedMount, MountStorage]]:
-    """Yield each mount of each container, with the storage that holds the mount's data."""
+    """Yield each mount of each container, with the storage that holds the mount's data.
+
+    A mount of a volume with `o=bind` is a bind of the host's directory.
+    """
     for container in snapshot.containers:
-        for mount in container.mounts:
+        for mount in (as_bind(snapshot, each) for each in container.mounts):
             yield container, mount, store_of(snapshot, mount)
 
 

@@ -89,10 +89,12 @@ def host_mount(snapshot: AuditSnapshot, container: AuditedContainer, mount: Audi
         command("mount", point),
     )
     commands = recreate(snapshot, container, MountOptionChange({mount.path: point}, setup=setup))
+    edit = f"install -m 600 /dev/null {command(credentials)} && ${{EDITOR:-vi}} {command(credentials)}"
+    if all(each.startswith("#") for each in commands.splitlines()):
+        edit = f"# {edit}"
     # The editor is outside of the script, because the script's standard input is the script itself.
     return "\n".join((
         "# write the lines username= and password= into this file:",
-        f"install -m 600 /dev/null {command(credentials)} && ${{EDITOR:-vi}} {command(credentials)}",
-        commands,
+        edit, commands,
         f"# when {container.name} works: {command(snapshot.client, 'volume', 'rm', mount.volume)}",
     ))  # fmt: skip

@@ -70,8 +70,10 @@ def _unused(snapshot: AuditSnapshot, volume: AuditedVolume) -> Finding:
 
 def _save_and_remove(snapshot: AuditSnapshot, volume: AuditedVolume, remove: str) -> str:
     """Return commands that save a volume as an archive and then remove the volume."""
-    image = next((each.image for each in snapshot.containers if each.image), "busybox")
+    image = next((each.exact_image for each in snapshot.containers if each.exact_image), "busybox")
     helper = f"save-{volume.name[:20]}"
     create = command(snapshot.client, "create", "--name", helper, "-v", f"{volume.name}:/volume:ro", image, "none")
     copy = command(snapshot.client, "cp", "-a", f"{helper}:/volume/.", "-")
-    return script(create, f"{copy} > {command(f'{volume.name}.tar')}", command(snapshot.client, "rm", helper), remove)
+    return script(
+        create, f"{copy} > {command(f'{volume.name}.tar')}", command(snapshot.client, "rm", "-v", helper), remove
+    )

@@ -41,7 +41,7 @@ def _copy_missing(client: str, container: AuditedContainer, mount: AuditedMount,
     The engine extracts the files inside a container. There, symbolic links cannot lead to other files of the host.
     """
     source = mount.volume or mount.source
-    image, path = container.image, mount.path
+    image, path = container.exact_image, mount.path
     if not source:
         return (
             f"# mount {one_line(title)} at another path than {one_line(path)}, which has files of {one_line(image)}"
@@ -58,7 +58,7 @@ def _copy_missing(client: str, container: AuditedContainer, mount: AuditedMount,
         command(client, "create", "--name", original, image, "none"),
         command(client, "create", "--name", changed, "-v", f"{source}:{path}", image, "none"),
         *copies,
-        command(client, "rm", original, changed),
+        command(client, "rm", "-v", original, changed),
     )
 
 

@@ -360,6 +360,27 @@ def test_a_writable_directory_of_the_system_is_found(source: str, severity: str 
     assert found(container(bind(source, "/x", writable=False))) == set()
 
 
+@pytest.mark.parametrize("option", ["bind", "rbind,ro"])
+@pytest.mark.parametrize(
+    ("source", "rule"),
+    [
+        ("/var/run/", "engine-socket"),
+        ("/etc", "writable-host-directory"),
+        ("/srv/keys", "private-key"),
+        ("/tmp/data", "data-in-memory"),  # noqa: S108
+        ("/mnt/nas/media", "network-bind"),
+    ],
+)
+def test_a_volume_of_a_host_directory_is_a_bind(option: str, source: str, rule: str) -> None:
+    nas = HostMount("/mnt/nas", "nfs4", "nas:/x", {"vers": "4.2", "hard": ""})
+    paths = {"/srv/keys": replace(directory("id_ed25519"), key=FoundKey("SSH key", "id_ed25519"))}
+    more: dict[str, Any] = {"mounts": (ROOT, nas), "paths": paths}
+    through = volume(options={"type": "none", "o": option, "device": source})
+    by_volume = found(container(on_volume()), volumes=(through,), **more)
+    assert by_volume == found(container(bind(source.rstrip("/"))), **more)
+    assert rule in {each for each, _ in by_volume}
+
+
 def test_a_key_inside_a_mounted_directory_is_found() -> None:
     app = container(bind("/root", "/backup", writable=False))
     home = replace(directory(".ssh", "notes"), key=FoundKey("SSH key", ".ssh/id_rsa", is_alone=False))
@@ -432,7 +453,7 @@ def test_permission_bits_are_read_as_the_kernel_does() -> None:
     ("options", "kind", "place", "lost_by"),
     [
         ({"type": "tmpfs", "device": "tmpfs"}, "volume", "data (memory)", "the stop of the last container"),
-        ({"type": "none", "o": "bind", "device": "/srv/x"}, "volume", "/srv/x", "docker volume rm"),
+        ({"type": "none", "o": "bind", "device": "/srv/x"}, "bind", "/srv/x", "rm on the host"),
         ({"type": "cifs", "o": "addr=192.0.2.11", "device": "//192.0.2.11/db"}, "network volume",
          "//192.0.2.11/db", ""),
         ({"type": "nfs4", "o": "addr=10.0.0.9", "device": ":/x"}, "network volume", "10.0.0.9:/x",

@@ -158,6 +158,9 @@ def test_a_container_changes_only_after_the_mount_of_the_host_works() -> None:
     assert 2 < mounted < text.index("docker stop db") < text.index("FIX")
     assert text[-1] == "# when db works: docker volume rm share"
     assert not [each for each in text if each.startswith("docker volume rm")]
+    inside = AuditedContainer("1", "app", inspection={"HostConfig": {"NetworkMode": f"container:{app.id}"}})
+    (finding,) = decide(AuditSnapshot((app, inside), {"share": AuditedVolume("share", options=options)})).findings
+    assert all(each.startswith("# ") for each in finding.fix.splitlines())
 
 
 def test_a_network_that_was_given_by_its_id_is_joined_once() -> None:
@@ -246,6 +249,23 @@ def test_mounts_are_dropped_and_made_read_only() -> None:
     app = container(AuditedMount("bind", "/key", "/srv/key"), AuditedMount("volume", "/data", "", "data"))
     assert lines(app, MountOptionChange(dropped=frozenset({"/key"})))[1].endswith(" -v data:/data mariadb:11")
     assert lines(app, MountOptionChange(read_only=frozenset({"/data"})))[1].endswith(" -v data:/data:ro mariadb:11")
+
+
+@pytest.mark.parametrize("labels", [{}, COMPOSE])
+def test_a_name_that_leads_to_another_image_is_not_used(labels: Mapping[str, str]) -> None:
+    app = replace(container(Labels=labels), image_reference="sha256:1")
+    text = "\n".join(lines(app, MOVE))
+    assert "mariadb:11 " not in f"{text} ".replace("mariadb:11 has changed", "")
+    assert ("possibly uses another image" in text) if labels else ("-v db-mysql:/var/lib/mysql sha256:1\n" in text)
+
+
+def test_helpers_leave_no_anonymous_volumes() -> None:
+    other = replace(container(AuditedMount("bind", "/srv", "/srv/x", hides=("a",))), image_reference="sha256:1")
+    found = decide(AuditSnapshot((other,), {"lost": AuditedVolume("lost", size=1)})).findings
+    fixes = {each.rule.id: each.fix for each in found}
+    assert "docker rm -v save-lost\n" in fixes["unused-volume"]
+    assert "-v lost:/volume:ro sha256:1 none" in fixes["unused-volume"]
+    assert "docker rm -v db-image db-copy\n" in fixes["hides-image-files"]
 
 
 def test_names_of_existing_objects_are_not_used() -> None:

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from gateway.audit import snapshot
+from gateway.audit.engine_responses import image_reference
 from gateway.audit.hazards import decide
 from gateway.audit.snapshot import AuditScope, take_snapshot
 from gateway.docker.engine import Engine
@@ -81,6 +82,7 @@ async def test_an_engine_elsewhere_is_audited_by_its_answers() -> None:
     found = await take_snapshot(made(), AuditScope({}, is_local=False))
     (container,) = found.containers
     assert (container.name, container.layer, container.is_own) == ("db", 600_000, False)
+    assert (container.image, container.exact_image) == ("app:1", "sha256:1")
     assert container.changes == {"/var/lib/mysql/ibdata1": 1}
     assert [(each.kind, each.path, each.writable) for each in container.mounts] == [
         ("tmpfs", "/run", True), ("volume", "/data", False), ("bind", "/x", True),
@@ -142,3 +144,23 @@ async def test_an_engine_that_compares_slowly_does_not_hold_up_the_audit(monkeyp
 async def test_an_engine_that_does_not_list_containers_is_an_error(kind: ErrorKind) -> None:
     with pytest.raises(EngineError):
         await take_snapshot(made("containers/json", "?size=1", kind=kind), AuditScope({}, is_local=False))
+
+
+@pytest.mark.parametrize(
+    ("name", "tags", "expected"),
+    [
+        ("app:1", ["app:1"], "app:1"),
+        ("app", ["app:latest"], "app"),
+        ("docker.io/library/app", ["app:latest"], "docker.io/library/app"),
+        ("registry:5000/app", ["registry:5000/app:latest"], "registry:5000/app"),
+        ("app@sha256:beef", [], "app@sha256:beef"),
+        ("c0ffeec0ffee", [], "c0ffeec0ffee"),
+        ("app:1", ["app:2", "other/app:1"], f"sha256:{ID}"),
+        ("c0", [], f"sha256:{ID}"),
+        ("app:1", None, f"sha256:{ID}"),
+    ],
+)
+def test_a_name_that_leads_to_another_image_is_replaced_by_the_id(
+    name: str, tags: list[str] | None, expected: str
+) -> None:
+    assert image_reference(name, f"sha256:{ID}", tags) == expected

@@ -1,0 +1,44 @@
+"""Makes the commands of fixes use the engine that the audit examined. Does no I/O."""
+
+from dataclasses import replace
+
+from gateway.audit.report import AuditReport
+from gateway.audit.shell_commands import command
+from gateway.docker.options import DockerOptions
+
+_VARIABLES = {"docker": "DOCKER_HOST", "podman": "CONTAINER_HOST"}
+"""The environment variable that selects the engine, for each command line client."""
+
+
+def with_environment(report: AuditReport, options: DockerOptions, default_host: str, client: str) -> AuditReport:
+    """Return the report with fixes that first select the engine, if the client would use another one.
+
+    Args:
+        report: The report.
+        options: The engine that the audit examined.
+        default_host: The address of the engine that the client uses without this function.
+        client: The engine's command line client.
+    """
+    first = _selection(options, default_host, client)
+    if not first:
+        return report
+    findings = tuple(
+        replace(each, fix=f"{first}\n{each.fix}") if _runs(each.fix, client) else each for each in report.findings
+    )
+    return replace(report, findings=findings)
+
+
+def _selection(options: DockerOptions, default_host: str, client: str) -> str:
+    if options.tunnel is not None:
+        return f"# run these commands on the host of the engine, which is behind the tunnel {options.tunnel}"
+    if options.host == default_host:
+        return ""
+    words = [f"{_VARIABLES[client]}={options.host}"]
+    if not options.tls.is_set:
+        return command("export", *words)
+    return f"{command('export', *words)}  # with TLS, also set DOCKER_TLS_VERIFY and DOCKER_CERT_PATH"
+
+
+def _runs(fix: str, client: str) -> bool:
+    """Return whether a fix has a command that uses the client."""
+    return any(f"{client} " in line for line in fix.splitlines() if not line.startswith("#"))
