@@ -1,6 +1,7 @@
 """Returns `docker create` options that reproduce an existing container, except for its mounts. Does no I/O."""
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from gateway.audit.model import AuditedContainer
@@ -50,9 +51,14 @@ def networks(container: AuditedContainer) -> Iterator[tuple[str, list[str]]]:
     for name, endpoint in found.items():
         if name in ("bridge", "host", "none", "podman"):
             continue
-        address = (endpoint.get("IPAMConfig") or {}).get("IPv4Address")
+        addresses = endpoint.get("IPAMConfig") or {}
+        given = [
+            (flag, addresses[key])
+            for key, flag in (("IPv4Address", "--ip"), ("IPv6Address", "--ip6"))
+            if addresses.get(key)
+        ]
         aliases = [each for each in endpoint.get("Aliases") or () if each not in (container.id[:12], container.name)]
-        yield name, [*(("--ip", address) if address else ()), *each_of("--alias")(aliases)]
+        yield name, [*chain.from_iterable(given), *each_of("--alias")(aliases)]
 
 
 def _own(container: AuditedContainer) -> Iterator[str]:
@@ -68,6 +74,8 @@ def _own(container: AuditedContainer) -> Iterator[str]:
         yield from ("--stop-timeout", str(config["StopTimeout"]))
     if config.get("Hostname") and not container.id.startswith(config["Hostname"]) and not _shares_name(container):
         yield from ("-h", str(config["Hostname"]))
+    if address := _mac_address(container):
+        yield from ("--mac-address", address)
     yield from (flag for key, flag in (("Tty", "-t"), ("OpenStdin", "-i")) if config.get(key))
     published = (container.inspection.get("HostConfig") or {}).get("PortBindings") or {}
     known = {*published, *(image.get("ExposedPorts") or ())}
@@ -75,6 +83,23 @@ def _own(container: AuditedContainer) -> Iterator[str]:
     labels = image.get("Labels") or {}
     own = (config.get("Labels") or {}).items()
     yield from each_of("--label")(f"{key}={value}" for key, value in own if labels.get(key) != value)
+
+
+def _mac_address(container: AuditedContainer) -> str:
+    """Return the MAC address of the first network; empty if the engine derived it from the IPv4 address.
+
+    Since Docker 28, the engine generates random addresses, which look like given ones: the new container keeps them.
+    """
+    config: Mapping[str, Any] = container.inspection.get("Config") or {}
+    found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
+    mode = str((container.inspection.get("HostConfig") or {}).get("NetworkMode", ""))
+    mode = "bridge" if mode == "default" else mode
+    endpoint: Mapping[str, Any] = next(
+        (each for name, each in found.items() if mode in (name, each.get("NetworkID"))), {}
+    )
+    address = str(config.get("MacAddress") or endpoint.get("MacAddress") or "")
+    parts = [f"{int(each):02x}" for each in str(endpoint.get("IPAddress") or "").split(".") if each.isdecimal()]
+    return "" if address == ":".join(["02", "42", *parts]) else address
 
 
 def _command(container: AuditedContainer) -> tuple[list[str], list[str]]:

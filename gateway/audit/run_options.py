@@ -74,6 +74,12 @@ def _restart(policy: Mapping[str, Any]) -> Iterator[str]:
         yield from ("--restart", f"{name}:{count}" if count else name)
 
 
+def _security(values: Any) -> Iterator[str]:
+    if any(str(each).startswith(("seccomp={", "seccomp:{")) for each in values):  # the client reads it from a file
+        raise UnsupportedOptionError("--security-opt seccomp=FILE")
+    yield from each_of("--security-opt")(values)
+
+
 def _devices(devices: Any) -> Iterator[str]:
     for each in devices:
         parts = (each["PathOnHost"], each["PathInContainer"], each.get("CgroupPermissions", "rwm"))
@@ -117,7 +123,7 @@ _OPTIONS: Mapping[str, Callable[[Any], Iterator[str]]] = {
     "DnsSearch": each_of("--dns-search"),
     "ExtraHosts": each_of("--add-host"),
     "GroupAdd": each_of("--group-add"),
-    "SecurityOpt": each_of("--security-opt"),
+    "SecurityOpt": _security,
     "Devices": _devices,
     "Privileged": _true("--privileged"),
     "PublishAllPorts": _true("-P"),

@@ -55,7 +55,7 @@ def _diff(given: "list[ImportSource]", result: "ImportResult") -> str:
     """Return the diff of the Compose file, which must be the only one.
 
     Raises:
-        UsageError: There is not exactly one Compose file with a name.
+        UsageError: There is not exactly one Compose file with a name, or it is a symbolic link.
     """
     from gateway.importing.compose_diff import compose_diff  # noqa: PLC0415 - slow to import
     from gateway.importing.source_format import recognize  # noqa: PLC0415 - slow to import
@@ -63,6 +63,10 @@ def _diff(given: "list[ImportSource]", result: "ImportResult") -> str:
     files = [source for source in given if source.name and (source.form or recognize(source)) == "compose"]
     if len(files) != 1:
         raise UsageError(f"--diff needs one Compose file among the sources, not {len(files)}")
+    if Path(files[0].name).is_symlink():
+        raise UsageError(
+            f"{files[0].name} is a symbolic link, which patch does not follow: replace it with a copy of its target"
+        )
     return compose_diff(files[0].text, files[0].name, result)
 
 

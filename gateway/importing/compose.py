@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from gateway.errors import UsageError
-from gateway.importing.compose_values import list_of, mapping, words_of
+from gateway.importing.compose_merge import merged
+from gateway.importing.compose_values import environment, list_of, mapping, words_of
 from gateway.importing.docker_options import read_bind
 from gateway.importing.docker_run import published
 from gateway.importing.env_file import EnvFiles
@@ -20,7 +21,14 @@ from gateway.input_limits import TooLargeError, load_yaml
 _VARIABLE = re.compile(r"\$(?:(\$)|(\w+)|\{(\w+)(?:(:?[-?+])([^}]*))?\})")
 
 
-def import_compose(text: str, source: str, files: EnvFiles, result: ImportResult, folder: str = "") -> None:
+def import_compose(
+    text: str,
+    source: str,
+    files: EnvFiles,
+    result: ImportResult,
+    folder: str = "",
+    override: tuple[str, str] = ("", ""),
+) -> None:
     """Read a Compose file.
 
     Args:
@@ -29,12 +37,15 @@ def import_compose(text: str, source: str, files: EnvFiles, result: ImportResult
         files: The env files that were passed as sources.
         result: Receives the containers, volumes and notes.
         folder: The directory of the file. Relative paths in the file are relative to this directory.
+        override: The name and the content of the override file; empty if there is none.
 
     Raises:
-        UsageError: The text is not a Compose file.
+        UsageError: A text is not a Compose file.
     """
-    document = load_compose(text, source)
-    document = _interpolate(document, files, folder)
+    document = _interpolate(load_compose(text, source), files, folder)
+    if override[1]:
+        document = merged(document, _interpolate(load_compose(override[1], f"{override[0]}: "), files, folder))
+        result.add_note(f"{override[0]}: merged into the Compose file of the same directory, as Compose does")
     secrets = {
         f"/run/secrets/{name}": _resolved(str(mapping(value, f"{source}secrets.{name}").get("file") or ""), folder)
         for name, value in mapping(document.get("secrets"), f"{source}secrets").items()
@@ -149,19 +160,6 @@ def _read_networks(container: ImportedContainer, service: dict[str, Any]) -> Non
     for port in list_of(service.get("ports"), f"{container.where}.ports"):
         text = f"{port.get('published')}:{port.get('target')}" if isinstance(port, dict) else str(port)
         container.published += list(published(text))
-
-
-def environment(value: Any, where: str) -> dict[str, str]:
-    """Return the variables of a service, from a mapping or a list.
-
-    Raises:
-        UsageError: The value is neither a mapping nor a list.
-    """
-    if isinstance(value, list):
-        pairs = [str(each).partition("=") for each in value]
-        return {key: text if equals else f"${{{key}}}" for key, equals, text in pairs}
-    found = mapping(value, f"{where}.environment")
-    return {key: f"${{{key}}}" if each is None else str(each) for key, each in found.items()}
 
 
 def _mount(value: Any) -> ImportedMount:

@@ -3,6 +3,7 @@
 import difflib
 import posixpath
 import re
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,7 +66,21 @@ def compose_diff(text: str, name: str, result: ImportResult) -> str:
     changes = [(posixpath.join(folder, "gateway.yaml"), "", configuration), (name, text, edit.text())]
     for path, content in result.files.items():
         changes.append((posixpath.join(folder, path.rpartition("/")[2]), "", content))
-    return "".join(_diff(*change) for change in changes)
+    return "".join(_diff(*change) for change in _relative(changes, folder, result))
+
+
+def _relative(changes: list[tuple[str, str, str]], folder: str, result: ImportResult) -> list[tuple[str, str, str]]:
+    """Return changes with paths that patch(1) accepts: it refuses absolute paths and `..`.
+
+    Args:
+        changes: The path, the old and the new content of each file in `folder`.
+        folder: The directory of the Compose file.
+        result: Receives a note on the directory in which to apply the diff.
+    """
+    if not folder.startswith("/") and ".." not in folder.split("/"):
+        return changes
+    result.add_note(f"apply the diff with `patch -d {shlex.quote(folder)} -p0`: its paths are relative to {folder}")
+    return [(posixpath.basename(path), old, new) for path, old, new in changes]
 
 
 def _note_requirements(found: ComposeGatewayConfig, ports: list[str], result: ImportResult) -> None:
@@ -112,6 +127,7 @@ def _network_names(edit: YamlEdit, container: ImportedContainer) -> list[str]:
 
 
 def _diff(name: str, old: str, new: str) -> str:
+    name += "\t" if " " in name else ""  # patch reads a name with spaces up to a tab
     lines = difflib.unified_diff(
         old.splitlines(keepends=True), new.splitlines(keepends=True), name if old else "/dev/null", name
     )

@@ -1,4 +1,4 @@
-"""Checks the types of values in Compose files."""
+"""Checks and converts values in Compose files."""
 
 import shlex
 from typing import Any
@@ -46,3 +46,16 @@ def words_of(value: Any, where: str) -> list[str]:
         except ValueError as error:
             raise UsageError(f"{where}: {error}") from error
     return [str(each) for each in list_of(value, where)]
+
+
+def environment(value: Any, where: str) -> dict[str, str]:
+    """Return the variables of a service, from a mapping or a list.
+
+    Raises:
+        UsageError: The value is neither a mapping nor a list.
+    """
+    if isinstance(value, list):
+        pairs = [str(each).partition("=") for each in value]
+        return {key: text if equals else f"${{{key}}}" for key, equals, text in pairs}
+    found = mapping(value, f"{where}.environment")
+    return {key: f"${{{key}}}" if each is None else str(each) for key, each in found.items()}

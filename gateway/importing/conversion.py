@@ -8,6 +8,7 @@ from functools import partial
 from gateway.errors import UsageError
 from gateway.importing.backend_creation import join
 from gateway.importing.compose import import_compose
+from gateway.importing.compose_merge import is_base, is_override
 from gateway.importing.database_variables import find_clients
 from gateway.importing.docker_run import Volumes
 from gateway.importing.env_file import EnvFiles, parse_env_file
@@ -46,10 +47,13 @@ def _convert(sources: Sequence[ImportSource]) -> ImportResult:
             raise UsageError(f"{source.name or 'the source'}: has the control character {found[0]!r}: remove it")
     forms = [source.form or recognize(source) for source in sources]
     given = list(zip(sources, forms, strict=True))
+    overrides = _overrides(given)
     files = EnvFiles({source.name: source.text for source, form in given if form == "env" and source.name})
     for source, form in given:
+        if source in overrides.values():
+            continue
         prefix = f"{source.name}: " if source.name and len(sources) > 1 else ""
-        for name, options in _read(source, form, prefix, files, result).items():
+        for name, options in _read(source, form, prefix, files, result, overrides.get(source.name)).items():
             import_volume(name, options, f"{prefix}volumes.{name}", result)
     for container in result.containers:
         import_vpn(container, result)
@@ -65,13 +69,28 @@ def _convert(sources: Sequence[ImportSource]) -> ImportResult:
     return result
 
 
-def _read(source: ImportSource, form: str, prefix: str, files: EnvFiles, result: ImportResult) -> Volumes:
+def _overrides(given: Sequence[tuple[ImportSource, str]]) -> dict[str, ImportSource]:
+    """Return the override file of each Compose file that has one among the sources, by the Compose file's name."""
+    files = [(*posixpath.split(source.name), source) for source, form in given if form == "compose" and source.name]
+    overrides = {folder: source for folder, name, source in files if is_override(name)}
+    return {source.name: overrides[folder] for folder, name, source in files if is_base(name) and folder in overrides}
+
+
+def _read(
+    source: ImportSource,
+    form: str,
+    prefix: str,
+    files: EnvFiles,
+    result: ImportResult,
+    override: ImportSource | None = None,
+) -> Volumes:
     """Read one source. Return the driver options of each volume that its commands create, by volume name."""
     folder = posixpath.dirname(source.name)
     read_env_file = partial(files.read, folders=("", folder))
     match form:
         case "compose":
-            import_compose(source.text, prefix, files, result, folder)
+            second = (override.name, override.text) if override is not None else ("", "")
+            import_compose(source.text, prefix, files, result, folder, second)
         case "ssh-config":
             import_config(source.text, source.name or "ssh_config", result)
         case "fstab":

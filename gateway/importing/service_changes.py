@@ -4,9 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from gateway.importing.compose import environment
 from gateway.importing.compose_gateway import ComposeGatewayConfig, volume_of
-from gateway.importing.compose_values import list_of, mapping
+from gateway.importing.compose_values import environment, list_of, mapping
 from gateway.importing.docker_options import read_bind
 from gateway.importing.import_result import ImportResult, split_target
 from gateway.importing.model import ImportedClient, ImportedContainer

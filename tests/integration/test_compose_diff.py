@@ -85,3 +85,22 @@ def test_the_legacy_example_is_what_its_commands_make(tmp_path: Path, monkeypatc
     applied(done.stdout)
     for name in ("compose.yaml", "gateway.yaml"):
         assert Path(name).read_text() == (LEGACY / name).read_text()
+
+
+@pytest.mark.parametrize("name", ["sp ace/compose.yaml", "../compose.yaml", "/a b/compose.yaml"])
+def test_patch_accepts_the_path_of_the_compose_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need(shutil.which("patch") is not None, "patch (package patch)")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    file = Path(f"{tmp_path}{name}" if name.startswith("/") else name)
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("services: {a: {image: a, environment: {DB_HOST: db.example.com, DB_PORT: 3306}}}\n")
+    done = CliRunner().invoke(cli, ["import", "--diff", str(file)])
+    assert done.exit_code == 0, repr(done.exception)
+    command = re.search(r"apply the diff with `(patch.*?)`", done.stderr)
+    words = shlex.split(command[1]) if command else ["patch", "-p0"]
+    subprocess.run(words, input=done.stdout, capture_output=True, text=True, check=True, timeout=10)
+    assert "gateway" in yaml.safe_load(file.read_text())["services"]
+    assert (file.parent / "gateway.yaml").is_file()

@@ -170,6 +170,20 @@ def test_a_network_that_was_given_by_its_id_is_joined_once() -> None:
     assert not [each for each in text if "network connect" in each]
 
 
+@pytest.mark.parametrize(
+    ("mac_address", "options"), [("02:42:aa:bb:cc:dd", "--mac-address 02:42:aa:bb:cc:dd "), ("02:42:0a:05:00:09", "")]
+)
+def test_the_addresses_of_a_container_are_kept(mac_address: str, options: str) -> None:
+    given = {"IPv4Address": "10.5.0.9", "IPv6Address": "fd00:9::77"}
+    endpoint = {"IPAMConfig": given, "IPAddress": "10.5.0.9", "MacAddress": mac_address}
+    app = container(host={"NetworkMode": "apps"}, networks={"apps": endpoint, "two": {"IPAMConfig": given}})
+    text = lines(app, MountOptionChange())
+    assert text[1] == (
+        f"docker create --name db-new --network apps {options}--ip 10.5.0.9 --ip6 fd00:9::77 mariadb:11"
+    )
+    assert text[2] == "docker network connect --ip 10.5.0.9 --ip6 fd00:9::77 two db-new"
+
+
 def test_options_of_the_image_are_not_repeated_in_the_command() -> None:
     image: dict[str, Any] = {
         "Env": ["A=1"],
@@ -190,6 +204,7 @@ def test_options_of_the_image_are_not_repeated_in_the_command() -> None:
     [
         ({"DeviceRequests": [{"Driver": "nvidia"}]}, {}),
         ({"Links": ["/a:/b"]}, {}),
+        ({"SecurityOpt": ['seccomp={"defaultAction": "SCMP_ACT_ALLOW"}']}, {}),
         ({"MaskedPaths": []}, {}),
         ({"Mounts": [{"Type": "bind", "BindOptions": {"Propagation": "rshared"}}]}, {}),
         ({}, {"Cmd": ["redis-server", "--requirepass", "hunter2"]}),

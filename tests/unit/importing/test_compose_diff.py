@@ -90,3 +90,12 @@ def test_a_diff_needs_one_compose_file(arguments: list[str], tmp_path: Path, mon
     done = CliRunner().invoke(cli, ["import", "--diff", *arguments])
     assert isinstance(done.exception, UsageError)
     assert "needs one Compose file" in str(done.exception)
+
+
+def test_a_symbolic_link_is_refused(tmp_path: Path) -> None:
+    link = tmp_path / "link.yaml"
+    link.symlink_to(tmp_path / "compose.yaml")
+    link.write_text("services: {a: {image: a, environment: {DB_HOST: db.example.com}}}\n")
+    done = CliRunner().invoke(cli, ["import", "--diff", str(link)])
+    assert isinstance(done.exception, UsageError)
+    assert "is a symbolic link" in str(done.exception)

@@ -1,0 +1,69 @@
+"""Merges a Compose file with its override file, as Compose does (Compose specification, "Merge")."""
+
+import re
+from typing import Any
+
+from gateway.importing.compose_values import environment, mapping
+from gateway.importing.docker_options import read_bind
+
+_REPLACED = ("command", "entrypoint", "test")
+"""Keys of lists that the override file replaces. Other lists are joined."""
+_NAME = re.compile(r"(?:docker-)?compose(\.override)?\.ya?ml")
+
+
+def is_override(name: str) -> bool:
+    """Return whether Compose reads the file by default to override the Compose file in the same directory.
+
+    Args:
+        name: The name of the file, without its directory.
+    """
+    match = _NAME.fullmatch(name)
+    return match is not None and match[1] is not None
+
+
+def is_base(name: str) -> bool:
+    """Return whether Compose reads the file by default as the Compose file of its directory.
+
+    Args:
+        name: The name of the file, without its directory.
+    """
+    match = _NAME.fullmatch(name)
+    return match is not None and match[1] is None
+
+
+def merged(base: Any, override: Any, *path: str) -> Any:
+    """Return the value of a key in two Compose files.
+
+    Args:
+        base: The value in the Compose file; None if it is absent.
+        override: The value in the override file; None if it is absent.
+        path: The path of the key.
+
+    Raises:
+        UsageError: A value has a wrong type.
+    """
+    if base is None or override is None:
+        return base if override is None else override
+    key = path[-1] if path else ""
+    if path[:1] == ("services",) and len(path) == 3:
+        if key == "environment":
+            where = ".".join(path[:2])
+            return environment(base, where) | environment(override, where)
+        if key == "volumes" and isinstance(base, list) and isinstance(override, list):
+            targets = [_target(each) for each in override]
+            return [each for each in base if _target(each) not in targets] + override
+    if isinstance(base, dict) or isinstance(override, dict):
+        first, second = _mapping(base, path), _mapping(override, path)
+        return {name: merged(first.get(name), second.get(name), *path, name) for name in first | second}
+    if isinstance(base, list) and isinstance(override, list) and key not in _REPLACED:
+        return base + [each for each in override if each not in base]
+    return override
+
+
+def _mapping(value: Any, path: tuple[str, ...]) -> dict[str, Any]:
+    """Return a mapping, also for a list of names, such as those of `networks` and `depends_on`."""
+    return dict.fromkeys(map(str, value)) if isinstance(value, list) else mapping(value, ".".join(path))
+
+
+def _target(mount: Any) -> str:
+    return str(mount.get("target")) if isinstance(mount, dict) else read_bind(str(mount)).target
