@@ -41,6 +41,8 @@ class TransitionObserver:
         states = [(each, each.candidate()) for each in running.targets]
         checked = [state for target, state in states if target.is_checked or state.state is not HealthState.UNKNOWN]
         for state in checked:
+            if state.state is HealthState.BLOCKED:
+                continue  # the event of the tunnel is the cause; the target's health is unknown
             subject = EventSubject(EventType.TARGET, name, str(state.target))
             self._events.observe(subject, state.state, state.reason, state.detail)
         if len(checked) == len(states):  # otherwise, the state of the backend is not the result of checks yet

@@ -10,7 +10,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from gateway.ops.events import MAX_EVENTS, EventSubject, EventType, Transition
+from gateway.ops.events import EventSubject, EventType, Transition
 from gateway.text_sanitizer import one_line
 
 _MAX_BYTES = 4 << 20
@@ -67,7 +67,7 @@ def _event(body: dict[str, Any], largest: int) -> Transition:
 
 
 def read_events(path: Path) -> list[Transition]:
-    """Return the latest events in a file, oldest first. Blocks.
+    """Return the events in a file, oldest first. Blocks.
 
     Raises:
         OSError: The file cannot be read.
@@ -77,4 +77,4 @@ def read_events(path: Path) -> list[Transition]:
         file.seek(max(0, status.st_size - _MAX_BYTES))
         text = file.read(_MAX_BYTES).decode(errors="replace")
     # After a boot without a real-time clock, the present time can be earlier than that of the file.
-    return list(parse(text, max(time.time(), status.st_mtime)))[-MAX_EVENTS:]
+    return list(parse(text, max(time.time(), status.st_mtime)))

@@ -1,5 +1,6 @@
 """Keeps the latest transitions of backends, targets, tunnels and the service in memory. Does no I/O."""
 
+import heapq
 import json
 import time
 from bisect import bisect_right
@@ -13,7 +14,9 @@ from gateway.ops.status_json import iso
 from gateway.text_sanitizer import one_line
 
 MAX_EVENTS = 1000
-"""Number of events that are kept, in memory and in the file."""
+"""Number of events of backends and targets that are kept, in memory and in the file."""
+MAX_CAUSES = 200
+"""Number of events of tunnels and the service that are kept. Many events of backends do not replace their cause."""
 
 
 class EventType(StrEnum):
@@ -86,15 +89,20 @@ class Transition:
 
 _KEPT = (EventType.BACKEND, EventType.TARGET, EventType.TUNNEL)
 """Types of parts whose states continue after a restart."""
+_MANY = (EventType.BACKEND, EventType.TARGET)
+"""Types of parts of which a tunnel can have hundreds."""
 _HEALTHY = "up"
 """The first state of a part causes no event if it is this state. A start without failures thus causes no events."""
 
 
 class EventLog:
-    """The latest events, oldest first. If the log is full, a new event replaces the oldest.
+    """The latest events, oldest first.
+
+    If the log is full, a new event of a backend or target replaces the oldest of these, and another event the oldest
+    of the others.
 
     Args:
-        limit: Maximum number of events.
+        limit: Maximum number of events of backends and targets.
         clock: Returns the time in seconds since the epoch.
     """
 
@@ -102,7 +110,10 @@ class EventLog:
         self.watchers: list[Callable[[], None]] = []
         """Callbacks. The log calls them after each event."""
         self._clock = clock
-        self._events: deque[Transition] = deque(maxlen=limit)
+        self._effects: deque[Transition] = deque(maxlen=limit)
+        self._causes: deque[Transition] = deque(maxlen=MAX_CAUSES)
+        self._replaced = 0
+        """ID of the latest event that was replaced; 0 if there is none."""
         self._states: dict[EventSubject, str] = {}
         self._last_id = 0
 
@@ -119,12 +130,16 @@ class EventLog:
         Args:
             events: The events, oldest first. Those that the log already contains are skipped.
         """
-        current, subjects = self._states, {event.subject for event in self._events}
-        known = {event.id for event in self._events}
+        own = self.latest()
+        current, subjects = self._states, {event.subject for event in own}
+        known = {event.id for event in own}
         loaded = [event for event in events if event.id not in known]
         previous = {event.subject: event.state for event in loaded if event.subject.type in _KEPT}
-        merged = sorted([*self._events, *loaded], key=lambda event: event.id)
-        self._events = deque(merged, self._events.maxlen)
+        merged = sorted([*own, *loaded], key=lambda event: event.id)
+        self._effects.clear()
+        self._causes.clear()
+        for event in merged:
+            self._add(event)
         self._last_id = merged[-1].id if merged else 0
         self._states = {**current, **{subject: previous[subject] for subject in previous.keys() - subjects}}
         for subject, state in current.items():
@@ -153,17 +168,24 @@ class EventLog:
         previous = self._states.get(subject)
         self._last_id = number
         self._states[subject] = state
-        self._events.append(Transition(number, now, subject, state, previous, reason, one_line(detail)))
+        self._add(Transition(number, now, subject, state, previous, reason, one_line(detail)))
         for watcher in self.watchers.copy():
             watcher()
 
     def since(self, event_id: int) -> list[Transition] | None:
-        """Return the events after the one with this ID; None if the log does not contain this event."""
-        at = bisect_right(self._events, event_id, key=lambda event: event.id)
-        if at == 0 or self._events[at - 1].id != event_id:
+        """Return the events after the one with this ID; None if the log does not contain it or a later event."""
+        events = self.latest()
+        at = bisect_right(events, event_id, key=lambda event: event.id)
+        if at == 0 or events[at - 1].id != event_id or event_id < self._replaced:
             return [] if event_id == self._last_id else None
-        return list(self._events)[at:]
+        return events[at:]
 
     def latest(self) -> list[Transition]:
         """Return all events in the log, oldest first."""
-        return list(self._events)
+        return list(heapq.merge(self._effects, self._causes, key=lambda event: event.id))
+
+    def _add(self, event: Transition) -> None:
+        events = self._effects if event.subject.type in _MANY else self._causes
+        if len(events) == events.maxlen:
+            self._replaced = max(self._replaced, events[0].id)
+        events.append(event)

@@ -18,7 +18,7 @@ CAUSES: dict[str, str] = {
     Reason.TLS: "TLS failed",
     Reason.TOO_MANY_CONNECTIONS: "too many connections",
     Reason.HOST_BLOCKED: "this host is blocked by the server",
-    Reason.STARTING: "the server is starting",
+    Reason.STARTING: "still starting",
     Reason.ROLE: "no target has the required role",
     Reason.LAG: "the replica lags",
     Reason.QUERY: "query failed",

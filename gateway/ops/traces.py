@@ -1,16 +1,20 @@
 """Sends a span for each client connection to an OpenTelemetry collector. Imported only if traces are configured."""
 
 import asyncio
+import io
 import logging
 import threading
 from pathlib import Path
+from typing import Any
 
+import requests
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 from opentelemetry.trace import SpanKind, Status, StatusCode
+from requests.adapters import HTTPAdapter
 
 from gateway.contracts.states import CloseReason
 from gateway.contracts.tracing import TracedConnection
@@ -49,6 +53,7 @@ class OtlpExporter:
             certificate_file=_text(tls.ca_file),
             client_key_file=_text(tls.key_file),
             client_certificate_file=_text(tls.cert_file),
+            session=_session(),
         )
         self._provider = TracerProvider(
             sampler=ParentBasedTraceIdRatio(percent / 100),
@@ -102,6 +107,27 @@ class OtlpExporter:
                 await done.wait()
         except TimeoutError:
             return
+
+
+class _StatusAdapter(HTTPAdapter):
+    """Reads the status and the headers of a response, and closes the connection.
+
+    The exporter needs only the status. requests reads the body without a limit, so a collector could fill the memory.
+    """
+
+    def send(self, *args: Any, **kwargs: Any) -> requests.Response:
+        """Send a request, and return a response without a body. The arguments are those of the base class."""
+        response = super().send(*args, **kwargs)
+        response.close()
+        response.raw = io.BytesIO()
+        return response
+
+
+def _session() -> requests.Session:
+    session = requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, _StatusAdapter())
+    return session
 
 
 def _text(path: Path | None) -> str | None:

@@ -137,6 +137,13 @@ SOON, LATER = 13 * 86400 + 40 * 60, 15 * 86400 + 40 * 60
 CASES: dict[str, tuple[Series, Series]] = {
     "GatewayGone": (GONE, {**GATEWAY, series("up", instance="b", job="node"): "0x60"}),
     "GatewayMissing": ({'up{job="node",instance="a"}': "1x60"}, GATEWAY),
+    "GatewayRestarting": (
+        # Each run lasts two minutes, and the gateway is down at the moment.
+        {**one("up", repeated("1 0 1")), **one("gateway_build_info", repeated("1 stale 1"), version="1"),
+         **one("process_start_time_seconds", " ".join(f"{number} stale {number + 1}" for number in range(20)))},
+        {**one("process_start_time_seconds", "1x27 2x5 3x60"),  # two restarts
+         series("process_start_time_seconds", job="node"): "0+1x60"},
+    ),
     "GatewayTunnelDown": (
         # An inner tunnel waits for the outer one, and 50 backends are blocked, reject clients and reach their limits.
         {**tunnel("edge", up=0), **tunnel("bastion", up=0, waiting=1), **NOT_UP,

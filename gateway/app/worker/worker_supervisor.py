@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,9 +38,10 @@ from gateway.app.worker.stubs import ForwardStub, UplinkStub
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.config import Config
 from gateway.contracts.link import Stream
+from gateway.contracts.states import TunnelState
 from gateway.contracts.values import Endpoint
 from gateway.docker.consumers import Consumer
-from gateway.errors import DialError, GatewayError, LinkLostError
+from gateway.errors import DialError, GatewayError, LinkLostError, Reason
 from gateway.forwarding.listener import ListenAddress, Listener
 
 log = logging.getLogger(__name__)
@@ -93,7 +95,7 @@ class WorkerSupervisor:
         self.on_unknown_source: Callable[[], None] = lambda: None
         """Called when a client has a source address that the worker does not know."""
         self.on_report: Callable[[], None] = lambda: None
-        """Called after each report of the worker."""
+        """Called after each report of the worker, and after its process has ended."""
 
     @property
     def running(self) -> bool:
@@ -324,10 +326,23 @@ class WorkerSupervisor:
         self.on_report()
 
     def _on_process_lost(self) -> None:
-        down = f"worker {self.number} is being started"
-        self._before = {name: self.uplink_total(name) for name in self.report.uplinks}
+        down, last = f"worker {self.number} is being started", self.report.uplinks
+        self._before = {name: self.uplink_total(name) for name in last}
+        lost = replace(
+            NO_UPLINK,
+            state=TunnelState.BACKOFF,
+            reason=Reason.STARTING,
+            described=down,
+            detail=down,
+            since=time.time(),
+        )
+        # A process that ends before its first report continues the outage.
         self.report = WorkerReport(
-            {name: replace(NO_UPLINK, described=down, detail=down) for name in self._before}, {}
+            {
+                name: replace(lost, since=last[name].since) if name in last and last[name].detail == down else lost
+                for name in {*last, *filter(None, self._paths)}
+            },
+            {},
         )
         for forward in self.forwards.values():
             forward.worker_lost()
@@ -336,6 +351,7 @@ class WorkerSupervisor:
         for waiting in self._dials.values():
             if not waiting.done():
                 waiting.set_exception(LinkLostError("the worker process has ended"))
+        self.on_report()
 
 
 async def _reap(child: "subprocess.Popen[bytes]") -> None:

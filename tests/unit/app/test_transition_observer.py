@@ -49,6 +49,16 @@ def test_a_backend_without_a_result_causes_no_event() -> None:
     assert log.latest()[-1].reason == "refused"
 
 
+def test_a_blocked_target_and_its_recovery_cause_no_event() -> None:
+    runtime = Mock()
+    _, log = observed(runtime)
+    for target, backend in ((HealthState.UP, HealthState.UP), (HealthState.BLOCKED, HealthState.BLOCKED),
+                            (HealthState.UP, HealthState.UP), (HealthState.DOWN, HealthState.DOWN)):  # fmt: skip
+        runtime.on_check_result(running(backend, checked("a:1", target)))
+    events = [("backend", "orders", "blocked"), ("backend", "orders", "up"), ("target", "a:1", "down")]
+    assert brief(log) == [*events, ("backend", "orders", "down")]
+
+
 def test_attempts_to_open_a_tunnel_cause_no_event() -> None:
     runtime = Mock()
     uplink = Mock(reason=Reason.AUTH, detail="no", since=0.0, connects=0, failures={}, link=None, opened=None)

@@ -46,6 +46,18 @@ def test_a_client_gets_the_events_since_one_that_the_log_contains() -> None:
         assert log.since(unknown) is None
 
 
+def test_events_of_many_backends_do_not_replace_the_event_of_their_tunnel() -> None:
+    log = EventLog(limit=3)
+    log.observe(EventSubject(EventType.TUNNEL, "bastion"), "backoff")
+    for number in range(5):
+        log.record(ORDERS, str(number))
+    assert [each.state for each in log.latest()] == ["backoff", "2", "3", "4"]
+    assert log.since(log.latest()[0].id) is None  # two events after it are missing
+    after = EventLog(limit=3)
+    after.load(log.latest())
+    assert after.latest() == log.latest()
+
+
 def test_states_of_a_previous_run_continue() -> None:
     before = EventLog()
     before.observe(ORDERS, "down")

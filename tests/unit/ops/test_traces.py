@@ -1,0 +1,40 @@
+"""The exporter of traces needs only the status of a collector's response."""
+
+import socket
+import threading
+import time
+
+import pytest
+
+from gateway.contracts.tracing import ConnectionTrace, TracedConnection
+from gateway.ops.traces import OtlpExporter
+from gateway.tls_client import ClientTls
+from tests.support.servers import serving
+
+WITHIN = 20.0
+BLOCKS = 1000
+"""Number of blocks of 64 KiB in the body."""
+
+
+@pytest.mark.parametrize("head", ["200 OK", "302 Found\r\nLocation: /v1/traces"])
+async def test_the_body_of_a_response_is_not_read(head: str) -> None:
+    sent: list[int] = []
+    ended = threading.Event()
+
+    def respond(client: socket.socket) -> None:
+        client.recv(65536)
+        client.sendall(f"HTTP/1.1 {head}\r\n\r\n".encode())
+        sent.append(0)
+        try:
+            for _ in range(BLOCKS):
+                client.sendall(bytes(65536))
+                sent[-1] += 1
+        finally:
+            ended.set()
+
+    with serving(respond) as port:
+        exporter = OtlpExporter(f"http://127.0.0.1:{port}/v1/traces", None, ClientTls(), 100, {})
+        exporter.export(TracedConnection(ConnectionTrace(), time.time_ns(), "orders", "finished"))
+        await exporter.close()
+        assert ended.wait(WITHIN)
+    assert max(sent) < BLOCKS
