@@ -181,7 +181,7 @@ def test_the_addresses_of_a_container_are_kept(mac_address: str, options: str) -
     assert text[1] == (
         f"docker create --name db-new --network apps {options}--ip 10.5.0.9 --ip6 fd00:9::77 mariadb:11"
     )
-    assert text[2] == "docker network connect --ip 10.5.0.9 --ip6 fd00:9::77 two db-new"
+    assert "docker network connect --ip 10.5.0.9 --ip6 fd00:9::77 two db-new" in text
 
 
 def test_options_of_the_image_are_not_repeated_in_the_command() -> None:
