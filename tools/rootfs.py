@@ -20,9 +20,11 @@ from pathlib import Path
 
 _UNUSED = {
     "test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "pydoc_data", "site-packages",
-    "dist-packages", "__pycache__", "venv", "config", "turtle.py",
+    "dist-packages", "__pycache__", "venv", "config", "turtle.py", "dbm", "shelve.py", "curses",
 }  # fmt: skip
 """Parts of the standard library that the gateway does not import."""
+_UNUSED_PREFIXES = ("config-", "_test", "libpython", "_dbm", "_gdbm", "_curses")
+"""The same, by the start of the name. The modules for databases need large libraries."""
 _DLOPENED = ("libgcc_s.so.1",)
 """Libraries that programs load by name at run time. glibc needs libgcc_s to cancel and exit threads."""
 _USER = 10001
@@ -115,7 +117,7 @@ def drop_broken(standard: Path) -> None:
 
 def _unused(folder: str, names: list[str]) -> set[str]:
     del folder
-    return {name for name in names if name in _UNUSED or name.startswith(("config-", "_test", "libpython"))}
+    return {name for name in names if name in _UNUSED or name.startswith(_UNUSED_PREFIXES)}
 
 
 def _binaries(root: Path) -> Iterator[Path]:
