@@ -513,6 +513,7 @@ def test_exit_codes_and_formats(engine: Engine) -> None:
     assert command("audit", environment={"DOCKER_HOST": "unix:///none.sock"}).returncode == 1
 
 
+@pytest.mark.timeout(600)
 def test_an_audit_of_many_containers_is_fast_and_changes_nothing(engine: Engine) -> None:
     for number in range(300):
         # A start takes several times longer than a creation, so only every tenth container runs and has a layer.

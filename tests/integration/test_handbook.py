@@ -174,7 +174,7 @@ def test_bind_mounts_and_their_limits(reader: Reader) -> None:
         (mount,) = reader.engine.inspect(name)["Mounts"]
         assert (mount["Source"], mount["RW"]) == (f"{reader.folder}/data", False)
     found = reader.run("limits")
-    assert "hidden:/app  a mount hides files of the image [hides-image-files]" in found
+    assert "hidden:/app: a mount hides files of the image [hides-image-files]" in found
     assert "[single-file]" in found
 
 

@@ -31,7 +31,8 @@ ADDRESS = "10.66.0.1"
 
 
 HOSTS = (
-    r"\b((bastion|edge|remote-db)\.example\.com|db\.internal|sql\.corporate\.internal\.tld|NFS_SERVER|10\.0\.0\.5)\b"
+    r"\b((bastion|edge|remote-db)\.example\.com|db\.internal|sql\.corporate\.internal\.tld|NFS_SERVER|10\.0\.0\.5"
+    r"|203\.0\.113\.7)\b"
     r"|(?<=u@)b(astion)?\b|(?<=TUNNEL_HOST: )\S+|(?<=2049:)nas|(?<=3306 )db|(?<=5432 )pg"
 )
 """Matches the hosts in the cases."""

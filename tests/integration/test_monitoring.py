@@ -43,7 +43,7 @@ WITHOUT_DATA = {
     "consumer/Attachments by state/0": "needs Docker",
     "consumer/Changes and errors/0": "needs Docker",
     "consumer/Changes and errors/1": "needs Docker, and a failed change",
-    "consumer/Containers that do not run/0": "needs Docker",
+    "consumer/Unavailable containers/0": "needs Docker",
     "consumer/Containers that the gateway started/0": "needs Docker",
     "consumer/Rejected clients/0": "a consumer of a unix socket has no quota here",
 }
