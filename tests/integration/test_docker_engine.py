@@ -31,7 +31,7 @@ def site(engine: Engine, tmp_path: Path) -> Iterator[Site]:
 
 
 def _serves(site: Site) -> bool:
-    """Return whether `web` reaches the database; start the containers that the killed engine wrongly showed as running."""
+    """Start the containers that the engine wrongly shows as running after its kill; return whether `web` is served."""
     site.engine.docker("start", "gateway", "db", check=False)
     return site.says("web") == "orders-here"
 
