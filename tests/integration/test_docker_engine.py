@@ -31,7 +31,7 @@ def site(engine: Engine, tmp_path: Path) -> Iterator[Site]:
 
 
 def _serves(site: Site) -> bool:
-    """Start the containers that the engine wrongly shows as running after its kill; return whether `web` is served."""
+    """Start the containers that the engine shows as running although its kill ended them; return whether `web` works."""
     site.engine.docker("start", "gateway", "db", check=False)
     return site.says("web") == "orders-here"
 
