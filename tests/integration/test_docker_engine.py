@@ -31,7 +31,7 @@ def site(engine: Engine, tmp_path: Path) -> Iterator[Site]:
 
 
 def _serves(site: Site) -> bool:
-    """Start the containers that the engine shows as running although its kill ended them; return whether `web` works."""
+    """Start containers that the engine still shows as running; return whether `web` reaches the database."""
     site.engine.docker("start", "gateway", "db", check=False)
     return site.says("web") == "orders-here"
 
