@@ -62,6 +62,7 @@ class Engine:
 
         Raises:
             OSError: Records were lost, or the thread has ended. The engine must be closed.
+            MemoryError: Memory was exhausted, and the records are lost. The engine must be closed.
         """
 
     def token(self) -> int:

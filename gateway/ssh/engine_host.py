@@ -93,7 +93,7 @@ class EngineHost:
             if not self._thread:
                 self.engine.turn()
             records = self.engine.take()
-        except OSError:
+        except (OSError, MemoryError):  # in both cases, records are lost
             log.exception("the data plane has failed; its connections are closed")
             self._restart()
             return

@@ -26,7 +26,10 @@ class Thing:
         self.calls.append("failed")
 
 
-async def test_a_failure_ends_every_object_and_replaces_the_engine(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("failure", [OSError(errno.ENOMEM, "records were lost"), MemoryError()])
+async def test_a_failure_ends_every_object_and_replaces_the_engine(
+    failure: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     need_data_plane()
     from gateway.ssh.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
 
@@ -34,7 +37,7 @@ async def test_a_failure_ends_every_object_and_replaces_the_engine(caplog: pytes
     token = host.add(thing)
 
     def lose() -> list[Any]:
-        raise OSError(errno.ENOMEM, "records were lost")
+        raise failure
 
     real = host.engine
     host.engine = cast("Any", SimpleNamespace(take=lose, close=real.close))
