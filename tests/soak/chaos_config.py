@@ -23,6 +23,14 @@ def chaos_config(
     """Write the files of secrets, and return the configuration of the gateway."""
     for name, secret in (("maria", maria.check_password), ("pg", pg.check_password), ("redis", redis.check_password)):
         write_secret(folder / f"{name}.secret", secret)
+
+    def of(name: str, server: mariadb.MariaDB | postgres.Postgres | Redis, secret: str, more: str = "") -> str:
+        """Return the keys of a backend that depend on its server."""
+        check = f"user: {server.check_user}, password_file: {folder}/{secret}.secret, interval: 2s{more}"
+        return (
+            f'targets: ["127.0.0.1:{server.port}"], listen: "127.0.0.1:{ports[name]}", hold: 20s, check: {{{check}}}'
+        )
+
     media = f"""
           media:
             kind: nfs
@@ -58,40 +66,10 @@ def chaos_config(
             mode: port
             command: [{folder}/program, "{{local_port}}", "{{host}}", "{{port}}"]
         backends:
-          orders:
-            kind: mysql
-            via: bastion
-            targets: ["127.0.0.1:{maria.port}"]
-            listen: 127.0.0.1:{ports["orders"]}
-            hold: 20s
-            check: {{user: {maria.check_user}, password_file: {folder}/maria.secret, interval: 2s}}
-          ledger:
-            kind: mysql
-            via: [spare, bastion]
-            targets: ["127.0.0.1:{maria.port}"]
-            listen: 127.0.0.1:{ports["ledger"]}
-            hold: 20s
-            check: {{user: {maria.check_user}, password_file: {folder}/maria.secret, interval: 2s}}
-          archive:
-            kind: mysql
-            via: cloud
-            targets: ["127.0.0.1:{maria.port}"]
-            listen: 127.0.0.1:{ports["archive"]}
-            hold: 20s
-            check: {{user: {maria.check_user}, password_file: {folder}/maria.secret, interval: 2s}}
-          sessions:
-            kind: redis
-            via: bastion
-            targets: ["127.0.0.1:{redis.port}"]
-            listen: 127.0.0.1:{ports["sessions"]}
-            hold: 20s
-            check: {{user: {redis.check_user}, password_file: {folder}/redis.secret, interval: 2s}}
-          reports:
-            kind: postgres
-            via: bastion
-            targets: ["127.0.0.1:{pg.port}"]
-            listen: 127.0.0.1:{ports["reports"]}
-            hold: 20s
-            check: {{user: {pg.check_user}, password_file: {folder}/pg.secret, database: {pg.database}, interval: 2s}}
+          orders: {{kind: mysql, via: bastion, {of("orders", maria, "maria")}}}
+          ledger: {{kind: mysql, via: [spare, bastion], {of("ledger", maria, "maria")}}}
+          archive: {{kind: mysql, via: cloud, {of("archive", maria, "maria")}}}
+          sessions: {{kind: redis, via: bastion, {of("sessions", redis, "redis")}}}
+          reports: {{kind: postgres, via: bastion, {of("reports", pg, "pg", f", database: {pg.database}")}}}
     """
     return textwrap.dedent(text) + (textwrap.indent(textwrap.dedent(media), "  ") if files else "")
