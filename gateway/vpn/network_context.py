@@ -44,7 +44,7 @@ def create_context(isolation: Isolation, device: str) -> "NetworkContext":
 
     Args:
         isolation: The configuration's `isolation`.
-        device: Name of the device. It is not necessary that the device exists.
+        device: Name of the device, which does not have to exist.
 
     Raises:
         TunnelError: The gateway lacks the capabilities to create a network namespace.
@@ -98,7 +98,7 @@ class NetworkContext(Protocol):
 
 
 class NetnsContext:
-    """A context with its own network namespace, so that the host's routes and name resolution stay unchanged."""
+    """A context with its own network namespace, so that the host's routes and name resolution do not change."""
 
     def __init__(self) -> None:
         self._namespace = NetworkNamespace()
