@@ -1,4 +1,4 @@
-"""Limits the time and memory that users' files take: the size of a file, and the values in YAML text."""
+"""Limits the size of files that users provide, and of the YAML in them, to limit memory and CPU time."""
 
 import errno
 import re
@@ -33,7 +33,7 @@ class TooLargeError(yaml.YAMLError):
 
 
 class LimitedLoader(yaml.SafeLoader):
-    """A YAML loader that stops at a document with too many nodes. It does not count the nodes that aliases repeat.
+    """A YAML loader that refuses documents with too many nodes. Does not count nodes that aliases repeat.
 
     Like Compose, it reads a text such as `22:22` as text, not as a number in base 60 (YAML 1.1).
 

@@ -1,4 +1,4 @@
-"""Recognizes secrets in text and command lines, and hides them."""
+"""Recognizes secrets in text and command lines, and replaces them."""
 
 import re
 import shlex

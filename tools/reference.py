@@ -22,7 +22,7 @@ import click
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gateway import backends, tunnels
-from gateway.backend_support.http_expectation import HttpRole
+from gateway.backend_support.http_expectation import HttpRoleOptions
 from gateway.backend_support.http_role_server import HttpRoleServer
 from gateway.backend_support.tls import TlsOptions
 from gateway.cli import cli
@@ -124,7 +124,7 @@ def _configuration() -> Iterator[str]:
                 yield from _table(f"`backends.NAME`, {title}", cls)
     yield from _table("`check.tls`, `check.via_http.tls`", TlsOptions)
     yield from _table("`check.via_http`, kinds `mysql` and `postgres`", HttpRoleServer)
-    yield from _table("`check.role` of kind `http`, `check.via_http.role`", HttpRole)
+    yield from _table("`check.role` of kind `http`, `check.via_http.role`", HttpRoleOptions)
     yield from _table("`docker`", DockerOptions)
     yield from _table("`docker.networks.NAME`", NetworkOptions)
     yield from _table("`docker.attach`, each rule", AttachRule)

@@ -1,4 +1,4 @@
-"""Makes the commands of fixes use the engine that the audit examined. Does no I/O."""
+"""Adds variables such as DOCKER_HOST to fixes, so that their commands use the audited engine. Does no I/O."""
 
 from dataclasses import replace
 

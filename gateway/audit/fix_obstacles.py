@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 
 from gateway.audit.model import AuditedContainer, AuditSnapshot
-from gateway.audit.mount_options import MountOptionChange
+from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import MountStorage, is_below, store_of
 
 _NAMESPACES = ("NetworkMode", "PidMode", "IpcMode")
 """Keys of `HostConfig` whose value `container:ID` makes a container use a namespace of another container."""
 
 
-def obstacles(snapshot: AuditSnapshot, container: AuditedContainer, change: MountOptionChange) -> list[str]:
+def obstacles(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChanges) -> list[str]:
     """Return the reasons why no commands are safe; empty if commands can replace the container.
 
     Args:
@@ -21,7 +21,7 @@ def obstacles(snapshot: AuditSnapshot, container: AuditedContainer, change: Moun
     return [*_nested(container, change), *_shared(snapshot, container, change), *_dependants(snapshot, container)]
 
 
-def _nested(container: AuditedContainer, change: MountOptionChange) -> Iterator[str]:
+def _nested(container: AuditedContainer, change: MountChanges) -> Iterator[str]:
     """Yield the mounts below and above copied paths: a copy would also read and write the files of these mounts."""
     for path in change.copied:
         for mount in container.mounts:
@@ -30,7 +30,7 @@ def _nested(container: AuditedContainer, change: MountOptionChange) -> Iterator[
                 yield f"{inner} is mounted below {outer}, and a copy would mix the files of both"
 
 
-def _shared(snapshot: AuditSnapshot, container: AuditedContainer, change: MountOptionChange) -> Iterator[str]:
+def _shared(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChanges) -> Iterator[str]:
     """Yield the copied paths whose data other containers also use: these containers would keep the old data."""
     stores = {each.path: store_of(snapshot, each) for each in container.mounts}
     for path in change.copied:

@@ -15,7 +15,7 @@ from gateway.audit.create_options import networks, options, variables
 from gateway.audit.data_copy import END, created_volumes, frozen, is_live, removed_on_failure, saved, without_volumes
 from gateway.audit.fix_obstacles import obstacles
 from gateway.audit.model import ONE_OFF, AuditedContainer, AuditSnapshot
-from gateway.audit.mount_options import MountOptionChange, volume_options
+from gateway.audit.mount_changes import MountChanges, volume_options
 from gateway.audit.run_options import UnsupportedOptionError
 from gateway.audit.service_update import NODE_LABEL, service_update
 from gateway.audit.shell_commands import command, script
@@ -32,7 +32,7 @@ def volume_for(snapshot: AuditSnapshot, container: AuditedContainer, path: str) 
     return free_name(name, snapshot.volumes)
 
 
-def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: MountOptionChange) -> str:
+def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChanges) -> str:
     """Return shell commands that replace a container.
 
     Args:
@@ -59,7 +59,7 @@ def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
         return _manual_steps(container, change, str(error), client)
 
 
-def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: MountOptionChange) -> str:
+def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChanges) -> str:
     client, name = snapshot.client, container.name
     taken = [each.name for each in snapshot.containers]
     old, new = free_name(f"{name}-old", taken), free_name(f"{name}-new", taken)
@@ -83,7 +83,7 @@ def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: MountOpti
     return f"{script(*lines)}\n# when {name} works: {command(client, 'rm', '-v', old)}"
 
 
-def _create(snapshot: AuditSnapshot, container: AuditedContainer, change: MountOptionChange, new: str) -> str:
+def _create(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChanges, new: str) -> str:
     client = snapshot.client
     own, arguments = options(container, snapshot.cgroup_mode)
     for network, extra in networks(container):
@@ -121,7 +121,7 @@ def free_name(name: str, taken: Collection[str]) -> str:
     return free
 
 
-def _manual_steps(container: AuditedContainer, change: MountOptionChange, left_out: str, client: str) -> str:
+def _manual_steps(container: AuditedContainer, change: MountChanges, left_out: str, client: str) -> str:
     copies = [saved(client, container, change.copied)] if change.copied else []
     mounts = command(*volume_options(container, change)) or "no -v"
     if change.setup or change.driver_options:
@@ -132,7 +132,7 @@ def _manual_steps(container: AuditedContainer, change: MountOptionChange, left_o
     ))  # fmt: skip
 
 
-def _by_hand(client: str, container: AuditedContainer, change: MountOptionChange, reasons: Iterable[str]) -> str:
+def _by_hand(client: str, container: AuditedContainer, change: MountChanges, reasons: Iterable[str]) -> str:
     """Return comments that name the reasons why no command is safe, and the steps that remain."""
     lines = [f"# {one_line(each)}" for each in reasons]
     name = one_line(container.name)

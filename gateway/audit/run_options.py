@@ -1,4 +1,4 @@
-"""Converts the `HostConfig` of a container's inspection to options of `docker create`. Does no I/O."""
+"""Converts the `HostConfig` of an inspected container to options of `docker create`. Does no I/O."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any

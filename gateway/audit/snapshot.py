@@ -125,7 +125,7 @@ async def _with_changes(
 
 
 class _OptionalRequests:
-    """Sends requests that the audit can do without. A hazard that it then cannot find is a line in `unchecked`.
+    """Sends requests whose failure does not end the audit. Each failure adds a line to `unchecked`.
 
     Args:
         engine: The engine.

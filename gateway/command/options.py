@@ -1,4 +1,4 @@
-"""Defines the configuration keys of tunnels through programs."""
+"""Defines the configuration keys of tunnels of kind `command`, which use an external program."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,7 +12,7 @@ _PLACEHOLDERS = {"port": ("host", "port", "local_port"), "stdio": ("host", "port
 
 @dataclass(frozen=True)
 class CommandOptions:
-    """A program that connects to targets.
+    """The keys of a tunnel of kind `command`: the program that connects to targets, and its time limits.
 
     Args:
         command: The program and its arguments. It runs without a shell. `{host}` and `{port}` are replaced by the

@@ -13,7 +13,7 @@ from gateway.config.values import LogTarget, ThreadCount, unix_path
 from gateway.contracts.states import Preference, WayPreference
 from gateway.contracts.values import AT_LEAST_ONE, POSITIVE, Duration, Endpoint, IpNetwork
 from gateway.docker.options import DockerOptions
-from gateway.errors import Origin
+from gateway.errors import ConfigOrigin
 from gateway.fleet.options import FleetOptions
 from gateway.tls_client import ClientTls
 from gateway.tunnels import TunnelKind
@@ -21,7 +21,7 @@ from gateway.tunnels import TunnelKind
 
 @dataclass(frozen=True)
 class GatewaySection:
-    """Name, state and processes of this gateway.
+    """The section `gateway`: name, state directory, workers and strict mode.
 
     Args:
         instance: The gateway's name in logs, status and labels. With a section `docker`, the gateway records the
@@ -47,7 +47,7 @@ class GatewaySection:
 
 @dataclass(frozen=True)
 class OpsTls:
-    """TLS 1.2 or later on `ops.listen`; the files are read again when they change.
+    """The keys `ops.tls`: TLS 1.2 or later on `ops.listen`. Changed files are read again.
 
     Args:
         cert_file: The certificate in PEM, followed by the intermediate certificates.
@@ -63,7 +63,7 @@ class OpsTls:
 
 @dataclass(frozen=True)
 class OpsSection:
-    """Health, metrics, status and commands.
+    """The section `ops`: the HTTP servers for health, metrics and status, and the admin socket.
 
     Args:
         listen: Address of the HTTP server for health, metrics and status.
@@ -95,7 +95,7 @@ class OpsSection:
 
 @dataclass(frozen=True)
 class ShutdownSection:
-    """The steps of a shutdown.
+    """The section `shutdown`: the duration of each step of a shutdown.
 
     Args:
         delay: Time during which the gateway reports not ready, but still accepts clients, so that load balancers can
@@ -110,7 +110,7 @@ class ShutdownSection:
 
 @dataclass(frozen=True)
 class LogSection:
-    """The log of the service.
+    """The section `log`: level and format of the service's log.
 
     Args:
         level: The lowest level to log.
@@ -123,7 +123,7 @@ class LogSection:
 
 @dataclass(frozen=True)
 class AuditSection:
-    """The audit log, in JSON lines; see docs/audit-log.md.
+    """The section `audit`: the audit log, in JSON lines; see docs/audit-log.md.
 
     Args:
         log: A file, `stdout` or `stderr`; absent: no audit log.
@@ -137,7 +137,7 @@ class AuditSection:
 
 @dataclass(frozen=True)
 class TracesSection:
-    """Traces: one span for each client connection; see docs/traces.md. Needs the extra `otel`.
+    """The section `traces`: one span for each client connection; see docs/traces.md. Needs the extra `otel`.
 
     Args:
         endpoint: The URL of an OpenTelemetry collector (OTLP over HTTP), with its path; absent: no traces.
@@ -158,7 +158,7 @@ class TracesSection:
 
 @dataclass(frozen=True)
 class CommonTunnelOptions:
-    """The keys of all kinds of tunnels.
+    """The keys that tunnels of all kinds have.
 
     Args:
         kind: The kind, for example `ssh`.
@@ -172,7 +172,7 @@ class CommonTunnelOptions:
 
 @dataclass(frozen=True)
 class CommonCheckOptions:
-    """The keys of `check:` of all kinds of backends.
+    """The keys of `check:` that backends of all kinds have.
 
     Args:
         interval: Time between two checks of a target, with a jitter of 5 %.
@@ -193,7 +193,7 @@ class CommonCheckOptions:
 
 @dataclass(frozen=True)
 class AllowRules:
-    """The clients that may connect. A list stands for `networks`.
+    """The key `allow`: the clients that may connect. A list is short for `networks`.
 
     Args:
         networks: Allowed source networks; absent: all clients that reach the listener.
@@ -206,7 +206,7 @@ class AllowRules:
 
 @dataclass(frozen=True)
 class UnixListener:
-    """A unix socket for one consumer, or for some users.
+    """A unix socket in `listen`, for one consumer or for some users.
 
     Args:
         unix: The path of the socket.
@@ -241,7 +241,7 @@ class ConfiguredTarget:
 
 @dataclass(frozen=True)
 class CommonBackendOptions:
-    """The keys of all kinds of backends.
+    """The keys that backends of all kinds have.
 
     Args:
         kind: The kind, for example `mysql`.
@@ -343,7 +343,7 @@ class Config:
     backends: dict[str, BackendSpec] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict, compare=False)
     """The place of each value, by its key."""
-    origin: Origin = field(default_factory=Origin, compare=False)
+    origin: ConfigOrigin = field(default_factory=ConfigOrigin, compare=False)
     """The sources of the configuration."""
     redactor: Redactor = field(default_factory=Redactor, compare=False, repr=False)
     """Redacts values from the environment in errors."""

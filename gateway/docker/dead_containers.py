@@ -9,7 +9,7 @@ from gateway.docker.failed_starts import StartFailureCause
 
 
 class DeadContainerState(StrEnum):
-    """The decision whether the gateway starts a dead container. The status uses this fixed set of values."""
+    """Whether the gateway starts a dead container. The status uses this fixed set of values."""
 
     STARTING = "starting"
     WAITING = "waiting"
@@ -51,7 +51,7 @@ class DeadContainer:
 
 @dataclass(frozen=True)
 class MountListener:
-    """A listener that the engine's host mounts.
+    """A listener through which the engine's host mounts volumes.
 
     Args:
         backend: The name of the listener's backend.

@@ -14,8 +14,8 @@ from typing import Any
 from gateway.docker.dns_names import hostname_of, hosts_of
 from gateway.docker.engine import Engine, get_required
 from gateway.docker.errors import EngineError, ErrorKind
+from gateway.docker.identity_warnings import can_spoof
 from gateway.docker.model import LastStart
-from gateway.docker.spoofing_warnings import can_spoof
 
 _MAX_LOCKED, _MIN_WAIT = 1.0, 0.1
 """The time in seconds that the inspections of one snapshot wait for locked containers, in total, and the minimum for

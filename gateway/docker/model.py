@@ -168,7 +168,7 @@ class Swarm:
 
 @dataclass(frozen=True)
 class EngineSnapshot:
-    """A snapshot of an engine."""
+    """The observed state of an engine at one time: containers, networks, services and volumes."""
 
     containers: tuple[Container, ...] = ()
     networks: tuple[NetworkInfo, ...] = ()

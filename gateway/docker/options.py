@@ -103,7 +103,7 @@ class PeerOptions:
 
 @dataclass(frozen=True)
 class DockerOptions:
-    """Docker networks, and the containers on them.
+    """The section `docker`: the engine, its networks, and the containers to attach to them.
 
     Args:
         host: `unix:///path`, `tcp://host:port`, or `ssh://TUNNEL/path`: a unix socket behind a tunnel.

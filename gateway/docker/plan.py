@@ -89,7 +89,7 @@ class PlannedAction:
 
 
 class AttachmentState(StrEnum):
-    """The state of an attachment."""
+    """The state of a container's attachment to a network."""
 
     ATTACHED = "attached"
     PENDING = "pending"
@@ -99,7 +99,7 @@ class AttachmentState(StrEnum):
 
 @dataclass(frozen=True)
 class AttachmentStatus:
-    """The status of a desired attachment.
+    """A desired attachment of a container to a network, with its state and the reason for it.
 
     Args:
         reason: Why the attachment is blocked or has drifted; None if no reason is known.

@@ -16,6 +16,7 @@ from gateway.docker.consumers import ConsumerDirectory, client_networks
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine import Engine, connected
 from gateway.docker.errors import EngineError
+from gateway.docker.identity_warnings import image_labels, is_gateway, spoofing
 from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.model import RUNNING, EngineSnapshot
 from gateway.docker.options import DockerOptions
@@ -25,7 +26,6 @@ from gateway.docker.plan_executor import PlanExecutor
 from gateway.docker.planning import plan
 from gateway.docker.planning.gateway_container import as_running_gateway, reserved_addresses
 from gateway.docker.snapshot_reader import SnapshotReader
-from gateway.docker.spoofing_warnings import image_labels, is_gateway, spoofing
 from gateway.docker.start_attempts import StartAttempts
 
 log = logging.getLogger(__name__)

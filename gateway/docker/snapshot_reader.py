@@ -11,7 +11,7 @@ from gateway.docker.engine import Engine, get_required, has_gateway_priority
 from gateway.docker.engine_flavor import DOCKER, lease_ranges
 from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
 from gateway.docker.grants import granted
-from gateway.docker.image_labels import ImageLabels
+from gateway.docker.image_labels import ImageLabelCache
 from gateway.docker.inspections import InspectionCache, epoch
 from gateway.docker.labels import MANAGED_BY, by_rules
 from gateway.docker.last_starts import with_last_starts
@@ -58,7 +58,7 @@ class SnapshotReader:
         self._known = known
         self._compared: set[str] = set()
         """Networks whose endpoints are compared with the desired state. This comparison requires the aliases."""
-        self._images = ImageLabels()
+        self._images = ImageLabelCache()
         self._inspections = InspectionCache()
 
     async def snapshot(self, engine: Engine) -> EngineSnapshot:

@@ -29,7 +29,7 @@ AcceptHandler = Callable[[socket.socket], None]
 
 
 class BindError(GatewayError):
-    """An address cannot be bound. The operator must free the address or configure another one."""
+    """A listener's address cannot be bound. The operator must free the address or configure another one."""
 
 
 class Listener:

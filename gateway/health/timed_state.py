@@ -1,4 +1,4 @@
-"""Tracks the state of a target or backend, and when it began. Does no I/O. Times are in epoch seconds."""
+"""Stores the state of a target or backend, and since when. Does no I/O. Times are in epoch seconds."""
 
 from gateway.contracts.states import HealthState
 

@@ -1,4 +1,4 @@
-"""Creates a backend for each forward, and for each client of a remote service that uses no forward."""
+"""Creates backends from imported local forwards and from clients of remote services."""
 
 import re
 from typing import Any

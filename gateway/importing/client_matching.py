@@ -1,4 +1,4 @@
-"""Determines which forward and which tunnel each client of a remote service uses."""
+"""Finds the local forward or the tunnel that each imported client of a remote service uses."""
 
 from gateway.importing.import_result import ImportResult
 from gateway.importing.model import HERE, HOST_NAMES, LOOPBACK, ImportedClient, ImportedContainer, ImportedForward

@@ -1,4 +1,4 @@
-"""Adds notes on the changes that a client needs in order to use its backend."""
+"""Writes notes for the user on how to change each client so that it uses its new backend."""
 
 import re
 from typing import Any

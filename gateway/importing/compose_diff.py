@@ -1,4 +1,4 @@
-"""Changes a Compose file to use the gateway, and formats the change as a diff."""
+"""Changes a Compose file to use the gateway, and shows the changes as a diff."""
 
 import difflib
 import posixpath

@@ -1,4 +1,4 @@
-"""Converts all sources to one configuration."""
+"""Converts all imported files and commands to one configuration."""
 
 import posixpath
 import re

@@ -1,4 +1,4 @@
-"""Recognizes database addresses in the environment variables of applications."""
+"""Finds database addresses in the environment variables of applications."""
 
 import re
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from gateway.backends import KINDS, BackendKind, kind_of_port
-from gateway.importing.container_tunnel import own_tunnel
+from gateway.importing.application_tunnel import own_tunnel
 from gateway.importing.import_result import ImportResult, checks_login, has_check_key, is_host
 from gateway.importing.model import LOOPBACK, ImportedClient, ImportedContainer
 from gateway.importing.ssh_forward import port_number

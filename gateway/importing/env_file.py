@@ -25,7 +25,7 @@ def parse_env_file(text: str) -> dict[str, str]:
 
 
 class EnvFiles:
-    """Stores the env files that were passed as sources, and records which of them are used.
+    """The env files among the import's sources, and which of them containers use.
 
     Args:
         texts: The content of each file, by its path.

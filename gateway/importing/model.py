@@ -1,4 +1,4 @@
-"""Defines what sources describe: containers, mounts, forwards, and clients of remote services."""
+"""Defines what an import reads from files and commands: containers, forwards, and clients of remote services."""
 
 import re
 from collections.abc import Callable
@@ -27,8 +27,8 @@ def names_on_host(port: int) -> set[tuple[str, int]]:
 
 
 @dataclass(frozen=True)
-class ImportContext:
-    """The environment in which an ssh command runs.
+class SshCommandContext:
+    """The context in which an imported ssh command runs: its paths, and the addresses of its listeners.
 
     Args:
         where: The name of the command in notes.
@@ -60,7 +60,7 @@ class ImportedMount:
 
 @dataclass
 class ImportedContainer:
-    """A service of a Compose file, or a container that a command runs.
+    """A service in an imported Compose file, or a container of an imported `docker run` command.
 
     Args:
         where: The name of the container in notes.
@@ -130,7 +130,7 @@ class ImportedContainer:
 
 @dataclass
 class ImportedForward:
-    """A local forward.
+    """A local forward (ssh `-L`) in an imported command or ssh_config file.
 
     Args:
         where: The name of the forward in notes.

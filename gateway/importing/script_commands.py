@@ -1,4 +1,4 @@
-"""Converts the commands in shell scripts, command lines and systemd units."""
+"""Imports the docker, ssh and mount commands in shell scripts, command lines and systemd units."""
 
 import re
 from itertools import takewhile
@@ -6,7 +6,7 @@ from itertools import takewhile
 from gateway.importing.docker_run import Volumes, import_docker
 from gateway.importing.env_file import EnvFileReader
 from gateway.importing.import_result import ImportResult
-from gateway.importing.model import ImportContext, ImportedContainer
+from gateway.importing.model import ImportedContainer, SshCommandContext
 from gateway.importing.shell_parser import ShellCommand, read_script
 from gateway.importing.ssh_command import import_command, ssh_program
 from gateway.importing.volumes import import_mount_command
@@ -83,7 +83,7 @@ def import_script(
         elif ssh_program(words) is not None:
             destination = next((word for word in words if re.fullmatch(r"[\w.-]+@[\w.${}-]+", word)), "")
             import_command(
-                words, ImportContext(f"{source}ssh {destination}".rstrip()), result, need_forward=form == "ssh"
+                words, SshCommandContext(f"{source}ssh {destination}".rstrip()), result, need_forward=form == "ssh"
             )
         elif words != ["done"]:
             printed = words[0] in ("echo", "printf")  # can pass a secret to the next command

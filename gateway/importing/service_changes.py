@@ -1,4 +1,4 @@
-"""Changes the services and volumes in a Compose file to use the gateway."""
+"""Edits the services and volumes in a Compose file so that they use the gateway."""
 
 import re
 from collections.abc import Iterator

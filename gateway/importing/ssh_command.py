@@ -1,12 +1,12 @@
-"""Reads the command lines of ssh(1), autossh(1) and sshpass(1)."""
+"""Parses the command lines of ssh(1), autossh(1) and sshpass(1)."""
 
 import re
 from collections.abc import Sequence
 
 from gateway.errors import UsageError
 from gateway.importing.import_result import ImportResult
-from gateway.importing.model import ImportContext
-from gateway.importing.ssh_server import SshHostConfig
+from gateway.importing.model import SshCommandContext
+from gateway.importing.ssh_host_config import SshHostConfig
 from gateway.importing.ssh_tunnels import add_host, note_unused
 from gateway.secret_redaction import redacted
 
@@ -59,7 +59,7 @@ def has_forward(words: Sequence[str]) -> bool:
 
 
 def import_command(
-    words: list[str], context: ImportContext, result: ImportResult, *, need_forward: bool = True
+    words: list[str], context: SshCommandContext, result: ImportResult, *, need_forward: bool = True
 ) -> None:
     """Convert an ssh command with local forwards.
 

@@ -72,7 +72,7 @@ def families(view: ServiceView) -> Iterator[Metric]:
 
 
 class _ViewCollector(Collector):
-    """Passes the metrics of one view of the service to `prometheus_client`."""
+    """A `prometheus_client` collector that returns the metrics of one view of the service."""
 
     def __init__(self, view: ServiceView) -> None:
         self._view = view
@@ -87,7 +87,7 @@ class _ViewCollector(Collector):
 
 
 class _YieldingSamples(list[Sample]):
-    """Iterates over samples with regular pauses, in which the event loop can run."""
+    """Iterates over samples, and regularly yields to the event loop."""
 
     def __iter__(self) -> Iterator[Sample]:
         for number, sample in enumerate(super().__iter__()):

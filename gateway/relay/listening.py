@@ -1,4 +1,4 @@
-"""Binds listening TCP sockets, also to addresses that the host does not have yet."""
+"""Binds listening TCP sockets, even to addresses that the host does not have yet."""
 
 import errno
 import ipaddress

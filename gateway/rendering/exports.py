@@ -1,4 +1,4 @@
-"""Renders the configuration lines with which file servers export directories to the gateway. Does no I/O."""
+"""Renders configuration lines, such as exports(5), that let servers export to the gateway. Does no I/O."""
 
 import ipaddress
 import re

@@ -77,7 +77,7 @@ class PoolOptions:
 
 @dataclass(frozen=True)
 class SshOptions:
-    """An SSH server that forwards connections.
+    """A tunnel through an SSH server that forwards connections.
 
     Args:
         host: Name or address of the server, without the port. The tunnel in `via`, if set, resolves the name.

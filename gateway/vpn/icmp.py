@@ -25,7 +25,7 @@ _MAX_UNANSWERED = 3
 
 
 class EchoMonitor:
-    """Sends echo requests to up to four responsive and four unresponsive hosts, and tracks which of them respond.
+    """Pings up to four responsive and four unresponsive hosts behind a VPN, and tracks which of them respond.
 
     Args:
         context: The network context that creates the sockets of the requests.

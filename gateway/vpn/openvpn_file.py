@@ -1,4 +1,4 @@
-"""Converts the configuration file of an OpenVPN client to a file that contains only safe directives.
+"""Converts the configuration file of an OpenVPN client to one that contains only safe directives.
 
 OpenVPN never reads the original text. The gateway parses each directive (`openvpn_syntax.py`), checks it
 (`openvpn_directives.py`), and writes it in a form that OpenVPN parses in the same way. It also parses the content of

@@ -28,7 +28,7 @@ from gateway.measurement import Histogram
 from gateway.relay.sockets import reset, tune
 from gateway.ssh import client_connection, packet_transport
 from gateway.ssh.algorithms import CIPHERS
-from gateway.ssh.pool import SshLink
+from gateway.ssh.pool import SshConnectionPool
 from tests.support.files import REPOSITORY
 from tests.support.requirements import need
 from tests.support.ssh_peers import AsyncSsh, Certified, Dropbear, Go, OpenSsh, Paramiko, SeveralKeys
@@ -149,7 +149,7 @@ def peer(row: Row, tmp_path: Path) -> Iterator[Peer]:
 
 
 @contextlib.asynccontextmanager
-async def forwarding(link: SshLink, to: int) -> AsyncIterator[int]:
+async def forwarding(link: SshConnectionPool, to: int) -> AsyncIterator[int]:
     """Run a listener whose clients are joined to the link; yield the port of the listener."""
     loop = asyncio.get_running_loop()
     joining: set[asyncio.Task[None]] = set()

@@ -4,7 +4,7 @@ import re
 
 from gateway.audit.host_model import HostMount
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
-from gateway.audit.mount_options import MountOptionChange
+from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import SECRETS, MountStorage, StorageMedium, nfs_version
 from gateway.audit.recreate_commands import free_name, recreate, volume_for
 from gateway.audit.shell_commands import command
@@ -23,7 +23,7 @@ def safe_volume(
     name = free_name(mount.volume, used) if mount.volume else volume_for(snapshot, container, mount.path)
     read_only = frozenset(() if mount.writable else (mount.path,))
     options = _driver_options(volume, store)
-    change = MountOptionChange({mount.path: name}, read_only=read_only, driver_options=options)
+    change = MountChanges({mount.path: name}, read_only=read_only, driver_options=options)
     return recreate(snapshot, container, change)
 
 
@@ -88,7 +88,7 @@ def host_mount(snapshot: AuditSnapshot, container: AuditedContainer, mount: Audi
         f"grep -qxF {command(line)} /etc/fstab || echo {command(line)} >> /etc/fstab",
         command("mount", point),
     )
-    commands = recreate(snapshot, container, MountOptionChange({mount.path: point}, setup=setup))
+    commands = recreate(snapshot, container, MountChanges({mount.path: point}, setup=setup))
     edit = f"install -m 600 /dev/null {command(credentials)} && ${{EDITOR:-vi}} {command(credentials)}"
     if all(each.startswith("#") for each in commands.splitlines()):
         edit = f"# {edit}"

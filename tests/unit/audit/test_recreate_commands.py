@@ -16,7 +16,7 @@ from gateway.audit.hazards import decide
 from gateway.audit.hazards.network_fixes import after_mount, safe_options
 from gateway.audit.host_model import HostMount
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
-from gateway.audit.mount_options import MountOptionChange
+from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import of_volume
 from gateway.audit.recreate_commands import recreate, volume_for
 
@@ -37,11 +37,11 @@ def container(
     )
 
 
-def lines(container: AuditedContainer, change: MountOptionChange, *others: AuditedContainer) -> list[str]:
+def lines(container: AuditedContainer, change: MountChanges, *others: AuditedContainer) -> list[str]:
     return recreate(AuditSnapshot((container, *others)), container, change).splitlines()
 
 
-MOVE = MountOptionChange({"/var/lib/mysql": "db-mysql"}, copied=("/var/lib/mysql",))
+MOVE = MountChanges({"/var/lib/mysql": "db-mysql"}, copied=("/var/lib/mysql",))
 
 
 GUARD = (
@@ -165,7 +165,7 @@ def test_a_container_changes_only_after_the_mount_of_the_host_works() -> None:
 
 def test_a_network_that_was_given_by_its_id_is_joined_once() -> None:
     app = container(host={"NetworkMode": "f00d"}, networks={"apps": {"NetworkID": "f00d", "Aliases": ["orders"]}})
-    text = lines(app, MountOptionChange())
+    text = lines(app, MountChanges())
     assert text[1] == "docker create --name db-new --network f00d --network-alias orders mariadb:11"
     assert not [each for each in text if "network connect" in each]
 
@@ -177,7 +177,7 @@ def test_the_addresses_of_a_container_are_kept(mac_address: str, options: str) -
     given = {"IPv4Address": "10.5.0.9", "IPv6Address": "fd00:9::77"}
     endpoint = {"IPAMConfig": given, "IPAddress": "10.5.0.9", "MacAddress": mac_address}
     app = container(host={"NetworkMode": "apps"}, networks={"apps": endpoint, "two": {"IPAMConfig": given}})
-    text = lines(app, MountOptionChange())
+    text = lines(app, MountChanges())
     assert text[1] == (
         f"docker create --name db-new --network apps {options}--ip 10.5.0.9 --ip6 fd00:9::77 mariadb:11"
     )
@@ -194,9 +194,9 @@ def test_options_of_the_image_are_not_repeated_in_the_command() -> None:
         "User": "u",
     }
     app = container(image=image, Hostname="c0ffeec0ffee", **image)
-    assert lines(app, MountOptionChange())[1] == "docker create --name db-new mariadb:11"
+    assert lines(app, MountChanges())[1] == "docker create --name db-new mariadb:11"
     app = container(image=image, **{**image, "Entrypoint": ["sh", "-c"], "Cmd": ["z"]})
-    assert lines(app, MountOptionChange())[1] == "docker create --name db-new --entrypoint sh mariadb:11 -c z"
+    assert lines(app, MountChanges())[1] == "docker create --name db-new --entrypoint sh mariadb:11 -c z"
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_a_container_with_rm_is_paused_while_its_data_are_copied() -> None:
 
 def test_data_in_memory_are_copied_while_the_container_exists() -> None:
     app = container(AuditedMount("tmpfs", "/var/lib/mysql"), host={"Tmpfs": {"/var/lib/mysql": ""}})
-    change = MountOptionChange({"/var/lib/mysql": "db-mysql"}, copied=("/var/lib/mysql",), vanishes=True)
+    change = MountChanges({"/var/lib/mysql": "db-mysql"}, copied=("/var/lib/mysql",), vanishes=True)
     text = lines(app, change)
     copied = next(at for at, line in enumerate(text) if line.startswith("tar -c -C"))
     assert text.index("docker pause db") < copied < text.index("docker kill db")
@@ -251,7 +251,7 @@ def test_data_in_memory_are_copied_while_the_container_exists() -> None:
 )
 def test_data_in_memory_are_saved_where_docker_cp_does_not_see_them(more: dict[str, Any]) -> None:
     app = container(AuditedMount("tmpfs", "/data"), **more)
-    text = "\n".join(lines(app, MountOptionChange({"/data": "db-data"}, copied=("/data",), vanishes=True)))
+    text = "\n".join(lines(app, MountChanges({"/data": "db-data"}, copied=("/data",), vanishes=True)))
     assert "tar -c -C /proc/self/fd/3 . > ./db-data.tar" in text
     assert "docker cp" not in text
 
@@ -262,8 +262,8 @@ def test_a_stopped_container_stays_stopped() -> None:
 
 def test_mounts_are_dropped_and_made_read_only() -> None:
     app = container(AuditedMount("bind", "/key", "/srv/key"), AuditedMount("volume", "/data", "", "data"))
-    assert lines(app, MountOptionChange(dropped=frozenset({"/key"})))[1].endswith(" -v data:/data mariadb:11")
-    assert lines(app, MountOptionChange(read_only=frozenset({"/data"})))[1].endswith(" -v data:/data:ro mariadb:11")
+    assert lines(app, MountChanges(dropped=frozenset({"/key"})))[1].endswith(" -v data:/data mariadb:11")
+    assert lines(app, MountChanges(read_only=frozenset({"/data"})))[1].endswith(" -v data:/data:ro mariadb:11")
 
 
 @pytest.mark.parametrize("labels", [{}, COMPOSE])
@@ -285,7 +285,7 @@ def test_helpers_leave_no_anonymous_volumes() -> None:
 
 def test_names_of_existing_objects_are_not_used() -> None:
     old = AuditedContainer("1", "db-old")
-    assert "docker rename db db-old-2" in lines(container(), MountOptionChange(), old)
+    assert "docker rename db db-old-2" in lines(container(), MountChanges(), old)
     snapshot = AuditSnapshot(volumes={"db-mysql": AuditedVolume("db-mysql")})
     assert volume_for(snapshot, container(), "/var/lib/mysql") == "db-mysql-2"
 
@@ -337,7 +337,7 @@ def test_compose_gets_the_project_directory_and_environment_files_of_the_contain
     assert f"docker compose -p shop {options} -f /srv/shop/compose.yaml -f /srv/shop/db.audit.yaml up" in text
 
 
-def override_of(app: AuditedContainer, change: MountOptionChange) -> Any:
+def override_of(app: AuditedContainer, change: MountChanges) -> Any:
     text = "\n".join(lines(app, change))
     return yaml.safe_load(text.partition("<<'YAML'\n")[2].partition("\nYAML")[0].replace("!override", ""))
 
@@ -362,7 +362,7 @@ def test_an_override_file_removes_a_key_that_comes_from_secrets() -> None:
     other = AuditedMount("bind", "/run/secrets/other", "/srv/other", writable=False)
     given = [{"Type": "bind", "Target": each.path, "ReadOnly": True} for each in (secret, other)]
     app = container(secret, other, host={"Mounts": given}, Labels=COMPOSE)
-    change = MountOptionChange(dropped=frozenset({secret.path}))
+    change = MountChanges(dropped=frozenset({secret.path}))
     assert override_of(app, change)["services"]["db"] == {
         "volumes": ["/srv/other:/run/secrets/other:ro"], "secrets": [], "configs": [],
     }  # fmt: skip
@@ -385,7 +385,7 @@ def test_compose_replaces_no_other_container() -> None:
 
 def test_in_memory_data_of_compose_are_copied_before_the_container_is_killed() -> None:
     app = container(AuditedMount("tmpfs", "/data"), Labels=COMPOSE)
-    text = lines(app, MountOptionChange({"/data": "db-data"}, copied=("/data",), vanishes=True))
+    text = lines(app, MountChanges({"/data": "db-data"}, copied=("/data",), vanishes=True))
     order = ["docker pause db", "tar -c -C", "trap - EXIT", "docker kill db", "docker commit", "docker compose"]
     places = [
         max(at for at, line in enumerate(text) if line.startswith(each) and line != text[-1]) for each in order[:2]
@@ -413,10 +413,8 @@ def test_a_container_of_an_image_that_compose_built_gets_an_override_file() -> N
 
 def test_a_task_of_a_service_is_changed_by_its_service() -> None:
     app = container(AuditedMount("bind", "/key", "/srv/key"), Labels={"com.docker.swarm.service.name": "shop_db"})
-    assert lines(app, MountOptionChange(dropped=frozenset({"/key"}))) == [
-        "docker service update --mount-rm /key shop_db"
-    ]
-    assert lines(app, MountOptionChange(read_only=frozenset({"/key"}))) == [
+    assert lines(app, MountChanges(dropped=frozenset({"/key"}))) == ["docker service update --mount-rm /key shop_db"]
+    assert lines(app, MountChanges(read_only=frozenset({"/key"}))) == [
         "docker service update --mount-rm /key --mount-add type=bind,source=/srv/key,target=/key,readonly shop_db"
     ]
 
@@ -436,7 +434,7 @@ def test_no_command_gives_a_service_an_empty_volume() -> None:
 
 def test_a_value_of_mount_is_quoted_for_a_task_of_a_service() -> None:
     app = container(AuditedMount("bind", "/x", '/srv/a,"b'), Labels={"com.docker.swarm.service.name": "shop_db"})
-    (line,) = lines(app, MountOptionChange(read_only=frozenset({"/x"})))
+    (line,) = lines(app, MountChanges(read_only=frozenset({"/x"})))
     assert next(csv.reader([shlex.split(line)[-2]])) == ["type=bind", 'source=/srv/a,"b', "target=/x", "readonly"]
 
 
@@ -449,7 +447,7 @@ def test_a_path_with_a_colon_gives_no_command(mount: AuditedMount) -> None:
 def test_a_copy_never_includes_another_mount() -> None:
     """`docker cp` writes through the mounts of the new container, for example to a shared directory or to a key."""
     data = AuditedMount("volume", "/data", "", "a" * 64)
-    change = MountOptionChange({"/data": "db-data"}, copied=("/data",))
+    change = MountChanges({"/data": "db-data"}, copied=("/data",))
     for labels in ({}, COMPOSE):
         app = container(data, AuditedMount("bind", "/data/.ssh/id_ed25519", "/srv/key"), Labels=labels)
         text = lines(app, change)
@@ -459,7 +457,7 @@ def test_a_copy_never_includes_another_mount() -> None:
     beside = container(data, AuditedMount("bind", "/data-2", "/srv/x"))
     assert "docker stop db" in lines(beside, change)
     above = lines(
-        container(AuditedMount("bind", "/data", "/srv/x")), MountOptionChange({"/data/x": "v"}, copied=("/data/x",))
+        container(AuditedMount("bind", "/data", "/srv/x")), MountChanges({"/data/x": "v"}, copied=("/data/x",))
     )
     assert all(each.startswith("# ") for each in above)
 
@@ -475,7 +473,7 @@ def test_a_copy_never_includes_another_mount() -> None:
 def test_data_that_another_container_uses_is_not_moved(first: AuditedMount, second: AuditedMount) -> None:
     volumes = {each.volume: AuditedVolume(each.volume) for each in (first,) if each.volume}
     app, other = container(first), AuditedContainer("1", "backup", mounts=(second,))
-    change = MountOptionChange({"/data": "db-data"}, copied=("/data",))
+    change = MountChanges({"/data": "db-data"}, copied=("/data",))
     text = recreate(AuditSnapshot((app, other), volumes), app, change).splitlines()
     assert all(each.startswith("# ") for each in text)
     assert "# backup also uses the data of /data" in text
@@ -496,7 +494,7 @@ def test_a_container_in_whose_namespace_others_run_is_not_replaced(key: str, lab
 
 
 def test_a_path_with_control_characters_gives_no_command() -> None:
-    (only,) = lines(container(), MountOptionChange({"/x\nFIX\nrm -rf ~": "v"}))
+    (only,) = lines(container(), MountChanges({"/x\nFIX\nrm -rf ~": "v"}))
     assert only.startswith("# db: ")
 
 

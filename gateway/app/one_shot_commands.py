@@ -1,4 +1,4 @@
-"""Runs checks, the Docker reconciler or an audit once, without a running service."""
+"""Runs `gateway check`, `plan`, `apply` and `audit`: once, without a running service."""
 
 import asyncio
 import contextlib
@@ -39,7 +39,7 @@ _CLOSE_TIMEOUT = 5.0
 
 @dataclass(frozen=True)
 class CheckedTarget:
-    """The result of one target's check through one tunnel; without a tunnel, `way` is None."""
+    """A target, with the result of its check through the tunnel `way` (None: directly)."""
 
     backend: str
     target: Endpoint

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from gateway.audit import rules
 from gateway.audit.hazards.finding import database_in, mounts, on_container
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
-from gateway.audit.mount_options import MountOptionChange
+from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import MountStorage, StorageMedium, of_volume
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell_commands import command, script
@@ -41,7 +41,7 @@ def _writers(snapshot: AuditSnapshot) -> Iterator[Finding]:
         # The fix changes the container that was created last, because it was probably added to an existing setup.
         container, mount, _ = max(group, key=lambda each: str(each[0].inspection.get("Created", "")))
         what = f"{', '.join(names)} write to {store.title}{content}"
-        fix: str | MountOptionChange = MountOptionChange(read_only=frozenset({mount.path}))
+        fix: str | MountChanges = MountChanges(read_only=frozenset({mount.path}))
         if len(services) < 2:
             fix = f"# {one_line(container.service)} must have one container, or a volume for each container"
         yield on_container(snapshot, rules.WRITERS, severity, container, mount.path, what, fix)

@@ -1,4 +1,4 @@
-"""Creates runtime directories, and removes runtime directories and sockets of gateways that were killed."""
+"""Creates locked runtime directories, and removes the directories and sockets of killed gateways."""
 
 import contextlib
 import errno
@@ -21,7 +21,7 @@ socket might not have a listener yet."""
 
 
 class RuntimeDirectory:
-    """A temporary directory that is locked while this process runs.
+    """A temporary directory for the files of this process, with a lock that marks it as in use.
 
     The constructor also removes the directories of killed gateways.
 

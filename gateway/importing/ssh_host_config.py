@@ -1,11 +1,11 @@
-"""Stores the settings of an SSH client, and converts them to the configuration keys of a tunnel."""
+"""Stores the ssh_config settings for one host, and converts them to the configuration keys of a tunnel."""
 
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.importing.import_result import ImportResult
-from gateway.importing.model import ImportContext, home
+from gateway.importing.model import SshCommandContext, home
 from gateway.importing.ssh_forward import port_number
 
 _KNOWN_HOSTS = "~/.ssh/known_hosts"
@@ -14,7 +14,7 @@ _USER = "${USER}"
 
 @dataclass
 class SshHostConfig:
-    """The settings of one ssh command, or of one host in an ssh_config file.
+    """The ssh settings for one host, from an ssh command or an ssh_config file.
 
     Args:
         destination: The server, as `[user@]host` or an `ssh://` URL.
@@ -42,7 +42,7 @@ class SshHostConfig:
 
 
 def server_keys(
-    config: SshHostConfig, via: str | None, context: ImportContext, result: ImportResult, command: SshHostConfig
+    config: SshHostConfig, via: str | None, context: SshCommandContext, result: ImportResult, command: SshHostConfig
 ) -> dict[str, Any]:
     """Return the configuration keys of a tunnel to a server.
 
@@ -107,7 +107,7 @@ def _address(config: SshHostConfig, command: SshHostConfig) -> tuple[str, str, s
 
 
 def _login(
-    config: SshHostConfig, context: ImportContext, result: ImportResult, command: SshHostConfig
+    config: SshHostConfig, context: SshCommandContext, result: ImportResult, command: SshHostConfig
 ) -> dict[str, Any]:
     """Return the configuration keys that log in to a tunnel's server. The arguments are those of `server_keys`."""
     keys: dict[str, Any] = {}
