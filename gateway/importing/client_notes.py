@@ -11,10 +11,10 @@ from gateway.importing.volumes import replacement
 def _address(
     client: ImportedClient, container: ImportedContainer, backend: dict[str, Any], result: ImportResult
 ) -> str:
-    """Return the address at which a container reaches a backend."""
+    """Return an instruction for the user: the address to which a container must connect."""
     listen, variables = backend["listen"], ", ".join(client.variables)
     if listen.startswith("/"):
-        return f"connect to the unix socket {listen} ({variables}): mount its directory"
+        return f"mount the directory of the unix socket {listen}, and connect to the socket ({variables})"
     host, port = split_target(listen)
     if container.network == "host":
         return f"connect to 127.0.0.1:{port} ({variables})"
@@ -32,7 +32,10 @@ def _address(
 
 
 def note_client(client: ImportedClient, result: ImportResult) -> None:
-    """Add a note on the changes that a client needs, and mark the parts that the backend replaces as used."""
+    """Add the change that a client needs to `result.changes`, and the client's notes to `result.notes`.
+
+    Also mark the variables that the backend was created from as used, so that no note lists them as not imported.
+    """
     backend = result.backends[client.backend]
     for note in client.notes:
         text = re.sub(r"\bPASSWORD_FILE\b", f"/run/secrets/{client.backend}_password", note)

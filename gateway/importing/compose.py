@@ -29,7 +29,7 @@ def import_compose(
     folder: str = "",
     override: tuple[str, str] = ("", ""),
 ) -> None:
-    """Read a Compose file.
+    """Read the services and volumes in a Compose file.
 
     Args:
         text: The content of the file.
@@ -40,7 +40,7 @@ def import_compose(
         override: The name and the content of the override file; empty if there is none.
 
     Raises:
-        UsageError: A text is not a Compose file.
+        UsageError: The file or the override file is not a valid Compose file.
     """
     document = _interpolate(load_compose(text, source), files, folder)
     if override[1]:
@@ -81,10 +81,14 @@ def import_compose(
 
 
 def load_compose(text: str, source: str) -> dict[str, Any]:
-    """Return the content of a Compose file.
+    """Parse a Compose file, and return its top-level mapping.
+
+    Args:
+        text: The content of the file.
+        source: The prefix that names the file in errors. It ends with a colon and a space, or is empty.
 
     Raises:
-        UsageError: The text is not a Compose file.
+        UsageError: The file is not valid YAML, or is not a mapping.
     """
     try:
         document = load_yaml(text)
@@ -98,12 +102,17 @@ def load_compose(text: str, source: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise UsageError(f"{source}not valid YAML: {error}") from None
     if not isinstance(document, dict):
-        raise UsageError(f"{source}not a compose file: the document is not a mapping")
+        raise UsageError(f"{source}not a Compose file: the document is not a mapping")
     return document
 
 
 def _resolved(path: str, folder: str) -> str:
-    """Return the source of a mount. A relative path is resolved against the directory of the Compose file."""
+    """Return the source of a mount, relative to the same directory as `folder` if it is a path such as `./data`.
+
+    Args:
+        path: The source: a path, or the name of a volume.
+        folder: The directory of the Compose file.
+    """
     return posixpath.normpath(posixpath.join(folder, path)) if re.match(r"\.\.?(/|$)", path) else path
 
 
@@ -149,7 +158,7 @@ def _read_env_files(container: ImportedContainer, paths: list[Any], files: EnvFi
 
 
 def _read_networks(container: ImportedContainer, service: dict[str, Any]) -> None:
-    """Read the networks and ports of a service. They determine which containers can reach each other."""
+    """Read the network mode, the names on networks and the published ports, which show who can reach the service."""
     container.network = str(service.get("network_mode") or "")
     container.aliases += [str(service[key]) for key in ("container_name", "hostname") if service.get(key)]
     networks = service.get("networks")
@@ -171,7 +180,7 @@ def _mount(value: Any) -> ImportedMount:
 
 
 def _interpolate(value: Any, files: EnvFiles, folder: str) -> Any:
-    """Replace references to variables that are set or have a default. Leave other references as `${NAME}`."""
+    """Replace variables in all strings of a value, as Compose does. Keep unset ones without default as `${NAME}`."""
     if isinstance(value, dict):
         return {key: _interpolate(each, files, folder) for key, each in value.items()}
     if isinstance(value, list):

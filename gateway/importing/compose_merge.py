@@ -7,7 +7,7 @@ from gateway.importing.compose_values import environment, mapping
 from gateway.importing.docker_options import read_bind
 
 _REPLACED = ("command", "entrypoint", "test")
-"""Keys of lists that the override file replaces. Other lists are joined."""
+"""Keys whose lists the override file replaces. It extends other lists."""
 _NAME = re.compile(r"(?:docker-)?compose(\.override)?\.ya?ml")
 
 
@@ -32,12 +32,12 @@ def is_base(name: str) -> bool:
 
 
 def merged(base: Any, override: Any, *path: str) -> Any:
-    """Return the value of a key in two Compose files.
+    """Merge the values of one key in a Compose file and its override file.
 
     Args:
         base: The value in the Compose file; None if it is absent.
         override: The value in the override file; None if it is absent.
-        path: The path of the key.
+        path: The keys from the top level of the file to the value.
 
     Raises:
         UsageError: A value has a wrong type.
@@ -61,7 +61,7 @@ def merged(base: Any, override: Any, *path: str) -> Any:
 
 
 def _mapping(value: Any, path: tuple[str, ...]) -> dict[str, Any]:
-    """Return a mapping, also for a list of names, such as those of `networks` and `depends_on`."""
+    """Return a mapping. Convert a list of names, as in `networks` or `depends_on`, to a mapping without values."""
     return dict.fromkeys(map(str, value)) if isinstance(value, list) else mapping(value, ".".join(path))
 
 

@@ -28,7 +28,7 @@ _TLS_SCHEMES = ("rediss",)
 _OTHER_PORTS = {"mongodb": 27017, "amqp": 5672}
 """Default ports of services for which the gateway has no backend kind."""
 _WITHOUT_PROTOCOL = ("tcp", "http")
-"""Kinds that the name of a variable does not imply."""
+"""Kinds that are ignored in the names of variables, because words such as `HTTP_HOST` do not show the protocol."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class _DatabaseAddress:
 
     Args:
         variables: The variables that contain the address: host and port, or a URL.
-        prefix: The common prefix of the variables' names.
+        prefix: The common prefix of these variables' names, such as `DB`.
         host: The host.
         port: The port; 0 if it is not known.
-        words: Words from the variables. One of them can be the name of a database kind or of a driver.
+        words: Words, separated by spaces, that can contain the name of a database kind or of a driver.
         user: The user; empty if it is not known.
         password: The name of the variable with the password; empty if there is none.
         database: The database; empty if it is not known.
-        parts: All variables that describe the database.
+        parts: All variables that describe the database or the login.
         tls: The URL parameter that requests TLS; empty if there is none.
         more: Additional hosts, each with or without a port.
     """
@@ -67,7 +67,7 @@ def find_clients(container: ImportedContainer, result: ImportResult) -> list[Imp
 
     Args:
         container: The container.
-        result: The function adds notes, and tunnels that the container itself opens.
+        result: Receives notes, and a tunnel if the application opens one itself.
     """
     found = [*_by_host(container.environment), *_by_url(container.environment)]
     via = own_tunnel(container, found[0].host, found[0].variables[0], result) if found else None
@@ -97,7 +97,7 @@ def _by_host(environment: dict[str, str]) -> Iterator[_DatabaseAddress]:
         prefix = match["prefix"]
 
         def first(*ends: str, prefix: str = prefix) -> str:
-            """Join the prefix with each suffix, and return the first of these names whose variable is set."""
+            """Return the name of the first variable that is set, from names with this prefix and each suffix."""
             names = (f"{prefix}{'_' if prefix and prefix != 'PG' else ''}{end}" for end in ends)
             return next((each for each in names if environment.get(each)), "")
 
@@ -160,7 +160,7 @@ def _kind_of_word(word: str) -> BackendKind | None:
 
 
 def _kind(address: _DatabaseAddress) -> tuple[str, int, str]:
-    """Return the kind and port of a database, and a note if the kind or the port is a guess."""
+    """Return the kind and port of a database, and a note; the note is empty unless the kind and port are a guess."""
     words = re.findall(r"[a-z0-9]+", address.words.lower())
     found = filter(None, map(_kind_of_word, words))
     kind = next((each for each in found if each.name not in _WITHOUT_PROTOCOL), None)
@@ -171,7 +171,11 @@ def _kind(address: _DatabaseAddress) -> tuple[str, int, str]:
     other = next((_OTHER_PORTS[word] for word in words if word in _OTHER_PORTS), 0)
     if other:
         return "tcp", other, ""
-    return "mysql", KINDS["mysql"].default_port, "the variables name no port: set kind and port if it is not MySQL"
+    return (
+        "mysql",
+        KINDS["mysql"].default_port,
+        "the variables contain no port; if this is not MySQL, set kind and port",
+    )
 
 
 def _check(address: _DatabaseAddress, kind: str, container: ImportedContainer) -> dict[str, Any]:
@@ -196,8 +200,8 @@ def _tls_note(address: _DatabaseAddress) -> str:
     if "verify" not in address.tls.lower():
         return ""
     return (
-        f"{address.tls}: the client verifies the name of the server, which is now that of the backend: verify only"
-        " the certificate authority, as with sslmode=verify-ca"
+        f"{address.tls}: the client verifies the server's name, but it now connects to the name of the backend;"
+        " verify only the certificate authority, for example with sslmode=verify-ca"
     )
 
 

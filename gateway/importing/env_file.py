@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 EnvFileReader = Callable[[str], dict[str, str] | None]
-"""Returns the variables in the env file at a path; None if the file is not a source."""
+"""Returns the variables in the env file at a path; None if the file was not passed as a source."""
 
 
 def parse_env_file(text: str) -> dict[str, str]:
@@ -25,7 +25,7 @@ def parse_env_file(text: str) -> dict[str, str]:
 
 
 class EnvFiles:
-    """The env files among the import's sources, and which of them containers use.
+    """Holds the env files that were passed as sources, and records which files and variables are used.
 
     Args:
         texts: The content of each file, by its path.
@@ -37,11 +37,14 @@ class EnvFiles:
         self._used: set[tuple[str, str]] = set()
 
     def read(self, path: str, folders: Sequence[str]) -> dict[str, str] | None:
-        """Return the variables in a container's env file, and record the read; None if the file is not a source.
+        """Return the variables in a container's env file, and record that the file is used.
 
         Args:
             path: The path of the file.
-            folders: The directories to which a relative path can be relative.
+            folders: The directories in which to look for a relative path.
+
+        Returns:
+            The variables; None if the file was not passed as a source.
         """
         keys = [_key(path, folder) for folder in folders]
         key = next((each for each in keys if each in self._files), keys[0])
@@ -49,11 +52,14 @@ class EnvFiles:
         return self._files.get(key)
 
     def value(self, name: str, folder: str) -> str:
-        """Return the value of a variable in the `.env` of a Compose file, and record its use; empty if it is not set.
+        """Return the value of a variable in the `.env` file of a Compose file, and record that the variable is used.
 
         Args:
             name: The name of the variable.
             folder: The directory of the Compose file.
+
+        Returns:
+            The value; empty if the variable is not set, or if the file was not passed as a source.
         """
         key = _key(".env", folder)
         self._used.add((key, name))

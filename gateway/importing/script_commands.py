@@ -22,7 +22,7 @@ def import_unit(text: str, source: str, read_env_file: EnvFileReader, result: Im
         text: The content of the unit.
         source: The prefix that names the unit in notes.
         read_env_file: Reads an env file of a container.
-        result: Receives what the commands describe.
+        result: Receives the tunnels, forwards, containers and notes from the commands.
 
     Returns:
         The driver options of each volume that the commands create, by volume name.
@@ -33,12 +33,12 @@ def import_unit(text: str, source: str, read_env_file: EnvFileReader, result: Im
     lines = [line.strip() for line in re.sub(r"\\\n", " ", text).splitlines()]
     starts = [line.partition("=")[2].lstrip("-@:+!") for line in lines if line.startswith("ExecStart=")]
     others = [_unit_line(line) for line in lines if line and not line.startswith(("ExecStart=", "#", ";", "["))]
-    result.add_note(f"{source}the gateway's unit replaces this one: not imported: {'; '.join(others)}")
+    result.add_note(f"{source}not imported, because the gateway has its own unit: {'; '.join(others)}")
     return import_script("\n".join(starts), source, read_env_file, result)
 
 
 def _unit_line(line: str) -> str:
-    """Return a line of a unit for use in a note. Omit the values in an `Environment=` line."""
+    """Return a line of a unit for a note, without the values of variables, which can be secrets."""
     key, _, value = line.partition("=")
     names = re.findall(r"""(?:^|[\s"'])([A-Za-z_]\w*)=""", value)
     return f"Environment {', '.join(names)}" if key == "Environment" else line
@@ -53,7 +53,7 @@ def import_script(
         text: The script or command line.
         source: The prefix that names the script in notes.
         read_env_file: Reads an env file of a container.
-        result: Receives what the commands describe.
+        result: Receives the tunnels, forwards, containers and notes from the commands.
         form: `ssh` if each ssh command must have a local forward.
 
     Returns:
@@ -86,7 +86,7 @@ def import_script(
                 words, SshCommandContext(f"{source}ssh {destination}".rstrip()), result, need_forward=form == "ssh"
             )
         elif words != ["done"]:
-            printed = words[0] in ("echo", "printf")  # can pass a secret to the next command
+            printed = words[0] in ("echo", "printf")  # its words can be a secret for the next command of a pipe
             result.add_note(f"{source}`{f'{words[0]} …' if printed else redacted(words)}`: not imported")
     if unused:
         result.add_note(f"{source}variables that no command uses: {', '.join(unused)}")
@@ -105,13 +105,13 @@ def _docker_command(words: list[str], command: ShellCommand) -> ShellCommand | N
 
 
 def _pass_variables(container: ImportedContainer, command: ShellCommand, result: ImportResult) -> list[str]:
-    """Set the variables that a container gets from the environment of its command (`-e NAME`). Return their names."""
+    """Set the variables that a container inherits from the script (`-e NAME`). Return their names."""
     names = [name for name, value in container.environment.items() if value == f"${{{name}}}"]
     names = [name for name in names if name in command.variables]
     for name in names:
         container.environment[name] = command.variables[name]
         if name not in command.exported:
             result.add_note(
-                f"{container.where}: the script does not export {name}, so `-e {name}` passes nothing: add `export`"
+                f"{container.where}: the script does not export {name}, so `-e {name}` passes no value; add `export`"
             )
     return names

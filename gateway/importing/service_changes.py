@@ -28,7 +28,9 @@ def change_address(edit: YamlEdit, client: ImportedClient, found: ComposeGateway
     assert container is not None  # noqa: S101 - for the type checker
     listen = result.backends[client.backend]["listen"]
     if listen.startswith("/"):
-        result.add_note(f"{client.where}: the diff does not change the address: mount the directory of {listen}")
+        result.add_note(
+            f"{client.where}: the diff does not change the address; mount the directory of the unix socket {listen}"
+        )
         return
     port = split_target(listen)[1]
     on_host = container.network == "host"
@@ -78,7 +80,7 @@ def _set_variable(edit: YamlEdit, name: str, variable: str, value: str) -> None:
 
 
 def change_volume(edit: YamlEdit, client: ImportedClient, found: ComposeGatewayConfig, result: ImportResult) -> None:
-    """Change the driver options of a volume to mount the backend.
+    """Change the driver options of a volume so that the volume mounts through the gateway.
 
     Args:
         edit: The edit of the Compose file.
@@ -104,7 +106,7 @@ def change_volume(edit: YamlEdit, client: ImportedClient, found: ComposeGatewayC
             edit.put(("volumes", key, "driver_opts", option), value)
     name = edit.get("volumes", key, "name") or f"{edit.get('name') or 'PROJECT'}_{key}"
     result.add_note(
-        f"{client.where}: if the volume exists, it keeps its old options: before the first start, run `docker compose"
+        f"{client.where}: an existing volume keeps its old options; before the first start, run `docker compose"
         f" down` and `docker volume rm {name}`"
     )
 
@@ -137,7 +139,10 @@ def change_service(edit: YamlEdit, container: ImportedContainer, replaced: set[s
 def _change_dependencies(
     edit: YamlEdit, container: ImportedContainer, replaced: set[str], *, needs_gateway: bool
 ) -> None:
-    """Replace dependencies on replaced services by one on the gateway, or add it if the service needs the gateway."""
+    """Make a service depend on the gateway if it needs the gateway, or if it depends on a replaced service.
+
+    Dependencies on replaced services are removed.
+    """
     path = ("services", container.name, "depends_on")
     needs = edit.get(*path)
     names = list(needs) if isinstance(needs, dict) else list_of(needs, f"{container.where}.depends_on")
@@ -166,7 +171,7 @@ def _remove_variables(edit: YamlEdit, container: ImportedContainer, gone: list[s
     present = environment(existing, container.where)
     for variable in gone:
         if variable not in present:
-            result.add_note(f"{container.where}: {variable} is not needed any more: remove it from its env_file")
+            result.add_note(f"{container.where}: {variable} is no longer needed; remove it from its env_file")
         elif isinstance(existing, dict):
             edit.remove((*path, variable))
     if isinstance(existing, list):
