@@ -14,13 +14,12 @@ from gateway.app.running_backend import RunningBackend
 from gateway.app.runtime import Runtime
 from gateway.app.way_view import way_views
 from gateway.app.worker.messages import NO_UPLINK, UplinkReport, consumer_view, uplink_report
-from gateway.app.worker.stubs import ForwardStub
 from gateway.backends import target_remedy
 from gateway.config import TunnelSpec
 from gateway.contracts.states import TunnelState
 from gateway.facts import Fact
-from gateway.forwarding.forward import Forward
 from gateway.health.check import Check
+from gateway.health.target_selection import TargetCandidate
 from gateway.measurement import Histogram
 from gateway.ops.events import EventLog, EventSubject, EventType
 from gateway.ops.status_json import iso
@@ -30,7 +29,6 @@ from gateway.ops.status_views import (
     BackendStatus,
     BackendView,
     CertificateView,
-    ConsumerView,
     DeadContainerView,
     DockerView,
     KnownConsumer,
@@ -133,8 +131,8 @@ def backend_view(running: RunningBackend, events: EventLog, *, knows_containers:
         knows_containers: Whether consumers of TCP listeners are containers. If not, they are addresses, which the
             view omits.
     """
-    spec, forward = running.spec, running.forward
-    found = running.evaluate()
+    spec, forward, candidates = running.spec, running.forward, running.candidates()
+    found = running.evaluate(candidates)
     return BackendView(
         name=spec.name,
         kind=spec.kind.name,
@@ -147,7 +145,7 @@ def backend_view(running: RunningBackend, events: EventLog, *, knows_containers:
         remedy=found.remedy or target_remedy(spec.kind.name, found.reason),
         since=_since(running, events),
         facts=spec.kind.facts,
-        targets=[_target(running, each, events) for each in running.targets],
+        targets=[_target(running, *each, events) for each in zip(running.targets, candidates, strict=True)],
         ways=way_views(running),
         connections=forward.active,
         waiting=forward.waiting,
@@ -160,15 +158,11 @@ def backend_view(running: RunningBackend, events: EventLog, *, knows_containers:
         max_connections=spec.max_connections,
         failing=forward.fail_fast,
         consumers={
-            name: each
-            for name, each in _consumers(forward).items()
+            name: consumer_view(usage)
+            for name, usage in forward.consumers.items()
             if knows_containers or name in {socket.consumer for socket in spec.sockets}
         },
     )
-
-
-def _consumers(forward: Forward | ForwardStub) -> dict[str, ConsumerView]:
-    return {name: consumer_view(usage) for name, usage in forward.consumers.items()}
 
 
 def docker_view(docker: DockerSync) -> DockerView | None:
@@ -221,36 +215,47 @@ def docker_view(docker: DockerSync) -> DockerView | None:
     )
 
 
-def _target(running: RunningBackend, monitored: MonitoredTarget, events: EventLog) -> TargetView:
-    """Return the view of a target: its state through the way that new clients use, and counters of all ways."""
-    chosen, candidate, probe_result = monitored.choose(), monitored.candidate(), monitored.record.probe_result
-    check, checks = monitored.checks[chosen], monitored.checks
-    last = check.last
+def _target(
+    running: RunningBackend, monitored: MonitoredTarget, candidate: TargetCandidate, events: EventLog
+) -> TargetView:
+    """Return the view of a target: its state through the way that new clients use, and counters of all ways.
+
+    As long as nothing has changed, the view is the same object, because a site has hundreds of targets.
+    """
+    name, clock, checks = str(monitored.target), monitored.clock, monitored.checks
+    check = checks[monitored.choose()]
+    since = events.began(EventSubject(EventType.TARGET, running.spec.name, name), clock.state, clock.since)
     budgets = [running.budget(each.target, each.tunnel) for each in checks]
-    name, clock = str(monitored.target), monitored.clock
-    return TargetView(
-        target=name,
-        way=check.tunnel,
-        state=candidate.state,
-        reason=candidate.reason,
-        detail=candidate.detail,
-        remedy=candidate.remedy or target_remedy(running.spec.kind.name, candidate.reason),
-        since=events.began(EventSubject(EventType.TARGET, running.spec.name, name), clock.state, clock.since),
-        flapping=check.verdict.flapping,
-        role=probe_result.role,
-        facts=probe_result.facts,
-        last_check=last.at if last else None,
-        last_success=monitored.last_success,
-        last_duration=last.duration if last else None,
-        last_phases=last.phases if last else {},
-        attempts=sum(each.attempts for each in checks),
-        failures=dict(sum((Counter(each.failures) for each in checks), Counter())),
-        broken_handshakes=max((each.aborted for each in budgets if each is not None), default=None),
-        duration=reduce(Histogram.plus, (each.duration for each in checks), Histogram()),
-        phases=_phases(checks),
-        history=check.history.latest(),
-        failed_checks=check.history.failures(),
-    )
+    aborted = max((each.aborted for each in budgets if each is not None), default=None)
+    attempts = [each.attempts for each in checks]
+    content = check, candidate, since, aborted, attempts, check.verdict.flapping, check.history.last
+    if monitored.view is None or monitored.view[0] != content:
+        last, probe_result = check.last, monitored.record.probe_result
+        view = TargetView(
+            target=name,
+            way=check.tunnel,
+            state=candidate.state,
+            reason=candidate.reason,
+            detail=candidate.detail,
+            remedy=candidate.remedy or target_remedy(running.spec.kind.name, candidate.reason),
+            since=since,
+            flapping=check.verdict.flapping,
+            role=probe_result.role,
+            facts=probe_result.facts,
+            last_check=last.at if last else None,
+            last_success=monitored.last_success,
+            last_duration=last.duration if last else None,
+            last_phases=last.phases if last else {},
+            attempts=sum(attempts),
+            failures=dict(sum((Counter(each.failures) for each in checks), Counter())),
+            broken_handshakes=aborted,
+            duration=reduce(Histogram.plus, (each.duration for each in checks), Histogram()),
+            phases=_phases(checks),
+            history=check.history.latest(),
+            failed_checks=check.history.failures(),
+        )
+        monitored.view = content, view
+    return monitored.view[1]
 
 
 def _phases(checks: list[Check]) -> dict[str, tuple[int, float]]:

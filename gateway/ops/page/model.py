@@ -81,12 +81,8 @@ def row_content(backend: BackendView, now: float) -> object:
         (backend.kind, backend.state, backend.reason, backend.detail, backend.failing),
         (backend.since, is_recent(backend.since, now), backend.connections, backend.waiting),
         [(way.tunnel, way.in_use) for way in backend.ways],
-        [
-            (each.target, each.state, each.role, each.flapping, each.facts, each.last_duration, each.last_phases,
-             each.history[-1:])
-            for each in backend.targets
-        ],
-    )  # fmt: skip
+        backend.targets,
+    )
 
 
 def changes(events: Sequence[Transition], limit: int = MAX_CHANGES) -> list[RecentChange]:
