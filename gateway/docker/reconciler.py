@@ -170,7 +170,7 @@ class Reconciler:
                 if action in ("start", "destroy"):
                     self.revivals.record_start(container)
                 if action == "kill" and container not in self._executor.starter.requested:
-                    self.revivals.record_signal(container)
+                    self.revivals.record_signal(container, event.get("timeNano", 0) / 1e9)
                 if action in _END_EVENTS:
                     self.directory.forget(container)
             elif action == "disconnect":

@@ -40,8 +40,8 @@ class StartAttempts:
         """The attempts, by the container's ID."""
         self._restarted: dict[str, float] = {}
         """The `owner_start` for which a container was last restarted, by the container's ID."""
-        self._signaled: set[str] = set()
-        """IDs of the containers that another client sent a signal to after their last start."""
+        self._signaled: dict[str, float] = {}
+        """The times of the last signals from other clients, see `signaled`."""
         self.revived: Tally = Tally()
         """Number of successful starts, by cause."""
 
@@ -56,26 +56,31 @@ class StartAttempts:
         return frozenset(self._restarted.items())
 
     @property
-    def signaled(self) -> frozenset[str]:
-        """IDs of the containers that another client sent a signal to. A restart would undo a stop in progress."""
-        return frozenset(self._signaled)
+    def signaled(self) -> dict[str, float]:
+        """The time of the last signal that another client sent to a container, by the container's ID.
 
-    def record_signal(self, container: str) -> None:
-        """Record that another client sent a signal to a container, for example to stop it."""
-        self._signaled.add(container)
+        The times are those of the engine, in seconds since the epoch. A signal has no effect if the container was
+        started later. It is possible that the gateway did not receive the event of that start.
+        """
+        return dict(self._signaled)
+
+    def record_signal(self, container: str, at: float) -> None:
+        """Record that another client sent a signal to a container, for example to stop it; see `signaled`."""
+        self._signaled[container] = at
 
     def record_start(self, container: str) -> None:
         """Record that a container was started, or removed. A signal that it received before has no effect now."""
-        self._signaled.discard(container)
+        self._signaled.pop(container, None)
 
     def permits(self, action: PlannedAction) -> bool:
         """Return whether an action that was planned before can still be executed."""
-        return action.verb is not ActionKind.RESTART or action.container_id not in self._signaled
+        started_at = action.last_start.at if action.last_start is not None else 0.0
+        return action.verb is not ActionKind.RESTART or self._signaled.get(action.container_id, 0.0) <= started_at
 
     def retain(self, containers: Collection[str]) -> None:
         """Remove the records of all containers except these."""
         self._restarted = {key: each for key, each in self._restarted.items() if key in containers}
-        self._signaled &= set(containers)
+        self._signaled = {key: at for key, at in self._signaled.items() if key in containers}
 
     def observed(self, dead: Collection[DeadContainer], now: float) -> None:
         """Record which containers are dead now, and remove the attempts of containers that have run for `STABLE`."""

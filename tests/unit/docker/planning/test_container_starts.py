@@ -280,9 +280,17 @@ def test_the_count_restarts_when_the_other_container_restarts() -> None:
 
 
 def test_a_container_that_another_client_possibly_stops_is_not_restarted() -> None:
-    made = planned(gateway(at=200.0), joining(at=100.0), own=OWNER_ID, wanted=desired(signaled=frozenset({"id-web"})))
+    wanted = desired(signaled={"id-web": 150.0})
+    made = planned(gateway(at=200.0), joining(at=100.0), own=OWNER_ID, wanted=wanted)
     assert (starts(made), only_dead(made).state) == ([], DeadContainerState.OFF)
     assert only_dead(made).command == "docker restart web"
+
+
+def test_a_signal_before_the_last_start_has_no_effect() -> None:
+    """The events of starts are lost if the engine starts its containers before the gateway connects to it."""
+    wanted = desired(signaled={"id-web": 150.0})
+    made = planned(gateway(at=200.0), joining(at=160.0), own=OWNER_ID, wanted=wanted)
+    assert starts(made) == [(ActionKind.RESTART, "web")]
 
 
 def test_dependants_that_started_later_are_not_restarted() -> None:
