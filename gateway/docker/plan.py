@@ -138,7 +138,7 @@ class DesiredState:
         interrupted: The causes of the starts that this gateway requested and the engine did not answer, by the
             container's ID.
         namespaces: The containers whose namespace others used at the last snapshot, see `Plan.namespaces`.
-        signaled: The time of the last signal that another client sent to a container, see `StartAttempts`.
+        signals: The signals that other clients sent to each container, see `StartAttempts`.
     """
 
     instance: str
@@ -159,7 +159,7 @@ class DesiredState:
     restarted: frozenset[tuple[str, float]] = frozenset()
     interrupted: Mapping[str, StartFailureCause] = field(default_factory=dict)
     namespaces: frozenset[str] = frozenset()
-    signaled: Mapping[str, float] = field(default_factory=dict)
+    signals: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
 
     @property
     def networks(self) -> Mapping[str, NetworkOptions]:

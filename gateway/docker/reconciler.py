@@ -16,6 +16,7 @@ from gateway.docker.consumers import ConsumerDirectory, client_networks
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine import Engine, connected
 from gateway.docker.errors import EngineError
+from gateway.docker.inspections import signal_number
 from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.model import RUNNING, EngineSnapshot
 from gateway.docker.options import DockerOptions
@@ -109,7 +110,7 @@ class Reconciler:
             given_up=self.revivals.given_up,
             interrupted=self._ownership.starts,
             namespaces=self._ownership.namespaces,
-            signaled=self.revivals.signaled,
+            signals=self.revivals.signals,
             restarted=self.revivals.restarted,
         )
 
@@ -170,7 +171,8 @@ class Reconciler:
                 if action in ("start", "destroy"):
                     self.revivals.record_start(container)
                 if action == "kill" and container not in self._executor.starter.requested:
-                    self.revivals.record_signal(container, event.get("timeNano", 0) / 1e9)
+                    number = signal_number(str(event["Actor"].get("Attributes", {}).get("signal")))
+                    self.revivals.record_signal(container, number, event.get("timeNano", 0) / 1e9)
                 if action in _END_EVENTS:
                     self.directory.forget(container)
             elif action == "disconnect":

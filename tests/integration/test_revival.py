@@ -273,7 +273,7 @@ def test_dependants_are_restarted_after_the_engine_was_restarted_while_the_gatew
     def restart_engine_and_owner() -> bool:
         wait(lambda: engine.attached("owner", "apps"))
         engine.shut_down()
-        wait(lambda: web in host.revivals.signaled)
+        wait(lambda: web in host.revivals.signals)
         socket.unlink()
         engine.start()
         engine.docker("start", "owner")

@@ -60,12 +60,12 @@ async def test_an_event_is_handled_by_its_kind(
     options = DockerOptions(networks={"apps": NetworkOptions()})
     made: Any = Reconciler(options, lambda: DesiredState("site-a", options, ()), lambda _: None, tmp_path)
     made.directory, made._observer = Recorder(), Recorder()
-    made.revivals.record_signal(OTHER, 1.0)
+    made.revivals.record_signal(OTHER, 15, 1.0)
     await made._watch(SimpleNamespace(events=events, flavor=DOCKER), 0.0)
     assert made._dirty.is_set() is changes
     assert made.directory.forgotten == ended
     assert made._observer.forgotten == started
-    assert made.revivals.signaled == {OTHER: 1.0} | ({ID: AT} if happened["Action"] == "kill" else {})
+    assert made.revivals.signals == {OTHER: {15: 1.0}} | ({ID: {9: AT}} if happened["Action"] == "kill" else {})
 
 
 async def test_a_signal_by_another_client_counts_until_the_next_start(tmp_path: Path) -> None:
@@ -83,21 +83,29 @@ async def test_a_signal_by_another_client_counts_until_the_next_start(tmp_path: 
         PlannedAction(ActionKind.RESTART, "", container_id=ID, last_start=LastStart(at=AT + seconds))
         for seconds in (-60.0, 60.0)
     )
-    kill, start = event("container", "kill", signal="15"), event("container", "start")
+    start, hang_up, kill = (
+        event("container", "start"),
+        event("container", "kill", signal="1"),
+        event("container", "kill", signal="15"),
+    )
 
     made._executor.starter.requested.add(ID)
     happened.append(kill)
     await made._watch(engine, 0.0)
-    assert made.desired().signaled == {}, "the gateway's own restart sends this signal"
+    assert made.desired().signals == {}, "the gateway's own restart sends this signal"
 
     made._executor.starter.requested.clear()
+    happened.append(hang_up)
+    await made._watch(engine, 0.0)
+    assert made.revivals.permits(restart), "programs continue after this signal"
+
     happened.append(kill)
     await made._watch(engine, 0.0)
-    assert made.desired().signaled == {ID: AT}
+    assert made.desired().signals == {ID: {1: AT, 15: AT}}
     assert not made.revivals.permits(restart), "the restart was planned before the signal"
     assert made.revivals.permits(later), "the event of a later start was lost"
 
     happened.append(start)
     await made._watch(engine, 0.0)
-    assert made.desired().signaled == {}
+    assert made.desired().signals == {}
     assert made.revivals.permits(restart)

@@ -280,7 +280,7 @@ def test_the_count_restarts_when_the_other_container_restarts() -> None:
 
 
 def test_a_container_that_another_client_possibly_stops_is_not_restarted() -> None:
-    wanted = desired(signaled={"id-web": 150.0})
+    wanted = desired(signals={"id-web": {15: 150.0}})
     made = planned(gateway(at=200.0), joining(at=100.0), own=OWNER_ID, wanted=wanted)
     assert (starts(made), only_dead(made).state) == ([], DeadContainerState.OFF)
     assert only_dead(made).command == "docker restart web"
@@ -288,9 +288,26 @@ def test_a_container_that_another_client_possibly_stops_is_not_restarted() -> No
 
 def test_a_signal_before_the_last_start_has_no_effect() -> None:
     """The events of starts are lost if the engine starts its containers before the gateway connects to it."""
-    wanted = desired(signaled={"id-web": 150.0})
+    wanted = desired(signals={"id-web": {15: 150.0}})
     made = planned(gateway(at=200.0), joining(at=160.0), own=OWNER_ID, wanted=wanted)
     assert starts(made) == [(ActionKind.RESTART, "web")]
+
+
+@pytest.mark.parametrize(
+    ("stop_signal", "number", "stops"),
+    [
+        (None, 1, False), (None, 28, False), (None, 15, True), (None, 9, True), (None, 2, True),
+        ("SIGWINCH", 28, True), ("WINCH", 28, True), ("28", 28, True), ("SIGWINCH", 1, False),
+        ("SIGRTMIN+3", 37, True), ("SIGRTMIN+3", 10, False),
+    ],
+)  # fmt: skip
+def test_only_signals_that_possibly_stop_a_container_prevent_its_restart(
+    stop_signal: str | None, number: int, stops: bool
+) -> None:
+    config = {"StopSignal": stop_signal} if stop_signal else {}
+    inspection = {"Config": config, "State": {"StartedAt": "1970-01-01T00:01:40Z"}}
+    assert last_start(inspection).may_be_stopped_by({number: 150.0}) is stops
+    assert not last_start(inspection).may_be_stopped_by({number: 50.0})
 
 
 def test_dependants_that_started_later_are_not_restarted() -> None:
