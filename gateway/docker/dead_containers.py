@@ -55,15 +55,13 @@ class MountListener:
 
     Args:
         backend: The name of the listener's backend.
-        host: The listener's IP address, or the `volume.address` of the backend.
+        host: The listener's IP address, which can be a wildcard, or the `volume.address` of the backend.
         port: The listener's port.
-        any_address: Whether the listener has a wildcard address.
     """
 
     backend: str
     host: str
     port: int
-    any_address: bool = False
 
     def is_at(self, address: str, port: int, bridges: Collection[str] = ()) -> bool:
         """Return whether a mount connects to this listener.
@@ -76,10 +74,9 @@ class MountListener:
         if port != self.port:
             return False
         found, host = _parsed(address), _parsed(self.host)
-        if found is None or host is None:
-            return address == self.host
-        is_bridge = self.any_address and found in map(_parsed, bridges)
-        return found == host or (found.is_loopback and (host.is_loopback or self.any_address)) or is_bridge
+        if found is not None and host is not None and host.is_unspecified:
+            return found.version == host.version and (found.is_loopback or found in map(_parsed, bridges))
+        return (found or address) == (host or self.host)
 
 
 def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
