@@ -202,7 +202,7 @@ class EngineSnapshot:
     """Whether the engine supports `GwPriority`, which keeps a network from becoming the default route."""
     flavor: EngineFlavor = DOCKER
     clock: float = 0.0
-    """The engine's time at the start of the snapshot, in seconds since the epoch; 0 if it is not known."""
+    """A time of the engine after all inspections, in seconds since the epoch; 0 if it is not known."""
 
     @property
     def own_container(self) -> Container | None:

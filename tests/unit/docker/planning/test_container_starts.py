@@ -244,6 +244,15 @@ def test_a_clock_that_was_set_back_causes_no_restart() -> None:
     assert starts(made) == [(ActionKind.RESTART, "web")]
 
 
+def test_a_restart_after_the_clock_was_set_back_is_later_than_starts_before() -> None:
+    """The clock is an hour ahead when the host boots, and then set back."""
+    web = joining(at=3705.0)
+    assert planned(gateway(at=3700.0), web, own=OWNER_ID, clock=310.0).dead == ()
+    made = planned(gateway(at=300.0), web, own=OWNER_ID, clock=310.0)
+    assert starts(made) == [(ActionKind.RESTART, "web")]
+    assert starts(planned(gateway(at=300.0), web, own=OWNER_ID, clock=0.0)) == [], "the clock is not known"
+
+
 def test_a_container_is_restarted_once_for_each_restart_of_the_other_container() -> None:
     revivals = StartAttempts()
     for at in (200.0, 300.0):
