@@ -203,6 +203,8 @@ class EngineSnapshot:
     flavor: EngineFlavor = DOCKER
     clock: float = 0.0
     """A time of the engine after all inspections, in seconds since the epoch; 0 if it is not known."""
+    starts_known: bool = True
+    """Whether this snapshot or an earlier one has inspected each container whose last start could have failed."""
 
     @property
     def own_container(self) -> Container | None:

@@ -17,6 +17,7 @@ from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine import Engine, connected
 from gateway.docker.errors import EngineError
 from gateway.docker.inspections import signal_number
+from gateway.docker.last_starts import NEXT
 from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.model import RUNNING, EngineSnapshot
 from gateway.docker.options import DockerOptions
@@ -269,6 +270,8 @@ class Reconciler:
         waits = [at - now for each in possible if 0 < (at := self._not_before(each)) < math.inf]
         if held:
             waits.append(self._detach_limiter.wait_time(now))
+        if not observed.starts_known:
+            waits.append(NEXT)
         return max(0.05, min(waits, default=self._options.resync)), done
 
     def _started(self, observed: EngineSnapshot, now: float) -> set[str]:

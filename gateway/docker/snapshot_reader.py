@@ -91,7 +91,9 @@ class SnapshotReader:
             if labels := self._consumers():
                 containers = await self._with_capabilities(engine, containers, labels)
             now = time.monotonic()
-            containers = await with_last_starts(engine, self._inspections, containers, self._matters, now)
+            containers, starts_known = await with_last_starts(
+                engine, self._inspections, containers, self._matters, now
+            )
             services = await self._services(engine) if swarm.manager else ()
         except EngineError:
             raise
@@ -105,7 +107,7 @@ class SnapshotReader:
         return EngineSnapshot(
             containers, networks, services or (), volumes, info, swarm, own=own, services_hidden=services is None,
             gateway_priority=has_gateway_priority(engine.api_version), flavor=engine.flavor,
-            clock=clock and clock + time.monotonic() - began,
+            clock=clock and clock + time.monotonic() - began, starts_known=starts_known,
         )  # fmt: skip
 
     def forget_start(self, container: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.docker import container_starter
+from gateway.docker import container_starter, last_starts
 from gateway.docker.dead_containers import DeadContainerState, MountListener
 from gateway.docker.failed_starts import StartFailureCause
 from gateway.docker.options import DockerOptions, NetworkOptions
@@ -155,6 +155,21 @@ async def test_a_container_that_changed_while_its_start_was_queued_is_not_starte
     await reconcile(made, engine)
     assert [each.state for each in containers] == [*4 * ["running"], "exited"]
     assert made.plan.dead == ()
+
+
+async def test_snapshots_follow_soon_until_each_container_was_inspected(
+    engine: LockingEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(last_starts, "_MAX_INSPECTIONS", 4)
+    containers = [engine.add_dead(f"web-{number}") for number in range(10)]
+    for each in containers[:9]:
+        engine.errors[each.id] = ""  # a person stopped it
+    made = reconciler(tmp_path)
+    for expected in (True, True, False):
+        wake, _ = await made.reconcile(engine)  # type: ignore[arg-type]
+        assert (wake <= 1.0) is expected
+    assert [each.container for each in made.plan.dead] == ["web-9"]
+    await made._executor.starter.cancel()
 
 
 async def test_slow_starts_do_not_delay_the_others_for_long(
