@@ -33,6 +33,7 @@ class DeadContainer:
         is_excluded: Whether the container's label `revive` is false. Metrics do not count such a container.
         owner_start: The last start of the other container whose network the container uses, in seconds since the
             epoch; 0 for another cause, or if the time is not known.
+        backend: The backend of the volume that was not mounted; empty for another cause.
     """
 
     container: str
@@ -44,6 +45,7 @@ class DeadContainer:
     command: str = ""
     is_excluded: bool = False
     owner_start: float = 0.0
+    backend: str = ""
 
     def __str__(self) -> str:
         return ": ".join(filter(None, (self.detail, self.message, self.command)))

@@ -14,7 +14,7 @@ from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine import Engine
 from gateway.docker.engine_actions import execute
 from gateway.docker.errors import EngineError, ErrorKind
-from gateway.docker.failed_starts import CANCELED, StartFailureCause
+from gateway.docker.failed_starts import CANCELED, RequestedStart, StartFailureCause
 from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.ownership import OwnershipRecord
 from gateway.docker.plan import REVIVALS, ActionKind, PlannedAction
@@ -129,7 +129,8 @@ class PlanExecutor:
         extra = {"action": action.verb, "network": action.network, "container": action.container, "why": action.why}
         self.writes[action.verb] += 1
         if action.verb in REVIVALS:
-            self._ownership.begin_start(action.container_id, StartFailureCause(action.cause))
+            start = RequestedStart(StartFailureCause(action.cause), action.backend)
+            self._ownership.begin_start(action.container_id, start)
             if self._log_limiter.admit(time.monotonic()):
                 log.info("docker start requested", extra=extra)
         try:

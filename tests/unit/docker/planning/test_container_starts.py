@@ -9,7 +9,7 @@ from gateway.docker.compose_command import FILES
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState, MountListener
 from gateway.docker.engine_actions import execute
 from gateway.docker.errors import EngineError, ErrorKind
-from gateway.docker.failed_starts import FailedStart, StartFailureCause, read_error
+from gateway.docker.failed_starts import FailedStart, RequestedStart, StartFailureCause, read_error
 from gateway.docker.grants import PROJECT, SERVICE
 from gateway.docker.inspections import last_start
 from gateway.docker.labels import read as read_labels
@@ -137,7 +137,7 @@ def test_a_command_without_the_service_starts_no_container_with_a_volume() -> No
     assert (starts(made), only_dead(made).state) == ([], DeadContainerState.WAITING)
     assert only_dead(made).message == "the service starts it when backend media is up"
     for cause, expected in ((StartFailureCause.VOLUME, []), (StartFailureCause.NETWORK, [(ActionKind.START, "web")])):
-        interrupted = replace(unknown, interrupted={"id-web": cause})
+        interrupted = replace(unknown, interrupted={"id-web": RequestedStart(cause, "media")})
         assert starts(planned(failed("context canceled"), wanted=interrupted)) == expected
 
 
@@ -217,12 +217,22 @@ def test_a_label_that_is_neither_true_nor_false_is_reported() -> None:
 
 
 def test_a_start_that_the_gateway_did_not_finish_is_repeated() -> None:
-    interrupted = desired(interrupted={"id-web": StartFailureCause.NETWORK})
+    interrupted = desired(interrupted={"id-web": RequestedStart(StartFailureCause.NETWORK, "")})
     made = planned(failed("context canceled"), wanted=interrupted)
     assert starts(made) == [(ActionKind.START, "web")]
     assert only_dead(made).cause is StartFailureCause.NETWORK
     assert planned(failed("context canceled")).dead == (), "another client possibly canceled the start on purpose"
     assert planned(failed(""), wanted=interrupted).dead == (), "the container was stopped on purpose"
+
+
+def test_a_start_that_the_gateway_did_not_finish_waits_for_the_backend_of_the_volume() -> None:
+    requested = RequestedStart(StartFailureCause.VOLUME, "media")
+    for usable, state in (
+        (frozenset({"media"}), DeadContainerState.STARTING),
+        ({"orders"}, DeadContainerState.WAITING),
+    ):
+        interrupted = desired(interrupted={"id-web": requested}, usable=frozenset(usable))
+        assert only_dead(planned(failed("context canceled"), wanted=interrupted)).state is state
 
 
 def test_after_too_many_attempts_the_status_shows_the_command() -> None:
