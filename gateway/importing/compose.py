@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from gateway.errors import UsageError
+from gateway.importing.compose_interpolation import interpolated
 from gateway.importing.compose_merge import merged
 from gateway.importing.compose_values import environment, list_of, mapping, words_of
 from gateway.importing.docker_options import read_bind
@@ -17,8 +18,6 @@ from gateway.importing.import_result import ImportResult
 from gateway.importing.model import ImportedContainer, ImportedMount
 from gateway.importing.volumes import import_volume
 from gateway.input_limits import TooLargeError, load_yaml
-
-_VARIABLE = re.compile(r"\$(?:(\$)|(\w+)|\{(\w+)(?:(:?[-?+])([^}]*))?\})")
 
 
 def import_compose(
@@ -115,6 +114,7 @@ def _secret_names(container: ImportedContainer, service: dict[str, Any]) -> list
 def _service(name: str, service: dict[str, Any], source: str, files: EnvFiles, folder: str) -> ImportedContainer:
     where = f"{source}services.{name}"
     container = ImportedContainer(where, name, source, image=str(service.get("image") or ""))
+    container.references = files.values(folder)
     for key, value in service.items():
         container.parts[key] = key
         match key:
@@ -122,7 +122,10 @@ def _service(name: str, service: dict[str, Any], source: str, files: EnvFiles, f
                 words = words_of(value, f"{where}.{key}")
                 container.command = words + container.command if key == "entrypoint" else container.command + words
             case "environment":
-                container.environment |= environment(value, where)
+                container.environment |= {
+                    variable: files.value(variable, folder) or text if text == f"${{{variable}}}" else text
+                    for variable, text in environment(value, where).items()
+                }
             case "volumes":
                 container.mounts += [_mount(each) for each in list_of(value, f"{where}.volumes")]
     _read_networks(container, service)
@@ -178,13 +181,4 @@ def _interpolate(value: Any, files: EnvFiles, folder: str) -> Any:
         return [_interpolate(each, files, folder) for each in value]
     if not isinstance(value, str):
         return value
-
-    def replaced(match: re.Match[str]) -> str:
-        name = match[2] or match[3]
-        if match[1]:
-            return "$"
-        if found := files.value(name, folder):
-            return found
-        return match[5] if match[4] in ("-", ":-") else f"${{{name}}}"
-
-    return _VARIABLE.sub(replaced, value)
+    return interpolated(value, lambda name: files.value(name, folder))

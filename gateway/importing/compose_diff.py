@@ -10,11 +10,12 @@ from typing import Any
 import yaml
 
 from gateway.errors import UsageError
+from gateway.importing.address_change import change_address
 from gateway.importing.compose_gateway import BRIDGE, ComposeGatewayConfig, deploy, service
 from gateway.importing.compose_values import list_of
 from gateway.importing.import_result import ImportResult, split_target
 from gateway.importing.model import HERE, ImportedContainer
-from gateway.importing.service_changes import change_address, change_service, change_volume
+from gateway.importing.service_changes import change_service, change_volume
 from gateway.importing.yaml_edit import YamlEdit
 
 

@@ -59,6 +59,14 @@ class EnvFiles:
         self._used.add((key, name))
         return self._files.get(key, {}).get(name, "")
 
+    def values(self, folder: str) -> dict[str, str]:
+        """Return the variables in the `.env` of a Compose file; empty if the file is not a source.
+
+        Args:
+            folder: The directory of the Compose file.
+        """
+        return self._files.get(_key(".env", folder), {})
+
     def is_read(self, path: str) -> bool:
         """Return whether a container uses an env file."""
         return _key(path) in self._read

@@ -69,6 +69,7 @@ class ImportedContainer:
         image: The image.
         command: The words of the entrypoint and the command.
         environment: The environment variables.
+        references: The values of the variables to which the Compose file can refer.
         mounts: The mounts.
         network: The network mode: `host`, `service:NAME` or `container:NAME`; empty if the container is on networks.
         aliases: Additional host names at which other containers reach the container.
@@ -85,6 +86,7 @@ class ImportedContainer:
     image: str = ""
     command: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
+    references: dict[str, str] = field(default_factory=dict)
     mounts: list[ImportedMount] = field(default_factory=list)
     network: str = ""
     aliases: list[str] = field(default_factory=list)
