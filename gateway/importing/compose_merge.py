@@ -3,11 +3,13 @@
 import re
 from typing import Any
 
-from gateway.importing.compose_values import environment, mapping
+from gateway.importing.compose_values import environment, list_of, mapping
 from gateway.importing.docker_options import read_bind
 
 _REPLACED = ("command", "entrypoint", "test")
 """Keys of lists that the override file replaces. Other lists are joined."""
+_LISTS = ("dns", "dns_opt", "dns_search", "env_file", "label_file", "tmpfs")
+"""Keys of services whose value can also be a string, and which Compose joins as lists."""
 _NAME = re.compile(r"(?:docker-)?compose(\.override)?\.ya?ml")
 
 
@@ -52,6 +54,11 @@ def merged(base: Any, override: Any, *path: str) -> Any:
         if key == "volumes" and isinstance(base, list) and isinstance(override, list):
             targets = [_target(each) for each in override]
             return [each for each in base if _target(each) not in targets] + override
+        if key in _LISTS:
+            where = ".".join(path)
+            base, override = list_of(base, where), list_of(override, where)
+        if key == "build":
+            base, override = ({"context": each} if isinstance(each, str) else each for each in (base, override))
     if isinstance(base, dict) or isinstance(override, dict):
         first, second = _mapping(base, path), _mapping(override, path)
         return {name: merged(first.get(name), second.get(name), *path, name) for name in first | second}
