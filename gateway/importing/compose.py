@@ -10,6 +10,7 @@ import yaml
 from gateway.errors import UsageError
 from gateway.importing.compose_interpolation import interpolated
 from gateway.importing.compose_merge import merged
+from gateway.importing.compose_tags import ComposeLoader, ReplacedValue, without_tags
 from gateway.importing.compose_values import environment, list_of, mapping, words_of
 from gateway.importing.docker_options import read_bind
 from gateway.importing.docker_run import published
@@ -41,9 +42,10 @@ def import_compose(
     Raises:
         UsageError: A text is not a Compose file.
     """
-    document = _interpolate(load_compose(text, source), files, folder)
+    document = without_tags(_interpolate(load_compose(text, source), files, folder))
     if override[1]:
-        document = merged(document, _interpolate(load_compose(override[1], f"{override[0]}: "), files, folder))
+        second = _interpolate(load_compose(override[1], f"{override[0]}: "), files, folder)
+        document = without_tags(merged(document, second))
         result.add_note(f"{override[0]}: merged into the Compose file of the same directory, as Compose does")
     secrets = {
         f"/run/secrets/{name}": _resolved(str(mapping(value, f"{source}secrets.{name}").get("file") or ""), folder)
@@ -86,7 +88,7 @@ def load_compose(text: str, source: str) -> dict[str, Any]:
         UsageError: The text is not a Compose file.
     """
     try:
-        document = load_yaml(text)
+        document = load_yaml(text, ComposeLoader)
     except yaml.MarkedYAMLError as error:  # the message quotes lines of the file, which can contain secrets
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark is not None else ""
@@ -179,6 +181,8 @@ def _interpolate(value: Any, files: EnvFiles, folder: str) -> Any:
         return {key: _interpolate(each, files, folder) for key, each in value.items()}
     if isinstance(value, list):
         return [_interpolate(each, files, folder) for each in value]
+    if isinstance(value, ReplacedValue):
+        return ReplacedValue(_interpolate(value.value, files, folder))
     if not isinstance(value, str):
         return value
     return interpolated(value, lambda name: files.value(name, folder))

@@ -99,3 +99,8 @@ def test_a_symbolic_link_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["import", "--diff", str(link)])
     assert isinstance(done.exception, UsageError)
     assert "is a symbolic link" in str(done.exception)
+
+
+def test_a_file_with_tags_is_refused() -> None:
+    with pytest.raises(UsageError, match="has a tag such as !override"):
+        YamlEdit("services: {a: {ports: !override ['80:80']}}\n")

@@ -16,7 +16,7 @@ from gateway.config import ConfigSources, load
 from gateway.errors import UsageError
 from gateway.importing.conversion import convert
 from gateway.importing.source_format import FORMS, ImportSource
-from tests.support.import_cases import CORPUS, sections
+from tests.support.import_cases import CORPUS, load_compose, sections
 
 PATHS = ("HOME", "SSH_AUTH_SOCK")
 """Environment variables whose value is a path."""
@@ -106,7 +106,7 @@ def test_each_word_of_a_source_is_in_the_output(path: Path, tmp_path: Path, monk
         if head == "argument":
             missing = missing_words(body, output)
         elif head.endswith((".yaml", ".yml")):
-            missing = missing_leaves(yaml.safe_load(body), output)
+            missing = missing_leaves(load_compose(body), output)
         elif head.startswith("file ") and not head.endswith((".ovpn", ".conf")):
             missing = missing_words(re.sub(r"(?m)^\s*#.*$", "", body), output)
         else:

@@ -16,7 +16,7 @@ from gateway.importing.import_result import ImportResult
 from gateway.importing.proxy_command import jump_or_proxy
 from gateway.importing.shell_parser import read_script
 from gateway.importing.source_format import FORMS, ImportSource, recognize
-from tests.support.import_cases import CORPUS, DIFFS, sections
+from tests.support.import_cases import CORPUS, DIFFS, load_compose, sections
 
 PLACES = frozenset({
     "services", "volumes", "networks", "secrets", "environment", "command", "entrypoint", "depends_on", "env_file",
@@ -118,7 +118,7 @@ def test_a_value_of_another_type_in_a_compose_file_gives_a_configuration_or_an_e
         for index, source in enumerate(given):
             if not source.name.endswith((".yaml", ".yml")):
                 continue
-            for place, document in damaged(yaml.safe_load(source.text)):
+            for place, document in damaged(load_compose(source.text)):
                 if place in seen:
                     continue
                 seen.add(place)
