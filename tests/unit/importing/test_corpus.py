@@ -24,13 +24,14 @@ WORDS = frozenset({
     "ssh", "autossh", "sudo", "docker", "podman", "run", "volume", "create", "service", "services", "volumes",
     "mount", "environment", "driver_opts", "driver", "local", "version", "type", "bind", "source", "target", "device",
     "nfs4", "cifs", "localhost", "ssh-config", "false", "true", "command", "container_name", "defaults", "rw",
-    "pgsql", "dev", "tun", "while", "do", "done", "then",
+    "pgsql", "dev", "tun", "while", "do", "done", "then", "none",
 })  # fmt: skip
 """Words of the syntax, and values that request the default behavior of the import."""
 OPTIONS = frozenset({
     "name", "env", "cap-add", "opt", "mount", "config", "target", "HostName", "IdentityFile", "LocalForward", "addr",
     "SSH_KEY_PATH", "SSH_PRIVATE_KEY_PATH", "OPENVPN_CUSTOM_CONFIG", "!other", "ProxyJump", "ProxyCommand",
-    "env-file", "MYSQL_SSL_MODE", "./app.env", "base.env", "override.env",
+    "HostKeyAlias", "CertificateFile", "UserKnownHostsFile", "IdentityAgent", "env-file", "MYSQL_SSL_MODE",
+    "./app.env", "base.env", "override.env",
 })  # fmt: skip
 """Options and keywords for which only the value must be in the output."""
 UNNAMED = frozenset({"environment", "volumes", "driver_opts", "command"})
