@@ -31,7 +31,7 @@ def change_address(edit: YamlEdit, client: ImportedClient, found: ComposeGateway
     port = split_target(listen)[1]
     on_host = container.network == "host"
     host = "127.0.0.1" if on_host else client.backend
-    if any(each.replaced and client.host in each.names for each in result.containers) and not on_host:
+    if client.host in result.replaced_names() and not on_host:
         host = client.host  # the name is a network alias of the gateway's service
     variable, *rest = client.variables
     old = container.environment[variable]

@@ -11,7 +11,7 @@ from gateway.importing.volumes import replacement
 def _address(
     client: ImportedClient, container: ImportedContainer, backend: dict[str, Any], result: ImportResult
 ) -> str:
-    """Return the address at which a container reaches a backend."""
+    """Return the address at which a container reaches a backend. Mark a link that the backend replaces as used."""
     listen, variables = backend["listen"], ", ".join(client.variables)
     if listen.startswith("/"):
         return f"connect to the unix socket {listen} ({variables}): mount its directory"
@@ -25,6 +25,10 @@ def _address(
         )
     if host in LOOPBACK:
         text += f"; for that, run the gateway in a container and listen on {ANY_ADDRESS}:{port}"
+    linked = container.links.get(client.host, "")
+    if any(linked in each.names and each.replaced for each in result.containers):
+        text += f"; remove the link to {linked}"
+        container.use(f"link.{client.host}")
     owner = container.network.partition(":")[2]
     if any(owner in each.names and each.replaced for each in result.containers):
         text += f"; remove the network mode {container.network}"

@@ -157,6 +157,10 @@ def _read_networks(container: ImportedContainer, service: dict[str, Any]) -> Non
     """Read the networks and ports of a service. They determine which containers can reach each other."""
     container.network = str(service.get("network_mode") or "")
     container.aliases += [str(service[key]) for key in ("container_name", "hostname") if service.get(key)]
+    for key in ("links", "external_links"):
+        container.use(key)
+        for link in list_of(service.get(key), f"{container.where}.{key}"):
+            container.add_link(str(link))
     networks = service.get("networks")
     for name, value in networks.items() if isinstance(networks, dict) else ():
         where = f"{container.where}.networks.{name}"

@@ -157,7 +157,7 @@ def _networks(edit: YamlEdit, result: ImportResult, found: ComposeGatewayConfig)
     for container in result.containers:
         if container.is_service and (container.replaced or any(c.container is container for c in result.clients)):
             used |= dict.fromkeys(_network_names(edit, container))
-    aliases = [*found.backends, *(n for each in result.containers if each.replaced for n in sorted(each.names))]
+    aliases = [*found.backends, *result.replaced_names()]
     found_: dict[str, Any] = {name: {"aliases": list(dict.fromkeys(aliases))} for name in used or ["default"]}
     if "default" not in found_ and all(edit.get("networks", name, "internal") for name in found_):
         found_["default"] = {}  # the gateway reaches the tunnels' servers through the default network

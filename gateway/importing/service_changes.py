@@ -64,7 +64,20 @@ def change_service(edit: YamlEdit, container: ImportedContainer, replaced: set[s
     if container.network.partition(":")[2] in replaced:
         edit.remove(("services", name, "network_mode"))
         container.use("network_mode")
+    _remove_links(edit, container, replaced)
     _change_dependencies(edit, container, replaced, needs_gateway=bool(clients) or _mounts(container, result))
+
+
+def _remove_links(edit: YamlEdit, container: ImportedContainer, replaced: set[str]) -> None:
+    """Remove links to services that the gateway replaces. The gateway has the alias of each link."""
+    aliases = [alias for alias, name in container.links.items() if name in replaced]
+    links = edit.get("services", container.name, "links")
+    if aliases and isinstance(links, list):
+        edit.change_items(
+            ("services", container.name, "links"),
+            lambda each: None if str(each).partition(":")[0] in replaced else each,
+        )
+        container.use(*[f"link.{each}" for each in aliases])
 
 
 def _change_dependencies(
