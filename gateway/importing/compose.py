@@ -145,7 +145,7 @@ def _read_env_files(container: ImportedContainer, paths: list[Any], files: EnvFi
     container.use("env_file")
     for path in paths:
         name = str(path.get("path") if isinstance(path, dict) else path)
-        found = files.read(name, [folder])
+        found = files.read(name, [folder], lambda each: files.value(each, folder))
         if found is None:
             container.parts[f"env_file.{name}"] = f"env_file {name} (not read: pass it as another source)"
         else:
