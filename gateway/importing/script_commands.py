@@ -8,11 +8,15 @@ from gateway.importing.env_file import EnvFileReader
 from gateway.importing.import_result import ImportResult
 from gateway.importing.model import ImportContext, ImportedContainer
 from gateway.importing.shell_parser import ShellCommand, read_script
-from gateway.importing.ssh_command import import_command, ssh_program
+from gateway.importing.ssh_command import has_forward, import_command, schedule_length, ssh_program
 from gateway.importing.volumes import import_mount_command
 from gateway.secret_redaction import redacted
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
+_SHELLS = frozenset({
+    "sh", "bash", "dash", "ash", "zsh", "su", "sudo", "runuser", "flock", "screen", "tmux", "nohup", "setsid",
+})  # fmt: skip
+"""Programs that run a command line from one of their arguments."""
 
 
 def import_unit(text: str, source: str, read_env_file: EnvFileReader, result: ImportResult) -> Volumes:
@@ -76,6 +80,7 @@ def import_script(
             first = len(result.containers)
             volumes |= import_docker(docker.words, source, read_env_file, result)
             for container in result.containers[first:]:
+                container.parts |= _schedule(words)
                 for name in _pass_variables(container, docker, result):
                     unused.pop(name, None)
         elif words[start : start + 1] == ["mount"]:
@@ -85,17 +90,47 @@ def import_script(
             import_command(
                 words, ImportContext(f"{source}ssh {destination}".rstrip()), result, need_forward=form == "ssh"
             )
-        elif words != ["done"]:
-            printed = words[0] in ("echo", "printf")  # can pass a secret to the next command
-            result.add_note(f"{source}`{f'{words[0]} …' if printed else redacted(words)}`: not imported")
+        elif line := _command_line(words):
+            rest = redacted([word for word in words if word != line])
+            result.add_note(f"{source}not needed with the gateway: {rest}")
+            volumes |= import_script(line, source, read_env_file, result, form)
+        else:
+            _note_other(words, source, result)
     if unused:
         result.add_note(f"{source}variables that no command uses: {', '.join(unused)}")
     return volumes
 
 
+def _schedule(words: list[str]) -> dict[str, str]:
+    """Return the schedule in a line of crontab(5), as `ImportedContainer.parts` has it; empty if there is none."""
+    schedule = " ".join(words[: schedule_length(words)])
+    return {"schedule": f"schedule {schedule}"} if schedule else {}
+
+
+def _note_other(words: list[str], source: str, result: ImportResult) -> None:
+    """Add a note on a command that is not imported."""
+    if words != ["done"]:
+        printed = words[0] in ("echo", "printf")  # can pass a secret to the next command
+        result.add_note(f"{source}`{f'{words[0]} …' if printed else redacted(words)}`: not imported")
+
+
+def _command_line(words: list[str]) -> str:
+    """Return the argument of a shell, or of a program such as tmux, that runs ssh with a forward; empty if none."""
+    start = schedule_length(words)
+    if not any(word.rpartition("/")[2] in _SHELLS for word in words[start : start + 2]):
+        return ""
+    for word in words[1:]:
+        if re.search(r"ssh\s", word) and any(
+            ssh_program(each.words) is not None and has_forward(each.words) for each in read_script(word).commands
+        ):
+            return word
+    return ""
+
+
 def _docker_command(words: list[str], command: ShellCommand) -> ShellCommand | None:
     """Return a docker command without `sudo` and without the variables before it; None for another command."""
-    rest = words[1:] if words[:1] == ["sudo"] else words
+    rest = words[schedule_length(words) :]
+    rest = rest[1:] if rest[:1] == ["sudo"] else rest
     own = [word.partition("=") for word in takewhile(_ASSIGNMENT.match, rest)]
     rest = rest[len(own) :]
     if rest[:1] not in (["docker"], ["podman"]):

@@ -264,6 +264,11 @@ def test_a_here_document_is_not_imported() -> None:
     assert "`ssh u@app <<EOF`: the here-document is not imported" in result.notes
 
 
+def test_a_text_that_contains_an_ssh_command_is_not_imported() -> None:
+    result = imported("echo 'ssh -N -L 9999:other:9999 x@y'\nssh -N -L 3306:db:3306 u@b\n")
+    assert [each["targets"] for each in result.backends.values()] == [["db:3306"]]
+
+
 @pytest.mark.parametrize(
     ("command", "jump", "url"),
     [
