@@ -10,7 +10,8 @@ DATABASE_NAME = re.compile(
     r"(?i)(^|_)(db|database|datasource|sql|pg|mysql|mariadb|postgres(ql)?|redis|mongo(db)?)\d?($|_)"
 )
 """Matches the names of variables that describe a database."""
-OTHER_PORTS = {"mongodb": 27017, "amqp": 5672}
+OTHER_PORTS = {"mongodb": 27017, "mongo": 27017, "amqp": 5672, "amqps": 5671, "sqlserver": 1433, "mssql": 1433,
+               "oracle": 1521}  # fmt: skip
 """Default ports of services for which the gateway has no backend kind."""
 _WORDS = {"pgsql": "postgres", "pg": "postgres", "psycopg": "postgres", "psycopg2": "postgres", "mysqli": "mysql",
           "asyncpg": "postgres", "pymysql": "mysql", "mysql2": "mysql"}  # fmt: skip

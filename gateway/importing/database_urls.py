@@ -1,18 +1,29 @@
-"""Recognizes database addresses in environment variables that contain a URL."""
+"""Recognizes database addresses in environment variables that contain a URL or another connection string."""
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote
 
-from gateway.importing.database_address import OTHER_PORTS, DatabaseAddress, kind_of_word, requested_tls
-from gateway.importing.import_result import is_host
+from gateway.importing.database_address import (
+    DATABASE_NAME,
+    OTHER_PORTS,
+    DatabaseAddress,
+    kind_of_word,
+    requested_tls,
+)
+from gateway.importing.import_result import ImportResult, is_host
+from gateway.importing.model import ImportedContainer
 
 _URL = re.compile(
     r"(?P<jdbc>jdbc:)?(?P<scheme>[a-z][a-z0-9+]*)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)\??(?P<query>.*)", re.DOTALL
 )
 _SUFFIX = re.compile(r"(?i)_?(url|uri|dsn)$")
 _HOST = re.compile(r"\[([^\]]*)\](?::(.*))?|([^:]*)(?::([^:]*))?")
+_CONNECTION_STRING = re.compile(
+    r"(?i)jdbc:|\w*:?[^@\s]*@(?:tcp|unix)\(|(?:.*[;:\s])?(?:host|server|data source|addr|address)\s*=", re.DOTALL
+)
+"""Matches the start of connection strings of Oracle, Go drivers, libpq, PDO and ADO.NET."""
 _TLS_SCHEMES = ("rediss",)
 """URL schemes that request TLS."""
 
@@ -38,35 +49,64 @@ class _Url:
     query: str
 
 
-def find_urls(environment: dict[str, str]) -> Iterator[DatabaseAddress]:
+def find_urls(container: ImportedContainer, result: ImportResult) -> Iterator[DatabaseAddress]:
     """Yield the address in each variable that contains the URL of a database.
 
     Args:
-        environment: The variables.
+        container: The container with the variables.
+        result: Receives notes on connection strings that the import does not support.
 
     urllib.parse cannot parse these URLs: it changes the case of the host, and accepts neither several hosts nor
     references to variables.
     """
+    environment = container.environment
     for name, value in environment.items():
-        url = _parse(value) if _SUFFIX.search(name) else None
-        if url is None or not _is_known(url.scheme):
-            continue
-        (host, port), *more = url.hosts
-        prefix = _SUFFIX.sub("", name)
-        user = next((each for each in (f"{prefix}_USERNAME", f"{prefix}_USER") if environment.get(each)), "")
-        separate = f"{prefix}_PASSWORD" if environment.get(f"{prefix}_PASSWORD") else ""
-        password = name if url.has_password else separate
-        yield DatabaseAddress(
-            (name,), prefix, host, port or str(OTHER_PORTS.get(url.scheme, "")), url.scheme,
-            url.user or environment.get(user, ""), password, url.database,
-            tuple(filter(None, dict.fromkeys((name, user, password)))),
-            url.scheme if url.scheme in _TLS_SCHEMES else requested_tls(url.query),
-            tuple(f"{other}:{number}" if number.isdecimal() else other for other, number in more),
-        )  # fmt: skip
+        url = _parse(value)
+        if problem := _problem(name, value, url):
+            result.add_note(f"{container.where}: {name}: {problem}")
+        elif url is not None and _is_imported(name, url.scheme):
+            yield _address(name, url, environment)
 
 
-def _is_known(scheme: str) -> bool:
-    return scheme in OTHER_PORTS or (kind_of_word(scheme) is not None and scheme not in ("http", "https"))
+def _is_imported(name: str, scheme: str) -> bool:
+    """Return whether a URL is the address of a database. For a scheme such as `tcp`, the variable's name decides."""
+    kind = kind_of_word(scheme)
+    if scheme in OTHER_PORTS or (kind is not None and kind.default_port and kind.mount is None):
+        return True
+    return kind is not None and scheme not in ("http", "https") and bool(_SUFFIX.search(name))
+
+
+def _problem(name: str, value: str, url: _Url | None) -> str:
+    """Return the reason why a connection string is not imported; empty if it is, or for another value."""
+    scheme = value.removeprefix("jdbc:").partition("://")[0]
+    if scheme.endswith("+srv"):
+        return (
+            "the driver finds its servers in DNS (SRV), so no backend can replace the name: not imported: add a"
+            " backend of kind tcp for one server, and connect with mongodb:// and directConnection=true"
+        )
+    if url is None and "://" in value and _is_imported(name, scheme.partition("+")[0]):
+        return "the URL has no host that can be read: not imported: add a backend if the server is remote"
+    names_database = bool(_SUFFIX.search(name) or DATABASE_NAME.search(name))
+    if re.fullmatch(r"\$\{\w+\}", value) and _SUFFIX.search(name) and DATABASE_NAME.search(_SUFFIX.sub("", name)):
+        return f"no source sets {value}: not imported: pass the file that sets it as another source"
+    if url is None and _CONNECTION_STRING.match(value) and (names_database or re.search("(?i)conn|jdbc", name)):
+        return "this form of a connection string is not supported: not imported: add a backend for its server"
+    return ""
+
+
+def _address(name: str, url: _Url, environment: dict[str, str]) -> DatabaseAddress:
+    (host, port), *more = url.hosts
+    prefix = _SUFFIX.sub("", name)
+    user = next((each for each in (f"{prefix}_USERNAME", f"{prefix}_USER") if environment.get(each)), "")
+    separate = f"{prefix}_PASSWORD" if environment.get(f"{prefix}_PASSWORD") else ""
+    password = name if url.has_password else separate
+    return DatabaseAddress(
+        (name,), prefix, host, port or str(OTHER_PORTS.get(url.scheme, "")), url.scheme,
+        url.user or environment.get(user, ""), password, url.database,
+        tuple(filter(None, dict.fromkeys((name, user, password)))),
+        url.scheme if url.scheme in _TLS_SCHEMES else requested_tls(url.query),
+        tuple(f"{other}:{number}" if number.isdecimal() else other for other, number in more),
+    )  # fmt: skip
 
 
 def _parse(text: str) -> _Url | None:
@@ -74,7 +114,8 @@ def _parse(text: str) -> _Url | None:
     match = _URL.fullmatch(text)
     if match is None:
         return None
-    login, _, servers = match["authority"].rpartition("@")
+    authority = match["authority"].partition(";")[0] if match["jdbc"] else match["authority"]
+    login, _, servers = authority.rpartition("@")
     user, colon, _ = login.partition(":")
     hosts = []
     for server in servers.split(","):

@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.backends import KINDS
 from gateway.importing.container_tunnel import own_tunnel
-from gateway.importing.database_address import DATABASE_NAME, DatabaseAddress, requested_tls
+from gateway.importing.database_address import DATABASE_NAME, OTHER_PORTS, DatabaseAddress, requested_tls
 from gateway.importing.database_urls import find_urls
 from gateway.importing.import_result import ImportResult, checks_login, has_check_key, is_host
 from gateway.importing.model import LOOPBACK, ImportedClient, ImportedContainer
@@ -22,13 +22,22 @@ def find_clients(container: ImportedContainer, result: ImportResult) -> list[Imp
         container: The container.
         result: The function adds notes, and tunnels that the container itself opens.
     """
-    found = [*_by_host(container.environment), *find_urls(container.environment)]
+    found = [*_by_host(container.environment), *find_urls(container, result)]
+    _note_libpq(container, result)
     via = own_tunnel(container, found[0].host, found[0].variables[0], result) if found else None
     clients = []
     for address in found:
         kind, port, note = address.kind()
         keys = _check(address, kind, container)
-        optional = not DATABASE_NAME.search(address.prefix) and not note and not keys and kind == "tcp"
+        if address.words == "mongodb" and (
+            address.more or "replicaSet" in container.environment[address.variables[0]]
+        ):
+            result.add_note(
+                f"{container.where}: {address.variables[0]}: the driver connects to the names of the replica set's"
+                " members, not to the backend: add a backend for each member, or directConnection=true"
+            )
+        named = DATABASE_NAME.search(address.prefix) or address.words in OTHER_PORTS
+        optional = not named and not note and not keys and kind == "tcp"
         where = f"{container.where}: {address.variables[0]}"
         name = address.host.lower() if address.host not in LOOPBACK else address.database or f"{kind}-{port}"
         clients.append(
@@ -42,9 +51,25 @@ def find_clients(container: ImportedContainer, result: ImportResult) -> list[Imp
     return clients
 
 
+def _note_libpq(container: ImportedContainer, result: ImportResult) -> None:
+    """Add notes on variables of libpq that name a server in addition to `PGHOST` (PostgreSQL, section 32.15)."""
+    environment = container.environment
+    if environment.get("PGSERVICE"):
+        result.add_note(
+            f"{container.where}: PGSERVICE: the connection service file is not read: pass its values, such as"
+            " PGHOST=…, as another source"
+        )
+    if environment.get("PGHOST") and environment.get("PGHOSTADDR"):
+        result.add_note(
+            f"{container.where}: PGHOSTADDR: libpq connects to this address and not to PGHOST: remove the variable"
+        )
+
+
 def _by_host(environment: dict[str, str]) -> Iterator[DatabaseAddress]:
     for name, value in environment.items():
         match = _HOST.fullmatch(name) or re.fullmatch(r"(?P<prefix>PG)HOST", name)
+        if name == "PGHOSTADDR" and not environment.get("PGHOST"):
+            match = re.match("(?P<prefix>PG)", name)
         if match is None or not value or "/" in value or _SSH.search(name):
             continue
         prefix = match["prefix"]
@@ -60,7 +85,7 @@ def _by_host(environment: dict[str, str]) -> Iterator[DatabaseAddress]:
         port = port or environment.get(port_name, "")
         if not is_host(host) or not (DATABASE_NAME.search(prefix) or port.isdecimal()):
             continue
-        user, password = first("USER", "USERNAME"), first("PASSWORD", "PASS", "PASSWD", "PASSWORD_FILE")
+        user, password = first("USER", "USERNAME"), first("PASSWORD", "PASS", "PASSWD", "PASSWORD_FILE", "PASSFILE")
         database = first("NAME", "DATABASE", "DBNAME", "DB")
         tls = first("SSLMODE", "SSL_MODE", "SSL", "TLS")
         engine = first("CONNECTION", "TYPE", "DRIVER", "ENGINE", "CLIENT", "DIALECT", "VENDOR")
@@ -104,4 +129,6 @@ def _password_note(address: DatabaseAddress, keys: dict[str, Any]) -> str:
     if keys.get("check", {}).get("password_file") != "PASSWORD_FILE":
         return ""
     value = "the password in" if address.password == address.variables[0] else "the value of"
+    if address.password.endswith("PASSFILE"):
+        value = "the password in the file of"
     return f"write {value} {address.password} to PASSWORD_FILE"
