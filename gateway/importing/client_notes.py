@@ -35,6 +35,16 @@ def _address(
     return text
 
 
+def _missing_file(client: ImportedClient, container: ImportedContainer) -> str:
+    """Return the note that no source has a password file, such as an external secret; empty if a source has it."""
+    path = client.keys.get("check", {}).get("password_file", "")
+    variable = next((each for each in client.login if container.environment[each] == path), "")
+    in_container = bool(container.name or container.image)
+    if not variable or not in_container or container.host_path(path) is not None:
+        return ""
+    return f"; write the password to {path}, because no source has the file that {variable} names"
+
+
 def note_client(client: ImportedClient, result: ImportResult) -> None:
     """Add a note on the changes that a client needs, and mark the parts that the backend replaces as used."""
     backend = result.backends[client.backend]
@@ -44,7 +54,8 @@ def note_client(client: ImportedClient, result: ImportResult) -> None:
     if client.container is not None:
         used = client.login if client.keys.get("check") else client.variables
         client.container.use(*[f"environment.{name}" for name in used])
-        result.changes.append((client, _address(client, client.container, backend, result)))
+        text = _address(client, client.container, backend, result) + _missing_file(client, client.container)
+        result.changes.append((client, text))
         return
     if client.folder:
         result.changes.append((client, f"new line of /etc/fstab: {replacement(client, backend['listen'], backend)}"))

@@ -48,16 +48,18 @@ def import_compose(
         document = without_tags(merged(document, second))
         result.add_note(f"{override[0]}: merged into the Compose file of the same directory, as Compose does")
     secrets = {
-        f"/run/secrets/{name}": _resolved(str(mapping(value, f"{source}secrets.{name}").get("file") or ""), folder)
+        name: _resolved(str(mapping(value, f"{source}secrets.{name}").get("file") or ""), folder)
         for name, value in mapping(document.get("secrets"), f"{source}secrets").items()
     }
     for name, value in mapping(document.get("services"), f"{source}services").items():
         service = mapping(value, f"{source}services.{name}")
         container = _service(name, service, source, files, folder)
         container.mounts = [replace(each, source=_resolved(each.source, folder)) for each in container.mounts]
-        for target in (f"/run/secrets/{each}" for each in _secret_names(container, service)):
-            if secrets.get(target):
-                container.mounts.append(ImportedMount(secrets[target], target, read_only=True))
+        for each in list_of(service.get("secrets"), f"{container.where}.secrets"):
+            keys = each if isinstance(each, dict) else {"source": each}
+            if path := secrets.get(str(keys.get("source"))):
+                target = posixpath.join("/run/secrets", str(keys.get("target") or keys["source"]))
+                container.mounts.append(ImportedMount(path, target, read_only=True))
         container.parts |= {
             f"mount.{each.target}": f"volume {each.source}:{each.target}".replace(" :", " ")
             for each in container.mounts
@@ -106,11 +108,6 @@ def load_compose(text: str, source: str) -> dict[str, Any]:
 def _resolved(path: str, folder: str) -> str:
     """Return the source of a mount. A relative path is resolved against the directory of the Compose file."""
     return posixpath.normpath(posixpath.join(folder, path)) if re.match(r"\.\.?(/|$)", path) else path
-
-
-def _secret_names(container: ImportedContainer, service: dict[str, Any]) -> list[str]:
-    found = list_of(service.get("secrets"), f"{container.where}.secrets")
-    return [str(each.get("source") if isinstance(each, dict) else each) for each in found]
 
 
 def _service(name: str, service: dict[str, Any], source: str, files: EnvFiles, folder: str) -> ImportedContainer:
