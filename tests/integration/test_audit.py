@@ -23,7 +23,9 @@ DATABASE = "mkdir -p /var/lib/mysql && echo content > /var/lib/mysql/ibdata1"
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    with running_engine(tmp_path_factory.mktemp("engine")) as made:
+    folder = tmp_path_factory.mktemp("engine")
+    (folder / "data").mkdir(mode=0o710)  # on disk, because the audit reports volumes in memory
+    with running_engine(folder) as made:
         root = made.folder / "busybox"
         for applet in ("mkdir", "cp", "ls", "true"):
             (root / "bin" / applet).symlink_to("busybox")
