@@ -99,6 +99,7 @@ def layer_data(engine: Engine, host: Path) -> tuple[str, str]:
 
 def anonymous_volume(engine: Engine, host: Path) -> tuple[str, str]:
     engine.run("anonymous", "-v", "/data")
+    engine.run("exporter", "-v", "/:/host:ro")
     engine.docker("exec", "anonymous", "sh", "-c", "echo content > /data/file")
     return "anonymous-volume", "anonymous"
 

@@ -481,6 +481,26 @@ def test_data_that_another_container_uses_is_not_moved(first: AuditedMount, seco
     assert "docker stop db" in recreate(AuditSnapshot((app, alone), volumes), app, change).splitlines()
 
 
+@pytest.mark.parametrize(
+    ("source", "writable", "is_safe"),
+    [
+        ("/", False, True), ("/srv/docker/volumes", False, True), ("/srv/docker", True, False),
+        ("/srv/docker/volumes/x", False, False),
+    ],
+)  # fmt: skip
+def test_a_container_that_reads_all_volumes_does_not_prevent_a_fix(
+    source: str, writable: bool, is_safe: bool
+) -> None:
+    """Such a container, for example a node exporter, also sees the new volume."""
+    volumes = {"x": AuditedVolume("x", mountpoint="/srv/docker/volumes/x/_data")}
+    app = container(AuditedMount("volume", "/data", "", "x"))
+    other = AuditedContainer("1", "exporter", mounts=(AuditedMount("bind", "/host", source, writable=writable),))
+    snapshot = AuditSnapshot((app, other), volumes, volume_directory="/srv/docker/volumes")
+    text = recreate(snapshot, app, MountChanges({"/data": "db-data"}, copied=("/data",))).splitlines()
+    assert ("docker stop db" in text) is is_safe
+    assert ("# exporter also uses the data of /data" in text) is not is_safe
+
+
 @pytest.mark.parametrize("key", ["NetworkMode", "PidMode", "IpcMode"])
 @pytest.mark.parametrize("labels", [{}, COMPOSE])
 def test_a_container_in_whose_namespace_others_run_is_not_replaced(key: str, labels: Mapping[str, str]) -> None:
