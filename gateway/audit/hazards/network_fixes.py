@@ -9,7 +9,10 @@ from gateway.audit.mount_storage import SECRETS, MountStorage, StorageMedium, nf
 from gateway.audit.recreate_commands import free_name, recreate, volume_for
 from gateway.audit.shell_commands import command
 from gateway.nfs.mount_options import REPLACED
+from gateway.text_sanitizer import one_line
 
+_SMB_VERSION = "3"
+"""Version 3.0 or a later one, whichever is the latest that client and server support (mount.cifs(8))."""
 _KEPT_OF_HOST = {"addr", "port", "sec"}
 """Options in the mount table that a new volume needs too. All others are defaults or concern only the old mount."""
 
@@ -59,7 +62,7 @@ def safe_options(volume: AuditedVolume | None, store: MountStorage) -> tuple[str
     else:
         found.pop("nobrl", None)
         if found.get("vers", "").startswith("1"):
-            found["vers"] = "3.0"
+            found["vers"] = _SMB_VERSION
     return device, kind, ",".join(f"{key}={value}" if value else key for key, value in found.items())
 
 
@@ -72,6 +75,18 @@ def after_mount(mount: HostMount) -> str:
     # A container can have several such mounts, so the command appends to the file.
     write = command("printf", r"%s\n", "[Unit]", f'RequiresMountsFor="{escaped}"')
     return f"mkdir -p {folder} && {write} >> {folder}/audit-mounts.conf\nsystemctl daemon-reload"
+
+
+def changed_options(mount: HostMount) -> str:
+    """Return the steps that make the options of a host's SMB mount safe. The engine does not know what mounts it."""
+    point, is_old = command(one_line(mount.point)), mount.options.get("vers", "").startswith("1")
+    changes = [f"set vers={_SMB_VERSION}"] if is_old else []
+    changes += ["remove nobrl"] if "nobrl" in mount.options else []
+    return "\n".join((
+        f"# in the options of {point}, for example in /etc/fstab: {' and '.join(changes)}",
+        f"# then stop the containers that use {point}, run: umount {point} && mount {point}",
+        "# and start the containers again",
+    ))  # fmt: skip
 
 
 def host_mount(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountStorage) -> str:
