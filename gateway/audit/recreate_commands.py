@@ -40,7 +40,14 @@ def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
         container: The container.
         change: How the mounts change.
     """
-    words = (container.name, *change.mounts, *change.mounts.values(), *change.copied, *_known(container))
+    words = (
+        container.name,
+        *change.mounts,
+        *change.mounts.values(),
+        *change.copied,
+        *change.setup,
+        *_known(container),
+    )
     if not all(each.isprintable() for each in words):
         return f"# {one_line(container.name)}: a path has control characters: no command is safe to print"
     binds = (each.source for each in container.mounts if each.kind == "bind")

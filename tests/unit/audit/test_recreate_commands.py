@@ -152,15 +152,44 @@ def test_a_container_changes_only_after_the_mount_of_the_host_works() -> None:
     app = container(AuditedMount("volume", "/data", "", "share"))
     (finding,) = decide(AuditSnapshot((app,), {"share": AuditedVolume("share", options=options)})).findings
     text = finding.fix.splitlines()
-    assert text[2] == "bash -euo pipefail <<'FIX'"
+    assert text[0] == "bash -euo pipefail <<'FIX'"
     assert text.count("FIX") == 1
-    mounted = text.index("mount /mnt/db")
-    assert 2 < mounted < text.index("docker stop db") < text.index("FIX")
+    mounted = text.index("mountpoint -q /mnt/db-share || mount /mnt/db-share")
+    assert mounted < text.index("docker stop db") < text.index("FIX")
     assert text[-1] == "# when db works: docker volume rm share"
     assert not [each for each in text if each.startswith("docker volume rm")]
     inside = AuditedContainer("1", "app", inspection={"HostConfig": {"NetworkMode": f"container:{app.id}"}})
     (finding,) = decide(AuditSnapshot((app, inside), {"share": AuditedVolume("share", options=options)})).findings
     assert all(each.startswith("# ") for each in finding.fix.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("options", "device", "kept"),
+    [
+        ("addr=192.0.2.1,username=u,password=hunter2,uid=1000,dir_mode=0750,domain=W,sec=ntlmssp,ro", "//nas/x y",
+         "addr=192.0.2.1,uid=1000,dir_mode=0750,domain=W,sec=ntlmssp,ro,"),
+        ("addr=nas.lan,user=u,pass=hunter2,vers=3.1.1", "//nas.lan/x", "vers=3.1.1,"),
+        ("addr=192.0.2.1,username=u,password=hunter2,vers=1.0,nobrl,port=4450", "//nas/x",
+         "addr=192.0.2.1,vers=3,port=4450,"),
+    ],
+)  # fmt: skip
+def test_a_mount_of_the_host_has_the_options_of_the_volume(options: str, device: str, kept: str) -> None:
+    app = container(AuditedMount("volume", "/data", "", "share", writable=False))
+    volume = AuditedVolume("share", options={"type": "cifs", "o": options, "device": device})
+    text = decide(AuditSnapshot((app,), {"share": volume})).findings[0].fix
+    assert "hunter2" not in text
+    escaped = device.replace(" ", "\\040")
+    line = f"{escaped} /mnt/db-share cifs credentials=/etc/db-share.credentials,{kept}_netdev 0 0"
+    assert f"grep -qxF '{line}' /etc/fstab || echo '{line}' >> /etc/fstab" in text.splitlines()
+    assert "-v /mnt/db-share:/data:ro" in text
+
+
+def test_options_that_no_command_can_read_are_left_to_the_user() -> None:
+    app = container(AuditedMount("volume", "/data", "", "share"))
+    options = {"type": "cifs", "o": "addr=192.0.2.1,password=hun,,ter2", "device": "//nas/x"}
+    (finding,) = decide(AuditSnapshot((app,), {"share": AuditedVolume("share", options=options)})).findings
+    assert finding.fix.startswith("# an option has a comma")
+    assert len(finding.fix.splitlines()) == 1
 
 
 def test_a_network_that_was_given_by_its_id_is_joined_once() -> None:
@@ -537,11 +566,11 @@ def test_a_new_volume_has_safe_options(options: str, expected: str) -> None:
 
 def test_a_bind_of_nfs_becomes_a_volume_and_another_one_waits_for_its_mount() -> None:
     nfs = HostMount(
-        "/mnt/nas", "nfs4", "nas:/x", {"vers": "4.2", "hard": "", "addr": "192.0.2.1", "rsize": "1048576"}
+        "/mnt/nas", "nfs4", "nas:/x", {"ro": "", "vers": "4.2", "hard": "", "addr": "192.0.2.1", "rsize": "1048576"}
     )
     app = container(AuditedMount("bind", "/data", "/mnt/nas/media"))
     (finding,) = decide(AuditSnapshot((app,), host_mounts=(nfs,))).findings
-    options = "-o type=nfs -o device=nas:/x/media -o o=addr=192.0.2.1,nfsvers=4.2,proto=tcp,hard"
+    options = "-o type=nfs -o device=nas:/x/media -o o=ro,addr=192.0.2.1,nfsvers=4.2,proto=tcp,hard"
     made = f"docker volume create {options} db-data"
     text = finding.fix.splitlines()
     assert text[1].startswith("docker volume inspect db-data > ")
