@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from gateway.app import one_shot_commands
+from gateway.config import ConfigSources, load
 from gateway.demo import mariadb
 from gateway.demo.process import find
+from gateway.docker.options import DockerOptions
 from tests.support.engines import Engine, running_engine
 from tests.support.gateway_process import command
 from tests.support.requirements import need
@@ -308,6 +311,21 @@ def test_unsafe_options_of_network_volumes_are_found_and_fixed(engine: Engine, h
     paste(engine, before["nfs-udp", "nfs-volume"]["fix"], tmp_path)
     paste(engine, before["smb-version", "share"]["fix"], tmp_path)
     assert found(engine) == {}
+
+
+@pytest.mark.parametrize(("context", "is_named"), [("default", False), ("rootless", True)])
+def test_a_fix_names_the_engine_if_a_context_selects_another_one(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, context: str, is_named: bool
+) -> None:
+    memory(engine, tmp_path)
+    monkeypatch.setattr(DockerOptions, "host", engine.url)
+    monkeypatch.setenv("DOCKER_HOST", "")
+    monkeypatch.setenv("DOCKER_CONTEXT", context)
+    (tmp_path / "gateway.yaml").write_text(f"docker: {{host: '{engine.url}'}}\n")
+    config = load(ConfigSources(file=tmp_path / "gateway.yaml", environment={}), serves=False)
+    report, _ = one_shot_commands.audit(config)
+    (finding,) = report.findings
+    assert (finding.fix.splitlines()[0] == f"export DOCKER_HOST={engine.url}") is is_named
 
 
 def test_a_database_and_a_bind_on_servers_are_found_and_fixed(engine: Engine, host: Path, tmp_path: Path) -> None:
