@@ -7,7 +7,7 @@ from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, A
 from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import SECRETS, MountStorage, StorageMedium, nfs_version
 from gateway.audit.recreate_commands import free_name, recreate, volume_for
-from gateway.audit.shell_commands import command
+from gateway.audit.shell_commands import command, only_on_host
 from gateway.nfs.mount_options import REPLACED
 from gateway.text_sanitizer import one_line
 
@@ -111,6 +111,7 @@ def host_mount(snapshot: AuditSnapshot, container: AuditedContainer, mount: Audi
     read = command(client, "volume", "inspect", "-f", "{{.Options.o}}", volume.name)
     login = command("grep", "-E", f"^({'|'.join(sorted(_LOGIN))})=")
     setup = (
+        only_on_host(client),
         # The commands do not print the password.
         f"(umask 077; {read} | tr , '\\n' | {login} > {command(credentials)})",
         command("mkdir", "-p", point),

@@ -109,6 +109,7 @@ def test_a_container_is_created_with_the_options_that_it_has() -> None:
 FAKE_DOCKER = """#!/bin/sh
 echo "$*" >> log
 case "$*" in
+  "info "*) echo other-host ;;
   "volume inspect "*) test -e exists ;;
   "cp "*|"start "*) exit 1 ;;
 esac
@@ -135,6 +136,37 @@ def test_a_copy_that_fails_leaves_no_part_of_it_and_never_continues_one(
     assert run()[-3:] == ["start db", f"rm -f -v {helper}", "volume rm db-mysql"]
     (tmp_path / "exists").touch()
     assert run() == ["volume inspect db-mysql"]
+
+
+@pytest.mark.parametrize("hazard", ["tmpfs", "copy of a tmpfs", "shared memory", "password"])
+def test_no_fix_uses_paths_of_another_host(hazard: str, tmp_path: Path) -> None:
+    (tmp_path / "docker").write_text(FAKE_DOCKER)
+    (tmp_path / "docker").chmod(0o755)
+    tmpfs = AuditedMount("tmpfs", "/data")
+    options = {"type": "cifs", "o": "addr=192.0.2.1,password=hunter2", "device": "//nas/x"}
+    app, volumes = {
+        "tmpfs": (container(tmpfs, host={"Links": ["/x:/db/x"]}), {}),
+        "copy of a tmpfs": (container(tmpfs), {}),
+        "shared memory": (replace(container(), shared_memory="SQLite"), {}),
+        "password": (
+            container(AuditedMount("volume", "/data", "", "s")), {"s": AuditedVolume("s", options=options)},
+        ),
+    }[hazard]  # fmt: skip
+    (finding,) = decide(AuditSnapshot((app,), volumes)).findings
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-e", "-c", finding.fix],
+        check=False,
+        cwd=tmp_path,
+        env=path,
+        timeout=30,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "run these commands on the host of the engine" in done.stderr
+    used = (tmp_path / "log").read_text().splitlines()
+    assert not [each for each in used if each.startswith(("inspect", "volume inspect s", "stop", "rename"))]
 
 
 def test_a_new_volume_never_has_the_name_of_another_volume() -> None:
