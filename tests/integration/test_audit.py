@@ -254,6 +254,27 @@ def test_a_hazard_is_found_and_its_commands_fix_it(engine: Engine, host: Path, t
         assert (tmp_path / "left.tar").stat().st_size > 0
 
 
+@pytest.mark.parametrize("last", ["docker rename db db-old", "docker start db"])
+def test_the_old_container_runs_again_after_a_late_failure(
+    engine: Engine, host: Path, tmp_path: Path, last: str
+) -> None:
+    layer_database(engine, host)
+    fix = found(engine)["database-in-layer", "db"]["fix"]
+    assert run_fix(engine, fix.replace(f"\n{last}\n", "\nfalse\n"), tmp_path).returncode != 0
+    (back,) = [each.partition(": ")[2] for each in fix.splitlines() if each.startswith("# to go back")]
+    subprocess.run(
+        ["bash", "-c", back],
+        env={**os.environ, "DOCKER_HOST": engine.url},
+        check=True,
+        timeout=60,
+        capture_output=True,
+    )
+    restored = engine.inspect("db")
+    assert restored["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
+    assert engine.docker("exec", "db", "cat", "/var/lib/mysql/ibdata1").stdout == "content\n"
+    assert ("database-in-layer", "db") in found(engine)
+
+
 def test_fixes_do_not_follow_links_in_a_mounted_directory(engine: Engine, host: Path, tmp_path: Path) -> None:
     mounted, other = host / "mounted", host / "other"
     mounted.mkdir()

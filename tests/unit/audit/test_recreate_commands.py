@@ -87,6 +87,10 @@ def test_a_container_is_created_with_the_options_that_it_has() -> None:
         "--label team=shop --ip 10.0.0.9 --network-alias orders --tmpfs /t:size=1m -v /srv/x:/x:ro,rslave "
         "-v db-mysql:/var/lib/mysql mariadb:11 mariadbd '--a b'"
     )
+    back = (
+        "docker stop db", "docker rename db db-new", "docker rename db-old db", "docker update --restart no db-new",
+        "docker update --restart on-failure:3 db", "docker start db",
+    )  # fmt: skip
     assert text == [
         "bash -euo pipefail <<'FIX'",
         *VOLUME,
@@ -102,6 +106,7 @@ def test_a_container_is_created_with_the_options_that_it_has() -> None:
         "docker rename db-new db",
         "docker start db",
         "FIX",
+        f"# to go back to the old container: {'; '.join(back)}",
         "# when db works: docker rm -v db-old",
     ]
 
@@ -318,7 +323,8 @@ def test_data_in_memory_are_saved_where_docker_cp_does_not_see_them(more: dict[s
 
 
 def test_a_stopped_container_stays_stopped() -> None:
-    assert not [each for each in lines(container(running=False), MOVE) if "start" in each or " stop " in each]
+    commands = [each for each in lines(container(running=False), MOVE) if not each.startswith("#")]
+    assert not [each for each in commands if "start" in each or " stop " in each]
 
 
 def test_mounts_are_dropped_and_made_read_only() -> None:
