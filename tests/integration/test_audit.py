@@ -600,10 +600,11 @@ def test_a_service_of_compose_is_fixed_by_its_files(
     engine: Engine, host: Path, tmp_path: Path, compose: None
 ) -> None:
     (tmp_path / "compose.yaml").write_text(
-        "services:\n  db:\n    image: busybox\n    command: [sleep, '9999']\n    stop_grace_period: 1s\n"
+        "services:\n  db:\n    image: busybox\n    pull_policy: always\n    command: [sleep, '9999']\n"
+        "    stop_grace_period: 1s\n"
         f"    volumes: ['named:/named', '{host}:/srv:ro', '/data']\n    tmpfs: [/run]\nvolumes: {{named: {{}}}}\n"
     )
-    engine.docker("compose", "-p", "shop", "-f", str(tmp_path / "compose.yaml"), "up", "-d")
+    engine.docker("compose", "-p", "shop", "-f", str(tmp_path / "compose.yaml"), "up", "-d", "--pull", "never")
     engine.docker("exec", "shop-db-1", "sh", "-c", "echo content > /data/file; echo content > /named/file")
     finding = found(engine)["anonymous-volume", "shop-db-1"]
     paste(engine, finding["fix"], tmp_path)

@@ -388,7 +388,7 @@ def test_a_container_of_compose_gets_an_override_file() -> None:
         "docker rm -v db-copy",
         "docker commit db before-audit:db",
         "trap 'set +e; docker start db' EXIT",
-        f"{compose} up --detach --no-deps db",
+        f"{compose} up --detach --no-deps --no-build --pull never db",
         "trap - EXIT",
         "FIX",
         "# when db works: docker rmi before-audit:db",
