@@ -345,9 +345,23 @@ def test_helpers_leave_no_anonymous_volumes() -> None:
     other = replace(container(AuditedMount("bind", "/srv", "/srv/x", hides=("a",))), image_reference="sha256:1")
     found = decide(AuditSnapshot((other,), {"lost": AuditedVolume("lost", size=1)})).findings
     fixes = {each.rule.id: each.fix for each in found}
-    assert "docker rm -v save-lost\n" in fixes["unused-volume"]
+    assert "docker rm -v save-lost\ndocker volume rm lost\nFIX" in fixes["unused-volume"]
     assert "-v lost:/volume:ro sha256:1 none" in fixes["unused-volume"]
-    assert "docker rm -v db-image db-copy\n" in fixes["hides-image-files"]
+    assert "docker rm -v db-image db-copy' EXIT\n" in fixes["hides-image-files"]
+
+
+def test_a_copy_that_fails_leaves_no_helper(tmp_path: Path) -> None:
+    (tmp_path / "docker").write_text(FAKE_DOCKER)
+    (tmp_path / "docker").chmod(0o755)
+    other = container(AuditedMount("bind", "/srv", "/srv/x", hides=("a",)))
+    found = decide(AuditSnapshot((other,), {"lost": AuditedVolume("lost", size=1)})).findings
+    ended = []
+    for fix in (each.fix for each in found if each.rule.id in ("unused-volume", "hides-image-files")):
+        path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        done = subprocess.run(["bash", "-c", fix], check=False, cwd=tmp_path, env=path, timeout=30)
+        assert done.returncode != 0
+        ended.append((tmp_path / "log").read_text().splitlines()[-1])
+    assert sorted(ended) == ["rm -v db-image db-copy", "rm -v save-lost"]
 
 
 def test_names_of_existing_objects_are_not_used() -> None:
