@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from gateway.audit.model import AuditedContainer, AuditSnapshot
+from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import MountStorage, is_below, store_of
 
@@ -40,10 +40,18 @@ def _shared(snapshot: AuditSnapshot, container: AuditedContainer, change: MountC
         names = sorted(
             other.name
             for other in _others(snapshot, container)
-            if any(_is_same(store, store_of(snapshot, each)) for each in other.mounts)
+            if any(
+                _is_same(store, store_of(snapshot, each)) and not _reads_all_volumes(snapshot, each)
+                for each in other.mounts
+            )
         )
         if names:
             yield f"{', '.join(names)} also {'uses' if len(names) == 1 else 'use'} the data of {path}"
+
+
+def _reads_all_volumes(snapshot: AuditSnapshot, mount: AuditedMount) -> bool:
+    """Return whether a mount is read-only and contains all volumes: the container then also sees the new volume."""
+    return not mount.writable and mount.kind == "bind" and is_below(snapshot.volume_directory, mount.source)
 
 
 def _is_same(one: MountStorage, other: MountStorage) -> bool:
