@@ -34,6 +34,14 @@ def change_address(edit: YamlEdit, client: ImportedClient, found: ComposeGateway
     if client.host in result.replaced_names() and not on_host:
         host = client.host  # the name is a network alias of the gateway's service
     variable, *rest = client.variables
+    if base := _base(edit, container.name, variable):
+        others = [each for each in result.clients if each.container is not None and each.container.name == base]
+        if not any(each.backend == client.backend and each.variables == client.variables for each in others):
+            result.add_note(
+                f"{client.where}: the diff does not change the value, because services.{base} sets it: set it to"
+                f" {host}:{port} in {container.where}"
+            )
+        return
     old = container.environment[variable]
     if "://" in old:
         _change_url(edit, client, container, f"{host}:{port}", result)
@@ -80,6 +88,18 @@ def _change_url(
         )
     elif new != written:
         _set_variable(edit, container.name, name, new)
+
+
+def _base(edit: YamlEdit, service: str, variable: str) -> str:
+    """Return the service of the same file from which a service inherits a variable; empty if it inherits none."""
+    seen = {service}
+    while _written(edit, service, variable) is None:
+        extends = edit.get("services", service, "extends")
+        service = str(extends.get("service")) if isinstance(extends, dict) else str(extends)
+        if service in seen or edit.get("services", service) is None:
+            return ""
+        seen.add(service)
+    return service if len(seen) > 1 else ""
 
 
 def _written(edit: YamlEdit, service: str, variable: str) -> str | None:

@@ -5,12 +5,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-import yaml
-
-from gateway.errors import UsageError
-from gateway.importing.compose_interpolation import interpolated
-from gateway.importing.compose_merge import merged
-from gateway.importing.compose_tags import ComposeLoader, ReplacedValue, without_tags
+from gateway.importing.compose_file import read_compose
 from gateway.importing.compose_values import environment, list_of, mapping, words_of
 from gateway.importing.docker_options import read_bind
 from gateway.importing.docker_run import published
@@ -18,7 +13,6 @@ from gateway.importing.env_file import EnvFiles
 from gateway.importing.import_result import ImportResult
 from gateway.importing.model import ImportedContainer, ImportedMount
 from gateway.importing.volumes import import_volume
-from gateway.input_limits import TooLargeError, load_yaml
 
 
 def import_compose(
@@ -42,11 +36,7 @@ def import_compose(
     Raises:
         UsageError: A text is not a Compose file.
     """
-    document = without_tags(_interpolate(load_compose(text, source), files, folder))
-    if override[1]:
-        second = _interpolate(load_compose(override[1], f"{override[0]}: "), files, folder)
-        document = without_tags(merged(document, second))
-        result.add_note(f"{override[0]}: merged into the Compose file of the same directory, as Compose does")
+    document = read_compose(text, source, files, result, folder, override)
     secrets = {
         name: _resolved(str(mapping(value, f"{source}secrets.{name}").get("file") or ""), folder)
         for name, value in mapping(document.get("secrets"), f"{source}secrets").items()
@@ -78,31 +68,11 @@ def import_compose(
         rest = [key for key in volume if key not in ("driver", "driver_opts", "name")]
         if options and rest:
             result.add_note(f"{source}volumes.{name}: unchanged: {', '.join(rest)}")
-    rest = [key for key in document if key not in ("services", "volumes", "version", "name") and document[key]]
+    rest = [
+        key for key in document if key not in ("services", "volumes", "version", "name", "include") and document[key]
+    ]
     if rest:
         result.add_note(f"{source.removesuffix(': ') or 'the file'}: unchanged: {', '.join(rest)}")
-
-
-def load_compose(text: str, source: str) -> dict[str, Any]:
-    """Return the content of a Compose file.
-
-    Raises:
-        UsageError: The text is not a Compose file.
-    """
-    try:
-        document = load_yaml(text, ComposeLoader)
-    except yaml.MarkedYAMLError as error:  # the message quotes lines of the file, which can contain secrets
-        mark = error.problem_mark or error.context_mark
-        line = f"line {mark.line + 1}: " if mark is not None else ""
-        problem = re.sub(r"(['\"])(?!<)[^'\"]{2,}\1", "'…'", error.problem or error.context or "")
-        raise UsageError(f"{source}{line}not valid YAML: {problem}") from None
-    except TooLargeError as error:
-        raise UsageError(f"{source or 'the Compose file: '}{error}") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"{source}not valid YAML: {error}") from None
-    if not isinstance(document, dict):
-        raise UsageError(f"{source}not a compose file: the document is not a mapping")
-    return document
 
 
 def _resolved(path: str, folder: str) -> str:
@@ -152,7 +122,7 @@ def _read_env_files(container: ImportedContainer, paths: list[Any], files: EnvFi
 
 def _read_networks(container: ImportedContainer, service: dict[str, Any]) -> None:
     """Read the networks and ports of a service. They determine which containers can reach each other."""
-    container.network = str(service.get("network_mode") or "")
+    container.network = str(service.get("network_mode") or service.get("net") or "")
     container.aliases += [str(service[key]) for key in ("container_name", "hostname") if service.get(key)]
     for key in ("links", "external_links"):
         container.use(key)
@@ -174,16 +144,3 @@ def _mount(value: Any) -> ImportedMount:
             str(value.get("source") or ""), str(value.get("target") or ""), bool(value.get("read_only"))
         )
     return read_bind(str(value))
-
-
-def _interpolate(value: Any, files: EnvFiles, folder: str) -> Any:
-    """Replace references to variables that are set or have a default. Leave other references as `${NAME}`."""
-    if isinstance(value, dict):
-        return {key: _interpolate(each, files, folder) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_interpolate(each, files, folder) for each in value]
-    if isinstance(value, ReplacedValue):
-        return ReplacedValue(_interpolate(value.value, files, folder))
-    if not isinstance(value, str):
-        return value
-    return interpolated(value, lambda name: files.value(name, folder))

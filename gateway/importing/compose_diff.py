@@ -31,10 +31,8 @@ def compose_diff(text: str, name: str, result: ImportResult) -> str:
         UsageError: The file cannot be edited in place.
     """
     found = deploy(result, posixpath.dirname(name))
-    edit = YamlEdit(text)
-    if edit.get("services", "gateway") is not None:
-        raise UsageError(f"{name}: there is already a service gateway")
     containers = {each.name: each for each in result.containers if each.is_service}
+    edit = _edit(text, name, has_services=bool(containers))
     replaced = {each.name for each in containers.values() if each.replaced}
     networks = _networks(edit, result, found)
     ports = list(_ports(result))
@@ -68,6 +66,20 @@ def compose_diff(text: str, name: str, result: ImportResult) -> str:
     for path, content in result.files.items():
         changes.append((posixpath.join(folder, path.rpartition("/")[2]), "", content))
     return "".join(_diff(*change) for change in _relative(changes, folder, result))
+
+
+def _edit(text: str, name: str, *, has_services: bool) -> YamlEdit:
+    """Return the edit of a Compose file.
+
+    Raises:
+        UsageError: The file has a service `gateway`, or cannot be edited in place.
+    """
+    edit = YamlEdit(text)
+    if edit.get("services", "gateway") is not None:
+        raise UsageError(f"{name}: there is already a service gateway")
+    if has_services and edit.get("services") is None:
+        raise UsageError(f"{name}: the file has Compose file format 1: put the services below `services:`")
+    return edit
 
 
 def _relative(changes: list[tuple[str, str, str]], folder: str, result: ImportResult) -> list[tuple[str, str, str]]:

@@ -112,7 +112,9 @@ def _remove_variables(edit: YamlEdit, container: ImportedContainer, gone: list[s
     present = environment(existing, container.where)
     for variable in gone:
         if variable not in present:
-            result.add_note(f"{container.where}: {variable} is not needed any more: remove it from its env_file")
+            result.add_note(
+                f"{container.where}: {variable} is not needed any more: remove it where it is set, as in an env_file"
+            )
         elif isinstance(existing, dict):
             edit.remove((*path, variable))
     if isinstance(existing, list):

@@ -92,6 +92,14 @@ def test_a_diff_needs_one_compose_file(arguments: list[str], tmp_path: Path, mon
     assert "needs one Compose file" in str(done.exception)
 
 
+def test_a_file_in_format_1_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "compose.yaml"
+    file.write_text("a: {image: a, environment: {DB_HOST: db.example.com}}\n")
+    done = CliRunner().invoke(cli, ["import", "--diff", str(file)])
+    assert isinstance(done.exception, UsageError)
+    assert "format 1: put the services below" in str(done.exception)
+
+
 def test_a_symbolic_link_is_refused(tmp_path: Path) -> None:
     link = tmp_path / "link.yaml"
     link.symlink_to(tmp_path / "compose.yaml")

@@ -129,6 +129,23 @@ def test_a_value_of_another_type_in_a_compose_file_gives_a_configuration_or_an_e
     assert len(seen) > 250
 
 
+@pytest.mark.parametrize(
+    "services",
+    [
+        "{a: {extends: a, environment: {DB_HOST: h.internal}}}",
+        "{a: {extends: b, environment: {DB_HOST: h.internal}}, b: {extends: {service: a}}}",
+        "{a: {extends: none, environment: {DB_HOST: h.internal}}}",
+        "{a: {extends: b, environment: {DB_HOST: h.internal}}, b: }",
+        "{a: {extends: {}, environment: {DB_HOST: h.internal}}}",
+    ],
+)
+def test_a_service_that_extends_itself_or_nothing_is_imported(services: str) -> None:
+    text = f"services: {services}\n"
+    result = imported(text)
+    assert result.backends["h"]["targets"] == ["h.internal:3306"]
+    assert "DB_HOST: h}" in compose_diff(text, "", result)
+
+
 def test_empty_sections_and_other_mounts_of_a_compose_file_are_accepted() -> None:
     result = imported(
         "services: {a: }\n"
