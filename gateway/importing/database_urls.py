@@ -21,7 +21,7 @@ _URL = re.compile(
 _SUFFIX = re.compile(r"(?i)_?(url|uri|dsn)$")
 _HOST = re.compile(r"\[([^\]]*)\](?::(.*))?|([^:]*)(?::([^:]*))?")
 _CONNECTION_STRING = re.compile(
-    r"(?i)jdbc:|\w*:?[^@\s]*@(?:tcp|unix)\(|(?:.*[;:\s])?(?:host|server|data source|addr|address)\s*=", re.DOTALL
+    r"(?i)jdbc:|[^@\s]*@(?:tcp|unix)\(|(?:.*[;:\s])?(?:host|server|data source|addr|address)\s*=", re.DOTALL
 )
 """Matches the start of connection strings of Oracle, Go drivers, libpq, PDO and ADO.NET."""
 _TLS_SCHEMES = ("rediss",)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gateway.backends import KINDS
+from gateway.errors import UsageError
 from gateway.importing.container_tunnel import own_tunnel
 from gateway.importing.database_address import DATABASE_NAME, OTHER_PORTS, DatabaseAddress, requested_tls
 from gateway.importing.database_urls import find_urls
@@ -27,18 +28,21 @@ def find_clients(container: ImportedContainer, result: ImportResult) -> list[Imp
     via = own_tunnel(container, found[0].host, found[0].variables[0], result) if found else None
     clients = []
     for address in found:
-        kind, port, note = address.kind()
+        where = f"{container.where}: {address.variables[0]}"
+        try:
+            kind, port, note = address.kind()
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from None
         keys = _check(address, kind, container)
         if address.words == "mongodb" and (
             address.more or "replicaSet" in container.environment[address.variables[0]]
         ):
             result.add_note(
-                f"{container.where}: {address.variables[0]}: the driver connects to the names of the replica set's"
+                f"{where}: the driver connects to the names of the replica set's"
                 " members, not to the backend: add a backend for each member, or directConnection=true"
             )
         named = DATABASE_NAME.search(address.prefix) or address.words in OTHER_PORTS
         optional = not named and not note and not keys and kind == "tcp"
-        where = f"{container.where}: {address.variables[0]}"
         name = address.host.lower() if address.host not in LOOPBACK else address.database or f"{kind}-{port}"
         clients.append(
             ImportedClient(

@@ -3,6 +3,8 @@
 import re
 from itertools import takewhile
 
+from gateway.importing.compose_interpolation import interpolated
+from gateway.importing.compose_values import words_of
 from gateway.importing.docker_run import Volumes, import_docker
 from gateway.importing.env_file import EnvFileReader
 from gateway.importing.import_result import ImportResult
@@ -25,7 +27,7 @@ def import_unit(text: str, source: str, read_env_file: EnvFileReader, result: Im
     Args:
         text: The content of the unit.
         source: The prefix that names the unit in notes.
-        read_env_file: Reads an env file of a container.
+        read_env_file: Reads the env file of a container or of the unit.
         result: Receives what the commands describe.
 
     Returns:
@@ -36,9 +38,24 @@ def import_unit(text: str, source: str, read_env_file: EnvFileReader, result: Im
     """
     lines = [line.strip() for line in re.sub(r"\\\n", " ", text).splitlines()]
     starts = [line.partition("=")[2].lstrip("-@:+!") for line in lines if line.startswith("ExecStart=")]
+    variables = _unit_variables(lines, read_env_file)
+    starts = [interpolated(each, lambda name: variables.get(name, "")) for each in starts]
     others = [_unit_line(line) for line in lines if line and not line.startswith(("ExecStart=", "#", ";", "["))]
     result.add_note(f"{source}the gateway's unit replaces this one: not imported: {'; '.join(others)}")
     return import_script("\n".join(starts), source, read_env_file, result)
+
+
+def _unit_variables(lines: list[str], read_env_file: EnvFileReader) -> dict[str, str]:
+    """Return the variables of a unit. `EnvironmentFile=` overrides `Environment=` (systemd.exec(5))."""
+    own: dict[str, str] = {}
+    from_files: dict[str, str] = {}
+    for line in lines:
+        key, _, value = line.partition("=")
+        if key == "Environment":
+            own |= {name: text for name, _, text in (word.partition("=") for word in words_of(value, key))}
+        elif key == "EnvironmentFile":
+            from_files |= read_env_file(value.removeprefix("-")) or {}
+    return own | from_files
 
 
 def _unit_line(line: str) -> str:

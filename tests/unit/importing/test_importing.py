@@ -37,6 +37,7 @@ def imported(*texts: str, form: str = "") -> ImportResult:
         ("ssh -L 3306:db:3306", "names no server"),
         ("ssh -L nonsense u@h", "needs"),
         ("ssh -L 99999:db:3306 u@h", "not a port"),
+        ("ssh -L $PORT:db:3306 u@h", "no source sets ..PORT., which must be a port number"),
         ("ssh -L", "needs a value"),
         ("ssh -Z -L 3306:db:3306 u@h", "-Z is not an option of ssh"),
         ("ssh 'unclosed", "not closed"),
@@ -198,6 +199,11 @@ def test_the_form_of_a_source_is_recognized(name: str, text: str, form: str) -> 
 def test_an_invalid_port_is_an_error(text: str) -> None:
     with pytest.raises(UsageError, match=r"port|digits"):
         imported(text)
+
+
+def test_an_invalid_port_in_a_url_is_an_error_with_the_name_of_the_variable() -> None:
+    with pytest.raises(UsageError, match="docker run app: DB_URL: '99999' is not a port number"):
+        imported("docker run -e DB_URL=mysql://u@db.internal:99999/x app")
 
 
 def test_a_port_in_a_variable_stays_a_variable() -> None:
