@@ -64,7 +64,8 @@ class DatabaseAddress:
         if self.port.isdecimal():
             port = port_number(self.port)
             return (kind or kind_of_port(port)).name, port, ""
-        guess = f"{self.port} has no value: the configuration uses the default port" if self.port else ""
+        problem = "has no value" if self.port.startswith("${") else "is not a port number"
+        guess = f"{self.port} {problem}: the configuration uses the default port" if self.port else ""
         if kind is not None and kind.default_port:
             return kind.name, kind.default_port, guess
         other = next((OTHER_PORTS[word] for word in words if word in OTHER_PORTS), 0)

@@ -19,7 +19,7 @@ _URL = re.compile(
     r"(?P<jdbc>jdbc:)?(?P<scheme>[a-z][a-z0-9+]*)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)\??(?P<query>.*)", re.DOTALL
 )
 _SUFFIX = re.compile(r"(?i)_?(url|uri|dsn)$")
-_HOST = re.compile(r"\[([^\]]*)\](?::(.*))?|([^:]*)(?::([^:]*))?")
+_HOST = re.compile(r"\[([^\]]*)\](?::(\d*|\$\{\w+\}))?|([^:]*)(?::(\d*|\$\{\w+\}))?")
 _CONNECTION_STRING = re.compile(
     r"(?i)jdbc:|[^@\s]*@(?:tcp|unix)\(|(?:.*[;:\s])?(?:host|server|data source|addr|address)\s*=", re.DOTALL
 )
@@ -85,7 +85,10 @@ def _problem(name: str, value: str, url: _Url | None) -> str:
             " backend of kind tcp for one server, and connect with mongodb:// and directConnection=true"
         )
     if url is None and "://" in value and _is_imported(name, scheme.partition("+")[0]):
-        return "the URL has no host that can be read: not imported: add a backend if the server is remote"
+        return (
+            "no host can be read from the URL: not imported: in a password, write / as %2F, ? as %3F and # as %23;"
+            " add a backend if the server is remote"
+        )
     names_database = bool(_SUFFIX.search(name) or DATABASE_NAME.search(name))
     if re.fullmatch(r"\$\{\w+\}", value) and _SUFFIX.search(name) and DATABASE_NAME.search(_SUFFIX.sub("", name)):
         return f"no source sets {value}: not imported: pass the file that sets it as another source"
@@ -123,6 +126,8 @@ def _parse(text: str) -> _Url | None:
         if found is None or not is_host(found[1] or found[3] or ""):
             return None
         hosts.append((found[1] or found[3], found[2] or found[4] or ""))
+    if not login and "@" in match["path"] + match["query"]:
+        return None  # the password has a `/`, `?` or `#`, so `hosts` contains a part of the login
     parameters = dict(parse_qsl(match["query"]))
     return _Url(
         match["scheme"].partition("+")[0], tuple(hosts), unquote(user) or parameters.get("user", ""),

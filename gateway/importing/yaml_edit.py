@@ -71,7 +71,8 @@ class YamlEdit:
             self._added[path] = None
             return
         key_node, node = self._entry(mapping, path)
-        if isinstance(value, dict | list) or isinstance(node, yaml.CollectionNode):
+        is_block = isinstance(node, yaml.ScalarNode) and node.style in ("|", ">")
+        if isinstance(value, dict | list) or isinstance(node, yaml.CollectionNode) or is_block:
             start, end = self._lines(key_node, node)
             self._edits[start, end] = _indented({key: value}, key_node.start_mark.column)
         else:

@@ -46,6 +46,7 @@ def edited(text: str, *changes: tuple[str, tuple[str, ...], Any]) -> str:
         ("a:\n  b: 1\n  c: 2\n", [("remove", ("a", "b"), 0)], "a:\n  c: 2\n"),
         ("x: 1\na:\n  b:\n    c: 1\n  d: 1\n", [("remove", ("a", "b", "c"), 0)], "x: 1\na:\n  d: 1\n"),
         ("a:\n  b: |\n    t\n  c: 1\n", [("remove", ("a", "b"), 0)], "a:\n  c: 1\n"),
+        ("a:\n  b: >-\n    t\n    u\n  c: 1\n", [("put", ("a", "b"), "x")], "a:\n  b: x\n  c: 1\n"),
         ("a: 1", [("put", ("b",), {"c": [1]})], "a: 1\nb:\n  c:\n  - 1\n"),
         (
             "a:\n  - x # 1\n  - y # 2\n",
