@@ -594,6 +594,17 @@ def test_a_container_in_whose_namespace_others_run_is_not_replaced(key: str, lab
     assert "docker stop db" in lines(app, MOVE, outside)
 
 
+def test_a_container_to_which_others_link_is_not_replaced() -> None:
+    linked, other = (
+        AuditedContainer(name, name, inspection={"HostConfig": {"Links": [f"/{target}:/{name}/database"]}})
+        for name, target in (("app", "db"), ("web", "db-2"))
+    )
+    text = lines(container(), MOVE, linked, other)
+    assert all(each.startswith("# ") for each in text)
+    assert "# app has a link (--link) to the old db" in text
+    assert "docker stop db" in lines(container(), MOVE, other)
+
+
 def test_a_path_with_control_characters_gives_no_command() -> None:
     (only,) = lines(container(), MountChanges({"/x\nFIX\nrm -rf ~": "v"}))
     assert only.startswith("# db: ")
