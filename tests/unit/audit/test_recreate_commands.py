@@ -242,8 +242,12 @@ def test_a_network_that_was_given_by_its_id_is_joined_once() -> None:
 def test_the_addresses_of_a_container_are_kept(mac_address: str, options: str) -> None:
     given = {"IPv4Address": "10.5.0.9", "IPv6Address": "fd00:9::77"}
     endpoint = {"IPAMConfig": given, "IPAddress": "10.5.0.9", "MacAddress": mac_address}
-    app = container(host={"NetworkMode": "apps"}, networks={"apps": endpoint, "two": {"IPAMConfig": given}})
+    further = {**endpoint, "IPAMConfig": given}
+    app = container(host={"NetworkMode": "apps"}, networks={"apps": endpoint, "two": further})
     text = lines(app, MountChanges())
+    changes = "# db gets another MAC address on two: docker network connect cannot set it"
+    assert (changes in text) is bool(options)
+    assert (changes in lines(replace(app, removed=True), MountChanges())) is bool(options)
     assert text[1] == (
         f"docker create --name db-new --network apps {options}--ip 10.5.0.9 --ip6 fd00:9::77 mariadb:11"
     )
