@@ -5,6 +5,7 @@ takes minutes. Therefore, a snapshot waits only briefly for a container that doe
 """
 
 import asyncio
+import signal
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -154,14 +155,23 @@ def last_start(inspection: Mapping[str, Any]) -> LastStart:
     """Return what an inspection reports about the container's last start."""
     state = inspection.get("State") or {}
     policy = (inspection.get("HostConfig") or {}).get("RestartPolicy") or {}
-    stop_timeout = (inspection.get("Config") or {}).get("StopTimeout")
+    config = inspection.get("Config") or {}
+    stop_timeout = config.get("StopTimeout")
     return LastStart(
         error=str(state.get("Error") or ""),
         restarts=policy.get("Name") not in (None, "", "no"),
         at=epoch(str(state.get("StartedAt"))),
         running=bool(state.get("Running")),
         stop_timeout=_STOP_TIMEOUT if stop_timeout is None else float(stop_timeout),
+        stop_signal=signal_number(str(config.get("StopSignal") or "SIGTERM")),
     )
+
+
+def signal_number(text: str) -> int:
+    """Return the number of a signal, such as `SIGHUP`, `HUP` or `1`; 0 for other text, such as `RTMIN+3`."""
+    if text.isdecimal():
+        return int(text)
+    return signal.Signals.__members__.get(f"SIG{text.upper().removeprefix('SIG')}", 0)
 
 
 def epoch(text: str) -> float:
