@@ -88,8 +88,12 @@ class InspectionCache:
         return self._starts[container][1] if container in self._starts else None
 
     def start_inspected_at(self, container: str) -> float:
-        """Return the monotonic time of the latest inspection of a container's last start, or 0 if there was none."""
+        """Return the monotonic time of the latest inspection of a container's last start; 0 if it is expired."""
         return self._starts[container][0] if container in self._starts else 0.0
+
+    def expire_starts(self) -> None:
+        """Mark the last start of each container for inspection, because events of starts were possibly lost."""
+        self._starts = {key: (0.0, start) for key, (_, start) in self._starts.items()}
 
     def forget_start(self, container: str) -> None:
         """Remove the last start of a container from the cache, because the container was started again."""

@@ -145,6 +145,7 @@ class Reconciler:
 
     async def _reconcile_until_disconnected(self, engine: Engine, ready: Callable[[], None]) -> None:
         """Reconcile until the connection fails or reaches its maximum age."""
+        self._observer.expire_starts()
         watching = asyncio.ensure_future(self._watch(engine, time.time() - _EVENT_OVERLAP))
         recycle_at = time.monotonic() + _MAX_CONNECTION_AGE * random.uniform(1 - _JITTER, 1)  # noqa: S311 - jitter
         try:

@@ -110,6 +110,10 @@ class SnapshotReader:
             clock=clock and clock + time.monotonic() - began, starts_known=starts_known,
         )  # fmt: skip
 
+    def expire_starts(self) -> None:
+        """Inspect each container again in the next snapshots, because events of starts were possibly lost."""
+        self._inspections.expire_starts()
+
     def forget_start(self, container: str) -> None:
         """Inspect a container again in the next snapshot, because the container was started."""
         self._inspections.forget_start(container)

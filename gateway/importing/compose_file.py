@@ -15,7 +15,7 @@ from gateway.importing.import_result import ImportResult
 from gateway.input_limits import TooLargeError, load_yaml
 
 _SECTIONS = frozenset({"services", "volumes", "networks", "secrets", "configs", "include", "name", "version"})
-_RESOLVED = "the output of `docker compose config` contains it: pass this output"
+_RESOLVED = "pass the output of `docker compose config`, which contains it"
 
 
 def read_compose(
@@ -46,7 +46,7 @@ def read_compose(
         document = without_tags(merged(document, second))
         result.add_note(f"{override[0]}: merged into the Compose file of the same directory, as Compose does")
     if document.get("include"):
-        result.add_note(f"{source}include: the files are not read: {_RESOLVED}")
+        result.add_note(f"{source}include: not read: {_RESOLVED}")
     services = mapping(document.get("services"), f"{source}services")
     if services:
         document["services"] = {name: _extended(name, services, source, result) for name in services}
@@ -97,9 +97,9 @@ def _extended(
     extends = service.get("extends") if isinstance(service, dict) else None
     keys = extends if isinstance(extends, dict) else {"service": extends}
     base = str(keys.get("service"))
-    if not extends or base in (*inner, name):
+    if not extends:
         return service
-    if keys.get("file") or base not in services:
+    if keys.get("file") or base not in services or base in (*inner, name):
         result.add_note(f"{source}services.{name}: extends {keys.get('file') or base}: not read: {_RESOLVED}")
         return service
     inherited = mapping(_extended(base, services, source, result, (*inner, name)), f"{source}services.{base}")

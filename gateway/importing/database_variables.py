@@ -1,4 +1,4 @@
-"""Finds database addresses in the environment variables of applications."""
+"""Recognizes database addresses in the environment variables of applications."""
 
 import re
 from collections.abc import Iterator

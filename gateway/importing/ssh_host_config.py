@@ -138,7 +138,7 @@ def _paths(
     keyword: str,
     values: list[str],
     config: SshHostConfig,
-    context: ImportContext,
+    context: SshCommandContext,
     result: ImportResult,
     command: SshHostConfig,
 ) -> list[str]:
@@ -151,7 +151,7 @@ def _path(
     keyword: str,
     value: str,
     config: SshHostConfig,
-    context: ImportContext,
+    context: SshCommandContext,
     result: ImportResult,
     command: SshHostConfig,
 ) -> str:
