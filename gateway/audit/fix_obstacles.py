@@ -18,7 +18,10 @@ def obstacles(snapshot: AuditSnapshot, container: AuditedContainer, change: Moun
         container: The container to replace.
         change: How the mounts change.
     """
-    return [*_nested(container, change), *_shared(snapshot, container, change), *_dependants(snapshot, container)]
+    return [
+        *_nested(container, change), *_shared(snapshot, container, change), *_dependants(snapshot, container),
+        *_linked(snapshot, container),
+    ]  # fmt: skip
 
 
 def _nested(container: AuditedContainer, change: MountChanges) -> Iterator[str]:
@@ -74,6 +77,20 @@ def _dependants(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterato
     if names:
         verb = "uses" if len(names) == 1 else "use"
         yield f"{', '.join(names)} {verb} a namespace of {container.name}, which ends when the container is replaced"
+
+
+def _linked(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterator[str]:
+    """Yield the containers with a legacy link to the container. A link follows the old container to its new name."""
+    names = sorted(
+        {
+            other.name
+            for other in _others(snapshot, container)
+            for link in (other.inspection.get("HostConfig") or {}).get("Links") or ()
+            if str(link).partition(":")[0].lstrip("/") == container.name
+        }
+    )
+    if names:
+        yield f"{', '.join(names)} {'has' if len(names) == 1 else 'have'} a link (--link) to the old {container.name}"
 
 
 def _refers(mode: str, container: AuditedContainer) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from gateway.audit.compose_override import override
-from gateway.audit.create_options import networks, options, variables
+from gateway.audit.create_options import changed_addresses, networks, options, variables
 from gateway.audit.data_copy import END, created_volumes, frozen, is_live, removed_on_failure, saved, without_volumes
 from gateway.audit.fix_obstacles import obstacles
 from gateway.audit.model import ONE_OFF, AuditedContainer, AuditSnapshot
@@ -79,10 +79,13 @@ def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChan
     lines += [*created_volumes(client, change), *removed_on_failure(client, change)]
     lines += [_create(snapshot, container, change, new), *removed_on_failure(client, change, new), *connects]
     lines += [*frozen(client, container, change, new), END]
+    notes = [
+        f"# {name} gets another MAC address on {one_line(each)}: {client} network connect cannot set it"
+        for each in changed_addresses(container, _first_network(container))
+    ]
     if container.removed and container.running:
-        return script(
-            *lines, *(command(client, *each) for each in (("rm", "-f", name), ("rename", new, name), ("start", name)))
-        )
+        last = (("rm", "-f", name), ("rename", new, name), ("start", name))
+        return "\n".join((script(*lines, *(command(client, *each) for each in last)), *notes))
     lines += [command(client, "kill", name)] if is_live(container, change) else []
     policy = list(restart_policy((container.inspection.get("HostConfig") or {}).get("RestartPolicy") or {}))
     lines += [command(client, "update", "--restart", "no", name)] if policy else []
@@ -94,6 +97,7 @@ def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChan
     back += [("start", name)] if container.running else []
     return "\n".join((
         script(*lines),
+        *notes,
         f"# to go back to the old container: {'; '.join(command(client, *each) for each in back)}",
         f"# when {name} works: {command(client, 'rm', '-v', old)}",
     ))  # fmt: skip

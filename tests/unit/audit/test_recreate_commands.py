@@ -242,8 +242,12 @@ def test_a_network_that_was_given_by_its_id_is_joined_once() -> None:
 def test_the_addresses_of_a_container_are_kept(mac_address: str, options: str) -> None:
     given = {"IPv4Address": "10.5.0.9", "IPv6Address": "fd00:9::77"}
     endpoint = {"IPAMConfig": given, "IPAddress": "10.5.0.9", "MacAddress": mac_address}
-    app = container(host={"NetworkMode": "apps"}, networks={"apps": endpoint, "two": {"IPAMConfig": given}})
+    further = {**endpoint, "IPAMConfig": given}
+    app = container(host={"NetworkMode": "apps"}, networks={"apps": endpoint, "two": further})
     text = lines(app, MountChanges())
+    changes = "# db gets another MAC address on two: docker network connect cannot set it"
+    assert (changes in text) is bool(options)
+    assert (changes in lines(replace(app, removed=True), MountChanges())) is bool(options)
     assert text[1] == (
         f"docker create --name db-new --network apps {options}--ip 10.5.0.9 --ip6 fd00:9::77 mariadb:11"
     )
@@ -592,6 +596,17 @@ def test_a_container_in_whose_namespace_others_run_is_not_replaced(key: str, lab
     assert "# app uses a namespace of db, which ends when the container is replaced" in text
     outside = AuditedContainer("1", "app", inspection={"HostConfig": {key: "container:1234"}})
     assert "docker stop db" in lines(app, MOVE, outside)
+
+
+def test_a_container_to_which_others_link_is_not_replaced() -> None:
+    linked, other = (
+        AuditedContainer(name, name, inspection={"HostConfig": {"Links": [f"/{target}:/{name}/database"]}})
+        for name, target in (("app", "db"), ("web", "db-2"))
+    )
+    text = lines(container(), MOVE, linked, other)
+    assert all(each.startswith("# ") for each in text)
+    assert "# app has a link (--link) to the old db" in text
+    assert "docker stop db" in lines(container(), MOVE, other)
 
 
 def test_a_path_with_control_characters_gives_no_command() -> None:
