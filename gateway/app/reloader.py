@@ -202,7 +202,7 @@ class Reloader:
         writer = await self._auditing.prepare(config.audit)
         try:
             self.check_running()
-            listeners = bind_listeners(config, runtime.listeners, self._passed)
+            listeners = bind_listeners(config, runtime.listeners, self._passed, free_bind=False)
             restrict_sockets(config, listeners)
             self._workers_behind.set()
             diff = self._apply_to(runtime, docker, config, listeners)

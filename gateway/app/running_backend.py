@@ -1,4 +1,4 @@
-"""Passes the results of a backend's checks to its forward, and failures of its traffic to the checks."""
+"""Defines a running backend, which passes check results to its forward, and traffic failures to its checks."""
 
 import time
 from collections.abc import Callable

@@ -7,12 +7,12 @@ from functools import reduce
 from typing import Any
 
 from gateway import __version__
+from gateway.app.backend_tunnel_view import backend_tunnel_views
 from gateway.app.credential_expiry import NamedCredential
 from gateway.app.docker_sync import DockerSync
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend
 from gateway.app.runtime import Runtime
-from gateway.app.way_view import way_views
 from gateway.app.worker.messages import NO_UPLINK, UplinkReport, consumer_view, uplink_report
 from gateway.backends import target_remedy
 from gateway.config import TunnelSpec
@@ -146,7 +146,7 @@ def backend_view(running: RunningBackend, events: EventLog, *, knows_containers:
         since=_since(running, events),
         facts=spec.kind.facts,
         targets=[_target(running, *each, events) for each in zip(running.targets, candidates, strict=True)],
-        ways=way_views(running),
+        ways=backend_tunnel_views(running),
         connections=forward.active,
         waiting=forward.waiting,
         connections_total=forward.accepted,

@@ -1,4 +1,4 @@
-"""Defines the kinds of hazards. docs/audit.md has a section for each kind."""
+"""Defines the rules of the audit, one for each kind of hazard. docs/audit.md explains each."""
 
 from gateway.audit.report import HazardRule
 

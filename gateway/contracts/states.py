@@ -48,7 +48,7 @@ class TunnelState(StrEnum):
 
 
 class TrafficClass(StrEnum):
-    """The kind of traffic that the clients of a backend cause."""
+    """Whether the clients of a backend send queries or transfer bulk data."""
 
     INTERACTIVE = "interactive"
     """Queries, for which low latency matters."""
@@ -57,7 +57,7 @@ class TrafficClass(StrEnum):
 
 
 class CloseReason(StrEnum):
-    """Why a joined connection ended."""
+    """Why the connection between a client and a target ended."""
 
     FINISHED = "finished"
     CLIENT_RESET = "client_reset"

@@ -1,4 +1,4 @@
-"""Computes the diagnosis: which parts have failed, since when, what depends on them, and what to do.
+"""Computes the diagnosis: which tunnels and backends have failed, why, what depends on them, and the remedy.
 
 The status page, `/api/v1/status`, `/api/v1/summary` and the commands show this diagnosis. Does no I/O. Times are in
 seconds since the epoch.
@@ -12,7 +12,7 @@ from enum import Enum, StrEnum, auto
 
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.errors import Reason
-from gateway.ops.reason_texts import cause, remedy, state_name
+from gateway.ops.reason_descriptions import cause, remedy, state_name
 from gateway.ops.status_views import BackendView, ServiceView, TunnelView
 
 MAX_CAUSES = 5
@@ -32,7 +32,7 @@ _ATTEMPTING = (TunnelState.IDLE, TunnelState.RESOLVING, TunnelState.CONNECTING, 
 
 
 class Level(StrEnum):
-    """How severe a state is. The values are also CSS classes."""
+    """The severity of a state: good, warning or bad. The values are also CSS classes."""
 
     BAD = "bad"
     WARNING = "warning"
@@ -40,7 +40,7 @@ class Level(StrEnum):
 
 
 class _Effect(Enum):
-    """How a failed tunnel affects a backend."""
+    """How a failed tunnel affects a backend: blocked, degraded or rerouted."""
 
     BLOCKED = auto()
     DEGRADED = auto()
@@ -50,7 +50,7 @@ class _Effect(Enum):
 
 @dataclass(frozen=True)
 class FailedPart:
-    """A part that has failed, and its consequences.
+    """A failed tunnel or backend, with the cause, the consequences and the remedy.
 
     Args:
         level: The severity.
@@ -110,7 +110,7 @@ class FailedPart:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The state of the whole service, with the causes of failures.
+    """The severity of the state of the whole service, with the tunnels and backends that have failed.
 
     Args:
         level: The severity.

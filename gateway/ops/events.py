@@ -1,4 +1,4 @@
-"""Keeps the latest transitions of backends, targets, tunnels and the service in memory. Does no I/O."""
+"""Keeps the latest state changes of backends, targets, tunnels and the service in memory. Does no I/O."""
 
 import json
 import time
@@ -22,7 +22,7 @@ MAX_CAUSES = 200
 
 
 class EventType(StrEnum):
-    """The type of the part whose state has changed."""
+    """What an event is about: a backend, target or tunnel, or a start, drain or reload of the service."""
 
     START = "start"
     BACKEND = "backend"
@@ -33,7 +33,7 @@ class EventType(StrEnum):
 
 
 class EventSubject(NamedTuple):
-    """The part of the service whose state has changed.
+    """The backend, target or tunnel whose state has changed, or the service itself.
 
     Args:
         type: The type of the part.
@@ -48,7 +48,7 @@ class EventSubject(NamedTuple):
 
 @dataclass(frozen=True)
 class Transition:
-    """One event: a change of the state of a part.
+    """One event: a change of the state of a backend, target, tunnel or the service.
 
     Args:
         id: A number that increases with each event, also after a restart.
@@ -98,7 +98,7 @@ _HEALTHY = "up"
 
 
 class EventLog:
-    """The latest events, oldest first.
+    """The latest events in memory, oldest first.
 
     If the log is full, a new event of a backend or target replaces the oldest of these, and another event the oldest
     of the others. The log keeps the events that began failures that still last.

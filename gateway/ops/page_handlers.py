@@ -1,4 +1,4 @@
-"""Handles requests for the status page and the pages of backends and of the fleet."""
+"""Handles requests for the HTML pages: status, backends and fleet."""
 
 import asyncio
 import gzip
@@ -35,7 +35,7 @@ class _Page:
 
 
 class PageHandlers:
-    """Responds with pages. Without authorization, a page contains no data, and prompts for the token.
+    """Responds with HTML pages. Without authorization, a page contains no data, and prompts for the token.
 
     Args:
         service: The service whose state the pages show.

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class StateDescriber(Protocol):
-    """Describes the state of an uplink in one line, with its cause."""
+    """Returns one line with the state of an uplink and its cause. An uplink implements this interface."""
 
     def describe(self) -> str:
         """Return one line with the state and the cause of the state."""

@@ -1,4 +1,4 @@
-"""Arranges the state of the service for the status page: groups, order, and recent changes. Does no I/O."""
+"""Prepares the state of the service for the status page: groups, order, and recent changes. Does no I/O."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ _SAME_TIME = 5.0
 
 @dataclass(frozen=True)
 class TunnelGroup:
-    """The backends that use the same tunnels.
+    """A group on the status page: the backends that use the same tunnels, and these tunnels.
 
     Args:
         ways: The tunnels through which the targets can be reached; empty if the backends need no tunnel.
@@ -31,7 +31,7 @@ class TunnelGroup:
 
 @dataclass
 class RecentChange:
-    """One line of the list of recent changes, for equal events at the same time.
+    """One row of the list of recent changes: one event, or several equal events at the same time.
 
     Args:
         event: The first event.
@@ -44,7 +44,7 @@ class RecentChange:
 
 @dataclass(frozen=True)
 class ConsumerRow:
-    """One row of the table of consumers: the use of one backend by one container."""
+    """One row of the table of consumers: how much one container uses one backend."""
 
     name: str
     backend: str

@@ -1,4 +1,4 @@
-"""Renders the pages (status, backends, fleet, login) from templates, with automatic escaping."""
+"""Renders the HTML pages (status, backends, fleet, login) from templates, with automatic escaping."""
 
 import base64
 import hashlib
@@ -25,7 +25,7 @@ from gateway.ops.page import model
 from gateway.ops.page.charts import PHASES, WIDTH, Chart, history_chart, milliseconds, phases_chart
 from gateway.ops.page.row_cache import RowCache
 from gateway.ops.page.time_format import clock_time
-from gateway.ops.reason_texts import state_name
+from gateway.ops.reason_descriptions import state_name
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import BackendView, ConfigText, ServiceView, TargetView
 from gateway.text_sanitizer import format_bytes

@@ -1,4 +1,4 @@
-"""Formats times for the pages. If scripts are enabled, the browser converts them to its time zone."""
+"""Formats times on the HTML pages, in UTC. With scripts, the browser converts them to its time zone."""
 
 from datetime import UTC, datetime
 

@@ -1,14 +1,14 @@
-"""Builds the data about the ways to a backend's targets, for the status."""
+"""Builds the status of each tunnel through which a backend reaches its targets."""
 
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend
 from gateway.contracts.states import HealthState
 from gateway.errors import Reason
-from gateway.health.way_choice import working_ways
-from gateway.ops.status_views import WayView
+from gateway.health.tunnel_selection import working_ways
+from gateway.ops.status_views import BackendTunnelView
 
 
-def way_views(running: RunningBackend) -> list[WayView]:
+def backend_tunnel_views(running: RunningBackend) -> list[BackendTunnelView]:
     """Return one view for each tunnel that leads to a target of the backend, in the order of the configuration."""
     in_use = {each.checks[each.choose()].tunnel for each in running.targets}
     found = []
@@ -18,7 +18,7 @@ def way_views(running: RunningBackend) -> list[WayView]:
         up = not targets or None in troubles
         reason, detail = (None, "") if up else next(trouble for trouble in troubles if trouble is not None)
         found.append(
-            WayView(
+            BackendTunnelView(
                 tunnel=tunnel,
                 up=up,
                 reason=reason,

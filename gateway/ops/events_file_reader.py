@@ -1,4 +1,4 @@
-"""Reads events from a file with one JSON object per line, which can be damaged."""
+"""Reads the events in the events file, one JSON object per line. Skips damaged lines."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Returns a short description and a remedy for each failure reason."""
+"""Describes the state of a tunnel or backend in a few words: its name, its cause, and the remedy."""
 
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.errors import Reason

@@ -1,4 +1,4 @@
-"""Applies changes to a container's mounts, and converts the result to options of `docker create`. Does no I/O."""
+"""Defines changes of a container's mounts, and converts the result to `docker create` options. Does no I/O."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -8,8 +8,8 @@ from gateway.audit.model import AuditedContainer, AuditedMount
 
 
 @dataclass(frozen=True)
-class MountOptionChange:
-    """The differences between the mounts of the old container and of the new one.
+class MountChanges:
+    """Changes of a container's mounts: new sources, removed mounts, read-only mounts, and data to copy.
 
     Args:
         mounts: New sources (a volume's name, or a path of the host) by the path inside the container.
@@ -30,17 +30,17 @@ class MountOptionChange:
     setup: tuple[str, ...] = ()
 
 
-def unmounted_paths(change: MountOptionChange) -> set[str]:
+def unmounted_paths(change: MountChanges) -> set[str]:
     """Return the paths of the mounts that are removed or replaced."""
     return {*change.mounts, *change.dropped}
 
 
-def new_volumes(change: MountOptionChange) -> list[str]:
+def new_volumes(change: MountChanges) -> list[str]:
     """Return the names of the volumes that the commands create."""
     return sorted({each for each in change.mounts.values() if not each.startswith("/")})
 
 
-def volume_options(container: AuditedContainer, change: MountOptionChange) -> list[str]:
+def volume_options(container: AuditedContainer, change: MountChanges) -> list[str]:
     """Return the options of `docker create` for a container's mounts."""
     given = tmpfs_options(container)
     found: list[str] = []
@@ -50,7 +50,7 @@ def volume_options(container: AuditedContainer, change: MountOptionChange) -> li
     return [*found, *(argument for each in short_mounts(container, change) for argument in ("-v", each))]
 
 
-def short_mounts(container: AuditedContainer, change: MountOptionChange) -> Iterator[str]:
+def short_mounts(container: AuditedContainer, change: MountChanges) -> Iterator[str]:
     """Yield the mounts in the short syntax of `-v` and Compose."""
     given = _given_options(container)
     for mount in container.mounts:
@@ -60,7 +60,7 @@ def short_mounts(container: AuditedContainer, change: MountOptionChange) -> Iter
         yield _short(source, AuditedMount("volume", path), (), change)
 
 
-def _short(source: str, mount: AuditedMount, given: Iterable[str], change: MountOptionChange) -> str:
+def _short(source: str, mount: AuditedMount, given: Iterable[str], change: MountChanges) -> str:
     more = [each for each in given if each not in ("ro", "rw")]
     if mount.path in change.read_only or not mount.writable:
         more.insert(0, "ro")

@@ -1,4 +1,4 @@
-"""Reads files whose file system possibly hangs, with a deadline, and with at most one thread for each reader."""
+"""Runs a blocking read of a file in a thread, with a deadline, because a network file system can hang."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,8 +7,8 @@ from typing import Generic, TypeVar
 _T = TypeVar("_T")
 
 
-class BoundedRead(Generic[_T]):
-    """Runs a blocking function in a thread. While a call hangs, further calls wait for it and start no thread."""
+class DeadlineReader(Generic[_T]):
+    """Runs a blocking function in a thread, with a deadline. While it hangs, further calls wait for it."""
 
     def __init__(self) -> None:
         self._reading: asyncio.Future[_T] | None = None

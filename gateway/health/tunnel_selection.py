@@ -1,4 +1,4 @@
-"""Chooses the way to a target for new clients: the tunnel through which they reach it. Does no I/O.
+"""Selects the tunnel through which new clients reach a target, if there are several. Does no I/O.
 
 New clients leave a way at once if its tunnel is down or suspect, or if the target works only through another way.
 They move to a preferred way after a check through it has succeeded, and return to it after it has worked for a while.
@@ -25,8 +25,8 @@ _UNCHECKED = (HealthState.UNKNOWN, HealthState.PAUSED)
 
 
 @dataclass(frozen=True)
-class WayHealth:
-    """The state of one way to a target, on which the choice is based.
+class TunnelCandidate:
+    """A tunnel through which new clients can reach a target, with its state and latency.
 
     Args:
         is_open: Whether the tunnel has a link.
@@ -44,7 +44,7 @@ class WayHealth:
     dial_failed: bool = False
 
 
-def working_ways(ways: Sequence[WayHealth]) -> list[int]:
+def working_ways(ways: Sequence[TunnelCandidate]) -> list[int]:
     """Return the indexes of the ways that new clients can use.
 
     If the target fails through all ways, the cause is the target, so all ways count as working. A way that was never
@@ -61,7 +61,7 @@ def working_ways(ways: Sequence[WayHealth]) -> list[int]:
     return trusted
 
 
-def confirmed_ways(ways: Sequence[WayHealth]) -> list[int]:
+def confirmed_ways(ways: Sequence[TunnelCandidate]) -> list[int]:
     """Return the indexes of the working ways to which new clients can move from another working way.
 
     The last check through such a way has succeeded. If the target is not checked, an open tunnel is sufficient.
@@ -75,7 +75,7 @@ def confirmed_ways(ways: Sequence[WayHealth]) -> list[int]:
 
 
 def choose_way(
-    ways: Sequence[WayHealth], worked_for: Sequence[float], current: int | None, prefer: WayPreference
+    ways: Sequence[TunnelCandidate], worked_for: Sequence[float], current: int | None, prefer: WayPreference
 ) -> int:
     """Return the index of the way for new clients.
 
@@ -106,7 +106,7 @@ def choose_way(
     return best
 
 
-def order_ways(ways: Sequence[WayHealth], chosen: int) -> list[int]:
+def order_ways(ways: Sequence[TunnelCandidate], chosen: int) -> list[int]:
     """Return the indexes of all ways, in the order in which to try them.
 
     Args:
@@ -117,8 +117,8 @@ def order_ways(ways: Sequence[WayHealth], chosen: int) -> list[int]:
     return sorted(range(len(ways)), key=lambda at: (at != chosen, at not in working, at))
 
 
-class WayChoice:
-    """Chooses the way to one target for new clients, and counts the changes.
+class TunnelSelector:
+    """Selects the tunnel through which new clients reach one target, and counts the changes.
 
     Args:
         names: The tunnels of the ways, in the order of the configuration; None for the direct way.
@@ -138,7 +138,7 @@ class WayChoice:
         self._slower_since: tuple[int, ...] | None = None
         """The checks through each way when the current way became slower than another; None if it is not slower."""
 
-    def update(self, ways: Sequence[WayHealth], now: float) -> int:
+    def update(self, ways: Sequence[TunnelCandidate], now: float) -> int:
         """Choose the way for new clients from the current results, and return its index.
 
         Args:
@@ -166,7 +166,7 @@ class WayChoice:
                 self.current, self._slower_since = chosen, None
         return chosen
 
-    def _confirm_faster(self, current: int, faster: int, ways: Sequence[WayHealth]) -> int:
+    def _confirm_faster(self, current: int, faster: int, ways: Sequence[TunnelCandidate]) -> int:
         """Return `faster` if the current way has been slower for several checks; otherwise, return `current`."""
         if faster == current:
             self._slower_since = None
@@ -176,7 +176,7 @@ class WayChoice:
         confirmations = min(ways[at].checks - self._slower_since[at] for at in (current, faster))
         return faster if confirmations >= _CONFIRMATIONS else current
 
-    def inherit(self, other: "WayChoice") -> None:
+    def inherit(self, other: "TunnelSelector") -> None:
         """Continue the counters and the choice of `other`, which chose the way to this target before a reload."""
         self.switches = other.switches
         for at, name in enumerate(self.names):

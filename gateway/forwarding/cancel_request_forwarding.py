@@ -1,4 +1,4 @@
-"""Joins a cancel request to the target of its session, and sends copies to other targets that might have it."""
+"""Forwards a cancel request to the target of its session, and to all other targets that might have it."""
 
 import asyncio
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Reloads the configuration, keys or certificates after their file has changed."""
+"""Reloads the configuration, or renews keys and certificates, after their files have changed."""
 
 import asyncio
 import logging
@@ -14,8 +14,8 @@ from gateway.ops.server import OpsServer
 log = logging.getLogger(__name__)
 
 
-class FileChanges:
-    """Handles changes of the configuration file, and of the files that the section `ops` and the tunnels use.
+class FileChangeHandler:
+    """Reloads what changed files contain: the configuration, or keys and certificates of tunnels and `ops`.
 
     Args:
         file: The configuration file; None if there is none.

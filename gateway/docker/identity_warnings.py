@@ -1,4 +1,4 @@
-"""Generates warnings about containers that can spoof an address, and about labels from images. Does no I/O."""
+"""Warns about ways to forge a container's identity: spoofed addresses, and labels from images. Does no I/O."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Defines the network settings of a VPN device: addresses, name servers and MTU."""
+"""Defines the network settings of a VPN device: addresses, routes, name servers and MTU."""
 
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_address
@@ -10,8 +10,8 @@ _IPV6_MIN_MTU = 1280
 
 
 @dataclass(frozen=True)
-class DeviceAddresses:
-    """The network settings of one VPN device.
+class DeviceSettings:
+    """The network settings of one VPN device: addresses, routes, name servers and MTU.
 
     Args:
         addresses: Addresses of the device, with their prefix lengths.

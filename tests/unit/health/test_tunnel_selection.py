@@ -7,16 +7,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.contracts.states import HealthState, WayPreference
-from gateway.health.way_choice import RETURN_AFTER, WayChoice, WayHealth, choose_way, order_ways, working_ways
+from gateway.health.tunnel_selection import (
+    RETURN_AFTER,
+    TunnelCandidate,
+    TunnelSelector,
+    choose_way,
+    order_ways,
+    working_ways,
+)
 
-UP = WayHealth(is_open=True, state=HealthState.UP)
-CLOSED = WayHealth(is_open=False, state=HealthState.BLOCKED)
-DOWN = WayHealth(is_open=True, state=HealthState.DOWN)
-OPENED = WayHealth(is_open=True, state=HealthState.BLOCKED)
+UP = TunnelCandidate(is_open=True, state=HealthState.UP)
+CLOSED = TunnelCandidate(is_open=False, state=HealthState.BLOCKED)
+DOWN = TunnelCandidate(is_open=True, state=HealthState.DOWN)
+OPENED = TunnelCandidate(is_open=True, state=HealthState.BLOCKED)
 
 some_ways = st.lists(
     st.builds(
-        WayHealth,
+        TunnelCandidate,
         is_open=st.booleans(),
         state=st.sampled_from(HealthState),
         latency=st.none() | st.floats(0.0001, 10),
@@ -30,7 +37,7 @@ preferences: st.SearchStrategy[WayPreference] = st.sampled_from(["order", "laten
 
 @given(some_ways, st.data(), preferences)
 def test_new_clients_never_use_a_closed_way_while_another_is_open(
-    ways: list[WayHealth], data: st.DataObject, prefer: WayPreference
+    ways: list[TunnelCandidate], data: st.DataObject, prefer: WayPreference
 ) -> None:
     worked_for = data.draw(st.lists(st.floats(-inf, inf, allow_nan=False), min_size=len(ways), max_size=len(ways)))
     current = data.draw(st.none() | st.integers(0, len(ways) - 1))
@@ -49,7 +56,9 @@ def test_new_clients_never_use_a_closed_way_while_another_is_open(
 
 
 @given(some_ways, st.data(), preferences)
-def test_the_choice_does_not_alternate(ways: list[WayHealth], data: st.DataObject, prefer: WayPreference) -> None:
+def test_the_choice_does_not_alternate(
+    ways: list[TunnelCandidate], data: st.DataObject, prefer: WayPreference
+) -> None:
     current = data.draw(st.none() | st.integers(0, len(ways) - 1))
     chosen = choose_way(ways, [inf] * len(ways), current, prefer)
     assert choose_way(ways, [inf] * len(ways), chosen, prefer) == chosen
@@ -57,7 +66,7 @@ def test_the_choice_does_not_alternate(ways: list[WayHealth], data: st.DataObjec
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.floats(0, 20)), max_size=40))
 def test_flapping_ways_cause_at_most_one_return_per_pause(events: list[tuple[int, bool, float]]) -> None:
-    choice, ways, now = WayChoice("abcd", "order"), [UP] * 4, 0.0
+    choice, ways, now = TunnelSelector("abcd", "order"), [UP] * 4, 0.0
     choice.update(ways, now)
     returns = 0
     for at, is_open, pause in events:
@@ -82,7 +91,7 @@ def test_a_target_that_fails_through_all_ways_does_not_discredit_them() -> None:
 
 
 def test_clients_leave_a_way_at_once_and_return_when_it_has_worked_for_a_while() -> None:
-    choice = WayChoice(["a", "b"], "order")
+    choice = TunnelSelector(["a", "b"], "order")
     assert choice.update([CLOSED, UP], 0.0) == 1
     for state in (HealthState.BLOCKED, HealthState.UNKNOWN, HealthState.DOWN):
         assert choice.update([replace(UP, state=state), UP], 0.5) == 1  # no check has succeeded
@@ -100,7 +109,7 @@ def test_the_chosen_way_is_tried_first_and_ways_that_do_not_work_last() -> None:
 
 
 def test_clients_return_to_a_way_of_a_target_without_checks() -> None:
-    unchecked, choice = WayHealth(is_open=True, state=HealthState.UNKNOWN), WayChoice(["a", "b"], "order")
+    unchecked, choice = TunnelCandidate(is_open=True, state=HealthState.UNKNOWN), TunnelSelector(["a", "b"], "order")
     assert choice.update([unchecked, unchecked], 0.0) == 0
     assert choice.update([CLOSED, unchecked], 1.0) == 1
     assert choice.update([unchecked, unchecked], 2.0) == 1
@@ -108,7 +117,7 @@ def test_clients_return_to_a_way_of_a_target_without_checks() -> None:
 
 
 def test_latency_decides_with_hysteresis() -> None:
-    choice = WayChoice(["a", "b", "c"], "latency")
+    choice = TunnelSelector(["a", "b", "c"], "latency")
 
     def update(*latencies: float | None, checks: int = 1) -> int:
         return choice.update([replace(UP, latency=each, checks=checks) for each in latencies], 0.0)
@@ -123,7 +132,7 @@ def test_latency_decides_with_hysteresis() -> None:
 
 
 def test_latencies_that_alternate_cause_no_change() -> None:
-    choice = WayChoice(["a", "b"], "latency")
+    choice = TunnelSelector(["a", "b"], "latency")
     for checks in range(100):
         slow, fast = 0.030, 0.003
         latencies = (slow, fast) if checks // 7 % 2 else (fast, slow)
@@ -132,7 +141,7 @@ def test_latencies_that_alternate_cause_no_change() -> None:
 
 
 def test_a_way_that_starts_to_work_is_used_at_once_if_it_is_faster() -> None:
-    choice = WayChoice(["a", "b"], "latency")
+    choice = TunnelSelector(["a", "b"], "latency")
     assert choice.update([replace(UP, latency=0.1, checks=1), CLOSED], 0.0) == 0
     assert choice.update([replace(UP, latency=0.1, checks=1), replace(UP, latency=0.01, checks=1)], 0.0) == 1
     assert choice.update([replace(UP, latency=0.01, checks=9), replace(UP, latency=0.1, checks=8)], 0.0) == 1
@@ -141,7 +150,7 @@ def test_a_way_that_starts_to_work_is_used_at_once_if_it_is_faster() -> None:
 
 
 def test_a_reload_keeps_the_choice_and_the_counters() -> None:
-    old, new = WayChoice(["a", "b"], "order"), WayChoice(["c", "b", "a"], "order")
+    old, new = TunnelSelector(["a", "b"], "order"), TunnelSelector(["c", "b", "a"], "order")
     old.update([UP, UP], 0.0)
     old.update([CLOSED, UP], 1.0)
     new.inherit(old)

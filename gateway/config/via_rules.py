@@ -15,7 +15,7 @@ class _ViaEntry(NamedTuple):
     place: str
 
 
-def way_problems(root: ParsedMapping) -> Iterator[Problem]:
+def via_problems(root: ParsedMapping) -> Iterator[Problem]:
     """Yield a problem for each violation. Reads the tree, and so also checks parts that have other problems."""
     known = [name for name, _ in tables(root, "tunnels")]
     for section in ("tunnels", "backends"):

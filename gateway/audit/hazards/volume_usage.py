@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 from gateway.audit import rules
+from gateway.audit.data_copy import END, on_exit
 from gateway.audit.hazards.finding import database_in, mounts, on_container
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
-from gateway.audit.mount_options import MountOptionChange
+from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import MountStorage, StorageMedium, of_volume
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell_commands import command, script
@@ -41,7 +42,7 @@ def _writers(snapshot: AuditSnapshot) -> Iterator[Finding]:
         # The fix changes the container that was created last, because it was probably added to an existing setup.
         container, mount, _ = max(group, key=lambda each: str(each[0].inspection.get("Created", "")))
         what = f"{', '.join(names)} write to {store.title}{content}"
-        fix: str | MountOptionChange = MountOptionChange(read_only=frozenset({mount.path}))
+        fix: str | MountChanges = MountChanges(read_only=frozenset({mount.path}))
         if len(services) < 2:
             fix = f"# {one_line(container.service)} must have one container, or a volume for each container"
         yield on_container(snapshot, rules.WRITERS, severity, container, mount.path, what, fix)
@@ -74,6 +75,5 @@ def _save_and_remove(snapshot: AuditSnapshot, volume: AuditedVolume, remove: str
     helper = f"save-{volume.name[:20]}"
     create = command(snapshot.client, "create", "--name", helper, "-v", f"{volume.name}:/volume:ro", image, "none")
     copy = command(snapshot.client, "cp", "-a", f"{helper}:/volume/.", "-")
-    return script(
-        create, f"{copy} > {command(f'{volume.name}.tar')}", command(snapshot.client, "rm", "-v", helper), remove
-    )
+    end = command(snapshot.client, "rm", "-v", helper)
+    return script(create, on_exit(end), f"{copy} > {command(f'{volume.name}.tar')}", END, end, remove)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gateway.app.one_shot_checks import check
+from gateway.app.one_shot_commands import check
 from gateway.config import ConfigSources, load
 from gateway.contracts.states import HealthState
 from gateway.errors import Reason

@@ -1,4 +1,4 @@
-"""Creates runtime directories, and removes runtime directories and sockets of gateways that were killed."""
+"""Creates locked runtime directories, and removes the directories and sockets of killed gateways."""
 
 import contextlib
 import errno
@@ -16,12 +16,12 @@ _LOCK = "lock"
 _RUN = Path("/run/gateway")
 """Directory for runtime files, writable even in a container with a read-only root file system and without /tmp."""
 _MIN_AGE = 30.0
-"""Minimum age, in seconds, of files that the cleanup removes. It is possible that a newer directory is not locked
-yet, or that no process listens on a newer socket yet."""
+"""Minimum age, in seconds, of files that the cleanup removes. A newer directory might not be locked yet, and a newer
+socket might not have a listener yet."""
 
 
 class RuntimeDirectory:
-    """A temporary directory that is locked while this process runs.
+    """A temporary directory for the files of this process, with a lock that marks it as in use.
 
     The constructor also removes the directories of killed gateways.
 

@@ -1,4 +1,4 @@
-"""Parses WireGuard files (wg-quick(8)) and `wg show`, and writes input of `wg setconf`. Does no I/O."""
+"""Parses WireGuard files (wg-quick(8)) and `wg show` output, and writes `wg setconf` input. Does no I/O."""
 
 import ipaddress
 import re
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from gateway.contracts.values import Endpoint, IpAddress
 from gateway.errors import GatewayError
-from gateway.vpn.device_addresses import IpInterface
+from gateway.vpn.device_settings import IpInterface
 
 _IGNORED = {"table", "saveconfig", "fwmark"}
 """Keys of [Interface] that concern the host's routes, which the gateway does not change."""
@@ -211,7 +211,7 @@ def to_setconf(file: WireGuardFile, endpoints: dict[str, str]) -> str:
 
 @dataclass(frozen=True)
 class WireGuardDeviceStatus:
-    """The status of a WireGuard device, as `wg show` reports it.
+    """The status of a WireGuard device, parsed from the output of `wg show`.
 
     Args:
         last_handshake: Time of the last handshake with any peer, in seconds since the epoch. 0: none yet.
