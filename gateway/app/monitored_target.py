@@ -4,12 +4,12 @@ import logging
 import time
 
 from gateway.contracts.states import HealthState
+from gateway.contracts.timed_state import TimedState
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.check import Check
 from gateway.health.target_record import TargetRecord
 from gateway.health.target_selection import TargetCandidate
-from gateway.health.timed_state import TimedState
 from gateway.health.tunnel_selection import TunnelCandidate, TunnelSelector, order_ways
 from gateway.supervision.uplink import describe_all
 

@@ -25,11 +25,11 @@ class CommandOptions:
             quarantined.
         start_timeout: Time limit until the program listens (`port`). The file system must find the program within
             half of this time.
-        suspect: Time in which the program does not read, accept or answer, although data waits on each connection,
-            after which new clients use another process (`port`).
-        lost: Time in which the program does not read, accept or answer, although data waits on each connection, after
-            which the process is killed. Its clients are reset. A process that still accepts new connections (`port`)
-            is not killed.
+        suspect: If the program does not read, accept or answer for this time, although data waits on each connection,
+            new clients use another process (`port`).
+        lost: If the program does not read, accept or answer for this time, although data waits on each connection,
+            the gateway kills the process and resets its clients. It does not kill a process that still accepts new
+            connections (`port`).
     """
 
     command: tuple[str, ...]

@@ -26,7 +26,7 @@ class GatewaySection:
     Args:
         instance: The gateway's name in logs, status and labels. With a section `docker`, the gateway records the
             hostname in `state_dir` and keeps it as its name. It refuses a hostname that is the ID of the container.
-        state_dir: Folder for data that must survive a restart. The default for a user who may not write to
+        state_dir: Folder for data that must survive a restart. The default for a user who cannot write to
             /var/lib/gateway is `$XDG_STATE_HOME/gateway` (~/.local/state/gateway).
         workers: Number of additional processes that carry the traffic of bulk backends; 0: one process does
             everything.
@@ -70,11 +70,11 @@ class OpsSection:
         probe_listen: Address of a second HTTP server for `/livez`, `/startupz` and `/readyz` only, without TLS and
             authentication.
         admin_socket: Unix socket for commands. Only the owner of the socket can use it. The default for a user who
-            may not write to /run/gateway is `$XDG_RUNTIME_DIR/gateway/admin.sock`, or /tmp/gateway-UID/admin.sock.
+            cannot write to /run/gateway is `$XDG_RUNTIME_DIR/gateway/admin.sock`, or /tmp/gateway-UID/admin.sock.
         hosts: Names that `listen` and `probe_listen` accept in the Host header, in addition to their addresses and
             localhost. Requests to other names get 421.
         token_file: A file with a token, which clients send as `Authorization: Bearer`. It gives access to everything.
-            Without the token, only probes are answered.
+            Without the token, clients can use only the probes.
         metrics_token_file: A file with another token, which gives access to `/metrics` and `/api/v1/sd` only.
         tls: Certificate and key for `listen`; absent: plain HTTP.
     """
@@ -98,9 +98,10 @@ class ShutdownSection:
     """The section `shutdown`: the duration of each step of a shutdown.
 
     Args:
-        delay: How long the gateway still accepts clients while it reports not ready, so that load balancers can
+        delay: Time during which the gateway reports not ready, but still accepts clients, so that load balancers can
             react.
-        drain: How long open connections may continue after `delay`. The gateway accepts no new connections then.
+        drain: Time after `delay` for open connections to finish. The gateway accepts no new connections during this
+            time.
     """
 
     delay: Duration = Duration(5.0)
@@ -126,8 +127,8 @@ class AuditSection:
 
     Args:
         log: A file, `stdout` or `stderr`; absent: no audit log.
-        queue: Number of events that wait while the file cannot be written. Further events are dropped, counted and
-            logged.
+        queue: Number of events that wait while the file cannot be written. The gateway drops further events, and
+            counts and logs this.
     """
 
     log: LogTarget | None = None
@@ -162,7 +163,7 @@ class CommonTunnelOptions:
     Args:
         kind: The kind, for example `ssh`.
         via: The tunnel inside which this tunnel runs; absent: it connects directly from this host. With a list of
-            tunnels, it runs inside the first one that works, and reconnects through another one.
+            tunnels, it runs inside the first one that works, and reconnects through another one if this one fails.
     """
 
     kind: str
@@ -251,15 +252,15 @@ class CommonBackendOptions:
         prefer: The target for new clients: the primary, a replica, any, or the first one that is up.
         prefer_way: The way for new clients among those that work: the first one of `via` (`order`), or the one with
             the fastest checks (`latency`).
-        listen: Addresses and unix sockets where clients connect; absent: the backend is only checked. A unix socket
-            may be a mapping with its consumer and users.
-        hold: How long a new client waits while the path is down; absent: the default of the kind.
+        listen: Addresses and unix sockets where clients connect; absent: the gateway only checks the backend. A unix
+            socket may be a mapping with its consumer and users.
+        hold: Maximum time that a new client waits while the path is down; absent: the default of the kind.
         max_connections: Maximum number of clients, including waiting ones.
         max_connections_per_consumer: Maximum number of clients of one container (of one address, if containers are
             not known); absent: 80 % of `max_connections` for known containers, so that no container can use all.
         allow: Networks that may connect, as a list, or `{label: gateway.backends}`; absent: all.
-        worker: Whether a worker carries its traffic, if there are workers; absent: bulk kinds only. The main process
-            carries the traffic of a backend with several tunnels.
+        worker: Whether a worker carries the traffic of the backend, if `workers` is set; absent: only for bulk kinds.
+            The main process carries the traffic of a backend with several tunnels.
     """
 
     kind: str

@@ -131,7 +131,7 @@ def _tunnels(tunnels: list[TunnelView]) -> Iterator[Metric]:
     connects = CounterMetricFamily("gateway_tunnel_connects", "Successful connects of the tunnel.", labels=["tunnel"])
     failures = CounterMetricFamily(
         "gateway_tunnel_failures",
-        "Failed connects and losses of the tunnel, by reason; tunnel: this tunnel, or the one around it, was lost.",
+        "Failed connects and losses of the tunnel, by reason; tunnel: the tunnel, or its outer tunnel, was lost.",
         labels=["tunnel", "reason"],
     )
     rtt = GaugeMetricFamily(

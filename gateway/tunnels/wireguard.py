@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 HANDSHAKE_AGE = Fact(
     "handshake_age_seconds",
-    "Since a WireGuard peer's last handshake.",
+    "Time since the last handshake of a WireGuard peer.",
     metric="gateway_tunnel_handshake_age_seconds",
     describe=lambda seconds: f"handshake {seconds:.0f} s ago",
 )

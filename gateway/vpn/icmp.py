@@ -68,7 +68,7 @@ class EchoMonitor:
         return any(self._responds.values())
 
     def ignore_unresponsive_hosts(self) -> None:
-        """Expect no more replies from hosts that do not answer while other traffic arrives, as if they are down."""
+        """Stop expecting replies from hosts that do not answer while other traffic arrives."""
         for address, requests in self._unanswered.items():
             if requests >= _MAX_UNANSWERED and self._responds.get(address):
                 self._responds[address] = False

@@ -113,7 +113,7 @@ class VpnLink:
             self.liveness.record_echo_request(time.monotonic())
 
     def ignore_unresponsive_hosts(self) -> None:
-        """Expect no more replies from hosts that do not answer while other traffic arrives, as if they are down."""
+        """Stop expecting replies from hosts that do not answer while other traffic arrives."""
         self._echo.ignore_unresponsive_hosts()
 
     def _on_echo_reply(self, seconds: float) -> None:

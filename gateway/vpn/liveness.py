@@ -11,9 +11,9 @@ class SilenceThresholds:
     Args:
         suspect: New clients wait.
         reconnect: The VPN reconnects in place, repeatedly, and keeps its device.
-        down: The tunnel is reported as down.
-        lost: Existing clients are reset.
-        restart: The child process and the device are replaced.
+        down: The gateway reports the tunnel as down.
+        lost: The gateway resets existing clients.
+        restart: The gateway replaces the child process and the device.
     """
 
     suspect: float = 5.0

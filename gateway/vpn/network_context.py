@@ -44,7 +44,7 @@ def create_context(isolation: Isolation, device: str) -> "NetworkContext":
 
     Args:
         isolation: The configuration's `isolation`.
-        device: Name of the device. It is not necessary that the device exists.
+        device: Name of the device, which does not have to exist.
 
     Raises:
         TunnelError: The gateway lacks the capabilities to create a network namespace.

@@ -65,7 +65,7 @@ _REFUSED = {
         "mtu-dynamic", "use-prediction-resistance",
     },
 }  # fmt: skip
-"""Refused directives, grouped by the reason. A directive that none of the tables contains is refused too."""
+"""Refused directives, grouped by the reason. The gateway also refuses a directive that is in none of the tables."""
 
 
 def is_ignored(directive: OpenVpnDirective) -> bool:

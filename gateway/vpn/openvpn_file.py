@@ -85,7 +85,7 @@ def parse_client_file(text: str, read_file: Callable[[str], bytes] = _refuse_fil
             cannot be read.
 
     Raises:
-        GatewayError: The file contains something that is not allowed. The message names the line.
+        GatewayError: The file contains a directive or a value that is not allowed. The message names the line.
     """
     parser = _ClientFileBuilder(read_file)
     for each in parse_directives(text):

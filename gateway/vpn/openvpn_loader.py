@@ -44,7 +44,7 @@ def load_client_file(options: OpenVpnOptions) -> GeneratedClientFile:
         options: The options of the tunnel.
 
     Raises:
-        TunnelError: The file cannot be read, or contains something that is not allowed; fatal.
+        TunnelError: The file cannot be read, or contains a directive or a value that is not allowed; fatal.
     """
     named: dict[str, _LoadedFile] = {}
     try:

@@ -16,8 +16,8 @@ _LOCK = "lock"
 _RUN = Path("/run/gateway")
 """Directory for runtime files, writable even in a container with a read-only root file system and without /tmp."""
 _MIN_AGE = 30.0
-"""Minimum age, in seconds, of files that the cleanup removes. It is possible that a newer directory is not locked
-yet, or that no process listens on a newer socket yet."""
+"""Minimum age, in seconds, of files that the cleanup removes. A newer directory might not be locked yet, and a newer
+socket might not have a listener yet."""
 
 
 class RuntimeDirectory:

@@ -181,7 +181,7 @@ class WireGuardDevice:
                 env=minimal_environment(),
             )  # fmt: skip
             if done.returncode:
-                # The quoted value is possibly a key.
+                # The quoted value might be a key.
                 message = re.sub(r"`[^']*'", "a value", done.stderr.strip().partition("\n")[0])
                 raise TunnelError(Reason.PROTOCOL, f"wg {arguments[0]}: {message}")
             return done.stdout
