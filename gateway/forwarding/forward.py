@@ -7,6 +7,7 @@ from functools import reduce
 
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.cancel_protocol import CancelProtocol
+from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.tracing import TraceExporter
 from gateway.contracts.values import Endpoint
@@ -19,6 +20,7 @@ from gateway.forwarding.consumer_usage import ConsumerUsage
 from gateway.forwarding.dialer import Dialer
 from gateway.forwarding.joined_connections import JoinedConnection, JoinedConnections
 from gateway.forwarding.listener import Listener
+from gateway.forwarding.native_acceptor import NativeAcceptor
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import LinkSource, RoutedTarget
@@ -70,6 +72,11 @@ class Forward:
         self._prompt = prompt
         self._audit = ConnectionAudit(name, recorder or AuditRecorder(), exporter)
         self._acceptor = Acceptor(name, admission, self._dialer, self._connections, self._audit, self._connect)
+        self._native: NativeAcceptor | None = None
+        """Lets links accept clients; None if this process must observe their bytes."""
+        if tap is None and cancels is None:
+            self._native = native = NativeAcceptor(self._acceptor, self._latency, self._on_accepted_by_link)
+            self._acceptor.waiting_elsewhere = lambda: native.waiting
 
     @property
     def active(self) -> int:
@@ -79,7 +86,7 @@ class Forward:
     @property
     def waiting(self) -> int:
         """Number of clients that are not joined yet."""
-        return len(self._acceptor.pending)
+        return len(self._acceptor.pending) + self._acceptor.waiting_elsewhere()
 
     @property
     def accepted(self) -> int:
@@ -143,9 +150,16 @@ class Forward:
 
         Listeners that are no longer in the list are not closed, because another backend might use them now.
         """
+        if self._native is not None:
+            self._native.withdraw()
         self.listeners, self._acceptor.admission = listeners, admission
         self._dialer.set_route(route)
         self._start_accepting()
+
+    def review(self) -> None:
+        """Accept clients in this process if the target or the rules have changed since a link accepts them."""
+        if self._native is not None:
+            self._native.review(self._dialer.target_dialer.route)
 
     def active_on(self, uplink: LinkSource) -> int:
         """Return the number of clients that are joined through `uplink`."""
@@ -155,6 +169,9 @@ class Forward:
         """Reset every client, joined or waiting."""
         self._acceptor.abort_all()
         self._connections.abort_all()
+        if self._native is not None:
+            self._native.withdraw()
+            self._native.recall()
 
     def abort_idle(self, seconds: float) -> None:
         """Reset the joined clients that do not wait for a response and have been silent for `seconds`."""
@@ -181,6 +198,7 @@ class Forward:
         group = self._acceptor.group
         if drained and group is not None:
             group.create_task(self._connections.drain())
+        self.review()
 
     def _start_accepting(self) -> None:
         if self._acceptor.group is not None:
@@ -207,14 +225,22 @@ class Forward:
         if client.slot is not None:
             client.slot.join(relay)
         record = self._audit.joined(client.record)
-        self._connections.add(JoinedConnection(relay, routed, client.slot, time.monotonic(), login, record))
+        self._add(JoinedConnection(relay, routed, client.slot, time.monotonic(), login, record))
         if login is not None and self._cancels is not None:
             self._cancels.add_session(routed.identity, login)
         if self._acceptor.reserve.rekey(task, relay.ended):
             timer = asyncio.get_running_loop().call_later(_RESERVE_TIMEOUT, relay.abort, CloseReason.ABORTED)
             relay.ended.add_done_callback(lambda _: timer.cancel())
-        relay.ended.add_done_callback(self._on_ended)
-        if routed.target in self._connections.drained_targets:  # the target has lost its role during the dial
+        if self._native is not None:
+            self._native.offer(routed, self._dialer.target_dialer.route, self.listeners)
+
+    def _on_accepted_by_link(self, routed: RoutedTarget, relay: Relay) -> None:
+        self._add(JoinedConnection(relay, routed, None, time.monotonic(), None, None))
+
+    def _add(self, connection: JoinedConnection) -> None:
+        self._connections.add(connection)
+        connection.relay.ended.add_done_callback(self._on_ended)
+        if connection.routed.target in self._connections.drained_targets:  # it has lost its role during the dial
             self.move_clients(self._connections.drained_targets, self._connections.left_targets)
 
     def _ended(self, ended: asyncio.Future[CloseReason]) -> None:
@@ -232,3 +258,5 @@ class Forward:
         if close_reason is CloseReason.BACKEND_RESET:
             dialer.route.on_failure(routed)
         dialer.record_end(routed, relay, connection.began)
+        if self._native is not None:
+            self._native.on_client_ended()

@@ -1,0 +1,90 @@
+"""Interfaces of a link that accepts clients and joins them to a target, without the event loop of Python."""
+
+import socket
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from gateway.contracts.link import Relay, Stream
+from gateway.contracts.values import Endpoint, IpNetwork
+from gateway.measurement import Histogram
+
+
+@dataclass(frozen=True)
+class AcceptRule:
+    """Which clients a link accepts, and to which target it joins them.
+
+    Args:
+        sockets: Listening TCP sockets, non-blocking. The link uses duplicates; the caller still owns the sockets.
+        to: The target.
+        allow: Networks that are allowed to connect; empty to allow all.
+        latency: Records the response latencies; see `gateway.contracts.link.Link.join`.
+    """
+
+    sockets: tuple[socket.socket, ...]
+    to: Endpoint
+    allow: tuple[IpNetwork, ...]
+    latency: Histogram
+
+
+class LinkListener(Protocol):
+    """Accepts clients by one rule, until it stops or is withdrawn."""
+
+    @property
+    def waiting(self) -> int:
+        """Number of clients that were accepted, and for which the handler was not called yet."""
+
+    @property
+    def unused(self) -> int:
+        """Number of clients that can still be accepted before more are permitted; 0 after `withdraw`."""
+
+    def permit(self, count: int) -> None:
+        """Permit `count` more clients."""
+
+    def withdraw(self) -> None:
+        """Accept no more clients under the rule, effective immediately.
+
+        The link returns a client that it accepts at this moment. Clients that were accepted before are joined or
+        returned. The handler's `on_stopped` is not called.
+        """
+
+    def recall(self) -> None:
+        """Return the clients that are not joined yet."""
+
+
+class AcceptedClientHandler(Protocol):
+    """Gets the clients that a link has accepted. Must not raise."""
+
+    def on_joined(self, listener: LinkListener, relay: Relay, seconds: float) -> None:
+        """Handle a client that was joined to the target, `seconds` after it was accepted."""
+
+    def on_returned(self, listener: LinkListener, client: Stream, seconds: float) -> None:
+        """Handle a client that the rule does not allow, or whose dial failed or took too long.
+
+        Args:
+            listener: The listener.
+            client: The client's socket, from which nothing was read. The handler owns it.
+            seconds: Seconds since the client was accepted.
+        """
+
+    def on_stopped(self, listener: LinkListener) -> None:
+        """Accept clients elsewhere: all permits are used, a dial failed or is slow, or accepting failed."""
+
+    def on_closed(self, listener: LinkListener) -> None:
+        """Forget a listener that has stopped or was withdrawn, and has no more clients. This is the last call."""
+
+
+@runtime_checkable
+class AcceptingLink(Protocol):
+    """A link that can accept clients."""
+
+    def listen(self, rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> LinkListener | None:
+        """Accept clients by a rule.
+
+        Args:
+            rule: The rule.
+            permits: Number of clients to accept until more are permitted.
+            handler: Gets the clients.
+
+        Returns:
+            None if this link cannot accept clients now.
+        """

@@ -1,0 +1,146 @@
+"""Lets the link of the target accept the clients of a backend, while its rules do not depend on who the client is."""
+
+import time
+from collections.abc import Callable
+
+from gateway.contracts.accepting import AcceptingLink, AcceptRule, LinkListener
+from gateway.contracts.link import Relay, Stream
+from gateway.forwarding.acceptor import Acceptor
+from gateway.forwarding.listener import Listener
+from gateway.forwarding.route import Route
+from gateway.forwarding.routed_target import RoutedTarget
+from gateway.measurement import Histogram
+
+_RETRY_AFTER = 1.0
+"""Seconds after which the link can accept clients again: it has stopped, or could not start."""
+_MIN_HOLD = 3.0
+"""The hold time, in seconds, below which this process dials: the time limit of its dials is then more exact."""
+_MIN_SHARE = 4
+"""A link must be able to accept this fraction of `max_connections` (one divided by this number)."""
+
+
+class NativeAcceptor:
+    """Moves the listeners of one backend to a link and back. Implements `AcceptedClientHandler`.
+
+    The link accepts clients after this process has joined one through it. As soon as the route or a rule changes, a
+    dial fails, or too few connections are left, this process accepts the clients again, and handles those that the
+    link returns.
+
+    Args:
+        acceptor: Accepts the clients that the link returns.
+        latency: Records the response latencies.
+        on_joined: Called with the way to the target and the relay of each client that the link has joined.
+    """
+
+    def __init__(
+        self, acceptor: Acceptor, latency: Histogram, on_joined: Callable[[RoutedTarget, Relay], None]
+    ) -> None:
+        self._acceptor = acceptor
+        self._latency = latency
+        self._on_joined = on_joined
+        self._listening: LinkListener | None = None
+        """Accepts the clients now; None if this process accepts them."""
+        self._ways: dict[LinkListener, RoutedTarget] = {}
+        """The way of each listener that can still join or return clients."""
+        self._bound: list[Listener] = []
+        """The listeners of the backend that the link uses."""
+        self._ended = 0
+        """Clients that have ended since the last permits."""
+        self._retry_at = 0.0
+
+    @property
+    def waiting(self) -> int:
+        """Number of clients that a link has accepted and not joined or returned."""
+        return sum(each.waiting for each in self._ways)
+
+    def offer(self, routed: RoutedTarget, route: Route, listeners: list[Listener]) -> None:
+        """Let the link of a target accept clients, if possible. Call this after a client was joined to the target."""
+        if self._listening is not None or (now := time.monotonic()) < self._retry_at:
+            return
+        link, admission = routed.uplink.link, self._acceptor.admission
+        room = admission.max_connections - self._acceptor.active
+        if (
+            isinstance(link, AcceptingLink)
+            and self._acceptor.accepts_anyone
+            and route.hold >= _MIN_HOLD
+            and route.budget(routed) is None
+            and room > 0
+            and room >= admission.max_connections // _MIN_SHARE
+            and listeners
+            and all(each.is_tcp for each in listeners)
+            and route.routes()[:1] == [routed]
+        ):
+            sockets = tuple(sock for each in listeners for sock in each.sockets)
+            rule = AcceptRule(sockets, routed.target, admission.allow, self._latency)
+            self._listening = link.listen(rule, room, self)
+        if self._listening is None:
+            self._retry_at = now + _RETRY_AFTER
+            return
+        self._ways[self._listening] = routed
+        self._bound, self._ended = listeners, 0
+        for each in listeners:
+            each.delegate(self.withdraw)
+
+    def review(self, route: Route) -> None:
+        """Accept clients in this process again if the link of another target should accept them now."""
+        listening = self._listening
+        if listening is not None and (
+            route.routes()[:1] != [self._ways[listening]] or not self._acceptor.accepts_anyone
+        ):
+            self.withdraw()
+
+    def withdraw(self) -> None:
+        """Accept clients in this process, effective immediately. Do nothing if no link accepts them."""
+        listening, self._listening = self._listening, None
+        if listening is not None:
+            listening.withdraw()
+            self._accept_here()
+
+    def recall(self) -> None:
+        """Let the links return the clients that they have not joined."""
+        for each in self._ways:
+            each.recall()
+
+    def on_client_ended(self) -> None:
+        """Permit more clients after a client of the backend has ended."""
+        listening = self._listening
+        if listening is None:
+            return
+        self._ended += 1
+        if self._ended * _MIN_SHARE < listening.unused:
+            return
+        self._ended = 0
+        room = self._acceptor.admission.max_connections - self._acceptor.active - listening.unused
+        if room > 0:
+            listening.permit(room)
+
+    # The link calls these methods.
+
+    def on_joined(self, listener: LinkListener, relay: Relay, seconds: float) -> None:
+        """See `AcceptedClientHandler`."""
+        routed = self._ways[listener]
+        self._acceptor.accepted += 1
+        routed.uplink.channel_open.observe(seconds)
+        self._on_joined(routed, relay)
+
+    def on_returned(self, listener: LinkListener, client: Stream, seconds: float) -> None:
+        """See `AcceptedClientHandler`."""
+        del listener
+        self._acceptor.accept(client, seconds)
+        self.on_client_ended()  # if it was refused, it needs no permit
+
+    def on_stopped(self, listener: LinkListener) -> None:
+        """See `AcceptedClientHandler`."""
+        if listener is self._listening:
+            self._listening = None
+            self._retry_at = time.monotonic() + _RETRY_AFTER
+            self._accept_here()
+
+    def on_closed(self, listener: LinkListener) -> None:
+        """See `AcceptedClientHandler`."""
+        self._ways.pop(listener, None)
+
+    def _accept_here(self) -> None:
+        for each in self._bound:
+            each.start(self._acceptor.accept)
+        self._bound = []
