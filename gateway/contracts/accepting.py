@@ -66,8 +66,14 @@ class AcceptedClientHandler(Protocol):
             seconds: Seconds since the client was accepted.
         """
 
-    def on_stopped(self, listener: LinkListener) -> None:
-        """Accept clients elsewhere: all permits are used, a dial failed or is slow, or accepting failed."""
+    def on_stopped(self, listener: LinkListener, *, failed: bool) -> None:
+        """Accept clients elsewhere.
+
+        Args:
+            listener: The listener.
+            failed: Whether all permits are used, a dial failed or is slow, or accepting failed. If not, the link has
+                changed, and can accept clients again immediately.
+        """
 
     def on_closed(self, listener: LinkListener) -> None:
         """Forget a listener that has stopped or was withdrawn, and has no more clients. This is the last call."""

@@ -12,11 +12,13 @@ from gateway.forwarding.routed_target import RoutedTarget
 from gateway.measurement import Histogram
 
 _RETRY_AFTER = 1.0
-"""Seconds after which the link can accept clients again: it has stopped, or could not start."""
+"""Seconds after which the link can accept clients again: it has failed, or could not start."""
 _MIN_HOLD = 3.0
 """The hold time, in seconds, below which this process dials: the time limit of its dials is then more exact."""
-_MIN_SHARE = 4
-"""A link must be able to accept this fraction of `max_connections` (one divided by this number)."""
+_MIN_ROOM = 0.25
+"""Fraction of `max_connections` that must be free before a link accepts clients."""
+_PERMIT_SHARE = 0.125
+"""Fraction of `max_connections` that must have ended before more clients are permitted."""
 
 
 class NativeAcceptor:
@@ -64,8 +66,7 @@ class NativeAcceptor:
             and self._acceptor.accepts_anyone
             and route.hold >= _MIN_HOLD
             and route.budget(routed) is None
-            and room > 0
-            and room >= admission.max_connections // _MIN_SHARE
+            and room >= max(1, int(admission.max_connections * _MIN_ROOM))
             and listeners
             and all(each.is_tcp for each in listeners)
             and route.routes()[:1] == [routed]
@@ -107,12 +108,12 @@ class NativeAcceptor:
         if listening is None:
             return
         self._ended += 1
-        if self._ended * _MIN_SHARE < listening.unused:
-            return
-        self._ended = 0
-        room = self._acceptor.admission.max_connections - self._acceptor.active - listening.unused
-        if room > 0:
-            listening.permit(room)
+        limit = self._acceptor.admission.max_connections
+        if self._ended >= limit * _PERMIT_SHARE:
+            self._ended = 0
+            room = limit - self._acceptor.active - listening.unused
+            if room > 0:
+                listening.permit(room)
 
     # The link calls these methods.
 
@@ -129,11 +130,12 @@ class NativeAcceptor:
         self._acceptor.accept(client, seconds)
         self.on_client_ended()  # if it was refused, it needs no permit
 
-    def on_stopped(self, listener: LinkListener) -> None:
+    def on_stopped(self, listener: LinkListener, *, failed: bool) -> None:
         """See `AcceptedClientHandler`."""
         if listener is self._listening:
             self._listening = None
-            self._retry_at = time.monotonic() + _RETRY_AFTER
+            if failed:
+                self._retry_at = time.monotonic() + _RETRY_AFTER
             self._accept_here()
 
     def on_closed(self, listener: LinkListener) -> None:

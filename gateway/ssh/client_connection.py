@@ -88,7 +88,7 @@ class EngineConnection(Protocol):
         sock: socket.socket,
         rule: AcceptRule,
         permits: int,
-        owners: Mapping[int, Any],
+        connections: Mapping[int, Any],
         max_packet: int,
         events: Any,
     ) -> Any:

@@ -26,6 +26,8 @@ from gateway.ssh.flow_control import INITIAL_BUDGET, ByteBudget, ReceiveWindow
 
 _NO_GROWTH = ByteBudget(0)
 """The engine has its own budgets for the growth of windows."""
+_IN_ENGINE = ReceiveWindow(_NO_GROWTH, _NO_GROWTH)
+"""The window of each channel that the engine has opened, which takes no bytes from the budget for initial windows."""
 _REASONS = (
     CloseReason.FINISHED, CloseReason.CLIENT_RESET, CloseReason.LINK_LOST, CloseReason.ABORTED, CloseReason.MOVED,
 )  # fmt: skip
@@ -66,7 +68,7 @@ class EngineChannel:
         self.ended: asyncio.Future[CloseReason] = loop.create_future()
         self.cut_short = False
         """Whether the relay ended before it passed the end of the backend's stream on to the client."""
-        self.window = ReceiveWindow(_NO_GROWTH, INITIAL_BUDGET if joined is None else _NO_GROWTH)
+        self.window = ReceiveWindow(_NO_GROWTH, INITIAL_BUDGET) if joined is None else _IN_ENGINE
         self._host = host
         self._latency = latency
         self._tap = tap

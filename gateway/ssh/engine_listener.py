@@ -15,29 +15,23 @@ from gateway._dataplane.engine import (
     RECORD_STOPPED,
 )
 from gateway.contracts.accepting import AcceptRule
-from gateway.contracts.link import Relay, Stream
+from gateway.contracts.link import Stream
 from gateway.contracts.values import IpNetwork
 from gateway.ssh.client_connection import channel_target
 from gateway.ssh.engine_channel import EngineChannel
 from gateway.ssh.engine_host import Arguments, EngineHost
 from gateway.ssh.flow_control import INITIAL_WINDOW, MIN_WINDOW
+from gateway.ssh.pooled_connection import PooledConnection
 
 _NETWORK = struct.Struct("BB16s")
 """`struct network` in `listener.h`."""
 
 
-class RelayOwner(Protocol):
-    """The SSH connection that carries the channel of a client."""
-
-    def adopt(self, relay: EngineChannel) -> None:
-        """Count the channel of a client that the engine has joined."""
-
-
 class ListenerEvents(Protocol):
     """Gets the results of an `EngineListener`; see `gateway.contracts.accepting.AcceptedClientHandler`."""
 
-    def on_joined(self, relay: Relay, seconds: float) -> None:
-        """Handle a client that was joined, `seconds` after it was accepted."""
+    def on_joined(self, connection: PooledConnection, relay: EngineChannel, seconds: float) -> None:
+        """Handle a client that was joined over `connection`, `seconds` after it was accepted."""
 
     def on_returned(self, client: Stream, seconds: float) -> None:
         """Handle a client that was not joined, `seconds` after it was accepted."""
@@ -57,7 +51,7 @@ class EngineListener:
         sock: The listening socket. The engine uses a duplicate.
         rule: The rule.
         permits: Number of clients to accept until more are permitted.
-        owners: The SSH connections of this engine that carry the channels, by token.
+        connections: The SSH connections of this engine that carry the channels, by token.
         max_packet: The maximum size of received packets, in bytes.
         events: Gets the results.
 
@@ -71,14 +65,14 @@ class EngineListener:
         sock: socket.socket,
         rule: AcceptRule,
         permits: int,
-        owners: Mapping[int, RelayOwner],
+        connections: Mapping[int, PooledConnection],
         max_packet: int,
         events: ListenerEvents,
     ) -> None:
         self._host = host
         self._engine = host.engine
         self._latency = rule.latency
-        self._owners = owners
+        self._connections = connections
         self._events = events
         self._permitted = permits
         self._handled = 0
@@ -87,7 +81,7 @@ class EngineListener:
         descriptor = os.dup(sock.fileno())
         self._histogram = host.histograms.acquire(rule.latency)
         self._token = host.add(self)
-        wires = struct.pack(f"={len(owners)}Q", *owners)
+        wires = struct.pack(f"={len(connections)}Q", *connections)
         host.engine.listen(
             self._token, descriptor, self._histogram, permits, MIN_WINDOW, INITIAL_WINDOW, max_packet, wires,
             pack_networks(rule.allow), *channel_target(rule.to.host, rule.to.port),
@@ -134,8 +128,7 @@ class EngineListener:
             self._handled += 1
             token, wire, duration, _ = arguments
             relay = EngineChannel(self._host, self._latency, None, _ignore, token)
-            self._owners[wire].adopt(relay)
-            self._events.on_joined(relay, duration / 1e9)
+            self._events.on_joined(self._connections[wire], relay, duration / 1e9)
         elif kind == RECORD_RETURNED:
             self._handled += 1
             client = socket.socket(fileno=arguments[0])

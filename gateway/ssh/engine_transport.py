@@ -26,9 +26,10 @@ from gateway.ssh.asyncssh_internals import has_strict_kex
 from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.engine_cipher import CipherKey, with_tag
 from gateway.ssh.engine_host import Arguments, EngineHost, engine_pool
-from gateway.ssh.engine_listener import EngineListener, ListenerEvents, RelayOwner
+from gateway.ssh.engine_listener import EngineListener, ListenerEvents
 from gateway.ssh.engine_opener import EngineChannelOpener
 from gateway.ssh.packet_transport import transport_of
+from gateway.ssh.pooled_connection import PooledConnection
 
 log = logging.getLogger(__name__)
 _ACCEPT_BYTES = 64 * 1024
@@ -144,12 +145,12 @@ class EngineTransport(asyncio.Transport):
         sock: socket.socket,
         rule: AcceptRule,
         permits: int,
-        owners: Mapping[int, RelayOwner],
+        connections: Mapping[int, PooledConnection],
         max_packet: int,
         events: ListenerEvents,
     ) -> EngineListener:
         """Accept clients in the engine of this connection; see `EngineListener`."""
-        return EngineListener(self.host, sock, rule, permits, owners, max_packet, events)
+        return EngineListener(self.host, sock, rule, permits, connections, max_packet, events)
 
     def recall_clients(self) -> None:
         """Return the clients of listeners that wait for a channel of this connection."""

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gateway.contracts.accepting import AcceptedClientHandler, AcceptRule
-from gateway.contracts.link import Relay, Stream
+from gateway.contracts.link import Stream
 from gateway.ssh.flow_control import MAX_RECEIVE_PACKET
 from gateway.ssh.packet_writer import MAX_SEND_PACKET
 from gateway.ssh.pool_policy import CHANNELS_PER_CONNECTION
-from gateway.ssh.pooled_connection import PooledConnection
+from gateway.ssh.pooled_connection import PooledChannel, PooledConnection
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +55,13 @@ class PoolListener:
             if each.engine is not None:
                 by_host.setdefault(each.engine.host, {})[each.engine.token] = each
         max_packet = MAX_SEND_PACKET if any(each.rekeys_often for each in connections) else MAX_RECEIVE_PACKET
-        places = [(owners, sock) for owners in by_host.values() for sock in rule.sockets]
+        places = [(carriers, sock) for carriers in by_host.values() for sock in rule.sockets]
         try:
-            for at, (owners, sock) in enumerate(places):
+            for at, (carriers, sock) in enumerate(places):
                 share = permits // len(places) + (at < permits % len(places))
-                engine = next(iter(owners.values())).engine
+                engine = next(iter(carriers.values())).engine
                 if engine is not None:
-                    self._listeners.append(engine.make_listener(sock, rule, share, owners, max_packet, self))
+                    self._listeners.append(engine.make_listener(sock, rule, share, carriers, max_packet, self))
         except BaseException:
             self.withdraw()
             raise
@@ -95,18 +95,19 @@ class PoolListener:
         for each in self._listeners:
             each.recall()
 
-    def stop(self) -> None:
-        """Accept no more clients, and let the handler accept them."""
+    def stop(self, *, failed: bool) -> None:
+        """Accept no more clients, and let the handler accept them; see `AcceptedClientHandler.on_stopped`."""
         if self._active:
             self.withdraw()
-            self._handler.on_stopped(self)
+            self._handler.on_stopped(self, failed=failed)
 
     # The listeners of the engines call these methods.
 
-    def on_joined(self, relay: Relay, seconds: float) -> None:
+    def on_joined(self, connection: PooledConnection, relay: PooledChannel, seconds: float) -> None:
         """See `gateway.ssh.engine_listener.ListenerEvents`."""
+        connection.adopt(relay)
         self._handler.on_joined(self, relay, seconds)
-        if min(each.load for each in self.connections) >= CHANNELS_PER_CONNECTION - 1:
+        if connection.load >= CHANNELS_PER_CONNECTION - 1:
             self._owner.grow()
 
     def on_returned(self, client: Stream, seconds: float) -> None:
@@ -117,7 +118,7 @@ class PoolListener:
         """See `gateway.ssh.engine_listener.ListenerEvents`."""
         if self.waiting:
             self._owner.check(self.connections)
-        self.stop()
+        self.stop(failed=True)
 
     def on_closed(self, listener: Any) -> None:
         """See `gateway.ssh.engine_listener.ListenerEvents`."""
@@ -174,4 +175,4 @@ class PoolListeners:
         """Stop the listeners that use other connections than `connections`; an empty sequence stops all."""
         for each in list(self._listeners):
             if each.connections != list(connections):
-                each.stop()
+                each.stop(failed=False)

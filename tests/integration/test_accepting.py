@@ -1,7 +1,10 @@
 """Tests backends whose clients the engine accepts: counters, limits, failures of targets and tunnels, reloads."""
 
+import asyncio
 import contextlib
+import os
 import re
+import signal
 import socket
 import struct
 from concurrent.futures import ThreadPoolExecutor
@@ -10,25 +13,34 @@ from typing import Any
 
 import pytest
 
+from gateway.contracts.values import Endpoint
 from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion
+from gateway.forwarding.admission import AdmissionRules
+from gateway.forwarding.forward import Forward
+from gateway.forwarding.listener import Listener
+from gateway.forwarding.route import Route
+from gateway.forwarding.routed_target import TargetIdentity
+from gateway.measurement import Histogram
+from gateway.ssh.options import PoolOptions
 from tests.support.clients import connect, echo, is_refused, is_reset
 from tests.support.configs import CHECK, ssh_tunnel
 from tests.support.gateway_process import Gateway
 from tests.support.requirements import need_data_plane
 from tests.support.servers import echoing, serving
+from tests.support.ssh_sessions import opened, options
 
 pytestmark = pytest.mark.integration
 LISTEN = "0A"
 """The state of a listening socket in /proc/net/tcp."""
 
 
-def engine_accepts(gateway: Gateway, port: int) -> bool:
-    """Return whether an engine has a duplicate of the socket that listens on `port`."""
+def engine_accepts(pid: int, port: int) -> bool:
+    """Return whether an engine of a process has a duplicate of the socket that listens on `port`."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     (inode,) = (row[9] for row in rows if row[3] == LISTEN and row[1] == f"0100007F:{port:04X}")
     links = []
-    for each in Path(f"/proc/{gateway.pid}/fd").iterdir():
+    for each in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
             links.append(str(each.readlink()))
     return links.count(f"socket:[{inode}]") > 1
@@ -40,7 +52,7 @@ def start_accepting(gateway: Gateway, port: int) -> None:
     def accepts() -> bool:
         with connect(port) as client:
             assert echo(client) == b"hello"
-        return engine_accepts(gateway, port)
+        return engine_accepts(gateway.pid, port)
 
     gateway.wait(accepts)
 
@@ -54,7 +66,7 @@ def use(gateway: Gateway, name: str, port: int) -> None:
     with connect(port) as first:
         assert echo(first) == b"hello"
     gateway.wait(lambda: connections()["active"] == 0)
-    assert engine_accepts(gateway, port) == (name == "fast")
+    assert engine_accepts(gateway.pid, port) == (name == "fast")
     assert is_refused(port, ("127.0.0.4", 0))
     with connect(port) as ending:
         ending.sendall(b"x" * 100_000)
@@ -116,7 +128,7 @@ def test_counters_limits_and_reloads_are_the_same_as_without_the_engine(
     assert metrics_of(gateway, "fast") == metrics_of(gateway, "plain")
     assert len(metrics_of(gateway, "fast")) > 5
     start_accepting(gateway, ports["fast"])
-    assert not engine_accepts(gateway, ports["plain"])
+    assert not engine_accepts(gateway.pid, ports["plain"])
     write("127.0.0.3")
     assert gateway.command("reload").returncode == 0
     assert is_refused(ports["fast"])
@@ -154,6 +166,48 @@ def test_failures_are_handled_as_without_the_engine(gateway: Gateway, bastion: B
         start_accepting(gateway, ports["fast"])
     with ThreadPoolExecutor(2) as pool:  # the target has gone
         assert all(pool.map(lambda name: is_refused(ports[name], within=10), ("fast", "plain")))
-    assert not engine_accepts(gateway, ports["fast"])
+    assert not engine_accepts(gateway.pid, ports["fast"])
     fast, plain = (gateway.backend(name)["connections"]["rejected"] for name in ("fast", "plain"))
     assert fast == plain == {"refused": 1}
+
+
+class Uplink:
+    """The uplink of a link that stays open."""
+
+    def __init__(self, link: Any) -> None:
+        self.tunnel_name: str | None = "bastion"
+        self.link: Any = link
+        self.channel_open = Histogram()
+
+    async def wait_link(self) -> Any:
+        return self.link
+
+
+async def test_the_clients_of_a_silent_connection_use_another_one(bastion: Bastion, echo_port: int) -> None:
+    need_data_plane()
+    loop = asyncio.get_running_loop()
+    listener = Listener(Endpoint("127.0.0.1", 0))
+    address = listener.sockets[0].getsockname()
+
+    async def use_one() -> None:
+        with socket.create_connection(address, timeout=15) as client:
+            client.setblocking(False)
+            await loop.sock_sendall(client, b"hello")
+            assert await loop.sock_recv(client, 100) == b"hello"
+
+    async with opened(options(bastion, connections=PoolOptions(2, 2)), engine=True) as link, asyncio.timeout(40):
+        uplink = Uplink(link)
+        ways = list(TargetIdentity(Endpoint("127.0.0.1", echo_port), (uplink,)).routes())
+        route = Route((uplink,), lambda: ways, lambda _: None, 30.0)
+        forward = Forward("b", [listener], AdmissionRules("b"), route)
+        serving_clients = asyncio.create_task(forward.run(lambda: None))
+        while len(bastion.sessions()) < 2 or not engine_accepts(os.getpid(), address[1]):
+            await use_one()
+        stopped = bastion.sessions()[0]
+        bastion.kill_session(stopped, signal.SIGSTOP)
+        await asyncio.gather(use_one(), use_one())  # one of them gets the connection that is silent
+        bastion.kill_session(stopped, signal.SIGCONT)
+        assert (forward.waiting, dict(forward.rejected), dict(forward.resets)) == (0, {}, {})
+        serving_clients.cancel()
+        await asyncio.wait({serving_clients})
+    listener.close()

@@ -139,7 +139,7 @@ async def running(
 async def test_clients_of_the_link_count_like_others_and_refused_ones_are_handled_here() -> None:
     async with running(AdmissionRules("b", allow=LOOPBACK, max_connections=8)) as rig:
         forward, listener = rig.forward, await rig.offered()
-        assert (listener.rule.to, listener.rule.allow, listener.unused) == (rig.ways[0].target, LOOPBACK, 7)
+        assert (listener.rule.to, listener.rule.allow, listener.unused) == (rig.ways[0].target, LOOPBACK, 8)
         with rig.dial() as client:
             await listener.accept_and_join()
             await rig.echo(client)
@@ -188,7 +188,7 @@ async def test_this_process_accepts_again_when_the_link_stops_or_another_way_is_
         assert rig.accepting == []
         second = await rig.offered()
         assert second.link is rig.uplinks[1].link
-        second.handler.on_stopped(second)
+        second.handler.on_stopped(second, failed=True)
         with rig.dial() as client:
             await rig.echo(client)
         second.withdrawn = True
