@@ -164,6 +164,7 @@ class Engine:
         min_window: int,
         window: int,
         max_packet: int,
+        tap: bool,
         wires: bytes,
         networks: bytes,
         head: bytes,
@@ -180,6 +181,7 @@ class Engine:
             min_window: The smallest initial receive window.
             window: The initial receive window while at most half of the budgets for growth is used.
             max_packet: The maximum size of received packets.
+            tap: Whether to report the bytes as RECORD_TAP, until COMMAND_UNTAP.
             wires: Tokens of the connections, as native unsigned 64-bit integers.
             networks: Networks that are allowed to connect; empty to allow all. For each: the size of an address, the
                 length of the prefix in bits (one byte each), and the address (16 bytes, padded at the end).

@@ -142,7 +142,8 @@ static struct channel *open_channel(struct listener *l)
     struct engine *e = l->engine;
     struct wire *w = choose_wire(l);
     uint64_t token = w ? slot_allocate(e) : 0, extra = l->setup->window - l->setup->min_window;
-    struct channel_setup setup = {.max_packet = l->setup->max_packet, .type_size = l->setup->type_size};
+    struct channel_setup setup = {.max_packet = l->setup->max_packet,
+                                   .type_size = l->setup->type_size, .tap = l->setup->tap};
     struct channel *c;
 
     if (!token)

@@ -21,6 +21,7 @@ struct listener_setup {
     uint32_t max_packet;
     uint32_t wire_count, network_count; /* without networks, every address is allowed */
     uint32_t type_size, rest_size;
+    uint32_t tap; /* see struct channel_setup */
 };
 
 /* A listening socket and its rule. Python withdraws the rule by setting `held` of the gauge, then COMMAND_UNLISTEN.

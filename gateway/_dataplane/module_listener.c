@@ -19,15 +19,17 @@ PyObject *method_listen(PyObject *self, PyObject *args)
     struct listener_setup setup = {0};
     Py_buffer parts[4]; /* tokens of wires, networks, channel type, rest of CHANNEL_OPEN */
     unsigned long long token, permits;
+    int tap;
     struct bytes all = {0};
     PyObject *result = NULL;
     bool complete;
 
-    if (!e || !PyArg_ParseTuple(args, "KiIKIIIy*y*y*y*", &token, &setup.fd, &setup.histogram, &permits,
-                                &setup.min_window, &setup.window, &setup.max_packet, &parts[0], &parts[1], &parts[2],
-                                &parts[3]))
+    if (!e || !PyArg_ParseTuple(args, "KiIKIIIpy*y*y*y*", &token, &setup.fd, &setup.histogram, &permits,
+                                &setup.min_window, &setup.window, &setup.max_packet, &tap, &parts[0], &parts[1],
+                                &parts[2], &parts[3]))
         return NULL;
     setup.permits = permits;
+    setup.tap = (uint32_t)tap;
     setup.wire_count = (uint32_t)((size_t)parts[0].len / sizeof(uint64_t));
     setup.network_count = (uint32_t)((size_t)parts[1].len / sizeof(struct network));
     setup.type_size = (uint32_t)parts[2].len;

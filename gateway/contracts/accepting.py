@@ -1,12 +1,13 @@
 """Interfaces of a link that accepts clients and joins them to a target, without the event loop of Python."""
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from gateway.contracts.link import Relay, Stream
 from gateway.contracts.values import Endpoint, IpNetwork
-from gateway.measurement import Histogram
+from gateway.measurement import Histogram, Tap
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,14 @@ class AcceptRule:
         to: The target.
         allow: Networks that are allowed to connect; empty to allow all.
         latency: Records the response latencies; see `gateway.contracts.link.Link.join`.
+        make_tap: Creates the tap of each client, without a tracker; None if nothing observes the bytes.
     """
 
     sockets: tuple[socket.socket, ...]
     to: Endpoint
     allow: tuple[IpNetwork, ...]
     latency: Histogram
+    make_tap: Callable[[], Tap] | None = None
 
 
 class LinkListener(Protocol):
@@ -54,8 +57,15 @@ class LinkListener(Protocol):
 class AcceptedClientHandler(Protocol):
     """Gets the clients that a link has accepted. Must not raise."""
 
-    def on_joined(self, listener: LinkListener, relay: Relay, seconds: float) -> None:
-        """Handle a client that was joined to the target, `seconds` after it was accepted."""
+    def on_joined(self, listener: LinkListener, relay: Relay, tap: Any, seconds: float) -> None:
+        """Handle a client that was joined to the target, before any of its bytes.
+
+        Args:
+            listener: The listener.
+            relay: Carries the bytes.
+            tap: What the `make_tap` of the rule has returned; None if the rule has none.
+            seconds: Seconds since the client was accepted.
+        """
 
     def on_returned(self, listener: LinkListener, client: Stream, seconds: float) -> None:
         """Handle a client that the rule does not allow, or whose dial failed or took too long.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import reduce
 
 from gateway.audit_log.recorder import AuditRecorder
-from gateway.cancel_protocol import CancelProtocol
+from gateway.cancel_protocol import CancelProtocol, LoginTap
 from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.tracing import TraceExporter
@@ -15,8 +15,8 @@ from gateway.errors import DialError
 from gateway.forwarding.acceptor import Acceptor
 from gateway.forwarding.admission import AdmissionRules
 from gateway.forwarding.cancel_requests import CancelRouter
-from gateway.forwarding.connection_audit import ConnectionAudit
-from gateway.forwarding.consumer_usage import ConsumerUsage
+from gateway.forwarding.connection_audit import ConnectionAudit, ConnectionRecord
+from gateway.forwarding.consumer_usage import ConnectionSlot, ConsumerUsage
 from gateway.forwarding.dialer import Dialer
 from gateway.forwarding.joined_connections import JoinedConnection, JoinedConnections
 from gateway.forwarding.listener import Listener
@@ -73,9 +73,9 @@ class Forward:
         self._audit = ConnectionAudit(name, recorder or AuditRecorder(), exporter)
         self._acceptor = Acceptor(name, admission, self._dialer, self._connections, self._audit, self._connect)
         self._native: NativeAcceptor | None = None
-        """Lets links accept clients; None if this process must observe their bytes."""
-        if tap is None and cancels is None:
-            self._native = native = NativeAcceptor(self._acceptor, self._latency, self._on_accepted_by_link)
+        """Lets links accept clients; None if a tap measures latency."""
+        if tap is None:
+            self._native = native = NativeAcceptor(self._acceptor, self._latency, self._add, self._cancels)
             self._acceptor.waiting_elsewhere = lambda: native.waiting
 
     @property
@@ -225,22 +225,27 @@ class Forward:
         if client.slot is not None:
             client.slot.join(relay)
         record = self._audit.joined(client.record)
-        self._add(JoinedConnection(relay, routed, client.slot, time.monotonic(), login, record))
-        if login is not None and self._cancels is not None:
-            self._cancels.add_session(routed.identity, login)
+        self._add(routed, relay, login, client.slot, record)
         if self._acceptor.reserve.rekey(task, relay.ended):
             timer = asyncio.get_running_loop().call_later(_RESERVE_TIMEOUT, relay.abort, CloseReason.ABORTED)
             relay.ended.add_done_callback(lambda _: timer.cancel())
         if self._native is not None:
+            self.review()  # cancel requests might now have several targets
             self._native.offer(routed, self._dialer.target_dialer.route, self.listeners)
 
-    def _on_accepted_by_link(self, routed: RoutedTarget, relay: Relay) -> None:
-        self._add(JoinedConnection(relay, routed, None, time.monotonic(), None, None))
-
-    def _add(self, connection: JoinedConnection) -> None:
-        self._connections.add(connection)
-        connection.relay.ended.add_done_callback(self._on_ended)
-        if connection.routed.target in self._connections.drained_targets:  # it has lost its role during the dial
+    def _add(
+        self,
+        routed: RoutedTarget,
+        relay: Relay,
+        login: LoginTap | None,
+        slot: ConnectionSlot | None = None,
+        record: ConnectionRecord | None = None,
+    ) -> None:
+        self._connections.add(JoinedConnection(relay, routed, slot, time.monotonic(), login, record))
+        if login is not None and self._cancels is not None:
+            self._cancels.add_session(routed.identity, login)
+        relay.ended.add_done_callback(self._on_ended)
+        if routed.target in self._connections.drained_targets:  # the target has lost its role during the dial
             self.move_clients(self._connections.drained_targets, self._connections.left_targets)
 
     def _ended(self, ended: asyncio.Future[CloseReason]) -> None:

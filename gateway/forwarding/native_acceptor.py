@@ -2,10 +2,13 @@
 
 import time
 from collections.abc import Callable
+from typing import Any
 
+from gateway.cancel_protocol import LoginTap
 from gateway.contracts.accepting import AcceptingLink, AcceptRule, LinkListener
 from gateway.contracts.link import Relay, Stream
 from gateway.forwarding.acceptor import Acceptor
+from gateway.forwarding.cancel_requests import CancelRouter
 from gateway.forwarding.listener import Listener
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import RoutedTarget
@@ -31,15 +34,23 @@ class NativeAcceptor:
     Args:
         acceptor: Accepts the clients that the link returns.
         latency: Records the response latencies.
-        on_joined: Called with the way to the target and the relay of each client that the link has joined.
+        on_joined: Called for each client that the link has joined, with the way to the target, the relay, and the tap
+            that observes the login.
+        cancels: Routes cancel requests; None if the kind sends none on separate connections. A link passes all
+            requests to one target, so it accepts clients only while other targets have no sessions.
     """
 
     def __init__(
-        self, acceptor: Acceptor, latency: Histogram, on_joined: Callable[[RoutedTarget, Relay], None]
+        self,
+        acceptor: Acceptor,
+        latency: Histogram,
+        on_joined: Callable[[RoutedTarget, Relay, LoginTap | None], None],
+        cancels: CancelRouter | None = None,
     ) -> None:
         self._acceptor = acceptor
         self._latency = latency
         self._on_joined = on_joined
+        self._cancels = cancels
         self._listening: LinkListener | None = None
         """Accepts the clients now; None if this process accepts them."""
         self._ways: dict[LinkListener, RoutedTarget] = {}
@@ -63,16 +74,16 @@ class NativeAcceptor:
         room = admission.max_connections - self._acceptor.active
         if (
             isinstance(link, AcceptingLink)
-            and self._acceptor.accepts_anyone
+            and self._is_simple(routed, route)
             and route.hold >= _MIN_HOLD
             and route.budget(routed) is None
             and room >= max(1, int(admission.max_connections * _MIN_ROOM))
             and listeners
             and all(each.is_tcp for each in listeners)
-            and route.routes()[:1] == [routed]
         ):
             sockets = tuple(sock for each in listeners for sock in each.sockets)
-            rule = AcceptRule(sockets, routed.target, admission.allow, self._latency)
+            make_tap = self._cancels.login_tap if self._cancels is not None else None
+            rule = AcceptRule(sockets, routed.target, admission.allow, self._latency, make_tap)
             self._listening = link.listen(rule, room, self)
         if self._listening is None:
             self._retry_at = now + _RETRY_AFTER
@@ -85,10 +96,16 @@ class NativeAcceptor:
     def review(self, route: Route) -> None:
         """Accept clients in this process again if the link of another target should accept them now."""
         listening = self._listening
-        if listening is not None and (
-            route.routes()[:1] != [self._ways[listening]] or not self._acceptor.accepts_anyone
-        ):
+        if listening is not None and not self._is_simple(self._ways[listening], route):
             self.withdraw()
+
+    def _is_simple(self, routed: RoutedTarget, route: Route) -> bool:
+        """Return whether all clients go to one target, regardless of who they are and what they send."""
+        return (
+            self._acceptor.accepts_anyone
+            and (self._cancels is None or not self._cancels.has_sessions_elsewhere(routed.identity))
+            and route.routes()[:1] == [routed]
+        )
 
     def withdraw(self) -> None:
         """Accept clients in this process, effective immediately. Do nothing if no link accepts them."""
@@ -117,12 +134,12 @@ class NativeAcceptor:
 
     # The link calls these methods.
 
-    def on_joined(self, listener: LinkListener, relay: Relay, seconds: float) -> None:
+    def on_joined(self, listener: LinkListener, relay: Relay, tap: Any, seconds: float) -> None:
         """See `AcceptedClientHandler`."""
         routed = self._ways[listener]
         self._acceptor.accepted += 1
         routed.uplink.channel_open.observe(seconds)
-        self._on_joined(routed, relay)
+        self._on_joined(routed, relay, tap)
 
     def on_returned(self, listener: LinkListener, client: Stream, seconds: float) -> None:
         """See `AcceptedClientHandler`."""

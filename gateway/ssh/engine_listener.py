@@ -17,6 +17,7 @@ from gateway._dataplane.engine import (
 from gateway.contracts.accepting import AcceptRule
 from gateway.contracts.link import Stream
 from gateway.contracts.values import IpNetwork
+from gateway.measurement import Tap
 from gateway.ssh.client_connection import channel_target
 from gateway.ssh.engine_channel import EngineChannel
 from gateway.ssh.engine_host import Arguments, EngineHost
@@ -30,7 +31,7 @@ _NETWORK = struct.Struct("BB16s")
 class ListenerEvents(Protocol):
     """Gets the results of an `EngineListener`; see `gateway.contracts.accepting.AcceptedClientHandler`."""
 
-    def on_joined(self, connection: PooledConnection, relay: EngineChannel, seconds: float) -> None:
+    def on_joined(self, connection: PooledConnection, relay: EngineChannel, tap: Tap | None, seconds: float) -> None:
         """Handle a client that was joined over `connection`, `seconds` after it was accepted."""
 
     def on_returned(self, client: Stream, seconds: float) -> None:
@@ -71,7 +72,7 @@ class EngineListener:
     ) -> None:
         self._host = host
         self._engine = host.engine
-        self._latency = rule.latency
+        self._latency, self._make_tap = rule.latency, rule.make_tap
         self._connections = connections
         self._events = events
         self._permitted = permits
@@ -83,8 +84,8 @@ class EngineListener:
         self._token = host.add(self)
         wires = struct.pack(f"={len(connections)}Q", *connections)
         host.engine.listen(
-            self._token, descriptor, self._histogram, permits, MIN_WINDOW, INITIAL_WINDOW, max_packet, wires,
-            pack_networks(rule.allow), *channel_target(rule.to.host, rule.to.port),
+            self._token, descriptor, self._histogram, permits, MIN_WINDOW, INITIAL_WINDOW, max_packet,
+            rule.make_tap is not None, wires, pack_networks(rule.allow), *channel_target(rule.to.host, rule.to.port),
         )  # fmt: skip
 
     @property
@@ -127,8 +128,9 @@ class EngineListener:
         if kind == RECORD_JOINED:
             self._handled += 1
             token, wire, duration, _ = arguments
-            relay = EngineChannel(self._host, self._latency, None, _ignore, token)
-            self._events.on_joined(self._connections[wire], relay, duration / 1e9)
+            tap = self._make_tap() if self._make_tap is not None else None
+            relay = EngineChannel(self._host, self._latency, tap, _ignore, token)
+            self._events.on_joined(self._connections[wire], relay, tap, duration / 1e9)
         elif kind == RECORD_RETURNED:
             self._handled += 1
             client = socket.socket(fileno=arguments[0])

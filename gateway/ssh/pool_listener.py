@@ -7,6 +7,7 @@ from typing import Any
 
 from gateway.contracts.accepting import AcceptedClientHandler, AcceptRule
 from gateway.contracts.link import Stream
+from gateway.measurement import Tap
 from gateway.ssh.flow_control import MAX_RECEIVE_PACKET
 from gateway.ssh.packet_writer import MAX_SEND_PACKET
 from gateway.ssh.pool_policy import CHANNELS_PER_CONNECTION
@@ -103,10 +104,10 @@ class PoolListener:
 
     # The listeners of the engines call these methods.
 
-    def on_joined(self, connection: PooledConnection, relay: PooledChannel, seconds: float) -> None:
+    def on_joined(self, connection: PooledConnection, relay: PooledChannel, tap: Tap | None, seconds: float) -> None:
         """See `gateway.ssh.engine_listener.ListenerEvents`."""
         connection.adopt(relay)
-        self._handler.on_joined(self, relay, seconds)
+        self._handler.on_joined(self, relay, tap, seconds)
         if connection.load >= CHANNELS_PER_CONNECTION - 1:
             self._owner.grow()
 

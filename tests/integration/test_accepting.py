@@ -7,13 +7,16 @@ import re
 import signal
 import socket
 import struct
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from gateway.contracts.values import Endpoint
+from gateway.demo.postgres import Postgres
 from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion
 from gateway.forwarding.admission import AdmissionRules
@@ -23,8 +26,8 @@ from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import TargetIdentity
 from gateway.measurement import Histogram
 from gateway.ssh.options import PoolOptions
-from tests.support.clients import connect, echo, is_refused, is_reset
-from tests.support.configs import CHECK, ssh_tunnel
+from tests.support.clients import connect, echo, is_refused, is_reset, postgres, query_postgres
+from tests.support.configs import CHECK, database_check, ssh_tunnel
 from tests.support.gateway_process import Gateway
 from tests.support.requirements import need_data_plane
 from tests.support.servers import echoing, serving
@@ -46,27 +49,31 @@ def engine_accepts(pid: int, port: int) -> bool:
     return links.count(f"socket:[{inode}]") > 1
 
 
-def start_accepting(gateway: Gateway, port: int) -> None:
-    """Connect clients until an engine accepts them."""
+def start_accepting(gateway: Gateway, port: int) -> int:
+    """Connect clients until an engine accepts them; return how many. A new connection of the tunnel delays that."""
+    count = 0
 
     def accepts() -> bool:
+        nonlocal count
+        count += 1
         with connect(port) as client:
             assert echo(client) == b"hello"
         return engine_accepts(gateway.pid, port)
 
     gateway.wait(accepts)
+    return count
 
 
-def use(gateway: Gateway, name: str, port: int) -> None:
-    """Be the clients of a backend that admits 127.0.0.0/30 and six clients."""
+def use(gateway: Gateway, name: str, port: int, first: int) -> None:
+    """Be the clients of a backend that admits 127.0.0.0/30 and six clients; `first` of them do nothing special."""
 
     def connections() -> dict[str, Any]:
         return dict(gateway.backend(name)["connections"])
 
-    with connect(port) as first:
-        assert echo(first) == b"hello"
+    for _ in range(first):
+        with connect(port) as client:
+            assert echo(client) == b"hello"
     gateway.wait(lambda: connections()["active"] == 0)
-    assert engine_accepts(gateway.pid, port) == (name == "fast")
     assert is_refused(port, ("127.0.0.4", 0))
     with connect(port) as ending:
         ending.sendall(b"x" * 100_000)
@@ -120,8 +127,9 @@ def test_counters_limits_and_reloads_are_the_same_as_without_the_engine(
 
     write("127.0.0.0/30")
     gateway.start().wait_up(*ports)
-    for name, port in ports.items():
-        use(gateway, name, port)
+    first = start_accepting(gateway, ports["fast"])
+    use(gateway, "fast", ports["fast"], 0)
+    use(gateway, "plain", ports["plain"], first)
     fast, plain = (gateway.backend(name)["connections"] for name in ports)
     assert fast == plain
     assert (fast["rejected"], fast["active"]) == ({"not_allowed": 1, "max_connections": 1}, 0)
@@ -169,6 +177,38 @@ def test_failures_are_handled_as_without_the_engine(gateway: Gateway, bastion: B
     assert not engine_accepts(gateway.pid, ports["fast"])
     fast, plain = (gateway.backend(name)["connections"]["rejected"] for name in ("fast", "plain"))
     assert fast == plain == {"refused": 1}
+
+
+def test_a_query_is_cancelled_over_connections_that_the_engine_accepts(
+    gateway: Gateway, shared_bastion: Bastion, shared_postgres: Postgres
+) -> None:
+    need_data_plane()
+    port = free_port()
+    gateway.write(f"""
+        tunnels:
+          bastion: {ssh_tunnel(shared_bastion, more=", data_plane: native")}
+        backends:
+          reports:
+            kind: postgres
+            via: bastion
+            targets: ["127.0.0.1:{shared_postgres.port}"]
+            listen: 127.0.0.1:{port}
+            check: {database_check(shared_postgres, gateway.folder)}
+    """)
+    gateway.start().wait_up("reports")
+
+    def accepts() -> bool:
+        query_postgres(shared_postgres, port)
+        return engine_accepts(gateway.pid, port)
+
+    gateway.wait(accepts)
+    with postgres(shared_postgres, port) as session, ThreadPoolExecutor(1) as pool:
+        query = pool.submit(session.execute, "SELECT pg_sleep(60)")
+        while not query.done():  # a request that arrives before the query has no effect
+            session.cancel()
+            time.sleep(0.1)
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            query.result()
 
 
 class Uplink:

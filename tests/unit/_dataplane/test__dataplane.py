@@ -120,12 +120,12 @@ class Rig:
         self.turn()
         return token, number, client
 
-    def listen(self, *wires: int, permits: int = 1000, networks: tuple[str, ...] = ()) -> int:
+    def listen(self, *wires: int, permits: int = 1000, networks: tuple[str, ...] = (), tap: bool = False) -> int:
         """Let the engine accept clients from `listening`. Return the token of the listener."""
         token, chosen = self.engine.token(), wires or (self.wire,)
         allow = [ipaddress.ip_network(each) for each in networks]
         self.engine.listen(
-            token, os.dup(self.listening.fileno()), 0, permits, 1 << 18, 1 << 21, PACKET,
+            token, os.dup(self.listening.fileno()), 0, permits, 1 << 18, 1 << 21, PACKET, tap,
             struct.pack(f"={len(chosen)}Q", *chosen),
             b"".join(struct.pack("BB16s", len(a := n.network_address.packed), n.prefixlen, a) for n in allow),
             numbers(12) + b"direct-tcpip", b"",
@@ -296,7 +296,7 @@ def test_wrong_arguments_are_refused(rig: Rig) -> None:
     with pytest.raises(ValueError, match="bounds"):
         rig.module.Engine((), 0, 0)
     with pytest.raises(ValueError, match="window"):
-        rig.engine.listen(rig.wire, 0, 0, 1, 2, 1, PACKET, b"", b"", b"", b"")
+        rig.engine.listen(rig.wire, 0, 0, 1, 2, 1, PACKET, False, b"", b"", b"", b"")
     unused = rig.engine.token()
     rig.engine.release(unused)
     with pytest.raises(KeyError):
@@ -373,6 +373,23 @@ def test_a_listener_joins_clients_and_reports_them(rig: Rig) -> None:
     rig.turn()
     rig.say(bytes([CLOSE]) + numbers(0))
     assert rig.kinds(channel) == [rig.module.RECORD_ENDED]
+
+
+def test_the_bytes_of_an_accepted_client_are_reported_after_the_client(rig: Rig) -> None:
+    listener = rig.listen(tap=True)
+    client = rig.connect()
+    client.sendall(b"login")
+    rig.hear()
+    rig.confirm(0)
+    rig.turn()
+    assert [kind for kind, _, _, _ in rig.records] == [rig.module.RECORD_JOINED, rig.module.RECORD_TAP]
+    (_, _, (channel, *_), _), (_, of, (from_backend, *_), data) = rig.records
+    assert (of, from_backend, data) == (channel, 0, b"login")
+    rig.engine.command(rig.module.COMMAND_UNTAP, channel, 0)
+    rig.say(bytes([DATA]) + numbers(0, 2) + b"ok")
+    assert client.recv(100) == b"ok"
+    assert rig.kinds(channel) == [rig.module.RECORD_TAP]
+    assert rig.engine.inspect(listener) == {"pending": 0}
 
 
 def test_clients_outside_the_networks_are_returned(rig: Rig) -> None:

@@ -13,6 +13,8 @@ from typing import Any, cast
 import pytest
 
 from gateway.audit_log.recorder import AuditRecorder
+from gateway.backend_support.postgres_cancel import PostgresCancelProtocol
+from gateway.cancel_protocol import LoginTap
 from gateway.contracts.accepting import AcceptedClientHandler, AcceptRule
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.admission import AdmissionRules, UnixSocketRule
@@ -55,7 +57,7 @@ class FakeListener:
 
     async def accept_and_join(self) -> None:
         relay = await self.link.join(self.accept(), self.rule.to, self.rule.latency)
-        self.handler.on_joined(self, relay, 0.001)
+        self.handler.on_joined(self, relay, None, 0.001)
 
 
 class FakeLink(DirectLink):
@@ -226,6 +228,29 @@ async def test_clients_are_not_accepted_by_a_link_while_they_are_recorded() -> N
             await rig.echo(client)
         assert rig.accepting == []
         recorder.sink = None
+
+
+async def test_a_link_accepts_only_while_one_target_has_sessions_that_can_be_cancelled() -> None:
+    async with running(AdmissionRules("b"), cancels=PostgresCancelProtocol()) as rig:
+        listener = await rig.offered()
+        make_tap = listener.rule.make_tap
+        assert make_tap is not None
+        tap = cast("LoginTap", make_tap())
+        elsewhere = TargetIdentity(Endpoint("127.0.0.2", 1), rig.uplinks)
+        with rig.dial() as client:
+            relay = await listener.link.join(listener.accept(), listener.rule.to, listener.rule.latency)
+            listener.handler.on_joined(listener, relay, tap, 0.001)
+            await rig.echo(client)
+            rig.forward.review()
+            assert rig.accepting == [listener]
+            assert rig.forward._cancels is not None
+            assert rig.forward._cancels.has_sessions_elsewhere(elsewhere)
+            rig.forward._cancels.add_session(elsewhere, tap)
+            rig.forward.review()
+            assert rig.accepting == []
+        while rig.forward.active:
+            await asyncio.sleep(0.01)
+        assert not rig.forward._cancels.has_sessions_elsewhere(elsewhere)
 
 
 @pytest.mark.parametrize(

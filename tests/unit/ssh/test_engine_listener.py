@@ -23,7 +23,7 @@ class Events:
         self.calls: list[str] = []
         self.waiting: list[int] = []
 
-    def on_joined(self, connection: Any, relay: Any, seconds: float) -> None:
+    def on_joined(self, connection: Any, relay: Any, tap: Any, seconds: float) -> None:
         self.calls.append("joined")
 
     def on_returned(self, client: socket.socket, seconds: float) -> None:
