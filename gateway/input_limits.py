@@ -1,4 +1,4 @@
-"""Limits the time and memory that users' files take: the size of a file, and the values in YAML text."""
+"""Limits the size of files that users provide, and of the YAML in them, to limit memory and CPU time."""
 
 import errno
 import re
@@ -33,7 +33,7 @@ class TooLargeError(yaml.YAMLError):
 
 
 class LimitedLoader(yaml.SafeLoader):
-    """A YAML loader that stops at a document with too many nodes. It does not count the nodes that aliases repeat.
+    """A YAML loader that refuses documents with too many nodes. Does not count nodes that aliases repeat.
 
     Like Compose, it reads a text such as `22:22` as text, not as a number in base 60 (YAML 1.1).
 
@@ -70,17 +70,18 @@ for _tag, _format in _NUMBERS.items():
     LimitedLoader.add_constructor(_tag, LimitedLoader.construct_number)
 
 
-def load_yaml(text: str) -> Any:
+def load_yaml(text: str, loader_type: type[LimitedLoader] = LimitedLoader) -> Any:
     """Return the value of a YAML document.
 
     Args:
         text: The YAML text.
+        loader_type: A loader that also reads other tags.
 
     Raises:
         yaml.YAMLError: The text is not a YAML document, has too many values, or has a value that contains itself.
         RecursionError: The document is nested too deeply.
     """
-    loader = LimitedLoader(text)
+    loader = loader_type(text)
     try:
         root = loader.get_single_node()
         if root is None:

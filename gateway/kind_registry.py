@@ -9,7 +9,7 @@ K = TypeVar("K")
 
 
 class KindRegistry(Mapping[str, K]):
-    """Maps the name of each kind to the attribute `KIND` of the module with that name.
+    """Maps the name of each kind, such as `mysql` or `ssh`, to its definition, which it imports on first use.
 
     A module is imported on first access, so the process loads only the libraries that its configuration needs.
 

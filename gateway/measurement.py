@@ -30,7 +30,7 @@ class Tap(Protocol):
 
 
 class RequestTracker(Protocol):
-    """Matches requests with responses on a connection with several concurrent requests."""
+    """Matches responses with requests on a connection that carries several requests at the same time."""
 
     @property
     def parseable(self) -> bool:
@@ -110,7 +110,7 @@ class Histogram:
 
 
 class Summary:
-    """Counts observations and adds them up, without buckets."""
+    """Counts and sums observations, like a summary in Prometheus without quantiles."""
 
     __slots__ = ("count", "sum")
 

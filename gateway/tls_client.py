@@ -1,4 +1,4 @@
-"""Defines TLS settings and contexts for all TLS clients of Gateway."""
+"""Defines the TLS settings and contexts that all TLS clients of Gateway share."""
 
 import ssl
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from gateway.errors import GatewayError
 
 @dataclass(frozen=True)
 class ClientTls:
-    """Certificates of a TLS client, in PEM.
+    """The certificate files of a TLS client: trusted authorities, and its own certificate and key.
 
     Args:
         ca_file: Certificate authorities to trust. Default: those of the system.

@@ -1,4 +1,4 @@
-"""Passes the results of a backend's checks to its forward, and failures of its traffic to the checks."""
+"""Defines a running backend, which passes check results to its forward, and traffic failures to its checks."""
 
 import time
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from gateway.app.worker.messages import CheckLogin, TargetAssignment
 from gateway.app.worker.stubs import ForwardStub
 from gateway.app.worker.worker_supervisor import WorkerSupervisor
 from gateway.config import BackendSpec
+from gateway.contracts.timed_state import TimedState
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.handshake_budget import HandshakeBudget, set_limit
@@ -25,7 +26,6 @@ from gateway.health.target_selection import (
     superseded_primaries,
     wrong_role_targets,
 )
-from gateway.health.timed_state import TimedState
 
 TargetRecords = dict[tuple[str, Endpoint], TargetRecord]
 """What is known about each target of a backend, by the name of the kind and the address."""

@@ -16,7 +16,7 @@ ESTABLISHED, LISTEN = 0x01, 0x0A
 
 @dataclass
 class LocalPort:
-    """The state of one local port: its listeners, and the connections and data that wait.
+    """The state of one local port: its listening sockets, and what the program has not accepted or read.
 
     Args:
         owners: The user IDs that own the listening sockets.

@@ -32,7 +32,7 @@ _MIN_ACCEPT_POLL, _MAX_ACCEPT_POLL = 0.005, 0.2
 
 
 class NotAcceptedError(Exception):
-    """A process of a program has not accepted a connection."""
+    """The program has not accepted a connection to its local port."""
 
 
 class PortProcess:

@@ -19,7 +19,7 @@ its connections as if they were complete."""
 
 
 class PortStream:
-    """A connection to the local port of a program. Implements `gateway.relay.stream_bridge.FarStream`.
+    """A connection to a program's local port; implements `gateway.relay.stream_bridge.BridgedStream`.
 
     Args:
         sock: The connected, non-blocking socket. The stream owns it.

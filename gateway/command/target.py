@@ -1,4 +1,4 @@
-"""Defines what both modes share: the interface of a target, its command, and the pause after a failure."""
+"""Defines what the modes `port` and `stdio` share: the interface of a target, and the pause after a failure."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ from gateway.processes.output_log import OutputLog
 from gateway.processes.program_lookup import LookupTimeoutError, look_up_program
 from gateway.processes.programs import environment_of_user, fill_placeholders
 from gateway.processes.tunnel_processes import TunnelProcesses
-from gateway.relay.stream_bridge import FarStream
+from gateway.relay.stream_bridge import BridgedStream
 
 _FATAL_RETRY = 60.0
 """Seconds between a failed login and the next attempt."""
@@ -96,7 +96,7 @@ class CommandTarget(Protocol):
     async def start(self) -> None:
         """Start a process. Raises `TunnelError` if it does not work."""
 
-    async def connect(self) -> FarStream:
+    async def connect(self) -> BridgedStream:
         """Return a new connection. Raises `TunnelError` or `DialError`."""
 
     def local_ports(self, now: float) -> dict[int, str]:
@@ -147,7 +147,7 @@ class RetryPause:
 
 
 class OwnedTasks:
-    """Runs tasks that end with their owner."""
+    """Runs background tasks, and cancels them when their owner closes."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()

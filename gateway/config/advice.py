@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from gateway.backend_support.login_options import LoginCheckOptions
 from gateway.config.model import Config
 from gateway.config.strict_mode import weaknesses
-from gateway.docker.peers.keys import NOT_SUPPORTED, SUPPORTED
+from gateway.docker.peers.tls_contexts import NOT_SUPPORTED, SUPPORTED
 from gateway.relay.resolver import is_address
 
 

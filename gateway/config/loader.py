@@ -21,7 +21,7 @@ from gateway.config.strict_mode import weaknesses
 from gateway.config.variable_expansion import expand, references
 from gateway.config.variables import PREFIX, setting_names, unknown_variables, url_variables, variable_of
 from gateway.config.yaml_parser import parse_yaml, read_text
-from gateway.errors import ConfigError, Origin, Problem
+from gateway.errors import ConfigError, ConfigOrigin, Problem
 
 _EXAMPLES = {"tunnel": "bastion=ssh://user@host", "backend": "orders=mysql://db:3306"}
 _MAX_PROBLEMS = 200
@@ -34,7 +34,7 @@ _NO_SOURCE = (
 
 @dataclass(frozen=True)
 class ConfigSources:
-    """The sources of a configuration.
+    """The sources of a configuration: a file, flags and environment variables.
 
     Args:
         file: A YAML file; None if there is none.
@@ -90,7 +90,9 @@ def load(sources: ConfigSources, *, serves: bool = True) -> Config:
         problems.append(
             Problem(place, "backends", _NOTHING_TO_SERVE) if sources.file else Problem("", "", _NO_SOURCE)
         )
-    origin = Origin(str(sources.file) if sources.file else None, digest, _variables(sources, text), _flags(sources))
+    origin = ConfigOrigin(
+        str(sources.file) if sources.file else None, digest, _variables(sources, text), _flags(sources)
+    )
     if problems:
         raise ConfigError(_for_display(problems, redactor), origin)
     direct = direct_addresses(config) if config.docker is not None else ()

@@ -11,8 +11,8 @@ from gateway.config.model import Config
 from gateway.config.ops_rules import ops_problems
 from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequence, tables
 from gateway.config.schema import known_keys
+from gateway.config.via_rules import via_problems
 from gateway.config.volume_rules import volume_problems
-from gateway.config.way_rules import way_problems
 from gateway.contracts.values import Endpoint
 from gateway.errors import Problem
 
@@ -27,7 +27,7 @@ def check_rules(config: Config, root: ParsedMapping, problems: list[Problem]) ->
         root: The whole tree.
         problems: The list to which problems are added.
     """
-    problems.extend(way_problems(root))
+    problems.extend(via_problems(root))
     _check_listeners(config, root, problems)
     try:
         values.unix_path(config.ops.admin_socket)

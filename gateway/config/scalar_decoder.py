@@ -46,7 +46,7 @@ def read_scalar(tree: ParsedScalar, text: str, read: Callable[[str], Any]) -> An
     try:
         _check_text(text)
         return read(text)
-    except values.ValueOmittedError:
+    except values.PossibleSecretError:
         raise
     except ValueError:
         if tree.written is None:
@@ -58,16 +58,16 @@ def _check_text(text: str) -> None:
     """Refuse characters that no file name, address or password can contain.
 
     Raises:
-        ValueOmittedError: The text contains a null character or an unpaired surrogate.
+        PossibleSecretError: The text contains a null character or an unpaired surrogate.
     """
     try:
         null = b"\0" in os.fsencode(text)
     except UnicodeEncodeError as error:
-        raise values.ValueOmittedError(
+        raise values.PossibleSecretError(
             "contains an unpaired surrogate, which is not valid text: remove it"
         ) from error
     if null:
-        raise values.ValueOmittedError("contains a null character: remove it")
+        raise values.PossibleSecretError("contains a null character: remove it")
 
 
 def _error_of_reference(written: str, read: Callable[[str], Any]) -> str:

@@ -1,4 +1,4 @@
-"""Reads a YAML file and parses it into a tree with places. Limits the time and memory that parsing can take."""
+"""Reads and parses a YAML file, with the line and column of each value. Limits time and memory."""
 
 import errno
 import hashlib
@@ -88,7 +88,7 @@ def parse_yaml(
 
 
 class _Reader:
-    """Converts the nodes of a YAML document to a tree with places."""
+    """Converts the nodes of a YAML document to a `Tree`, with the line and column of each value."""
 
     def __init__(
         self, name: str, problems: list[Problem], environment: Mapping[str, str], used: dict[str, str]

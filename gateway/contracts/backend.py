@@ -16,7 +16,7 @@ from gateway.text_sanitizer import one_line
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """The result of a probe of a target that answers. Text from the server is sanitized to one printable line.
+    """The result of a probe that the target has answered. Text from the server is sanitized to one line.
 
     Args:
         role: The database's role; None if the kind has no roles.

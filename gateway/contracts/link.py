@@ -128,7 +128,7 @@ class Link(Connector, Protocol):
         Raises:
             DialError: The target cannot be reached.
             LinkLostError: The link failed during the dial.
-            RedialError: Only the connection that carried the dial failed; see `gateway.relay.dial_retry`.
+            RedialRequiredError: Only the connection that carried the dial failed; see `gateway.relay.dial_retry`.
         """
 
     async def lost(self) -> TunnelError:

@@ -1,4 +1,4 @@
-"""Secrets, certificates and insecure settings."""
+"""Defines secrets, monitored certificates and insecure settings."""
 
 import errno
 from dataclasses import dataclass

@@ -17,7 +17,7 @@ CHANNEL = "channel"
 
 
 class TracedPhase(NamedTuple):
-    """One phase of a connection.
+    """One phase of a client connection: hold, dial or channel.
 
     Args:
         name: `HOLD`, `DIAL` or `CHANNEL`.
@@ -95,7 +95,7 @@ class TracedConnection:
 
 
 class TraceExporter(Protocol):
-    """Sends spans."""
+    """Sends the span of each ended client connection to a collector."""
 
     def export(self, connection: TracedConnection) -> None:
         """Queue the span of a connection, or drop it if the receiver is too slow. Return immediately."""

@@ -12,7 +12,7 @@ from gateway.errors import Reason
 
 @dataclass(frozen=True)
 class OpenTunnel:
-    """An open tunnel, as the uplink uses it.
+    """An open tunnel: its link, its status, and how to renew its keys.
 
     Args:
         link: Connects to addresses on the far side.
@@ -26,7 +26,7 @@ class OpenTunnel:
     renew: Callable[[], None] = lambda: None
 
 
-class Progress(Protocol):
+class ProgressCallback(Protocol):
     """Callback for state changes of a tunnel: the states while it opens, and later `up` and `suspect`."""
 
     def __call__(self, state: TunnelState, reason: Reason | None = None, detail: str = "", /) -> None:
@@ -40,7 +40,7 @@ class Tunnel(Protocol):
     def far_side(self) -> str:
         """The remote end, for messages: `user@host:port`."""
 
-    def open(self, via: Link, progress: Progress) -> AbstractAsyncContextManager[OpenTunnel]:
+    def open(self, via: Link, progress: ProgressCallback) -> AbstractAsyncContextManager[OpenTunnel]:
         """Open the tunnel through `via`. The tunnel closes when the context exits.
 
         If the peer of an open tunnel stops answering, the tunnel reports `suspect` to `progress`. When the peer

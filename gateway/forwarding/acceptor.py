@@ -31,8 +31,8 @@ _ANY_SOURCE = ClientSource()
 _LIMITS = (RefusalReason.MAX_CONNECTIONS, RefusalReason.CONSUMER_QUOTA)
 
 
-class _OverLimit(NamedTuple):
-    """The refusal of a client that exceeds a limit, unless it sends a cancel request, and its counters."""
+class _OverLimitClient(NamedTuple):
+    """A client that exceeds a limit, and is refused unless it sends a cancel request."""
 
     refusal: RefusalReason
     address: str | None
@@ -40,7 +40,7 @@ class _OverLimit(NamedTuple):
 
 
 class Acceptor:
-    """Admits the clients of one backend.
+    """Accepts or refuses the clients of one backend.
 
     Args:
         backend: The backend's name.
@@ -149,13 +149,13 @@ class Acceptor:
 
     def _over_limit(
         self, client: PendingClient, refusal: RefusalReason, usage: UsageCounters | None
-    ) -> "_OverLimit | None":
+    ) -> "_OverLimitClient | None":
         """Return the refusal of a client that might send a cancel request; None to refuse the client immediately."""
         source = ClientSource.of(client.sock) if self._dialer.knows_cancel_requests and refusal in _LIMITS else None
         room = source is not None and self.reserve.has_room(source.address)
         if source is None or not room or self.admission.refusal(source, 0) is not None:
             return None
-        return _OverLimit(refusal, source.address, usage)
+        return _OverLimitClient(refusal, source.address, usage)
 
     def _start_task(
         self,
@@ -231,7 +231,7 @@ class Acceptor:
         client.slot = self.consumers.admit(name, container_id)
         return None
 
-    async def _connect_cancel_request(self, client: PendingClient, over_limit: "_OverLimit") -> None:
+    async def _connect_cancel_request(self, client: PendingClient, over_limit: "_OverLimitClient") -> None:
         """Join a client that exceeds a limit if it sends a cancel request; otherwise refuse the client."""
         if await self._has_label(over_limit.address):
             with contextlib.suppress(DialError):  # the client has disconnected

@@ -1,4 +1,4 @@
-"""Counts connections beyond a backend's limits, for clients that might send a cancel request. Does no I/O."""
+"""Reserves connections beyond a backend's limits for clients that might send a cancel request. Does no I/O."""
 
 from collections.abc import Hashable
 
@@ -8,7 +8,7 @@ _MAX_PER_ADDRESS = _MAX_CLIENTS // 2
 
 
 class CancelReserve:
-    """Counts the clients that exceed the limits of one backend, from accept to close.
+    """The clients that exceed the limits of one backend, and stay only if they send a cancel request.
 
     A hashable key identifies each client. At first, the key is the client's task. After the client is joined, the key
     is the `ended` future of its relay.

@@ -1,4 +1,4 @@
-"""Counts connections, bytes and latency of one backend for each consumer, for a limited number of consumers."""
+"""Counts the connections, bytes and latency of each consumer of one backend, up to a number of consumers."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ UNKNOWN = "unknown"
 
 @dataclass
 class UsageCounters:
-    """Counts the connections, bytes and latency of one consumer.
+    """The connection, byte and latency counters of one consumer of a backend.
 
     Args:
         id: The container's ID; empty if there is none.
@@ -53,7 +53,7 @@ class UsageCounters:
 
 
 class ConnectionSlot:
-    """Counts one connection of a consumer, from admission to close.
+    """One connection of a consumer, which counts toward its quota from admission to close.
 
     Args:
         active: Number of current connections of each consumer. The slot adds its connection.
@@ -97,7 +97,7 @@ class ConnectionSlot:
 
 
 class ConsumerUsage(dict[str, UsageCounters]):
-    """The counters of all consumers, by name."""
+    """The usage counters of all consumers of one backend, by the consumer's name."""
 
     def __init__(self) -> None:
         super().__init__()

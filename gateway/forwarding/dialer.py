@@ -1,4 +1,4 @@
-"""Joins one client to a target: waits for a link, then dials the ways to the targets in order."""
+"""Joins a client to a target: waits for a link, then dials the targets through their tunnels in order."""
 
 import asyncio
 import random
@@ -10,7 +10,7 @@ from gateway.cancel_protocol import CancelRequest, LoginTap
 from gateway.contracts.link import Relay
 from gateway.contracts.tracing import DIAL, HOLD
 from gateway.errors import DialError, LinkLostError, ReachError, Reason
-from gateway.forwarding.cancel_join import join_cancel_request
+from gateway.forwarding.cancel_request_forwarding import join_cancel_request
 from gateway.forwarding.cancel_requests import CancelRouter
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.route import Route
@@ -34,8 +34,8 @@ class _PermanentDialError(DialError):
     """No target can be reached, and a retry does not help."""
 
 
-class JoinedClient(NamedTuple):
-    """The result of joining a client to a target."""
+class JoinResult(NamedTuple):
+    """The result of joining a client to a target: the target, the tunnel used, and the relay."""
 
     routed: RoutedTarget
     relay: Relay
@@ -44,7 +44,7 @@ class JoinedClient(NamedTuple):
 
 
 class Dialer:
-    """Joins the clients of one backend to targets.
+    """Dials the targets of one backend for each client, and joins the client to the first that answers.
 
     Args:
         route: The current route.
@@ -96,7 +96,7 @@ class Dialer:
         target = routed.identity if routed is not None else None
         client.request = await self._cancels.read_cancel_request(client.sock, client.watcher, target)
 
-    async def join(self, client: PendingClient, latency: Histogram) -> JoinedClient:
+    async def join(self, client: PendingClient, latency: Histogram) -> JoinResult:
         """Join `client` to a target within the hold time.
 
         Args:
@@ -143,7 +143,7 @@ class Dialer:
         routes: list[RoutedTarget],
         latency: Histogram,
         deadline: float,
-    ) -> JoinedClient:
+    ) -> JoinResult:
         """Join the client through the first way that succeeds. Join a cancel request to the target of its session."""
         if not routes:
             if self._cancels and (request := await self._cancel_request(client, None)) is not None:
@@ -173,7 +173,7 @@ class Dialer:
 
     async def _join_route(
         self, client: PendingClient, dialer: TargetDialer, routed: RoutedTarget, latency: Histogram, within: float
-    ) -> JoinedClient:
+    ) -> JoinResult:
         """Join the client to a target through one way within `within` seconds."""
         started = time.perf_counter()
         login = self._cancels.login_tap() if self._cancels else None
@@ -182,7 +182,7 @@ class Dialer:
             raise LinkLostError
         relay = await dialer.join(client, routed.uplink.link, routed, latency, within, tap)
         routed.uplink.channel_open.observe(time.perf_counter() - started)
-        return JoinedClient(routed, relay, login)
+        return JoinResult(routed, relay, login)
 
     async def _cancel_request(self, client: PendingClient, routed: RoutedTarget | None) -> CancelRequest | None:
         """Return the client's cancel request. Read it only if another target than that of `routed` has sessions."""
@@ -205,11 +205,11 @@ class Dialer:
         dialer: TargetDialer,
         latency: Histogram,
         default: RoutedTarget | None = None,
-    ) -> JoinedClient:
+    ) -> JoinResult:
         candidates = self._cancels.targets_for(request, default and default.identity) if self._cancels else []
         if not candidates:
             raise DialError(Reason.ROLE, _NO_PRIMARY)
-        return JoinedClient(*await join_cancel_request(client, request, dialer, latency, candidates, default))
+        return JoinResult(*await join_cancel_request(client, request, dialer, latency, candidates, default))
 
     async def _wait_link(self, uplinks: Collection[LinkSource], within: float | None) -> None:
         """Wait until an uplink has a link, the route or `fail_fast` changes, or `within` seconds have passed."""

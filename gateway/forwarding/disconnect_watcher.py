@@ -7,7 +7,7 @@ from gateway.relay.poller import HANGUP, READ, poller
 
 
 class DisconnectWatcher:
-    """Cancels the current task when its client resets the connection.
+    """Cancels the current task when the client that the task serves resets the connection.
 
     Args:
         client: The socket to watch until a relay registers it with the poller.

@@ -1,4 +1,4 @@
-"""Decides when to close which connections, so that clients do not all reconnect at the same time. Does no I/O."""
+"""Spreads the closes of a drain over time, so that clients do not all reconnect at once. Does no I/O."""
 
 from gateway.contracts.link import Relay
 
@@ -7,7 +7,7 @@ SHARE_PER_SECOND = 0.1
 
 
 class DrainPace:
-    """Computes how many connections to close at a given time.
+    """Computes how many connections of a drain to close at a given time.
 
     Args:
         clients: Number of connections at the start.

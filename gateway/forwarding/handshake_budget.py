@@ -1,4 +1,4 @@
-"""Limits aborted handshakes, so that a server does not block all clients of the gateway. Does no I/O.
+"""Limits aborted handshakes, so that a MySQL server does not block the gateway's address. Does no I/O.
 
 MySQL counts connections that end during their handshake by source address. At `max_connect_errors` it refuses all
 connections from that address with error 1129 until an operator flushes its host cache. A successful login resets the
@@ -28,7 +28,7 @@ the next request."""
 
 
 class HandshakeBudget(AbortedLoginCount):
-    """Counts the aborted handshakes at one server through one way, and limits their number.
+    """Counts the aborted handshakes at one server, through one tunnel, and limits their number.
 
     Args:
         limit: Number of aborted handshakes at which the server blocks the gateway's address.

@@ -1,4 +1,4 @@
-"""Tracks the joined clients of one backend: counts them, finds stalled targets, and resets clients."""
+"""Tracks the client connections that are joined to targets, to count, drain and reset them."""
 
 import asyncio
 import random
@@ -41,7 +41,7 @@ class JoinedConnection:
 
 
 class JoinedConnections:
-    """The joined clients of one backend, from `add` to `remove`."""
+    """All client connections of one backend that are joined to a target, from `add` to `remove`."""
 
     def __init__(self) -> None:
         self._by_ended: dict[asyncio.Future[CloseReason], JoinedConnection] = {}

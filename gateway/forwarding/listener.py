@@ -29,7 +29,7 @@ AcceptHandler = Callable[[socket.socket], None]
 
 
 class BindError(GatewayError):
-    """An address cannot be bound. The operator must free the address or configure another one."""
+    """A listener's address cannot be bound. The operator must free the address or configure another one."""
 
 
 class Listener:
@@ -38,14 +38,17 @@ class Listener:
     Args:
         address: The address to listen on.
         sockets: Sockets that another process has bound; None to bind `address`.
+        free_bind: Whether the host may get the address later, see `listen_tcp`.
 
     Raises:
         BindError: The address cannot be bound.
     """
 
-    def __init__(self, address: ListenAddress, sockets: list[socket.socket] | None = None) -> None:
+    def __init__(
+        self, address: ListenAddress, sockets: list[socket.socket] | None = None, *, free_bind: bool = False
+    ) -> None:
         self.address = address
-        self._sockets = _bind(address) if sockets is None else sockets
+        self._sockets = _bind(address, free_bind=free_bind) if sockets is None else sockets
         self._bound_here = sockets is None
         self._on_accept: AcceptHandler | None = None
         self._withdraw: Callable[[], None] | None = None
@@ -182,7 +185,7 @@ def prepare(sock: socket.socket) -> None:
     reset_on_process_exit(sock)
 
 
-def _bind(address: ListenAddress) -> list[socket.socket]:
+def _bind(address: ListenAddress, *, free_bind: bool) -> list[socket.socket]:
     if isinstance(address, Path):
         return [_bind_unix(address)]
     hosts = ["127.0.0.1", "::1"] if address.host == "localhost" else [address.host]
@@ -190,7 +193,7 @@ def _bind(address: ListenAddress) -> list[socket.socket]:
     for host in hosts:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            bound.append(listen_tcp(family, (host, address.port), BACKLOG))
+            bound.append(listen_tcp(family, (host, address.port), BACKLOG, free_bind=free_bind))
             prepare(bound[-1])
         except OSError as error:
             if bound and error.errno in _NO_IPV6_ERRNOS:

@@ -1,4 +1,4 @@
-"""Logs the clients of one backend that were not connected, with a limited number of lines."""
+"""Logs the refused and failed clients of one backend, at a limited rate."""
 
 import logging
 
@@ -17,7 +17,7 @@ line."""
 
 
 class RefusalLog:
-    """Logs each combination of source and reason at most once in ten minutes. Times are monotonic, in seconds.
+    """Logs refused clients, each source and reason at most once in ten minutes. Times are monotonic, in seconds.
 
     Args:
         backend: The backend's name.

@@ -1,4 +1,4 @@
-"""Defines how the clients of a backend reach its targets."""
+"""Defines the route of a backend: the uplinks and targets that its clients use."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Combines a target with the uplinks through which clients reach it."""
+"""Combines a target with the uplinks (tunnels) through which clients reach it."""
 
 from typing import NamedTuple, Protocol
 
@@ -44,7 +44,7 @@ class TargetIdentity(NamedTuple):
 
 
 class RoutedTarget(NamedTuple):
-    """One way to a target: the target, and the uplink through which it is reached."""
+    """A target, and the uplink through which clients reach it."""
 
     identity: TargetIdentity
     uplink: LinkSource

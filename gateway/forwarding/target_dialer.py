@@ -1,4 +1,4 @@
-"""Dials the targets of one route. Limits concurrent dials through each tunnel, and aborted handshakes of targets."""
+"""Dials the targets of one route. Limits concurrent dials through each tunnel, and aborted handshakes."""
 
 import asyncio
 import time
@@ -22,7 +22,7 @@ moment."""
 
 
 class TargetDialer:
-    """Dials the targets of one route.
+    """Dials one target and joins a client to it, within the limits on dials and aborted handshakes.
 
     Args:
         route: The route.

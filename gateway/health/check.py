@@ -36,7 +36,7 @@ _MIN_INTERVAL = 1.0
 
 @dataclass(frozen=True)
 class CheckSchedule:
-    """When a check runs, and how many results change the state; the keys of `check:`. Times are in seconds."""
+    """The intervals, time limit and thresholds of a check (`check:` in the configuration), in seconds."""
 
     interval: float
     fast_interval: float
@@ -47,7 +47,7 @@ class CheckSchedule:
 
 
 class MonitoredUplink(Protocol):
-    """The uplink through which a check reaches its target. An uplink and an `UplinkStub` implement this interface."""
+    """The state of the uplink that a check uses. An uplink and, in a worker, an `UplinkStub` implement it."""
 
     name: str
     settled: asyncio.Event

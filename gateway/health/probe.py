@@ -1,4 +1,4 @@
-"""Probes a target once within a time limit, and converts every outcome to a result."""
+"""Probes a target once within a time limit, and converts every outcome to a check result."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Stores what the probes through all ways found about one target. Does no I/O."""
+"""Stores the last probe results of one target, from the checks through all its tunnels. Does no I/O."""
 
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.states import DatabaseRole
@@ -6,7 +6,7 @@ from gateway.health.verdict import CheckResult
 
 
 class TargetRecord:
-    """The last results of the probes of one target. The checks through all ways share this object."""
+    """The last probe results of one target, which the checks through all its tunnels share."""
 
     def __init__(self) -> None:
         self.probe_result = ProbeResult()

@@ -20,7 +20,7 @@ _USABLE = (HealthState.UP, HealthState.DEGRADED)
 
 @dataclass(frozen=True)
 class TargetCandidate:
-    """A target that can serve new clients, with the results of its checks.
+    """A target that new clients might use, with the results of its checks.
 
     Args:
         remedy: What to do about exactly this failure, as in `gateway.errors.UnusableTargetError`.
@@ -44,7 +44,7 @@ class TargetCandidate:
 
 
 class BackendHealth(NamedTuple):
-    """The state of a backend, the reason for the state, and one line of detail.
+    """The state of a backend, with the reason, detail and remedy.
 
     `remedy` says what to do about exactly this failure, in the imperative. Empty: the remedy follows from the reason.
     """

@@ -1,4 +1,4 @@
-"""Derives a target's state from check results: rise and fall, flapping, history. Does no I/O."""
+"""Derives a target's state (up, down, flapping) from its check results, by `rise` and `fall`. Does no I/O."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -55,7 +55,7 @@ class CheckResult:
 
 
 class CheckHistory:
-    """The latest results, and the latest failures, which are kept longer.
+    """The latest check results of a target, and the latest failures, which are kept longer.
 
     Args:
         size: Maximum number of latest results, and of failures.

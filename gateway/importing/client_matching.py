@@ -1,4 +1,4 @@
-"""Determines which forward and which tunnel each client of a remote service uses."""
+"""Finds the local forward or the tunnel that each imported client of a remote service uses."""
 
 from gateway.importing.import_result import ImportResult
 from gateway.importing.model import HERE, HOST_NAMES, LOOPBACK, ImportedClient, ImportedContainer, ImportedForward
@@ -45,7 +45,7 @@ def forward_of(client: ImportedClient, result: ImportResult) -> ImportedForward 
         result: Contains the forwards. Receives notes.
     """
     container = client.container
-    hosts = {client.host}
+    hosts = {_linked(client)}
     if client.host in HOST_NAMES and (
         container is None or client.host not in LOOPBACK or container.network == "host"
     ):
@@ -59,6 +59,11 @@ def forward_of(client: ImportedClient, result: ImportResult) -> ImportedForward 
     return next(
         (each for each in result.forwards if any((host, client.port) in each.names for host in hosts)), None
     ) or _forward_of_host(client, result)
+
+
+def _linked(client: ImportedClient) -> str:
+    """Return the name of the container if a client connects to the alias of a link; otherwise the client's host."""
+    return client.container.links.get(client.host, client.host) if client.container is not None else client.host
 
 
 def _forward_of_host(client: ImportedClient, result: ImportResult) -> ImportedForward | None:
@@ -81,7 +86,8 @@ def is_remote(client: ImportedClient, result: ImportResult) -> bool:
         client: The client.
         result: Contains the containers. Receives notes.
     """
-    own = next((each for each in result.containers if client.host in each.names and not each.replaced), None)
+    host = _linked(client)
+    own = next((each for each in result.containers if host in each.names and not each.replaced), None)
     address = f"{client.host}:{client.port}"
     if client.optional:
         return False

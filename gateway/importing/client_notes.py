@@ -1,4 +1,4 @@
-"""Adds notes on the changes that a client needs in order to use its backend."""
+"""Writes notes for the user on how to change each client so that it uses its new backend."""
 
 import re
 from typing import Any
@@ -11,7 +11,7 @@ from gateway.importing.volumes import replacement
 def _address(
     client: ImportedClient, container: ImportedContainer, backend: dict[str, Any], result: ImportResult
 ) -> str:
-    """Return the address at which a container reaches a backend."""
+    """Return the address at which a container reaches a backend. Mark a link that the backend replaces as used."""
     listen, variables = backend["listen"], ", ".join(client.variables)
     if listen.startswith("/"):
         return f"connect to the unix socket {listen} ({variables}): mount its directory"
@@ -25,10 +25,24 @@ def _address(
         )
     if host in LOOPBACK:
         text += f"; for that, run the gateway in a container and listen on {ANY_ADDRESS}:{port}"
+    linked = container.links.get(client.host, "")
+    if any(linked in each.names and each.replaced for each in result.containers):
+        text += f"; remove the link to {linked}"
+        container.use(f"link.{client.host}")
     owner = container.network.partition(":")[2]
     if any(owner in each.names and each.replaced for each in result.containers):
         text += f"; remove the network mode {container.network}"
     return text
+
+
+def _missing_file(client: ImportedClient, container: ImportedContainer) -> str:
+    """Return the note that no source has a password file, such as an external secret; empty if a source has it."""
+    path = client.keys.get("check", {}).get("password_file", "")
+    variable = next((each for each in client.login if container.environment[each] == path), "")
+    in_container = bool(container.name or container.image)
+    if not variable or not in_container or container.host_path(path) is not None:
+        return ""
+    return f"; write the password to {path}, because no source has the file that {variable} names"
 
 
 def note_client(client: ImportedClient, result: ImportResult) -> None:
@@ -40,7 +54,8 @@ def note_client(client: ImportedClient, result: ImportResult) -> None:
     if client.container is not None:
         used = client.login if client.keys.get("check") else client.variables
         client.container.use(*[f"environment.{name}" for name in used])
-        result.changes.append((client, _address(client, client.container, backend, result)))
+        text = _address(client, client.container, backend, result) + _missing_file(client, client.container)
+        result.changes.append((client, text))
         return
     if client.folder:
         result.changes.append((client, f"new line of /etc/fstab: {replacement(client, backend['listen'], backend)}"))

@@ -1,4 +1,4 @@
-"""Adapts the imported configuration to a gateway that runs as a service of the Compose file."""
+"""Adapts the imported configuration for a gateway that runs as a service in the Compose file."""
 
 import copy
 import posixpath
@@ -25,7 +25,7 @@ _FILES = {
 
 @dataclass
 class ComposeGatewayConfig:
-    """The gateway's configuration, adapted to a gateway that runs as a Compose service.
+    """The imported configuration, for a gateway that runs as a Compose service, with the secrets it needs.
 
     Args:
         tunnels: The tunnels.

@@ -105,6 +105,12 @@ class ImportResult:
         self.backends[name] = {**keys, "targets": [target], "listen": listen}
         return name
 
+    def replaced_names(self) -> list[str]:
+        """Return the host names of the containers that the gateway replaces, with the aliases of links to them."""
+        names = [name for each in self.containers if each.replaced for name in sorted(each.names)]
+        links = [alias for each in self.containers for alias, name in each.links.items() if name in names]
+        return list(dict.fromkeys([*names, *(each for each in links if each not in self.reserved)]))
+
     def add_example(self) -> None:
         """Add an example backend if there are only tunnels, because a configuration requires a backend."""
         used = {keys.get("via") for keys in self.tunnels.values()}

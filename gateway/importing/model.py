@@ -1,4 +1,4 @@
-"""Defines what sources describe: containers, mounts, forwards, and clients of remote services."""
+"""Defines what an import reads from files and commands: containers, forwards, and clients of remote services."""
 
 import re
 from collections.abc import Callable
@@ -27,8 +27,8 @@ def names_on_host(port: int) -> set[tuple[str, int]]:
 
 
 @dataclass(frozen=True)
-class ImportContext:
-    """The environment in which an ssh command runs.
+class SshCommandContext:
+    """The context in which an imported ssh command runs: its paths, and the addresses of its listeners.
 
     Args:
         where: The name of the command in notes.
@@ -60,7 +60,7 @@ class ImportedMount:
 
 @dataclass
 class ImportedContainer:
-    """A service of a Compose file, or a container that a command runs.
+    """A service in an imported Compose file, or a container of an imported `docker run` command.
 
     Args:
         where: The name of the container in notes.
@@ -69,9 +69,11 @@ class ImportedContainer:
         image: The image.
         command: The words of the entrypoint and the command.
         environment: The environment variables.
+        references: The values of the variables to which the Compose file can refer.
         mounts: The mounts.
         network: The network mode: `host`, `service:NAME` or `container:NAME`; empty if the container is on networks.
         aliases: Additional host names at which other containers reach the container.
+        links: The name of the linked container for each link's alias.
         published: The published ports: pairs of container port and host port.
         parts: The parts of the definition that the import has not used, each with its name in notes.
         used: The parts of the definition that the import has used.
@@ -85,9 +87,11 @@ class ImportedContainer:
     image: str = ""
     command: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
+    references: dict[str, str] = field(default_factory=dict)
     mounts: list[ImportedMount] = field(default_factory=list)
     network: str = ""
     aliases: list[str] = field(default_factory=list)
+    links: dict[str, str] = field(default_factory=dict)
     published: list[tuple[int, int]] = field(default_factory=list)
     parts: dict[str, str] = field(default_factory=dict)
     used: list[str] = field(default_factory=list)
@@ -103,6 +107,12 @@ class ImportedContainer:
     def names(self) -> set[str]:
         """The host names at which other containers reach the container."""
         return {self.name, *self.aliases} - {""}
+
+    def add_link(self, text: str) -> None:
+        """Add a link, in the form `NAME` or `NAME:ALIAS`."""
+        name, _, alias = text.partition(":")
+        self.links[alias or name] = name
+        self.parts[f"link.{alias or name}"] = f"link {text}"
 
     def use(self, *keys: str) -> None:
         """Mark parts of the definition as used."""
@@ -130,7 +140,7 @@ class ImportedContainer:
 
 @dataclass
 class ImportedForward:
-    """A local forward.
+    """A local forward (ssh `-L`) in an imported command or ssh_config file.
 
     Args:
         where: The name of the forward in notes.

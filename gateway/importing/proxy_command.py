@@ -1,4 +1,4 @@
-"""Converts `ProxyCommand` values (ssh_config(5)) to a jump host, a proxy, or a program that runs without a shell."""
+"""Converts `ProxyCommand` values (ssh_config(5)) to a jump host, a proxy, or a program."""
 
 import re
 import shlex
@@ -31,7 +31,7 @@ _CORKSCREW = re.compile(r"corkscrew\s+(\S+)\s+(\d+)\s+%h\s+%p")
 
 @dataclass(frozen=True)
 class ProxyCommand:
-    """The jump host or the proxy of a `ProxyCommand`.
+    """A `ProxyCommand` that connects through a jump host or a proxy.
 
     Args:
         jump: The jump host; empty if the command uses no jump host.
@@ -64,7 +64,7 @@ def jump_or_proxy(command: str) -> ProxyCommand:
 
 @dataclass(frozen=True)
 class ImportedProgram:
-    """A `ProxyCommand` that runs a program, which connects to the server.
+    """A `ProxyCommand` that runs another program, converted to the key `proxy_command`.
 
     Args:
         words: The value of `proxy_command`.

@@ -30,7 +30,7 @@ class ShellCommand:
 
 @dataclass
 class ShellScript:
-    """The commands of a shell script, and the problems in the script.
+    """The commands of a shell script, and what the parser could not read.
 
     Args:
         commands: The commands.

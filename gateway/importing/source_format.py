@@ -1,4 +1,4 @@
-"""Recognizes the format of a source, such as a Compose file or an ssh command."""
+"""Recognizes the format of a file or command to import, such as a Compose file or an ssh command."""
 
 import re
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ FORMS = ("ssh", "ssh-config", "compose", "docker-run", "env", "fstab")
 
 @dataclass(frozen=True)
 class ImportSource:
-    """A file, command or list of variables to import.
+    """A file, command or list of environment variables to import.
 
     Args:
         name: The name of the file; empty if the source was passed on the command line.

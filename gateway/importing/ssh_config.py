@@ -1,12 +1,12 @@
-"""Reads ssh_config files (ssh_config(5))."""
+"""Parses ssh_config files (ssh_config(5))."""
 
 import fnmatch
 import re
 
 from gateway.errors import UsageError
 from gateway.importing.import_result import ImportResult
-from gateway.importing.model import ImportContext
-from gateway.importing.ssh_server import SshHostConfig
+from gateway.importing.model import SshCommandContext
+from gateway.importing.ssh_host_config import SshHostConfig
 from gateway.importing.ssh_tunnels import add_host
 
 _Block = tuple[list[str], list[tuple[str, str]]]
@@ -39,7 +39,7 @@ def import_config(text: str, where: str, result: ImportResult) -> None:
         config = _host_config(name, blocks)
         if "localforward" in config.keywords and name not in imported:
             imported.add(name)
-            add_host(config, ImportContext(f"{where}: Host {name}"), result, look_up)
+            add_host(config, SshCommandContext(f"{where}: Host {name}"), result, look_up)
     if not imported:
         raise UsageError(f"{where}: there is no local forward to import (LocalForward)")
     for patterns, lines in blocks:

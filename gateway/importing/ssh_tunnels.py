@@ -1,4 +1,4 @@
-"""Converts the settings of an SSH client (ssh(1), ssh_config(5)) to tunnels and forwards."""
+"""Converts ssh commands and ssh_config hosts to tunnels, including their jump hosts, and local forwards."""
 
 import re
 from collections.abc import Callable
@@ -6,10 +6,10 @@ from typing import Any
 
 from gateway.errors import UsageError
 from gateway.importing.import_result import ImportResult, split_target
-from gateway.importing.model import ImportContext, ImportedForward
+from gateway.importing.model import ImportedForward, SshCommandContext
 from gateway.importing.proxy_command import jump_or_proxy, program
 from gateway.importing.ssh_forward import read_forward
-from gateway.importing.ssh_server import SshHostConfig, destination_host, expand_tokens, server_keys
+from gateway.importing.ssh_host_config import SshHostConfig, destination_host, expand_tokens, server_keys
 from gateway.secret_redaction import hide_secrets
 
 _UNNECESSARY = frozenset({
@@ -32,7 +32,7 @@ _ALGORITHMS = {
 
 def add_host(
     config: SshHostConfig,
-    context: ImportContext,
+    context: SshCommandContext,
     result: ImportResult,
     look_up: Callable[[str], SshHostConfig] = SshHostConfig,
 ) -> str:
@@ -56,7 +56,7 @@ def add_host(
     name = result.add_tunnel(keys, _alias(config) or keys["host"])
     any_address = config.first("gatewayports").lower() in ("yes", "true")
     for forward in config.all("localforward"):
-        listen, target = read_forward(forward, any_address=any_address)
+        listen, target = read_forward(expand_tokens(forward, config, config), any_address=any_address)
         reachable = set() if listen.startswith("/") else context.names(split_target(listen)[1])
         result.forwards.append(ImportedForward(where, name, listen, target, reachable))
     unchecked = [
@@ -78,7 +78,7 @@ def add_host(
 
 def _path(
     config: SshHostConfig,
-    context: ImportContext,
+    context: SshCommandContext,
     result: ImportResult,
     look_up: Callable[[str], SshHostConfig],
     command: SshHostConfig,
@@ -133,7 +133,7 @@ def _path(
 
 
 def _program_keys(
-    command: str, config: SshHostConfig, context: ImportContext, result: ImportResult
+    command: str, config: SshHostConfig, context: SshCommandContext, result: ImportResult
 ) -> dict[str, Any]:
     """Return the configuration keys of a ProxyCommand that is a program."""
     where = f"{context.where}: ProxyCommand {command}"

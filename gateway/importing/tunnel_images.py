@@ -1,12 +1,12 @@
-"""Recognizes containers that run an SSH tunnel, either by the command or by the variables of common images."""
+"""Recognizes containers that run an SSH tunnel, by their command or by the variables of common images."""
 
 import re
 
 from gateway.importing.import_result import ImportResult
-from gateway.importing.model import HERE, ImportContext, ImportedContainer
+from gateway.importing.model import HERE, ImportedContainer, SshCommandContext
 from gateway.importing.shell_parser import read_script
 from gateway.importing.ssh_command import has_forward, import_command, ssh_program
-from gateway.importing.ssh_server import SshHostConfig
+from gateway.importing.ssh_host_config import SshHostConfig
 from gateway.importing.ssh_tunnels import add_host
 from gateway.secret_redaction import is_private_key, is_secret, redacted
 
@@ -48,7 +48,7 @@ def import_tunnel(container: ImportedContainer, result: ImportResult) -> bool:
     return found
 
 
-def container_context(container: ImportedContainer, result: ImportResult) -> ImportContext:
+def container_context(container: ImportedContainer, result: ImportResult) -> SshCommandContext:
     """Return the context of an ssh command that runs in a container."""
 
     def names(port: int) -> set[tuple[str, int]]:
@@ -67,7 +67,7 @@ def container_context(container: ImportedContainer, result: ImportResult) -> Imp
             result.add_note(f"{container.where}: {text} is not a mount: copy the file out of the container")
         return outside or text
 
-    return ImportContext(container.where, names, path, in_container=True)
+    return SshCommandContext(container.where, names, path, in_container=True)
 
 
 def mounted_key(container: ImportedContainer) -> str:
@@ -79,7 +79,7 @@ def mounted_key(container: ImportedContainer) -> str:
     return f"{folder.rstrip('/')}/id_rsa" if folder else ""
 
 
-def _by_command(container: ImportedContainer, context: ImportContext, result: ImportResult) -> bool:
+def _by_command(container: ImportedContainer, context: SshCommandContext, result: ImportResult) -> bool:
     """Convert an ssh command with a local forward. The container can run the command directly or in a shell."""
     words = container.command
     line = next((word for word in words if _LINE.search(word)), None)
@@ -103,7 +103,9 @@ def _by_command(container: ImportedContainer, context: ImportContext, result: Im
     return True
 
 
-def _convert(words: list[str], container: ImportedContainer, context: ImportContext, result: ImportResult) -> None:
+def _convert(
+    words: list[str], container: ImportedContainer, context: SshCommandContext, result: ImportResult
+) -> None:
     """Convert an ssh command. If the command specifies no key, use the mounted key."""
     key = mounted_key(container)
     if key and not any(re.match(r"-\w*i$|-i.|(-o)?IdentityFile", word) for word in words):
@@ -119,7 +121,7 @@ def _is_tunnel_image(container: ImportedContainer) -> bool:
     return bool(_IMAGE.search(text)) and not _NOT_A_TUNNEL.search(text)
 
 
-def _by_variables(container: ImportedContainer, context: ImportContext, result: ImportResult) -> bool:
+def _by_variables(container: ImportedContainer, context: SshCommandContext, result: ImportResult) -> bool:
     arguments = [(name, container.environment[name]) for name in _ARGUMENTS if container.environment.get(name)]
     for name, text in arguments:
         words = next((each.words for each in read_script(text).commands), [])

@@ -1,4 +1,4 @@
-"""Converts Docker volumes and fstab(5) lines that mount a network file system."""
+"""Imports Docker volumes and fstab(5) lines that mount a network file system."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Queries an NFS export for health checks, with NFSv4.0 or with an NFSv4.1 session."""
+"""Queries an NFS export for health checks, over NFSv4.0 or in an NFSv4.1 session."""
 
 import hashlib
 import secrets
@@ -22,7 +22,7 @@ _INSTANCE_ID = secrets.token_hex(4)
 
 
 class ExportProbe:
-    """Queries one NFS export on each of its targets.
+    """Queries one NFS export on a target, for the health check of an NFS backend.
 
     Args:
         path: Path of the exported directory in the server's pseudo file system.

@@ -16,7 +16,7 @@ _MAX_FRAGMENT = 64 << 20
 
 
 class RpcRecordScanner:
-    """Finds RPC records in one direction of a connection."""
+    """Finds RPC records (RFC 5531, record marking) in the bytes of one direction of a connection."""
 
     __slots__ = ("_first", "_header", "_remaining", "is_rpc")
 

@@ -1,4 +1,4 @@
-"""Lists the mount options of NFS that a safe mount replaces (nfs(5))."""
+"""Lists the NFS mount options (nfs(5)), such as `soft`, that the gateway replaces with safe values."""
 
 REPLACED = frozenset({
     "soft", "softerr", "hard", "nolock", "lock", "local_lock", "udp", "tcp", "proto", "vers", "nfsvers",

@@ -1,4 +1,4 @@
-"""Sends NFSv4 requests for health checks: query an export, and create and remove a directory.
+"""Sends NFSv4 requests for health checks: queries an export, and creates and removes a directory.
 
 Requests without a session use NFSv4.0 and are stateless (RFC 7530). Requests with a session use NFSv4.1 (RFC 8881).
 """
@@ -30,7 +30,7 @@ NFS4ERR_MINOR_VERS_MISMATCH = 10021
 
 
 class NfsError(Exception):
-    """The server refused an operation of a COMPOUND request.
+    """The server refused an operation of an NFSv4 COMPOUND request.
 
     Args:
         status: The `nfsstat4` value (RFC 7530, section 13).
@@ -54,7 +54,7 @@ _STATUS_TEXTS = {
 
 @dataclass(frozen=True)
 class NfsExport:
-    """The properties of an NFS export.
+    """The properties of an NFS export that a health check reads from the server.
 
     Args:
         readable: Whether the server permits reading the exported directory.

@@ -40,7 +40,7 @@ class RpcError(Exception):
 
 
 class RpcClient:
-    """A client of one RPC program.
+    """An ONC RPC client for one program, such as NFS.
 
     Args:
         sock: A connected, non-blocking stream socket. The caller must close it.

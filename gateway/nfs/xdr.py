@@ -27,7 +27,7 @@ def opaque(value: bytes) -> bytes:
 
 
 class XdrReader:
-    """Decodes the values of a reply in order.
+    """Decodes the XDR values of a reply, one after another.
 
     Every method raises `XdrError` if the reply is too short.
 

@@ -1,4 +1,4 @@
-"""asyncssh's client connection, extended for the native data plane and with stricter host key checks.
+"""Extends asyncssh's client connection for the native data plane, and with stricter host key checks.
 
 asyncssh handles the handshake, key exchanges, global requests and disconnects. asyncssh writes through
 `PacketTransport` as through any asyncio transport. Every packet that the native data plane does not handle goes to
@@ -35,7 +35,7 @@ Above this number, the connection is closed."""
 
 
 class ControlWriter(Protocol):
-    """The methods of `PacketWriter` that `ClientConnection` calls."""
+    """Writes control packets: the methods of `PacketWriter` that `ClientConnection` calls."""
 
     def send_control(self, msg_type: int, payload: bytes) -> None:
         """See `PacketWriter.send_control`."""
@@ -48,7 +48,7 @@ class ControlWriter(Protocol):
 
 
 class ConnectionTransport(Protocol):
-    """The methods of `PacketTransport` that `ClientConnection` calls."""
+    """The transport of an SSH connection: the methods of `PacketTransport` that `ClientConnection` calls."""
 
     @property
     def writer(self) -> ControlWriter:
@@ -62,7 +62,7 @@ class ConnectionTransport(Protocol):
 
 
 class EngineConnection(Protocol):
-    """The methods of `EngineTransport` that other modules call. The engine is optional, so they do not import it."""
+    """The methods of `EngineTransport`, for modules that cannot import it, because the C engine is optional."""
 
     host: Any
     token: int
@@ -99,7 +99,7 @@ class EngineConnection(Protocol):
 
 
 class ClientConnection(SSHClientConnection):
-    """asyncssh's connection, extended for the native data plane and with stricter host key checks.
+    """asyncssh's client connection, extended for the native data plane and stricter host key checks.
 
     Args:
         options: asyncssh's options.
@@ -409,7 +409,7 @@ def channel_target(host: str, port: int) -> tuple[bytes, bytes]:
 
 
 class _SingleAlgorithmKey:
-    """A host key that accepts signatures of one algorithm only. asyncssh accepts any algorithm that the key supports.
+    """A host key that accepts signatures of one algorithm only, although asyncssh would accept others.
 
     Args:
         key: The trusted key.

@@ -1,4 +1,4 @@
-"""Represents a channel whose bytes the engine moves: opens it, closes it, and reports its counters."""
+"""Opens, controls and counts a channel whose bytes the C engine relays."""
 
 import asyncio
 import socket
@@ -39,7 +39,7 @@ _UNKNOWN: Gauge = (0, 0, 0, 0.0, 0.0, 0)
 
 
 class EngineChannel:
-    """Controls a relay that runs in the engine; implements `gateway.contracts.link.Relay`.
+    """A channel whose bytes the C engine relays; implements `gateway.contracts.link.Relay`.
 
     Args:
         host: The host of the engine.

@@ -1,4 +1,4 @@
-"""Starts the engine, and passes its records to the objects that they concern."""
+"""Runs the C engine, which relays SSH channels, and dispatches its notifications to Python objects."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ Arguments = tuple[int, int, int, int]
 
 
 class EngineObject(Protocol):
-    """An SSH connection or a channel of the engine, which receives the records about it."""
+    """An SSH connection or channel in the C engine, which receives the engine's notifications about it."""
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
         """Handle a record. After the last record, the object calls `EngineHost.forget`."""
@@ -30,7 +30,7 @@ class EngineObject(Protocol):
 
 
 class EngineHost:
-    """One engine of an event loop.
+    """Runs one C engine for an event loop, and replaces the engine if it fails.
 
     Args:
         loop: The event loop.
@@ -130,7 +130,7 @@ class EngineHost:
 
 
 class EnginePool:
-    """The engines of one event loop. Each has a thread.
+    """The C engines of one event loop. Each has a thread.
 
     Args:
         loop: The event loop.

@@ -1,4 +1,4 @@
-"""Provides asyncssh with a transport for an SSH connection that the engine carries after the login."""
+"""Provides asyncssh's transport for an SSH connection that the C engine takes over after the login."""
 
 import asyncio
 import errno
@@ -39,7 +39,7 @@ _RETRY_SECONDS = 0.005
 
 
 class EngineTransport(asyncio.Transport):
-    """Passes packets between asyncssh and the engine. asyncssh uses it as the transport of the connection.
+    """Passes packets between asyncssh and the C engine. asyncssh uses it as the connection's transport.
 
     Args:
         conn: The asyncssh connection.

@@ -11,7 +11,7 @@ from gateway.contracts.accepting import AcceptedClientHandler, AcceptRule
 from gateway.contracts.link import NetworkId, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import Progress
+from gateway.contracts.tunnel import ProgressCallback
 from gateway.contracts.values import Endpoint
 from gateway.errors import LinkLostError, Reason, TunnelError
 from gateway.measurement import Histogram, Tap
@@ -22,7 +22,7 @@ from gateway.ssh.pool_dialer import DialConnection, PoolDialer
 from gateway.ssh.pool_listener import PoolListener, PoolListeners
 from gateway.ssh.pool_policy import SLOW_KEEPALIVE, ConnectionHealth, choose_connection, evaluate
 from gateway.ssh.pool_status import SshStatus, pool_status
-from gateway.ssh.pooled_connection import PooledChannel, PooledConnection
+from gateway.ssh.pooled_connection import PooledConnection, SshChannel
 from gateway.ssh.slow_open_detector import SlowOpenDetector
 
 log = logging.getLogger(__name__)
@@ -43,8 +43,8 @@ _IDLE_BEFORE_SHRINK = 60.0
 """Seconds for which the pool keeps an idle connection before it closes that connection."""
 
 
-class SshLink:
-    """A pool of SSH connections. The link is lost when the last connection is lost.
+class SshConnectionPool:
+    """A pool of SSH connections that serves as a tunnel's link; implements `gateway.contracts.link.Link`.
 
     Args:
         options: The tunnel's options.
@@ -53,7 +53,9 @@ class SshLink:
         progress: Called when all connections become silent, and when one of them receives data again.
     """
 
-    def __init__(self, options: SshOptions, network: NetworkId, dial: DialConnection, progress: Progress) -> None:
+    def __init__(
+        self, options: SshOptions, network: NetworkId, dial: DialConnection, progress: ProgressCallback
+    ) -> None:
         self.network = network
         self._options = options
         self._loop = asyncio.get_running_loop()
@@ -70,7 +72,7 @@ class SshLink:
         self._listeners = PoolListeners(self._check_alive, self._choose)
 
     @contextlib.asynccontextmanager
-    async def running(self, first: PooledConnection) -> AsyncIterator["SshLink"]:
+    async def running(self, first: PooledConnection) -> AsyncIterator["SshConnectionPool"]:
         """Maintain the pool until the context exits, then close the pool's connections.
 
         Args:
@@ -92,7 +94,7 @@ class SshLink:
 
     async def join(
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
-    ) -> PooledChannel:
+    ) -> SshChannel:
         """Dial `to`, and forward bytes between the target and `client`. See `gateway.contracts.link.Link`."""
         connection = self._choose()
         if connection is None:

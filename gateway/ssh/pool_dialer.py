@@ -1,4 +1,4 @@
-"""Opens the SSH connections that a pool lacks, and waits after a failed attempt."""
+"""Opens the SSH connections that a pool lacks, with a backoff after a failed attempt."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ DialConnection = Callable[[], Awaitable[PooledConnection]]
 
 
 class PoolDialer:
-    """Opens the connections that a pool lacks.
+    """Opens the SSH connections that a pool lacks, with a backoff after a failed attempt.
 
     Args:
         server: The server's address, for the log.

@@ -11,7 +11,7 @@ from gateway.measurement import Tap
 from gateway.ssh.flow_control import MAX_RECEIVE_PACKET
 from gateway.ssh.packet_writer import MAX_SEND_PACKET
 from gateway.ssh.pool_policy import CHANNELS_PER_CONNECTION
-from gateway.ssh.pooled_connection import PooledChannel, PooledConnection
+from gateway.ssh.pooled_connection import PooledConnection, SshChannel
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class PoolListener:
 
     # The listeners of the engines call these methods.
 
-    def on_joined(self, connection: PooledConnection, relay: PooledChannel, tap: Tap | None, seconds: float) -> None:
+    def on_joined(self, connection: PooledConnection, relay: SshChannel, tap: Tap | None, seconds: float) -> None:
         """See `gateway.ssh.engine_listener.ListenerEvents`."""
         connection.adopt(relay)
         self._handler.on_joined(self, relay, tap, seconds)

@@ -22,7 +22,7 @@ SLOW_KEEPALIVE = 0.8
 
 @dataclass
 class ConnectionHealth:
-    """The measured state of one connection, on which the policy bases its decisions.
+    """The silence and load of one SSH connection, from which the policy decides.
 
     Args:
         silence: Seconds since the last data from the peer arrived.

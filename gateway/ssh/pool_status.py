@@ -1,4 +1,4 @@
-"""Collects the status of a pool of SSH connections."""
+"""Collects the status of an SSH tunnel from the connections of its pool."""
 
 import time
 from collections.abc import Sequence

@@ -11,7 +11,7 @@ import asyncssh
 from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
-from gateway.errors import DialError, LinkLostError, Reason, RedialError
+from gateway.errors import DialError, LinkLostError, Reason, RedialRequiredError
 from gateway.measurement import Histogram, Tap
 from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
 from gateway.ssh.client_connection import ClientConnection, EngineConnection
@@ -28,8 +28,8 @@ _RECENTLY_HEARD = 0.3
 """Maximum silence, in seconds, after which a connection still needs no extra keepalive."""
 
 
-class PooledChannel(Relay, Protocol):
-    """A relay between a client and one channel of a pooled connection."""
+class SshChannel(Relay, Protocol):
+    """An open SSH channel, which relays for a client after `attach`."""
 
     @property
     def cut_short(self) -> bool:
@@ -44,7 +44,7 @@ class PooledChannel(Relay, Protocol):
 
 
 class ChannelOpener(Protocol):
-    """Opens channels on one SSH connection."""
+    """Opens channels on one SSH connection. Each data plane implements this interface."""
 
     @property
     def opening_count(self) -> int:
@@ -56,7 +56,7 @@ class ChannelOpener(Protocol):
         latency: Histogram,
         timeout: float,  # noqa: ASYNC109 - every dial takes its timeout as an argument
         tap: Tap | None = None,
-    ) -> PooledChannel:
+    ) -> SshChannel:
         """Open a channel to `to`. A channel that opens after this method has raised is closed immediately.
 
         Args:
@@ -89,7 +89,7 @@ class PooledConnection:
         self._conn = conn
         self._options = options
         self._verifier: HostKeyVerifier = conn.get_extra_info("verifier")
-        self._relays: dict[asyncio.Future[CloseReason], PooledChannel] = {}
+        self._relays: dict[asyncio.Future[CloseReason], SshChannel] = {}
         self._on_relay_ended = self._remove_relay  # one bound method that all relays share saves memory
         self.round_trip: float | None = None
         """The round trip of the last keepalive, in seconds."""
@@ -139,7 +139,7 @@ class PooledConnection:
 
     async def join(
         self, client: socket.socket, to: Endpoint, latency: Histogram, within: float, tap: Tap | None = None
-    ) -> PooledChannel:
+    ) -> SshChannel:
         """Open a channel to `to` and join `client` to it; see `gateway.contracts.link.Link.join`.
 
         The connection must be alive.
@@ -167,14 +167,14 @@ class PooledConnection:
         relay.attach(client)
         return relay
 
-    def adopt(self, relay: PooledChannel) -> None:
+    def adopt(self, relay: SshChannel) -> None:
         """Count the channel of a client that the engine has accepted and joined."""
         self.has_answered_open = True
         self._add_relay(relay)
         if self.closing:
             relay.abort(CloseReason.LINK_LOST)
 
-    def _add_relay(self, relay: PooledChannel) -> None:
+    def _add_relay(self, relay: SshChannel) -> None:
         self._relays[relay.ended] = relay
         relay.ended.add_done_callback(self._on_relay_ended)
 
@@ -245,9 +245,9 @@ class PooledConnection:
             self.send_keepalive()
 
     def fail_over_opens(self) -> None:
-        """Make pending channel opens raise `RedialError`. Their callers then dial again on another connection."""
+        """Make pending channel opens raise `RedialRequiredError`. Their callers then dial again elsewhere."""
         if self._opener.opening_count:
-            self._opener.fail_opens(RedialError())
+            self._opener.fail_opens(RedialRequiredError())
         if self.engine is not None:
             self.engine.recall_clients()
 

@@ -4,7 +4,7 @@ import socket
 
 import asyncssh
 
-from gateway.contracts.tunnel import Progress
+from gateway.contracts.tunnel import ProgressCallback
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.processes.child_process import exit_error, starting
 from gateway.processes.output_log import OutputLog
@@ -22,7 +22,7 @@ async def connect_through_program(
     options: SshOptions,
     children: TunnelProcesses,
     output: OutputLog,
-    progress: Progress,
+    progress: ProgressCallback,
     memory: HostKeyHistory,
     *,
     engine: bool,

@@ -1,4 +1,4 @@
-"""Reads the public keys of a tunnel, for the server's authorized_keys."""
+"""Reads the public keys that a tunnel logs in with, for the authorized_keys file of its server."""
 
 from pathlib import Path
 

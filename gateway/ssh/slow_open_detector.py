@@ -1,4 +1,4 @@
-"""Detects slow channel opens, with one timer for all opens of a pool."""
+"""Detects channels that open slowly, with one timer for all channel opens of a pool."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,7 +8,7 @@ _C = TypeVar("_C")
 
 
 class SlowOpenDetector(Generic[_C]):
-    """Calls a function for each channel open that is still pending after a delay.
+    """Calls a function for each channel open that has no reply after a delay.
 
     One timer serves all opens, because most opens end long before the delay, and a timer for each is a noticeable
     part of the cost of a new client.

@@ -1,4 +1,4 @@
-"""Implements the link of a tunnel with several outer tunnels: dials through the first one that works."""
+"""Implements a link that dials through the first working tunnel of several."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ _Connected = TypeVar("_Connected")
 
 
 class OuterTunnel(Protocol):
-    """An outer tunnel, through which a `FailoverLink` dials. An uplink implements this interface."""
+    """A tunnel through which a `FailoverLink` can dial. An uplink implements this interface."""
 
     tunnel_name: str | None
     """The tunnel's name; None for the direct tunnel."""

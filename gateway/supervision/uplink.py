@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class StateDescriber(Protocol):
-    """Describes the state of an uplink in one line, with its cause."""
+    """Returns one line with the state of an uplink and its cause. An uplink implements this interface."""
 
     def describe(self) -> str:
         """Return one line with the state and the cause of the state."""
@@ -247,7 +247,7 @@ class Uplink:
         During a new attempt, the reason of the previous failure remains. `since` is the time at which the tunnel last
         went up or down. Attempts do not change `since`.
         """
-        if _availability(state) is not _availability(self.state):
+        if state.availability is not self.state.availability:
             self.since = time.time()
         self.state = state
         if state in _ATTEMPTING:
@@ -282,8 +282,3 @@ def describe_all(uplinks: Iterable[StateDescriber]) -> str:
 
 
 _ATTEMPTING = {TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHENTICATING}
-
-
-def _availability(state: TunnelState) -> TunnelState:
-    """Return `BACKOFF` for every state in which the tunnel is down, and other states unchanged."""
-    return state if state in (TunnelState.UP, TunnelState.DRAINING, TunnelState.STOPPED) else TunnelState.BACKOFF

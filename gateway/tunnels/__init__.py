@@ -13,8 +13,8 @@ from gateway.kind_registry import KindRegistry
 from gateway.remedies import TUNNEL_REMEDIES
 
 
-class RenderAuthorizedKeys(Protocol):
-    """Renders configuration lines for a server, so that the server permits a tunnel."""
+class AuthorizedKeysRenderer(Protocol):
+    """A function that renders the configuration lines with which a server permits a tunnel."""
 
     def __call__(
         self, name: str, options: Any, targets: Sequence[str], sources: Sequence[str], *, unix_sockets: bool
@@ -35,7 +35,7 @@ class RenderAuthorizedKeys(Protocol):
 
 @dataclass(frozen=True)
 class TunnelKind:
-    """A kind of tunnel, with all properties that other packages need.
+    """A kind of tunnel, such as `ssh`: its options, and the functions that create and describe its tunnels.
 
     Args:
         name: The value of `kind` in a configuration.
@@ -87,7 +87,7 @@ class TunnelKind:
     encrypts: bool = False
     needs_capabilities: bool = False
     facts: tuple[Fact, ...] = ()
-    render_authorized_keys: RenderAuthorizedKeys | None = None
+    render_authorized_keys: AuthorizedKeysRenderer | None = None
     insecure_settings: Callable[[Any, bool], Iterator[InsecureSetting]] = lambda _options, _plain: iter(())
     advice: Callable[[Any], Iterator[str]] = lambda _: iter(())
     verify: Callable[[Any], None] = lambda _: None

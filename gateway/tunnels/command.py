@@ -8,7 +8,7 @@ from gateway.command.link import CommandLink
 from gateway.command.options import CommandOptions
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenTunnel, Progress
+from gateway.contracts.tunnel import OpenTunnel, ProgressCallback
 from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.facts import Fact, hidden
@@ -39,7 +39,7 @@ class CommandTunnel:
         return Path(self._options.command[0]).name
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
+    async def open(self, via: Link, progress: ProgressCallback) -> AsyncIterator[OpenTunnel]:
         """See `gateway.contracts.tunnel.Tunnel`. The first process starts when a target is dialed."""
         if not via.network.is_local:
             raise TunnelError(Reason.PROTOCOL, _VIA, fatal=True)

@@ -11,7 +11,7 @@ from gateway.certificate_validity import pem_validities
 from gateway.contracts.link import Link, NetworkId
 from gateway.contracts.security import MonitoredCertificate
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenTunnel, Progress
+from gateway.contracts.tunnel import OpenTunnel, ProgressCallback
 from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.tunnels import TunnelKind
@@ -55,7 +55,7 @@ class OpenVpnTunnel:
         return str(self._options.config)
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
+    async def open(self, via: Link, progress: ProgressCallback) -> AsyncIterator[OpenTunnel]:
         """Start the child, wait until it is connected, and monitor it; see `gateway.contracts.tunnel.Tunnel`."""
         options = self._options
         progress(TunnelState.CONNECTING)
@@ -71,7 +71,7 @@ class OpenVpnTunnel:
 
 
 class _OpenVpnClient:
-    """Controls one OpenVPN client, from the start to the exit of its process."""
+    """Starts one OpenVPN client process, and monitors it until it exits."""
 
     def __init__(
         self, options: OpenVpnOptions, file: GeneratedClientFile, forward: LocalForward | None, via: NetworkId
@@ -133,7 +133,7 @@ class _OpenVpnClient:
         finally:
             state.cancel()
 
-    async def connect(self, progress: Progress) -> None:
+    async def connect(self, progress: ProgressCallback) -> None:
         """Wait for the first connection.
 
         Args:
@@ -156,11 +156,11 @@ class _OpenVpnClient:
         finally:
             self._failure_report.cancel()
 
-    def _schedule_failure_report(self, progress: Progress) -> None:
+    def _schedule_failure_report(self, progress: ProgressCallback) -> None:
         loop = asyncio.get_running_loop()
         self._failure_report = loop.call_later(self._options.connect_timeout, self._report_failure, progress)
 
-    def _report_failure(self, progress: Progress) -> None:
+    def _report_failure(self, progress: ProgressCallback) -> None:
         """Report why there is no connection. Keep the child process, because it reconnects faster than a new one."""
         error = self._vpn.error(f"no connection within {self._options.connect_timeout:g} s; still trying")
         reason = error.reason if self._vpn.failure else Reason.TIMEOUT

@@ -10,7 +10,7 @@ from gateway._dataplane import is_built
 from gateway.contracts.link import Link
 from gateway.contracts.security import InsecureSetting
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenTunnel, Progress
+from gateway.contracts.tunnel import OpenTunnel, ProgressCallback
 from gateway.errors import DialError, GatewayError, Reason, TunnelError
 from gateway.facts import Fact, hidden
 from gateway.processes.output_log import OutputLog
@@ -22,7 +22,7 @@ from gateway.ssh.authorized_keys import render_authorized_keys
 from gateway.ssh.connector import connect
 from gateway.ssh.handshake_limiter import handshake_limiter
 from gateway.ssh.options import SshOptions
-from gateway.ssh.pool import SshLink
+from gateway.ssh.pool import SshConnectionPool
 from gateway.ssh.pooled_connection import PooledConnection
 from gateway.ssh.proxy_command import connect_through_program
 from gateway.tunnels import TunnelKind
@@ -59,7 +59,7 @@ class SshTunnel:
         return f"{self._options.user}@{self._options.endpoint}"
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
+    async def open(self, via: Link, progress: ProgressCallback) -> AsyncIterator[OpenTunnel]:
         """See `gateway.contracts.tunnel.Tunnel`. Keeps a pool of connections until the context manager exits."""
         async with (
             TunnelProcesses() if self._options.proxy_command is not None else contextlib.nullcontext() as children
@@ -67,7 +67,7 @@ class SshTunnel:
             if children is not None and not via.network.is_local:
                 raise TunnelError(Reason.PROTOCOL, _VIA_AND_PROGRAM, fatal=True)
             first = await self._connect(via, children, progress)
-            link = SshLink(
+            link = SshConnectionPool(
                 self._options,
                 via.network.behind(self.far_side),
                 lambda: self._connect(via, children, _ignore_progress),
@@ -76,7 +76,9 @@ class SshTunnel:
             async with link.running(first):
                 yield OpenTunnel(link, link.status, link.renew)
 
-    async def _connect(self, via: Link, children: TunnelProcesses | None, progress: Progress) -> PooledConnection:
+    async def _connect(
+        self, via: Link, children: TunnelProcesses | None, progress: ProgressCallback
+    ) -> PooledConnection:
         options = self._options
         progress(TunnelState.CONNECTING)
         async with handshake_limiter().slot(options.endpoint, via.network):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenTunnel, Progress
+from gateway.contracts.tunnel import OpenTunnel, ProgressCallback
 from gateway.errors import Reason, TunnelError
 from gateway.facts import Fact
 from gateway.tunnels import TunnelKind
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 HANDSHAKE_AGE = Fact(
     "handshake_age_seconds",
-    "Since a WireGuard peer's last handshake.",
+    "Time since the last handshake of a WireGuard peer.",
     metric="gateway_tunnel_handshake_age_seconds",
     describe=lambda seconds: f"handshake {seconds:.0f} s ago",
 )
@@ -65,7 +65,7 @@ class WireGuardTunnel:
         return str(self._options.config)
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
+    async def open(self, via: Link, progress: ProgressCallback) -> AsyncIterator[OpenTunnel]:
         """Create the device, wait for a handshake, and monitor it; see `gateway.contracts.tunnel.Tunnel`."""
         options = self._options
         if not via.network.is_local:
@@ -91,7 +91,7 @@ class WireGuardTunnel:
             async with background_tasks(link, monitor.run(), active.wait_for_child()):
                 yield OpenTunnel(link, lambda: active.status(link), active.renew)
 
-    async def _wait_for_handshake(self, wireguard: WireGuardDevice, progress: Progress) -> None:
+    async def _wait_for_handshake(self, wireguard: WireGuardDevice, progress: ProgressCallback) -> None:
         """Wait for the first handshake.
 
         Raises:
@@ -115,7 +115,7 @@ class WireGuardTunnel:
 
 
 class _ActiveDevice:
-    """Keeps an open WireGuard tunnel up to date: endpoints, renewed keys, and the status of the link."""
+    """Maintains the device of an open WireGuard tunnel: endpoints, renewed keys, and status."""
 
     def __init__(self, wireguard: WireGuardDevice) -> None:
         self._wireguard = wireguard

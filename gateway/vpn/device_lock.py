@@ -1,4 +1,4 @@
-"""Locks the names of VPN devices, so that a gateway removes only the devices of gateways that have exited.
+"""Locks the names of VPN devices, so that a gateway removes no device of another running gateway.
 
 A lock is an abstract unix socket (unix(7)), which the kernel releases when the process exits. Abstract sockets and
     devices belong to a network namespace. Every container in the same namespace therefore sees both the device and

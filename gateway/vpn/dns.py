@@ -13,7 +13,7 @@ import dns.rdatatype
 
 from gateway.contracts.values import Endpoint, IpAddress
 from gateway.relay.resolver import is_address, resolve
-from gateway.vpn.device_addresses import DeviceAddresses
+from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.network_context import NetworkContext
 
 _QUERY_TIMEOUT = 2.0
@@ -33,7 +33,7 @@ class VpnResolver:
         self._name_servers: tuple[IpAddress, ...] = ()
         self._search_domains: tuple[str, ...] = ()
 
-    def configure(self, addressing: DeviceAddresses) -> None:
+    def configure(self, addressing: DeviceSettings) -> None:
         """Use the name servers and search domains of `addressing`."""
         self._name_servers, self._search_domains = addressing.name_servers, addressing.search_domains
 

@@ -25,7 +25,7 @@ _MAX_UNANSWERED = 3
 
 
 class EchoMonitor:
-    """Sends echo requests to up to four responsive and four unresponsive hosts, and tracks which of them respond.
+    """Pings up to four responsive and four unresponsive hosts behind a VPN, and tracks which of them respond.
 
     Args:
         context: The network context that creates the sockets of the requests.
@@ -68,7 +68,7 @@ class EchoMonitor:
         return any(self._responds.values())
 
     def ignore_unresponsive_hosts(self) -> None:
-        """Expect no more replies from hosts that do not answer while other traffic arrives, as if they are down."""
+        """Stop expecting replies from hosts that do not answer while other traffic arrives."""
         for address, requests in self._unanswered.items():
             if requests >= _MAX_UNANSWERED and self._responds.get(address):
                 self._responds[address] = False

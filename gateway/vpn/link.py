@@ -1,4 +1,4 @@
-"""Implements the link of a VPN: the packets of its sockets leave through the VPN device."""
+"""Implements the link of a VPN: its sockets send and receive only through the VPN device."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from gateway.errors import DialError, Reason, TunnelError
 from gateway.measurement import Histogram, Tap
 from gateway.relay.socket_relay import SocketRelay
 from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
-from gateway.vpn.device_addresses import DeviceAddresses
+from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.dns import VpnResolver
 from gateway.vpn.icmp import EchoMonitor
 from gateway.vpn.liveness import Liveness, SilenceThresholds
@@ -66,9 +66,9 @@ class VpnLink:
         self._rtt: float | None = None
         self._relays: set[Relay] = set()
         self._lost: asyncio.Future[TunnelError] = asyncio.get_running_loop().create_future()
-        self._addressing: DeviceAddresses | None = None
+        self._addressing: DeviceSettings | None = None
 
-    def set_addressing(self, addressing: DeviceAddresses) -> None:
+    def set_addressing(self, addressing: DeviceSettings) -> None:
         """Apply new device settings: name servers and hosts to ping. Reset all clients if the addresses have changed.
 
         Args:
@@ -113,7 +113,7 @@ class VpnLink:
             self.liveness.record_echo_request(time.monotonic())
 
     def ignore_unresponsive_hosts(self) -> None:
-        """Expect no more replies from hosts that do not answer while other traffic arrives, as if they are down."""
+        """Stop expecting replies from hosts that do not answer while other traffic arrives."""
         self._echo.ignore_unresponsive_hosts()
 
     def _on_echo_reply(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Decides whether a VPN is alive: measures how long expected replies have been missing. Does no I/O."""
+"""Decides whether a VPN is alive, by how long expected replies have been missing. Does no I/O."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -6,14 +6,14 @@ from enum import StrEnum
 
 @dataclass(frozen=True)
 class SilenceThresholds:
-    """Seconds without an expected reply after which each stage begins.
+    """Seconds without an expected reply after which each `SilenceStage` begins.
 
     Args:
         suspect: New clients wait.
         reconnect: The VPN reconnects in place, repeatedly, and keeps its device.
-        down: The tunnel is reported as down.
-        lost: Existing clients are reset.
-        restart: The child process and the device are replaced.
+        down: The gateway reports the tunnel as down.
+        lost: The gateway resets existing clients.
+        restart: The gateway replaces the child process and the device.
     """
 
     suspect: float = 5.0
@@ -31,7 +31,7 @@ RECONNECT_INTERVAL = 6.0
 
 
 class SilenceStage(StrEnum):
-    """How severe the silence of a VPN is; each stage has its own reaction, from waiting to a restart."""
+    """How long a VPN has been silent: each stage causes a reaction, from waiting to a restart."""
 
     FINE = "fine"
     SUSPECT = "suspect"
@@ -42,7 +42,7 @@ class SilenceStage(StrEnum):
 
 
 class Liveness:
-    """Records when requests and replies of one VPN pass. All times are monotonic, in seconds.
+    """Measures how long an expected reply of one VPN has been missing. All times are monotonic, in seconds.
 
     Args:
         thresholds: When each stage begins.

@@ -1,4 +1,4 @@
-"""Monitors an open VPN: sends echo requests, reports the state, reconnects, and finally reports the loss."""
+"""Monitors an open VPN: pings hosts, reports its state, and reconnects it or reports it as lost."""
 
 import asyncio
 import logging
@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import Progress
+from gateway.contracts.tunnel import ProgressCallback
 from gateway.errors import Reason
 from gateway.vpn.link import VpnLink
 from gateway.vpn.liveness import SilenceStage
@@ -19,7 +19,7 @@ _ECHO_INTERVAL = 10.0
 
 
 class LivenessMonitor:
-    """Monitors the liveness of one VPN link.
+    """Monitors whether one open VPN still answers, reports its state, and reconnects it.
 
     Args:
         link: The link to monitor.
@@ -31,7 +31,7 @@ class LivenessMonitor:
     def __init__(
         self,
         link: VpnLink,
-        progress: Progress,
+        progress: ProgressCallback,
         received: Callable[[], Awaitable[int]],
         reconnect: Callable[[], Awaitable[None]],
     ) -> None:

@@ -1,4 +1,4 @@
-"""Forwards a port on 127.0.0.1 to a target behind a link, for child processes."""
+"""Forwards a port on 127.0.0.1 to a target through a link, for child processes such as OpenVPN."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ _ACCEPT_RETRY = 0.2
 
 
 class LocalForward:
-    """Accepts connections on 127.0.0.1, and connects each of them to a target behind a link.
+    """Listens on a port on 127.0.0.1, and connects each client to a target through a link.
 
     Args:
         via: The link to the target.

@@ -1,4 +1,4 @@
-"""Opens netlink sockets, and contains functions for all modules that use netlink. All functions block."""
+"""Opens netlink sockets, and provides the functions that all netlink modules share. All functions block."""
 
 import errno
 from collections.abc import Iterator

@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 from gateway.cancellation import is_being_cancelled
 from gateway.errors import TunnelError
 from gateway.vpn import network_devices, policy_routing
-from gateway.vpn.device_addresses import DeviceAddresses
+from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.network_namespace import NetworkNamespace
 from gateway.vpn.options import Isolation
 
@@ -44,7 +44,7 @@ def create_context(isolation: Isolation, device: str) -> "NetworkContext":
 
     Args:
         isolation: The configuration's `isolation`.
-        device: Name of the device. It is not necessary that the device exists.
+        device: Name of the device, which does not have to exist.
 
     Raises:
         TunnelError: The gateway lacks the capabilities to create a network namespace.
@@ -53,9 +53,9 @@ def create_context(isolation: Isolation, device: str) -> "NetworkContext":
 
 
 class NetworkContext(Protocol):
-    """The place of a VPN device: configures the device, and creates sockets that use only the device."""
+    """The network namespace of a VPN device: configures the device, and creates sockets that use only it."""
 
-    async def configure_device(self, device: str, addressing: DeviceAddresses) -> None:
+    async def configure_device(self, device: str, addressing: DeviceSettings) -> None:
         """Move the device to this context if necessary, and configure it. Call this again when the settings change.
 
         Args:
@@ -98,14 +98,14 @@ class NetworkContext(Protocol):
 
 
 class NetnsContext:
-    """A context with its own network namespace, so that the host's routes and name resolution stay unchanged."""
+    """A separate network namespace for a VPN device, so that the host's routes and DNS stay unchanged."""
 
     def __init__(self) -> None:
         self._namespace = NetworkNamespace()
         self._prepared = False
         self._device: str | None = None
 
-    async def configure_device(self, device: str, addressing: DeviceAddresses) -> None:
+    async def configure_device(self, device: str, addressing: DeviceSettings) -> None:
         """See `NetworkContext`."""
         if not self._prepared:
             await self.run_blocking(network_devices.prepare_namespace)
@@ -140,7 +140,7 @@ class NetnsContext:
 
 
 class BoundDeviceContext:
-    """A context in the host's network namespace: its sockets are bound to the device and use their own routing table.
+    """A VPN device in the host's network namespace: sockets are bound to it, and use its own routing table.
 
     Args:
         device: Name of the device.
@@ -149,7 +149,7 @@ class BoundDeviceContext:
     def __init__(self, device: str) -> None:
         self._device = device
 
-    async def configure_device(self, device: str, addressing: DeviceAddresses) -> None:
+    async def configure_device(self, device: str, addressing: DeviceSettings) -> None:
         """See `NetworkContext`."""
         await asyncio.to_thread(policy_routing.configure_in_host, device, addressing)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from pyroute2 import IPRoute  # type: ignore[import-untyped]
 from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
 
-from gateway.vpn.device_addresses import DeviceAddresses
+from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.netlink import device_index, ignore_missing, netlink_socket
 
 
@@ -101,7 +101,7 @@ def prepare_namespace() -> None:
             Path("/proc/sys/net", key).write_text(value)
 
 
-def configure_in_namespace(name: str, addressing: DeviceAddresses) -> None:
+def configure_in_namespace(name: str, addressing: DeviceSettings) -> None:
     """Configure a device in a separate network namespace: set its addresses and route all traffic through it.
 
     Args:
@@ -120,7 +120,7 @@ def configure_in_namespace(name: str, addressing: DeviceAddresses) -> None:
             netlink.route("replace", dst="default", oif=index, family=family, **gateway)
 
 
-def bring_up(netlink: IPRoute, index: int, addressing: DeviceAddresses) -> None:
+def bring_up(netlink: IPRoute, index: int, addressing: DeviceSettings) -> None:
     """Set the MTU, bring the device up, and remove the addresses that `addressing` does not contain.
 
     Args:
@@ -137,7 +137,7 @@ def bring_up(netlink: IPRoute, index: int, addressing: DeviceAddresses) -> None:
             netlink.addr("del", index=index, address=address, prefixlen=old["prefixlen"])
 
 
-def default_routes(addressing: DeviceAddresses) -> Iterator[tuple[int, dict[str, str]]]:
+def default_routes(addressing: DeviceSettings) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield each default route through a device: the address family, and the `gateway` argument for netlink.
 
     Args:

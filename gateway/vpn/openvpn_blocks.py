@@ -1,4 +1,4 @@
-"""Normalizes the content of OpenVPN's inline blocks: keys, certificates and logins. Does no I/O."""
+"""Normalizes the inline blocks in OpenVPN files: keys, certificates and logins. Does no I/O."""
 
 import base64
 import re

@@ -1,4 +1,4 @@
-"""Decides which directives of an OpenVPN client file are kept, ignored or refused. Does no I/O."""
+"""Decides which directives of an OpenVPN file the gateway keeps, ignores or refuses. Does no I/O."""
 
 from gateway.errors import GatewayError
 from gateway.vpn.openvpn_grammar import BLOCK_DIRECTIVES, IGNORED_VARIABLES, check_values, is_allowed
@@ -65,7 +65,7 @@ _REFUSED = {
         "mtu-dynamic", "use-prediction-resistance",
     },
 }  # fmt: skip
-"""Refused directives, grouped by the reason. A directive that none of the tables contains is refused too."""
+"""Refused directives, grouped by the reason. The gateway also refuses a directive that is in none of the tables."""
 
 
 def is_ignored(directive: OpenVpnDirective) -> bool:

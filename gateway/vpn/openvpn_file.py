@@ -1,4 +1,4 @@
-"""Converts the configuration file of an OpenVPN client to a file that contains only safe directives.
+"""Converts the configuration file of an OpenVPN client to one that contains only safe directives.
 
 OpenVPN never reads the original text. The gateway parses each directive (`openvpn_syntax.py`), checks it
 (`openvpn_directives.py`), and writes it in a form that OpenVPN parses in the same way. It also parses the content of
@@ -85,7 +85,7 @@ def parse_client_file(text: str, read_file: Callable[[str], bytes] = _refuse_fil
             cannot be read.
 
     Raises:
-        GatewayError: The file contains something that is not allowed. The message names the line.
+        GatewayError: The file contains a directive or a value that is not allowed. The message names the line.
     """
     parser = _ClientFileBuilder(read_file)
     for each in parse_directives(text):

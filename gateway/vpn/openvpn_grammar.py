@@ -1,4 +1,4 @@
-"""Defines the allowed directives of an OpenVPN client file, and their values (openvpn(8), 2.6). Does no I/O."""
+"""Lists the allowed directives of an OpenVPN file and the form of their values (openvpn(8), 2.6)."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Loads an OpenVPN client file, and the files below its directory that its directives name.
+"""Loads an OpenVPN client file, and the files below its directory that its directives refer to.
 
 The loader opens each file only once. Therefore, the file that it reads is the file that it has checked, even if
     another process replaces the file meanwhile.
@@ -24,7 +24,7 @@ _MAX_NAMED_SIZE = 1 << 20
 
 @dataclass(frozen=True)
 class _LoadedFile:
-    """The content of a file, with its path and status.
+    """The content of a file, with its path and `os.stat_result`.
 
     Args:
         path: The path of the file, without symbolic links.
@@ -44,7 +44,7 @@ def load_client_file(options: OpenVpnOptions) -> GeneratedClientFile:
         options: The options of the tunnel.
 
     Raises:
-        TunnelError: The file cannot be read, or contains something that is not allowed; fatal.
+        TunnelError: The file cannot be read, or contains a directive or a value that is not allowed; fatal.
     """
     named: dict[str, _LoadedFile] = {}
     try:

@@ -1,4 +1,4 @@
-"""Converts OpenVPN's log messages to failures with a reason. Does no I/O."""
+"""Recognizes failures in OpenVPN's log messages, and maps each to a reason. Does no I/O."""
 
 import re
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from gateway.errors import Reason
 
 @dataclass(frozen=True)
 class OpenVpnFailure:
-    """A failure that a log message of OpenVPN reports.
+    """A failure that OpenVPN has logged, with its reason.
 
     Args:
         reason: The reason that status and metrics show.

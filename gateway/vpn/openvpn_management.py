@@ -11,14 +11,14 @@ from pathlib import Path
 
 from gateway.errors import Reason, TunnelError
 from gateway.vpn.openvpn_privileges import grant_access, unprivileged_user
-from gateway.vpn.stale_cleanup import RuntimeDirectory
+from gateway.vpn.runtime_directory import RuntimeDirectory
 
 _PREFIX = "gateway-vpn-"
 _QUOTED = str.maketrans({"\\": "\\\\", '"': '\\"'})
 
 
 class ManagementInterface:
-    """The management interface of one `openvpn` process.
+    """The gateway's end of the management interface of one `openvpn` process.
 
     Args:
         on_notification: Called with the kind and the text of each line `>KIND:TEXT`.

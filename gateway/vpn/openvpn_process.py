@@ -9,7 +9,7 @@ from collections.abc import Callable
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason, TunnelError
 from gateway.processes.child_process import ChildProcess
-from gateway.vpn.device_addresses import DeviceAddresses
+from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.openvpn_file import GeneratedClientFile
 from gateway.vpn.openvpn_log import OpenVpnFailure, more_specific, parse_failure
 from gateway.vpn.openvpn_management import ManagementInterface
@@ -51,7 +51,7 @@ class OpenVpnProcess:
         """Bytes received from the server so far."""
         self.failure: OpenVpnFailure | None = None
         """The most specific failure since the last successful connection."""
-        self.addressing: DeviceAddresses | None = None
+        self.addressing: DeviceSettings | None = None
         """The device settings that the server pushed last; None if the server has pushed no settings."""
         self.server: Endpoint | None = None
         self._options = options

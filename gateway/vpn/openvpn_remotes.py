@@ -1,4 +1,4 @@
-"""Lists the servers in the configuration file of an OpenVPN client. Does no I/O."""
+"""Lists the servers (directive `remote`) in an OpenVPN configuration file. Does no I/O."""
 
 from collections.abc import Iterable, Iterator
 

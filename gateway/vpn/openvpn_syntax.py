@@ -105,7 +105,7 @@ def _block_lines(end: str, first: int, lines: Iterable[tuple[int, str]]) -> Iter
 
 
 class _LocatedError(GatewayError):
-    """An error whose message contains the line number."""
+    """An error in an OpenVPN file, with a message that contains the line number."""
 
 
 @contextmanager

@@ -1,14 +1,14 @@
-"""Converts the environment of OpenVPN's `up` script to the device settings that the server pushed. Does no I/O."""
+"""Converts the environment of OpenVPN's `up` script, with the pushed options, to device settings."""
 
 import ipaddress
 import re
 from collections.abc import Mapping
 
 from gateway.contracts.values import IpAddress
-from gateway.vpn.device_addresses import DeviceAddresses, IpInterface
+from gateway.vpn.device_settings import DeviceSettings, IpInterface
 
 
-def parse_updown(environment: Mapping[str, str], dns: tuple[str, ...], mtu: int | None) -> DeviceAddresses:
+def parse_updown(environment: Mapping[str, str], dns: tuple[str, ...], mtu: int | None) -> DeviceSettings:
     """Convert the variables from `>UPDOWN:ENV` to device settings.
 
     Args:
@@ -31,7 +31,7 @@ def parse_updown(environment: Mapping[str, str], dns: tuple[str, ...], mtu: int 
     ]
     dhcp = [words[1:] for words in options if len(words) == 3 and words[0] == "dhcp-option"]
     servers = dns or [value for name, value in dhcp if name in ("DNS", "DNS6")]
-    return DeviceAddresses(
+    return DeviceSettings(
         addresses=tuple(addresses),
         gateways=hops if environment.get("dev_type") == "tap" else (),
         peers=hops,

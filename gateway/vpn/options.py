@@ -14,13 +14,13 @@ Isolation = Literal["namespace", "device"]
 
 @dataclass(frozen=True)
 class SilenceTimeouts:
-    """After how many seconds without an expected reply the gateway takes each action.
+    """Times without an expected reply after which the gateway takes each action.
 
     Args:
-        suspect: New clients wait. Two seconds later the VPN starts to reconnect in place.
-        down: The tunnel is reported as down.
-        lost: Existing clients are reset.
-        restart: The child process and the device are replaced.
+        suspect: New clients wait. Two seconds later, the VPN starts to reconnect in place.
+        down: The gateway reports the tunnel as down.
+        lost: The gateway resets existing clients.
+        restart: The gateway replaces the child process and the device.
     """
 
     suspect: Duration = field(default=Duration(5.0), metadata=POSITIVE)
@@ -44,12 +44,12 @@ class VpnOptions:
 
     Args:
         config: The client's configuration file, as the VPN's operator provides it.
-        isolation: `namespace`: a network namespace for the VPN, so that the host's routes and name resolution stay
-            unchanged (requires CAP_SYS_ADMIN and CAP_NET_ADMIN). `device`: the host's network namespace, with sockets
+        isolation: `namespace`: a network namespace for the VPN, so that the host's routes and name resolution do not
+            change (requires CAP_SYS_ADMIN and CAP_NET_ADMIN). `device`: the host's network namespace, with sockets
             that are bound to the device and a routing table that only they use (requires CAP_NET_ADMIN).
         dns: Name servers behind the VPN, instead of those that the server pushes or the file names.
         mtu: Largest packet in bytes, if the default of the VPN is too large for the path.
-        connect_timeout: After this time the first connection counts as failed and the tunnel reports the cause. The
+        connect_timeout: Time after which the first connection counts as failed, and the tunnel reports the cause. The
             attempts continue.
         silence: How the gateway reacts to an unresponsive VPN.
     """

@@ -12,7 +12,7 @@ from typing import Any
 
 from pyroute2 import IPRoute  # type: ignore[import-untyped]
 
-from gateway.vpn.device_addresses import DeviceAddresses
+from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.netlink import device_index, ignore_missing, netlink_socket
 from gateway.vpn.network_devices import bring_up, default_routes
 
@@ -29,7 +29,7 @@ _UNREACHABLE_METRIC = 4096
 """Metric of the `unreachable` route. The kernel prefers the route through the device, which has a lower metric."""
 
 
-def configure_in_host(name: str, addressing: DeviceAddresses) -> None:
+def configure_in_host(name: str, addressing: DeviceSettings) -> None:
     """Configure a device in the host's network namespace. Add a routing table for sockets bound to the device.
 
     Args:

@@ -1,4 +1,4 @@
-"""Runs the background tasks of an open link. If a task fails, the link is lost. The tasks end with the link."""
+"""Runs the background tasks of an open link, and reports the link as lost if one of them fails."""
 
 import asyncio
 import contextlib

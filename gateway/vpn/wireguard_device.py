@@ -11,11 +11,11 @@ from gateway.errors import Reason, TunnelError
 from gateway.processes.programs import find_program, minimal_environment
 from gateway.relay.resolver import resolve
 from gateway.vpn import network_devices
-from gateway.vpn.device_addresses import DeviceAddresses, likely_peers, parse_addresses
 from gateway.vpn.device_lock import DeviceLock, is_locked
+from gateway.vpn.device_settings import DeviceSettings, likely_peers, parse_addresses
 from gateway.vpn.network_context import NetworkContext, device_prefix
 from gateway.vpn.options import WireGuardOptions
-from gateway.vpn.wireguard_file import WireGuardDeviceStatus, parse_dump, to_setconf
+from gateway.vpn.wireguard_formats import WireGuardDeviceStatus, parse_dump, to_setconf
 from gateway.vpn.wireguard_go import WireGuardGoProcess
 from gateway.vpn.wireguard_loader import load_wireguard_file
 
@@ -56,7 +56,7 @@ class WireGuardDevice:
         self.server = ""
         """The resolved endpoints of all peers as one text, for messages."""
 
-    async def start(self) -> DeviceAddresses:
+    async def start(self) -> DeviceSettings:
         """Create and configure the device, without waiting for the handshake.
 
         Returns:
@@ -89,9 +89,9 @@ class WireGuardDevice:
             self.in_kernel = await creation  # wait, so that `stop` removes the device if it was created
             raise
 
-    def _addressing(self) -> DeviceAddresses:
+    def _addressing(self) -> DeviceSettings:
         file, options = self._file, self._options
-        return DeviceAddresses(
+        return DeviceSettings(
             addresses=file.addresses,
             peers=likely_peers(file.addresses),
             name_servers=parse_addresses(options.dns) if options.dns else file.name_servers,
@@ -181,7 +181,7 @@ class WireGuardDevice:
                 env=minimal_environment(),
             )  # fmt: skip
             if done.returncode:
-                # The quoted value is possibly a key.
+                # The quoted value might be a key.
                 message = re.sub(r"`[^']*'", "a value", done.stderr.strip().partition("\n")[0])
                 raise TunnelError(Reason.PROTOCOL, f"wg {arguments[0]}: {message}")
             return done.stdout

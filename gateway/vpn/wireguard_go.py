@@ -1,4 +1,4 @@
-"""Runs wireguard-go, a process that provides a WireGuard device if the kernel does not support WireGuard."""
+"""Runs wireguard-go, a user-space WireGuard, if the kernel does not support WireGuard."""
 
 import asyncio
 import errno
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gateway.errors import Reason, TunnelError
 from gateway.processes.child_process import ChildProcess
-from gateway.vpn import stale_cleanup
+from gateway.vpn import runtime_directory
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class WireGuardGoProcess:
         except OSError as error:
             detail = f"{error}: wireguard-go creates its socket there: make it writable (mount a tmpfs)"
             raise TunnelError(Reason.PERMISSION, detail, fatal=True) from error
-        stale_cleanup.remove_stale_sockets(_SOCKET_DIRECTORY, f"{prefix}*.sock")
+        runtime_directory.remove_stale_sockets(_SOCKET_DIRECTORY, f"{prefix}*.sock")
         self._child = await ChildProcess.start(
             ["wireguard-go", "-f", self._device], "wireguard-go", self._on_output, {"LOG_LEVEL": "error"}
         )

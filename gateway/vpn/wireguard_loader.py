@@ -7,7 +7,7 @@ from gateway.contracts.security import Secret
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.secret_files import check_owner_only, read_private_key
 from gateway.vpn.options import WireGuardOptions
-from gateway.vpn.wireguard_file import WireGuardFile, check_key, parse_wireguard_file
+from gateway.vpn.wireguard_formats import WireGuardFile, check_key, parse_wireguard_file
 
 
 def load_wireguard_file(options: WireGuardOptions) -> WireGuardFile:

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
 
 log = logging.getLogger(__name__)
 
-ROUNDS = int(os.environ.get("GATEWAY_REBOOTS", "1"))
+ROUNDS = int(os.environ.get("REBOOT_ROUNDS", "1"))
 """The number of reboots for each order in which engine and tunnel can start."""
 LIMIT = 60.0
 """The maximum time in seconds from the start of the engine and of the bastion until the gateway has requested the

@@ -1,0 +1,43 @@
+"""Tracks the state of a backend, target or tunnel, and when it began. Does no I/O. Times are in epoch seconds."""
+
+from gateway.contracts.states import HealthState
+
+_INTERRUPTIONS = (HealthState.BLOCKED, HealthState.PAUSED)
+_FAULTS = (HealthState.DOWN, HealthState.DEGRADED)
+
+
+class TimedState:
+    """A state, and the time at which the state began.
+
+    `blocked` and `paused` interrupt the checks, and do not repair a fault. If a target is down before and after an
+    interruption, it has been down since the beginning of the first of these states.
+
+    Args:
+        now: The current time.
+    """
+
+    def __init__(self, now: float) -> None:
+        self.state: str = HealthState.UNKNOWN
+        self.since = now
+        self._interrupted: tuple[str, float] | None = None
+        """The fault before the current interruption, and when it began."""
+
+    def enter(self, state: str, now: float) -> bool:
+        """Set the state, and return whether it has changed.
+
+        Args:
+            state: The state.
+            now: The current time.
+        """
+        if state == self.state:
+            return False
+        previous, self.state = (self.state, self.since), state
+        self.since = now
+        if state in _INTERRUPTIONS:
+            if previous[0] not in _INTERRUPTIONS:
+                self._interrupted = previous if previous[0] in _FAULTS else None
+            return True
+        if self._interrupted is not None and self._interrupted[0] == state:
+            self.since = self._interrupted[1]
+        self._interrupted = None
+        return True

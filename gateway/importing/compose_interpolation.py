@@ -1,0 +1,69 @@
+"""Interpolates variables in the values of Compose files and env files (Compose specification, "Interpolation")."""
+
+import re
+from collections.abc import Callable, Iterator
+
+_VARIABLE = re.compile(r"\$(?:(\$)|([A-Za-z_]\w*)|\{(\w+)(?:(:?[-?+])((?:\$\{[^{}]*\}|\$(?!\{)|[^}$])*))?\})")
+
+
+def interpolated(text: str, value: Callable[[str], str]) -> str:
+    """Return a text with the values of its variables. References to variables without a value stay, as `${NAME}`.
+
+    Args:
+        text: The text.
+        value: Returns the value of a variable; empty if it is not known.
+    """
+    return "".join(part for _, part in _parts(text, value))
+
+
+def replaced(text: str, start: int, end: int, new: str, value: Callable[[str], str]) -> str | None:
+    """Replace a part of an interpolated text in the text before interpolation.
+
+    Args:
+        text: The text before interpolation.
+        start: The start of the part in the interpolated text.
+        end: The end of the part in the interpolated text.
+        new: The new text of the part.
+        value: Returns the value of a variable. See `interpolated`.
+
+    Returns:
+        The new text before interpolation; None if the part starts or ends inside the value of a variable.
+    """
+    first, last = _index(text, start, value), _index(text, end, value)
+    return None if first is None or last is None else text[:first] + new + text[last:]
+
+
+def _index(text: str, index: int, value: Callable[[str], str]) -> int | None:
+    """Return the index before interpolation of an index in the interpolated text; None inside a variable's value."""
+    before, after = 0, 0
+    for raw, part in _parts(text, value):
+        if index <= after + len(part) and raw == part:
+            return before + index - after
+        if index == after:
+            return before
+        if index < after + len(part):
+            return None
+        before, after = before + len(raw), after + len(part)
+    return before
+
+
+def _parts(text: str, value: Callable[[str], str]) -> Iterator[tuple[str, str]]:
+    """Yield the parts of a text: literal text and references, each with its interpolated text."""
+    end = 0
+    for match in _VARIABLE.finditer(text):
+        yield text[end : match.start()], text[end : match.start()]
+        yield match[0], _replacement(match, value)
+        end = match.end()
+    yield text[end:], text[end:]
+
+
+def _replacement(match: re.Match[str], value: Callable[[str], str]) -> str:
+    if match[1]:
+        return "$"
+    name, operator = match[2] or match[3], (match[4] or "").removeprefix(":")
+    found = value(name)
+    if operator == "+":
+        return interpolated(match[5], value) if found else ""
+    if found:
+        return found
+    return interpolated(match[5], value) if operator == "-" else f"${{{name}}}"
