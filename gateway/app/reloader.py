@@ -218,6 +218,7 @@ class Reloader:
             self._auditing.configured(previous, config, trigger)
             if config.audit != previous.audit:
                 await self._auditing.switch(config.audit, writer)
+                runtime.review_forwards()
                 self._auditing.configured(previous, config, trigger)  # the audit log also records the error
         except BaseException:
             self._auditing.discard(writer)

@@ -107,7 +107,7 @@ class Dialer:
             DialError: No target could be joined.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.target_dialer.route.hold
+        deadline = loop.time() + self.target_dialer.route.hold - client.waited
         pause = _FIRST_RETRY
         while True:
             dialer = self.target_dialer  # a reload might have replaced it
