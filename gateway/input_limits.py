@@ -78,17 +78,18 @@ for _tag, _format in _NUMBERS.items():
     LimitedLoader.add_constructor(_tag, LimitedLoader.construct_number)
 
 
-def load_yaml(text: str) -> Any:
+def load_yaml(text: str, loader_type: type[LimitedLoader] = LimitedLoader) -> Any:
     """Parse a YAML document, and return its value.
 
     Args:
         text: The content of the document.
+        loader_type: The loader. A subclass of `LimitedLoader` can read additional tags.
 
     Raises:
         yaml.YAMLError: `text` is not a YAML document, has too many values, or has a value that contains itself.
         RecursionError: The document is nested too deeply.
     """
-    loader = LimitedLoader(text)
+    loader = loader_type(text)
     try:
         root = loader.get_single_node()
         if root is None:

@@ -45,7 +45,7 @@ def one_line(text: str, max_length: int = _MAX_LENGTH) -> str:
 
 
 def error_text(error: Exception) -> str:
-    """Return the message of an error. For an `OSError`, this is the message of errno without number and file name."""
+    """Return the message of an error. Omit the error number and the file name of an `OSError`."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 

@@ -4,13 +4,14 @@ import logging
 import time
 
 from gateway.contracts.states import HealthState
+from gateway.contracts.timed_state import TimedState
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.check import Check
 from gateway.health.target_record import TargetRecord
 from gateway.health.target_selection import TargetCandidate
-from gateway.health.timed_state import TimedState
 from gateway.health.tunnel_selection import TunnelCandidate, TunnelSelector, order_ways
+from gateway.ops.status_views import TargetView
 from gateway.supervision.uplink import describe_all
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ class MonitoredTarget:
         self._routes = routes
         self.clock = TimedState(time.time())
         """The state of the target when it was last computed, and since when, regardless of the way."""
+        self.view: tuple[object, TargetView] | None = None
+        """The latest view of the target, after everything on which it depends; see `status_view`."""
         self._dial_failed_at: dict[int, float] = {}
         """For each way: when a dial through it last failed while another way worked, in monotonic seconds."""
 

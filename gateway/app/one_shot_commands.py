@@ -11,6 +11,7 @@ from typing import TypeVar
 from gateway.app.docker_desired_state import desired
 from gateway.app.service_audit_log import recording
 from gateway.audit.client_environment import with_environment
+from gateway.audit.docker_context import default_host
 from gateway.audit.hazards import decide
 from gateway.audit.report import AuditReport
 from gateway.audit.snapshot import AuditScope, take_snapshot
@@ -21,7 +22,6 @@ from gateway.contracts.states import HealthState, TunnelState
 from gateway.contracts.values import Endpoint
 from gateway.docker.engine import Engine, connected
 from gateway.docker.errors import EngineError
-from gateway.docker.options import DockerOptions
 from gateway.docker.plan import Plan
 from gateway.docker.reconciler import Reconciler
 from gateway.errors import LinkLostError, Reason, UsageError
@@ -141,8 +141,7 @@ def audit(config: Config, mount_table: Path | None = None) -> tuple[AuditReport,
     async def inspect(reconciler: Reconciler, engine: Engine) -> tuple[AuditReport, list[str]]:
         lines, own = await reconciler.exposures(engine)
         report = decide(await take_snapshot(engine, replace(scope, own=own)))
-        default_host = os.environ.get("DOCKER_HOST") or DockerOptions.host
-        return with_environment(report, options, default_host, engine.flavor.command), lines
+        return with_environment(report, options, default_host(os.environ), engine.flavor.command), lines
 
     return _with_engine(config, inspect)
 

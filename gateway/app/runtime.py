@@ -137,7 +137,13 @@ class Runtime:
                 listener.close()
         self.listeners = listeners
         self.config = config
+        self.review_forwards()
         return diff
+
+    def review_forwards(self) -> None:
+        """Let forwards adapt to changes outside their configuration, such as the start of the audit log."""
+        for each in self._local_forwards():
+            each.review()
 
     def _add(
         self,

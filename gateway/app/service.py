@@ -95,7 +95,7 @@ class GatewayService:
 
     async def _serve(self, announce: Callable[[Endpoint], None] | None) -> None:
         config = self._reloader.config
-        listeners = bind_listeners(config, {}, self._passed)
+        listeners = bind_listeners(config, {}, self._passed, free_bind=True)
         self._passed.warn_unused(listeners)
         events_file = EventsFile(config.gateway.state_dir, self._events)
         await events_file.load()

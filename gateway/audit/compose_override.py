@@ -72,7 +72,8 @@ def override(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
     # From here on, the new volume can have the only copy of the data, so that a failure must not remove it.
     lines.append(END if is_live(container, change) else started_on_failure(client, container))
     start = "--detach" if container.running else "--no-start"
-    lines += [command(*compose, "up", start, "--no-deps", service), END]
+    same_image = ("--no-build", "--pull", "never")
+    lines += [command(*compose, "up", start, "--no-deps", *same_image, service), END]
     return "\n".join((
         script(*lines),
         f"# when {name} works: {command(client, 'rmi', saved)}",

@@ -31,8 +31,14 @@ def frozen(client: str, container: AuditedContainer, change: MountChanges, new: 
     if not container.running:
         return copies
     if is_live(container, change):
-        return [_on_exit(command(client, "unpause", name), *remove), command(client, "pause", name), *copies]
-    return [_on_exit(command(client, "start", name), *remove), command(client, "stop", name), *copies]
+        return [on_exit(command(client, "unpause", name), *remove), command(client, "pause", name), *copies]
+    return [on_exit(command(client, "start", name), *remove), command(client, "stop", name), *copies]
+
+
+def on_exit(*commands: str) -> str:
+    """Return a command after which the end of the script runs other commands, until `END`."""
+    # With `set -e`, the first command that fails would also end the trap.
+    return f"trap {shlex.quote('; '.join(('set +e', *commands)))} EXIT"
 
 
 def without_volumes(client: str, change: MountChanges) -> list[str]:
@@ -52,12 +58,12 @@ def created_volumes(client: str, change: MountChanges) -> list[str]:
 def removed_on_failure(client: str, change: MountChanges, new: str = "") -> list[str]:
     """Return a command after which a failure removes the new volumes, and the new container if `new` names one."""
     removal = _removal(client, change, new)
-    return [_on_exit(*removal)] if removal else []
+    return [on_exit(*removal)] if removal else []
 
 
 def started_on_failure(client: str, container: AuditedContainer) -> str:
     """Return a command after which a failure starts the container again, if it ran, and removes nothing."""
-    return _on_exit(command(client, "start", container.name)) if container.running else END
+    return on_exit(command(client, "start", container.name)) if container.running else END
 
 
 def saved(client: str, container: AuditedContainer, paths: tuple[str, ...]) -> str:
@@ -74,7 +80,7 @@ def saved(client: str, container: AuditedContainer, paths: tuple[str, ...]) -> s
     if not container.running:
         return script(*lines)
     resume = command(client, "unpause", container.name)
-    return script(_on_exit(resume), command(client, "pause", container.name), *lines)
+    return script(on_exit(resume), command(client, "pause", container.name), *lines)
 
 
 def is_live(container: AuditedContainer, change: MountChanges) -> bool:
@@ -85,8 +91,3 @@ def is_live(container: AuditedContainer, change: MountChanges) -> bool:
 def _removal(client: str, change: MountChanges, new: str) -> list[str]:
     container = [command(client, "rm", "-f", "-v", new)] if new else []
     return [*container, *(command(client, "volume", "rm", each) for each in new_volumes(change))]
-
-
-def _on_exit(*commands: str) -> str:
-    # With `set -e`, the first command that fails would also end the trap.
-    return f"trap {shlex.quote('; '.join(('set +e', *commands)))} EXIT"

@@ -11,12 +11,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from gateway.audit.compose_override import override
-from gateway.audit.create_options import networks, options, variables
+from gateway.audit.create_options import changed_addresses, networks, options, variables
 from gateway.audit.data_copy import END, created_volumes, frozen, is_live, removed_on_failure, saved, without_volumes
 from gateway.audit.fix_obstacles import obstacles
 from gateway.audit.model import ONE_OFF, AuditedContainer, AuditSnapshot
 from gateway.audit.mount_changes import MountChanges, volume_options
-from gateway.audit.run_options import UnsupportedOptionError
+from gateway.audit.run_options import UnsupportedOptionError, restart_policy
 from gateway.audit.service_update import NODE_LABEL, service_update
 from gateway.audit.shell_commands import command, script
 from gateway.docker.compose_command import COMPOSE_LABELS, FILES, compose_command
@@ -40,7 +40,14 @@ def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
         container: The container.
         change: How the mounts change.
     """
-    words = (container.name, *change.mounts, *change.mounts.values(), *change.copied, *_known(container))
+    words = (
+        container.name,
+        *change.mounts,
+        *change.mounts.values(),
+        *change.copied,
+        *change.setup,
+        *_known(container),
+    )
     if not all(each.isprintable() for each in words):
         return f"# {one_line(container.name)}: a path has control characters: no command is safe to print"
     binds = (each.source for each in container.mounts if each.kind == "bind")
@@ -72,15 +79,28 @@ def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChan
     lines += [*created_volumes(client, change), *removed_on_failure(client, change)]
     lines += [_create(snapshot, container, change, new), *removed_on_failure(client, change, new), *connects]
     lines += [*frozen(client, container, change, new), END]
+    notes = [
+        f"# {name} gets another MAC address on {one_line(each)}: {client} network connect cannot set it"
+        for each in changed_addresses(container, _first_network(container))
+    ]
     if container.removed and container.running:
-        return script(
-            *lines, *(command(client, *each) for each in (("rm", "-f", name), ("rename", new, name), ("start", name)))
-        )
+        last = (("rm", "-f", name), ("rename", new, name), ("start", name))
+        return "\n".join((script(*lines, *(command(client, *each) for each in last)), *notes))
     lines += [command(client, "kill", name)] if is_live(container, change) else []
-    lines += [command(client, "update", "--restart", "no", name)] if _restarts(container) else []
+    policy = list(restart_policy((container.inspection.get("HostConfig") or {}).get("RestartPolicy") or {}))
+    lines += [command(client, "update", "--restart", "no", name)] if policy else []
     lines += [command(client, "rename", name, old), command(client, "rename", new, name)]
     lines += [command(client, "start", name)] if container.running else []
-    return f"{script(*lines)}\n# when {name} works: {command(client, 'rm', '-v', old)}"
+    # These commands also work if the script stopped between the two renames, and remove no container.
+    back = [("stop", name), ("rename", name, new), ("rename", old, name)]
+    back += [("update", "--restart", "no", new), ("update", *policy, name)] if policy else []
+    back += [("start", name)] if container.running else []
+    return "\n".join((
+        script(*lines),
+        *notes,
+        f"# to go back to the old container: {'; '.join(command(client, *each) for each in back)}",
+        f"# when {name} works: {command(client, 'rm', '-v', old)}",
+    ))  # fmt: skip
 
 
 def _create(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChanges, new: str) -> str:
@@ -106,11 +126,6 @@ def _first_network(container: AuditedContainer) -> str:
     mode = str((container.inspection.get("HostConfig") or {}).get("NetworkMode", ""))
     found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
     return next((name for name, endpoint in found.items() if mode == endpoint.get("NetworkID")), mode)
-
-
-def _restarts(container: AuditedContainer) -> bool:
-    policy = (container.inspection.get("HostConfig") or {}).get("RestartPolicy") or {}
-    return policy.get("Name", "no") not in ("", "no")
 
 
 def free_name(name: str, taken: Collection[str]) -> str:

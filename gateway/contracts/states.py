@@ -38,6 +38,14 @@ class TunnelState(StrEnum):
     QUARANTINED = "quarantined"
     STOPPED = "stopped"
 
+    @property
+    def availability(self) -> "TunnelState":
+        """`backoff` for every state in which the tunnel is down, and other states unchanged.
+
+        A tunnel that is down stays down during attempts to open it.
+        """
+        return self if self in (TunnelState.UP, TunnelState.DRAINING, TunnelState.STOPPED) else TunnelState.BACKOFF
+
 
 class TrafficClass(StrEnum):
     """Whether the clients of a backend send queries or transfer bulk data."""

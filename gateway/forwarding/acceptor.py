@@ -70,6 +70,8 @@ class Acceptor:
         """Tasks of clients that are not joined yet."""
         self.group: asyncio.TaskGroup | None = None
         """Task group that runs the tasks of the clients. If it is None, the acceptor resets every client."""
+        self.waiting_elsewhere: Callable[[], int] = lambda: 0
+        """Returns the number of clients that a link has accepted and not joined yet."""
         self._backend = backend
         self._dialer = dialer
         self._connections = connections
@@ -80,7 +82,12 @@ class Acceptor:
     @property
     def active(self) -> int:
         """Number of current clients, joined or waiting."""
-        return len(self._connections) + len(self.pending)
+        return len(self._connections) + len(self.pending) + self.waiting_elsewhere()
+
+    @property
+    def accepts_anyone(self) -> bool:
+        """Whether only the client's IP address and the number of clients matter, and clients are not recorded."""
+        return self.group is not None and not self._audit.enabled and not self.admission.needs_identity
 
     def record_failure(self, client: PendingClient, error: DialError) -> None:
         """Count, record and log a client that could not be joined to a target."""
@@ -94,9 +101,14 @@ class Acceptor:
             if task is not None:
                 task.cancel()
 
-    def accept(self, sock: Stream) -> None:
-        """Admit or refuse a client. The acceptor owns the client's socket until the client is joined or reset."""
-        client, admission, group = PendingClient(sock), self.admission, self.group
+    def accept(self, sock: Stream, waited: float = 0.0) -> None:
+        """Admit or refuse a client. The acceptor owns the client's socket until the client is joined or reset.
+
+        Args:
+            sock: The client's socket.
+            waited: Seconds for which the client has waited. They count toward the hold time.
+        """
+        client, admission, group = PendingClient(sock, waited), self.admission, self.group
         source = ClientSource.of(sock) if admission.needs_source or self._audit.enabled else _ANY_SOURCE
         client.record = self._audit.accepted(source)
         refusal = admission.refusal(source, self.active - len(self.reserve))

@@ -140,7 +140,12 @@ class AdmissionRules:
     @property
     def needs_source(self) -> bool:
         """Whether any rule depends on the client's source."""
-        rules = (self.allow, self.privileged_only, self.label, self.identity, self.per_consumer, self.sockets)
+        return bool(self.allow) or self.needs_identity
+
+    @property
+    def needs_identity(self) -> bool:
+        """Whether any rule or counter depends on more than the client's IP address."""
+        rules = (self.privileged_only, self.label, self.identity, self.per_consumer, self.sockets)
         return any(rules)
 
     def socket_consumer(self, source: ClientSource | None) -> UnixSocketConsumer | None:

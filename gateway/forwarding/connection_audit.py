@@ -41,7 +41,7 @@ class ConnectionRecord:
 
 
 class ConnectionAudit:
-    """Writes audit events and spans for the clients of one backend. Skips those of the two that are disabled.
+    """Writes audit events and spans for the clients of one backend, if the audit log or traces are enabled.
 
     Args:
         backend: The backend's name.

@@ -36,7 +36,7 @@ class _PermanentDialError(DialError):
 
 
 class JoinResult(NamedTuple):
-    """A target that a client was joined to, the tunnel used, and the relay that joins them."""
+    """The target to which a client was joined, the tunnel used, and the relay between them."""
 
     routed: RoutedTarget
     relay: Relay
@@ -111,7 +111,7 @@ class Dialer:
             DialError: No target could be reached within the hold time, or a retry does not help.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.target_dialer.route.hold
+        deadline = loop.time() + self.target_dialer.route.hold - client.waited
         pause = _FIRST_RETRY
         while True:
             dialer = self.target_dialer  # a reload might have replaced it

@@ -27,7 +27,7 @@ class DisconnectWatcher:
             poller().add(self._client.fileno(), self._on_hangup, HANGUP)
 
     def stop(self) -> None:
-        """Stop watching. Call this only if the client was not joined: a relay replaces the registration itself."""
+        """Stop watching. Call this only for a client without a relay, because a relay replaces the registration."""
         if self._watching and not self.disconnected:
             poller().remove(self._client.fileno())
 

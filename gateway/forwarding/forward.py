@@ -6,7 +6,8 @@ from collections.abc import Callable
 from functools import reduce
 
 from gateway.audit_log.recorder import AuditRecorder
-from gateway.cancel_protocol import CancelProtocol
+from gateway.cancel_protocol import CancelProtocol, LoginTap
+from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.tracing import TraceExporter
 from gateway.contracts.values import Endpoint
@@ -14,11 +15,12 @@ from gateway.errors import DialError
 from gateway.forwarding.acceptor import Acceptor
 from gateway.forwarding.admission import AdmissionRules
 from gateway.forwarding.cancel_requests import CancelRouter
-from gateway.forwarding.connection_audit import ConnectionAudit
-from gateway.forwarding.consumer_usage import ConsumerUsage
+from gateway.forwarding.connection_audit import ConnectionAudit, ConnectionRecord
+from gateway.forwarding.consumer_usage import ConnectionSlot, ConsumerUsage
 from gateway.forwarding.dialer import Dialer
 from gateway.forwarding.joined_connections import JoinedConnection, JoinedConnections
 from gateway.forwarding.listener import Listener
+from gateway.forwarding.native_acceptor import NativeAcceptor
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import LinkSource, RoutedTarget
@@ -71,6 +73,11 @@ class Forward:
         self._prompt = prompt
         self._audit = ConnectionAudit(name, recorder or AuditRecorder(), exporter)
         self._acceptor = Acceptor(name, admission, self._dialer, self._connections, self._audit, self._connect)
+        self._native: NativeAcceptor | None = None
+        """Lets links accept clients; None if a tap measures latency."""
+        if tap is None:
+            self._native = native = NativeAcceptor(self._acceptor, self._latency, self._add, self._cancels)
+            self._acceptor.waiting_elsewhere = lambda: native.waiting
 
     @property
     def active(self) -> int:
@@ -80,7 +87,7 @@ class Forward:
     @property
     def waiting(self) -> int:
         """Number of clients that are not joined yet."""
-        return len(self._acceptor.pending)
+        return len(self._acceptor.pending) + self._acceptor.waiting_elsewhere()
 
     @property
     def accepted(self) -> int:
@@ -147,9 +154,16 @@ class Forward:
 
         This method does not close listeners that are no longer in the list, because another backend might use them.
         """
+        if self._native is not None:
+            self._native.withdraw()
         self.listeners, self._acceptor.admission = listeners, admission
         self._dialer.set_route(route)
         self._start_accepting()
+
+    def review(self) -> None:
+        """Accept clients in this process if the target or the rules have changed since a link accepts them."""
+        if self._native is not None:
+            self._native.review(self._dialer.target_dialer.route)
 
     def active_on(self, uplink: LinkSource) -> int:
         """Return the number of clients that are joined through `uplink`."""
@@ -159,6 +173,9 @@ class Forward:
         """Reset every client, joined or waiting."""
         self._acceptor.abort_all()
         self._connections.abort_all()
+        if self._native is not None:
+            self._native.withdraw()
+            self._native.recall()
 
     def abort_idle(self, seconds: float) -> None:
         """Reset the joined clients that do not wait for a response and have been silent for `seconds`."""
@@ -185,6 +202,7 @@ class Forward:
         group = self._acceptor.group
         if drained and group is not None:
             group.create_task(self._connections.drain())
+        self.review()
 
     def _start_accepting(self) -> None:
         if self._acceptor.group is not None:
@@ -211,12 +229,25 @@ class Forward:
         if client.slot is not None:
             client.slot.join(relay)
         record = self._audit.joined(client.record)
-        self._connections.add(JoinedConnection(relay, routed, client.slot, time.monotonic(), login, record))
-        if login is not None and self._cancels is not None:
-            self._cancels.add_session(routed.identity, login)
+        self._add(routed, relay, login, client.slot, record)
         if self._acceptor.reserve.rekey(task, relay.ended):
             timer = asyncio.get_running_loop().call_later(_RESERVE_TIMEOUT, relay.abort, CloseReason.ABORTED)
             relay.ended.add_done_callback(lambda _: timer.cancel())
+        if self._native is not None:
+            self.review()  # cancel requests might now have several targets
+            self._native.offer(routed, self._dialer.target_dialer.route, self.listeners)
+
+    def _add(
+        self,
+        routed: RoutedTarget,
+        relay: Relay,
+        login: LoginTap | None,
+        slot: ConnectionSlot | None = None,
+        record: ConnectionRecord | None = None,
+    ) -> None:
+        self._connections.add(JoinedConnection(relay, routed, slot, time.monotonic(), login, record))
+        if login is not None and self._cancels is not None:
+            self._cancels.add_session(routed.identity, login)
         relay.ended.add_done_callback(self._on_ended)
         if routed.target in self._connections.drained_targets:  # the target lost its role during the dial
             self.move_clients(self._connections.drained_targets, self._connections.left_targets)
@@ -236,3 +267,5 @@ class Forward:
         if close_reason is CloseReason.BACKEND_RESET:
             dialer.route.on_failure(routed)
         dialer.record_end(routed, relay, connection.began)
+        if self._native is not None:
+            self._native.on_client_ended()

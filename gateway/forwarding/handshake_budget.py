@@ -28,7 +28,7 @@ the next request."""
 
 
 class HandshakeBudget(AbortedLoginCount):
-    """Counts the handshakes with one server, through one tunnel, that were aborted, and limits their number.
+    """Counts and limits the aborted handshakes with one server through one tunnel.
 
     Args:
         limit: Number of aborted handshakes at which the server blocks the gateway's address.
@@ -58,7 +58,7 @@ class HandshakeBudget(AbortedLoginCount):
         self.add_abort(at + _ABANDONED_DIAL_DELAY)
 
     def record_login(self, at: float) -> None:
-        """Record a successful login at the monotonic time `at`, and discard the aborts before that time."""
+        """Record a successful login at the monotonic time `at`. Earlier aborted handshakes no longer count."""
         self.reset(at)
 
     def allows(self, now: float) -> bool:

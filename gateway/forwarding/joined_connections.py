@@ -97,7 +97,7 @@ class JoinedConnections:
                 relay.abort(CloseReason.ABORTED)
 
     def stalled(self, before: float) -> Iterator[RoutedTarget]:
-        """Yield the way of each client whose oldest pending request is older than the monotonic time `before`."""
+        """Yield the way of each client that has waited for a response since before the monotonic time `before`."""
         for each in self:
             since = each.relay.waiting_since
             if since is not None and since < before:

@@ -39,16 +39,20 @@ class Listener:
         address: The address to listen on.
         sockets: Listening sockets that another process has bound, which the listener then owns; None to bind
             `address`.
+        free_bind: Whether to bind `address` even if the host does not have it yet. See `listen_tcp`.
 
     Raises:
         BindError: The address cannot be bound.
     """
 
-    def __init__(self, address: ListenAddress, sockets: list[socket.socket] | None = None) -> None:
+    def __init__(
+        self, address: ListenAddress, sockets: list[socket.socket] | None = None, *, free_bind: bool = False
+    ) -> None:
         self.address = address
-        self._sockets = _bind(address) if sockets is None else sockets
+        self._sockets = _bind(address, free_bind=free_bind) if sockets is None else sockets
         self._bound_here = sockets is None
         self._on_accept: AcceptHandler | None = None
+        self._withdraw: Callable[[], None] | None = None
         self._file: os.stat_result | None = None
         self._open_to_all = False
         if isinstance(address, Path) and self._bound_here:
@@ -62,6 +66,25 @@ class Listener:
     def descriptors(self) -> list[int]:
         """File descriptors of the sockets, for another process that accepts clients from these sockets."""
         return [sock.fileno() for sock in self._sockets]
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """The listening sockets, which the listener owns."""
+        return self._sockets
+
+    @property
+    def is_tcp(self) -> bool:
+        """Whether clients connect by TCP."""
+        return all(sock.family in (socket.AF_INET, socket.AF_INET6) for sock in self._sockets)
+
+    def delegate(self, withdraw: Callable[[], None]) -> None:
+        """Let the link that has duplicates of the sockets accept the clients, until `start`.
+
+        Args:
+            withdraw: Called by `stop` and `close`. After it, the link must not accept clients.
+        """
+        self.stop()
+        self._withdraw = withdraw
 
     def set_mode(self, *, open_to_all: bool) -> None:
         """Set the file mode of a unix socket that this process bound.
@@ -91,19 +114,26 @@ class Listener:
                 handler raises an exception, the listener resets the socket.
         """
         first = self._on_accept is None
-        self._on_accept = on_accept
+        self._on_accept, self._withdraw = on_accept, None
         if first:
             for sock in self._sockets:
                 self._register(sock)
 
     def stop(self) -> None:
         """Stop accepting, but keep the sockets bound, so that another process or listener can accept from them."""
+        self._end_delegation()
         self._on_accept = None
         for sock in self._sockets:
             poller().remove(sock.fileno())
 
+    def _end_delegation(self) -> None:
+        withdraw, self._withdraw = self._withdraw, None
+        if withdraw is not None:
+            withdraw()
+
     def close(self) -> None:
         """Close the sockets. The kernel then refuses new connections."""
+        self._end_delegation()
         for sock in self._sockets:
             if sock.fileno() >= 0 and self._on_accept is not None:
                 poller().remove(sock.fileno())
@@ -157,7 +187,7 @@ def prepare(sock: socket.socket) -> None:
     reset_on_process_exit(sock)
 
 
-def _bind(address: ListenAddress) -> list[socket.socket]:
+def _bind(address: ListenAddress, *, free_bind: bool) -> list[socket.socket]:
     if isinstance(address, Path):
         return [_bind_unix(address)]
     hosts = ["127.0.0.1", "::1"] if address.host == "localhost" else [address.host]
@@ -165,7 +195,7 @@ def _bind(address: ListenAddress) -> list[socket.socket]:
     for host in hosts:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            bound.append(listen_tcp(family, (host, address.port), BACKLOG))
+            bound.append(listen_tcp(family, (host, address.port), BACKLOG, free_bind=free_bind))
             prepare(bound[-1])
         except OSError as error:
             if bound and error.errno in _NO_IPV6_ERRNOS:

@@ -17,10 +17,12 @@ class PendingClient:
 
     Args:
         sock: The accepted socket.
+        waited: Seconds for which the client has already waited.
     """
 
-    def __init__(self, sock: Stream) -> None:
+    def __init__(self, sock: Stream, waited: float = 0.0) -> None:
         self.sock = sock
+        self.waited = waited
         self._watcher: DisconnectWatcher | None = None
         self.record: ConnectionRecord | None = None
         """The client's record for the audit log and the trace; None if both are disabled."""

@@ -52,7 +52,7 @@ class TargetDialer:
             tap: See `gateway.contracts.link.Link.join`.
 
         Raises:
-            DialError: The target cannot be reached, or must not be dialed because it would soon block the gateway.
+            DialError: The target cannot be reached, or too many handshakes with it were aborted.
             LinkLostError: The link failed during the dial.
         """
         target = routed.target

@@ -51,7 +51,7 @@ class CheckSchedule:
 
 
 class MonitoredUplink(Protocol):
-    """Shows a check the state of its uplink. Uplinks implement this protocol; stubs do so for uplinks in a worker."""
+    """The state of an uplink, for a check. Uplinks and the stubs of uplinks in a worker implement this protocol."""
 
     name: str
     settled: asyncio.Event
@@ -170,7 +170,7 @@ class Check:
             self.first_result.set()
 
     def check_soon(self) -> None:
-        """Schedule an early check, because traffic has failed. Repeated calls cannot cause continuous checks."""
+        """Schedule an early check, because traffic has failed. There is a minimum interval between such checks."""
         self._wake.set()
 
     def set_urgent(self, *, urgent: bool) -> None:

@@ -71,6 +71,11 @@ class CheckHistory:
         if not result.succeeded and result.state is not HealthState.BLOCKED:
             self._failures.append(result)
 
+    @property
+    def last(self) -> CheckResult | None:
+        """The latest result; None if there is none."""
+        return self._latest[-1] if self._latest else None
+
     def latest(self) -> list[CheckResult]:
         """Return the latest results, oldest first."""
         return list(self._latest)

@@ -81,10 +81,13 @@ def _host_name(host: str, client: ImportedClient, port: int) -> str:
 
 def _add_direct(client: ImportedClient, result: ImportResult) -> None:
     target = f"[{client.host}]:{client.port}" if ":" in client.host else f"{client.host}:{client.port}"
-    split_target(target)
+    targets = [target, *client.more]
+    for each in targets:
+        split_target(each)
     via = client.via
     for name, keys in result.backends.items():
-        if keys.get("via") == via and keys["targets"] == [target] and keys["kind"] == client.kind:
+        same = [each.lower() for each in keys["targets"]] == [each.lower() for each in targets]
+        if keys.get("via") == via and same and keys["kind"] == client.kind:
             _merge(client, name, result)
             _note_missing(name, result)
             return
@@ -99,9 +102,7 @@ def _add_direct(client: ImportedClient, result: ImportResult) -> None:
     backend: dict[str, Any] = {"kind": client.kind}
     if via is not None:
         backend["via"] = via
-    for each in client.more:
-        split_target(each)
-    result.backends[name] = {**backend, "targets": [target, *client.more], "listen": listen}
+    result.backends[name] = {**backend, "targets": targets, "listen": listen}
     _merge(client, name, result)
     _note_missing(name, result)
 
@@ -139,7 +140,7 @@ def _merge(client: ImportedClient, name: str, result: ImportResult) -> None:
     backend = result.backends[name]
     if "check" in client.keys and not checks_login(backend["kind"]):
         del client.keys["check"]
-        client.notes = ()
+        client.notes = tuple(each for each in client.notes if "PASSWORD_FILE" not in each)
     keys = dict(client.keys)
     if "database" in keys.get("check", {}) and not has_check_key(backend["kind"], "database"):
         keys["check"] = {key: value for key, value in keys["check"].items() if key != "database"}

@@ -51,7 +51,7 @@ def forward_of(client: ImportedClient, result: ImportResult) -> ImportedForward 
         result: Contains the forwards. Receives notes.
     """
     container = client.container
-    hosts = {client.host}
+    hosts = {_linked(client)}
     if client.host in HOST_NAMES and (
         container is None or client.host not in LOOPBACK or container.network == "host"
     ):
@@ -65,6 +65,11 @@ def forward_of(client: ImportedClient, result: ImportResult) -> ImportedForward 
     return next(
         (each for each in result.forwards if any((host, client.port) in each.names for host in hosts)), None
     ) or _forward_of_host(client, result)
+
+
+def _linked(client: ImportedClient) -> str:
+    """Return the name of the container if a client connects to the alias of a link; otherwise the client's host."""
+    return client.container.links.get(client.host, client.host) if client.container is not None else client.host
 
 
 def _forward_of_host(client: ImportedClient, result: ImportResult) -> ImportedForward | None:
@@ -90,7 +95,8 @@ def is_remote(client: ImportedClient, result: ImportResult) -> bool:
         client: The client.
         result: Contains the containers. Receives notes.
     """
-    own = next((each for each in result.containers if client.host in each.names and not each.replaced), None)
+    host = _linked(client)
+    own = next((each for each in result.containers if host in each.names and not each.replaced), None)
     address = f"{client.host}:{client.port}"
     if client.optional:
         return False

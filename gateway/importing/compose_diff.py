@@ -10,11 +10,12 @@ from typing import Any
 import yaml
 
 from gateway.errors import UsageError
+from gateway.importing.address_change import change_address
 from gateway.importing.compose_gateway import BRIDGE, ComposeGatewayConfig, deploy, service
 from gateway.importing.compose_values import list_of
 from gateway.importing.import_result import ImportResult, split_target
 from gateway.importing.model import HERE, ImportedContainer
-from gateway.importing.service_changes import change_address, change_service, change_volume
+from gateway.importing.service_changes import change_service, change_volume
 from gateway.importing.yaml_edit import YamlEdit
 
 
@@ -30,10 +31,8 @@ def compose_diff(text: str, name: str, result: ImportResult) -> str:
         UsageError: The file cannot be edited in place.
     """
     found = deploy(result, posixpath.dirname(name))
-    edit = YamlEdit(text)
-    if edit.get("services", "gateway") is not None:
-        raise UsageError(f"{name}: the file already has a service named gateway")
     containers = {each.name: each for each in result.containers if each.is_service}
+    edit = _edit(text, name, has_services=bool(containers))
     replaced = {each.name for each in containers.values() if each.replaced}
     networks = _networks(edit, result, found)
     ports = list(_ports(result))
@@ -67,6 +66,25 @@ def compose_diff(text: str, name: str, result: ImportResult) -> str:
     for path, content in result.files.items():
         changes.append((posixpath.join(folder, path.rpartition("/")[2]), "", content))
     return "".join(_diff(*change) for change in _relative(changes, folder, result))
+
+
+def _edit(text: str, name: str, *, has_services: bool) -> YamlEdit:
+    """Start the edit of a Compose file.
+
+    Args:
+        text: The content of the file.
+        name: The name of the file.
+        has_services: Whether the import has found services in the file.
+
+    Raises:
+        UsageError: The file has a service `gateway`, or cannot be edited in place.
+    """
+    edit = YamlEdit(text)
+    if edit.get("services", "gateway") is not None:
+        raise UsageError(f"{name}: the file already has a service named gateway")
+    if has_services and edit.get("services") is None:
+        raise UsageError(f"{name}: the file has Compose file format 1; put the services below `services:`")
+    return edit
 
 
 def _relative(changes: list[tuple[str, str, str]], folder: str, result: ImportResult) -> list[tuple[str, str, str]]:
@@ -164,7 +182,7 @@ def _networks(edit: YamlEdit, result: ImportResult, found: ComposeGatewayConfig)
     for container in result.containers:
         if container.is_service and (container.replaced or any(c.container is container for c in result.clients)):
             used |= dict.fromkeys(_network_names(edit, container))
-    aliases = [*found.backends, *(n for each in result.containers if each.replaced for n in sorted(each.names))]
+    aliases = [*found.backends, *result.replaced_names()]
     found_: dict[str, Any] = {name: {"aliases": list(dict.fromkeys(aliases))} for name in used or ["default"]}
     if "default" not in found_ and all(edit.get("networks", name, "internal") for name in found_):
         found_["default"] = {}  # the gateway reaches the tunnels' servers through the default network

@@ -122,7 +122,7 @@ def _import_env_files(given: Sequence[tuple[ImportSource, str]], files: EnvFiles
                     f"{source.name}: variables that no Compose file in the same directory uses: {', '.join(unused)}"
                 )
             continue
-        variables = parse_env_file(source.text)
+        variables = parse_env_file(source.text, lambda _: "")
         where = source.name or "variables"
         container = ImportedContainer(where, "", environment=variables, network="host")
         container.parts = {f"environment.{name}": name for name in variables}

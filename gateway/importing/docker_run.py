@@ -107,6 +107,8 @@ def _apply(
                 return {mount.source or f"{container.name or 'container'}-volume": options}
         case "network" | "network-alias" | "publish":
             _apply_network(container, name, value)
+        case "link":
+            container.add_link(value)
         case "name":
             pass
         case _:

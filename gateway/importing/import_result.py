@@ -62,7 +62,7 @@ class ImportResult:
             host: The server's host, or another string from which to derive the tunnel's name.
 
         Raises:
-            UsageError: The host in the keys is not valid; without such a key, `host` is not valid.
+            UsageError: The value of the key `host`, or the argument `host` if there is no such key, is not valid.
         """
         if not is_host(str(keys.get("host", host))):
             raise UsageError(f"{keys.get('host', host)!r} is not a host")
@@ -104,6 +104,12 @@ class ImportResult:
             keys["via"] = via
         self.backends[name] = {**keys, "targets": [target], "listen": listen}
         return name
+
+    def replaced_names(self) -> list[str]:
+        """Return the host names of the containers that the gateway replaces, with the aliases of links to them."""
+        names = [name for each in self.containers if each.replaced for name in sorted(each.names)]
+        links = [alias for each in self.containers for alias, name in each.links.items() if name in names]
+        return list(dict.fromkeys([*names, *(each for each in links if each not in self.reserved)]))
 
     def add_example(self) -> None:
         """Add an example backend if there are only tunnels, because a configuration requires a backend."""

@@ -69,9 +69,11 @@ class ImportedContainer:
         image: The image.
         command: The words of the entrypoint and the command.
         environment: The environment variables.
+        references: The values of the variables to which the Compose file can refer.
         mounts: The mounts.
         network: The network mode: `host`, `service:NAME` or `container:NAME`; empty if the container is on networks.
         aliases: Additional host names at which other containers reach the container.
+        links: The name of the linked container for each link's alias.
         published: The published ports: pairs of container port and host port.
         parts: The parts of the definition that the import has not used, each with its name in notes.
         used: The parts of the definition that the import has used.
@@ -85,9 +87,11 @@ class ImportedContainer:
     image: str = ""
     command: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
+    references: dict[str, str] = field(default_factory=dict)
     mounts: list[ImportedMount] = field(default_factory=list)
     network: str = ""
     aliases: list[str] = field(default_factory=list)
+    links: dict[str, str] = field(default_factory=dict)
     published: list[tuple[int, int]] = field(default_factory=list)
     parts: dict[str, str] = field(default_factory=dict)
     used: list[str] = field(default_factory=list)
@@ -103,6 +107,12 @@ class ImportedContainer:
     def names(self) -> set[str]:
         """The host names at which other containers reach the container."""
         return {self.name, *self.aliases} - {""}
+
+    def add_link(self, text: str) -> None:
+        """Add a link, in the form `NAME` or `NAME:ALIAS`."""
+        name, _, alias = text.partition(":")
+        self.links[alias or name] = name
+        self.parts[f"link.{alias or name}"] = f"link {text}"
 
     def use(self, *keys: str) -> None:
         """Mark parts of the definition as used, so that no note lists them as not imported."""

@@ -1,82 +1,13 @@
 """Edits the services and volumes in a Compose file so that they use the gateway."""
 
-import re
-from collections.abc import Iterator
 from typing import Any
 
 from gateway.importing.compose_gateway import ComposeGatewayConfig, volume_of
 from gateway.importing.compose_values import environment, list_of, mapping
 from gateway.importing.docker_options import read_bind
-from gateway.importing.import_result import ImportResult, split_target
+from gateway.importing.import_result import ImportResult
 from gateway.importing.model import ImportedClient, ImportedContainer
 from gateway.importing.yaml_edit import YamlEdit
-
-
-def change_address(edit: YamlEdit, client: ImportedClient, found: ComposeGatewayConfig, result: ImportResult) -> None:
-    """Change the variables of a service to the address of the client's backend.
-
-    Args:
-        edit: The edit of the Compose file.
-        client: A client whose container is a service in the file.
-        found: The configuration of the gateway's service.
-        result: The imported configuration. Receives notes.
-
-    Raises:
-        UsageError: The file cannot be edited in place.
-    """
-    container = client.container
-    assert container is not None  # noqa: S101 - for the type checker
-    listen = result.backends[client.backend]["listen"]
-    if listen.startswith("/"):
-        result.add_note(
-            f"{client.where}: the diff does not change the address; mount the directory of the unix socket {listen}"
-        )
-        return
-    port = split_target(listen)[1]
-    on_host = container.network == "host"
-    host = "127.0.0.1" if on_host else client.backend
-    if any(each.replaced and client.host in each.names for each in result.containers) and not on_host:
-        host = client.host  # the name is a network alias of the gateway's service
-    for variable, value in _new_values(client, container, host, port):
-        _set_variable(edit, container.name, variable, value)
-    if found.on_host and not on_host:
-        path = ("services", container.name, "extra_hosts")
-        existing = edit.get(*path) or []
-        hosts = [f"{key}:{each}" for key, each in existing.items()] if isinstance(existing, dict) else list(existing)
-        edit.put(path, list(dict.fromkeys([*hosts, f"{host}:host-gateway"])))
-
-
-def _new_values(
-    client: ImportedClient, container: ImportedContainer, host: str, port: int
-) -> Iterator[tuple[str, str]]:
-    first, *rest = client.variables
-    old = container.environment[first]
-    if "://" in old:
-        new = re.sub(
-            rf"(?<=[/@]){re.escape(client.host)}(:{client.port})?(?=[/?,]|$)", f"{host}:{port}", old, count=1
-        )
-    elif old.endswith(f":{client.port}") or (not rest and client.port != port):
-        new = f"{host}:{port}"
-    else:
-        new = host
-    if new != old:
-        yield first, new
-    if rest and container.environment[rest[0]] != str(port):
-        yield rest[0], str(port)
-
-
-def _set_variable(edit: YamlEdit, name: str, variable: str, value: str) -> None:
-    path = ("services", name, "environment")
-    existing = edit.get(*path)
-    value = value.replace("$", "$$") if "${" not in value else value
-    if not isinstance(existing, list):
-        edit.put((*path, variable), value)
-    elif any(str(each).partition("=")[0] == variable for each in existing):
-        edit.change_items(
-            path, lambda each: f"{variable}={value}" if str(each).partition("=")[0] == variable else each
-        )
-    else:
-        edit.put(path, [*existing, f"{variable}={value}"])
 
 
 def change_volume(edit: YamlEdit, client: ImportedClient, found: ComposeGatewayConfig, result: ImportResult) -> None:
@@ -133,7 +64,20 @@ def change_service(edit: YamlEdit, container: ImportedContainer, replaced: set[s
     if container.network.partition(":")[2] in replaced:
         edit.remove(("services", name, "network_mode"))
         container.use("network_mode")
+    _remove_links(edit, container, replaced)
     _change_dependencies(edit, container, replaced, needs_gateway=bool(clients) or _mounts(container, result))
+
+
+def _remove_links(edit: YamlEdit, container: ImportedContainer, replaced: set[str]) -> None:
+    """Remove links to services that the gateway replaces. The gateway has the alias of each link."""
+    aliases = [alias for alias, name in container.links.items() if name in replaced]
+    links = edit.get("services", container.name, "links")
+    if aliases and isinstance(links, list):
+        edit.change_items(
+            ("services", container.name, "links"),
+            lambda each: None if str(each).partition(":")[0] in replaced else each,
+        )
+        container.use(*[f"link.{each}" for each in aliases])
 
 
 def _change_dependencies(
@@ -171,7 +115,9 @@ def _remove_variables(edit: YamlEdit, container: ImportedContainer, gone: list[s
     present = environment(existing, container.where)
     for variable in gone:
         if variable not in present:
-            result.add_note(f"{container.where}: {variable} is no longer needed; remove it from its env_file")
+            result.add_note(
+                f"{container.where}: {variable} is no longer needed; remove it where it is set, as in an env_file"
+            )
         elif isinstance(existing, dict):
             edit.remove((*path, variable))
     if isinstance(existing, list):

@@ -21,26 +21,33 @@ _KEYWORDS = {
 _PROGRAMS = ("ssh", "autossh")
 _PREFIXES = {
     "sudo": "CDghpRrTtUu", "doas": "Cu", "env": "Cu", "nice": "n", "nohup": "", "setsid": "", "time": "", "exec": "",
-    "sshpass": "dfPp", "timeout": "ks", "gosu": "", "su-exec": "", "tini": "", "dumb-init": "",
+    "sshpass": "dfPp", "timeout": "ks", "gosu": "", "su-exec": "", "tini": "", "dumb-init": "", "flock": "Ew",
+    "screen": "cehpStT", "tmux": "ceFfLnSstxy", "runuser": "ugGs", "systemd-run": "EHMpt", "stdbuf": "eio",
+    "ionice": "cn",
     "while": "", "until": "", "if": "", "elif": "", "!": "",
 }  # fmt: skip
 """Programs and keywords that can precede ssh, and the options of each that take a value."""
-_WITH_ARGUMENT = ("timeout", "gosu", "su-exec")
+_WITH_ARGUMENT = ("timeout", "gosu", "su-exec", "flock", "tmux")
 """Programs of `_PREFIXES` that take an argument before the command."""
+_SCHEDULE = re.compile(r"(?:@\w+|[\w*/,-]+(?: [\w*/,-]+){4})(?= |$)")
+"""Matches the schedule in a line of crontab(5)."""
 
 
 def ssh_program(words: Sequence[str]) -> int | None:
     """Return the index of `ssh` or `autossh` if this is the program that a command runs.
 
     Args:
-        words: The words of the command.
+        words: The words of the command, or of a line of crontab(5).
     """
     prefix, arguments = "", 0
-    rest = iter(enumerate(words))
+    start = schedule_length(words)
+    if start and ssh_program(words[start:]) is None and has_forward(words):
+        start += 1  # the word after the schedule can be a user, as in /etc/crontab
+    rest = iter(enumerate(words[start:], start))
     for index, word in rest:
         name = word.rpartition("/")[2]
         if prefix and word.startswith("-"):
-            if len(word) == 2 and word[1] in _PREFIXES[prefix]:
+            if _takes_next(word, _PREFIXES[prefix]):
                 next(rest, None)
         elif arguments:
             arguments -= 1
@@ -51,6 +58,23 @@ def ssh_program(words: Sequence[str]) -> int | None:
         elif not re.match(r"[A-Za-z_]\w*=", word):
             return None
     return None
+
+
+def schedule_length(words: Sequence[str]) -> int:
+    """Return the number of words of the schedule at the start of a line of crontab(5); 0 for another command."""
+    match = _SCHEDULE.match(" ".join(words[:6]))
+    return len(match[0].split()) if match is not None and re.match(r"[@*\d]", words[0]) else 0
+
+
+def _takes_next(word: str, with_value: str) -> bool:
+    """Return whether the value of an option is the next word.
+
+    Args:
+        word: A word with one or more short options, or a long option.
+        with_value: The short options that take a value.
+    """
+    at = next((index for index, letter in enumerate(word) if letter in with_value), 0)
+    return not word.startswith("--") and at == len(word) - 1 > 0
 
 
 def has_forward(words: Sequence[str]) -> bool:

@@ -51,6 +51,8 @@ def port_number(text: str) -> int:
     Raises:
         UsageError: The string is not a port number.
     """
+    if text.startswith("${"):
+        raise UsageError(f"no source sets {text}, which must be a port number: write the number in its place")
     if not re.fullmatch("[0-9]{1,5}", text) or not 0 < int(text) < 65536:
         raise UsageError(f"{text!r} is not a port number")
     return int(text)

@@ -19,7 +19,7 @@ class SshHostConfig:
     Args:
         destination: The server, as `[user@]host` or an `ssh://` URL.
         keywords: The values of each ssh_config keyword, in the order in which they are set. Keys are in lower case.
-        unused: The keywords that the import has not read: from lower case to the spelling in the source.
+        unused: The keywords that the import has not read, each with its spelling in the source.
     """
 
     destination: str = ""
@@ -65,8 +65,8 @@ def server_keys(
         keys["port"] = port_number(port)
     keys["user"] = user
     keys |= _login(config, context, result, command)
-    known = [each for each in config.first("userknownhostsfile", _KNOWN_HOSTS).split() if each != "/dev/null"]
-    keys["known_hosts"] = [context.path(home(each)) for each in known or [_KNOWN_HOSTS]]
+    known = [each for each in config.first("userknownhostsfile").split() if each not in ("/dev/null", "none")]
+    keys["known_hosts"] = _paths("UserKnownHostsFile", known or [_KNOWN_HOSTS], config, context, result, command)
     if context.in_container and keys["known_hosts"] == [home(_KNOWN_HOSTS)]:
         result.add_note(f"{context.where}: add the key of {keys['host']} to known_hosts of this host (ssh-keyscan)")
     if alias := config.first("hostkeyalias"):
@@ -77,16 +77,18 @@ def server_keys(
 
 
 def expand_tokens(text: str, config: SshHostConfig, command: SshHostConfig) -> str:
-    """Replace the tokens of ssh_config(5) that a jump host can contain: `%h`, `%n`, `%p`, `%r` and `%%`.
+    """Replace those tokens of ssh_config(5) whose value is in the settings: `%h`, `%k`, `%n`, `%p`, `%r`, `%u`, `%%`.
 
     Args:
-        text: The value of ProxyJump, or the jump host in a ProxyCommand.
-        config: The settings of the connection to the server behind the jump host.
+        text: The value of a keyword, or the jump host in a ProxyCommand.
+        config: The settings of the connection to the server. For ProxyJump, this is the server behind the jump host.
         command: The settings of the whole ssh command.
     """
     user, host, port = _address(config, command)
-    values = {"h": host, "n": destination_host(config), "p": port or "22", "r": user or _USER, "%": "%"}
-    return re.sub(r"%([hnpr%])", lambda match: values[match[1]], text)
+    name = destination_host(config)
+    values = {"h": host, "n": name, "p": port or "22", "r": user or _USER, "u": _USER, "%": "%"}
+    values["k"] = (config.keywords.get("hostkeyalias") or [name])[0]
+    return re.sub(r"%([hknpru%])", lambda match: values[match[1]], text)
 
 
 def destination_host(config: SshHostConfig) -> str:
@@ -105,7 +107,7 @@ def _address(config: SshHostConfig, command: SshHostConfig) -> tuple[str, str, s
     if match := re.fullmatch(r"(\[.+\]|[^:]+):(\d+)", host):
         host, port = match[1], match[2] if config is not command or "://" in config.destination else port
     host = host.strip("[]")
-    user = user if at else config.first("user")
+    user = user if at else config.first("user").replace("%u", _USER)
     return user, config.first("hostname", host).replace("%h", host), port
 
 
@@ -114,17 +116,18 @@ def _login(
 ) -> dict[str, Any]:
     """Return the configuration keys with the credentials for a server. The arguments are those of `server_keys`."""
     keys: dict[str, Any] = {}
-    identities = config.all("identityfile") or command.all("identityfile")
+    given = config.all("identityfile") or command.all("identityfile")
+    identities = [each for each in given if each != "none"]
     if identities:
-        keys["identity_files"] = list(dict.fromkeys(context.path(home(each)) for each in identities))
+        keys["identity_files"] = _paths("IdentityFile", identities, config, context, result, command)
     if certificates := config.all("certificatefile"):
-        keys["certificate_files"] = [context.path(home(each)) for each in certificates]
+        keys["certificate_files"] = _paths("CertificateFile", certificates, config, context, result, command)
     if passphrase_file := config.first("passphrasefile"):
         keys["passphrase_file"] = passphrase_file
     if password_file := config.first("passwordfile"):
         keys["password_file"] = password_file
-    elif agent := config.first("identityagent"):
-        keys["agent"] = home(agent)
+    elif (agent := config.first("identityagent")) not in ("", "none", "SSH_AUTH_SOCK"):
+        keys["agent"] = _path("IdentityAgent", agent, config, context, result, command)
     elif not identities:
         keys["agent"] = "${SSH_AUTH_SOCK}"
         result.add_note(
@@ -132,3 +135,34 @@ def _login(
             ' identity_files: ["${HOME}/.ssh/KEY"] instead of agent'
         )
     return keys
+
+
+def _paths(
+    keyword: str,
+    values: list[str],
+    config: SshHostConfig,
+    context: SshCommandContext,
+    result: ImportResult,
+    command: SshHostConfig,
+) -> list[str]:
+    """Return the paths on the host in the values of a keyword, without repetitions. See `_path`."""
+    paths = [context.path(_path(keyword, each, config, context, result, command)) for each in values]
+    return list(dict.fromkeys(paths))
+
+
+def _path(
+    keyword: str,
+    value: str,
+    config: SshHostConfig,
+    context: SshCommandContext,
+    result: ImportResult,
+    command: SshHostConfig,
+) -> str:
+    """Return the path in the value of a keyword. Add a note if a token of the value has no equivalent."""
+    path = expand_tokens(home(value), config, command)
+    unknown = [each for each in re.findall("%.", home(value)) if expand_tokens(each, config, command) == each]
+    if unknown:
+        result.add_note(
+            f"{context.where}: {keyword} {value}: {', '.join(unknown)} has no equivalent; replace it in the tunnel"
+        )
+    return path

@@ -56,7 +56,7 @@ def add_host(
     name = result.add_tunnel(keys, _alias(config) or keys["host"])
     any_address = config.first("gatewayports").lower() in ("yes", "true")
     for forward in config.all("localforward"):
-        listen, target = read_forward(forward, any_address=any_address)
+        listen, target = read_forward(expand_tokens(forward, config, config), any_address=any_address)
         reachable = set() if listen.startswith("/") else context.names(split_target(listen)[1])
         result.forwards.append(ImportedForward(where, name, listen, target, reachable))
     unchecked = [

@@ -18,12 +18,21 @@ class YamlEdit:
 
     Args:
         text: The content of the document, which must be a mapping.
+
+    Raises:
+        UsageError: A value has a tag of Compose, such as `!override`.
     """
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._root: yaml.Node = yaml.compose(text, Loader=LimitedLoader) or yaml.ScalarNode("", "")
-        self.data: Any = load_yaml(text)
+        try:
+            self.data: Any = load_yaml(text)
+        except yaml.constructor.ConstructorError:
+            raise UsageError(
+                "the Compose file contains a tag such as !override, so it cannot be edited in place: use the output"
+                " of `docker compose config`"
+            ) from None
         self._edits: dict[tuple[int, int], str] = {}
         """The replacement for each range of the old content."""
         self._flows: dict[tuple[int, int], KeyPath] = {}
@@ -62,7 +71,8 @@ class YamlEdit:
             self._added[path] = None
             return
         key_node, node = self._entry(mapping, path)
-        if isinstance(value, dict | list) or isinstance(node, yaml.CollectionNode):
+        is_block = isinstance(node, yaml.ScalarNode) and node.style in ("|", ">")
+        if isinstance(value, dict | list) or isinstance(node, yaml.CollectionNode) or is_block:
             start, end = self._lines(key_node, node)
             self._edits[start, end] = _indented({key: value}, key_node.start_mark.column)
         else:

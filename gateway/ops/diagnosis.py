@@ -5,6 +5,7 @@ seconds since the epoch.
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
@@ -134,6 +135,8 @@ def diagnose(view: ServiceView) -> Diagnosis:
     affected: dict[str, dict[_Effect, list[BackendView]]] = {}
     explained = set()
     for backend in view.backends:
+        if backend.state is HealthState.UP and len(backend.ways) <= 1:
+            continue
         effect, roots = _effect_of_tunnels(tunnels, backend)
         for root in roots:
             affected.setdefault(root, {each: [] for each in _Effect})[effect].append(backend)
@@ -216,7 +219,8 @@ def plural(count: int, noun: str) -> str:
 
 def _headline(view: ServiceView) -> str:
     total = len(view.backends)
-    counts = {state: sum(each.state is state for each in view.backends) for state in SEVERITY}
+    states = Counter(each.state for each in view.backends)
+    counts = {state: states[state] for state in SEVERITY}
     if not total:
         found = "no backend is configured"
     elif counts[HealthState.UP] == total:

@@ -63,7 +63,7 @@ class GetHandlers:
         self._renderer = renderer
         self._cache = ResponseCache()
         self._cached = cached
-        self._pages = PageHandlers(service, self._cache if cached else None)
+        self._pages = PageHandlers(service, self._cache if cached else None, renderer)
         self._streams = EventStreams(service.events, max_streams)
         self._api = importlib.resources.files("gateway.ops").joinpath("openapi.yaml").read_bytes()
 

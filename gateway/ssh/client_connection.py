@@ -6,7 +6,9 @@ asyncssh, still encrypted, so all checks of asyncssh apply.
 """
 
 import asyncio
+import socket
 import time
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import asyncssh
@@ -14,6 +16,7 @@ from asyncssh.connection import SSHClientConnection, SSHClientConnectionOptions
 from asyncssh.encryption import GCMEncryption
 from asyncssh.packet import SSHPacket, String, UInt32
 
+from gateway.contracts.accepting import AcceptRule
 from gateway.ssh import algorithms
 from gateway.ssh.aes_gcm import AesGcm
 from gateway.ssh.asyncssh_internals import MSG_CHANNEL_OPEN, MSG_IGNORE, MSG_KEXINIT
@@ -61,6 +64,9 @@ class ConnectionTransport(Protocol):
 class EngineConnection(Protocol):
     """The methods of `EngineTransport`, for modules that cannot import it, because the C engine is optional."""
 
+    host: Any
+    token: int
+
     @property
     def received_bytes(self) -> int:
         """See `EngineTransport.received_bytes`."""
@@ -76,6 +82,20 @@ class EngineConnection(Protocol):
 
     def make_opener(self) -> Any:
         """See `EngineTransport.make_opener`."""
+
+    def make_listener(
+        self,
+        sock: socket.socket,
+        rule: AcceptRule,
+        permits: int,
+        connections: Mapping[int, Any],
+        max_packet: int,
+        events: Any,
+    ) -> Any:
+        """See `EngineTransport.make_listener`."""
+
+    def recall_clients(self) -> None:
+        """See `EngineTransport.recall_clients`."""
 
 
 class ClientConnection(SSHClientConnection):

@@ -66,9 +66,18 @@ class EngineHost:
         """Bytes by which receive windows have grown."""
         return self._growth_bytes - self.engine.growth()
 
-    def add(self, thing: EngineObject) -> int:
-        """Return a new token for `thing`, which gets the token's records until `forget`."""
-        token = self.engine.token()
+    def add(self, thing: EngineObject, token: int | None = None) -> int:
+        """Pass the records of a token to `thing` until `forget`.
+
+        Args:
+            thing: The object.
+            token: A token that the engine has created; None for a new token.
+
+        Returns:
+            The token.
+        """
+        if token is None:
+            token = self.engine.token()
         self._objects[token] = thing
         return token
 

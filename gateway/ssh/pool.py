@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from math import inf
 
+from gateway.contracts.accepting import AcceptedClientHandler, AcceptRule
 from gateway.contracts.link import NetworkId, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import TunnelState
@@ -18,6 +19,7 @@ from gateway.relay.dial_retry import retry_dial
 from gateway.relay.socket_pair import socket_pair
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pool_dialer import DialConnection, PoolDialer
+from gateway.ssh.pool_listener import PoolListener, PoolListeners
 from gateway.ssh.pool_policy import SLOW_KEEPALIVE, ConnectionHealth, choose_connection, evaluate
 from gateway.ssh.pool_status import SshStatus, pool_status
 from gateway.ssh.pooled_connection import PooledConnection, SshChannel
@@ -67,6 +69,7 @@ class SshConnectionPool:
         self._idle_since = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
         self._slow_opens = SlowOpenDetector(self._loop, _SLOW_OPEN, self._check_alive)
+        self._listeners = PoolListeners(self._check_alive, self._choose)
 
     @contextlib.asynccontextmanager
     async def running(self, first: PooledConnection) -> AsyncIterator["SshConnectionPool"]:
@@ -81,6 +84,7 @@ class SshConnectionPool:
             yield self
         finally:
             self._slow_opens.close()
+            self._listeners.update(())
             for task in background | self._dialer.tasks:
                 task.cancel()
             await asyncio.gather(*(connection.close() for connection in self._connections))
@@ -92,19 +96,29 @@ class SshConnectionPool:
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> SshChannel:
         """Dial `to`, and forward bytes between the target and `client`. See `gateway.contracts.link.Link`."""
-        usable = [connection for connection in self._usable if connection.alive]
-        if not usable:
+        connection = self._choose()
+        if connection is None:
             raise LinkLostError
-        chosen, grow = choose_connection([connection.load for connection in usable], self._options.connections.max)
-        if grow and self._target_size <= len(usable):
-            self._target_size = len(usable) + 1
-            self._dialer.wake()
-        connection = usable[chosen]
         token = self._slow_opens.begin(connection)
         try:
             return await connection.join(client, to, latency, within, tap)
         finally:
             self._slow_opens.end(token)
+
+    def listen(self, rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> PoolListener | None:
+        """Accept clients by a rule. See `gateway.contracts.accepting.AcceptingLink`."""
+        return self._listeners.listen(rule, permits, [each for each in self._usable if each.alive], handler)
+
+    def _choose(self) -> PooledConnection | None:
+        """Return the connection for the next channel; None if there is none. If all are loaded, open another one."""
+        usable = [connection for connection in self._usable if connection.alive]
+        if not usable:
+            return None
+        chosen, grow = choose_connection([connection.load for connection in usable], self._options.connections.max)
+        if grow and self._target_size <= len(usable):
+            self._target_size = len(usable) + 1
+            self._dialer.wake()
+        return usable[chosen]
 
     def _check_alive(self, connection: PooledConnection) -> None:
         connection.check_alive()
@@ -138,7 +152,7 @@ class SshConnectionPool:
         return await asyncio.shield(self._lost)
 
     def renew(self) -> None:
-        """Replace all connections by new ones that log in with the current credentials. The old ones drain first."""
+        """Replace all connections with new ones that log in with the current credentials. The old ones drain."""
         for connection in self._connections:
             connection.outdated = True
         self._dialer.renew()
@@ -206,6 +220,7 @@ class SshConnectionPool:
         ]  # fmt: skip
         actions = evaluate(pool, self._options.keepalive, self._target_size)
         self._usable = [alive[at] for at in actions.usable]
+        self._listeners.update(self._usable)
         for at, connection in enumerate(alive):
             connection.stalled = at in actions.suspect and (connection.stalled or at in actions.stalled)
             if not connection.stalled:

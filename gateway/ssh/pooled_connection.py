@@ -107,7 +107,8 @@ class PooledConnection:
         transport = transport_of(conn)
         engine = conn.engine if isinstance(conn, ClientConnection) else None
         self._transport: PacketTransport | EngineConnection | None = engine or transport
-        self._engine = engine
+        self.engine = engine
+        """The transport of the connection, if an engine carries it."""
         self._last_heard = self._keepalive_sent = time.monotonic()
         self._keepalive_task: asyncio.Task[None] | None = None
         self._close_reason: str | None = None
@@ -124,6 +125,11 @@ class PooledConnection:
     def load(self) -> int:
         """Number of channels that are open or opening."""
         return len(self._relays) + self._opener.opening_count
+
+    @property
+    def rekeys_often(self) -> bool:
+        """Whether the peer should send short packets; see `ClientConnection.rekeys_often`."""
+        return isinstance(self._conn, ClientConnection) and self._conn.rekeys_often
 
     @property
     def alive(self) -> bool:
@@ -160,10 +166,20 @@ class PooledConnection:
         if self.closing:  # asyncssh may have dropped data of the channel
             relay.abort(CloseReason.ABORTED)
             raise LinkLostError(dial_in_progress=True)
-        self._relays[relay.ended] = relay
-        relay.ended.add_done_callback(self._on_relay_ended)
+        self._add_relay(relay)
         relay.attach(client)
         return relay
+
+    def adopt(self, relay: SshChannel) -> None:
+        """Count the channel of a client that the engine has accepted and joined."""
+        self.has_answered_open = True
+        self._add_relay(relay)
+        if self.closing:
+            relay.abort(CloseReason.LINK_LOST)
+
+    def _add_relay(self, relay: SshChannel) -> None:
+        self._relays[relay.ended] = relay
+        relay.ended.add_done_callback(self._on_relay_ended)
 
     def _remove_relay(self, ended: asyncio.Future[CloseReason]) -> None:
         del self._relays[ended]
@@ -212,8 +228,8 @@ class PooledConnection:
         if self.alive:
             self._last_heard = time.monotonic()
             self.round_trip = self._last_heard - self._keepalive_sent
-            if self._engine is not None:
-                self._engine.set_round_trip(self.round_trip)
+            if self.engine is not None:
+                self.engine.set_round_trip(self.round_trip)
 
     def keepalive_wait(self, now: float) -> float:
         """Return for how long a keepalive has been without a reply, in seconds; 0 if none is pending.
@@ -237,6 +253,8 @@ class PooledConnection:
         """Make pending channel opens raise `RedialRequiredError`, so that their callers use another connection."""
         if self._opener.opening_count:
             self._opener.fail_opens(RedialRequiredError())
+        if self.engine is not None:
+            self.engine.recall_clients()
 
     async def lost(self) -> str:
         """Wait until either side closes the connection, and return the reason."""

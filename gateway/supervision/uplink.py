@@ -261,7 +261,7 @@ class Uplink:
         During a new attempt, the reason and detail of the previous failure remain. `since` changes only when the
         tunnel goes up or down, and not with each attempt.
         """
-        if _availability(state) is not _availability(self.state):
+        if state.availability is not self.state.availability:
             self.since = time.time()
         self.state = state
         if state in _ATTEMPTING:
@@ -296,8 +296,3 @@ def describe_all(uplinks: Iterable[StateDescriber]) -> str:
 
 
 _ATTEMPTING = {TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHENTICATING}
-
-
-def _availability(state: TunnelState) -> TunnelState:
-    """Return `UP`, `DRAINING` and `STOPPED` unchanged, and `BACKOFF` for all states in which the tunnel is down."""
-    return state if state in (TunnelState.UP, TunnelState.DRAINING, TunnelState.STOPPED) else TunnelState.BACKOFF

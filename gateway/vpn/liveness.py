@@ -31,7 +31,7 @@ RECONNECT_INTERVAL = 6.0
 
 
 class SilenceStage(StrEnum):
-    """The reaction to a silent VPN. Each stage follows the previous one when the silence lasts longer."""
+    """The stages of the reaction to a silent VPN, in the order in which they begin as the silence continues."""
 
     FINE = "fine"
     SUSPECT = "suspect"

@@ -164,7 +164,7 @@ class OpenVpnProcess:
         self._on_state(state)
 
     def _on_remote(self, text: str) -> None:
-        """Handle a REMOTE notification: accept the server, or replace it by the address that `redirect` returns."""
+        """Handle a REMOTE notification: accept the server, or replace it with the result of `redirect`."""
         host, port, protocol = text.split(",")[:3]
         self.server = Endpoint(host, int(port))
         try:

@@ -11,10 +11,15 @@ from typing import Any
 
 import pytest
 
+from gateway.app import one_shot_commands
+from gateway.config import ConfigSources, load
 from gateway.demo import mariadb
+from gateway.demo.process import find
+from gateway.docker.options import DockerOptions
 from tests.support.engines import Engine, running_engine
 from tests.support.gateway_process import command
 from tests.support.requirements import need
+from tests.support.servers import Samba
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -23,7 +28,9 @@ DATABASE = "mkdir -p /var/lib/mysql && echo content > /var/lib/mysql/ibdata1"
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    with running_engine(tmp_path_factory.mktemp("engine")) as made:
+    folder = tmp_path_factory.mktemp("engine")
+    (folder / "data").mkdir(mode=0o710)  # on disk, because the audit reports volumes in memory
+    with running_engine(folder) as made:
         root = made.folder / "busybox"
         for applet in ("mkdir", "cp", "ls", "true"):
             (root / "bin" / applet).symlink_to("busybox")
@@ -68,17 +75,24 @@ def found(engine: Engine, *options: str) -> dict[tuple[str, str], dict[str, Any]
     return {(each["rule"], each["subject"]): each for each in audit(engine, *options)["findings"]}
 
 
-def run_fix(engine: Engine, fix: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run the printed commands in a shell, including those that are comments because a user must check them first."""
+def run_fix(engine: Engine, fix: str, folder: Path, *wrapper: str) -> subprocess.CompletedProcess[str]:
+    """Run the printed commands in a shell, including those that are comments because a user must check them first.
+
+    Args:
+        engine: The engine.
+        fix: The fix.
+        folder: The shell's current directory.
+        wrapper: A command that runs the shell.
+    """
     wanted = "\n".join(line.partition(": ")[2] if line.startswith("# when ") else line for line in fix.splitlines())
     return subprocess.run(
-        ["bash", "-e"], input=wanted, cwd=folder, env={**os.environ, "DOCKER_HOST": engine.url}, text=True,
+        [*wrapper, "bash", "-e"], input=wanted, cwd=folder, env={**os.environ, "DOCKER_HOST": engine.url}, text=True,
         capture_output=True, timeout=100, check=False,
     )  # fmt: skip
 
 
-def paste(engine: Engine, fix: str, folder: Path) -> None:
-    done = run_fix(engine, fix, folder)
+def paste(engine: Engine, fix: str, folder: Path, *wrapper: str) -> None:
+    done = run_fix(engine, fix, folder, *wrapper)
     assert done.returncode == 0, f"{fix}\n{done.stdout}{done.stderr}"
 
 
@@ -97,6 +111,7 @@ def layer_data(engine: Engine, host: Path) -> tuple[str, str]:
 
 def anonymous_volume(engine: Engine, host: Path) -> tuple[str, str]:
     engine.run("anonymous", "-v", "/data")
+    engine.run("exporter", "-v", "/:/host:ro")
     engine.docker("exec", "anonymous", "sh", "-c", "echo content > /data/file")
     return "anonymous-volume", "anonymous"
 
@@ -239,6 +254,27 @@ def test_a_hazard_is_found_and_its_commands_fix_it(engine: Engine, host: Path, t
         assert (tmp_path / "left.tar").stat().st_size > 0
 
 
+@pytest.mark.parametrize("last", ["docker rename db db-old", "docker start db"])
+def test_the_old_container_runs_again_after_a_late_failure(
+    engine: Engine, host: Path, tmp_path: Path, last: str
+) -> None:
+    layer_database(engine, host)
+    fix = found(engine)["database-in-layer", "db"]["fix"]
+    assert run_fix(engine, fix.replace(f"\n{last}\n", "\nfalse\n"), tmp_path).returncode != 0
+    (back,) = [each.partition(": ")[2] for each in fix.splitlines() if each.startswith("# to go back")]
+    subprocess.run(
+        ["bash", "-c", back],
+        env={**os.environ, "DOCKER_HOST": engine.url},
+        check=True,
+        timeout=60,
+        capture_output=True,
+    )
+    restored = engine.inspect("db")
+    assert restored["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
+    assert engine.docker("exec", "db", "cat", "/var/lib/mysql/ibdata1").stdout == "content\n"
+    assert ("database-in-layer", "db") in found(engine)
+
+
 def test_fixes_do_not_follow_links_in_a_mounted_directory(engine: Engine, host: Path, tmp_path: Path) -> None:
     mounted, other = host / "mounted", host / "other"
     mounted.mkdir()
@@ -298,6 +334,21 @@ def test_unsafe_options_of_network_volumes_are_found_and_fixed(engine: Engine, h
     assert found(engine) == {}
 
 
+@pytest.mark.parametrize(("context", "is_named"), [("default", False), ("rootless", True)])
+def test_a_fix_names_the_engine_if_a_context_selects_another_one(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, context: str, is_named: bool
+) -> None:
+    memory(engine, tmp_path)
+    monkeypatch.setattr(DockerOptions, "host", engine.url)
+    monkeypatch.setenv("DOCKER_HOST", "")
+    monkeypatch.setenv("DOCKER_CONTEXT", context)
+    (tmp_path / "gateway.yaml").write_text(f"docker: {{host: '{engine.url}'}}\n")
+    config = load(ConfigSources(file=tmp_path / "gateway.yaml", environment={}), serves=False)
+    report, _ = one_shot_commands.audit(config)
+    (finding,) = report.findings
+    assert (finding.fix.splitlines()[0] == f"export DOCKER_HOST={engine.url}") is is_named
+
+
 def test_a_database_and_a_bind_on_servers_are_found_and_fixed(engine: Engine, host: Path, tmp_path: Path) -> None:
     (host / "nfs").mkdir()
     (host / "sshfs").mkdir()
@@ -318,6 +369,70 @@ def test_a_database_and_a_bind_on_servers_are_found_and_fixed(engine: Engine, ho
     paste(engine, before["network-bind", "media"]["fix"], tmp_path)
     assert found(engine, *shown) == {}
     assert engine.docker("exec", "db", "cat", "/var/lib/mysql/ibdata1").stdout == "content\n"
+
+
+MOUNT_CIFS = """#!/bin/sh
+# This stand-in for mount.cifs copies a file of the share, because the kernel possibly lacks cifs.
+set -e
+option() {{ echo "$4" | tr , '\\n' | sed -n "s/^$5=//p"; }}
+echo "$4" >> {folder}/options
+stat -c %a "$(option "$@" credentials)" >> {folder}/modes
+smbclient "$1" -p "$(option "$@" port)" -A "$(option "$@" credentials)" -c 'get hello.txt {folder}/hello.txt'
+nsenter --mount=/proc/{pid}/ns/mnt sh -c 'mount -t tmpfs share "$1" && cp {folder}/hello.txt "$1"' sh "$2"
+"""
+
+
+@pytest.fixture
+def share(engine: Engine, tmp_path: Path) -> Iterator[Path]:
+    """A Samba server whose share the user `root` can read, and a directory with an /etc and a mount.cifs."""
+    need(find("smbd") is not None and find("smbclient") is not None, "smbd and smbclient (packages samba smbclient)")
+    server = Samba(tmp_path / "samba")
+    subprocess.run(
+        ["smbpasswd", "-c", str(tmp_path / "samba/smb.conf"), "-L", "-s", "-a", "root"], input="hunter2\nhunter2\n",
+        text=True, check=True, timeout=20, capture_output=True,
+    )  # fmt: skip
+    subprocess.run(["cp", "-a", "/etc", str(tmp_path / "etc")], check=True, timeout=20)
+    (tmp_path / "etc/fstab").write_text("")
+    (tmp_path / "port").write_text(str(server.port))
+    helper = tmp_path / "bin/mount.cifs"
+    helper.parent.mkdir()
+    helper.write_text(MOUNT_CIFS.format(folder=tmp_path, pid=engine.pid))
+    helper.chmod(0o755)
+    try:
+        server.start()
+        yield tmp_path
+    finally:
+        server.stop()
+        engine.remove_all()
+        for point in Path("/mnt").glob(f"media-{os.getpid()}-*"):
+            subprocess.run(["umount", "-l", str(point)], check=False, capture_output=True, timeout=10)
+            point.rmdir()
+
+
+def test_shares_with_a_password_are_mounted_by_the_host(engine: Engine, share: Path) -> None:
+    name = f"media-{os.getpid()}"
+    for volume, more in (("first", "uid=1000,file_mode=0640"), ("second", "ro")):
+        login = f"addr=127.0.0.1,port={(share / 'port').read_text()},username=root,password=hunter2"
+        options = ("-o", "type=cifs", "-o", "device=//127.0.0.1/media", "-o", f"o={login},{more}")
+        engine.docker("volume", "create", *options, volume)
+    mounts = ("-v", "first:/first", "-v", "second:/second")
+    engine.docker("create", "--name", name, *mounts, "busybox", "sleep", "9999")
+    host = f"mount --bind {share}/etc /etc && mount -t overlay none -o lowerdir={share}/bin:/usr/sbin /usr/sbin"
+    wrapper = ("unshare", "--mount", "sh", "-c", f'{host} && exec "$@"', "sh")
+    for _ in range(2):
+        (finding, *_) = [each for each in found(engine).values() if each["rule"] == "password-in-options"]
+        paste(engine, finding["fix"], share, *wrapper)
+    assert engine.docker("volume", "ls", "-q").stdout == ""
+    engine.docker("start", name)
+    assert (
+        engine.docker("exec", name, "cat", "/first/hello.txt", "/second/hello.txt").stdout == 2 * "hello over SMB\n"
+    )
+    given = [set(line.split(",")) for line in (share / "options").read_text().splitlines()]
+    assert sorted(({"uid=1000", "file_mode=0640"} <= each, "ro" in each) for each in given) == [
+        (False, True), (True, False),
+    ]  # fmt: skip
+    assert "hunter2" not in f"{given}{(share / 'etc/fstab').read_text()}"
+    assert (share / "modes").read_text() == "600\n600\n"
 
 
 @pytest.fixture
@@ -485,10 +600,11 @@ def test_a_service_of_compose_is_fixed_by_its_files(
     engine: Engine, host: Path, tmp_path: Path, compose: None
 ) -> None:
     (tmp_path / "compose.yaml").write_text(
-        "services:\n  db:\n    image: busybox\n    command: [sleep, '9999']\n    stop_grace_period: 1s\n"
+        "services:\n  db:\n    image: busybox\n    pull_policy: always\n    command: [sleep, '9999']\n"
+        "    stop_grace_period: 1s\n"
         f"    volumes: ['named:/named', '{host}:/srv:ro', '/data']\n    tmpfs: [/run]\nvolumes: {{named: {{}}}}\n"
     )
-    engine.docker("compose", "-p", "shop", "-f", str(tmp_path / "compose.yaml"), "up", "-d")
+    engine.docker("compose", "-p", "shop", "-f", str(tmp_path / "compose.yaml"), "up", "-d", "--pull", "never")
     engine.docker("exec", "shop-db-1", "sh", "-c", "echo content > /data/file; echo content > /named/file")
     finding = found(engine)["anonymous-volume", "shop-db-1"]
     paste(engine, finding["fix"], tmp_path)

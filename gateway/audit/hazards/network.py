@@ -4,7 +4,13 @@ from collections.abc import Iterator
 
 from gateway.audit import rules
 from gateway.audit.hazards.finding import database_in, mounts, on_container
-from gateway.audit.hazards.network_fixes import after_mount, host_mount, safe_replacement, safe_volume
+from gateway.audit.hazards.network_fixes import (
+    after_mount,
+    changed_options,
+    host_mount,
+    safe_replacement,
+    safe_volume,
+)
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import SECRETS, MountStorage, StorageMedium, nfs_version, of_volume
@@ -52,7 +58,7 @@ def _fix(
     if store.host_mount is None and SECRETS & store.options.keys():
         return host_mount(snapshot, container, mount, store)
     if store.host_mount is not None and store.medium is not StorageMedium.NFS:
-        return after_mount(store.host_mount)
+        return after_mount(store.host_mount) if rule is rules.NETWORK_BIND else changed_options(store.host_mount)
     return safe_volume(snapshot, container, mount, store)
 
 

@@ -10,7 +10,7 @@ from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import MountStorage, StorageMedium, is_below
 from gateway.audit.recreate_commands import volume_for
 from gateway.audit.report import Finding, Severity
-from gateway.audit.shell_commands import command
+from gateway.audit.shell_commands import command, only_on_host, script
 from gateway.audit.storage_locations import EMPTIED_AT_BOOT, VOLATILE
 from gateway.text_sanitizer import format_bytes
 
@@ -120,7 +120,8 @@ def _memory(
 def _shared_memory(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterator[Finding]:
     if container.shared_memory:
         pid = f"$({command(snapshot.client, 'inspect', '-f', '{{.State.Pid}}', container.name)})"
-        fix = f"""tar -c -C "/proc/{pid}/root/dev/shm" . > {command(f"{container.name}-shm.tar")}
+        save = f'tar -c -C "/proc/{pid}/root/dev/shm" . > {command(f"{container.name}-shm.tar")}'
+        fix = f"""{script(only_on_host(snapshot.client), save)}
 # then let {container.name} store it in a directory of its own, and mount a volume there"""
         what = f"{container.shared_memory} files in /dev/shm"
         yield on_container(snapshot, rules.MEMORY, Severity.HIGH, container, "/dev/shm", what, fix)  # noqa: S108

@@ -4,6 +4,7 @@ import posixpath
 from collections.abc import Iterator
 
 from gateway.audit import rules
+from gateway.audit.data_copy import on_exit
 from gateway.audit.hazards.finding import on_container
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.mount_storage import is_below, store_of
@@ -56,9 +57,10 @@ def _copy_missing(client: str, container: AuditedContainer, mount: AuditedMount,
     )
     return script(
         command(client, "create", "--name", original, image, "none"),
+        on_exit(command(client, "rm", "-v", original)),
         command(client, "create", "--name", changed, "-v", f"{source}:{path}", image, "none"),
+        on_exit(command(client, "rm", "-v", original, changed)),
         *copies,
-        command(client, "rm", "-v", original, changed),
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from gateway.audit import rules
+from gateway.audit.data_copy import END, on_exit
 from gateway.audit.hazards.finding import database_in, mounts, on_container
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
 from gateway.audit.mount_changes import MountChanges
@@ -74,6 +75,5 @@ def _save_and_remove(snapshot: AuditSnapshot, volume: AuditedVolume, remove: str
     helper = f"save-{volume.name[:20]}"
     create = command(snapshot.client, "create", "--name", helper, "-v", f"{volume.name}:/volume:ro", image, "none")
     copy = command(snapshot.client, "cp", "-a", f"{helper}:/volume/.", "-")
-    return script(
-        create, f"{copy} > {command(f'{volume.name}.tar')}", command(snapshot.client, "rm", "-v", helper), remove
-    )
+    end = command(snapshot.client, "rm", "-v", helper)
+    return script(create, on_exit(end), f"{copy} > {command(f'{volume.name}.tar')}", END, end, remove)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.diagnosis import SEVERITY, Level, backend_level, chain, tunnel_level, ways
 from gateway.ops.events import EventType, Transition
+from gateway.ops.page.time_format import is_recent
 from gateway.ops.status_views import BackendView, ServiceView, TunnelView
 
 MAX_CHANGES = 30
@@ -66,6 +67,21 @@ def groups(view: ServiceView) -> list[TunnelGroup]:
     return sorted(
         found,
         key=lambda each: (SEVERITY.index(each.backends[0].state) if each.backends else len(SEVERITY), each.ways),
+    )
+
+
+def row_content(backend: BackendView, now: float) -> object:
+    """Return everything that the row of a backend shows, in a form that can be compared.
+
+    Args:
+        backend: The backend.
+        now: The time of the page, in seconds since the epoch.
+    """
+    return (
+        (backend.kind, backend.state, backend.reason, backend.detail, backend.failing),
+        (backend.since, is_recent(backend.since, now), backend.connections, backend.waiting),
+        [(way.tunnel, way.in_use) for way in backend.ways],
+        backend.targets,
     )
 
 

@@ -87,6 +87,10 @@ def test_a_container_is_created_with_the_options_that_it_has() -> None:
         "--label team=shop --ip 10.0.0.9 --network-alias orders --tmpfs /t:size=1m -v /srv/x:/x:ro,rslave "
         "-v db-mysql:/var/lib/mysql mariadb:11 mariadbd '--a b'"
     )
+    back = (
+        "docker stop db", "docker rename db db-new", "docker rename db-old db", "docker update --restart no db-new",
+        "docker update --restart on-failure:3 db", "docker start db",
+    )  # fmt: skip
     assert text == [
         "bash -euo pipefail <<'FIX'",
         *VOLUME,
@@ -102,6 +106,7 @@ def test_a_container_is_created_with_the_options_that_it_has() -> None:
         "docker rename db-new db",
         "docker start db",
         "FIX",
+        f"# to go back to the old container: {'; '.join(back)}",
         "# when db works: docker rm -v db-old",
     ]
 
@@ -109,6 +114,7 @@ def test_a_container_is_created_with_the_options_that_it_has() -> None:
 FAKE_DOCKER = """#!/bin/sh
 echo "$*" >> log
 case "$*" in
+  "info "*) echo other-host ;;
   "volume inspect "*) test -e exists ;;
   "cp "*|"start "*) exit 1 ;;
 esac
@@ -137,6 +143,37 @@ def test_a_copy_that_fails_leaves_no_part_of_it_and_never_continues_one(
     assert run() == ["volume inspect db-mysql"]
 
 
+@pytest.mark.parametrize("hazard", ["tmpfs", "copy of a tmpfs", "shared memory", "password"])
+def test_no_fix_uses_paths_of_another_host(hazard: str, tmp_path: Path) -> None:
+    (tmp_path / "docker").write_text(FAKE_DOCKER)
+    (tmp_path / "docker").chmod(0o755)
+    tmpfs = AuditedMount("tmpfs", "/data")
+    options = {"type": "cifs", "o": "addr=192.0.2.1,password=hunter2", "device": "//nas/x"}
+    app, volumes = {
+        "tmpfs": (container(tmpfs, host={"Links": ["/x:/db/x"]}), {}),
+        "copy of a tmpfs": (container(tmpfs), {}),
+        "shared memory": (replace(container(), shared_memory="SQLite"), {}),
+        "password": (
+            container(AuditedMount("volume", "/data", "", "s")), {"s": AuditedVolume("s", options=options)},
+        ),
+    }[hazard]  # fmt: skip
+    (finding,) = decide(AuditSnapshot((app,), volumes)).findings
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-e", "-c", finding.fix],
+        check=False,
+        cwd=tmp_path,
+        env=path,
+        timeout=30,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "run these commands on the host of the engine" in done.stderr
+    used = (tmp_path / "log").read_text().splitlines()
+    assert not [each for each in used if each.startswith(("inspect", "volume inspect s", "stop", "rename"))]
+
+
 def test_a_new_volume_never_has_the_name_of_another_volume() -> None:
     options = {"type": "nfs", "o": "addr=192.0.2.1,udp", "device": ":/x"}
     volumes = {name: AuditedVolume(name, options=options) for name in ("media", "media-2")}
@@ -152,15 +189,44 @@ def test_a_container_changes_only_after_the_mount_of_the_host_works() -> None:
     app = container(AuditedMount("volume", "/data", "", "share"))
     (finding,) = decide(AuditSnapshot((app,), {"share": AuditedVolume("share", options=options)})).findings
     text = finding.fix.splitlines()
-    assert text[2] == "bash -euo pipefail <<'FIX'"
+    assert text[0] == "bash -euo pipefail <<'FIX'"
     assert text.count("FIX") == 1
-    mounted = text.index("mount /mnt/db")
-    assert 2 < mounted < text.index("docker stop db") < text.index("FIX")
+    mounted = text.index("mountpoint -q /mnt/db-share || mount /mnt/db-share")
+    assert mounted < text.index("docker stop db") < text.index("FIX")
     assert text[-1] == "# when db works: docker volume rm share"
     assert not [each for each in text if each.startswith("docker volume rm")]
     inside = AuditedContainer("1", "app", inspection={"HostConfig": {"NetworkMode": f"container:{app.id}"}})
     (finding,) = decide(AuditSnapshot((app, inside), {"share": AuditedVolume("share", options=options)})).findings
     assert all(each.startswith("# ") for each in finding.fix.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("options", "device", "kept"),
+    [
+        ("addr=192.0.2.1,username=u,password=hunter2,uid=1000,dir_mode=0750,domain=W,sec=ntlmssp,ro", "//nas/x y",
+         "addr=192.0.2.1,uid=1000,dir_mode=0750,domain=W,sec=ntlmssp,ro,"),
+        ("addr=nas.lan,user=u,pass=hunter2,vers=3.1.1", "//nas.lan/x", "vers=3.1.1,"),
+        ("addr=192.0.2.1,username=u,password=hunter2,vers=1.0,nobrl,port=4450", "//nas/x",
+         "addr=192.0.2.1,vers=3,port=4450,"),
+    ],
+)  # fmt: skip
+def test_a_mount_of_the_host_has_the_options_of_the_volume(options: str, device: str, kept: str) -> None:
+    app = container(AuditedMount("volume", "/data", "", "share", writable=False))
+    volume = AuditedVolume("share", options={"type": "cifs", "o": options, "device": device})
+    text = decide(AuditSnapshot((app,), {"share": volume})).findings[0].fix
+    assert "hunter2" not in text
+    escaped = device.replace(" ", "\\040")
+    line = f"{escaped} /mnt/db-share cifs credentials=/etc/db-share.credentials,{kept}_netdev 0 0"
+    assert f"grep -qxF '{line}' /etc/fstab || echo '{line}' >> /etc/fstab" in text.splitlines()
+    assert "-v /mnt/db-share:/data:ro" in text
+
+
+def test_options_that_no_command_can_read_are_left_to_the_user() -> None:
+    app = container(AuditedMount("volume", "/data", "", "share"))
+    options = {"type": "cifs", "o": "addr=192.0.2.1,password=hun,,ter2", "device": "//nas/x"}
+    (finding,) = decide(AuditSnapshot((app,), {"share": AuditedVolume("share", options=options)})).findings
+    assert finding.fix.startswith("# an option has a comma")
+    assert len(finding.fix.splitlines()) == 1
 
 
 def test_a_network_that_was_given_by_its_id_is_joined_once() -> None:
@@ -176,8 +242,12 @@ def test_a_network_that_was_given_by_its_id_is_joined_once() -> None:
 def test_the_addresses_of_a_container_are_kept(mac_address: str, options: str) -> None:
     given = {"IPv4Address": "10.5.0.9", "IPv6Address": "fd00:9::77"}
     endpoint = {"IPAMConfig": given, "IPAddress": "10.5.0.9", "MacAddress": mac_address}
-    app = container(host={"NetworkMode": "apps"}, networks={"apps": endpoint, "two": {"IPAMConfig": given}})
+    further = {**endpoint, "IPAMConfig": given}
+    app = container(host={"NetworkMode": "apps"}, networks={"apps": endpoint, "two": further})
     text = lines(app, MountChanges())
+    changes = "# db gets another MAC address on two: docker network connect cannot set it"
+    assert (changes in text) is bool(options)
+    assert (changes in lines(replace(app, removed=True), MountChanges())) is bool(options)
     assert text[1] == (
         f"docker create --name db-new --network apps {options}--ip 10.5.0.9 --ip6 fd00:9::77 mariadb:11"
     )
@@ -257,7 +327,8 @@ def test_data_in_memory_are_saved_where_docker_cp_does_not_see_them(more: dict[s
 
 
 def test_a_stopped_container_stays_stopped() -> None:
-    assert not [each for each in lines(container(running=False), MOVE) if "start" in each or " stop " in each]
+    commands = [each for each in lines(container(running=False), MOVE) if not each.startswith("#")]
+    assert not [each for each in commands if "start" in each or " stop " in each]
 
 
 def test_mounts_are_dropped_and_made_read_only() -> None:
@@ -278,9 +349,23 @@ def test_helpers_leave_no_anonymous_volumes() -> None:
     other = replace(container(AuditedMount("bind", "/srv", "/srv/x", hides=("a",))), image_reference="sha256:1")
     found = decide(AuditSnapshot((other,), {"lost": AuditedVolume("lost", size=1)})).findings
     fixes = {each.rule.id: each.fix for each in found}
-    assert "docker rm -v save-lost\n" in fixes["unused-volume"]
+    assert "docker rm -v save-lost\ndocker volume rm lost\nFIX" in fixes["unused-volume"]
     assert "-v lost:/volume:ro sha256:1 none" in fixes["unused-volume"]
-    assert "docker rm -v db-image db-copy\n" in fixes["hides-image-files"]
+    assert "docker rm -v db-image db-copy' EXIT\n" in fixes["hides-image-files"]
+
+
+def test_a_copy_that_fails_leaves_no_helper(tmp_path: Path) -> None:
+    (tmp_path / "docker").write_text(FAKE_DOCKER)
+    (tmp_path / "docker").chmod(0o755)
+    other = container(AuditedMount("bind", "/srv", "/srv/x", hides=("a",)))
+    found = decide(AuditSnapshot((other,), {"lost": AuditedVolume("lost", size=1)})).findings
+    ended = []
+    for fix in (each.fix for each in found if each.rule.id in ("unused-volume", "hides-image-files")):
+        path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        done = subprocess.run(["bash", "-c", fix], check=False, cwd=tmp_path, env=path, timeout=30)
+        assert done.returncode != 0
+        ended.append((tmp_path / "log").read_text().splitlines()[-1])
+    assert sorted(ended) == ["rm -v db-image db-copy", "rm -v save-lost"]
 
 
 def test_names_of_existing_objects_are_not_used() -> None:
@@ -321,7 +406,7 @@ def test_a_container_of_compose_gets_an_override_file() -> None:
         "docker rm -v db-copy",
         "docker commit db before-audit:db",
         "trap 'set +e; docker start db' EXIT",
-        f"{compose} up --detach --no-deps db",
+        f"{compose} up --detach --no-deps --no-build --pull never db",
         "trap - EXIT",
         "FIX",
         "# when db works: docker rmi before-audit:db",
@@ -481,6 +566,26 @@ def test_data_that_another_container_uses_is_not_moved(first: AuditedMount, seco
     assert "docker stop db" in recreate(AuditSnapshot((app, alone), volumes), app, change).splitlines()
 
 
+@pytest.mark.parametrize(
+    ("source", "writable", "is_safe"),
+    [
+        ("/", False, True), ("/srv/docker/volumes", False, True), ("/srv/docker", True, False),
+        ("/srv/docker/volumes/x", False, False),
+    ],
+)  # fmt: skip
+def test_a_container_that_reads_all_volumes_does_not_prevent_a_fix(
+    source: str, writable: bool, is_safe: bool
+) -> None:
+    """Such a container, for example a node exporter, also sees the new volume."""
+    volumes = {"x": AuditedVolume("x", mountpoint="/srv/docker/volumes/x/_data")}
+    app = container(AuditedMount("volume", "/data", "", "x"))
+    other = AuditedContainer("1", "exporter", mounts=(AuditedMount("bind", "/host", source, writable=writable),))
+    snapshot = AuditSnapshot((app, other), volumes, volume_directory="/srv/docker/volumes")
+    text = recreate(snapshot, app, MountChanges({"/data": "db-data"}, copied=("/data",))).splitlines()
+    assert ("docker stop db" in text) is is_safe
+    assert ("# exporter also uses the data of /data" in text) is not is_safe
+
+
 @pytest.mark.parametrize("key", ["NetworkMode", "PidMode", "IpcMode"])
 @pytest.mark.parametrize("labels", [{}, COMPOSE])
 def test_a_container_in_whose_namespace_others_run_is_not_replaced(key: str, labels: Mapping[str, str]) -> None:
@@ -491,6 +596,17 @@ def test_a_container_in_whose_namespace_others_run_is_not_replaced(key: str, lab
     assert "# app uses a namespace of db, which ends when the container is replaced" in text
     outside = AuditedContainer("1", "app", inspection={"HostConfig": {key: "container:1234"}})
     assert "docker stop db" in lines(app, MOVE, outside)
+
+
+def test_a_container_to_which_others_link_is_not_replaced() -> None:
+    linked, other = (
+        AuditedContainer(name, name, inspection={"HostConfig": {"Links": [f"/{target}:/{name}/database"]}})
+        for name, target in (("app", "db"), ("web", "db-2"))
+    )
+    text = lines(container(), MOVE, linked, other)
+    assert all(each.startswith("# ") for each in text)
+    assert "# app has a link (--link) to the old db" in text
+    assert "docker stop db" in lines(container(), MOVE, other)
 
 
 def test_a_path_with_control_characters_gives_no_command() -> None:
@@ -517,11 +633,11 @@ def test_a_new_volume_has_safe_options(options: str, expected: str) -> None:
 
 def test_a_bind_of_nfs_becomes_a_volume_and_another_one_waits_for_its_mount() -> None:
     nfs = HostMount(
-        "/mnt/nas", "nfs4", "nas:/x", {"vers": "4.2", "hard": "", "addr": "192.0.2.1", "rsize": "1048576"}
+        "/mnt/nas", "nfs4", "nas:/x", {"ro": "", "vers": "4.2", "hard": "", "addr": "192.0.2.1", "rsize": "1048576"}
     )
     app = container(AuditedMount("bind", "/data", "/mnt/nas/media"))
     (finding,) = decide(AuditSnapshot((app,), host_mounts=(nfs,))).findings
-    options = "-o type=nfs -o device=nas:/x/media -o o=addr=192.0.2.1,nfsvers=4.2,proto=tcp,hard"
+    options = "-o type=nfs -o device=nas:/x/media -o o=ro,addr=192.0.2.1,nfsvers=4.2,proto=tcp,hard"
     made = f"docker volume create {options} db-data"
     text = finding.fix.splitlines()
     assert text[1].startswith("docker volume inspect db-data > ")

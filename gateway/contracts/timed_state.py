@@ -1,4 +1,4 @@
-"""Stores the state of a target or backend, and when it began. Does no I/O. Times are in seconds since the epoch."""
+"""Tracks the state of a backend, target or tunnel, and the time at which it began. Does no I/O."""
 
 from gateway.contracts.states import HealthState
 
@@ -7,7 +7,7 @@ _FAULTS = (HealthState.DOWN, HealthState.DEGRADED)
 
 
 class TimedState:
-    """The state of a target or backend, and the time at which the state began.
+    """A state, and the time at which the state began.
 
     While a target is blocked or paused, its checks are interrupted, and an earlier fault remains. If a target is down
     both before and after an interruption, `since` is therefore the time at which it was first down.
@@ -17,19 +17,19 @@ class TimedState:
     """
 
     def __init__(self, now: float) -> None:
-        self.state = HealthState.UNKNOWN
+        self.state: str = HealthState.UNKNOWN
         self.since = now
-        self._interrupted: tuple[HealthState, float] | None = None
+        self._interrupted: tuple[str, float] | None = None
         """The fault before the current interruption, and the time at which the fault began; None if there is none."""
 
-    def enter(self, state: HealthState, now: float) -> bool:
+    def enter(self, state: str, now: float) -> bool:
         """Set the state, and return whether it has changed.
 
         Args:
             state: The new state.
             now: The current time, in seconds since the epoch.
         """
-        if state is self.state:
+        if state == self.state:
             return False
         previous, self.state = (self.state, self.since), state
         self.since = now
@@ -37,7 +37,7 @@ class TimedState:
             if previous[0] not in _INTERRUPTIONS:
                 self._interrupted = previous if previous[0] in _FAULTS else None
             return True
-        if self._interrupted is not None and self._interrupted[0] is state:
+        if self._interrupted is not None and self._interrupted[0] == state:
             self.since = self._interrupted[1]
         self._interrupted = None
         return True

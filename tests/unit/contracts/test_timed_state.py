@@ -1,5 +1,5 @@
 from gateway.contracts.states import HealthState
-from gateway.health.timed_state import TimedState
+from gateway.contracts.timed_state import TimedState
 
 
 def times(*steps: tuple[float, HealthState]) -> list[float]:

@@ -1,0 +1,53 @@
+"""Reads the tags `!reset` and `!override` in Compose files (Compose specification, "Merge and override")."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Final
+
+import yaml
+
+from gateway.input_limits import LimitedLoader
+
+
+@dataclass(frozen=True)
+class ReplacedValue:
+    """A value with the tag `!override`, which replaces the value of the overridden file instead of being merged.
+
+    Args:
+        value: The value.
+    """
+
+    value: Any
+
+
+class _Reset:
+    """A value with the tag `!reset`, which removes the key of the overridden file."""
+
+
+RESET: Final = _Reset()
+
+
+class ComposeLoader(LimitedLoader):
+    """A YAML loader that returns `RESET` and `ReplacedValue` for the tags of Compose."""
+
+    def construct_override(self, node: yaml.Node) -> ReplacedValue:
+        """Return the value of a node without its tag."""
+        inner = copy.copy(node)
+        plain = isinstance(node, yaml.ScalarNode) and not node.style
+        inner.tag = self.resolve(type(node), node.value, (plain, not plain))  # type: ignore[no-untyped-call]
+        return ReplacedValue(self.construct_object(inner, deep=True))
+
+
+ComposeLoader.add_constructor("!override", ComposeLoader.construct_override)
+ComposeLoader.add_constructor("!reset", lambda _loader, _node: RESET)
+
+
+def without_tags(value: Any) -> Any:
+    """Return a value without the keys and list items that have the tag `!reset`, and without tags `!override`."""
+    if isinstance(value, ReplacedValue):
+        return without_tags(value.value)
+    if isinstance(value, dict):
+        return {key: without_tags(each) for key, each in value.items() if each is not RESET}
+    if isinstance(value, list):
+        return [without_tags(each) for each in value if each is not RESET]
+    return None if value is RESET else value
