@@ -26,6 +26,7 @@ from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import TargetIdentity
 from gateway.measurement import Histogram
 from gateway.ssh.options import PoolOptions
+from tests.support.audit_lines import lines
 from tests.support.clients import connect, echo, is_refused, is_reset, postgres, query_postgres
 from tests.support.configs import CHECK, database_check, ssh_tunnel
 from tests.support.gateway_process import Gateway
@@ -111,7 +112,7 @@ def test_counters_limits_and_reloads_are_the_same_as_without_the_engine(
     need_data_plane()
     ports = {"fast": free_port(), "plain": free_port()}
 
-    def write(allow: str) -> None:
+    def write(allow: str, audit: str = "null") -> None:
         backends = "\n".join(
             f"              {name}: {{kind: tcp, via: {name}, targets: ['127.0.0.1:{echo_port}'], "
             f"listen: '127.0.0.1:{port}', allow: [{allow}], max_connections: 6, {CHECK}}}"
@@ -123,6 +124,7 @@ def test_counters_limits_and_reloads_are_the_same_as_without_the_engine(
               plain: {ssh_tunnel(shared_bastion)}
             backends:
 {backends}
+            audit: {audit}
         """)
 
     write("127.0.0.0/30")
@@ -137,6 +139,16 @@ def test_counters_limits_and_reloads_are_the_same_as_without_the_engine(
     assert len(metrics_of(gateway, "fast")) > 5
     start_accepting(gateway, ports["fast"])
     assert not engine_accepts(gateway.pid, ports["plain"])
+    record = gateway.folder / "audit.log"
+    write("127.0.0.0/30", f"{{log: {record}}}")
+    assert gateway.command("reload").returncode == 0
+    with connect(ports["fast"]) as client:
+        assert echo(client) == b"hello"
+    gateway.wait(lambda: len(lines(record, "connection", backend="fast")) == 1)
+    assert not engine_accepts(gateway.pid, ports["fast"])
+    write("127.0.0.0/30")
+    assert gateway.command("reload").returncode == 0
+    start_accepting(gateway, ports["fast"])
     write("127.0.0.3")
     assert gateway.command("reload").returncode == 0
     assert is_refused(ports["fast"])
