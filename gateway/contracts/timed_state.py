@@ -1,4 +1,4 @@
-"""Tracks the state of a backend, target or tunnel, and when it began. Does no I/O. Times are in epoch seconds."""
+"""Tracks the state of a backend, target or tunnel, and the time at which it began. Does no I/O."""
 
 from gateway.contracts.states import HealthState
 
@@ -9,25 +9,25 @@ _FAULTS = (HealthState.DOWN, HealthState.DEGRADED)
 class TimedState:
     """A state, and the time at which the state began.
 
-    `blocked` and `paused` interrupt the checks, and do not repair a fault. If a target is down before and after an
-    interruption, it has been down since the beginning of the first of these states.
+    While a target is blocked or paused, its checks are interrupted, and an earlier fault remains. If a target is down
+    both before and after an interruption, `since` is therefore the time at which it was first down.
 
     Args:
-        now: The current time.
+        now: The current time, in seconds since the epoch.
     """
 
     def __init__(self, now: float) -> None:
         self.state: str = HealthState.UNKNOWN
         self.since = now
         self._interrupted: tuple[str, float] | None = None
-        """The fault before the current interruption, and when it began."""
+        """The fault before the current interruption, and the time at which the fault began; None if there is none."""
 
     def enter(self, state: str, now: float) -> bool:
         """Set the state, and return whether it has changed.
 
         Args:
-            state: The state.
-            now: The current time.
+            state: The new state.
+            now: The current time, in seconds since the epoch.
         """
         if state == self.state:
             return False
