@@ -83,7 +83,10 @@ def _remove_links(edit: YamlEdit, container: ImportedContainer, replaced: set[st
 def _change_dependencies(
     edit: YamlEdit, container: ImportedContainer, replaced: set[str], *, needs_gateway: bool
 ) -> None:
-    """Replace dependencies on replaced services by one on the gateway, or add it if the service needs the gateway."""
+    """Replace dependencies on replaced services by one on the gateway, or add it if the service needs the gateway.
+
+    The result is always a mapping: with a list, Compose starts the service before the gateway listens.
+    """
     path = ("services", container.name, "depends_on")
     needs = edit.get(*path)
     names = list(needs) if isinstance(needs, dict) else list_of(needs, f"{container.where}.depends_on")
@@ -91,13 +94,9 @@ def _change_dependencies(
     if not old and not needs_gateway:
         return
     container.use("depends_on")
-    if isinstance(needs, dict) or not names:
-        rest = {each: keys for each, keys in (needs or {}).items() if each not in old}
-        edit.put(path, {"gateway": {"condition": "service_healthy"}, **rest})
-    elif old:
-        edit.change_items(path, lambda each: "gateway" if each == old[0] else None if each in old else each)
-    else:
-        edit.put(path, [*names, "gateway"])
+    conditions = needs if isinstance(needs, dict) else {each: {"condition": "service_started"} for each in names}
+    rest = {each: keys for each, keys in conditions.items() if each not in old}
+    edit.put(path, {"gateway": {"condition": "service_healthy"}, **rest})
 
 
 def _mounts(container: ImportedContainer, result: ImportResult) -> bool:
