@@ -128,8 +128,8 @@ def _login(
     elif not identities:
         keys["agent"] = "${SSH_AUTH_SOCK}"
         result.add_note(
-            f"{context.where}: names no key: the configuration uses the SSH agent; without an agent, write"
-            ' identity_files: ["${HOME}/.ssh/KEY"] instead of agent'
+            f"{context.where}: names no key: the configuration uses the SSH agent; without an agent, name a"
+            " key in the source (`-i KEY` or `IdentityFile KEY`), and import again"
         )
     return keys
 
