@@ -139,8 +139,7 @@ def _merge(client: ImportedClient, name: str, result: ImportResult) -> None:
     client.backend = name
     backend = result.backends[name]
     if "check" in client.keys and not checks_login(backend["kind"]):
-        del client.keys["check"]
-        client.notes = tuple(each for each in client.notes if "PASSWORD_FILE" not in each)
+        _remove_login(client)
     keys = dict(client.keys)
     if "database" in keys.get("check", {}) and not has_check_key(backend["kind"], "database"):
         keys["check"] = {key: value for key, value in keys["check"].items() if key != "database"}
@@ -159,6 +158,33 @@ def _merge(client: ImportedClient, name: str, result: ImportResult) -> None:
         keys["volume"] = _unique_volume(client, keys["volume"], result)
     for key, value in keys.items():
         backend.setdefault(key, value)
+    if "check" in keys:
+        _join_checks(client, keys["check"], name, result)
+
+
+def _remove_login(client: ImportedClient) -> None:
+    """Remove the check's login from a client, with the note about its password."""
+    del client.keys["check"]
+    client.notes = tuple(each for each in client.notes if "PASSWORD_FILE" not in each)
+
+
+def _join_checks(client: ImportedClient, check: dict[str, Any], name: str, result: ImportResult) -> None:
+    """Add a client's login to the check of a backend. If another client has set the user or database, add a note."""
+    backend = result.backends[name]
+    others: list[str] = []
+    if check.get("user") == backend["check"].get("user"):
+        backend["check"] = {**check, **backend["check"]}
+    else:
+        _remove_login(client)
+        others = [f"user {check['user']}" if "user" in check else "a password without a user"]
+    if check.get("database", "") not in ("", backend["check"].get("database")):
+        others.append(f"database {check['database']}")
+    if others:
+        login = ", ".join(f"{key} {backend['check'][key]}" for key in ("user", "database") if key in backend["check"])
+        result.add_note(
+            f"{client.where}: the check of backend {name} logs in with {login or 'a password without a user'}: it"
+            f" does not use {', '.join(others)}"
+        )
 
 
 def _unique_volume(client: ImportedClient, keys: dict[str, Any], result: ImportResult) -> dict[str, Any]:

@@ -81,7 +81,10 @@ def _edit(text: str, name: str, *, has_services: bool) -> YamlEdit:
     """
     edit = YamlEdit(text)
     if edit.get("services", "gateway") is not None:
-        raise UsageError(f"{name}: the file already has a service named gateway")
+        raise UsageError(
+            f"{name}: the file already has a service named gateway: restore the file from before an earlier diff, or"
+            " rename the service"
+        )
     if has_services and edit.get("services") is None:
         raise UsageError(f"{name}: the file has Compose file format 1; put the services below `services:`")
     return edit

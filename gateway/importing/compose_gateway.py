@@ -164,7 +164,7 @@ def service(
     if found.secrets:
         keys["secrets"] = list(found.secrets)
     if found.agent:
-        keys["volumes"] = ["${SSH_AUTH_SOCK}:/run/ssh-agent.sock"]
+        keys["volumes"] = ["${SSH_AUTH_SOCK:?start an SSH agent, or import again with a key}:/run/ssh-agent.sock"]
     if found.on_host:
         keys["network_mode"] = "host"
     else:
