@@ -53,7 +53,9 @@ VOLUME = [
     "docker volume create db-mysql",
     "trap 'set +e; docker volume rm db-mysql' EXIT",
 ]
-REMOVED = "docker rm -f -v db-new; docker volume rm db-mysql' EXIT"
+REMOVED = "docker volume rm db-mysql' EXIT"
+HELPER = "docker create --name db-copy -v db-mysql:/audit-copy/var/lib/mysql mariadb:11 none"
+COPY = "docker cp -a db:/var/lib/mysql/ - | docker cp -a=false - db-copy:/audit-copy/var/lib"
 
 
 def test_a_container_is_created_with_the_options_that_it_has() -> None:
@@ -95,11 +97,14 @@ def test_a_container_is_created_with_the_options_that_it_has() -> None:
         "bash -euo pipefail <<'FIX'",
         *VOLUME,
         create,
-        f"trap 'set +e; {REMOVED}",
+        f"trap 'set +e; docker rm -f -v db-new; {REMOVED}",
         "docker network connect two db-new",
-        f"trap 'set +e; docker start db; {REMOVED}",
+        HELPER,
+        f"trap 'set +e; docker rm -f -v db-copy db-new; {REMOVED}",
+        f"trap 'set +e; docker start db; docker rm -f -v db-copy db-new; {REMOVED}",
         "docker stop db",
-        "docker cp -a db:/var/lib/mysql/. - | docker cp -a=false - db-new:/var/lib/mysql",
+        COPY,
+        "docker rm -v db-copy",
         "trap - EXIT",
         "docker update --restart no db",
         "docker rename db db-old",
@@ -137,8 +142,8 @@ def test_a_copy_that_fails_leaves_no_part_of_it_and_never_continues_one(
         assert done.returncode != 0
         return (tmp_path / "log").read_text().splitlines()
 
-    helper = "db-copy" if labels else "db-new"
-    assert run()[-3:] == ["start db", f"rm -f -v {helper}", "volume rm db-mysql"]
+    created = "db-copy" if labels else "db-copy db-new"
+    assert run()[-3:] == ["start db", f"rm -f -v {created}", "volume rm db-mysql"]
     (tmp_path / "exists").touch()
     assert run() == ["volume inspect db-mysql"]
 
@@ -296,10 +301,13 @@ def test_a_container_with_rm_is_paused_while_its_data_are_copied() -> None:
     assert lines(container(removed=True, host={"AutoRemove": True}), MOVE)[1:-1] == [
         *VOLUME,
         "docker create --name db-new -v db-mysql:/var/lib/mysql mariadb:11",
-        f"trap 'set +e; {REMOVED}",
-        f"trap 'set +e; docker unpause db; {REMOVED}",
+        f"trap 'set +e; docker rm -f -v db-new; {REMOVED}",
+        HELPER,
+        f"trap 'set +e; docker rm -f -v db-copy db-new; {REMOVED}",
+        f"trap 'set +e; docker unpause db; docker rm -f -v db-copy db-new; {REMOVED}",
         "docker pause db",
-        "docker cp -a db:/var/lib/mysql/. - | docker cp -a=false - db-new:/var/lib/mysql",
+        COPY,
+        "docker rm -v db-copy",
         "trap - EXIT",
         "docker rm -f db",
         "docker rename db-new db",
@@ -322,7 +330,7 @@ def test_data_in_memory_are_copied_while_the_container_exists() -> None:
 def test_data_in_memory_are_saved_where_docker_cp_does_not_see_them(more: dict[str, Any]) -> None:
     app = container(AuditedMount("tmpfs", "/data"), **more)
     text = "\n".join(lines(app, MountChanges({"/data": "db-data"}, copied=("/data",), vanishes=True)))
-    assert "tar -c -C /proc/self/fd/3 . > ./db-data.tar" in text
+    assert "tar -c -C /proc/self/fd/3 --transform 's,^\\.,data,S' . > ./db-data.tar" in text
     assert "docker cp" not in text
 
 
@@ -398,11 +406,11 @@ def test_a_container_of_compose_gets_an_override_file() -> None:
     assert text[text.index(f"{compose} config") :].splitlines() == [
         f"{compose} config --quiet",
         *VOLUME[1:],
-        "docker create --name db-copy -v db-mysql:/var/lib/mysql mariadb:11 none",
+        HELPER,
         "trap 'set +e; docker rm -f -v db-copy; docker volume rm db-mysql' EXIT",
         "trap 'set +e; docker start db; docker rm -f -v db-copy; docker volume rm db-mysql' EXIT",
         "docker stop db",
-        "docker cp -a db:/var/lib/mysql/. - | docker cp -a=false - db-copy:/var/lib/mysql",
+        COPY,
         "docker rm -v db-copy",
         "docker commit db before-audit:db",
         "trap 'set +e; docker start db' EXIT",
