@@ -334,6 +334,12 @@ def test_data_in_memory_are_saved_where_docker_cp_does_not_see_them(more: dict[s
     assert "docker cp" not in text
 
 
+def test_podman_copies_no_data() -> None:
+    text = recreate(AuditSnapshot((container(),), client="podman"), container(), MOVE).splitlines()
+    assert all(each.startswith("# ") for each in text)
+    assert "# copy only the files of /var/lib/mysql to db-mysql" in text
+
+
 def test_a_stopped_container_stays_stopped() -> None:
     commands = [each for each in lines(container(running=False), MOVE) if not each.startswith("#")]
     assert not [each for each in commands if "start" in each or " stop " in each]
