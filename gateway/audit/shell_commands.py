@@ -19,6 +19,9 @@ COPY_ROOT = "/audit-copy"
 helper is necessary, because the parent directory of the new container can be read-only, and its path can have links.
 """
 
+NEW_FILES = "set -o noclobber; umask 077"
+"""A command after which redirections overwrite no file, and only the user can read the files that they create."""
+
 
 def script(*lines: str) -> str:
     """Return a script of commands that stops at the first command that fails."""
@@ -59,7 +62,7 @@ def copy(client: str, container: AuditedContainer, helper: str, path: str) -> st
 def save(client: str, container: AuditedContainer, path: str) -> str:
     """Return commands that save a directory of a container below the shell's current directory.
 
-    The commands are lines of a script that stops at the first command that fails.
+    The commands are lines of a script that stops at the first command that fails. They overwrite no file.
 
     Args:
         client: The engine's command line client.
@@ -69,8 +72,12 @@ def save(client: str, container: AuditedContainer, path: str) -> str:
     target = f"./{container.name}-{posixpath.basename(path) or 'data'}"
     if _is_live_tmpfs(container, path):
         *before, source = _read_tmpfs(client, container, path)
-        return "\n".join((*before, f"{source} > {command(f'{target}.tar')}"))
-    return command(client, "cp", "-a", f"{container.name}:{path}", target)
+        return "\n".join((*before, NEW_FILES, f"{source} > {command(f'{target}.tar')}"))
+    message = f"echo {shlex.quote(f'{target} exists: rename it')} >&2"
+    return "\n".join((
+        f"test ! -e {command(target)} || {{ {message}; exit 1; }}",
+        command(client, "cp", "-a", f"{container.name}:{path}", target),
+    ))  # fmt: skip
 
 
 def _is_live_tmpfs(container: AuditedContainer, path: str) -> bool:

@@ -161,8 +161,12 @@ def shared_memory(engine: Engine, host: Path) -> tuple[str, str]:
     return "data-in-memory", "shm"
 
 
-def unused(engine: Engine, host: Path) -> tuple[str, str]:
+def unused_volume(engine: Engine) -> None:
     engine.docker("run", "--rm", "--init=false", "-v", "left:/data", "busybox", "sh", "-c", "echo content > /data/x")
+
+
+def unused(engine: Engine, host: Path) -> tuple[str, str]:
+    unused_volume(engine)
     engine.run("other")  # the fix runs this container's image to save the volume
     return "unused-volume", "left"
 
@@ -274,7 +278,13 @@ def test_a_hazard_is_found_and_its_commands_fix_it(engine: Engine, host: Path, t
         assert (host / "main.py").stat().st_uid == 999
         assert engine.docker("exec", "hidden", "cat", "/app/main.py").stdout == "the program\n"
     if hazard == "unused":
-        assert (tmp_path / "left.tar").stat().st_size > 0
+        archive = tmp_path / "left.tar"
+        first = archive.read_bytes()
+        assert (first != b"", archive.stat().st_mode & 0o777) == (True, 0o600)
+        unused_volume(engine)
+        assert run_fix(engine, finding["fix"], tmp_path).returncode != 0
+        assert archive.read_bytes() == first
+        assert ("unused-volume", "left") in found(engine)
 
 
 @pytest.mark.parametrize("last", ["docker rename db db-old", "docker start db"])

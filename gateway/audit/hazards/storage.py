@@ -4,13 +4,14 @@ import posixpath
 from collections.abc import Iterator, Mapping
 
 from gateway.audit import database_files, rules
+from gateway.audit.data_copy import saved
 from gateway.audit.hazards.finding import database_in, mounts, on_container
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import MountStorage, StorageMedium, is_below
 from gateway.audit.recreate_commands import volume_for
 from gateway.audit.report import Finding, Severity
-from gateway.audit.shell_commands import command, only_on_host, script
+from gateway.audit.shell_commands import NEW_FILES, command, only_on_host, script
 from gateway.audit.storage_locations import EMPTIED_AT_BOOT, VOLATILE
 from gateway.text_sanitizer import format_bytes
 
@@ -78,8 +79,8 @@ def _move(snapshot: AuditSnapshot, container: AuditedContainer, directory: str) 
         return f"{shown}  # shows the files\n{then}"
     work = (container.inspection.get("Config") or {}).get("WorkingDir")
     if directory in _SHARED or directory == work:
-        saved = command(snapshot.client, "cp", "-a", f"{container.name}:{directory}", f"./{container.name}-data")
-        return f"{saved}\n# then let {container.name} store it in a directory of its own, and mount a volume there"
+        then = f"# then let {container.name} store it in a directory of its own, and mount a volume there"
+        return f"{saved(snapshot.client, container, (directory,))}\n{then}"
     return MountChanges({directory: volume_for(snapshot, container, directory)}, copied=(directory,))
 
 
@@ -121,7 +122,7 @@ def _shared_memory(snapshot: AuditSnapshot, container: AuditedContainer) -> Iter
     if container.shared_memory:
         pid = f"$({command(snapshot.client, 'inspect', '-f', '{{.State.Pid}}', container.name)})"
         save = f'tar -c -C "/proc/{pid}/root/dev/shm" . > {command(f"{container.name}-shm.tar")}'
-        fix = f"""{script(only_on_host(snapshot.client), save)}
+        fix = f"""{script(only_on_host(snapshot.client), NEW_FILES, save)}
 # then let {container.name} store it in a directory of its own, and mount a volume there"""
         what = f"{container.shared_memory} files in /dev/shm"
         yield on_container(snapshot, rules.MEMORY, Severity.HIGH, container, "/dev/shm", what, fix)  # noqa: S108

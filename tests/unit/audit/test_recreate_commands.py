@@ -55,6 +55,10 @@ VOLUME = [
 ]
 REMOVED = "docker volume rm db-mysql' EXIT"
 HELPER = "docker create --name db-copy -v db-mysql:/audit-copy/var/lib/mysql mariadb:11 none"
+SAVE = (
+    "test ! -e ./db-mysql || { echo './db-mysql exists: rename it' >&2; exit 1; }\n"
+    "docker cp -a db:/var/lib/mysql ./db-mysql"
+)
 COPY = "docker cp -a db:/var/lib/mysql/ - | docker cp -a=false - db-copy:/audit-copy/var/lib"
 
 
@@ -291,7 +295,7 @@ def test_options_of_the_image_are_not_repeated_in_the_command() -> None:
 )
 def test_settings_that_cannot_be_printed_are_left_to_the_user(host: dict[str, Any], config: dict[str, Any]) -> None:
     text = "\n".join(lines(container(host=host, **config), MOVE))
-    assert "\ndocker pause db\ndocker cp -a db:/var/lib/mysql ./db-mysql\nFIX\n# create db again" in text
+    assert f"\ndocker pause db\n{SAVE}\nFIX\n# create db again" in text
     assert "trap 'set +e; docker unpause db' EXIT\n" in text
     assert "-v db-mysql:/var/lib/mysql" in text
     assert "hunter2" not in text
@@ -335,9 +339,12 @@ def test_data_in_memory_are_saved_where_docker_cp_does_not_see_them(more: dict[s
 
 
 def test_podman_copies_no_data() -> None:
-    text = recreate(AuditSnapshot((container(),), client="podman"), container(), MOVE).splitlines()
+    snapshot = AuditSnapshot((container(),), {"lost": AuditedVolume("lost", size=1)}, client="podman")
+    text = recreate(snapshot, container(), MOVE).splitlines()
     assert all(each.startswith("# ") for each in text)
     assert "# copy only the files of /var/lib/mysql to db-mysql" in text
+    (unused,) = decide(snapshot).findings
+    assert unused.fix.splitlines()[2:4] == ["podman volume export lost > lost.tar", "podman volume rm lost"]
 
 
 def test_a_stopped_container_stays_stopped() -> None:
@@ -522,11 +529,11 @@ def test_no_command_gives_a_service_an_empty_volume() -> None:
     """An update starts tasks that do not have the data."""
     labels = {"com.docker.swarm.service.name": "shop_db", "com.docker.swarm.node.id": "n1"}
     text = lines(container(Labels=labels), MOVE)
-    assert text[:5] == [
+    assert text[:6] == [
         "bash -euo pipefail <<'FIX'", "trap 'set +e; docker unpause db' EXIT", "docker pause db",
-        "docker cp -a db:/var/lib/mysql ./db-mysql", "FIX",
+        *SAVE.splitlines(), "FIX",
     ]  # fmt: skip
-    assert all(each.startswith("# ") for each in text[5:])
+    assert all(each.startswith("# ") for each in text[6:])
     mount = "--mount-rm /var/lib/mysql --mount-add type=volume,source=db-mysql,target=/var/lib/mysql"
     assert text[-1] == f"# docker service update --constraint-add node.id==n1 {mount} shop_db"
 
