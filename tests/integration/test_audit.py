@@ -349,6 +349,20 @@ def test_a_mount_table_shows_that_a_bind_is_on_a_server(engine: Engine, host: Pa
     assert [(each["kind"], each["place"]) for each in places] == [("network bind", f"{host}/in (nas:/x, nfs4)")]
 
 
+def test_an_engine_in_memory_is_reported_once(engine: Engine, host: Path) -> None:
+    engine.run("app", "-v", "/data", "-v", "named:/named")
+    write_data(engine, "app")
+    table = host / "mountinfo"
+    lines = Path("/proc/self/mountinfo").read_text()
+    table.write_text(f"{lines}999 1 0:99 / {engine.folder}/data rw - tmpfs none rw\n")
+    report = audit(engine, "--mount-table", str(table))
+    assert {(each["rule"], each["subject"]) for each in report["findings"]} == {
+        ("data-in-memory", "engine"), ("anonymous-volume", "app"),
+    }  # fmt: skip
+    (named,) = [each for each in report["places"] if each["path"] == "/named"]
+    assert (named["kind"], named["lost_by"].endswith("the host's next boot")) == ("volume", True)
+
+
 def test_unsafe_options_of_network_volumes_are_found_and_fixed(engine: Engine, host: Path, tmp_path: Path) -> None:
     soft(engine, host)
     options = ("-o", "type=cifs", "-o", "o=addr=192.0.2.11,vers=1.0,nobrl", "-o", "device=//192.0.2.11/db")

@@ -8,12 +8,12 @@ from gateway.audit.data_copy import saved
 from gateway.audit.hazards.finding import database_in, mounts, on_container
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.mount_changes import MountChanges
-from gateway.audit.mount_storage import MountStorage, StorageMedium, is_below
+from gateway.audit.mount_storage import MountStorage, StorageMedium, is_below, memory_of_engine
 from gateway.audit.recreate_commands import volume_for
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell_commands import NEW_FILES, command, only_on_host, script
 from gateway.audit.storage_locations import EMPTIED_AT_BOOT, VOLATILE
-from gateway.text_sanitizer import format_bytes
+from gateway.text_sanitizer import format_bytes, one_line
 
 _SMALL = 1 << 20
 """A size in bytes. Smaller layers without database files are not reported: they probably hold only logs or locks."""
@@ -25,6 +25,7 @@ _SET_BY_ENGINE = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/etc/mtab"
 
 def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
     """Yield a finding for data that is lost when a container is removed."""
+    yield from _engine_in_memory(snapshot)
     for container in snapshot.containers:
         yield from _layer(snapshot, container)
         yield from _shared_memory(snapshot, container)
@@ -116,6 +117,16 @@ def _memory(
     )
     severity = Severity.HIGH if database else Severity.MEDIUM
     yield on_container(snapshot, rules.MEMORY, severity, container, mount.path, what, fix)
+
+
+def _engine_in_memory(snapshot: AuditSnapshot) -> Iterator[Finding]:
+    above = memory_of_engine(snapshot)
+    if above is not None:
+        path = posixpath.dirname(snapshot.volume_directory)
+        key = "data-root in daemon.json" if snapshot.client == "docker" else "graphroot in storage.conf"
+        what = f"the engine's data directory is in memory ({above.file_system} at {above.point})"
+        fix = f"# stop the engine, copy {one_line(path)} to a disk, and set {key} to the copy"
+        yield Finding(rules.MEMORY, Severity.MEDIUM, "engine", one_line(path), one_line(what), fix)
 
 
 def _shared_memory(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterator[Finding]:
