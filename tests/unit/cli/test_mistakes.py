@@ -64,7 +64,7 @@ def test_a_mistake_has_its_message(
     case = cases[at]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    for name in [each for each in os.environ if each.startswith("GATEWAY_")]:
+    for name in [each for each in os.environ if each.startswith(("GATEWAY_", "DOCKER_"))]:
         monkeypatch.delenv(name)
     for name, value in case.get("environment", {}).items():
         monkeypatch.setenv(name, value)
