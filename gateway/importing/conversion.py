@@ -7,12 +7,13 @@ from functools import partial
 
 from gateway.errors import UsageError
 from gateway.importing.backend_creation import join
+from gateway.importing.client_matching import published_ports
 from gateway.importing.compose import import_compose
 from gateway.importing.compose_merge import is_base, is_override
 from gateway.importing.database_variables import find_clients
 from gateway.importing.docker_run import Volumes
 from gateway.importing.env_file import EnvFiles, parse_env_file
-from gateway.importing.import_result import ImportResult
+from gateway.importing.import_result import ImportResult, split_target
 from gateway.importing.model import ImportedContainer
 from gateway.importing.script_commands import import_script, import_unit
 from gateway.importing.source_format import ImportSource, recognize
@@ -147,6 +148,22 @@ def _keep_shared_networks(result: ImportResult) -> None:
             )
 
 
+def _note_ports(container: ImportedContainer, result: ImportResult) -> None:
+    """Add a note on the published ports of a container that the gateway replaces, if they are not marked as used."""
+    if not container.replaced or not container.port_parts:
+        return
+    for forward in result.forwards:
+        published = published_ports(forward, result) if forward.where == container.where and forward.backend else None
+        for port in published or ():
+            inner = split_target(result.backends[forward.backend]["listen"])[1]
+            container.use(*container.port_parts)
+            result.add_note(
+                f"{container.where}: its published ports: for programs of this host that use port {port}, publish"
+                f" 127.0.0.1:{port}:{inner} on the gateway's container; if the gateway runs on this host, connect to"
+                f" port {inner}"
+            )
+
+
 def note_rest(result: ImportResult) -> None:
     """Add a note, for each container, on the parts of the definition that the import did not use.
 
@@ -154,6 +171,7 @@ def note_rest(result: ImportResult) -> None:
         result: Contains the containers. Receives the notes.
     """
     for container in result.containers:
+        _note_ports(container, result)
         parts = ", ".join(container.parts.values())
         if container.replaced:
             result.add_note(
