@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from functools import partial
 
+from gateway.backends import KINDS
 from gateway.errors import UsageError
 from gateway.importing.backend_creation import join
 from gateway.importing.client_matching import published_ports
@@ -155,12 +156,15 @@ def _note_ports(container: ImportedContainer, result: ImportResult) -> None:
     for forward in result.forwards:
         published = published_ports(forward, result) if forward.where == container.where and forward.backend else None
         for port in published or ():
-            inner = split_target(result.backends[forward.backend]["listen"])[1]
+            backend = result.backends[forward.backend]
+            inner = split_target(backend["listen"])[1]
             container.use(*container.port_parts)
+            publish = (
+                f"publish 127.0.0.1:{port}:{inner} on the gateway's container; if the gateway runs on this host, "
+            )
             result.add_note(
-                f"{container.where}: its published ports: for programs of this host that use port {port}, publish"
-                f" 127.0.0.1:{port}:{inner} on the gateway's container; if the gateway runs on this host, connect to"
-                f" port {inner}"
+                f"{container.where}: its published ports: for programs of this host that use port {port},"
+                f" {'' if KINDS[backend['kind']].kernel_mounts else publish}connect to port {inner}"
             )
 
 
