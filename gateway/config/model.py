@@ -350,7 +350,7 @@ class Config:
     direct: tuple[str, ...] = field(default=(), compare=False)
     """The IP addresses that the gateway dials without a tunnel; empty without a section `docker`."""
     servers: dict[str, tuple[Endpoint, ...]] = field(default_factory=dict, compare=False)
-    """The servers of each tunnel with several outer tunnels, by the name of the tunnel."""
+    """The servers of each tunnel whose `via` lists several tunnels, by the name of the tunnel."""
 
 
 SECTIONS: dict[str, type] = {
@@ -362,4 +362,4 @@ SECTIONS: dict[str, type] = {
     "fleet": FleetOptions,
     "traces": TracesSection,
 }
-"""The sections with one value per key: each is also a flag and an environment variable."""
+"""The sections whose keys each have one value. Each of these keys is also a flag and an environment variable."""

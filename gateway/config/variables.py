@@ -20,7 +20,7 @@ OTHER_VARIABLES = {
 }
 """Variables that are not settings of the configuration, with the purpose of each."""
 _KUBERNETES = re.compile(r"(.+?)_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
-"""Matches the variables that Kubernetes sets for a Service, here one named `gateway` or `gateway-…`."""
+"""Matches the variables that Kubernetes sets for a Service with the name `gateway` or `gateway-…`."""
 _SIMILAR = 0.7
 
 

@@ -59,7 +59,7 @@ def choose(
         refused: Addresses that the engine refused.
 
     Returns:
-        The addresses. A subnet without a range or without a free address adds none.
+        The addresses. There is none for a subnet that is not divided or has no free address.
     """
     found = [str(fixed)] if fixed is not None else []
     for subnet, inner in _divided(network):

@@ -7,7 +7,7 @@ from gateway.docker.plan import PlannedAction
 
 
 class DetachLimiter:
-    """Counts detached endpoints in a sliding window. All times are monotonic, in seconds.
+    """Limits the number of endpoints that are detached in a sliding window. All times are monotonic, in seconds.
 
     Args:
         most: The maximum number of endpoints to detach within `window`.

@@ -74,7 +74,10 @@ async def _connect(engine: Engine, action: PlannedAction) -> None:
 
 
 async def _clear(engine: Engine, action: PlannedAction) -> None:
-    """Disconnect a container after a failed connect request. Otherwise, Podman can no longer list containers."""
+    """Disconnect a container after a failed connect request.
+
+    Podman keeps the failed connection, and can no longer list containers until it is removed.
+    """
     try:
         await _disconnect(engine, action.network_id, action.container_id)
     except EngineError as error:

@@ -1,4 +1,4 @@
-"""Warns about ways to forge a container's identity: spoofed addresses, and labels from images. Does no I/O."""
+"""Warns about containers whose identity can be forged, by spoofed addresses or labels of images. Does no I/O."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,9 +20,9 @@ def can_spoof(host: Mapping[str, Any], bounding: Sequence[str] | None = None) ->
     """Return whether a container can spoof its source address.
 
     Args:
-        host: `HostConfig` from its inspection.
-        bounding: The container's bounding set, which Podman reports because its defaults depend on the host. None
-            if the engine is Docker.
+        host: `HostConfig` from the container's inspection.
+        bounding: The container's bounding set of capabilities (capabilities(7)), which only Podman reports; None
+            for Docker.
     """
     if bounding is not None:
         return bool(_names(bounding) & _SPOOFING)
@@ -88,5 +88,8 @@ def spoofing(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
 
 
 def is_gateway(desired: DesiredState, observed: EngineSnapshot, container: Container) -> bool:
-    """Return whether a container is the gateway's. If `audit` runs outside this container, the aliases decide."""
+    """Return whether a container is the gateway's own.
+
+    In `gateway audit`, which can run outside the gateway's container, the aliases identify the container.
+    """
     return container.id == observed.own or desired.is_gateway(container)

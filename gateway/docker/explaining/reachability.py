@@ -24,7 +24,7 @@ def reachability(subject: ExplainedContainer, fact: ExplainedBackend) -> Reachab
     if subject.container is subject.gateway:
         return _no(fact, "it is the gateway's own container", "")
     if base is None:
-        return _no(fact, "it uses the network of a container that is gone", f"recreate container {name}")
+        return _no(fact, "it uses the network of a container that was removed", f"recreate container {name}")
     listen = ", ".join(fact.listen) or "none"
     if base.network_mode == "host":
         why = f"it uses the host's network, where names of backends do not resolve; listeners: {listen}"
@@ -37,7 +37,7 @@ def reachability(subject: ExplainedContainer, fact: ExplainedBackend) -> Reachab
 
 
 def _served(subject: ExplainedContainer, fact: ExplainedBackend, network: str, base: Container) -> Reachability:
-    """Return the result of `reachability` for a network on which the gateway has the backend's name."""
+    """Return whether the container reaches the backend over a network on which the gateway has the backend's name."""
     found = _not_admitted(subject, fact, network, base)
     state = f"the backend is {fact.state}" + (f": {fact.why}" if fact.why else "")
     if found is None and fact.state not in (*_GOOD, _UNKNOWN):
@@ -57,7 +57,7 @@ def _served(subject: ExplainedContainer, fact: ExplainedBackend, network: str, b
 
 
 def _shared(subject: ExplainedContainer, base: Container, backend: str) -> str | None:
-    """Return a network that the container is on, and on which the gateway has the backend's name."""
+    """Return a network that the gateway serves the backend's name on, and that the container is on; None if none."""
     there = subject.gateway.endpoints if subject.gateway is not None else {}
     for name, endpoint in base.endpoints.items():
         ours = there.get(name)
@@ -102,7 +102,7 @@ def _unattached(subject: ExplainedContainer, fact: ExplainedBackend) -> Reachabi
     if not configured:
         return _no(fact, "no network of docker.networks carries it", "add it to docker.networks.NETWORK.backends")
     if subject.gateway is None:
-        why = "the gateway runs in no container of this engine, so names of backends do not resolve"
+        why = "the gateway does not run in a container of this engine, so names of backends do not resolve"
         return _no(fact, why, "run it in a container of this engine, or set docker.container")
     there = next((name for name in kept if subject.endpoint(name) is not None), None)
     if there is not None:

@@ -164,7 +164,7 @@ def consumers_of(sent: AddressReport, grants: tuple[Grant, ...], *, strict: bool
 
 
 def merge_consumers(parts: Iterable[Mapping[str, Consumer]]) -> dict[str, Consumer]:
-    """Merge the consumers of all agents. Omit each address that two containers claim."""
+    """Merge the consumers of all agents. Omit each address that two different containers have."""
     found: dict[str, Consumer] = {}
     contested: set[str] = set()
     for part in parts:

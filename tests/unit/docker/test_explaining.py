@@ -99,7 +99,7 @@ ON_SHOP = {"shop_default": endpoint(network="n2")}
         }, "attach": (AttachRule(("web",), backends=("media",)),)}}, "no", "its rule in docker.attach", "the rule"),
         (container("web", network_mode="none"), {}, "no", "no_network", "--network none"),
         (container("web", network_mode="host"), {}, "maybe", "the host's network", "address of a listener"),
-        (container("web", network_mode="container:gone"), {}, "no", "that is gone", "recreate container web"),
+        (container("web", network_mode="container:gone"), {}, "no", "that was removed", "recreate container web"),
         (container("web", network_mode="container:base"), {}, "no", "container base, which is not", "set the labels"),
         (container("web", network_mode="container:on"), {}, "yes", "by the name orders", ""),
         (SHOPPING, {}, "maybe", "container shop-1 on network shop_default", "rename backend orders"),
@@ -123,7 +123,7 @@ ON_SHOP = {"shop_default": endpoint(network="n2")}
                     "own": replace(GATEWAY, endpoints={"apps": endpoint("media", MARK)})}, "no",
          "no network of docker.networks", "docker.networks.NETWORK.backends"),
         (ATTACHED, {"own": replace(GATEWAY, endpoints={})}, "no", "does not have the name orders", "explain gateway"),
-        (ATTACHED, {"own": None}, "no", "in no container of this engine", "docker.container"),
+        (ATTACHED, {"own": None}, "no", "not run in a container of this engine", "docker.container"),
         (GATEWAY, {"own": GATEWAY}, "no", "the gateway's own", ""),
     ],
 )  # fmt: skip
