@@ -59,11 +59,11 @@ def url_variables(environment: Mapping[str, str], flag: str) -> list[str]:
 
 
 def unknown_variables(environment: Mapping[str, str], mentioned: Collection[str]) -> Iterator[Problem]:
-    """Yield a problem for each variable that starts with `GATEWAY_` and that nothing reads.
+    """Yield a problem for each `GATEWAY_…` variable that is neither a setting nor used by the configuration.
 
     Args:
         environment: The environment variables.
-        mentioned: Names of further variables, which the configuration uses.
+        mentioned: The names of the variables that the configuration uses.
     """
     settings = [variable_of(name) for name in setting_names()]
     used = {

@@ -1,4 +1,4 @@
-"""Records failed actions: when to retry each, what to report, and which addresses the engine refused. Does no I/O."""
+"""Records failed actions, with the time of the next attempt and the error, and refused addresses. Does no I/O."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -74,7 +74,7 @@ class ActionFailures:
         return error is not None and error.blocked is not BlockedReason.ADDRESS_REFUSED
 
     def with_failure(self, attachment: AttachmentStatus, networks: Mapping[str, NetworkOptions]) -> AttachmentStatus:
-        """Return the status of an attachment with its failure, if there is one.
+        """Add the current failure to the status of an attachment. Without a failure, return the status unchanged.
 
         Args:
             attachment: The status.

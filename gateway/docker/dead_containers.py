@@ -25,8 +25,8 @@ class DeadContainer:
     Args:
         container: The container's name.
         container_id: The container's ID.
-        cause: What was missing.
-        detail: What happened.
+        cause: The missing dependency.
+        detail: A description of the failure.
         state: Whether the gateway starts the container.
         message: Why the gateway does not start the container now; empty if the gateway starts it.
         command: The command that starts the container again; empty if no command is needed or known.

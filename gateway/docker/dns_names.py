@@ -110,7 +110,8 @@ class NameTable:
             if place == network or place in WITHOUT_NAMES:
                 continue
             held = self._holders.get(place, {})
-            # An intersection costs as much as its smaller side, and a container can have thousands of aliases.
+            # Intersect `held` with each set, instead of merging the sets first: the cost of an intersection depends
+            # on its smaller set, and a container can have thousands of aliases.
             both = [held.keys() & each for each in (there.keys(), who.aliases, set(backends))]
             for name in sorted(set().union(*both)):
                 others, ours = held[name], there.get(name, {})

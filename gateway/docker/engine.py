@@ -103,7 +103,7 @@ class Engine:
         """Ping the engine.
 
         Raises:
-            EngineError: The engine does not answer.
+            EngineError: The engine does not respond.
         """
         await self._request("_ping", versioned=False)
 
@@ -129,10 +129,10 @@ class Engine:
         return await self._request(path, "POST", body=body, params=params)
 
     async def post_start(self, path: str) -> None:
-        """Send a POST that starts a container, and wait for the response as long as the engine answers pings.
+        """Send a POST that starts a container, and wait for the response as long as the engine responds to pings.
 
         Raises:
-            EngineError: The request failed, the engine did not answer a ping, or the start took an hour.
+            EngineError: The request failed, the engine did not respond to a ping, or the start took an hour.
         """
         request = asyncio.ensure_future(self._request(path, "POST", total=_START_TIMEOUT))
         try:
@@ -158,7 +158,7 @@ class Engine:
     async def events(
         self, since: float, kinds: tuple[str, ...], until: float | None = None
     ) -> AsyncIterator[dict[str, Any]]:
-        """Yield every event of these kinds, until the engine closes the stream or does not answer a ping.
+        """Yield every event of these kinds, until the engine closes the stream or does not respond to a ping.
 
         Args:
             since: The start of the period, in seconds since the epoch. It can be in the past.
@@ -236,7 +236,7 @@ async def get_required(engine: Engine, path: str, *, versioned: bool = True) -> 
         versioned: See `Engine.get`.
 
     Raises:
-        EngineError: The engine did not answer, or a proxy refused the request.
+        EngineError: The engine did not respond, or a proxy refused the request.
     """
     try:
         return await engine.get(path, versioned=versioned)

@@ -1,4 +1,4 @@
-"""Describes how the two implementations of the Docker API, Docker Engine and Podman, differ. Does no I/O."""
+"""Describes the differences between the implementations of the Docker API, Docker Engine and Podman. Does no I/O."""
 
 import ipaddress
 from collections.abc import Mapping

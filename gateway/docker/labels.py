@@ -1,4 +1,4 @@
-"""Parses the gateway's labels. A label can select only what the configuration allows. Does no I/O."""
+"""Parses the gateway's labels, which can select only configured networks and backends. Does no I/O."""
 
 import difflib
 import fnmatch
@@ -184,7 +184,7 @@ def only_granted(
     """
     if given is None:
         return replace(
-            request, refused="no rule in docker.grants matches it, and with gateway.strict labels do not count"
+            request, refused="no rule in docker.grants matches it, and labels have no effect with gateway.strict"
         ), []
     backends = tuple(name for name in request.backends or given.backends if name in given.backends)
     aliases = tuple(name for name in request.aliases or given.aliases if name in given.aliases)

@@ -42,7 +42,7 @@ class OwnershipRecord:
         except (OSError, *_UNREADABLE) as error:
             self.adopting = False
             self.problem = f"{self._path}: {error}"
-            with contextlib.suppress(OSError):  # an operator can repair the renamed file
+            with contextlib.suppress(OSError):  # keep the file, so that an operator can repair it
                 self._path.rename(self._path.with_suffix(".broken"))
 
     def _read(

@@ -216,7 +216,7 @@ class NameConflict:
 
 @dataclass(frozen=True)
 class Plan:
-    """The result of planning: actions, the status of attachments and volumes, and warnings."""
+    """The result of planning: the actions, the status of attachments and volumes, and warnings for the operator."""
 
     actions: tuple[PlannedAction, ...] = ()
     attachments: tuple[AttachmentStatus, ...] = ()
@@ -243,7 +243,7 @@ def backends_on(desired: DesiredState, network: str) -> tuple[str, ...]:
 
 
 def marked_endpoints(desired: DesiredState, observed: EngineSnapshot) -> set[tuple[str, str]]:
-    """Return the endpoints with the gateway's owner alias, by the container's ID and the network's name."""
+    """Return the endpoints with the gateway's owner alias, each as the container's ID and the network's name."""
     return {
         (container.id, name)
         for container in observed.containers

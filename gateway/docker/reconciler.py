@@ -182,7 +182,7 @@ class Reconciler:
             self._dirty.set()
 
     async def _wait_for_change(self, wake: float, watching: "asyncio.Task[None]") -> None:
-        """Wait for an event and the debounce time after it, or for `wake` or `resync` seconds."""
+        """Wait for an event and the debounce time after it; without an event, at most `wake` or `resync` seconds."""
         resync = self._options.resync * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - jitter
         dirty = asyncio.ensure_future(self._dirty.wait())
         try:

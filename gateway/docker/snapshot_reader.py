@@ -135,7 +135,7 @@ class SnapshotReader:
         if engine.flavor.lists_aliases:
             inspection = await self._inspections.get(engine, listed["Id"])
             mode, hostname = (inspection.network_mode, inspection.given_hostname) if inspection else ("", "")
-            # For a container that joins another container's namespace, the engine lists the other's networks.
+            # Ignore the networks of a container that joins a namespace: Podman lists those of the namespace's owner.
             networks = {} if mode.startswith("container:") else networks
         else:
             networks = await self._with_aliases(engine, listed["Id"], networks)
@@ -145,7 +145,7 @@ class SnapshotReader:
                 network_id=str(each.get("NetworkID", "")),
                 endpoint_id=str(each.get("EndpointID", "")),
                 addresses=tuple(filter(None, (each.get("IPAddress"), each.get("GlobalIPv6Address")))),
-                # The engine does not report the aliases of a task. The specification of the task's service has them.
+                # The engine does not report the aliases of a task. They are in the specification of the service.
                 aliases=None if TASK_LABEL in labels or is_locked else self._aliases_of(name, each),
             )
             for name, each in networks.items()

@@ -20,7 +20,7 @@ class FleetOptions:
             `ops.token_file` of the members.
         tls: Certificates for members with `https://`.
         interval: Time between two requests to a member, with a jitter of 5 %.
-        timeout: Time for one request.
+        timeout: Time limit for one request.
     """
 
     members: tuple[MemberAddress, ...] = ()

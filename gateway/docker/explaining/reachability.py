@@ -57,7 +57,7 @@ def _served(subject: ExplainedContainer, fact: ExplainedBackend, network: str, b
 
 
 def _shared(subject: ExplainedContainer, base: Container, backend: str) -> str | None:
-    """Return a network that the gateway serves the backend's name on, and that the container is on; None if none."""
+    """Return a network of the container on which the gateway has the backend's name; None if there is none."""
     there = subject.gateway.endpoints if subject.gateway is not None else {}
     for name, endpoint in base.endpoints.items():
         ours = there.get(name)
@@ -86,9 +86,9 @@ def _without_label(
 ) -> Reachability:
     if subject.desired.strict:
         return _no(fact, f"no rule in docker.grants lets container {who.name} use it", _grant(who.name, fact))
-    why = f"label {label} of container {who.name} does not name it"
+    why = f"label {label} of container {who.name} does not list {fact.name}"
     if label in base.image_labels:
-        why = f"label {label} of container {who.name} comes from its image, and does not count"
+        why = f"label {label} of container {who.name} comes from its image, and is ignored"
     elif label not in who.labels:
         why = f"it admits containers by label {label}, which container {who.name} does not have"
     remedy = f"add {fact.name} to label {label} of container {who.name} and recreate it"
@@ -116,7 +116,7 @@ def _unattached(subject: ExplainedContainer, fact: ExplainedBackend) -> Reachabi
         return _no(
             fact, f"it is about to be attached to network {found.network}", "repeat the command in a few seconds"
         )
-    # The message of a blocked attachment contains the remedy.
+    # Use the attachment's message as the remedy, because it contains one.
     return _no(fact, f"network {found.network} is {found.state}: {reason(found)}", found.message)
 
 
@@ -129,7 +129,7 @@ def _unasked(subject: ExplainedContainer, fact: ExplainedBackend, configured: li
         why = f"its label {subject.label('instance')} names another gateway, {instance}"
         return _no(fact, why, f"query that gateway, or set {subject.label('instance')}={subject.desired.instance}")
     if enable in container.image_labels and subject.grant is None:
-        why = f"its label {enable} comes from its image, and does not count"
+        why = f"its label {enable} comes from its image, and is ignored"
         return _no(fact, why, f"set {enable}=true on the container, or {grant}")
     if subject.desired.strict and subject.grant is None:
         return _no(fact, "no rule in docker.grants matches it, and with gateway.strict nothing else counts", grant)
@@ -150,7 +150,7 @@ def _chosen_otherwise(subject: ExplainedContainer, fact: ExplainedBackend, confi
         label = subject.label(key)
         if label in mine and not set(labels.listed(mine[label])) & set(choices):
             remedy = f"add {choices[0]} to its label {label} and recreate it"
-            return _no(fact, f"its label {label} names only {mine[label]}", remedy)
+            return _no(fact, f"its label {label} lists only {mine[label]}", remedy)
     if subject.grant is not None:
         why = f"docker.grants allow it only {', '.join(subject.grant.backends)}"
         return _no(fact, why, _grant(container.name, fact))

@@ -151,7 +151,7 @@ class PeerExchange:
         await self._send_reports(network, asyncio.StreamWriter(transport, protocol, reader, loop))
 
     async def _send_reports(self, network: SharedNetwork, writer: asyncio.StreamWriter) -> None:
-        """Send the report at the start and after each change, and heartbeats in between."""
+        """Send the report at the start and after each change. Send heartbeats in between."""
         sent = _HEARTBEAT
         try:
             while network in self._servers:

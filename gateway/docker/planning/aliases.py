@@ -50,10 +50,10 @@ def reserve(builder: PlanBuilder, container: Container, name: str, aliases: tupl
 
 
 def _yields_alias(builder: PlanBuilder, other: Container, container: Container, name: str, alias: str) -> bool:
-    """Return whether `other` does not prevent `container` from getting an alias.
+    """Return whether `container` may get an alias that `other` holds.
 
-    It does not if both can share the alias, or if `other` is younger and got the alias from the gateway, which then
-    removes it.
+    It may if both can share the alias, or if `other` is younger and got the alias from the gateway, which can
+    withdraw it.
     """
     if builder.desired.owner_alias not in (other.endpoints[name].aliases or ()):
         return False  # an operator or another program set the alias

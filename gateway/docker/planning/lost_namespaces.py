@@ -105,7 +105,7 @@ def _owner(builder: PlanBuilder, container: Container) -> Container | None:
 
 
 def _is_in_scope(builder: PlanBuilder, container: Container, owner: Container) -> bool:
-    """Return whether the owner of a namespace concerns the gateway, or `container` has the label `revive`."""
+    """Return whether the owner of a namespace concerns the gateway, or a label of `container` requests revival."""
     asks = revives(container.labels, builder.options.label_prefix, default=False)
     return asks or _concerns_gateway(builder, owner)
 

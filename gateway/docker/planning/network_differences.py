@@ -10,7 +10,7 @@ from gateway.docker.planning.external_route import NOT_INTERNAL, is_only_externa
 
 
 def differing(builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo) -> Iterator[str]:
-    """Yield a warning for each difference from the configuration, with how to keep or replace the network."""
+    """Yield a warning for each difference from the configuration, with the remedies: keep or replace the network."""
     ours, command = builder.is_ours(there.labels), builder.observed.flavor.command
     for differs, keep in _differences(builder, options, there, ours=ours):
         if ours:
@@ -34,7 +34,7 @@ def _differences(
 ) -> Iterator[tuple[str, str]]:
     """Yield each difference from the configuration, and the setting that accepts it.
 
-    If another program created the network (`ours` is False), options beyond the configured ones are no difference.
+    If another program created the network (`ours` is False), only the options that the configuration requires count.
     """
     driver = builder.driver(options)
     if there.driver != driver and (ours or options.driver != "auto"):

@@ -30,7 +30,7 @@ def remove_networks(builder: PlanBuilder) -> None:
 
     A network that becomes used meanwhile is safe, because the engine refuses to remove it.
     """
-    # A container that was never started refers to its network by name, because it has no network ID yet.
+    # Compare names, too: a container that was never started has no network ID, only the name of its network.
     used = {each.network_id for container in builder.observed.containers for each in container.endpoints.values()}
     used |= {name for container in builder.observed.containers for name in container.endpoints}
     used |= {network_id for service in builder.observed.services for network_id in service.networks}

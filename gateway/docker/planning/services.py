@@ -43,7 +43,7 @@ def service_networks(builder: PlanBuilder, service: Service) -> list[str]:
 
 
 def _wanted(builder: PlanBuilder, service: Service) -> tuple[LabelRequest | None, list[str]]:
-    """Return the request of a service, and the networks that it selects."""
+    """Return the request of a service, and the networks that the request selects."""
     who, labels = f"service {service.name}", {**service.labels, SWARM_SERVICE: service.name}
     request = builder.request(who, None, labels)
     return request, [] if request is None else builder.networks_of(request, who, service.name, labels)

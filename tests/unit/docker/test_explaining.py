@@ -85,7 +85,7 @@ ON_SHOP = {"shop_default": endpoint(network="n2")}
         (container("web", labels={**OPT_IN, "gateway.instance": "b"}), {}, "no", "gateway, b", "query that gateway"),
         (container("web", labels={**OPT_IN, "gateway.backends": "media"}), {"options": {"networks": {
             "apps": NetworkOptions(backends=("orders",)), "other": NetworkOptions(backends=("media",)),
-        }}}, "no", "gateway.backends names only media", "add orders to its label"),
+        }}}, "no", "gateway.backends lists only media", "add orders to its label"),
         (container("web", labels={**OPT_IN, "gateway.network": "other"}), {"options": {"networks": {
             "apps": NetworkOptions(), "other": NetworkOptions(),
         }}}, "no", "attached to network other", "in a few seconds"),
@@ -107,7 +107,7 @@ ON_SHOP = {"shop_default": endpoint(network="n2")}
          "rename one of them"),
         (ATTACHED, {"fact": BY_LABEL}, "no", "which container web does not have", "add orders to label"),
         (replace(ATTACHED, labels={**OPT_IN, "gateway.backends": "media"}), {"fact": BY_LABEL}, "no",
-         "does not name it", "add orders to label"),
+         "does not list orders", "add orders to label"),
         (replace(ATTACHED, image_labels=ORDERS), {"fact": BY_LABEL}, "no", "from its image", "docker.grants"),
         (replace(ATTACHED, labels={**OPT_IN, **ORDERS}), {"fact": BY_LABEL}, "yes", "", ""),
         (replace(ATTACHED, labels={}), {"fact": BY_LABEL, "strict": True, "options": {

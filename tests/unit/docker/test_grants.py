@@ -210,7 +210,7 @@ def test_labels_that_come_from_an_image_are_reported() -> None:
     found = planned(container(image_labels={**ENABLE, "gateway.backends": "orders", "maintainer": "x"}))
     assert found.actions == ()
     (line,) = found.warnings[-1:]
-    assert line.startswith("web: gateway.backends, gateway.enable come from its image and do not count")
+    assert line.startswith("web: gateway.backends, gateway.enable come from its image and are ignored")
     assert "docker.grants" in line
 
 
