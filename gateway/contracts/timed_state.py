@@ -1,4 +1,4 @@
-"""Tracks the state of a backend, target or tunnel, and when it began. Does no I/O. Times are in epoch seconds."""
+"""Tracks the state of a backend, target or tunnel, and the time at which it began. Does no I/O."""
 
 from gateway.contracts.states import HealthState
 
@@ -13,7 +13,7 @@ class TimedState:
     after such an interruption, `since` is the beginning of the first `down` state.
 
     Args:
-        now: The current time.
+        now: The current time, in seconds since the epoch.
     """
 
     def __init__(self, now: float) -> None:
@@ -26,8 +26,8 @@ class TimedState:
         """Set the state, and return whether it has changed.
 
         Args:
-            state: The state.
-            now: The current time.
+            state: The new state.
+            now: The current time, in seconds since the epoch.
         """
         if state == self.state:
             return False

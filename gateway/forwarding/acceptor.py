@@ -72,7 +72,7 @@ class Acceptor:
         self.group: asyncio.TaskGroup | None = None
         """Task group that runs the tasks of the clients. If it is None, the acceptor resets every client."""
         self.waiting_elsewhere: Callable[[], int] = lambda: 0
-        """Returns the number of clients that a link has accepted and not joined yet."""
+        """Returns the number of clients that links have accepted but not joined yet."""
         self._backend = backend
         self._dialer = dialer
         self._connections = connections
