@@ -32,7 +32,7 @@ class Redactor:
         self.by_place.setdefault(variable, {}).update(dict.fromkeys(values, f"${{{variable}}}"))
 
     def redact(self, message: str, place: str) -> str:
-        """Replace the values from the environment by their references, in a message about a value at `place`."""
+        """Replace the values from the environment with their references, in a message about a value at `place`."""
         return redact(message, {**self.references, **self.by_place.get(place, {})})
 
 

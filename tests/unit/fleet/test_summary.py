@@ -38,7 +38,7 @@ def test_texts_become_one_short_line() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"\xff", b"[]", b"null", b"{}", b'{"backends": []}', b"[" * 50000])
 def test_other_answers_are_refused(body: bytes) -> None:
-    with pytest.raises(ValueError, match="the answer is not"):
+    with pytest.raises(ValueError, match="the response is not"):
         decode_summary(body)
 
 
