@@ -17,7 +17,7 @@ def admin_socket_option(command: _Command) -> _Command:
         "--admin-socket",
         envvar="GATEWAY_OPS_ADMIN_SOCKET",
         metavar="PATH",
-        help="Admin socket of the service. Default: the one of this user's service.",
+        help="Admin socket of the service. Default: the one of this user's service. [env: GATEWAY_OPS_ADMIN_SOCKET]",
     )(command)
 
 
