@@ -268,6 +268,15 @@ def test_events_follow_changes_and_survive_a_restart(gateway: Gateway) -> None:
         ("start", "started", None),
         ("target", "down", "up"),
     ]
+    path = gateway.folder / "state" / "events.jsonl"
+    path.unlink()
+    path.mkdir()
+    gateway.command("drain")
+    warning = f"events will not survive a restart: {path}: Is a directory: set a writable gateway.state_dir"
+    gateway.wait(lambda: gateway.status()["warnings"] == [warning])
+    path.rmdir()
+    gateway.command("undrain")
+    gateway.wait(lambda: gateway.status()["warnings"] == [] and path.is_file())
 
 
 def test_a_failure_keeps_its_beginning_after_a_restart(gateway: Gateway) -> None:
