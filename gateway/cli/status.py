@@ -66,7 +66,7 @@ def _print_status(service: dict[str, Any], *, wide: bool) -> None:
     if service["tunnels"]:
         click.echo()
         rows = [
-            [name, each["state"], format_clock(each["since"]), describe_via(each),
+            [name, state_name(each["state"]), format_clock(each["since"]), describe_via(each),
              format_ms(each["rtt_seconds"]),
              each["far_side"], *([each["kind"], ", ".join(each.get("facts", ())) or "-"] if wide else [])]
             for name, each in tunnels_by_severity(service)

@@ -94,3 +94,19 @@ def test_the_row_of_a_blocked_backend_does_not_repeat_why_the_tunnel_is_down(mon
     assert lines.count("    tunnel bastion is down") == 3
     assert "    no check has finished" in lines
     assert "    clients: 0, switches: 0" in lines
+
+
+@pytest.mark.parametrize(
+    ("state", "name"), [(TunnelState.BACKOFF, "down"), (TunnelState.QUARANTINED, "down (quarantined)")]
+)
+def test_tables_name_the_state_of_a_failed_tunnel_as_the_diagnosis_does(
+    monkeypatch: pytest.MonkeyPatch, state: TunnelState, name: str
+) -> None:
+    blocked = backend("orders", HealthState.BLOCKED, via=["bastion"], reason="tunnel")
+    view = service([tunnel("bastion", state, reason="auth")], [blocked])
+    status = [re.split("  +", line) for line in lines_of(monkeypatch, view, "status")]
+    assert [row[1] for row in status if row[0] == "bastion"] == [name]
+    explained = [re.split("  +", line) for line in lines_of(monkeypatch, view, "explain", "orders")]
+    assert [row[2] for row in explained if row[0] == "tunnel"] == [name]
+    chain = json.loads("\n".join(lines_of(monkeypatch, view, "explain", "orders", "-o", "json")))["chain"]
+    assert [part["state"] for part in chain if part["part"] == "tunnel"] == [state]
