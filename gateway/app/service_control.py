@@ -108,6 +108,7 @@ class ServiceControl:
             reload_successful=reloader.successful,
             reload_success_at=reloader.applied_at,
             reload_error=reloader.error,
+            reload_failed_at=reloader.failed_at,
             tunnels=status_view.tunnel_views(runtime, self.events) if runtime else [],
             backends=backends,
             loop_lag=self.lag.copy(),

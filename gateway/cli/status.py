@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from gateway.cli.client_options import client_options
-from gateway.cli.diagnosis import causes_of, headline, print_diagnosis
+from gateway.cli.diagnosis import causes_of, headline, print_diagnosis, print_notices
 from gateway.cli.output import (
     format_clock,
     format_ms,
@@ -58,10 +58,7 @@ def status(client: ServiceClient, output: str, watch: bool) -> None:
 def _print_status(service: dict[str, Any], *, wide: bool) -> None:
     print_wrapped(headline(service))
     print_diagnosis(service)
-    for warning in service["warnings"]:
-        print_wrapped(f"warning: {warning}", fg="yellow")
-    if not service["reload"]["successful"]:
-        print_text(f"the last reload failed: {service['reload']['error']}", fg="red")
+    print_notices(service)
     width = None if wide else terminal_width()
     if service["tunnels"]:
         click.echo()
