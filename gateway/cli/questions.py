@@ -59,7 +59,9 @@ def ask_config(tunnel_urls: tuple[str, ...]) -> dict[str, Any]:
         others = [each["listen"] for other, each in config.get("backends", {}).items() if other != name]
         taken = [OpsSection().listen, *map(values.listener, others)]
         _ask_valid(config, "backends", name, lambda before: _backend(kind, via, taken, before))  # noqa: B023
-        if not click.confirm("Another backend?", default=False):
+        if not click.prompt(
+            "Another backend? [y/N]", default="n", show_default=False, value_proc=_answer(_yes_or_no)
+        ):
             return config
 
 
@@ -102,6 +104,8 @@ def _backend(kind: str, via: list[str], taken: Iterable[Endpoint | Path], before
     )
     keys = [*_required(found.check), *found.init_keys]
     needs_user = not found.imports.password_without_user
+    if keys:
+        print_wrapped("The gateway uses the next answers only to check the backend. Clients log in themselves.")
     check = _ask_keys(found.check, keys, before.get("check", {}), password_needs_user=needs_user)
     return {**answers, **({"check": check} if check else {})}
 
@@ -214,6 +218,12 @@ def _answer(parse: Callable[[str], Any]) -> Callable[[str], Any]:
             raise click.BadParameter(f"{text.strip()}: {error.strerror}: choose another path") from error
 
     return value
+
+
+def _yes_or_no(text: str) -> bool:
+    if text.lower() not in ("y", "yes", "n", "no"):
+        raise ValueError(f"{text!r} is neither yes nor no: write y or n")
+    return text.lower() in ("y", "yes")
 
 
 def _existing_file(text: str) -> str:

@@ -158,6 +158,14 @@ def test_wait_and_healthcheck(running: Gateway, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(default_paths, "admin_socket", lambda: missing)
     listen = {"GATEWAY_OPS_LISTEN": f"0.0.0.0:{running.ops_port}"}
     assert CliRunner().invoke(cli, ["healthcheck"], env=listen).exit_code == 0
+    misspelled = {
+        **listen,
+        "GATEWAY_OPS_ADMIN_SOKET": "x",
+        "GATEWAY_OPS_PASSWORD": "x",
+        "GATEWAY_FLEET_TOKEN_FILE": "x",
+    }
+    done = CliRunner().invoke(cli, ["healthcheck"], env=misspelled)
+    assert done.stderr == "warning: GATEWAY_OPS_ADMIN_SOKET is not used; did you mean GATEWAY_OPS_ADMIN_SOCKET?\n"
     for arguments in (["status"], ["explain", "good"], ["healthcheck"], ["wait", "--max", "100ms"]):
         for option, variable in (
             (["--admin-socket", str(missing)], {}),
