@@ -12,6 +12,7 @@ _MAX_PROBLEMS = 10
 _MAX_STATES = 20
 _MAX_NAME = 100
 _MAX_DETAIL = 300
+_CORRECT_PORT = "use the port of the member's ops.listen"
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,10 @@ def decode_summary(body: bytes) -> MemberSummary:
     try:
         found = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise ValueError("the answer is not valid JSON") from error
+        raise ValueError(f"the answer is not valid JSON: {_CORRECT_PORT}") from error
     if not isinstance(found, dict) or not isinstance(found.get("backends"), dict):
-        raise ValueError("the answer is not that of a gateway")  # noqa: TRY004 - the value has the wrong content
+        message = f"the answer is not that of a gateway: {_CORRECT_PORT}"
+        raise ValueError(message)  # noqa: TRY004 - the value has the wrong content
     problems = found.get("problems")
     return MemberSummary(
         instance=_text(found, "instance"),

@@ -209,7 +209,7 @@ def test_the_command_asks_members_and_the_running_service(fleet: Fleet) -> None:
     assert (own in rows[0], fleet.address("silent") in rows[1]) == (True, True)
     words = " ".join(done.stdout.split())
     assert "backend closed is down: refused" in words
-    assert words.endswith("no answer within 1 s")
+    assert words.endswith("no answer within 1 s: check the address of the member, and firewalls on the path")
     secure = command(
         "fleet", f"https://localhost:{fleet.other.ops_port}", "--token-file", str(fleet.folder / "token"),
         "--ca-file", str(fleet.ca),
