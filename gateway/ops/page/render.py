@@ -29,7 +29,7 @@ from gateway.ops.page import model
 from gateway.ops.page.charts import PHASES, WIDTH, Chart, history_chart, milliseconds, phases_chart
 from gateway.ops.page.row_cache import RowCache
 from gateway.ops.page.time_format import clock_time
-from gateway.ops.reason_descriptions import state_name
+from gateway.ops.reason_descriptions import state_name, without_remedy
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import BackendView, ConfigText, ServiceView, TargetView
 from gateway.text_sanitizer import format_bytes
@@ -131,6 +131,7 @@ _templates.globals.update(
     phases_chart=phases_chart,
     some=model.some,
     state_name=state_name,
+    without_remedy=without_remedy,
     facts=_facts,
     with_code=_with_code,
     phase_names=PHASES,
