@@ -1,7 +1,6 @@
 """Requests the summary of one member of the fleet over HTTP."""
 
 import asyncio
-import os
 import socket
 import ssl
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from gateway.errors import GatewayError, TunnelError
+from gateway.fleet.error_descriptions import describe, describe_status, describe_timeout
 from gateway.fleet.members import Member
 from gateway.fleet.name_lookup import lookup
 from gateway.fleet.options import FleetOptions
@@ -19,12 +19,6 @@ from gateway.secret_files import read_private_key
 from gateway.text_sanitizer import one_line
 
 PATH = "/api/v1/summary"
-_STATUS_ERRORS = {
-    401: "a token is required: set fleet.token_file (gateway fleet --token-file)",
-    403: "the token is not accepted: use the token of the member's ops.token_file",
-    404: "the server is not a gateway, or its version is too old",
-    421: "the member does not accept this host name: add it to the member's ops.hosts",
-}
 
 
 class MemberError(GatewayError):
@@ -100,9 +94,9 @@ class MemberClient:
             async with asyncio.timeout(self.timeout):
                 return decode_summary(await self._get(member))
         except TimeoutError:
-            raise MemberError(f"no response within {self.timeout:g} s") from None
+            raise MemberError(describe_timeout(self.timeout)) from None
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
-            raise MemberError(_describe(error)) from error
+            raise MemberError(describe(error, member)) from error
         except ValueError as error:
             raise MemberError(one_line(str(error))) from error
 
@@ -120,10 +114,7 @@ class MemberClient:
             server_hostname=member.server_name if use_tls else None,
         ) as response:
             if response.status != 200:
-                known = "it redirects, and redirects are not followed" if 300 <= response.status < 400 else ""
-                raise MemberError(
-                    f"status {response.status}: {_STATUS_ERRORS.get(response.status, known)}".rstrip(": ")
-                )
+                raise MemberError(describe_status(response.status))
             body = bytearray()
             async for chunk in response.content.iter_any():
                 body += chunk
@@ -148,17 +139,3 @@ class _MemberResolver(AbstractResolver):
 
     async def close(self) -> None:
         """Do nothing, because other clients can wait for the same lookups."""
-
-
-def _describe(error: Exception) -> str:
-    if isinstance(error, UnicodeError):
-        return "the host name is not valid: correct the address of the member"
-    cause = getattr(error, "os_error", None) or error
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return f"the certificate is not trusted: {one_line(str(error.certificate_error))} (fleet.tls.ca_file)"
-    if isinstance(error, aiohttp.ClientSSLError):
-        reason = one_line(str(getattr(cause, "reason", None) or cause))
-        return f"the TLS handshake failed: {reason} (does the member have ops.tls?)"
-    if isinstance(cause, ConnectionError) and cause.errno is not None:
-        return os.strerror(cause.errno)  # asyncio replaces `strerror` with a longer message
-    return one_line(getattr(cause, "strerror", None) or str(cause) or type(cause).__name__)

@@ -5,11 +5,11 @@ import itertools
 
 from gateway.errors import GatewayError
 from gateway.fleet.deadline_reader import DeadlineReader
+from gateway.fleet.error_descriptions import describe_lookup
 from gateway.fleet.member_file import read_members
 from gateway.fleet.members import MAX_MEMBERS, Member, MemberAddress, expand, exposed_token
 from gateway.fleet.name_lookup import lookup
 from gateway.fleet.options import FleetOptions
-from gateway.text_sanitizer import one_line
 
 
 class MemberDiscovery:
@@ -80,7 +80,7 @@ class MemberDiscovery:
         except TimeoutError:
             self._name_problems[address] = f"{address}: the name servers do not respond"
         except (OSError, UnicodeError) as error:
-            self._name_problems[address] = f"{address}: {one_line(getattr(error, 'strerror', None) or str(error))}"
+            self._name_problems[address] = f"{address}: {describe_lookup(error)}"
         else:
             self._name_problems.pop(address, None)
             self._by_name[address] = expand(address, [host for _, (host, _) in found])

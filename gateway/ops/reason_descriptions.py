@@ -51,6 +51,16 @@ def cause(reason: str | None, state: str) -> str:
     return CAUSES.get(reason or "", reason or state)
 
 
+def without_remedy(detail: str, remedy: str) -> str:
+    """Return the detail of a target or backend without the remedy at its end, which the reader sees separately.
+
+    Args:
+        detail: The detail. If a failure has a specific remedy, the detail ends with it.
+        remedy: The remedy; empty if there is none.
+    """
+    return detail.removesuffix(f": {remedy}") if remedy else detail
+
+
 def remedy(part: TunnelView | BackendView) -> str:
     """Return what to do about the state of a tunnel or backend; empty if there is nothing to do."""
     found = tunnel_remedy(part.kind, part.reason) if isinstance(part, TunnelView) else part.remedy

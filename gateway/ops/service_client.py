@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from gateway import default_paths
 from gateway.errors import GatewayError, ServiceUnreachableError, UsageError
+from gateway.text_sanitizer import one_line
 from gateway.tls_client import client_context
 
 DEFAULT_LISTEN = "127.0.0.1:9090"
@@ -165,15 +166,12 @@ class ServiceClient:
                 f"{where}: permission denied: run this command as the user of the service, or as root"
             ) from error
         except ssl.SSLCertVerificationError as error:
-            message = f"{where}: the certificate is not trusted: {error.verify_message} (see --ca-file)"
+            message = f"{where}: the certificate is not trusted: {one_line(error.verify_message)} (see --ca-file)"
             raise ServiceUnreachableError(message) from error
         except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            if isinstance(error, ConnectionResetError) and where.startswith("http://"):
-                reason += "; if the port expects TLS, use https://"
             raise ServiceUnreachableError(
-                f"cannot connect to a gateway at {where}: {reason}: start it with gateway run, or say where it is"
-                " (--admin-socket, --url)"
+                f"cannot connect to a gateway at {where}: {_why(error, where)}: start it with gateway run, or say"
+                " where it is (--admin-socket, --url)"
             ) from error
         finally:
             connection.close()
@@ -183,6 +181,17 @@ class ServiceClient:
             return response.status, json.loads(body)
         except ValueError as error:
             raise GatewayError(f"{where}: the response is not valid JSON") from error
+
+
+def _why(error: OSError | http.client.HTTPException, where: str) -> str:
+    """Return why a request failed, without text of the server."""
+    if isinstance(error, ssl.SSLError):
+        return f"the TLS handshake failed ({(error.reason or str(error)).replace('_', ' ').lower()})"
+    if not isinstance(error, OSError):
+        return "the response is not HTTP"
+    closed = isinstance(error, ConnectionResetError) and where.startswith("http://")
+    hint = "; if the port expects TLS, use https://" if closed else ""
+    return one_line(error.strerror or str(error) or type(error).__name__) + hint
 
 
 def _exists(path: Path) -> bool:
