@@ -109,8 +109,9 @@ def write_data(engine: Engine, container: str) -> None:
 
 
 def owners(engine: Engine, container: str, path: str) -> str:
-    """Return the owner and the mode of a file."""
-    return engine.docker("exec", "-u0", container, "stat", "-c", "%u:%g %a", path).stdout
+    """Return the owners and the modes of a file and of its directory."""
+    paths = (path, os.path.dirname(path))  # noqa: PTH120
+    return engine.docker("exec", "-u0", container, "stat", "-c", "%u:%g %a", *paths).stdout
 
 
 def layer_database(engine: Engine, host: Path) -> tuple[str, str]:
@@ -160,8 +161,12 @@ def shared_memory(engine: Engine, host: Path) -> tuple[str, str]:
     return "data-in-memory", "shm"
 
 
-def unused(engine: Engine, host: Path) -> tuple[str, str]:
+def unused_volume(engine: Engine) -> None:
     engine.docker("run", "--rm", "--init=false", "-v", "left:/data", "busybox", "sh", "-c", "echo content > /data/x")
+
+
+def unused(engine: Engine, host: Path) -> tuple[str, str]:
+    unused_volume(engine)
     engine.run("other")  # the fix runs this container's image to save the volume
     return "unused-volume", "left"
 
@@ -273,7 +278,13 @@ def test_a_hazard_is_found_and_its_commands_fix_it(engine: Engine, host: Path, t
         assert (host / "main.py").stat().st_uid == 999
         assert engine.docker("exec", "hidden", "cat", "/app/main.py").stdout == "the program\n"
     if hazard == "unused":
-        assert (tmp_path / "left.tar").stat().st_size > 0
+        archive = tmp_path / "left.tar"
+        first = archive.read_bytes()
+        assert (first != b"", archive.stat().st_mode & 0o777) == (True, 0o600)
+        unused_volume(engine)
+        assert run_fix(engine, finding["fix"], tmp_path).returncode != 0
+        assert archive.read_bytes() == first
+        assert ("unused-volume", "left") in found(engine)
 
 
 @pytest.mark.parametrize("last", ["docker rename db db-old", "docker start db"])
@@ -336,6 +347,20 @@ def test_a_mount_table_shows_that_a_bind_is_on_a_server(engine: Engine, host: Pa
     assert ("soft-mount", "media") in shown
     places = audit(engine, "--mount-table", str(table))["places"]
     assert [(each["kind"], each["place"]) for each in places] == [("network bind", f"{host}/in (nas:/x, nfs4)")]
+
+
+def test_an_engine_in_memory_is_reported_once(engine: Engine, host: Path) -> None:
+    engine.run("app", "-v", "/data", "-v", "named:/named")
+    write_data(engine, "app")
+    table = host / "mountinfo"
+    lines = Path("/proc/self/mountinfo").read_text()
+    table.write_text(f"{lines}999 1 0:99 / {engine.folder}/data rw - tmpfs none rw\n")
+    report = audit(engine, "--mount-table", str(table))
+    assert {(each["rule"], each["subject"]) for each in report["findings"]} == {
+        ("data-in-memory", "engine"), ("anonymous-volume", "app"),
+    }  # fmt: skip
+    (named,) = [each for each in report["places"] if each["path"] == "/named"]
+    assert (named["kind"], named["lost_by"].endswith("the host's next boot")) == ("volume", True)
 
 
 def test_unsafe_options_of_network_volumes_are_found_and_fixed(engine: Engine, host: Path, tmp_path: Path) -> None:
@@ -633,7 +658,7 @@ def test_a_service_of_compose_is_fixed_by_its_files(
     owned = owners(engine, "shop-db-1", "/data/file")
     paste(engine, finding["fix"], tmp_path)
     assert owners(engine, "shop-db-1", "/data/file") == owned
-    assert {rule for rule, subject in found(engine) if subject == "shop-db-1"} <= {"not-writable"}
+    assert [each for each in found(engine) if each[1] == "shop-db-1"] == []
     kept = engine.docker("exec", "-u0", "shop-db-1", "cat", "/data/file", "/named/file").stdout
     assert kept == "content\ncontent\n"
     modes = {each["Destination"]: each["RW"] for each in engine.inspect("shop-db-1")["Mounts"]}
