@@ -10,7 +10,7 @@ from gateway.docker.options import DockerOptions, Grant, NetworkOptions, PeerOpt
 from gateway.docker.project_networks import PROJECT_BITS
 
 Violation = tuple[tuple[str, ...], str]
-"""A violation of a rule: the key, as its path below `docker`, and a message."""
+"""A violation of a rule: the path of the key below the section `docker`, and a message."""
 
 
 def docker_problems(config: Config, docker: DockerOptions, tunnels: set[str]) -> Iterator[Violation]:
@@ -82,7 +82,7 @@ def _grant(config: Config, grant: Grant, key: str) -> Iterator[Violation]:
     if grant.service is not None and grant.project is None:
         yield (
             (key, "service"),
-            "is a service of a Compose project: add project (or use swarm_service for a swarm service)",
+            "selects a service of a Compose project: add project (or use swarm_service for a swarm service)",
         )
     if not grant.backends:
         yield (key, "backends"), "a grant needs at least one backend: add one, or remove the grant"

@@ -20,7 +20,7 @@ from gateway.config.schema import hints_by_key, is_list
 from gateway.config.strict_mode import weaknesses
 from gateway.config.variable_expansion import expand, references
 from gateway.config.variables import PREFIX, setting_names, unknown_variables, url_variables, variable_of
-from gateway.config.yaml_parser import parse_yaml, read_text
+from gateway.config.yaml_parser import UNSET, parse_yaml, read_text
 from gateway.errors import ConfigError, ConfigOrigin, Problem
 
 _EXAMPLES = {"tunnel": "bastion=ssh://user@host", "backend": "orders=mysql://db:3306"}
@@ -43,6 +43,7 @@ class ConfigSources:
         settings: Values by flag, such as `{"ops-listen": "127.0.0.1:9090"}`.
         environment: The environment variables: settings such as `GATEWAY_…`, and the variables to which `${NAME}`
             refers.
+        unset: The error for a reference in the file to a variable that is not set, with `{name}` for its name.
     """
 
     file: Path | None = None
@@ -50,6 +51,7 @@ class ConfigSources:
     backends: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    unset: str = UNSET
 
 
 def load(sources: ConfigSources, *, serves: bool = True) -> Config:
@@ -68,7 +70,7 @@ def load(sources: ConfigSources, *, serves: bool = True) -> Config:
     root, text, digest = ParsedMapping(place), "", None
     if sources.file is not None:
         text, digest = read_text(sources.file, problems)
-        root = parse_yaml(sources.file, text, problems, sources.environment, redactor.references)
+        root = parse_yaml(sources.file, text, problems, sources.environment, redactor.references, sources.unset)
     for name, path in setting_names().items():
         variable = variable_of(name)
         if variable in sources.environment:
@@ -109,7 +111,10 @@ def _variables(sources: ConfigSources, text: str) -> tuple[str, ...]:
 
 
 def _mentioned_variables(sources: ConfigSources, text: str) -> set[str]:
-    """Return the variables whose names are in the file or in a URL, as references or as names to pass to programs."""
+    """Return the `GATEWAY_…` variables whose names occur in the file or in a URL.
+
+    They can be references, such as `${GATEWAY_NAME}`, or names of variables to pass to programs.
+    """
     urls = (sources.environment[each] for flag in _EXAMPLES for each in url_variables(sources.environment, flag))
     arguments = (*sources.tunnels, *sources.backends)
     return {name for each in (text, *urls, *arguments) for name in re.findall(rf"\b{PREFIX}\w+", each)}
@@ -124,7 +129,7 @@ def _flags(sources: ConfigSources) -> tuple[str, ...]:
 
 
 def _for_display(problems: list[Problem], redactor: Redactor) -> list[Problem]:
-    """Return at most `_MAX_PROBLEMS` redacted problems, in the order of the file."""
+    """Redact and sort the problems for output. Shorten the list to `_MAX_PROBLEMS`, and add a count of the rest."""
     ordered = sorted(problems, key=_order)
     rest = len(ordered) - _MAX_PROBLEMS
     shown = [replace(each, message=redactor.redact(each.message, each.place)) for each in ordered[:_MAX_PROBLEMS]]

@@ -24,12 +24,13 @@ class GatewaySection:
     """The section `gateway`: name, state directory, workers and strict mode.
 
     Args:
-        instance: The gateway's name in logs, status and labels. With a section `docker`, the gateway records the
-            hostname in `state_dir` and keeps it as its name. It refuses a hostname that is the ID of the container.
+        instance: The gateway's name in logs, status and labels; absent: the hostname. With a section `docker`, the
+            gateway stores this hostname in `state_dir`, so that its name does not change later. It refuses a hostname
+            that is the ID of its container, because this ID changes when the container is recreated.
         state_dir: Folder for data that must survive a restart. The default for a user who cannot write to
             /var/lib/gateway is `$XDG_STATE_HOME/gateway` (~/.local/state/gateway).
-        workers: Number of additional processes that carry the traffic of bulk backends; 0: one process does
-            everything.
+        workers: Number of additional processes that carry the traffic of bulk backends; 0: the main process carries
+            all traffic.
         threads: Number of threads of the data plane in C, which carries tunnels with `data_plane: native`; `auto`:
             one for each processor, up to 4. A change needs a restart.
         reload_on_change: Reload when the configuration file changes, and log in again when the key of a tunnel
@@ -47,12 +48,12 @@ class GatewaySection:
 
 @dataclass(frozen=True)
 class OpsTls:
-    """The keys `ops.tls`: TLS 1.2 or later on `ops.listen`. Changed files are read again.
+    """The keys `ops.tls`: TLS 1.2 or later on `ops.listen`. The gateway reads the files again when they change.
 
     Args:
         cert_file: The certificate in PEM, followed by the intermediate certificates.
         key_file: The private key of the certificate, without a passphrase.
-        client_ca_file: Certificate authorities of clients. A certificate that they signed gives access to
+        client_ca_file: Certificate authorities of clients. Clients with a certificate from one of them have access to
             everything.
     """
 
@@ -89,7 +90,7 @@ class OpsSection:
 
     @property
     def authenticated(self) -> bool:
-        """Whether a client of `listen` needs a token or a certificate for more than probes."""
+        """Whether clients of `listen` need a token or a certificate for everything except the probes."""
         return self.token_file is not None or (self.tls is not None and self.tls.client_ca_file is not None)
 
 
@@ -127,8 +128,8 @@ class AuditSection:
 
     Args:
         log: A file, `stdout` or `stderr`; absent: no audit log.
-        queue: Number of events that wait while the file cannot be written. The gateway drops further events, and
-            counts and logs this.
+        queue: Maximum number of events that wait while the file cannot be written. If the queue is full, the gateway
+            drops further events, counts them, and logs this.
     """
 
     log: LogTarget | None = None
@@ -137,13 +138,13 @@ class AuditSection:
 
 @dataclass(frozen=True)
 class TracesSection:
-    """The section `traces`: one span for each client connection; see docs/traces.md. Needs the extra `otel`.
+    """The section `traces`: one span for each client connection; see docs/traces.md. Requires the extra `otel`.
 
     Args:
         endpoint: The URL of an OpenTelemetry collector (OTLP over HTTP), with its path; absent: no traces.
         token_file: A file with the token that the gateway sends as `Authorization: Bearer`.
         tls: Certificates for an `https://` URL.
-        sample_percent: The share of connections that have a span.
+        sample_percent: The percentage of connections for which the gateway sends a span.
     """
 
     endpoint: str | None = None
@@ -178,9 +179,9 @@ class CommonCheckOptions:
         interval: Time between two checks of a target, with a jitter of 5 %.
         fast_interval: Time between two checks after a change of state or a failure of real traffic.
         down_interval: Time between two checks while the target is down, unless `interval` is shorter.
-        timeout: Time for one whole check.
-        rise: Consecutive successes after which a target is up.
-        fall: Consecutive failures after which a target is down.
+        timeout: Time limit for one whole check.
+        rise: Number of consecutive successes after which a target is up.
+        fall: Number of consecutive failures after which a target is down.
     """
 
     interval: Duration = field(default=Duration(10.0), metadata=POSITIVE)
@@ -206,7 +207,7 @@ class AllowRules:
 
 @dataclass(frozen=True)
 class UnixListener:
-    """A unix socket in `listen`, for one consumer or for some users.
+    """A unix socket in `listen`, which can belong to one consumer and can restrict its users.
 
     Args:
         unix: The path of the socket.
@@ -248,13 +249,13 @@ class CommonBackendOptions:
         targets: The addresses of the servers, in order of preference. A target may be a mapping with `address` and
             `via`.
         via: The tunnel through which the gateway reaches the targets; absent: it reaches them directly. With a list
-            of tunnels, each tunnel is a way to every target, and new clients use a way that works.
+            of tunnels, the gateway can reach every target through each of them, and new clients use one that works.
         prefer: The target for new clients: the primary, a replica, any, or the first one that is up.
-        prefer_way: The way for new clients among those that work: the first one of `via` (`order`), or the one with
-            the fastest checks (`latency`).
+        prefer_way: Which tunnel new clients use if several tunnels work: the first one of `via` (`order`), or the one
+            with the fastest checks (`latency`).
         listen: Addresses and unix sockets where clients connect; absent: the gateway only checks the backend. A unix
             socket may be a mapping with its consumer and users.
-        hold: Maximum time that a new client waits while the path is down; absent: the default of the kind.
+        hold: Maximum time that a new client waits while no target can be reached; absent: the default of the kind.
         max_connections: Maximum number of clients, including waiting ones.
         max_connections_per_consumer: Maximum number of clients of one container (of one address, if containers are
             not known); absent: 80 % of `max_connections` for known containers, so that no container can use all.
@@ -309,7 +310,7 @@ class BackendSpec:
     sockets: tuple[UnixListener, ...] = ()
     """The unix sockets in `listen` that are mappings."""
     own_ways: dict[Endpoint, tuple[str, ...]] = field(default_factory=dict)
-    """The tunnels to the targets that do not use `via`."""
+    """The tunnels of each target that has its own `via`."""
     place: str = field(compare=False, default="")
 
     def ways(self, target: Endpoint) -> tuple[str, ...]:
@@ -323,7 +324,7 @@ class BackendSpec:
 
     @property
     def has_several_ways(self) -> bool:
-        """Whether the targets do not all use the same single tunnel, or the same direct path."""
+        """Whether the backend uses more than one path: several tunnels, or a tunnel and direct connections."""
         return len({self.ways(target) for target in self.targets}) > 1 or len(self.tunnels) > 1
 
 
@@ -350,7 +351,7 @@ class Config:
     direct: tuple[str, ...] = field(default=(), compare=False)
     """The IP addresses that the gateway dials without a tunnel; empty without a section `docker`."""
     servers: dict[str, tuple[Endpoint, ...]] = field(default_factory=dict, compare=False)
-    """The servers of each tunnel with several outer tunnels, by the name of the tunnel."""
+    """The servers of each tunnel whose `via` lists several tunnels, by the name of the tunnel."""
 
 
 SECTIONS: dict[str, type] = {
@@ -362,4 +363,4 @@ SECTIONS: dict[str, type] = {
     "fleet": FleetOptions,
     "traces": TracesSection,
 }
-"""The sections with one value per key: each is also a flag and an environment variable."""
+"""The sections whose keys each have one value. Each of these keys is also a flag and an environment variable."""

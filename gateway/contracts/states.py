@@ -20,7 +20,7 @@ DatabaseRole = Literal["primary", "replica"]
 Preference = Literal["primary", "replica", "any", "order"]
 """Which target the gateway chooses for new clients; see the key `prefer`."""
 WayPreference = Literal["order", "latency"]
-"""Which way to a target the gateway chooses for new clients; see the key `prefer_way`."""
+"""Which tunnel to a target the gateway chooses for new clients; see the key `prefer_way`."""
 
 
 class TunnelState(StrEnum):
@@ -40,9 +40,9 @@ class TunnelState(StrEnum):
 
     @property
     def availability(self) -> "TunnelState":
-        """`backoff` for every state in which the tunnel is down, and other states unchanged.
+        """This state, with `backoff` in place of every state in which the tunnel is down.
 
-        A tunnel that is down stays down during attempts to open it.
+        Attempts to open a tunnel change its state, but not its availability.
         """
         return self if self in (TunnelState.UP, TunnelState.DRAINING, TunnelState.STOPPED) else TunnelState.BACKOFF
 
@@ -53,7 +53,7 @@ class TrafficClass(StrEnum):
     INTERACTIVE = "interactive"
     """Queries, for which low latency matters."""
     BULK = "bulk"
-    """Bulk transfers. On the same connection or CPU core as queries, they would delay the queries."""
+    """Bulk transfers, for which throughput matters. They delay queries that share their connection or CPU core."""
 
 
 class CloseReason(StrEnum):

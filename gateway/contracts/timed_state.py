@@ -7,10 +7,10 @@ _FAULTS = (HealthState.DOWN, HealthState.DEGRADED)
 
 
 class TimedState:
-    """A state, and the time at which the state began.
+    """A state, and the time at which the state began (`since`).
 
-    While a target is blocked or paused, its checks are interrupted, and an earlier fault remains. If a target is down
-    both before and after an interruption, `since` is therefore the time at which it was first down.
+    The states `blocked` and `paused` interrupt the checks, but do not end a fault. If a target is down before and
+    after such an interruption, `since` is the beginning of the first `down` state.
 
     Args:
         now: The current time, in seconds since the epoch.
@@ -20,7 +20,7 @@ class TimedState:
         self.state: str = HealthState.UNKNOWN
         self.since = now
         self._interrupted: tuple[str, float] | None = None
-        """The fault before the current interruption, and the time at which the fault began; None if there is none."""
+        """The state before the current interruption, if it was a fault, and the time at which it began."""
 
     def enter(self, state: str, now: float) -> bool:
         """Set the state, and return whether it has changed.

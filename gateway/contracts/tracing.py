@@ -7,11 +7,11 @@ from typing import NamedTuple, Protocol
 from gateway.contracts.values import Endpoint
 
 _MAX_PHASES = 64
-"""Maximum number of recorded phases. A client that waits for minutes dials repeatedly."""
+"""Maximum number of recorded phases, because a client that waits for minutes has many dial attempts."""
 HOLD = "hold"
 """The client waits for the tunnel."""
 DIAL = "dial"
-"""The gateway chooses a target, waits until it may dial the target, or pauses between two attempts."""
+"""The gateway chooses a target, waits for permission to dial it, or waits before the next attempt."""
 CHANNEL = "channel"
 """The gateway opens the SSH channel or the connection to the target."""
 
@@ -33,8 +33,8 @@ class TracedPhase(NamedTuple):
 class ConnectionTrace:
     """Records when a client was accepted, and the consecutive phases until it is joined to a target.
 
-    All times are in nanoseconds since the epoch, and advance with the monotonic clock. A change of the system time
-    has no effect on them.
+    All times are in nanoseconds since the epoch. They are derived from the monotonic clock, so that a change of the
+    system time during the connection has no effect on them.
     """
 
     __slots__ = ("_began", "_name", "_offset", "accepted", "phases")
@@ -68,8 +68,8 @@ class TracedConnection:
     """A client connection that has ended.
 
     Args:
-        trace: Its times. No phase is open.
-        ended: The end in nanoseconds since the epoch.
+        trace: The times of the connection. All phases have ended.
+        ended: The end of the connection, in nanoseconds since the epoch.
         backend: The backend.
         ending: A `CloseReason`, `not_connected` or `refused`.
         reason: Why the client was refused or not connected; None if it was connected.

@@ -41,8 +41,8 @@ class MariaDB:
         folder.mkdir(parents=True, exist_ok=True)
         if os.geteuid() == 0:
             run(["chown", _OWNER, str(folder)])
-        # Use a separate directory, because a starting server removes other servers' temporary tables from its
-        # temporary directory.
+        # A starting server removes all temporary tables in its temporary directory, including those of other servers.
+        # So each server needs its own directory.
         self._tmpdir = f"--tmpdir={folder}"
         self._process = Process(
             [
@@ -102,7 +102,7 @@ class MariaDB:
                     unix_socket=str(self._socket), user="root", ssl_disabled=True, connect_timeout=10, autocommit=True
                 )
             except pymysql.OperationalError as error:
-                # The server starts to listen on its TCP port before its unix socket exists.
+                # Retry, because the server listens on its TCP port before it creates its unix socket.
                 if error.args[0] not in (2002, 2003) or time.monotonic() > deadline:
                     raise
             time.sleep(0.05)

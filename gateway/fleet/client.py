@@ -22,7 +22,7 @@ PATH = "/api/v1/summary"
 
 
 class MemberError(GatewayError):
-    """A member did not answer, or its answer cannot be used."""
+    """A member did not respond, or its response is not valid."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class MemberClient:
     """Requests the summaries of members. Use it as an asynchronous context manager, which closes all connections.
 
     Args:
-        timeout: Seconds for one request, from the lookup of the name to the last byte of the answer.
+        timeout: Seconds for one request, from the lookup of the name to the last byte of the response.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -68,7 +68,7 @@ class MemberClient:
         self.credentials = MemberCredentials()
 
     async def __aenter__(self) -> Self:
-        # aiohttp reads an idle connection without a limit, so a hostile member could fill the memory.
+        # `force_close`: aiohttp reads idle connections without a limit, so a hostile member could exhaust the memory.
         connector = aiohttp.TCPConnector(limit=0, resolver=_MemberResolver(), force_close=True)
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -85,10 +85,10 @@ class MemberClient:
     async def ask(self, member: Member) -> MemberSummary:
         """Return the summary of a member.
 
-        Redirects are not followed, so that the token is sent only to addresses of the configuration.
+        The client does not follow redirects, so that it sends the token only to configured addresses.
 
         Raises:
-            MemberError: The member does not answer in time, or its answer cannot be used.
+            MemberError: The member does not respond in time, or its response is not valid.
         """
         try:
             async with asyncio.timeout(self.timeout):
@@ -119,12 +119,12 @@ class MemberClient:
             async for chunk in response.content.iter_any():
                 body += chunk
                 if len(body) > MAX_BYTES:
-                    raise MemberError(f"the answer is larger than {MAX_BYTES} bytes")
+                    raise MemberError(f"the response is larger than {MAX_BYTES} bytes")
             return bytes(body)
 
 
 class _MemberResolver(AbstractResolver):
-    """The resolver that aiohttp uses for the names of members. Requests for one name share a lookup."""
+    """Resolves the host names of members for aiohttp. Concurrent requests for one name share a lookup."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -138,4 +138,4 @@ class _MemberResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Do nothing: the lookups are shared."""
+        """Do nothing, because other clients can wait for the same lookups."""

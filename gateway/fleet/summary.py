@@ -8,7 +8,7 @@ from typing import Any
 from gateway.text_sanitizer import one_line
 
 MAX_BYTES = 64 << 10
-"""Maximum size of an answer."""
+"""Maximum size of a response."""
 _MAX_PROBLEMS = 10
 _MAX_STATES = 20
 _MAX_NAME = 100
@@ -56,17 +56,17 @@ class MemberSummary:
 
 
 def decode_summary(body: bytes) -> MemberSummary:
-    """Decode an answer. Each text becomes one line without control characters, and is cut to a maximum length.
+    """Decode a response. Sanitize each string to one line without control characters, and truncate it.
 
     Raises:
-        ValueError: The answer is not that of a gateway.
+        ValueError: The response is not from a gateway.
     """
     try:
         found = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"the answer is not valid JSON: {_CORRECT_PORT}") from error
+        raise ValueError(f"the response is not valid JSON: {_CORRECT_PORT}") from error
     if not isinstance(found, dict) or not isinstance(found.get("backends"), dict):
-        message = f"the answer is not that of a gateway: {_CORRECT_PORT}"
+        message = f"the response is not from a gateway: {_CORRECT_PORT}"
         raise ValueError(message)  # noqa: TRY004 - the value has the wrong content
     problems = found.get("problems")
     return MemberSummary(

@@ -74,7 +74,7 @@ class Forward:
         self._audit = ConnectionAudit(name, recorder or AuditRecorder(), exporter)
         self._acceptor = Acceptor(name, admission, self._dialer, self._connections, self._audit, self._connect)
         self._native: NativeAcceptor | None = None
-        """Lets links accept clients; None if a tap measures latency."""
+        """Lets links accept the clients; None if a tap measures latency, because links do not support such a tap."""
         if tap is None:
             self._native = native = NativeAcceptor(self._acceptor, self._latency, self._add, self._cancels)
             self._acceptor.waiting_elsewhere = lambda: native.waiting
@@ -161,7 +161,7 @@ class Forward:
         self._start_accepting()
 
     def review(self) -> None:
-        """Accept clients in this process if the target or the rules have changed since a link accepts them."""
+        """Stop accepting through a link if the target of new clients or the rules have changed."""
         if self._native is not None:
             self._native.review(self._dialer.target_dialer.route)
 

@@ -78,10 +78,10 @@ class Listener:
         return all(sock.family in (socket.AF_INET, socket.AF_INET6) for sock in self._sockets)
 
     def delegate(self, withdraw: Callable[[], None]) -> None:
-        """Let the link that has duplicates of the sockets accept the clients, until `start`.
+        """Stop accepting, because a link with duplicates of the sockets accepts the clients until `start`.
 
         Args:
-            withdraw: Called by `stop` and `close`. After it, the link must not accept clients.
+            withdraw: Called by `stop` and `close`. It must make the link stop accepting.
         """
         self.stop()
         self._withdraw = withdraw

@@ -66,8 +66,8 @@ def _login(container: ImportedContainer, result: ImportResult) -> dict[str, Any]
     else:
         keys["agent"] = "${SSH_AUTH_SOCK}"
         result.add_note(
-            f"{container.where}: no key is set, so the configuration uses the SSH agent; if there is no agent, write"
-            ' identity_files: ["${HOME}/.ssh/KEY"] instead of agent'
+            f"{container.where}: no key is set, so the configuration uses the SSH agent; if there is no agent, mount"
+            " a key, set SSH_KEY_PATH to its path in the container, and import again"
         )
     passphrase = next((name for name in ("SSH_PASSPHRASE", "SSH_KEY_PASSPHRASE") if variable(name)), "")
     if passphrase:

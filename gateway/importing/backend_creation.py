@@ -51,9 +51,12 @@ def _add_forward(forward: ImportedForward, clients: list[ImportedClient], result
     kind = KINDS[kinds[0]] if kinds else kind_of_port(port)
     listen = forward.listen
     if any(each.where == forward.where and each.network != "host" for each in result.containers):
-        listen = re.sub(r"^(127\.0\.0\.1|\[::1\])(?=:)", ANY_ADDRESS, listen)
-    if listen != forward.listen:
-        result.add_note(f"{forward.where}: {forward.listen} becomes {listen}, in the gateway's own container")
+        # The host's kernel mounts volumes, so their listeners are on the host and not in a container.
+        mounted = kind.kernel_mounts
+        address, place = ("127.0.0.1", "on this host") if mounted else (ANY_ADDRESS, "in the gateway's own container")
+        listen = re.sub(r"^(127\.0\.0\.1|\[::1\]|0\.0\.0\.0)(?=:)", address, listen)
+        if listen != forward.listen:
+            result.add_note(f"{forward.where}: {forward.listen} becomes {listen}, {place}")
     listen = _free_listener(listen, forward.where, result)
     volume = next((client.volume for client in clients if client.volume), "")
     if clients and (kind.name == clients[0].kind or volume):
@@ -139,8 +142,7 @@ def _merge(client: ImportedClient, name: str, result: ImportResult) -> None:
     client.backend = name
     backend = result.backends[name]
     if "check" in client.keys and not checks_login(backend["kind"]):
-        del client.keys["check"]
-        client.notes = tuple(each for each in client.notes if "PASSWORD_FILE" not in each)
+        _remove_login(client)
     keys = dict(client.keys)
     if "database" in keys.get("check", {}) and not has_check_key(backend["kind"], "database"):
         keys["check"] = {key: value for key, value in keys["check"].items() if key != "database"}
@@ -159,6 +161,33 @@ def _merge(client: ImportedClient, name: str, result: ImportResult) -> None:
         keys["volume"] = _unique_volume(client, keys["volume"], result)
     for key, value in keys.items():
         backend.setdefault(key, value)
+    if "check" in keys:
+        _join_checks(client, keys["check"], name, result)
+
+
+def _remove_login(client: ImportedClient) -> None:
+    """Remove the check's login from a client, with the note about its password."""
+    del client.keys["check"]
+    client.notes = tuple(each for each in client.notes if "PASSWORD_FILE" not in each)
+
+
+def _join_checks(client: ImportedClient, check: dict[str, Any], name: str, result: ImportResult) -> None:
+    """Add a client's login to the check of a backend. If another client has set the user or database, add a note."""
+    backend = result.backends[name]
+    others: list[str] = []
+    if check.get("user") == backend["check"].get("user"):
+        backend["check"] = {**check, **backend["check"]}
+    else:
+        _remove_login(client)
+        others = [f"user {check['user']}" if "user" in check else "a password without a user"]
+    if check.get("database", "") not in ("", backend["check"].get("database")):
+        others.append(f"database {check['database']}")
+    if others:
+        login = ", ".join(f"{key} {backend['check'][key]}" for key in ("user", "database") if key in backend["check"])
+        result.add_note(
+            f"{client.where}: the check of backend {name} logs in with {login or 'a password without a user'}: it"
+            f" does not use {', '.join(others)}"
+        )
 
 
 def _unique_volume(client: ImportedClient, keys: dict[str, Any], result: ImportResult) -> dict[str, Any]:

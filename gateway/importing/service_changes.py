@@ -85,7 +85,8 @@ def _change_dependencies(
 ) -> None:
     """Make a service depend on the gateway if it needs the gateway, or if it depends on a replaced service.
 
-    Dependencies on replaced services are removed.
+    Dependencies on replaced services are removed. The result is always a mapping: with a list, Compose starts the
+    service before the gateway listens.
     """
     path = ("services", container.name, "depends_on")
     needs = edit.get(*path)
@@ -94,13 +95,9 @@ def _change_dependencies(
     if not old and not needs_gateway:
         return
     container.use("depends_on")
-    if isinstance(needs, dict) or not names:
-        rest = {each: keys for each, keys in (needs or {}).items() if each not in old}
-        edit.put(path, {"gateway": {"condition": "service_healthy"}, **rest})
-    elif old:
-        edit.change_items(path, lambda each: "gateway" if each == old[0] else None if each in old else each)
-    else:
-        edit.put(path, [*names, "gateway"])
+    conditions = needs if isinstance(needs, dict) else {each: {"condition": "service_started"} for each in names}
+    rest = {each: keys for each, keys in conditions.items() if each not in old}
+    edit.put(path, {"gateway": {"condition": "service_healthy"}, **rest})
 
 
 def _mounts(container: ImportedContainer, result: ImportResult) -> bool:

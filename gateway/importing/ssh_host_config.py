@@ -131,8 +131,8 @@ def _login(
     elif not identities:
         keys["agent"] = "${SSH_AUTH_SOCK}"
         result.add_note(
-            f"{context.where}: no key is set, so the configuration uses the SSH agent; if there is no agent, write"
-            ' identity_files: ["${HOME}/.ssh/KEY"] instead of agent'
+            f"{context.where}: no key is set, so the configuration uses the SSH agent; if there is no agent, name a"
+            " key in the source (`-i KEY` or `IdentityFile KEY`), and import again"
         )
     return keys
 

@@ -37,7 +37,7 @@ _STATES: dict[str, str] = {
 
 
 def state_name(state: str) -> str:
-    """Return the name of a state on the page."""
+    """Return the name of a state on the page and in the tables of commands."""
     return _NAMES.get(state, state)
 
 

@@ -38,9 +38,9 @@ class ServiceClient:
     """A client of one running service, over its admin socket or HTTP.
 
     Args:
-        url: The HTTP address of the service. None: use the admin socket if it exists, otherwise the address from the
-            environment variables.
-        admin_socket: Path of the service's admin socket. None: the default path for the user of this process.
+        url: The HTTP address of the service. None: use `admin_socket`.
+        admin_socket: Path of the service's admin socket. None: the default path for the user of this process. If that
+            socket does not exist, `get` uses the address from the environment variables.
         token_file: File with the bearer token for the HTTP address. None to send no token.
         ca_file: Certificate authorities for an https:// URL, in PEM. None to use the system's certificate
             authorities.
@@ -61,7 +61,7 @@ class ServiceClient:
             GatewayError: The service refuses the host name or the token, or its response is not valid.
             UsageError: The URL, the token file or the CA file is not valid.
         """
-        if self.url is None and _exists(self._socket):
+        if self.url is None and (self.admin_socket or _exists(self._socket)):
             return self._request_socket("GET", path)
         source, url = ("--url", self.url) if self.url else _default_url(path)
         try:

@@ -73,7 +73,10 @@ class GeneratedClientFile:
 
 
 def _refuse_files(name: str) -> bytes:
-    raise GatewayError(f"{name}: files that the file refers to are not read; put the content into an inline block")
+    raise GatewayError(
+        f"{name}: files that the OpenVPN configuration refers to are not read; put the content into an inline block,"
+        " such as <ca>…</ca>"
+    )
 
 
 def parse_client_file(text: str, read_file: Callable[[str], bytes] = _refuse_files) -> GeneratedClientFile:

@@ -83,7 +83,7 @@ async def test_each_error_of_a_request_says_what_to_do(tmp_path: Path) -> None:
         MemberClient(WITHIN) as client,
     ):
         ssh_port, half_port, tls_port = (each.sockets[0].getsockname()[1] for each in (ssh, half, tls))
-        assert await error_of("http://127.0.0.1", ssh_port) == f"the answer is not HTTP: {CORRECT_PORT}"
+        assert await error_of("http://127.0.0.1", ssh_port) == f"the response is not HTTP: {CORRECT_PORT}"
         assert await error_of("https://127.0.0.1", ssh_port) == (
             "the TLS handshake failed (wrong version number): check the port, and that the member has ops.tls"
         )
@@ -115,7 +115,7 @@ async def test_each_error_of_a_request_says_what_to_do(tmp_path: Path) -> None:
         ),
         (
             aiohttp.ClientOSError(errno.ECONNRESET, "Connection reset by peer"),
-            f"the server closed the connection without an answer: {CORRECT_PORT}",
+            f"the server closed the connection without a response: {CORRECT_PORT}",
         ),
     ],
 )

@@ -53,7 +53,7 @@ def test_a_time_that_is_not_valid_is_empty(sent: object, decoded: str) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"\xff", b"[]", b"null", b"{}", b'{"backends": []}', b"[" * 50000])
 def test_other_answers_are_refused(body: bytes) -> None:
-    with pytest.raises(ValueError, match="the answer is not"):
+    with pytest.raises(ValueError, match="the response is not"):
         decode_summary(body)
 
 

@@ -34,7 +34,7 @@ READY = member("ready")
 WARNING = member("warning", replace(SUMMARY, backends={"up": 2, "degraded": 1}, problems=(LOGIN,)))
 BLOCKED = member("blocked", replace(SUMMARY, backends={"blocked": 3}, problems=(TUNNEL,)))
 DOWN = member("down", replace(SUMMARY, backends={"up": 2, "down": 1}))
-DEAD = member("dead", None, "no answer within 2 s")
+DEAD = member("dead", None, "no response within 2 s")
 
 
 @pytest.mark.parametrize(

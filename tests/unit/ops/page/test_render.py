@@ -45,7 +45,7 @@ def test_text_from_outside_is_escaped() -> None:
     )  # fmt: skip
     view = service(
         [tunnel(EVIL, TunnelState.BACKOFF, kind=EVIL, far_side=EVIL, **evil)], [shown], instance=EVIL, version=EVIL,
-        warnings=[EVIL], reload_successful=False, reload_error=EVIL,
+        warnings=[EVIL], reload_successful=False, reload_failed_at=NOW, reload_error=EVIL,
         docker=docker(trouble=EVIL, warnings=[EVIL],
             dead=[DeadContainerView(EVIL, EVIL, EVIL, EVIL, EVIL, EVIL, is_excluded=False)]),
     )  # fmt: skip
