@@ -45,7 +45,7 @@ class PlannedAction:
 
     Args:
         network: The name of the network or volume; empty if the action starts or restarts a container.
-        network_id: The ID of the network or volume, or its name if this engine does not list it yet.
+        network_id: The ID of the network or volume; its name if the engine does not list it yet.
         container: The name of the container or service; empty for a network.
         container_id: The ID of the container or service.
         aliases: The endpoint's aliases.

@@ -31,9 +31,7 @@ OWNERS = "cd {0} && chown 999:42 . * && chmod 0700 . && chmod 0640 *"
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    folder = tmp_path_factory.mktemp("engine")
-    (folder / "data").mkdir(mode=0o710)  # on disk, because the audit reports volumes in memory
-    with running_engine(folder) as made:
+    with running_engine(tmp_path_factory.mktemp("engine"), on_disk=True) as made:
         root = made.folder / "busybox"
         for applet in ("mkdir", "cp", "ls", "true", "chown", "chmod", "stat"):
             (root / "bin" / applet).symlink_to("busybox")
@@ -681,7 +679,13 @@ def test_exit_codes_and_formats(engine: Engine) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_an_audit_of_many_containers_is_fast_and_changes_nothing(engine: Engine) -> None:
+def test_an_audit_of_many_containers_is_fast_and_changes_nothing(tmp_path: Path) -> None:
+    # An engine that keeps its data in memory: on a busy disk, 300 containers take many minutes.
+    with running_engine(tmp_path / "engine") as engine:
+        _audit_many_containers(engine)
+
+
+def _audit_many_containers(engine: Engine) -> None:
     for number in range(300):
         # A start takes several times longer than a creation, so only every tenth container runs and has a layer.
         # `bench/audit_fleet.py` starts all of them.

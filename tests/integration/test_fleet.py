@@ -167,13 +167,7 @@ def test_the_page_shows_members_and_escapes_their_answers(fleet: Fleet) -> None:
     fleet.main.wait(lambda: "evil forged" in fleet.main.http.get("/fleet")[1], 20)
     code, page = fleet.main.http.get("/fleet")
     assert code == 200
-    for text in (
-        "<script>",
-        "unreachable",
-        "no response within 1 s",
-        fleet.address("dead"),
-        "backend closed is down",
-    ):
+    for text in ("<script>", "unreachable", "no response within", fleet.address("dead"), "backend closed is down"):
         assert html.escape(text) in page, text
     assert "<td>1 <script>" not in page
 

@@ -23,7 +23,7 @@ def plan(
     ours: frozenset[tuple[str, str]],
     seen: frozenset[tuple[str, str]] = frozenset(),
 ) -> Plan:
-    """Create a plan.
+    """Compare the desired state with the observed state, and return the plan.
 
     Args:
         desired: The desired state.
