@@ -8,6 +8,9 @@ from gateway.audit.model import AuditedContainer
 _HOST_NAME = {"docker": "{{.Name}}", "podman": "{{.Host.Hostname}}"}
 """The template for the engine's host name in the output of `info`, for each command line client."""
 
+KEEP_OWNERS = "-a=false"
+"""The option of `cp` for a copy into a container. With `-a`, the engine gives each file to the container's user."""
+
 
 def script(*lines: str) -> str:
     """Return a script of commands that stops at the first command that fails."""
@@ -41,7 +44,7 @@ def copy(client: str, container: AuditedContainer, new: str, path: str) -> str:
         *before, source = _read_tmpfs(client, container, path)
     else:
         before, source = [], command(client, "cp", "-a", f"{container.name}:{path}/.", "-")
-    return "\n".join((*before, f"{source} | {command(client, 'cp', '-a', '-', f'{new}:{path}')}"))
+    return "\n".join((*before, f"{source} | {command(client, 'cp', KEEP_OWNERS, '-', f'{new}:{path}')}"))
 
 
 def save(client: str, container: AuditedContainer, path: str) -> str:

@@ -23,13 +23,13 @@ class CommandOptions:
             TZ and the locale.
         login_exit_codes: Exit codes with which the program reports that its login failed. The tunnel is then
             quarantined.
-        start_timeout: Time limit until the program listens (`port`). The file system must find the program within
-            half of this time.
-        suspect: If the program does not read, accept or answer for this time, although data waits on each connection,
-            new clients use another process (`port`).
-        lost: If the program does not read, accept or answer for this time, although data waits on each connection,
-            the gateway kills the process and resets its clients. It does not kill a process that still accepts new
-            connections (`port`).
+        start_timeout: Time limit until the program listens (with `mode: port`). The lookup of the program in the file
+            system may take half of this time.
+        suspect: If the program does not read, accept or respond for this time, although data waits on each
+            connection, new clients use another process (with `mode: port`).
+        lost: If the program does not read, accept or respond for this time, although data waits on each connection,
+            the gateway kills the process and resets its clients. With `mode: port`, it does not kill a process that
+            still accepts new connections.
     """
 
     command: tuple[str, ...]

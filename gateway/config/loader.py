@@ -111,7 +111,10 @@ def _variables(sources: ConfigSources, text: str) -> tuple[str, ...]:
 
 
 def _mentioned_variables(sources: ConfigSources, text: str) -> set[str]:
-    """Return the variables whose names are in the file or in a URL, as references or as names to pass to programs."""
+    """Return the `GATEWAY_…` variables whose names occur in the file or in a URL.
+
+    They can be references, such as `${GATEWAY_NAME}`, or names of variables to pass to programs.
+    """
     urls = (sources.environment[each] for flag in _EXAMPLES for each in url_variables(sources.environment, flag))
     arguments = (*sources.tunnels, *sources.backends)
     return {name for each in (text, *urls, *arguments) for name in re.findall(rf"\b{PREFIX}\w+", each)}
@@ -126,7 +129,7 @@ def _flags(sources: ConfigSources) -> tuple[str, ...]:
 
 
 def _for_display(problems: list[Problem], redactor: Redactor) -> list[Problem]:
-    """Return at most `_MAX_PROBLEMS` redacted problems, in the order of the file."""
+    """Redact and sort the problems for output. Shorten the list to `_MAX_PROBLEMS`, and add a count of the rest."""
     ordered = sorted(problems, key=_order)
     rest = len(ordered) - _MAX_PROBLEMS
     shown = [replace(each, message=redactor.redact(each.message, each.place)) for each in ordered[:_MAX_PROBLEMS]]

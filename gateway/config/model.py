@@ -47,12 +47,12 @@ class GatewaySection:
 
 @dataclass(frozen=True)
 class OpsTls:
-    """The keys `ops.tls`: TLS 1.2 or later on `ops.listen`. Changed files are read again.
+    """The keys `ops.tls`: TLS 1.2 or later on `ops.listen`. The gateway reads the files again when they change.
 
     Args:
         cert_file: The certificate in PEM, followed by the intermediate certificates.
         key_file: The private key of the certificate, without a passphrase.
-        client_ca_file: Certificate authorities of clients. A certificate that they signed gives access to
+        client_ca_file: Certificate authorities of clients. Clients with a certificate from one of them have access to
             everything.
     """
 
@@ -89,7 +89,7 @@ class OpsSection:
 
     @property
     def authenticated(self) -> bool:
-        """Whether a client of `listen` needs a token or a certificate for more than probes."""
+        """Whether clients of `listen` need a token or a certificate for everything except the probes."""
         return self.token_file is not None or (self.tls is not None and self.tls.client_ca_file is not None)
 
 
@@ -127,8 +127,8 @@ class AuditSection:
 
     Args:
         log: A file, `stdout` or `stderr`; absent: no audit log.
-        queue: Number of events that wait while the file cannot be written. The gateway drops further events, and
-            counts and logs this.
+        queue: Maximum number of events that wait while the file cannot be written. If the queue is full, the gateway
+            drops further events, counts them, and logs an error.
     """
 
     log: LogTarget | None = None
@@ -206,7 +206,7 @@ class AllowRules:
 
 @dataclass(frozen=True)
 class UnixListener:
-    """A unix socket in `listen`, for one consumer or for some users.
+    """A unix socket in `listen`, which can belong to one consumer and can restrict its users.
 
     Args:
         unix: The path of the socket.
@@ -248,13 +248,13 @@ class CommonBackendOptions:
         targets: The addresses of the servers, in order of preference. A target may be a mapping with `address` and
             `via`.
         via: The tunnel through which the gateway reaches the targets; absent: it reaches them directly. With a list
-            of tunnels, each tunnel is a way to every target, and new clients use a way that works.
+            of tunnels, the gateway can reach every target through each of them, and new clients use one that works.
         prefer: The target for new clients: the primary, a replica, any, or the first one that is up.
-        prefer_way: The way for new clients among those that work: the first one of `via` (`order`), or the one with
-            the fastest checks (`latency`).
+        prefer_way: Which tunnel new clients use if several tunnels work: the first one of `via` (`order`), or the one
+            with the fastest checks (`latency`).
         listen: Addresses and unix sockets where clients connect; absent: the gateway only checks the backend. A unix
             socket may be a mapping with its consumer and users.
-        hold: Maximum time that a new client waits while the path is down; absent: the default of the kind.
+        hold: Maximum time that a new client waits while no target can be reached; absent: the default of the kind.
         max_connections: Maximum number of clients, including waiting ones.
         max_connections_per_consumer: Maximum number of clients of one container (of one address, if containers are
             not known); absent: 80 % of `max_connections` for known containers, so that no container can use all.
@@ -309,7 +309,7 @@ class BackendSpec:
     sockets: tuple[UnixListener, ...] = ()
     """The unix sockets in `listen` that are mappings."""
     own_ways: dict[Endpoint, tuple[str, ...]] = field(default_factory=dict)
-    """The tunnels to the targets that do not use `via`."""
+    """The tunnels of each target that has its own `via`."""
     place: str = field(compare=False, default="")
 
     def ways(self, target: Endpoint) -> tuple[str, ...]:
@@ -323,7 +323,7 @@ class BackendSpec:
 
     @property
     def has_several_ways(self) -> bool:
-        """Whether the targets do not all use the same single tunnel, or the same direct path."""
+        """Whether the backend uses more than one path: several tunnels, or a tunnel and direct connections."""
         return len({self.ways(target) for target in self.targets}) > 1 or len(self.tunnels) > 1
 
 

@@ -131,13 +131,13 @@ def _conflict(one: Endpoint | Path, other: Endpoint | Path) -> bool:
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    with contextlib.suppress(ValueError):  # a host name is not resolved here
+    with contextlib.suppress(ValueError):  # a host name has no address without a lookup
         return ipaddress.ip_address("127.0.0.1" if host == "localhost" else host.partition("%")[0])
     return None
 
 
 def _place(root: ParsedMapping, *path: str) -> str:
-    """Return the place of the value at `path`; if it is absent, return the place of its innermost present parent."""
+    """Return the place of the value at `path`. If it is absent, return the place of its nearest present parent."""
     place, table = root.place, root
     for name in path:
         if name not in table.entries:

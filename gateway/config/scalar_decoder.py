@@ -55,7 +55,7 @@ def read_scalar(tree: ParsedScalar, text: str, read: Callable[[str], Any]) -> An
 
 
 def _check_text(text: str) -> None:
-    """Refuse characters that no file name, address or password can contain.
+    """Check that a value contains only characters that are valid in file names, addresses and passwords.
 
     Raises:
         PossibleSecretError: The text contains a null character or an unpaired surrogate.
@@ -71,7 +71,7 @@ def _check_text(text: str) -> None:
 
 
 def _error_of_reference(written: str, read: Callable[[str], Any]) -> str:
-    """Return an error without the value from the environment, because the value can be a misplaced secret."""
+    """Return an error message that shows the reference instead of the value, which can be a misplaced secret."""
     try:
         read(written)
     except ValueError as error:
@@ -93,7 +93,7 @@ def one_of(text: str, choices: tuple[str, ...]) -> str:
 
 
 def broken_rule(value: Any, rules: Mapping[str, Any]) -> str | None:
-    """Return the error if a value breaks a rule of its field, or None.
+    """Return an error message if a value breaks a rule of its field; None if the value is valid.
 
     Args:
         value: The decoded value.

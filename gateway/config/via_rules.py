@@ -16,7 +16,7 @@ class _ViaEntry(NamedTuple):
 
 
 def via_problems(root: ParsedMapping) -> Iterator[Problem]:
-    """Yield a problem for each violation. Reads the tree, and so also checks parts that have other problems."""
+    """Yield a problem for each invalid `via`. Reads the tree, to include tunnels and backends with other problems."""
     known = [name for name, _ in tables(root, "tunnels")]
     for section in ("tunnels", "backends"):
         for name, table in tables(root, section):
@@ -37,7 +37,7 @@ def _vias(table: ParsedMapping, key: str) -> Iterator[tuple[str, Tree]]:
 
 def _items(tree: Tree) -> Iterator[_ViaEntry]:
     for each in tree.items if isinstance(tree, ParsedSequence) else [tree]:
-        if isinstance(each, ParsedScalar) and each.text:  # the decoder reports an empty text
+        if isinstance(each, ParsedScalar) and each.text:  # the decoder reports an empty value
             yield _ViaEntry(each.text, each.place)
 
 
@@ -61,7 +61,7 @@ def _of_via(key: str, tree: Tree, known: list[str]) -> Iterator[Problem]:
 
 
 def _loops(ways: dict[str, list[_ViaEntry]]) -> Iterator[Problem]:
-    """Yield a problem for each group of tunnels that are inside each other."""
+    """Yield a problem for each loop of tunnels that run inside each other."""
     finished: set[str] = set()
     reported: set[str] = set()
     for first, outer in ways.items():
@@ -81,6 +81,6 @@ def _loops(ways: dict[str, list[_ViaEntry]]) -> Iterator[Problem]:
 
 
 def _loop(loop: list[str], ways: dict[str, list[_ViaEntry]]) -> Problem:
-    """Return the problem, placed at the entry of the first tunnel's `via` that continues the loop."""
+    """Return the problem of a loop. Its place is the entry in the first tunnel's `via` that names the next tunnel."""
     place = next(way.place for way in ways[loop[0]] if way.tunnel == loop[1])
     return Problem(place, f"tunnels.{loop[0]}.via", f"forms a loop: {' → '.join(loop)}: change one via")

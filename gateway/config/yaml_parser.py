@@ -63,7 +63,7 @@ def parse_yaml(
         text: The content of the file.
         problems: The list to which problems are added.
         environment: The environment variables.
-        used: As for `expand`.
+        used: Receives the references to values that errors must not show, see `expand`.
         unset: The error for a reference to a variable that is not set, with `{name}` for its name.
     """
     empty = ParsedMapping(str(path))

@@ -12,14 +12,14 @@ from gateway.measurement import Histogram, Tap
 
 @dataclass(frozen=True)
 class AcceptRule:
-    """Which clients a link accepts, and to which target it joins them.
+    """The rule by which a link accepts clients: the sockets, the allowed networks, and the target to join them to.
 
     Args:
         sockets: Listening TCP sockets, non-blocking. The link uses duplicates; the caller still owns the sockets.
         to: The target.
         allow: Networks that are allowed to connect; empty to allow all.
         latency: Records the response latencies; see `gateway.contracts.link.Link.join`.
-        make_tap: Creates the tap of each client, without a tracker; None if nothing observes the bytes.
+        make_tap: Creates the tap of each client; its `tracker` must be None. None if nothing observes the bytes.
     """
 
     sockets: tuple[socket.socket, ...]
@@ -34,36 +34,36 @@ class LinkListener(Protocol):
 
     @property
     def waiting(self) -> int:
-        """Number of clients that were accepted, and for which the handler was not called yet."""
+        """Number of accepted clients for which the link has not called the handler yet."""
 
     @property
     def unused(self) -> int:
-        """Number of clients that can still be accepted before more are permitted; 0 after `withdraw`."""
+        """Number of permits that accepted clients have not used yet; 0 after `withdraw`."""
 
     def permit(self, count: int) -> None:
-        """Permit `count` more clients."""
+        """Permit the link to accept `count` more clients."""
 
     def withdraw(self) -> None:
-        """Accept no more clients under the rule, effective immediately.
+        """Stop accepting clients under the rule, effective immediately. The handler's `on_stopped` is not called.
 
-        The link returns a client that it accepts at this moment. Clients that were accepted before are joined or
-        returned. The handler's `on_stopped` is not called.
+        The link still joins or returns the clients that it accepted before. If it accepts a client at the same
+        moment, it returns this client to the handler.
         """
 
     def recall(self) -> None:
-        """Return the clients that are not joined yet."""
+        """Pass all clients that are not joined yet to the handler's `on_returned`."""
 
 
 class AcceptedClientHandler(Protocol):
-    """Gets the clients that a link has accepted. Must not raise."""
+    """Receives the clients that a link has accepted. The methods must not raise."""
 
     def on_joined(self, listener: LinkListener, relay: Relay, tap: Any, seconds: float) -> None:
-        """Handle a client that was joined to the target, before any of its bytes.
+        """Handle a client that was joined to the target. Called before the relay forwards any bytes.
 
         Args:
             listener: The listener.
-            relay: Carries the bytes.
-            tap: What the `make_tap` of the rule has returned; None if the rule has none.
+            relay: Forwards the bytes between the client and the target.
+            tap: The client's tap, from the rule's `make_tap`; None if the rule has no `make_tap`.
             seconds: Seconds since the client was accepted.
         """
 
@@ -77,16 +77,16 @@ class AcceptedClientHandler(Protocol):
         """
 
     def on_stopped(self, listener: LinkListener, *, failed: bool) -> None:
-        """Accept clients elsewhere.
+        """Handle that the listener accepts no more clients, so that the handler must accept them itself.
 
         Args:
             listener: The listener.
-            failed: Whether all permits are used, a dial failed or is slow, or accepting failed. If not, the link has
-                changed, and can accept clients again immediately.
+            failed: Whether all permits are used, a dial failed or is slow, or accepting failed. If False, only the
+                link has changed, and the handler can call `listen` again immediately.
         """
 
     def on_closed(self, listener: LinkListener) -> None:
-        """Forget a listener that has stopped or was withdrawn, and has no more clients. This is the last call."""
+        """Remove a listener that accepts no more clients and has none left. No further call concerns it."""
 
 
 @runtime_checkable
@@ -98,9 +98,9 @@ class AcceptingLink(Protocol):
 
         Args:
             rule: The rule.
-            permits: Number of clients to accept until more are permitted.
-            handler: Gets the clients.
+            permits: Number of clients to accept. `LinkListener.permit` increases it.
+            handler: Receives the clients.
 
         Returns:
-            None if this link cannot accept clients now.
+            The listener; None if this link cannot accept clients now.
         """

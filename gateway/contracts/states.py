@@ -40,9 +40,9 @@ class TunnelState(StrEnum):
 
     @property
     def availability(self) -> "TunnelState":
-        """`backoff` for every state in which the tunnel is down, and other states unchanged.
+        """This state, with `backoff` in place of every state in which the tunnel is down.
 
-        A tunnel that is down stays down during attempts to open it.
+        Attempts to open a tunnel change its state, but not its availability.
         """
         return self if self in (TunnelState.UP, TunnelState.DRAINING, TunnelState.STOPPED) else TunnelState.BACKOFF
 

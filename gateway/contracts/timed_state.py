@@ -1,4 +1,4 @@
-"""Tracks the state of a backend, target or tunnel, and when it began. Does no I/O. Times are in epoch seconds."""
+"""Tracks the state of a backend, target or tunnel, and the time at which it began. Does no I/O."""
 
 from gateway.contracts.states import HealthState
 
@@ -7,27 +7,27 @@ _FAULTS = (HealthState.DOWN, HealthState.DEGRADED)
 
 
 class TimedState:
-    """A state, and the time at which the state began.
+    """A state, and the time at which the state began (`since`).
 
-    `blocked` and `paused` interrupt the checks, and do not repair a fault. If a target is down before and after an
-    interruption, it has been down since the beginning of the first of these states.
+    The states `blocked` and `paused` interrupt the checks, but do not end a fault. If a target is down before and
+    after such an interruption, `since` is the beginning of the first `down` state.
 
     Args:
-        now: The current time.
+        now: The current time, in seconds since the epoch.
     """
 
     def __init__(self, now: float) -> None:
         self.state: str = HealthState.UNKNOWN
         self.since = now
         self._interrupted: tuple[str, float] | None = None
-        """The fault before the current interruption, and when it began."""
+        """The state before the current interruption, if it was a fault, and the time at which it began."""
 
     def enter(self, state: str, now: float) -> bool:
         """Set the state, and return whether it has changed.
 
         Args:
-            state: The state.
-            now: The current time.
+            state: The new state.
+            now: The current time, in seconds since the epoch.
         """
         if state == self.state:
             return False

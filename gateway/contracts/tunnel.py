@@ -12,13 +12,13 @@ from gateway.errors import Reason
 
 @dataclass(frozen=True)
 class OpenTunnel:
-    """An open tunnel: its link, its status, and how to renew its keys.
+    """An open tunnel: its link, and functions that return its status and renew its keys.
 
     Args:
         link: Connects to addresses on the far side.
         status: Returns the status of the link.
-        renew: Makes the tunnel use keys or certificates that have changed on disk. Closes no connection that is in
-            use.
+        renew: Makes the tunnel use keys and certificates that have changed on disk, without closing connections that
+            are in use.
     """
 
     link: Link
@@ -43,8 +43,8 @@ class Tunnel(Protocol):
     def open(self, via: Link, progress: ProgressCallback) -> AbstractAsyncContextManager[OpenTunnel]:
         """Open the tunnel through `via`. The tunnel closes when the context exits.
 
-        If the peer of an open tunnel stops answering, the tunnel reports `suspect` to `progress`. When the peer
-        answers again, it reports `up`.
+        If the peer of an open tunnel stops responding, the tunnel reports `suspect` to `progress`. When the peer
+        responds again, the tunnel reports `up`.
 
         Args:
             via: The link through which the tunnel dials its server.

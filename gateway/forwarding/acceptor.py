@@ -71,7 +71,7 @@ class Acceptor:
         self.group: asyncio.TaskGroup | None = None
         """Task group that runs the tasks of the clients. If it is None, the acceptor resets every client."""
         self.waiting_elsewhere: Callable[[], int] = lambda: 0
-        """Returns the number of clients that a link has accepted and not joined yet."""
+        """Returns the number of clients that links have accepted but not joined yet."""
         self._backend = backend
         self._dialer = dialer
         self._connections = connections
@@ -86,7 +86,7 @@ class Acceptor:
 
     @property
     def accepts_anyone(self) -> bool:
-        """Whether only the client's IP address and the number of clients matter, and clients are not recorded."""
+        """Whether admission needs only the client's IP address and the number of clients, and is not recorded."""
         return self.group is not None and not self._audit.enabled and not self.admission.needs_identity
 
     def record_failure(self, client: PendingClient, error: DialError) -> None:

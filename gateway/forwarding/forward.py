@@ -28,7 +28,7 @@ from gateway.measurement import Histogram, Tally, TapFactory
 
 _STALL_SCAN_INTERVAL = 0.5
 _STALL_REPORT_INTERVAL = 10.0
-"""Minimum seconds between two stall reports for one way. It prevents continuous checks of a slow server."""
+"""Minimum seconds between two stall reports for one way, because each report triggers a check of the server."""
 _RESERVE_TIMEOUT = 10.0
 """Seconds after which the forward resets a client that exceeds a limit, even if the server has not closed its
 side."""
@@ -41,12 +41,13 @@ class Forward:
         name: The backend's name.
         listeners: Bound listeners. The caller owns and closes them.
         admission: The admission rules.
-        route: How to reach the targets.
-        tap: Creates the taps that measure latency; None if the relay measures latency by data direction.
-        prompt: Seconds without a response after which a target is reported as stalled; None to report none.
-        cancels: The protocol of cancel requests; None if the kind sends none on separate connections.
-        recorder: Records clients in the audit log; None if they are not recorded.
-        exporter: Receives the spans of clients; None if there are no traces.
+        route: The uplinks and targets, and the time limits.
+        tap: Creates a tap that measures the latency of one connection; None if requests and responses alternate, so
+            that the relay itself measures latency.
+        prompt: Seconds without a response after which a target is reported as stalled; None to report no stalls.
+        cancels: The protocol of cancel requests; None if clients of this kind send none on separate connections.
+        recorder: Records clients in the audit log; None if the audit log is disabled.
+        exporter: Receives a span for each client; None if traces are disabled.
     """
 
     def __init__(
@@ -66,14 +67,14 @@ class Forward:
         self.resets: Tally = Tally()
         self._latency = Histogram()
         self._connections = JoinedConnections()
-        self._on_ended = self._ended  # one bound method that all connections share saves memory
+        self._on_ended = self._ended  # to save memory, all connections share one bound method
         self._cancels = CancelRouter(cancels) if cancels is not None else None
         self._dialer = Dialer(route, tap, self._cancels)
         self._prompt = prompt
         self._audit = ConnectionAudit(name, recorder or AuditRecorder(), exporter)
         self._acceptor = Acceptor(name, admission, self._dialer, self._connections, self._audit, self._connect)
         self._native: NativeAcceptor | None = None
-        """Lets links accept clients; None if a tap measures latency."""
+        """Lets links accept the clients; None if a tap measures latency, because links do not support such a tap."""
         if tap is None:
             self._native = native = NativeAcceptor(self._acceptor, self._latency, self._add, self._cancels)
             self._acceptor.waiting_elsewhere = lambda: native.waiting
@@ -100,12 +101,12 @@ class Forward:
 
     @property
     def consumers(self) -> ConsumerUsage:
-        """Usage by consumer."""
+        """The usage counters of each consumer, by its name."""
         return self._acceptor.consumers
 
     @property
     def latency(self) -> Histogram:
-        """Response latency of all clients."""
+        """Histogram of the response latencies of all clients, in seconds."""
         return reduce(Histogram.plus, (usage.latency for usage in self.consumers.values()), self._latency)
 
     @property
@@ -131,7 +132,10 @@ class Forward:
                 self.abort_all()
 
     async def _report_stalls(self) -> None:
-        """Report targets that do not answer. A server that hangs does not reset its connections."""
+        """Report targets that do not respond to their clients within `prompt` seconds, so that a check follows.
+
+        The forward must search for them, because a server that hangs does not reset its connections.
+        """
         if self._prompt is None:
             await asyncio.Event().wait()
             return
@@ -146,9 +150,9 @@ class Forward:
                     self._dialer.target_dialer.route.on_stall(routed)
 
     def update(self, listeners: list[Listener], admission: AdmissionRules, route: Route) -> None:
-        """Replace listeners, admission rules and route for new clients. Joined clients are not affected.
+        """Replace the listeners, admission rules and route. Joined clients are not affected.
 
-        Listeners that are no longer in the list are not closed, because another backend might use them now.
+        This method does not close listeners that are no longer in the list, because another backend might use them.
         """
         if self._native is not None:
             self._native.withdraw()
@@ -157,7 +161,7 @@ class Forward:
         self._start_accepting()
 
     def review(self) -> None:
-        """Accept clients in this process if the target or the rules have changed since a link accepts them."""
+        """Stop accepting through a link if the target of new clients or the rules have changed."""
         if self._native is not None:
             self._native.review(self._dialer.target_dialer.route)
 
@@ -179,19 +183,19 @@ class Forward:
 
     @property
     def fail_fast(self) -> bool:
-        """Whether clients are reset instead of held while the uplink is down."""
+        """Whether clients are reset instead of held while all uplinks are down."""
         return self._dialer.fail_fast
 
     def set_fail_fast(self, *, enabled: bool) -> None:
-        """Set whether to reset clients while all uplinks are down. Also applies to clients that already wait."""
+        """Set whether to reset clients while all uplinks are down, including clients that already wait."""
         self._dialer.set_fail_fast(enabled=enabled)
 
     def move_clients(self, drained: frozenset[Endpoint], left: frozenset[Endpoint] = frozenset()) -> None:
         """Reset the clients of targets that have the wrong role, so that they reconnect to the right target.
 
         Args:
-            drained: The targets whose clients are reset a few at a time.
-            left: The targets whose clients are reset at once.
+            drained: The targets whose clients are reset gradually.
+            left: The targets whose clients are all reset immediately.
         """
         self._connections.drained_targets, self._connections.left_targets = drained, left
         self._connections.abort_left()
@@ -206,7 +210,7 @@ class Forward:
                 listener.start(self._acceptor.accept)
 
     async def _connect(self, client: PendingClient) -> None:
-        """Join one client within the hold time. If this fails, count the reason."""
+        """Join one client within the hold time, or count the reason why no target could be joined."""
         task = asyncio.current_task()
         try:
             latency = client.slot.usage.latency if client.slot else self._latency
@@ -245,7 +249,7 @@ class Forward:
         if login is not None and self._cancels is not None:
             self._cancels.add_session(routed.identity, login)
         relay.ended.add_done_callback(self._on_ended)
-        if routed.target in self._connections.drained_targets:  # the target has lost its role during the dial
+        if routed.target in self._connections.drained_targets:  # the target lost its role during the dial
             self.move_clients(self._connections.drained_targets, self._connections.left_targets)
 
     def _ended(self, ended: asyncio.Future[CloseReason]) -> None:

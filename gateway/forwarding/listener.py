@@ -37,8 +37,9 @@ class Listener:
 
     Args:
         address: The address to listen on.
-        sockets: Sockets that another process has bound; None to bind `address`.
-        free_bind: Whether the host may get the address later, see `listen_tcp`.
+        sockets: Listening sockets that another process has bound, which the listener then owns; None to bind
+            `address`.
+        free_bind: Whether to bind `address` even if the host does not have it yet. See `listen_tcp`.
 
     Raises:
         BindError: The address cannot be bound.
@@ -77,10 +78,10 @@ class Listener:
         return all(sock.family in (socket.AF_INET, socket.AF_INET6) for sock in self._sockets)
 
     def delegate(self, withdraw: Callable[[], None]) -> None:
-        """Let the link that has duplicates of the sockets accept the clients, until `start`.
+        """Stop accepting, because a link with duplicates of the sockets accepts the clients until `start`.
 
         Args:
-            withdraw: Called by `stop` and `close`. After it, the link must not accept clients.
+            withdraw: Called by `stop` and `close`. It must make the link stop accepting.
         """
         self.stop()
         self._withdraw = withdraw
@@ -92,7 +93,7 @@ class Listener:
         not changed.
 
         Args:
-            open_to_all: Whether every user can connect to the socket, because admission checks the peer's
+            open_to_all: Whether to let every user of the host connect, because admission checks the peer's
                 credentials.
         """
         if self._file is None or open_to_all == self._open_to_all:
@@ -106,11 +107,11 @@ class Listener:
             self._open_to_all = open_to_all
 
     def start(self, on_accept: AcceptHandler) -> None:
-        """Start to accept clients. If already started, replace the handler.
+        """Start to accept clients. If the listener has already started, replace the handler.
 
         Args:
-            on_accept: Called with each accepted socket, which is non-blocking. The handler owns the socket; if it
-                raises, the socket is reset.
+            on_accept: Called with each accepted socket, which is non-blocking. The handler owns the socket. If the
+                handler raises an exception, the listener resets the socket.
         """
         first = self._on_accept is None
         self._on_accept, self._withdraw = on_accept, None
@@ -119,7 +120,7 @@ class Listener:
                 self._register(sock)
 
     def stop(self) -> None:
-        """Stop accepting, but keep the sockets bound, because another process or listener can accept from them."""
+        """Stop accepting, but keep the sockets bound, so that another process or listener can accept from them."""
         self._end_delegation()
         self._on_accept = None
         for sock in self._sockets:
@@ -151,7 +152,7 @@ class Listener:
             self._pause(sock, error)
 
     def _accept(self, sock: socket.socket) -> None:
-        """Accept waiting clients. Never raises: the poller drops a handler that raises."""
+        """Accept waiting clients. Log all errors instead of raising, because the poller removes a failed handler."""
         for _ in range(_ACCEPTS_PER_TURN):
             if self._on_accept is None:
                 return
@@ -160,19 +161,20 @@ class Listener:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except Exception as error:  # noqa: BLE001 - logged and retried
-                # accept(2) reports network errors of the new connection and errors of this process. If this process
-                # is out of descriptors, the connection stays in the kernel's queue and epoll reports it continuously.
+                # accept(2) reports network errors of the new connection, and errors of this process. If this process
+                # has no free descriptors, the connection stays in the kernel's queue, so epoll reports it repeatedly
+                # until the process can accept it.
                 self._pause(sock, error)
                 return
             try:
                 client.setblocking(False)
                 self._on_accept(client)
             except Exception:
-                log.exception("cannot handle an accepted client: it is reset", extra={"listener": str(self.address)})
+                log.exception("cannot handle an accepted client; reset it", extra={"listener": str(self.address)})
                 reset(client)
 
     def _pause(self, sock: socket.socket, error: Exception) -> None:
-        """Log the error, and stop accepting for a short time."""
+        """Log the error, and stop accepting on `sock` for `_ACCEPT_RETRY_DELAY` seconds."""
         detail = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         log.error("cannot accept clients", extra={"listener": str(self.address), "detail": detail})
         poller().remove(sock.fileno())

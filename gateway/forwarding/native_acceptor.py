@@ -1,4 +1,4 @@
-"""Lets the link of the target accept the clients of a backend, while its rules do not depend on who the client is."""
+"""Lets the data plane in C accept the clients of a backend, while admission needs only the address of each client."""
 
 import time
 from collections.abc import Callable
@@ -15,29 +15,31 @@ from gateway.forwarding.routed_target import RoutedTarget
 from gateway.measurement import Histogram
 
 _RETRY_AFTER = 1.0
-"""Seconds after which the link can accept clients again: it has failed, or could not start."""
+"""Seconds to wait after a link has failed or could not start to accept clients, before it is offered them again."""
 _MIN_HOLD = 3.0
-"""The hold time, in seconds, below which this process dials: the time limit of its dials is then more exact."""
+"""Minimum hold time, in seconds, with which a link accepts clients. With a shorter one, the forward accepts them,
+because its dials keep the time limit more exactly."""
 _MIN_ROOM = 0.25
-"""Fraction of `max_connections` that must be free before a link accepts clients."""
+"""Fraction of `max_connections` that must be free before a link starts to accept clients."""
 _PERMIT_SHARE = 0.125
-"""Fraction of `max_connections` that must have ended before more clients are permitted."""
+"""Number of connections that must end before the link is permitted to accept more, as a fraction of
+`max_connections`."""
 
 
 class NativeAcceptor:
-    """Moves the listeners of one backend to a link and back. Implements `AcceptedClientHandler`.
+    """Lets a link accept the clients of one backend while this is possible. Implements `AcceptedClientHandler`.
 
-    The link accepts clients after this process has joined one through it. As soon as the route or a rule changes, a
-    dial fails, or too few connections are left, this process accepts the clients again, and handles those that the
-    link returns.
+    A link starts to accept clients after the forward has joined a client through it. When the route or a rule
+    changes, a dial fails, or too few connections remain, the forward accepts clients again. It also handles the
+    clients that the link has accepted but returns.
 
     Args:
         acceptor: Accepts the clients that the link returns.
         latency: Records the response latencies.
         on_joined: Called for each client that the link has joined, with the way to the target, the relay, and the tap
             that observes the login.
-        cancels: Routes cancel requests; None if the kind sends none on separate connections. A link passes all
-            requests to one target, so it accepts clients only while other targets have no sessions.
+        cancels: Routes cancel requests; None if clients of this kind send none on separate connections. A link sends
+            all requests to one target, so it accepts clients only while other targets have no sessions.
     """
 
     def __init__(
@@ -52,22 +54,30 @@ class NativeAcceptor:
         self._on_joined = on_joined
         self._cancels = cancels
         self._listening: LinkListener | None = None
-        """Accepts the clients now; None if this process accepts them."""
+        """The part of the link that currently accepts the clients; None if the forward accepts them."""
         self._ways: dict[LinkListener, RoutedTarget] = {}
-        """The way of each listener that can still join or return clients."""
+        """The way of each `LinkListener` that can still join or return clients."""
         self._bound: list[Listener] = []
-        """The listeners of the backend that the link uses."""
+        """The listeners of the backend whose clients the link accepts."""
         self._ended = 0
-        """Clients that have ended since the last permits."""
+        """Number of connections that have ended since the link was last permitted to accept more."""
         self._retry_at = 0.0
 
     @property
     def waiting(self) -> int:
-        """Number of clients that a link has accepted and not joined or returned."""
+        """Number of clients that links have accepted, and have neither joined nor returned."""
         return sum(each.waiting for each in self._ways)
 
     def offer(self, routed: RoutedTarget, route: Route, listeners: list[Listener]) -> None:
-        """Let the link of a target accept clients, if possible. Call this after a client was joined to the target."""
+        """Let the link of a target accept clients, if the rules permit this.
+
+        Call this after each join.
+
+        Args:
+            routed: The way through which a client was joined.
+            route: The current route.
+            listeners: The listeners of the backend.
+        """
         if self._listening is not None or (now := time.monotonic()) < self._retry_at:
             return
         link, admission = routed.uplink.link, self._acceptor.admission
@@ -94,13 +104,13 @@ class NativeAcceptor:
             each.delegate(self.withdraw)
 
     def review(self, route: Route) -> None:
-        """Accept clients in this process again if the link of another target should accept them now."""
+        """Stop accepting through the link if new clients now need another target, or if the rules have changed."""
         listening = self._listening
         if listening is not None and not self._is_simple(self._ways[listening], route):
             self.withdraw()
 
     def _is_simple(self, routed: RoutedTarget, route: Route) -> bool:
-        """Return whether all clients go to one target, regardless of who they are and what they send."""
+        """Return whether all new clients use this way, independent of their identity and of the data they send."""
         return (
             self._acceptor.accepts_anyone
             and (self._cancels is None or not self._cancels.has_sessions_elsewhere(routed.identity))
@@ -108,19 +118,19 @@ class NativeAcceptor:
         )
 
     def withdraw(self) -> None:
-        """Accept clients in this process, effective immediately. Do nothing if no link accepts them."""
+        """Make the forward accept the clients again, immediately. Do nothing if no link accepts them."""
         listening, self._listening = self._listening, None
         if listening is not None:
             listening.withdraw()
             self._accept_here()
 
     def recall(self) -> None:
-        """Let the links return the clients that they have not joined."""
+        """Make the links return the clients that they have accepted but not joined."""
         for each in self._ways:
             each.recall()
 
     def on_client_ended(self) -> None:
-        """Permit more clients after a client of the backend has ended."""
+        """Count an ended connection, and permit the link to accept more clients if enough connections have ended."""
         listening = self._listening
         if listening is None:
             return
@@ -132,7 +142,7 @@ class NativeAcceptor:
             if room > 0:
                 listening.permit(room)
 
-    # The link calls these methods.
+    # The link calls the following methods.
 
     def on_joined(self, listener: LinkListener, relay: Relay, tap: Any, seconds: float) -> None:
         """See `AcceptedClientHandler`."""
@@ -145,7 +155,7 @@ class NativeAcceptor:
         """See `AcceptedClientHandler`."""
         del listener
         self._acceptor.accept(client, seconds)
-        self.on_client_ended()  # if it was refused, it needs no permit
+        self.on_client_ended()  # the client no longer uses a permit of the link
 
     def on_stopped(self, listener: LinkListener, *, failed: bool) -> None:
         """See `AcceptedClientHandler`."""

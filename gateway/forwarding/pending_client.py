@@ -36,13 +36,13 @@ class PendingClient:
 
     @property
     def watcher(self) -> DisconnectWatcher:
-        """Detects that the client has disconnected. Created on first use, because most clients need no watcher."""
+        """Cancels the client's task if the client disconnects. Created on first use: most clients need no watcher."""
         if self._watcher is None:
             self._watcher = DisconnectWatcher(self.sock)
         return self._watcher
 
     def enter(self, phase: str) -> None:
-        """Begin a phase of the client's trace, if it has one. See `gateway.contracts.tracing`."""
+        """Begin a phase of the client's trace (see `gateway.contracts.tracing`). Do nothing if it has no trace."""
         if self.record is not None and self.record.trace is not None:
             self.record.trace.enter(phase)
 
@@ -55,7 +55,7 @@ class PendingClient:
         return relay
 
     def reset(self) -> None:
-        """Release the client's slot, and reset its connection. Do nothing if a relay owns the socket."""
+        """Release the client's slot, and reset the connection. Do nothing after a successful `join`."""
         if self._owned:
             self._owned = False
             if self._watcher is not None:

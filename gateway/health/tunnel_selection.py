@@ -1,8 +1,8 @@
 """Selects the tunnel through which new clients reach a target, if there are several. Does no I/O.
 
-New clients leave a way at once if its tunnel is down or suspect, or if the target works only through another way.
-They move to a preferred way after a check through it has succeeded, and return to it after it has worked for a while.
-A way that fails repeatedly therefore does not reset new clients each time.
+New clients stop using a way immediately if its tunnel is down or suspect, or if the target works only through another
+way. They start using a preferred way when a check through it succeeds. If that way has failed before, they return
+only after it has worked for `RETURN_AFTER`, so that new clients do not use a way that fails repeatedly.
 """
 
 from collections import Counter
@@ -13,13 +13,13 @@ from math import inf
 from gateway.contracts.states import HealthState, WayPreference
 
 RETURN_AFTER = 30.0
-"""Seconds for which a way that has failed must work before new clients return to it."""
+"""Number of seconds for which a way must work after a failure before new clients return to it."""
 _FASTER, _MIN_GAIN = 0.8, 0.001
-"""With `latency`, new clients move to a way if its checks take at most this share of the time that the checks through
-the current way take, and at least this number of seconds less."""
+"""If `latency` is preferred, new clients move to another way only if it is faster by two criteria: its latency is at
+most this fraction of the current way's latency, and lower by at least this number of seconds."""
 _CONFIRMATIONS = 8
-"""Number of checks through both ways for which another way must remain the faster one. On a busy machine, the checks
-through equal ways differ for a few checks in a row."""
+"""Number of checks through each of two ways during which one way must remain faster. On a busy machine, the latencies
+of equally fast ways can differ for several consecutive checks."""
 _USABLE = (HealthState.UP, HealthState.DEGRADED)
 _UNCHECKED = (HealthState.UNKNOWN, HealthState.PAUSED)
 
@@ -30,11 +30,11 @@ class TunnelCandidate:
 
     Args:
         is_open: Whether the tunnel has a link.
-        state: The state of the target, as checks through this way find it.
-        latency: How long the last successful checks through this way took, in seconds; None if there were none.
+        state: The state of the target according to the checks through this way.
+        latency: Median duration of the last successful checks through this way, in seconds; None if none succeeded.
         checks: Number of checks through this way since the start.
-        dial_failed: Whether a client's dial failed through this way and succeeded through another way, and no check
-            through this way has succeeded since then.
+        dial_failed: Whether a client's dial failed through this way but succeeded through another one. A successful
+            check through this way resets the value to False.
     """
 
     is_open: bool
@@ -45,11 +45,11 @@ class TunnelCandidate:
 
 
 def working_ways(ways: Sequence[TunnelCandidate]) -> list[int]:
-    """Return the indexes of the ways that new clients can use.
+    """Return the indexes of the ways that new clients can use. The tunnels of all these ways are open.
 
-    If the target fails through all ways, the cause is the target, so all ways count as working. A way that was never
-    checked counts as working. A way whose tunnel has reopened counts as working after its next check, or if the other
-    ways fail too.
+    If the target is down through all ways, the target is the cause, so all ways with an open tunnel count as working.
+    Ways that were never checked count as working. A way whose tunnel has reopened counts as working after the next
+    check through it, or if the other ways fail too.
 
     Args:
         ways: The ways in the order of the configuration.
@@ -62,9 +62,10 @@ def working_ways(ways: Sequence[TunnelCandidate]) -> list[int]:
 
 
 def confirmed_ways(ways: Sequence[TunnelCandidate]) -> list[int]:
-    """Return the indexes of the working ways to which new clients can move from another working way.
+    """Return the indexes of the ways that have proved to work, so that new clients can move to them.
 
-    The last check through such a way has succeeded. If the target is not checked, an open tunnel is sufficient.
+    These are the ways through which the target is up or degraded. If there are none, for example because the target
+    is not checked, these are the ways that work and through which the target's state is unknown.
 
     Args:
         ways: The ways in the order of the configuration.
@@ -77,17 +78,17 @@ def confirmed_ways(ways: Sequence[TunnelCandidate]) -> list[int]:
 def choose_way(
     ways: Sequence[TunnelCandidate], worked_for: Sequence[float], current: int | None, prefer: WayPreference
 ) -> int:
-    """Return the index of the way for new clients.
+    """Choose the way for new clients, and return its index.
 
     Args:
         ways: The ways in the order of the configuration; at least one.
-        worked_for: For how long each way has worked, in seconds; infinite if it has not failed before, and negative
-            infinity if it has not been confirmed since it last failed.
-        current: The way that new clients have used until now; None at the start.
+        worked_for: The number of seconds for which each way has worked; infinite if the way has never failed, and
+            negative infinity if the way does not work or is not confirmed (see `confirmed_ways`).
+        current: The index of the way that new clients have used until now; None at the start.
         prefer: Which of the working ways is preferred.
 
     Returns:
-        A way that works, if there is one.
+        The index of a working way; `current`, or 0 at the start, if no way works.
     """
     working, confirmed = working_ways(ways), confirmed_ways(ways)
     if not working:
@@ -107,7 +108,7 @@ def choose_way(
 
 
 def order_ways(ways: Sequence[TunnelCandidate], chosen: int) -> list[int]:
-    """Return the indexes of all ways, in the order in which to try them.
+    """Return the indexes of all ways in the order in which to dial them for a new client.
 
     Args:
         ways: The ways in the order of the configuration.
@@ -118,10 +119,10 @@ def order_ways(ways: Sequence[TunnelCandidate], chosen: int) -> list[int]:
 
 
 class TunnelSelector:
-    """Selects the tunnel through which new clients reach one target, and counts the changes.
+    """Selects the tunnel through which new clients reach one target, and counts the changes of the tunnel.
 
     Args:
-        names: The tunnels of the ways, in the order of the configuration; None for the direct way.
+        names: The name of each way's tunnel, in the order of the configuration; None for the direct way.
         prefer: Which of the working ways is preferred.
     """
 
@@ -130,20 +131,22 @@ class TunnelSelector:
         self.prefer = prefer
         self.current: int | None = None
         self.switches: Counter[str | None] = Counter()
-        """How often new clients moved to each way."""
+        """Number of times that new clients moved to each tunnel."""
         self.works_since: list[float | None] = [None] * len(self.names)
-        """Monotonic time since which each way works; None if it does not work, or is not confirmed yet."""
+        """Monotonic time since which each way has worked. Negative infinity: it has never failed. None: it does not
+        work, or is not confirmed yet."""
         self.has_failed = [False] * len(self.names)
         """Whether each way has stopped working at least once."""
         self._slower_since: tuple[int, ...] | None = None
-        """The checks through each way when the current way became slower than another; None if it is not slower."""
+        """Number of checks through each way at the time when the current way became slower than another one; None if
+        the current way is not slower."""
 
     def update(self, ways: Sequence[TunnelCandidate], now: float) -> int:
-        """Choose the way for new clients from the current results, and return its index.
+        """Choose the way for new clients from the latest check results, and return its index.
 
         Args:
             ways: The ways in the order of `names`.
-            now: Monotonic time in seconds.
+            now: The current monotonic time, in seconds.
         """
         working, confirmed = working_ways(ways), confirmed_ways(ways)
         started = []
@@ -167,7 +170,13 @@ class TunnelSelector:
         return chosen
 
     def _confirm_faster(self, current: int, faster: int, ways: Sequence[TunnelCandidate]) -> int:
-        """Return `faster` if the current way has been slower for several checks; otherwise, return `current`."""
+        """Return `faster` if that way has been faster for `_CONFIRMATIONS` checks; otherwise, return `current`.
+
+        Args:
+            current: The index of the current way.
+            faster: The index of the fastest way. It can be `current`.
+            ways: The ways in the order of `names`.
+        """
         if faster == current:
             self._slower_since = None
             return current
@@ -177,7 +186,7 @@ class TunnelSelector:
         return faster if confirmations >= _CONFIRMATIONS else current
 
     def inherit(self, other: "TunnelSelector") -> None:
-        """Continue the counters and the choice of `other`, which chose the way to this target before a reload."""
+        """Take over the counters and the choice of `other`, the selector for this target before a reload."""
         self.switches = other.switches
         for at, name in enumerate(self.names):
             if name in other.names:

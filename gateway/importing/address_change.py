@@ -26,7 +26,7 @@ def change_address(edit: YamlEdit, client: ImportedClient, found: ComposeGateway
     assert container is not None  # noqa: S101 - for the type checker
     listen = result.backends[client.backend]["listen"]
     if listen.startswith("/"):
-        result.add_note(f"{client.where}: the diff does not change the address: mount the directory of {listen}")
+        result.add_note(f"{client.where}: the diff does not change the address; mount the directory of {listen}")
         return
     port = split_target(listen)[1]
     on_host = container.network == "host"
@@ -38,7 +38,7 @@ def change_address(edit: YamlEdit, client: ImportedClient, found: ComposeGateway
         others = [each for each in result.clients if each.container is not None and each.container.name == base]
         if not any(each.backend == client.backend and each.variables == client.variables for each in others):
             result.add_note(
-                f"{client.where}: the diff does not change the value, because services.{base} sets it: set it to"
+                f"{client.where}: the diff does not change the value, because services.{base} sets it; set it to"
                 f" {host}:{port} in {container.where}"
             )
         return
@@ -62,7 +62,7 @@ def change_address(edit: YamlEdit, client: ImportedClient, found: ComposeGateway
 def _change_url(
     edit: YamlEdit, client: ImportedClient, container: ImportedContainer, address: str, result: ImportResult
 ) -> None:
-    """Change host and port in a URL. The rest, such as a reference to a variable with the password, does not change.
+    """Change host and port in the URL of a variable. Keep other parts, such as a reference to a password variable.
 
     Args:
         edit: The edit of the Compose file.
@@ -83,7 +83,7 @@ def _change_url(
     if new is None:
         shown = server[0] if server is not None else "host and port"
         result.add_note(
-            f"{client.where}: the diff does not change the URL, because the Compose file does not contain its host:"
+            f"{client.where}: the diff does not change the URL, because the Compose file does not contain its host;"
             f" replace {shown} with {address} where the value is set"
         )
     elif new != written:
@@ -91,7 +91,7 @@ def _change_url(
 
 
 def _base(edit: YamlEdit, service: str, variable: str) -> str:
-    """Return the service of the same file from which a service inherits a variable; empty if it inherits none."""
+    """Return the service from which a service inherits a variable by `extends`; empty if it does not inherit it."""
     seen = {service}
     while _written(edit, service, variable) is None:
         extends = edit.get("services", service, "extends")
@@ -103,7 +103,7 @@ def _base(edit: YamlEdit, service: str, variable: str) -> str:
 
 
 def _written(edit: YamlEdit, service: str, variable: str) -> str | None:
-    """Return the value of a variable, before interpolation; None if the service's `environment` does not set it."""
+    """Return the value of a variable before interpolation; None if `environment` of the service does not set it."""
     existing = edit.get("services", service, "environment")
     if isinstance(existing, list):
         pairs = [str(each).partition("=") for each in existing]

@@ -18,12 +18,12 @@ _USERS = ("SSH_USER", "SSH_USERNAME", "BASTION_USER", "JUMP_USER", "TUNNEL_USER"
 def own_tunnel(
     container: ImportedContainer, database: str, variable_of_host: str, result: ImportResult
 ) -> str | None:
-    """Add the tunnel that a container itself opens. Return the tunnel's name; None if the container opens no tunnel.
+    """Add the tunnel that an application opens in its own container. Return the tunnel's name; None if there is none.
 
     Args:
         container: The container.
-        database: The host name of the database.
-        variable_of_host: The name of the variable that contains this host name.
+        database: The host name of the database. It is the SSH server if no variable contains another one.
+        variable_of_host: The name of the variable that contains the host name of the database.
         result: Receives the tunnel and notes.
     """
     variable = container.variable
@@ -33,8 +33,8 @@ def own_tunnel(
     if not server:
         server = database
         result.add_note(
-            f"{container.where}: no variable names the SSH server: the configuration uses {server}, the host of"
-            f" {variable_of_host}; set host to the bastion if there is one"
+            f"{container.where}: no variable contains the SSH server, so the configuration uses {server} from"
+            f" {variable_of_host}; if there is a bastion, set host to the bastion"
         )
     keys: dict[str, Any] = {"kind": "ssh", "host": server}
     port = variable("SSH_PORT", "BASTION_PORT", "SSH_TUNNEL_PORT")
@@ -42,9 +42,7 @@ def own_tunnel(
         keys["port"] = port if port.startswith("${") else port_number(port)
     keys["user"] = variable(*_USERS) or "${USER}"
     if keys["user"] == "${USER}":
-        result.add_note(
-            f"{container.where}: names no SSH user: the configuration uses ${{USER}} from the environment"
-        )
+        result.add_note(f"{container.where}: no variable contains the SSH user, so the configuration uses ${{USER}}")
     keys |= _login(container, result)
     keys["known_hosts"] = ["${HOME}/.ssh/known_hosts"]
     result.add_note(f"{container.where}: add the key of {server} to known_hosts of this host (ssh-keyscan)")
@@ -52,7 +50,7 @@ def own_tunnel(
 
 
 def _login(container: ImportedContainer, result: ImportResult) -> dict[str, Any]:
-    """Return the configuration keys that log in to the tunnel's server."""
+    """Return the configuration keys with the credentials for the tunnel's server. Add notes on missing files."""
     keys: dict[str, Any] = {}
     context, variable = container_context(container, result), container.variable
     path = variable(*_KEYS)
@@ -68,8 +66,8 @@ def _login(container: ImportedContainer, result: ImportResult) -> dict[str, Any]
     else:
         keys["agent"] = "${SSH_AUTH_SOCK}"
         result.add_note(
-            f"{container.where}: names no key: the configuration uses the SSH agent; without an agent,"
-            " mount a key, set SSH_KEY_PATH to its path in the container, and import again"
+            f"{container.where}: no key is set, so the configuration uses the SSH agent; if there is no agent, mount"
+            " a key, set SSH_KEY_PATH to its path in the container, and import again"
         )
     passphrase = next((name for name in ("SSH_PASSPHRASE", "SSH_KEY_PASSPHRASE") if variable(name)), "")
     if passphrase:

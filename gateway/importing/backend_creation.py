@@ -99,7 +99,7 @@ def _add_direct(client: ImportedClient, result: ImportResult) -> None:
     host = "127.0.0.1" if kernel or on_host else ANY_ADDRESS
     port = _VOLUME_PORT if kernel else client.port
     if via is None and client.host in HOST_NAMES and port == client.port:
-        port += 1  # if the listener had the address of the target, the backend would connect to itself
+        port += 1  # with the address of its target, the listener would accept its own connections
     listen = _free_listener(f"{host}:{port}", "", result)
     name = result.new_backend_name(client.volume or client.name)
     backend: dict[str, Any] = {"kind": client.kind}
@@ -111,7 +111,16 @@ def _add_direct(client: ImportedClient, result: ImportResult) -> None:
 
 
 def _free_listener(listen: str, where: str, result: ImportResult) -> str:
-    """Return `listen`, with the next unused port if necessary. If the port changes and `where` is set, add a note."""
+    """Return `listen`; if another backend uses its port, return it with the next unused port.
+
+    Args:
+        listen: The listener: `host:port` or the path of a unix socket.
+        where: The name of the client or forward in notes; empty to add no note about a changed port.
+        result: Contains the backends. Receives the note.
+
+    Raises:
+        UsageError: Another backend uses the unix socket.
+    """
     if listen.startswith("/"):
         if any(each["listen"] == listen for each in result.backends.values()):
             raise UsageError(f"{where}: another forward listens on {listen}")
@@ -122,14 +131,14 @@ def _free_listener(listen: str, where: str, result: ImportResult) -> str:
     host, port = split_target(listen)
     free = next(each for each in range(port, 65536) if each not in taken)
     if free != port and where:
-        result.add_note(f"{where}: port {port} is taken by another backend: the listener has port {free}")
+        result.add_note(f"{where}: another backend listens on port {port}, so this one listens on port {free}")
     if free == _OPS_PORT:
         result.sections["ops"] = {"listen": "127.0.0.1:9091"}
     return f"[{host}]:{free}" if ":" in host else f"{host}:{free}"
 
 
 def _merge(client: ImportedClient, name: str, result: ImportResult) -> None:
-    """Add a client's configuration keys to a backend. Keys that the backend has already do not change."""
+    """Add a client's configuration keys to a backend, except keys that the backend already has."""
     client.backend = name
     backend = result.backends[name]
     if "check" in client.keys and not checks_login(backend["kind"]):
@@ -142,12 +151,12 @@ def _merge(client: ImportedClient, name: str, result: ImportResult) -> None:
     for key in ("export", "share"):
         if key in keys and backend.get(key, keys[key]) != keys[key] and client.volume:
             result.add_note(
-                f"{client.where}: backend {name} manages one volume: create this one yourself, with addr=127.0.0.1,"
+                f"{client.where}: backend {name} manages another volume; create this one, with addr=127.0.0.1,"
                 f" port={split_target(backend['listen'])[1]} and {key} {keys[key]}"
             )
             keys.pop("volume", None)
     if "volume" in backend and "volume" in keys and client.volume != backend["volume"]["name"]:
-        result.add_note(f"{client.where}: backend {name} manages one volume: use volume {backend['volume']['name']}")
+        result.add_note(f"{client.where}: use volume {backend['volume']['name']} of backend {name} instead")
     if "volume" in keys and "volume" not in backend:
         keys["volume"] = _unique_volume(client, keys["volume"], result)
     for key, value in keys.items():
@@ -182,16 +191,20 @@ def _join_checks(client: ImportedClient, check: dict[str, Any], name: str, resul
 
 
 def _unique_volume(client: ImportedClient, keys: dict[str, Any], result: ImportResult) -> dict[str, Any]:
-    """Return the keys of a client's volume. If another backend has a volume of this name, number the name."""
+    """Return the keys of a client's volume. If another backend has a volume with this name, append a number to it."""
     taken = {each["volume"]["name"] for each in result.backends.values() if "volume" in each}
     old, client.volume = client.volume, unused_name(client.volume, taken)
     if old != client.volume:
-        result.add_note(f"{client.where}: another backend has volume {old}: this volume is {client.volume}")
+        result.add_note(f"{client.where}: another backend has a volume {old}, so this one is named {client.volume}")
     return {**keys, "name": client.volume}
 
 
 def _note_missing(name: str, result: ImportResult) -> None:
-    """Add placeholders for missing required keys, and the note of the backend's kind about these keys."""
+    """Add a placeholder for each required key that the backend lacks, and a note that asks the user to replace it.
+
+    If a backend of this kind needs no keys, add the kind's note if the backend has no check. Remove a note that no
+    longer applies.
+    """
     backend = result.backends[name]
     imports = KINDS[backend["kind"]].imports
     missing = {key: value for key, value in imports.keys.items() if key not in backend}

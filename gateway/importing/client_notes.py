@@ -11,10 +11,13 @@ from gateway.importing.volumes import replacement
 def _address(
     client: ImportedClient, container: ImportedContainer, backend: dict[str, Any], result: ImportResult
 ) -> str:
-    """Return the address at which a container reaches a backend. Mark a link that the backend replaces as used."""
+    """Return an instruction for the user: the address to which a container must connect.
+
+    Mark a link (`links` in Compose) that the backend replaces as used.
+    """
     listen, variables = backend["listen"], ", ".join(client.variables)
     if listen.startswith("/"):
-        return f"connect to the unix socket {listen} ({variables}): mount its directory"
+        return f"mount the directory of the unix socket {listen}, and connect to the socket ({variables})"
     host, port = split_target(listen)
     if container.network == "host":
         return f"connect to 127.0.0.1:{port} ({variables})"
@@ -36,7 +39,10 @@ def _address(
 
 
 def _missing_file(client: ImportedClient, container: ImportedContainer) -> str:
-    """Return the note that no source has a password file, such as an external secret; empty if a source has it."""
+    """Return an instruction to create the password file of a check; empty if a source contains the file.
+
+    A source does not contain the file if it is, for example, an external secret.
+    """
     path = client.keys.get("check", {}).get("password_file", "")
     variable = next((each for each in client.login if container.environment[each] == path), "")
     in_container = bool(container.name or container.image)
@@ -46,7 +52,10 @@ def _missing_file(client: ImportedClient, container: ImportedContainer) -> str:
 
 
 def note_client(client: ImportedClient, result: ImportResult) -> None:
-    """Add a note on the changes that a client needs, and mark the parts that the backend replaces as used."""
+    """Add the change that a client needs to `result.changes`, and the client's notes to `result.notes`.
+
+    Also mark the variables that the backend was created from as used, so that no note lists them as not imported.
+    """
     backend = result.backends[client.backend]
     for note in client.notes:
         text = re.sub(r"\bPASSWORD_FILE\b", f"/run/secrets/{client.backend}_password", note)

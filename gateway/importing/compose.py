@@ -23,7 +23,7 @@ def import_compose(
     folder: str = "",
     override: tuple[str, str] = ("", ""),
 ) -> None:
-    """Read a Compose file.
+    """Read the services and volumes in a Compose file.
 
     Args:
         text: The content of the file.
@@ -34,7 +34,7 @@ def import_compose(
         override: The name and the content of the override file; empty if there is none.
 
     Raises:
-        UsageError: A text is not a Compose file.
+        UsageError: The file or the override file is not a valid Compose file.
     """
     document = read_compose(text, source, files, result, folder, override)
     secrets = {
@@ -76,7 +76,12 @@ def import_compose(
 
 
 def _resolved(path: str, folder: str) -> str:
-    """Return the source of a mount. A relative path is resolved against the directory of the Compose file."""
+    """Return the source of a mount. Join a relative path, such as `./data`, to the directory of the Compose file.
+
+    Args:
+        path: The source: a path, or the name of a volume.
+        folder: The directory of the Compose file.
+    """
     return posixpath.normpath(posixpath.join(folder, path)) if re.match(r"\.\.?(/|$)", path) else path
 
 
@@ -121,7 +126,7 @@ def _read_env_files(container: ImportedContainer, paths: list[Any], files: EnvFi
 
 
 def _read_networks(container: ImportedContainer, service: dict[str, Any]) -> None:
-    """Read the networks and ports of a service. They determine which containers can reach each other."""
+    """Read the network mode, links, names and published ports of a service, which show how clients reach it."""
     container.network = str(service.get("network_mode") or service.get("net") or "")
     container.aliases += [str(service[key]) for key in ("container_name", "hostname") if service.get(key)]
     for key in ("links", "external_links"):

@@ -21,7 +21,7 @@ _RESOLVED = "pass the output of `docker compose config`, which contains it"
 def read_compose(
     text: str, source: str, files: EnvFiles, result: ImportResult, folder: str, override: tuple[str, str]
 ) -> dict[str, Any]:
-    """Return the content of a Compose file, with the values of variables and with inherited keys of services.
+    """Read a Compose file: merge the override file, replace variables, and add the keys that services inherit.
 
     Args:
         text: The content of the file.
@@ -32,14 +32,14 @@ def read_compose(
         override: The name and the content of the override file; empty if there is none.
 
     Raises:
-        UsageError: A text is not a Compose file.
+        UsageError: The file or the override file is not a valid Compose file.
     """
     document: dict[str, Any] = without_tags(_interpolate(_load(text, source), files, folder))
     if _has_format_1(document):
         document = {"services": document}
         result.add_note(
-            f"{source}the file has Compose file format 1, which Docker Compose does not read any more: put the"
-            " services below `services:`"
+            f"{source}the file has Compose file format 1, which Docker Compose no longer reads; put the services"
+            " below `services:`"
         )
     if override[1]:
         second = _interpolate(_load(override[1], f"{override[0]}: "), files, folder)
@@ -54,10 +54,14 @@ def read_compose(
 
 
 def _load(text: str, source: str) -> dict[str, Any]:
-    """Return the content of a Compose file.
+    """Parse a Compose file, and return its top-level mapping.
+
+    Args:
+        text: The content of the file.
+        source: The prefix that names the file in errors. It ends with a colon and a space, or is empty.
 
     Raises:
-        UsageError: The text is not a Compose file.
+        UsageError: The file is not valid YAML, or is not a mapping.
     """
     try:
         document = load_yaml(text, ComposeLoader)
@@ -71,12 +75,12 @@ def _load(text: str, source: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise UsageError(f"{source}not valid YAML: {error}") from None
     if not isinstance(document, dict):
-        raise UsageError(f"{source}not a compose file: the document is not a mapping")
+        raise UsageError(f"{source}not a Compose file: the document is not a mapping")
     return document
 
 
 def _has_format_1(document: dict[str, Any]) -> bool:
-    """Return whether the keys of a document are services, as in Compose files before 2016."""
+    """Return whether the top-level keys of a document are services, as in Compose file format 1 (before 2016)."""
     services = [each for each in document.values() if isinstance(each, dict) and {"image", "build"} & each.keys()]
     return bool(services) and not _SECTIONS & document.keys()
 
@@ -91,7 +95,7 @@ def _extended(
         services: The services of the file.
         source: The prefix that names the file in notes.
         result: Receives a note if the service inherits keys from another file.
-        inner: The names of the services that extend this service.
+        inner: The names of the services that directly or indirectly extend this service, to detect cycles.
     """
     service = services[name]
     extends = service.get("extends") if isinstance(service, dict) else None
@@ -108,7 +112,7 @@ def _extended(
 
 
 def _interpolate(value: Any, files: EnvFiles, folder: str) -> Any:
-    """Replace references to variables that are set or have a default. Leave other references as `${NAME}`."""
+    """Replace variables in all strings of a value, as Compose does. Keep unset ones without default as `${NAME}`."""
     if isinstance(value, dict):
         return {key: _interpolate(each, files, folder) for key, each in value.items()}
     if isinstance(value, list):

@@ -7,34 +7,37 @@ _VARIABLE = re.compile(r"\$(?:(\$)|([A-Za-z_]\w*)|\{(\w+)(?:(:?[-?+])((?:\$\{[^{
 
 
 def interpolated(text: str, value: Callable[[str], str]) -> str:
-    """Return a text with the values of its variables. References to variables without a value stay, as `${NAME}`.
+    """Replace the references to variables in a string. Keep references to variables without a value, as `${NAME}`.
 
     Args:
-        text: The text.
-        value: Returns the value of a variable; empty if it is not known.
+        text: The string.
+        value: Receives the name of a variable, and returns its value; empty if it is not known.
     """
     return "".join(part for _, part in _parts(text, value))
 
 
 def replaced(text: str, start: int, end: int, new: str, value: Callable[[str], str]) -> str | None:
-    """Replace a part of an interpolated text in the text before interpolation.
+    """Change a template so that one part of its interpolated result changes.
 
     Args:
-        text: The text before interpolation.
-        start: The start of the part in the interpolated text.
-        end: The end of the part in the interpolated text.
-        new: The new text of the part.
+        text: The template: a string before interpolation.
+        start: The start of the part in the interpolated result.
+        end: The end of the part in the interpolated result.
+        new: The replacement for the part.
         value: Returns the value of a variable. See `interpolated`.
 
     Returns:
-        The new text before interpolation; None if the part starts or ends inside the value of a variable.
+        The new template; None if the part starts or ends inside the value of a variable.
     """
     first, last = _index(text, start, value), _index(text, end, value)
     return None if first is None or last is None else text[:first] + new + text[last:]
 
 
 def _index(text: str, index: int, value: Callable[[str], str]) -> int | None:
-    """Return the index before interpolation of an index in the interpolated text; None inside a variable's value."""
+    """Convert an index in the interpolated result to an index in the template.
+
+    Return None if the index is inside the value of a variable.
+    """
     before, after = 0, 0
     for raw, part in _parts(text, value):
         if index <= after + len(part) and raw == part:
@@ -48,7 +51,7 @@ def _index(text: str, index: int, value: Callable[[str], str]) -> int | None:
 
 
 def _parts(text: str, value: Callable[[str], str]) -> Iterator[tuple[str, str]]:
-    """Yield the parts of a text: literal text and references, each with its interpolated text."""
+    """Yield the parts of a template (literals, and references to variables), each with its interpolated result."""
     end = 0
     for match in _VARIABLE.finditer(text):
         yield text[end : match.start()], text[end : match.start()]

@@ -8,9 +8,9 @@ from gateway.importing.compose_values import environment, list_of, mapping
 from gateway.importing.docker_options import read_bind
 
 _REPLACED = ("command", "entrypoint", "test")
-"""Keys of lists that the override file replaces. Other lists are joined."""
+"""Keys whose lists the override file replaces. It extends other lists."""
 _LISTS = ("dns", "dns_opt", "dns_search", "env_file", "label_file", "tmpfs")
-"""Keys of services whose value can also be a string, and which Compose joins as lists."""
+"""Keys of services whose value can be a string or a list. Compose merges both as lists."""
 _NAME = re.compile(r"(?:docker-)?compose(\.override)?\.ya?ml")
 
 
@@ -35,15 +35,15 @@ def is_base(name: str) -> bool:
 
 
 def merged(base: Any, override: Any, *path: str) -> Any:
-    """Return the value of a key in two Compose files.
+    """Merge the values of one key in a Compose file and its override file.
 
     Args:
         base: The value in the Compose file; None if it is absent.
-        override: The value in the override file; None if it is absent. It can have the tags of Compose.
-        path: The path of the key.
+        override: The value in the override file, with the tags of Compose; None if it is absent.
+        path: The keys from the top level of the file to the value.
 
     Returns:
-        The value. Keys that the override file adds still have their tags: see `without_tags`.
+        The merged value. Values that only the override file contains keep their tags; see `without_tags`.
 
     Raises:
         UsageError: A value has a wrong type.
@@ -80,7 +80,7 @@ def _environment(base: Any, override: Any, where: str) -> dict[str, str]:
 
 
 def _mapping(value: Any, path: tuple[str, ...]) -> dict[str, Any]:
-    """Return a mapping, also for a list of names, such as those of `networks` and `depends_on`."""
+    """Return a mapping. Convert a list of names, as in `networks` or `depends_on`, to a mapping without values."""
     return dict.fromkeys(map(str, value)) if isinstance(value, list) else mapping(value, ".".join(path))
 
 

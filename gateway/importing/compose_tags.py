@@ -11,27 +11,27 @@ from gateway.input_limits import LimitedLoader
 
 @dataclass(frozen=True)
 class ReplacedValue:
-    """A value with the tag `!override`, which replaces the value of the overridden file instead of being merged.
+    """A value with the tag `!override`. It replaces the value in the overridden file, instead of merging with it.
 
     Args:
-        value: The value.
+        value: The value, without the tag.
     """
 
     value: Any
 
 
 class _Reset:
-    """A value with the tag `!reset`, which removes the key of the overridden file."""
+    """The type of `RESET`, which stands for the tag `!reset`: it removes the key from the overridden file."""
 
 
 RESET: Final = _Reset()
 
 
 class ComposeLoader(LimitedLoader):
-    """A YAML loader that returns `RESET` and `ReplacedValue` for the tags of Compose."""
+    """Loads YAML like `LimitedLoader`, and returns `RESET` or a `ReplacedValue` for values with a tag of Compose."""
 
     def construct_override(self, node: yaml.Node) -> ReplacedValue:
-        """Return the value of a node without its tag."""
+        """Return the value of a node that has the tag `!override`."""
         inner = copy.copy(node)
         plain = isinstance(node, yaml.ScalarNode) and not node.style
         inner.tag = self.resolve(type(node), node.value, (plain, not plain))  # type: ignore[no-untyped-call]
@@ -43,7 +43,7 @@ ComposeLoader.add_constructor("!reset", lambda _loader, _node: RESET)
 
 
 def without_tags(value: Any) -> Any:
-    """Return a value without the keys and list items that have the tag `!reset`, and without tags `!override`."""
+    """Return a value without tags: omit keys and list items with `!reset`, and keep the values with `!override`."""
     if isinstance(value, ReplacedValue):
         return without_tags(value.value)
     if isinstance(value, dict):

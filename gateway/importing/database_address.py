@@ -31,11 +31,11 @@ class DatabaseAddress:
         prefix: The common prefix of the variables' names.
         host: The host, in its original spelling.
         port: The port as text; empty if no variable names the port.
-        words: Words from the variables. One of them can be the name of a database kind or of a driver.
+        words: Words, separated by spaces, that can contain the name of a database kind or of a driver.
         user: The user; empty if it is not known.
         password: The name of the variable with the password; empty if there is none.
         database: The database; empty if it is not known.
-        parts: All variables that describe the database.
+        parts: All variables that describe the database or the login.
         tls: The URL parameter that requests TLS; empty if there is none.
         more: Additional hosts, each with or without a port.
     """
@@ -53,7 +53,7 @@ class DatabaseAddress:
     more: tuple[str, ...] = ()
 
     def kind(self) -> tuple[str, int, str]:
-        """Return the backend kind and the port, and a note if the kind or the port is a guess.
+        """Return the backend kind, the port and a note. The note is empty unless the kind or the port is a guess.
 
         Raises:
             UsageError: The port is not a port number.
@@ -65,7 +65,7 @@ class DatabaseAddress:
             port = port_number(self.port)
             return (kind or kind_of_port(port)).name, port, ""
         problem = "has no value" if self.port.startswith("${") else "is not a port number"
-        guess = f"{self.port} {problem}: the configuration uses the default port" if self.port else ""
+        guess = f"{self.port} {problem}, so the configuration uses the default port" if self.port else ""
         if kind is not None and kind.default_port:
             return kind.name, kind.default_port, guess
         other = next((OTHER_PORTS[word] for word in words if word in OTHER_PORTS), 0)
@@ -74,17 +74,21 @@ class DatabaseAddress:
         return (
             "mysql",
             KINDS["mysql"].default_port,
-            "the variables name no port: set kind and port if it is not MySQL",
+            "the variables contain no port; if this is not MySQL, set kind and port",
         )
 
 
 def kind_of_word(word: str) -> BackendKind | None:
-    """Return the backend kind with a name, an alias, a URL scheme or a driver name; None if there is none."""
+    """Return the backend kind that a word refers to; None if there is none.
+
+    Args:
+        word: The name or an alias of a kind, a URL scheme, or the name of a driver.
+    """
     word = _WORDS.get(word, word)
     return next((kind for kind in KINDS.values() if word in (kind.name, *kind.aliases, *kind.schemes)), None)
 
 
 def requested_tls(text: str) -> str:
-    """Return the parameter of a URL that requests TLS; empty if there is none."""
+    """Return the first parameter in the query of a URL that requests TLS; empty if there is none."""
     match = _TLS.search(text)
     return match[0] if match else ""

@@ -30,15 +30,15 @@ _TLS_SCHEMES = ("rediss",)
 
 @dataclass(frozen=True)
 class _Url:
-    """A database URL, with each part in its original spelling.
+    """The parts of a database URL, in their original spelling.
 
     Args:
-        scheme: The scheme, without a driver.
-        hosts: The hosts, each with its port as text. The port can be empty or a reference to a variable.
+        scheme: The scheme, without the name of a driver.
+        hosts: The hosts, each with its port, which can be empty or a reference to a variable.
         user: The user; empty if the URL has none.
         has_password: Whether the URL has a password.
         database: The database; empty if the URL has none.
-        query: The parameters, as one text.
+        query: The query, which contains the parameters.
     """
 
     scheme: str
@@ -69,7 +69,10 @@ def find_urls(container: ImportedContainer, result: ImportResult) -> Iterator[Da
 
 
 def _is_imported(name: str, scheme: str) -> bool:
-    """Return whether a URL is the address of a database. For a scheme such as `tcp`, the variable's name decides."""
+    """Return whether a URL is the address of a database.
+
+    For a scheme that does not show this, such as `tcp`, the name of the variable must end with `URL`, `URI` or `DSN`.
+    """
     kind = kind_of_word(scheme)
     if scheme in OTHER_PORTS or (kind is not None and kind.default_port and kind.mount is None):
         return True
@@ -77,23 +80,24 @@ def _is_imported(name: str, scheme: str) -> bool:
 
 
 def _problem(name: str, value: str, url: _Url | None) -> str:
-    """Return the reason why a connection string is not imported; empty if it is, or for another value."""
+    """Return the reason why a connection string is not imported; empty for all other values."""
     scheme = value.removeprefix("jdbc:").partition("://")[0]
     if scheme.endswith("+srv"):
         return (
-            "the driver finds its servers in DNS (SRV), so no backend can replace the name: not imported: add a"
-            " backend of kind tcp for one server, and connect with mongodb:// and directConnection=true"
+            "not imported, because the driver looks up its servers in DNS (SRV records), so no backend can replace"
+            " the name; add a backend of kind tcp for one server, and connect with mongodb:// and"
+            " directConnection=true"
         )
     if url is None and "://" in value and _is_imported(name, scheme.partition("+")[0]):
         return (
-            "no host can be read from the URL: not imported: in a password, write / as %2F, ? as %3F and # as %23;"
-            " add a backend if the server is remote"
+            "not imported, because the URL contains no valid host; in a password, write / as %2F, ? as %3F and # as"
+            " %23, and if the server is remote, add a backend"
         )
     names_database = bool(_SUFFIX.search(name) or DATABASE_NAME.search(name))
     if re.fullmatch(r"\$\{\w+\}", value) and _SUFFIX.search(name) and DATABASE_NAME.search(_SUFFIX.sub("", name)):
-        return f"no source sets {value}: not imported: pass the file that sets it as another source"
+        return f"not imported, because no source sets {value}; pass the file that sets it as another source"
     if url is None and _CONNECTION_STRING.match(value) and (names_database or re.search("(?i)conn|jdbc", name)):
-        return "this form of a connection string is not supported: not imported: add a backend for its server"
+        return "not imported, because this form of connection string is not supported; add a backend for its server"
     return ""
 
 
@@ -113,7 +117,7 @@ def _address(name: str, url: _Url, environment: dict[str, str]) -> DatabaseAddre
 
 
 def _parse(text: str) -> _Url | None:
-    """Return the parts of a URL; None if the text is not a URL with a host."""
+    """Split a string into the parts of a URL. Return None if the string is not a URL with a host."""
     match = _URL.fullmatch(text)
     if match is None:
         return None

@@ -21,7 +21,7 @@ def find_clients(container: ImportedContainer, result: ImportResult) -> list[Imp
 
     Args:
         container: The container.
-        result: The function adds notes, and tunnels that the container itself opens.
+        result: Receives notes, and a tunnel if the application opens one itself.
     """
     found = [*_by_host(container.environment), *find_urls(container, result)]
     _note_libpq(container, result)
@@ -79,7 +79,7 @@ def _by_host(environment: dict[str, str]) -> Iterator[DatabaseAddress]:
         prefix = match["prefix"]
 
         def first(*ends: str, prefix: str = prefix) -> str:
-            """Join the prefix with each suffix, and return the first of these names whose variable is set."""
+            """Return the name of the first variable that is set, from names with this prefix and each suffix."""
             names = (f"{prefix}{'_' if prefix and prefix != 'PG' else ''}{end}" for end in ends)
             return next((each for each in names if environment.get(each)), "")
 
@@ -124,8 +124,8 @@ def _tls_note(address: DatabaseAddress) -> str:
     if "verify" not in address.tls.lower():
         return ""
     return (
-        f"{address.tls}: the client verifies the name of the server, which is now that of the backend: verify only"
-        " the certificate authority, as with sslmode=verify-ca"
+        f"{address.tls}: the client verifies the server's name, but it now connects to the name of the backend;"
+        " verify only the certificate authority, for example with sslmode=verify-ca"
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from gateway.importing.compose_interpolation import interpolated
 
 EnvFileReader = Callable[[str], dict[str, str] | None]
-"""Returns the variables in the env file at a path; None if the file is not a source."""
+"""Returns the variables in the env file at a path; None if the file was not passed as a source."""
 
 
 def parse_env_file(text: str, value: Callable[[str], str] | None = None) -> dict[str, str]:
@@ -36,7 +36,7 @@ def parse_env_file(text: str, value: Callable[[str], str] | None = None) -> dict
 
 
 class EnvFiles:
-    """The env files among the import's sources, and which of them containers use.
+    """Holds the env files that were passed as sources, and records which files and variables are used.
 
     Args:
         texts: The content of each file, by its path.
@@ -52,12 +52,15 @@ class EnvFiles:
     def read(
         self, path: str, folders: Sequence[str], value: Callable[[str], str] | None = None
     ) -> dict[str, str] | None:
-        """Return the variables in a container's env file, and record the read; None if the file is not a source.
+        """Return the variables in a container's env file, and record that the file is used.
 
         Args:
             path: The path of the file.
-            folders: The directories to which a relative path can be relative.
+            folders: The directories in which to look for a relative path.
             value: Returns the value of a variable. See `parse_env_file`.
+
+        Returns:
+            The variables; None if the file was not passed as a source.
         """
         keys = [_key(path, folder) for folder in folders]
         key = next((each for each in keys if each in self._texts), keys[0])
@@ -65,17 +68,20 @@ class EnvFiles:
         return parse_env_file(self._texts[key], value) if key in self._texts else None
 
     def value(self, name: str, folder: str) -> str:
-        """Return the value of a variable in the `.env` of a Compose file, and record its use; empty if it is not set.
+        """Return the value of a variable in the `.env` file of a Compose file, and record that the variable is used.
 
         Args:
             name: The name of the variable.
             folder: The directory of the Compose file.
+
+        Returns:
+            The value; empty if the variable is not set, or if the file was not passed as a source.
         """
         self._used.add((_key(".env", folder), name))
         return self.values(folder).get(name, "")
 
     def values(self, folder: str) -> dict[str, str]:
-        """Return the variables in the `.env` of a Compose file; empty if the file is not a source.
+        """Return the variables in the `.env` file of a Compose file; empty if it was not passed as a source.
 
         Args:
             folder: The directory of the Compose file.

@@ -22,7 +22,7 @@ def home(path: str) -> str:
 
 
 def names_on_host(port: int) -> set[tuple[str, int]]:
-    """Return this host's name and a port, in the form of `ImportedForward.names`."""
+    """Return the `ImportedForward.names` of a listener that only processes on this host can reach."""
     return {(HERE, port)}
 
 
@@ -32,7 +32,7 @@ class SshCommandContext:
 
     Args:
         where: The name of the command in notes.
-        names: Returns, for a listener's port, the names and ports at which clients reach the listener.
+        names: Receives the port of a listener, and returns the names and ports at which clients reach the listener.
         path: Converts a path in the command to a path on the host.
         in_container: Whether the command runs in a container.
     """
@@ -115,7 +115,7 @@ class ImportedContainer:
         self.parts[f"link.{alias or name}"] = f"link {text}"
 
     def use(self, *keys: str) -> None:
-        """Mark parts of the definition as used."""
+        """Mark parts of the definition as used, so that no note lists them as not imported."""
         for key in keys:
             if self.parts.pop(key, None) is not None:
                 self.used.append(key)
@@ -134,7 +134,10 @@ class ImportedContainer:
         return ""
 
     def host_path(self, path: str) -> str | None:
-        """Convert a path in the container to a path on the host, and mark the mount as used; None if not mounted."""
+        """Convert a path in the container to a path on the host, and mark its mount as used.
+
+        Return None if the path is not on a mount.
+        """
         for mount in self.mounts:
             if path == mount.target or path.startswith(mount.target.rstrip("/") + "/"):
                 self.use(f"mount.{mount.target}")
@@ -178,7 +181,7 @@ class ImportedClient:
         keys: Additional configuration keys of the backend.
         via: The name of the tunnel that the client itself opens; None if the client opens no tunnel.
         container: The container that is the client; None if the client is a process or the kernel of this host.
-        login: The names of the variables that contain the address and the check's login.
+        login: The names of the variables that contain the address, and the user and password for the check.
         variables: The names of the variables that contain host and port. The Compose diff changes these.
         volume: The name of the volume; empty if the client is not a volume.
         volume_key: The key of the volume in its Compose file; empty if the client is not a volume of a Compose file.

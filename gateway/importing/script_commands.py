@@ -28,7 +28,7 @@ def import_unit(text: str, source: str, read_env_file: EnvFileReader, result: Im
         text: The content of the unit.
         source: The prefix that names the unit in notes.
         read_env_file: Reads the env file of a container or of the unit.
-        result: Receives what the commands describe.
+        result: Receives the tunnels, forwards, containers and notes from the commands.
 
     Returns:
         The driver options of each volume that the commands create, by volume name.
@@ -41,7 +41,7 @@ def import_unit(text: str, source: str, read_env_file: EnvFileReader, result: Im
     variables = _unit_variables(lines, read_env_file)
     starts = [interpolated(each, lambda name: variables.get(name, "")) for each in starts]
     others = [_unit_line(line) for line in lines if line and not line.startswith(("ExecStart=", "#", ";", "["))]
-    result.add_note(f"{source}the gateway's unit replaces this one: not imported: {'; '.join(others)}")
+    result.add_note(f"{source}not imported, because the gateway has its own unit: {'; '.join(others)}")
     return import_script("\n".join(starts), source, read_env_file, result)
 
 
@@ -59,7 +59,7 @@ def _unit_variables(lines: list[str], read_env_file: EnvFileReader) -> dict[str,
 
 
 def _unit_line(line: str) -> str:
-    """Return a line of a unit for use in a note. Omit the values in an `Environment=` line."""
+    """Return a line of a unit for a note, without the values of variables, which can be secrets."""
     key, _, value = line.partition("=")
     names = re.findall(r"""(?:^|[\s"'])([A-Za-z_]\w*)=""", value)
     return f"Environment {', '.join(names)}" if key == "Environment" else line
@@ -74,7 +74,7 @@ def import_script(
         text: The script or command line.
         source: The prefix that names the script in notes.
         read_env_file: Reads an env file of a container.
-        result: Receives what the commands describe.
+        result: Receives the tunnels, forwards, containers and notes from the commands.
         form: `ssh` if each ssh command must have a local forward.
 
     Returns:
@@ -119,7 +119,7 @@ def import_script(
 
 
 def _schedule(words: list[str]) -> dict[str, str]:
-    """Return the schedule in a line of crontab(5), as `ImportedContainer.parts` has it; empty if there is none."""
+    """Return the schedule of a crontab(5) line as an entry for `ImportedContainer.parts`; empty if there is none."""
     schedule = " ".join(words[: schedule_length(words)])
     return {"schedule": f"schedule {schedule}"} if schedule else {}
 
@@ -127,12 +127,15 @@ def _schedule(words: list[str]) -> dict[str, str]:
 def _note_other(words: list[str], source: str, result: ImportResult) -> None:
     """Add a note on a command that is not imported."""
     if words != ["done"]:
-        printed = words[0] in ("echo", "printf")  # can pass a secret to the next command
+        printed = words[0] in ("echo", "printf")  # its words can be a secret for the next command of a pipe
         result.add_note(f"{source}`{f'{words[0]} …' if printed else redacted(words)}`: not imported")
 
 
 def _command_line(words: list[str]) -> str:
-    """Return the argument of a shell, or of a program such as tmux, that runs ssh with a forward; empty if none."""
+    """Return the command line that a shell, or a program such as tmux, gets as an argument, if it runs ssh.
+
+    Return an empty string if no argument contains an ssh command with a forward.
+    """
     start = schedule_length(words)
     if not any(word.rpartition("/")[2] in _SHELLS for word in words[start : start + 2]):
         return ""
@@ -157,13 +160,13 @@ def _docker_command(words: list[str], command: ShellCommand) -> ShellCommand | N
 
 
 def _pass_variables(container: ImportedContainer, command: ShellCommand, result: ImportResult) -> list[str]:
-    """Set the variables that a container gets from the environment of its command (`-e NAME`). Return their names."""
+    """Set the variables that a container inherits from the script (`-e NAME`). Return their names."""
     names = [name for name, value in container.environment.items() if value == f"${{{name}}}"]
     names = [name for name in names if name in command.variables]
     for name in names:
         container.environment[name] = command.variables[name]
         if name not in command.exported:
             result.add_note(
-                f"{container.where}: the script does not export {name}, so `-e {name}` passes nothing: add `export`"
+                f"{container.where}: the script does not export {name}, so `-e {name}` passes no value; add `export`"
             )
     return names

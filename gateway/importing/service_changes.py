@@ -11,7 +11,7 @@ from gateway.importing.yaml_edit import YamlEdit
 
 
 def change_volume(edit: YamlEdit, client: ImportedClient, found: ComposeGatewayConfig, result: ImportResult) -> None:
-    """Change the driver options of a volume to mount the backend.
+    """Change the driver options of a volume so that the volume mounts through the gateway.
 
     Args:
         edit: The edit of the Compose file.
@@ -37,7 +37,7 @@ def change_volume(edit: YamlEdit, client: ImportedClient, found: ComposeGatewayC
             edit.put(("volumes", key, "driver_opts", option), value)
     name = edit.get("volumes", key, "name") or f"{edit.get('name') or 'PROJECT'}_{key}"
     result.add_note(
-        f"{client.where}: if the volume exists, it keeps its old options: before the first start, run `docker compose"
+        f"{client.where}: an existing volume keeps its old options; before the first start, run `docker compose"
         f" down` and `docker volume rm {name}`"
     )
 
@@ -83,9 +83,10 @@ def _remove_links(edit: YamlEdit, container: ImportedContainer, replaced: set[st
 def _change_dependencies(
     edit: YamlEdit, container: ImportedContainer, replaced: set[str], *, needs_gateway: bool
 ) -> None:
-    """Replace dependencies on replaced services by one on the gateway, or add it if the service needs the gateway.
+    """Make a service depend on the gateway if it needs the gateway, or if it depends on a replaced service.
 
-    The result is always a mapping: with a list, Compose starts the service before the gateway listens.
+    Dependencies on replaced services are removed. The result is always a mapping: with a list, Compose starts the
+    service before the gateway listens.
     """
     path = ("services", container.name, "depends_on")
     needs = edit.get(*path)
@@ -112,7 +113,7 @@ def _remove_variables(edit: YamlEdit, container: ImportedContainer, gone: list[s
     for variable in gone:
         if variable not in present:
             result.add_note(
-                f"{container.where}: {variable} is not needed any more: remove it where it is set, as in an env_file"
+                f"{container.where}: {variable} is no longer needed; remove it where it is set, as in an env_file"
             )
         elif isinstance(existing, dict):
             edit.remove((*path, variable))

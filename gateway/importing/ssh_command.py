@@ -89,7 +89,7 @@ def import_command(
 
     Args:
         words: The command line, with or without the name of the program.
-        context: The environment in which the command runs.
+        context: The context in which the command runs.
         result: Receives the tunnels and forwards.
         need_forward: Whether a command without a local forward is an error.
 
@@ -111,7 +111,7 @@ def import_command(
             result.add_note(f"{where}: the gateway runs no command on the server: {redacted([word, *words])}")
             break
     if not config.destination:
-        raise UsageError(f"{where}: the command names no server")
+        raise UsageError(f"{where}: the command contains no server")
     if skipped:
         result.add_note(f"{where}: not needed with the gateway: {' '.join(skipped)}")
     if "localforward" in config.keywords:
@@ -149,7 +149,17 @@ def _without_prefix(
 
 
 def _option(word: str, words: list[str], config: SshHostConfig, skipped: list[str]) -> list[str]:
-    """Parse a word that contains one or more options, and return the remaining words."""
+    """Parse a word that contains one or more options, such as `-NL`, and its value. Return the remaining words.
+
+    Args:
+        word: The word, with its dash.
+        words: The words after it. The first one is the value if the option requires one.
+        config: Receives the settings.
+        skipped: Receives the options that need no equivalent.
+
+    Raises:
+        UsageError: ssh does not have the option, or its value is missing.
+    """
     letter, rest = word[1], word[2:]
     if letter not in _WITH_VALUE:
         if letter == "M" and words and words[0].isdecimal():  # autossh also accepts -M PORT after other options

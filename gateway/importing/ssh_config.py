@@ -14,7 +14,7 @@ _Block = tuple[list[str], list[tuple[str, str]]]
 
 
 def import_config(text: str, where: str, result: ImportResult) -> None:
-    """Convert those hosts in an ssh_config file that have a LocalForward.
+    """Convert the hosts in an ssh_config file that have a LocalForward. Add notes on other hosts.
 
     Args:
         text: The content of the file.
@@ -46,7 +46,9 @@ def import_config(text: str, where: str, result: ImportResult) -> None:
         names = {name for name in patterns if not re.search(r"[*?!]", name)}
         if names and not names & (imported | jumps):
             settings = "; ".join(f"{key} {value}" for key, value in lines)
-            result.add_note(f"{where}: Host {' '.join(patterns)}: not imported: it has no LocalForward ({settings})")
+            result.add_note(
+                f"{where}: Host {' '.join(patterns)}: not imported, because it has no LocalForward ({settings})"
+            )
 
 
 def _blocks(text: str, where: str, result: ImportResult) -> list[_Block]:

@@ -18,8 +18,8 @@ class SshHostConfig:
 
     Args:
         destination: The server, as `[user@]host` or an `ssh://` URL.
-        keywords: The values of each ssh_config keyword, in their original order. The keywords are in lower case.
-        unused: The original spelling of each keyword that the import has not read.
+        keywords: The values of each ssh_config keyword, in the order in which they are set. Keys are in lower case.
+        unused: The keywords that the import has not read, each with its spelling in the source.
     """
 
     destination: str = ""
@@ -27,12 +27,12 @@ class SshHostConfig:
     unused: dict[str, str] = field(default_factory=dict)
 
     def add(self, key: str, value: str) -> None:
-        """Append a value to those of a keyword."""
+        """Add a value to a keyword, after the values that it already has."""
         self.keywords.setdefault(key.lower(), []).append(value)
         self.unused.setdefault(key.lower(), key)
 
     def first(self, key: str, otherwise: str = "") -> str:
-        """Return the first value of a keyword. ssh ignores later values."""
+        """Return the first value of a keyword, which is the one that ssh uses, and mark the keyword as read."""
         return (self.all(key) or [otherwise])[0]
 
     def all(self, key: str) -> list[str]:
@@ -49,14 +49,14 @@ def server_keys(
     Args:
         config: The settings of the connection to the server.
         via: The name of the tunnel through which the gateway reaches the server; None for a direct connection.
-        context: The environment in which ssh runs.
+        context: The context in which ssh runs.
         result: Receives notes.
-        command: The settings of the whole ssh command. For a jump host, they differ from `config`.
+        command: The settings of the whole ssh command. For the server behind all jump hosts, this is `config`.
     """
     user, host, port = _address(config, command)
     if not user:
         user = _USER
-        result.add_note(f"{context.where}: names no user: the configuration uses ${{USER}} from the environment")
+        result.add_note(f"{context.where}: no user is set, so the configuration uses ${{USER}} from the environment")
     keys: dict[str, Any] = {"kind": "ssh"}
     if via is not None:
         keys["via"] = via
@@ -92,13 +92,16 @@ def expand_tokens(text: str, config: SshHostConfig, command: SshHostConfig) -> s
 
 
 def destination_host(config: SshHostConfig) -> str:
-    """Return the host of a destination, as it is on the command line."""
+    """Return the host that the command line contains, which can be an alias from ssh_config."""
     host = config.destination.removeprefix("ssh://").rstrip("/").rpartition("@")[2]
     return re.sub(r":\d+$", "", host).strip("[]")
 
 
 def _address(config: SshHostConfig, command: SshHostConfig) -> tuple[str, str, str]:
-    """Return the user, the host and the port of a server. The user and the port can be empty. See `server_keys`."""
+    """Return the user, the host and the port of a server; the user and the port are empty if they are not set.
+
+    The arguments are those of `server_keys`.
+    """
     user, at, host = config.destination.removeprefix("ssh://").rstrip("/").rpartition("@")
     port = config.first("port")
     if match := re.fullmatch(r"(\[.+\]|[^:]+):(\d+)", host):
@@ -111,7 +114,7 @@ def _address(config: SshHostConfig, command: SshHostConfig) -> tuple[str, str, s
 def _login(
     config: SshHostConfig, context: SshCommandContext, result: ImportResult, command: SshHostConfig
 ) -> dict[str, Any]:
-    """Return the configuration keys that log in to a tunnel's server. The arguments are those of `server_keys`."""
+    """Return the configuration keys with the credentials for a server. The arguments are those of `server_keys`."""
     keys: dict[str, Any] = {}
     given = config.all("identityfile") or command.all("identityfile")
     identities = [each for each in given if each != "none"]
@@ -128,7 +131,7 @@ def _login(
     elif not identities:
         keys["agent"] = "${SSH_AUTH_SOCK}"
         result.add_note(
-            f"{context.where}: names no key: the configuration uses the SSH agent; without an agent, name a"
+            f"{context.where}: no key is set, so the configuration uses the SSH agent; if there is no agent, name a"
             " key in the source (`-i KEY` or `IdentityFile KEY`), and import again"
         )
     return keys
@@ -160,6 +163,6 @@ def _path(
     unknown = [each for each in re.findall("%.", home(value)) if expand_tokens(each, config, command) == each]
     if unknown:
         result.add_note(
-            f"{context.where}: {keyword} {value}: {', '.join(unknown)} has no equivalent: replace it in the tunnel"
+            f"{context.where}: {keyword} {value}: {', '.join(unknown)} has no equivalent; replace it in the tunnel"
         )
     return path

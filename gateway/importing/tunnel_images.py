@@ -32,7 +32,7 @@ _KEY_NAME = re.compile(r"(?i)(^|[/_.-])(id_\w+|(\w*_)?key|\w+\.pem|identity)$")
 
 
 def import_tunnel(container: ImportedContainer, result: ImportResult) -> bool:
-    """Convert a container if the container runs an SSH tunnel. Return whether the container runs one.
+    """Convert a container if it runs an SSH tunnel. Return whether it does.
 
     Args:
         container: The container.
@@ -64,14 +64,14 @@ def container_context(container: ImportedContainer, result: ImportResult) -> Ssh
         inside = re.sub(r"^(~|\$\{HOME\})(?=/)", "/root", text)
         outside = container.host_path(inside)
         if outside is None and container.image and not text.startswith(("${HOME}", "/run/secrets/")):
-            result.add_note(f"{container.where}: {text} is not a mount: copy the file out of the container")
+            result.add_note(f"{container.where}: {text} is not on a mount; copy the file out of the container")
         return outside or text
 
     return SshCommandContext(container.where, names, path, in_container=True)
 
 
 def mounted_key(container: ImportedContainer) -> str:
-    """Return the path in the container of a mounted private key; empty if no key is mounted."""
+    """Return the path of a private key that is mounted in the container; empty if no key is mounted."""
     keys = [mount.target for mount in container.mounts if _KEY_NAME.search(mount.target)]
     if keys:
         return keys[0]
@@ -80,7 +80,7 @@ def mounted_key(container: ImportedContainer) -> str:
 
 
 def _by_command(container: ImportedContainer, context: SshCommandContext, result: ImportResult) -> bool:
-    """Convert an ssh command with a local forward. The container can run the command directly or in a shell."""
+    """Convert the ssh command that a container runs, directly or in a shell. Return whether it has a forward."""
     words = container.command
     line = next((word for word in words if _LINE.search(word)), None)
     commands = [words]
@@ -148,7 +148,7 @@ def _by_variables(container: ImportedContainer, context: SshCommandContext, resu
 
 
 def _add_login(config: SshHostConfig, container: ImportedContainer, result: ImportResult) -> None:
-    """Add the key, passphrase and password from variables or mounts to a tunnel's settings."""
+    """Add the credentials in variables and mounts to a tunnel's settings: key, passphrase and password."""
     keys = ("IdentityFile", "PassphraseFile", "PasswordFile")
     for name, value in container.environment.items():
         if not value or not (is_secret(name) or (name in _KEY and is_private_key(value))):

@@ -1,4 +1,4 @@
-"""Implements the link of an SSH tunnel: a pool of SSH connections, of which the least loaded gets new channels."""
+"""Implements the link of an SSH tunnel: a pool of SSH connections. New channels use the least loaded connection."""
 
 import asyncio
 import contextlib
@@ -31,16 +31,16 @@ _TICK_SECONDS = 0.5
 _SLOW_OPEN = 0.4
 """Seconds to wait for the reply to a channel open before the pool checks whether the SSH connection is alive."""
 _TIMER_SLACK = 0.01
-"""Maximum number of seconds by which the event loop can run a timer too early."""
+"""Number of seconds added to a timer, because the event loop can run a timer up to this much too early."""
 _LATE_TICK = 1.0
-"""Seconds of delay of a tick after which the pool assumes that this process was suspended. If half of
-`keepalive.suspect` is shorter, half of `keepalive.suspect` applies."""
+"""If a tick is this many seconds late, or half of `keepalive.suspect` if that is less, the pool assumes that this
+process was suspended."""
 _NO_ANSWER_HINT = (
-    "the SSH server has not answered any channel open yet: check that it allows TCP forwarding, "
+    "the SSH server has not replied to any channel open yet: check that it permits TCP forwarding, "
     "and that the target's firewall does not drop packets"
 )
 _IDLE_BEFORE_SHRINK = 60.0
-"""Seconds for which the pool keeps an idle connection before it closes that connection."""
+"""Seconds after which the pool closes an idle connection that it does not need."""
 
 
 class SshConnectionPool:
@@ -49,8 +49,8 @@ class SshConnectionPool:
     Args:
         options: The tunnel's options.
         network: See `gateway.contracts.link.Link`.
-        dial: Opens a connection; raises `ReachError`.
-        progress: Called when all connections become silent, and when one of them receives data again.
+        dial: Opens a connection. It raises `ReachError` if it fails.
+        progress: Called when all connections have become silent, and when one of them receives data again.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class SshConnectionPool:
 
     @contextlib.asynccontextmanager
     async def running(self, first: PooledConnection) -> AsyncIterator["SshConnectionPool"]:
-        """Maintain the pool until the context exits, then close the pool's connections.
+        """Maintain the pool while the context is active. On exit, close the pool's connections.
 
         Args:
             first: An open connection. The pool takes ownership of it.
@@ -122,7 +122,7 @@ class SshConnectionPool:
 
     def _check_alive(self, connection: PooledConnection) -> None:
         connection.check_alive()
-        # Check without waiting for the next tick: by then, the dialer might have tried another target.
+        # Do not wait for the next tick, because the dialer would try another target before it.
         self._loop.call_later(SLOW_KEEPALIVE + _TIMER_SLACK, lambda: self._apply_policy(time.monotonic()))
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
@@ -148,11 +148,11 @@ class SshConnectionPool:
         return caller_end
 
     async def lost(self) -> TunnelError:
-        """Wait until the link is lost, and return the cause, which is not fatal."""
+        """Wait until no connection is open, and return the cause. The error is not fatal."""
         return await asyncio.shield(self._lost)
 
     def renew(self) -> None:
-        """Dial new connections, which use the current keys and certificates, and let the old ones drain."""
+        """Replace all connections with new ones that log in with the current credentials. The old ones drain."""
         for connection in self._connections:
             connection.outdated = True
         self._dialer.renew()
@@ -171,7 +171,7 @@ class SshConnectionPool:
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            # No task maintains the pool any more. Report the link as lost: the uplink then opens the tunnel again.
+            # The pool does not work without this task. Report the link as lost, so the uplink reopens the tunnel.
             log.error("the connection pool of %s failed", self._options.endpoint, exc_info=error)
             if not self._lost.done():
                 self._lost.set_result(TunnelError(Reason.RESET, f"{type(error).__name__}: {error}"))
@@ -191,7 +191,7 @@ class SshConnectionPool:
             self._lost.set_result(TunnelError(Reason.RESET, why))
 
     async def _send_keepalives(self) -> None:
-        """Send keepalives, and apply the pool policy at each tick."""
+        """At each tick, send the keepalives that are due, apply the pool policy, and close unneeded connections."""
         last = time.monotonic()
         tick = min(_TICK_SECONDS, self._options.keepalive.interval)
         late = min(_LATE_TICK, self._options.keepalive.suspect / 2)
@@ -209,7 +209,7 @@ class SshConnectionPool:
             self._shrink(now)
 
     def _apply_policy(self, now: float) -> None:
-        """Evaluate the pool, and start the resulting actions."""
+        """Evaluate the state of each connection, and start the actions that the policy returns."""
         alive = [connection for connection in self._connections if connection.alive]
         pool = [
             ConnectionHealth(
@@ -242,10 +242,10 @@ class SshConnectionPool:
         self._report_silence(min(pool[at].silence for at in actions.suspect) if all_silent else None)
 
     def _report_silence(self, silence: float | None) -> None:
-        """Report when all connections become silent, and when one of them receives data again.
+        """Report the tunnel as suspect when all connections become silent, and as up when one receives data again.
 
         Args:
-            silence: The shortest silence in seconds if all connections are silent; otherwise None.
+            silence: The shortest silence of all connections, in seconds; None if not all are silent.
         """
         if silence is not None and not self._all_silent:
             self._progress(TunnelState.SUSPECT, Reason.TIMEOUT, f"no data received for at least {silence:.0f} s")

@@ -31,7 +31,7 @@ CONNECTIONS = Fact("connections", "Open SSH connections.", describe=hidden, addi
 CHANNELS = Fact("channels", "Open channels.", describe=hidden, additive=True)
 DATA_PLANE = Fact(
     "data_plane",
-    "What carries the channels of an SSH tunnel: the gateway's own data plane (native) or asyncssh.",
+    "Data plane that carries the channels of an SSH tunnel: the gateway's own (native), or asyncssh.",
     metric="gateway_data_plane_info",
     label="plane",
     describe=lambda name: f"data plane {name}",
@@ -44,7 +44,7 @@ class SshTunnel:
 
     Args:
         options: The tunnel's options.
-        engine: Whether the data plane in C carries the channels also if `data_plane` is `auto`.
+        engine: Whether to use the data plane in C, if it is built, even if `data_plane` is `auto`.
     """
 
     def __init__(self, options: SshOptions, *, engine: bool = False) -> None:
@@ -60,7 +60,7 @@ class SshTunnel:
 
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: ProgressCallback) -> AsyncIterator[OpenTunnel]:
-        """See `gateway.contracts.tunnel.Tunnel`. Keeps a pool of connections until the context manager exits."""
+        """Open the tunnel, and maintain its pool of connections; see `gateway.contracts.tunnel.Tunnel`."""
         async with (
             TunnelProcesses() if self._options.proxy_command is not None else contextlib.nullcontext() as children
         ):
@@ -107,12 +107,16 @@ class SshTunnel:
 
 
 def _ignore_progress(state: TunnelState, reason: Reason | None = None, detail: str = "") -> None:
-    """Ignore progress, because another connection of the pool does not change the tunnel's state."""
+    """Ignore the progress of an additional connection, because it does not change the tunnel's state."""
     del state, reason, detail
 
 
 def _verify(options: SshOptions) -> None:
-    """Load the credentials and the trusted host keys, and check that `proxy_command` and the data plane exist."""
+    """Check that the credentials and the trusted host keys can be read, and that needed programs are installed.
+
+    Raises:
+        GatewayError: The gateway cannot use an option or a file.
+    """
     if options.data_plane == "native" and not is_built():
         raise GatewayError(
             "data_plane: the data plane in C is not built: install gcc, libssl-dev and python3-dev and install the"
@@ -132,7 +136,7 @@ def _insecure_settings(options: SshOptions, plain: bool) -> Iterator[InsecureSet
     del plain  # irrelevant, because SSH encrypts its traffic
     if options.insecure_host_key:
         message = (
-            "disables host key verification, so an attacker on the path can read and change all traffic: set"
+            "disables host key verification, so an attacker on the network path can read and change all traffic: set"
             " known_hosts or host_keys"
         )
         yield InsecureSetting("insecure_host_key", message, advised=True)

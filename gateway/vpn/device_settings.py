@@ -15,11 +15,11 @@ class DeviceSettings:
 
     Args:
         addresses: Addresses of the device, with their prefix lengths.
-        gateways: Next hops of the default routes. Empty, except for Ethernet devices (`tap`).
-        peers: Addresses behind the VPN that probably answer ICMP echo requests.
-        name_servers: DNS servers that are reached through the device.
-        search_domains: Domains to append to a host name if the name has no dot or does not resolve.
-        mtu: Size of the largest packet, in bytes. None: do not change the MTU of the device.
+        gateways: Next hops of the default routes; empty except for Ethernet devices (`tap`).
+        peers: Addresses behind the VPN that probably reply to ICMP echo requests.
+        name_servers: DNS servers to query through the device.
+        search_domains: Domains to append to a host name that has no dot or does not resolve.
+        mtu: Size of the largest packet, in bytes; None to keep the MTU of the device.
     """
 
     addresses: tuple[IpInterface, ...]
@@ -31,7 +31,7 @@ class DeviceSettings:
 
     @property
     def usable_addresses(self) -> tuple[IpInterface, ...]:
-        """The addresses that the MTU permits: without IPv6 if the MTU is below 1280 bytes (RFC 8200, section 5)."""
+        """The addresses that the MTU permits: IPv6 requires an MTU of at least 1280 bytes (RFC 8200, section 5)."""
         allows_ipv6 = (self.mtu or _IPV6_MIN_MTU) >= _IPV6_MIN_MTU
         return tuple(each for each in self.addresses if each.version == 4 or allows_ipv6)
 
@@ -43,12 +43,12 @@ def parse_addresses(texts: tuple[str, ...]) -> tuple[IpAddress, ...]:
         texts: The addresses, without prefix lengths.
 
     Raises:
-        ValueError: One of the texts is not an IP address.
+        ValueError: One of the strings is not an IP address.
     """
     return tuple(ip_address(text) for text in texts)
 
 
 def likely_peers(addresses: tuple[IpInterface, ...]) -> tuple[IpAddress, ...]:
-    """Return the first address of each network, which usually belongs to the VPN server."""
+    """Return the first address of each network, which is usually the VPN server's. Omit the device's addresses."""
     networks = [(each.network, each.ip) for each in addresses if each.network.num_addresses > 2]
     return tuple(network[1] for network, own in networks if network[1] != own)

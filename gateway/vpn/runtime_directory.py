@@ -14,10 +14,10 @@ from gateway.errors import Reason, TunnelError
 
 _LOCK = "lock"
 _RUN = Path("/run/gateway")
-"""Directory for runtime files, writable even in a container with a read-only root file system and without /tmp."""
+"""Directory for runtime files. It is writable even in a container with a read-only root file system and no /tmp."""
 _MIN_AGE = 30.0
-"""Minimum age, in seconds, of files that the cleanup removes. A newer directory might not be locked yet, and a newer
-socket might not have a listener yet."""
+"""Minimum age, in seconds, of directories and sockets that the cleanup removes. A newer directory is possibly not
+locked yet, and a newer socket possibly has no listener yet."""
 
 
 class RuntimeDirectory:
@@ -29,7 +29,7 @@ class RuntimeDirectory:
         prefix: Prefix of the directory names. No other program uses this prefix.
 
     Raises:
-        TunnelError: The directory cannot be created; fatal if a later attempt cannot succeed either.
+        TunnelError: The directory cannot be created; fatal unless a later attempt can succeed.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -43,12 +43,12 @@ class RuntimeDirectory:
             permanent = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
             detail = f"{error}: make the directory for temporary files (TMPDIR) or {_RUN} writable"
             raise TunnelError(Reason.PERMISSION if permanent else Reason.PROTOCOL, detail, fatal=permanent) from error
-        # The lock exists until the descriptor is closed, at the latest at the exit of the process (flock(2)).
+        # The kernel releases the lock when the descriptor is closed or the process exits (flock(2)).
         self._lock = os.open(self.path / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def close(self) -> None:
-        """Remove the directory and release the lock."""
+        """Remove the directory, and release the lock."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
 
@@ -77,11 +77,11 @@ def _remove_if_stale(directory: Path) -> None:
 
 
 def remove_stale_sockets(directory: Path, pattern: str) -> None:
-    """Remove unix sockets on which no process listens.
+    """Remove the unix sockets on which no process listens.
 
     Args:
-        directory: The directory of the sockets.
-        pattern: Glob pattern for the names of the sockets. No other program uses such names.
+        directory: The directory that contains the sockets.
+        pattern: Glob pattern for the names of the sockets, which no other program uses.
     """
     for path in directory.glob(pattern):
         with contextlib.suppress(OSError):

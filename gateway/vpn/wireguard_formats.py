@@ -9,13 +9,13 @@ from gateway.errors import GatewayError
 from gateway.vpn.device_settings import IpInterface
 
 _IGNORED = {"table", "saveconfig", "fwmark"}
-"""Keys of [Interface] that concern the host's routes, which the gateway does not change."""
+"""Keys of [Interface] that the gateway ignores, because they change the host's routes or are for wg-quick."""
 _SCRIPTS = {"preup", "postup", "predown", "postdown"}
 _PEER_KEYS = {"publickey", "presharedkey", "allowedips", "endpoint", "persistentkeepalive"}
 _KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
 _DEFAULT_KEEPALIVE = 25
-"""Default interval of keepalives, in seconds. Without keepalives, the gateway cannot distinguish an idle
-peer from a dead peer."""
+"""Default interval between keepalives, in seconds. Without keepalives, the gateway cannot distinguish an idle peer
+from a dead one."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class WireGuardPeer:
 
     Args:
         public_key: The public key of the peer.
-        endpoint: `host:port`, as written in the file. None: the peer connects to the gateway.
+        endpoint: `host:port` from the file; None if the peer connects to the gateway.
         allowed: The networks behind the peer.
-        keepalive: Seconds between two keepalive packets.
-        preshared_key: The preshared key.
+        keepalive: Interval between keepalive packets, in seconds.
+        preshared_key: The preshared key; None if the peer uses none.
     """
 
     public_key: str
@@ -42,14 +42,14 @@ class WireGuardFile:
     """A parsed WireGuard configuration file.
 
     Args:
-        private_key: The private key of the device. None: the key is in another file, named in the configuration.
+        private_key: The private key of the device; None if the file does not contain it.
         addresses: The addresses of the device.
         name_servers: The name servers behind the VPN.
         search_domains: The search domains.
-        mtu: Size of the largest packet, in bytes. None: the file sets none.
-        listen_port: The UDP port of the device. None: the kernel selects a port.
+        mtu: Size of the largest packet, in bytes; None if the file does not set it.
+        listen_port: The UDP port of the device; None to let the kernel choose a port.
         peers: The peers.
-        ignored: Keys in the file that contain commands. The gateway does not run the commands.
+        ignored: Keys in the file whose values are commands, which the gateway does not run.
     """
 
     private_key: str | None = None
@@ -63,19 +63,19 @@ class WireGuardFile:
 
     @property
     def endpoints(self) -> list[Endpoint]:
-        """The endpoints of the peers, as written in the file."""
+        """The endpoints of the peers, before name resolution."""
         found = (peer.endpoint.rpartition(":") for peer in self.peers if peer.endpoint is not None)
         return [Endpoint(host.strip("[]"), int(port)) for host, _, port in found]
 
 
 def parse_wireguard_file(text: str) -> WireGuardFile:
-    """Parse a configuration file.
+    """Parse a configuration file for wg-quick.
 
     Args:
-        text: The text of the file.
+        text: The content of the file.
 
     Raises:
-        GatewayError: The file is not valid. The message contains the line number, and no WireGuard key.
+        GatewayError: The file is not valid. The message contains the line number if there is one, and never a key.
     """
     file, section = WireGuardFile(), ""
     for number, line in enumerate(text.splitlines(), 1):
@@ -165,14 +165,14 @@ def _set_peer_key(peer: WireGuardPeer, key: str, value: str) -> WireGuardPeer:
 
 
 def check_key(value: str, name: str) -> str:
-    """Return `value` if it has the form of a WireGuard key.
+    """Check that a string has the form of a WireGuard key, and return it.
 
     Args:
-        value: The key.
-        name: The name of the key for the message.
+        value: The string.
+        name: The name of the key, for the error message.
 
     Raises:
-        GatewayError: The value does not have the form of a key. The message does not contain the value.
+        GatewayError: The string is not a key. The message does not contain the string.
     """
     if not _KEY.fullmatch(value):
         raise GatewayError(f"{name} is not a valid key: a key has 44 characters of base64")
@@ -180,7 +180,10 @@ def check_key(value: str, name: str) -> str:
 
 
 def _printable_key(name: str) -> str:
-    """Return the name of an unknown key for a message; empty if the name can be part of a misplaced secret."""
+    """Return the name of an unknown configuration key, after a space, for use in a message.
+
+    Return an empty string if the name does not look like that of a key, because it can be part of a misplaced secret.
+    """
     return f" {name}" if re.fullmatch(r"[A-Za-z]{1,24}", name) else ""
 
 
@@ -193,7 +196,7 @@ def to_setconf(file: WireGuardFile, endpoints: dict[str, str]) -> str:
 
     Args:
         file: The configuration file.
-        endpoints: The resolved `address:port` of the peers, by public key.
+        endpoints: The resolved `address:port` of each peer that has an endpoint, by public key.
     """
     lines = ["[Interface]", f"PrivateKey = {file.private_key}"]
     if file.listen_port:
@@ -214,9 +217,9 @@ class WireGuardDeviceStatus:
     """The status of a WireGuard device, parsed from the output of `wg show`.
 
     Args:
-        last_handshake: Time of the last handshake with any peer, in seconds since the epoch. 0: none yet.
-        received: Bytes received from all peers.
-        endpoints: The current endpoints of the peers. WireGuard changes them when a peer roams.
+        last_handshake: Time of the last handshake with any peer, in seconds since the epoch; 0 if there was none yet.
+        received: Number of bytes received from all peers.
+        endpoints: The current endpoints of the peers, which change when a peer roams to another address.
     """
 
     last_handshake: int
@@ -225,7 +228,7 @@ class WireGuardDeviceStatus:
 
 
 def parse_dump(text: str) -> WireGuardDeviceStatus:
-    """Parse the output of `wg show DEVICE dump`. Skip the first line, because it contains the private key."""
+    """Parse the output of `wg show DEVICE dump`. Skip the first line, which contains the device's private key."""
     rows = [line.split("\t") for line in text.splitlines()[1:]]
     return WireGuardDeviceStatus(
         last_handshake=max((int(row[4]) for row in rows), default=0),

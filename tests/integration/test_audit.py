@@ -25,6 +25,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 DATABASE = "mkdir -p /var/lib/mysql && echo content > /var/lib/mysql/ibdata1"
 
+OWNERS = "cd {0} && chown 999:42 . * && chmod 0700 . && chmod 0640 *"
+"""A command that gives a directory and its files to other users than those of the containers."""
+
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
@@ -32,13 +35,18 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     (folder / "data").mkdir(mode=0o710)  # on disk, because the audit reports volumes in memory
     with running_engine(folder) as made:
         root = made.folder / "busybox"
-        for applet in ("mkdir", "cp", "ls", "true"):
+        for applet in ("mkdir", "cp", "ls", "true", "chown", "chmod", "stat"):
             (root / "bin" / applet).symlink_to("busybox")
         (root / "app").mkdir()
         (root / "app" / "main.py").write_text("the program\n")
+        os.chown(root / "app" / "main.py", 999, 42)
         (root / "app" / "static").mkdir()
         (root / "app" / "static" / "page").write_text("a page\n")
+        (root / "etc" / "passwd").write_text("root:x:0:0::/:/bin/sh\napp:x:1500:1500::/:/bin/sh\n")
         made.import_root(root, "busybox")
+        made.docker("create", "--name", "base", "busybox", "true")
+        made.docker("commit", "--change", "USER app", "base", "app")
+        made.docker("rm", "base")
         yield made
 
 
@@ -96,9 +104,20 @@ def paste(engine: Engine, fix: str, folder: Path, *wrapper: str) -> None:
     assert done.returncode == 0, f"{fix}\n{done.stdout}{done.stderr}"
 
 
+def write_data(engine: Engine, container: str) -> None:
+    engine.docker("exec", "-u0", container, "sh", "-c", f"echo content > /data/file; {OWNERS.format('/data')}")
+
+
+def owners(engine: Engine, container: str, path: str) -> str:
+    """Return the owner and the mode of a file."""
+    return engine.docker("exec", "-u0", container, "stat", "-c", "%u:%g %a", path).stdout
+
+
 def layer_database(engine: Engine, host: Path) -> tuple[str, str]:
-    engine.run("db", "-e", "PASSWORD=hunter2", "-p", "127.0.0.1:8011:80", "--restart", "unless-stopped")
-    engine.docker("exec", "db", "sh", "-c", DATABASE)
+    engine.run(
+        "db", "-e", "PASSWORD=hunter2", "-p", "127.0.0.1:8011:80", "--restart", "unless-stopped", "-u", "1500:1500"
+    )
+    engine.docker("exec", "-u0", "db", "sh", "-c", f"{DATABASE}; {OWNERS.format('/var/lib/mysql')}")
     return "database-in-layer", "db"
 
 
@@ -110,28 +129,28 @@ def layer_data(engine: Engine, host: Path) -> tuple[str, str]:
 
 
 def anonymous_volume(engine: Engine, host: Path) -> tuple[str, str]:
-    engine.run("anonymous", "-v", "/data")
+    engine.run("anonymous", "-v", "/data", "--read-only", image="app")
     engine.run("exporter", "-v", "/:/host:ro")
-    engine.docker("exec", "anonymous", "sh", "-c", "echo content > /data/file")
+    write_data(engine, "anonymous")
     return "anonymous-volume", "anonymous"
 
 
 def removed(engine: Engine, host: Path) -> tuple[str, str]:
     engine.run("removed", "--rm", "-v", "/data")
-    engine.docker("exec", "removed", "sh", "-c", "echo content > /data/file")
+    write_data(engine, "removed")
     return "removed-with-container", "removed"
 
 
 def memory(engine: Engine, host: Path) -> tuple[str, str]:
     engine.run("memory", "--tmpfs", "/data")
-    engine.docker("exec", "memory", "sh", "-c", "echo content > /data/file")
+    write_data(engine, "memory")
     return "data-in-memory", "memory"
 
 
 def memory_volume(engine: Engine, host: Path) -> tuple[str, str]:
     engine.docker("volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "inmemory")
     engine.run("ramdisk", "-v", "inmemory:/data")
-    engine.docker("exec", "ramdisk", "sh", "-c", "echo content > /data/file")
+    write_data(engine, "ramdisk")
     return "data-in-memory", "ramdisk"
 
 
@@ -170,7 +189,7 @@ def writable(engine: Engine, host: Path) -> tuple[str, str]:
 
 
 def hides(engine: Engine, host: Path) -> tuple[str, str]:
-    engine.run("hidden", "-v", f"{host}:/app")
+    engine.run("hidden", "-v", f"{host}:/app", image="app")
     return "hides-image-files", "hidden"
 
 
@@ -232,6 +251,8 @@ def test_a_hazard_is_found_and_its_commands_fix_it(engine: Engine, host: Path, t
     finding = before[rule, subject]
     assert finding["why"]
     assert "hunter2" not in str(before)
+    kept = [KEPT[hazard]] if hazard in KEPT else []
+    owned = [owners(engine, subject, each) for each in kept]
     paste(engine, finding["fix"], tmp_path)
     after = found(engine)
     if rule == "single-file":  # the container still mounts a single file, but now sees its new content
@@ -241,14 +262,15 @@ def test_a_hazard_is_found_and_its_commands_fix_it(engine: Engine, host: Path, t
         assert (tmp_path / "shm-shm.tar").stat().st_size > 0
     else:
         assert (rule, subject) not in after, after[rule, subject]
-    if hazard in KEPT:
-        assert engine.docker("exec", subject, "cat", KEPT[hazard]).stdout == "content\n"
+    assert [engine.docker("exec", "-u0", subject, "cat", each).stdout for each in kept] == ["content\n"] * len(kept)
+    assert [owners(engine, subject, each) for each in kept] == owned
     if hazard == "layer_database":
         fixed = engine.inspect("db")
         assert "PASSWORD=hunter2" in fixed["Config"]["Env"]
         assert fixed["HostConfig"]["PortBindings"] == {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8011"}]}
         assert fixed["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
     if hazard == "hides":
+        assert (host / "main.py").stat().st_uid == 999
         assert engine.docker("exec", "hidden", "cat", "/app/main.py").stdout == "the program\n"
     if hazard == "unused":
         assert (tmp_path / "left.tar").stat().st_size > 0
@@ -271,7 +293,7 @@ def test_the_old_container_runs_again_after_a_late_failure(
     )
     restored = engine.inspect("db")
     assert restored["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
-    assert engine.docker("exec", "db", "cat", "/var/lib/mysql/ibdata1").stdout == "content\n"
+    assert engine.docker("exec", "-u0", "db", "cat", "/var/lib/mysql/ibdata1").stdout == "content\n"
     assert ("database-in-layer", "db") in found(engine)
 
 
@@ -600,16 +622,20 @@ def test_a_service_of_compose_is_fixed_by_its_files(
     engine: Engine, host: Path, tmp_path: Path, compose: None
 ) -> None:
     (tmp_path / "compose.yaml").write_text(
-        "services:\n  db:\n    image: busybox\n    pull_policy: always\n    command: [sleep, '9999']\n"
-        "    stop_grace_period: 1s\n"
+        "services:\n  db:\n    image: app\n    pull_policy: always\n"
+        "    command: [sleep, '9999']\n    stop_grace_period: 1s\n"
         f"    volumes: ['named:/named', '{host}:/srv:ro', '/data']\n    tmpfs: [/run]\nvolumes: {{named: {{}}}}\n"
     )
     engine.docker("compose", "-p", "shop", "-f", str(tmp_path / "compose.yaml"), "up", "-d", "--pull", "never")
-    engine.docker("exec", "shop-db-1", "sh", "-c", "echo content > /data/file; echo content > /named/file")
+    write_data(engine, "shop-db-1")
+    engine.docker("exec", "-u0", "shop-db-1", "sh", "-c", "chown 1500:1500 /data /named; echo content > /named/file")
     finding = found(engine)["anonymous-volume", "shop-db-1"]
+    owned = owners(engine, "shop-db-1", "/data/file")
     paste(engine, finding["fix"], tmp_path)
-    assert [each for each in found(engine) if each[1] == "shop-db-1"] == []
-    assert engine.docker("exec", "shop-db-1", "cat", "/data/file", "/named/file").stdout == "content\ncontent\n"
+    assert owners(engine, "shop-db-1", "/data/file") == owned
+    assert {rule for rule, subject in found(engine) if subject == "shop-db-1"} <= {"not-writable"}
+    kept = engine.docker("exec", "-u0", "shop-db-1", "cat", "/data/file", "/named/file").stdout
+    assert kept == "content\ncontent\n"
     modes = {each["Destination"]: each["RW"] for each in engine.inspect("shop-db-1")["Mounts"]}
     assert modes == {"/named": True, "/srv": False, "/data": True}
     assert engine.inspect("shop-db-1")["HostConfig"]["Tmpfs"] == {"/run": ""}

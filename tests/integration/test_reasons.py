@@ -70,7 +70,7 @@ async def test_a_silent_server_is_a_timeout_within_the_deadline(kind: str) -> No
     with serving(silent) as port:
         result = await probe(KINDS[kind], port, timeout=DEADLINE)
     assert (result.state, result.reason) == (HealthState.DOWN, Reason.TIMEOUT)
-    assert result.detail == f"no answer within {DEADLINE:g} s in the phase {FIRST_READS[kind]}"
+    assert result.detail == f"no response within {DEADLINE:g} s in the phase {FIRST_READS[kind]}"
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ async def test_a_server_that_forbids_forwarding_is_reported(sshd: Bastion) -> No
         assert (await probe_once(tcp, link, closed, 10)).reason is Reason.REFUSED
         with frozen(sshd):  # the bastion had already refused the last channel request
             result = await probe_once(tcp, link, closed, 0.5)
-        assert result.detail == "no answer within 0.5 s in the phase channel (completed: nothing)"
+        assert result.detail == "no response within 0.5 s in the phase channel (completed: nothing)"
 
 
 async def test_a_wrong_host_key_is_fatal_and_the_error_shows_the_offered_key(bastion: Bastion) -> None:

@@ -9,7 +9,7 @@ from gateway.audit.hazards.finding import on_container
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.mount_storage import is_below, store_of
 from gateway.audit.report import Finding, Severity
-from gateway.audit.shell_commands import command, script
+from gateway.audit.shell_commands import KEEP_OWNERS, command, script
 from gateway.text_sanitizer import one_line
 
 _HARMLESS = {"/etc/localtime", "/etc/timezone", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
@@ -52,7 +52,7 @@ def _copy_missing(client: str, container: AuditedContainer, mount: AuditedMount,
     original, changed = f"{container.name}-image", f"{container.name}-copy"
     copies = (
         f"{command(client, 'cp', '-a', f'{original}:{posixpath.join(path, name)}', '-')} | "
-        f"{command(client, 'cp', '-a', '-', f'{changed}:{path}')}"
+        f"{command(client, 'cp', KEEP_OWNERS, '-', f'{changed}:{path}')}"
         for name in mount.hides
     )
     return script(

@@ -40,6 +40,7 @@ def config(backend: str) -> Config:
 def started(first: Config) -> Runtime:
     """Return a runtime with one worker. Neither the worker nor the components run."""
     components, budgets = Mock(), HandshakeBudgets()
+    components.retiring_forwards.return_value = []
     components.retiring_uplinks.return_value = []
     uplinks = UplinkManager(components, separate_bulk=False)
     workers = WorkerPool(0, lambda *_: None, AuditRecorder())

@@ -34,8 +34,8 @@ def imported(*texts: str, form: str = "") -> ImportResult:
     ("text", "words"),
     [
         ("ssh user@host", "there is no local forward"),
-        ("ssh -L 3306:db:3306", "names no server"),
-        ("ssh -L nonsense u@h", "needs"),
+        ("ssh -L 3306:db:3306", "contains no server"),
+        ("ssh -L nonsense u@h", "must have the form"),
         ("ssh -L 99999:db:3306 u@h", "not a port"),
         ("ssh -L $PORT:db:3306 u@h", "no source sets ..PORT., which must be a port number"),
         ("ssh -L", "needs a value"),
@@ -77,7 +77,7 @@ def test_each_form_can_be_set(tmp_path: Path) -> None:
         ("services: {a: {networks: {n: {aliases: {}}}}}", "services.a.networks.n.aliases must be a list"),
         ("services: {a: {secrets: 5}}", "services.a.secrets must be a list"),
         ("services: {a: {command: {}}}", "services.a.command must be a list"),
-        ("- a", "not a compose file"),
+        ("- a", "not a Compose file"),
         ("{", "not valid YAML"),
     ],
 )
