@@ -14,6 +14,7 @@ from typing import Any
 
 from gateway.docker.dns_names import hostname_of, hosts_of
 from gateway.docker.engine import Engine, get_required
+from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.identity_warnings import can_spoof
 from gateway.docker.model import LastStart
@@ -21,8 +22,8 @@ from gateway.docker.model import LastStart
 _MAX_LOCKED, _MIN_WAIT = 1.0, 0.1
 """The time in seconds that the inspections of one snapshot wait for locked containers, in total, and the minimum for
 each inspection."""
-_RETRY = 10.0
-"""Seconds after which a locked container is inspected again."""
+RETRY = 10.0
+"""Seconds after which a container is inspected again if it is locked, or if its inspection failed."""
 _STOP_TIMEOUT = 10.0
 """The engine's default of `StopTimeout`, in seconds."""
 
@@ -55,7 +56,9 @@ class InspectionCache:
         self._starts: dict[str, tuple[float, LastStart]] = {}
         """The last start at the last inspection, and the monotonic time of that inspection, by container ID."""
         self._locked: dict[str, float] = {}
-        """The monotonic time at which an inspection of the container was not answered, by container ID."""
+        """The monotonic time at which an inspection of the container was not answered or failed, by container ID."""
+        self._problems: dict[str, str] = {}
+        """See `problem`."""
         self._idle: frozenset[str] = frozenset()
         self._starting: frozenset[str] = frozenset()
         self._left = 0.0
@@ -71,9 +74,13 @@ class InspectionCache:
         self._idle, self._starting, self._left = frozenset(idle), frozenset(starting), _MAX_LOCKED
 
     def is_locked(self, container: str) -> bool:
-        """Return whether the engine is starting the container, so that the cached values can be old."""
+        """Return whether the engine does not answer about the container now, so that the cached values can be old."""
         locked_at = self._locked.get(container)
-        return container in self._starting or (locked_at is not None and locked_at + _RETRY > time.monotonic())
+        return container in self._starting or (locked_at is not None and locked_at + RETRY > time.monotonic())
+
+    def problem(self, container: str) -> str:
+        """Return why the engine cannot inspect a container; empty if it can, or if it is starting the container."""
+        return self._problems.get(container, "")
 
     def cached(self, container: str) -> Inspection | None:
         """Return the cached inspection of a container; None if there is none."""
@@ -105,10 +112,11 @@ class InspectionCache:
         self._found = {key: each for key, each in self._found.items() if key in containers}
         self._starts = {key: each for key, each in self._starts.items() if key in containers}
         self._locked = {key: each for key, each in self._locked.items() if key in containers}
+        self._problems = {key: each for key, each in self._problems.items() if key in containers}
         self._aliases = {key: aliases for key, aliases in self._aliases.items() if key in endpoints}
 
     async def get(self, engine: Engine, container: str) -> Inspection | None:
-        """Return the inspection of a container, from the cache if possible; None if it was removed or is locked.
+        """Return the inspection of a container, from the cache if possible; None if there is none, see `inspect`.
 
         Raises:
             EngineError: See `inspect`.
@@ -118,7 +126,11 @@ class InspectionCache:
         return self._found.get(container)
 
     async def inspect(self, engine: Engine, container: str) -> Mapping[str, Any] | None:
-        """Inspect a container, and return its endpoints by network; None if it was removed or is locked.
+        """Inspect a container, and return its endpoints by network.
+
+        Returns:
+            None if the container was removed or is locked, or if Docker cannot inspect it, for example because its
+            files are damaged.
 
         Raises:
             EngineError: The engine did not answer, or a proxy in front of the engine refuses the request.
@@ -136,8 +148,14 @@ class InspectionCache:
         except EngineError as error:
             if error.kind is ErrorKind.NOT_FOUND:
                 return None
-            raise
+            # An error about one container does not concern the others. Podman's inspections have the network mode,
+            # without which a container cannot be identified by its address.
+            if error.kind is not ErrorKind.FAILED or engine.flavor is not DOCKER:
+                raise
+            self._locked[container], self._problems[container] = time.monotonic(), error.message
+            return None
         self._locked.pop(container, None)
+        self._problems.pop(container, None)
         self._starts[container] = time.monotonic(), last_start(found)
         host: Mapping[str, Any] = found.get("HostConfig") or {}
         self._found[container] = Inspection(

@@ -96,7 +96,9 @@ class Container:
         has_volumes: Whether the container mounts volumes.
         exit_success: Whether the container exited with code 0.
         last_start: The last start of the container; None if it is not known.
-        is_locked: Whether the engine does not answer requests about the container, because it is starting it.
+        is_locked: Whether the engine does not answer requests about the container now, for example because it is
+            starting it.
+        problem: Why the engine cannot inspect the container; empty if it can.
     """
 
     id: str
@@ -115,6 +117,7 @@ class Container:
     exit_success: bool = False
     last_start: LastStart | None = None
     is_locked: bool = False
+    problem: str = ""
 
     @property
     def joins(self) -> str:

@@ -17,7 +17,7 @@ from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine import Engine, connected
 from gateway.docker.errors import EngineError
 from gateway.docker.identity_warnings import image_labels, is_gateway, spoofing
-from gateway.docker.inspections import signal_number
+from gateway.docker.inspections import RETRY, signal_number
 from gateway.docker.last_starts import NEXT
 from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.model import RUNNING, EngineSnapshot
@@ -271,6 +271,8 @@ class Reconciler:
         waits = [at - now for each in possible if 0 < (at := self._not_before(each)) < math.inf]
         if held:
             waits.append(self._detach_limiter.wait_time(now))
+        if len(possible) < len(planned.actions):
+            waits.append(RETRY)
         if not observed.starts_known:
             waits.append(NEXT)
         return max(0.05, min(waits, default=self._options.resync)), done

@@ -99,7 +99,10 @@ class SnapshotReader:
             raise
         except REQUEST_ERRORS as error:  # a response in an unknown format
             raise as_engine_error(error) from error
-        containers = tuple(replace(each, is_locked=self._inspections.is_locked(each.id)) for each in containers)
+        cache = self._inspections
+        containers = tuple(
+            replace(each, is_locked=cache.is_locked(each.id), problem=cache.problem(each.id)) for each in containers
+        )
         endpoints = {each.endpoint_id for container in containers for each in container.endpoints.values()}
         self._inspections.retain({each.id for each in containers}, endpoints)
         self._images.retain({str(each.get("ImageID", "")) for each in listed})

@@ -45,6 +45,12 @@ def plan(
         builder.warnings.append(
             f"docker.services: {observed.flavor.name} has no swarm services: remove the key, and label containers"
         )
+    builder.warnings += [
+        f"container {each.name} cannot be inspected, so the gateway does not change it: repair or remove it: "
+        f"{each.problem}"
+        for each in observed.containers
+        if each.problem
+    ]
     builder.warnings += image_labels(desired, observed)
     builder.warnings += duplicate_gateways(builder)
     builder.warnings += address_warnings(builder)

@@ -9,7 +9,7 @@ import pytest
 from aiodocker.exceptions import DockerError
 
 from gateway.backoff import BackoffPolicy
-from gateway.docker import container_starter, last_starts, start_attempts
+from gateway.docker import container_starter, inspections, last_starts, start_attempts
 from gateway.docker.dead_containers import DeadContainerState, MountListener
 from gateway.docker.errors import EngineError, ErrorKind, as_engine_error
 from gateway.docker.failed_starts import RequestedStart, StartFailureCause
@@ -30,6 +30,7 @@ OPT_IN = {"gateway.enable": "true"}
 REFUSED = (
     "failed to mount local volume: mount :/media:/data, data: addr=127.0.0.1,port=20490,hard: connection refused"
 )
+BROKEN = "stat /var/lib/docker/overlay2/3f1d: no such file or directory"
 
 
 class LockingEngine(FakeEngine):
@@ -41,6 +42,8 @@ class LockingEngine(FakeEngine):
         self.locked: set[str] = set()
         self.requested: list[str] = []
         self.proceed = asyncio.Event()
+        self.broken: set[str] = set()
+        """Containers whose files are damaged. The engine lists them, and its inspections fail."""
         self.start_error: EngineError | None = None
         """The error of the next start, after which the engine cancels it."""
 
@@ -57,6 +60,8 @@ class LockingEngine(FakeEngine):
                 each["Mounts"] = [{"Type": "volume", "Name": "media"}]
         elif path.startswith("containers/"):
             key = path.split("/")[1]
+            if key in self.broken:
+                raise as_engine_error(DockerError(500, BROKEN))
             if key in self.locked:
                 await asyncio.sleep(3600)
             found["State"] |= {"Error": self.errors.get(key, ""), "Running": found["State"]["Status"] == "running"}
@@ -131,6 +136,28 @@ async def test_a_slow_start_by_another_client_delays_no_other_action(engine: Loc
         made._observer.forget_start(each.id)  # the event `start`
     await reconcile(made, engine)
     assert all("apps" in each.endpoints for each in slow)
+
+
+async def test_a_container_that_cannot_be_inspected_does_not_affect_the_others(
+    engine: LockingEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspections, "RETRY", 0.0)
+    stopped, running, web = (
+        engine.add_dead("stopped"),
+        engine.add_container("running", OPT_IN),
+        engine.add_dead("web"),
+    )
+    engine.broken = {stopped.id, running.id}
+    engine.proceed.set()
+    made = reconciler(tmp_path)
+    await reconcile(made, engine)
+    assert web.state == "running"
+    warned = [each for each in made.plan.warnings if BROKEN in each]
+    assert [each.split()[1] for each in warned] == ["stopped", "running"]
+    engine.broken = set()
+    await reconcile(made, engine)
+    assert (stopped.state, list(running.endpoints)) == ("running", ["apps"])
+    assert not any(BROKEN in each for each in made.plan.warnings)
 
 
 async def test_a_start_that_was_canceled_is_counted_and_repeated_by_the_next_process(
