@@ -1,7 +1,7 @@
 """Caches container inspections. The values that the gateway uses never change, except those of the last start.
 
-While the engine starts a container, it does not answer inspections of this container. If a mount waits, the start
-takes minutes. Therefore, a snapshot waits only briefly for a container that does not run.
+While the engine starts a container or copies files from it (`docker cp`), it does not answer inspections of this
+container. This takes minutes if a mount waits or if the files are large. Therefore, a snapshot waits only briefly.
 """
 
 import asyncio
@@ -22,6 +22,8 @@ from gateway.docker.model import LastStart
 _MAX_LOCKED, _MIN_WAIT = 1.0, 0.1
 """The time in seconds that the inspections of one snapshot wait for locked containers, in total, and the minimum for
 each inspection."""
+_RUNNING_FACTOR = 3.0
+"""The factor by which these times are longer for a container that runs. The engine is then more probably slow."""
 RETRY = 10.0
 """Seconds after which a container is inspected again if it is locked, or if its inspection failed."""
 _STOP_TIMEOUT = 10.0
@@ -139,20 +141,21 @@ class InspectionCache:
             return None
         path, began = f"{engine.flavor.inspection}containers/{container}/json", time.monotonic()
         try:
-            async with asyncio.timeout(max(_MIN_WAIT, self._left) if container in self._idle else None):
+            async with asyncio.timeout(self._max_wait(engine, container)):
                 found = await get_required(engine, path)
         except TimeoutError:
-            self._locked[container] = time.monotonic()
-            self._left -= self._locked[container] - began
+            self._lock(container, began)
             return None
         except EngineError as error:
             if error.kind is ErrorKind.NOT_FOUND:
                 return None
             # An error about one container does not concern the others. Podman's inspections have the network mode,
             # without which a container cannot be identified by its address.
-            if error.kind is not ErrorKind.FAILED or engine.flavor is not DOCKER:
+            if error.kind not in (ErrorKind.FAILED, ErrorKind.TIMEOUT) or engine.flavor is not DOCKER:
                 raise
-            self._locked[container], self._problems[container] = time.monotonic(), error.message
+            self._lock(container, began)
+            if error.kind is ErrorKind.FAILED:
+                self._problems[container] = error.message
             return None
         self._locked.pop(container, None)
         self._problems.pop(container, None)
@@ -171,6 +174,17 @@ class InspectionCache:
             if each.get("EndpointID"):
                 self._aliases[each["EndpointID"]] = frozenset(each.get("Aliases") or ())
         return networks
+
+    def _max_wait(self, engine: Engine, container: str) -> float | None:
+        """Return how long to wait for an inspection, in seconds; None for the timeout of requests."""
+        if engine.flavor is not DOCKER:
+            return None
+        return max(_MIN_WAIT, self._left) * (1.0 if container in self._idle else _RUNNING_FACTOR)
+
+    def _lock(self, container: str, began: float) -> None:
+        """Record that an inspection, which began at this monotonic time, was not answered or failed."""
+        now = self._locked[container] = time.monotonic()
+        self._left -= (now - began) / (1.0 if container in self._idle else _RUNNING_FACTOR)
 
 
 def last_start(inspection: Mapping[str, Any]) -> LastStart:

@@ -8,7 +8,7 @@ from typing import Any
 from gateway.docker import responses
 from gateway.docker.dns_names import WITHOUT_NAMES
 from gateway.docker.engine import Engine, get_required, has_gateway_priority
-from gateway.docker.engine_flavor import DOCKER, lease_ranges
+from gateway.docker.engine_flavor import lease_ranges
 from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
 from gateway.docker.grants import granted
 from gateway.docker.image_labels import ImageLabelCache
@@ -81,7 +81,7 @@ class SnapshotReader:
             listed = await engine.get("containers/json", all="true")
             own = own_id(self._options.container, listed)
             idle = [each["Id"] for each in listed if each.get("State") not in RUNNING]
-            self._inspections.begin(idle if engine.flavor is DOCKER else (), self._starting())
+            self._inspections.begin(idle, self._starting())
             containers = tuple([await self._container(engine, each) for each in listed])
             if self._options.networks:
                 containers = await self._with_names(engine, containers, own)

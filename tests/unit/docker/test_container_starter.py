@@ -138,6 +138,22 @@ async def test_a_slow_start_by_another_client_delays_no_other_action(engine: Loc
     assert all("apps" in each.endpoints for each in slow)
 
 
+async def test_a_copy_from_a_running_container_delays_no_other_action(engine: LockingEngine, tmp_path: Path) -> None:
+    """The engine answers no inspection of a container while `docker cp` reads a file of it."""
+    owner = engine.add_container("owner", OPT_IN)
+    dependant = engine.add_container("dependant", {}, f"container:{owner.id}")
+    made = reconciler(tmp_path)
+    await reconcile(made, engine)
+    engine.locked = {owner.id, dependant.id}
+    made._observer.expire_starts()
+    web = engine.add_container("web", OPT_IN)
+    async with asyncio.timeout(15):
+        await reconcile(made, engine)
+    assert "apps" in web.endpoints
+    assert made.observed is not None
+    assert {each.name for each in made.observed.containers if each.last_start is not None} == {"owner", "dependant"}
+
+
 async def test_a_container_that_cannot_be_inspected_does_not_affect_the_others(
     engine: LockingEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

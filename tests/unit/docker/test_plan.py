@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from gateway.contracts.values import Duration
+from gateway.docker import inspections
 from gateway.docker import plan_executor as plan_executor_module
 from gateway.docker import reconciler as reconciler_module
 from gateway.docker.consumers import Consumer, ConsumerDirectory, client_networks
@@ -319,7 +320,7 @@ def test_only_the_leader_creates_and_removes_overlays() -> None:
         assert len(found.actions) == count
 
 
-async def test_an_incomplete_snapshot_changes_nothing(tmp_path: Path) -> None:
+async def test_containers_that_the_engine_does_not_inspect_are_not_changed(tmp_path: Path) -> None:
     class HalfDeaf(FakeEngine):
         async def get(self, path: str, **params: Any) -> Any:
             if path.startswith("containers/") and path != "containers/json":
@@ -331,9 +332,9 @@ async def test_an_incomplete_snapshot_changes_nothing(tmp_path: Path) -> None:
     engine.join(engine.add_container("there", OPT_IN), network, ["gw-owner-site-a"], foreign=False)
     engine.add_container("web", OPT_IN)
     reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
-    with pytest.raises(EngineError):
-        await reconciler.reconcile(engine)  # type: ignore[arg-type]
+    wake, _ = await reconciler.reconcile(engine)  # type: ignore[arg-type]
     assert engine.writes == []
+    assert wake <= inspections.RETRY, "the next snapshot must not wait for an event"
 
 
 async def test_attachments_are_recorded_before_they_are_made(tmp_path: Path) -> None:
