@@ -197,7 +197,7 @@ def last_start(inspection: Mapping[str, Any]) -> LastStart:
         error=str(state.get("Error") or ""),
         restarts=policy.get("Name") not in (None, "", "no"),
         at=epoch(str(state.get("StartedAt"))),
-        running=bool(state.get("Running")),
+        running=bool(state.get("Running")) and not state.get("Paused"),
         stop_timeout=_STOP_TIMEOUT if stop_timeout is None else float(stop_timeout),
         stop_signal=signal_number(str(config.get("StopSignal") or "SIGTERM")),
     )

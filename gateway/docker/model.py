@@ -52,7 +52,7 @@ class LastStart:
         error: Why the start failed (`State.Error`); empty if it succeeded, or if the container was stopped afterward.
         restarts: Whether the container has a restart policy other than `no`.
         at: The time of the last successful start, in seconds since the epoch; 0 if no start succeeded.
-        running: Whether the container ran at the time of the inspection.
+        running: Whether the container ran, and was not paused, at the time of the inspection.
         stop_timeout: The time in seconds that the engine waits for the container to stop before it kills the
             container; negative if the engine waits forever.
         stop_signal: The number of the signal that stops the container (`StopSignal`).

@@ -40,6 +40,7 @@ class LockingEngine(FakeEngine):
         super().__init__(random.Random(1))
         self.errors: dict[str, str] = {}
         self.locked: set[str] = set()
+        self.started_at: dict[str, str] = {}
         self.requested: list[str] = []
         self.proceed = asyncio.Event()
         self.broken: set[str] = set()
@@ -64,7 +65,10 @@ class LockingEngine(FakeEngine):
                 raise as_engine_error(DockerError(500, BROKEN))
             if key in self.locked:
                 await asyncio.sleep(3600)
-            found["State"] |= {"Error": self.errors.get(key, ""), "Running": found["State"]["Status"] == "running"}
+            found["State"] |= {
+                "Error": self.errors.get(key, ""), "Running": found["State"]["Status"] in ("running", "paused"),
+                "Paused": found["State"]["Status"] == "paused", "StartedAt": self.started_at.get(key, ""),
+            }  # fmt: skip
             found["HostConfig"]["RestartPolicy"] = {"Name": "always"}
         return found
 
@@ -229,6 +233,24 @@ async def test_a_container_that_changed_while_its_start_was_queued_is_not_starte
     await reconcile(made, engine)
     assert [each.state for each in containers] == [*4 * ["running"], "exited"]
     assert made.plan.dead == ()
+
+
+async def test_a_container_that_was_paused_while_its_restart_was_queued_is_not_restarted(
+    engine: LockingEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(container_starter, "_SLOT_TIME", 3600.0)
+    owner = engine.add_container("owner", OPT_IN)
+    names = [f"web-{number}" for number in range(5)]
+    containers = [engine.add_container(name, {}, f"container:{owner.id}") for name in names]
+    engine.started_at = {each.id: "2026-07-25T17:20:00Z" for each in containers}
+    engine.started_at[owner.id] = "2026-07-25T17:21:00Z"
+    made = reconciler(tmp_path)
+    await reconcile(made, engine)
+    assert engine.requested == names[:4]
+    containers[4].state = "paused"
+    engine.proceed.set()
+    await reconcile(made, engine)
+    assert engine.requested == names[:4]
 
 
 async def test_snapshots_follow_soon_until_each_container_was_inspected(
