@@ -17,6 +17,8 @@ if the network were removed while it is stopped."""
 
 _CONTINUES = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
 """Signals after which programs usually continue, for example with a new configuration."""
+_LONG_STOP = 600.0
+"""The value of `LastStart.max_stop_time` if the engine waits forever for a container to stop, in seconds."""
 
 MTU, ENCRYPTED = "com.docker.network.driver.mtu", "encrypted"
 """Options of network drivers."""
@@ -64,6 +66,11 @@ class LastStart:
     running: bool = False
     stop_timeout: float = 10.0
     stop_signal: int = signal.SIGTERM
+
+    @property
+    def max_stop_time(self) -> float:
+        """The time in seconds in which a stop probably ends."""
+        return self.stop_timeout if self.stop_timeout >= 0 else _LONG_STOP
 
     def may_be_stopped_by(self, signals: Mapping[int, float]) -> bool:
         """Return whether a signal that the container received after this start possibly stops it.

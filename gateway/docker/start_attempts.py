@@ -105,9 +105,7 @@ class StartAttempts:
             found.backoff = Backoff(_POLICY)
         found.not_before = now + found.backoff.next()
         if not answered and action.verb is ActionKind.RESTART and action.last_start is not None:
-            stop_timeout = action.last_start.stop_timeout
-            wait = stop_timeout + _STOP_MARGIN if stop_timeout >= 0 else STABLE
-            found.not_before = max(found.not_before, now + wait)
+            found.not_before = max(found.not_before, now + action.last_start.max_stop_time + _STOP_MARGIN)
         found.dead_at = now
         if started:
             self.revived[action.cause] += 1
