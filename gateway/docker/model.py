@@ -72,17 +72,29 @@ class LastStart:
         """The time in seconds in which a stop probably ends."""
         return self.stop_timeout if self.stop_timeout >= 0 else _LONG_STOP
 
-    def may_be_stopped_by(self, signals: Mapping[int, float]) -> bool:
+    def may_be_stopped_by(self, signals: Mapping[int, float], clock: float) -> bool:
         """Return whether a signal that the container received after this start possibly stops it.
 
         Args:
             signals: The last time of each signal that the container received, by the number of the signal. The times
                 are those of the engine, in seconds since the epoch.
+            clock: See `EngineSnapshot`.
         """
         return any(
-            at > self.at and (number == self.stop_signal or number not in _CONTINUES)
+            (at > self.at or start_order(at, clock) > start_order(self.at, clock))
+            and (number == self.stop_signal or number not in _CONTINUES)
             for number, at in signals.items()
         )
+
+
+def start_order(at: float, clock: float) -> tuple[bool, float]:
+    """Return a sort key for the time of a start. A start in the future was before the engine's clock was set back.
+
+    Args:
+        at: The time in seconds since the epoch.
+        clock: See `EngineSnapshot`.
+    """
+    return not clock or at <= clock, at
 
 
 @dataclass(frozen=True)

@@ -260,7 +260,7 @@ class Reconciler:
         self.observed, self.observed_at, self.problem = observed, time.time(), None
         now = time.monotonic()
         # The limit of detached endpoints counts only the actions that are due.
-        self.revivals.observed(planned.dead, now)
+        self.revivals.observed(planned.dead, now, observed.clock)
         self.revivals.retain(there)
         self._ownership.record_namespaces(planned.namespaces)
         self._ownership.end_starts(self._started(observed, now))

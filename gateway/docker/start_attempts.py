@@ -42,6 +42,8 @@ class StartAttempts:
         """The `owner_start` for which a container was last restarted, by the container's ID."""
         self._signals: dict[str, dict[int, float]] = {}
         """See `signals`."""
+        self._clock_offset = 0.0
+        """The difference between the engine's time and the monotonic time; 0 if the engine's time is not known."""
         self.revived: Tally = Tally()
         """Number of successful starts, by cause."""
 
@@ -71,18 +73,26 @@ class StartAttempts:
         """Record that a container was started, or removed. A signal that it received before has no effect now."""
         self._signals.pop(container, None)
 
-    def permits(self, action: PlannedAction) -> bool:
+    def permits(self, action: PlannedAction, now: float) -> bool:
         """Return whether an action that was planned before can still be executed."""
         start, signals = action.last_start, self._signals.get(action.container_id, {})
-        return action.verb is not ActionKind.RESTART or start is None or not start.may_be_stopped_by(signals)
+        clock = self._clock_offset and self._clock_offset + now
+        return action.verb is not ActionKind.RESTART or start is None or not start.may_be_stopped_by(signals, clock)
 
     def retain(self, containers: Collection[str]) -> None:
         """Remove the records of all containers except these."""
         self._restarted = {key: each for key, each in self._restarted.items() if key in containers}
         self._signals = {key: each for key, each in self._signals.items() if key in containers}
 
-    def observed(self, dead: Collection[DeadContainer], now: float) -> None:
-        """Record which containers are dead now, and remove the attempts of containers that have run for `STABLE`."""
+    def observed(self, dead: Collection[DeadContainer], now: float, clock: float = 0.0) -> None:
+        """Record which containers are dead now, and remove the attempts of containers that have run for `STABLE`.
+
+        Args:
+            dead: The containers.
+            now: The time.
+            clock: The engine's time, see `EngineSnapshot`.
+        """
+        self._clock_offset = clock and clock - now
         for each in dead:
             if each.container_id in self._attempts:
                 self._attempts[each.container_id].dead_at = now

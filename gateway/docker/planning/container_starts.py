@@ -65,7 +65,8 @@ def _allowed(builder: PlanBuilder, container: Container, dead: DeadContainer) ->
         return replace(dead, state=DeadContainerState.OFF, message=f"{setting} is false", command=command)
     if start is None or not start.restarts:
         return replace(dead, state=DeadContainerState.OFF, message="it has no restart policy", command=command)
-    if container.state in RUNNING and start.may_be_stopped_by(desired.signals.get(container.id, {})):
+    signals = desired.signals.get(container.id, {})
+    if container.state in RUNNING and start.may_be_stopped_by(signals, builder.observed.clock):
         message = "another client sent it a signal, which possibly stops it"
         return replace(dead, state=DeadContainerState.OFF, message=message, command=command)
     if (container.id, dead.owner_start) in desired.given_up:

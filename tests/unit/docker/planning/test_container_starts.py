@@ -326,8 +326,20 @@ def test_only_signals_that_possibly_stop_a_container_prevent_its_restart(
 ) -> None:
     config = {"StopSignal": stop_signal} if stop_signal else {}
     inspection = {"Config": config, "State": {"StartedAt": "1970-01-01T00:01:40Z"}}
-    assert last_start(inspection).may_be_stopped_by({number: 150.0}) is stops
-    assert not last_start(inspection).may_be_stopped_by({number: 50.0})
+    assert last_start(inspection).may_be_stopped_by({number: 150.0}, 200.0) is stops
+    assert not last_start(inspection).may_be_stopped_by({number: 50.0}, 200.0)
+
+
+def test_a_stop_after_the_clock_was_set_back_is_later_than_starts_before() -> None:
+    web, signals = joining(at=3705.0), {"id-web": {15: 305.0}}
+    made = planned(gateway(at=308.0), web, own=OWNER_ID, clock=310.0, wanted=desired(signals=signals))
+    assert (starts(made), only_dead(made).state) == ([], DeadContainerState.OFF)
+    revivals, now = StartAttempts(), 1000.0
+    revivals.observed((), now, 300.0)
+    restart = only_start(planned(gateway(at=300.0), web, own=OWNER_ID, clock=300.0))
+    assert revivals.permits(restart, now)
+    revivals.record_signal("id-web", 15, 305.0)
+    assert not revivals.permits(restart, now + 10)
 
 
 def test_dependants_that_started_later_are_not_restarted() -> None:
