@@ -44,6 +44,8 @@ class OwnershipRecord:
             self.problem = f"{self._path}: {error}"
             with contextlib.suppress(OSError):  # an operator can repair the renamed file
                 self._path.rename(self._path.with_suffix(".broken"))
+        self._read_problem = self.problem
+        """The problem that a later write does not solve."""
 
     def _read(
         self,
@@ -54,10 +56,12 @@ class OwnershipRecord:
             str(name): tuple(str(ipaddress.ip_address(address)) for address in each)
             for name, each in written.get("addresses", {}).items()  # absent in files of earlier versions
         }
-        starts = {
-            str(container): RequestedStart(StartFailureCause(cause), str(backend))
-            for container, (cause, backend) in written.get("starts", {}).items()
-        }
+        starts: dict[str, RequestedStart] = {}
+        with contextlib.suppress(*_UNREADABLE):  # an unreadable start is only not repeated
+            starts = {
+                str(container): RequestedStart(StartFailureCause(cause), str(backend))
+                for container, (cause, backend) in written.get("starts", {}).items()
+            }
         return endpoints, addresses, starts, frozenset(map(str, written.get("namespaces", ())))
 
     def _merge(self) -> None:
@@ -143,5 +147,6 @@ class OwnershipRecord:
                 "namespaces": sorted(self._namespaces),
             }  # fmt: skip
             replace_file(self._path, json.dumps(written))
+            self.problem = self._read_problem
         except OSError as error:
             self.problem = f"{self._path}: {error.strerror}"

@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import json
 import random
 import tempfile
 import time
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -17,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from gateway.contracts.values import Duration
 from gateway.docker import inspections
+from gateway.docker import ownership as ownership_module
 from gateway.docker import plan_executor as plan_executor_module
 from gateway.docker import reconciler as reconciler_module
 from gateway.docker.consumers import Consumer, ConsumerDirectory, client_networks
@@ -731,6 +734,24 @@ def test_an_invalid_ownership_record_is_reported_and_ignored(tmp_path: Path, tex
         replace(desired(), claimed=ownership.addresses), EngineSnapshot((own,), (network,), own=own.id), NOTHING
     )
     assert made(found) == [(ActionKind.CONNECT, "apps", "gateway")]
+
+
+def test_starts_in_another_format_do_not_invalidate_the_ownership_record(tmp_path: Path) -> None:
+    record = {"endpoints": [["c", "apps"]], "starts": {"c": "volume"}, "namespaces": ["o"]}
+    (tmp_path / "docker.json").write_text(json.dumps(record))
+    found = OwnershipRecord(tmp_path)
+    assert (found.problem, found.starts, found.namespaces) == (None, {}, frozenset({"o"}))
+    assert found.endpoints == {("c", "apps")}
+
+
+def test_a_write_after_a_failed_write_clears_the_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = OwnershipRecord(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(ownership_module, "replace_file", Mock(side_effect=OSError(28, "No space left on device")))
+        record.add("c", "apps")
+    assert str(record.problem).endswith("No space left on device")
+    record.add("d", "apps")
+    assert record.problem is None
 
 
 def test_the_names_of_an_endpoint_are_computed_once() -> None:
