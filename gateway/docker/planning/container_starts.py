@@ -87,6 +87,9 @@ def _stopped(builder: PlanBuilder, container: Container) -> DeadContainer | None
     if requested is not None and start.error.endswith(CANCELED):
         detail = "the gateway was stopped, or lost its connection to the engine, while it started the container"
         if requested.cause is StartFailureCause.VOLUME:
+            if all(each.backend != requested.backend for each in builder.desired.mount_listeners):
+                message, command = f"backend {requested.backend} is not configured", f"docker start {container.name}"
+                return dead_container(container, requested.cause, detail, DeadContainerState.OFF, message, command)
             return _when_up(builder, container, requested.backend, detail)
         return dead_container(container, requested.cause, detail, DeadContainerState.STARTING)
     if (failed := read_error(start.error)) is None:

@@ -235,6 +235,16 @@ def test_a_start_that_the_gateway_did_not_finish_waits_for_the_backend_of_the_vo
         assert only_dead(planned(failed("context canceled"), wanted=interrupted)).state is state
 
 
+def test_a_start_that_the_gateway_did_not_finish_is_off_if_the_backend_was_removed() -> None:
+    wanted = desired(interrupted={"id-web": RequestedStart(StartFailureCause.VOLUME, "renamed")})
+    made = planned(failed("context canceled"), wanted=wanted)
+    assert (starts(made), only_dead(made).state) == ([], DeadContainerState.OFF)
+    assert (only_dead(made).message, only_dead(made).command) == (
+        "backend renamed is not configured",
+        "docker start web",
+    )
+
+
 def test_after_too_many_attempts_the_status_shows_the_command() -> None:
     made = planned(failed(REFUSED), wanted=desired(given_up=frozenset({("id-web", 0.0)})))
     assert starts(made) == []
