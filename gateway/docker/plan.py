@@ -136,7 +136,8 @@ class DesiredState:
         mount_listeners: The listeners that the engine's host mounts.
         usable: The backends that serve clients now; None if they are not known, in a command without the service.
         given_up: The containers that failed too many times and are not started again, see `StartAttempts`.
-        restarted: The containers that were restarted after a restart of another container, see `StartAttempts`.
+        restarted: The containers that were started after a start of another container, see `StartAttempts` and
+            `Plan.later_starts`.
         interrupted: The starts that this gateway requested and the engine did not answer, by the container's ID.
         namespaces: The containers whose namespace others used at the last snapshot, see `Plan.namespaces`.
         signals: The signals that other clients sent to each container, see `StartAttempts`.
@@ -231,6 +232,8 @@ class Plan:
     dead: tuple[DeadContainer, ...] = ()
     namespaces: frozenset[str] = frozenset()
     """IDs of the containers, possibly removed, whose namespace others use and which concern the gateway."""
+    later_starts: Mapping[str, float] = field(default_factory=dict)
+    """See `gateway.docker.planning.lost_namespaces.later_starts`."""
 
 
 def backends_on(desired: DesiredState, network: str) -> tuple[str, ...]:

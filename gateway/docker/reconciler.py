@@ -123,7 +123,7 @@ class Reconciler:
             interrupted=self._ownership.starts,
             namespaces=self._ownership.namespaces,
             signals=self.revivals.signals,
-            restarted=self.revivals.restarted,
+            restarted=self.revivals.restarted | self._ownership.later_starts.items(),
         )
 
     def trigger(self) -> None:
@@ -263,6 +263,7 @@ class Reconciler:
         self.revivals.observed(planned.dead, now, observed.clock)
         self.revivals.retain(there)
         self._ownership.record_namespaces(planned.namespaces)
+        self._ownership.record_later_starts(planned.later_starts)
         self._ownership.end_starts(self._started(observed, now))
         locked = {each.id for each in observed.containers if each.is_locked}
         possible = [each for each in planned.actions if each.container_id not in locked]

@@ -72,6 +72,23 @@ def without_namespace_while_running(builder: PlanBuilder, container: Container) 
     return replace(dead, owner_start=owners.at)
 
 
+def later_starts(builder: PlanBuilder) -> dict[str, float]:
+    """Return the containers that started after the engine's clock was set back and whose owner started before.
+
+    When the clock reaches the start of the owner, it would otherwise seem that the owner was started last.
+
+    Returns:
+        The start of the owner, in seconds since the epoch, by the container's ID.
+    """
+    clock, found = builder.observed.clock, {}
+    for container in builder.observed.containers:
+        owner = _owner(builder, container) if container.joins and clock else None
+        start, owners = container.last_start, owner.last_start if owner is not None else None
+        if start is not None and owners is not None and 0 < start.at <= clock < owners.at:
+            found[container.id] = owners.at
+    return found
+
+
 def _without_owner(builder: PlanBuilder, container: Container) -> DeadContainer | None:
     recorded = container.joins in builder.desired.namespaces
     asks = revives(container.labels, builder.options.label_prefix, default=False)

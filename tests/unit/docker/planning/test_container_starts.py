@@ -1,6 +1,7 @@
 """Which containers the gateway starts again. The values of `State.Error` are those of Docker Engine 26.1.5."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from gateway.docker.inspections import last_start
 from gateway.docker.labels import read as read_labels
 from gateway.docker.model import Container, EndpointInfo, EngineSnapshot, LastStart, NetworkInfo, Swarm
 from gateway.docker.options import DockerOptions, NetworkOptions
+from gateway.docker.ownership import OwnershipRecord
 from gateway.docker.plan import ActionKind, DesiredState, Plan, PlannedAction
 from gateway.docker.planning import plan
 from gateway.docker.start_attempts import LIMIT, STABLE, StartAttempts
@@ -338,6 +340,22 @@ def test_only_signals_that_possibly_stop_a_container_prevent_its_restart(
     inspection = {"Config": config, "State": {"StartedAt": "1970-01-01T00:01:40Z"}}
     assert last_start(inspection).may_be_stopped_by({number: 150.0}, 200.0) is stops
     assert not last_start(inspection).may_be_stopped_by({number: 50.0}, 200.0)
+
+
+def test_a_container_that_started_after_the_clock_was_set_back_is_not_restarted_later(tmp_path: Path) -> None:
+    """The owner started before the clock was set back. The clock reaches the time of this start later."""
+    containers = gateway(at=3700.0), joining(at=300.0)
+    made = planned(*containers, own=OWNER_ID, clock=310.0)
+    assert (made.dead, made.later_starts) == ((), {"id-web": 3700.0})
+    OwnershipRecord(tmp_path).record_later_starts(made.later_starts)
+    record = OwnershipRecord(tmp_path)
+    wanted = desired(restarted=frozenset(record.later_starts.items()))
+    made = planned(*containers, own=OWNER_ID, clock=3800.0, wanted=wanted)
+    assert (made.dead, made.later_starts) == ((), {})
+    made = planned(gateway(at=3750.0), containers[1], own=OWNER_ID, clock=3800.0, wanted=wanted)
+    assert starts(made) == [(ActionKind.RESTART, "web")], "the owner was started again"
+    record.retain(set())
+    assert OwnershipRecord(tmp_path).later_starts == {}
 
 
 def test_a_stop_after_the_clock_was_set_back_is_later_than_starts_before() -> None:
