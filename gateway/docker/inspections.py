@@ -104,6 +104,11 @@ class InspectionCache:
         """Mark the last start of each container for inspection, because events of starts were possibly lost."""
         self._starts = {key: (0.0, start) for key, (_, start) in self._starts.items()}
 
+    def expire_start(self, container: str) -> None:
+        """Mark the last start of a container for inspection, because the container was possibly started."""
+        if container in self._starts:
+            self._starts[container] = 0.0, self._starts[container][1]
+
     def forget_start(self, container: str) -> None:
         """Remove the last start of a container from the cache, because the container was started again."""
         self._starts.pop(container, None)

@@ -187,8 +187,11 @@ class Reconciler:
                 record_event(event, self.revivals, self._executor.starter.requested)
                 if action in _END_EVENTS:
                     self.directory.forget(container)
-            elif action == "disconnect":
-                self.directory.forget(engine.flavor.disconnected_container(event))
+            else:
+                # A start that fails has no event of the container, but events of its networks and volumes.
+                self._observer.expire_start(str(event.get("Actor", {}).get("Attributes", {}).get("container", "")))
+                if action == "disconnect":
+                    self.directory.forget(engine.flavor.disconnected_container(event))
             self._dirty.set()
 
     async def _wait_for_change(self, wake: float, watching: "asyncio.Task[None]") -> None:

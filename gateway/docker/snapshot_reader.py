@@ -117,6 +117,10 @@ class SnapshotReader:
         """Inspect each container again in the next snapshots, because events of starts were possibly lost."""
         self._inspections.expire_starts()
 
+    def expire_start(self, container: str) -> None:
+        """Inspect a container again in the next snapshot, because the container was possibly started."""
+        self._inspections.expire_start(container)
+
     def forget_start(self, container: str) -> None:
         """Inspect a container again in the next snapshot, because the container was started."""
         self._inspections.forget_start(container)

@@ -253,6 +253,22 @@ async def test_a_container_that_was_paused_while_its_restart_was_queued_is_not_r
     assert engine.requested == names[:4]
 
 
+async def test_a_start_that_fails_is_listed_before_the_others_are_inspected(
+    engine: LockingEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(last_starts, "_MAX_INSPECTIONS", 1)
+    monkeypatch.setattr(last_starts, "_MAX_AGE", 0.0)
+    containers = [engine.add_dead(f"web-{number}") for number in range(5)]
+    engine.errors = {each.id: "" for each in containers}
+    made = reconciler(tmp_path)
+    await reconcile(made, engine, 5)
+    engine.errors[containers[4].id] = REFUSED
+    made._observer.expire_start(containers[4].id)  # the event `unmount` of its volume
+    await made.reconcile(engine)  # type: ignore[arg-type]
+    assert [each.container for each in made.plan.dead] == ["web-4"]
+    await made._executor.starter.cancel()
+
+
 async def test_snapshots_follow_soon_until_each_container_was_inspected(
     engine: LockingEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,11 +35,15 @@ class Recorder:
 
     def __init__(self) -> None:
         self.forgotten: list[str] = []
+        self.expired: list[str] = []
 
     def forget(self, number: str) -> None:
         self.forgotten.append(number)
 
     forget_start = forget
+
+    def expire_start(self, number: str) -> None:
+        self.expired.append(number)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +57,7 @@ class Recorder:
         (event("network", "disconnect", container=ID), True, [ID], []),
         (event("network", "connect", container=ID), True, [], []),
         (event("volume", "create", driver="local"), True, [], []),
+        (event("volume", "unmount", container=ID), True, [], []),
     ],
 )
 async def test_an_event_is_handled_by_its_kind(
@@ -70,6 +75,8 @@ async def test_an_event_is_handled_by_its_kind(
     assert made._dirty.is_set() is changes
     assert made.directory.forgotten == ended
     assert made._observer.forgotten == started
+    if happened["Type"] != "container":
+        assert made._observer.expired == [happened["Actor"]["Attributes"].get("container", "")]
     assert made.revivals.signals == {OTHER: {15: 1.0}} | ({ID: {9: AT}} if happened["Action"] == "kill" else {})
 
 
