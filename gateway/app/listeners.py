@@ -1,5 +1,7 @@
 """Binds the listeners of a configuration, and sets the file modes of its unix sockets."""
 
+import errno
+
 from gateway.app.socket_activation import PassedSockets
 from gateway.config import BackendSpec, Config
 from gateway.contracts.values import Endpoint
@@ -31,7 +33,7 @@ def bind_listeners(
                 try:
                     bound[address] = existing.get(address) or _listener(address, passed, free_bind=free_bind)
                 except BindError as error:
-                    raise _with_place(error, spec, address, config, existing) from error
+                    raise _with_place(error, spec, address, config, existing, free_bind=free_bind) from error
     except BaseException:
         for address, listener in bound.items():
             if address not in existing:
@@ -46,8 +48,10 @@ def _with_place(
     address: ListenAddress,
     config: Config,
     existing: dict[ListenAddress, Listener],
+    *,
+    free_bind: bool,
 ) -> BindError:
-    """Return the error with the place of the listener, and with the running listener that uses the same port."""
+    """Return the error with the place of the listener and, for some causes, what to do."""
     key = f"backends.{spec.name}.listen"
     place = config.places.get(f"{key}[{spec.listen.index(address)}]") or config.places.get(key, "")
     own = next(
@@ -58,7 +62,11 @@ def _with_place(
         ),
         None,
     )
-    hint = f"; this gateway listens on {own}: remove that address in a separate reload first" if own else ""
+    number, hint = getattr(error.__cause__, "errno", None), ""
+    if number == errno.EADDRINUSE and own is not None:
+        hint = f"; this gateway listens on {own}: remove that address in a separate reload first"
+    elif number == errno.EADDRNOTAVAIL and not free_bind:
+        hint = ", or restart the gateway, which binds the address before the host has it"
     return BindError(": ".join(filter(None, (place, key, f"{error}{hint}"))))
 
 

@@ -183,9 +183,9 @@ async def _container(
     try:
         inspection = await requests.engine.get(f"containers/{listed['Id']}/json")
     except EngineError as error:
-        if error.kind is ErrorKind.TIMEOUT:
+        if error.kind in (ErrorKind.TIMEOUT, ErrorKind.FAILED):
             name = one_line(", ".join(each.lstrip("/") for each in listed.get("Names") or ()) or str(listed["Id"]))
-            requests.unchecked.append(f"the engine does not inspect {name} in time: its hazards are not found")
+            requests.unchecked.append(f"the engine does not inspect {name} ({error}): its hazards are not found")
         elif error.kind is not ErrorKind.NOT_FOUND:
             raise
         return None

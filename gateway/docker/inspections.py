@@ -1,7 +1,7 @@
 """Caches container inspections. The values that the gateway uses never change, except those of the last start.
 
-While the engine starts a container, it does not respond to inspections of this container. The start can take minutes,
-if a mount waits. Therefore, a snapshot waits only briefly for the inspection of a stopped container.
+While the engine starts a container or copies files from it (`docker cp`), it does not answer inspections of this
+container. This takes minutes if a mount waits or if the files are large. Therefore, a snapshot waits only briefly.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from typing import Any
 
 from gateway.docker.dns_names import hostname_of, hosts_of
 from gateway.docker.engine import Engine, get_required
+from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.identity_warnings import can_spoof
 from gateway.docker.model import LastStart
@@ -21,8 +22,10 @@ from gateway.docker.model import LastStart
 _MAX_LOCKED, _MIN_WAIT = 1.0, 0.1
 """The time in seconds that the inspections of one snapshot wait for locked containers, in total, and the minimum for
 each inspection."""
-_RETRY = 10.0
-"""Seconds after which a locked container is inspected again."""
+_RUNNING_FACTOR = 3.0
+"""The factor by which these times are longer for a container that runs. The engine is then more probably slow."""
+RETRY = 10.0
+"""Seconds after which a container is inspected again if it is locked, or if its inspection failed."""
 _STOP_TIMEOUT = 10.0
 """The engine's default of `StopTimeout`, in seconds."""
 
@@ -55,7 +58,9 @@ class InspectionCache:
         self._starts: dict[str, tuple[float, LastStart]] = {}
         """The last start at the last inspection, and the monotonic time of that inspection, by container ID."""
         self._locked: dict[str, float] = {}
-        """The monotonic time of the last inspection to which the engine did not respond, by container ID."""
+        """The monotonic time at which an inspection of the container was not answered or failed, by container ID."""
+        self._problems: dict[str, str] = {}
+        """See `problem`."""
         self._idle: frozenset[str] = frozenset()
         self._starting: frozenset[str] = frozenset()
         self._left = 0.0
@@ -71,9 +76,13 @@ class InspectionCache:
         self._idle, self._starting, self._left = frozenset(idle), frozenset(starting), _MAX_LOCKED
 
     def is_locked(self, container: str) -> bool:
-        """Return whether the engine is starting the container, so that the cached values can be old."""
+        """Return whether the engine does not answer about the container now, so that the cached values can be old."""
         locked_at = self._locked.get(container)
-        return container in self._starting or (locked_at is not None and locked_at + _RETRY > time.monotonic())
+        return container in self._starting or (locked_at is not None and locked_at + RETRY > time.monotonic())
+
+    def problem(self, container: str) -> str:
+        """Return why the engine cannot inspect a container; empty if it can, or if it is starting the container."""
+        return self._problems.get(container, "")
 
     def cached(self, container: str) -> Inspection | None:
         """Return the cached inspection of a container; None if there is none."""
@@ -95,6 +104,11 @@ class InspectionCache:
         """Let each cached last start expire, because the gateway may have missed events of starts."""
         self._starts = {key: (0.0, start) for key, (_, start) in self._starts.items()}
 
+    def expire_start(self, container: str) -> None:
+        """Mark the last start of a container for inspection, because the container was possibly started."""
+        if container in self._starts:
+            self._starts[container] = 0.0, self._starts[container][1]
+
     def forget_start(self, container: str) -> None:
         """Remove the last start of a container from the cache, because the container was started again."""
         self._starts.pop(container, None)
@@ -105,10 +119,11 @@ class InspectionCache:
         self._found = {key: each for key, each in self._found.items() if key in containers}
         self._starts = {key: each for key, each in self._starts.items() if key in containers}
         self._locked = {key: each for key, each in self._locked.items() if key in containers}
+        self._problems = {key: each for key, each in self._problems.items() if key in containers}
         self._aliases = {key: aliases for key, aliases in self._aliases.items() if key in endpoints}
 
     async def get(self, engine: Engine, container: str) -> Inspection | None:
-        """Return the inspection of a container, from the cache if possible; None if it was removed or is locked.
+        """Return the inspection of a container, from the cache if possible; None if there is none, see `inspect`.
 
         Raises:
             EngineError: See `inspect`.
@@ -118,7 +133,11 @@ class InspectionCache:
         return self._found.get(container)
 
     async def inspect(self, engine: Engine, container: str) -> Mapping[str, Any] | None:
-        """Inspect a container, and return its endpoints by network; None if it was removed or is locked.
+        """Inspect a container, and return its endpoints by network.
+
+        Returns:
+            None if the container was removed or is locked, or if Docker cannot inspect it, for example because its
+            files are damaged.
 
         Raises:
             EngineError: The engine did not respond, or a proxy in front of the engine refuses the request.
@@ -127,17 +146,24 @@ class InspectionCache:
             return None
         path, began = f"{engine.flavor.inspection}containers/{container}/json", time.monotonic()
         try:
-            async with asyncio.timeout(max(_MIN_WAIT, self._left) if container in self._idle else None):
+            async with asyncio.timeout(self._max_wait(engine, container)):
                 found = await get_required(engine, path)
         except TimeoutError:
-            self._locked[container] = time.monotonic()
-            self._left -= self._locked[container] - began
+            self._lock(container, began)
             return None
         except EngineError as error:
             if error.kind is ErrorKind.NOT_FOUND:
                 return None
-            raise
+            # An error about one container does not concern the others. Podman's inspections have the network mode,
+            # without which a container cannot be identified by its address.
+            if error.kind not in (ErrorKind.FAILED, ErrorKind.TIMEOUT) or engine.flavor is not DOCKER:
+                raise
+            self._lock(container, began)
+            if error.kind is ErrorKind.FAILED:
+                self._problems[container] = error.message
+            return None
         self._locked.pop(container, None)
+        self._problems.pop(container, None)
         self._starts[container] = time.monotonic(), last_start(found)
         host: Mapping[str, Any] = found.get("HostConfig") or {}
         self._found[container] = Inspection(
@@ -154,6 +180,17 @@ class InspectionCache:
                 self._aliases[each["EndpointID"]] = frozenset(each.get("Aliases") or ())
         return networks
 
+    def _max_wait(self, engine: Engine, container: str) -> float | None:
+        """Return how long to wait for an inspection, in seconds; None for the timeout of requests."""
+        if engine.flavor is not DOCKER:
+            return None
+        return max(_MIN_WAIT, self._left) * (1.0 if container in self._idle else _RUNNING_FACTOR)
+
+    def _lock(self, container: str, began: float) -> None:
+        """Record that an inspection, which began at this monotonic time, was not answered or failed."""
+        now = self._locked[container] = time.monotonic()
+        self._left -= (now - began) / (1.0 if container in self._idle else _RUNNING_FACTOR)
+
 
 def last_start(inspection: Mapping[str, Any]) -> LastStart:
     """Return the result of the container's last start, from an inspection of the container."""
@@ -165,7 +202,7 @@ def last_start(inspection: Mapping[str, Any]) -> LastStart:
         error=str(state.get("Error") or ""),
         restarts=policy.get("Name") not in (None, "", "no"),
         at=epoch(str(state.get("StartedAt"))),
-        running=bool(state.get("Running")),
+        running=bool(state.get("Running")) and not state.get("Paused"),
         stop_timeout=_STOP_TIMEOUT if stop_timeout is None else float(stop_timeout),
         stop_signal=signal_number(str(config.get("StopSignal") or "SIGTERM")),
     )

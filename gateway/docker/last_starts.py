@@ -9,9 +9,8 @@ from gateway.docker.inspections import InspectionCache
 from gateway.docker.model import RUNNING, Container
 
 _MAX_AGE, _MAX_AGE_RUNNING = 2.0, 30.0
-"""Seconds after which the last start of a stopped or running container is inspected again. Inspections depend on age
-rather than on events, because a failed start causes no event, and other events can cause several snapshots a
-second."""
+"""Seconds after which the last start of a container is inspected again. A failed start possibly causes no event, and
+events can cause several snapshots a second, so the age of the inspection decides."""
 _MAX_INSPECTIONS = 50
 """The maximum number of inspections in one snapshot. Containers with the oldest inspections come first."""
 NEXT = 1.0

@@ -17,6 +17,8 @@ if the network were removed while it is stopped."""
 
 _CONTINUES = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
 """Signals after which programs usually continue, for example with a new configuration."""
+_LONG_STOP = 600.0
+"""The value of `LastStart.max_stop_time` if the engine waits forever for a container to stop, in seconds."""
 
 MTU, ENCRYPTED = "com.docker.network.driver.mtu", "encrypted"
 """Options of network drivers."""
@@ -52,7 +54,7 @@ class LastStart:
         error: Why the start failed (`State.Error`); empty if it succeeded, or if the container was stopped afterward.
         restarts: Whether the container has a restart policy other than `no`.
         at: The time of the last successful start, in seconds since the epoch; 0 if no start succeeded.
-        running: Whether the container ran at the time of the inspection.
+        running: Whether the container ran, and was not paused, at the time of the inspection.
         stop_timeout: The time in seconds that the engine waits for the container to stop before it kills the
             container; negative if the engine waits forever.
         stop_signal: The number of the signal that stops the container (`StopSignal`).
@@ -65,17 +67,34 @@ class LastStart:
     stop_timeout: float = 10.0
     stop_signal: int = signal.SIGTERM
 
-    def may_be_stopped_by(self, signals: Mapping[int, float]) -> bool:
-        """Return whether one of the signals may stop the container, because it was sent after this start.
+    @property
+    def max_stop_time(self) -> float:
+        """The time in seconds in which a stop probably ends."""
+        return self.stop_timeout if self.stop_timeout >= 0 else _LONG_STOP
+
+    def may_be_stopped_by(self, signals: Mapping[int, float], clock: float) -> bool:
+        """Return whether a signal that the container received after this start possibly stops it.
 
         Args:
-            signals: The last time at which the container received each signal, by the number of the signal. The times
-                are from the engine's clock, in seconds since the epoch.
+            signals: The last time of each signal that the container received, by the number of the signal. The times
+                are those of the engine, in seconds since the epoch.
+            clock: See `EngineSnapshot`.
         """
         return any(
-            at > self.at and (number == self.stop_signal or number not in _CONTINUES)
+            (at > self.at or start_order(at, clock) > start_order(self.at, clock))
+            and (number == self.stop_signal or number not in _CONTINUES)
             for number, at in signals.items()
         )
+
+
+def start_order(at: float, clock: float) -> tuple[bool, float]:
+    """Return a sort key for the time of a start. A start in the future was before the engine's clock was set back.
+
+    Args:
+        at: The time in seconds since the epoch.
+        clock: See `EngineSnapshot`.
+    """
+    return not clock or at <= clock, at
 
 
 @dataclass(frozen=True)
@@ -96,7 +115,9 @@ class Container:
         has_volumes: Whether the container mounts volumes.
         exit_success: Whether the container exited with code 0.
         last_start: The last start of the container; None if it is not known.
-        is_locked: Whether the engine is starting the container, and does not respond to requests about it meanwhile.
+        is_locked: Whether the engine does not answer requests about the container now, for example because it is
+            starting it.
+        problem: Why the engine cannot inspect the container; empty if it can.
     """
 
     id: str
@@ -115,6 +136,7 @@ class Container:
     exit_success: bool = False
     last_start: LastStart | None = None
     is_locked: bool = False
+    problem: str = ""
 
     @property
     def joins(self) -> str:

@@ -30,12 +30,13 @@ class OwnershipRecord:
         self._addresses: dict[str, tuple[str, ...]] = {}
         self._starts: dict[str, RequestedStart] = {}
         self._namespaces: frozenset[str] = frozenset()
+        self._later_starts: dict[str, float] = {}
         self.adopting = True
         """Whether no record existed. If so, the gateway regards endpoints with its owner alias as its own."""
         self.problem: str | None = None
         """Why the file cannot be used. The gateway then detaches nothing that an earlier process attached."""
         try:
-            self._endpoints, self._addresses, self._starts, self._namespaces = self._read()
+            self._endpoints, self._addresses, self._starts, self._namespaces, self._later_starts = self._read()
             self.adopting = False
         except FileNotFoundError:
             pass
@@ -44,26 +45,33 @@ class OwnershipRecord:
             self.problem = f"{self._path}: {error}"
             with contextlib.suppress(OSError):  # keep the file, so that an operator can repair it
                 self._path.rename(self._path.with_suffix(".broken"))
+        self._read_problem = self.problem
+        """The problem that a later write does not solve."""
 
     def _read(
         self,
-    ) -> tuple[set[tuple[str, str]], dict[str, tuple[str, ...]], dict[str, RequestedStart], frozenset[str]]:
+    ) -> tuple[
+        set[tuple[str, str]], dict[str, tuple[str, ...]], dict[str, RequestedStart], frozenset[str], dict[str, float]
+    ]:
         written = json.loads(self._path.read_text())
         endpoints = {(str(container), str(network)) for container, network in written["endpoints"]}
         addresses = {
             str(name): tuple(str(ipaddress.ip_address(address)) for address in each)
             for name, each in written.get("addresses", {}).items()  # absent in files of earlier versions
         }
-        starts = {
-            str(container): RequestedStart(StartFailureCause(cause), str(backend))
-            for container, (cause, backend) in written.get("starts", {}).items()
-        }
-        return endpoints, addresses, starts, frozenset(map(str, written.get("namespaces", ())))
+        starts: dict[str, RequestedStart] = {}
+        with contextlib.suppress(*_UNREADABLE):  # an unreadable start is only not repeated
+            starts = {
+                str(container): RequestedStart(StartFailureCause(cause), str(backend))
+                for container, (cause, backend) in written.get("starts", {}).items()
+            }
+        later = {str(container): float(at) for container, at in written.get("later_starts", {}).items()}
+        return endpoints, addresses, starts, frozenset(map(str, written.get("namespaces", ()))), later
 
     def _merge(self) -> None:
         """Add the entries that other processes, such as `gateway apply`, have added to the file."""
         with contextlib.suppress(OSError, *_UNREADABLE):
-            endpoints, _, starts, _ = self._read()
+            endpoints, _, starts, *_ = self._read()
             self._endpoints |= endpoints
             self._starts = starts | self._starts
 
@@ -92,6 +100,19 @@ class OwnershipRecord:
         if containers != self._namespaces:
             self._merge()
             self._namespaces = containers
+            self._write()
+
+    @property
+    def later_starts(self) -> dict[str, float]:
+        """See `gateway.docker.plan.Plan.later_starts`."""
+        return dict(self._later_starts)
+
+    def record_later_starts(self, starts: Mapping[str, float]) -> None:
+        """Record starts, and keep the recorded starts of other containers."""
+        recorded = {**self._later_starts, **starts}
+        if recorded != self._later_starts:
+            self._merge()
+            self._later_starts = recorded
             self._write()
 
     def begin_start(self, container: str, start: RequestedStart) -> None:
@@ -123,11 +144,12 @@ class OwnershipRecord:
             self._write()
 
     def retain(self, containers: set[str]) -> None:
-        """Remove the endpoints of all containers except these."""
+        """Remove the endpoints and the later starts of all containers except these."""
         self._merge()
         kept = {(container, network) for container, network in self._endpoints if container in containers}
-        if kept != self._endpoints:
-            self._endpoints = kept
+        later = {key: at for key, at in self._later_starts.items() if key in containers}
+        if kept != self._endpoints or later != self._later_starts:
+            self._endpoints, self._later_starts = kept, later
             self._write()
 
     def adopt(self, endpoints: set[tuple[str, str]]) -> None:
@@ -140,8 +162,9 @@ class OwnershipRecord:
         try:
             written = {
                 "endpoints": sorted(self._endpoints), "addresses": self._addresses, "starts": self._starts,
-                "namespaces": sorted(self._namespaces),
+                "namespaces": sorted(self._namespaces), "later_starts": self._later_starts,
             }  # fmt: skip
             replace_file(self._path, json.dumps(written))
+            self.problem = self._read_problem
         except OSError as error:
             self.problem = f"{self._path}: {error.strerror}"

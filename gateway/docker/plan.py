@@ -138,10 +138,10 @@ class DesiredState:
         usable: The backends that serve clients now; None if this is not known, because a command runs without the
             service.
         given_up: The containers that failed too many times and are not started again, see `StartAttempts`.
-        restarted: The containers that were restarted after a restart of another container, see `StartAttempts`.
-        interrupted: The starts that this gateway requested and to which the engine has not responded, by the
-            container's ID.
-        namespaces: The containers whose network namespace others shared at the last snapshot, see `Plan.namespaces`.
+        restarted: The containers that were started after a start of another container, see `StartAttempts` and
+            `Plan.later_starts`.
+        interrupted: The starts that this gateway requested and the engine did not answer, by the container's ID.
+        namespaces: The containers whose namespace others used at the last snapshot, see `Plan.namespaces`.
         signals: The signals that other clients sent to each container, see `StartAttempts`.
     """
 
@@ -233,7 +233,9 @@ class Plan:
     """Warnings about containers that can spoof addresses. They are separate, because they change often."""
     dead: tuple[DeadContainer, ...] = ()
     namespaces: frozenset[str] = frozenset()
-    """IDs of the owners of shared network namespaces that concern the gateway, including removed containers."""
+    """IDs of the containers, possibly removed, whose namespace others use and which concern the gateway."""
+    later_starts: Mapping[str, float] = field(default_factory=dict)
+    """See `gateway.docker.planning.lost_namespaces.later_starts`."""
 
 
 def backends_on(desired: DesiredState, network: str) -> tuple[str, ...]:

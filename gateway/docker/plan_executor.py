@@ -63,7 +63,7 @@ class PlanExecutor:
         self._on_start = on_start
         self.failures = ActionFailures()
         self.revivals = revivals
-        self.starter = ContainerStarter(self._execute, self._start_failed, self._start_ended, self.revivals.permits)
+        self.starter = ContainerStarter(self._execute, self._start_failed, self._start_ended, self._permits)
         self.writes: Tally = Tally()
         self.errors: dict[tuple[str, str], int] = {}
         self.seen: set[tuple[str, str]] = set()
@@ -110,6 +110,9 @@ class PlanExecutor:
             await asyncio.gather(*started.values())
             done += [action for action, task in started.items() if task.result()]
         return done
+
+    def _permits(self, action: PlannedAction) -> bool:
+        return self.revivals.permits(action, time.monotonic())
 
     def _start_ended(self, container: str) -> None:
         self._on_start(container)

@@ -17,16 +17,25 @@ from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine import Engine, connected
 from gateway.docker.errors import EngineError
 from gateway.docker.identity_warnings import image_labels, is_gateway, spoofing
-from gateway.docker.inspections import signal_number
+from gateway.docker.inspections import RETRY
 from gateway.docker.last_starts import NEXT
 from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.model import RUNNING, EngineSnapshot
 from gateway.docker.options import DockerOptions
 from gateway.docker.ownership import OwnershipRecord
-from gateway.docker.plan import REVIVALS, AttachmentState, DesiredState, Plan, PlannedAction, marked_endpoints
+from gateway.docker.plan import (
+    REVIVALS,
+    ActionKind,
+    AttachmentState,
+    DesiredState,
+    Plan,
+    PlannedAction,
+    marked_endpoints,
+)
 from gateway.docker.plan_executor import PlanExecutor
 from gateway.docker.planning import plan
 from gateway.docker.planning.gateway_container import as_running_gateway, reserved_addresses
+from gateway.docker.signal_events import record_event, record_past_events
 from gateway.docker.snapshot_reader import SnapshotReader
 from gateway.docker.start_attempts import StartAttempts
 
@@ -86,6 +95,8 @@ class Reconciler:
         """The time of the last snapshot, in seconds since the epoch."""
         self.problem: str | None = None
         """The reason why the engine cannot be used; None if it can be used."""
+        self._events_since = 0.0
+        """The monotonic time since which all signals to containers are known."""
         self._log_limiter = LogLimiter()
         self._executor = PlanExecutor(
             self._ownership,
@@ -112,7 +123,7 @@ class Reconciler:
             interrupted=self._ownership.starts,
             namespaces=self._ownership.namespaces,
             signals=self.revivals.signals,
-            restarted=self.revivals.restarted,
+            restarted=self.revivals.restarted | self._ownership.later_starts.items(),
         )
 
     def trigger(self) -> None:
@@ -146,7 +157,10 @@ class Reconciler:
     async def _reconcile_until_disconnected(self, engine: Engine, ready: Callable[[], None]) -> None:
         """Reconcile until the connection fails or reaches its maximum age."""
         self._observer.expire_starts()
-        watching = asyncio.ensure_future(self._watch(engine, time.time() - _EVENT_OVERLAP))
+        clock, self._events_since = await record_past_events(
+            engine, self.revivals, self._executor.starter.requested, self._options.timeout
+        )
+        watching = asyncio.ensure_future(self._watch(engine, clock - _EVENT_OVERLAP))
         recycle_at = time.monotonic() + _MAX_CONNECTION_AGE * random.uniform(1 - _JITTER, 1)  # noqa: S311 - jitter
         try:
             while time.monotonic() < recycle_at:
@@ -170,15 +184,14 @@ class Reconciler:
                 container = str(event.get("Actor", {}).get("ID", ""))
                 if action == "start":
                     self._observer.forget_start(container)
-                if action in ("start", "destroy"):
-                    self.revivals.record_start(container)
-                if action == "kill" and container not in self._executor.starter.requested:
-                    number = signal_number(str(event["Actor"].get("Attributes", {}).get("signal")))
-                    self.revivals.record_signal(container, number, event.get("timeNano", 0) / 1e9)
+                record_event(event, self.revivals, self._executor.starter.requested)
                 if action in _END_EVENTS:
                     self.directory.forget(container)
-            elif action == "disconnect":
-                self.directory.forget(engine.flavor.disconnected_container(event))
+            else:
+                # A start that fails has no event of the container, but events of its networks and volumes.
+                self._observer.expire_start(str(event.get("Actor", {}).get("Attributes", {}).get("container", "")))
+                if action == "disconnect":
+                    self.directory.forget(engine.flavor.disconnected_container(event))
             self._dirty.set()
 
     async def _wait_for_change(self, wake: float, watching: "asyncio.Task[None]") -> None:
@@ -249,9 +262,11 @@ class Reconciler:
             log.info("docker engine usable again")
         self.observed, self.observed_at, self.problem = observed, time.time(), None
         now = time.monotonic()
-        self.revivals.observed(planned.dead, now)
+        # The limit of detached endpoints counts only the actions that are due.
+        self.revivals.observed(planned.dead, now, observed.clock)
         self.revivals.retain(there)
         self._ownership.record_namespaces(planned.namespaces)
+        self._ownership.record_later_starts(planned.later_starts)
         self._ownership.end_starts(self._started(observed, now))
         locked = {each.id for each in observed.containers if each.is_locked}
         possible = [each for each in planned.actions if each.container_id not in locked]
@@ -271,6 +286,8 @@ class Reconciler:
         waits = [at - now for each in possible if 0 < (at := self._not_before(each)) < math.inf]
         if held:
             waits.append(self._detach_limiter.wait_time(now))
+        if len(possible) < len(planned.actions):
+            waits.append(RETRY)
         if not observed.starts_known:
             waits.append(NEXT)
         return max(0.05, min(waits, default=self._options.resync)), done
@@ -289,6 +306,8 @@ class Reconciler:
         if self._executor.starter.is_starting(action):
             return math.inf
         again = self.revivals.not_before(action.container_id) if action.verb in REVIVALS else 0.0
+        if action.verb is ActionKind.RESTART and action.last_start is not None:
+            again = max(again, self._events_since + action.last_start.max_stop_time)
         return max(again, self._failures.not_before(action))
 
     def _log_changes(self, planned: Plan, now: float) -> None:

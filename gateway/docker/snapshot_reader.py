@@ -8,7 +8,7 @@ from typing import Any
 from gateway.docker import responses
 from gateway.docker.dns_names import WITHOUT_NAMES
 from gateway.docker.engine import Engine, get_required, has_gateway_priority
-from gateway.docker.engine_flavor import DOCKER, lease_ranges
+from gateway.docker.engine_flavor import lease_ranges
 from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
 from gateway.docker.grants import granted
 from gateway.docker.image_labels import ImageLabelCache
@@ -81,7 +81,7 @@ class SnapshotReader:
             listed = await engine.get("containers/json", all="true")
             own = own_id(self._options.container, listed)
             idle = [each["Id"] for each in listed if each.get("State") not in RUNNING]
-            self._inspections.begin(idle if engine.flavor is DOCKER else (), self._starting())
+            self._inspections.begin(idle, self._starting())
             containers = tuple([await self._container(engine, each) for each in listed])
             if self._options.networks:
                 containers = await self._with_names(engine, containers, own)
@@ -99,7 +99,10 @@ class SnapshotReader:
             raise
         except REQUEST_ERRORS as error:  # a response in an unknown format
             raise as_engine_error(error) from error
-        containers = tuple(replace(each, is_locked=self._inspections.is_locked(each.id)) for each in containers)
+        cache = self._inspections
+        containers = tuple(
+            replace(each, is_locked=cache.is_locked(each.id), problem=cache.problem(each.id)) for each in containers
+        )
         endpoints = {each.endpoint_id for container in containers for each in container.endpoints.values()}
         self._inspections.retain({each.id for each in containers}, endpoints)
         self._images.retain({str(each.get("ImageID", "")) for each in listed})
@@ -113,6 +116,10 @@ class SnapshotReader:
     def expire_starts(self) -> None:
         """Inspect each container again in the next snapshots, because the gateway may have missed start events."""
         self._inspections.expire_starts()
+
+    def expire_start(self, container: str) -> None:
+        """Inspect a container again in the next snapshot, because the container was possibly started."""
+        self._inspections.expire_start(container)
 
     def forget_start(self, container: str) -> None:
         """Inspect a container again in the next snapshot, because the container was started."""

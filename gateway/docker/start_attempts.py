@@ -42,6 +42,8 @@ class StartAttempts:
         """The `owner_start` for which a container was last restarted, by the container's ID."""
         self._signals: dict[str, dict[int, float]] = {}
         """See `signals`."""
+        self._clock_offset = 0.0
+        """The difference between the engine's time and the monotonic time; 0 if the engine's time is not known."""
         self.revived: Tally = Tally()
         """Number of successful starts, by cause."""
 
@@ -71,18 +73,26 @@ class StartAttempts:
         """Remove the recorded signals of a container, because it was started or removed after them."""
         self._signals.pop(container, None)
 
-    def permits(self, action: PlannedAction) -> bool:
-        """Return whether a planned action is still allowed. A signal that may stop the container forbids restarts."""
+    def permits(self, action: PlannedAction, now: float) -> bool:
+        """Return whether an action that was planned before can still be executed."""
         start, signals = action.last_start, self._signals.get(action.container_id, {})
-        return action.verb is not ActionKind.RESTART or start is None or not start.may_be_stopped_by(signals)
+        clock = self._clock_offset and self._clock_offset + now
+        return action.verb is not ActionKind.RESTART or start is None or not start.may_be_stopped_by(signals, clock)
 
     def retain(self, containers: Collection[str]) -> None:
         """Remove the records of all containers except these."""
         self._restarted = {key: each for key, each in self._restarted.items() if key in containers}
         self._signals = {key: each for key, each in self._signals.items() if key in containers}
 
-    def observed(self, dead: Collection[DeadContainer], now: float) -> None:
-        """Record that these containers are dead now. Remove the attempts of those not dead for `STABLE` seconds."""
+    def observed(self, dead: Collection[DeadContainer], now: float, clock: float = 0.0) -> None:
+        """Record which containers are dead now, and remove the attempts of containers that have run for `STABLE`.
+
+        Args:
+            dead: The containers.
+            now: The time.
+            clock: The engine's time, see `EngineSnapshot`.
+        """
+        self._clock_offset = clock and clock - now
         for each in dead:
             if each.container_id in self._attempts:
                 self._attempts[each.container_id].dead_at = now
@@ -106,9 +116,7 @@ class StartAttempts:
             found.backoff = Backoff(_POLICY)
         found.not_before = now + found.backoff.next()
         if not answered and action.verb is ActionKind.RESTART and action.last_start is not None:
-            stop_timeout = action.last_start.stop_timeout
-            wait = stop_timeout + _STOP_MARGIN if stop_timeout >= 0 else STABLE
-            found.not_before = max(found.not_before, now + wait)
+            found.not_before = max(found.not_before, now + action.last_start.max_stop_time + _STOP_MARGIN)
         found.dead_at = now
         if started:
             self.revived[action.cause] += 1

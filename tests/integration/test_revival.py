@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -93,6 +94,11 @@ class Host:
     def observed_at(self) -> float:
         """The time of the last snapshot, in seconds since the epoch; 0 before the first."""
         return self._reconciler.observed_at or 0.0
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The warnings about the last snapshot."""
+        return self._reconciler.plan.warnings
 
     def dead(self) -> dict[str, DeadContainer]:
         """Return the containers that failed to start, according to the last snapshot."""
@@ -327,6 +333,22 @@ def test_stopped_containers_and_those_that_fail_for_other_reasons_are_not_starte
     assert there == {
         "stopped": "exited", "dependant": "exited", "fault": "created", "elsewhere": "created", "crashing": "exited",
     }  # fmt: skip
+
+
+def test_a_container_whose_files_are_damaged_does_not_affect_the_others(engine: Engine, tmp_path: Path) -> None:
+    engine.run("damaged", "-v", "data:/data", command=("sh", "-c", "exit 3"))
+    engine.run("owner", *OPT_IN)
+    engine.run("web", "--network", "container:owner", RESTARTS)
+    host = Host(engine, tmp_path)
+    host.reconcile(lambda: engine.attached("owner", "apps"))
+    layer = Path(engine.inspect("damaged")["GraphDriver"]["Data"]["UpperDir"]).parent
+    shutil.rmtree(layer)
+    assert engine.docker("inspect", "damaged", check=False).returncode, "the engine must refuse the inspection"
+    before = engine.inspect("web")["State"]["StartedAt"]
+    engine.docker("restart", "-t", "0", "owner")
+    host = Host(engine, tmp_path)
+    assert host.reconcile(lambda: engine.inspect("web")["State"]["StartedAt"] != before) == 1
+    assert [each for each in host.warnings if "container damaged cannot be inspected" in each and "overlay2" in each]
 
 
 def test_a_container_is_given_up_after_repeated_failures(

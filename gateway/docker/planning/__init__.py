@@ -10,7 +10,7 @@ from gateway.docker.planning.builder import PlanBuilder
 from gateway.docker.planning.container_starts import revive
 from gateway.docker.planning.external_route import external_route_warnings
 from gateway.docker.planning.gateway_container import address_warnings, duplicate_gateways, reattach_stopped_gateway
-from gateway.docker.planning.lost_namespaces import shared_namespaces
+from gateway.docker.planning.lost_namespaces import later_starts, shared_namespaces
 from gateway.docker.planning.networks import create_networks, remove_networks
 from gateway.docker.planning.project_networks import expand_projects
 from gateway.docker.planning.services import update_services
@@ -45,6 +45,12 @@ def plan(
         builder.warnings.append(
             f"docker.services: {observed.flavor.name} has no swarm services: remove the key, and label containers"
         )
+    builder.warnings += [
+        f"container {each.name} cannot be inspected, so the gateway does not change it: repair or remove it: "
+        f"{each.problem}"
+        for each in observed.containers
+        if each.problem
+    ]
     builder.warnings += image_labels(desired, observed)
     builder.warnings += duplicate_gateways(builder)
     builder.warnings += address_warnings(builder)
@@ -67,6 +73,7 @@ def plan(
         exposures=exposures,
         dead=dead,
         namespaces=shared_namespaces(builder),
+        later_starts=later_starts(builder),
     )
 
 

@@ -65,8 +65,9 @@ def _allowed(builder: PlanBuilder, container: Container, dead: DeadContainer) ->
         return replace(dead, state=DeadContainerState.OFF, message=f"{setting} is false", command=command)
     if start is None or not start.restarts:
         return replace(dead, state=DeadContainerState.OFF, message="it has no restart policy", command=command)
-    if container.state in RUNNING and start.may_be_stopped_by(desired.signals.get(container.id, {})):
-        message = "another client sent it a signal, which may stop it"
+    signals = desired.signals.get(container.id, {})
+    if container.state in RUNNING and start.may_be_stopped_by(signals, builder.observed.clock):
+        message = "another client sent it a signal, which possibly stops it"
         return replace(dead, state=DeadContainerState.OFF, message=message, command=command)
     if (container.id, dead.owner_start) in desired.given_up:
         return replace(dead, state=DeadContainerState.GIVEN_UP, message="too many starts failed", command=command)
@@ -86,6 +87,9 @@ def _stopped(builder: PlanBuilder, container: Container) -> DeadContainer | None
     if requested is not None and start.error.endswith(CANCELED):
         detail = "the gateway was stopped, or lost its connection to the engine, while it started the container"
         if requested.cause is StartFailureCause.VOLUME:
+            if all(each.backend != requested.backend for each in builder.desired.mount_listeners):
+                message, command = f"backend {requested.backend} is not configured", f"docker start {container.name}"
+                return dead_container(container, requested.cause, detail, DeadContainerState.OFF, message, command)
             return _when_up(builder, container, requested.backend, detail)
         return dead_container(container, requested.cause, detail, DeadContainerState.STARTING)
     if (failed := read_error(start.error)) is None:

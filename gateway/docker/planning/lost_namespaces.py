@@ -6,7 +6,7 @@ from gateway.docker.dead_containers import DeadContainer, DeadContainerState
 from gateway.docker.failed_starts import StartFailureCause
 from gateway.docker.grants import PROJECT
 from gateway.docker.labels import revives
-from gateway.docker.model import LIVE, Container
+from gateway.docker.model import LIVE, Container, start_order
 from gateway.docker.planning.builder import PlanBuilder
 from gateway.docker.planning.dead_containers import dead_container, recreate
 from gateway.docker.project_networks import configured_as
@@ -66,18 +66,30 @@ def without_namespace_while_running(builder: PlanBuilder, container: Container) 
     if owner.state != "running" or container.state != "running":
         return None
     clock = builder.observed.clock
-    if _order(owners.at, clock) <= _order(start.at, clock) or (container.id, owners.at) in builder.desired.restarted:
+    if (
+        start_order(owners.at, clock) <= start_order(start.at, clock)
+        or (container.id, owners.at) in builder.desired.restarted
+    ):
         return None
     dead = dead_container(container, StartFailureCause.NAMESPACE, detail, DeadContainerState.STARTING)
     return replace(dead, owner_start=owners.at)
 
 
-def _order(at: float, clock: float) -> tuple[bool, float]:
-    """Return a sort key for the time of a start.
+def later_starts(builder: PlanBuilder) -> dict[str, float]:
+    """Return the containers that started after the engine's clock was set back and whose owner started before.
 
-    A start in the future sorts first, because it was before the engine's clock was set back.
+    When the clock reaches the start of the owner, it would otherwise seem that the owner was started last.
+
+    Returns:
+        The start of the owner, in seconds since the epoch, by the container's ID.
     """
-    return not clock or at <= clock, at
+    clock, found = builder.observed.clock, {}
+    for container in builder.observed.containers:
+        owner = _owner(builder, container) if container.joins and clock else None
+        start, owners = container.last_start, owner.last_start if owner is not None else None
+        if start is not None and owners is not None and 0 < start.at <= clock < owners.at:
+            found[container.id] = owners.at
+    return found
 
 
 def _without_owner(builder: PlanBuilder, container: Container) -> DeadContainer | None:

@@ -128,10 +128,11 @@ async def test_an_engine_that_is_slow_to_measure_layers_lists_them_without_sizes
     assert any("sizes of writable layers" in each for each in found.unchecked)
 
 
-async def test_a_container_that_the_engine_does_not_inspect_in_time_is_reported() -> None:
-    found = await take_snapshot(made(f"containers/{ID}/json", kind=ErrorKind.TIMEOUT), AuditScope({}, is_local=False))
+@pytest.mark.parametrize("kind", [ErrorKind.TIMEOUT, ErrorKind.FAILED])
+async def test_a_container_that_the_engine_does_not_inspect_is_reported(kind: ErrorKind) -> None:
+    found = await take_snapshot(made(f"containers/{ID}/json", kind=kind), AuditScope({}, is_local=False))
     assert found.containers == ()
-    assert any(f"does not inspect {ID} in time" in each for each in found.unchecked)
+    assert any(f"does not inspect {ID} (" in each for each in found.unchecked)
 
 
 async def test_an_engine_that_compares_slowly_does_not_hold_up_the_audit(monkeypatch: pytest.MonkeyPatch) -> None:

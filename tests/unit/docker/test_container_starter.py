@@ -9,7 +9,7 @@ import pytest
 from aiodocker.exceptions import DockerError
 
 from gateway.backoff import BackoffPolicy
-from gateway.docker import container_starter, last_starts, start_attempts
+from gateway.docker import container_starter, inspections, last_starts, start_attempts
 from gateway.docker.dead_containers import DeadContainerState, MountListener
 from gateway.docker.errors import EngineError, ErrorKind, as_engine_error
 from gateway.docker.failed_starts import RequestedStart, StartFailureCause
@@ -30,6 +30,7 @@ OPT_IN = {"gateway.enable": "true"}
 REFUSED = (
     "failed to mount local volume: mount :/media:/data, data: addr=127.0.0.1,port=20490,hard: connection refused"
 )
+BROKEN = "stat /var/lib/docker/overlay2/3f1d: no such file or directory"
 
 
 class LockingEngine(FakeEngine):
@@ -39,8 +40,11 @@ class LockingEngine(FakeEngine):
         super().__init__(random.Random(1))
         self.errors: dict[str, str] = {}
         self.locked: set[str] = set()
+        self.started_at: dict[str, str] = {}
         self.requested: list[str] = []
         self.proceed = asyncio.Event()
+        self.broken: set[str] = set()
+        """Containers whose files are damaged. The engine lists them, and its inspections fail."""
         self.start_error: EngineError | None = None
         """The error of the next start, after which the engine cancels it."""
 
@@ -57,9 +61,14 @@ class LockingEngine(FakeEngine):
                 each["Mounts"] = [{"Type": "volume", "Name": "media"}]
         elif path.startswith("containers/"):
             key = path.split("/")[1]
+            if key in self.broken:
+                raise as_engine_error(DockerError(500, BROKEN))
             if key in self.locked:
                 await asyncio.sleep(3600)
-            found["State"] |= {"Error": self.errors.get(key, ""), "Running": found["State"]["Status"] == "running"}
+            found["State"] |= {
+                "Error": self.errors.get(key, ""), "Running": found["State"]["Status"] in ("running", "paused"),
+                "Paused": found["State"]["Status"] == "paused", "StartedAt": self.started_at.get(key, ""),
+            }  # fmt: skip
             found["HostConfig"]["RestartPolicy"] = {"Name": "always"}
         return found
 
@@ -133,6 +142,44 @@ async def test_a_slow_start_by_another_client_delays_no_other_action(engine: Loc
     assert all("apps" in each.endpoints for each in slow)
 
 
+async def test_a_copy_from_a_running_container_delays_no_other_action(engine: LockingEngine, tmp_path: Path) -> None:
+    """The engine answers no inspection of a container while `docker cp` reads a file of it."""
+    owner = engine.add_container("owner", OPT_IN)
+    dependant = engine.add_container("dependant", {}, f"container:{owner.id}")
+    made = reconciler(tmp_path)
+    await reconcile(made, engine)
+    engine.locked = {owner.id, dependant.id}
+    made._observer.expire_starts()
+    web = engine.add_container("web", OPT_IN)
+    async with asyncio.timeout(15):
+        await reconcile(made, engine)
+    assert "apps" in web.endpoints
+    assert made.observed is not None
+    assert {each.name for each in made.observed.containers if each.last_start is not None} == {"owner", "dependant"}
+
+
+async def test_a_container_that_cannot_be_inspected_does_not_affect_the_others(
+    engine: LockingEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspections, "RETRY", 0.0)
+    stopped, running, web = (
+        engine.add_dead("stopped"),
+        engine.add_container("running", OPT_IN),
+        engine.add_dead("web"),
+    )
+    engine.broken = {stopped.id, running.id}
+    engine.proceed.set()
+    made = reconciler(tmp_path)
+    await reconcile(made, engine)
+    assert web.state == "running"
+    warned = [each for each in made.plan.warnings if BROKEN in each]
+    assert [each.split()[1] for each in warned] == ["stopped", "running"]
+    engine.broken = set()
+    await reconcile(made, engine)
+    assert (stopped.state, list(running.endpoints)) == ("running", ["apps"])
+    assert not any(BROKEN in each for each in made.plan.warnings)
+
+
 async def test_a_start_that_was_canceled_is_counted_and_repeated_by_the_next_process(
     engine: LockingEngine, tmp_path: Path
 ) -> None:
@@ -186,6 +233,40 @@ async def test_a_container_that_changed_while_its_start_was_queued_is_not_starte
     await reconcile(made, engine)
     assert [each.state for each in containers] == [*4 * ["running"], "exited"]
     assert made.plan.dead == ()
+
+
+async def test_a_container_that_was_paused_while_its_restart_was_queued_is_not_restarted(
+    engine: LockingEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(container_starter, "_SLOT_TIME", 3600.0)
+    owner = engine.add_container("owner", OPT_IN)
+    names = [f"web-{number}" for number in range(5)]
+    containers = [engine.add_container(name, {}, f"container:{owner.id}") for name in names]
+    engine.started_at = {each.id: "2026-07-25T17:20:00Z" for each in containers}
+    engine.started_at[owner.id] = "2026-07-25T17:21:00Z"
+    made = reconciler(tmp_path)
+    await reconcile(made, engine)
+    assert engine.requested == names[:4]
+    containers[4].state = "paused"
+    engine.proceed.set()
+    await reconcile(made, engine)
+    assert engine.requested == names[:4]
+
+
+async def test_a_start_that_fails_is_listed_before_the_others_are_inspected(
+    engine: LockingEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(last_starts, "_MAX_INSPECTIONS", 1)
+    monkeypatch.setattr(last_starts, "_MAX_AGE", 0.0)
+    containers = [engine.add_dead(f"web-{number}") for number in range(5)]
+    engine.errors = {each.id: "" for each in containers}
+    made = reconciler(tmp_path)
+    await reconcile(made, engine, 5)
+    engine.errors[containers[4].id] = REFUSED
+    made._observer.expire_start(containers[4].id)  # the event `unmount` of its volume
+    await made.reconcile(engine)  # type: ignore[arg-type]
+    assert [each.container for each in made.plan.dead] == ["web-4"]
+    await made._executor.starter.cancel()
 
 
 async def test_snapshots_follow_soon_until_each_container_was_inspected(

@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import json
 import random
 import tempfile
 import time
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,6 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from gateway.contracts.values import Duration
+from gateway.docker import inspections
+from gateway.docker import ownership as ownership_module
 from gateway.docker import plan_executor as plan_executor_module
 from gateway.docker import reconciler as reconciler_module
 from gateway.docker.consumers import Consumer, ConsumerDirectory, client_networks
@@ -319,7 +323,7 @@ def test_only_the_leader_creates_and_removes_overlays() -> None:
         assert len(found.actions) == count
 
 
-async def test_an_incomplete_snapshot_changes_nothing(tmp_path: Path) -> None:
+async def test_containers_that_the_engine_does_not_inspect_are_not_changed(tmp_path: Path) -> None:
     class HalfDeaf(FakeEngine):
         async def get(self, path: str, **params: Any) -> Any:
             if path.startswith("containers/") and path != "containers/json":
@@ -331,9 +335,9 @@ async def test_an_incomplete_snapshot_changes_nothing(tmp_path: Path) -> None:
     engine.join(engine.add_container("there", OPT_IN), network, ["gw-owner-site-a"], foreign=False)
     engine.add_container("web", OPT_IN)
     reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
-    with pytest.raises(EngineError):
-        await reconciler.reconcile(engine)  # type: ignore[arg-type]
+    wake, _ = await reconciler.reconcile(engine)  # type: ignore[arg-type]
     assert engine.writes == []
+    assert wake <= inspections.RETRY, "the next snapshot must not wait for an event"
 
 
 async def test_attachments_are_recorded_before_they_are_made(tmp_path: Path) -> None:
@@ -615,6 +619,7 @@ class Fleet(RuleBasedStateMachine):
     def settle(self) -> None:
         """Check that the state converges within a few passes, and that the reconciler then writes nothing."""
         for _ in range(12):
+            self.reconciler._observer._inspections._locked.clear()
             failures = self.reconciler._failures
             failures._failed = {key: (backoff, 0.0, error) for key, (backoff, _, error) in failures._failed.items()}
             before = len(self.engine.writes)
@@ -729,6 +734,24 @@ def test_an_invalid_ownership_record_is_reported_and_ignored(tmp_path: Path, tex
         replace(desired(), claimed=ownership.addresses), EngineSnapshot((own,), (network,), own=own.id), NOTHING
     )
     assert made(found) == [(ActionKind.CONNECT, "apps", "gateway")]
+
+
+def test_starts_in_another_format_do_not_invalidate_the_ownership_record(tmp_path: Path) -> None:
+    record = {"endpoints": [["c", "apps"]], "starts": {"c": "volume"}, "namespaces": ["o"]}
+    (tmp_path / "docker.json").write_text(json.dumps(record))
+    found = OwnershipRecord(tmp_path)
+    assert (found.problem, found.starts, found.namespaces) == (None, {}, frozenset({"o"}))
+    assert found.endpoints == {("c", "apps")}
+
+
+def test_a_write_after_a_failed_write_clears_the_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = OwnershipRecord(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(ownership_module, "replace_file", Mock(side_effect=OSError(28, "No space left on device")))
+        record.add("c", "apps")
+    assert str(record.problem).endswith("No space left on device")
+    record.add("d", "apps")
+    assert record.problem is None
 
 
 def test_the_names_of_an_endpoint_are_computed_once() -> None:

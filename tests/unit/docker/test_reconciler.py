@@ -1,6 +1,9 @@
 """Events of the engine, in the form of the Docker Engine API (version 1.45): which lead to a new snapshot."""
 
+import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +15,8 @@ from gateway.docker.model import LastStart
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.plan import ActionKind, DesiredState, PlannedAction
 from gateway.docker.reconciler import Reconciler
+from gateway.docker.signal_events import record_past_events
+from gateway.docker.start_attempts import StartAttempts
 
 ID = "4fbe0cb2a5ad8b1f3d1b1bd0ea23d9a1d4c7e7a53b2e9be0a8a1c9a5d3e1f2b4"
 
@@ -30,11 +35,15 @@ class Recorder:
 
     def __init__(self) -> None:
         self.forgotten: list[str] = []
+        self.expired: list[str] = []
 
     def forget(self, number: str) -> None:
         self.forgotten.append(number)
 
     forget_start = forget
+
+    def expire_start(self, number: str) -> None:
+        self.expired.append(number)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +57,7 @@ class Recorder:
         (event("network", "disconnect", container=ID), True, [ID], []),
         (event("network", "connect", container=ID), True, [], []),
         (event("volume", "create", driver="local"), True, [], []),
+        (event("volume", "unmount", container=ID), True, [], []),
     ],
 )
 async def test_an_event_is_handled_by_its_kind(
@@ -65,7 +75,51 @@ async def test_an_event_is_handled_by_its_kind(
     assert made._dirty.is_set() is changes
     assert made.directory.forgotten == ended
     assert made._observer.forgotten == started
+    if happened["Type"] != "container":
+        assert made._observer.expired == [happened["Actor"]["Attributes"].get("container", "")]
     assert made.revivals.signals == {OTHER: {15: 1.0}} | ({ID: {9: AT}} if happened["Action"] == "kill" else {})
+
+
+def past_engine(past: list[dict[str, Any]]) -> Any:
+    """Return an engine that has kept these events, and whose time is `AT`."""
+
+    async def events(since: float, kinds: tuple[str, ...], until: float) -> AsyncIterator[dict[str, Any]]:
+        for each in past:
+            if since <= each["time"] <= until:
+                yield each
+
+    async def get(path: str) -> dict[str, str]:
+        assert path == "info"
+        return {"SystemTime": datetime.fromtimestamp(AT, UTC).isoformat()}
+
+    return SimpleNamespace(events=events, get=get, flavor=DOCKER)
+
+
+async def test_a_stop_that_began_before_the_gateway_connected_is_known() -> None:
+    attempts, stop = StartAttempts(), event("container", "kill", signal="15")
+    engine = past_engine([{**stop, "timeNano": (AT - 30) * 10**9}])
+    assert await record_past_events(engine, attempts, (), 10.0) == (AT, 0.0)
+    assert attempts.signals == {ID: {15: AT - 30}}
+    engine = past_engine([stop, event("container", "start")])
+    await record_past_events(engine, attempts, (), 10.0)
+    assert attempts.signals == {}
+
+
+async def test_a_restart_waits_if_a_stop_possibly_began_before_the_events_that_the_engine_has_kept(
+    tmp_path: Path,
+) -> None:
+    health = {**event("container", "exec_start: true"), "timeNano": (AT - 4) * 10**9}
+    before = time.monotonic()
+    _, since = await record_past_events(past_engine(256 * [health]), StartAttempts(), (), 10.0)
+    assert before - 4 <= since <= time.monotonic() - 4
+    options = DockerOptions()
+    made: Any = Reconciler(options, lambda: DesiredState("site-a", options, ()), lambda _: None, tmp_path)
+    made._events_since = since
+    for timeout, expected in ((10.0, 10.0), (-1.0, 600.0)):
+        start = LastStart(at=AT - 60, stop_timeout=timeout)
+        restart = PlannedAction(ActionKind.RESTART, "", container_id=ID, last_start=start)
+        assert made._not_before(restart) == since + expected
+        assert made._not_before(replace(restart, verb=ActionKind.START)) == 0.0
 
 
 async def test_a_signal_by_another_client_counts_until_the_next_start(tmp_path: Path) -> None:
@@ -97,15 +151,15 @@ async def test_a_signal_by_another_client_counts_until_the_next_start(tmp_path: 
     made._executor.starter.requested.clear()
     happened.append(hang_up)
     await made._watch(engine, 0.0)
-    assert made.revivals.permits(restart), "programs continue after this signal"
+    assert made.revivals.permits(restart, 1000.0), "programs continue after this signal"
 
     happened.append(kill)
     await made._watch(engine, 0.0)
     assert made.desired().signals == {ID: {1: AT, 15: AT}}
-    assert not made.revivals.permits(restart), "the restart was planned before the signal"
-    assert made.revivals.permits(later), "the event of a later start was lost"
+    assert not made.revivals.permits(restart, 1000.0), "the restart was planned before the signal"
+    assert made.revivals.permits(later, 1000.0), "the event of a later start was lost"
 
     happened.append(start)
     await made._watch(engine, 0.0)
     assert made.desired().signals == {}
-    assert made.revivals.permits(restart)
+    assert made.revivals.permits(restart, 1000.0)

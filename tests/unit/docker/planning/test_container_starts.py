@@ -1,6 +1,7 @@
 """Which containers the gateway starts again. The values of `State.Error` are those of Docker Engine 26.1.5."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from gateway.docker.inspections import last_start
 from gateway.docker.labels import read as read_labels
 from gateway.docker.model import Container, EndpointInfo, EngineSnapshot, LastStart, NetworkInfo, Swarm
 from gateway.docker.options import DockerOptions, NetworkOptions
+from gateway.docker.ownership import OwnershipRecord
 from gateway.docker.plan import ActionKind, DesiredState, Plan, PlannedAction
 from gateway.docker.planning import plan
 from gateway.docker.start_attempts import LIMIT, STABLE, StartAttempts
@@ -235,6 +237,16 @@ def test_a_start_that_the_gateway_did_not_finish_waits_for_the_backend_of_the_vo
         assert only_dead(planned(failed("context canceled"), wanted=interrupted)).state is state
 
 
+def test_a_start_that_the_gateway_did_not_finish_is_off_if_the_backend_was_removed() -> None:
+    wanted = desired(interrupted={"id-web": RequestedStart(StartFailureCause.VOLUME, "renamed")})
+    made = planned(failed("context canceled"), wanted=wanted)
+    assert (starts(made), only_dead(made).state) == ([], DeadContainerState.OFF)
+    assert (only_dead(made).message, only_dead(made).command) == (
+        "backend renamed is not configured",
+        "docker start web",
+    )
+
+
 def test_after_too_many_attempts_the_status_shows_the_command() -> None:
     made = planned(failed(REFUSED), wanted=desired(given_up=frozenset({("id-web", 0.0)})))
     assert starts(made) == []
@@ -326,8 +338,36 @@ def test_only_signals_that_possibly_stop_a_container_prevent_its_restart(
 ) -> None:
     config = {"StopSignal": stop_signal} if stop_signal else {}
     inspection = {"Config": config, "State": {"StartedAt": "1970-01-01T00:01:40Z"}}
-    assert last_start(inspection).may_be_stopped_by({number: 150.0}) is stops
-    assert not last_start(inspection).may_be_stopped_by({number: 50.0})
+    assert last_start(inspection).may_be_stopped_by({number: 150.0}, 200.0) is stops
+    assert not last_start(inspection).may_be_stopped_by({number: 50.0}, 200.0)
+
+
+def test_a_container_that_started_after_the_clock_was_set_back_is_not_restarted_later(tmp_path: Path) -> None:
+    """The owner started before the clock was set back. The clock reaches the time of this start later."""
+    containers = gateway(at=3700.0), joining(at=300.0)
+    made = planned(*containers, own=OWNER_ID, clock=310.0)
+    assert (made.dead, made.later_starts) == ((), {"id-web": 3700.0})
+    OwnershipRecord(tmp_path).record_later_starts(made.later_starts)
+    record = OwnershipRecord(tmp_path)
+    wanted = desired(restarted=frozenset(record.later_starts.items()))
+    made = planned(*containers, own=OWNER_ID, clock=3800.0, wanted=wanted)
+    assert (made.dead, made.later_starts) == ((), {})
+    made = planned(gateway(at=3750.0), containers[1], own=OWNER_ID, clock=3800.0, wanted=wanted)
+    assert starts(made) == [(ActionKind.RESTART, "web")], "the owner was started again"
+    record.retain(set())
+    assert OwnershipRecord(tmp_path).later_starts == {}
+
+
+def test_a_stop_after_the_clock_was_set_back_is_later_than_starts_before() -> None:
+    web, signals = joining(at=3705.0), {"id-web": {15: 305.0}}
+    made = planned(gateway(at=308.0), web, own=OWNER_ID, clock=310.0, wanted=desired(signals=signals))
+    assert (starts(made), only_dead(made).state) == ([], DeadContainerState.OFF)
+    revivals, now = StartAttempts(), 1000.0
+    revivals.observed((), now, 300.0)
+    restart = only_start(planned(gateway(at=300.0), web, own=OWNER_ID, clock=300.0))
+    assert revivals.permits(restart, now)
+    revivals.record_signal("id-web", 15, 305.0)
+    assert not revivals.permits(restart, now + 10)
 
 
 def test_dependants_that_started_later_are_not_restarted() -> None:
@@ -473,7 +513,7 @@ def test_attempts_back_off_and_end_at_a_limit() -> None:
     assert revivals.revived == {}
 
 
-@pytest.mark.parametrize(("stop_timeout", "expected"), [(90.0, 120.0), (-1.0, STABLE)])
+@pytest.mark.parametrize(("stop_timeout", "expected"), [(90.0, 120.0), (-1.0, 630.0)])
 def test_a_restart_without_an_answer_is_repeated_only_after_the_stop_timeout(
     stop_timeout: float, expected: float
 ) -> None:

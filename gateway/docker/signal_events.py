@@ -1,0 +1,66 @@
+"""Records the signals that other clients send to containers, from the events of the engine."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from gateway.docker.engine import Engine
+from gateway.docker.engine_flavor import DOCKER
+from gateway.docker.inspections import epoch, signal_number
+from gateway.docker.start_attempts import StartAttempts
+
+_KEPT = 200
+"""If the engine returns fewer past events, it has returned all events since its start. It keeps the last 256 (moby,
+`daemon/events`), of which the response lacks those that are newer than the request."""
+
+
+def record_event(event: Mapping[str, Any], attempts: StartAttempts, requested: Collection[str]) -> None:
+    """Record an event of a container in `attempts` if it is a start, a removal or a signal by another client.
+
+    Args:
+        event: The event.
+        attempts: The record.
+        requested: IDs of the containers that the gateway starts now, to which its own restarts send signals.
+    """
+    actor, action = event.get("Actor", {}), event.get("Action")
+    container = str(actor.get("ID", ""))
+    if action in ("start", "destroy"):
+        attempts.record_start(container)
+    if action == "kill" and container not in requested:
+        number = signal_number(str(actor.get("Attributes", {}).get("signal")))
+        attempts.record_signal(container, number, event.get("timeNano", 0) / 1e9)
+
+
+async def record_past_events(
+    engine: Engine, attempts: StartAttempts, requested: Collection[str], within: float
+) -> tuple[float, float]:
+    """Record the events that the engine has kept. Without them, a restart could undo a stop that has begun before.
+
+    Args:
+        engine: The engine.
+        attempts: See `record_event`.
+        requested: See `record_event`.
+        within: The maximum time in seconds. After it, the events are incomplete.
+
+    Returns:
+        The engine's time at the beginning, in seconds since the epoch, and the monotonic time since which all events
+        are recorded, or 0 if all are recorded.
+
+    Raises:
+        EngineError: The request failed.
+    """
+    began = time.monotonic()
+    clock = epoch(str((await engine.get("info")).get("SystemTime"))) or time.time()
+    if engine.flavor is not DOCKER:
+        return clock, 0.0
+    times: list[float] = []
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within):
+            async for event in engine.events(0.0, (), clock):
+                times.append(event.get("timeNano", 0) / 1e9)
+                if event.get("Type") == "container":
+                    record_event(event, attempts, requested)
+            return clock, began - max(0.0, clock - times[0]) if len(times) >= _KEPT else 0.0
+    return clock, began
