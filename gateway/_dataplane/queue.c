@@ -1,6 +1,7 @@
 /* Commands, records and slots: everything that Python and the engine share. */
 #include <errno.h>
 #include <stdint.h>
+#include <unistd.h>
 
 #include "engine.h"
 
@@ -66,6 +67,8 @@ void emit(struct engine *e, enum record kind, uint64_t token, const int64_t argu
             memcpy(at + sizeof header, payload, size);
     } else {
         e->records_lost = true;
+        if (kind == RECORD_ENDED && header.b >= 0)
+            close((int)header.b);
     }
     pthread_mutex_unlock(&e->lock);
     if (kind == RECORD_TAP)
@@ -100,7 +103,7 @@ static bool add_slab(struct engine *e)
     uint32_t base = e->slab_count * SLAB_SLOTS;
 
     if (!e->slabs)
-        e->slabs = calloc(MAX_SLABS, sizeof *e->slabs);
+        e->slabs = calloc(MAX_SLABS, sizeof(struct gauge *));
     if (!e->slabs || e->slab_count == MAX_SLABS)
         return false;
     slab = aligned_alloc(64, SLAB_SLOTS * sizeof *slab);
