@@ -78,6 +78,7 @@ struct far_channel {
     uint64_t token;
     /* Python */
     bool opened, final, tap;
+    bool link_lost; /* aborted because Python closes the connection; without that, the channel may stay open */
     /* the server */
     bool known, confirmed, closed, ended; /* known: CHANNEL_OPEN has arrived. closed, ended: by the server. */
     bool engine_closed, engine_ended;

@@ -12,8 +12,10 @@ static bool channel_step(const struct step *s)
             python_channel(chosen_wire(s), window < 4 ? 4 : window, s->a & 1, s->a >> 1);
         return true;
     case STEP_ABORT:
-        if (c && !c->final)
-            python_command(COMMAND_ABORT, c->token, s->a % (CLOSE_MOVED + 1), 0, 0);
+        if (!c || c->final)
+            return true;
+        c->link_lost |= s->a % (CLOSE_MOVED + 1) == CLOSE_LINK_LOST;
+        python_command(COMMAND_ABORT, c->token, s->a % (CLOSE_MOVED + 1), 0, 0);
         return true;
     case STEP_UNTAP:
         if (c && !c->final)

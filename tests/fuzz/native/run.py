@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.fuzz.native.build import NoCompilerError, build
+from tests.fuzz.native.build import Build, NoCompilerError
 
 CORPUS = Path(__file__).parents[1] / "corpus/native"
 _LIMITS = ["-max_len=256", "-timeout=20", "-rss_limit_mb=2048"]
@@ -26,7 +26,7 @@ def fuzz(options: list[str]) -> int:
     learned, found = folder / "corpus", folder / "findings"
     for each in (learned, found, CORPUS):
         each.mkdir(parents=True, exist_ok=True)
-    program = build(folder / "build")
+    program = Build(folder / "build").run()
     if "--distil" in options:
         return _distil(program, learned)
     inputs = [] if any(Path(each).exists() for each in options) else [str(learned), str(CORPUS)]
@@ -47,7 +47,7 @@ def run_in_ci(folder: Path) -> tuple[str, int]:
     (folder / "new").mkdir(parents=True)
     limits = ["-seed=1", f"-runs={_CI_RUNS}", f"-max_total_time={_CI_SECONDS}", f"-artifact_prefix={folder}/"]
     try:
-        done = _finish([str(build(folder)), *_LIMITS, *limits, str(folder / "new"), str(CORPUS)])
+        done = _finish([str(Build(folder).run()), *_LIMITS, *limits, str(folder / "new"), str(CORPUS)])
     except NoCompilerError as error:
         return _replay(folder, str(error))
     if done.returncode:
@@ -58,7 +58,7 @@ def run_in_ci(folder: Path) -> tuple[str, int]:
 def _replay(folder: Path, reason: str) -> tuple[str, int]:
     inputs = sorted(map(str, CORPUS.iterdir()))
     try:
-        done = _finish([str(build(folder, replay=True)), *inputs])
+        done = _finish([str(Build(folder, replay=True).run()), *inputs])
     except NoCompilerError as error:
         return f"native       not run: {reason}; {error}", 0
     if done.returncode:

@@ -59,7 +59,8 @@ static void check_settled_channel(const struct far_channel *c)
     const struct file *f = file_is_open(c->fd) ? file_of(c->fd) : NULL;
 
     CHECK(c->engine_closed || !c->unanswered, "%u requests have no answer", c->unanswered);
-    if (!f || c->failed)
+    CHECK(c->engine_closed || c->link_lost || !(c->closed || c->final), "the engine has not closed the channel");
+    if (c->final || !f || c->failed)
         return;
     CHECK(!c->closed, "the channel has not ended");
     CHECK(c->delivered == c->sent, "%llu of %llu bytes are delivered", (unsigned long long)c->delivered,
@@ -92,7 +93,7 @@ bool settle(void)
         const struct far_channel *c = &channels[at];
         const struct far_wire *w = &wires[c->wire];
 
-        if (!c->final && c->confirmed && !w->final && !w->illegal && !w->silent)
+        if (c->confirmed && !w->final && !w->illegal && !w->silent)
             check_settled_channel(c);
     }
     return true;
