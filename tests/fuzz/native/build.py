@@ -29,11 +29,13 @@ class Build:
         folder: Directory for the object files and the program.
         replay: Whether the program only runs the inputs that it gets as arguments. It is then built with gcc.
         sanitize: Whether to use AddressSanitizer and UndefinedBehaviorSanitizer.
+        coverage: Whether to count the lines of the engine that are run, for gcov.
     """
 
     folder: Path
     replay: bool = False
     sanitize: bool = True
+    coverage: bool = False
 
     def run(self) -> Path:
         """Compile and link everything; return the program.
@@ -58,12 +60,15 @@ class Build:
             options.append("-DGATEWAY_FUZZ_HARNESS")
         elif not self.replay:
             options.append("-fsanitize=fuzzer-no-link")
+        elif self.coverage:
+            options.append("--coverage")
         self._gcc_or_clang(*options, "-c", *map(str, sources))
 
     def _link(self) -> Path:
         program = self.folder / "harness"
         options = [*(_SANITIZE if self.sanitize else []), *([] if self.replay else ["-fsanitize=fuzzer"]), "-pthread"]
         objects = sorted(path.name for path in self.folder.glob("*.o"))
+        options += ["--coverage"] if self.coverage else []
         self._gcc_or_clang(*options, *objects, "-Wl,--wrap=cipher_type_named", "-lcrypto", "-o", str(program))
         return program
 
