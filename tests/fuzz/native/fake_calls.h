@@ -1,4 +1,4 @@
-/* Redirects the system calls and allocations of the engine to the harness. The compiler includes it before each file. */
+/* Redirects system calls and allocations of the engine to the harness. The compiler includes it before each file. */
 #ifndef GATEWAY_FUZZ_FAKE_CALLS_H
 #define GATEWAY_FUZZ_FAKE_CALLS_H
 

@@ -123,6 +123,7 @@ extern bool tainted; /* whether the script has sent packets that the server of t
 extern bool strict;
 extern uint64_t growth_budget;
 #define WIRE_GROWTH 700000u
+#define SLACK 64u /* bytes of a packet of the server that are not data */
 
 /* peer.c: the SSH server. */
 void peer_init(struct far_wire *, int cipher, uint32_t max_packet);
@@ -180,8 +181,9 @@ void turn(void);
 struct far_wire *chosen_wire(const struct step *);
 struct far_channel *chosen_channel(const struct step *); /* NULL if there is none */
 
-/* server_steps.c, client_steps.c, python_steps.c: each returns false if the step belongs to another file. */
+/* Each file runs the steps of one side. A function returns false if the step belongs to another file. */
 bool server_step(const struct step *);
+bool server_channel_step(const struct step *);
 bool client_step(const struct step *);
 bool python_step(const struct step *);
 void accept_packets(struct far_wire *, uint64_t count);

@@ -123,9 +123,12 @@ void *fake_aligned_alloc(size_t alignment, size_t size)
 
 static struct mapping *mapping_of(const void *address)
 {
-    for (size_t at = 0; at < MAX_WIRES; at++)
-        if (mappings[at].data <= (const uint8_t *)address && (const uint8_t *)address < mappings[at].data + RECEIVE_SIZE)
+    for (size_t at = 0; at < MAX_WIRES; at++) {
+        const uint8_t *data = mappings[at].data, *looked_up = address;
+
+        if (data <= looked_up && looked_up < data + RECEIVE_SIZE)
             return &mappings[at];
+    }
     fail(__FILE__, __LINE__, "this address is not mapped");
 }
 

@@ -26,7 +26,7 @@ static uint32_t find_steps(const uint8_t *data, size_t size, size_t starts[MAX_S
     return count;
 }
 
-/* Move what follows `at`, so that `after` bytes replace `before` bytes. Return the new size; `size` if it is too large. */
+/* Move what follows `at`, so that `after` bytes replace `before` bytes. Return the new size; without room, `size`. */
 static size_t resize(uint8_t *data, size_t size, size_t capacity, size_t at, size_t before, size_t after)
 {
     if (size - before + after > capacity)

@@ -68,7 +68,8 @@ static void check_settled_channel(const struct far_channel *c)
     CHECK(f->shut == c->ended, "the end of the server's stream is not delivered");
     CHECK(!f->available || !c->send_window || !c->max_packet, "%llu bytes of the client wait",
           (unsigned long long)f->available);
-    CHECK(c->engine_ended == (f->ended && !f->available && c->send_window), "the end of the client's stream is not delivered");
+    CHECK(c->engine_ended == (f->ended && !f->available && c->send_window),
+          "the end of the client's stream is not delivered");
 }
 
 /* Run turns until the engine is idle, and check that nothing waits. Return false if the engine has failed. */

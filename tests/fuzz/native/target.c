@@ -18,7 +18,8 @@ const char *__asan_default_options(void)
 
 bool has_bytes(uint8_t kind)
 {
-    return kind % STEP_KINDS == STEP_RAW_PACKET || kind % STEP_KINDS == STEP_RAW_STREAM || kind % STEP_KINDS == STEP_WIRE;
+    kind %= STEP_KINDS;
+    return kind == STEP_RAW_PACKET || kind == STEP_RAW_STREAM || kind == STEP_WIRE;
 }
 
 size_t step_size(const uint8_t *step, const uint8_t *end)
