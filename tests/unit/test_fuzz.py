@@ -138,6 +138,7 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Build:
         ("chunks.c", "c->sent += count;", "c->sent += count + (count > 100);", "wrong bytes"),
         ("queue.c", "            close((int)header.b);", ";", "descriptors are not closed"),
         ("latency.c", "    e->stall_scan_due = 0;", "", "does not become idle"),
+        ("client.c", "        c->blocked_since = 0;", "", "descriptor -1 is closed"),
     ],
 )
 def test_an_injected_defect_of_the_engine_is_detected(
