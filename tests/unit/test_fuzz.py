@@ -130,6 +130,12 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Build:
         ("channel.c", "    w->growth_available += c->growth;", "", "the growth of windows is not accounted"),
         ("delivery.c", "*total += *sent_of_first", "*total += offered", "a window of"),
         ("receive.c", "if (c->window_remaining < 0)", "if (0)", "a negative window"),
+        (
+            "receive.c",
+            "get_u32(p.body + header - 4) : 0;\n\n    if (p.size < header || ",
+            "get_u32(p.body + header - 4) : ~0u;\n\n    if (",
+            "an allocation of",
+        ),
         ("receive.c", "w->recv_seq = 0;", ";", "a legal server is accused"),
         ("client.c", "c->peer_window -= count;", "", "bytes for a window of"),
         ("client.c", "send_short(c->wire, MSG_CHANNEL_EOF, c->peer, NULL);", "", "the end of the client's stream"),
