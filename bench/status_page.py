@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from ops_pollers import site, traffic
+from ops_pollers import Site, site, traffic
 
 from gateway.demo.process import free_port
 
@@ -34,6 +34,8 @@ _REFRESH, _SHORTEST, _AFTER_EVENT = 10.0, 1.0, 0.1
 _REQUESTS = 20
 _CHANGE = 1.0
 """Seconds between two changes of the state of a backend."""
+_SETTLE = 2.0
+"""Seconds between two measurements of the traffic."""
 _MAX_SIZE, _MAX_MS, _MAX_RATIO = 300_000, 200.0, 1.2
 
 
@@ -45,7 +47,8 @@ def main(backends: int, pages: int, seconds: float) -> int:
     print(f"{backends} backends, {pages} open pages, a change every {_CHANGE:g} s, {_ROUNDS} rounds of {seconds:g} s")
     with site(backends - 1, 5, [extra]) as running, _changes(changing):
         size, taken = _page(running.pid, running.ops)
-        rounds = [_round(running.port, running.ops, pages, seconds) for _ in range(_ROUNDS)]
+        rounds = [_round(running, pages, seconds, alone_first=number % 2 == 0) for number in range(_ROUNDS)]
+    print(f"  load average: {' '.join(f'{each:.1f}' for each in os.getloadavg())}, {os.cpu_count()} CPUs")
     results = (
         ("size", size / 1000, _MAX_SIZE / 1000, "kB"),
         ("time to serve, median", statistics.median(taken), _MAX_MS, "ms"),
@@ -93,18 +96,20 @@ def _page(pid: int, ops: int) -> tuple[int, list[float]]:
         size = len(_get(ops))
         taken.append((time.perf_counter() - started) * 1e3)
     cpu = (_cpu_seconds(pid) - before - idle) / _REQUESTS * 1e3
-    print(f"  the page: {size / 1000:.0f} kB, {cpu:.0f} ms of CPU time,", end=" ")
+    print(f"  the page: {size / 1000:.0f} kB ({len(_get(ops, 'gzip')) / 1000:.0f} kB compressed)", end=", ")
+    print(f"{cpu:.0f} ms of CPU time,", end=" ")
     print(f"served in {statistics.median(taken):.0f} ms (median), {max(taken):.0f} ms (worst of {_REQUESTS})")
     return size, taken
 
 
-def _get(ops: int) -> bytes:
-    connection = http.client.HTTPConnection("127.0.0.1", ops, timeout=30)
-    try:
-        connection.request("GET", "/")
-        return connection.getresponse().read()
-    finally:
-        connection.close()
+def _get(ops: int, encoding: str = "identity") -> bytes:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", ops, timeout=30)) as connection:
+        return _get_on(connection, encoding)
+
+
+def _get_on(connection: http.client.HTTPConnection, encoding: str) -> bytes:
+    connection.request("GET", "/", headers={"Accept-Encoding": encoding})
+    return connection.getresponse().read()
 
 
 def _cpu_seconds(pid: int) -> float:
@@ -113,21 +118,30 @@ def _cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _round(port: int, ops: int, pages: int, seconds: float) -> float:
-    """Return the p99 of the traffic beside open pages, divided by the p99 alone."""
-    alone = _p99(asyncio.run(traffic(port, seconds)))
+def _round(running: Site, pages: int, seconds: float, *, alone_first: bool) -> float:
+    """Return the p99 of the traffic beside open pages, divided by the p99 alone.
+
+    Callers alternate the order of both measurements, because the speed of a machine drifts.
+    """
+    alone = _p99(asyncio.run(traffic(running.port, seconds))) if alone_first else 0.0
     child = subprocess.Popen(
-        [sys.executable, __file__, "--pages", str(ops), str(pages)],
+        [sys.executable, __file__, "--pages", str(running.ops), str(pages)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
-    time.sleep(2)  # Until the pages are open.
-    beside = _p99(asyncio.run(traffic(port, seconds)))
+    time.sleep(_SETTLE)  # Until the pages are open.
+    before = _cpu_seconds(running.pid)
+    beside = _p99(asyncio.run(traffic(running.port, seconds)))
+    cpu = (_cpu_seconds(running.pid) - before) / seconds
     loads, events = child.communicate(timeout=60)[0].split()
+    if not alone_first:
+        time.sleep(_SETTLE)
+        alone = _p99(asyncio.run(traffic(running.port, seconds)))
     ratio = beside / alone
     print(f"  p99 {alone:.2f} ms alone, {beside:.2f} ms beside {pages} open pages: {ratio:.2f} times", end="; ")
-    print(f"each page received {int(events) / pages:.0f} events and loaded {int(loads) / pages:.0f} times")
+    print(f"each page received {int(events) / pages:.0f} events and loaded {int(loads) / pages:.0f} times", end="; ")
+    print(f"the gateway used {cpu:.0%} of a CPU")
     return ratio
 
 
@@ -136,16 +150,19 @@ def _p99(taken: list[float]) -> float:
 
 
 class _OpenPage:
-    """An open page: one thread reads the event stream, and one requests the page."""
+    """An open page: one thread reads the event stream, and one requests the page.
+
+    As in a browser, the connections stay open, and the page is compressed.
+    """
 
     def __init__(self, ops: int) -> None:
         self.loads = self.events = 0
-        self._ops = ops
         self._due = threading.Condition()
         self._next = 0.0
         """Monotonic time of the next request."""
         self._done = False
         self._stream = http.client.HTTPConnection("127.0.0.1", ops, timeout=60)
+        self._connection = http.client.HTTPConnection("127.0.0.1", ops, timeout=30)
         self._threads = [threading.Thread(target=each) for each in (self._read, self._request)]
         for each in self._threads:
             each.start()
@@ -160,6 +177,7 @@ class _OpenPage:
         for each in self._threads:
             each.join()
         self._stream.close()
+        self._connection.close()
 
     def _read(self) -> None:
         self._stream.request("GET", "/api/v1/events")
@@ -181,7 +199,7 @@ class _OpenPage:
                     return
                 self._next = time.monotonic() + _REFRESH - time.time() % _REFRESH
             earliest = time.monotonic() + _SHORTEST
-            _get(self._ops)
+            _get_on(self._connection, "gzip")
             self.loads += 1
 
 

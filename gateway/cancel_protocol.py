@@ -8,7 +8,7 @@ from gateway.measurement import Tap
 
 
 class Classification(Enum):
-    """What the first bytes of a connection are, if neither a cancel request nor an encryption request."""
+    """What the first bytes of a connection show if not a request: a session, or too few bytes to decide."""
 
     SESSION = "session"
     INCOMPLETE = "incomplete"

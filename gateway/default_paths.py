@@ -11,11 +11,11 @@ _SYSTEM_STATE = Path("/var/lib/gateway")
 
 
 def admin_socket() -> Path:
-    """Return the default path of the admin socket. The service and its commands use the same path for one user.
+    """Return the default path of the admin socket, which is the same in the service and in commands of the same user.
 
-    The folder is /run/gateway for root, and for a user who may write there: in the image, and in a systemd unit with
-    `RuntimeDirectory=gateway`. For other users, it is `$XDG_RUNTIME_DIR/gateway`, or /tmp/gateway-UID if this
-    variable is not set or names a folder of another user.
+    The folder is /run/gateway for root and for users with write permission there, such as the user of the image and
+    of a systemd unit with `RuntimeDirectory=gateway`. For other users, it is `$XDG_RUNTIME_DIR/gateway`. If this
+    variable is not set or refers to a folder of another user, it is /tmp/gateway-UID.
     """
     return _runtime_folder() / "admin.sock"
 
@@ -23,8 +23,8 @@ def admin_socket() -> Path:
 def state_dir() -> Path:
     """Return the default of `gateway.state_dir`.
 
-    It is /var/lib/gateway, or for a user who may not write there, `$XDG_STATE_HOME/gateway` (by default
-    ~/.local/state/gateway).
+    It is /var/lib/gateway for root and for users with write permission there. For other users, it is
+    `$XDG_STATE_HOME/gateway`, which is usually ~/.local/state/gateway.
     """
     if os.geteuid() == 0 or os.access(_SYSTEM_STATE, os.W_OK):
         return _SYSTEM_STATE
@@ -33,11 +33,11 @@ def state_dir() -> Path:
 
 
 def make_folder(socket: Path) -> None:
-    """Create the folder of a unix socket. If it is the folder below /tmp, only this user may write to it.
+    """Create the folder of a unix socket. The folder /tmp/gateway-UID must be private to this user.
 
     Raises:
         OSError: The folder cannot be created.
-        GatewayError: Another user owns the folder below /tmp, or can write to it.
+        GatewayError: The folder is /tmp/gateway-UID, and another user owns it or can write to it.
     """
     folder = socket.parent
     folder.mkdir(parents=True, exist_ok=True, mode=0o700 if folder == _private_folder() else 0o777)
@@ -48,7 +48,10 @@ def make_folder(socket: Path) -> None:
 
 
 def is_trusted(socket: Path) -> bool:
-    """Return whether no other user can have created a unix socket: False only for a foreign folder below /tmp."""
+    """Return whether commands can trust that the gateway of this user created a unix socket.
+
+    Returns False only for a socket in /tmp/gateway-UID if another user owns this folder or can write to it.
+    """
     folder = socket.parent
     if folder != _private_folder():
         return True

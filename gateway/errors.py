@@ -1,4 +1,4 @@
-"""Defines the exceptions, grouped by who must act.
+"""Defines the exceptions, and who can fix the cause of each: an operator, or the caller of a command.
 
 ::
 
@@ -9,7 +9,7 @@
     └── ReachError                    depends on the subclass; has a `Reason`
         ├── TunnelError               the operator of the tunnel; `fatal` if a retry cannot succeed soon
         ├── LinkLostError             no one: the uplink reopens the link
-        │   └── RedialError           the caller: dial again immediately
+        │   └── RedialRequiredError           the caller: dial again immediately
         ├── DialError                 the operator of the target: the link works, the target cannot be reached
         └── UnusableTargetError                the operator of the target: it answers, but clients cannot use it
 """
@@ -53,7 +53,7 @@ class GatewayError(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """One error in a configuration.
+    """One error in a configuration, with its place and how to fix it.
 
     Args:
         place: `FILE:line:column`, or the flag or environment variable that set the value.
@@ -70,8 +70,8 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Which sources a configuration comes from. Contains only names, because values can be secret.
+class ConfigOrigin:
+    """The file, environment variables and flags of a configuration. Only names, because values can be secret.
 
     Args:
         file: The configuration file; None if the configuration has no file.
@@ -87,14 +87,14 @@ class Origin:
 
 
 class ConfigError(GatewayError):
-    """The configuration is invalid. Contains all problems, not only the first.
+    """The configuration is invalid. Contains all errors that were found, not only the first.
 
     Args:
         problems: All problems found.
         origin: The sources that were read, if known.
     """
 
-    def __init__(self, problems: list[Problem], origin: Origin | None = None) -> None:
+    def __init__(self, problems: list[Problem], origin: ConfigOrigin | None = None) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = problems
         self.origin = origin
@@ -109,7 +109,7 @@ class ServiceUnreachableError(GatewayError):
 
 
 class ReachError(GatewayError):
-    """A step on the path to a target failed.
+    """A step on the path to a target failed, such as the tunnel or the dial.
 
     Args:
         reason: The reason, for metrics and status.
@@ -151,8 +151,8 @@ class LinkLostError(ReachError):
         self.dial_in_progress = dial_in_progress
 
 
-class RedialError(LinkLostError):
-    """The connection that carried the dial stopped responding, but the link has another one. Dial again."""
+class RedialRequiredError(LinkLostError):
+    """The dial failed because its SSH connection stopped responding. Dial again, over another connection."""
 
     def __init__(self) -> None:
         super().__init__("the connection stopped responding during the dial", dial_in_progress=True)
@@ -163,7 +163,7 @@ class DialError(ReachError):
 
 
 class UnusableTargetError(ReachError):
-    """The target answers, but its answer shows that clients cannot use it.
+    """The target answers, but clients cannot use it: for example, it is read-only or a replica.
 
     Args:
         reason: The reason, for metrics and status.

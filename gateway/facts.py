@@ -1,4 +1,4 @@
-"""Defines facts about targets and tunnels. Each kind declares facts for status, JSON, status page and metrics."""
+"""Defines facts: values, such as a version or a replication lag, that status, JSON and metrics show."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +11,7 @@ FactValue = str | bool | int | float | Mapping[str, int] | None
 
 @dataclass(frozen=True)
 class Fact:
-    """A fact that a kind reports about its targets or its tunnels.
+    """A value that a kind of backend or tunnel reports, such as a version: its key, help text and metric.
 
     Args:
         key: The key in JSON.

@@ -1,4 +1,4 @@
-"""Limits the time and memory that users' files take: the size of a file, and the values in YAML text."""
+"""Limits the size of files and YAML documents that users provide, and so the memory and CPU time to read them."""
 
 import errno
 import re
@@ -8,21 +8,21 @@ from typing import Any, BinaryIO
 import yaml
 
 MAX_VALUES = 100_000
-"""Maximum number of values in a YAML document. An alias counts as all values to which it expands: with aliases, a few
-lines can expand to millions of values."""
+"""Maximum number of values in a YAML document. An alias counts as all values that it refers to, because a few lines
+with aliases can expand to millions of values."""
 _MAX_NUMBER = 100
-"""Maximum number of characters of a number in a YAML document."""
+"""Maximum length of a number in a YAML document, in characters."""
 _MAX_SIZE = 4 << 20
-"""Maximum size of a file in bytes."""
+"""Maximum size of a file, in bytes."""
 _INT = "tag:yaml.org,2002:int"
 _FLOAT = "tag:yaml.org,2002:float"
 _NUMBERS = {
     _INT: r"[-+]?(0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)",
     _FLOAT: r"([-+]?[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+][0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
 }
-"""The formats of numbers by tag, as in PyYAML, except for numbers in base 60."""
+"""The pattern of each number type, by tag. The patterns are those of PyYAML without numbers in base 60."""
 _INVALID = (ValueError, LookupError, AttributeError, ArithmeticError)
-"""Errors that PyYAML raises for `2026-02-31` and `!!bool x`."""
+"""Errors that PyYAML raises for a value that does not match its tag, such as `!!bool x`, or the date `2026-02-31`."""
 
 
 class TooLargeError(yaml.YAMLError):
@@ -33,12 +33,12 @@ class TooLargeError(yaml.YAMLError):
 
 
 class LimitedLoader(yaml.SafeLoader):
-    """A YAML loader that stops at a document with too many nodes. It does not count the nodes that aliases repeat.
+    """Loads YAML, and refuses documents with too many nodes. Each node counts once, even if aliases refer to it.
 
-    Like Compose, it reads a text such as `22:22` as text, not as a number in base 60 (YAML 1.1).
+    A value such as `22:22` is a string, as in Compose, and not a number in base 60, as in YAML 1.1.
 
     Args:
-        text: The YAML text.
+        text: The content of the YAML document.
     """
 
     def __init__(self, text: str) -> None:
@@ -46,17 +46,25 @@ class LimitedLoader(yaml.SafeLoader):
         self._nodes = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Compose the next node. See `yaml.composer.Composer`."""
+        """Count and compose the next node. See `yaml.composer.Composer`.
+
+        Raises:
+            TooLargeError: The document has too many nodes.
+        """
         self._nodes += 1
-        # A mapping has two nodes for each of its values, because its keys are nodes, too.
+        # Keys are nodes too, so a mapping has two nodes for each value.
         if self._nodes > 2 * MAX_VALUES:
             raise TooLargeError
         return super().compose_node(parent, index)
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
-        """Return the number of a node. The time that a number takes grows with the square of its length."""
+        """Convert a node to a number. Refuse long numbers, because the conversion takes quadratic time.
+
+        Raises:
+            yaml.constructor.ConstructorError: The number has too many characters, or is not valid.
+        """
         if len(node.value) > _MAX_NUMBER:
-            problem = f"found a number with more than {_MAX_NUMBER} characters: quote it"
+            problem = f"found a number with more than {_MAX_NUMBER} characters: quote it if it is a string"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         return self.construct_yaml_int(node) if node.tag == _INT else self.construct_yaml_float(node)
 
@@ -70,17 +78,18 @@ for _tag, _format in _NUMBERS.items():
     LimitedLoader.add_constructor(_tag, LimitedLoader.construct_number)
 
 
-def load_yaml(text: str) -> Any:
-    """Return the value of a YAML document.
+def load_yaml(text: str, loader_type: type[LimitedLoader] = LimitedLoader) -> Any:
+    """Parse a YAML document, and return its value.
 
     Args:
-        text: The YAML text.
+        text: The content of the document.
+        loader_type: The loader. A subclass of `LimitedLoader` can read additional tags.
 
     Raises:
-        yaml.YAMLError: The text is not a YAML document, has too many values, or has a value that contains itself.
+        yaml.YAMLError: `text` is not a YAML document, has too many values, or has a value that contains itself.
         RecursionError: The document is nested too deeply.
     """
-    loader = LimitedLoader(text)
+    loader = loader_type(text)
     try:
         root = loader.get_single_node()
         if root is None:
@@ -89,17 +98,20 @@ def load_yaml(text: str) -> Any:
             raise TooLargeError
         return loader.construct_document(root)
     except _INVALID:
-        raise yaml.YAMLError("a value is not valid for its tag, or a date does not exist") from None
+        raise yaml.YAMLError("a value does not match its tag (such as `!!int`), or a date does not exist") from None
     finally:
         loader.dispose()
 
 
 def _count(node: yaml.Node, counts: dict[yaml.Node, int | None]) -> int:
-    """Return the number of values of a node, including those that aliases repeat.
+    """Return the number of values in a node. The values behind an alias count each time that the alias is used.
 
     Args:
         node: The node.
-        counts: The number of values of each node that was counted; None for the nodes that contain `node`.
+        counts: The number of values in each node that was counted before; None for each node that contains `node`.
+
+    Raises:
+        yaml.YAMLError: The node contains itself.
     """
     if node not in counts:
         counts[node] = None
@@ -123,10 +135,10 @@ def read_limited(path: Path) -> bytes:
 
 
 def read_stream(stream: BinaryIO) -> bytes:
-    """Return the rest of a stream.
+    """Return the remaining bytes of a stream.
 
     Raises:
-        OSError: The stream cannot be read, or has more than 4 MiB.
+        OSError: The stream cannot be read, or more than 4 MiB remain.
     """
     data = stream.read(_MAX_SIZE + 1)
     if len(data) > _MAX_SIZE:

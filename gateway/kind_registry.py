@@ -1,4 +1,4 @@
-"""Finds the kinds of tunnels or backends in a package, and imports the module of each on first use."""
+"""Finds the kinds of tunnels or backends in a package, and imports the module of each kind on first use."""
 
 import importlib
 import pkgutil
@@ -9,20 +9,21 @@ K = TypeVar("K")
 
 
 class KindRegistry(Mapping[str, K]):
-    """Maps the name of each kind to the attribute `KIND` of the module with that name.
+    """Maps the name of each kind, such as `mysql` or `ssh`, to its `KIND`.
 
-    A module is imported on first access, so the process loads only the libraries that its configuration needs.
+    The registry imports the module of a kind when `KIND` is first read, so the process loads only the libraries that
+    its configuration needs.
 
     Args:
-        package: The package's name.
-        path: The package's `__path__`. It can grow at any time. The registry ignores subpackages.
+        package: The name of the package that contains the modules. Subpackages of it are not kinds.
+        path: The `__path__` of the package. Directories can be added to it at any time.
     """
 
     def __init__(self, package: str, path: Sequence[str]) -> None:
         self._package = package
         self._path = path
         self._listed: tuple[str, ...] = ()
-        """The folders in which the registry found `_listed_names`."""
+        """The directories in which the registry found the modules in `_listed_names`."""
         self._listed_names: list[str] = []
 
     @property

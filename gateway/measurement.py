@@ -1,4 +1,4 @@
-"""Defines counters and histograms for hot paths, and the interface of taps, without a metrics library."""
+"""Defines the interface of taps, and counters and histograms that are fast enough for each byte of traffic."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -8,7 +8,7 @@ from typing import Protocol
 LATENCY_BUCKETS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
-"""Upper bounds of the buckets in seconds, from a round trip on one host to the longest common timeout."""
+"""Upper bounds of the buckets, in seconds: from the round-trip time on one host to the longest common timeout."""
 
 
 class Tap(Protocol):
@@ -16,11 +16,11 @@ class Tap(Protocol):
 
     @property
     def finished(self) -> bool:
-        """Whether the tap needs no more bytes. The relay drops it, at the latest when the backend next sends data."""
+        """Whether the tap needs no more bytes. If so, the relay removes the tap when the backend next sends data."""
 
     @property
     def tracker(self) -> "RequestTracker | None":
-        """Matches requests with responses. None: requests and responses alternate, and need no matching."""
+        """Matches responses to requests; None if the two alternate, so that each response is for the last request."""
 
     def on_request(self, data: memoryview, now: float, /) -> None:
         """Observe `data` from the client, received at the monotonic time `now`."""
@@ -30,26 +30,27 @@ class Tap(Protocol):
 
 
 class RequestTracker(Protocol):
-    """Matches requests with responses on a connection with several concurrent requests."""
+    """Matches responses to requests on a connection on which several requests can be pending at the same time."""
 
     @property
     def parseable(self) -> bool:
-        """Whether the bytes so far follow the expected protocol."""
+        """Whether all bytes so far conform to the protocol. If they do not, the tracker matches no more responses."""
 
     def oldest_pending(self) -> float | None:
         """Return the monotonic time of the oldest request without a response; None if there is none."""
 
 
 TapFactory = Callable[[Callable[[float], None]], Tap]
-"""Creates a tap that calls the given function with each response latency, in seconds."""
+"""Creates a tap for one connection. The tap calls the given function with each response latency, in seconds."""
 
 
 def waiting_since(tap: Tap | None, request_at: float) -> float | None:
     """Return the monotonic time since which a client has waited for a response; None if the client does not wait.
 
     Args:
-        tap: The connection's tap, if it has one.
-        request_at: Monotonic time of the last request byte that has no response yet; 0: there is no such byte.
+        tap: The tap of the connection; None if it has none.
+        request_at: Monotonic time of the last request byte that has no response yet; 0 if there is none. It is used
+            only if the tap does not track requests.
     """
     tracker = tap.tracker if tap is not None else None
     if tracker is not None:
@@ -58,10 +59,10 @@ def waiting_since(tap: Tap | None, request_at: float) -> float | None:
 
 
 class Histogram:
-    """A histogram with the semantics of Prometheus.
+    """Counts observations in buckets, like a Prometheus histogram.
 
     Args:
-        bounds: Upper bounds of the buckets in seconds, ascending, without infinity.
+        bounds: Upper bounds of the buckets, in seconds, in ascending order. The bucket for infinity is added.
     """
 
     __slots__ = ("bounds", "counts", "sum")
@@ -84,13 +85,13 @@ class Histogram:
         return other
 
     def plus(self, other: "Histogram") -> "Histogram":
-        """Return a new histogram with the observations of both."""
+        """Return a new histogram with the observations of this one and `other`. Both must have the same bounds."""
         both = self.copy()
         both.add(other)
         return both
 
     def add(self, other: "Histogram") -> None:
-        """Add the observations of `other` to this histogram."""
+        """Add the observations of `other` to this histogram. Both must have the same bounds."""
         self.counts = [own + added for own, added in zip(self.counts, other.counts, strict=True)]
         self.sum += other.sum
 
@@ -100,7 +101,7 @@ class Histogram:
         return sum(self.counts)
 
     def cumulative(self) -> list[tuple[str, int]]:
-        """Return cumulative `(le, count)` pairs; the last `le` is `+Inf`."""
+        """Return the buckets in the form of Prometheus: cumulative `(le, count)` pairs. The last `le` is `+Inf`."""
         total = 0
         pairs = []
         for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
@@ -110,7 +111,7 @@ class Histogram:
 
 
 class Summary:
-    """Counts observations and adds them up, without buckets."""
+    """Stores the number and the sum of observations, like a Prometheus summary without quantiles."""
 
     __slots__ = ("count", "sum")
 
@@ -125,4 +126,4 @@ class Summary:
 
 
 Tally = Counter[str]
-"""Counts by label value."""
+"""Counts events by the value of one label, such as the reason of a failure."""

@@ -1,4 +1,4 @@
-"""Says what to do about each failure reason of a tunnel or a target, unless its kind has another remedy.
+"""Lists the default remedy for each reason for which a tunnel or target can fail.
 
 `gateway explain` ends with such a sentence, and docs/troubleshooting.md describes each reason in detail.
 """

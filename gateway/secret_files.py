@@ -29,7 +29,7 @@ _IN_POD = "KUBERNETES_SERVICE_HOST"
 
 
 class ExposedError(OSError):
-    """Everybody can read a file that contains a secret.
+    """All users of the host can read a file that contains a secret.
 
     Args:
         path: The file.

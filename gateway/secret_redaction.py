@@ -1,4 +1,4 @@
-"""Recognizes secrets in text and command lines, and hides them."""
+"""Recognizes secrets in text and command lines, and replaces them."""
 
 import re
 import shlex
@@ -94,6 +94,8 @@ def has_secrets(words: Sequence[str]) -> bool:
     Args:
         words: Options and arguments of a command.
     """
+    # A switch is not a secret, although its name can match, as in Traefik's `passhostheader=true`.
+    words = [each for each in words if not re.search(r"(?i)=(?:true|false)$", each)]
     return any(_SECRET.search(word) for word in words) or redacted(words) != _joined(words)
 
 

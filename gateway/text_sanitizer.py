@@ -1,35 +1,38 @@
-"""Sanitizes external text for terminals, logs and HTML pages. Does no I/O.
+"""Sanitizes strings from outside the gateway for terminals, logs and HTML pages. Does no I/O.
 
-A server can send any text as an error message, version or name: terminal escape sequences, line breaks that forge log
-lines, bidirectional or invisible characters, or megabytes of data.
+An error message, version or name that a server sends can contain anything: terminal escape sequences, line breaks
+that forge log lines, bidirectional or invisible characters, or megabytes of data.
 """
 
 _MAX_LENGTH = 500
 _MAX_CUT_WORD = 40
-"""Maximum number of characters of an incomplete last word that is omitted."""
+"""Maximum length of an incomplete last word that `one_line` omits. A longer word is cut instead."""
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _SCAN_FACTOR = 8
-"""Limits the part of a text that `one_line` examines to the maximum length multiplied by this number."""
+"""`one_line` examines only this many times the maximum length of the result, so that long input costs little time."""
 _RANGES = (
     (0x034F, 0x034F), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F), (0x2800, 0x2800), (0x3164, 0x3164),
     (0xFE00, 0xFE0F), (0xFFA0, 0xFFA0), (0xE0100, 0xE01EF),
 )  # fmt: skip
 _INVISIBLE = frozenset(chr(code) for first, last in _RANGES for code in range(first, last + 1))
-"""Invisible characters that `str.isprintable` accepts: the rest of Unicode's Default_Ignorable_Code_Point, and the
-blank Braille pattern."""
+"""Invisible characters for which `str.isprintable` is true: those with the Unicode property
+Default_Ignorable_Code_Point, and the blank Braille pattern."""
 
 
 def printable(text: str) -> str:
-    """Replace each invisible character of `text` with a question mark, and each tab with a space. Keep newlines."""
+    """Replace each control character and invisible character with a question mark, and each tab with a space.
+
+    Newlines remain.
+    """
     if text.isprintable() and _INVISIBLE.isdisjoint(text):
         return text
     return "".join(each if each == "\n" or _is_visible(each) else "?" for each in text.replace("\t", " "))
 
 
 def one_line(text: str, max_length: int = _MAX_LENGTH) -> str:
-    """Return `text` as one line of at most `max_length` visible characters; truncated text ends with an ellipsis.
+    """Return `text` as one line of at most `max_length` visible characters.
 
-    Text is cut after a word, except if the last word is long.
+    A shortened result ends with an ellipsis. It ends after a complete word, unless the next word is long.
     """
     head = text[: _SCAN_FACTOR * max_length]
     line = printable(" ".join(head.split()))
@@ -42,7 +45,7 @@ def one_line(text: str, max_length: int = _MAX_LENGTH) -> str:
 
 
 def error_text(error: Exception) -> str:
-    """Return the message of an error. For a system error, omit the error number and the file name."""
+    """Return the message of an error. Omit the error number and the file name of an `OSError`."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 

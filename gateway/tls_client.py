@@ -1,4 +1,4 @@
-"""Defines TLS settings and contexts for all TLS clients of Gateway."""
+"""Defines the TLS settings and contexts that all TLS clients of Gateway share."""
 
 import ssl
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from gateway.errors import GatewayError
 
 @dataclass(frozen=True)
 class ClientTls:
-    """Certificates of a TLS client, in PEM.
+    """The certificate files of a TLS client: the trusted authorities, and the client's certificate and key.
 
     Args:
-        ca_file: Certificate authorities to trust. Default: those of the system.
-        cert_file: The client's own certificate, if the server requests one.
-        key_file: The private key of the certificate in `cert_file`.
+        ca_file: PEM file with the certificate authorities to trust. Default: those of the system.
+        cert_file: PEM file with the client's certificate, if the server requests one.
+        key_file: PEM file with the private key. Default: `cert_file` contains the key.
     """
 
     ca_file: Path | None = None
@@ -23,11 +23,11 @@ class ClientTls:
 
     @property
     def is_set(self) -> bool:
-        """Whether any file is set."""
+        """Whether at least one file is set."""
         return self != ClientTls()
 
     def context(self, *, verified: bool = True) -> ssl.SSLContext:
-        """Return a context for connections.
+        """Create an SSL context for client connections from the files. Reads the files, and can block.
 
         Args:
             verified: Whether to verify the server's certificate and host name.
@@ -39,7 +39,7 @@ class ClientTls:
         try:
             context = client_context(self.ca_file)
             if self.cert_file is not None:
-                # The error of `load_cert_chain` does not name the file.
+                # Open the files first, because an error of `load_cert_chain` does not contain the path.
                 for key, path in (("cert_file", self.cert_file), ("key_file", self.key_file)):
                     place = f"{key}: {path}"
                     if path is not None:
@@ -55,21 +55,21 @@ class ClientTls:
 
 
 def client_context(ca_file: Path | str | None = None) -> ssl.SSLContext:
-    """Return a context that verifies the server's certificate and host name.
+    """Create an SSL context that verifies the server's certificate and host name.
 
     Args:
-        ca_file: PEM file with the trusted certificate authorities; None: the system's.
+        ca_file: PEM file with the certificate authorities to trust; None to trust those of the system.
 
     Raises:
         OSError: The file cannot be read.
-        ssl.SSLError: The file contains no usable certificate. This is a subclass of `OSError`.
+        ssl.SSLError: The file contains no usable certificate. `ssl.SSLError` is a subclass of `OSError`.
     """
     try:
         context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
     except ssl.SSLError as error:
         raise ssl.SSLError(error.errno or 1, "contains no usable PEM certificate: replace the file") from error
-    # Python 3.13 sets this flag by default. The flag rejects a CA without the key usage extension, which many private
-    # CAs lack; libpq, curl and Python 3.12 accept such CAs. Without the flag, OpenSSL still verifies signature,
-    # validity, host name and CA flag.
+    # Clear this flag, which Python 3.13 sets by default: it rejects CAs without the key usage extension, which many
+    # private CAs lack. libpq, curl and Python 3.12 accept such CAs. Without the flag, OpenSSL still verifies the
+    # signature, the validity, the host name and the CA flag.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context

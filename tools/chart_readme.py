@@ -22,7 +22,7 @@ _HEAD = """\
 
 ```sh
 helm install gateway charts/gateway -f my-values.yaml
-helm test ways
+helm test gateway
 ```
 
 | `mode` | for |
@@ -32,13 +32,15 @@ helm test ways
 | `sidecar` | one app: the configuration, and templates of the container and its volumes for your own chart |
 
 Keep keys, certificates and passwords in your own Secrets. `secrets` mounts them as files, and the gateway reads them
-again when they change. A changed configuration rolls out new pods. The pods meet the *restricted* Pod Security
-Standard, except that a daemonset uses the node's network, and that a VPN has root and capabilities (`vpn.enabled`):
-use a separate release for a VPN. A pod with the sidecar needs `securityContext: {{fsGroup: 10001}}` to read its
-Secrets, and a grace period longer than `shutdown.delay` plus `shutdown.drain`. `ci/` has examples for each mode.
+again when they change. If the configuration changes, Kubernetes rolls out new pods.
 
-Probes use a separate port (`ops.probePort`). Metrics and status can be reached only from the release's namespace
-(`networkPolicy`), and require a token if `ops.tokenSecret` names a Secret:
+The pods meet the *restricted* Pod Security Standard, with two exceptions: a daemonset uses the node's network, and a
+VPN (`vpn.enabled`) needs root and capabilities. Use a separate release for a VPN. A pod with the sidecar needs
+`securityContext: {{fsGroup: 10001}}` to read its Secrets, and a grace period longer than `shutdown.delay` plus
+`shutdown.drain`. `ci/` has examples for each mode.
+
+Probes use a separate port (`ops.probePort`). Only pods in the release's namespace can reach metrics and status
+(`networkPolicy`). If `ops.tokenSecret` names a Secret, metrics and status require a token:
 
 ```sh
 openssl rand -hex 32 > token; openssl rand -hex 32 > metrics-token

@@ -8,7 +8,7 @@ test="$demo openssh-client iproute2 iptables prometheus haproxy docker.io docker
 qemu-system-x86 cpio kmod gcc libc6-dev samba smbclient openvpn wireguard-go wireguard-tools tcpdump microsocks tinyproxy
 debootstrap slirp4netns docker-buildx docker-compose docker-registry dropbear-bin golang-go golang-golang-x-crypto-dev
 podman netavark aardvark-dns nftables catatonit runc uidmap passt patch socat openssl redis-server patroni etcd-server
-python3-etcd python3-dnspython chromium chromium-driver fonts-dejavu-core"
+ca-certificates python3-etcd python3-dnspython chromium chromium-driver fonts-dejavu-core"
 
 case "$1" in
     venv) wanted="gcc libc6-dev libssl-dev"  # the data plane in C; the package works without it

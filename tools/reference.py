@@ -1,11 +1,13 @@
-"""Write docs/reference.md from the code: keys, commands, endpoints, metrics, states, reasons.
+"""Writes docs/reference.md from the code: keys, commands, endpoints, metrics, states, reasons.
 
 Usage: python tools/reference.py          writes the file
        python tools/reference.py --check  fails if the file is out of date
 """
 
 import dataclasses
+import functools
 import inspect
+import operator
 import re
 import sys
 import types
@@ -20,7 +22,7 @@ import click
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gateway import backends, tunnels
-from gateway.backend_support.http_expectation import HttpRole
+from gateway.backend_support.http_expectation import HttpRoleOptions
 from gateway.backend_support.http_role_server import HttpRoleServer
 from gateway.backend_support.tls import TlsOptions
 from gateway.cli import cli
@@ -74,6 +76,7 @@ _DEFAULTS = {
     "admin_socket": "`/run/gateway/admin.sock`",
 }
 """Defaults that depend on the host or the user."""
+_OPTIONS_HEAD = ("| option | default | |", "| --- | --- | --- |")
 
 
 def text() -> str:
@@ -91,12 +94,12 @@ def _head() -> Iterator[str]:
 
 def _configuration() -> Iterator[str]:
     yield from ("", "## Configuration", "")
-    yield "Durations are written `500ms`, `10s`, `5m`, `1h`, sizes `64KiB`, `15MiB`. A list with one item can be"
-    yield "a single value. Instead of a secret `x`, you can set `x_file`: the gateway reads that file at each use."
+    yield "Write durations as `500ms`, `10s`, `5m` or `1h`, and sizes as `64KiB` or `15MiB`. A list with one item can"
+    yield "be a single value. Instead of a secret `x`, you can set `x_file`: the gateway reads that file at each use."
     yield "`${NAME}` and `${NAME:-default}` expand environment variables; write `$$` for a dollar sign."
     yield ""
     yield "In a URL, every key is a query parameter, with dots for nested keys (`check.tls.mode=verify`). Separate"
-    yield "the items of a list by commas, or repeat the parameter. Percent-encode values (RFC 3986): `%23` for `#`,"
+    yield "the items of a list with commas, or repeat the parameter. Percent-encode values (RFC 3986): `%23` for `#`,"
     yield "`%26` for `&`, `%25` for `%`, `%2C` for a comma within a value. A plus sign is not a space."
     yield "`GATEWAY_TUNNEL_MY_VPN` and `GATEWAY_BACKEND_MY_DB` configure the tunnel `my-vpn` and the backend `my-db`."
     for name, cls in SECTIONS.items():
@@ -121,7 +124,7 @@ def _configuration() -> Iterator[str]:
                 yield from _table(f"`backends.NAME`, {title}", cls)
     yield from _table("`check.tls`, `check.via_http.tls`", TlsOptions)
     yield from _table("`check.via_http`, kinds `mysql` and `postgres`", HttpRoleServer)
-    yield from _table("`check.role` of kind `http`, `check.via_http.role`", HttpRole)
+    yield from _table("`check.role` of kind `http`, `check.via_http.role`", HttpRoleOptions)
     yield from _table("`docker`", DockerOptions)
     yield from _table("`docker.networks.NAME`", NetworkOptions)
     yield from _table("`docker.attach`, each rule", AttachRule)
@@ -177,7 +180,9 @@ def _type(hint: Any) -> str:
     if origin is tuple:
         return f"list of {_type(arguments[0])}"
     if origin in (types.UnionType, typing.Union):
-        return " or ".join(_type(each) for each in arguments if each is not type(None))
+        present = [each for each in arguments if each is not type(None)]
+        whole = functools.reduce(operator.or_, present)
+        return _NAMES[whole] if whole in _NAMES else " or ".join(_type(each) for each in present)
     return "mapping"
 
 
@@ -213,17 +218,33 @@ def _written(value: Any) -> str:
 def _commands() -> Iterator[str]:
     yield from ("", "## Commands", "")
     yield "Exit codes: 0 success, 1 failure, 2 invalid arguments or configuration, 3 the service does not respond."
-    for name, command in sorted(_leaves(cli, "gateway")):
-        context = click.Context(command, info_name=name)
-        usage = " ".join(command.collect_usage_pieces(context))
-        yield from ("", f"### `{name} {usage}`", "", (command.help or "").strip(), "")
-        yield from ("| option | default | |", "| --- | --- | --- |")
-        for parameter in command.params:
-            if isinstance(parameter, click.Option):
-                flags = ", ".join(f"`{flag}`" for flag in parameter.opts)
-                value = f" {parameter.make_metavar(context)}" if not parameter.is_flag else ""
-                shown = parameter.default if isinstance(parameter.default, str) else ""
-                yield f"| {flags}{value.replace('|', ', ')} | {shown} | {parameter.help} |"
+    leaves = sorted(_leaves(cli, "gateway"))
+    shared = _rows(*next(leaf for leaf in leaves if leaf[0] == "gateway run"))
+    yield from ("", "### Options for the configuration", "")
+    yield "Commands that read a configuration have these options. Each option sets the key with the same name."
+    yield from ("", *_OPTIONS_HEAD, *shared)
+    for name, command in leaves:
+        usage = " ".join(command.collect_usage_pieces(click.Context(command, info_name=name)))
+        yield from ("", f"### `{name} {usage}`", "", (command.help or "").strip())
+        rows = _rows(name, command)
+        if set(shared) <= set(rows):
+            yield from ("", "Also has the [options for the configuration](#options-for-the-configuration).")
+            rows = [row for row in rows if row not in shared]
+        if rows:
+            yield from ("", *_OPTIONS_HEAD, *rows)
+
+
+def _rows(name: str, command: click.Command) -> list[str]:
+    """Return a row of a table for each option of a command."""
+    context = click.Context(command, info_name=name)
+    rows = []
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            flags = ", ".join(f"`{flag}`" for flag in parameter.opts)
+            value = f" {parameter.make_metavar(context)}" if not parameter.is_flag else ""
+            shown = parameter.default if isinstance(parameter.default, str) else ""
+            rows.append(f"| {flags}{value.replace('|', ', ')} | {shown} | {parameter.help} |")
+    return rows
 
 
 def _leaves(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
@@ -271,7 +292,7 @@ def _states_and_reasons() -> Iterator[str]:
     yield f"A backend or target is one of: {_list(HealthState)}."
     yield ""
     yield f"A tunnel is one of: {_list(TunnelState)}."
-    yield "`quarantined`: waiting does not fix its error (host key, login), so the gateway retries it rarely."
+    yield "`quarantined`: waiting does not fix its error (host key, login), so the gateway rarely retries."
     yield ""
     yield f"Reasons: {_list(Reason)}. `blocked` always comes with `tunnel`."
     yield ""

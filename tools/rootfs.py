@@ -63,7 +63,7 @@ def main(root: Path, environment: Path) -> None:
     subprocess.run(["/sbin/ldconfig", "-r", str(root)], check=True)  # noqa: S603 - our own command line
     # The cache contains inode numbers and times of the build, so it differs between builds.
     shutil.rmtree(root / "var/cache/ldconfig", ignore_errors=True)
-    (root / "tmp").mkdir()
+    (root / "tmp").mkdir(exist_ok=True)  # exists if the environment is below /tmp
     (root / "tmp").chmod(0o1777)
     for name in ("var/lib/gateway", "run/gateway"):
         (root / name).mkdir(parents=True)

@@ -12,7 +12,7 @@ _MAX_AUTO_THREADS = 4
 
 @dataclass
 class Settings:
-    """Settings of this process.
+    """The settings of the data plane in this process.
 
     Args:
         threads: Maximum number of engines, each with a thread, of an event loop.

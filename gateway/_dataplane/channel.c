@@ -2,7 +2,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "engine.h"
+#include "listener.h"
 
 static void report_refused(struct engine *e, uint64_t token, uint32_t code, const uint8_t *text, size_t size)
 {
@@ -33,13 +33,12 @@ static void send_open(struct wire *w, const struct channel *c, const struct chan
     bytes_free(&payload);
 }
 
-/* Open a channel. The result is RECORD_OPENED or RECORD_REFUSED. */
-void channel_create(struct engine *e, struct wire *w, uint64_t token, const struct channel_setup *setup,
-                    const uint8_t *rest, size_t size)
+/* Open a channel. Return NULL if the connection is lost or memory is exhausted. */
+struct channel *channel_open(struct engine *e, struct wire *w, uint64_t token, const struct channel_setup *setup,
+                             const uint8_t *rest, size_t size)
 {
     struct gauge *gauge = slot_find(e, token);
     struct channel *c = gauge && w && !w->closed ? calloc(1, sizeof *c) : NULL;
-    static const char refusal[] = "connection lost";
 
     if (c)
         *c = (struct channel){
@@ -50,14 +49,35 @@ void channel_create(struct engine *e, struct wire *w, uint64_t token, const stru
         };
     if (!c || !wire_add_channel(w, c)) {
         free(c);
-        report_refused(e, token, OPEN_CONNECT_FAILED, (const uint8_t *)refusal, sizeof refusal - 1);
-        return;
+        return NULL;
     }
     if (e->channels)
         e->channels->previous = c;
     e->channels = c;
     gauge->object = c;
     send_open(w, c, setup, rest, size);
+    return c;
+}
+
+/* Open a channel for Python. The result is RECORD_OPENED or RECORD_REFUSED. */
+void channel_create(struct engine *e, struct wire *w, uint64_t token, const struct channel_setup *setup,
+                    const uint8_t *rest, size_t size)
+{
+    static const char refusal[] = "connection lost";
+
+    if (!channel_open(e, w, token, setup, rest, size))
+        report_refused(e, token, OPEN_CONNECT_FAILED, (const uint8_t *)refusal, sizeof refusal - 1);
+}
+
+/* Report that a channel did not open. Python does not know the channel of a pending client, but gets the client. */
+static void report_unopened(struct channel *c, uint32_t code, const uint8_t *text, size_t size)
+{
+    if (c->listener)
+        pending_failed(c);
+    if (c->unannounced)
+        slot_release(c->engine, c->token);
+    else
+        report_refused(c->engine, c->token, code, text, size);
 }
 
 /* Handle CHANNEL_OPEN_CONFIRMATION. If Python has stopped waiting, close the channel. */
@@ -70,7 +90,9 @@ void channel_confirmed(struct channel *c, uint32_t peer, uint64_t window, uint32
     if (c->abandoned) {
         channel_send_close(c);
         channel_release_gauge(c);
-        report_refused(c->engine, c->token, OPEN_CONNECT_FAILED, NULL, 0);
+        report_unopened(c, OPEN_CONNECT_FAILED, NULL, 0);
+    } else if (c->listener) {
+        pending_joined(c);
     } else {
         emit(c->engine, RECORD_OPENED, c->token, NULL, NULL, 0);
     }
@@ -81,7 +103,7 @@ void channel_refused(struct channel *c, uint32_t code, const uint8_t *text, size
 {
     c->ended = true;
     channel_release_gauge(c);
-    report_refused(c->engine, c->token, code, text, size);
+    report_unopened(c, code, text, size);
     channel_release(c);
 }
 

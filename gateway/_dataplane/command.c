@@ -3,7 +3,7 @@
 #include <openssl/crypto.h>
 #include <unistd.h>
 
-#include "engine.h"
+#include "listener.h"
 
 static void change_key(struct wire *w, enum command command, const struct key_setup *setup)
 {
@@ -62,6 +62,14 @@ static void command_channel(struct channel *c, const struct message_header *head
     }
 }
 
+static void command_listener(struct listener *l, const struct message_header *header)
+{
+    if (header->kind == COMMAND_PERMIT)
+        listener_permit(l, (uint64_t)header->a);
+    else
+        listener_stop(l);
+}
+
 static void run_command(struct engine *e, const struct message_header *header, const uint8_t *payload)
 {
     struct gauge *gauge = slot_find(e, header->token);
@@ -84,6 +92,18 @@ static void run_command(struct engine *e, const struct message_header *header, c
     }
     case COMMAND_CLOSE_HISTOGRAM:
         histogram_emit(e, (uint32_t)header->a, true);
+        break;
+    case COMMAND_LISTEN:
+        listener_create(e, header->token, (const void *)payload, header->payload);
+        break;
+    case COMMAND_PERMIT:
+    case COMMAND_UNLISTEN:
+        if (object)
+            command_listener(object, header);
+        break;
+    case COMMAND_RECALL:
+        if (object)
+            pending_recall(e, object);
         break;
     case COMMAND_ATTACH:
     case COMMAND_UNTAP:

@@ -68,6 +68,10 @@ enum command {
     COMMAND_UNTAP,
     COMMAND_ABORT,    /* a: enum close_reason */
     COMMAND_CLOSE_HISTOGRAM, /* a: histogram */
+    COMMAND_LISTEN,   /* payload: struct listener_setup */
+    COMMAND_PERMIT,   /* of a listener; a: further clients to accept */
+    COMMAND_UNLISTEN, /* accept no more clients */
+    COMMAND_RECALL,   /* of a listener or wire: return the clients whose channels are not open */
 };
 
 /* Records, from the engine to Python. */
@@ -82,6 +86,10 @@ enum record {
     RECORD_ENDED,      /* a: enum close_reason; b: descriptor of a client that must linger, or -1; c: whether to reset
                           it; d: whether the end of the backend's stream was delivered. The last record of a channel. */
     RECORD_HISTOGRAM,  /* a: histogram; b: whether it is closed; c: sum in ns; payload: the counts */
+    RECORD_JOINED,     /* of a listener; a: token of the new channel, whose client is joined; b: token of its wire;
+                          c: nanoseconds since the client was accepted */
+    RECORD_RETURNED,   /* of a listener; a: descriptor of a client that is Python's; b: nanoseconds as above */
+    RECORD_STOPPED,    /* a listener accepts no more clients. Records of pending clients can follow. */
 };
 
 enum close_reason { CLOSE_FINISHED, CLOSE_CLIENT_RESET, CLOSE_LINK_LOST, CLOSE_ABORTED, CLOSE_MOVED };
@@ -132,12 +140,12 @@ struct gauge {
     _Atomic uint64_t held;         /* bytes that wait: for the client of a channel, for the peer of a wire */
     _Atomic uint32_t generation;   /* even while the slot is free */
     uint32_t next_free;
-    void *object; /* a struct wire or struct channel; only the engine uses it */
+    void *object; /* a struct wire, channel or listener; only the engine uses it */
 };
 
-enum source_kind { SOURCE_TIMER, SOURCE_WAKE, SOURCE_WIRE, SOURCE_CHANNEL, SOURCE_FREED };
+enum source_kind { SOURCE_TIMER, SOURCE_WAKE, SOURCE_WIRE, SOURCE_CHANNEL, SOURCE_LISTENER, SOURCE_FREED };
 
-/* What an epoll event refers to: the first member of a wire and of a channel. */
+/* What an epoll event refers to: the first member of a wire, a channel and a listener. */
 struct source {
     enum source_kind kind;
     struct source *next_freed;
@@ -156,6 +164,7 @@ struct piece {
 };
 
 struct channel;
+struct listener;
 struct wire;
 
 struct engine {
@@ -178,15 +187,17 @@ struct engine {
     struct bytes running; /* commands that are being executed */
     struct wire *wires, *dirty, *broken;
     struct channel *channels, *touched;
-    struct source *freed; /* wires and channels to free at the end of the turn: events can still refer to them */
+    struct listener *listeners;
+    struct source *freed; /* objects to free at the end of the turn: events can still refer to them */
     struct piece *pieces;
     int piece_count, piece_capacity;
     struct histogram *histograms;
     uint32_t histogram_count, bound_count;
     uint64_t bounds[MAX_BOUNDS];
     bool histograms_dirty;
-    uint64_t histograms_due, stall_scan_due, timer_set; /* 0: not scheduled */
+    uint64_t histograms_due, stall_scan_due, slow_scan_due, timer_set; /* 0: not scheduled */
     uint64_t growth_available;
+    uint64_t growth_reserve; /* bytes of the budget that initial windows of accepted clients leave for growth */
     uint32_t user_timeout; /* TCP_USER_TIMEOUT of clients, in milliseconds */
     uint8_t padding[MAX_PADDING];
 };
@@ -221,7 +232,7 @@ struct wire {
     /* channels */
     struct channel **table;
     uint32_t *free_numbers, table_size, free_count, used_count;
-    uint64_t growth_available, max_window, round_trip;
+    uint64_t growth_available, growth_reserve, max_window, round_trip;
     uint32_t adjust_bytes;
 };
 
@@ -232,18 +243,21 @@ struct channel {
     bool client_eof, client_broken, client_was_reset;
     bool backend_eof, channel_closed, channel_unwritable, link_lost, eof_delivered, sent_close, freed, ended;
     bool timeout_suspended;
-    int fd;
+    bool unannounced; /* whether Python does not know the token: the client of a listener is not joined yet */
+    int fd; /* before the client is attached: the client of a listener that waits for the channel to open */
     uint32_t mask, number, peer, peer_max_packet, until_sample;
     int32_t histogram, first_piece, last_piece;
     struct engine *engine;
     struct wire *wire; /* NULL after the channel is freed */
-    struct channel *previous, *next, *queue_previous, *queue_next, *next_touched;
+    struct listener *listener; /* while its client waits for the channel to open */
+    struct channel *previous, *next, *next_touched;
+    struct channel *queue_previous, *queue_next; /* in the queue of the wire, or of the listener while that is set */
     uint64_t token;
     struct gauge *gauge;
     uint64_t peer_window;
     int64_t window_remaining;
     uint64_t window_size, growth, consumed, adjust_threshold, period_bytes, period_start;
-    uint64_t request_time, blocked_since;
+    uint64_t request_time, blocked_since, accepted_at;
     struct chunks held; /* bytes that the client's socket has not accepted */
 };
 
@@ -252,6 +266,7 @@ uint64_t clock_ns(void);
 /* queue.c: commands, records, slots. */
 bool queue_command(struct engine *, const struct message_header *, const void *payload, const void *more,
                    size_t more_size);
+void close_client_of(const struct message_header *record);
 void emit(struct engine *, enum record, uint64_t token, const int64_t arguments[4], const void *payload, size_t size);
 uint64_t slot_allocate(struct engine *);
 void slot_release(struct engine *, uint64_t token);
@@ -280,7 +295,7 @@ void thread_woken(struct engine *);
 void thread_report(struct engine *, int error);
 void thread_reported(struct engine *);
 
-/* latency.c: histograms, and TCP_USER_TIMEOUT of stalled clients. Both use the timer. */
+/* latency.c: histograms, TCP_USER_TIMEOUT of stalled clients, and the timer. */
 bool histogram_ensure(struct engine *, uint32_t index);
 void histogram_add(struct engine *, uint32_t index, uint64_t ns);
 void histogram_emit(struct engine *, uint32_t index, bool closed);
@@ -328,6 +343,8 @@ void serve_queue(struct wire *);
 /* channel.c: opening, the channel's packets. */
 void channel_create(struct engine *, struct wire *, uint64_t token, const struct channel_setup *, const uint8_t *rest,
                     size_t size);
+struct channel *channel_open(struct engine *, struct wire *, uint64_t token, const struct channel_setup *,
+                             const uint8_t *rest, size_t size);
 void channel_confirmed(struct channel *, uint32_t peer, uint64_t window, uint32_t max_packet);
 void channel_refused(struct channel *, uint32_t code, const uint8_t *text, size_t size);
 void channel_peer_end(struct channel *, bool close);

@@ -8,6 +8,9 @@ COMMAND_CLOSE: Final[int]
 COMMAND_UNTAP: Final[int]
 COMMAND_ABORT: Final[int]
 COMMAND_CLOSE_HISTOGRAM: Final[int]
+COMMAND_PERMIT: Final[int]
+COMMAND_UNLISTEN: Final[int]
+COMMAND_RECALL: Final[int]
 RECORD_PACKET: Final[int]
 RECORD_VIOLATION: Final[int]
 RECORD_REKEY_DUE: Final[int]
@@ -17,6 +20,9 @@ RECORD_REFUSED: Final[int]
 RECORD_TAP: Final[int]
 RECORD_ENDED: Final[int]
 RECORD_HISTOGRAM: Final[int]
+RECORD_JOINED: Final[int]
+RECORD_RETURNED: Final[int]
+RECORD_STOPPED: Final[int]
 ATTACH_MEASURE: Final[int]
 ATTACH_UNIX: Final[int]
 OPENSSL_VERSION: Final[str]
@@ -76,13 +82,14 @@ class Engine:
 
         Times are monotonic and in seconds; 0 means that no request is pending. For a connection, the second value is
         the number of bytes that were received since the last key exchange, and the third is the number of channels.
+        For a listener, the first value is the number of accepted clients.
 
         Raises:
             KeyError: The token was released.
         """
 
     def inspect(self, token: int, /) -> dict[str, int] | None:
-        """Return the internal state of a connection or channel, for tests; None if it has ended.
+        """Return the internal state of a connection, channel or listener, for tests; None if it has ended.
 
         The queued commands are not part of this state.
         """
@@ -128,7 +135,7 @@ class Engine:
         """Send a packet of Python: length, padding length, payload and padding, not encrypted."""
 
     def command(self, command: int, token: int, argument: int, /) -> None:
-        """Queue a command with one argument."""
+        """Queue a command with one argument. After COMMAND_UNLISTEN, every client that is accepted is returned."""
 
     def channel(
         self, token: int, wire: int, window: int, max_packet: int, tap: bool, head: bytes, rest: bytes, /
@@ -147,3 +154,37 @@ class Engine:
 
     def attach(self, token: int, fd: int, histogram: int, flags: int, /) -> None:
         """Join a client to an open channel. `flags` is a combination of ATTACH_MEASURE and ATTACH_UNIX."""
+
+    def listen(
+        self,
+        token: int,
+        fd: int,
+        histogram: int,
+        permits: int,
+        min_window: int,
+        window: int,
+        max_packet: int,
+        tap: bool,
+        wires: bytes,
+        networks: bytes,
+        head: bytes,
+        rest: bytes,
+        /,
+    ) -> None:
+        """Accept clients, and join each to a new channel.
+
+        Args:
+            token: A new token.
+            fd: A listening TCP socket, non-blocking.
+            histogram: The histogram for response latency.
+            permits: Number of clients to accept. COMMAND_PERMIT permits more.
+            min_window: The smallest initial receive window.
+            window: The initial receive window while at most half of the budgets for growth is used.
+            max_packet: The maximum size of received packets.
+            tap: Whether to report the bytes as RECORD_TAP, until COMMAND_UNTAP.
+            wires: Tokens of the connections, as native unsigned 64-bit integers.
+            networks: Networks that are allowed to connect; empty to allow all. For each: the size of an address, the
+                length of the prefix in bits (one byte each), and the address (16 bytes, padded at the end).
+            head: The channel type, as in CHANNEL_OPEN.
+            rest: The bytes of CHANNEL_OPEN after the maximum packet size.
+        """

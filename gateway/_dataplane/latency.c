@@ -1,4 +1,4 @@
-/* Response latencies, and TCP_USER_TIMEOUT of stalled clients. Both use the engine's timer. */
+/* Response latencies, TCP_USER_TIMEOUT of stalled clients, and the engine's timer. */
 #include <errno.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
@@ -6,7 +6,7 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-#include "engine.h"
+#include "listener.h"
 
 #define HISTOGRAM_DELAY (SECOND / 10)
 #define STALL_SCAN_INTERVAL (10 * SECOND)
@@ -108,6 +108,8 @@ void timer_arm(struct engine *e)
 
     if (e->stall_scan_due && (!due || e->stall_scan_due < due))
         due = e->stall_scan_due;
+    if (e->slow_scan_due && (!due || e->slow_scan_due < due))
+        due = e->slow_scan_due;
     if (!due || due == e->timer_set)
         return;
     e->timer_set = due;
@@ -130,4 +132,6 @@ void timer_expired(struct engine *e)
     }
     if (e->stall_scan_due && now >= e->stall_scan_due)
         scan_stalled(e, now);
+    if (e->slow_scan_due && now >= e->slow_scan_due)
+        pending_stop_slow(e, now);
 }

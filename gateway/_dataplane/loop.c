@@ -7,7 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "engine.h"
+#include "listener.h"
 
 #define MAX_EVENTS 256
 
@@ -41,7 +41,7 @@ bool engine_init(struct engine *e, const uint64_t *bounds, uint32_t bound_count)
            getrandom(e->padding, sizeof e->padding, 0) == sizeof e->padding;
 }
 
-/* Free a wire or channel at the end of the turn. */
+/* Free a wire, channel or listener at the end of the turn. */
 void free_later(struct engine *e, struct source *source)
 {
     source->kind = SOURCE_FREED;
@@ -75,6 +75,9 @@ static void dispatch(struct engine *e, const struct epoll_event *event)
         break;
     case SOURCE_CHANNEL:
         client_event((struct channel *)source, event->events);
+        break;
+    case SOURCE_LISTENER:
+        listener_event((struct listener *)source);
         break;
     default: /* the object was freed by an earlier event of this turn */
         break;
@@ -141,8 +144,7 @@ void close_reported(const struct bytes *records)
 
     for (size_t at = 0; at < records->size; at += header.size) {
         memcpy(&header, records->data + at, sizeof header);
-        if (header.kind == RECORD_ENDED && header.b >= 0)
-            close((int)header.b);
+        close_client_of(&header);
     }
 }
 
@@ -150,7 +152,12 @@ void close_reported(const struct bytes *records)
 void engine_clear(struct engine *e)
 {
     thread_stop(e);
-    while (e->wires)
+    run_commands(e); /* takes the descriptors of commands that wait */
+    for (struct listener *l = e->listeners, *next; l; l = next) {
+        next = l->next;
+        listener_stop(l);
+    }
+    while (e->wires) /* returns the pending clients, too */
         wire_free(e->wires);
     while (e->channels) {
         struct channel *c = e->channels;

@@ -49,6 +49,7 @@ static PyObject *engine_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
         return PyErr_NoMemory();
     }
     e->growth_available = growth;
+    e->growth_reserve = growth / 2;
     e->user_timeout = user_timeout;
     if (!engine_init(e, ns, (uint32_t)count)) {
         PyErr_SetFromErrno(PyExc_OSError);
@@ -136,8 +137,9 @@ static PyMethodDef methods[] = {
     {"gauge", method_gauge, METH_O, NULL},          {"wire", method_wire, METH_VARARGS, NULL},
     {"key", method_key, METH_VARARGS, NULL},        {"send", method_send, METH_VARARGS, NULL},
     {"command", method_command, METH_VARARGS, NULL}, {"channel", method_channel, METH_VARARGS, NULL},
-    {"attach", method_attach, METH_VARARGS, NULL},  {"inspect", method_inspect, METH_O, NULL},
-    {"growth", method_growth, METH_NOARGS, NULL},   {NULL, NULL, 0, NULL},
+    {"attach", method_attach, METH_VARARGS, NULL},  {"listen", method_listen, METH_VARARGS, NULL},
+    {"inspect", method_inspect, METH_O, NULL},      {"growth", method_growth, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot slots[] = {
@@ -162,10 +164,12 @@ static int add_constants(PyObject *module)
     } constants[] = {
         {"COMMAND_ACCEPTED", COMMAND_ACCEPTED}, {"COMMAND_ROUND_TRIP", COMMAND_ROUND_TRIP},
         {"COMMAND_CLOSE", COMMAND_CLOSE}, {"COMMAND_UNTAP", COMMAND_UNTAP}, {"COMMAND_ABORT", COMMAND_ABORT},
-        {"COMMAND_CLOSE_HISTOGRAM", COMMAND_CLOSE_HISTOGRAM}, {"RECORD_PACKET", RECORD_PACKET},
+        {"COMMAND_CLOSE_HISTOGRAM", COMMAND_CLOSE_HISTOGRAM}, {"COMMAND_PERMIT", COMMAND_PERMIT},
+        {"COMMAND_UNLISTEN", COMMAND_UNLISTEN}, {"COMMAND_RECALL", COMMAND_RECALL}, {"RECORD_PACKET", RECORD_PACKET},
         {"RECORD_VIOLATION", RECORD_VIOLATION}, {"RECORD_REKEY_DUE", RECORD_REKEY_DUE}, {"RECORD_LOST", RECORD_LOST},
         {"RECORD_OPENED", RECORD_OPENED}, {"RECORD_REFUSED", RECORD_REFUSED}, {"RECORD_TAP", RECORD_TAP},
         {"RECORD_ENDED", RECORD_ENDED}, {"RECORD_HISTOGRAM", RECORD_HISTOGRAM},
+        {"RECORD_JOINED", RECORD_JOINED}, {"RECORD_RETURNED", RECORD_RETURNED}, {"RECORD_STOPPED", RECORD_STOPPED},
         {"ATTACH_MEASURE", ATTACH_MEASURE}, {"ATTACH_UNIX", ATTACH_UNIX},
     };
 

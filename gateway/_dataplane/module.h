@@ -30,5 +30,10 @@ PyObject *method_send(PyObject *self, PyObject *args);
 PyObject *method_command(PyObject *self, PyObject *args);
 PyObject *method_channel(PyObject *self, PyObject *args);
 PyObject *method_attach(PyObject *self, PyObject *args);
+PyObject *queued(struct engine *, const struct message_header *, const void *payload, const void *more,
+                 size_t more_size);
+
+/* module_listener.c */
+PyObject *method_listen(PyObject *self, PyObject *args);
 
 #endif

@@ -3,8 +3,9 @@
 
 #include "module.h"
 
-static PyObject *queued(struct engine *e, const struct message_header *header, const void *payload, const void *more,
-                        size_t more_size)
+/* Queue a command. Return None, or NULL with an exception. */
+PyObject *queued(struct engine *e, const struct message_header *header, const void *payload, const void *more,
+                 size_t more_size)
 {
     if (!queue_command(e, header, payload, more, more_size))
         return PyErr_NoMemory();
@@ -107,6 +108,16 @@ PyObject *method_send(PyObject *self, PyObject *args)
     return result;
 }
 
+/* Make a listener return all clients that it accepts from now on, before it runs COMMAND_UNLISTEN. */
+static void withdraw(struct engine *e, uint64_t token)
+{
+    struct gauge *gauge = slot_find(e, token);
+
+    if (gauge)
+        atomic_store(&gauge->held, 1);
+    atomic_thread_fence(memory_order_seq_cst); /* before Python reads the number of accepted clients */
+}
+
 PyObject *method_command(PyObject *self, PyObject *args)
 {
     struct engine *e = engine_of(self);
@@ -118,13 +129,16 @@ PyObject *method_command(PyObject *self, PyObject *args)
     if (!e || !PyArg_ParseTuple(args, "IKL", &kind, &token, &a))
         return NULL;
     if (kind != COMMAND_ACCEPTED && kind != COMMAND_ROUND_TRIP && kind != COMMAND_CLOSE && kind != COMMAND_UNTAP &&
-        kind != COMMAND_ABORT && kind != COMMAND_CLOSE_HISTOGRAM) {
+        kind != COMMAND_ABORT && kind != COMMAND_CLOSE_HISTOGRAM && kind != COMMAND_PERMIT &&
+        kind != COMMAND_UNLISTEN && kind != COMMAND_RECALL) {
         PyErr_Format(PyExc_ValueError, "command %u has other arguments", kind);
         return NULL;
     }
     header.kind = kind;
     header.token = token;
     header.a = a;
+    if (kind == COMMAND_UNLISTEN)
+        withdraw(e, token);
     return queued(e, &header, NULL, NULL, 0);
 }
 

@@ -1,6 +1,7 @@
 /* Methods of `Engine` that take records and read states. */
 #include <errno.h>
 
+#include "listener.h"
 #include "module.h"
 
 static PyObject *record_tuple(const struct message_header *header, const uint8_t *payload)
@@ -91,6 +92,8 @@ static PyObject *state_of(struct gauge *g)
 {
     if (!g || !g->object)
         Py_RETURN_NONE;
+    if (((struct source *)g->object)->kind == SOURCE_LISTENER)
+        return Py_BuildValue("{s:I}", "pending", ((struct listener *)g->object)->pending);
     if (((struct source *)g->object)->kind == SOURCE_WIRE) {
         const struct wire *w = g->object;
 
@@ -109,7 +112,7 @@ static PyObject *state_of(struct gauge *g)
                          "backend_eof", PyBool_FromLong(c->backend_eof), "closed", PyBool_FromLong(c->channel_closed));
 }
 
-/* Return the state of a wire or channel as a dict, for tests. Waits for the end of a turn of the thread. */
+/* Return the state of a wire, channel or listener as a dict, for tests. Waits for the end of a turn of the thread. */
 PyObject *method_inspect(PyObject *self, PyObject *token)
 {
     struct engine *e = engine_of(self);

@@ -33,7 +33,7 @@ void wire_create(struct engine *e, uint64_t token, const struct wire_setup *setu
         .source.kind = SOURCE_WIRE, .engine = e, .token = token, .gauge = gauge, .fd = setup->fd,
         .strict = setup->strict != 0, .recv_seq = setup->recv_seq, .send_seq = setup->send_seq,
         .max_packet_length = setup->max_packet_length, .rekey_bytes = setup->rekey_bytes,
-        .growth_available = setup->growth_bytes, .max_window = setup->max_window,
+        .growth_available = setup->growth_bytes, .growth_reserve = setup->growth_bytes / 2, .max_window = setup->max_window,
         .adjust_bytes = setup->adjust_bytes, .batch_limit = BATCH_SIZE, .out_capacity = BATCH_SIZE,
         .next = e->wires,
     };

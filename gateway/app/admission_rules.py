@@ -1,7 +1,7 @@
 """Builds the admission rules of a backend from its configuration. Does no I/O."""
 
 from gateway.config import BackendSpec
-from gateway.forwarding.admission import AdmissionRules, ConsumerResolver, SocketConsumer, UnixSocketRule
+from gateway.forwarding.admission import AdmissionRules, ConsumerResolver, UnixSocketConsumer, UnixSocketRule
 
 _DEFAULT_CONSUMER_SHARE = 0.8
 """Fraction of a backend's `max_connections` that one consumer may use by default."""
@@ -27,7 +27,7 @@ def build_admission(spec: BackendSpec, identity: ConsumerResolver | None) -> Adm
         identity=identity,
         sockets={
             str(each.unix): UnixSocketRule(
-                SocketConsumer(each.consumer) if each.consumer else None, frozenset(each.uid), frozenset(each.gid)
+                UnixSocketConsumer(each.consumer) if each.consumer else None, frozenset(each.uid), frozenset(each.gid)
             )
             for each in spec.sockets
         },

@@ -1,4 +1,4 @@
-"""Provides the targets that the main process assigns to the backends of a worker process."""
+"""Provides, in a worker process, the targets that the main process has chosen for each backend."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from gateway.health.check import MonitoredUplink
 
 
 class AssignedTargets:
-    """Stores the targets that the main process assigns; implements `gateway.app.runtime.TargetHealth`.
+    """Chooses the targets that the main process has assigned; implements `gateway.app.runtime.TargetSelector`.
 
     Args:
         owner: The connection to the main process, which checks the targets.
@@ -24,10 +24,10 @@ class AssignedTargets:
     def update(
         self, running: RunningBackend, uplinks: Mapping[str | None, MonitoredUplink], *, keep_results: bool
     ) -> None:
-        """Do nothing, because the main process checks the targets. See `gateway.app.runtime.TargetHealth`."""
+        """Do nothing, because the main process checks the targets. See `gateway.app.runtime.TargetSelector`."""
 
     def remove(self, running: RunningBackend) -> None:
-        """Do nothing, because the main process checks the targets. See `gateway.app.runtime.TargetHealth`."""
+        """Do nothing, because the main process checks the targets. See `gateway.app.runtime.TargetSelector`."""
 
     def routes(self, running: RunningBackend) -> list[RoutedTarget]:
         """Return the ways to the targets to try for a new client, best first."""
@@ -35,12 +35,12 @@ class AssignedTargets:
         return [routed for target in targets for routed in running.routes.get(target, ())]
 
     def on_failure(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """Handle a failure of real traffic to a target. See `gateway.app.runtime.TargetHealth`."""
+        """Handle a failure of real traffic to a target. See `gateway.app.runtime.TargetSelector`."""
         self._owner.send(TrafficFailure(running.spec.name, routed.target))
 
     def on_stall(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """Handle a response of a target that takes too long. See `gateway.app.runtime.TargetHealth`."""
+        """Handle a response of a target that takes too long. See `gateway.app.runtime.TargetSelector`."""
         self._owner.send(TrafficFailure(running.spec.name, routed.target, stalled=True))
 
     def on_detour(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """Do nothing, because a worker has one way to each target. See `gateway.app.runtime.TargetHealth`."""
+        """Do nothing, because a worker has one way to each target. See `gateway.app.runtime.TargetSelector`."""

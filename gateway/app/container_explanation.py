@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.app.running_backend import RunningBackend
 from gateway.docker.explaining import explain, find
-from gateway.docker.explaining.model import BackendFact
+from gateway.docker.explaining.model import ExplainedBackend
 from gateway.docker.reconciler import Reconciler
 from gateway.ops.status_json import iso
 
@@ -43,9 +43,9 @@ def explain_containers(reconciler: Reconciler, backends: Iterable[RunningBackend
     return found
 
 
-def _fact(backend: RunningBackend) -> BackendFact:
+def _fact(backend: RunningBackend) -> ExplainedBackend:
     spec = backend.spec
     found = backend.evaluate()
     why = ": ".join(filter(None, (found.reason and str(found.reason), found.detail)))
     listen = tuple(map(str, spec.listen))
-    return BackendFact(spec.name, str(found.state), why, listen, spec.allow.networks, spec.allow.label)
+    return ExplainedBackend(spec.name, str(found.state), why, listen, spec.allow.networks, spec.allow.label)

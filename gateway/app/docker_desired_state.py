@@ -1,6 +1,6 @@
 """Computes the desired state of Docker (networks, attachments, volumes) from a configuration."""
 
-from gateway.backend_support.volume import VolumeOptions, VolumeSpec, mount_address
+from gateway.backend_support.volume import VolumeSpec
 from gateway.config import Config
 from gateway.contracts.values import Endpoint
 from gateway.docker.dead_containers import MountListener
@@ -39,17 +39,17 @@ def desired(config: Config, busy: frozenset[str] = frozenset()) -> DesiredState:
 
 
 def mount_listeners(config: Config) -> tuple[MountListener, ...]:
-    """Return the listeners whose addresses NFS volumes on the engine's host can use."""
+    """Return the listeners whose addresses NFS and SMB volumes on the engine's host can use."""
     found = []
     for name, spec in config.backends.items():
         if spec.kind.mount is None:
             continue
-        volume = spec.kind.volume_options(spec.options) or VolumeOptions("")
-        addresses = [each for each in spec.listen if isinstance(each, Endpoint)]
-        found += [
-            MountListener(name, mount_address(volume, each), each.port, each.host in ("0.0.0.0", "::"))  # noqa: S104 - compared, not bound
-            for each in addresses
-        ]
+        volume = spec.kind.volume_options(spec.options)
+        more = [volume.address] if volume is not None and volume.address is not None else []
+        for each in spec.listen:
+            if isinstance(each, Endpoint):
+                hosts = ["127.0.0.1", "::1"] if each.host == "localhost" else [each.host]
+                found += [MountListener(name, host, each.port) for host in (*hosts, *more)]
     return tuple(found)
 
 

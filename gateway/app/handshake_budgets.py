@@ -1,4 +1,4 @@
-"""Owns the handshake budgets that the checks and the clients of all backends share."""
+"""Owns the handshake budgets: how many more handshakes can be aborted before a MySQL server blocks this host."""
 
 import time
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ _Way = tuple[str | None, Endpoint]
 
 
 class HandshakeBudgets:
-    """The handshake budgets of this process, one for each way to a server. Backends with the same way share one.
+    """The handshake budgets of this process, one for each server and tunnel, which backends share.
 
     If a backend has several ways to a target, these ways lead to the same server. Their budgets and those of all ways
     that other backends combine with them are peers. Budgets survive a reload, as the server's count does.

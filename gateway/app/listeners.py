@@ -7,7 +7,7 @@ from gateway.forwarding.listener import BindError, ListenAddress, Listener
 
 
 def bind_listeners(
-    config: Config, existing: dict[ListenAddress, Listener], passed: PassedSockets
+    config: Config, existing: dict[ListenAddress, Listener], passed: PassedSockets, *, free_bind: bool
 ) -> dict[ListenAddress, Listener]:
     """Bind a listener for each address of `config`.
 
@@ -15,6 +15,8 @@ def bind_listeners(
         config: The configuration.
         existing: The listeners that are already bound. This function reuses them; the caller still owns them.
         passed: The sockets that systemd bound.
+        free_bind: Whether the host may get the addresses later. Only at startup: a reload with a wrong address would
+            close the previous listener.
 
     Returns:
         The listeners by address. The caller owns the new ones.
@@ -27,7 +29,7 @@ def bind_listeners(
         for spec in config.backends.values():
             for address in spec.listen:
                 try:
-                    bound[address] = existing.get(address) or _listener(address, passed)
+                    bound[address] = existing.get(address) or _listener(address, passed, free_bind=free_bind)
                 except BindError as error:
                     raise _with_place(error, spec, address, config, existing) from error
     except BaseException:
@@ -60,12 +62,12 @@ def _with_place(
     return BindError(": ".join(filter(None, (place, key, f"{error}{hint}"))))
 
 
-def _listener(address: ListenAddress, passed: PassedSockets) -> Listener:
+def _listener(address: ListenAddress, passed: PassedSockets, *, free_bind: bool) -> Listener:
     try:
         sockets = passed.duplicates(address)
     except OSError as error:
         raise BindError(f"cannot use the socket that systemd passed for {address}: {error.strerror}") from error
-    return Listener(address, sockets)
+    return Listener(address, sockets, free_bind=free_bind)
 
 
 def restrict_sockets(config: Config, listeners: dict[ListenAddress, Listener]) -> None:

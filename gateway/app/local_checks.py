@@ -1,4 +1,4 @@
-"""Runs the checks of backends in this process."""
+"""Runs the checks of backends in this process, and chooses targets by the results."""
 
 import asyncio
 import contextlib
@@ -13,13 +13,13 @@ from gateway.contracts.backend import Backend
 from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.check import Check, CheckSchedule, MonitoredUplink
 from gateway.health.target_record import TargetRecord
-from gateway.health.way_choice import WayChoice
+from gateway.health.tunnel_selection import TunnelSelector
 
 _FIRST_RESULT_POLL = 0.5
 
 
 class LocalChecks:
-    """Checks targets in this process; implements `gateway.app.runtime.TargetHealth`.
+    """Chooses targets by checks in this process; implements `gateway.app.runtime.TargetSelector`.
 
     Args:
         components: Runs the checks.
@@ -42,7 +42,7 @@ class LocalChecks:
         schedule = CheckSchedule(**vars(spec.check))
         running.targets = []
         for target in spec.targets:
-            choice = WayChoice(spec.ways(target) or (None,), spec.prefer_way)
+            choice = TunnelSelector(spec.ways(target) or (None,), spec.prefer_way)
             before = previous.get(target)
             if before is not None and set(before.choice.names).isdisjoint(choice.names):
                 before = None  # results through other tunnels do not show the state through these tunnels
@@ -73,7 +73,7 @@ class LocalChecks:
         running.on_check_result()
 
     def remove(self, running: RunningBackend) -> None:
-        """Stop checking the targets. See `gateway.app.runtime.TargetHealth`."""
+        """Stop checking the targets. See `gateway.app.runtime.TargetSelector`."""
         for check in running.checks:
             self._components.stop_soon(check)
 
@@ -82,11 +82,11 @@ class LocalChecks:
         return running.ordered_routes()
 
     def on_failure(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """Handle a failure of real traffic to a target. See `gateway.app.runtime.TargetHealth`."""
+        """Handle a failure of real traffic to a target. See `gateway.app.runtime.TargetSelector`."""
         running.on_failure(routed.target)
 
     def on_stall(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """Handle a response of a target that takes too long. See `gateway.app.runtime.TargetHealth`."""
+        """Handle a response of a target that takes too long. See `gateway.app.runtime.TargetSelector`."""
         running.on_stall(routed.target, routed.uplink.tunnel_name)
 
     def on_detour(self, running: RunningBackend, routed: RoutedTarget) -> None:

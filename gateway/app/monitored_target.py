@@ -1,16 +1,17 @@
-"""Combines the checks of one target through all its ways, and chooses the way for new clients."""
+"""Checks one target through each of its tunnels, and chooses the tunnel for new clients."""
 
 import logging
 import time
 
 from gateway.contracts.states import HealthState
+from gateway.contracts.timed_state import TimedState
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.check import Check
 from gateway.health.target_record import TargetRecord
 from gateway.health.target_selection import TargetCandidate
-from gateway.health.timed_state import TimedState
-from gateway.health.way_choice import WayChoice, WayHealth, order_ways
+from gateway.health.tunnel_selection import TunnelCandidate, TunnelSelector, order_ways
+from gateway.ops.status_views import TargetView
 from gateway.supervision.uplink import describe_all
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ _DOUBT_EXPIRES = 60.0
 
 
 class MonitoredTarget:
-    """A target of a running backend, with a check for each way.
+    """A target of a running backend, with a check through each tunnel that leads to it.
 
     Args:
         checks: The check through each way, in the order of the configuration. All have the same `record`.
@@ -28,12 +29,14 @@ class MonitoredTarget:
         routes: The ways as clients use them; empty if a worker serves the clients.
     """
 
-    def __init__(self, checks: list[Check], choice: WayChoice, routes: tuple[RoutedTarget, ...]) -> None:
+    def __init__(self, checks: list[Check], choice: TunnelSelector, routes: tuple[RoutedTarget, ...]) -> None:
         self.checks = checks
         self.choice = choice
         self._routes = routes
         self.clock = TimedState(time.time())
         """The state of the target when it was last computed, and since when, regardless of the way."""
+        self.view: tuple[object, TargetView] | None = None
+        """The latest view of the target, after everything on which it depends; see `status_view`."""
         self._dial_failed_at: dict[int, float] = {}
         """For each way: when a dial through it last failed while another way worked, in monotonic seconds."""
 
@@ -77,10 +80,10 @@ class MonitoredTarget:
             self.checks[chosen].check_soon()
         return chosen
 
-    def health(self) -> list[WayHealth]:
+    def health(self) -> list[TunnelCandidate]:
         """Return what is known about each way."""
         return [
-            WayHealth(
+            TunnelCandidate(
                 is_open=check.uplink.link is not None,
                 state=check.verdict.state,
                 latency=check.latency,

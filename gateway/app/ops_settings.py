@@ -1,12 +1,12 @@
-"""Builds the settings of the ops server from the section `ops`."""
+"""Builds the settings of the HTTP server for health, metrics and status from the section `ops`."""
 
 from gateway.config import Config
 from gateway.errors import GatewayError, Problem
-from gateway.ops.settings import HttpSettings, read_secrets
+from gateway.ops.settings import OpsSettings, read_secrets
 from gateway.ops.tls import TlsFiles
 
 
-def ops_settings(config: Config) -> HttpSettings:
+def ops_settings(config: Config) -> OpsSettings:
     """Return the settings of the ops server. Error messages do not contain values from the environment."""
     ops = config.ops
 
@@ -14,7 +14,7 @@ def ops_settings(config: Config) -> HttpSettings:
         key = message.partition(": ")[0]
         return config.redactor.redact(message, config.places.get(key, key))
 
-    return HttpSettings(
+    return OpsSettings(
         listen=ops.listen,
         admin_socket=ops.admin_socket,
         probe_listen=ops.probe_listen,

@@ -19,7 +19,7 @@ loop for tens of milliseconds."""
 
 
 class _NoWaitExecutor(ThreadPoolExecutor):
-    """A thread pool that does not wait for its threads at shutdown, because a file system can hang forever."""
+    """A thread pool that does not wait for its threads at shutdown, because file system calls can hang forever."""
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Accept no more work, and return without waiting for the threads."""

@@ -67,6 +67,8 @@ class Reloader:
         """The runtime; None before `start`."""
         self.docker: DockerSync | None = None
         """Applies the section `docker`; None before `start`."""
+        self.advice = advice(config)
+        """Warnings about the configuration."""
         self.successful = True
         """Whether the last reload was successful."""
         self.applied_at = time.time()
@@ -200,14 +202,14 @@ class Reloader:
         writer = await self._auditing.prepare(config.audit)
         try:
             self.check_running()
-            listeners = bind_listeners(config, runtime.listeners, self._passed)
+            listeners = bind_listeners(config, runtime.listeners, self._passed, free_bind=False)
             restrict_sockets(config, listeners)
             self._workers_behind.set()
             diff = self._apply_to(runtime, docker, config, listeners)
             if config.log != self.config.log:
                 logs.configure(config.log.level, config.log.format)
-            previous_advice = advice(self.config)
-            for warning in advice(config):
+            previous_advice, self.advice = self.advice, advice(config)
+            for warning in self.advice:
                 if warning not in previous_advice:
                     log.warning(warning)
             previous, self.config = self.config, config
@@ -216,6 +218,7 @@ class Reloader:
             self._auditing.configured(previous, config, trigger)
             if config.audit != previous.audit:
                 await self._auditing.switch(config.audit, writer)
+                runtime.review_forwards()
                 self._auditing.configured(previous, config, trigger)  # the audit log also records the error
         except BaseException:
             self._auditing.discard(writer)

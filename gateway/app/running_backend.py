@@ -1,4 +1,4 @@
-"""Passes the results of a backend's checks to its forward, and failures of its traffic to the checks."""
+"""Defines a running backend, which passes check results to its forward, and traffic failures to its checks."""
 
 import time
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from gateway.app.worker.messages import CheckLogin, TargetAssignment
 from gateway.app.worker.stubs import ForwardStub
 from gateway.app.worker.worker_supervisor import WorkerSupervisor
 from gateway.config import BackendSpec
+from gateway.contracts.timed_state import TimedState
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.handshake_budget import HandshakeBudget, set_limit
@@ -25,7 +26,6 @@ from gateway.health.target_selection import (
     superseded_primaries,
     wrong_role_targets,
 )
-from gateway.health.timed_state import TimedState
 
 TargetRecords = dict[tuple[str, Endpoint], TargetRecord]
 """What is known about each target of a backend, by the name of the kind and the address."""
@@ -71,9 +71,13 @@ class RunningBackend:
         """Return the targets with the results of their last checks."""
         return [target.candidate() for target in self.targets]
 
-    def evaluate(self) -> BackendHealth:
-        """Return the state of the backend. If the state has changed, record the time."""
-        health = backend_state(self.candidates(), self.spec.prefer)
+    def evaluate(self, candidates: list[TargetCandidate] | None = None) -> BackendHealth:
+        """Return the state of the backend. If the state has changed, record the time.
+
+        Args:
+            candidates: The result of `candidates`; None to compute it.
+        """
+        health = backend_state(self.candidates() if candidates is None else candidates, self.spec.prefer)
         if self.clock.enter(health.state, time.time()):
             self.on_state_change()
         return health
@@ -84,11 +88,11 @@ class RunningBackend:
         The clients of a superseded primary are reset at once, because it accepts writes that are lost later. Other
         clients are drained.
         """
-        self.evaluate()
+        candidates, prefer = self.candidates(), self.spec.prefer
+        self.evaluate(candidates)
         logins = self._logins()
         for login in logins:
             self.record_login(*login)
-        candidates, prefer = self.candidates(), self.spec.prefer
         wrong_role = wrong_role_targets(candidates, prefer)
         left = superseded_primaries(candidates, prefer, confirmed=True)
         if self.worker is not None:

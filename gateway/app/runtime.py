@@ -27,8 +27,8 @@ from gateway.health.check import MonitoredUplink
 from gateway.supervision.uplink import Uplink
 
 
-class TargetHealth(Protocol):
-    """Decides which targets new clients use: by checks, or in a worker by the assignments of the main process."""
+class TargetSelector(Protocol):
+    """Chooses the targets for new clients: by checks, or in a worker as the main process has assigned them."""
 
     def update(
         self, running: RunningBackend, uplinks: Mapping[str | None, MonitoredUplink], *, keep_results: bool
@@ -79,7 +79,7 @@ class Runtime:
         uplinks: UplinkManager,
         config: Config,
         identity: ConsumerResolver,
-        health: TargetHealth,
+        health: TargetSelector,
         budgets: HandshakeBudgets,
         workers: WorkerPool,
         recorder: AuditRecorder,
@@ -137,7 +137,13 @@ class Runtime:
                 listener.close()
         self.listeners = listeners
         self.config = config
+        self.review_forwards()
         return diff
+
+    def review_forwards(self) -> None:
+        """Let forwards adapt to changes outside their configuration, such as the start of the audit log."""
+        for each in self._local_forwards():
+            each.review()
 
     def _add(
         self,

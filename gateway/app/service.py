@@ -11,7 +11,7 @@ from gateway import __version__
 from gateway import _dataplane as data_plane
 from gateway.app.component_manager import ComponentManager
 from gateway.app.docker_sync import DockerSync
-from gateway.app.file_changes import FileChanges
+from gateway.app.file_change_handler import FileChangeHandler
 from gateway.app.file_watcher import FileStamps, FileWatcher
 from gateway.app.handshake_budgets import HandshakeBudgets
 from gateway.app.listeners import bind_listeners
@@ -95,7 +95,7 @@ class GatewayService:
 
     async def _serve(self, announce: Callable[[Endpoint], None] | None) -> None:
         config = self._reloader.config
-        listeners = bind_listeners(config, {}, self._passed)
+        listeners = bind_listeners(config, {}, self._passed, free_bind=True)
         self._passed.warn_unused(listeners)
         events_file = EventsFile(config.gateway.state_dir, self._events)
         await events_file.load()
@@ -113,7 +113,7 @@ class GatewayService:
             supervisor.start("certificates", self._control.expiry)
             supervisor.start("fleet", self._control.fleet_poller)
             supervisor.start("events file", events_file)
-            changes = FileChanges(self._file, self._reloader, self._ops, runtime)
+            changes = FileChangeHandler(self._file, self._reloader, self._ops, runtime)
             supervisor.start("file watch", FileWatcher(changes.watched, changes.on_change, self._stamps))
             background = {
                 group.create_task(self._measure_lag()),

@@ -13,7 +13,7 @@ from gateway.audit_log.recorder import AuditRecorder
 from gateway.audit_log.writer import MISCONFIGURED, AuditWriter
 from gateway.config import Config
 from gateway.config.model import AuditSection
-from gateway.errors import ConfigError, GatewayError, Origin
+from gateway.errors import ConfigError, ConfigOrigin, GatewayError
 from gateway.relay.sockets import PeerCredentials
 
 _OPEN_TIMEOUT = 2.0
@@ -149,7 +149,7 @@ class ServiceAuditLog:
                 **changed_keys(old, new),
             )
 
-    def refused(self, error: Exception, trigger: str, origin: Origin | None) -> None:
+    def refused(self, error: Exception, trigger: str, origin: ConfigOrigin | None) -> None:
         """Record that a configuration was rejected, and where its errors are. Records no values, which can be secret.
 
         Args:

@@ -12,7 +12,7 @@ from gateway.app.credential_expiry import ExpiryMonitor, expiry_warnings
 from gateway.app.reloader import Reloader
 from gateway.app.running_backend import RunningBackend
 from gateway.app.service_audit_log import ServiceAuditLog
-from gateway.config.advice import advice
+from gateway.config import Config
 from gateway.fleet.poller import FleetPoller
 from gateway.fleet.view import FleetView
 from gateway.measurement import Histogram
@@ -51,6 +51,7 @@ class ServiceControl:
         self._reloader = reloader
         self._auditing = auditing
         self._stop = stop
+        self._described: tuple[Config, ConfigText] | None = None
         """The configuration and its text, which is computed once."""
 
     def _running(self) -> Iterable[RunningBackend]:
@@ -67,7 +68,7 @@ class ServiceControl:
 
     def backend_statuses(self) -> list[BackendStatus]:
         """Return the status of each backend. See `gateway.ops.service_interface.ControlledService`."""
-        return [status_view.backend_status(each) for each in self._running()]
+        return [status_view.backend_status(each, self.events) for each in self._running()]
 
     async def view(self) -> ServiceView:
         """Return the state of the service, from memory. Yields to the event loop between its parts."""
@@ -76,10 +77,12 @@ class ServiceControl:
             views.append(self._backend(each))
             if number % _VIEWS_PER_TURN == _VIEWS_PER_TURN - 1:
                 await asyncio.sleep(0)
+        await asyncio.sleep(0)
         return self._view(views)
 
     def _backend(self, running: RunningBackend) -> BackendView:
-        return status_view.backend_view(running, knows_containers=self._reloader.config.docker is not None)
+        knows_containers = self._reloader.config.docker is not None
+        return status_view.backend_view(running, self.events, knows_containers=knows_containers)
 
     def _view(self, backends: list[BackendView]) -> ServiceView:
         reloader, certificates = self._reloader, self.expiry.found
@@ -95,14 +98,14 @@ class ServiceControl:
             reload_successful=reloader.successful,
             reload_success_at=reloader.applied_at,
             reload_error=reloader.error,
-            tunnels=status_view.tunnel_views(runtime) if runtime else [],
+            tunnels=status_view.tunnel_views(runtime, self.events) if runtime else [],
             backends=backends,
             loop_lag=self.lag.copy(),
             tasks=len(asyncio.all_tasks()),
             io_flusher=reloader.io_flusher,
             docker=status_view.docker_view(docker) if docker else None,
             warnings=[
-                *advice(reloader.config),
+                *reloader.advice,
                 *expiry_warnings(certificates, time.time()),
                 *self._auditing.trouble,
                 *reloader.stale_files,
@@ -116,7 +119,12 @@ class ServiceControl:
 
     def configuration(self, backend: str | None = None) -> ConfigText:
         """See `ControlledService.configuration`."""
-        return config_text(self._reloader.config, backend)
+        config = self._reloader.config
+        if backend is not None:
+            return config_text(config, backend)
+        if self._described is None or self._described[0] is not config:
+            self._described = config, config_text(config)
+        return self._described[1]
 
     def history(self, backend: str) -> dict[str, list[dict[str, Any]]] | None:
         """Return the last checks of a backend by target, oldest first; None if there is no such backend."""

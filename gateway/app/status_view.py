@@ -7,21 +7,21 @@ from functools import reduce
 from typing import Any
 
 from gateway import __version__
+from gateway.app.backend_tunnel_view import backend_tunnel_views
 from gateway.app.credential_expiry import NamedCredential
 from gateway.app.docker_sync import DockerSync
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend
 from gateway.app.runtime import Runtime
-from gateway.app.way_view import way_views
 from gateway.app.worker.messages import NO_UPLINK, UplinkReport, consumer_view, uplink_report
-from gateway.app.worker.stubs import ForwardStub
 from gateway.backends import target_remedy
 from gateway.config import TunnelSpec
 from gateway.contracts.states import TunnelState
 from gateway.facts import Fact
-from gateway.forwarding.forward import Forward
 from gateway.health.check import Check
+from gateway.health.target_selection import TargetCandidate
 from gateway.measurement import Histogram
+from gateway.ops.events import EventLog, EventSubject, EventType
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import (
     ActionView,
@@ -29,7 +29,6 @@ from gateway.ops.status_views import (
     BackendStatus,
     BackendView,
     CertificateView,
-    ConsumerView,
     DeadContainerView,
     DockerView,
     KnownConsumer,
@@ -44,21 +43,28 @@ VERSION = __version__
 PYTHON_VERSION = platform.python_version()
 
 
-def tunnel_views(runtime: Runtime) -> list[TunnelView]:
-    """Return the configured tunnels, and the removed tunnels that still drain."""
+def tunnel_views(runtime: Runtime, events: EventLog) -> list[TunnelView]:
+    """Return the configured tunnels, and the removed tunnels that still drain.
+
+    Args:
+        runtime: The runtime.
+        events: The log, which contains failures that began before a restart.
+    """
     configured = [
         _tunnel(
-            spec, [*map(uplink_report, runtime.uplinks.of_tunnel(spec.name)), *runtime.workers.reports(spec.name)]
+            spec,
+            [*map(uplink_report, runtime.uplinks.of_tunnel(spec.name)), *runtime.workers.reports(spec.name)],
+            events,
         )
         for spec in runtime.config.tunnels.values()
     ]
     draining: dict[str, tuple[TunnelSpec, list[UplinkReport]]] = {}
     for spec, uplink in runtime.uplinks.draining():
         draining.setdefault(spec.name, (spec, []))[1].append(uplink_report(uplink))
-    return configured + [_tunnel(spec, reports) for spec, reports in draining.values()]
+    return configured + [_tunnel(spec, reports, events) for spec, reports in draining.values()]
 
 
-def _tunnel(spec: TunnelSpec, reports: list[UplinkReport]) -> TunnelView:
+def _tunnel(spec: TunnelSpec, reports: list[UplinkReport], events: EventLog) -> TunnelView:
     """Combine the lanes of a tunnel, in this process and in the workers. The tunnel is up if all its lanes are up."""
     worst = _worst(reports)
     return TunnelView(
@@ -70,7 +76,7 @@ def _tunnel(spec: TunnelSpec, reports: list[UplinkReport]) -> TunnelView:
         state=worst.state,
         reason=worst.reason,
         detail=worst.described if worst.state is TunnelState.WAITING else worst.detail,
-        since=worst.since,
+        since=events.began(EventSubject(EventType.TUNNEL, spec.name), worst.state, worst.since),
         connects=sum(each.connects for each in reports),
         failures=dict(sum((Counter(each.failures) for each in reports), Counter())),
         rtt=worst.link.rtt,
@@ -105,22 +111,28 @@ def credential_views(found: list[NamedCredential]) -> list[CertificateView]:
     return sorted(views, key=lambda each: each.expires)
 
 
-def backend_status(running: RunningBackend) -> BackendStatus:
-    """Return the state of one backend."""
+def backend_status(running: RunningBackend, events: EventLog) -> BackendStatus:
+    """Return the state of one backend. The arguments are those of `backend_view`."""
     found = running.evaluate()
-    return BackendStatus(running.spec.name, found.state, found.reason, found.detail, running.clock.since)
+    return BackendStatus(running.spec.name, found.state, found.reason, found.detail, _since(running, events))
 
 
-def backend_view(running: RunningBackend, *, knows_containers: bool) -> BackendView:
+def _since(running: RunningBackend, events: EventLog) -> float:
+    clock = running.clock
+    return events.began(EventSubject(EventType.BACKEND, running.spec.name), clock.state, clock.since)
+
+
+def backend_view(running: RunningBackend, events: EventLog, *, knows_containers: bool) -> BackendView:
     """Return the view of one backend.
 
     Args:
         running: The backend.
+        events: The log, which contains failures that began before a restart.
         knows_containers: Whether consumers of TCP listeners are containers. If not, they are addresses, which the
             view omits.
     """
-    spec, forward = running.spec, running.forward
-    found = running.evaluate()
+    spec, forward, candidates = running.spec, running.forward, running.candidates()
+    found = running.evaluate(candidates)
     return BackendView(
         name=spec.name,
         kind=spec.kind.name,
@@ -131,10 +143,10 @@ def backend_view(running: RunningBackend, *, knows_containers: bool) -> BackendV
         reason=found.reason,
         detail=found.detail,
         remedy=found.remedy or target_remedy(spec.kind.name, found.reason),
-        since=running.clock.since,
+        since=_since(running, events),
         facts=spec.kind.facts,
-        targets=[_target(running, each) for each in running.targets],
-        ways=way_views(running),
+        targets=[_target(running, *each, events) for each in zip(running.targets, candidates, strict=True)],
+        ways=backend_tunnel_views(running),
         connections=forward.active,
         waiting=forward.waiting,
         connections_total=forward.accepted,
@@ -146,15 +158,11 @@ def backend_view(running: RunningBackend, *, knows_containers: bool) -> BackendV
         max_connections=spec.max_connections,
         failing=forward.fail_fast,
         consumers={
-            name: each
-            for name, each in _consumers(forward).items()
+            name: consumer_view(usage)
+            for name, usage in forward.consumers.items()
             if knows_containers or name in {socket.consumer for socket in spec.sockets}
         },
     )
-
-
-def _consumers(forward: Forward | ForwardStub) -> dict[str, ConsumerView]:
-    return {name: consumer_view(usage) for name, usage in forward.consumers.items()}
 
 
 def docker_view(docker: DockerSync) -> DockerView | None:
@@ -207,35 +215,47 @@ def docker_view(docker: DockerSync) -> DockerView | None:
     )
 
 
-def _target(running: RunningBackend, monitored: MonitoredTarget) -> TargetView:
-    """Return the view of a target: its state through the way that new clients use, and counters of all ways."""
-    chosen, candidate, probe_result = monitored.choose(), monitored.candidate(), monitored.record.probe_result
-    check, checks = monitored.checks[chosen], monitored.checks
-    last = check.last
+def _target(
+    running: RunningBackend, monitored: MonitoredTarget, candidate: TargetCandidate, events: EventLog
+) -> TargetView:
+    """Return the view of a target: its state through the way that new clients use, and counters of all ways.
+
+    As long as nothing has changed, the view is the same object, because a site has hundreds of targets.
+    """
+    name, clock, checks = str(monitored.target), monitored.clock, monitored.checks
+    check = checks[monitored.choose()]
+    since = events.began(EventSubject(EventType.TARGET, running.spec.name, name), clock.state, clock.since)
     budgets = [running.budget(each.target, each.tunnel) for each in checks]
-    return TargetView(
-        target=str(monitored.target),
-        way=check.tunnel,
-        state=candidate.state,
-        reason=candidate.reason,
-        detail=candidate.detail,
-        remedy=candidate.remedy or target_remedy(running.spec.kind.name, candidate.reason),
-        since=monitored.clock.since,
-        flapping=check.verdict.flapping,
-        role=probe_result.role,
-        facts=probe_result.facts,
-        last_check=last.at if last else None,
-        last_success=monitored.last_success,
-        last_duration=last.duration if last else None,
-        last_phases=last.phases if last else {},
-        attempts=sum(each.attempts for each in checks),
-        failures=dict(sum((Counter(each.failures) for each in checks), Counter())),
-        broken_handshakes=max((each.aborted for each in budgets if each is not None), default=None),
-        duration=reduce(Histogram.plus, (each.duration for each in checks), Histogram()),
-        phases=_phases(checks),
-        history=check.history.latest(),
-        failed_checks=check.history.failures(),
-    )
+    aborted = max((each.aborted for each in budgets if each is not None), default=None)
+    attempts = [each.attempts for each in checks]
+    content = check, candidate, since, aborted, attempts, check.verdict.flapping, check.history.last
+    if monitored.view is None or monitored.view[0] != content:
+        last, probe_result = check.last, monitored.record.probe_result
+        view = TargetView(
+            target=name,
+            way=check.tunnel,
+            state=candidate.state,
+            reason=candidate.reason,
+            detail=candidate.detail,
+            remedy=candidate.remedy or target_remedy(running.spec.kind.name, candidate.reason),
+            since=since,
+            flapping=check.verdict.flapping,
+            role=probe_result.role,
+            facts=probe_result.facts,
+            last_check=last.at if last else None,
+            last_success=monitored.last_success,
+            last_duration=last.duration if last else None,
+            last_phases=last.phases if last else {},
+            attempts=sum(attempts),
+            failures=dict(sum((Counter(each.failures) for each in checks), Counter())),
+            broken_handshakes=aborted,
+            duration=reduce(Histogram.plus, (each.duration for each in checks), Histogram()),
+            phases=_phases(checks),
+            history=check.history.latest(),
+            failed_checks=check.history.failures(),
+        )
+        monitored.view = content, view
+    return monitored.view[1]
 
 
 def _phases(checks: list[Check]) -> dict[str, tuple[int, float]]:

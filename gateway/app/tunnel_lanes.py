@@ -1,4 +1,4 @@
-"""Decides which lanes a process opens: a tunnel is opened once for each traffic class. Does no I/O.
+"""Decides how often a process opens each tunnel: once for each traffic class (a lane). Does no I/O.
 
 If a query and a bulk transfer share an SSH connection, the query waits at both ends of the connection, because sshd
 serves the channels of a connection in turn. Therefore each traffic class has its own lane through every tunnel. Two
@@ -13,7 +13,7 @@ from gateway.contracts.states import TrafficClass
 
 
 class TunnelLane(NamedTuple):
-    """A lane: one opening of a tunnel, for one traffic class."""
+    """A lane: a tunnel that is opened for one traffic class. Each lane has its own connection."""
 
     tunnel: str
     bulk: bool

@@ -1,4 +1,4 @@
-"""Opens, replaces and retires the uplinks of a process when the configuration changes."""
+"""Starts, replaces and stops the uplinks, which keep tunnels open, when the configuration changes."""
 
 from collections.abc import Callable, Collection
 from weakref import WeakKeyDictionary
@@ -12,7 +12,7 @@ from gateway.supervision.uplink import Uplink
 
 
 class UplinkManager:
-    """Owns the uplinks of this process: one per lane, and the direct uplink.
+    """Owns the uplinks of this process: one for each tunnel and traffic class, and one for direct connections.
 
     Args:
         components: Runs the uplinks.

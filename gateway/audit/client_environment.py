@@ -1,4 +1,4 @@
-"""Makes the commands of fixes use the engine that the audit examined. Does no I/O."""
+"""Adds variables such as DOCKER_HOST to fixes, so that their commands use the audited engine. Does no I/O."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ def with_environment(report: AuditReport, options: DockerOptions, default_host: 
     Args:
         report: The report.
         options: The engine that the audit examined.
-        default_host: The address of the engine that the client uses without this function.
+        default_host: The address of the engine that the client uses without this function; empty if it is not known.
         client: The engine's command line client.
     """
     first = _selection(options, default_host, client)

@@ -14,8 +14,8 @@ from gateway.audit.data_copy import (
     without_volumes,
 )
 from gateway.audit.model import AuditedContainer, AuditSnapshot
-from gateway.audit.mount_options import (
-    MountOptionChange,
+from gateway.audit.mount_changes import (
+    MountChanges,
     from_files,
     needs_long_syntax,
     new_volumes,
@@ -29,7 +29,7 @@ from gateway.docker.compose_command import FILES, compose_command
 from gateway.docker.grants import SERVICE
 
 
-def override(snapshot: AuditSnapshot, container: AuditedContainer, change: MountOptionChange) -> str:
+def override(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChanges) -> str:
     """Return commands that write an override file and recreate the container with the changed mounts.
 
     Compose removes the old container, so the commands first save its layer as an image.
@@ -72,7 +72,8 @@ def override(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
     # From here on, the new volume can have the only copy of the data, so that a failure must not remove it.
     lines.append(END if is_live(container, change) else started_on_failure(client, container))
     start = "--detach" if container.running else "--no-start"
-    lines += [command(*compose, "up", start, "--no-deps", service), END]
+    same_image = ("--no-build", "--pull", "never")
+    lines += [command(*compose, "up", start, "--no-deps", *same_image, service), END]
     return "\n".join((
         script(*lines),
         f"# when {name} works: {command(client, 'rmi', saved)}",
@@ -80,7 +81,7 @@ def override(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
     ))  # fmt: skip
 
 
-def _lines(container: AuditedContainer, change: MountOptionChange, service: str, *, overridden: bool) -> list[str]:
+def _lines(container: AuditedContainer, change: MountChanges, service: str, *, overridden: bool) -> list[str]:
     left = {each.path for each in container.mounts} - unmounted_paths(change)
     tmpfs = [each.path for each in container.mounts if each.kind == "tmpfs"]
     lines = ["services:", f"  {_quote(service)}:", *_list("volumes", short_mounts(container, change))]

@@ -61,6 +61,19 @@ def networks(container: AuditedContainer) -> Iterator[tuple[str, list[str]]]:
         yield name, [*chain.from_iterable(given), *each_of("--alias")(aliases)]
 
 
+def changed_addresses(container: AuditedContainer, first: str) -> Iterator[str]:
+    """Yield the networks, except `first`, on which the new container gets another MAC address.
+
+    `docker create` sets the address on its network, but `docker network connect` has no option for it.
+    """
+    found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
+    return (
+        name
+        for name, _ in networks(container)
+        if name != first and _chosen(found[name].get("MacAddress"), found[name])
+    )
+
+
 def _own(container: AuditedContainer) -> Iterator[str]:
     config: Mapping[str, Any] = container.inspection.get("Config") or {}
     image = container.defaults
@@ -97,9 +110,12 @@ def _mac_address(container: AuditedContainer) -> str:
     endpoint: Mapping[str, Any] = next(
         (each for name, each in found.items() if mode in (name, each.get("NetworkID"))), {}
     )
-    address = str(config.get("MacAddress") or endpoint.get("MacAddress") or "")
+    return _chosen(config.get("MacAddress") or endpoint.get("MacAddress"), endpoint)
+
+
+def _chosen(address: Any, endpoint: Mapping[str, Any]) -> str:
     parts = [f"{int(each):02x}" for each in str(endpoint.get("IPAddress") or "").split(".") if each.isdecimal()]
-    return "" if address == ":".join(["02", "42", *parts]) else address
+    return "" if not address or address == ":".join(["02", "42", *parts]) else str(address)
 
 
 def _command(container: AuditedContainer) -> tuple[list[str], list[str]]:

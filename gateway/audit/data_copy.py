@@ -3,14 +3,14 @@
 import shlex
 
 from gateway.audit.model import AuditedContainer
-from gateway.audit.mount_options import MountOptionChange, new_volumes
+from gateway.audit.mount_changes import MountChanges, new_volumes
 from gateway.audit.shell_commands import command, copy, save, script
 
 END = "trap - EXIT"
 """The command after which a failure runs no further command."""
 
 
-def frozen(client: str, container: AuditedContainer, change: MountOptionChange, new: str) -> list[str]:
+def frozen(client: str, container: AuditedContainer, change: MountChanges, new: str) -> list[str]:
     """Return commands that stop or pause a container, and copy its data to another container.
 
     The commands are lines of a script that stops at the first command that fails. Until `END`, a failure removes the
@@ -31,11 +31,17 @@ def frozen(client: str, container: AuditedContainer, change: MountOptionChange, 
     if not container.running:
         return copies
     if is_live(container, change):
-        return [_on_exit(command(client, "unpause", name), *remove), command(client, "pause", name), *copies]
-    return [_on_exit(command(client, "start", name), *remove), command(client, "stop", name), *copies]
+        return [on_exit(command(client, "unpause", name), *remove), command(client, "pause", name), *copies]
+    return [on_exit(command(client, "start", name), *remove), command(client, "stop", name), *copies]
 
 
-def without_volumes(client: str, change: MountOptionChange) -> list[str]:
+def on_exit(*commands: str) -> str:
+    """Return a command after which the end of the script runs other commands, until `END`."""
+    # With `set -e`, the first command that fails would also end the trap.
+    return f"trap {shlex.quote('; '.join(('set +e', *commands)))} EXIT"
+
+
+def without_volumes(client: str, change: MountChanges) -> list[str]:
     """Return commands that stop the script if a new volume exists: it can be foreign, or have part of the data."""
     return [
         f"{command(client, 'volume', 'inspect', each)} > /dev/null 2>&1 && "
@@ -44,20 +50,20 @@ def without_volumes(client: str, change: MountOptionChange) -> list[str]:
     ]
 
 
-def created_volumes(client: str, change: MountOptionChange) -> list[str]:
+def created_volumes(client: str, change: MountChanges) -> list[str]:
     """Return commands that create the new volumes."""
     return [command(client, "volume", "create", *change.driver_options, each) for each in new_volumes(change)]
 
 
-def removed_on_failure(client: str, change: MountOptionChange, new: str = "") -> list[str]:
+def removed_on_failure(client: str, change: MountChanges, new: str = "") -> list[str]:
     """Return a command after which a failure removes the new volumes, and the new container if `new` names one."""
     removal = _removal(client, change, new)
-    return [_on_exit(*removal)] if removal else []
+    return [on_exit(*removal)] if removal else []
 
 
 def started_on_failure(client: str, container: AuditedContainer) -> str:
     """Return a command after which a failure starts the container again, if it ran, and removes nothing."""
-    return _on_exit(command(client, "start", container.name)) if container.running else END
+    return on_exit(command(client, "start", container.name)) if container.running else END
 
 
 def saved(client: str, container: AuditedContainer, paths: tuple[str, ...]) -> str:
@@ -74,19 +80,14 @@ def saved(client: str, container: AuditedContainer, paths: tuple[str, ...]) -> s
     if not container.running:
         return script(*lines)
     resume = command(client, "unpause", container.name)
-    return script(_on_exit(resume), command(client, "pause", container.name), *lines)
+    return script(on_exit(resume), command(client, "pause", container.name), *lines)
 
 
-def is_live(container: AuditedContainer, change: MountOptionChange) -> bool:
+def is_live(container: AuditedContainer, change: MountChanges) -> bool:
     """Return whether the container's data is lost when the container stops."""
     return container.running and (container.removed or change.vanishes)
 
 
-def _removal(client: str, change: MountOptionChange, new: str) -> list[str]:
+def _removal(client: str, change: MountChanges, new: str) -> list[str]:
     container = [command(client, "rm", "-f", "-v", new)] if new else []
     return [*container, *(command(client, "volume", "rm", each) for each in new_volumes(change))]
-
-
-def _on_exit(*commands: str) -> str:
-    # With `set -e`, the first command that fails would also end the trap.
-    return f"trap {shlex.quote('; '.join(('set +e', *commands)))} EXIT"

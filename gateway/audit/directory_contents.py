@@ -33,7 +33,7 @@ _MOST_OPENED = 200
 
 @dataclass(frozen=True)
 class DirectoryContents:
-    """What a directory contains.
+    """The names in a directory, and the database and the private key that were found in it.
 
     Args:
         entries: See `HostPath`.

@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator
 
-from gateway.audit.model import AuditedContainer, AuditSnapshot
-from gateway.audit.mount_options import MountOptionChange
+from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
+from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import MountStorage, is_below, store_of
 
 _NAMESPACES = ("NetworkMode", "PidMode", "IpcMode")
 """Keys of `HostConfig` whose value `container:ID` makes a container use a namespace of another container."""
 
 
-def obstacles(snapshot: AuditSnapshot, container: AuditedContainer, change: MountOptionChange) -> list[str]:
+def obstacles(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChanges) -> list[str]:
     """Return the reasons why no commands are safe; empty if commands can replace the container.
 
     Args:
@@ -18,10 +18,13 @@ def obstacles(snapshot: AuditSnapshot, container: AuditedContainer, change: Moun
         container: The container to replace.
         change: How the mounts change.
     """
-    return [*_nested(container, change), *_shared(snapshot, container, change), *_dependants(snapshot, container)]
+    return [
+        *_nested(container, change), *_shared(snapshot, container, change), *_dependants(snapshot, container),
+        *_linked(snapshot, container),
+    ]  # fmt: skip
 
 
-def _nested(container: AuditedContainer, change: MountOptionChange) -> Iterator[str]:
+def _nested(container: AuditedContainer, change: MountChanges) -> Iterator[str]:
     """Yield the mounts below and above copied paths: a copy would also read and write the files of these mounts."""
     for path in change.copied:
         for mount in container.mounts:
@@ -30,7 +33,7 @@ def _nested(container: AuditedContainer, change: MountOptionChange) -> Iterator[
                 yield f"{inner} is mounted below {outer}, and a copy would mix the files of both"
 
 
-def _shared(snapshot: AuditSnapshot, container: AuditedContainer, change: MountOptionChange) -> Iterator[str]:
+def _shared(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChanges) -> Iterator[str]:
     """Yield the copied paths whose data other containers also use: these containers would keep the old data."""
     stores = {each.path: store_of(snapshot, each) for each in container.mounts}
     for path in change.copied:
@@ -40,10 +43,18 @@ def _shared(snapshot: AuditSnapshot, container: AuditedContainer, change: MountO
         names = sorted(
             other.name
             for other in _others(snapshot, container)
-            if any(_is_same(store, store_of(snapshot, each)) for each in other.mounts)
+            if any(
+                _is_same(store, store_of(snapshot, each)) and not _reads_all_volumes(snapshot, each)
+                for each in other.mounts
+            )
         )
         if names:
             yield f"{', '.join(names)} also {'uses' if len(names) == 1 else 'use'} the data of {path}"
+
+
+def _reads_all_volumes(snapshot: AuditSnapshot, mount: AuditedMount) -> bool:
+    """Return whether a mount is read-only and contains all volumes: the container then also sees the new volume."""
+    return not mount.writable and mount.kind == "bind" and is_below(snapshot.volume_directory, mount.source)
 
 
 def _is_same(one: MountStorage, other: MountStorage) -> bool:
@@ -66,6 +77,20 @@ def _dependants(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterato
     if names:
         verb = "uses" if len(names) == 1 else "use"
         yield f"{', '.join(names)} {verb} a namespace of {container.name}, which ends when the container is replaced"
+
+
+def _linked(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterator[str]:
+    """Yield the containers with a legacy link to the container. A link follows the old container to its new name."""
+    names = sorted(
+        {
+            other.name
+            for other in _others(snapshot, container)
+            for link in (other.inspection.get("HostConfig") or {}).get("Links") or ()
+            if str(link).partition(":")[0].lstrip("/") == container.name
+        }
+    )
+    if names:
+        yield f"{', '.join(names)} {'has' if len(names) == 1 else 'have'} a link (--link) to the old {container.name}"
 
 
 def _refers(mode: str, container: AuditedContainer) -> bool:

@@ -167,6 +167,7 @@ class AuditSnapshot:
         client: The engine's command line client.
         socket: The path of the engine's socket.
         cgroup_mode: The cgroup namespace mode that containers have by default.
+        volume_directory: The directory on the engine's host that contains the volumes; empty if it is not known.
     """
 
     containers: tuple[AuditedContainer, ...] = ()
@@ -178,6 +179,7 @@ class AuditSnapshot:
     client: str = "docker"
     socket: str = "/var/run/docker.sock"
     cgroup_mode: str = "private"
+    volume_directory: str = ""
 
     @cached_property
     def mounts_by_point(self) -> dict[str, HostMount]:

@@ -11,12 +11,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from gateway.audit.compose_override import override
-from gateway.audit.create_options import networks, options, variables
+from gateway.audit.create_options import changed_addresses, networks, options, variables
 from gateway.audit.data_copy import END, created_volumes, frozen, is_live, removed_on_failure, saved, without_volumes
 from gateway.audit.fix_obstacles import obstacles
 from gateway.audit.model import ONE_OFF, AuditedContainer, AuditSnapshot
-from gateway.audit.mount_options import MountOptionChange, volume_options
-from gateway.audit.run_options import UnsupportedOptionError
+from gateway.audit.mount_changes import MountChanges, volume_options
+from gateway.audit.run_options import UnsupportedOptionError, restart_policy
 from gateway.audit.service_update import NODE_LABEL, service_update
 from gateway.audit.shell_commands import command, script
 from gateway.docker.compose_command import COMPOSE_LABELS, FILES, compose_command
@@ -32,7 +32,7 @@ def volume_for(snapshot: AuditSnapshot, container: AuditedContainer, path: str) 
     return free_name(name, snapshot.volumes)
 
 
-def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: MountOptionChange) -> str:
+def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChanges) -> str:
     """Return shell commands that replace a container.
 
     Args:
@@ -40,7 +40,14 @@ def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
         container: The container.
         change: How the mounts change.
     """
-    words = (container.name, *change.mounts, *change.mounts.values(), *change.copied, *_known(container))
+    words = (
+        container.name,
+        *change.mounts,
+        *change.mounts.values(),
+        *change.copied,
+        *change.setup,
+        *_known(container),
+    )
     if not all(each.isprintable() for each in words):
         return f"# {one_line(container.name)}: a path has control characters: no command is safe to print"
     binds = (each.source for each in container.mounts if each.kind == "bind")
@@ -59,7 +66,7 @@ def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
         return _manual_steps(container, change, str(error), client)
 
 
-def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: MountOptionChange) -> str:
+def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChanges) -> str:
     client, name = snapshot.client, container.name
     taken = [each.name for each in snapshot.containers]
     old, new = free_name(f"{name}-old", taken), free_name(f"{name}-new", taken)
@@ -72,18 +79,31 @@ def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: MountOpti
     lines += [*created_volumes(client, change), *removed_on_failure(client, change)]
     lines += [_create(snapshot, container, change, new), *removed_on_failure(client, change, new), *connects]
     lines += [*frozen(client, container, change, new), END]
+    notes = [
+        f"# {name} gets another MAC address on {one_line(each)}: {client} network connect cannot set it"
+        for each in changed_addresses(container, _first_network(container))
+    ]
     if container.removed and container.running:
-        return script(
-            *lines, *(command(client, *each) for each in (("rm", "-f", name), ("rename", new, name), ("start", name)))
-        )
+        last = (("rm", "-f", name), ("rename", new, name), ("start", name))
+        return "\n".join((script(*lines, *(command(client, *each) for each in last)), *notes))
     lines += [command(client, "kill", name)] if is_live(container, change) else []
-    lines += [command(client, "update", "--restart", "no", name)] if _restarts(container) else []
+    policy = list(restart_policy((container.inspection.get("HostConfig") or {}).get("RestartPolicy") or {}))
+    lines += [command(client, "update", "--restart", "no", name)] if policy else []
     lines += [command(client, "rename", name, old), command(client, "rename", new, name)]
     lines += [command(client, "start", name)] if container.running else []
-    return f"{script(*lines)}\n# when {name} works: {command(client, 'rm', '-v', old)}"
+    # These commands also work if the script stopped between the two renames, and remove no container.
+    back = [("stop", name), ("rename", name, new), ("rename", old, name)]
+    back += [("update", "--restart", "no", new), ("update", *policy, name)] if policy else []
+    back += [("start", name)] if container.running else []
+    return "\n".join((
+        script(*lines),
+        *notes,
+        f"# to go back to the old container: {'; '.join(command(client, *each) for each in back)}",
+        f"# when {name} works: {command(client, 'rm', '-v', old)}",
+    ))  # fmt: skip
 
 
-def _create(snapshot: AuditSnapshot, container: AuditedContainer, change: MountOptionChange, new: str) -> str:
+def _create(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChanges, new: str) -> str:
     client = snapshot.client
     own, arguments = options(container, snapshot.cgroup_mode)
     for network, extra in networks(container):
@@ -108,11 +128,6 @@ def _first_network(container: AuditedContainer) -> str:
     return next((name for name, endpoint in found.items() if mode == endpoint.get("NetworkID")), mode)
 
 
-def _restarts(container: AuditedContainer) -> bool:
-    policy = (container.inspection.get("HostConfig") or {}).get("RestartPolicy") or {}
-    return policy.get("Name", "no") not in ("", "no")
-
-
 def free_name(name: str, taken: Collection[str]) -> str:
     """Return a name that is not in `taken`: the name itself, or the name with a number."""
     number, free = 2, name
@@ -121,7 +136,7 @@ def free_name(name: str, taken: Collection[str]) -> str:
     return free
 
 
-def _manual_steps(container: AuditedContainer, change: MountOptionChange, left_out: str, client: str) -> str:
+def _manual_steps(container: AuditedContainer, change: MountChanges, left_out: str, client: str) -> str:
     copies = [saved(client, container, change.copied)] if change.copied else []
     mounts = command(*volume_options(container, change)) or "no -v"
     if change.setup or change.driver_options:
@@ -132,7 +147,7 @@ def _manual_steps(container: AuditedContainer, change: MountOptionChange, left_o
     ))  # fmt: skip
 
 
-def _by_hand(client: str, container: AuditedContainer, change: MountOptionChange, reasons: Iterable[str]) -> str:
+def _by_hand(client: str, container: AuditedContainer, change: MountChanges, reasons: Iterable[str]) -> str:
     """Return comments that name the reasons why no command is safe, and the steps that remain."""
     lines = [f"# {one_line(each)}" for each in reasons]
     name = one_line(container.name)

@@ -1,4 +1,4 @@
-"""Defines the result of an audit: places and findings."""
+"""Defines the result of an audit: findings, and where the containers' data is stored."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -40,7 +40,7 @@ class StorageLocation:
 
 @dataclass(frozen=True)
 class HazardRule:
-    """A kind of hazard.
+    """A rule of the audit: the ID, title and consequences of one kind of hazard.
 
     Args:
         id: The hazard's name in reports, and its anchor in docs/audit.md.

@@ -1,4 +1,4 @@
-"""Defines the kinds of hazards. docs/audit.md has a section for each kind."""
+"""Defines the rules of the audit, one for each kind of hazard. docs/audit.md explains each."""
 
 from gateway.audit.report import HazardRule
 
@@ -53,8 +53,8 @@ WRITABLE_HOST = HazardRule(
 PRIVATE_KEY = HazardRule(
     "private-key",
     "a private key in an application's container",
-    "Whoever controls the application can log in with the key from anywhere. The gateway can hold the key instead, "
-    "and the application only connects to it.",
+    "Anyone who controls the application can log in with the key from anywhere. The gateway can hold the key "
+    "instead, and the application only connects to it.",
 )
 ENGINE_SOCKET = HazardRule(
     "engine-socket",

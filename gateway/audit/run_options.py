@@ -1,4 +1,4 @@
-"""Converts the `HostConfig` of a container's inspection to options of `docker create`. Does no I/O."""
+"""Converts the `HostConfig` of an inspected container to options of `docker create`. Does no I/O."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -68,7 +68,8 @@ def _ports(bindings: Mapping[str, Any]) -> Iterator[str]:
             yield from ("-p", f"{address}:{number}:{port}" if address else f"{number}:{port}".lstrip(":"))
 
 
-def _restart(policy: Mapping[str, Any]) -> Iterator[str]:
+def restart_policy(policy: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the options for a restart policy; none for a container that the engine does not restart."""
     name, count = policy.get("Name", "no"), policy.get("MaximumRetryCount", 0)
     if name not in ("", "no"):
         yield from ("--restart", f"{name}:{count}" if count else name)
@@ -114,7 +115,7 @@ def _annotations(values: Mapping[str, str]) -> Iterator[str]:
 
 _OPTIONS: Mapping[str, Callable[[Any], Iterator[str]]] = {
     "PortBindings": _ports,
-    "RestartPolicy": _restart,
+    "RestartPolicy": restart_policy,
     "NetworkMode": _one("--network", "default", "bridge"),
     "CapAdd": each_of("--cap-add"),
     "CapDrop": each_of("--cap-drop"),

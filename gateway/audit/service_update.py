@@ -2,13 +2,13 @@
 
 from gateway.audit.data_copy import created_volumes, saved, without_volumes
 from gateway.audit.model import AuditedContainer
-from gateway.audit.mount_options import MountOptionChange
+from gateway.audit.mount_changes import MountChanges
 from gateway.audit.shell_commands import command, script
 
 NODE_LABEL = "com.docker.swarm.node.id"
 
 
-def service_update(service: str, container: AuditedContainer, change: MountOptionChange, client: str) -> str:
+def service_update(service: str, container: AuditedContainer, change: MountChanges, client: str) -> str:
     """Return commands that change the mounts of a service.
 
     If the change copies data, the commands only save the data of this task: an update starts new tasks, possibly on

@@ -5,6 +5,12 @@ import shlex
 
 from gateway.audit.model import AuditedContainer
 
+_HOST_NAME = {"docker": "{{.Name}}", "podman": "{{.Host.Hostname}}"}
+"""The template for the engine's host name in the output of `info`, for each command line client."""
+
+KEEP_OWNERS = "-a=false"
+"""The option of `cp` for a copy into a container. With `-a`, the engine gives each file to the container's user."""
+
 
 def script(*lines: str) -> str:
     """Return a script of commands that stops at the first command that fails."""
@@ -14,6 +20,13 @@ def script(*lines: str) -> str:
 def command(*words: str) -> str:
     """Return a command with its words quoted for a shell."""
     return shlex.join(words)
+
+
+def only_on_host(client: str) -> str:
+    """Return a command that stops a script on another host than the engine's: its paths lead to other files."""
+    name = command(client, "info", "-f", _HOST_NAME[client])
+    message = "echo 'run these commands on the host of the engine' >&2"
+    return f'test "$({name})" = "$(uname -n)" || {{ {message}; exit 1; }}'
 
 
 def copy(client: str, container: AuditedContainer, new: str, path: str) -> str:
@@ -31,7 +44,7 @@ def copy(client: str, container: AuditedContainer, new: str, path: str) -> str:
         *before, source = _read_tmpfs(client, container, path)
     else:
         before, source = [], command(client, "cp", "-a", f"{container.name}:{path}/.", "-")
-    return "\n".join((*before, f"{source} | {command(client, 'cp', '-a', '-', f'{new}:{path}')}"))
+    return "\n".join((*before, f"{source} | {command(client, 'cp', KEEP_OWNERS, '-', f'{new}:{path}')}"))
 
 
 def save(client: str, container: AuditedContainer, path: str) -> str:
@@ -59,6 +72,7 @@ def _is_live_tmpfs(container: AuditedContainer, path: str) -> bool:
 def _read_tmpfs(client: str, container: AuditedContainer, path: str) -> list[str]:
     """Return commands that read a directory through the host's /proc. The last one writes a tar archive to stdout."""
     return [
+        only_on_host(client),
         f"pid=$({command(client, 'inspect', '-f', '{{.State.Pid}}', container.name)})",
         f'exec 3< "/proc/$pid/root"{command(path)}',
         # A symbolic link in the container can lead to a host file, whose mount is not in the container's mount table.

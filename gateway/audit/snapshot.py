@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import posixpath
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -80,10 +81,12 @@ async def take_snapshot(engine: Engine, scope: AuditScope) -> AuditSnapshot:
     # The engine behind a local socket can run in a virtual machine, as in Docker Desktop, or on another host.
     is_here = scope.is_local and not mounted_id() and (info or {}).get("Name") == socket.gethostname()
     table = MOUNT_TABLE.read_text() if scope.mounts is None and is_here else scope.mounts
+    data = str((info or {}).get("DockerRootDir") or "")
     found = AuditSnapshot(
         tuple(containers), volumes, scope.forwards, parse_mounts(table) if table is not None else None,
         client=engine.flavor.command, socket=scope.socket,
         cgroup_mode="host" if (info or {}).get("CgroupVersion") == "1" else "private",
+        volume_directory=posixpath.join(data, "volumes") if data else "",
     )  # fmt: skip
     if table is None:
         unchecked.append(
@@ -125,7 +128,7 @@ async def _with_changes(
 
 
 class _OptionalRequests:
-    """Sends requests that the audit can do without. A hazard that it then cannot find is a line in `unchecked`.
+    """Sends requests whose failure does not end the audit. Each failure adds a line to `unchecked`.
 
     Args:
         engine: The engine.

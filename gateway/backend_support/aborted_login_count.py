@@ -1,4 +1,4 @@
-"""Computes how many aborted logins a server has counted for the address of a way. Does no I/O.
+"""Estimates how many aborted logins a server has counted for the gateway's address. Does no I/O.
 
 MySQL counts aborted logins by source address, and a successful login resets the count of its address (MySQL Reference
 Manual, "The Host Cache"). The gateway does not know the addresses: the ways to a server can have separate addresses,
@@ -14,7 +14,7 @@ _MAX_COUNT = 10_000
 
 
 class AbortedLoginCount:
-    """Counts the aborted logins through one way to a server. All times are monotonic."""
+    """Counts the aborted logins to a server through one tunnel. All times are monotonic."""
 
     def __init__(self: Self) -> None:
         self.peers: Sequence[Self] = [self]

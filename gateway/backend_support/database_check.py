@@ -17,7 +17,7 @@ IMPORT_NOTE = "add check: {user: …, password_file: …} with an account that c
 
 
 @dataclass(frozen=True)
-class DatabaseCheck(LoginCheckOptions):
+class DatabaseCheckOptions(LoginCheckOptions):
     """The `check:` keys that all SQL databases have.
 
     Args:
@@ -39,7 +39,7 @@ def verify(options: object, check: Any) -> None:
 
     Args:
         options: Not used.
-        check: A `DatabaseCheck`.
+        check: A `DatabaseCheckOptions`.
 
     Raises:
         GatewayError: The program or one of the files cannot be used.
@@ -56,7 +56,7 @@ def credentials(options: object, check: Any) -> list[MonitoredCertificate]:
     return [*login_options.credentials(options, check), *of_http]
 
 
-def endpoints(check: DatabaseCheck, target: Endpoint) -> tuple[Endpoint, ...]:
+def endpoints(check: DatabaseCheckOptions, target: Endpoint) -> tuple[Endpoint, ...]:
     """Return the target, and its HTTP server if there is one; see `BackendKind.endpoints`."""
     via_http = check.via_http
     return (target, via_http.server(target)) if via_http is not None else (target,)

@@ -1,4 +1,4 @@
-"""Defines and checks what a check expects of an HTTP response: the status, and the role of the target."""
+"""Defines the HTTP response that a check expects (status, role), and evaluates the received response."""
 
 import json
 import re
@@ -17,8 +17,8 @@ _REPLICA = ("replica", "standby", "standby_leader", "secondary", "slave", "follo
 
 
 @dataclass(frozen=True)
-class HttpRole:
-    """Where a response contains the role of the target. Set either `json` or `header`.
+class HttpRoleOptions:
+    """The key `role`: where an HTTP response contains the target's role. Set either `json` or `header`.
 
     Args:
         json: The path of a field in the JSON body, with dots between names; a number selects an item of a list.
@@ -46,7 +46,7 @@ class HttpRole:
 
 @dataclass(frozen=True)
 class HttpExpectation:
-    """The request of a check over HTTP, and the expected response. Redirects are not followed.
+    """What a check requests over HTTP, and the response that it expects. Redirects are not followed.
 
     Args:
         path: The path to request, optionally with a query.
@@ -57,7 +57,7 @@ class HttpExpectation:
 
     path: str = "/"
     status: tuple[int, ...] = (200,)
-    role: HttpRole | None = None
+    role: HttpRoleOptions | None = None
     host: str | None = None
 
     def __post_init__(self) -> None:
@@ -95,7 +95,7 @@ def check_status(expected: HttpExpectation, response: HttpResponse, refused: str
     raise UnusableTargetError(Reason.QUERY, detail)
 
 
-def role_result(role: HttpRole, response: HttpResponse) -> ProbeResult:
+def role_result(role: HttpRoleOptions, response: HttpResponse) -> ProbeResult:
     """Return the role that a response contains. With a value that is not a known role, the target is unusable.
 
     Args:

@@ -5,7 +5,7 @@ import http.client
 from typing import NamedTuple
 
 from gateway.backend_support.check_stream import CheckStream
-from gateway.backend_support.http_response_end import ReceivedBytes, ResponseEnd
+from gateway.backend_support.http_response_end import ReceivedDataSocket, ResponseEndDetector
 from gateway.errors import Reason, UnusableTargetError
 
 MAX_RESPONSE = 64 * 1024
@@ -57,7 +57,7 @@ async def get(stream: CheckStream, path: str, host: str, authorization: str | No
         fields.append(f"Authorization: {authorization}")
     await stream.send("\r\n".join([*fields, "", ""]).encode())
     received = bytearray()
-    end = ResponseEnd()
+    end = ResponseEndDetector()
     while piece := await stream.read_some():
         received += piece
         if end.is_reached(received):
@@ -67,7 +67,7 @@ async def get(stream: CheckStream, path: str, host: str, authorization: str | No
 
 def _parse(data: bytes) -> HttpResponse:
     try:
-        response = http.client.HTTPResponse(ReceivedBytes(data))  # type: ignore[arg-type] # needs only `makefile`
+        response = http.client.HTTPResponse(ReceivedDataSocket(data))  # type: ignore[arg-type] # needs only `makefile`
         response.begin()
         return HttpResponse(response.status, response.headers, response.read())
     except (http.client.HTTPException, ValueError) as error:

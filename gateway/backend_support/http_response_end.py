@@ -7,8 +7,8 @@ _MAX_LINE = 1024
 """Maximum length of a line of a chunked body, in bytes. A body with a longer line is invalid."""
 
 
-class ReceivedBytes:
-    """Replaces the socket of `http.client.HTTPResponse` with data that was already received.
+class ReceivedDataSocket:
+    """Passes data that was already received to `http.client.HTTPResponse`, in place of a socket.
 
     Args:
         data: The data.
@@ -23,8 +23,8 @@ class ReceivedBytes:
         return io.BytesIO(self._data)
 
 
-class ResponseEnd:
-    """Decides whether a response is complete.
+class ResponseEndDetector:
+    """Detects the end of a response, to stop reading before the server closes the connection.
 
     If the header is not valid, or contains no length, only the end of the connection ends the response.
     """
@@ -57,7 +57,7 @@ class ResponseEnd:
         return self._end is not None and len(received) >= self._end
 
     def _read_header(self, header: bytes) -> None:
-        response = http.client.HTTPResponse(ReceivedBytes(header))  # type: ignore[arg-type] # needs only `makefile`
+        response = http.client.HTTPResponse(ReceivedDataSocket(header))  # type: ignore[arg-type] # needs only `makefile`
         try:
             response.begin()
         except (http.client.HTTPException, ValueError):

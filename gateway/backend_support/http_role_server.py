@@ -33,7 +33,7 @@ class HttpRoleServer(HttpExpectation):
 
 
 class _HttpRoleBackend:
-    """Adds the role from an HTTP server to the probes of a backend; implements `Backend`.
+    """Wraps a backend, and adds the role from an HTTP server to its probe results; implements `Backend`.
 
     Args:
         backend: The backend without the role.

@@ -19,7 +19,7 @@ doubles the duration."""
 
 
 class LoginPacing(AbortedLoginCount):
-    """Counts the aborted logins of all checks to one server through one way, and pauses between these logins.
+    """Limits and delays the logins of all checks to one server through one tunnel. Counts aborted logins.
 
     Implements `gateway.contracts.login_limiter.LoginLimiter`. All times are monotonic.
 

@@ -1,4 +1,4 @@
-"""Derives the reasons of failed MySQL checks from the numbers of the errors, and adds a remedy to each message."""
+"""Maps MySQL error numbers to the reasons of failed checks, and adds a remedy to each message."""
 
 import ssl
 

@@ -44,7 +44,7 @@ _ED25519_SIGNATURE_SIZE = 64
 
 
 class MysqlLogin(pymysql.connections.Connection):
-    """A PyMySQL connection that records phases, limits the received data, and restricts authentication plugins.
+    """A PyMySQL connection that restricts authentication plugins, limits received data, and records phases.
 
     The class overrides five private methods of PyMySQL 1.2.
 
@@ -208,7 +208,7 @@ class MysqlLogin(pymysql.connections.Connection):
 
 
 class _CachingSha2:
-    """The plugin `caching_sha2_password`, for the argument `auth_plugin_map` of `pymysql.connect`.
+    """The authentication plugin `caching_sha2_password`, for `auth_plugin_map` of `pymysql.connect`.
 
     It replaces PyMySQL's plugin, which does not call `MysqlLogin.check_plugin` after a second switch request.
     """
@@ -232,7 +232,7 @@ class _CachingSha2:
 
 
 class _Sha256:
-    """The plugin `sha256_password`, for the argument `auth_plugin_map` of `pymysql.connect`.
+    """The authentication plugin `sha256_password`, for `auth_plugin_map` of `pymysql.connect`.
 
     It replaces PyMySQL's plugin, which encrypts the password with a key that the unverified server sends.
     """

@@ -1,4 +1,4 @@
-"""Recognizes PostgreSQL's cancel requests, and reads from logins the keys that cancel requests contain.
+"""Recognizes PostgreSQL's cancel requests, and reads the keys for them from the logins of sessions.
 
 See the PostgreSQL manual, chapter "Frontend/Backend Protocol", sections 54.2.9 "Canceling Requests in Progress" and
 54.7 "Message Formats". A client sends a cancel request on a separate connection. Each connection starts with

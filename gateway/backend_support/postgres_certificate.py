@@ -21,7 +21,7 @@ _INTERVAL_BEFORE_EXPIRY = 60.0
 """Minimum seconds between two connections: the first value normally, the second if the certificate expires soon."""
 
 
-class ServerCertificates:
+class CertificateFetcher:
     """Fetches the certificates of one backend's servers periodically, on separate connections.
 
     Each connection is closed before a session starts, so that the server does not count or log it (PostgreSQL manual,

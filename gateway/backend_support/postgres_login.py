@@ -1,4 +1,4 @@
-"""Logs in with libpq. Each step runs in a thread, because the server determines the duration of the step.
+"""Logs in with libpq. Each step runs in a thread, because a server can make a step take very long.
 
 In SCRAM the server chooses how many times the client hashes its password (RFC 5802, section 3). libpq accepts up to
 2³¹ iterations. They take half an hour and cannot be interrupted. psycopg holds the GIL during such a call and would

@@ -22,7 +22,7 @@ Reply = bytes | int | None | RespError | list["Reply"]
 
 
 class RespClient:
-    """A client for the commands of one check.
+    """Sends the Redis commands of one check, and reads the replies.
 
     Args:
         stream: A connection on which nothing was sent.

@@ -10,7 +10,7 @@ READ_ONLY = Fact(
 )
 LAG = Fact(
     "lag_seconds",
-    "How far a replica is behind.",
+    "Replication lag of a replica.",
     metric="gateway_database_replication_lag_seconds",
     describe=lambda seconds: f"{seconds:g} s lag" if seconds else "",
 )

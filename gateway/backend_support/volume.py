@@ -1,4 +1,4 @@
-"""Defines Docker volumes for exports and shares, which containers mount through the gateway's listener."""
+"""Defines Docker volumes for NFS exports and SMB shares, which containers mount through the gateway."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ class VolumeOptions:
 
 @dataclass(frozen=True)
 class VolumeSpec:
-    """The definition of a volume.
+    """The definition of a Docker volume that mounts a backend.
 
     Args:
         name: Name of the volume.
@@ -62,7 +62,7 @@ ImportedVolume = tuple[dict[str, Any], list[str]]
 
 @dataclass(frozen=True)
 class KernelMountRules:
-    """How kernels mount the backends of one kind. The options of such a kind have a field `volume`.
+    """How kernels mount backends of a kind such as NFS. The options of the kind have a field `volume`.
 
     Args:
         file_systems: Types of file systems, as arguments of `mount -t`. A longer type with the same

@@ -174,8 +174,10 @@ def target_remedy(kind: str, reason: str | None) -> str:
         kind: The name of the kind.
         reason: Why the target failed.
     """
+    if reason is None:
+        return ""
     remedies = {**TARGET_REMEDIES, **(KINDS[kind].remedies if kind in KINDS else {})}
-    return remedies.get(reason or "", "")
+    return remedies.get(reason, "")
 
 
 def kind_of_port(port: int) -> BackendKind:

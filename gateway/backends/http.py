@@ -21,7 +21,7 @@ _WRONG_LOGIN = "the server refuses the login: correct check.user and check.passw
 
 
 @dataclass(frozen=True)
-class HttpCheck(HttpExpectation, LoginCheckOptions):
+class HttpCheckOptions(HttpExpectation, LoginCheckOptions):
     """The `check:` keys of an HTTP backend.
 
     Args:
@@ -38,14 +38,14 @@ class HttpCheck(HttpExpectation, LoginCheckOptions):
 
 
 class HttpBackend:
-    """Checks an HTTP backend; implements `gateway.contracts.backend.Backend`.
+    """An HTTP backend, whose probe sends a GET request; implements `gateway.contracts.backend.Backend`.
 
     Args:
         options: An empty object, because this kind has no options.
         check: The check of the backend.
     """
 
-    def __init__(self, options: EmptyOptions, check: HttpCheck) -> None:
+    def __init__(self, options: EmptyOptions, check: HttpCheckOptions) -> None:
         self.options = options
         self.check = check
         self._passwords = PasswordSource()
@@ -78,7 +78,7 @@ def _read_url(scheme: str, path: str) -> dict[str, str]:
 KIND = BackendKind(
     "http",
     EmptyOptions,
-    HttpCheck,
+    HttpCheckOptions,
     HttpBackend,
     schemes=("http", "https"),
     default_port=0,

@@ -24,7 +24,7 @@ from gateway.backend_support.check_passwords import PasswordSource
 from gateway.backend_support.database_check import (
     DATABASE_FACTS,
     IMPORT_NOTE,
-    DatabaseCheck,
+    DatabaseCheckOptions,
     credentials,
     endpoints,
     verify,
@@ -59,7 +59,7 @@ _ABORT_LIMIT = 100
 
 
 @dataclass(frozen=True)
-class MysqlCheck(DatabaseCheck):
+class MysqlCheckOptions(DatabaseCheckOptions):
     """The `check:` keys of a MySQL backend.
 
     Args:
@@ -72,14 +72,14 @@ class MysqlCheck(DatabaseCheck):
 
 
 class MysqlBackend:
-    """Checks a MySQL or MariaDB backend; implements `gateway.contracts.backend.Backend`.
+    """A MySQL or MariaDB backend, whose probe runs a query; implements `gateway.contracts.backend.Backend`.
 
     Args:
         options: An empty object, because this kind has no options.
         check: The check of the backend.
     """
 
-    def __init__(self, options: EmptyOptions, check: MysqlCheck) -> None:
+    def __init__(self, options: EmptyOptions, check: MysqlCheckOptions) -> None:
         self.options = options
         self.check = check
         self._passwords = PasswordSource()
@@ -204,7 +204,7 @@ def _read_public_key(file: Path | None) -> bytes | None:
     return data
 
 
-def _verify(options: EmptyOptions, check: MysqlCheck) -> None:
+def _verify(options: EmptyOptions, check: MysqlCheckOptions) -> None:
     """See `BackendKind.verify`."""
     verify(options, check)
     _read_public_key(check.server_public_key_file)
@@ -219,7 +219,7 @@ def _verify(options: EmptyOptions, check: MysqlCheck) -> None:
 KIND = BackendKind(
     "mysql",
     EmptyOptions,
-    MysqlCheck,
+    MysqlCheckOptions,
     lambda options, check: with_http_role(MysqlBackend(options, check), check.via_http),
     schemes=("mysql",),
     read_url=without_database,

@@ -1,4 +1,4 @@
-"""Defines `kind: nfs` for NFSv4 exports. The probe sends RPC calls. It needs no mount, which can hang."""
+"""Defines `kind: nfs` for NFSv4 exports. The probe sends RPC calls without a mount, because a mount can hang."""
 
 import math
 import re
@@ -91,7 +91,7 @@ class NfsOptions:
 
 
 @dataclass(frozen=True)
-class NfsCheck:
+class NfsCheckOptions:
     """The `check:` keys of an NFS backend.
 
     Args:
@@ -102,14 +102,14 @@ class NfsCheck:
 
 
 class NfsBackend:
-    """Checks an NFS backend; implements `gateway.contracts.backend.Backend`.
+    """An NFS backend, whose probe sends RPC calls; implements `gateway.contracts.backend.Backend`.
 
     Args:
         options: The options of the backend.
         check: The check of the backend.
     """
 
-    def __init__(self, options: NfsOptions, check: NfsCheck) -> None:
+    def __init__(self, options: NfsOptions, check: NfsCheckOptions) -> None:
         self.options = options
         self.check = check
         self._export_probe = ExportProbe(options.export, write=check.write)
@@ -283,7 +283,7 @@ def _advice(backends: Sequence[ConfiguredBackend]) -> Iterator[str]:
 KIND = BackendKind(
     "nfs",
     NfsOptions,
-    NfsCheck,
+    NfsCheckOptions,
     NfsBackend,
     schemes=("nfs",),
     default_port=_PORT,

@@ -27,7 +27,7 @@ from gateway.backend_support.check_passwords import PasswordSource
 from gateway.backend_support.database_check import (
     DATABASE_FACTS,
     IMPORT_NOTE,
-    DatabaseCheck,
+    DatabaseCheckOptions,
     credentials,
     endpoints,
     parse_lag,
@@ -38,7 +38,7 @@ from gateway.backend_support.http_role_server import with_http_role
 from gateway.backend_support.login_options import insecure_settings
 from gateway.backend_support.loopback_port import loopback_port
 from gateway.backend_support.postgres_cancel import PostgresCancelProtocol
-from gateway.backend_support.postgres_certificate import ServerCertificates
+from gateway.backend_support.postgres_certificate import CertificateFetcher
 from gateway.backend_support.postgres_errors import NO_PASSWORD, login_error
 from gateway.backend_support.postgres_login import PostgresLogin
 from gateway.backend_support.role_facts import LAG, READ_ONLY
@@ -91,20 +91,20 @@ _STATUS_PHASE = {
 
 
 class PostgresBackend:
-    """Checks a PostgreSQL backend; implements `gateway.contracts.backend.Backend`.
+    """A PostgreSQL backend, whose probe logs in and runs a query; implements `gateway.contracts.backend.Backend`.
 
     Args:
         options: An empty object, because this kind has no options.
         check: The check of the backend.
     """
 
-    def __init__(self, options: EmptyOptions, check: DatabaseCheck) -> None:
+    def __init__(self, options: EmptyOptions, check: DatabaseCheckOptions) -> None:
         self.options = options
         self.check = check
         self._last_in_sync: dict[Endpoint, float] = {}
         """For each standby: the monotonic time at which it last had all data of its primary."""
         self._passwords = PasswordSource()
-        self._certificates = ServerCertificates()
+        self._certificates = CertificateFetcher()
         self._abandoned: dict[Endpoint, PostgresLogin] = {}
         """For each target: the last login that a check abandoned while libpq was computing."""
 
@@ -283,7 +283,7 @@ def _error_message(conn: PGconn) -> str:
 KIND = BackendKind(
     "postgres",
     EmptyOptions,
-    DatabaseCheck,
+    DatabaseCheckOptions,
     lambda options, check: with_http_role(PostgresBackend(options, check), check.via_http),
     schemes=("postgres",),
     read_url=without_database,

@@ -25,7 +25,7 @@ _UNAUTHENTICATED = "the server accepts commands without a login: set requirepass
 
 
 @dataclass(frozen=True)
-class RedisCheck(LoginCheckOptions):
+class RedisCheckOptions(LoginCheckOptions):
     """The `check:` keys of a Redis backend.
 
     Args:
@@ -39,14 +39,14 @@ class RedisCheck(LoginCheckOptions):
 
 
 class RedisBackend:
-    """Checks a Redis or Valkey backend; implements `gateway.contracts.backend.Backend`.
+    """A Redis or Valkey backend, whose probe queries its status; implements `gateway.contracts.backend.Backend`.
 
     Args:
         options: An empty object, because this kind has no options.
         check: The check of the backend.
     """
 
-    def __init__(self, options: EmptyOptions, check: RedisCheck) -> None:
+    def __init__(self, options: EmptyOptions, check: RedisCheckOptions) -> None:
         self.options = options
         self.check = check
         self._passwords = PasswordSource()
@@ -116,7 +116,7 @@ def _read_url(scheme: str, path: str) -> dict[str, str]:
 KIND = BackendKind(
     "redis",
     EmptyOptions,
-    RedisCheck,
+    RedisCheckOptions,
     RedisBackend,
     schemes=("redis", "rediss"),
     default_port=6379,

@@ -59,7 +59,7 @@ class SmbOptions:
 
 
 class SmbBackend:
-    """Checks an SMB backend; implements `gateway.contracts.backend.Backend`.
+    """An SMB backend, whose probe negotiates a dialect; implements `gateway.contracts.backend.Backend`.
 
     Args:
         options: The options of the backend.

@@ -27,7 +27,7 @@ _ESCAPED = {"r": b"\r", "n": b"\n", "t": b"\t", "0": b"\0", "\\": b"\\"}
 
 
 @dataclass(frozen=True)
-class TcpCheck:
+class TcpCheckOptions:
     r"""The `check:` keys of a TCP backend. Without `send`, `expect` and TLS, a check only connects.
 
     Args:
@@ -59,14 +59,14 @@ class TcpCheck:
 
 
 class TcpBackend:
-    """Checks a TCP backend; implements `gateway.contracts.backend.Backend`.
+    """A TCP backend, whose probe can compare a response; implements `gateway.contracts.backend.Backend`.
 
     Args:
         options: An empty object, because this kind has no options.
         check: The check of the backend.
     """
 
-    def __init__(self, options: EmptyOptions, check: TcpCheck) -> None:
+    def __init__(self, options: EmptyOptions, check: TcpCheckOptions) -> None:
         self.options = options
         self.check = check
         self._send = unescape(check.send or "")
@@ -125,7 +125,7 @@ def _pieces(text: str) -> Iterator[bytes]:
 KIND = BackendKind(
     "tcp",
     EmptyOptions,
-    TcpCheck,
+    TcpCheckOptions,
     TcpBackend,
     schemes=("tcp",),
     default_port=0,

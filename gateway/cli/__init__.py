@@ -35,8 +35,8 @@ _COMMANDS = {
 """For each module, the names of the commands that it defines."""
 
 
-class _Commands(click.Group):
-    """A group of commands that imports the module of a command on use."""
+class _LazyGroup(click.Group):
+    """A group of commands that imports the module of each command on first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
@@ -82,7 +82,7 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) 
         ctx.exit()
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version,
     help="Show the version and exit.",

@@ -41,14 +41,14 @@ def audit(
     Shows where containers store data, what can lose it, and the commands that fix each hazard. Also warns about
     containers that can send from another container's address. Changes nothing.
     """
-    from gateway.app import one_shot_checks  # noqa: PLC0415 - slow to import
+    from gateway.app import one_shot_commands  # noqa: PLC0415 - slow to import
     from gateway.audit.report import Severity  # noqa: PLC0415 - slow to import
     from gateway.audit.sarif import sarif  # noqa: PLC0415 - slow to import
 
     config = configuration(
         file, tunnels, backends, settings, record=False, refuse=False, serves=False, needs_docker=False
     )
-    report, exposures = one_shot_checks.audit(config, mount_table)
+    report, exposures = one_shot_commands.audit(config, mount_table)
     if output == "table":
         _print(report, exposures)
     else:

@@ -1,4 +1,4 @@
-"""Prints the diagnosis in `/api/v1/status`, with the words of the status page."""
+"""Prints the diagnosis from `/api/v1/status`, in the same words as the status page."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from gateway.cli.output import (
     print_wrapped,
 )
 from gateway.ops.diagnosis import MAX_CAUSES
-from gateway.ops.reason_texts import state_name
+from gateway.ops.reason_descriptions import state_name
 
 _COLORS = {"bad": "red", "warning": "yellow"}
 

@@ -28,9 +28,9 @@ def plan(
 
     Also shows the state of each attachment and volume. Changes nothing.
     """
-    from gateway.app import one_shot_checks  # noqa: PLC0415 - slow to import
+    from gateway.app import one_shot_commands  # noqa: PLC0415 - slow to import
 
-    _print(one_shot_checks.plan(configuration(file, tunnels, backends, settings, record=False)), output)
+    _print(one_shot_commands.plan(configuration(file, tunnels, backends, settings, record=False)), output)
 
 
 @click.command()
@@ -43,9 +43,9 @@ def apply(
 
     Exits with 1 if the engine refuses a change.
     """
-    from gateway.app import one_shot_checks  # noqa: PLC0415 - slow to import
+    from gateway.app import one_shot_commands  # noqa: PLC0415 - slow to import
 
-    done, refused = one_shot_checks.apply(configuration(file, tunnels, backends, settings, record=True))
+    done, refused = one_shot_commands.apply(configuration(file, tunnels, backends, settings, record=True))
     _print(done, output)
     for line in refused:
         print_text(line, fg="red", err=True)

@@ -21,7 +21,7 @@ from gateway.cli.output import (
 from gateway.cli.seconds import Seconds
 from gateway.cli.watch import watching
 from gateway.errors import ServiceUnreachableError, UsageError
-from gateway.ops.reason_texts import state_name
+from gateway.ops.reason_descriptions import state_name
 from gateway.ops.service_client import ServiceClient
 
 _WATCH_INTERVAL = 2.0

@@ -1,4 +1,4 @@
-"""Asks for a first configuration, and repeats a question after an invalid answer."""
+"""Asks the questions of `gateway init`, and repeats a question after an invalid answer."""
 
 import contextlib
 import dataclasses

@@ -17,7 +17,7 @@ from gateway.cli.output import format_reason, output_option, print_table, print_
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gateway.app.one_shot_checks import CheckedTarget
+    from gateway.app.one_shot_commands import CheckedTarget
     from gateway.config import Config
 
 _NAGIOS = {"up": 0, "degraded": 1, "down": 2, "blocked": 2}
@@ -106,13 +106,13 @@ def check(
 
     Checks all backends, or those with the given names. Exits with 1 if one is down.
     """
-    from gateway.app import one_shot_checks  # noqa: PLC0415 - slow to import
+    from gateway.app import one_shot_commands  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.ops import logs  # noqa: PLC0415 - slow to import
 
     logs.configure("error", "auto")
     try:
-        checked = one_shot_checks.check(load(config_sources(file, tunnels, backends, settings)), names)
+        checked = one_shot_commands.check(load(config_sources(file, tunnels, backends, settings)), names)
     except ConfigError as error:
         if nagios:
             print_text(f"GATEWAY UNKNOWN - {error.problems[0]}")

@@ -1,4 +1,4 @@
-"""Orders tunnels and backends by severity, and lists the tunnels and ways of a backend. Does no I/O."""
+"""Orders tunnels and backends by severity, and lists the tunnels that lead to a backend. Does no I/O."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Repeats the output of a command, also while the service restarts."""
+"""Repeats the output of a command until Ctrl-C (`--watch`), also while the service restarts."""
 
 import io
 import sys

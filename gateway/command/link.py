@@ -1,4 +1,4 @@
-"""Implements a link through a program. Each target has its own processes."""
+"""Implements a link through an external program, such as a cloud CLI. Each target has its own processes."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from gateway.command.target import CommandContext, CommandTarget, OwnedTasks
 from gateway.contracts.link import LinkStatus, NetworkId, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import CloseReason, TunnelState
-from gateway.contracts.tunnel import Progress
+from gateway.contracts.tunnel import ProgressCallback
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, Reason, TunnelError
 from gateway.measurement import Histogram, Tap
@@ -37,7 +37,7 @@ again."""
 
 @dataclass(frozen=True, kw_only=True)
 class CommandStatus(LinkStatus):
-    """The status of a tunnel through a program.
+    """The status of a tunnel through an external program.
 
     Args:
         processes: Running processes of the program.
@@ -49,7 +49,7 @@ class CommandStatus(LinkStatus):
 
 
 class CommandLink:
-    """A link through a program. It is lost when no target has a process that works. Implements `Link`.
+    """A link through an external program. It is lost when no target has a working process. Implements `Link`.
 
     Args:
         options: The options of the tunnel.
@@ -59,7 +59,7 @@ class CommandLink:
     """
 
     def __init__(
-        self, options: CommandOptions, network: NetworkId, children: TunnelProcesses, progress: Progress
+        self, options: CommandOptions, network: NetworkId, children: TunnelProcesses, progress: ProgressCallback
     ) -> None:
         self._options = options
         self._children = children

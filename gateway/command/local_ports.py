@@ -16,14 +16,15 @@ ESTABLISHED, LISTEN = 0x01, 0x0A
 
 @dataclass
 class LocalPort:
-    """The state of one local port: its listeners, and the connections and data that wait.
+    """The state of one local port: its listening sockets, and the connections and bytes that wait for the program.
 
     Args:
         owners: The user IDs that own the listening sockets.
         listeners: The inodes of the listening sockets.
-        backlog: Number of connections that were not accepted.
-        unread: Number of bytes that were received and not read, for the client port of each accepted connection.
-        pending: The ports of the clients whose connections were not accepted.
+        backlog: Number of connections that the program has not accepted yet.
+        unread: The number of bytes that the program has not read yet, for each accepted connection. The key is the
+            port of the connection's client.
+        pending: The client ports of the connections that the program has not accepted yet.
     """
 
     owners: set[int] = field(default_factory=set)
@@ -34,18 +35,17 @@ class LocalPort:
 
     @property
     def has_waiting_clients(self) -> bool:
-        """Whether clients wait for the program: a connection is not accepted, or every connection has unread data.
+        """Whether a connection waits to be accepted, or all accepted connections have unread data.
 
-        True if at least one connection waits to be accepted. Also true if all accepted connections have unread data.
-        False if only some of them have unread data, because the program can be waiting for the targets of these
-        connections.
+        If only some connections have unread data, the program can be waiting for the targets of these connections, so
+        the value is False.
         """
         return self.backlog > 0 or (bool(self.unread) and all(self.unread.values()))
 
     def has_progress_since(self, earlier: "LocalPort") -> bool:
-        """Return whether the program has read data or accepted a connection.
+        """Return whether the program has read data or accepted a connection since an earlier state.
 
-        If a connection with unread data has ended, this is not progress: its client can have reset it.
+        The end of a connection with unread data does not count, because its client can have reset the connection.
 
         Args:
             earlier: An earlier state of the same port.
@@ -55,13 +55,13 @@ class LocalPort:
 
 
 def read_local_ports(ports: Mapping[int, str]) -> dict[int, LocalPort]:
-    """Return the sockets of local ports, from `/proc/net/tcp` and `/proc/net/tcp6` (proc_pid_net(5)).
+    """Return the state of local ports, from `/proc/net/tcp` and `/proc/net/tcp6` (proc_pid_net(5)).
 
-    Other users can listen on the same port of another address, for example of 127.0.0.2. These sockets are ignored.
-    Blocks: on a host with many connections, the tables are large.
+    Ignores sockets on other loopback addresses, for example 127.0.0.2, because any user can listen there on the same
+    port. Blocks: on a host with many connections, the tables are large.
 
     Args:
-        ports: The TCP ports, and the address that clients dial: 127.0.0.1 or ::1.
+        ports: The address that clients dial (127.0.0.1 or ::1), by TCP port.
 
     Raises:
         OSError: A table cannot be read.
@@ -69,7 +69,8 @@ def read_local_ports(ports: Mapping[int, str]) -> dict[int, LocalPort]:
     found = {port: LocalPort() for port in ports}
     best = dict.fromkeys(ports, len(_WILDCARDS) + 1)
     choice = "|".join(f"{port:04X}" for port in ports)
-    # Address and port, the same of the client, state, queues, timer, retransmissions, user ID, timeout, inode.
+    # Columns: local address and port, remote address and port, state, send and receive queue, timer,
+    # retransmissions, user ID, timeout, inode.
     row = re.compile(
         rf"^ *\d+: ([\dA-F]+):({choice}) [\dA-F]+:([\dA-F]+) ([\dA-F]+) [\dA-F]+:([\dA-F]+)"
         r" \S+ \S+ +(\d+) +\d+ (\d+)",
@@ -87,7 +88,7 @@ def read_local_ports(ports: Mapping[int, str]) -> dict[int, LocalPort]:
             if int(state, 16) == LISTEN:
                 if rank > best[number]:
                     continue
-                if rank < best[number]:  # the kernel prefers this listener
+                if rank < best[number]:  # the kernel prefers this listener to those found before
                     best[number] = rank
                     port.owners, port.listeners, port.backlog = set(), set(), 0
                 port.owners.add(int(owner))
@@ -102,10 +103,11 @@ def read_local_ports(ports: Mapping[int, str]) -> dict[int, LocalPort]:
 
 @functools.cache
 def _ranks(host: str) -> Mapping[str, int]:
-    """Return the addresses that can accept a connection to `host`, as in the tables, with 0 for the most specific.
+    """Return the listener addresses that accept connections to `host`, each with a rank; 0 is the most specific.
 
-    The kernel passes a connection to the listener with the most specific address. A listener on `::` that coexists
-    with one on 0.0.0.0 accepts only IPv6 (IPV6_V6ONLY in ipv6(7)).
+    The addresses have the format of the kernel's tables, see `_hex`. The kernel passes a connection to the listener
+    with the most specific address. A listener on `::` that coexists with one on 0.0.0.0 accepts only IPv6
+    (IPV6_V6ONLY in ipv6(7)).
     """
     exact = ("127.0.0.1", "::ffff:127.0.0.1") if host == "127.0.0.1" else (host,)
     wildcards = _WILDCARDS if host == "127.0.0.1" else _WILDCARDS[1:]
@@ -113,6 +115,6 @@ def _ranks(host: str) -> Mapping[str, int]:
 
 
 def _hex(address: str) -> str:
-    """Return an address as in the tables: 32-bit words in the byte order of the host."""
+    """Return an address in the format of the kernel's tables: hexadecimal 32-bit words in the host's byte order."""
     packed = ipaddress.ip_address(address).packed
     return "".join(f"{word:08X}" for word in struct.unpack(f"={len(packed) // 4}I", packed))

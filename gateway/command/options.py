@@ -1,4 +1,4 @@
-"""Defines the configuration keys of tunnels through programs."""
+"""Defines the configuration keys of tunnels of kind `command`, which use an external program."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,7 +12,7 @@ _PLACEHOLDERS = {"port": ("host", "port", "local_port"), "stdio": ("host", "port
 
 @dataclass(frozen=True)
 class CommandOptions:
-    """A program that connects to targets.
+    """The keys of a tunnel of kind `command`: the program that connects to targets, and its time limits.
 
     Args:
         command: The program and its arguments. It runs without a shell. `{host}` and `{port}` are replaced by the
@@ -23,13 +23,13 @@ class CommandOptions:
             TZ and the locale.
         login_exit_codes: Exit codes with which the program reports that its login failed. The tunnel is then
             quarantined.
-        start_timeout: Time limit until the program listens (`port`). The file system must find the program within
-            half of this time.
-        suspect: Time in which the program does not read, accept or answer, although data waits on each connection,
-            after which new clients use another process (`port`).
-        lost: Time in which the program does not read, accept or answer, although data waits on each connection, after
-            which the process is killed. Its clients are reset. A process that still accepts new connections (`port`)
-            is not killed.
+        start_timeout: Time limit until the program listens (with `mode: port`). The lookup of the program in the file
+            system may take half of this time.
+        suspect: If the program does not read, accept or respond for this time, although data waits on each
+            connection, new clients use another process (with `mode: port`).
+        lost: If the program does not read, accept or respond for this time, although data waits on each connection,
+            the gateway kills the process and resets its clients. With `mode: port`, it does not kill a process that
+            still accepts new connections.
     """
 
     command: tuple[str, ...]

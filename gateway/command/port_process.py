@@ -32,7 +32,7 @@ _MIN_ACCEPT_POLL, _MAX_ACCEPT_POLL = 0.005, 0.2
 
 
 class NotAcceptedError(Exception):
-    """A process of a program has not accepted a connection."""
+    """The program has not accepted a connection to its local port. The client can use another process."""
 
 
 class PortProcess:
@@ -57,9 +57,9 @@ class PortProcess:
         self.last_dial = self.last_received
         """Monotonic time of the last connection, in seconds."""
         self.suspect = False
-        """Whether new clients use another process, because data waits for this process, but it does not answer."""
+        """Whether the process does not respond although data waits for it. New clients then use another process."""
         self.retired = False
-        """Whether the process stops, because another one has replaced it and it has no more clients."""
+        """Whether the process is being stopped, because another one has replaced it and it has no more clients."""
         self._silence = SilenceTimer()
         self._last_read = self.last_received
         """Monotonic time at which the process was last observed to have read data or accepted a connection."""
@@ -68,8 +68,8 @@ class PortProcess:
         self._command = command
         self._options = options
         self._first: Stream | None = None
-        """The connection that showed that the process listens or accepts. It is the next connection to the target:
-        without data, it would count as an aborted login there."""
+        """The connection of `wait_ready` or `accepts`. The next client uses it, because a database can count a
+        connection that closes without data as an aborted login."""
 
     @property
     def name(self) -> str:
@@ -77,10 +77,11 @@ class PortProcess:
         return Path(self._command[0]).name
 
     async def wait_ready(self) -> None:
-        """Connect to the local port until the process accepts a connection.
+        """Try to connect to the local port until the process listens. Keep the connection for the first client.
 
         Raises:
-            TunnelError: The process has exited, does not listen within `start_timeout`, or another process listens.
+            TunnelError: The process has exited or does not listen within `start_timeout`, or another process listens
+                on the port.
         """
         limit = self._options.start_timeout
         try:
@@ -103,8 +104,8 @@ class PortProcess:
         """Return a new connection to the target. The caller owns it.
 
         Raises:
-            NotAcceptedError: The process is suspect, so that another process must be used.
-            TunnelError: The process has exited, or another user listens.
+            NotAcceptedError: The process is suspect. The caller must use another process.
+            TunnelError: The process has exited, or another user listens on the port.
             DialError: The process does not listen.
         """
         await self._check_running()
@@ -120,7 +121,7 @@ class PortProcess:
     async def accepts(self, seconds: float) -> bool:
         """Return whether the process accepts a new connection, although it is suspect.
 
-        The connection is then the next one to the target.
+        If it does, the process is no longer suspect, and the next client uses this connection.
 
         Args:
             seconds: Time limit.
@@ -139,21 +140,23 @@ class PortProcess:
 
     @property
     def has_unused(self) -> bool:
-        """Whether an open connection waits for the next client."""
+        """Whether the connection of `wait_ready` or `accepts` still waits for a client."""
         return self._first is not None
 
     def close_unused(self, now: float = inf) -> None:
-        """Close the connection of `wait_ready` or `accepts` if no client has used it within five seconds.
+        """Close the connection that `wait_ready` or `accepts` opened, if no client has used it within five seconds.
 
         Args:
-            now: Monotonic time in seconds.
+            now: Monotonic time in seconds. The default closes the connection regardless of its age.
         """
         if self._first is not None and now - self.last_dial > _FIRST_TIMEOUT:
             reset(self._first)
             self._first = None
 
     def update_silence(self, sockets: LocalPort, now: float) -> float:
-        """Return for how many seconds the process has neither read data nor accepted a connection nor answered.
+        """Return the number of seconds since the process last read data, accepted a connection or sent a response.
+
+        Returns 0 while no client waits for the process.
 
         Args:
             sockets: The sockets of the local port.
@@ -173,11 +176,13 @@ class PortProcess:
         return sock
 
     async def _wait_accepted(self, sock: Stream, *, leave: bool) -> None:
-        """Wait until the process has accepted a connection, because the kernel connects even if the process hangs.
+        """Wait until the process has accepted a connection.
+
+        The kernel completes connections even for a process that hangs, so the connection alone proves nothing.
 
         Args:
-            sock: The connection; it is reset after an error.
-            leave: Whether to raise `NotAcceptedError` when the process is suspect.
+            sock: The connection. It is reset if this method raises.
+            leave: Whether to raise `NotAcceptedError` as soon as the process is suspect.
         """
         pause = _MIN_ACCEPT_POLL
         try:
@@ -193,13 +198,13 @@ class PortProcess:
             raise
 
     async def _read_sockets(self, client: int = 0) -> LocalPort:
-        """Return the sockets of the local port.
+        """Return the state of the local port; an empty state if the kernel's tables cannot be read.
 
         Args:
-            client: If not 0, return only the listener and the connection from this port.
+            client: If not 0, include only the listener and the connection from this client port.
 
         Raises:
-            TunnelError: Another user listens. Any user can take the port while the process does not listen.
+            TunnelError: Another user listens on the port. Any user can do so while the process does not listen.
         """
         try:
             if client:
@@ -207,28 +212,30 @@ class PortProcess:
             else:
                 sockets = (await asyncio.to_thread(read_local_ports, {self.port: self.host}))[self.port]
         except OSError as error:
-            log.debug("cannot find out whether a program accepts connections: %s", error)
+            log.debug("cannot read the sockets of a program's local port: %s", error)
             return LocalPort()
         others = sockets.owners - {os.geteuid()}
         if others:
-            detail = f"port {self.port} of this host belongs to another user (uid {others.pop()})"
+            detail = f"another user (uid {others.pop()}) listens on the program's local port {self.port}"
             raise TunnelError(Reason.PERMISSION, detail)
         return sockets
 
     async def _check_listeners(self) -> None:
-        """Raise `TunnelError` if a process outside the session of the program listens on the port.
+        """Raise `TunnelError` if a process outside the program's session (setsid(2)) listens on the port.
 
-        Another program of the same user can take the port before this program listens, and leads to another target.
+        Another program of the same user can bind the port before this program does. Its connections would lead to
+        another target.
         """
         before = await self._read_sockets()
         own = await asyncio.to_thread(session_sockets, self.child.pid)
         if own is None or before.listeners <= own:
             return
-        after = await self._read_sockets()  # the program can have closed its socket after it accepted a connection
+        after = await self._read_sockets()  # excludes listeners that the program has closed since the first call
         if (before.listeners - own) & after.listeners:
-            await self.child.exits_within(EXIT_DELAY)  # its error explains more
+            await self.child.exits_within(EXIT_DELAY)  # the error of a failed program is more specific
             await self._check_running()
-            raise TunnelError(Reason.PERMISSION, f"port {self.port} of this host belongs to another program")
+            detail = f"another program listens on the local port {self.port} of {self.name}"
+            raise TunnelError(Reason.PERMISSION, detail)
 
     def _check_answering(self) -> None:
         if self.suspect:

@@ -1,6 +1,6 @@
 """Chooses local ports for programs. A port is reserved until its program has exited.
 
-A program listens some time after its port was chosen. Meanwhile the kernel can return the same port again.
+Without a reservation, the kernel could return the same port again before the first program listens on it.
 """
 
 import socket
@@ -10,7 +10,7 @@ _reserved: set[int] = set()
 
 
 def reserve_port() -> int:
-    """Reserve a TCP port of the loopback interface that no socket uses. The caller calls `release_port`.
+    """Reserve and return an unused TCP port of the loopback interface. The caller must call `release_port`.
 
     Raises:
         OSError: There is no free port or no free file descriptor.
@@ -24,5 +24,5 @@ def reserve_port() -> int:
 
 
 def release_port(port: int) -> None:
-    """Release a port, if it is reserved."""
+    """End the reservation of a port. Does nothing if the port is not reserved."""
     _reserved.discard(port)

@@ -14,12 +14,12 @@ from gateway.relay.sockets import reset
 
 _CHUNK = 64 * 1024
 _EXIT_DELAY = 0.3
-"""Seconds to wait for the exit of the process after the end of a connection. If a process is killed, the kernel ends
-its connections as if they were complete."""
+"""Seconds to wait for the exit of the process after the end of a connection. If a process is killed, the kernel
+closes its connections normally, so only the exit shows that the data is incomplete."""
 
 
 class PortStream:
-    """A connection to the local port of a program. Implements `gateway.relay.stream_bridge.FarStream`.
+    """A connection to a program's local port; implements `gateway.relay.stream_bridge.BridgedStream`.
 
     Args:
         sock: The connected, non-blocking socket. The stream owns it.
@@ -35,17 +35,17 @@ class PortStream:
         self._loop = asyncio.get_running_loop()
 
     def limit_unsent(self) -> None:
-        """Do nothing: a program on this host reads the data."""
+        """Do nothing, because the socket leads to a program on this host and needs no smaller send buffer."""
 
     @property
     def was_reset(self) -> bool:
-        """Whether the connection failed."""
+        """Whether the connection was reset or has failed."""
         poller = select.poll()
         poller.register(self._sock, 0)  # an empty mask reports only errors (poll(2))
         return any(event & select.POLLERR for _, event in poller.poll(0))
 
     async def read(self) -> bytes:
-        """Wait for data; return no bytes if the program has ended its direction.
+        """Wait for data. Return empty bytes if the program has shut down its sending direction but still runs.
 
         Raises:
             OSError: The connection failed, or the process has exited.
@@ -66,11 +66,11 @@ class PortStream:
         await self._loop.sock_sendall(self._sock, data)
 
     async def end(self) -> None:
-        """End the direction to the program."""
+        """Shut down the direction to the program (`SHUT_WR`). The program can still send data."""
         self._sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Close the connection. The program still receives all sent data."""
+        """Close the connection, after the program has received all sent data. Returns immediately."""
         self._process.connections -= 1
         lingering_closer().close_later(self._sock, reset_after=False)
 

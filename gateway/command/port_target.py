@@ -20,22 +20,22 @@ log = logging.getLogger(__name__)
 class PortTarget:
     """Connects to one target through processes that listen on a port; implements `CommandTarget`.
 
-    Usually there is one process. If it does not answer, another one is started for new clients, and the first one has
-    time to recover.
+    Usually, one process serves all clients. If this process stops responding, another process is started for new
+    clients, and the first one keeps its clients until it recovers or is killed.
 
     Args:
         to: The target.
-        context: What the targets of the link share.
+        context: The options and helpers that all targets of the link share.
     """
 
     def __init__(self, to: Endpoint, context: CommandContext) -> None:
         self._to = to
         self._context = context
         self._processes: list[PortProcess] = []
-        """The processes that have listened and have not exited, newest last."""
+        """The processes that accepted a connection after their start and have not exited, newest last."""
         self._starting: asyncio.Task[PortProcess] | None = None
         self._trials: set[PortProcess] = set()
-        """The silent processes that are about to be killed, unless they accept a connection."""
+        """The processes that `_try` currently tests. If they do not accept a connection, they are killed."""
         self._retry = RetryPause()
         self._tasks = OwnedTasks()
 
@@ -78,7 +78,7 @@ class PortTarget:
         return {each.port: each.host for each in self._processes if each.connections or now - each.last_dial < lost}
 
     def check(self, now: float, ports: Mapping[int, LocalPort]) -> None:
-        """Start another process if the newest one does not answer. See `CommandTarget`."""
+        """Start another process if no process responds, and kill processes that stay silent. See `CommandTarget`."""
         options = self._context.options
         for process in self._processes:
             process.close_unused(now)
@@ -105,7 +105,10 @@ class PortTarget:
                 self._context.children.end_later(process.child)
 
     async def _try(self, process: PortProcess) -> None:
-        """Kill a silent process, unless it accepts a connection: then its target can be what does not read."""
+        """Kill a silent process, unless it accepts a connection.
+
+        If it accepts one, it might be silent only because its target does not read.
+        """
         try:
             accepts = await process.accepts(self._context.options.suspect)
         finally:
@@ -114,7 +117,7 @@ class PortTarget:
             process.close_unused()
         elif not accepts:
             log.warning(
-                "program does not answer and is killed",
+                "program does not respond and is killed",
                 extra={"program": process.name, "target": str(self._to), "seconds": self._context.options.lost},
             )
             process.child.kill()
@@ -129,7 +132,7 @@ class PortTarget:
         """Return a process that accepts connections; start one if there is none.
 
         Raises:
-            TunnelError: The process does not work, or the pause after a failure is not over.
+            TunnelError: The process failed to start, or the delay after a failure has not passed.
         """
         usable = self._usable()
         if usable is not None:
@@ -137,7 +140,7 @@ class PortTarget:
         if self._starting is None:
             self._retry.check()
             self._start()
-        # If a check times out meanwhile, the program continues to start.
+        # Shield the start: it continues even if the caller, such as a check with a timeout, is cancelled.
         return await asyncio.shield(self._starting)  # type: ignore[arg-type]
 
     def _start(self) -> None:
@@ -172,7 +175,7 @@ class PortTarget:
             self._starting = None
 
     async def _wait(self, process: PortProcess, command: tuple[str, ...]) -> None:
-        """Wait for the exit of a process, which always is a failure."""
+        """Wait until a process exits, and remove it. Every exit counts as a failure, regardless of the exit code."""
         started = time.monotonic()
         try:
             await process.child.wait()

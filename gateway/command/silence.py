@@ -1,6 +1,6 @@
 """Measures for how long a program has made no progress, although a client waits for it. Does no I/O.
 
-A program that waits for its network also reads no data, so a short time is not a failure.
+A short time without progress is not a failure, because a program that waits for its network does not read data.
 """
 
 
@@ -11,11 +11,11 @@ class SilenceTimer:
         self._since: float | None = None
 
     def update(self, now: float, last_progress: float, *, waits: bool) -> float:
-        """Return for how many seconds a client has waited for the program without any progress.
+        """Return the number of seconds for which a client has waited without progress; 0 if no client waits.
 
         Args:
             now: The current time.
-            last_progress: The last time at which the program read, sent, or accepted something.
+            last_progress: The time at which the program last read data, sent data, or accepted a connection.
             waits: Whether a client waits for the program.
         """
         if not waits:

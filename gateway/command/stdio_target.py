@@ -17,20 +17,20 @@ from gateway.processes.stdio_stream import EXIT_DELAY, StdioStream
 log = logging.getLogger(__name__)
 
 _TRIAL = 1.0
-"""Seconds for which the first connection to a target waits for output or the exit of the program. A program that is
-still silent after this time probably waits for the client."""
+"""Seconds for which a trial of a connection waits for output or the exit of the program. A program that is still
+silent after this time probably waits for the client, so the trial succeeds."""
 _TRIAL_AFTER_LOSS = 3.0
-"""The same after the tunnel was lost, because the program has failed before."""
+"""Like `_TRIAL`, but for the first connection of a new link, because the program may have failed before."""
 _SPARE_TIMEOUT = 5.0
-"""Seconds for which the connection of a trial waits for a client."""
+"""Seconds for which the connection of a trial waits for a client before it is closed."""
 
 
 class StdioTarget:
-    """Connects to one target through a process for each connection; implements `CommandTarget`.
+    """Starts one process for each connection to a target; implements `CommandTarget`.
 
     Args:
         to: The target.
-        context: What the targets of the link share.
+        context: The options and helpers that all targets of the link share.
     """
 
     def __init__(self, to: Endpoint, context: CommandContext) -> None:
@@ -39,10 +39,11 @@ class StdioTarget:
         self._streams: dict[StdioStream, SilenceTimer] = {}
         """The streams of the running processes."""
         self._spare: tuple[StdioStream, float] | None = None
-        """The connection of a trial, which the next client uses, and its monotonic start time in seconds."""
+        """The connection of a successful trial, which the next client uses, and the monotonic time, in seconds, at
+        which the trial ended."""
         self._trial: asyncio.Task[None] | None = None
         self._has_worked = False
-        """Whether the last connection has worked."""
+        """Whether the last connection worked. If not, the next one starts with a trial."""
         self._retry = RetryPause()
         self._tasks = OwnedTasks()
 
@@ -54,12 +55,12 @@ class StdioTarget:
     @property
     def has_failed(self) -> bool:
         """See `CommandTarget`."""
-        # A program that runs can serve its client without output so far, for example during an upload.
+        # A running program without output can still serve its client, for example during an upload.
         return self.failure is not None and not self._streams
 
     @property
     def is_suspect(self) -> bool:
-        """Always False, because another connection uses another process. See `CommandTarget`."""
+        """Always False, because each new connection starts its own process. See `CommandTarget`."""
         return False
 
     @property
@@ -85,14 +86,14 @@ class StdioTarget:
         return {}
 
     def check(self, now: float, ports: Mapping[int, LocalPort]) -> None:
-        """Kill each process that has not answered for `lost`. See `CommandTarget`."""
+        """Kill each process that has not responded to its client for `lost`. See `CommandTarget`."""
         del ports
         self._close_unused(now)
         for stream, timer in self._streams.items():
             silence = timer.update(now, stream.last_progress(now), waits=stream.unread > 0)
             if silence >= self._context.options.lost:
                 log.warning(
-                    "program does not answer and is killed",
+                    "program does not respond and is killed",
                     extra={"program": self._context.name, "target": str(self._to), "seconds": round(silence)},
                 )
                 stream.child.kill()
@@ -106,7 +107,7 @@ class StdioTarget:
         """Close the connection of a trial if its process has exited, or if no client has used it for five seconds.
 
         Args:
-            now: Monotonic time in seconds.
+            now: Monotonic time in seconds. The default closes the connection regardless of its age.
         """
         if self._spare is None:
             return
@@ -116,11 +117,18 @@ class StdioTarget:
             self._spare = None
 
     async def _try_once(self, seconds: float) -> None:
-        """Run the trial of a connection, which the next client then uses. Join a trial that is in progress."""
+        """Open a connection for the next client, and check it. If such a trial is in progress, wait for its result.
+
+        Args:
+            seconds: Seconds to wait for output or the exit of the program, see `_TRIAL`.
+
+        Raises:
+            TunnelError: The program failed, or the delay after a failure has not passed.
+        """
         if self._trial is None:
             self._retry.check()
             self._trial = self._tasks.start(self._run_trial(seconds))
-        # If a check times out meanwhile, the trial continues.
+        # Shield the trial: it continues even if the caller, such as a check with a timeout, is cancelled.
         await asyncio.shield(self._trial)
 
     async def _run_trial(self, seconds: float) -> None:
@@ -139,7 +147,7 @@ class StdioTarget:
             self._trial = None
 
     async def _check_trial(self, stream: StdioStream, seconds: float) -> None:
-        """Raise `TunnelError` if a program exits without output within a number of seconds."""
+        """Wait for output of the program for at most `seconds`. Raise `TunnelError` if it exits without output."""
         try:
             async with asyncio.timeout(seconds):
                 await stream.wait_readable()
@@ -166,9 +174,10 @@ class StdioTarget:
         return stream
 
     async def _wait(self, stream: StdioStream) -> None:
-        """Wait for the exit of a process. If it has printed nothing and failed, the target has failed.
+        """Wait until a process exits. If it failed without output, record a failure of the target.
 
-        Some programs also fail if the client ends its direction early. Then the next connection starts with a trial.
+        A program can also fail because its client ended the connection early. In this case, the cause is unknown, and
+        the next connection starts with a trial.
         """
         code = await stream.child.wait()
         if self._streams.pop(stream, None) is None:

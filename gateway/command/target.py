@@ -1,4 +1,4 @@
-"""Defines what both modes share: the interface of a target, its command, and the pause after a failure."""
+"""Defines the interface of targets and the delay after a failure, for both modes `port` and `stdio`."""
 
 import asyncio
 import time
@@ -17,10 +17,10 @@ from gateway.processes.output_log import OutputLog
 from gateway.processes.program_lookup import LookupTimeoutError, look_up_program
 from gateway.processes.programs import environment_of_user, fill_placeholders
 from gateway.processes.tunnel_processes import TunnelProcesses
-from gateway.relay.stream_bridge import FarStream
+from gateway.relay.stream_bridge import BridgedStream
 
 _FATAL_RETRY = 60.0
-"""Seconds between a failed login and the next attempt."""
+"""Seconds between a fatal failure, such as a failed login, and the next attempt."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class CommandContext:
     Args:
         options: The options of the tunnel.
         children: Owns the child processes.
-        output: Logs what the program prints.
-        on_change: Called when a process has failed.
+        output: Logs the output of the program.
+        on_change: Called after a process failed or exited.
     """
 
     options: CommandOptions
@@ -50,15 +50,15 @@ class CommandContext:
         return environment_of_user(self.options.environment)
 
     async def command(self, to: Endpoint, local_port: int = 0) -> tuple[tuple[str, ...], str]:
-        """Return the command for a target, and the path of the file to execute.
+        """Return the command line for a target, and the path of the file to execute.
 
         Args:
             to: The target.
-            local_port: The port on which the program listens.
+            local_port: The port on which the program must listen; 0 in mode `stdio`.
 
         Raises:
-            TunnelError: The program does not exist, or another user can change it (fatal); or the file system does
-                not answer within half of `start_timeout`. The other half is for the start.
+            TunnelError: The program does not exist, or another user can change it (both are fatal). Or the lookup
+                takes more than half of `start_timeout`, which leaves the other half for the start.
         """
         template = self.options.command
         try:
@@ -79,34 +79,43 @@ class CommandTarget(Protocol):
 
     @property
     def has_failed(self) -> bool:
-        """Whether the last attempt failed and no process works."""
+        """Whether the last attempt failed and no process is running."""
 
     @property
     def is_suspect(self) -> bool:
-        """Whether each process that works does not answer."""
+        """Whether processes are running, but none of them responds."""
 
     @property
     def failure(self) -> TunnelError | None:
-        """The last failure; None after a success."""
+        """The last failure; None if the last attempt succeeded."""
 
     @property
     def has_clients(self) -> bool:
-        """Whether a connection is open or starts."""
+        """Whether a connection is open or is being opened."""
 
     async def start(self) -> None:
-        """Start a process. Raises `TunnelError` if it does not work."""
+        """Start a process, and wait until it works. Raises `TunnelError` if it fails."""
 
-    async def connect(self) -> FarStream:
-        """Return a new connection. Raises `TunnelError` or `DialError`."""
+    async def connect(self) -> BridgedStream:
+        """Return a new connection to the target, which the caller owns. Raises `TunnelError` or `DialError`."""
 
     def local_ports(self, now: float) -> dict[int, str]:
-        """Return the local ports on which data can wait for a process, with the address that the gateway dials."""
+        """Return the local ports whose state `check` needs: the address that the gateway dials, by port.
+
+        Args:
+            now: Monotonic time in seconds.
+        """
 
     def check(self, now: float, ports: Mapping[int, LocalPort]) -> None:
-        """Decide what to do about processes that do not answer."""
+        """Replace or kill processes that do not respond. The link calls this method periodically.
+
+        Args:
+            now: Monotonic time in seconds.
+            ports: The state of the ports from `local_ports`.
+        """
 
     async def close(self) -> None:
-        """Stop all tasks. The processes without clients end; the owner of the child processes stops the others."""
+        """Stop all tasks, and end processes without clients. The owner of the child processes stops the others."""
 
 
 class RetryPause:
@@ -118,7 +127,7 @@ class RetryPause:
         self._retry_at = 0.0
 
     def started(self) -> None:
-        """Allow the next attempt immediately. The backoff keeps its count of failures."""
+        """Allow the next attempt immediately. The count of failures remains: the next failure extends the backoff."""
         self.failure = None
 
     def delivered(self) -> None:
@@ -126,34 +135,34 @@ class RetryPause:
         self.failure, self._backoff = None, Backoff(RECONNECT)
 
     def ended(self, lasted: float) -> None:
-        """Reduce the count of failures after the end of a process that worked for `lasted` seconds."""
+        """Reduce the count of failures after a process that had worked for `lasted` seconds exited."""
         self._backoff.succeeded(lasted)
 
     def failed(self, error: TunnelError) -> None:
-        """Store a failure, and start the pause."""
+        """Store a failure, and start the delay before the next attempt."""
         pause = self._backoff.next()
         self.failure, self._retry_at = error, time.monotonic() + (_FATAL_RETRY if error.fatal else pause)
 
     @property
     def is_over(self) -> bool:
-        """Whether the next attempt is allowed."""
+        """Whether the delay has passed, so that the next attempt is allowed."""
         return self.failure is None or time.monotonic() >= self._retry_at
 
     def check(self) -> None:
-        """Raise the last failure during the pause."""
+        """Raise the last failure again if the delay has not passed."""
         if self.failure is not None and not self.is_over:
-            # A new object, because each `raise` adds to the traceback of the object.
+            # Raise a copy: each `raise` of the same exception would extend its traceback.
             raise TunnelError(self.failure.reason, self.failure.detail, fatal=self.failure.fatal)
 
 
 class OwnedTasks:
-    """Runs tasks that end with their owner."""
+    """Runs background tasks, and cancels them when their owner closes."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self, job: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Run a job in a task. The owner handles the errors of the job."""
+        """Run a coroutine in a task, and return the task, which the caller can await. Exceptions are not logged."""
         task = asyncio.create_task(job)
         self._tasks.add(task)
         task.add_done_callback(self._on_done)
@@ -162,10 +171,10 @@ class OwnedTasks:
     def _on_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # mark it as retrieved, because possibly no task waits for it
+            task.exception()  # retrieve it: otherwise, asyncio logs the exception if no caller awaits the task
 
     async def close(self) -> None:
-        """Cancel the tasks and wait for them."""
+        """Cancel the tasks, and wait until they have ended."""
         while self._tasks:
             for task in self._tasks:
                 task.cancel()

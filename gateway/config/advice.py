@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from gateway.backend_support.login_options import LoginCheckOptions
 from gateway.config.model import Config
 from gateway.config.strict_mode import weaknesses
-from gateway.docker.peers.keys import NOT_SUPPORTED, SUPPORTED
+from gateway.docker.peers.tls_contexts import NOT_SUPPORTED, SUPPORTED
 from gateway.relay.resolver import is_address
 
 
@@ -28,9 +28,10 @@ def _peers(config: Config) -> Iterator[str]:
 
 
 def _resolvers(config: Config) -> Iterator[str]:
-    """Yield a warning for each target or tunnel server that is a name, and that tunnels of several kinds reach.
+    """Yield a warning for each host name that is reached through tunnels of several kinds.
 
-    The kind of the tunnel decides which name servers resolve the name. The answers can differ.
+    Each kind of tunnel uses other name servers. Their responses can differ, so that one name leads to different
+    hosts.
     """
     for name, spec in config.backends.items():
         for at, target in enumerate(spec.targets):
@@ -46,8 +47,8 @@ def _several_resolvers(config: Config, key: str, via: Iterable[str], host: str) 
     if len(kinds) > 1 and not is_address(host):
         ways = " and ".join(f"{way} ({kind})" for kind, way in kinds.items())
         yield (
-            f"{_at(config, key)}: {ways} resolve {host} with different name servers, so it can be two hosts: use its"
-            " IP address"
+            f"{_at(config, key)}: {ways} resolve {host} with different name servers, so the name can lead to"
+            " different hosts: use its IP address"
         )
 
 
@@ -69,12 +70,12 @@ def _no_effect(config: Config) -> Iterator[str]:
 
 
 def _at(config: Config, key: str) -> str:
-    """Return a key, after its place if the place is known."""
+    """Return `PLACE: KEY` for the start of a warning; only the key if its place is not known."""
     return ": ".join(filter(None, (config.places.get(key), key)))
 
 
 def _grants_without_label(config: Config) -> Iterator[str]:
-    """In strict mode, yield a warning for each granted backend without a label: such a grant has no effect."""
+    """In strict mode, yield a warning for each granted backend without `allow.label`: its grants have no effect."""
     if config.docker is None or not config.gateway.strict:
         return
     granted = {name for grant in config.docker.grants for name in grant.backends}
@@ -87,7 +88,7 @@ def _grants_without_label(config: Config) -> Iterator[str]:
 
 
 def _of_kinds(config: Config) -> Iterator[str]:
-    """Yield the warnings of each configured kind about its tunnels or backends."""
+    """Yield the warnings that the modules of the configured kinds give about their tunnels and backends."""
     for name, tunnel in config.tunnels.items():
         for warning in tunnel.kind.advice(tunnel.options):
             key, _, message = warning.partition(": ")

@@ -25,7 +25,7 @@ from gateway.docker.options import DockerOptions
 
 
 def build(root: ParsedMapping, decoder: Decoder) -> Config:
-    """Return the configuration without its invalid parts. Add a problem for each invalid part to the decoder."""
+    """Build the configuration from the valid parts of the tree. Add a problem to `decoder` for each invalid part."""
     decoder.check_keys(root, "", [*SECTIONS, "tunnels", "backends", "docker"])
     sections = {
         name: decoder.record(root.entries[name][1], cls, name) if name in root.entries else cls()
@@ -144,7 +144,10 @@ def _backend(name: str, table: ParsedMapping, decoder: Decoder) -> BackendSpec |
 def _targets(
     table: ParsedMapping, common: CommonBackendOptions, kind: BackendKind, key: str, decoder: Decoder
 ) -> dict[Endpoint, tuple[str, ...] | None] | None:
-    """Return the targets, each with its own tunnels if it has some; None after adding a problem."""
+    """Return the `via` of each target, or None for a target that uses the `via` of the backend.
+
+    If a target is invalid, add a problem and return None.
+    """
     place = table.entries["targets"][1].place
     found: dict[Endpoint, tuple[str, ...] | None] = {}
     for item in common.targets:

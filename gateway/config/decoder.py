@@ -129,7 +129,7 @@ class Decoder:
             return INVALID
 
     def table(self, tree: Tree, key: str) -> ParsedMapping | None:
-        """Return the tree as a mapping; an absent value is an empty mapping. Return None after adding a problem."""
+        """Return the tree as a mapping, which is empty for an absent value. Otherwise, add a problem, return None."""
         if isinstance(tree, ParsedMapping):
             return tree
         if isinstance(tree, ParsedScalar) and tree.text is None:
@@ -138,7 +138,7 @@ class Decoder:
         return None
 
     def check_keys(self, table: ParsedMapping, key: str, known: Iterable[str]) -> None:
-        """Add a problem for each key that is not in `known`, with the most similar known key."""
+        """Add a problem for each key that is not in `known`. The message suggests the most similar known key."""
         names = list(known)
         for name, (place, _) in table.entries.items():
             if name not in names:
@@ -207,10 +207,12 @@ class Decoder:
 
 
 def at_key(places: Mapping[str, str], place: str, key: str, message: str) -> Problem:
-    """Return a problem at the key with which the message begins; without such a key, at the mapping.
+    """Return a problem whose place and key are those of the key at the start of the message.
+
+    If the message does not start with a present key, the problem has the place and the key of the mapping.
 
     Args:
-        places: The place of each key.
+        places: The place of each key, by dotted key.
         place: The place of the mapping.
         key: The dotted key of the mapping.
         message: `KEY: MESSAGE` for a key of the mapping, or a message about the whole mapping.
@@ -222,7 +224,10 @@ def at_key(places: Mapping[str, str], place: str, key: str, message: str) -> Pro
 
 
 def _alternative(tree: Tree, arguments: tuple[Any, ...]) -> Any:
-    """Return the types of a union that match the tree: dataclasses for a mapping, other types for a single value."""
+    """Return a union without the types that cannot match the tree.
+
+    A mapping matches only dataclasses, if there are any. A single value or a list matches only other types.
+    """
     rest = [each for each in arguments if each is not type(None)]
     records = [each for each in rest if dataclasses.is_dataclass(each)]
     if len(records) not in (0, len(rest)):

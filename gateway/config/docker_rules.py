@@ -82,7 +82,7 @@ def _grant(config: Config, grant: Grant, key: str) -> Iterator[Violation]:
     if grant.service is not None and grant.project is None:
         yield (
             (key, "service"),
-            "is a service of a Compose project: add project (or use swarm_service for a swarm service)",
+            "selects a service of a Compose project: add project (or use swarm_service for a swarm service)",
         )
     if not grant.backends:
         yield (key, "backends"), "a grant needs at least one backend: add one, or remove the grant"

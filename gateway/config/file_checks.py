@@ -17,12 +17,12 @@ from gateway.secret_files import ExposedError, check_not_exposed, unreadable
 
 
 def files_of(options: Any) -> set[Path]:
-    """Return the files whose paths are in the options of a tunnel or backend."""
+    """Return the paths of all files to which the options of a tunnel or backend refer."""
     return {path for _, path, _ in _paths(options, "")}
 
 
 def named_files(config: Config) -> set[Path]:
-    """Return the files whose paths are in a configuration."""
+    """Return the paths of all files to which a configuration refers."""
     parts = [config.ops, config.docker.tls if config.docker else None]
     parts += [spec.options for spec in config.tunnels.values()]
     parts += [part for spec in config.backends.values() for part in (spec.options, spec.check_options)]
@@ -30,10 +30,10 @@ def named_files(config: Config) -> set[Path]:
 
 
 def check_files(config: Config) -> list[Problem]:
-    """Check the files whose paths are in a configuration, and return the problems. Blocks while it reads the files.
+    """Check that all files to which a configuration refers can be used, and return the problems.
 
-    A running service reports each such problem as an error of one tunnel or backend, and continues to run the other
-    tunnels and backends.
+    Blocks while it reads the files. These problems do not invalidate the configuration: a running service reports
+    each as an error of one tunnel or backend, and continues to run the others.
     """
     problems = [
         Problem(_place(config, where, where), where, message)
@@ -62,19 +62,22 @@ def check_files(config: Config) -> list[Problem]:
 
 
 def exposed_fleet_token(config: Config) -> list[Problem]:
-    """Return the problem of a `fleet.file` with members to which the token is sent without encryption. Blocks."""
+    """Return a problem if `fleet.file` has a member that would get the token without encryption.
+
+    Blocks while it reads the file. Ignores a file that cannot be read.
+    """
     path = config.fleet.file
     if path is None or config.fleet.token_file is None or not path.is_file():
         return []
     try:
         message = exposed_token(read_members(path)[0])
-    except (OSError, GatewayError):  # the poller reports it
+    except (OSError, GatewayError):  # `FleetPoller` reports the error
         return []
     return [Problem(place_of(config, "fleet.file"), "fleet.file", f"{path}: {message}")] if message else []
 
 
 def exposed_secrets(config: Config, file: Path | None, literals: list[tuple[str, str]]) -> list[Problem]:
-    """Return the problems of files with secrets that every user can read, including the configuration file itself.
+    """Return a problem for each file with a secret that every user can read, including the configuration file.
 
     Args:
         config: The configuration.
@@ -131,7 +134,7 @@ def _place(config: Config, key: str, otherwise: str) -> str:
 
 
 def place_of(config: Config, key: str) -> str:
-    """Return the place of a dotted key; if the key is absent, return the place of its innermost present parent."""
+    """Return the place of a dotted key. If the key is absent, return the place of its nearest present parent."""
     while key:
         if key in config.places:
             return config.places[key]
@@ -145,7 +148,7 @@ def place_of(config: Config, key: str) -> str:
 
 
 def _paths(value: Any, key: str) -> Iterator[tuple[str, Path, str]]:
-    """Yield each file, its key, and its path in the form that messages use."""
+    """Yield the key and the path of each file, and the path as messages show it."""
     if isinstance(value, Path):
         yield key, value, str(value)
     elif isinstance(value, Secret) and value.path is not None:

@@ -21,7 +21,7 @@ from gateway.errors import ConfigError, Problem
 
 
 def from_urls(tunnel_urls: tuple[str, ...], backend_urls: tuple[str, ...]) -> dict[str, Any]:
-    """Return the configuration with the keys of these tunnels and backends.
+    """Return a configuration with these tunnels and backends, as nested dictionaries.
 
     Args:
         tunnel_urls: `NAME=URL` of each tunnel.
@@ -46,7 +46,7 @@ def from_urls(tunnel_urls: tuple[str, ...], backend_urls: tuple[str, ...]) -> di
 
 
 def permits_keys(config: dict[str, Any]) -> bool:
-    """Return whether `gateway render authorized-keys` prints lines for a tunnel of the configuration."""
+    """Return whether `gateway render authorized-keys` supports at least one tunnel of the configuration."""
     kinds = {each["kind"] for each in config.get("tunnels", {}).values()}
     return any(tunnels.KINDS[kind].render_authorized_keys for kind in kinds)
 
@@ -57,8 +57,8 @@ def to_yaml(config: dict[str, Any]) -> str:
 
 
 def problems_of(config: dict[str, Any]) -> list[Problem]:
-    """Return what `gateway validate` would report about a configuration. Reads the files that it names."""
-    # Settings in variables of the gateway are not a part of the configuration.
+    """Return the problems that `gateway validate` would report. Reads the files to which the configuration refers."""
+    # Ignore settings in `GATEWAY_…` variables: they would be merged into the configuration, but are not part of it.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     with tempfile.TemporaryDirectory(prefix="gateway-init-") as folder:
         path = Path(folder) / "gateway.yaml"
@@ -71,7 +71,7 @@ def problems_of(config: dict[str, Any]) -> list[Problem]:
 
 
 def _plain(tree: Tree) -> Any:
-    """Return a tree as lists, dictionaries and values. A number stays a number: `port: 22`."""
+    """Convert a tree to lists, dictionaries and scalars. Decimal numbers become integers, which need no quotes."""
     if isinstance(tree, ParsedMapping):
         return {key: _plain(value) for key, (_, value) in tree.entries.items()}
     if isinstance(tree, ParsedSequence):

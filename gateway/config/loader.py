@@ -21,7 +21,7 @@ from gateway.config.strict_mode import weaknesses
 from gateway.config.variable_expansion import expand, references
 from gateway.config.variables import PREFIX, setting_names, unknown_variables, url_variables, variable_of
 from gateway.config.yaml_parser import parse_yaml, read_text
-from gateway.errors import ConfigError, Origin, Problem
+from gateway.errors import ConfigError, ConfigOrigin, Problem
 
 _EXAMPLES = {"tunnel": "bastion=ssh://user@host", "backend": "orders=mysql://db:3306"}
 _MAX_PROBLEMS = 200
@@ -34,7 +34,7 @@ _NO_SOURCE = (
 
 @dataclass(frozen=True)
 class ConfigSources:
-    """The sources of a configuration.
+    """The sources of a configuration: a file, flags and environment variables.
 
     Args:
         file: A YAML file; None if there is none.
@@ -90,7 +90,9 @@ def load(sources: ConfigSources, *, serves: bool = True) -> Config:
         problems.append(
             Problem(place, "backends", _NOTHING_TO_SERVE) if sources.file else Problem("", "", _NO_SOURCE)
         )
-    origin = Origin(str(sources.file) if sources.file else None, digest, _variables(sources, text), _flags(sources))
+    origin = ConfigOrigin(
+        str(sources.file) if sources.file else None, digest, _variables(sources, text), _flags(sources)
+    )
     if problems:
         raise ConfigError(_for_display(problems, redactor), origin)
     direct = direct_addresses(config) if config.docker is not None else ()
@@ -107,7 +109,10 @@ def _variables(sources: ConfigSources, text: str) -> tuple[str, ...]:
 
 
 def _mentioned_variables(sources: ConfigSources, text: str) -> set[str]:
-    """Return the variables whose names are in the file or in a URL, as references or as names to pass to programs."""
+    """Return the `GATEWAY_…` variables whose names occur in the file or in a URL.
+
+    They can be references, such as `${GATEWAY_NAME}`, or names of variables to pass to programs.
+    """
     urls = (sources.environment[each] for flag in _EXAMPLES for each in url_variables(sources.environment, flag))
     arguments = (*sources.tunnels, *sources.backends)
     return {name for each in (text, *urls, *arguments) for name in re.findall(rf"\b{PREFIX}\w+", each)}
@@ -122,7 +127,7 @@ def _flags(sources: ConfigSources) -> tuple[str, ...]:
 
 
 def _for_display(problems: list[Problem], redactor: Redactor) -> list[Problem]:
-    """Return at most `_MAX_PROBLEMS` redacted problems, in the order of the file."""
+    """Redact and sort the problems for output. Shorten the list to `_MAX_PROBLEMS`, and add a count of the rest."""
     ordered = sorted(problems, key=_order)
     rest = len(ordered) - _MAX_PROBLEMS
     shown = [replace(each, message=redactor.redact(each.message, each.place)) for each in ordered[:_MAX_PROBLEMS]]

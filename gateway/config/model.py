@@ -13,7 +13,7 @@ from gateway.config.values import LogTarget, ThreadCount, unix_path
 from gateway.contracts.states import Preference, WayPreference
 from gateway.contracts.values import AT_LEAST_ONE, POSITIVE, Duration, Endpoint, IpNetwork
 from gateway.docker.options import DockerOptions
-from gateway.errors import Origin
+from gateway.errors import ConfigOrigin
 from gateway.fleet.options import FleetOptions
 from gateway.tls_client import ClientTls
 from gateway.tunnels import TunnelKind
@@ -21,12 +21,12 @@ from gateway.tunnels import TunnelKind
 
 @dataclass(frozen=True)
 class GatewaySection:
-    """This gateway.
+    """The section `gateway`: name, state directory, workers and strict mode.
 
     Args:
         instance: The gateway's name in logs, status and labels. With a section `docker`, the gateway records the
             hostname in `state_dir` and keeps it as its name. It refuses a hostname that is the ID of the container.
-        state_dir: Folder for data that must survive a restart. The default for a user who may not write to
+        state_dir: Folder for data that must survive a restart. The default for a user who cannot write to
             /var/lib/gateway is `$XDG_STATE_HOME/gateway` (~/.local/state/gateway).
         workers: Number of additional processes that carry the traffic of bulk backends; 0: one process does
             everything.
@@ -47,12 +47,12 @@ class GatewaySection:
 
 @dataclass(frozen=True)
 class OpsTls:
-    """TLS 1.2 or later on `ops.listen`; the files are read again when they change.
+    """The keys `ops.tls`: TLS 1.2 or later on `ops.listen`. The gateway reads the files again when they change.
 
     Args:
         cert_file: The certificate in PEM, followed by the intermediate certificates.
         key_file: The private key of the certificate, without a passphrase.
-        client_ca_file: Certificate authorities of clients. A certificate that they signed gives access to
+        client_ca_file: Certificate authorities of clients. Clients with a certificate from one of them have access to
             everything.
     """
 
@@ -63,18 +63,18 @@ class OpsTls:
 
 @dataclass(frozen=True)
 class OpsSection:
-    """Health, metrics, status and commands.
+    """The section `ops`: the HTTP servers for health, metrics and status, and the admin socket.
 
     Args:
         listen: Address of the HTTP server for health, metrics and status.
         probe_listen: Address of a second HTTP server for `/livez`, `/startupz` and `/readyz` only, without TLS and
             authentication.
         admin_socket: Unix socket for commands. Only the owner of the socket can use it. The default for a user who
-            may not write to /run/gateway is `$XDG_RUNTIME_DIR/gateway/admin.sock`, or /tmp/gateway-UID/admin.sock.
+            cannot write to /run/gateway is `$XDG_RUNTIME_DIR/gateway/admin.sock`, or /tmp/gateway-UID/admin.sock.
         hosts: Names that `listen` and `probe_listen` accept in the Host header, in addition to their addresses and
             localhost. Requests to other names get 421.
         token_file: A file with a token, which clients send as `Authorization: Bearer`. It gives access to everything.
-            Without the token, only probes are answered.
+            Without the token, clients can use only the probes.
         metrics_token_file: A file with another token, which gives access to `/metrics` and `/api/v1/sd` only.
         tls: Certificate and key for `listen`; absent: plain HTTP.
     """
@@ -89,18 +89,19 @@ class OpsSection:
 
     @property
     def authenticated(self) -> bool:
-        """Whether a client of `listen` needs a token or a certificate for more than probes."""
+        """Whether clients of `listen` need a token or a certificate for everything except the probes."""
         return self.token_file is not None or (self.tls is not None and self.tls.client_ca_file is not None)
 
 
 @dataclass(frozen=True)
 class ShutdownSection:
-    """The steps of a shutdown.
+    """The section `shutdown`: the duration of each step of a shutdown.
 
     Args:
-        delay: How long the gateway still accepts clients while it reports not ready, so that load balancers can
+        delay: Time during which the gateway reports not ready, but still accepts clients, so that load balancers can
             react.
-        drain: How long open connections may continue after `delay`. The gateway accepts no new connections then.
+        drain: Time after `delay` for open connections to finish. The gateway accepts no new connections during this
+            time.
     """
 
     delay: Duration = Duration(5.0)
@@ -109,7 +110,7 @@ class ShutdownSection:
 
 @dataclass(frozen=True)
 class LogSection:
-    """The log of the service.
+    """The section `log`: level and format of the service's log.
 
     Args:
         level: The lowest level to log.
@@ -122,12 +123,12 @@ class LogSection:
 
 @dataclass(frozen=True)
 class AuditSection:
-    """The audit log, in JSON lines; see docs/audit-log.md.
+    """The section `audit`: the audit log, in JSON lines; see docs/audit-log.md.
 
     Args:
         log: A file, `stdout` or `stderr`; absent: no audit log.
-        queue: Number of events that wait while the file cannot be written. Further events are dropped, counted and
-            logged.
+        queue: Maximum number of events that wait while the file cannot be written. If the queue is full, the gateway
+            drops further events, counts them, and logs an error.
     """
 
     log: LogTarget | None = None
@@ -136,7 +137,7 @@ class AuditSection:
 
 @dataclass(frozen=True)
 class TracesSection:
-    """Traces: one span for each client connection; see docs/traces.md. Needs the extra `otel`.
+    """The section `traces`: one span for each client connection; see docs/traces.md. Needs the extra `otel`.
 
     Args:
         endpoint: The URL of an OpenTelemetry collector (OTLP over HTTP), with its path; absent: no traces.
@@ -157,12 +158,12 @@ class TracesSection:
 
 @dataclass(frozen=True)
 class CommonTunnelOptions:
-    """The keys of all kinds of tunnels.
+    """The keys that tunnels of all kinds have.
 
     Args:
         kind: The kind, for example `ssh`.
         via: The tunnel inside which this tunnel runs; absent: it connects directly from this host. With a list of
-            tunnels, it runs inside the first one that works, and reconnects through another one.
+            tunnels, it runs inside the first one that works, and reconnects through another one if this one fails.
     """
 
     kind: str
@@ -171,7 +172,7 @@ class CommonTunnelOptions:
 
 @dataclass(frozen=True)
 class CommonCheckOptions:
-    """The keys of `check:` of all kinds of backends.
+    """The keys of `check:` that backends of all kinds have.
 
     Args:
         interval: Time between two checks of a target, with a jitter of 5 %.
@@ -192,7 +193,7 @@ class CommonCheckOptions:
 
 @dataclass(frozen=True)
 class AllowRules:
-    """The clients that may connect. A list stands for `networks`.
+    """The key `allow`: the clients that may connect. A list is short for `networks`.
 
     Args:
         networks: Allowed source networks; absent: all clients that reach the listener.
@@ -205,7 +206,7 @@ class AllowRules:
 
 @dataclass(frozen=True)
 class UnixListener:
-    """A unix socket for one consumer, or for some users.
+    """A unix socket in `listen`, which can belong to one consumer and can restrict its users.
 
     Args:
         unix: The path of the socket.
@@ -240,26 +241,26 @@ class ConfiguredTarget:
 
 @dataclass(frozen=True)
 class CommonBackendOptions:
-    """The keys of all kinds of backends.
+    """The keys that backends of all kinds have.
 
     Args:
         kind: The kind, for example `mysql`.
         targets: The addresses of the servers, in order of preference. A target may be a mapping with `address` and
             `via`.
         via: The tunnel through which the gateway reaches the targets; absent: it reaches them directly. With a list
-            of tunnels, each tunnel is a way to every target, and new clients use a way that works.
+            of tunnels, the gateway can reach every target through each of them, and new clients use one that works.
         prefer: The target for new clients: the primary, a replica, any, or the first one that is up.
-        prefer_way: The way for new clients among those that work: the first one of `via` (`order`), or the one with
-            the fastest checks (`latency`).
-        listen: Addresses and unix sockets where clients connect; absent: the backend is only checked. A unix socket
-            may be a mapping with its consumer and users.
-        hold: How long a new client waits while the path is down; absent: the default of the kind.
+        prefer_way: Which tunnel new clients use if several tunnels work: the first one of `via` (`order`), or the one
+            with the fastest checks (`latency`).
+        listen: Addresses and unix sockets where clients connect; absent: the gateway only checks the backend. A unix
+            socket may be a mapping with its consumer and users.
+        hold: Maximum time that a new client waits while no target can be reached; absent: the default of the kind.
         max_connections: Maximum number of clients, including waiting ones.
         max_connections_per_consumer: Maximum number of clients of one container (of one address, if containers are
             not known); absent: 80 % of `max_connections` for known containers, so that no container can use all.
         allow: Networks that may connect, as a list, or `{label: gateway.backends}`; absent: all.
-        worker: Whether a worker carries its traffic, if there are workers; absent: bulk kinds only. The main process
-            carries the traffic of a backend with several tunnels.
+        worker: Whether a worker carries the traffic of the backend, if `workers` is set; absent: only for bulk kinds.
+            The main process carries the traffic of a backend with several tunnels.
     """
 
     kind: str
@@ -308,7 +309,7 @@ class BackendSpec:
     sockets: tuple[UnixListener, ...] = ()
     """The unix sockets in `listen` that are mappings."""
     own_ways: dict[Endpoint, tuple[str, ...]] = field(default_factory=dict)
-    """The tunnels to the targets that do not use `via`."""
+    """The tunnels of each target that has its own `via`."""
     place: str = field(compare=False, default="")
 
     def ways(self, target: Endpoint) -> tuple[str, ...]:
@@ -322,7 +323,7 @@ class BackendSpec:
 
     @property
     def has_several_ways(self) -> bool:
-        """Whether the targets do not all use the same single tunnel, or the same direct path."""
+        """Whether the backend uses more than one path: several tunnels, or a tunnel and direct connections."""
         return len({self.ways(target) for target in self.targets}) > 1 or len(self.tunnels) > 1
 
 
@@ -342,7 +343,7 @@ class Config:
     backends: dict[str, BackendSpec] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict, compare=False)
     """The place of each value, by its key."""
-    origin: Origin = field(default_factory=Origin, compare=False)
+    origin: ConfigOrigin = field(default_factory=ConfigOrigin, compare=False)
     """The sources of the configuration."""
     redactor: Redactor = field(default_factory=Redactor, compare=False, repr=False)
     """Redacts values from the environment in errors."""

@@ -30,7 +30,7 @@ def ops_problems(ops: OpsSection) -> Iterator[tuple[str, str]]:
 
 
 def token_advice(fleet: FleetOptions, traces: TracesSection) -> Iterator[tuple[str, str]]:
-    """Yield each key of a token that the gateway sends without encryption, with a message."""
+    """Yield the key of each token that the gateway would send without encryption, with a message."""
     if fleet.token_file is not None and (message := exposed_token(fleet.members)):
         yield "fleet.token_file", message
     url = urlsplit(traces.endpoint or "")

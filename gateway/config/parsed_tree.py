@@ -10,9 +10,9 @@ class ParsedScalar:
     Args:
         place: The file, line and column of the value, or the environment variable or flag that contains it.
         text: The text of the value; None if the value is empty.
-        broken: Whether the value is invalid and its problem has been added.
-        written: The text before the expansion of environment variables; None if it contains no references to values
-            that errors hide.
+        broken: Whether the value is invalid. Its problem has already been added.
+        written: The text before the expansion of environment variables, which errors show instead of `text`. None if
+            errors may show `text`, because it contains no value that must stay secret.
     """
 
     place: str
@@ -37,7 +37,7 @@ class ParsedMapping:
     entries: "dict[str, tuple[str, Tree]]" = field(default_factory=dict)
 
     def put(self, key: str, value: "Tree") -> None:
-        """Add or replace an entry. The place of the value is used as the place of the key."""
+        """Add or replace an entry. The key gets the same place as the value."""
         self.entries[key] = (value.place, value)
 
 
@@ -45,7 +45,12 @@ Tree = ParsedScalar | ParsedSequence | ParsedMapping
 
 
 def tables(root: ParsedMapping, section: str) -> list[tuple[str, ParsedMapping]]:
-    """Return the tunnels or backends that are mappings, by name."""
+    """Return the name and the mapping of each tunnel or backend. Ignore those that are not mappings.
+
+    Args:
+        root: The whole tree.
+        section: `tunnels` or `backends`.
+    """
     held = root.entries[section][1] if section in root.entries else None
     entries = held.entries if isinstance(held, ParsedMapping) else {}
     return [(name, tree) for name, (_, tree) in entries.items() if isinstance(tree, ParsedMapping)]

@@ -18,9 +18,10 @@ class Redactor:
     """Replaces the values that come from the environment in error messages about one configuration.
 
     Args:
-        references: References such as `${NAME}`, by the value of each. These values are redacted in all errors.
-        by_place: For each place, such as a variable that contains a URL, additional references by value. These values
-            are redacted only in errors at that place, because other errors need a value if it is a name.
+        references: References such as `${NAME}`, by their values. These values are redacted in all errors.
+        by_place: Additional references by their values, for each place, such as a variable that contains a URL. These
+            values are redacted only in errors at that place: elsewhere, the same value can be a name that the error
+            must show.
     """
 
     references: dict[str, str] = field(default_factory=dict, repr=False)

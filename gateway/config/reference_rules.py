@@ -11,8 +11,8 @@ from gateway.config.model import Config
 from gateway.config.ops_rules import ops_problems
 from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequence, tables
 from gateway.config.schema import known_keys
+from gateway.config.via_rules import via_problems
 from gateway.config.volume_rules import volume_problems
-from gateway.config.way_rules import way_problems
 from gateway.contracts.values import Endpoint
 from gateway.errors import Problem
 
@@ -27,7 +27,7 @@ def check_rules(config: Config, root: ParsedMapping, problems: list[Problem]) ->
         root: The whole tree.
         problems: The list to which problems are added.
     """
-    problems.extend(way_problems(root))
+    problems.extend(via_problems(root))
     _check_listeners(config, root, problems)
     try:
         values.unix_path(config.ops.admin_socket)
@@ -131,13 +131,13 @@ def _conflict(one: Endpoint | Path, other: Endpoint | Path) -> bool:
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    with contextlib.suppress(ValueError):  # a host name is not resolved here
+    with contextlib.suppress(ValueError):  # a host name has no address without a lookup
         return ipaddress.ip_address("127.0.0.1" if host == "localhost" else host.partition("%")[0])
     return None
 
 
 def _place(root: ParsedMapping, *path: str) -> str:
-    """Return the place of the value at `path`; if it is absent, return the place of its innermost present parent."""
+    """Return the place of the value at `path`. If it is absent, return the place of its nearest present parent."""
     place, table = root.place, root
     for name in path:
         if name not in table.entries:

@@ -46,7 +46,7 @@ def read_scalar(tree: ParsedScalar, text: str, read: Callable[[str], Any]) -> An
     try:
         _check_text(text)
         return read(text)
-    except values.ValueOmittedError:
+    except values.PossibleSecretError:
         raise
     except ValueError:
         if tree.written is None:
@@ -55,23 +55,23 @@ def read_scalar(tree: ParsedScalar, text: str, read: Callable[[str], Any]) -> An
 
 
 def _check_text(text: str) -> None:
-    """Refuse characters that no file name, address or password can contain.
+    """Check that a value contains only characters that are valid in file names, addresses and passwords.
 
     Raises:
-        ValueOmittedError: The text contains a null character or an unpaired surrogate.
+        PossibleSecretError: The text contains a null character or an unpaired surrogate.
     """
     try:
         null = b"\0" in os.fsencode(text)
     except UnicodeEncodeError as error:
-        raise values.ValueOmittedError(
+        raise values.PossibleSecretError(
             "contains an unpaired surrogate, which is not valid text: remove it"
         ) from error
     if null:
-        raise values.ValueOmittedError("contains a null character: remove it")
+        raise values.PossibleSecretError("contains a null character: remove it")
 
 
 def _error_of_reference(written: str, read: Callable[[str], Any]) -> str:
-    """Return an error without the value from the environment, because the value can be a misplaced secret."""
+    """Return an error message that shows the reference instead of the value, which can be a misplaced secret."""
     try:
         read(written)
     except ValueError as error:
@@ -93,7 +93,7 @@ def one_of(text: str, choices: tuple[str, ...]) -> str:
 
 
 def broken_rule(value: Any, rules: Mapping[str, Any]) -> str | None:
-    """Return the error if a value breaks a rule of its field, or None.
+    """Return an error message if a value breaks a rule of its field; None if the value is valid.
 
     Args:
         value: The decoded value.

@@ -49,7 +49,7 @@ def weaknesses(config: Config) -> list[Weakness]:
 
 
 def _kinds_of_tunnel(config: Config) -> Iterator[StrictFinding]:
-    """For each tunnel, yield the insecure settings that the tunnel's kind finds."""
+    """Yield the insecure settings that each tunnel's kind finds in the options of the tunnel."""
     for name, spec in config.tunnels.items():
         plain = not _encrypted(config, spec.via)
         for key, message, advised in spec.kind.insecure_settings(spec.options, plain):
@@ -57,7 +57,7 @@ def _kinds_of_tunnel(config: Config) -> Iterator[StrictFinding]:
 
 
 def _kinds_of_backend(config: Config) -> Iterator[StrictFinding]:
-    """For each backend, yield the insecure settings that the backend's kind finds."""
+    """Yield the insecure settings that each backend's kind finds in the options of the backend."""
     for name, spec in config.backends.items():
         plain = any(
             not is_loopback(target.host) and not _encrypted(config, spec.ways(target)) for target in spec.targets
@@ -81,7 +81,7 @@ def _open_listeners(config: Config) -> Iterator[StrictFinding]:
 
 
 def _covered_family(networks: Sequence[IpNetwork]) -> str | None:
-    """Return the IP version whose addresses are all in `networks`; None if there is none."""
+    """Return `IPv4` or `IPv6` if the networks cover all addresses of that version; None if they cover neither."""
     for version, family in ((4, "IPv4"), (6, "IPv6")):
         merged = ipaddress.collapse_addresses(each for each in networks if each.version == version)  # type: ignore[type-var]
         if any(each.prefixlen == 0 for each in merged):
@@ -93,7 +93,7 @@ def _plain_engine(config: Config) -> Iterator[StrictFinding]:
     docker = config.docker
     if docker is not None and docker.host.startswith("tcp://") and not docker.tls.is_set:
         message = (
-            "is an engine without TLS, and every client that reaches it has root on its host: use tls with port 2376,"
+            "is an engine without TLS, and every client that reaches it is root on its host: use tls with port 2376,"
             " a unix:// socket or ssh://TUNNEL/var/run/docker.sock"
         )
         yield "docker.host", message, True
@@ -124,12 +124,12 @@ RULES: tuple[Callable[[Config], Iterator[StrictFinding]], ...] = (
 
 
 def _encrypted(config: Config, via: Collection[str], inside: frozenset[str] = frozenset()) -> bool:
-    """Return whether each tunnel of `via`, or each path to it, encrypts traffic.
+    """Return whether traffic through any tunnel of `via` is encrypted, by this tunnel or by the tunnels around it.
 
     Args:
         config: The valid parts of a configuration. Its tunnels can form a loop.
         via: The tunnels that can carry the traffic.
-        inside: The tunnels that are inside one of `via`.
+        inside: The tunnels that run inside one of `via`. They are not followed again, so that a loop ends.
     """
     known = [config.tunnels[name] for name in via if name in config.tunnels and name not in inside]
     return len(known) == len(via) > 0 and all(

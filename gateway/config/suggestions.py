@@ -8,9 +8,10 @@ _MAX_COMPARED = 500
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return the text `; did you mean …?` if a known name is similar; otherwise, return the list of known names.
+    """Return the suffix of an error message that suggests a valid name.
 
-    Return an empty text if there is no known name, or if there are too many.
+    The suffix is `; did you mean …?` if a known name is similar, and the list of all known names otherwise. It is
+    empty if there are no known names, or too many for a comparison.
     """
     names = list(known)
     if len(names) > _MAX_COMPARED:
@@ -19,6 +20,6 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def similar(name: str, known: Iterable[str]) -> str:
-    """Return the text `; did you mean …?` if a known name is similar; otherwise, return an empty text."""
+    """Return `; did you mean …?` if a known name is similar; otherwise, return an empty string."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -17,7 +17,7 @@ K = TypeVar("K")
 
 
 def values_in(text: str) -> Iterator[str]:
-    """Yield the values in a URL's query, and also each item of a value that contains commas."""
+    """Yield each value in a URL's query. If a value contains commas, yield each of its items, too."""
     for part in text.partition("?")[2].split("&"):
         value = part.partition("=")[2]
         yield from (value, *value.split(","))
@@ -26,7 +26,7 @@ def values_in(text: str) -> Iterator[str]:
 def tunnel_tree(
     text: str, place: str, kinds: Mapping[str, TunnelKind], problems: list[Problem]
 ) -> ParsedMapping | None:
-    """Convert `ssh://user@host:port?identity_files=…` to the mapping that a file would have.
+    """Convert a URL such as `ssh://user@host:port?identity_files=…` to the mapping of a tunnel in a file.
 
     Args:
         text: The URL.
@@ -71,7 +71,7 @@ def _user_host_port(scheme: str, authority: str) -> dict[str, str]:
 def backend_tree(
     text: str, place: str, kinds: Mapping[str, BackendKind], problems: list[Problem]
 ) -> ParsedMapping | None:
-    """Convert `mysql://db-1:3306,db-2:3306?via=…` to the mapping that a file would have.
+    """Convert a URL such as `mysql://db-1:3306,db-2:3306?via=…` to the mapping of a backend in a file.
 
     Args:
         text: The URL.
@@ -135,7 +135,8 @@ def _split(
     if "#" in text:
         problems.append(Problem(place, "", "the text after # would be ignored: write %23 instead of #"))
         return None
-    # Most kinds have the same name as their scheme. If a kind has the name, the other kinds are not imported.
+    # Most kinds have the same name as their scheme. Try this name first, because other kinds must be imported to find
+    # their schemes.
     namesake = kinds.get(parts.scheme)
     if namesake is not None and parts.scheme in schemes_of(namesake):
         schemes = {parts.scheme: namesake}
@@ -183,7 +184,12 @@ def _put(table: ParsedMapping, path: list[str], value: Tree, place: str) -> None
 
 
 def secrets_in(table: ParsedMapping, kinds: Mapping[str, TunnelKind] | Mapping[str, BackendKind]) -> list[str]:
-    """Return the keys, in a mapping from this module, whose value is a secret and not the path of a secret file."""
+    """Return the dotted keys whose values are secrets, rather than paths of files with secrets.
+
+    Args:
+        table: A mapping from `tunnel_tree` or `backend_tree`.
+        kinds: The kinds of tunnels or backends by name.
+    """
     kind = kinds[str(table.entries["kind"][1].text)]  # type: ignore[union-attr]
     keys = _keys_of_backend(kind) if isinstance(kind, BackendKind) else _keys_of_tunnel(kind)
     return [key for key in _dotted(table) if key in keys and is_secret(keys[key])]

@@ -25,7 +25,7 @@ ThreadCount = Literal["auto"] | int
 _STREAMS: dict[str, LogTarget] = {"stdout": "stdout", "stderr": "stderr"}
 
 
-class ValueOmittedError(ValueError):
+class PossibleSecretError(ValueError):
     """An invalid value that might be a secret. The message contains no part of the value."""
 
 
@@ -137,7 +137,7 @@ def thread_count(text: str) -> ThreadCount:
 def path(text: str) -> Path:
     """Parse the path of a file. Errors do not contain `text`, which can be a pasted private key."""
     if "\n" in text or "-----BEGIN" in text:
-        raise ValueOmittedError("contains the content of a file: save it to a file, and set the path of the file")
+        raise PossibleSecretError("contains the content of a file: save it to a file, and set the path of the file")
     return Path(text)
 
 

@@ -14,8 +14,8 @@ def expand(text: str, environment: Mapping[str, str], used: dict[str, str] | Non
     Args:
         text: The text.
         environment: The environment variables.
-        used: The mapping to which each used value is added: the key is the value of the variable, the value is the
-            reference, such as `${NAME}`. Values that errors may show are not added.
+        used: Receives the reference, such as `${NAME}`, for each value that errors must not show. The value of the
+            variable is the key.
 
     Raises:
         KeyError: A variable without a default is not set.
@@ -39,5 +39,5 @@ def expand(text: str, environment: Mapping[str, str], used: dict[str, str] | Non
 
 
 def references(text: str) -> set[str]:
-    """Return the environment variables that `text` refers to."""
+    """Return the names of the environment variables to which `text` refers."""
     return {match[1] for match in _REFERENCE.finditer(text) if match[1]}

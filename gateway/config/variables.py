@@ -25,7 +25,7 @@ _SIMILAR = 0.7
 
 
 def setting_names() -> dict[str, tuple[str, ...]]:
-    """Return the settings that are also flags, such as `{"ops-tls-key-file": ("ops", "tls", "key_file")}`.
+    """Return the path of each setting that has a flag, such as `{"ops-tls-key-file": ("ops", "tls", "key_file")}`.
 
     Settings of the section `gateway` have no prefix: `state-dir`, not `gateway-state-dir`.
     """
@@ -92,6 +92,6 @@ def _hint(name: str, settings: list[str]) -> str:
 
 
 def _is_of_service(name: str, environment: Mapping[str, str]) -> bool:
-    """Return whether Kubernetes has set a variable for a Service. It always sets `…_SERVICE_HOST`, too."""
+    """Return whether Kubernetes set this variable for a Service, for which it always sets `…_SERVICE_HOST`, too."""
     match = _KUBERNETES.fullmatch(name)
     return match is not None and f"{match[1]}_SERVICE_HOST" in environment

@@ -1,4 +1,4 @@
-"""Reads a YAML file and parses it into a tree with places. Limits the time and memory that parsing can take."""
+"""Reads and parses a YAML file, with the line and column of each value. Limits time and memory."""
 
 import errno
 import hashlib
@@ -56,7 +56,7 @@ def parse_yaml(
         text: The content of the file.
         problems: The list to which problems are added.
         environment: The environment variables.
-        used: As for `expand`.
+        used: Receives the references to values that errors must not show, see `expand`.
     """
     empty = ParsedMapping(str(path))
     try:
@@ -88,7 +88,7 @@ def parse_yaml(
 
 
 class _Reader:
-    """Converts the nodes of a YAML document to a tree with places."""
+    """Converts the nodes of a YAML document to a `Tree`, with the line and column of each value."""
 
     def __init__(
         self, name: str, problems: list[Problem], environment: Mapping[str, str], used: dict[str, str]

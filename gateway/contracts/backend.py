@@ -16,7 +16,7 @@ from gateway.text_sanitizer import one_line
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """The result of a probe of a target that answers. Text from the server is sanitized to one printable line.
+    """The result of a probe to which the target has responded. Strings from the server are sanitized to one line.
 
     Args:
         role: The database's role; None if the kind has no roles.
@@ -24,7 +24,7 @@ class ProbeResult:
         facts: Values of the facts that the kind declares. Unknown facts are missing. Numbers that are not finite are
             replaced with None.
         degraded: Reason and detail that make the target `degraded` instead of `up`.
-        unusable: Reason and detail that make the target `down`, although it answers.
+        unusable: Reason and detail that make the target `down`, although it responds.
         unprobed: Why the target was not probed; the state of the target is then `unknown`.
         abort_limit: Consecutive aborted handshakes after which the server blocks this host; None if it does not
             count them.

@@ -1,4 +1,4 @@
-"""The interface of anything that the service starts, stops and reports on."""
+"""The interface of components: the long-running tasks that the supervisor starts, restarts and stops."""
 
 from collections.abc import Callable
 from typing import Protocol

@@ -29,7 +29,7 @@ class NetworkId:
 
     @property
     def is_local(self) -> bool:
-        """Whether this is the network of this host, which no tunnel leads to."""
+        """Whether this is the network of this host, which the gateway reaches without a tunnel."""
         return not self.hops
 
     def behind(self, hop: str) -> "NetworkId":
@@ -41,7 +41,7 @@ class NetworkId:
         return NetworkId((*self.hops, hop))
 
     def __str__(self) -> str:
-        """Return the far sides of the tunnels as text for messages."""
+        """Return the far sides of the tunnels for messages, such as `user@a:22 > user@b:22`; or `this host`."""
         return " > ".join(self.hops) or "this host"
 
 
@@ -60,11 +60,11 @@ class Relay(Protocol):
 
     @property
     def awaiting_response(self) -> bool:
-        """Whether the client was the last side to send data, and so probably waits for a response."""
+        """Whether the client probably waits for a response, because it was the last side to send data."""
 
     @property
     def waiting_since(self) -> float | None:
-        """Monotonic time since which the client has waited for a response; None if it does not wait or if unknown."""
+        """Monotonic time at which the client began to wait for a response; None if it does not wait or if unknown."""
 
     @property
     def to_backend(self) -> int:
@@ -75,10 +75,10 @@ class Relay(Protocol):
         """Number of bytes read from the backend."""
 
     def abort(self, close_reason: CloseReason) -> None:
-        """Reset both sides immediately, unless the client must still get the rest of a complete response.
+        """Reset both sides, and set the result of `ended` to `close_reason`.
 
-        If the gateway received the whole response before the link was lost, it first delivers the response to the
-        client. It then sets the result of `ended`.
+        This happens immediately, with one exception: if the gateway received a whole response before the link was
+        lost, the relay first delivers the rest of this response to the client.
         """
 
 
@@ -128,7 +128,7 @@ class Link(Connector, Protocol):
         Raises:
             DialError: The target cannot be reached.
             LinkLostError: The link failed during the dial.
-            RedialError: Only the connection that carried the dial failed; see `gateway.relay.dial_retry`.
+            RedialRequiredError: Only the connection that carried the dial failed; see `gateway.relay.dial_retry`.
         """
 
     async def lost(self) -> TunnelError:
@@ -147,5 +147,5 @@ class LinkStatus:
 
     @property
     def details(self) -> dict[str, object]:
-        """The fields that the kind of tunnel adds, by name. A value is None if it is not known."""
+        """The additional fields of this kind of tunnel, by name. A value is None if it is not known."""
         return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "rtt"}

@@ -5,14 +5,14 @@ from typing import Protocol
 
 
 class LoginLimiter(Protocol):
-    """Limits the logins of the checks of all backends to one server through one way. All times are monotonic."""
+    """Limits the logins of all checks to one server through one tunnel. All times are monotonic."""
 
     @property
     def aborted(self) -> int:
-        """Number of aborted logins that the server has possibly counted since the last login."""
+        """Number of aborted logins that the server may have counted since the last successful login."""
 
     def attempt(self) -> AbstractAsyncContextManager[None]:
-        """Return a context for one login. It waits for its turn if the logins in progress could use up the limit."""
+        """Return a context manager for one login. It waits while the logins in progress could reach the limit."""
 
     def pause(self, now: float) -> float:
         """Return the seconds from the time `now` to the earliest next login; 0 if a login can start now."""
@@ -21,4 +21,4 @@ class LoginLimiter(Protocol):
         """Record a login that was aborted at the time `now`."""
 
     def record_success(self, now: float) -> None:
-        """Record a login that had succeeded by the time `now`."""
+        """Record a successful login at the time `now`, after which the server counts aborted logins from 0."""

@@ -15,12 +15,12 @@ class Phases:
 
     Args:
         seconds: Duration of each phase in seconds, in order, including a phase that has failed.
-        unfinished: The latest phase, if it has not succeeded; empty if it has.
+        unfinished: The phase that is in progress or has failed; empty if the latest phase has succeeded.
         on_abandoned: Called for each dial of the probe that was abandoned but might still connect.
         logins: Limits the probe's logins; None if nothing limits them.
         timeout_hint: Likely cause if the current phase times out; empty if it is unknown.
-        timeout_failure: Reason and one line of text that replace `timeout` if the probe times out; None if the server
-            has not answered.
+        timeout_failure: Reason and message (one line) to report instead of `timeout` if the probe times out, because
+            the server has already reported an error; None if it has not.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -47,5 +47,5 @@ class Phases:
         return [name for name in self.seconds if name != self.unfinished]
 
     def add(self, name: str, seconds: float) -> None:
-        """Add a duration in seconds to the phase `name`."""
+        """Add `seconds` to the duration of the phase `name`."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds

@@ -1,4 +1,4 @@
-"""Secrets, certificates and insecure settings."""
+"""Defines secrets, monitored certificates and insecure settings."""
 
 import errno
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ _WEEK = 7 * 86400.0
 
 
 class Secret:
-    """A secret, which `repr` hides. Each use reads the file of the secret, so that operators can replace the secret.
+    """A secret, which `repr` hides. A secret in a file is read at each use, so that operators can replace the file.
 
     Args:
         value: The secret; None if `path` contains it.
@@ -68,7 +68,7 @@ class ValidityPeriod(NamedTuple):
     expires: float
 
     def expires_soon(self, now: float) -> bool:
-        """Return whether to warn about expiry: in the last third of the period, and at most a week before the end.
+        """Return whether to warn about the expiry: less than a third of the period and less than a week remain.
 
         Args:
             now: Seconds since the epoch.
@@ -96,8 +96,8 @@ class InsecureSetting(NamedTuple):
 
     Args:
         key: The configuration key, relative to the tunnel or backend.
-        message: The problem, and the setting to use instead. In output, this text follows the key, and both form one
-            sentence.
+        message: The problem, and the setting to use instead. The message is printed after the key, and continues it
+            as a sentence, such as `is absent, so …`.
         advised: Whether to warn about the setting if strict mode is off.
     """
 

@@ -38,9 +38,17 @@ class TunnelState(StrEnum):
     QUARANTINED = "quarantined"
     STOPPED = "stopped"
 
+    @property
+    def availability(self) -> "TunnelState":
+        """This state, with `backoff` in place of every state in which the tunnel is down.
+
+        Attempts to open a tunnel change its state, but not its availability.
+        """
+        return self if self in (TunnelState.UP, TunnelState.DRAINING, TunnelState.STOPPED) else TunnelState.BACKOFF
+
 
 class TrafficClass(StrEnum):
-    """The kind of traffic that the clients of a backend cause."""
+    """Whether the clients of a backend send queries or transfer bulk data."""
 
     INTERACTIVE = "interactive"
     """Queries, for which low latency matters."""
@@ -49,7 +57,7 @@ class TrafficClass(StrEnum):
 
 
 class CloseReason(StrEnum):
-    """Why a joined connection ended."""
+    """Why the connection between a client and a target ended."""
 
     FINISHED = "finished"
     CLIENT_RESET = "client_reset"

@@ -17,7 +17,7 @@ CHANNEL = "channel"
 
 
 class TracedPhase(NamedTuple):
-    """One phase of a connection.
+    """One phase of a client connection: hold, dial or channel.
 
     Args:
         name: `HOLD`, `DIAL` or `CHANNEL`.
@@ -33,8 +33,8 @@ class TracedPhase(NamedTuple):
 class ConnectionTrace:
     """Records when a client was accepted, and the consecutive phases until it is joined to a target.
 
-    All times are in nanoseconds since the epoch, and advance with the monotonic clock. A change of the system time
-    has no effect on them.
+    All times are in nanoseconds since the epoch. They are derived from the monotonic clock, so that a change of the
+    system time during the connection has no effect on them.
     """
 
     __slots__ = ("_began", "_name", "_offset", "accepted", "phases")
@@ -68,8 +68,8 @@ class TracedConnection:
     """A client connection that has ended.
 
     Args:
-        trace: Its times. No phase is open.
-        ended: The end in nanoseconds since the epoch.
+        trace: The times of the connection. All phases have ended.
+        ended: The end of the connection, in nanoseconds since the epoch.
         backend: The backend.
         ending: A `CloseReason`, `not_connected` or `refused`.
         reason: Why the client was refused or not connected; None if it was connected.
@@ -95,7 +95,7 @@ class TracedConnection:
 
 
 class TraceExporter(Protocol):
-    """Sends spans."""
+    """Sends the span of each ended client connection to a collector."""
 
     def export(self, connection: TracedConnection) -> None:
         """Queue the span of a connection, or drop it if the receiver is too slow. Return immediately."""

@@ -12,13 +12,13 @@ from gateway.errors import Reason
 
 @dataclass(frozen=True)
 class OpenTunnel:
-    """An open tunnel, as the uplink uses it.
+    """An open tunnel: its link, and functions that return its status and renew its keys.
 
     Args:
         link: Connects to addresses on the far side.
         status: Returns the status of the link.
-        renew: Makes the tunnel use keys or certificates that have changed on disk. Closes no connection that is in
-            use.
+        renew: Makes the tunnel use keys and certificates that have changed on disk, without closing connections that
+            are in use.
     """
 
     link: Link
@@ -26,7 +26,7 @@ class OpenTunnel:
     renew: Callable[[], None] = lambda: None
 
 
-class Progress(Protocol):
+class ProgressCallback(Protocol):
     """Callback for state changes of a tunnel: the states while it opens, and later `up` and `suspect`."""
 
     def __call__(self, state: TunnelState, reason: Reason | None = None, detail: str = "", /) -> None:
@@ -40,11 +40,11 @@ class Tunnel(Protocol):
     def far_side(self) -> str:
         """The remote end, for messages: `user@host:port`."""
 
-    def open(self, via: Link, progress: Progress) -> AbstractAsyncContextManager[OpenTunnel]:
+    def open(self, via: Link, progress: ProgressCallback) -> AbstractAsyncContextManager[OpenTunnel]:
         """Open the tunnel through `via`. The tunnel closes when the context exits.
 
-        If the peer of an open tunnel stops answering, the tunnel reports `suspect` to `progress`. When the peer
-        answers again, it reports `up`.
+        If the peer of an open tunnel stops responding, the tunnel reports `suspect` to `progress`. When the peer
+        responds again, the tunnel reports `up`.
 
         Args:
             via: The link through which the tunnel dials its server.

@@ -41,8 +41,8 @@ class MariaDB:
         folder.mkdir(parents=True, exist_ok=True)
         if os.geteuid() == 0:
             run(["chown", _OWNER, str(folder)])
-        # Use a separate directory, because a starting server removes other servers' temporary tables from its
-        # temporary directory.
+        # A starting server removes all temporary tables in its temporary directory, including those of other servers.
+        # So each server needs its own directory.
         self._tmpdir = f"--tmpdir={folder}"
         self._process = Process(
             [

@@ -133,8 +133,8 @@ class Postgres:
                     dbname="postgres", autocommit=True, connect_timeout=10,
                 )  # fmt: skip
             except psycopg.OperationalError as error:
-                # The server opens its port before it accepts logins, and refuses logins with SQLSTATE 57P03 until
-                # then.
+                # During its start, the server already listens, but refuses logins with SQLSTATE 57P03
+                # (cannot_connect_now).
                 if "starting up" not in str(error) or time.monotonic() > deadline:
                     raise
             time.sleep(0.05)

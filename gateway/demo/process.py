@@ -117,7 +117,7 @@ class Process:
             )
 
     def wait_listening(self, port: int, timeout: float = 30.0) -> None:
-        """Wait until the child listens, without connecting: some servers count aborted connections.
+        """Wait until the child listens. Do not connect, because some servers count aborted connections.
 
         Args:
             port: The TCP port.
@@ -129,9 +129,9 @@ class Process:
         deadline = time.monotonic() + timeout
         while not listening(port):
             if not self.running:
-                raise DemoError(f"{self._arguments[0]} ended: {self._tail()}")
+                raise DemoError(f"{self._arguments[0]} exited: {self._tail()}")
             if time.monotonic() > deadline:
-                raise DemoError(f"{self._arguments[0]} did not start to listen within {timeout:g} s: {self._tail()}")
+                raise DemoError(f"{self._arguments[0]} does not listen after {timeout:g} s: {self._tail()}")
             time.sleep(0.02)
 
     def send(self, number: signal.Signals) -> None:

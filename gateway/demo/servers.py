@@ -25,8 +25,8 @@ class DemoServers:
         mariadb: None if it is not installed.
         postgres: None if it is not installed.
         nfs: None if it is not installed or this process is not root.
-        skipped: The servers that cannot run, and what each of them requires.
-        ports: The ports of the gateway, by backend, and `ops`.
+        skipped: The servers that cannot run, each with its missing requirement.
+        ports: The port on which the gateway listens for each backend, and for `ops`.
     """
 
     folder: Path

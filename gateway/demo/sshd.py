@@ -130,7 +130,7 @@ class Bastion:
         self._process.stop(number)
 
     def crash(self) -> None:
-        """Kill the server and its connections. The server is suspended first, and accepts no further connection."""
+        """Kill the server and its connections. Suspend the server first, so that it accepts no further connection."""
         self.freeze()
         self.kill_sessions()
         self.stop(signal.SIGKILL)
@@ -157,7 +157,7 @@ class Bastion:
     def kill_session(session: int, number: signal.Signals = signal.SIGKILL) -> int:
         """Send SIGKILL, SIGSTOP or SIGCONT to the processes of one connection, and return their number."""
         if number is not signal.SIGCONT:
-            _freeze(session)  # a stopped process cannot start another process
+            _freeze(session)  # so that it cannot start further processes before the signal
         processes = [*_children(session), session]
         for pid in processes:
             with contextlib.suppress(ProcessLookupError):
@@ -189,9 +189,9 @@ def make_key(path: Path, *options: str) -> None:
 
 @functools.cache
 def _no_penalties(sshd: str) -> str:
-    """Return the sshd_config line that turns off penalties, if sshd has them (OpenSSH 9.8 and later).
+    """Return the sshd_config line that turns off penalties; empty before OpenSSH 9.8, which has no penalties.
 
-    sshd handles a suspended login like a crash: it refuses the source address for 90 s (sshd_config(5),
+    With penalties, sshd treats a suspended login as a crash, and refuses the source address for 90 s (sshd_config(5),
     PerSourcePenalties).
     """
     done = subprocess.run([sshd, "-V"], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603 - fixed

@@ -1,4 +1,4 @@
-"""Builds the command line of Compose that addresses an existing container's project, from its labels. Does no I/O."""
+"""Builds the `docker compose` command for the project of an existing container, from its labels. Does no I/O."""
 
 from collections.abc import Iterable, Mapping
 

@@ -9,7 +9,7 @@ from gateway.docker.failed_starts import StartFailureCause
 
 
 class DeadContainerState(StrEnum):
-    """The decision whether the gateway starts a dead container. The status uses this fixed set of values."""
+    """Whether the gateway starts a dead container. The status uses this fixed set of values."""
 
     STARTING = "starting"
     WAITING = "waiting"
@@ -33,6 +33,7 @@ class DeadContainer:
         is_excluded: Whether the container's label `revive` is false. Metrics do not count such a container.
         owner_start: The last start of the other container whose network the container uses, in seconds since the
             epoch; 0 for another cause, or if the time is not known.
+        backend: The backend of the volume that was not mounted; empty for another cause.
     """
 
     container: str
@@ -44,6 +45,7 @@ class DeadContainer:
     command: str = ""
     is_excluded: bool = False
     owner_start: float = 0.0
+    backend: str = ""
 
     def __str__(self) -> str:
         return ": ".join(filter(None, (self.detail, self.message, self.command)))
@@ -51,19 +53,17 @@ class DeadContainer:
 
 @dataclass(frozen=True)
 class MountListener:
-    """A listener that the engine's host mounts.
+    """A listener through which the engine's host mounts volumes.
 
     Args:
         backend: The name of the listener's backend.
-        host: The listener's IP address, or the `volume.address` of the backend.
+        host: The listener's IP address, which can be a wildcard, or the `volume.address` of the backend.
         port: The listener's port.
-        any_address: Whether the listener has a wildcard address.
     """
 
     backend: str
     host: str
     port: int
-    any_address: bool = False
 
     def is_at(self, address: str, port: int, bridges: Collection[str] = ()) -> bool:
         """Return whether a mount connects to this listener.
@@ -76,10 +76,9 @@ class MountListener:
         if port != self.port:
             return False
         found, host = _parsed(address), _parsed(self.host)
-        if found is None or host is None:
-            return address == self.host
-        is_bridge = self.any_address and found in map(_parsed, bridges)
-        return found == host or (found.is_loopback and (host.is_loopback or self.any_address)) or is_bridge
+        if found is not None and host is not None and host.is_unspecified:
+            return found.version == host.version and (found.is_loopback or found in map(_parsed, bridges))
+        return (found or address) == (host or self.host)
 
 
 def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

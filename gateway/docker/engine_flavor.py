@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class EngineFlavor:
-    """An implementation of the Docker API.
+    """An implementation of the Docker API: Docker Engine or Podman.
 
     Args:
         name: The name of the implementation, for messages.

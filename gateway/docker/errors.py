@@ -94,7 +94,9 @@ _KINDS = {
     405: ErrorKind.FORBIDDEN,
     406: ErrorKind.REFUSED,
     409: ErrorKind.CONFLICT,
+    502: ErrorKind.UNREACHABLE,
     503: ErrorKind.UNREACHABLE,
+    504: ErrorKind.UNREACHABLE,
     900: ErrorKind.UNREACHABLE,
 }
 """Maps the HTTP status of the engine, or of a proxy in front of it, to the kind of error. aiodocker adds 900."""

@@ -6,6 +6,7 @@ The messages are those of Docker Engine 26.1 (`daemon/start.go`, `volume/local`)
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 _MOUNT = re.compile(r"failed to mount local volume: mount (.+?), data: (.*)", re.DOTALL)
 _SHARE = re.compile(r"//([^/]+)/")
@@ -30,6 +31,18 @@ class StartFailureCause(StrEnum):
     VOLUME = "volume"
     NETWORK = "network"
     NAMESPACE = "namespace"
+
+
+class RequestedStart(NamedTuple):
+    """A start that the gateway requested.
+
+    Args:
+        cause: What was missing when the container started before.
+        backend: The backend of the volume that was not mounted; empty for another cause.
+    """
+
+    cause: StartFailureCause
+    backend: str
 
 
 @dataclass(frozen=True)

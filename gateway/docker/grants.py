@@ -12,7 +12,7 @@ SWARM_SERVICE = "com.docker.swarm.service.name"
 
 @dataclass(frozen=True)
 class GrantedAccess:
-    """What all matching grants together allow a container.
+    """The backends and aliases that all matching grants together allow a container.
 
     Args:
         backends: The backends that the container or service is allowed to use.

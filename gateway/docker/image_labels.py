@@ -1,4 +1,4 @@
-"""Separates the labels that were set on a container from the labels that the author of its image set."""
+"""Separates the labels that were set on a container from the labels of its image."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,7 +30,7 @@ def split(labels: Mapping[str, str], image: Mapping[str, str] | None) -> tuple[d
     return own, {key: text for key, text in labels.items() if key not in own}
 
 
-class ImageLabels:
+class ImageLabelCache:
     """Caches the labels of images, which never change."""
 
     def __init__(self) -> None:

@@ -5,6 +5,7 @@ takes minutes. Therefore, a snapshot waits only briefly for a container that doe
 """
 
 import asyncio
+import signal
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from typing import Any
 from gateway.docker.dns_names import hostname_of, hosts_of
 from gateway.docker.engine import Engine, get_required
 from gateway.docker.errors import EngineError, ErrorKind
+from gateway.docker.identity_warnings import can_spoof
 from gateway.docker.model import LastStart
-from gateway.docker.spoofing_warnings import can_spoof
 
 _MAX_LOCKED, _MIN_WAIT = 1.0, 0.1
 """The time in seconds that the inspections of one snapshot wait for locked containers, in total, and the minimum for
@@ -87,8 +88,12 @@ class InspectionCache:
         return self._starts[container][1] if container in self._starts else None
 
     def start_inspected_at(self, container: str) -> float:
-        """Return the monotonic time of the latest inspection of a container's last start, or 0 if there was none."""
+        """Return the monotonic time of the latest inspection of a container's last start; 0 if it is expired."""
         return self._starts[container][0] if container in self._starts else 0.0
+
+    def expire_starts(self) -> None:
+        """Mark the last start of each container for inspection, because events of starts were possibly lost."""
+        self._starts = {key: (0.0, start) for key, (_, start) in self._starts.items()}
 
     def forget_start(self, container: str) -> None:
         """Remove the last start of a container from the cache, because the container was started again."""
@@ -154,14 +159,23 @@ def last_start(inspection: Mapping[str, Any]) -> LastStart:
     """Return what an inspection reports about the container's last start."""
     state = inspection.get("State") or {}
     policy = (inspection.get("HostConfig") or {}).get("RestartPolicy") or {}
-    stop_timeout = (inspection.get("Config") or {}).get("StopTimeout")
+    config = inspection.get("Config") or {}
+    stop_timeout = config.get("StopTimeout")
     return LastStart(
         error=str(state.get("Error") or ""),
         restarts=policy.get("Name") not in (None, "", "no"),
         at=epoch(str(state.get("StartedAt"))),
         running=bool(state.get("Running")),
         stop_timeout=_STOP_TIMEOUT if stop_timeout is None else float(stop_timeout),
+        stop_signal=signal_number(str(config.get("StopSignal") or "SIGTERM")),
     )
+
+
+def signal_number(text: str) -> int:
+    """Return the number of a signal, such as `SIGHUP`, `HUP` or `1`; 0 for other text, such as `RTMIN+3`."""
+    if text.isdecimal():
+        return int(text)
+    return signal.Signals.__members__.get(f"SIG{text.upper().removeprefix('SIG')}", 0)
 
 
 def epoch(text: str) -> float:

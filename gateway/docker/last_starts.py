@@ -13,6 +13,8 @@ _MAX_AGE, _MAX_AGE_RUNNING = 2.0, 30.0
 can cause several snapshots a second, so the age of the inspection decides."""
 _MAX_INSPECTIONS = 50
 """The maximum number of inspections in one snapshot. Containers with the oldest inspections come first."""
+NEXT = 1.0
+"""The number of seconds until the next snapshot, if this one did not inspect all containers."""
 
 
 async def with_last_starts(
@@ -21,8 +23,8 @@ async def with_last_starts(
     containers: tuple[Container, ...],
     matters: Callable[[str], bool],
     now: float,
-) -> tuple[Container, ...]:
-    """Return the containers with their last starts.
+) -> tuple[tuple[Container, ...], bool]:
+    """Return the containers with their last starts, and whether each last start that could have failed is known.
 
     Args:
         engine: The engine.
@@ -35,16 +37,21 @@ async def with_last_starts(
         EngineError: The request failed, or a proxy in front of the engine refuses it.
     """
     if engine.flavor is not DOCKER:
-        return containers
+        return containers, True
     inspected = {each.id: inspections.start_inspected_at(each.id) for each in _candidates(containers, matters)}
     running = {each.id for each in containers if each.state in RUNNING}
-    stale = [key for key, at in inspected.items() if at + (_MAX_AGE_RUNNING if key in running else _MAX_AGE) <= now]
-    for key in sorted(stale, key=lambda key: inspected[key])[:_MAX_INSPECTIONS]:
+    stale = [
+        key
+        for key, at in sorted(inspected.items(), key=lambda item: item[1])
+        if at + (_MAX_AGE_RUNNING if key in running else _MAX_AGE) <= now and not inspections.is_locked(key)
+    ]
+    for key in stale[:_MAX_INSPECTIONS]:
         await inspections.inspect(engine, key)
-    return tuple(
+    with_starts = tuple(
         replace(each, last_start=inspections.last_start(each.id)) if each.id in inspected else each
         for each in containers
     )
+    return with_starts, all(inspected[key] for key in stale[_MAX_INSPECTIONS:])
 
 
 def _candidates(containers: tuple[Container, ...], matters: Callable[[str], bool]) -> list[Container]:

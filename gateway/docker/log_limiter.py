@@ -1,4 +1,4 @@
-"""Limits what the gateway logs about plans: each line once while it applies, and a maximum of lines in a window."""
+"""Limits the log lines about plans: each line once while it applies, and a maximum in a time window."""
 
 from collections import deque
 from collections.abc import Hashable, Iterable

@@ -1,5 +1,6 @@
 """Defines the observed state of an engine."""
 
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +14,9 @@ RUNNING = {"running", "paused", "restarting"}
 LIVE = {*RUNNING, "created"}
 """States in which the gateway attaches a container. A stopped container is not attached, because it could not start
 if the network were removed while it is stopped."""
+
+_CONTINUES = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
+"""Signals after which programs usually continue, for example with a new configuration."""
 
 MTU, ENCRYPTED = "com.docker.network.driver.mtu", "encrypted"
 """Options of network drivers."""
@@ -51,6 +55,7 @@ class LastStart:
         running: Whether the container ran at the time of the inspection.
         stop_timeout: The time in seconds that the engine waits for the container to stop before it kills the
             container; negative if the engine waits forever.
+        stop_signal: The number of the signal that stops the container (`StopSignal`).
     """
 
     error: str = ""
@@ -58,6 +63,19 @@ class LastStart:
     at: float = 0.0
     running: bool = False
     stop_timeout: float = 10.0
+    stop_signal: int = signal.SIGTERM
+
+    def may_be_stopped_by(self, signals: Mapping[int, float]) -> bool:
+        """Return whether a signal that the container received after this start possibly stops it.
+
+        Args:
+            signals: The last time of each signal that the container received, by the number of the signal. The times
+                are those of the engine, in seconds since the epoch.
+        """
+        return any(
+            at > self.at and (number == self.stop_signal or number not in _CONTINUES)
+            for number, at in signals.items()
+        )
 
 
 @dataclass(frozen=True)
@@ -168,7 +186,7 @@ class Swarm:
 
 @dataclass(frozen=True)
 class EngineSnapshot:
-    """A snapshot of an engine."""
+    """The observed state of an engine at one time: containers, networks, services and volumes."""
 
     containers: tuple[Container, ...] = ()
     networks: tuple[NetworkInfo, ...] = ()
@@ -184,7 +202,9 @@ class EngineSnapshot:
     """Whether the engine supports `GwPriority`, which keeps a network from becoming the default route."""
     flavor: EngineFlavor = DOCKER
     clock: float = 0.0
-    """The engine's time at the start of the snapshot, in seconds since the epoch; 0 if it is not known."""
+    """A time of the engine after all inspections, in seconds since the epoch; 0 if it is not known."""
+    starts_known: bool = True
+    """Whether this snapshot or an earlier one has inspected each container whose last start could have failed."""
 
     @property
     def own_container(self) -> Container | None:

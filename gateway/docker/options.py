@@ -26,7 +26,7 @@ class NetworkOptions:
         ip_range: The part of the subnet from which containers get addresses; absent: its upper half.
         address: The gateway's address; absent: one outside `ip_range`, which stays the same.
         mtu: The MTU in bytes; absent: the driver's default.
-        backends: The backends that are reached by name on it; absent: all.
+        backends: The backends whose names resolve on the network; absent: all.
     """
 
     driver: Literal["auto", "overlay", "bridge"] = "auto"
@@ -103,7 +103,7 @@ class PeerOptions:
 
 @dataclass(frozen=True)
 class DockerOptions:
-    """Docker networks, and the containers on them.
+    """The section `docker`: the engine, its networks, and the containers to attach to them.
 
     Args:
         host: `unix:///path`, `tcp://host:port`, or `ssh://TUNNEL/path`: a unix socket behind a tunnel.
@@ -113,7 +113,8 @@ class DockerOptions:
         container: The gateway's own container, by name or ID; absent: found automatically.
         networks: The networks that the gateway manages.
         attach: Rules that attach containers without labels.
-        grants: Rules that let containers use backends; with `gateway.strict`, nothing else counts.
+        grants: Rules that let containers use backends. With `gateway.strict`, labels have no effect without such a
+            rule.
         on_name_conflict: What to do if a name on a network of the gateway resolves to another host on another network
             of a container, or in its own hosts file: warn, or refuse to attach the container.
         services: Whether to attach swarm services by changing their specification, which restarts their tasks.
@@ -123,8 +124,8 @@ class DockerOptions:
         peers: Exchange of container addresses with the agents of other nodes; absent: their containers are unknown.
         repair: When to reattach a container with wrong aliases, which resets its connections: when it has no
             connections, always, or never.
-        max_detaches: The most endpoints that the gateway detaches within `resync`, so that a mistake cannot detach
-            every container.
+        max_detaches: Maximum number of endpoints that the gateway detaches within `resync`, so that a mistake cannot
+            detach every container.
         resync: The interval between two snapshots without events.
         timeout: The timeout of one request to the engine.
     """

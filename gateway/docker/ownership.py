@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from gateway.atomic_file import replace_file
-from gateway.docker.failed_starts import StartFailureCause
+from gateway.docker.failed_starts import RequestedStart, StartFailureCause
 
 FILE = "docker.json"
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
@@ -28,7 +28,7 @@ class OwnershipRecord:
         self._path = folder / FILE
         self._endpoints: set[tuple[str, str]] = set()
         self._addresses: dict[str, tuple[str, ...]] = {}
-        self._starts: dict[str, StartFailureCause] = {}
+        self._starts: dict[str, RequestedStart] = {}
         self._namespaces: frozenset[str] = frozenset()
         self.adopting = True
         """Whether no record existed. If so, endpoints with the gateway's owner alias count as the gateway's."""
@@ -47,14 +47,17 @@ class OwnershipRecord:
 
     def _read(
         self,
-    ) -> tuple[set[tuple[str, str]], dict[str, tuple[str, ...]], dict[str, StartFailureCause], frozenset[str]]:
+    ) -> tuple[set[tuple[str, str]], dict[str, tuple[str, ...]], dict[str, RequestedStart], frozenset[str]]:
         written = json.loads(self._path.read_text())
         endpoints = {(str(container), str(network)) for container, network in written["endpoints"]}
         addresses = {
             str(name): tuple(str(ipaddress.ip_address(address)) for address in each)
             for name, each in written.get("addresses", {}).items()  # absent in files of earlier versions
         }
-        starts = {str(container): StartFailureCause(cause) for container, cause in written.get("starts", {}).items()}
+        starts = {
+            str(container): RequestedStart(StartFailureCause(cause), str(backend))
+            for container, (cause, backend) in written.get("starts", {}).items()
+        }
         return endpoints, addresses, starts, frozenset(map(str, written.get("namespaces", ())))
 
     def _merge(self) -> None:
@@ -75,8 +78,8 @@ class OwnershipRecord:
         return dict(self._addresses)
 
     @property
-    def starts(self) -> dict[str, StartFailureCause]:
-        """The causes of the starts that the engine has not answered, by the container's ID."""
+    def starts(self) -> dict[str, RequestedStart]:
+        """The starts that the engine has not answered, by the container's ID."""
         return dict(self._starts)
 
     @property
@@ -91,17 +94,17 @@ class OwnershipRecord:
             self._namespaces = containers
             self._write()
 
-    def begin_start(self, container: str, cause: StartFailureCause) -> None:
+    def begin_start(self, container: str, start: RequestedStart) -> None:
         """Record that the gateway is about to start a container."""
         self._merge()
-        self._starts[container] = cause
+        self._starts[container] = start
         self._write()
 
     def end_starts(self, containers: Collection[str]) -> None:
         """Remove the starts of these containers, because the engine has answered or because they run."""
         if any(each in self._starts for each in containers):
             self._merge()
-            self._starts = {key: cause for key, cause in self._starts.items() if key not in containers}
+            self._starts = {key: each for key, each in self._starts.items() if key not in containers}
             self._write()
 
     def record_addresses(self, addresses: Mapping[str, tuple[str, ...]]) -> None:

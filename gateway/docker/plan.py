@@ -9,7 +9,7 @@ from typing import Any
 from gateway.backend_support.volume import VolumeSpec
 from gateway.docker.dead_containers import DeadContainer, MountListener
 from gateway.docker.errors import BlockedReason
-from gateway.docker.failed_starts import StartFailureCause
+from gateway.docker.failed_starts import RequestedStart
 from gateway.docker.model import Container, EngineSnapshot, LastStart
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.project_networks import configured_as
@@ -73,6 +73,8 @@ class PlannedAction:
     """The container's last start in the snapshot. If it changes, the gateway does not execute the action."""
     owner_start: float = field(default=0.0, compare=False)
     """See `DeadContainer`."""
+    backend: str = field(default="", compare=False)
+    """See `DeadContainer`."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -89,7 +91,7 @@ class PlannedAction:
 
 
 class AttachmentState(StrEnum):
-    """The state of an attachment."""
+    """The state of a container's attachment to a network."""
 
     ATTACHED = "attached"
     PENDING = "pending"
@@ -99,7 +101,7 @@ class AttachmentState(StrEnum):
 
 @dataclass(frozen=True)
 class AttachmentStatus:
-    """The status of a desired attachment.
+    """A desired attachment of a container to a network, with its state and the reason for it.
 
     Args:
         reason: Why the attachment is blocked or has drifted; None if no reason is known.
@@ -135,10 +137,9 @@ class DesiredState:
         usable: The backends that serve clients now; None if they are not known, in a command without the service.
         given_up: The containers that failed too many times and are not started again, see `StartAttempts`.
         restarted: The containers that were restarted after a restart of another container, see `StartAttempts`.
-        interrupted: The causes of the starts that this gateway requested and the engine did not answer, by the
-            container's ID.
+        interrupted: The starts that this gateway requested and the engine did not answer, by the container's ID.
         namespaces: The containers whose namespace others used at the last snapshot, see `Plan.namespaces`.
-        signaled: IDs of the containers that another client sent a signal to after their last start.
+        signals: The signals that other clients sent to each container, see `StartAttempts`.
     """
 
     instance: str
@@ -157,9 +158,9 @@ class DesiredState:
     usable: frozenset[str] | None = None
     given_up: frozenset[tuple[str, float]] = frozenset()
     restarted: frozenset[tuple[str, float]] = frozenset()
-    interrupted: Mapping[str, StartFailureCause] = field(default_factory=dict)
+    interrupted: Mapping[str, RequestedStart] = field(default_factory=dict)
     namespaces: frozenset[str] = frozenset()
-    signaled: frozenset[str] = frozenset()
+    signals: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
 
     @property
     def networks(self) -> Mapping[str, NetworkOptions]:

@@ -14,7 +14,7 @@ from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine import Engine
 from gateway.docker.engine_actions import execute
 from gateway.docker.errors import EngineError, ErrorKind
-from gateway.docker.failed_starts import StartFailureCause
+from gateway.docker.failed_starts import CANCELED, RequestedStart, StartFailureCause
 from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.ownership import OwnershipRecord
 from gateway.docker.plan import REVIVALS, ActionKind, PlannedAction
@@ -129,7 +129,8 @@ class PlanExecutor:
         extra = {"action": action.verb, "network": action.network, "container": action.container, "why": action.why}
         self.writes[action.verb] += 1
         if action.verb in REVIVALS:
-            self._ownership.begin_start(action.container_id, StartFailureCause(action.cause))
+            start = RequestedStart(StartFailureCause(action.cause), action.backend)
+            self._ownership.begin_start(action.container_id, start)
             if self._log_limiter.admit(time.monotonic()):
                 log.info("docker start requested", extra=extra)
         try:
@@ -143,7 +144,8 @@ class PlanExecutor:
             if error.kind in _UNCERTAIN:
                 self._detach_limiter.record(action.detaches, time.monotonic())
             self.count(action.verb, error)
-            self._attempted(action, answered=error.kind not in (ErrorKind.TIMEOUT, ErrorKind.UNREACHABLE))
+            is_lost = error.kind in (ErrorKind.TIMEOUT, ErrorKind.UNREACHABLE) or error.message.endswith(CANCELED)
+            self._attempted(action, answered=not is_lost)
             is_new = self.failures.failed(action, error, time.monotonic(), self._ownership.addresses)
             if is_new and self._log_limiter.admit(time.monotonic()):
                 log.warning("docker action failed", extra={**extra, "reason": error.kind, "detail": str(error)})

@@ -1,4 +1,4 @@
-"""Returns the names of the networks of Compose projects, stacks, services and single containers. Does no I/O."""
+"""Determines the names of networks that exist once per Compose project, stack, service or container."""
 
 import re
 from collections.abc import Mapping

@@ -16,6 +16,9 @@ from gateway.docker.consumers import ConsumerDirectory, client_networks
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine import Engine, connected
 from gateway.docker.errors import EngineError
+from gateway.docker.identity_warnings import image_labels, is_gateway, spoofing
+from gateway.docker.inspections import signal_number
+from gateway.docker.last_starts import NEXT
 from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.model import RUNNING, EngineSnapshot
 from gateway.docker.options import DockerOptions
@@ -25,7 +28,6 @@ from gateway.docker.plan_executor import PlanExecutor
 from gateway.docker.planning import plan
 from gateway.docker.planning.gateway_container import as_running_gateway, reserved_addresses
 from gateway.docker.snapshot_reader import SnapshotReader
-from gateway.docker.spoofing_warnings import image_labels, is_gateway, spoofing
 from gateway.docker.start_attempts import StartAttempts
 
 log = logging.getLogger(__name__)
@@ -109,7 +111,7 @@ class Reconciler:
             given_up=self.revivals.given_up,
             interrupted=self._ownership.starts,
             namespaces=self._ownership.namespaces,
-            signaled=self.revivals.signaled,
+            signals=self.revivals.signals,
             restarted=self.revivals.restarted,
         )
 
@@ -143,6 +145,7 @@ class Reconciler:
 
     async def _reconcile_until_disconnected(self, engine: Engine, ready: Callable[[], None]) -> None:
         """Reconcile until the connection fails or reaches its maximum age."""
+        self._observer.expire_starts()
         watching = asyncio.ensure_future(self._watch(engine, time.time() - _EVENT_OVERLAP))
         recycle_at = time.monotonic() + _MAX_CONNECTION_AGE * random.uniform(1 - _JITTER, 1)  # noqa: S311 - jitter
         try:
@@ -170,7 +173,8 @@ class Reconciler:
                 if action in ("start", "destroy"):
                     self.revivals.record_start(container)
                 if action == "kill" and container not in self._executor.starter.requested:
-                    self.revivals.record_signal(container)
+                    number = signal_number(str(event["Actor"].get("Attributes", {}).get("signal")))
+                    self.revivals.record_signal(container, number, event.get("timeNano", 0) / 1e9)
                 if action in _END_EVENTS:
                     self.directory.forget(container)
             elif action == "disconnect":
@@ -267,6 +271,8 @@ class Reconciler:
         waits = [at - now for each in possible if 0 < (at := self._not_before(each)) < math.inf]
         if held:
             waits.append(self._detach_limiter.wait_time(now))
+        if not observed.starts_known:
+            waits.append(NEXT)
         return max(0.05, min(waits, default=self._options.resync)), done
 
     def _started(self, observed: EngineSnapshot, now: float) -> set[str]:

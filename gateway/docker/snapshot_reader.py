@@ -11,7 +11,7 @@ from gateway.docker.engine import Engine, get_required, has_gateway_priority
 from gateway.docker.engine_flavor import DOCKER, lease_ranges
 from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
 from gateway.docker.grants import granted
-from gateway.docker.image_labels import ImageLabels
+from gateway.docker.image_labels import ImageLabelCache
 from gateway.docker.inspections import InspectionCache, epoch
 from gateway.docker.labels import MANAGED_BY, by_rules
 from gateway.docker.last_starts import with_last_starts
@@ -58,7 +58,7 @@ class SnapshotReader:
         self._known = known
         self._compared: set[str] = set()
         """Networks whose endpoints are compared with the desired state. This comparison requires the aliases."""
-        self._images = ImageLabels()
+        self._images = ImageLabelCache()
         self._inspections = InspectionCache()
 
     async def snapshot(self, engine: Engine) -> EngineSnapshot:
@@ -67,6 +67,7 @@ class SnapshotReader:
         Raises:
             EngineError: A request failed.
         """
+        began = time.monotonic()
         try:
             info = await engine.get("info")
             swarm, node = responses.swarm(info)
@@ -90,7 +91,9 @@ class SnapshotReader:
             if labels := self._consumers():
                 containers = await self._with_capabilities(engine, containers, labels)
             now = time.monotonic()
-            containers = await with_last_starts(engine, self._inspections, containers, self._matters, now)
+            containers, starts_known = await with_last_starts(
+                engine, self._inspections, containers, self._matters, now
+            )
             services = await self._services(engine) if swarm.manager else ()
         except EngineError:
             raise
@@ -100,11 +103,16 @@ class SnapshotReader:
         endpoints = {each.endpoint_id for container in containers for each in container.endpoints.values()}
         self._inspections.retain({each.id for each in containers}, endpoints)
         self._images.retain({str(each.get("ImageID", "")) for each in listed})
+        clock = epoch(str(info.get("SystemTime")))
         return EngineSnapshot(
             containers, networks, services or (), volumes, info, swarm, own=own, services_hidden=services is None,
             gateway_priority=has_gateway_priority(engine.api_version), flavor=engine.flavor,
-            clock=epoch(str(info.get("SystemTime"))),
+            clock=clock and clock + time.monotonic() - began, starts_known=starts_known,
         )  # fmt: skip
+
+    def expire_starts(self) -> None:
+        """Inspect each container again in the next snapshots, because events of starts were possibly lost."""
+        self._inspections.expire_starts()
 
     def forget_start(self, container: str) -> None:
         """Inspect a container again in the next snapshot, because the container was started."""

@@ -40,8 +40,8 @@ class StartAttempts:
         """The attempts, by the container's ID."""
         self._restarted: dict[str, float] = {}
         """The `owner_start` for which a container was last restarted, by the container's ID."""
-        self._signaled: set[str] = set()
-        """IDs of the containers that another client sent a signal to after their last start."""
+        self._signals: dict[str, dict[int, float]] = {}
+        """See `signals`."""
         self.revived: Tally = Tally()
         """Number of successful starts, by cause."""
 
@@ -56,26 +56,30 @@ class StartAttempts:
         return frozenset(self._restarted.items())
 
     @property
-    def signaled(self) -> frozenset[str]:
-        """IDs of the containers that another client sent a signal to. A restart would undo a stop in progress."""
-        return frozenset(self._signaled)
+    def signals(self) -> dict[str, dict[int, float]]:
+        """The signals that other clients sent to each container, see `LastStart.may_be_stopped_by`.
 
-    def record_signal(self, container: str) -> None:
-        """Record that another client sent a signal to a container, for example to stop it."""
-        self._signaled.add(container)
+        They include signals before the last start, if the gateway did not receive the event of that start.
+        """
+        return {key: dict(each) for key, each in self._signals.items()}
+
+    def record_signal(self, container: str, number: int, at: float) -> None:
+        """Record that another client sent a signal to a container, for example to stop it; see `signals`."""
+        self._signals.setdefault(container, {})[number] = at
 
     def record_start(self, container: str) -> None:
         """Record that a container was started, or removed. A signal that it received before has no effect now."""
-        self._signaled.discard(container)
+        self._signals.pop(container, None)
 
     def permits(self, action: PlannedAction) -> bool:
         """Return whether an action that was planned before can still be executed."""
-        return action.verb is not ActionKind.RESTART or action.container_id not in self._signaled
+        start, signals = action.last_start, self._signals.get(action.container_id, {})
+        return action.verb is not ActionKind.RESTART or start is None or not start.may_be_stopped_by(signals)
 
     def retain(self, containers: Collection[str]) -> None:
         """Remove the records of all containers except these."""
         self._restarted = {key: each for key, each in self._restarted.items() if key in containers}
-        self._signaled &= set(containers)
+        self._signals = {key: each for key, each in self._signals.items() if key in containers}
 
     def observed(self, dead: Collection[DeadContainer], now: float) -> None:
         """Record which containers are dead now, and remove the attempts of containers that have run for `STABLE`."""

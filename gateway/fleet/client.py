@@ -33,7 +33,7 @@ class MemberError(GatewayError):
 
 @dataclass(frozen=True)
 class MemberCredentials:
-    """What the client presents to members, and which certificates it trusts."""
+    """The bearer token for requests to members, and the TLS context with the trusted certificates."""
 
     token: str | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = None
@@ -63,7 +63,7 @@ def read_credentials(options: FleetOptions) -> MemberCredentials:
 
 
 class MemberClient:
-    """Sends requests to members. Use it as an asynchronous context manager, which closes all connections.
+    """Requests the summaries of members. Use it as an asynchronous context manager, which closes all connections.
 
     Args:
         timeout: Seconds for one request, from the lookup of the name to the last byte of the answer.
@@ -133,7 +133,7 @@ class MemberClient:
 
 
 class _MemberResolver(AbstractResolver):
-    """Resolves the names of members for aiohttp, with the shared lookups."""
+    """The resolver that aiohttp uses for the names of members. Requests for one name share a lookup."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC

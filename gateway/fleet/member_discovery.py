@@ -4,7 +4,7 @@ import asyncio
 import itertools
 
 from gateway.errors import GatewayError
-from gateway.fleet.bounded_read import BoundedRead
+from gateway.fleet.deadline_reader import DeadlineReader
 from gateway.fleet.member_file import read_members
 from gateway.fleet.members import MAX_MEMBERS, Member, MemberAddress, expand, exposed_token
 from gateway.fleet.name_lookup import lookup
@@ -13,7 +13,7 @@ from gateway.text_sanitizer import one_line
 
 
 class MemberDiscovery:
-    """Finds members. If a file cannot be read or a name does not resolve, keeps the members found there before.
+    """Finds the members of a fleet. After a failed read or lookup, keeps the members found there before.
 
     Args:
         strict: Whether to ignore the members in the file to which the token would be sent without encryption.
@@ -23,7 +23,7 @@ class MemberDiscovery:
         self._strict = strict
         self._by_name: dict[MemberAddress, list[Member]] = {}
         self._in_file: list[MemberAddress] = []
-        self._file_read: BoundedRead[tuple[list[MemberAddress], list[str]]] = BoundedRead()
+        self._file_read: DeadlineReader[tuple[list[MemberAddress], list[str]]] = DeadlineReader()
         self._file_problems: list[str] = []
         self._name_problems: dict[MemberAddress, str] = {}
 

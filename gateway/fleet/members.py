@@ -1,4 +1,4 @@
-"""Parses the addresses of members, and expands names that stand for several members. Does no I/O."""
+"""Parses the addresses of members, and expands DNS names that resolve to several members. Does no I/O."""
 
 import re
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 class MemberAddress(NamedTuple):
-    """An entry of the list of members, which can stand for several gateways.
+    """A configured address of one member, or a DNS name that resolves to several members.
 
     Args:
         scheme: `http` or `https`.
@@ -41,7 +41,7 @@ class MemberAddress(NamedTuple):
 
 @dataclass(frozen=True)
 class Member:
-    """One gateway of a fleet.
+    """One gateway of a fleet: its address, and the host name of its certificate.
 
     Args:
         scheme: `http` or `https`.

@@ -10,7 +10,7 @@ from gateway.tls_client import ClientTls
 
 @dataclass(frozen=True)
 class FleetOptions:
-    """The gateways that this gateway shows on `/fleet`; see docs/fleet.md.
+    """The section `fleet`: the gateways that this gateway shows on `/fleet`; see docs/fleet.md.
 
     Args:
         members: The addresses of `ops.listen` of the gateways: `host:port` or `https://host:port`. After `dns+`, each

@@ -1,4 +1,4 @@
-"""Asks all members regularly, each in a separate task, and keeps the last answer of each."""
+"""Polls all members of the fleet, each in a separate task, and keeps the last answer of each."""
 
 import asyncio
 import logging
@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from gateway.errors import GatewayError
-from gateway.fleet.bounded_read import BoundedRead
 from gateway.fleet.client import MemberClient, MemberCredentials, MemberError, read_credentials
+from gateway.fleet.deadline_reader import DeadlineReader
 from gateway.fleet.member_discovery import MemberDiscovery
 from gateway.fleet.members import Member
 from gateway.fleet.options import FleetOptions
@@ -28,7 +28,7 @@ _SPACING = 0.002
 
 
 class FleetPoller:
-    """Asks the members of the fleet; implements `gateway.contracts.component.Component`. Does nothing without them.
+    """Polls the members of the fleet; implements `gateway.contracts.component.Component`.
 
     A slow or dead member delays no other member, because each has its own task and deadline.
 
@@ -43,8 +43,8 @@ class FleetPoller:
         self._tasks: dict[Member, asyncio.Task[None]] = {}
         self._discovery = MemberDiscovery(strict=strict)
         self._credentials_error = ""
-        self._credentials_read: BoundedRead[tuple[list[tuple[Path, int, int]], MemberCredentials | None]] = (
-            BoundedRead()
+        self._credentials_read: DeadlineReader[tuple[list[tuple[Path, int, int]], MemberCredentials | None]] = (
+            DeadlineReader()
         )
         self._stamps: list[tuple[Path, int, int]] | None = None
         """Path, modification time in nanoseconds and inode of each file when it was last read."""

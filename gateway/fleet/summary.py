@@ -1,4 +1,4 @@
-"""Decodes the answer of a member. The answer is untrusted: its size, types and texts are limited. Does no I/O."""
+"""Decodes the summary of a member. Limits sizes, because a member is not trusted. Does no I/O."""
 
 import json
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ _MAX_DETAIL = 300
 
 @dataclass(frozen=True)
 class MemberProblem:
-    """A tunnel or backend that does not work."""
+    """A failed tunnel or backend of a member."""
 
     name: str
     state: str
@@ -26,7 +26,7 @@ class MemberProblem:
 
 @dataclass(frozen=True)
 class MemberSummary:
-    """What a member answers to `/api/v1/summary`."""
+    """The summary that a member returns for `/api/v1/summary`: its status, counts and failures."""
 
     instance: str
     version: str

@@ -8,7 +8,7 @@ from gateway.fleet.summary import MemberSummary
 
 @dataclass(frozen=True)
 class MemberView:
-    """What is known about one member.
+    """The state of one member: its last summary, and why the last request failed.
 
     Args:
         member: The member.
@@ -36,7 +36,7 @@ class MemberView:
 
 @dataclass(frozen=True)
 class FleetView:
-    """What is known about all members, and the files and names that could not be read."""
+    """The state of all members, and the errors of the files and names that list members."""
 
     members: list[MemberView] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)

@@ -31,8 +31,8 @@ _ANY_SOURCE = ClientSource()
 _LIMITS = (RefusalReason.MAX_CONNECTIONS, RefusalReason.CONSUMER_QUOTA)
 
 
-class _OverLimit(NamedTuple):
-    """The refusal of a client that exceeds a limit, unless it sends a cancel request, and its counters."""
+class _OverLimitClient(NamedTuple):
+    """A client that exceeds a limit, and is refused unless it sends a cancel request."""
 
     refusal: RefusalReason
     address: str | None
@@ -40,7 +40,7 @@ class _OverLimit(NamedTuple):
 
 
 class Acceptor:
-    """Admits the clients of one backend.
+    """Accepts or refuses the clients of one backend.
 
     Args:
         backend: The backend's name.
@@ -70,6 +70,8 @@ class Acceptor:
         """Tasks of clients that are not joined yet."""
         self.group: asyncio.TaskGroup | None = None
         """Task group that runs the tasks of the clients. If it is None, the acceptor resets every client."""
+        self.waiting_elsewhere: Callable[[], int] = lambda: 0
+        """Returns the number of clients that links have accepted but not joined yet."""
         self._backend = backend
         self._dialer = dialer
         self._connections = connections
@@ -80,7 +82,12 @@ class Acceptor:
     @property
     def active(self) -> int:
         """Number of current clients, joined or waiting."""
-        return len(self._connections) + len(self.pending)
+        return len(self._connections) + len(self.pending) + self.waiting_elsewhere()
+
+    @property
+    def accepts_anyone(self) -> bool:
+        """Whether admission needs only the client's IP address and the number of clients, and is not recorded."""
+        return self.group is not None and not self._audit.enabled and not self.admission.needs_identity
 
     def record_failure(self, client: PendingClient, error: DialError) -> None:
         """Count, record and log a client that could not be joined to a target."""
@@ -94,9 +101,14 @@ class Acceptor:
             if task is not None:
                 task.cancel()
 
-    def accept(self, sock: Stream) -> None:
-        """Admit or refuse a client. The acceptor owns the client's socket until the client is joined or reset."""
-        client, admission, group = PendingClient(sock), self.admission, self.group
+    def accept(self, sock: Stream, waited: float = 0.0) -> None:
+        """Admit or refuse a client. The acceptor owns the client's socket until the client is joined or reset.
+
+        Args:
+            sock: The client's socket.
+            waited: Seconds for which the client has waited. They count toward the hold time.
+        """
+        client, admission, group = PendingClient(sock, waited), self.admission, self.group
         source = ClientSource.of(sock) if admission.needs_source or self._audit.enabled else _ANY_SOURCE
         client.record = self._audit.accepted(source)
         refusal = admission.refusal(source, self.active - len(self.reserve))
@@ -137,13 +149,13 @@ class Acceptor:
 
     def _over_limit(
         self, client: PendingClient, refusal: RefusalReason, usage: UsageCounters | None
-    ) -> "_OverLimit | None":
+    ) -> "_OverLimitClient | None":
         """Return the refusal of a client that might send a cancel request; None to refuse the client immediately."""
         source = ClientSource.of(client.sock) if self._dialer.knows_cancel_requests and refusal in _LIMITS else None
         room = source is not None and self.reserve.has_room(source.address)
         if source is None or not room or self.admission.refusal(source, 0) is not None:
             return None
-        return _OverLimit(refusal, source.address, usage)
+        return _OverLimitClient(refusal, source.address, usage)
 
     def _start_task(
         self,
@@ -219,7 +231,7 @@ class Acceptor:
         client.slot = self.consumers.admit(name, container_id)
         return None
 
-    async def _connect_cancel_request(self, client: PendingClient, over_limit: "_OverLimit") -> None:
+    async def _connect_cancel_request(self, client: PendingClient, over_limit: "_OverLimitClient") -> None:
         """Join a client that exceeds a limit if it sends a cancel request; otherwise refuse the client."""
         if await self._has_label(over_limit.address):
             with contextlib.suppress(DialError):  # the client has disconnected

@@ -1,4 +1,4 @@
-"""Decides which clients are admitted, and how many. Does no I/O. The caller counts connections."""
+"""Decides which clients of a backend are admitted. The caller counts connections. Does no I/O."""
 
 import ipaddress
 import socket
@@ -24,7 +24,7 @@ class RefusalReason(StrEnum):
 
 
 class ClientConsumer(Protocol):
-    """The container or application behind a source address."""
+    """The consumer (container or application) that opened a client connection."""
 
     @property
     def name(self) -> str:
@@ -39,7 +39,7 @@ class ClientConsumer(Protocol):
 
 
 class ConsumerResolver(Protocol):
-    """Finds the consumer behind a source address."""
+    """Finds the consumer (container or application) that has a source address."""
 
     def lookup(self, address: str) -> ClientConsumer | None:
         """Return the consumer with this address; None if it is unknown."""
@@ -79,8 +79,8 @@ class ClientSource:
 
 
 @dataclass(frozen=True)
-class SocketConsumer:
-    """A consumer that is identified by the unix socket to which the client connects; implements `ClientConsumer`."""
+class UnixSocketConsumer:
+    """A consumer identified by the unix socket that its clients connect to; implements `ClientConsumer`."""
 
     name: str
     id: str = ""
@@ -101,7 +101,7 @@ class UnixSocketRule:
         gids: Primary group IDs that are allowed to connect; empty to allow all.
     """
 
-    consumer: SocketConsumer | None = None
+    consumer: UnixSocketConsumer | None = None
     uids: frozenset[int] = frozenset()
     gids: frozenset[int] = frozenset()
 
@@ -140,10 +140,15 @@ class AdmissionRules:
     @property
     def needs_source(self) -> bool:
         """Whether any rule depends on the client's source."""
-        rules = (self.allow, self.privileged_only, self.label, self.identity, self.per_consumer, self.sockets)
+        return bool(self.allow) or self.needs_identity
+
+    @property
+    def needs_identity(self) -> bool:
+        """Whether any rule or counter depends on more than the client's IP address."""
+        rules = (self.privileged_only, self.label, self.identity, self.per_consumer, self.sockets)
         return any(rules)
 
-    def socket_consumer(self, source: ClientSource | None) -> SocketConsumer | None:
+    def socket_consumer(self, source: ClientSource | None) -> UnixSocketConsumer | None:
         """Return the consumer that is assigned to the client's unix socket; None if there is none."""
         rule = self.sockets.get(source.path) if source is not None else None
         return rule.consumer if rule is not None else None

@@ -1,4 +1,4 @@
-"""Routes each cancel request, which arrives on a separate connection, to the target of the session to cancel."""
+"""Recognizes query cancel requests, which use separate connections, and routes each to its session's target."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ _COPY_TIMEOUT = 2.0
 
 
 class _CachedReply:
-    """A target's last reply to an encryption request, and when it arrived (monotonic time, in seconds)."""
+    """A target's last reply to a client's request for encryption, and its monotonic time, in seconds."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()

@@ -13,9 +13,9 @@ from gateway.forwarding.admission import ClientConsumer, ClientSource, RefusalRe
 from gateway.forwarding.routed_target import RoutedTarget
 
 NOT_CONNECTED = "not_connected"
-"""The field `ending` of a client that was admitted but could not be joined to a target."""
+"""Value of the field `ending` for a client that was admitted but could not be joined to a target."""
 _REFUSED = "refused"
-"""The ending of the span of a client that was refused."""
+"""Value of the span's attribute `ending` for a client that was refused."""
 
 
 @dataclass
@@ -27,8 +27,8 @@ class ConnectionRecord:
         accepted_at: Monotonic time at which the client was accepted.
         consumer: The client's container or the consumer of its unix socket; None if unknown.
         audited: Whether the audit log records the client.
-        trace: The times of the client; None while traces are disabled.
-        pending: Whether the client is not joined yet, and no end of the client is recorded.
+        trace: The times at which the phases of the connection began; None while traces are disabled.
+        pending: Whether the client still waits: no join, refusal or end of the connection is recorded.
     """
 
     __slots__ = ("accepted_at", "audited", "consumer", "pending", "source", "trace")
@@ -41,12 +41,12 @@ class ConnectionRecord:
 
 
 class ConnectionAudit:
-    """Writes audit events and spans for the clients of one backend. Does nothing while both are disabled.
+    """Writes audit events and spans for the clients of one backend, if the audit log or traces are enabled.
 
     Args:
         backend: The backend's name.
         recorder: Receives the events.
-        exporter: Receives the spans; None if there are no traces.
+        exporter: Receives the spans; None if traces are disabled.
     """
 
     def __init__(self, backend: str, recorder: AuditRecorder, exporter: TraceExporter | None = None) -> None:
@@ -56,11 +56,11 @@ class ConnectionAudit:
 
     @property
     def enabled(self) -> bool:
-        """Whether clients are recorded."""
+        """Whether the audit log or traces are enabled, so that clients are recorded."""
         return self._recorder.enabled or self._exporter is not None
 
     def accepted(self, source: ClientSource | None) -> ConnectionRecord | None:
-        """Return a record for a client that was accepted; None while audit log and traces are disabled."""
+        """Return a new record for an accepted client; None while both the audit log and traces are disabled."""
         audited = self._recorder.enabled
         trace = ConnectionTrace() if self._exporter is not None else None
         if audited:
@@ -89,18 +89,18 @@ class ConnectionAudit:
             self._recorder.record_refusal(key)
 
     def not_joined(self, record: ConnectionRecord | None, ending: str, reason: Reason | None = None) -> None:
-        """Record that a client was closed before it was joined. Do nothing if this was recorded before.
+        """Record that a client was closed before it was joined. Do nothing if its end is already recorded.
 
         Args:
             record: The client's record.
-            ending: The field `ending` of the event: a `CloseReason` or `NOT_CONNECTED`.
-            reason: Why the client could not be joined; None if there was another cause.
+            ending: Value of the field `ending` of the event: a `CloseReason` or `NOT_CONNECTED`.
+            reason: Why no target could be reached; None if the client was closed for another reason.
         """
         if record is not None and self._end(record):
             self._write(record, None, None, ending, reason)
 
     def joined(self, record: ConnectionRecord | None) -> ConnectionRecord | None:
-        """Record that a client was joined. Return the record that the caller passes to `ended` later."""
+        """Record that a client was joined. Return the record, which the caller must later pass to `ended`."""
         if record is not None:
             record.pending = False
             if record.trace is not None:
@@ -113,9 +113,9 @@ class ConnectionAudit:
         """Record that a joined connection has ended.
 
         Args:
-            record: What `joined` returned.
-            routed: The target.
-            relay: The relay, for its byte counts.
+            record: The record that `joined` returned.
+            routed: The target, and the tunnel used.
+            relay: The relay of the connection. Its byte counts are recorded.
             close_reason: Why the connection ended.
         """
         if record is not None:

@@ -1,4 +1,4 @@
-"""Counts connections, bytes and latency of one backend for each consumer, for a limited number of consumers."""
+"""Counts the connections, bytes and latency of each consumer of one backend, up to `MAX_CONSUMERS` consumers."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ UNKNOWN = "unknown"
 
 @dataclass
 class UsageCounters:
-    """Counts the connections, bytes and latency of one consumer.
+    """The connection, byte and latency counters of one consumer of a backend.
 
     Args:
         id: The container's ID; empty if there is none.
@@ -53,12 +53,13 @@ class UsageCounters:
 
 
 class ConnectionSlot:
-    """Counts one connection of a consumer, from admission to close.
+    """Counts one connection toward the quota of its consumer, from admission to close.
 
     Args:
-        active: Number of current connections of each consumer. The slot adds its connection.
+        active: Number of current connections of each consumer. The slot increments the consumer's number while it is
+            occupied.
         name: The consumer's name.
-        usage: The counters for the connection. These can be the counters of `OTHERS`.
+        usage: The counters to update: those of the consumer, or of `OTHERS` if the consumer has no separate counters.
     """
 
     def __init__(self, active: Counter[str], name: str, usage: UsageCounters) -> None:
@@ -72,7 +73,7 @@ class ConnectionSlot:
         usage.waiting += 1
 
     def join(self, relay: Relay) -> None:
-        """Record that the connection no longer waits, because `relay` carries it."""
+        """Record that the client is joined to a target, and that `relay` carries the connection."""
         self.usage.waiting -= 1
         self.usage.relays.add(relay)
         self._relay = relay
@@ -97,7 +98,7 @@ class ConnectionSlot:
 
 
 class ConsumerUsage(dict[str, UsageCounters]):
-    """The counters of all consumers, by name."""
+    """The usage counters of all consumers of one backend, by the consumer's name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,7 +106,7 @@ class ConsumerUsage(dict[str, UsageCounters]):
         """Number of current connections of each consumer, including consumers that are counted as `OTHERS`."""
 
     def admit(self, name: str, container_id: str) -> ConnectionSlot:
-        """Count one more connection of a consumer, and return the connection's slot.
+        """Count a new connection of a consumer, and return the connection's slot. The caller must release the slot.
 
         Args:
             name: The consumer's name.
@@ -114,14 +115,16 @@ class ConsumerUsage(dict[str, UsageCounters]):
         return ConnectionSlot(self.active, name, self.usage_of(name, container_id))
 
     def usage_of(self, name: str, container_id: str) -> UsageCounters:
-        """Return the counters of a consumer. At `MAX_CONSUMERS`, replace the counters of an idle consumer.
+        """Return the counters of a consumer. Create them if the consumer has none.
+
+        If `MAX_CONSUMERS` consumers have counters already, first merge those of an idle consumer into `OTHERS`.
 
         Args:
             name: The consumer's name.
             container_id: The container's ID; empty if there is none.
 
         Returns:
-            The counters of `OTHERS` if no consumer is idle.
+            The counters of the consumer; those of `OTHERS` if they cannot be created because no consumer is idle.
         """
         usage = self.get(name)
         if usage is None:
@@ -138,7 +141,7 @@ class ConsumerUsage(dict[str, UsageCounters]):
         return self.get(OTHERS) or self.setdefault(OTHERS, UsageCounters())
 
     def _merge_into_others(self, removed: UsageCounters) -> None:
-        """Add the counts of a consumer whose entry is removed to the counts of `OTHERS`."""
+        """Add the counters of a consumer that was removed to those of `OTHERS`."""
         others = self._others()
         others.total += removed.total
         others.rejected += removed.rejected

@@ -1,4 +1,4 @@
-"""Joins one client to a target: waits for a link, then dials the ways to the targets in order."""
+"""Joins a client to a target: waits for a link, then dials the targets through their tunnels in order."""
 
 import asyncio
 import random
@@ -10,7 +10,7 @@ from gateway.cancel_protocol import CancelRequest, LoginTap
 from gateway.contracts.link import Relay
 from gateway.contracts.tracing import DIAL, HOLD
 from gateway.errors import DialError, LinkLostError, ReachError, Reason
-from gateway.forwarding.cancel_join import join_cancel_request
+from gateway.forwarding.cancel_request_forwarding import join_cancel_request
 from gateway.forwarding.cancel_requests import CancelRouter
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.route import Route
@@ -24,18 +24,19 @@ _RETRY_FACTOR = 2.0
 _NEXT_AFTER = 2.0
 """Time limit, in seconds, for a dial if another target or another way to the target can be tried after it."""
 _RECHECK_INTERVAL = 1.0
-"""Seconds after which a waiting client gets the current ways to the targets, if the route has several uplinks."""
+"""Interval, in seconds, at which a waiting client reads the ways to the targets again if the route has several
+uplinks. The way to a target can change while the client waits."""
 _NO_PRIMARY = "no target is a writable primary"
 _PERMANENT = {Reason.CHANNEL_PROHIBITED}
-"""Reasons for which a retry does not help."""
+"""Reasons that a retry does not remove."""
 
 
 class _PermanentDialError(DialError):
-    """No target can be reached, and a retry does not help."""
+    """No target can be reached, for reasons that a retry does not remove."""
 
 
-class JoinedClient(NamedTuple):
-    """The result of joining a client to a target."""
+class JoinResult(NamedTuple):
+    """The target to which a client was joined, the tunnel used, and the relay between them."""
 
     routed: RoutedTarget
     relay: Relay
@@ -44,12 +45,13 @@ class JoinedClient(NamedTuple):
 
 
 class Dialer:
-    """Joins the clients of one backend to targets.
+    """Dials the targets of one backend for each client, and joins the client to the first target that accepts.
 
     Args:
         route: The current route.
-        make_tap: Creates the taps that measure latency; None if the relay measures latency by data direction.
-        cancels: Routes cancel requests; None if the kind sends none on separate connections.
+        make_tap: Creates a tap that measures the latency of one connection; None if requests and responses alternate,
+            so that the relay itself measures latency.
+        cancels: Routes cancel requests; None if clients of this kind send none on separate connections.
     """
 
     def __init__(self, route: Route, make_tap: TapFactory | None = None, cancels: CancelRouter | None = None) -> None:
@@ -60,7 +62,7 @@ class Dialer:
         self.fail_fast = False
         """Whether clients are reset instead of held while all uplinks are down."""
         self._changed = asyncio.Event()
-        """Event that is set when the route or `fail_fast` changes. It is then replaced by a new event."""
+        """Event that is set, and replaced by a new one, when the route or `fail_fast` changes."""
 
     @property
     def knows_cancel_requests(self) -> bool:
@@ -68,7 +70,7 @@ class Dialer:
         return self._cancels is not None
 
     def set_fail_fast(self, *, enabled: bool) -> None:
-        """Set whether to reset clients while all uplinks are down. Also applies to clients that already wait."""
+        """Set whether to reset clients while all uplinks are down, including clients that already wait."""
         self.fail_fast = enabled
         self._wake_waiting()
 
@@ -77,15 +79,17 @@ class Dialer:
         self._changed = asyncio.Event()
 
     def set_route(self, route: Route) -> None:
-        """Replace the route. Also applies to clients that already wait."""
+        """Replace the route for new clients and for clients that wait for a link."""
         self.target_dialer = TargetDialer(route)
         self._wake_waiting()
 
     async def read_cancel_request(self, client: PendingClient) -> None:
-        """Read the client's cancel request, if it sends one. The bytes stay unread.
+        """Peek at the client's first bytes, and set the client's `request` if they are a cancel request.
+
+        The bytes remain in the socket's receive buffer, so the relay still forwards them.
 
         Args:
-            client: The client. If it sends other data, its `request` stays None.
+            client: The client. Its `request` remains None if it sends other data.
 
         Raises:
             DialError: The client has disconnected.
@@ -96,7 +100,7 @@ class Dialer:
         target = routed.identity if routed is not None else None
         client.request = await self._cancels.read_cancel_request(client.sock, client.watcher, target)
 
-    async def join(self, client: PendingClient, latency: Histogram) -> JoinedClient:
+    async def join(self, client: PendingClient, latency: Histogram) -> JoinResult:
         """Join `client` to a target within the hold time.
 
         Args:
@@ -104,10 +108,10 @@ class Dialer:
             latency: Records the response latencies.
 
         Raises:
-            DialError: No target could be joined.
+            DialError: No target could be reached within the hold time, or a retry does not help.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.target_dialer.route.hold
+        deadline = loop.time() + self.target_dialer.route.hold - client.waited
         pause = _FIRST_RETRY
         while True:
             dialer = self.target_dialer  # a reload might have replaced it
@@ -116,14 +120,14 @@ class Dialer:
             uplinks = {each.uplink for each in routes} or set(route.uplinks)
             if all(each.link is None for each in uplinks):
                 if self.fail_fast:
-                    raise DialError(Reason.TUNNEL, "the path is down, and gateway fail has disabled the hold")
+                    raise DialError(Reason.TUNNEL, "no tunnel is open, and `gateway fail` has disabled the hold")
                 client.enter(HOLD)
                 client.watcher.start()
                 try:
                     async with asyncio.timeout_at(deadline):
                         await self._wait_link(uplinks, None if len(route.uplinks) == 1 else _RECHECK_INTERVAL)
                 except TimeoutError:
-                    raise DialError(Reason.TUNNEL, f"the path was down for {route.hold:g} s (hold)") from None
+                    raise DialError(Reason.TUNNEL, f"no tunnel opened within {route.hold:g} s (`hold`)") from None
                 continue
             try:
                 return await self._dial(client, dialer, routes, latency, deadline)
@@ -143,8 +147,8 @@ class Dialer:
         routes: list[RoutedTarget],
         latency: Histogram,
         deadline: float,
-    ) -> JoinedClient:
-        """Join the client through the first way that succeeds. Join a cancel request to the target of its session."""
+    ) -> JoinResult:
+        """Join the client through the first way that succeeds. Join a cancel request to its session's target."""
         if not routes:
             if self._cancels and (request := await self._cancel_request(client, None)) is not None:
                 return await self._join_cancel(client, request, dialer, latency)
@@ -173,8 +177,8 @@ class Dialer:
 
     async def _join_route(
         self, client: PendingClient, dialer: TargetDialer, routed: RoutedTarget, latency: Histogram, within: float
-    ) -> JoinedClient:
-        """Join the client to a target through one way within `within` seconds."""
+    ) -> JoinResult:
+        """Join the client to a target through one way. Fail if the dial takes longer than `within` seconds."""
         started = time.perf_counter()
         login = self._cancels.login_tap() if self._cancels else None
         tap = login or (self._make_tap(latency.observe) if self._make_tap else None)
@@ -182,10 +186,13 @@ class Dialer:
             raise LinkLostError
         relay = await dialer.join(client, routed.uplink.link, routed, latency, within, tap)
         routed.uplink.channel_open.observe(time.perf_counter() - started)
-        return JoinedClient(routed, relay, login)
+        return JoinResult(routed, relay, login)
 
     async def _cancel_request(self, client: PendingClient, routed: RoutedTarget | None) -> CancelRequest | None:
-        """Return the client's cancel request. Read it only if another target than that of `routed` has sessions."""
+        """Return the client's cancel request; None if it sends none or if the request can only be for `routed`.
+
+        To save time, the client's first bytes are checked only if targets other than that of `routed` have sessions.
+        """
         cancels = self._cancels
         target = routed.identity if routed is not None else None
         if (
@@ -205,11 +212,11 @@ class Dialer:
         dialer: TargetDialer,
         latency: Histogram,
         default: RoutedTarget | None = None,
-    ) -> JoinedClient:
+    ) -> JoinResult:
         candidates = self._cancels.targets_for(request, default and default.identity) if self._cancels else []
         if not candidates:
             raise DialError(Reason.ROLE, _NO_PRIMARY)
-        return JoinedClient(*await join_cancel_request(client, request, dialer, latency, candidates, default))
+        return JoinResult(*await join_cancel_request(client, request, dialer, latency, candidates, default))
 
     async def _wait_link(self, uplinks: Collection[LinkSource], within: float | None) -> None:
         """Wait until an uplink has a link, the route or `fail_fast` changes, or `within` seconds have passed."""
@@ -223,7 +230,7 @@ class Dialer:
 
 
 def _failure(errors: list[ReachError]) -> DialError:
-    """Return the error for the client from the errors of all failed dials, which are in order."""
+    """Combine the errors of all failed dials, in the order of the dials. The reason is that of the last dial."""
     if not errors:
         return DialError(Reason.TUNNEL, "the link was lost")
     last = errors[-1]

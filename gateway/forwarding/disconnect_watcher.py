@@ -7,10 +7,10 @@ from gateway.relay.poller import HANGUP, READ, poller
 
 
 class DisconnectWatcher:
-    """Cancels the current task when its client resets the connection.
+    """Cancels the task that serves a waiting client when the client resets its connection.
 
     Args:
-        client: The socket to watch until a relay registers it with the poller.
+        client: The client's socket. The poller watches it until a relay registers the socket instead.
     """
 
     def __init__(self, client: Stream) -> None:
@@ -20,14 +20,14 @@ class DisconnectWatcher:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start watching, and cancel the current task after a reset. Do nothing if watching has already started."""
+        """Start watching for the current task, which a reset cancels. Do nothing if watching has already started."""
         if not self._watching:
             self._watching = True
             self._task = asyncio.current_task()
             poller().add(self._client.fileno(), self._on_hangup, HANGUP)
 
     def stop(self) -> None:
-        """Stop watching a client that was not joined."""
+        """Stop watching. Call this only for a client without a relay, because a relay replaces the registration."""
         if self._watching and not self.disconnected:
             poller().remove(self._client.fileno())
 

@@ -1,4 +1,4 @@
-"""Decides when to close which connections, so that clients do not all reconnect at the same time. Does no I/O."""
+"""Spreads the closes of a drain over time, so that clients do not all reconnect at once. Does no I/O."""
 
 from gateway.contracts.link import Relay
 
@@ -7,11 +7,11 @@ SHARE_PER_SECOND = 0.1
 
 
 class DrainPace:
-    """Computes how many connections to close at a given time.
+    """Computes the number of connections that a drain should close by a given time.
 
     Args:
-        clients: Number of connections at the start.
-        now: Monotonic time of the start, in seconds.
+        clients: Number of connections at the start of the drain.
+        now: Monotonic time at the start of the drain, in seconds.
     """
 
     def __init__(self, clients: int, now: float) -> None:
@@ -20,12 +20,16 @@ class DrainPace:
         self._closed = 0
 
     def due(self, now: float) -> int:
-        """Return how many more connections to close at the monotonic time `now`, and count them as closed."""
+        """Return the number of connections to close at the monotonic time `now`, and count them as closed."""
         due = int((now - self._started) * SHARE_PER_SECOND * self.clients) - self._closed
         self._closed += due
         return due
 
 
 def drain_order(relays: list[Relay], count: int) -> list[Relay]:
-    """Return the `count` connections to close first: idle ones before those with a pending response, oldest first."""
+    """Return the `count` connections to close first.
+
+    Connections that wait for no response come first. Among these, and among the others, those that have been silent
+    longest come first.
+    """
     return sorted(relays, key=lambda relay: (relay.awaiting_response, relay.last_active))[:count]

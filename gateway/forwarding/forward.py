@@ -6,7 +6,8 @@ from collections.abc import Callable
 from functools import reduce
 
 from gateway.audit_log.recorder import AuditRecorder
-from gateway.cancel_protocol import CancelProtocol
+from gateway.cancel_protocol import CancelProtocol, LoginTap
+from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.tracing import TraceExporter
 from gateway.contracts.values import Endpoint
@@ -14,11 +15,12 @@ from gateway.errors import DialError
 from gateway.forwarding.acceptor import Acceptor
 from gateway.forwarding.admission import AdmissionRules
 from gateway.forwarding.cancel_requests import CancelRouter
-from gateway.forwarding.connection_audit import ConnectionAudit
-from gateway.forwarding.consumer_usage import ConsumerUsage
+from gateway.forwarding.connection_audit import ConnectionAudit, ConnectionRecord
+from gateway.forwarding.consumer_usage import ConnectionSlot, ConsumerUsage
 from gateway.forwarding.dialer import Dialer
 from gateway.forwarding.joined_connections import JoinedConnection, JoinedConnections
 from gateway.forwarding.listener import Listener
+from gateway.forwarding.native_acceptor import NativeAcceptor
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import LinkSource, RoutedTarget
@@ -26,7 +28,7 @@ from gateway.measurement import Histogram, Tally, TapFactory
 
 _STALL_SCAN_INTERVAL = 0.5
 _STALL_REPORT_INTERVAL = 10.0
-"""Minimum seconds between two stall reports for one way. It prevents continuous checks of a slow server."""
+"""Minimum seconds between two stall reports for one way, because each report triggers a check of the server."""
 _RESERVE_TIMEOUT = 10.0
 """Seconds after which the forward resets a client that exceeds a limit, even if the server has not closed its
 side."""
@@ -39,12 +41,13 @@ class Forward:
         name: The backend's name.
         listeners: Bound listeners. The caller owns and closes them.
         admission: The admission rules.
-        route: How to reach the targets.
-        tap: Creates the taps that measure latency; None if the relay measures latency by data direction.
-        prompt: Seconds without a response after which a target is reported as stalled; None to report none.
-        cancels: The protocol of cancel requests; None if the kind sends none on separate connections.
-        recorder: Records clients in the audit log; None if they are not recorded.
-        exporter: Receives the spans of clients; None if there are no traces.
+        route: The uplinks and targets, and the time limits.
+        tap: Creates a tap that measures the latency of one connection; None if requests and responses alternate, so
+            that the relay itself measures latency.
+        prompt: Seconds without a response after which a target is reported as stalled; None to report no stalls.
+        cancels: The protocol of cancel requests; None if clients of this kind send none on separate connections.
+        recorder: Records clients in the audit log; None if the audit log is disabled.
+        exporter: Receives a span for each client; None if traces are disabled.
     """
 
     def __init__(
@@ -64,12 +67,17 @@ class Forward:
         self.resets: Tally = Tally()
         self._latency = Histogram()
         self._connections = JoinedConnections()
-        self._on_ended = self._ended  # one bound method that all connections share saves memory
+        self._on_ended = self._ended  # to save memory, all connections share one bound method
         self._cancels = CancelRouter(cancels) if cancels is not None else None
         self._dialer = Dialer(route, tap, self._cancels)
         self._prompt = prompt
         self._audit = ConnectionAudit(name, recorder or AuditRecorder(), exporter)
         self._acceptor = Acceptor(name, admission, self._dialer, self._connections, self._audit, self._connect)
+        self._native: NativeAcceptor | None = None
+        """Lets links accept the clients; None if a tap measures latency, because links do not support such a tap."""
+        if tap is None:
+            self._native = native = NativeAcceptor(self._acceptor, self._latency, self._add, self._cancels)
+            self._acceptor.waiting_elsewhere = lambda: native.waiting
 
     @property
     def active(self) -> int:
@@ -79,7 +87,7 @@ class Forward:
     @property
     def waiting(self) -> int:
         """Number of clients that are not joined yet."""
-        return len(self._acceptor.pending)
+        return len(self._acceptor.pending) + self._acceptor.waiting_elsewhere()
 
     @property
     def accepted(self) -> int:
@@ -93,12 +101,12 @@ class Forward:
 
     @property
     def consumers(self) -> ConsumerUsage:
-        """Usage by consumer."""
+        """The usage counters of each consumer, by its name."""
         return self._acceptor.consumers
 
     @property
     def latency(self) -> Histogram:
-        """Response latency of all clients."""
+        """Histogram of the response latencies of all clients, in seconds."""
         return reduce(Histogram.plus, (usage.latency for usage in self.consumers.values()), self._latency)
 
     @property
@@ -124,7 +132,10 @@ class Forward:
                 self.abort_all()
 
     async def _report_stalls(self) -> None:
-        """Report targets that do not answer. A server that hangs does not reset its connections."""
+        """Report targets that do not respond to their clients within `prompt` seconds, so that a check follows.
+
+        The forward must search for them, because a server that hangs does not reset its connections.
+        """
         if self._prompt is None:
             await asyncio.Event().wait()
             return
@@ -139,13 +150,20 @@ class Forward:
                     self._dialer.target_dialer.route.on_stall(routed)
 
     def update(self, listeners: list[Listener], admission: AdmissionRules, route: Route) -> None:
-        """Replace listeners, admission rules and route for new clients. Joined clients are not affected.
+        """Replace the listeners, admission rules and route. Joined clients are not affected.
 
-        Listeners that are no longer in the list are not closed, because another backend might use them now.
+        This method does not close listeners that are no longer in the list, because another backend might use them.
         """
+        if self._native is not None:
+            self._native.withdraw()
         self.listeners, self._acceptor.admission = listeners, admission
         self._dialer.set_route(route)
         self._start_accepting()
+
+    def review(self) -> None:
+        """Stop accepting through a link if the target of new clients or the rules have changed."""
+        if self._native is not None:
+            self._native.review(self._dialer.target_dialer.route)
 
     def active_on(self, uplink: LinkSource) -> int:
         """Return the number of clients that are joined through `uplink`."""
@@ -155,6 +173,9 @@ class Forward:
         """Reset every client, joined or waiting."""
         self._acceptor.abort_all()
         self._connections.abort_all()
+        if self._native is not None:
+            self._native.withdraw()
+            self._native.recall()
 
     def abort_idle(self, seconds: float) -> None:
         """Reset the joined clients that do not wait for a response and have been silent for `seconds`."""
@@ -162,25 +183,26 @@ class Forward:
 
     @property
     def fail_fast(self) -> bool:
-        """Whether clients are reset instead of held while the uplink is down."""
+        """Whether clients are reset instead of held while all uplinks are down."""
         return self._dialer.fail_fast
 
     def set_fail_fast(self, *, enabled: bool) -> None:
-        """Set whether to reset clients while all uplinks are down. Also applies to clients that already wait."""
+        """Set whether to reset clients while all uplinks are down, including clients that already wait."""
         self._dialer.set_fail_fast(enabled=enabled)
 
     def move_clients(self, drained: frozenset[Endpoint], left: frozenset[Endpoint] = frozenset()) -> None:
         """Reset the clients of targets that have the wrong role, so that they reconnect to the right target.
 
         Args:
-            drained: The targets whose clients are reset a few at a time.
-            left: The targets whose clients are reset at once.
+            drained: The targets whose clients are reset gradually.
+            left: The targets whose clients are all reset immediately.
         """
         self._connections.drained_targets, self._connections.left_targets = drained, left
         self._connections.abort_left()
         group = self._acceptor.group
         if drained and group is not None:
             group.create_task(self._connections.drain())
+        self.review()
 
     def _start_accepting(self) -> None:
         if self._acceptor.group is not None:
@@ -188,7 +210,7 @@ class Forward:
                 listener.start(self._acceptor.accept)
 
     async def _connect(self, client: PendingClient) -> None:
-        """Join one client within the hold time. If this fails, count the reason."""
+        """Join one client within the hold time, or count the reason why no target could be joined."""
         task = asyncio.current_task()
         try:
             latency = client.slot.usage.latency if client.slot else self._latency
@@ -207,14 +229,27 @@ class Forward:
         if client.slot is not None:
             client.slot.join(relay)
         record = self._audit.joined(client.record)
-        self._connections.add(JoinedConnection(relay, routed, client.slot, time.monotonic(), login, record))
-        if login is not None and self._cancels is not None:
-            self._cancels.add_session(routed.identity, login)
+        self._add(routed, relay, login, client.slot, record)
         if self._acceptor.reserve.rekey(task, relay.ended):
             timer = asyncio.get_running_loop().call_later(_RESERVE_TIMEOUT, relay.abort, CloseReason.ABORTED)
             relay.ended.add_done_callback(lambda _: timer.cancel())
+        if self._native is not None:
+            self.review()  # cancel requests might now have several targets
+            self._native.offer(routed, self._dialer.target_dialer.route, self.listeners)
+
+    def _add(
+        self,
+        routed: RoutedTarget,
+        relay: Relay,
+        login: LoginTap | None,
+        slot: ConnectionSlot | None = None,
+        record: ConnectionRecord | None = None,
+    ) -> None:
+        self._connections.add(JoinedConnection(relay, routed, slot, time.monotonic(), login, record))
+        if login is not None and self._cancels is not None:
+            self._cancels.add_session(routed.identity, login)
         relay.ended.add_done_callback(self._on_ended)
-        if routed.target in self._connections.drained_targets:  # the target has lost its role during the dial
+        if routed.target in self._connections.drained_targets:  # the target lost its role during the dial
             self.move_clients(self._connections.drained_targets, self._connections.left_targets)
 
     def _ended(self, ended: asyncio.Future[CloseReason]) -> None:
@@ -232,3 +267,5 @@ class Forward:
         if close_reason is CloseReason.BACKEND_RESET:
             dialer.route.on_failure(routed)
         dialer.record_end(routed, relay, connection.began)
+        if self._native is not None:
+            self._native.on_client_ended()

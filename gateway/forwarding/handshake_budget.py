@@ -1,9 +1,9 @@
-"""Limits aborted handshakes, so that a server does not block all clients of the gateway. Does no I/O.
+"""Limits aborted handshakes, so that a MySQL server does not block the gateway's address. Does no I/O.
 
-MySQL counts connections that end during their handshake by source address. At `max_connect_errors` it refuses all
-connections from that address with error 1129 until an operator flushes its host cache. A successful login resets the
-count of its address (MySQL Reference Manual, "The Host Cache"). Through a bastion all clients share one address, so
-one client that repeatedly connects and disconnects would lock out all of them.
+For each source address, MySQL counts the connections that end during the handshake. When the count reaches
+`max_connect_errors`, MySQL refuses all connections from that address with error 1129, until an operator flushes the
+host cache. A successful login from the address resets the count (MySQL Reference Manual, "The Host Cache"). Through a
+bastion, all clients share one address, so one client that repeatedly connects and disconnects would lock out all.
 
 All times are monotonic (`time.monotonic()`). All processes of a host share this clock, so the main process can send
 the time of a check's login to a worker.
@@ -17,18 +17,18 @@ from gateway.backend_support.login_pacing import LoginPacing
 _THROTTLE_SHARE = 0.9
 """Fraction of the limit above which the budget admits clients one at a time."""
 _THROTTLE_INTERVAL = 10.0
-"""Minimum seconds between two clients that the budgets of one server admit one at a time. A successful login lifts
-this limit for its way."""
+"""Minimum seconds between two admitted clients while a budget admits clients one at a time. All budgets of one server
+share this interval. A successful login through a way resets the budget of that way, and so ends the throttling."""
 _ABANDONED_DIAL_DELAY = 10.0
-"""Seconds within which an abandoned dial might still connect. The server might then count the aborted handshake after
-a later login has reset the count."""
+"""Seconds within which an abandoned dial can still connect. The server then counts an aborted handshake, even if a
+login has reset the count in the meantime."""
 LOGIN_RESPONSES = 2
 """Number of responses after which a client has certainly logged in: the response to the login, and the response to
 the next request."""
 
 
 class HandshakeBudget(AbortedLoginCount):
-    """Counts the aborted handshakes at one server through one way, and limits their number.
+    """Counts and limits the aborted handshakes with one server through one tunnel.
 
     Args:
         limit: Number of aborted handshakes at which the server blocks the gateway's address.
@@ -47,19 +47,25 @@ class HandshakeBudget(AbortedLoginCount):
         return self.logins.limit
 
     def record_aborted(self, at: float) -> None:
-        """Count a client that disconnected at the time `at`, before it was certain that the client had logged in."""
+        """Count a client that disconnected at the monotonic time `at`, and that possibly had not logged in."""
         self.add_abort(at)
 
     def record_abandoned(self, at: float) -> None:
-        """Count a dial that was abandoned at the time `at`. If it still connects, its handshake is aborted."""
+        """Count a dial that was abandoned at the monotonic time `at`.
+
+        If the dial still succeeds, the gateway closes the connection, and the server counts an aborted handshake.
+        """
         self.add_abort(at + _ABANDONED_DIAL_DELAY)
 
     def record_login(self, at: float) -> None:
-        """Record a successful login at the time `at`: no longer count the handshakes that were aborted before."""
+        """Record a successful login at the monotonic time `at`. Earlier aborted handshakes no longer count."""
         self.reset(at)
 
     def allows(self, now: float) -> bool:
-        """Return whether another client can connect at the time `now`. Near the limit, True counts as admission."""
+        """Return whether a client can be admitted at the monotonic time `now`.
+
+        Near the limit, True reserves this admission: other clients must wait for `_THROTTLE_INTERVAL`.
+        """
         if self.aborted < self.limit * _THROTTLE_SHARE:
             return True
         if now < max(each.next_admission for each in self.peers):
@@ -69,12 +75,12 @@ class HandshakeBudget(AbortedLoginCount):
 
     @property
     def needs_login(self) -> bool:
-        """Whether a health check should log in soon, to reset the server's count."""
+        """Whether a health check should log in soon, because a login resets the server's count."""
         return self.aborted >= self.limit / 2
 
 
 def join_budgets(budgets: Sequence[HandshakeBudget]) -> None:
-    """Make `budgets` the budgets of all ways to one server, with the lowest of their limits."""
+    """Make these budgets share one limit, the lowest of their limits, because they all lead to the same server."""
     for each in budgets:
         each.peers = budgets
         each.logins.peers = [peer.logins for peer in budgets]
@@ -82,6 +88,11 @@ def join_budgets(budgets: Sequence[HandshakeBudget]) -> None:
 
 
 def set_limit(budgets: Sequence[HandshakeBudget], limit: int) -> None:
-    """Set the number of aborted handshakes at which the server of `budgets` blocks an address."""
+    """Set the limit of budgets that lead to the same server.
+
+    Args:
+        budgets: The budgets.
+        limit: Number of aborted handshakes at which the server blocks an address.
+    """
     for each in budgets:
         each.logins.limit = limit

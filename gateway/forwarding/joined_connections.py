@@ -1,4 +1,4 @@
-"""Tracks the joined clients of one backend: counts them, finds stalled targets, and resets clients."""
+"""Tracks the client connections that are joined to targets, to count, drain and reset them."""
 
 import asyncio
 import random
@@ -24,11 +24,11 @@ class JoinedConnection:
 
     Args:
         relay: Carries the bytes.
-        routed: The target.
+        routed: The target, and the uplink used.
         slot: The slot of the client's consumer; None if consumers are not counted.
         began: Monotonic time at which the client was joined.
-        login: Observes the client's login; None if that is not needed.
-        record: The client's record for the audit log; None if the audit log is disabled.
+        login: Observes the client's login, to route its cancel requests later; None if the kind has none.
+        record: The client's record for the audit log and the trace; None if both are disabled.
     """
 
     __slots__ = ("began", "login", "record", "relay", "routed", "slot")
@@ -41,7 +41,7 @@ class JoinedConnection:
 
 
 class JoinedConnections:
-    """The joined clients of one backend, from `add` to `remove`."""
+    """Tracks the client connections of one backend that are joined to a target."""
 
     def __init__(self) -> None:
         self._by_ended: dict[asyncio.Future[CloseReason], JoinedConnection] = {}
@@ -104,14 +104,14 @@ class JoinedConnections:
                 yield each.routed
 
     def abort_left(self) -> None:
-        """Reset all clients of `left_targets`."""
+        """Reset all clients of the targets in `left_targets`."""
         for relay in self._on(self.left_targets):
             relay.abort(CloseReason.MOVED)
 
     async def drain(self) -> None:
-        """Reset the clients of `drained_targets`, a few at a time, so that they reconnect to the right target.
+        """Gradually reset the clients of the targets in `drained_targets`, so that they reconnect to other targets.
 
-        Do nothing if another call is still running, because that call also resets these clients.
+        Do nothing if another call is still running, because that call resets these clients too.
         """
         if self._draining:
             return

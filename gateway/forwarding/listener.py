@@ -29,7 +29,7 @@ AcceptHandler = Callable[[socket.socket], None]
 
 
 class BindError(GatewayError):
-    """An address cannot be bound. The operator must free the address or configure another one."""
+    """A listener's address cannot be bound. The operator must free the address or configure another one."""
 
 
 class Listener:
@@ -37,17 +37,22 @@ class Listener:
 
     Args:
         address: The address to listen on.
-        sockets: Sockets that another process has bound; None to bind `address`.
+        sockets: Listening sockets that another process has bound, which the listener then owns; None to bind
+            `address`.
+        free_bind: Whether to bind `address` even if the host does not have it yet. See `listen_tcp`.
 
     Raises:
         BindError: The address cannot be bound.
     """
 
-    def __init__(self, address: ListenAddress, sockets: list[socket.socket] | None = None) -> None:
+    def __init__(
+        self, address: ListenAddress, sockets: list[socket.socket] | None = None, *, free_bind: bool = False
+    ) -> None:
         self.address = address
-        self._sockets = _bind(address) if sockets is None else sockets
+        self._sockets = _bind(address, free_bind=free_bind) if sockets is None else sockets
         self._bound_here = sockets is None
         self._on_accept: AcceptHandler | None = None
+        self._withdraw: Callable[[], None] | None = None
         self._file: os.stat_result | None = None
         self._open_to_all = False
         if isinstance(address, Path) and self._bound_here:
@@ -62,6 +67,25 @@ class Listener:
         """File descriptors of the sockets, for another process that accepts clients from these sockets."""
         return [sock.fileno() for sock in self._sockets]
 
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """The listening sockets, which the listener owns."""
+        return self._sockets
+
+    @property
+    def is_tcp(self) -> bool:
+        """Whether clients connect by TCP."""
+        return all(sock.family in (socket.AF_INET, socket.AF_INET6) for sock in self._sockets)
+
+    def delegate(self, withdraw: Callable[[], None]) -> None:
+        """Stop accepting, because a link with duplicates of the sockets accepts the clients until `start`.
+
+        Args:
+            withdraw: Called by `stop` and `close`. It must make the link stop accepting.
+        """
+        self.stop()
+        self._withdraw = withdraw
+
     def set_mode(self, *, open_to_all: bool) -> None:
         """Set the file mode of a unix socket that this process bound.
 
@@ -69,7 +93,7 @@ class Listener:
         not changed.
 
         Args:
-            open_to_all: Whether every user can connect to the socket, because admission checks the peer's
+            open_to_all: Whether to let every user of the host connect, because admission checks the peer's
                 credentials.
         """
         if self._file is None or open_to_all == self._open_to_all:
@@ -83,26 +107,33 @@ class Listener:
             self._open_to_all = open_to_all
 
     def start(self, on_accept: AcceptHandler) -> None:
-        """Start to accept clients. If already started, replace the handler.
+        """Start to accept clients. If the listener has already started, replace the handler.
 
         Args:
-            on_accept: Called with each accepted socket, which is non-blocking. The handler owns the socket; if it
-                raises, the socket is reset.
+            on_accept: Called with each accepted socket, which is non-blocking. The handler owns the socket. If the
+                handler raises an exception, the listener resets the socket.
         """
         first = self._on_accept is None
-        self._on_accept = on_accept
+        self._on_accept, self._withdraw = on_accept, None
         if first:
             for sock in self._sockets:
                 self._register(sock)
 
     def stop(self) -> None:
-        """Stop accepting, but keep the sockets bound, because another process or listener can accept from them."""
+        """Stop accepting, but keep the sockets bound, so that another process or listener can accept from them."""
+        self._end_delegation()
         self._on_accept = None
         for sock in self._sockets:
             poller().remove(sock.fileno())
 
+    def _end_delegation(self) -> None:
+        withdraw, self._withdraw = self._withdraw, None
+        if withdraw is not None:
+            withdraw()
+
     def close(self) -> None:
         """Close the sockets. The kernel then refuses new connections."""
+        self._end_delegation()
         for sock in self._sockets:
             if sock.fileno() >= 0 and self._on_accept is not None:
                 poller().remove(sock.fileno())
@@ -121,7 +152,7 @@ class Listener:
             self._pause(sock, error)
 
     def _accept(self, sock: socket.socket) -> None:
-        """Accept waiting clients. Never raises: the poller drops a handler that raises."""
+        """Accept waiting clients. Log all errors instead of raising, because the poller removes a failed handler."""
         for _ in range(_ACCEPTS_PER_TURN):
             if self._on_accept is None:
                 return
@@ -130,19 +161,20 @@ class Listener:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except Exception as error:  # noqa: BLE001 - logged and retried
-                # accept(2) reports network errors of the new connection and errors of this process. If this process
-                # is out of descriptors, the connection stays in the kernel's queue and epoll reports it continuously.
+                # accept(2) reports network errors of the new connection, and errors of this process. If this process
+                # has no free descriptors, the connection stays in the kernel's queue, so epoll reports it repeatedly
+                # until the process can accept it.
                 self._pause(sock, error)
                 return
             try:
                 client.setblocking(False)
                 self._on_accept(client)
             except Exception:
-                log.exception("cannot handle an accepted client: it is reset", extra={"listener": str(self.address)})
+                log.exception("cannot handle an accepted client; reset it", extra={"listener": str(self.address)})
                 reset(client)
 
     def _pause(self, sock: socket.socket, error: Exception) -> None:
-        """Log the error, and stop accepting for a short time."""
+        """Log the error, and stop accepting on `sock` for `_ACCEPT_RETRY_DELAY` seconds."""
         detail = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         log.error("cannot accept clients", extra={"listener": str(self.address), "detail": detail})
         poller().remove(sock.fileno())
@@ -155,7 +187,7 @@ def prepare(sock: socket.socket) -> None:
     reset_on_process_exit(sock)
 
 
-def _bind(address: ListenAddress) -> list[socket.socket]:
+def _bind(address: ListenAddress, *, free_bind: bool) -> list[socket.socket]:
     if isinstance(address, Path):
         return [_bind_unix(address)]
     hosts = ["127.0.0.1", "::1"] if address.host == "localhost" else [address.host]
@@ -163,7 +195,7 @@ def _bind(address: ListenAddress) -> list[socket.socket]:
     for host in hosts:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            bound.append(listen_tcp(family, (host, address.port), BACKLOG))
+            bound.append(listen_tcp(family, (host, address.port), BACKLOG, free_bind=free_bind))
             prepare(bound[-1])
         except OSError as error:
             if bound and error.errno in _NO_IPV6_ERRNOS:

@@ -17,10 +17,12 @@ class PendingClient:
 
     Args:
         sock: The accepted socket.
+        waited: Seconds for which the client has already waited.
     """
 
-    def __init__(self, sock: Stream) -> None:
+    def __init__(self, sock: Stream, waited: float = 0.0) -> None:
         self.sock = sock
+        self.waited = waited
         self._watcher: DisconnectWatcher | None = None
         self.record: ConnectionRecord | None = None
         """The client's record for the audit log and the trace; None if both are disabled."""
@@ -34,13 +36,13 @@ class PendingClient:
 
     @property
     def watcher(self) -> DisconnectWatcher:
-        """Detects that the client has disconnected. Created on first use, because most clients need no watcher."""
+        """Cancels the client's task if the client disconnects. Created on first use: most clients need no watcher."""
         if self._watcher is None:
             self._watcher = DisconnectWatcher(self.sock)
         return self._watcher
 
     def enter(self, phase: str) -> None:
-        """Begin a phase of the client's trace, if it has one. See `gateway.contracts.tracing`."""
+        """Begin a phase of the client's trace (see `gateway.contracts.tracing`). Do nothing if it has no trace."""
         if self.record is not None and self.record.trace is not None:
             self.record.trace.enter(phase)
 
@@ -53,7 +55,7 @@ class PendingClient:
         return relay
 
     def reset(self) -> None:
-        """Release the client's slot, and reset its connection. Do nothing if a relay owns the socket."""
+        """Release the client's slot, and reset the connection. Do nothing after a successful `join`."""
         if self._owned:
             self._owned = False
             if self._watcher is not None:

@@ -1,4 +1,4 @@
-"""Logs the clients of one backend that were not connected, with a limited number of lines."""
+"""Logs the refused and failed clients of one backend, at a limited rate."""
 
 import logging
 
@@ -12,12 +12,11 @@ _REPEAT = 600.0
 """Seconds after which the same source and reason are logged again."""
 _WINDOW = 60.0
 _MAX_LINES = 10
-"""Maximum number of lines within `_WINDOW` seconds. Further sources and reasons are counted and reported in one
-line."""
+"""Maximum number of lines within `_WINDOW` seconds. Another line then reports how many clients were omitted."""
 
 
 class RefusalLog:
-    """Logs each combination of source and reason at most once in ten minutes. Times are monotonic, in seconds.
+    """Logs refused clients. Logs the same source with the same reason at most once in ten minutes.
 
     Args:
         backend: The backend's name.
@@ -30,13 +29,13 @@ class RefusalLog:
         self._lines = self._omitted = 0
 
     def refused(self, client: Stream, reason: RefusalReason | Reason, now: float, detail: str = "") -> None:
-        """Log a client that is reset. Do nothing if its source and reason were logged before.
+        """Log a client that is being reset, unless the same source and reason were logged recently.
 
         Args:
             client: The client's socket, which is not closed yet.
             reason: Why the client was not admitted (a `RefusalReason`), or why no target could be reached.
             now: The current monotonic time, in seconds.
-            detail: One line of text about the reason.
+            detail: One line with details of the reason; empty if there are none.
         """
         if now >= self._window_ends:
             self._start_window(now)

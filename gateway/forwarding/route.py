@@ -1,4 +1,4 @@
-"""Defines how the clients of a backend reach its targets."""
+"""Defines the route of a backend: the uplinks and targets that its clients use."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,12 +13,13 @@ class Route:
 
     Args:
         uplinks: All uplinks that lead to the targets.
-        routes: Returns the ways to the targets to try now, in order of preference.
-        on_failure: Called with each way to a target that cannot be dialed or that resets a connection.
-        hold: Maximum seconds that a client waits while all uplinks are down.
-        budget: Returns the handshake budget of a way; None if its server does not count aborted handshakes.
-        on_stall: Called with each way to a target that has not answered a request within the time limit.
-        on_detour: Called with each way that failed, if another way to the same target then succeeded.
+        routes: Returns the ways to try now for a new client, in order of preference.
+        on_failure: Called with a way each time its target cannot be dialed or resets a connection.
+        hold: Maximum seconds that a client waits while no target can be reached.
+        budget: Returns the handshake budget of a way, or None if the server does not count aborted handshakes.
+        on_stall: Called with a way each time its target does not respond to a request within the time limit.
+        on_detour: Called with a way each time a dial fails through it, and then succeeds through another way to the
+            same target.
     """
 
     uplinks: tuple[LinkSource, ...]

@@ -1,4 +1,4 @@
-"""Combines a target with the uplinks through which clients reach it."""
+"""Combines a target with the uplinks (tunnels) through which clients reach it."""
 
 from typing import NamedTuple, Protocol
 
@@ -8,21 +8,24 @@ from gateway.measurement import Histogram
 
 
 class LinkSource(Protocol):
-    """Provides the current link of a tunnel to forwards. An uplink implements this interface."""
+    """Provides forwards with the current link of a tunnel. Uplinks implement this protocol."""
 
     tunnel_name: str | None
     """Name of the tunnel; None if the link is the direct link."""
     link: Link | None
     """The open link; None while the tunnel is down or suspect."""
     channel_open: Histogram
-    """Dial durations in seconds."""
+    """Histogram of the durations of dials through the tunnel, in seconds."""
 
     async def wait_link(self) -> Link:
         """Wait until the tunnel is open, and return its link."""
 
 
 class TargetIdentity(NamedTuple):
-    """A target and all uplinks that reach it. Through other uplinks, the same address can be a different server."""
+    """Identifies a target by its address and the uplinks that reach it.
+
+    The address alone does not identify the target, because it can belong to a different server behind another uplink.
+    """
 
     target: Endpoint
     uplinks: tuple[LinkSource, ...]
@@ -34,7 +37,7 @@ class TargetIdentity(NamedTuple):
 
     @property
     def link(self) -> Link | None:
-        """The link of the first uplink that has one."""
+        """The link of the first uplink that has one; None if there is none."""
         uplink = self.open_uplink
         return uplink.link if uplink is not None else None
 
@@ -44,7 +47,7 @@ class TargetIdentity(NamedTuple):
 
 
 class RoutedTarget(NamedTuple):
-    """One way to a target: the target, and the uplink through which it is reached."""
+    """A target, and the uplink through which clients reach it."""
 
     identity: TargetIdentity
     uplink: LinkSource

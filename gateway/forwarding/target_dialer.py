@@ -1,4 +1,4 @@
-"""Dials the targets of one route. Limits concurrent dials through each tunnel, and aborted handshakes of targets."""
+"""Dials the targets of one route. Limits the concurrent dials through each way, and the aborted handshakes."""
 
 import asyncio
 import time
@@ -17,15 +17,15 @@ from gateway.relay.dial_retry import retry_dial
 MIN_DIAL = 0.05
 """Minimum time limit for a dial, in seconds. It applies even if the hold time has passed or is zero."""
 _DIALS_PER_WAY = 64
-"""Maximum number of concurrent dials to a target through one way. After an outage, all held clients dial at the same
-moment."""
+"""Maximum number of concurrent dials to a target through one way. Without it, all held clients would be dialed at the
+same moment after an outage."""
 
 
 class TargetDialer:
-    """Dials the targets of one route.
+    """Dials targets and joins clients to them, within the limits on concurrent dials and aborted handshakes.
 
     Args:
-        route: The route.
+        route: The route to the targets.
     """
 
     def __init__(self, route: Route) -> None:
@@ -45,14 +45,14 @@ class TargetDialer:
 
         Args:
             client: The client.
-            link: The link of the way.
+            link: The current link of the way's uplink.
             routed: The way to the target.
             latency: Records the response latencies.
-            within: Seconds for the dial.
+            within: Time limit for the dial, in seconds.
             tap: See `gateway.contracts.link.Link.join`.
 
         Raises:
-            DialError: The target cannot be reached, or must not be dialed now.
+            DialError: The target cannot be reached, or too many handshakes with it were aborted.
             LinkLostError: The link failed during the dial.
         """
         target = routed.target
@@ -60,7 +60,7 @@ class TargetDialer:
         if budget is not None and not budget.allows(time.monotonic()):
             raise DialError(
                 Reason.HOST_BLOCKED,
-                f"{target}: {budget.aborted} handshakes were aborted; at {budget.limit} a server blocks all clients",
+                f"{target}: {budget.aborted} aborted handshakes; after {budget.limit}, the server blocks the gateway",
             )
         deadline = time.monotonic() + within
         slots = self._slots.get(routed)
@@ -88,7 +88,7 @@ class TargetDialer:
 
         Args:
             routed: The client's way to the target.
-            relay: The client's relay.
+            relay: The client's relay. Its number of responses shows whether the client logged in.
             began: Monotonic time at which the client was joined.
         """
         if relay.responses < LOGIN_RESPONSES:
@@ -97,9 +97,16 @@ class TargetDialer:
             budget.record_login(began)
 
     def _count_aborted(self, routed: RoutedTarget, record: Callable[[HandshakeBudget, float], None]) -> None:
-        """Count a handshake that was aborted or might still be aborted."""
+        """Count a handshake that was aborted or can still be aborted. Request a check if a login is needed.
+
+        Args:
+            routed: The way.
+            record: The method of the budget that counts the aborted handshake.
+        """
         budget = self.route.budget(routed)
         if budget is not None:
             record(budget, time.monotonic())
             if budget.needs_login:
-                self.route.on_failure(routed)  # triggers a check, whose login resets the server's count
+                self.route.on_failure(
+                    routed
+                )  # triggers a check, and the login of the check resets the server's count

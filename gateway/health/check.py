@@ -27,16 +27,20 @@ log = logging.getLogger(__name__)
 
 _JITTER = 0.05
 _FIRST_SPREAD = 0.2
-"""Maximum random delay of the first check in seconds, which spreads the first round of checks."""
+"""Maximum random delay of the first check, in seconds, so that the first checks do not all run at the same time."""
 
 _LATENCY_SAMPLES = 5
 _MIN_INTERVAL = 1.0
-"""Upper limit, in seconds, of the minimum interval between checks that traffic failures trigger."""
+"""Minimum interval between checks that failed traffic triggers, in seconds; `fast_interval` if that is shorter."""
 
 
 @dataclass(frozen=True)
 class CheckSchedule:
-    """When a check runs, and how many results change the state; the keys of `check:`. Times are in seconds."""
+    """The schedule of a check, from `check:` in the configuration.
+
+    `interval`, `fast_interval`, `down_interval` and `timeout` are in seconds. `rise` and `fall` are numbers of
+    consecutive results.
+    """
 
     interval: float
     fast_interval: float
@@ -47,7 +51,7 @@ class CheckSchedule:
 
 
 class MonitoredUplink(Protocol):
-    """The uplink through which a check reaches its target. An uplink and an `UplinkStub` implement this interface."""
+    """The state of an uplink, for a check. Uplinks and the stubs of uplinks in a worker implement this protocol."""
 
     name: str
     settled: asyncio.Event
@@ -55,7 +59,7 @@ class MonitoredUplink(Protocol):
 
     @property
     def link(self) -> Connector | None:
-        """The current link. None while the tunnel has no link."""
+        """The current link; None while the tunnel has no link."""
 
     def describe(self) -> str:
         """Return one line with the tunnel's state and the cause of the state."""
@@ -70,10 +74,10 @@ class Check:
         target: The target.
         uplink: The uplink that leads to the target.
         schedule: The intervals and limits of the check.
-        on_change: Called after each check.
-        on_abandoned: Called for each dial that the check has abandoned although the dial can still succeed.
-        record: What the checks of the target through all ways share.
-        tunnel: The tunnel of the way; None if the check uses no tunnel.
+        on_change: Called after each check, and after each change of the state without a check.
+        on_abandoned: Called for each dial that the check abandons although it can still succeed at the server.
+        record: The target's last probe results, which the checks through its other ways update too.
+        tunnel: The name of the tunnel; None if the check uses no tunnel.
         logins: Limits the logins of the check; None if the server does not count aborted logins.
     """
 
@@ -99,21 +103,21 @@ class Check:
         self.last: CheckResult | None = None
         self.record = record or TargetRecord()
         self.last_success: float | None = None
-        """When the last check succeeded, in epoch seconds; None if no check has succeeded."""
+        """Time of the last successful check, in seconds since the epoch; None if no check has succeeded."""
         self.succeeded_at: float | None = None
-        """Monotonic time of `last_success`."""
+        """Monotonic time of the last successful check; None if no check has succeeded."""
         self.every = 1
-        """The check runs at every n-th interval. A way that clients do not use is checked less often."""
+        """Factor for the interval. It is larger than 1 for ways that clients do not use, which need fewer checks."""
         self.latency: float | None = None
-        """Median duration of the last successful checks in seconds; None if there were none."""
+        """Median of `durations`, in seconds; None if no check has succeeded."""
         self.durations: deque[float] = deque(maxlen=_LATENCY_SAMPLES)
-        """Durations of the last successful checks in seconds."""
+        """Durations of the last successful checks, in seconds."""
         self.attempts = 0
         self.failures: Tally = Tally()
         self.duration = Histogram()
         self.phases: dict[str, Summary] = {}
         self.first_result = asyncio.Event()
-        """Set when the first check has finished, with or without success."""
+        """Set when the first check has finished, successfully or not."""
         self.paused = False
         self._backend = backend
         self.uplink = uplink
@@ -125,14 +129,14 @@ class Check:
         """Whether the next check can start before the minimum interval has elapsed."""
         self._probe_started = 0.0
         self.urgent = False
-        """Whether checks follow each other after `fast_interval`; see `set_urgent`."""
+        """Whether to check the target every `fast_interval`, regardless of its state; see `set_urgent`."""
         self._blocked_at = -math.inf
-        """Monotonic time at which the history last recorded that the target was blocked."""
+        """Monotonic time of the last entry in the history that shows the target as blocked."""
         self._lost_links = 0
-        """Number of consecutive probes whose connection was lost while the uplink had other connections."""
+        """Number of consecutive probes that failed because they lost their link."""
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Check the target on schedule until cancelled."""
+        """Check the target on schedule until cancelled. Call `ready` after each check."""
         self.uplink.watchers.append(self._check_now)
         try:
             await asyncio.sleep(random.uniform(0, _FIRST_SPREAD))  # noqa: S311 - spread, not a secret
@@ -152,7 +156,7 @@ class Check:
         return self.verdict.pending or (self.last is not None and not self.last.passed)
 
     def inherit(self, other: "Check") -> None:
-        """Copy the state and the counters from the check of this way before a reload."""
+        """Take over the state and the counters of `other`, the check of the same way before a reload."""
         self.last, self.last_success, self.succeeded_at = other.last, other.last_success, other.succeeded_at
         self.latency, self.durations = other.latency, other.durations
         self.history = other.history
@@ -166,11 +170,11 @@ class Check:
             self.first_result.set()
 
     def check_soon(self) -> None:
-        """Schedule an early check, because traffic has failed. The minimum interval between checks still applies."""
+        """Schedule an early check, because traffic has failed. There is a minimum interval between such checks."""
         self._wake.set()
 
     def set_urgent(self, *, urgent: bool) -> None:
-        """Set whether clients depend on the next result, for example because they wait for a primary."""
+        """Set whether to check the target every `fast_interval`, because clients wait for a primary."""
         if urgent and not self.urgent:
             self.check_soon()
         self.urgent = urgent
@@ -181,7 +185,7 @@ class Check:
         self._wake.set()
 
     def report_stall(self) -> None:
-        """Schedule an early check, because traffic is stalled. Count the stall as one failed check."""
+        """Schedule an early check, because clients wait too long for responses. Count this as one failed check."""
         self.verdict.record_stall()
         self.check_soon()
 
@@ -196,7 +200,7 @@ class Check:
         self._check_now()
 
     async def _check_once(self) -> bool:
-        """Check once, or set the state if a check is not possible; return whether the state has changed."""
+        """Check the target once, or set the state to paused or blocked. Return whether the state has changed."""
         if self.paused:
             return self._publish(self.verdict.override(HealthState.PAUSED, None, "paused by an operator"))
         await self.uplink.settled.wait()
@@ -207,7 +211,7 @@ class Check:
             self._probe_started = time.monotonic()
             timeout = self.schedule.timeout
             result = await probe_once(self._backend, link, self.target, timeout, self._on_abandoned, self._logins)
-        except LinkLostError:  # the loss of the link does not show the state of the target
+        except LinkLostError:  # the state of the target remains unknown
             self._lost_links += 1
             if self.uplink.link is None or self._lost_links >= self.schedule.fall:
                 return self._block()
@@ -219,7 +223,10 @@ class Check:
         return self._publish(self.verdict.add(result))
 
     def _block(self) -> bool:
-        """Set the state to blocked. The history records this once per interval, like the checks that do not run."""
+        """Set the state to blocked, and add an entry to the history. Return whether the state has changed.
+
+        While the target remains blocked, add one entry per interval, in place of the result of a check.
+        """
         detail = self.uplink.describe()
         changed = self.verdict.override(HealthState.BLOCKED, Reason.TUNNEL, detail)
         now = time.monotonic()
@@ -257,7 +264,7 @@ class Check:
                 extra["tunnel"] = self.tunnel
             if verdict.reason:
                 extra |= {"reason": str(verdict.reason), "detail": verdict.detail}
-            # Log no warning for a blocked target, because its tunnel has already logged one.
+            # Log no warning for a blocked target, because the uplink has already logged one.
             quiet = verdict.state in (HealthState.UP, HealthState.UNKNOWN, HealthState.PAUSED, HealthState.BLOCKED)
             log.log(logging.INFO if quiet else logging.WARNING, "target %s", verdict.state, extra=extra)
         self._on_change()
@@ -283,7 +290,7 @@ class Check:
                 await self._wake.wait()
         except TimeoutError:
             return
-        # Wait for the minimum interval, because a burst of traffic failures can wake this check too early.
+        # Wait for the minimum interval, because a burst of failed connections can wake this check too early.
         earliest = self._probe_started + min(schedule.fast_interval, _MIN_INTERVAL)
         while not self._immediate and (left := earliest - time.monotonic()) > 0:
             self._wake.clear()

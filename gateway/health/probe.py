@@ -1,4 +1,4 @@
-"""Probes a target once within a time limit, and converts every outcome to a result."""
+"""Probes a target once within a time limit, and converts every outcome to a check result."""
 
 import asyncio
 import logging
@@ -18,9 +18,9 @@ from gateway.text_sanitizer import error_text, one_line
 log = logging.getLogger(__name__)
 
 _NOT_PROBED = "set check.user and check.password_file, so that the gateway can check the server"
-"""What to do if a target is not probed."""
+"""The remedy for a target that is not probed."""
 _LOGIN_REASONS = (Reason.AUTH, Reason.UNAUTHENTICATED)
-"""Reasons for a failed login of the check that need not affect the logins of clients."""
+"""Reasons why the login of a check fails although clients, which have other accounts, can possibly log in."""
 
 
 async def probe_once(
@@ -31,7 +31,7 @@ async def probe_once(
     on_abandoned: Callable[[], None] = lambda: None,
     logins: LoginLimiter | None = None,
 ) -> CheckResult:
-    """Check a target once.
+    """Probe a target once, and return the result. A failed probe is a result too, not an exception.
 
     Args:
         backend: The backend, which implements the probe.
@@ -42,7 +42,7 @@ async def probe_once(
         logins: See `gateway.contracts.phases.Phases`.
 
     Raises:
-        LinkLostError: The link was lost, so that the state of the target is unknown.
+        LinkLostError: The link was lost during the probe, so the result shows nothing about the target.
     """
     phases = Phases(on_abandoned=on_abandoned, logins=logins)
     started = time.perf_counter()
@@ -62,7 +62,7 @@ async def probe_once(
         completed = ", ".join(phases.completed) or "nothing"
         phase = f" in the phase {phases.unfinished}" if phases.unfinished else ""
         hint = f": {phases.timeout_hint}" if phases.timeout_hint else ""
-        detail = f"no answer within {timeout:g} s{phase} (completed: {completed}){hint}"
+        detail = f"no response within {timeout:g} s{phase} (completed: {completed}){hint}"
         reason, detail = phases.timeout_failure or (Reason.TIMEOUT, detail)
     except LinkLostError:
         raise
@@ -73,7 +73,7 @@ async def probe_once(
     except OSError as error:
         state, reason, detail = HealthState.DOWN, Reason.RESET, error_text(error)
     except Exception as error:
-        # A client library can raise any exception if data is malformed. Count this as a failure of the target.
+        # A client library can raise any exception if the server sends malformed data, so count it as a failed probe.
         log.exception("a check raised an unexpected error", extra={"target": str(target)})
         state, reason, detail = HealthState.DOWN, Reason.PROTOCOL, f"{type(error).__name__}: {error}"
     return CheckResult(

@@ -1,4 +1,4 @@
-"""Stores what the probes through all ways found about one target. Does no I/O."""
+"""Stores the last probe results of one target, from the checks through all its tunnels. Does no I/O."""
 
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.states import DatabaseRole
@@ -6,16 +6,16 @@ from gateway.health.verdict import CheckResult
 
 
 class TargetRecord:
-    """The last results of the probes of one target. The checks through all ways share this object."""
+    """Stores the latest probe results of one target. The checks through all tunnels to the target share it."""
 
     def __init__(self) -> None:
         self.probe_result = ProbeResult()
-        """The last result of a probe."""
+        """The result of the last probe that returned one."""
         self.probed = 0.0
-        """Monotonic time at which the last probe that the target answered started."""
+        """Monotonic time at which the last probe that got a response started."""
         self.promoted = 0.0
-        """Monotonic time at which a probe found that the target had been promoted from replica to primary; 0 if no
-        probe has."""
+        """Monotonic time at which a probe found that the target was promoted from replica to primary; 0 if there was
+        no promotion."""
         self._role: DatabaseRole | None = None
 
     def without_facts(self) -> "TargetRecord":
@@ -26,14 +26,14 @@ class TargetRecord:
         return record
 
     def add(self, result: CheckResult, started: float, now: float) -> None:
-        """Record the result of a probe, except if the target has already answered a probe that started later.
+        """Record the result of a probe that got a response, unless a probe that started later also got one.
 
         Args:
             result: The result.
             started: Monotonic time at which the probe started.
-            now: Monotonic time.
+            now: The current monotonic time.
         """
-        answered = result.passed or result.probe_result is not None  # a refused login is an answer without a result
+        answered = result.passed or result.probe_result is not None  # a refused login is a response without a result
         if not answered or started < self.probed:
             return
         self.probed = started

@@ -20,15 +20,15 @@ _USABLE = (HealthState.UP, HealthState.DEGRADED)
 
 @dataclass(frozen=True)
 class TargetCandidate:
-    """A target that can serve new clients, with the results of its checks.
+    """A target of a backend, with the results of its checks.
 
     Args:
-        remedy: What to do about exactly this failure, as in `gateway.errors.UnusableTargetError`.
-        promoted: Monotonic time at which a check found that the target had been promoted from replica to primary; 0
-            if no check has.
-        probed: Monotonic time at which the last probe that the target answered started.
-        failing: Whether the last probe through the way of new clients failed, or a client has waited too long for a
-            response since then.
+        remedy: The fix for this failure, as in `gateway.errors.UnusableTargetError`; empty to use that of `reason`.
+        promoted: Monotonic time at which a check found that the target was promoted from replica to primary; 0 if
+            there was no promotion.
+        probed: Monotonic time at which the last probe that got a response started.
+        failing: Whether the last probe failed, or a client has waited too long for a response since that probe. Only
+            the way that new clients use counts.
     """
 
     target: Endpoint
@@ -44,9 +44,9 @@ class TargetCandidate:
 
 
 class BackendHealth(NamedTuple):
-    """The state of a backend, the reason for the state, and one line of detail.
+    """The state of a backend, and why it is not up.
 
-    `remedy` says what to do about exactly this failure, in the imperative. Empty: the remedy follows from the reason.
+    `remedy` is the fix for this failure, in the imperative; it is empty if the general remedy of `reason` is enough.
     """
 
     state: HealthState
@@ -58,16 +58,16 @@ class BackendHealth(NamedTuple):
 def superseded_primaries(
     candidates: list[TargetCandidate], prefer: Preference, *, confirmed: bool = False
 ) -> frozenset[Endpoint]:
-    """Return the primaries that another target has replaced, but that are not known to be demoted.
+    """Return the primaries that another target has replaced, and that no check has found demoted.
 
-    A primary that was unreachable during a failover accepts writes until it is demoted, and these writes are lost
-    later. It is superseded if another target was promoted later and is not down.
+    A primary that was unreachable during a failover can still accept writes until it is demoted, and these writes are
+    then lost. A primary is superseded if a target that is not down was promoted after it.
 
     Args:
         candidates: The targets in the order of the configuration.
-        prefer: Which targets are preferred.
-        confirmed: Return only the primaries that were probed after that promotion, or whose last probe failed. The
-            others are possibly demoted already.
+        prefer: Which targets are preferred. The result is empty unless this is `primary`.
+        confirmed: Whether to omit primaries that might have been demoted since their last probe: those that were
+            probed successfully, but not since the promotion of the other target.
     """
     primaries = [each for each in candidates if prefer == "primary" and each.role == "primary"]
     latest = max((each.promoted for each in primaries if each.state is not HealthState.DOWN), default=0.0)
@@ -78,10 +78,9 @@ def superseded_primaries(
 def order_targets(candidates: list[TargetCandidate], prefer: Preference) -> list[TargetCandidate]:
     """Return the targets to try for a new client, best first.
 
-    The list also contains targets that are down, at the end: sometimes only the check fails, for example if its
-    password is wrong, and traffic succeeds. If `prefer` does not depend on roles, a target that has not been checked
-    keeps its position. With `primary`, the list excludes targets that are known to be read-only, and superseded
-    primaries.
+    Targets that are down come last. The list contains them because a check can fail while the clients' traffic
+    succeeds. Targets that were never checked rank like those that are up if `prefer` is `order` or `any`. If `prefer`
+    is `primary`, the list excludes targets that are known to be read-only, and superseded primaries.
 
     Args:
         candidates: The targets in the order of the configuration.
@@ -99,7 +98,7 @@ def order_targets(candidates: list[TargetCandidate], prefer: Preference) -> list
 
 
 def wrong_role_targets(candidates: list[TargetCandidate], prefer: Preference) -> frozenset[Endpoint]:
-    """Return the targets with the wrong role, from which clients must move. The result can contain down targets.
+    """Return the targets that have the wrong role, so that their clients must move. Some of them can be down.
 
     Args:
         candidates: The targets in the order of the configuration.
@@ -109,14 +108,14 @@ def wrong_role_targets(candidates: list[TargetCandidate], prefer: Preference) ->
         read_only = frozenset(each.target for each in candidates if each.read_only or each.role == "replica")
         return read_only | superseded_primaries(candidates, prefer)
     first = next(iter(order_targets(candidates, prefer)), None)
-    # If every replica ranks below the primary, the primary gets the new clients, and keeps the existing ones.
+    # If the primary is in a better state than every replica, new clients use it, so its existing clients can stay.
     if prefer == "replica" and first is not None and first.role == "replica" and first.state in _USABLE:
         return frozenset(each.target for each in candidates if each.role == "primary")
     return frozenset()
 
 
 def lacks_primary(candidates: list[TargetCandidate], prefer: Preference) -> bool:
-    """Return whether clients need a primary, and none serves them now. False if no role is known.
+    """Return whether clients need a primary and no primary is usable. Return False if no role is known yet.
 
     Args:
         candidates: The targets in the order of the configuration.
@@ -128,7 +127,7 @@ def lacks_primary(candidates: list[TargetCandidate], prefer: Preference) -> bool
 
 
 def backend_state(candidates: list[TargetCandidate], prefer: Preference) -> BackendHealth:
-    """Return the state of a backend.
+    """Derive the state of a backend from the states of its targets.
 
     Args:
         candidates: The targets in the order of the configuration.
@@ -149,7 +148,13 @@ def backend_state(candidates: list[TargetCandidate], prefer: Preference) -> Back
 
 
 def _usable_state(candidates: list[TargetCandidate], first: TargetCandidate, prefer: Preference) -> BackendHealth:
-    """Return the state of a backend whose new clients use the target `first`."""
+    """Return the state of a backend that has a usable target.
+
+    Args:
+        candidates: The targets in the order of the configuration.
+        first: The target that new clients use.
+        prefer: Which targets are preferred.
+    """
     if first.state is HealthState.DEGRADED:
         return BackendHealth(first.state, first.reason, first.detail, first.remedy)
     unusable = (each for each in candidates if each.state not in (*_USABLE, HealthState.UNKNOWN))
@@ -159,12 +164,12 @@ def _usable_state(candidates: list[TargetCandidate], first: TargetCandidate, pre
             HealthState.DEGRADED, bad.reason, f"{bad.target} is {bad.state}: {bad.detail}", bad.remedy
         )
     if prefer == "replica" and first.role == "primary":
-        detail = "no replica is up: the primary answers"
+        detail = "no replica is up, so the primary serves the clients"
         return BackendHealth(HealthState.DEGRADED, Reason.ROLE, detail, "start a replica, or add one to targets")
     superseded = superseded_primaries(candidates, prefer)
     if superseded:
         others = ", ".join(sorted(map(str, superseded)))
         detail = f"{others} was not demoted: {first.target} was promoted later and gets all clients"
-        remedy = f"demote {others}: two primaries accept writes"
+        remedy = f"demote {others}, because two primaries accept writes"
         return BackendHealth(HealthState.DEGRADED, Reason.ROLE, detail, remedy)
     return BackendHealth(HealthState.UP)

@@ -1,4 +1,4 @@
-"""Derives a target's state from check results: rise and fall, flapping, history. Does no I/O."""
+"""Derives a target's state (up, down, flapping) from its check results, by `rise` and `fall`. Does no I/O."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -11,12 +11,12 @@ from gateway.errors import Reason
 HISTORY = 100
 _FLAP_WINDOW = 21
 _FLAP_START, _FLAP_STOP = 0.30, 0.20
-"""Shares of state changes at which flapping starts and stops (Nagios Core manual, "Detection and Handling of State
-Flapping")."""
+"""Fractions of state changes among the recent results: flapping starts above the first, and stops below the second
+(Nagios Core manual, "Detection and Handling of State Flapping")."""
 
 
 _IMMEDIATE = (Reason.NO_SPACE, Reason.READ_ONLY)
-"""Reasons for which a single check takes a target down. The server itself reports them, so they are certain."""
+"""Reasons for which a single check changes the state to down, because the server itself has reported the failure."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class CheckResult:
     Args:
         at: Time at the end of the check, in seconds since the epoch.
         duration: Duration of the check in seconds.
-        state: The state that follows from this check alone.
-        reason: Why the state is not `up`.
-        detail: One line of text.
-        phases: Duration of each phase in seconds.
-        probe_result: The probe's result; None if the target did not answer.
-        remedy: What to do about exactly this failure, as in `UnusableTargetError`.
+        state: The state according to this check alone, without `rise` and `fall`.
+        reason: Why the state is not `up`; None if the state is `up`, or `unknown` because nothing was probed.
+        detail: One line with details of the reason.
+        phases: Duration of each phase of the check, in seconds.
+        probe_result: The probe's result; None if the probe failed.
+        remedy: The fix for this failure, as in `UnusableTargetError`; empty to use that of `reason`.
     """
 
     at: float
@@ -50,15 +50,15 @@ class CheckResult:
 
     @property
     def succeeded(self) -> bool:
-        """Whether the check succeeded. With a wrong password, it fails although clients can use the target."""
+        """Whether the check succeeded. False if only its login was refused, although clients can use the target."""
         return self.passed and self.reason is not Reason.AUTH
 
 
 class CheckHistory:
-    """The latest results, and the latest failures, which are kept longer.
+    """Keeps the latest check results of a target. Failures are kept longer, because they have a separate limit.
 
     Args:
-        size: Maximum number of latest results, and of failures.
+        size: Maximum number of latest results, and maximum number of failures.
     """
 
     def __init__(self, size: int = HISTORY) -> None:
@@ -66,24 +66,29 @@ class CheckHistory:
         self._failures: deque[CheckResult] = deque(maxlen=size)
 
     def add(self, result: CheckResult) -> None:
-        """Add a result."""
+        """Add a result, and discard the oldest one if the limit is reached."""
         self._latest.append(result)
         if not result.succeeded and result.state is not HealthState.BLOCKED:
             self._failures.append(result)
+
+    @property
+    def last(self) -> CheckResult | None:
+        """The latest result; None if there is none."""
+        return self._latest[-1] if self._latest else None
 
     def latest(self) -> list[CheckResult]:
         """Return the latest results, oldest first."""
         return list(self._latest)
 
     def failures(self) -> list[CheckResult]:
-        """Return the latest failures, oldest first, including those that are older than the latest results.
+        """Return the latest failures, oldest first, including those older than the results of `latest`.
 
-        A check that did not run because its target was blocked is not a failure.
+        A check that did not run because the target was blocked does not count as a failure.
         """
         return list(self._failures)
 
     def results(self) -> list[CheckResult]:
-        """Return the failures that are older than the latest results, followed by the latest results."""
+        """Return all kept results, oldest first: older failures, followed by the results of `latest`."""
         latest = set(map(id, self._latest))
         return [*(each for each in self._failures if id(each) not in latest), *self._latest]
 
@@ -92,8 +97,9 @@ class Verdict:
     """Derives the state of one target from its check results.
 
     Args:
-        rise: Consecutive successes that take the target up.
-        fall: Consecutive failures that take it down. A full or read-only file system takes it down immediately.
+        rise: Number of consecutive successes after which the state changes from down to up.
+        fall: Number of consecutive failures after which the state changes from up to down. One failure is enough if
+            it shows that a file system is full or read-only.
     """
 
     def __init__(self, rise: int, fall: int) -> None:
@@ -129,17 +135,17 @@ class Verdict:
         return self.state is not before
 
     def record_stall(self) -> None:
-        """Count stalled traffic as one consecutive failure, regardless of how many clients stall."""
+        """Count stalled traffic as one failed check, regardless of the number of stalls since the last check."""
         if self.state in (HealthState.UP, HealthState.DEGRADED):
             self._consecutive = max(self._consecutive, 1)
 
     def override(self, state: HealthState, reason: Reason | None, detail: str) -> bool:
-        """Set a state that does not come from a check: blocked or paused. The next result replaces it immediately.
+        """Set the state to blocked or paused, without a check. The next check result replaces this state immediately.
 
         Args:
             state: The new state.
             reason: The reason for the state; None if the state needs no reason.
-            detail: One line of text.
+            detail: One line with details of the reason.
 
         Returns:
             Whether the state changed.
@@ -152,7 +158,7 @@ class Verdict:
 
     @property
     def pending(self) -> bool:
-        """Whether the last result contradicts the state, so that the next check should follow soon."""
+        """Whether the last results contradict the state, but are too few to change it, so a check follows soon."""
         return self._consecutive > 0
 
     def _set(self, result: CheckResult) -> None:

@@ -1,4 +1,4 @@
-"""Creates a backend for each forward, and for each client of a remote service that uses no forward."""
+"""Creates backends from imported local forwards and from clients of remote services."""
 
 import re
 from typing import Any
@@ -81,10 +81,13 @@ def _host_name(host: str, client: ImportedClient, port: int) -> str:
 
 def _add_direct(client: ImportedClient, result: ImportResult) -> None:
     target = f"[{client.host}]:{client.port}" if ":" in client.host else f"{client.host}:{client.port}"
-    split_target(target)
+    targets = [target, *client.more]
+    for each in targets:
+        split_target(each)
     via = client.via
     for name, keys in result.backends.items():
-        if keys.get("via") == via and keys["targets"] == [target] and keys["kind"] == client.kind:
+        same = [each.lower() for each in keys["targets"]] == [each.lower() for each in targets]
+        if keys.get("via") == via and same and keys["kind"] == client.kind:
             _merge(client, name, result)
             _note_missing(name, result)
             return
@@ -93,21 +96,28 @@ def _add_direct(client: ImportedClient, result: ImportResult) -> None:
     host = "127.0.0.1" if kernel or on_host else ANY_ADDRESS
     port = _VOLUME_PORT if kernel else client.port
     if via is None and client.host in HOST_NAMES and port == client.port:
-        port += 1  # if the listener had the address of the target, the backend would connect to itself
+        port += 1  # with the address of its target, the listener would accept its own connections
     listen = _free_listener(f"{host}:{port}", "", result)
     name = result.new_backend_name(client.volume or client.name)
     backend: dict[str, Any] = {"kind": client.kind}
     if via is not None:
         backend["via"] = via
-    for each in client.more:
-        split_target(each)
-    result.backends[name] = {**backend, "targets": [target, *client.more], "listen": listen}
+    result.backends[name] = {**backend, "targets": targets, "listen": listen}
     _merge(client, name, result)
     _note_missing(name, result)
 
 
 def _free_listener(listen: str, where: str, result: ImportResult) -> str:
-    """Return `listen`, with the next unused port if necessary. If the port changes and `where` is set, add a note."""
+    """Return `listen`; if another backend uses its port, return it with the next unused port.
+
+    Args:
+        listen: The listener: `host:port` or the path of a unix socket.
+        where: The name of the client or forward in notes; empty to add no note about a changed port.
+        result: Contains the backends. Receives the note.
+
+    Raises:
+        UsageError: Another backend uses the unix socket.
+    """
     if listen.startswith("/"):
         if any(each["listen"] == listen for each in result.backends.values()):
             raise UsageError(f"{where}: another forward listens on {listen}")
@@ -118,19 +128,18 @@ def _free_listener(listen: str, where: str, result: ImportResult) -> str:
     host, port = split_target(listen)
     free = next(each for each in range(port, 65536) if each not in taken)
     if free != port and where:
-        result.add_note(f"{where}: port {port} is taken by another backend: the listener has port {free}")
+        result.add_note(f"{where}: another backend listens on port {port}, so this one listens on port {free}")
     if free == _OPS_PORT:
         result.sections["ops"] = {"listen": "127.0.0.1:9091"}
     return f"[{host}]:{free}" if ":" in host else f"{host}:{free}"
 
 
 def _merge(client: ImportedClient, name: str, result: ImportResult) -> None:
-    """Add a client's configuration keys to a backend. Keys that the backend has already do not change."""
+    """Add a client's configuration keys to a backend, except keys that the backend already has."""
     client.backend = name
     backend = result.backends[name]
     if "check" in client.keys and not checks_login(backend["kind"]):
-        del client.keys["check"]
-        client.notes = ()
+        _remove_login(client)
     keys = dict(client.keys)
     if "database" in keys.get("check", {}) and not has_check_key(backend["kind"], "database"):
         keys["check"] = {key: value for key, value in keys["check"].items() if key != "database"}
@@ -139,29 +148,60 @@ def _merge(client: ImportedClient, name: str, result: ImportResult) -> None:
     for key in ("export", "share"):
         if key in keys and backend.get(key, keys[key]) != keys[key] and client.volume:
             result.add_note(
-                f"{client.where}: backend {name} manages one volume: create this one yourself, with addr=127.0.0.1,"
+                f"{client.where}: backend {name} manages another volume; create this one, with addr=127.0.0.1,"
                 f" port={split_target(backend['listen'])[1]} and {key} {keys[key]}"
             )
             keys.pop("volume", None)
     if "volume" in backend and "volume" in keys and client.volume != backend["volume"]["name"]:
-        result.add_note(f"{client.where}: backend {name} manages one volume: use volume {backend['volume']['name']}")
+        result.add_note(f"{client.where}: use volume {backend['volume']['name']} of backend {name} instead")
     if "volume" in keys and "volume" not in backend:
         keys["volume"] = _unique_volume(client, keys["volume"], result)
     for key, value in keys.items():
         backend.setdefault(key, value)
+    if "check" in keys:
+        _join_checks(client, keys["check"], name, result)
+
+
+def _remove_login(client: ImportedClient) -> None:
+    """Remove the check's login from a client, with the note about its password."""
+    del client.keys["check"]
+    client.notes = tuple(each for each in client.notes if "PASSWORD_FILE" not in each)
+
+
+def _join_checks(client: ImportedClient, check: dict[str, Any], name: str, result: ImportResult) -> None:
+    """Add a client's login to the check of a backend. If another client has set the user or database, add a note."""
+    backend = result.backends[name]
+    others: list[str] = []
+    if check.get("user") == backend["check"].get("user"):
+        backend["check"] = {**check, **backend["check"]}
+    else:
+        _remove_login(client)
+        others = [f"user {check['user']}" if "user" in check else "a password without a user"]
+    if check.get("database", "") not in ("", backend["check"].get("database")):
+        others.append(f"database {check['database']}")
+    if others:
+        login = ", ".join(f"{key} {backend['check'][key]}" for key in ("user", "database") if key in backend["check"])
+        result.add_note(
+            f"{client.where}: the check of backend {name} logs in with {login or 'a password without a user'}: it"
+            f" does not use {', '.join(others)}"
+        )
 
 
 def _unique_volume(client: ImportedClient, keys: dict[str, Any], result: ImportResult) -> dict[str, Any]:
-    """Return the keys of a client's volume. If another backend has a volume of this name, number the name."""
+    """Return the keys of a client's volume. If another backend has a volume with this name, append a number to it."""
     taken = {each["volume"]["name"] for each in result.backends.values() if "volume" in each}
     old, client.volume = client.volume, unused_name(client.volume, taken)
     if old != client.volume:
-        result.add_note(f"{client.where}: another backend has volume {old}: this volume is {client.volume}")
+        result.add_note(f"{client.where}: another backend has a volume {old}, so this one is named {client.volume}")
     return {**keys, "name": client.volume}
 
 
 def _note_missing(name: str, result: ImportResult) -> None:
-    """Add placeholders for missing required keys, and the note of the backend's kind about these keys."""
+    """Add a placeholder for each required key that the backend lacks, and a note that asks the user to replace it.
+
+    If a backend of this kind needs no keys, add the kind's note if the backend has no check. Remove a note that no
+    longer applies.
+    """
     backend = result.backends[name]
     imports = KINDS[backend["kind"]].imports
     missing = {key: value for key, value in imports.keys.items() if key not in backend}

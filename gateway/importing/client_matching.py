@@ -1,14 +1,14 @@
-"""Determines which forward and which tunnel each client of a remote service uses."""
+"""Finds the local forward or the tunnel that each imported client of a remote service uses."""
 
 from gateway.importing.import_result import ImportResult
 from gateway.importing.model import HERE, HOST_NAMES, LOOPBACK, ImportedClient, ImportedContainer, ImportedForward
 
 
 def join_networks(result: ImportResult) -> None:
-    """Route each client and each tunnel that uses the network of a VPN container through the VPN's tunnel.
+    """Route clients and tunnels through the tunnel of a VPN container if they use the container's network.
 
     Args:
-        result: Contains the tunnels and clients. The function changes them.
+        result: Contains the tunnels, forwards and clients. The function sets their `via`.
     """
     tunnels = {name: each.tunnel for each in result.containers if each.tunnel for name in each.names}
     for client in result.clients:
@@ -29,7 +29,13 @@ def _shared_tunnel(container: ImportedContainer | None, tunnels: dict[str, str])
 
 
 def _set_via(inner: str, tunnel: str, result: ImportResult) -> None:
-    """Route the outermost tunnel of a chain through another tunnel."""
+    """Run a chain of tunnels inside another tunnel.
+
+    Args:
+        inner: The innermost tunnel of the chain. The function sets `via` of the outermost tunnel.
+        tunnel: The other tunnel.
+        result: Contains the tunnels.
+    """
     while "via" in result.tunnels[inner]:
         inner = result.tunnels[inner]["via"]
     if inner != tunnel:
@@ -45,7 +51,7 @@ def forward_of(client: ImportedClient, result: ImportResult) -> ImportedForward 
         result: Contains the forwards. Receives notes.
     """
     container = client.container
-    hosts = {client.host}
+    hosts = {_linked(client)}
     if client.host in HOST_NAMES and (
         container is None or client.host not in LOOPBACK or container.network == "host"
     ):
@@ -55,43 +61,52 @@ def forward_of(client: ImportedClient, result: ImportResult) -> ImportedForward 
         hosts |= {name for each in result.containers for name in each.names
                   if each.network.partition(":")[2] in container.names}  # fmt: skip
     if client.via is not None and client.host in LOOPBACK:
-        return None  # the container opens its own tunnel and uses no forward
+        return None  # the container opens a tunnel itself, so it uses no forward
     return next(
         (each for each in result.forwards if any((host, client.port) in each.names for host in hosts)), None
     ) or _forward_of_host(client, result)
 
 
+def _linked(client: ImportedClient) -> str:
+    """Return the name of the container if a client connects to the alias of a link; otherwise the client's host."""
+    return client.container.links.get(client.host, client.host) if client.container is not None else client.host
+
+
 def _forward_of_host(client: ImportedClient, result: ImportResult) -> ImportedForward | None:
-    """Return the forward on this host for a container that, by mistake, connects to its own 127.0.0.1."""
+    """Return the forward on this host that a container tries to reach at its own 127.0.0.1; None if there is none.
+
+    The container cannot reach that forward, so add a note about the mistake.
+    """
     if client.container is None or client.host not in LOOPBACK:
         return None
     forward = next((each for each in result.forwards if (HERE, client.port) in each.names), None)
     if forward is not None:
         result.add_note(
-            f"{client.where}: {client.host} in a container is the container itself, so it never reached the forward"
+            f"{client.where}: in a container, {client.host} is the container itself, so it never reached the forward"
             f" of {forward.where}"
         )
     return forward
 
 
 def is_remote(client: ImportedClient, result: ImportResult) -> bool:
-    """Return whether a client without a forward needs a backend. If it does not, add a note with the reason.
+    """Return whether a client that uses no forward needs a backend. If it needs none, add a note with the reason.
 
     Args:
         client: The client.
         result: Contains the containers. Receives notes.
     """
-    own = next((each for each in result.containers if client.host in each.names and not each.replaced), None)
+    host = _linked(client)
+    own = next((each for each in result.containers if host in each.names and not each.replaced), None)
     address = f"{client.host}:{client.port}"
     if client.optional:
         return False
     if own is not None:
-        result.add_note(f"{client.where}: {client.host} is {own.where}: it needs no gateway")
+        result.add_note(f"{client.where}: not imported, because {client.host} is {own.where}")
         return False
     if client.host not in HOST_NAMES or client.via is not None:
         return True
     if client.volume or client.folder:
-        result.add_note(f"{client.where}: no source forwards {address}: pass the ssh command as another source")
+        result.add_note(f"{client.where}: no source forwards {address}; pass the ssh command as another source")
         return True
-    result.add_note(f"{client.where}: {address} is this host, and no source forwards it: not imported")
+    result.add_note(f"{client.where}: not imported, because {address} is this host, and no source forwards it")
     return False

@@ -1,4 +1,4 @@
-"""Adds notes on the changes that a client needs in order to use its backend."""
+"""Writes notes for the user on how to change each client so that it uses its new backend."""
 
 import re
 from typing import Any
@@ -11,10 +11,13 @@ from gateway.importing.volumes import replacement
 def _address(
     client: ImportedClient, container: ImportedContainer, backend: dict[str, Any], result: ImportResult
 ) -> str:
-    """Return the address at which a container reaches a backend."""
+    """Return an instruction for the user: the address to which a container must connect.
+
+    Mark a link (`links` in Compose) that the backend replaces as used.
+    """
     listen, variables = backend["listen"], ", ".join(client.variables)
     if listen.startswith("/"):
-        return f"connect to the unix socket {listen} ({variables}): mount its directory"
+        return f"mount the directory of the unix socket {listen}, and connect to the socket ({variables})"
     host, port = split_target(listen)
     if container.network == "host":
         return f"connect to 127.0.0.1:{port} ({variables})"
@@ -25,14 +28,34 @@ def _address(
         )
     if host in LOOPBACK:
         text += f"; for that, run the gateway in a container and listen on {ANY_ADDRESS}:{port}"
+    linked = container.links.get(client.host, "")
+    if any(linked in each.names and each.replaced for each in result.containers):
+        text += f"; remove the link to {linked}"
+        container.use(f"link.{client.host}")
     owner = container.network.partition(":")[2]
     if any(owner in each.names and each.replaced for each in result.containers):
         text += f"; remove the network mode {container.network}"
     return text
 
 
+def _missing_file(client: ImportedClient, container: ImportedContainer) -> str:
+    """Return an instruction to create the password file of a check; empty if a source contains the file.
+
+    A source does not contain the file if it is, for example, an external secret.
+    """
+    path = client.keys.get("check", {}).get("password_file", "")
+    variable = next((each for each in client.login if container.environment[each] == path), "")
+    in_container = bool(container.name or container.image)
+    if not variable or not in_container or container.host_path(path) is not None:
+        return ""
+    return f"; write the password to {path}, because no source has the file that {variable} names"
+
+
 def note_client(client: ImportedClient, result: ImportResult) -> None:
-    """Add a note on the changes that a client needs, and mark the parts that the backend replaces as used."""
+    """Add the change that a client needs to `result.changes`, and the client's notes to `result.notes`.
+
+    Also mark the variables that the backend was created from as used, so that no note lists them as not imported.
+    """
     backend = result.backends[client.backend]
     for note in client.notes:
         text = re.sub(r"\bPASSWORD_FILE\b", f"/run/secrets/{client.backend}_password", note)
@@ -40,7 +63,8 @@ def note_client(client: ImportedClient, result: ImportResult) -> None:
     if client.container is not None:
         used = client.login if client.keys.get("check") else client.variables
         client.container.use(*[f"environment.{name}" for name in used])
-        result.changes.append((client, _address(client, client.container, backend, result)))
+        text = _address(client, client.container, backend, result) + _missing_file(client, client.container)
+        result.changes.append((client, text))
         return
     if client.folder:
         result.changes.append((client, f"new line of /etc/fstab: {replacement(client, backend['listen'], backend)}"))

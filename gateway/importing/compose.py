@@ -5,10 +5,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-import yaml
-
-from gateway.errors import UsageError
-from gateway.importing.compose_merge import merged
+from gateway.importing.compose_file import read_compose
 from gateway.importing.compose_values import environment, list_of, mapping, words_of
 from gateway.importing.docker_options import read_bind
 from gateway.importing.docker_run import published
@@ -16,9 +13,6 @@ from gateway.importing.env_file import EnvFiles
 from gateway.importing.import_result import ImportResult
 from gateway.importing.model import ImportedContainer, ImportedMount
 from gateway.importing.volumes import import_volume
-from gateway.input_limits import TooLargeError, load_yaml
-
-_VARIABLE = re.compile(r"\$(?:(\$)|(\w+)|\{(\w+)(?:(:?[-?+])([^}]*))?\})")
 
 
 def import_compose(
@@ -29,7 +23,7 @@ def import_compose(
     folder: str = "",
     override: tuple[str, str] = ("", ""),
 ) -> None:
-    """Read a Compose file.
+    """Read the services and volumes in a Compose file.
 
     Args:
         text: The content of the file.
@@ -40,23 +34,22 @@ def import_compose(
         override: The name and the content of the override file; empty if there is none.
 
     Raises:
-        UsageError: A text is not a Compose file.
+        UsageError: The file or the override file is not a valid Compose file.
     """
-    document = _interpolate(load_compose(text, source), files, folder)
-    if override[1]:
-        document = merged(document, _interpolate(load_compose(override[1], f"{override[0]}: "), files, folder))
-        result.add_note(f"{override[0]}: merged into the Compose file of the same directory, as Compose does")
+    document = read_compose(text, source, files, result, folder, override)
     secrets = {
-        f"/run/secrets/{name}": _resolved(str(mapping(value, f"{source}secrets.{name}").get("file") or ""), folder)
+        name: _resolved(str(mapping(value, f"{source}secrets.{name}").get("file") or ""), folder)
         for name, value in mapping(document.get("secrets"), f"{source}secrets").items()
     }
     for name, value in mapping(document.get("services"), f"{source}services").items():
         service = mapping(value, f"{source}services.{name}")
         container = _service(name, service, source, files, folder)
         container.mounts = [replace(each, source=_resolved(each.source, folder)) for each in container.mounts]
-        for target in (f"/run/secrets/{each}" for each in _secret_names(container, service)):
-            if secrets.get(target):
-                container.mounts.append(ImportedMount(secrets[target], target, read_only=True))
+        for each in list_of(service.get("secrets"), f"{container.where}.secrets"):
+            keys = each if isinstance(each, dict) else {"source": each}
+            if path := secrets.get(str(keys.get("source"))):
+                target = posixpath.join("/run/secrets", str(keys.get("target") or keys["source"]))
+                container.mounts.append(ImportedMount(path, target, read_only=True))
         container.parts |= {
             f"mount.{each.target}": f"volume {each.source}:{each.target}".replace(" :", " ")
             for each in container.mounts
@@ -75,46 +68,27 @@ def import_compose(
         rest = [key for key in volume if key not in ("driver", "driver_opts", "name")]
         if options and rest:
             result.add_note(f"{source}volumes.{name}: unchanged: {', '.join(rest)}")
-    rest = [key for key in document if key not in ("services", "volumes", "version", "name") and document[key]]
+    rest = [
+        key for key in document if key not in ("services", "volumes", "version", "name", "include") and document[key]
+    ]
     if rest:
         result.add_note(f"{source.removesuffix(': ') or 'the file'}: unchanged: {', '.join(rest)}")
 
 
-def load_compose(text: str, source: str) -> dict[str, Any]:
-    """Return the content of a Compose file.
-
-    Raises:
-        UsageError: The text is not a Compose file.
-    """
-    try:
-        document = load_yaml(text)
-    except yaml.MarkedYAMLError as error:  # the message quotes lines of the file, which can contain secrets
-        mark = error.problem_mark or error.context_mark
-        line = f"line {mark.line + 1}: " if mark is not None else ""
-        problem = re.sub(r"(['\"])(?!<)[^'\"]{2,}\1", "'…'", error.problem or error.context or "")
-        raise UsageError(f"{source}{line}not valid YAML: {problem}") from None
-    except TooLargeError as error:
-        raise UsageError(f"{source or 'the Compose file: '}{error}") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"{source}not valid YAML: {error}") from None
-    if not isinstance(document, dict):
-        raise UsageError(f"{source}not a compose file: the document is not a mapping")
-    return document
-
-
 def _resolved(path: str, folder: str) -> str:
-    """Return the source of a mount. A relative path is resolved against the directory of the Compose file."""
+    """Return the source of a mount. Join a relative path, such as `./data`, to the directory of the Compose file.
+
+    Args:
+        path: The source: a path, or the name of a volume.
+        folder: The directory of the Compose file.
+    """
     return posixpath.normpath(posixpath.join(folder, path)) if re.match(r"\.\.?(/|$)", path) else path
-
-
-def _secret_names(container: ImportedContainer, service: dict[str, Any]) -> list[str]:
-    found = list_of(service.get("secrets"), f"{container.where}.secrets")
-    return [str(each.get("source") if isinstance(each, dict) else each) for each in found]
 
 
 def _service(name: str, service: dict[str, Any], source: str, files: EnvFiles, folder: str) -> ImportedContainer:
     where = f"{source}services.{name}"
     container = ImportedContainer(where, name, source, image=str(service.get("image") or ""))
+    container.references = files.values(folder)
     for key, value in service.items():
         container.parts[key] = key
         match key:
@@ -122,7 +96,10 @@ def _service(name: str, service: dict[str, Any], source: str, files: EnvFiles, f
                 words = words_of(value, f"{where}.{key}")
                 container.command = words + container.command if key == "entrypoint" else container.command + words
             case "environment":
-                container.environment |= environment(value, where)
+                container.environment |= {
+                    variable: files.value(variable, folder) or text if text == f"${{{variable}}}" else text
+                    for variable, text in environment(value, where).items()
+                }
             case "volumes":
                 container.mounts += [_mount(each) for each in list_of(value, f"{where}.volumes")]
     _read_networks(container, service)
@@ -140,7 +117,7 @@ def _read_env_files(container: ImportedContainer, paths: list[Any], files: EnvFi
     container.use("env_file")
     for path in paths:
         name = str(path.get("path") if isinstance(path, dict) else path)
-        found = files.read(name, [folder])
+        found = files.read(name, [folder], lambda each: files.value(each, folder))
         if found is None:
             container.parts[f"env_file.{name}"] = f"env_file {name} (not read: pass it as another source)"
         else:
@@ -149,9 +126,13 @@ def _read_env_files(container: ImportedContainer, paths: list[Any], files: EnvFi
 
 
 def _read_networks(container: ImportedContainer, service: dict[str, Any]) -> None:
-    """Read the networks and ports of a service. They determine which containers can reach each other."""
-    container.network = str(service.get("network_mode") or "")
+    """Read the network mode, links, names and published ports of a service, which show how clients reach it."""
+    container.network = str(service.get("network_mode") or service.get("net") or "")
     container.aliases += [str(service[key]) for key in ("container_name", "hostname") if service.get(key)]
+    for key in ("links", "external_links"):
+        container.use(key)
+        for link in list_of(service.get(key), f"{container.where}.{key}"):
+            container.add_link(str(link))
     networks = service.get("networks")
     for name, value in networks.items() if isinstance(networks, dict) else ():
         where = f"{container.where}.networks.{name}"
@@ -168,23 +149,3 @@ def _mount(value: Any) -> ImportedMount:
             str(value.get("source") or ""), str(value.get("target") or ""), bool(value.get("read_only"))
         )
     return read_bind(str(value))
-
-
-def _interpolate(value: Any, files: EnvFiles, folder: str) -> Any:
-    """Replace references to variables that are set or have a default. Leave other references as `${NAME}`."""
-    if isinstance(value, dict):
-        return {key: _interpolate(each, files, folder) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_interpolate(each, files, folder) for each in value]
-    if not isinstance(value, str):
-        return value
-
-    def replaced(match: re.Match[str]) -> str:
-        name = match[2] or match[3]
-        if match[1]:
-            return "$"
-        if found := files.value(name, folder):
-            return found
-        return match[5] if match[4] in ("-", ":-") else f"${{{name}}}"
-
-    return _VARIABLE.sub(replaced, value)

@@ -1,4 +1,4 @@
-"""Changes a Compose file to use the gateway, and formats the change as a diff."""
+"""Changes a Compose file to use the gateway, and shows the changes as a diff."""
 
 import difflib
 import posixpath
@@ -10,11 +10,12 @@ from typing import Any
 import yaml
 
 from gateway.errors import UsageError
+from gateway.importing.address_change import change_address
 from gateway.importing.compose_gateway import BRIDGE, ComposeGatewayConfig, deploy, service
 from gateway.importing.compose_values import list_of
 from gateway.importing.import_result import ImportResult, split_target
 from gateway.importing.model import HERE, ImportedContainer
-from gateway.importing.service_changes import change_address, change_service, change_volume
+from gateway.importing.service_changes import change_service, change_volume
 from gateway.importing.yaml_edit import YamlEdit
 
 
@@ -24,16 +25,14 @@ def compose_diff(text: str, name: str, result: ImportResult) -> str:
     Args:
         text: The content of the Compose file.
         name: The name of the Compose file.
-        result: The imported configuration. The function adds notes on what the diff cannot change.
+        result: The imported configuration. Receives notes on changes that the diff does not contain.
 
     Raises:
         UsageError: The file cannot be edited in place.
     """
     found = deploy(result, posixpath.dirname(name))
-    edit = YamlEdit(text)
-    if edit.get("services", "gateway") is not None:
-        raise UsageError(f"{name}: there is already a service gateway")
     containers = {each.name: each for each in result.containers if each.is_service}
+    edit = _edit(text, name, has_services=bool(containers))
     replaced = {each.name for each in containers.values() if each.replaced}
     networks = _networks(edit, result, found)
     ports = list(_ports(result))
@@ -69,17 +68,41 @@ def compose_diff(text: str, name: str, result: ImportResult) -> str:
     return "".join(_diff(*change) for change in _relative(changes, folder, result))
 
 
-def _relative(changes: list[tuple[str, str, str]], folder: str, result: ImportResult) -> list[tuple[str, str, str]]:
-    """Return changes with paths that patch(1) accepts: it refuses absolute paths and `..`.
+def _edit(text: str, name: str, *, has_services: bool) -> YamlEdit:
+    """Start the edit of a Compose file.
 
     Args:
-        changes: The path, the old and the new content of each file in `folder`.
+        text: The content of the file.
+        name: The name of the file.
+        has_services: Whether the import has found services in the file.
+
+    Raises:
+        UsageError: The file has a service `gateway`, or cannot be edited in place.
+    """
+    edit = YamlEdit(text)
+    if edit.get("services", "gateway") is not None:
+        raise UsageError(
+            f"{name}: the file already has a service named gateway: restore the file from before an earlier diff, or"
+            " rename the service"
+        )
+    if has_services and edit.get("services") is None:
+        raise UsageError(f"{name}: the file has Compose file format 1; put the services below `services:`")
+    return edit
+
+
+def _relative(changes: list[tuple[str, str, str]], folder: str, result: ImportResult) -> list[tuple[str, str, str]]:
+    """Make the paths of changes relative to `folder` if patch(1) would refuse them: absolute paths, and `..`.
+
+    Args:
+        changes: The path, the old content and the new content of each file in `folder`.
         folder: The directory of the Compose file.
         result: Receives a note on the directory in which to apply the diff.
     """
     if not folder.startswith("/") and ".." not in folder.split("/"):
         return changes
-    result.add_note(f"apply the diff with `patch -d {shlex.quote(folder)} -p0`: its paths are relative to {folder}")
+    result.add_note(
+        f"apply the diff with `patch -d {shlex.quote(folder)} -p0`, because its paths are relative to {folder}"
+    )
     return [(posixpath.basename(path), old, new) for path, old, new in changes]
 
 
@@ -88,10 +111,10 @@ def _note_requirements(found: ComposeGatewayConfig, ports: list[str], result: Im
         result.add_note(f"services.gateway: publishes ports only on this host's loopback: {', '.join(ports)}")
     if found.has_vpn:
         result.add_note("services.gateway: build the image with `docker build --target vpn -t gateway-vpn .`")
-        result.add_note("services.gateway: the files of its secrets must belong to root")
+        result.add_note("services.gateway: root must own the files of its secrets")
     else:
         result.add_note(
-            "services.gateway: the files of its secrets must belong to its user: start it with"
+            "services.gateway: its user must own the files of its secrets, so start it with"
             " `GATEWAY_USER=$(id -u) docker compose up --wait`"
         )
     if found.on_host:
@@ -99,8 +122,8 @@ def _note_requirements(found: ComposeGatewayConfig, ports: list[str], result: Im
         text = "services.gateway: the host's kernel mounts a volume, so the gateway uses the host's network"
         if listeners:
             text += (
-                f"; containers reach {', '.join(listeners)} at {BRIDGE}, Docker's default address of `host-gateway`:"
-                " check it with `docker network inspect bridge`"
+                f"; containers reach {', '.join(listeners)} at {BRIDGE}, which is usually the address of"
+                " `host-gateway`; verify this with `docker network inspect bridge`"
             )
         result.add_note(text)
 
@@ -108,7 +131,10 @@ def _note_requirements(found: ComposeGatewayConfig, ports: list[str], result: Im
 def _note_internal_networks(
     edit: YamlEdit, container: ImportedContainer, found: ComposeGatewayConfig, result: ImportResult
 ) -> None:
-    """Add a note if a client of a backend has no route to the host, and the gateway listens there."""
+    """Add a note if a service cannot reach its backend, because the gateway listens on the host.
+
+    This is the case if the service has only internal networks, which have no route to the host.
+    """
     if not found.on_host or container.network:
         return
     names = _network_names(edit, container)
@@ -116,7 +142,7 @@ def _note_internal_networks(
     if internal and any(each.container is container and each.backend for each in result.clients):
         result.add_note(
             f"{container.where}: internal networks ({', '.join(names)}) have no route to the host, where the gateway"
-            " listens: add a network without `internal`"
+            " listens; add a network without `internal`"
         )
 
 
@@ -127,7 +153,7 @@ def _network_names(edit: YamlEdit, container: ImportedContainer) -> list[str]:
 
 
 def _diff(name: str, old: str, new: str) -> str:
-    name += "\t" if " " in name else ""  # patch reads a name with spaces up to a tab
+    name += "\t" if " " in name else ""  # patch(1) requires a tab after a name with spaces
     lines = difflib.unified_diff(
         old.splitlines(keepends=True), new.splitlines(keepends=True), name if old else "/dev/null", name
     )
@@ -140,7 +166,7 @@ def _configuration(found: ComposeGatewayConfig, result: ImportResult) -> str:
 
 
 def _put(edit: YamlEdit, section: str, entries: dict[str, Any]) -> None:
-    """Add entries to a top-level section of the Compose file."""
+    """Add entries to a top-level section of the Compose file. Do not change existing entries with the same names."""
     if not isinstance(edit.get(section), dict):
         if entries:
             edit.put((section,), entries)
@@ -151,12 +177,15 @@ def _put(edit: YamlEdit, section: str, entries: dict[str, Any]) -> None:
 
 
 def _networks(edit: YamlEdit, result: ImportResult, found: ComposeGatewayConfig) -> dict[str, Any]:
-    """Return the networks of the gateway's service: the networks of its clients and of replaced services."""
+    """Return the networks of the gateway's service, with its aliases on each of them.
+
+    These are the networks of the gateway's clients and of the services that the gateway replaces.
+    """
     used: dict[str, None] = {}
     for container in result.containers:
         if container.is_service and (container.replaced or any(c.container is container for c in result.clients)):
             used |= dict.fromkeys(_network_names(edit, container))
-    aliases = [*found.backends, *(n for each in result.containers if each.replaced for n in sorted(each.names))]
+    aliases = [*found.backends, *result.replaced_names()]
     found_: dict[str, Any] = {name: {"aliases": list(dict.fromkeys(aliases))} for name in used or ["default"]}
     if "default" not in found_ and all(edit.get("networks", name, "internal") for name in found_):
         found_["default"] = {}  # the gateway reaches the tunnels' servers through the default network
@@ -164,7 +193,7 @@ def _networks(edit: YamlEdit, result: ImportResult, found: ComposeGatewayConfig)
 
 
 def _ports(result: ImportResult) -> Iterator[str]:
-    """Yield the ports to publish: ports of replaced services, and ports of forwards on this host."""
+    """Yield the ports to publish on this host's loopback, so that clients on this host still reach the forwards."""
     for forward in result.forwards:
         if not forward.backend or forward.listen.startswith("/"):
             continue

@@ -1,4 +1,4 @@
-"""Adapts the imported configuration to a gateway that runs as a service of the Compose file."""
+"""Adapts the imported configuration for a gateway that runs as a service in the Compose file."""
 
 import copy
 import posixpath
@@ -13,19 +13,19 @@ from gateway.importing.import_result import ImportResult, split_target
 from gateway.importing.model import ANY_ADDRESS, LOOPBACK
 
 BRIDGE = "172.17.0.1"
-"""The address of the host on Docker's default bridge. `host-gateway` resolves to this address."""
+"""The usual address of the host on Docker's default bridge, to which `host-gateway` resolves."""
 _VPNS = ("openvpn", "wireguard")
 _FILES = {
     "identity_files": "key", "certificate_files": "certificate", "passphrase_file": "passphrase",
     "password_file": "password", "private_key_file": "private_key", "preshared_key_file": "preshared_key",
     "known_hosts": "known_hosts", "config": "config",
 }  # fmt: skip
-"""The configuration keys that contain file paths, and the suffix of the name of each secret."""
+"""The suffix of a secret's name for each configuration key that contains a file path."""
 
 
 @dataclass
 class ComposeGatewayConfig:
-    """The gateway's configuration, adapted to a gateway that runs as a Compose service.
+    """The imported configuration in the form for a gateway that runs as a Compose service.
 
     Args:
         tunnels: The tunnels.
@@ -33,7 +33,7 @@ class ComposeGatewayConfig:
         folder: The directory of the Compose file.
         secrets: The path on the host of each secret's file, by the secret's name.
         agent: Whether at least one tunnel logs in with the SSH agent.
-        on_host: Whether the gateway runs in the host's network namespace. A backend that kernels mount requires this.
+        on_host: Whether the gateway runs in the host's network namespace, because the host mounts a backend.
     """
 
     tunnels: dict[str, dict[str, Any]]
@@ -59,7 +59,7 @@ def deploy(result: ImportResult, folder: str) -> ComposeGatewayConfig:
     found = ComposeGatewayConfig(copy.deepcopy(result.tunnels), copy.deepcopy(result.backends), folder)
     found.on_host = any(KINDS[keys["kind"]].kernel_mounts for keys in found.backends.values())
     for keys in found.tunnels.values():
-        if keys.get("config") in result.files:  # the diff adds this file to the directory of the Compose file
+        if keys.get("config") in result.files:  # the diff creates this file next to the Compose file
             keys["config"] = posixpath.join(folder, posixpath.basename(keys["config"]))
     for section in (found.tunnels, found.backends):
         for name, keys in section.items():
@@ -89,7 +89,13 @@ def _listener(keys: dict[str, Any], found: ComposeGatewayConfig, *, for_containe
 
 
 def _move_files(name: str, keys: dict[str, Any], found: ComposeGatewayConfig) -> None:
-    """Replace file paths in a configuration with the paths of the Compose secrets."""
+    """Define a Compose secret for each file path in the keys of a tunnel or backend, and use the secret's path.
+
+    Args:
+        name: The name of the tunnel or backend, for the names of the secrets.
+        keys: The configuration keys, which the function changes.
+        found: Receives the secrets.
+    """
     for key, suffix in _FILES.items():
         if key in keys and key != "known_hosts" and isinstance(keys[key], str):
             keys[key] = _secret(keys[key], f"{name}_{suffix}", found)
@@ -158,7 +164,7 @@ def service(
     if found.secrets:
         keys["secrets"] = list(found.secrets)
     if found.agent:
-        keys["volumes"] = ["${SSH_AUTH_SOCK}:/run/ssh-agent.sock"]
+        keys["volumes"] = ["${SSH_AUTH_SOCK:?start an SSH agent, or import again with a key}:/run/ssh-agent.sock"]
     if found.on_host:
         keys["network_mode"] = "host"
     else:

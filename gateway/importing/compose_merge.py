@@ -3,11 +3,14 @@
 import re
 from typing import Any
 
-from gateway.importing.compose_values import environment, mapping
+from gateway.importing.compose_tags import RESET, ReplacedValue, without_tags
+from gateway.importing.compose_values import environment, list_of, mapping
 from gateway.importing.docker_options import read_bind
 
 _REPLACED = ("command", "entrypoint", "test")
-"""Keys of lists that the override file replaces. Other lists are joined."""
+"""Keys whose lists the override file replaces. It extends other lists."""
+_LISTS = ("dns", "dns_opt", "dns_search", "env_file", "label_file", "tmpfs")
+"""Keys of services whose value can be a string or a list. Compose merges both as lists."""
 _NAME = re.compile(r"(?:docker-)?compose(\.override)?\.ya?ml")
 
 
@@ -32,26 +35,35 @@ def is_base(name: str) -> bool:
 
 
 def merged(base: Any, override: Any, *path: str) -> Any:
-    """Return the value of a key in two Compose files.
+    """Merge the values of one key in a Compose file and its override file.
 
     Args:
         base: The value in the Compose file; None if it is absent.
-        override: The value in the override file; None if it is absent.
-        path: The path of the key.
+        override: The value in the override file, with the tags of Compose; None if it is absent.
+        path: The keys from the top level of the file to the value.
+
+    Returns:
+        The merged value. Values that only the override file contains keep their tags; see `without_tags`.
 
     Raises:
         UsageError: A value has a wrong type.
     """
-    if base is None or override is None:
+    if isinstance(override, ReplacedValue):
+        return override.value
+    if base is None or override is RESET or override is None:
         return base if override is None else override
     key = path[-1] if path else ""
     if path[:1] == ("services",) and len(path) == 3:
         if key == "environment":
-            where = ".".join(path[:2])
-            return environment(base, where) | environment(override, where)
+            return _environment(base, override, ".".join(path[:2]))
         if key == "volumes" and isinstance(base, list) and isinstance(override, list):
             targets = [_target(each) for each in override]
             return [each for each in base if _target(each) not in targets] + override
+        if key in _LISTS:
+            where = ".".join(path)
+            base, override = list_of(base, where), list_of(override, where)
+        if key == "build":
+            base, override = ({"context": each} if isinstance(each, str) else each for each in (base, override))
     if isinstance(base, dict) or isinstance(override, dict):
         first, second = _mapping(base, path), _mapping(override, path)
         return {name: merged(first.get(name), second.get(name), *path, name) for name in first | second}
@@ -60,8 +72,15 @@ def merged(base: Any, override: Any, *path: str) -> Any:
     return override
 
 
+def _environment(base: Any, override: Any, where: str) -> dict[str, str]:
+    """Return the variables of a service, without those that the override file resets."""
+    reset = [name for name, each in override.items() if each is RESET] if isinstance(override, dict) else []
+    variables = environment(base, where) | environment(without_tags(override), where)
+    return {name: text for name, text in variables.items() if name not in reset}
+
+
 def _mapping(value: Any, path: tuple[str, ...]) -> dict[str, Any]:
-    """Return a mapping, also for a list of names, such as those of `networks` and `depends_on`."""
+    """Return a mapping. Convert a list of names, as in `networks` or `depends_on`, to a mapping without values."""
     return dict.fromkeys(map(str, value)) if isinstance(value, list) else mapping(value, ".".join(path))
 
 

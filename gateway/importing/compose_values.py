@@ -7,7 +7,7 @@ from gateway.errors import UsageError
 
 
 def mapping(value: Any, where: str) -> dict[str, Any]:
-    """Return a mapping with keys converted to strings; an empty mapping if the value is absent.
+    """Check that a value is a mapping, and convert its keys to strings. Return an empty mapping if it is absent.
 
     Raises:
         UsageError: The value is not a mapping.
@@ -20,7 +20,7 @@ def mapping(value: Any, where: str) -> dict[str, Any]:
 
 
 def list_of(value: Any, where: str) -> list[Any]:
-    """Return a list; a list with one item for a string; an empty list if the value is absent.
+    """Convert a value to a list: a list remains, a string becomes the only item, and an absent value has no items.
 
     Raises:
         UsageError: The value is neither a list nor a string.
@@ -35,7 +35,7 @@ def list_of(value: Any, where: str) -> list[Any]:
 
 
 def words_of(value: Any, where: str) -> list[str]:
-    """Return the words of a command, from a list or a command line; an empty list if the value is absent.
+    """Return the words of a command. The value is a list of words, a command line, or absent (no words).
 
     Raises:
         UsageError: The value is neither a list nor a string, or a quotation mark is not closed.
@@ -49,7 +49,7 @@ def words_of(value: Any, where: str) -> list[str]:
 
 
 def environment(value: Any, where: str) -> dict[str, str]:
-    """Return the variables of a service, from a mapping or a list.
+    """Return the environment variables of a service. The value is a mapping, or a list of `NAME=value`.
 
     Raises:
         UsageError: The value is neither a mapping nor a list.

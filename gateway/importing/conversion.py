@@ -1,4 +1,4 @@
-"""Converts all sources to one configuration."""
+"""Converts all imported files and commands to one configuration."""
 
 import posixpath
 import re
@@ -70,7 +70,7 @@ def _convert(sources: Sequence[ImportSource]) -> ImportResult:
 
 
 def _overrides(given: Sequence[tuple[ImportSource, str]]) -> dict[str, ImportSource]:
-    """Return the override file of each Compose file that has one among the sources, by the Compose file's name."""
+    """Find the Compose files with an override file among the sources. Return the override files by Compose file."""
     files = [(*posixpath.split(source.name), source) for source, form in given if form == "compose" and source.name]
     overrides = {folder: source for folder, name, source in files if is_override(name)}
     return {source.name: overrides[folder] for folder, name, source in files if is_base(name) and folder in overrides}
@@ -84,7 +84,7 @@ def _read(
     result: ImportResult,
     override: ImportSource | None = None,
 ) -> Volumes:
-    """Read one source. Return the driver options of each volume that its commands create, by volume name."""
+    """Read one source into `result`. Return the driver options of the volumes that its commands create, by name."""
     folder = posixpath.dirname(source.name)
     read_env_file = partial(files.read, folders=("", folder))
     match form:
@@ -111,7 +111,7 @@ def _read(
 
 
 def _import_env_files(given: Sequence[tuple[ImportSource, str]], files: EnvFiles, result: ImportResult) -> None:
-    """Convert env files that no container uses. Treat the variables as those of a process on this host."""
+    """Convert env files that no container uses, as if a process on this host had their variables."""
     compose = any(form == "compose" for _, form in given)
     for source, form in given:
         if form != "env" or (source.name and files.is_read(source.name)):
@@ -122,7 +122,7 @@ def _import_env_files(given: Sequence[tuple[ImportSource, str]], files: EnvFiles
                     f"{source.name}: variables that no Compose file in the same directory uses: {', '.join(unused)}"
                 )
             continue
-        variables = parse_env_file(source.text)
+        variables = parse_env_file(source.text, lambda _: "")
         where = source.name or "variables"
         container = ImportedContainer(where, "", environment=variables, network="host")
         container.parts = {f"environment.{name}": name for name in variables}
@@ -134,7 +134,10 @@ def _import_env_files(given: Sequence[tuple[ImportSource, str]], files: EnvFiles
 
 
 def _keep_shared_networks(result: ImportResult) -> None:
-    """Keep a VPN container if another container uses the VPN's network and the import found no backend for it."""
+    """Keep a VPN container if another container uses its network, and that container has no imported backend.
+
+    Without the VPN container, the other container would lose its network.
+    """
     served = {id(client.container) for client in result.clients if client.backend}
     tunnels = {name: each for each in result.containers if each.tunnel for name in each.names}
     for container in result.containers:
@@ -142,13 +145,13 @@ def _keep_shared_networks(result: ImportResult) -> None:
         if owner is not None and id(container) not in served and not container.replaced:
             owner.replaced = False
             result.add_note(
-                f"{container.where}: uses the network of {owner.where} for all its traffic: the gateway forwards only"
-                f" to configured backends: add one for each address, or keep {owner.where}"
+                f"{container.where}: all its traffic uses the network of {owner.where}, but the gateway forwards only"
+                f" to backends; add a backend for each address, or keep {owner.where}"
             )
 
 
 def note_rest(result: ImportResult) -> None:
-    """Add a note, for each container, on the parts of the definition that the import did not use.
+    """Add a note for each container that lists the parts of its definition that the import did not use.
 
     Args:
         result: Contains the containers. Receives the notes.

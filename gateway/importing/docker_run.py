@@ -41,7 +41,7 @@ def import_docker(words: list[str], source: str, read_env_file: EnvFileReader, r
             return _run(rest[2:], source, f"{program} service create", read_env_file, result)
         case ["volume", "create"]:
             return _volume(rest[2:], f"{source}{program} volume create", result)
-    result.add_note(f"{source}`{redacted(words)}`: not imported: it does not change a path to a backend")
+    result.add_note(f"{source}`{redacted(words)}`: not imported, because it does not affect connections to backends")
     return {}
 
 
@@ -67,7 +67,7 @@ def _run(words: list[str], source: str, command: str, read_env_file: EnvFileRead
         options += [("env", word) for flag, word in pairwise(rest) if flag in ("-e", "--env") and "=" in word]
     volumes: Volumes = {}
     driver: dict[str, str] = {}
-    # A later env file overrides earlier ones, and the options --env override all files.
+    # A later env file overrides earlier ones, and options --env override all files.
     for name, value in sorted(options, key=lambda option: option[0] != "env-file"):
         if name in ("opt", "o"):
             driver.update([value.partition("=")[::2]])
@@ -82,7 +82,10 @@ def _run(words: list[str], source: str, command: str, read_env_file: EnvFileRead
 def _apply(
     container: ImportedContainer, name: str, value: str, read_env_file: EnvFileReader, result: ImportResult
 ) -> Volumes:
-    """Apply one option to a container. If the option creates a volume, return the driver options by volume name."""
+    """Apply one option to a container. Return the driver options of the volume that the option creates, by its name.
+
+    The result is empty if the option creates no volume.
+    """
     match name:
         case "env" | "env-file":
             _apply_variables(container, name, value, read_env_file)
@@ -104,6 +107,8 @@ def _apply(
                 return {mount.source or f"{container.name or 'container'}-volume": options}
         case "network" | "network-alias" | "publish":
             _apply_network(container, name, value)
+        case "link":
+            container.add_link(value)
         case "name":
             pass
         case _:
@@ -139,7 +144,10 @@ def _apply_network(container: ImportedContainer, name: str, value: str) -> None:
 def _mounted_by(
     container: ImportedContainer, kind: str, mount: ImportedMount, result: ImportResult
 ) -> tuple[dict[str, str], ImportedMount]:
-    """Add a note that corrects a `--mount` of an invalid type. Return the driver options and the mount."""
+    """Interpret a `--mount` with a file system as its type, such as `type=nfs`, which docker refuses.
+
+    Add a note with the correct option. Return the driver options and the mount that the user intended.
+    """
     server, _, export = mount.source.rpartition(":")
     name = export.rstrip("/").rpartition("/")[2] or "volume"
     options = {"type": kind, "device": f":{export}" if server else mount.source}
@@ -147,28 +155,31 @@ def _mounted_by(
         options["o"] = f"addr={server},{'ro' if mount.read_only else 'rw'}"
     shown = ",".join(f'"volume-opt={key}={value}"' for key, value in options.items())
     result.add_note(
-        f"{container.where}: --mount has no type={kind}: use --mount 'type=volume,source={name},"
+        f"{container.where}: type={kind} is not valid for --mount; use --mount 'type=volume,source={name},"
         f"target={mount.target},volume-driver=local,{shown}'"
     )
     return options, ImportedMount(name, mount.target, read_only=mount.read_only)
 
 
 def _correct(container: ImportedContainer, driver: dict[str, str], result: ImportResult) -> Volumes:
-    """Add a note with the correct commands in place of the invalid `docker run --opt`. Return the intended volume."""
+    """Interpret `docker run --opt`, which docker refuses, as options of a volume.
+
+    Add a note with the correct command. Return the driver options of the volume that the user intended, by its name.
+    """
     name = next((mount.source for mount in container.mounts if mount.source and "/" not in mount.source), "volume")
     options = " ".join(f"--opt {shlex.quote(f'{key}={value}')}" for key, value in driver.items())
     container.parts = {
         key: text for key, text in container.parts.items() if not key.startswith(("volume-driver ", "driver "))
     }
     result.add_note(
-        f"{container.where}: docker run has no --opt: it belongs to docker volume create. Create the volume first,"
-        f" and remove --volume-driver and --opt from docker run: docker volume create --driver local {options} {name}"
+        f"{container.where}: --opt is an option of docker volume create, not of docker run; remove --volume-driver"
+        f" and --opt, and first create the volume: docker volume create --driver local {options} {name}"
     )
     return {name: driver}
 
 
 def published(text: str) -> Iterator[tuple[int, int]]:
-    """Yield the container port and the host port in a value of `-p`. Yield nothing if the value has another form."""
+    """Yield the container port and the host port in a value of `-p`. Yield nothing for port ranges and UDP."""
     ports = re.fullmatch(r"(?:.*:)?(\d{1,5}):(\d{1,5})(?:/tcp)?", text)
     if ports:
         yield int(ports[2]), int(ports[1])

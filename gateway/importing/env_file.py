@@ -4,69 +4,103 @@ import os.path
 import re
 from collections.abc import Callable, Mapping, Sequence
 
+from gateway.importing.compose_interpolation import interpolated
+
 EnvFileReader = Callable[[str], dict[str, str] | None]
-"""Returns the variables in the env file at a path; None if the file is not a source."""
+"""Returns the variables in the env file at a path; None if the file was not passed as a source."""
 
 
-def parse_env_file(text: str) -> dict[str, str]:
+def parse_env_file(text: str, value: Callable[[str], str] | None = None) -> dict[str, str]:
     """Return the variables in an env file.
 
     Args:
         text: The content of the file: `NAME=value` lines, with comments, quotes and `export`.
+        value: Returns the value of a variable that the file does not set before; empty if it is not known. If it is
+            None, references to variables stay as they are, as in `docker run`.
     """
     found: dict[str, str] = {}
+
+    def known(name: str) -> str:
+        return found.get(name) or (value(name) if value is not None else "")
+
     for line in text.splitlines():
         match = re.match(r"\s*(?:export\s+)?([A-Za-z_][\w.]*)\s*=\s*(.*?)\s*$", line)
-        if match:
-            value = match[2]
-            quoted = re.match(r"""(['"])(.*?)\1\s*(?:#.*)?$""", value)
-            found[match[1]] = quoted[2] if quoted else re.sub(r"\s+#.*$", "", value)
+        if match is None:
+            continue
+        quoted = re.match(r"""(['"])(.*?)\1\s*(?:#.*)?$""", match[2])
+        setting = quoted[2] if quoted else re.sub(r"\s+#.*$", "", match[2])
+        if value is not None and not (quoted and quoted[1] == "'"):
+            setting = interpolated(setting, known)
+        found[match[1]] = setting
     return found
 
 
 class EnvFiles:
-    """Stores the env files that were passed as sources, and records which of them are used.
+    """Holds the env files that were passed as sources, and records which files and variables are used.
 
     Args:
         texts: The content of each file, by its path.
     """
 
     def __init__(self, texts: Mapping[str, str]) -> None:
-        self._files = {_key(path): parse_env_file(text) for path, text in texts.items()}
+        self._texts = {_key(path): text for path, text in texts.items()}
+        self._dotenv: dict[str, dict[str, str]] = {}
+        """The variables of each `.env` file that was read for a Compose file."""
         self._read: set[str] = set()
         self._used: set[tuple[str, str]] = set()
 
-    def read(self, path: str, folders: Sequence[str]) -> dict[str, str] | None:
-        """Return the variables in a container's env file, and record the read; None if the file is not a source.
+    def read(
+        self, path: str, folders: Sequence[str], value: Callable[[str], str] | None = None
+    ) -> dict[str, str] | None:
+        """Return the variables in a container's env file, and record that the file is used.
 
         Args:
             path: The path of the file.
-            folders: The directories to which a relative path can be relative.
+            folders: The directories in which to look for a relative path.
+            value: Returns the value of a variable. See `parse_env_file`.
+
+        Returns:
+            The variables; None if the file was not passed as a source.
         """
         keys = [_key(path, folder) for folder in folders]
-        key = next((each for each in keys if each in self._files), keys[0])
+        key = next((each for each in keys if each in self._texts), keys[0])
         self._read.add(key)
-        return self._files.get(key)
+        return parse_env_file(self._texts[key], value) if key in self._texts else None
 
     def value(self, name: str, folder: str) -> str:
-        """Return the value of a variable in the `.env` of a Compose file, and record its use; empty if it is not set.
+        """Return the value of a variable in the `.env` file of a Compose file, and record that the variable is used.
 
         Args:
             name: The name of the variable.
             folder: The directory of the Compose file.
+
+        Returns:
+            The value; empty if the variable is not set, or if the file was not passed as a source.
+        """
+        self._used.add((_key(".env", folder), name))
+        return self.values(folder).get(name, "")
+
+    def values(self, folder: str) -> dict[str, str]:
+        """Return the variables in the `.env` file of a Compose file; empty if it was not passed as a source.
+
+        Args:
+            folder: The directory of the Compose file.
         """
         key = _key(".env", folder)
-        self._used.add((key, name))
-        return self._files.get(key, {}).get(name, "")
+        if key not in self._dotenv:
+            self._dotenv[key] = parse_env_file(self._texts.get(key, ""), lambda _: "")
+        return self._dotenv[key]
 
     def is_read(self, path: str) -> bool:
         """Return whether a container uses an env file."""
         return _key(path) in self._read
 
     def unused(self, path: str) -> list[str]:
-        """Return the variables in a `.env` file that no Compose file uses."""
+        """Return the variables in a `.env` file that neither a Compose file nor the file itself uses."""
         key = _key(path)
-        return [name for name in self._files[key] if (key, name) not in self._used]
+        text = self._texts[key]
+        inner = set(re.findall(r"\$\{?(\w+)", text))
+        return [name for name in parse_env_file(text) if (key, name) not in self._used and name not in inner]
 
 
 def _key(path: str, folder: str = "") -> str:

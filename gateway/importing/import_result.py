@@ -16,7 +16,7 @@ from gateway.secret_redaction import hide_secrets
 _HOST = re.compile(r"[\w.%${}-]*[\w}]")
 """Matches a host name, an IPv4 address, or a reference to a variable."""
 _LOCAL = ("localhost", "127", "")
-"""Results of `short_name` that are not useful as names."""
+"""Results of `short_name` that are not useful names for tunnels and backends, because they mean this host."""
 
 
 @dataclass
@@ -31,8 +31,8 @@ class ImportResult:
         clients: The clients of remote services.
         containers: The containers of all sources.
         reserved: Names that a backend must not have.
-        changes: Pairs of a client and a text about the change that this client needs. For services of a Compose file,
-            the diff contains the changes.
+        changes: Pairs of a client and an instruction for the user on how to change it. A diff of a Compose file
+            replaces the instructions for the clients in this file.
         sections: Additional sections of the configuration.
         files: The content of each file that the configuration needs, by path. No file contains secrets.
     """
@@ -49,7 +49,7 @@ class ImportResult:
     files: dict[str, str] = field(default_factory=dict)
 
     def add_note(self, text: str) -> None:
-        """Add a note, with secrets replaced by `***`. Ignore a note that was added before."""
+        """Add a note, with secrets replaced by `***`, unless the same note exists."""
         text = hide_secrets(text)
         if text not in self.notes:
             self.notes.append(text)
@@ -59,10 +59,10 @@ class ImportResult:
 
         Args:
             keys: The configuration keys.
-            host: A host name or other text from which the tunnel's name is derived.
+            host: The server's host, or another string from which to derive the tunnel's name.
 
         Raises:
-            UsageError: The host is not valid.
+            UsageError: The value of the key `host`, or the argument `host` if there is no such key, is not valid.
         """
         if not is_host(str(keys.get("host", host))):
             raise UsageError(f"{keys.get('host', host)!r} is not a host")
@@ -78,12 +78,12 @@ class ImportResult:
         """Return an unused name for a backend.
 
         Args:
-            name: A host name, a volume name or other text from which the backend's name is derived.
+            name: A host name, a volume name or another string from which to derive the backend's name.
         """
         return unused_name(short_name(name) or "backend", {*self.backends, *self.reserved})
 
     def add_backend(self, via: str | None, target: str, listen: str) -> str:
-        """Add a backend with target and listener, but without other required keys. Return the backend's name.
+        """Add a backend with a target and a listener, without the other keys of its kind. Return the backend's name.
 
         The port of the target determines the backend's kind.
 
@@ -105,29 +105,37 @@ class ImportResult:
         self.backends[name] = {**keys, "targets": [target], "listen": listen}
         return name
 
+    def replaced_names(self) -> list[str]:
+        """Return the host names of the containers that the gateway replaces, with the aliases of links to them."""
+        names = [name for each in self.containers if each.replaced for name in sorted(each.names)]
+        links = [alias for each in self.containers for alias, name in each.links.items() if name in names]
+        return list(dict.fromkeys([*names, *(each for each in links if each not in self.reserved)]))
+
     def add_example(self) -> None:
         """Add an example backend if there are only tunnels, because a configuration requires a backend."""
         used = {keys.get("via") for keys in self.tunnels.values()}
         outermost = [name for name in self.tunnels if name not in used]
         if not self.backends and outermost:
             self.backends["example"] = {"kind": "tcp", "via": outermost[-1], "targets": ["app.internal:80"]}
-            self.add_note(f"backends.example: replace it: no source names a service behind tunnel {outermost[-1]}")
+            self.add_note(
+                f"backends.example: no source contains a service behind tunnel {outermost[-1]}; replace this example"
+            )
 
     def note_unused_tunnels(self) -> None:
-        """Add a note for each tunnel that is used by no backend and by no other tunnel."""
+        """Add a note for each tunnel that neither a backend nor another tunnel uses."""
         used = {keys.get("via") for keys in (*self.tunnels.values(), *self.backends.values())}
         for name in self.tunnels.keys() - used:
-            self.add_note(f"tunnels.{name}: nothing uses it: add `via: {name}` to the backends behind it")
+            self.add_note(f"tunnels.{name}: no backend uses this tunnel; add `via: {name}` to the backends behind it")
 
     def note_variables(self) -> None:
-        """Add a note on the environment variables in the configuration, except those that a login shell sets."""
+        """Add a note that lists the environment variables to set, except those that every login shell sets."""
         text = yaml.safe_dump({"tunnels": self.tunnels, "backends": self.backends})
         names = set(re.findall(r"(?<!\$)\$\{(\w+)\}", text)) - {"HOME", "USER", "SSH_AUTH_SOCK"}
         if names:
             shown = ", ".join(f"${{{name}}}" for name in sorted(names))
             self.add_note(
-                f"the configuration uses {shown} from the gateway's environment; or pass the .env file as another"
-                " source"
+                f"the configuration uses {shown}: set the variables in the gateway's environment, or pass the .env"
+                " file as another source"
             )
 
     def to_yaml(self) -> str:
@@ -156,7 +164,7 @@ def has_check_key(kind: str, key: str) -> bool:
 
 
 def is_host(text: str) -> bool:
-    """Return whether a text is a host name, an address without brackets, or a reference to a variable."""
+    """Return whether a string is a host name, an IP address without brackets, or a reference to a variable."""
     if ":" not in text:
         return bool(_HOST.fullmatch(text))
     try:

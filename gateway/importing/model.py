@@ -1,4 +1,4 @@
-"""Defines what sources describe: containers, mounts, forwards, and clients of remote services."""
+"""Defines what an import reads from files and commands: containers, forwards, and clients of remote services."""
 
 import re
 from collections.abc import Callable
@@ -22,17 +22,17 @@ def home(path: str) -> str:
 
 
 def names_on_host(port: int) -> set[tuple[str, int]]:
-    """Return this host's name and a port, in the form of `ImportedForward.names`."""
+    """Return the `ImportedForward.names` of a listener that only processes on this host can reach."""
     return {(HERE, port)}
 
 
 @dataclass(frozen=True)
-class ImportContext:
-    """The environment in which an ssh command runs.
+class SshCommandContext:
+    """The context in which an imported ssh command runs: its paths, and the addresses of its listeners.
 
     Args:
         where: The name of the command in notes.
-        names: Returns, for a listener's port, the names and ports at which clients reach the listener.
+        names: Receives the port of a listener, and returns the names and ports at which clients reach the listener.
         path: Converts a path in the command to a path on the host.
         in_container: Whether the command runs in a container.
     """
@@ -60,7 +60,7 @@ class ImportedMount:
 
 @dataclass
 class ImportedContainer:
-    """A service of a Compose file, or a container that a command runs.
+    """A service in an imported Compose file, or a container of an imported `docker run` command.
 
     Args:
         where: The name of the container in notes.
@@ -69,9 +69,11 @@ class ImportedContainer:
         image: The image.
         command: The words of the entrypoint and the command.
         environment: The environment variables.
+        references: The values of the variables to which the Compose file can refer.
         mounts: The mounts.
         network: The network mode: `host`, `service:NAME` or `container:NAME`; empty if the container is on networks.
         aliases: Additional host names at which other containers reach the container.
+        links: The name of the linked container for each link's alias.
         published: The published ports: pairs of container port and host port.
         parts: The parts of the definition that the import has not used, each with its name in notes.
         used: The parts of the definition that the import has used.
@@ -85,9 +87,11 @@ class ImportedContainer:
     image: str = ""
     command: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
+    references: dict[str, str] = field(default_factory=dict)
     mounts: list[ImportedMount] = field(default_factory=list)
     network: str = ""
     aliases: list[str] = field(default_factory=list)
+    links: dict[str, str] = field(default_factory=dict)
     published: list[tuple[int, int]] = field(default_factory=list)
     parts: dict[str, str] = field(default_factory=dict)
     used: list[str] = field(default_factory=list)
@@ -104,8 +108,14 @@ class ImportedContainer:
         """The host names at which other containers reach the container."""
         return {self.name, *self.aliases} - {""}
 
+    def add_link(self, text: str) -> None:
+        """Add a link, in the form `NAME` or `NAME:ALIAS`."""
+        name, _, alias = text.partition(":")
+        self.links[alias or name] = name
+        self.parts[f"link.{alias or name}"] = f"link {text}"
+
     def use(self, *keys: str) -> None:
-        """Mark parts of the definition as used."""
+        """Mark parts of the definition as used, so that no note lists them as not imported."""
         for key in keys:
             if self.parts.pop(key, None) is not None:
                 self.used.append(key)
@@ -119,7 +129,10 @@ class ImportedContainer:
         return ""
 
     def host_path(self, path: str) -> str | None:
-        """Convert a path in the container to a path on the host, and mark the mount as used; None if not mounted."""
+        """Convert a path in the container to a path on the host, and mark its mount as used.
+
+        Return None if the path is not on a mount.
+        """
         for mount in self.mounts:
             if path == mount.target or path.startswith(mount.target.rstrip("/") + "/"):
                 self.use(f"mount.{mount.target}")
@@ -130,7 +143,7 @@ class ImportedContainer:
 
 @dataclass
 class ImportedForward:
-    """A local forward.
+    """A local forward (ssh `-L`) in an imported command or ssh_config file.
 
     Args:
         where: The name of the forward in notes.
@@ -163,7 +176,7 @@ class ImportedClient:
         keys: Additional configuration keys of the backend.
         via: The name of the tunnel that the client itself opens; None if the client opens no tunnel.
         container: The container that is the client; None if the client is a process or the kernel of this host.
-        login: The names of the variables that contain the address and the check's login.
+        login: The names of the variables that contain the address, and the user and password for the check.
         variables: The names of the variables that contain host and port. The Compose diff changes these.
         volume: The name of the volume; empty if the client is not a volume.
         volume_key: The key of the volume in its Compose file; empty if the client is not a volume of a Compose file.

@@ -1,4 +1,4 @@
-"""Converts `ProxyCommand` values (ssh_config(5)) to a jump host, a proxy, or a program that runs without a shell."""
+"""Converts `ProxyCommand` values (ssh_config(5)) to a jump host, a proxy, or a program."""
 
 import re
 import shlex
@@ -19,7 +19,7 @@ _SHELL = re.compile(
     """,
     re.DOTALL | re.VERBOSE,
 )
-"""Matches quoted text, and in its group what only a shell understands: operators, variables, patterns."""
+"""Matches quoted parts of a command. Its group matches syntax that needs a shell: operators, variables, patterns."""
 _VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*)")
 _BRACES = re.compile(r"(?<!\$)\{(\w+)\}")
 _TOKENS = {"%": "%", "h": "{host}", "p": "{port}", "r": "{user}"}
@@ -31,7 +31,7 @@ _CORKSCREW = re.compile(r"corkscrew\s+(\S+)\s+(\d+)\s+%h\s+%p")
 
 @dataclass(frozen=True)
 class ProxyCommand:
-    """The jump host or the proxy of a `ProxyCommand`.
+    """A `ProxyCommand` that connects through a jump host or a proxy.
 
     Args:
         jump: The jump host; empty if the command uses no jump host.
@@ -64,15 +64,15 @@ def jump_or_proxy(command: str) -> ProxyCommand:
 
 @dataclass(frozen=True)
 class ImportedProgram:
-    """A `ProxyCommand` that runs a program, which connects to the server.
+    """A `ProxyCommand` that runs another program, converted to the key `proxy_command`.
 
     Args:
         words: The value of `proxy_command`.
         environment: The environment variables that the command uses.
-        needs_shell: Whether the command needs a shell, so that `words` runs one.
-        unknown: The tokens, such as `%C`, that have no equivalent.
-        braces: The words in braces, such as `{print}`. In `words`, they have spaces inside the braces, because they
-            would be placeholders.
+        needs_shell: Whether the command contains shell syntax. If so, `words` is `sh -c` with the command.
+        unknown: The tokens, such as `%C`, that have no equivalent in the configuration.
+        braces: The words in braces, such as `{print}`. `words` contains them with spaces inside the braces, because
+            the gateway would otherwise read them as placeholders.
     """
 
     words: tuple[str, ...]
@@ -102,7 +102,7 @@ def program(command: str, alias: str) -> ImportedProgram:
     words = ["sh", "-c", command] if needs_shell else shlex.split(command)
     braces = tuple(f"{{{name}}}" for name in _BRACES.findall(command))
     words = [_BRACES.sub(r"{ \1 }", word) for word in words]
-    # A dollar sign has a meaning in the configuration as well.
+    # Double each dollar sign, because the configuration file would replace `$NAME` with a variable.
     converted = [re.sub(r"%(.)", replacement, word.replace("$", "$$")) for word in words]
     converted = [home(word) if word.startswith("~/") and not needs_shell else word for word in converted]
     variables = dict.fromkeys(_VARIABLE.findall(command)) if needs_shell else ()

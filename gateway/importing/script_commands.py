@@ -1,18 +1,24 @@
-"""Converts the commands in shell scripts, command lines and systemd units."""
+"""Imports the docker, ssh and mount commands in shell scripts, command lines and systemd units."""
 
 import re
 from itertools import takewhile
 
+from gateway.importing.compose_interpolation import interpolated
+from gateway.importing.compose_values import words_of
 from gateway.importing.docker_run import Volumes, import_docker
 from gateway.importing.env_file import EnvFileReader
 from gateway.importing.import_result import ImportResult
-from gateway.importing.model import ImportContext, ImportedContainer
+from gateway.importing.model import ImportedContainer, SshCommandContext
 from gateway.importing.shell_parser import ShellCommand, read_script
-from gateway.importing.ssh_command import import_command, ssh_program
+from gateway.importing.ssh_command import has_forward, import_command, schedule_length, ssh_program
 from gateway.importing.volumes import import_mount_command
 from gateway.secret_redaction import redacted
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
+_SHELLS = frozenset({
+    "sh", "bash", "dash", "ash", "zsh", "su", "sudo", "runuser", "flock", "screen", "tmux", "nohup", "setsid",
+})  # fmt: skip
+"""Programs that run a command line from one of their arguments."""
 
 
 def import_unit(text: str, source: str, read_env_file: EnvFileReader, result: ImportResult) -> Volumes:
@@ -21,8 +27,8 @@ def import_unit(text: str, source: str, read_env_file: EnvFileReader, result: Im
     Args:
         text: The content of the unit.
         source: The prefix that names the unit in notes.
-        read_env_file: Reads an env file of a container.
-        result: Receives what the commands describe.
+        read_env_file: Reads the env file of a container or of the unit.
+        result: Receives the tunnels, forwards, containers and notes from the commands.
 
     Returns:
         The driver options of each volume that the commands create, by volume name.
@@ -32,13 +38,28 @@ def import_unit(text: str, source: str, read_env_file: EnvFileReader, result: Im
     """
     lines = [line.strip() for line in re.sub(r"\\\n", " ", text).splitlines()]
     starts = [line.partition("=")[2].lstrip("-@:+!") for line in lines if line.startswith("ExecStart=")]
+    variables = _unit_variables(lines, read_env_file)
+    starts = [interpolated(each, lambda name: variables.get(name, "")) for each in starts]
     others = [_unit_line(line) for line in lines if line and not line.startswith(("ExecStart=", "#", ";", "["))]
-    result.add_note(f"{source}the gateway's unit replaces this one: not imported: {'; '.join(others)}")
+    result.add_note(f"{source}not imported, because the gateway has its own unit: {'; '.join(others)}")
     return import_script("\n".join(starts), source, read_env_file, result)
 
 
+def _unit_variables(lines: list[str], read_env_file: EnvFileReader) -> dict[str, str]:
+    """Return the variables of a unit. `EnvironmentFile=` overrides `Environment=` (systemd.exec(5))."""
+    own: dict[str, str] = {}
+    from_files: dict[str, str] = {}
+    for line in lines:
+        key, _, value = line.partition("=")
+        if key == "Environment":
+            own |= {name: text for name, _, text in (word.partition("=") for word in words_of(value, key))}
+        elif key == "EnvironmentFile":
+            from_files |= read_env_file(value.removeprefix("-")) or {}
+    return own | from_files
+
+
 def _unit_line(line: str) -> str:
-    """Return a line of a unit for use in a note. Omit the values in an `Environment=` line."""
+    """Return a line of a unit for a note, without the values of variables, which can be secrets."""
     key, _, value = line.partition("=")
     names = re.findall(r"""(?:^|[\s"'])([A-Za-z_]\w*)=""", value)
     return f"Environment {', '.join(names)}" if key == "Environment" else line
@@ -53,7 +74,7 @@ def import_script(
         text: The script or command line.
         source: The prefix that names the script in notes.
         read_env_file: Reads an env file of a container.
-        result: Receives what the commands describe.
+        result: Receives the tunnels, forwards, containers and notes from the commands.
         form: `ssh` if each ssh command must have a local forward.
 
     Returns:
@@ -76,6 +97,7 @@ def import_script(
             first = len(result.containers)
             volumes |= import_docker(docker.words, source, read_env_file, result)
             for container in result.containers[first:]:
+                container.parts |= _schedule(words)
                 for name in _pass_variables(container, docker, result):
                     unused.pop(name, None)
         elif words[start : start + 1] == ["mount"]:
@@ -83,19 +105,52 @@ def import_script(
         elif ssh_program(words) is not None:
             destination = next((word for word in words if re.fullmatch(r"[\w.-]+@[\w.${}-]+", word)), "")
             import_command(
-                words, ImportContext(f"{source}ssh {destination}".rstrip()), result, need_forward=form == "ssh"
+                words, SshCommandContext(f"{source}ssh {destination}".rstrip()), result, need_forward=form == "ssh"
             )
-        elif words != ["done"]:
-            printed = words[0] in ("echo", "printf")  # can pass a secret to the next command
-            result.add_note(f"{source}`{f'{words[0]} …' if printed else redacted(words)}`: not imported")
+        elif line := _command_line(words):
+            rest = redacted([word for word in words if word != line])
+            result.add_note(f"{source}not needed with the gateway: {rest}")
+            volumes |= import_script(line, source, read_env_file, result, form)
+        else:
+            _note_other(words, source, result)
     if unused:
         result.add_note(f"{source}variables that no command uses: {', '.join(unused)}")
     return volumes
 
 
+def _schedule(words: list[str]) -> dict[str, str]:
+    """Return the schedule of a crontab(5) line as an entry for `ImportedContainer.parts`; empty if there is none."""
+    schedule = " ".join(words[: schedule_length(words)])
+    return {"schedule": f"schedule {schedule}"} if schedule else {}
+
+
+def _note_other(words: list[str], source: str, result: ImportResult) -> None:
+    """Add a note on a command that is not imported."""
+    if words != ["done"]:
+        printed = words[0] in ("echo", "printf")  # its words can be a secret for the next command of a pipe
+        result.add_note(f"{source}`{f'{words[0]} …' if printed else redacted(words)}`: not imported")
+
+
+def _command_line(words: list[str]) -> str:
+    """Return the command line that a shell, or a program such as tmux, gets as an argument, if it runs ssh.
+
+    Return an empty string if no argument contains an ssh command with a forward.
+    """
+    start = schedule_length(words)
+    if not any(word.rpartition("/")[2] in _SHELLS for word in words[start : start + 2]):
+        return ""
+    for word in words[1:]:
+        if re.search(r"ssh\s", word) and any(
+            ssh_program(each.words) is not None and has_forward(each.words) for each in read_script(word).commands
+        ):
+            return word
+    return ""
+
+
 def _docker_command(words: list[str], command: ShellCommand) -> ShellCommand | None:
     """Return a docker command without `sudo` and without the variables before it; None for another command."""
-    rest = words[1:] if words[:1] == ["sudo"] else words
+    rest = words[schedule_length(words) :]
+    rest = rest[1:] if rest[:1] == ["sudo"] else rest
     own = [word.partition("=") for word in takewhile(_ASSIGNMENT.match, rest)]
     rest = rest[len(own) :]
     if rest[:1] not in (["docker"], ["podman"]):
@@ -105,13 +160,13 @@ def _docker_command(words: list[str], command: ShellCommand) -> ShellCommand | N
 
 
 def _pass_variables(container: ImportedContainer, command: ShellCommand, result: ImportResult) -> list[str]:
-    """Set the variables that a container gets from the environment of its command (`-e NAME`). Return their names."""
+    """Set the variables that a container inherits from the script (`-e NAME`). Return their names."""
     names = [name for name, value in container.environment.items() if value == f"${{{name}}}"]
     names = [name for name in names if name in command.variables]
     for name in names:
         container.environment[name] = command.variables[name]
         if name not in command.exported:
             result.add_note(
-                f"{container.where}: the script does not export {name}, so `-e {name}` passes nothing: add `export`"
+                f"{container.where}: the script does not export {name}, so `-e {name}` passes no value; add `export`"
             )
     return names

@@ -1,84 +1,17 @@
-"""Changes the services and volumes in a Compose file to use the gateway."""
+"""Edits the services and volumes in a Compose file so that they use the gateway."""
 
-import re
-from collections.abc import Iterator
 from typing import Any
 
 from gateway.importing.compose_gateway import ComposeGatewayConfig, volume_of
 from gateway.importing.compose_values import environment, list_of, mapping
 from gateway.importing.docker_options import read_bind
-from gateway.importing.import_result import ImportResult, split_target
+from gateway.importing.import_result import ImportResult
 from gateway.importing.model import ImportedClient, ImportedContainer
 from gateway.importing.yaml_edit import YamlEdit
 
 
-def change_address(edit: YamlEdit, client: ImportedClient, found: ComposeGatewayConfig, result: ImportResult) -> None:
-    """Change the variables of a service to the address of the client's backend.
-
-    Args:
-        edit: The edit of the Compose file.
-        client: A client whose container is a service in the file.
-        found: The configuration of the gateway's service.
-        result: The imported configuration. Receives notes.
-
-    Raises:
-        UsageError: The file cannot be edited in place.
-    """
-    container = client.container
-    assert container is not None  # noqa: S101 - for the type checker
-    listen = result.backends[client.backend]["listen"]
-    if listen.startswith("/"):
-        result.add_note(f"{client.where}: the diff does not change the address: mount the directory of {listen}")
-        return
-    port = split_target(listen)[1]
-    on_host = container.network == "host"
-    host = "127.0.0.1" if on_host else client.backend
-    if any(each.replaced and client.host in each.names for each in result.containers) and not on_host:
-        host = client.host  # the name is a network alias of the gateway's service
-    for variable, value in _new_values(client, container, host, port):
-        _set_variable(edit, container.name, variable, value)
-    if found.on_host and not on_host:
-        path = ("services", container.name, "extra_hosts")
-        existing = edit.get(*path) or []
-        hosts = [f"{key}:{each}" for key, each in existing.items()] if isinstance(existing, dict) else list(existing)
-        edit.put(path, list(dict.fromkeys([*hosts, f"{host}:host-gateway"])))
-
-
-def _new_values(
-    client: ImportedClient, container: ImportedContainer, host: str, port: int
-) -> Iterator[tuple[str, str]]:
-    first, *rest = client.variables
-    old = container.environment[first]
-    if "://" in old:
-        new = re.sub(
-            rf"(?<=[/@]){re.escape(client.host)}(:{client.port})?(?=[/?,]|$)", f"{host}:{port}", old, count=1
-        )
-    elif old.endswith(f":{client.port}") or (not rest and client.port != port):
-        new = f"{host}:{port}"
-    else:
-        new = host
-    if new != old:
-        yield first, new
-    if rest and container.environment[rest[0]] != str(port):
-        yield rest[0], str(port)
-
-
-def _set_variable(edit: YamlEdit, name: str, variable: str, value: str) -> None:
-    path = ("services", name, "environment")
-    existing = edit.get(*path)
-    value = value.replace("$", "$$") if "${" not in value else value
-    if not isinstance(existing, list):
-        edit.put((*path, variable), value)
-    elif any(str(each).partition("=")[0] == variable for each in existing):
-        edit.change_items(
-            path, lambda each: f"{variable}={value}" if str(each).partition("=")[0] == variable else each
-        )
-    else:
-        edit.put(path, [*existing, f"{variable}={value}"])
-
-
 def change_volume(edit: YamlEdit, client: ImportedClient, found: ComposeGatewayConfig, result: ImportResult) -> None:
-    """Change the driver options of a volume to mount the backend.
+    """Change the driver options of a volume so that the volume mounts through the gateway.
 
     Args:
         edit: The edit of the Compose file.
@@ -104,7 +37,7 @@ def change_volume(edit: YamlEdit, client: ImportedClient, found: ComposeGatewayC
             edit.put(("volumes", key, "driver_opts", option), value)
     name = edit.get("volumes", key, "name") or f"{edit.get('name') or 'PROJECT'}_{key}"
     result.add_note(
-        f"{client.where}: if the volume exists, it keeps its old options: before the first start, run `docker compose"
+        f"{client.where}: an existing volume keeps its old options; before the first start, run `docker compose"
         f" down` and `docker volume rm {name}`"
     )
 
@@ -131,13 +64,30 @@ def change_service(edit: YamlEdit, container: ImportedContainer, replaced: set[s
     if container.network.partition(":")[2] in replaced:
         edit.remove(("services", name, "network_mode"))
         container.use("network_mode")
+    _remove_links(edit, container, replaced)
     _change_dependencies(edit, container, replaced, needs_gateway=bool(clients) or _mounts(container, result))
+
+
+def _remove_links(edit: YamlEdit, container: ImportedContainer, replaced: set[str]) -> None:
+    """Remove links to services that the gateway replaces. The gateway has the alias of each link."""
+    aliases = [alias for alias, name in container.links.items() if name in replaced]
+    links = edit.get("services", container.name, "links")
+    if aliases and isinstance(links, list):
+        edit.change_items(
+            ("services", container.name, "links"),
+            lambda each: None if str(each).partition(":")[0] in replaced else each,
+        )
+        container.use(*[f"link.{each}" for each in aliases])
 
 
 def _change_dependencies(
     edit: YamlEdit, container: ImportedContainer, replaced: set[str], *, needs_gateway: bool
 ) -> None:
-    """Replace dependencies on replaced services by one on the gateway, or add it if the service needs the gateway."""
+    """Make a service depend on the gateway if it needs the gateway, or if it depends on a replaced service.
+
+    Dependencies on replaced services are removed. The result is always a mapping: with a list, Compose starts the
+    service before the gateway listens.
+    """
     path = ("services", container.name, "depends_on")
     needs = edit.get(*path)
     names = list(needs) if isinstance(needs, dict) else list_of(needs, f"{container.where}.depends_on")
@@ -145,13 +95,9 @@ def _change_dependencies(
     if not old and not needs_gateway:
         return
     container.use("depends_on")
-    if isinstance(needs, dict) or not names:
-        rest = {each: keys for each, keys in (needs or {}).items() if each not in old}
-        edit.put(path, {"gateway": {"condition": "service_healthy"}, **rest})
-    elif old:
-        edit.change_items(path, lambda each: "gateway" if each == old[0] else None if each in old else each)
-    else:
-        edit.put(path, [*names, "gateway"])
+    conditions = needs if isinstance(needs, dict) else {each: {"condition": "service_started"} for each in names}
+    rest = {each: keys for each, keys in conditions.items() if each not in old}
+    edit.put(path, {"gateway": {"condition": "service_healthy"}, **rest})
 
 
 def _mounts(container: ImportedContainer, result: ImportResult) -> bool:
@@ -166,7 +112,9 @@ def _remove_variables(edit: YamlEdit, container: ImportedContainer, gone: list[s
     present = environment(existing, container.where)
     for variable in gone:
         if variable not in present:
-            result.add_note(f"{container.where}: {variable} is not needed any more: remove it from its env_file")
+            result.add_note(
+                f"{container.where}: {variable} is no longer needed; remove it where it is set, as in an env_file"
+            )
         elif isinstance(existing, dict):
             edit.remove((*path, variable))
     if isinstance(existing, list):

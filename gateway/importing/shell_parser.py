@@ -30,7 +30,7 @@ class ShellCommand:
 
 @dataclass
 class ShellScript:
-    """The commands of a shell script, and the problems in the script.
+    """The commands of a shell script, and notes on parts that were not parsed.
 
     Args:
         commands: The commands.
@@ -44,7 +44,7 @@ class ShellScript:
 
 
 def read_script(text: str) -> ShellScript:
-    """Read a script or a command line.
+    """Split a script or a command line into commands, and replace the variables that it sets.
 
     Args:
         text: The script or command line.
@@ -87,14 +87,14 @@ def _joined_lines(text: str, notes: list[str]) -> str:
     for number, line in enumerate(text.splitlines(), 1):
         if continued and line.lstrip().startswith("#"):
             notes.append(
-                f"line {number}: a comment between continuation lines ends the command: remove `{line.strip()}`"
+                f"line {number}: a comment between continuation lines ends the command; remove `{line.strip()}`"
             )
             continue
         broken = re.search(r"\\[ \t]+(#.*)?$", line)
         if broken:
             found = f"`{broken[1]}`" if broken[1] else "the white space"
             notes.append(
-                f"line {number}: after a backslash, {found} ends the command in a shell: remove it, so that the"
+                f"line {number}: {found} after the backslash ends the command in a shell; remove it, so that the"
                 " backslash is the last character"
             )
             line = line[: broken.start()] + "\\"  # noqa: PLW2901 - continue with the corrected line
@@ -117,9 +117,9 @@ def _commands(text: str, notes: list[str]) -> Iterator[list[str]]:
 
 
 def _tokens(text: str, notes: list[str]) -> Iterator[str | None]:
-    """Yield words, and None between commands. A null character marks a word that starts with a single quote.
+    """Yield words, and None between commands. Skip redirections, and skip here-documents with a note.
 
-    Skip redirections, and skip here-documents with a note.
+    A word that starts with a single quote gets a null character as prefix, because no variable in it is replaced.
     """
     position = 0
     delimiters: list[str] = []
@@ -166,7 +166,11 @@ def _after_here_documents(text: str, position: int, delimiters: list[str], notes
 
 
 def _word(text: str, position: int) -> tuple[str, int]:
-    """Return the word at a position, without quotation marks, and the position after the word."""
+    """Return the word at a position, without quotation marks, and the position after the word.
+
+    Raises:
+        UsageError: A quotation mark is not closed.
+    """
     parts: list[str] = []
     literal = text.startswith("'", position)
     while position < len(text) and text[position] not in " \t\n;&|<>()":

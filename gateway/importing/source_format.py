@@ -1,4 +1,4 @@
-"""Recognizes the format of a source, such as a Compose file or an ssh command."""
+"""Recognizes the format of a file or command to import, such as a Compose file or an ssh command."""
 
 import re
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ FORMS = ("ssh", "ssh-config", "compose", "docker-run", "env", "fstab")
 
 @dataclass(frozen=True)
 class ImportSource:
-    """A file, command or list of variables to import.
+    """A file, command or list of environment variables to import.
 
     Args:
         name: The name of the file; empty if the source was passed on the command line.
@@ -52,4 +52,4 @@ def recognize(source: ImportSource) -> str:
     if re.search(r"(?m)(^|[\s;&/])(ssh|autossh|docker|podman|mount)\s", text):
         return "script"
     shown = source.name or text.strip().splitlines()[0][:60] if text.strip() else source.name or "an empty text"
-    raise UsageError(f"{shown}: not recognized: name its form before it: {', '.join(FORMS)}")
+    raise UsageError(f"{shown}: the form is not recognized; write one of these before the source: {', '.join(FORMS)}")

@@ -1,12 +1,12 @@
-"""Reads the command lines of ssh(1), autossh(1) and sshpass(1)."""
+"""Parses the command lines of ssh(1), autossh(1) and sshpass(1)."""
 
 import re
 from collections.abc import Sequence
 
 from gateway.errors import UsageError
 from gateway.importing.import_result import ImportResult
-from gateway.importing.model import ImportContext
-from gateway.importing.ssh_server import SshHostConfig
+from gateway.importing.model import SshCommandContext
+from gateway.importing.ssh_host_config import SshHostConfig
 from gateway.importing.ssh_tunnels import add_host, note_unused
 from gateway.secret_redaction import redacted
 
@@ -21,26 +21,33 @@ _KEYWORDS = {
 _PROGRAMS = ("ssh", "autossh")
 _PREFIXES = {
     "sudo": "CDghpRrTtUu", "doas": "Cu", "env": "Cu", "nice": "n", "nohup": "", "setsid": "", "time": "", "exec": "",
-    "sshpass": "dfPp", "timeout": "ks", "gosu": "", "su-exec": "", "tini": "", "dumb-init": "",
+    "sshpass": "dfPp", "timeout": "ks", "gosu": "", "su-exec": "", "tini": "", "dumb-init": "", "flock": "Ew",
+    "screen": "cehpStT", "tmux": "ceFfLnSstxy", "runuser": "ugGs", "systemd-run": "EHMpt", "stdbuf": "eio",
+    "ionice": "cn",
     "while": "", "until": "", "if": "", "elif": "", "!": "",
 }  # fmt: skip
 """Programs and keywords that can precede ssh, and the options of each that take a value."""
-_WITH_ARGUMENT = ("timeout", "gosu", "su-exec")
+_WITH_ARGUMENT = ("timeout", "gosu", "su-exec", "flock", "tmux")
 """Programs of `_PREFIXES` that take an argument before the command."""
+_SCHEDULE = re.compile(r"(?:@\w+|[\w*/,-]+(?: [\w*/,-]+){4})(?= |$)")
+"""Matches the schedule in a line of crontab(5)."""
 
 
 def ssh_program(words: Sequence[str]) -> int | None:
     """Return the index of `ssh` or `autossh` if this is the program that a command runs.
 
     Args:
-        words: The words of the command.
+        words: The words of the command, or of a line of crontab(5).
     """
     prefix, arguments = "", 0
-    rest = iter(enumerate(words))
+    start = schedule_length(words)
+    if start and ssh_program(words[start:]) is None and has_forward(words):
+        start += 1  # the word after the schedule can be a user, as in /etc/crontab
+    rest = iter(enumerate(words[start:], start))
     for index, word in rest:
         name = word.rpartition("/")[2]
         if prefix and word.startswith("-"):
-            if len(word) == 2 and word[1] in _PREFIXES[prefix]:
+            if _takes_next(word, _PREFIXES[prefix]):
                 next(rest, None)
         elif arguments:
             arguments -= 1
@@ -53,19 +60,36 @@ def ssh_program(words: Sequence[str]) -> int | None:
     return None
 
 
+def schedule_length(words: Sequence[str]) -> int:
+    """Return the number of words of the schedule at the start of a line of crontab(5); 0 for another command."""
+    match = _SCHEDULE.match(" ".join(words[:6]))
+    return len(match[0].split()) if match is not None and re.match(r"[@*\d]", words[0]) else 0
+
+
+def _takes_next(word: str, with_value: str) -> bool:
+    """Return whether the value of an option is the next word.
+
+    Args:
+        word: A word with one or more short options, or a long option.
+        with_value: The short options that take a value.
+    """
+    at = next((index for index, letter in enumerate(word) if letter in with_value), 0)
+    return not word.startswith("--") and at == len(word) - 1 > 0
+
+
 def has_forward(words: Sequence[str]) -> bool:
     """Return whether an ssh command has an option for a forward."""
     return any(re.match(r"-\w*[LRD]|(-o)?LocalForward", word) for word in words)
 
 
 def import_command(
-    words: list[str], context: ImportContext, result: ImportResult, *, need_forward: bool = True
+    words: list[str], context: SshCommandContext, result: ImportResult, *, need_forward: bool = True
 ) -> None:
     """Convert an ssh command with local forwards.
 
     Args:
         words: The command line, with or without the name of the program.
-        context: The environment in which the command runs.
+        context: The context in which the command runs.
         result: Receives the tunnels and forwards.
         need_forward: Whether a command without a local forward is an error.
 
@@ -87,7 +111,7 @@ def import_command(
             result.add_note(f"{where}: the gateway runs no command on the server: {redacted([word, *words])}")
             break
     if not config.destination:
-        raise UsageError(f"{where}: the command names no server")
+        raise UsageError(f"{where}: the command contains no server")
     if skipped:
         result.add_note(f"{where}: not needed with the gateway: {' '.join(skipped)}")
     if "localforward" in config.keywords:
@@ -125,7 +149,17 @@ def _without_prefix(
 
 
 def _option(word: str, words: list[str], config: SshHostConfig, skipped: list[str]) -> list[str]:
-    """Parse a word that contains one or more options, and return the remaining words."""
+    """Parse a word that contains one or more options, such as `-NL`, and its value. Return the remaining words.
+
+    Args:
+        word: The word, with its dash.
+        words: The words after it. The first one is the value if the option requires one.
+        config: Receives the settings.
+        skipped: Receives the options that need no equivalent.
+
+    Raises:
+        UsageError: ssh does not have the option, or its value is missing.
+    """
     letter, rest = word[1], word[2:]
     if letter not in _WITH_VALUE:
         if letter == "M" and words and words[0].isdecimal():  # autossh also accepts -M PORT after other options

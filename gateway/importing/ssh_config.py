@@ -1,12 +1,12 @@
-"""Reads ssh_config files (ssh_config(5))."""
+"""Parses ssh_config files (ssh_config(5))."""
 
 import fnmatch
 import re
 
 from gateway.errors import UsageError
 from gateway.importing.import_result import ImportResult
-from gateway.importing.model import ImportContext
-from gateway.importing.ssh_server import SshHostConfig
+from gateway.importing.model import SshCommandContext
+from gateway.importing.ssh_host_config import SshHostConfig
 from gateway.importing.ssh_tunnels import add_host
 
 _Block = tuple[list[str], list[tuple[str, str]]]
@@ -14,7 +14,7 @@ _Block = tuple[list[str], list[tuple[str, str]]]
 
 
 def import_config(text: str, where: str, result: ImportResult) -> None:
-    """Convert those hosts in an ssh_config file that have a LocalForward.
+    """Convert the hosts in an ssh_config file that have a LocalForward. Add notes on other hosts.
 
     Args:
         text: The content of the file.
@@ -39,14 +39,16 @@ def import_config(text: str, where: str, result: ImportResult) -> None:
         config = _host_config(name, blocks)
         if "localforward" in config.keywords and name not in imported:
             imported.add(name)
-            add_host(config, ImportContext(f"{where}: Host {name}"), result, look_up)
+            add_host(config, SshCommandContext(f"{where}: Host {name}"), result, look_up)
     if not imported:
         raise UsageError(f"{where}: there is no local forward to import (LocalForward)")
     for patterns, lines in blocks:
         names = {name for name in patterns if not re.search(r"[*?!]", name)}
         if names and not names & (imported | jumps):
             settings = "; ".join(f"{key} {value}" for key, value in lines)
-            result.add_note(f"{where}: Host {' '.join(patterns)}: not imported: it has no LocalForward ({settings})")
+            result.add_note(
+                f"{where}: Host {' '.join(patterns)}: not imported, because it has no LocalForward ({settings})"
+            )
 
 
 def _blocks(text: str, where: str, result: ImportResult) -> list[_Block]:

@@ -13,7 +13,7 @@ def read_forward(text: str, *, any_address: bool) -> tuple[str, str]:
 
     Args:
         text: The forward.
-        any_address: Whether to listen on all addresses if the forward contains no bind address.
+        any_address: Whether a forward without bind address listens on all addresses; otherwise, on localhost.
 
     Returns:
         The listener and the target.
@@ -34,9 +34,11 @@ def read_forward(text: str, *, any_address: bool) -> tuple[str, str]:
         try:
             ipaddress.ip_address(bind)
         except ValueError:
-            raise UsageError(f"-L {text}: {bind} is not an address: name the IP address to listen on") from None
+            raise UsageError(
+                f"-L {text}: {bind} is not an IP address; replace it with the IP address to listen on"
+            ) from None
         return _joined(bind, parts[1]), _joined(parts[2], parts[3])
-    raise UsageError(f"-L {text}: needs [address:]port:host:port")
+    raise UsageError(f"-L {text}: must have the form [address:]port:host:port")
 
 
 def _joined(host: str, port: str) -> str:
@@ -44,11 +46,13 @@ def _joined(host: str, port: str) -> str:
 
 
 def port_number(text: str) -> int:
-    """Return a port number.
+    """Convert a string to a port number.
 
     Raises:
-        UsageError: The text is not a port number.
+        UsageError: The string is not a port number.
     """
+    if text.startswith("${"):
+        raise UsageError(f"no source sets {text}, which must be a port number: write the number in its place")
     if not re.fullmatch("[0-9]{1,5}", text) or not 0 < int(text) < 65536:
         raise UsageError(f"{text!r} is not a port number")
     return int(text)

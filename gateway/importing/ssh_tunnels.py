@@ -1,4 +1,4 @@
-"""Converts the settings of an SSH client (ssh(1), ssh_config(5)) to tunnels and forwards."""
+"""Converts ssh commands and ssh_config hosts to tunnels, including their jump hosts, and local forwards."""
 
 import re
 from collections.abc import Callable
@@ -6,10 +6,10 @@ from typing import Any
 
 from gateway.errors import UsageError
 from gateway.importing.import_result import ImportResult, split_target
-from gateway.importing.model import ImportContext, ImportedForward
+from gateway.importing.model import ImportedForward, SshCommandContext
 from gateway.importing.proxy_command import jump_or_proxy, program
 from gateway.importing.ssh_forward import read_forward
-from gateway.importing.ssh_server import SshHostConfig, destination_host, expand_tokens, server_keys
+from gateway.importing.ssh_host_config import SshHostConfig, destination_host, expand_tokens, server_keys
 from gateway.secret_redaction import hide_secrets
 
 _UNNECESSARY = frozenset({
@@ -32,7 +32,7 @@ _ALGORITHMS = {
 
 def add_host(
     config: SshHostConfig,
-    context: ImportContext,
+    context: SshCommandContext,
     result: ImportResult,
     look_up: Callable[[str], SshHostConfig] = SshHostConfig,
 ) -> str:
@@ -40,7 +40,7 @@ def add_host(
 
     Args:
         config: The settings of the connection to the server.
-        context: The environment in which ssh runs.
+        context: The context in which ssh runs.
         result: Receives tunnels, forwards and notes.
         look_up: Returns the settings of the jump host with the given name.
 
@@ -56,7 +56,7 @@ def add_host(
     name = result.add_tunnel(keys, _alias(config) or keys["host"])
     any_address = config.first("gatewayports").lower() in ("yes", "true")
     for forward in config.all("localforward"):
-        listen, target = read_forward(forward, any_address=any_address)
+        listen, target = read_forward(expand_tokens(forward, config, config), any_address=any_address)
         reachable = set() if listen.startswith("/") else context.names(split_target(listen)[1])
         result.forwards.append(ImportedForward(where, name, listen, target, reachable))
     unchecked = [
@@ -78,7 +78,7 @@ def add_host(
 
 def _path(
     config: SshHostConfig,
-    context: ImportContext,
+    context: SshCommandContext,
     result: ImportResult,
     look_up: Callable[[str], SshHostConfig],
     command: SshHostConfig,
@@ -88,19 +88,20 @@ def _path(
 
     Args:
         config: The settings of the connection to the server.
-        context: The environment in which ssh runs.
+        context: The context in which ssh runs.
         result: Receives tunnels and notes.
-        look_up: Returns the settings of a jump host.
+        look_up: Returns the settings of the jump host with the given name.
         command: The settings of the whole ssh command.
-        depth: The number of servers that use this server as a jump host.
+        depth: Number of nested jump hosts: 0 for the server of the command, 1 for its jump host, and so on.
 
     Returns:
-        The name of the tunnel, or None; and the configuration keys of a program that connects to the server.
+        The name of the tunnel through which to reach the server, or None for a direct connection. Also the
+        configuration keys for a program that connects to the server; empty if ssh uses no such program.
     """
     names = {"proxyjump": "ProxyJump", "proxycommand": "ProxyCommand"}
     key, *ignored = [each for each in config.keywords if each in names] or [""]
     value = config.first(key)
-    for each in ignored:  # ssh uses only the first one that is set (ssh_config(5))
+    for each in ignored:  # ssh uses only the first of the two keywords (ssh_config(5))
         result.add_note(
             f"{context.where}: {names[each]} {config.first(each)}: not imported; {names[key]} comes first, so ssh"
             " ignores this one"
@@ -120,7 +121,7 @@ def _path(
     value = expand_tokens(value, config, command)
     if unknown := re.findall("%.", value):
         where = f"{context.where}: {names[key]} {value}"
-        result.add_note(f"{where}: {', '.join(unknown)} has no equivalent: replace it in the tunnel")
+        result.add_note(f"{where}: {', '.join(unknown)} has no equivalent; replace it in the tunnel")
     via: str | None = None
     for number, jump in enumerate(filter(None, value.split(","))):
         settings = look_up(jump)
@@ -133,28 +134,39 @@ def _path(
 
 
 def _program_keys(
-    command: str, config: SshHostConfig, context: ImportContext, result: ImportResult
+    command: str, config: SshHostConfig, context: SshCommandContext, result: ImportResult
 ) -> dict[str, Any]:
-    """Return the configuration keys of a ProxyCommand that is a program."""
+    """Return the configuration keys for a ProxyCommand that is neither a jump host nor a proxy. Add notes.
+
+    The result is empty if the command contains a secret.
+
+    Raises:
+        UsageError: The command cannot be parsed.
+    """
     where = f"{context.where}: ProxyCommand {command}"
     if hide_secrets(command) != command:
-        result.add_note(f"{where}: not imported, because the command contains a secret: use a file or a variable")
+        result.add_note(
+            f"{where}: not imported, because the command contains a secret; use a file or a variable instead"
+        )
         return {}
     try:
         found = program(command, destination_host(config))
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from error
     if found.unknown:
-        result.add_note(f"{where}: {', '.join(found.unknown)} has no equivalent: replace it in proxy_command")
+        result.add_note(f"{where}: {', '.join(found.unknown)} has no equivalent; replace it in proxy_command")
     if found.braces:
         result.add_note(
             f"{where}: {', '.join(found.braces)} would be a placeholder, so proxy_command has spaces inside the"
-            " braces: check that the program still does the same"
+            " braces; verify that the program still does the same"
         )
     if found.needs_shell:
-        result.add_note(f"{where}: needs a shell: proxy_command runs sh -c; write a list of words if possible")
+        result.add_note(
+            f"{where}: proxy_command runs sh -c, because the command contains shell syntax; if possible, replace it"
+            " with a list of words"
+        )
     result.add_note(
-        f"{where}: the program gets no environment variables except PATH, HOME, USER, LOGNAME, TZ and the locale: add"
+        f"{where}: the program gets only the environment variables PATH, HOME, USER, LOGNAME, TZ and the locale; add"
         " others that it needs to environment"
     )
     keys: dict[str, Any] = {"proxy_command": list(found.words)}
@@ -162,7 +174,7 @@ def _program_keys(
 
 
 def _alias(config: SshHostConfig) -> str:
-    """Return the name that the user gave to a server whose address is in HostName; empty if there is none."""
+    """Return the host on the command line if it is an alias, because HostName is set; otherwise, an empty string."""
     return destination_host(config) if config.first("hostname") else ""
 
 

@@ -1,12 +1,12 @@
-"""Recognizes containers that run an SSH tunnel, either by the command or by the variables of common images."""
+"""Recognizes containers that run an SSH tunnel, by their command or by the variables of common images."""
 
 import re
 
 from gateway.importing.import_result import ImportResult
-from gateway.importing.model import HERE, ImportContext, ImportedContainer
+from gateway.importing.model import HERE, ImportedContainer, SshCommandContext
 from gateway.importing.shell_parser import read_script
 from gateway.importing.ssh_command import has_forward, import_command, ssh_program
-from gateway.importing.ssh_server import SshHostConfig
+from gateway.importing.ssh_host_config import SshHostConfig
 from gateway.importing.ssh_tunnels import add_host
 from gateway.secret_redaction import is_private_key, is_secret, redacted
 
@@ -32,7 +32,7 @@ _KEY_NAME = re.compile(r"(?i)(^|[/_.-])(id_\w+|(\w*_)?key|\w+\.pem|identity)$")
 
 
 def import_tunnel(container: ImportedContainer, result: ImportResult) -> bool:
-    """Convert a container if the container runs an SSH tunnel. Return whether the container runs one.
+    """Convert a container if it runs an SSH tunnel. Return whether it does.
 
     Args:
         container: The container.
@@ -48,7 +48,7 @@ def import_tunnel(container: ImportedContainer, result: ImportResult) -> bool:
     return found
 
 
-def container_context(container: ImportedContainer, result: ImportResult) -> ImportContext:
+def container_context(container: ImportedContainer, result: ImportResult) -> SshCommandContext:
     """Return the context of an ssh command that runs in a container."""
 
     def names(port: int) -> set[tuple[str, int]]:
@@ -64,14 +64,14 @@ def container_context(container: ImportedContainer, result: ImportResult) -> Imp
         inside = re.sub(r"^(~|\$\{HOME\})(?=/)", "/root", text)
         outside = container.host_path(inside)
         if outside is None and container.image and not text.startswith(("${HOME}", "/run/secrets/")):
-            result.add_note(f"{container.where}: {text} is not a mount: copy the file out of the container")
+            result.add_note(f"{container.where}: {text} is not on a mount; copy the file out of the container")
         return outside or text
 
-    return ImportContext(container.where, names, path, in_container=True)
+    return SshCommandContext(container.where, names, path, in_container=True)
 
 
 def mounted_key(container: ImportedContainer) -> str:
-    """Return the path in the container of a mounted private key; empty if no key is mounted."""
+    """Return the path of a private key that is mounted in the container; empty if no key is mounted."""
     keys = [mount.target for mount in container.mounts if _KEY_NAME.search(mount.target)]
     if keys:
         return keys[0]
@@ -79,8 +79,8 @@ def mounted_key(container: ImportedContainer) -> str:
     return f"{folder.rstrip('/')}/id_rsa" if folder else ""
 
 
-def _by_command(container: ImportedContainer, context: ImportContext, result: ImportResult) -> bool:
-    """Convert an ssh command with a local forward. The container can run the command directly or in a shell."""
+def _by_command(container: ImportedContainer, context: SshCommandContext, result: ImportResult) -> bool:
+    """Convert the ssh command that a container runs, directly or in a shell. Return whether it has a forward."""
     words = container.command
     line = next((word for word in words if _LINE.search(word)), None)
     commands = [words]
@@ -103,7 +103,9 @@ def _by_command(container: ImportedContainer, context: ImportContext, result: Im
     return True
 
 
-def _convert(words: list[str], container: ImportedContainer, context: ImportContext, result: ImportResult) -> None:
+def _convert(
+    words: list[str], container: ImportedContainer, context: SshCommandContext, result: ImportResult
+) -> None:
     """Convert an ssh command. If the command specifies no key, use the mounted key."""
     key = mounted_key(container)
     if key and not any(re.match(r"-\w*i$|-i.|(-o)?IdentityFile", word) for word in words):
@@ -119,7 +121,7 @@ def _is_tunnel_image(container: ImportedContainer) -> bool:
     return bool(_IMAGE.search(text)) and not _NOT_A_TUNNEL.search(text)
 
 
-def _by_variables(container: ImportedContainer, context: ImportContext, result: ImportResult) -> bool:
+def _by_variables(container: ImportedContainer, context: SshCommandContext, result: ImportResult) -> bool:
     arguments = [(name, container.environment[name]) for name in _ARGUMENTS if container.environment.get(name)]
     for name, text in arguments:
         words = next((each.words for each in read_script(text).commands), [])
@@ -146,7 +148,7 @@ def _by_variables(container: ImportedContainer, context: ImportContext, result: 
 
 
 def _add_login(config: SshHostConfig, container: ImportedContainer, result: ImportResult) -> None:
-    """Add the key, passphrase and password from variables or mounts to a tunnel's settings."""
+    """Add the credentials in variables and mounts to a tunnel's settings: key, passphrase and password."""
     keys = ("IdentityFile", "PassphraseFile", "PasswordFile")
     for name, value in container.environment.items():
         if not value or not (is_secret(name) or (name in _KEY and is_private_key(value))):

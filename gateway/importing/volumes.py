@@ -1,4 +1,4 @@
-"""Converts Docker volumes and fstab(5) lines that mount a network file system."""
+"""Imports Docker volumes and fstab(5) lines that mount a network file system."""
 
 import re
 from collections.abc import Mapping
@@ -28,28 +28,30 @@ def import_volume(name: str, options: Mapping[str, str], where: str, result: Imp
     if kind is None or kind.mount is None or kind.mount.import_volume is None:
         if options:
             shown = redacted([f"{key}={value}" for key, value in options.items()])
-            result.add_note(f"{where}: not a network file system that the gateway forwards: unchanged ({shown})")
+            result.add_note(f"{where}: not changed, because the gateway does not forward this file system ({shown})")
         return
     _add_client(name, kind, options, where, result, volume=_valid_name(name, where, result, in_compose=bool(key)))
     result.clients[-1].volume_key = key
 
 
 def _valid_name(name: str, where: str, result: ImportResult, *, in_compose: bool) -> str:
-    """Return a valid name for a Docker volume. If the name changes, add a note.
+    """Return a valid name for a Docker volume. If it differs from `name`, add a note.
 
-    Compose puts the name of the project before a volume's key, and a script can contain variables. Other names that
-    are not valid cannot exist in Docker.
+    An invalid name is replaced if it is a key in a Compose file, because Compose adds the project's name as a prefix,
+    or if it contains a variable. Any other invalid name is an error, because Docker cannot have such a volume.
 
     Raises:
-        UsageError: The name is not valid, and comes from a command without variables.
+        UsageError: The name is not valid, and cannot be replaced.
     """
     if re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+", name):
         return name
     if not in_compose and "${" not in name:
-        raise UsageError(f"{where}: {name!r} is not a name of a volume: letters, digits and _.-, at least two")
+        raise UsageError(
+            f"{where}: {name!r} is not a volume name: use at least two letters, digits, or characters of _.-"
+        )
     new = re.sub(r"[^a-zA-Z0-9_.-]", "-", re.sub(r"\$\{(\w+)\}", r"\1", name)).strip("_.-")
     new = new if len(new) > 1 else f"{new}-volume".lstrip("-")
-    result.add_note(f"{where}: {name} is not a name of a Docker volume: the configuration names it {new}")
+    result.add_note(f"{where}: {name} is not a valid name for a Docker volume, so the configuration uses {new}")
     return new
 
 
@@ -77,16 +79,16 @@ def _add_client(
             notes.append(f"{key}={options[key]}: not imported")
     client = ImportedClient(where, name, kind.name, host, port, keys, volume=volume, folder=folder)
     if folder:
-        client.mount_options = options.get("o", "")  # the replacement line for fstab repeats most of these options
+        client.mount_options = options.get("o", "")  # the new fstab line keeps most of these options
         if kind.name == "nfs" and (replaced := _replaced_options(client.mount_options)):
-            client.notes = (f"the new line does not keep {','.join(replaced)}: the gateway forwards NFSv4 over TCP",)
+            client.notes = (f"the new line omits {','.join(replaced)}, because the gateway forwards NFSv4 over TCP",)
     else:
         client.notes = tuple(notes)
     result.clients.append(client)
 
 
 def _replaced_options(options: str) -> list[str]:
-    """Return the NFS mount options that a mount through the gateway drops."""
+    """Return the NFS mount options that a mount through the gateway does not keep."""
     names = {*REPLACED, "intr", "nointr"}
     same = re.compile(r"hard|tcp|proto=tcp|(nfs)?vers=4\.\d")
     return [each for each in options.split(",") if each.partition("=")[0] in names and not same.fullmatch(each)]
@@ -99,7 +101,7 @@ def _split_server(server: str, kind: BackendKind) -> tuple[str, int]:
 
 
 def is_fstab(text: str) -> bool:
-    """Return whether a text is in the format of fstab(5)."""
+    """Return whether the content of a file is in the format of fstab(5)."""
     lines = [line.split() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
     return bool(lines) and all(4 <= len(line) <= 6 and re.match(r"/|none|swap", line[1]) for line in lines)
 

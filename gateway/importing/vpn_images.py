@@ -15,7 +15,7 @@ _WIREGUARD_FILE = re.compile(r"(^|/)wg\w*\.conf$")
 
 
 def import_vpn(container: ImportedContainer, result: ImportResult) -> bool:
-    """Convert a container if the container opens a VPN connection. Return whether the container opens one.
+    """Convert a container if it is a VPN client. Return whether it is one.
 
     Args:
         container: The container.

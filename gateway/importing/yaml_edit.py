@@ -14,24 +14,33 @@ KeyPath = tuple[str, ...]
 
 
 class YamlEdit:
-    """Collects changes to a YAML text, and applies them in place.
+    """Collects changes to a YAML document, and applies them in place.
 
     Args:
-        text: The YAML text. The document must be a mapping.
+        text: The content of the document, which must be a mapping.
+
+    Raises:
+        UsageError: A value has a tag of Compose, such as `!override`.
     """
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._root: yaml.Node = yaml.compose(text, Loader=LimitedLoader) or yaml.ScalarNode("", "")
-        self.data: Any = load_yaml(text)
+        try:
+            self.data: Any = load_yaml(text)
+        except yaml.constructor.ConstructorError:
+            raise UsageError(
+                "the Compose file contains a tag such as !override, so it cannot be edited in place: use the output"
+                " of `docker compose config`"
+            ) from None
         self._edits: dict[tuple[int, int], str] = {}
-        """New texts. Each key is the range of the old text that the new text replaces."""
+        """The replacement for each range of the old content."""
         self._flows: dict[tuple[int, int], KeyPath] = {}
-        """Ranges of changed collections in flow style. Each of these collections is rewritten as a whole."""
+        """The path of each changed flow-style collection, by its range. Such a collection is rewritten completely."""
         self._added: dict[KeyPath, None] = {}
-        """The paths that do not exist in the old text, outside of collections in flow style."""
+        """The paths of new values to insert, in order. New values in flow-style collections are not included."""
         self._created: set[KeyPath] = set()
-        """The paths of all values that the old text does not contain."""
+        """The paths of all values that the old content does not have."""
 
     def get(self, *path: str) -> Any:
         """Return the value at a path; None if the path does not exist."""
@@ -44,7 +53,7 @@ class YamlEdit:
         """Set the value at a path. Create the parent mapping if it does not exist.
 
         Raises:
-            UsageError: The mapping comes from a YAML alias or merge key. A change to it also affects other mappings.
+            UsageError: The mapping comes from a YAML alias or merge key, so a change would affect other mappings.
         """
         *outer, key = path
         if not isinstance(self.get(*outer), dict):
@@ -62,7 +71,8 @@ class YamlEdit:
             self._added[path] = None
             return
         key_node, node = self._entry(mapping, path)
-        if isinstance(value, dict | list) or isinstance(node, yaml.CollectionNode):
+        is_block = isinstance(node, yaml.ScalarNode) and node.style in ("|", ">")
+        if isinstance(value, dict | list) or isinstance(node, yaml.CollectionNode) or is_block:
             start, end = self._lines(key_node, node)
             self._edits[start, end] = _indented({key: value}, key_node.start_mark.column)
         else:
@@ -115,13 +125,13 @@ class YamlEdit:
                 self._edits[node.start_mark.index, node.end_mark.index] = _flow(after)
 
     def text(self) -> str:
-        """Return the new text.
+        """Return the new content of the document.
 
         Raises:
-            UsageError: The text cannot be edited in place.
+            UsageError: The document cannot be edited in place.
         """
         ranges = dict(self._edits)
-        # If two entries end at the same position, the inner entry comes first.
+        # If two new entries are inserted at the same position, insert the inner one first.
         for path in sorted(self._added, key=len, reverse=True):
             mapping = self._node(path[:-1])
             end = self._end(mapping, 0)
@@ -157,14 +167,24 @@ class YamlEdit:
         return node
 
     def _entry(self, node: yaml.Node, path: KeyPath) -> tuple[yaml.Node, yaml.Node]:
-        """Return the nodes of the last key of a path and of the key's value."""
+        """Return the nodes of a key and its value in a mapping.
+
+        Args:
+            node: The node of the mapping.
+            path: The path of the value. The last element is the key.
+
+        Raises:
+            UsageError: The mapping comes from a YAML alias or merge key.
+        """
         for key, value in reversed(node.value) if isinstance(node, yaml.MappingNode) else ():
             if key.value == path[-1] and value.start_mark.index >= key.end_mark.index:
                 return key, value
-        raise UsageError(f"{'.'.join(path)} comes from an anchor: a change would affect others; change it by hand")
+        raise UsageError(
+            f"{'.'.join(path)} comes from a YAML anchor, so a change would affect other values: change it manually"
+        )
 
     def _refuse_anchors(self, path: KeyPath) -> None:
-        """Raise an error if a value comes from an alias or a merge key."""
+        """Raise `UsageError` if a value comes from an alias or a merge key."""
         node = self._root
         for length in range(1, len(path) + 1):
             if path[:length] in self._created:
@@ -172,7 +192,7 @@ class YamlEdit:
             node = self._entry(node, path[:length])[1]
 
     def _in_flow(self, path: KeyPath) -> bool:
-        """Return whether a value is inside a flow-style collection. If so, mark the outermost one to be rewritten."""
+        """Return whether a value is in a flow-style collection. If so, record the outermost one, to rewrite it."""
         node = self._root
         for index, key in enumerate(path):
             if isinstance(node, yaml.CollectionNode) and node.flow_style:
@@ -183,17 +203,22 @@ class YamlEdit:
         return False
 
     def _lines(self, key: yaml.Node, value: yaml.Node) -> tuple[int, int]:
-        """Return the range of the text that contains the lines of an entry."""
+        """Return the positions at which the lines of an entry begin and end."""
         return self._text.rfind("\n", 0, key.start_mark.index) + 1, self._end(value, key.end_mark.index)
 
     def _end(self, node: yaml.Node, otherwise: int) -> int:
-        """Return the position where the last line of a node ends. Comments after that line are not included."""
+        """Return the position at which the last line of a node ends. Comments below that line do not belong to it.
+
+        Args:
+            node: The node.
+            otherwise: The earliest result, for a node without content.
+        """
         while isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
             last = node.value[-1]
             node = last[1] if isinstance(last, tuple) else last
         end = max(node.end_mark.index, otherwise)
         if end and self._text[end - 1] == "\n":
-            return end  # a block scalar already ends at the end of its last line
+            return end  # the node is a block scalar, which includes the newline of its last line
         newline = self._text.find("\n", end)
         return len(self._text) if newline < 0 else newline + 1
 

@@ -1,4 +1,4 @@
-"""Queries an NFS export for health checks, with NFSv4.0 or with an NFSv4.1 session."""
+"""Queries an NFS export for health checks, over NFSv4.0 or in an NFSv4.1 session."""
 
 import hashlib
 import secrets
@@ -13,30 +13,31 @@ from gateway.nfs.nfs41_session import SESSION_LOST, Nfs41Session
 from gateway.nfs.rpc import RpcClient
 
 CANARY = f".gateway-canary-{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]}"
-"""Name of the directory that the write check creates. The name depends on the host, so that several gateways can
-check the same export."""
+"""Name of the directory that the write check creates. The name depends on the host, so that gateways on several hosts
+can check the same export."""
 _Slot = tuple[Endpoint, int]
-"""A target, and a number that distinguishes simultaneous queries of the target."""
+"""A target, and a number. Simultaneous queries of the same target have different numbers."""
 _INSTANCE_ID = secrets.token_hex(4)
-"""Part of the client owner in NFSv4.1 sessions. It distinguishes this process from other clients."""
+"""Part of the client owner in NFSv4.1 sessions. It distinguishes this process from the server's other clients."""
 
 
 class ExportProbe:
-    """Queries one NFS export on each of its targets.
+    """Queries an NFS export for the health check of an NFS backend.
 
     Args:
         path: Path of the exported directory in the server's pseudo file system.
-        write: Whether to create and remove a directory in each query, except while the export is full.
+        write: Whether each query creates and removes a directory. Queries of a full export never do this.
     """
 
     def __init__(self, path: str, *, write: bool) -> None:
         self._path = path
         self._write = write
         self._sessions: dict[_Slot, Nfs41Session] = {}
-        """The NFSv4.1 sessions with the targets that do not support NFSv4.0. Probes reuse a session, because a server
-        keeps the state of each session for some time."""
+        """The NFSv4.1 sessions with targets that do not support NFSv4.0. Queries reuse them, because a server would
+        keep the state of each new session for some time."""
         self._in_use: set[_Slot] = set()
-        """The slots of the queries in progress. Simultaneous queries need separate sessions."""
+        """The slots of the queries in progress. Each slot has a separate session, because a session carries one
+        request at a time."""
 
     async def query(self, client: RpcClient, target: Endpoint, phases: Phases) -> nfs4.NfsExport:
         """Query the export with NFSv4.0, or with an NFSv4.1 session if the server does not support NFSv4.0.
@@ -44,12 +45,13 @@ class ExportProbe:
         Args:
             client: The RPC client, connected to the target.
             target: The target.
-            phases: Receives the durations of the phases: `rpc`, and `query` if `write` is true.
+            phases: Records the durations of the phases: `rpc`, and `query` for the directory that is created.
 
         Raises:
-            UnusableTargetError: The server denies permission to read the export.
-            NfsError: The server refuses a call.
-            RpcError, XdrError: The server does not understand a call, or its reply is invalid.
+            UnusableTargetError: The server does not permit reading the export.
+            NfsError: The server refuses an NFS operation.
+            RpcError: The server refuses an RPC call, or cannot execute it.
+            XdrError: A reply of the server is not valid.
             OSError: The connection has failed.
         """
         slot = next((target, number) for number in count() if (target, number) not in self._in_use)
@@ -81,10 +83,10 @@ class ExportProbe:
     async def _query_with(
         self, session: Nfs41Session | None, client: RpcClient, slot: _Slot, phases: Phases
     ) -> nfs4.NfsExport:
-        """Query the export with the NFSv4.1 session of the target, or with NFSv4.0 if there is no session.
+        """Query the export with an NFSv4.1 session, or with NFSv4.0 if `session` is None.
 
-        Keep the session only if the server has replied and has not discarded the session. In all other cases the
-        state of the session is unknown.
+        Keep the session for the next query only if the server has replied to every request and has not reported that
+        the session is lost. Otherwise, the state of the session at the server is unknown.
         """
         try:
             with phases("rpc"):

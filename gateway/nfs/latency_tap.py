@@ -1,7 +1,7 @@
 """Measures the latency of NFS traffic: the time from an RPC call to the reply with the same XID (RFC 5531).
 
-The tap reads only the headers of RPC records (sections 8 and 11), and copies no other data. It stops measuring if the
-bytes are not RPC, for example if the connection uses TLS.
+The tap parses only the headers of RPC records (RFC 5531, sections 9 and 11), and copies no other data. It stops
+measuring when it receives bytes that are not RPC, for example because the connection uses TLS.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,24 +16,24 @@ _MAX_FRAGMENT = 64 << 20
 
 
 class RpcRecordScanner:
-    """Finds RPC records in one direction of a connection."""
+    """Finds the RPC records in one direction of a connection, by their record marks (RFC 5531, section 11)."""
 
     __slots__ = ("_first", "_header", "_remaining", "is_rpc")
 
     def __init__(self) -> None:
         self._remaining = 0
-        """Number of bytes in the current fragment that have not arrived yet."""
+        """Number of bytes of the current fragment that are still to be received."""
         self._header = b""
         self._first = True
-        """Whether the next fragment is the first one of a record."""
+        """Whether the next fragment header begins a new record."""
         self.is_rpc = True
         """Whether all bytes so far conform to RPC."""
 
     def records(self, data: memoryview) -> Iterator[tuple[int, int]]:
-        """Yield the XID and the message type of each record that begins in `data`.
+        """Yield the XID and the message type of each record whose header ends in `data`.
 
         Args:
-            data: The next bytes in this direction.
+            data: The bytes that follow those of the previous call. A record can extend over several calls.
         """
         position, end = 0, len(data)
         while position < end and self.is_rpc:
@@ -62,30 +62,32 @@ class RpcRecordScanner:
 
 
 class RpcLatencyTap:
-    """Measures the latency of the RPC calls on one connection; implements `gateway.measurement.Tap`.
+    """Measures the latency of the RPC calls on one connection.
+
+    Implements `gateway.measurement.Tap` and `gateway.measurement.RequestTracker`.
 
     Args:
-        observe: Called with each latency in seconds.
+        observe: Called with the latency of each call, in seconds.
     """
 
     __slots__ = ("_observe", "_pending", "_requests", "_responses")
     finished = False
-    """See `gateway.measurement.Tap`. This tap measures until the connection is closed."""
+    """See `gateway.measurement.Tap`. This tap is never finished: it measures until the connection closes."""
 
     def __init__(self, observe: Callable[[float], None]) -> None:
         self._observe = observe
         self._requests = RpcRecordScanner()
         self._responses = RpcRecordScanner()
         self._pending: dict[int, float] = {}
-        """For the XID of each unanswered call: the monotonic time at which the call passed the tap."""
+        """Monotonic time of each call that has no reply yet, by XID. The oldest call is the first."""
 
     def on_request(self, data: memoryview, now: float) -> None:
         """Observe `data` from the client, received at the monotonic time `now`. See `gateway.measurement.Tap`."""
         for xid, kind in self._requests.records(data):
             if kind != _CALL:
-                continue  # the message is a reply to a callback of the server
+                continue  # this is the client's reply to a callback
             if len(self._pending) >= _MAX_PENDING:
-                self._pending.clear()  # the server does not reply to these calls
+                self._pending.clear()  # the server no longer replies, so do not collect more
             self._pending.setdefault(xid, now)
 
     def on_response(self, data: memoryview, now: float) -> None:
@@ -97,14 +99,14 @@ class RpcLatencyTap:
 
     @property
     def tracker(self) -> "RpcLatencyTap":
-        """Matches requests with responses. None: requests and responses alternate, and need no matching."""
+        """Matches replies to calls by XID, because several calls can be pending. See `gateway.measurement.Tap`."""
         return self
 
     @property
     def parseable(self) -> bool:
-        """Whether the bytes so far follow the expected protocol. See `gateway.measurement.RequestTracker`."""
+        """Whether all bytes so far are RPC. See `gateway.measurement.RequestTracker`."""
         return self._requests.is_rpc and self._responses.is_rpc
 
     def oldest_pending(self) -> float | None:
-        """Return the monotonic time of the oldest request without a response; None if there is none."""
+        """Return the monotonic time of the oldest call without a reply; None if every call has a reply."""
         return next(iter(self._pending.values()), None)

@@ -1,4 +1,4 @@
-"""Sends NFSv4 requests for health checks: query an export, and create and remove a directory.
+"""Sends NFSv4 requests for health checks: queries an export, and creates and removes a directory.
 
 Requests without a session use NFSv4.0 and are stateless (RFC 7530). Requests with a session use NFSv4.1 (RFC 8881).
 """
@@ -19,8 +19,8 @@ _ACCESS_READ, _ACCESS_LOOKUP = 0x1, 0x2
 _TYPE, _FSID, _LEASE_TIME, _SPACE_AVAIL, _SPACE_TOTAL = 1, 8, 10, 42, 44
 _MODE = 33
 _CREATE_ATTEMPTS = 5
-"""Number of attempts to create a directory. Another attempt is necessary if another client removes the
-directory immediately after its creation, because the server then reports a missing directory."""
+"""Number of attempts to create a directory. An attempt fails if another client removes the directory while the server
+creates it: the server then reports that the directory does not exist."""
 
 NFS4ERR_PERM, NFS4ERR_NOENT, NFS4ERR_ACCESS, NFS4ERR_EXIST = 1, 2, 13, 17
 NFS4ERR_NOTDIR, NFS4ERR_NOSPC, NFS4ERR_ROFS, NFS4ERR_DQUOT = 20, 28, 30, 69
@@ -30,11 +30,11 @@ NFS4ERR_MINOR_VERS_MISMATCH = 10021
 
 
 class NfsError(Exception):
-    """The server refused an operation of a COMPOUND request.
+    """The server refused an operation of an NFSv4 COMPOUND request.
 
     Args:
         status: The `nfsstat4` value (RFC 7530, section 13).
-        operation: Name of the operation.
+        operation: Name of the operation, such as `LOOKUP`.
     """
 
     def __init__(self, status: int, operation: str) -> None:
@@ -54,15 +54,15 @@ _STATUS_TEXTS = {
 
 @dataclass(frozen=True)
 class NfsExport:
-    """The properties of an NFS export.
+    """The properties of an NFS export that a health check reads from the server.
 
     Args:
         readable: Whether the server permits reading the exported directory.
-        fsid: The identity of the file system.
-        handle: The file handle of the directory. Clients use the same handle as long as the export is mounted.
+        fsid: The ID of the file system, as two hexadecimal numbers.
+        handle: The file handle of the directory. If it changes, the mounts of clients become stale.
         total: Size of the file system, in bytes.
-        available: Free space for the gateway's user, in bytes.
-        lease: Lease time in seconds. The server can discard the state of a client that is silent for longer.
+        available: Space that is free for the user of the check, in bytes.
+        lease: Lease time, in seconds. The server can discard the state of a client that is silent for longer.
     """
 
     readable: bool
@@ -79,7 +79,7 @@ class NfsExport:
 
 
 async def null(client: RpcClient) -> None:
-    """Call the NULL procedure, to find out whether the server supports NFSv4.
+    """Call the NULL procedure, which does nothing. It succeeds if the server supports NFSv4.
 
     Args:
         client: The RPC client.
@@ -93,11 +93,11 @@ async def null(client: RpcClient) -> None:
 
 
 async def open_session(client: RpcClient, session: Nfs41Session) -> None:
-    """Register a session with the server.
+    """Create a session on the server with EXCHANGE_ID and CREATE_SESSION (RFC 8881, sections 18.35 and 18.36).
 
     Args:
         client: The RPC client.
-        session: A new session.
+        session: A new session, which receives the IDs that the server assigns.
 
     Raises:
         NfsError: The server refuses the session.
@@ -119,7 +119,7 @@ async def query_export(client: RpcClient, path: str, session: Nfs41Session | Non
     Args:
         client: The RPC client.
         path: Path of the directory in the server's pseudo file system.
-        session: An open session for NFSv4.1. None: use NFSv4.0.
+        session: An open NFSv4.1 session; None to use NFSv4.0.
 
     Raises:
         NfsError: The server refuses an operation, or `path` is not a directory.
@@ -167,16 +167,16 @@ async def query_export(client: RpcClient, path: str, session: Nfs41Session | Non
 
 
 async def create_and_remove(client: RpcClient, path: str, name: str, session: Nfs41Session | None = None) -> None:
-    """Create a directory and remove it.
+    """Create a directory and remove it, to find out whether the export is writable.
 
-    The function succeeds if the directory already exists, or if another client removes the directory first. It fails
-    if a file with this name exists.
+    The function also succeeds if the directory already exists, or if another client removes it first. It fails if
+    `name` is a file.
 
     Args:
         client: The RPC client.
         path: Path of the parent directory in the server's pseudo file system.
         name: Name of the directory.
-        session: An open session for NFSv4.1. None: use NFSv4.0.
+        session: An open NFSv4.1 session; None to use NFSv4.0.
 
     Raises:
         NfsError: The server refuses an operation.
@@ -213,7 +213,7 @@ _OPERATION_NAMES = {
 
 
 def _lookups(path: str) -> list[_Operation]:
-    """Return the operations that make `path` the current file handle."""
+    """Return the operations that set the current file handle to that of `path`."""
     parts = [part for part in path.split("/") if part]
     return [(_PUTROOTFH, b""), *((_LOOKUP, opaque(part.encode())) for part in parts)]
 
@@ -228,7 +228,20 @@ def _bitmap(*attributes: int) -> bytes:
 async def _compound(
     client: RpcClient, operations: list[_Operation], session: Nfs41Session | None = None, minor: int = 0
 ) -> XdrReader:
-    """Send a COMPOUND request; return a reader at the first result that does not belong to SEQUENCE."""
+    """Send a COMPOUND request, and return a reader at the results of `operations`.
+
+    Args:
+        client: The RPC client.
+        operations: The number and the encoded arguments of each operation.
+        session: An open NFSv4.1 session, whose SEQUENCE operation precedes `operations`; None for no session.
+        minor: The minor version of NFSv4. With a session, it is always 1.
+
+    Raises:
+        NfsError: An operation failed.
+        RpcError: As `RpcClient.call`.
+        XdrError: As `RpcClient.call`, or the reply belongs to another session.
+        OSError: As `RpcClient.call`.
+    """
     if session is not None:
         minor, operations = 1, [(SEQUENCE, session.sequence_arguments()), *operations]
     body = b"".join(uint(number) + arguments for number, arguments in operations)
@@ -248,7 +261,11 @@ async def _compound(
 
 
 def _read_result_header(reply: XdrReader) -> None:
-    """Read the operation and the status of a result; raise if the operation failed."""
+    """Read the operation and the status at the start of a result.
+
+    Raises:
+        NfsError: The operation failed.
+    """
     operation, status = reply.uint(), reply.uint()
     if status != 0:
         raise NfsError(status, _OPERATION_NAMES.get(operation, str(operation)))

@@ -13,8 +13,8 @@ _AUTH_NONE, _AUTH_SYS = 0, 1
 _LAST_FRAGMENT = 0x80000000
 _MAX_REPLY = 1 << 20
 _MAX_FRAGMENTS = 1024
-"""Maximum number of fragments in one reply. Without this limit, a server could block the event
-loop with an endless sequence of empty fragments."""
+"""Maximum number of fragments in one reply. Without this limit, a server could block the event loop with an endless
+sequence of empty fragments."""
 _ACCEPT_ERRORS = {
     1: "the server does not support this RPC program",
     2: "the server does not support this version of the RPC program",
@@ -30,7 +30,7 @@ class RpcError(Exception):
     Args:
         message: One line for the operator.
         versions: The lowest and the highest version that the server supports, if the reply contains them.
-        denied: Whether the server refused the credentials.
+        denied: Whether the server refused the credentials of the call.
     """
 
     def __init__(self, message: str, *, versions: tuple[int, int] | None = None, denied: bool = False) -> None:
@@ -40,7 +40,7 @@ class RpcError(Exception):
 
 
 class RpcClient:
-    """A client of one RPC program.
+    """An ONC RPC client for one program, such as NFS.
 
     Args:
         sock: A connected, non-blocking stream socket. The caller must close it.
@@ -80,7 +80,12 @@ class RpcClient:
         return self._read_header(XdrReader(await self._receive_record()))
 
     async def _receive_record(self) -> bytes:
-        """Receive the fragments of one record (RFC 5531, section 11)."""
+        """Receive all fragments of one record (RFC 5531, section 11), and return the joined bytes.
+
+        Raises:
+            XdrError: The record is too large, or has too many fragments.
+            OSError: The connection has failed.
+        """
         record = bytearray()
         for _ in range(_MAX_FRAGMENTS):
             mark = struct.unpack(">I", await receive_exactly(self._sock, 4))[0]
@@ -93,7 +98,12 @@ class RpcClient:
         raise XdrError(f"a reply has more than {_MAX_FRAGMENTS} fragments: the server does not speak RPC")
 
     def _read_header(self, reply: XdrReader) -> XdrReader:
-        """Read the header of a reply, and return the reader at the start of the results."""
+        """Read the header of a reply, and return the reader, which is then at the start of the results.
+
+        Raises:
+            RpcError: The server refuses the call or cannot execute it.
+            XdrError: The header is not valid, or belongs to another call.
+        """
         xid, kind = reply.uint(), reply.uint()
         if xid != self._xid or kind != _REPLY:
             raise XdrError("the reply does not match the call")

@@ -3,8 +3,7 @@
 import struct
 
 _MAX_BITMAP_WORDS = 8
-"""Maximum number of words in a bitmap. NFSv4.2 needs three words (RFC 7862). A word can contain up to 32
-attribute numbers."""
+"""Maximum number of 32-bit words in a bitmap. The attributes of NFSv4.2 need three words (RFC 7862)."""
 
 
 class XdrError(ValueError):
@@ -27,9 +26,9 @@ def opaque(value: bytes) -> bytes:
 
 
 class XdrReader:
-    """Decodes the values of a reply in order.
+    """Decodes the XDR values of a reply in order.
 
-    Every method raises `XdrError` if the reply is too short.
+    Each method decodes the next value, and raises `XdrError` if the reply is too short.
 
     Args:
         data: The reply.
@@ -65,7 +64,7 @@ class XdrReader:
         return self.fixed(self.uint())
 
     def bitmap(self) -> list[int]:
-        """Decode an NFSv4 attribute bitmap; return the attribute numbers in ascending order.
+        """Decode an NFSv4 attribute bitmap. Return the numbers of the attributes in it, in ascending order.
 
         Raises:
             XdrError: The bitmap is too long.

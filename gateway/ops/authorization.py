@@ -15,7 +15,7 @@ _BEARER = "bearer "
 
 
 class AccessRole(IntEnum):
-    """What a client is allowed to read. Each role includes the permissions of all roles with a lower value."""
+    """What an HTTP client may read. Each role includes the permissions of all roles with a lower value."""
 
     PROBES = 0
     METRICS = 1
@@ -37,7 +37,7 @@ class BearerTokens:
 
 @dataclass(frozen=True)
 class AccessRules:
-    """What a listener of the ops server requires of its clients.
+    """Which Host headers a listener of the ops server accepts, and whether it requires authentication.
 
     Args:
         hosts: Accepted Host headers in addition to IP addresses and localhost, as `normalize_hosts` returns them.

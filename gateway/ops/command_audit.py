@@ -1,4 +1,4 @@
-"""Logs admin commands and passes them to the audit log, with the process that sent them."""
+"""Records each admin command, with the process that sent it, in the log and the audit log."""
 
 import logging
 from collections.abc import Callable

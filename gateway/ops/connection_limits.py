@@ -1,4 +1,4 @@
-"""Limits the connections of an ops listener, and selects the connection to close for a new one. Does no I/O."""
+"""Limits the connections of an ops listener, and selects which to close for a new one. Does no I/O."""
 
 import resource
 from collections.abc import Hashable, Iterator
@@ -49,7 +49,7 @@ def limits_for(descriptors: int, response: float = 30.0) -> ConnectionLimits:
 
 
 class ConnectionTable(Generic[Key]):
-    """Tracks the connections of one listener, in the order of their last use.
+    """The open connections of one listener, in the order of their last use.
 
     Args:
         limits: The limits.

@@ -1,17 +1,18 @@
-"""Computes the diagnosis: which parts have failed, since when, what depends on them, and what to do.
+"""Computes the diagnosis: which tunnels and backends have failed, why, what depends on them, and the remedy.
 
 The status page, `/api/v1/status`, `/api/v1/summary` and the commands show this diagnosis. Does no I/O. Times are in
 seconds since the epoch.
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.errors import Reason
-from gateway.ops.reason_texts import cause, remedy, state_name
+from gateway.ops.reason_descriptions import cause, remedy, state_name
 from gateway.ops.status_views import BackendView, ServiceView, TunnelView
 
 MAX_CAUSES = 5
@@ -31,7 +32,7 @@ _ATTEMPTING = (TunnelState.IDLE, TunnelState.RESOLVING, TunnelState.CONNECTING, 
 
 
 class Level(StrEnum):
-    """How severe a state is. The values are also CSS classes."""
+    """The severity of a state: good, warning or bad. The values are also CSS classes."""
 
     BAD = "bad"
     WARNING = "warning"
@@ -39,7 +40,7 @@ class Level(StrEnum):
 
 
 class _Effect(Enum):
-    """How a failed tunnel affects a backend."""
+    """How a failed tunnel affects a backend: blocked, degraded or rerouted."""
 
     BLOCKED = auto()
     DEGRADED = auto()
@@ -49,7 +50,7 @@ class _Effect(Enum):
 
 @dataclass(frozen=True)
 class FailedPart:
-    """A part that has failed, and its consequences.
+    """A failed tunnel or backend, with the cause, the consequences and the remedy.
 
     Args:
         level: The severity.
@@ -109,7 +110,7 @@ class FailedPart:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The state of the whole service, with the causes of failures.
+    """The severity of the state of the whole service, with the tunnels and backends that have failed.
 
     Args:
         level: The severity.
@@ -134,6 +135,8 @@ def diagnose(view: ServiceView) -> Diagnosis:
     affected: dict[str, dict[_Effect, list[BackendView]]] = {}
     explained = set()
     for backend in view.backends:
+        if backend.state is HealthState.UP and len(backend.ways) <= 1:
+            continue
         effect, roots = _effect_of_tunnels(tunnels, backend)
         for root in roots:
             affected.setdefault(root, {each: [] for each in _Effect})[effect].append(backend)
@@ -216,7 +219,8 @@ def plural(count: int, noun: str) -> str:
 
 def _headline(view: ServiceView) -> str:
     total = len(view.backends)
-    counts = {state: sum(each.state is state for each in view.backends) for state in SEVERITY}
+    states = Counter(each.state for each in view.backends)
+    counts = {state: states[state] for state in SEVERITY}
     if not total:
         found = "no backend is configured"
     elif counts[HealthState.UP] == total:

@@ -1,4 +1,4 @@
-"""Sends events to HTTP clients as server-sent events (HTML Standard, section "Server-sent events")."""
+"""Streams events to HTTP clients as server-sent events (HTML Standard, section "Server-sent events")."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ _RESET = "event: reset\ndata: {}\n"
 
 
 class EventStreams:
-    """Sends event streams to the clients of one listener.
+    """The event streams (server-sent events) to the clients of one listener.
 
     Each stream reads from the shared log and has no queue. A client that does not read is disconnected by the
     deadline of its connection, and resumes with `Last-Event-ID`.

@@ -1,6 +1,5 @@
-"""Keeps the latest transitions of backends, targets, tunnels and the service in memory. Does no I/O."""
+"""Keeps the latest state changes of backends, targets, tunnels and the service in memory. Does no I/O."""
 
-import heapq
 import json
 import time
 from bisect import bisect_right
@@ -8,8 +7,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any, NamedTuple
 
+from gateway.contracts.states import TunnelState
+from gateway.contracts.timed_state import TimedState
 from gateway.ops.status_json import iso
 from gateway.text_sanitizer import one_line
 
@@ -20,7 +22,7 @@ MAX_CAUSES = 200
 
 
 class EventType(StrEnum):
-    """The type of the part whose state has changed."""
+    """What an event is about: a backend, target or tunnel, or a start, drain or reload of the service."""
 
     START = "start"
     BACKEND = "backend"
@@ -31,7 +33,7 @@ class EventType(StrEnum):
 
 
 class EventSubject(NamedTuple):
-    """The part of the service whose state has changed.
+    """The backend, target or tunnel whose state has changed, or the service itself.
 
     Args:
         type: The type of the part.
@@ -46,7 +48,7 @@ class EventSubject(NamedTuple):
 
 @dataclass(frozen=True)
 class Transition:
-    """One event: a change of the state of a part.
+    """One event: a change of the state of a backend, target, tunnel or the service.
 
     Args:
         id: A number that increases with each event, also after a restart.
@@ -96,10 +98,10 @@ _HEALTHY = "up"
 
 
 class EventLog:
-    """The latest events, oldest first.
+    """The latest events in memory, oldest first.
 
     If the log is full, a new event of a backend or target replaces the oldest of these, and another event the oldest
-    of the others.
+    of the others. The log keeps the events that began failures that still last.
 
     Args:
         limit: Maximum number of events of backends and targets.
@@ -115,6 +117,14 @@ class EventLog:
         self._replaced = 0
         """ID of the latest event that was replaced; 0 if there is none."""
         self._states: dict[EventSubject, str] = {}
+        self._clocks: dict[EventSubject, TimedState] = {}
+        """The state of each part in the log, also in previous runs."""
+        self._last: dict[EventSubject, Transition] = {}
+        """The latest event of each part."""
+        self._ongoing: dict[EventSubject, Transition] = {}
+        """The events that began an ongoing failure, and that many later events have replaced."""
+        self._merged: list[Transition] | None = None
+        """All events, oldest first; None if they have changed since they were last merged."""
         self._last_id = 0
 
     @property
@@ -132,14 +142,19 @@ class EventLog:
         """
         own = self.latest()
         current, subjects = self._states, {event.subject for event in own}
-        known = {event.id for event in own}
-        loaded = [event for event in events if event.id not in known]
+        ids = {event.id for event in own}
+        loaded = [event for event in events if event.id not in ids]
         previous = {event.subject: event.state for event in loaded if event.subject.type in _KEPT}
         merged = sorted([*own, *loaded], key=lambda event: event.id)
         self._effects.clear()
         self._causes.clear()
+        self._clocks.clear()
+        self._last.clear()
+        self._ongoing.clear()
         for event in merged:
             self._add(event)
+        for full in (each for each in (self._effects, self._causes) if len(each) == each.maxlen):
+            self._replaced = max(self._replaced, full[0].id)  # a previous run can have replaced the events before it
         self._last_id = merged[-1].id if merged else 0
         self._states = {**current, **{subject: previous[subject] for subject in previous.keys() - subjects}}
         for subject, state in current.items():
@@ -172,6 +187,20 @@ class EventLog:
         for watcher in self.watchers.copy():
             watcher()
 
+    def began(self, subject: EventSubject, state: str, otherwise: float) -> float:
+        """Return when a failure began, also if it began in a previous run, in seconds since the epoch.
+
+        Args:
+            subject: The part.
+            state: Its current state.
+            otherwise: When the state began in this run. Returned if the part is up, or if the log does not contain
+                the beginning of the state.
+        """
+        clock = self._clocks.get(subject)
+        if state == _HEALTHY or clock is None or clock.state != _timed(subject, state):
+            return otherwise
+        return clock.since
+
     def since(self, event_id: int) -> list[Transition] | None:
         """Return the events after the one with this ID; None if the log does not contain it or a later event."""
         events = self.latest()
@@ -181,11 +210,36 @@ class EventLog:
         return events[at:]
 
     def latest(self) -> list[Transition]:
-        """Return all events in the log, oldest first."""
-        return list(heapq.merge(self._effects, self._causes, key=lambda event: event.id))
+        """Return all events in the log, oldest first. The caller must not change the list."""
+        if self._merged is None:
+            parts = (*self._ongoing.values(), *self._effects, *self._causes)
+            self._merged = sorted(parts, key=attrgetter("id"))
+        return self._merged
 
     def _add(self, event: Transition) -> None:
-        events = self._effects if event.subject.type in _MANY else self._causes
+        self._merged = None
+        subject = event.subject
+        if subject.type in _KEPT:
+            clock = self._clocks.setdefault(subject, TimedState(event.at))
+            clock.enter(_timed(subject, event.state), event.at)
+            self._last[subject] = event
+            self._ongoing.pop(subject, None)
+        events = self._effects if subject.type in _MANY else self._causes
         if len(events) == events.maxlen:
-            self._replaced = max(self._replaced, events[0].id)
+            self._replace(events[0])
         events.append(event)
+
+    def _replace(self, oldest: Transition) -> None:
+        """Keep an event that is about to be replaced only if it began a failure that still lasts."""
+        self._replaced = max(self._replaced, oldest.id)
+        if self._last.get(oldest.subject) is oldest and oldest.state != _HEALTHY:
+            self._ongoing[oldest.subject] = oldest
+            if len(self._ongoing) > MAX_EVENTS:
+                self._ongoing.pop(next(iter(self._ongoing)))
+
+
+def _timed(subject: EventSubject, state: str) -> str:
+    """Return the state whose beginning counts. A tunnel is down from a failure until it is up again."""
+    if subject.type is EventType.TUNNEL and state in list(TunnelState):
+        return TunnelState(state).availability
+    return state

@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from gateway.atomic_file import replace_file
-from gateway.ops.event_lines import read_events
 from gateway.ops.events import MAX_EVENTS, EventLog, Transition
+from gateway.ops.events_file_reader import read_events
 from gateway.ops.file_lock import lock_file
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ _WRITE_TIMEOUT = 2.0
 
 
 class EventsFile:
-    """Writes the events of a log to a file; implements `gateway.contracts.component.Component`.
+    """Saves the events of an event log to a file; implements `gateway.contracts.component.Component`.
 
     The file has one JSON object per line. A file that cannot be read or written is logged once, and changes nothing
     else. Damaged lines are skipped. If another process uses the file, the events stay in memory. A file is replaced

@@ -1,4 +1,4 @@
-"""Creates metrics from the facts that kinds of tunnels and backends declare."""
+"""Creates the metrics of the facts (such as a replication lag) that kinds of tunnels and backends report."""
 
 from collections.abc import Iterable, Iterator
 from itertools import product

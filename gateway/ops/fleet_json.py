@@ -1,4 +1,4 @@
-"""Converts the views of a fleet to JSON: the table of all members, service discovery, and the summary of a member."""
+"""Renders the JSON of a fleet: the members, Prometheus service discovery, and this gateway's summary."""
 
 from collections import Counter
 from dataclasses import asdict

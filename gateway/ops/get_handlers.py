@@ -1,4 +1,4 @@
-"""Handles GET requests. The handlers respond from memory, cache responses, and encode them in slices."""
+"""Handles the GET requests of the ops server from memory, with cached responses."""
 
 import asyncio
 import importlib.resources
@@ -37,8 +37,8 @@ RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True)
-class _Rendered:
-    """A rendered response, with its content type."""
+class _RenderedResponse:
+    """A rendered response body, with its status and content type."""
 
     status: int
     body: bytes
@@ -63,7 +63,7 @@ class GetHandlers:
         self._renderer = renderer
         self._cache = ResponseCache()
         self._cached = cached
-        self._pages = PageHandlers(service, self._cache if cached else None)
+        self._pages = PageHandlers(service, self._cache if cached else None, renderer)
         self._streams = EventStreams(service.events, max_streams)
         self._api = importlib.resources.files("gateway.ops").joinpath("openapi.yaml").read_bytes()
 
@@ -98,7 +98,7 @@ class GetHandlers:
         require, min_ready = _readiness_query(request)
         phase, details = self._service.phase(), may_see_details(request)
 
-        async def compute() -> _Rendered:
+        async def compute() -> _RenderedResponse:
             backends = self._service.backend_statuses()
             return await _render(health_responses.readiness(phase, backends, require, min_ready, details=details))
 
@@ -115,7 +115,7 @@ class GetHandlers:
     async def _health(self, request: web.Request) -> web.Response:
         require, min_ready = _readiness_query(request)
 
-        async def compute() -> _Rendered:
+        async def compute() -> _RenderedResponse:
             response = health_responses.health(await self._view(), require, min_ready)
             return await _render(response, "application/health+json; charset=utf-8")
 
@@ -124,9 +124,9 @@ class GetHandlers:
     async def _metrics(self, request: web.Request) -> web.Response:
         accept = request.headers.get("Accept", "")
 
-        async def compute() -> _Rendered:
+        async def compute() -> _RenderedResponse:
             view, loop = await self._view(), asyncio.get_running_loop()
-            return _Rendered(200, *await loop.run_in_executor(self._renderer, metrics.render, view, accept))
+            return _RenderedResponse(200, *await loop.run_in_executor(self._renderer, metrics.render, view, accept))
 
         return await self._respond(("/metrics", metrics.content_type(accept)), compute)
 
@@ -161,7 +161,7 @@ class GetHandlers:
         return await self._json("/api/v1/summary", summary_json)
 
     async def _fleet(self, _: web.Request) -> web.Response:
-        async def compute() -> _Rendered:
+        async def compute() -> _RenderedResponse:
             return await _render(health_responses.JsonResponse(200, fleet_json(self._service.fleet(), time.time())))
 
         return await self._respond("/api/v1/fleet", compute)
@@ -185,7 +185,7 @@ class GetHandlers:
         return await self._pages.backend(request)
 
     async def _json(self, path: str, body: Callable[[ServiceView], dict[str, Any]]) -> web.Response:
-        async def compute() -> _Rendered:
+        async def compute() -> _RenderedResponse:
             return await _render(health_responses.JsonResponse(200, body(await self._view())))
 
         return await self._respond((path, self._service.phase()), compute)
@@ -197,9 +197,9 @@ class GetHandlers:
         return view
 
     async def _respond(
-        self, key: Hashable, compute: Callable[[], Awaitable[_Rendered]], max_age: float = _MAX_AGE
+        self, key: Hashable, compute: Callable[[], Awaitable[_RenderedResponse]], max_age: float = _MAX_AGE
     ) -> web.Response:
-        found: _Rendered = await (self._cache.get(key, max_age, compute) if self._cached else compute())
+        found: _RenderedResponse = await (self._cache.get(key, max_age, compute) if self._cached else compute())
         return web.Response(status=found.status, body=found.body, headers={"Content-Type": found.content_type})
 
     PATHS: ClassVar[dict[str, tuple[Any, AccessRole]]] = {
@@ -232,8 +232,10 @@ PROBES = ("/livez", "/healthz", "/startupz", "/readyz", "/readyz/{backend}")
 """The paths of `ops.probe_listen`."""
 
 
-async def _render(response: health_responses.JsonResponse, content_type: str = _Rendered.content_type) -> _Rendered:
-    return _Rendered(response.status, await encode_in_slices(iter_json(response.body)), content_type)
+async def _render(
+    response: health_responses.JsonResponse, content_type: str = _RenderedResponse.content_type
+) -> _RenderedResponse:
+    return _RenderedResponse(response.status, await encode_in_slices(iter_json(response.body)), content_type)
 
 
 def json_response(body: object, *, status: int = 200) -> web.Response:

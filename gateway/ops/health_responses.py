@@ -1,4 +1,4 @@
-"""Computes the responses of the health endpoints. Does no I/O."""
+"""Computes the responses of the health endpoints, such as readiness. Does no I/O."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -231,7 +231,7 @@ async def bind(listen: Endpoint) -> list[socket.socket]:
     try:
         for family, *_, address in dict.fromkeys(found):
             try:
-                bound.append(listen_tcp(family, address, BACKLOG))
+                bound.append(listen_tcp(family, address, BACKLOG, free_bind=True))
             except OSError as error:
                 if not bound or error.errno not in _NO_IPV6_ERRNOS:  # if the host lacks IPv6, 127.0.0.1 is enough
                     raise

@@ -10,7 +10,7 @@ from gateway.ops.connection_limits import ConnectionLimits
 
 
 class ConnectionOwner(Protocol):
-    """The listener that owns the connections, and is notified about their requests."""
+    """The listener that owns the connections, and that each connection notifies about its requests."""
 
     def handler_for(self, connection: "LimitedConnection") -> web.RequestHandler:
         """Return the protocol that parses the requests of a new connection."""

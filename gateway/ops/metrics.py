@@ -72,7 +72,7 @@ def families(view: ServiceView) -> Iterator[Metric]:
 
 
 class _ViewCollector(Collector):
-    """Passes the metrics of one view of the service to `prometheus_client`."""
+    """A `prometheus_client` collector that returns the metrics of one view of the service."""
 
     def __init__(self, view: ServiceView) -> None:
         self._view = view
@@ -87,7 +87,7 @@ class _ViewCollector(Collector):
 
 
 class _YieldingSamples(list[Sample]):
-    """Iterates over samples with regular pauses, in which the event loop can run."""
+    """Iterates over samples, and regularly yields to the event loop."""
 
     def __iter__(self) -> Iterator[Sample]:
         for number, sample in enumerate(super().__iter__()):
@@ -131,7 +131,7 @@ def _tunnels(tunnels: list[TunnelView]) -> Iterator[Metric]:
     connects = CounterMetricFamily("gateway_tunnel_connects", "Successful connects of the tunnel.", labels=["tunnel"])
     failures = CounterMetricFamily(
         "gateway_tunnel_failures",
-        "Failed connects and losses of the tunnel, by reason; tunnel: this tunnel, or the one around it, was lost.",
+        "Failed connects and losses of the tunnel, by reason; tunnel: the tunnel, or its outer tunnel, was lost.",
         labels=["tunnel", "reason"],
     )
     rtt = GaugeMetricFamily(

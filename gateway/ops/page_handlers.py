@@ -1,15 +1,19 @@
-"""Handles requests for the status page and the pages of backends and of the fleet."""
+"""Handles requests for the HTML pages: status, backends and fleet."""
 
 import asyncio
+import gzip
 import importlib
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import TypeVar
 
 from aiohttp import web
 
 from gateway.ops.access_middleware import may_see_details
+from gateway.ops.page.row_cache import RowCache
 from gateway.ops.response_cache import ResponseCache, encode_in_slices
 from gateway.ops.service_interface import ControlledService
 from gateway.ops.status_views import ServiceView
@@ -18,19 +22,32 @@ _MAX_AGE = 1.0
 """Seconds for which a page is cached, if there is no event meanwhile."""
 _RENDERER = "gateway.ops.page.render"
 _Result = TypeVar("_Result")
+_COMPRESSION = 1
+"""Level of gzip. Higher levels take several times as long, and make a page only a little smaller."""
+
+
+@dataclass(frozen=True)
+class _Page:
+    """A page as HTML in UTF-8, and the same compressed with gzip. All clients share both."""
+
+    body: bytes
+    compressed: bytes
 
 
 class PageHandlers:
-    """Responds with pages. Without authorization, a page contains no data, and prompts for the token.
+    """Responds with HTML pages. Without authorization, a page contains no data, and prompts for the token.
 
     Args:
         service: The service whose state the pages show.
         cache: Holds responses; None to render each response.
+        executor: Compresses responses.
     """
 
-    def __init__(self, service: ControlledService, cache: ResponseCache | None) -> None:
+    def __init__(self, service: ControlledService, cache: ResponseCache | None, executor: Executor) -> None:
         self._service = service
         self._cache = cache
+        self._executor = executor
+        self._rows = RowCache()
 
     async def index(self, request: web.Request) -> web.Response:
         """Respond with the status page."""
@@ -39,7 +56,7 @@ class PageHandlers:
             from gateway.ops.page.render import render_index  # noqa: PLC0415 - `_respond` has imported it
 
             service = self._service
-            return render_index(view, service.events.latest(), service.configuration(), time.time())
+            return render_index(view, service.events.latest(), service.configuration(), time.time(), self._rows)
 
         return await self._respond(request, "/", "", render)
 
@@ -85,23 +102,27 @@ class PageHandlers:
             await asyncio.to_thread(importlib.import_module, _RENDERER)
         from gateway.ops.page.render import SECURITY_POLICY, render_login, render_missing  # noqa: PLC0415 - as above
 
-        async def compute() -> bytes | None:
+        async def compute() -> _Page | None:
             parts = render(await self._cached("view", self._service.view))
-            return await encode_in_slices(parts) if parts is not None else None
+            if parts is None:
+                return None
+            body = await encode_in_slices(parts)
+            loop = asyncio.get_running_loop()
+            return _Page(body, await loop.run_in_executor(self._executor, gzip.compress, body, _COMPRESSION))
 
-        status = 200
-        if not may_see_details(request):
-            body: bytes | None = render_login(root).encode()
-        else:
-            body = await self._cached(path, compute)
-            if body is None:
-                status, body = 404, render_missing(root).encode()
         headers = {
             "Content-Type": "text/html; charset=utf-8",
             "Content-Security-Policy": SECURITY_POLICY,
             "Referrer-Policy": "no-referrer",
         }
-        return web.Response(status=status, body=body, headers=headers)
+        if not may_see_details(request):
+            return web.Response(body=render_login(root).encode(), headers=headers)
+        page = await self._cached(path, compute)
+        if page is None:
+            return web.Response(status=404, body=render_missing(root).encode(), headers=headers)
+        if "gzip" in request.headers.get("Accept-Encoding", ""):
+            return web.Response(body=page.compressed, headers={**headers, "Content-Encoding": "gzip"})
+        return web.Response(body=page.body, headers=headers)
 
     async def _cached(self, name: str, compute: Callable[[], Awaitable[_Result]]) -> _Result:
         """Return a result that is not older than the latest event and the latest change of phase."""

@@ -1,4 +1,4 @@
-"""Delays requests with a token bucket, and never rejects them. Does no I/O."""
+"""Limits the rate of requests with a token bucket that delays requests and never rejects them. Does no I/O."""
 
 
 class RateLimiter:

@@ -1,4 +1,4 @@
-"""Caches responses for a short time, because many concurrent clients must not cost much more than one client."""
+"""Caches responses for a short time, so that many concurrent clients cost little more than one client."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ class _Entry:
 
 
 class ResponseCache:
-    """Computes each response once for all clients that request it within its maximum age.
+    """Computes a response once for all clients that request it until it expires.
 
     The age is the time since the start of the computation (monotonic clock).
     """

@@ -1,4 +1,4 @@
-"""Runs the HTTP servers on `ops.listen` and `ops.probe_listen`, and the server on the admin socket."""
+"""Runs the ops server: HTTP on `ops.listen` and `ops.probe_listen`, and the admin socket."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ from gateway.ops.get_handlers import PROBES, ROLES, GetHandlers, RequestHandler,
 from gateway.ops.get_handlers import json_response as _json
 from gateway.ops.http_listener import BACKLOG, HttpListener, bind
 from gateway.ops.service_interface import ControlledService
-from gateway.ops.settings import HttpSettings, OpsSecrets, read_secrets
+from gateway.ops.settings import OpsSecrets, OpsSettings, read_secrets
 from gateway.relay.bind_errors import describe_bind_error
 from gateway.relay.sockets import bind_unix
 
@@ -41,14 +41,14 @@ _QUIET.setLevel(logging.CRITICAL)
 
 
 class OpsServer:
-    """Serves HTTP requests and admin commands. Responds from memory: no request starts a check.
+    """Serves HTTP requests and admin commands from memory: no request starts a check.
 
     Args:
         service: The service whose state the server returns, and that its commands control.
         settings: The addresses of the server, and the requirements for clients of each address.
     """
 
-    def __init__(self, service: ControlledService, settings: HttpSettings) -> None:
+    def __init__(self, service: ControlledService, settings: OpsSettings) -> None:
         self._service = service
         self._settings = settings
         self._secrets = OpsSecrets()

@@ -1,4 +1,4 @@
-"""Sends requests to a running service, over the admin socket or HTTP. Uses only the standard library."""
+"""A client for a running service, over the admin socket or HTTP. Uses only the standard library."""
 
 import http.client
 import json

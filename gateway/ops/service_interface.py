@@ -1,4 +1,4 @@
-"""Defines the interface through which the HTTP server and the admin socket use the service."""
+"""Defines the interface through which the ops server (HTTP and admin socket) uses the service."""
 
 from typing import Any, Protocol
 
@@ -9,7 +9,7 @@ from gateway.relay.sockets import PeerCredentials
 
 
 class ControlledService(Protocol):
-    """The service, as the HTTP server and the admin socket see it: its status, and its commands."""
+    """The service that the ops server shows and controls: its state, and its admin commands."""
 
     events: EventLog
     """The latest transitions."""

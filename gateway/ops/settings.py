@@ -12,7 +12,7 @@ from gateway.ops.tls import TlsFiles, server_context
 
 
 @dataclass(frozen=True)
-class HttpSettings:
+class OpsSettings:
     """The settings of the ops server, from the section `ops` of the configuration.
 
     Args:
@@ -56,13 +56,13 @@ class HttpSettings:
 
 @dataclass(frozen=True)
 class OpsSecrets:
-    """The tokens and certificates of the ops server, as last read from their files."""
+    """The tokens and the TLS context of the ops server, as last read from their files."""
 
     tokens: BearerTokens = field(default_factory=BearerTokens)
     tls: ssl.SSLContext | None = None
 
 
-def read_secrets(settings: HttpSettings) -> OpsSecrets:
+def read_secrets(settings: OpsSettings) -> OpsSecrets:
     """Read all files. Can block.
 
     Raises:

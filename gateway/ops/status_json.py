@@ -1,4 +1,4 @@
-"""Converts status views to JSON, for `/api/v1`."""
+"""Converts the status views to the JSON of `/api/v1`."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping

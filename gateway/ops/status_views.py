@@ -70,7 +70,7 @@ class PastCheck(Protocol):
 
 @dataclass(frozen=True)
 class TargetView:
-    """One target of a backend, with the result of its last check through the way that new clients use."""
+    """One target of a backend, with the result of the last check through the tunnel that new clients use."""
 
     target: str
     way: str | None
@@ -102,8 +102,8 @@ class TargetView:
 
 
 @dataclass(frozen=True)
-class WayView:
-    """One tunnel through which new clients of a backend can reach its targets."""
+class BackendTunnelView:
+    """A tunnel through which clients of a backend can reach its targets, and how many use it."""
 
     tunnel: str
     up: bool
@@ -119,7 +119,7 @@ class WayView:
 
 @dataclass(frozen=True)
 class ConsumerView:
-    """The use of one backend by one container."""
+    """How much one container uses one backend: connections, bytes and latency."""
 
     id: str
     active: int
@@ -134,7 +134,7 @@ class ConsumerView:
 
 @dataclass(frozen=True)
 class AttachmentView:
-    """A desired attachment of a container to a network, and the state of the attachment."""
+    """A desired attachment of a container to a Docker network, and its actual state."""
 
     network: str
     container: str
@@ -145,7 +145,7 @@ class AttachmentView:
 
 @dataclass(frozen=True)
 class VolumeView:
-    """A volume of the configuration, and the state of the volume."""
+    """A Docker volume that the configuration defines, and its state."""
 
     name: str
     state: str
@@ -155,7 +155,7 @@ class VolumeView:
 
 @dataclass(frozen=True)
 class ActionView:
-    """A pending change in Docker."""
+    """A change in Docker that the gateway plans but has not made yet."""
 
     action: str
     network: str
@@ -166,7 +166,7 @@ class ActionView:
 
 @dataclass(frozen=True)
 class NameConflictView:
-    """A name that resolves to different hosts on two networks of a container."""
+    """A name that resolves to different hosts on two Docker networks of a container."""
 
     container: str
     network: str
@@ -177,7 +177,7 @@ class NameConflictView:
 
 @dataclass(frozen=True)
 class DeadContainerView:
-    """A container that does not run or has no network, see `gateway.docker.dead_containers`."""
+    """A container that does not run or has no network; see `gateway.docker.dead_containers`."""
 
     container: str
     cause: str
@@ -190,7 +190,7 @@ class DeadContainerView:
 
 @dataclass(frozen=True)
 class KnownConsumer:
-    """A container that is allowed to use backends."""
+    """A container that is allowed to use backends, with its ID and labels."""
 
     id: str
     labels: dict[str, str] = field(hash=False)
@@ -198,7 +198,7 @@ class KnownConsumer:
 
 @dataclass(frozen=True)
 class PeerView:
-    """The agent of another node, on one network."""
+    """The agent of another swarm node, as this gateway sees it on one network."""
 
     network: str
     address: str
@@ -209,7 +209,7 @@ class PeerView:
 
 @dataclass(frozen=True)
 class DockerView:
-    """The engine, and what the gateway manages in it."""
+    """What the gateway observes and manages in Docker: attachments, volumes, and planned changes."""
 
     trouble: str | None
     looked_at: float | None
@@ -243,7 +243,7 @@ class CertificateView:
 
 @dataclass(frozen=True)
 class BackendStatus:
-    """The part of a backend's state from which readiness is computed."""
+    """The state of one backend in short, without its targets, for the health endpoints."""
 
     name: str
     state: HealthState
@@ -254,7 +254,7 @@ class BackendStatus:
 
 @dataclass(frozen=True)
 class BackendView:
-    """The state of one backend."""
+    """The state of one backend, with its targets, tunnels, clients and consumers."""
 
     name: str
     kind: str
@@ -275,7 +275,7 @@ class BackendView:
     latency: Histogram
     remedy: str = ""
     """What to do, in the imperative; empty if there is nothing to do."""
-    ways: list[WayView] = field(default_factory=list)
+    ways: list[BackendTunnelView] = field(default_factory=list)
     waiting: int = 0
     """Number of clients that are not connected to a target yet. `connections` includes these clients."""
     max_connections: int = 0

@@ -10,7 +10,7 @@ from gateway.secret_files import read_private_key
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """The files of a certificate and its key, in PEM format.
+    """The paths of a certificate and its private key, in PEM.
 
     Args:
         cert_file: The certificate, followed by intermediate certificates.

@@ -1,4 +1,4 @@
-"""Sends a span for each client connection to an OpenTelemetry collector. Imported only if traces are configured."""
+"""Exports spans of client connections to an OpenTelemetry collector. Imported only if traces are configured."""
 
 import asyncio
 import io
@@ -110,7 +110,7 @@ class OtlpExporter:
 
 
 class _StatusAdapter(HTTPAdapter):
-    """Reads the status and the headers of a response, and closes the connection.
+    """An HTTP adapter for `requests` that reads the status and headers of a response, but not the body.
 
     The exporter needs only the status. requests reads the body without a limit, so a collector could fill the memory.
     """

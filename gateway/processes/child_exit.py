@@ -1,4 +1,4 @@
-"""Waits for the exit of a child process without reaping it, so that its process ID stays reserved."""
+"""Waits until a child process exits, without reaping it, so that its process ID is not reused."""
 
 import asyncio
 import os

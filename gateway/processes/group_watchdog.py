@@ -1,4 +1,4 @@
-"""Kills process groups when the process that started this program exits.
+"""A helper program: kills the gateway's child process groups when the gateway exits.
 
 Usage: `python group_watchdog.py`
 

@@ -1,4 +1,4 @@
-"""Logs what programs print, at a limited rate."""
+"""Logs what child processes print, at a limited rate."""
 
 import logging
 import time

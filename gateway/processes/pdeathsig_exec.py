@@ -1,4 +1,4 @@
-"""Executes a command that the kernel kills when the parent process exits.
+"""Executes a command with PR_SET_PDEATHSIG, so that the kernel kills it when the parent process exits.
 
 Usage: `python pdeathsig_exec.py PARENT PRIVILEGES FILE COMMAND…`
 

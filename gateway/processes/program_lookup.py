@@ -1,4 +1,4 @@
-"""Finds programs in threads, because a file system that does not answer would block the event loop.
+"""Searches for programs in threads, because a file system that hangs would block the event loop.
 
 Each lookup has its own thread, and each command has at most one lookup at a time. The number of commands in the
 configuration therefore limits the number of threads.
@@ -18,7 +18,7 @@ from gateway.relay.per_loop import per_loop
 
 
 class LookupTimeoutError(Exception):
-    """The file system did not answer. The message names the path."""
+    """The file system did not answer a lookup in time. The message contains the path."""
 
 
 @dataclass

@@ -12,8 +12,8 @@ _MAX_LINKS = 40
 """The kernel's limit of symbolic links in one lookup (path_resolution(7))."""
 
 
-class ProgramWriter(NamedTuple):
-    """A finding that other users can change a program.
+class ProgramPermissionProblem(NamedTuple):
+    """Other users can change a program: who they are, the fix, and whether the gateway refuses the program.
 
     Args:
         problem: Who they are, and the command that prevents it.
@@ -58,7 +58,7 @@ def lookup_steps(path: Path) -> list[Path]:
     return list(reversed(dict.fromkeys(reversed(steps))))
 
 
-def program_writers(path: Path, steps: Sequence[Path]) -> Iterator[ProgramWriter]:
+def program_writers(path: Path, steps: Sequence[Path]) -> Iterator[ProgramPermissionProblem]:
     """Yield the users other than root and the gateway's user who can change or replace a program.
 
     A program that everybody can change is refused. If the gateway runs as root, one of another owner is refused, too.
@@ -81,15 +81,15 @@ def program_writers(path: Path, steps: Sequence[Path]) -> Iterator[ProgramWriter
         what = "change it" if each == steps[-1] else f"replace it in {each}"
         if mode & stat.S_IWOTH and not is_sticky and _is_traversable(each, stat.S_IXOTH):
             problem = f"{path}: everybody can {what} (mode {mode:04o}): chmod o-w {each}"
-            yield ProgramWriter(problem, refused=True)
+            yield ProgramPermissionProblem(problem, refused=True)
         by_group = mode & stat.S_IWGRP and status.st_gid != _ROOT and not is_sticky
         if by_group and _is_traversable(each, stat.S_IXOTH | stat.S_IXGRP):
             problem = f"{path}: the group {status.st_gid} can {what} (mode {mode:04o}): chmod g-w {each}"
-            yield ProgramWriter(problem, refused=False)
+            yield ProgramPermissionProblem(problem, refused=False)
         if status.st_uid not in (_ROOT, os.geteuid()):
             fix = f"chown {'-h ' if is_link else ''}root {each}"
             problem = f"{path}: the user {status.st_uid}, who owns {each}, can {what}: {fix}"
-            yield ProgramWriter(problem, refused=os.geteuid() == _ROOT)
+            yield ProgramPermissionProblem(problem, refused=os.geteuid() == _ROOT)
 
 
 def _is_traversable(path: Path, permissions: int) -> bool:

@@ -19,7 +19,7 @@ _OF_USER = ("HOME", "USER", "LOGNAME")
 
 
 class Program(NamedTuple):
-    """A program whose permissions were checked.
+    """A checked program: the path in the configuration, and the executable file to which it resolves.
 
     Args:
         name: The absolute path by which the configuration finds the program. It can be a symbolic link. The program

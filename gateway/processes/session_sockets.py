@@ -1,4 +1,4 @@
-"""Finds the sockets that the processes of one session have open, in `/proc` (proc(5))."""
+"""Finds the sockets that the processes of one session (setsid(2)) have open, in `/proc` (proc(5))."""
 
 import contextlib
 import re

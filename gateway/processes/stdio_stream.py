@@ -1,4 +1,4 @@
-"""Combines the standard input and output of a child process into one stream that supports half-close.
+"""Combines standard input and output of a child process into one stream that supports half-close.
 
 The child process gets two pipes, as a ProxyCommand of OpenSSH does (sshconnect.c, ssh_proxy_connect). With a single
 socket for both directions, the program could not end its output while it still reads its input.
@@ -30,7 +30,7 @@ _BOTH_ENDS_DELAY = 5.0
 
 
 class StdioStream:
-    """A stream to a child process. One task can read while another task writes.
+    """A stream over the standard input and output of a child process. Reads and writes can be concurrent.
 
     Args:
         child: The child process.

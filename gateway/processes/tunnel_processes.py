@@ -1,4 +1,4 @@
-"""Runs the child processes of one tunnel, and ends them with the tunnel, even if the gateway is killed."""
+"""Runs the child processes of one tunnel, and stops them with the tunnel, even if the gateway is killed."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ _WATCHDOG_TIMEOUT = 3.0
 
 
 class TunnelProcesses:
-    """Starts child processes, each in its own process group. At the end of the `async with` block, it stops them.
+    """The child processes of one tunnel, each in its own process group. `async with` stops them at its end.
 
     If the gateway is killed, a watchdog process kills each process of these groups.
     """
@@ -113,7 +113,7 @@ class TunnelProcesses:
 
 
 class _Watchdog:
-    """Runs `group_watchdog.py`, and restarts it if it exits."""
+    """Runs the helper program `group_watchdog.py`, and restarts it if it exits."""
 
     def __init__(self) -> None:
         self._groups: set[int] = set()

@@ -1,4 +1,4 @@
-"""Opens connections from this host to a proxy, through another link."""
+"""Opens connections to the server of a proxy tunnel, with TLS if its URL requires TLS."""
 
 import asyncio
 import contextlib

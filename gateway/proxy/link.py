@@ -33,7 +33,7 @@ class ProxyStatus(LinkStatus):
 
 
 class ProxyLink:
-    """A link whose connections are opened by a proxy; implements `gateway.contracts.link.Link`.
+    """A link that opens connections through a proxy; implements `gateway.contracts.link.Link`.
 
     Args:
         options: The options of the tunnel.

@@ -4,4 +4,4 @@ from gateway.errors import ReachError
 
 
 class ProxyReplyError(ReachError):
-    """The proxy refuses the login or the connection, or its reply is invalid."""
+    """The proxy refused the login or the connection, or sent an invalid reply."""

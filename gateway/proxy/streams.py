@@ -1,4 +1,4 @@
-"""Reads and writes the connection to a proxy during a dial, with or without TLS, and never reads ahead."""
+"""Defines the streams for the handshake with a proxy, without and with TLS. They never read ahead."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""Writes the error messages for addresses and unix sockets that cannot be bound. Does no I/O."""
+"""Formats error messages for addresses and unix sockets that cannot be bound. Does no I/O."""
 
 import errno
 import os

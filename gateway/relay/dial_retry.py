@@ -1,4 +1,4 @@
-"""Repeats a dial if the SSH connection that carried it was replaced, and reports abandoned dials to the caller."""
+"""Repeats a dial whose SSH connection stopped responding, and reports abandoned dials to the caller."""
 
 import asyncio
 import time
@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from math import inf
 from typing import TypeVar
 
-from gateway.errors import DialError, LinkLostError, Reason, RedialError
+from gateway.errors import DialError, LinkLostError, Reason, RedialRequiredError
 
 _Connected = TypeVar("_Connected")
 
@@ -16,7 +16,7 @@ async def retry_dial(
     on_abandoned: Callable[[], None] = lambda: None,
     within: float = inf,
 ) -> _Connected:
-    """Call `dial`, and repeat the call immediately after each `RedialError`.
+    """Call `dial`, and repeat the call immediately after each `RedialRequiredError`.
 
     Args:
         dial: Makes one attempt. Its argument is the remaining time, in seconds.
@@ -29,14 +29,14 @@ async def retry_dial(
 
     Raises:
         DialError: `dial` raised it.
-        LinkLostError: `dial` raised it, or `dial` raised `RedialError` and no time remains.
+        LinkLostError: `dial` raised it, or `dial` raised `RedialRequiredError` and no time remains.
     """
     deadline = time.monotonic() + within
     left = within
     while True:
         try:
             return await dial(left)
-        except RedialError:
+        except RedialRequiredError:
             on_abandoned()
             left = deadline - time.monotonic()
             if left <= 0:

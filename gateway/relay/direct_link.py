@@ -1,4 +1,4 @@
-"""A link that dials from this host without a tunnel. The outermost tunnel of each chain uses this link."""
+"""Defines the direct link, which dials from this host without a tunnel. Outermost tunnels use it."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ from typing import NoReturn
 from gateway.contracts.link import Link, NetworkId, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenTunnel, Progress
+from gateway.contracts.tunnel import OpenTunnel, ProgressCallback
 from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram, Tap
 from gateway.relay.socket_relay import SocketRelay
@@ -50,7 +50,7 @@ class DirectTunnel:
     far_side = "this host"
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
+    async def open(self, via: Link, progress: ProgressCallback) -> AsyncIterator[OpenTunnel]:
         """Open the tunnel through `via`. The tunnel closes when the context exits."""
         del via
         progress(TunnelState.CONNECTING)

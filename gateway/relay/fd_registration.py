@@ -1,4 +1,4 @@
-"""Registers one socket with the poller. The event mask can change, and can be empty."""
+"""Registers one socket with the event loop's poller, with an event mask that can change."""
 
 import socket
 

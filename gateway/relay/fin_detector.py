@@ -1,4 +1,4 @@
-"""Detects whether a TCP socket had received the peer's FIN, and thus the whole stream, before the socket failed.
+"""Detects whether a TCP socket received the peer's FIN, and thus all data, before the socket failed.
 
 If the socket fails after `splice` has written some data to it, `splice` returns the number of bytes, and the kernel
 drops the error (ECONNRESET). Later writes report EPIPE, and reads report end-of-file, as after a FIN. The kernel
@@ -19,7 +19,7 @@ _tcp_info = struct.Struct("=B127xQ")
 
 
 class FinDetector:
-    """Compares the receive counters of one socket with a baseline, which is taken when the detector is created.
+    """Detects a received FIN by comparing the kernel's receive counters with those at its creation.
 
     Args:
         sock: A TCP socket, owned by the caller.

@@ -1,4 +1,4 @@
-"""Lingering close: keeps a client's socket open after the backend has closed, until the response is delivered.
+"""Keeps a client's socket open after the backend has closed, until the client has received all data.
 
 When a socket is closed with unread data, or receives data after the close, the kernel sends a reset, and the reset
 discards data that the client has not received (RFC 1122, section 4.2.2.13). So the socket stays open for a while: the
@@ -31,7 +31,7 @@ _TCP_CLOSE = 7
 
 @dataclass
 class _LingeringSocket:
-    """A socket that stays open until the client sends end-of-file or a deadline passes.
+    """A client socket that stays open until the client sends end-of-file or a deadline passes.
 
     Args:
         sock: The socket. Its write side has been shut down.

@@ -1,4 +1,4 @@
-"""Binds listening TCP sockets, also to addresses that the host does not have yet."""
+"""Binds listening TCP sockets, if requested also to addresses that the host does not have yet."""
 
 import errno
 import ipaddress
@@ -11,16 +11,17 @@ log = logging.getLogger(__name__)
 _IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # linux/in.h, linux/in6.h
 
 
-def listen_tcp(family: socket.AddressFamily, address: tuple[Any, ...], backlog: int) -> socket.socket:
+def listen_tcp(
+    family: socket.AddressFamily, address: tuple[Any, ...], backlog: int, *, free_bind: bool
+) -> socket.socket:
     """Return a listening socket. The caller owns it.
-
-    If the host does not have the address yet, the socket is bound nevertheless (ip(7), IP_FREEBIND), and a warning is
-    logged. Docker, for example, creates its bridge and the address of the bridge after the gateway starts.
 
     Args:
         family: AF_INET or AF_INET6. An IPv6 socket accepts no IPv4 clients.
         address: The socket address, which starts with an IP address and a port.
         backlog: The length of the kernel's queue of connections.
+        free_bind: Whether to bind an address that the host does not have yet (ip(7), IP_FREEBIND), and log a warning.
+            Docker, for example, creates its bridge and the address of the bridge after the gateway starts.
 
     Raises:
         OSError: The address cannot be bound.
@@ -34,7 +35,7 @@ def listen_tcp(family: socket.AddressFamily, address: tuple[Any, ...], backlog: 
         try:
             sock.bind(address)
         except OSError as error:
-            if error.errno != errno.EADDRNOTAVAIL or not _can_appear(host):
+            if not free_bind or error.errno != errno.EADDRNOTAVAIL or not _can_appear(host):
                 raise
             _set_free_bind(sock)
             sock.bind(address)

@@ -1,4 +1,4 @@
-"""Creates large buffers. The kernel allocates their memory page by page, on the first write."""
+"""Creates large buffers with mmap(2), whose memory the kernel allocates only when it is used."""
 
 import mmap
 

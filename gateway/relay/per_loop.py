@@ -1,4 +1,4 @@
-"""Creates objects that each event loop needs exactly once, such as its poller."""
+"""Creates objects of which each event loop has exactly one, such as its poller."""
 
 import asyncio
 import functools

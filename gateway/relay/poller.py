@@ -1,4 +1,4 @@
-"""An event loop whose selector runs relay handlers itself.
+"""Defines an event loop whose selector runs the handlers of relays itself, without a task or callback.
 
 A relay handles an event with one or two system calls. If asyncio dispatched the event through its handles and
 queues, this would take longer than these calls. So the selector calls the relay handlers inside `select()`. It
@@ -36,7 +36,7 @@ _MAX_EVENTS = 128
 
 
 class Poller(Protocol):
-    """Registers handlers for file descriptors. Events are level-triggered if the mask does not contain EDGE."""
+    """Calls handlers when file descriptors are readable or writable. Level-triggered, unless EDGE is set."""
 
     def add(self, fd: int, handler: EventHandler, mask: int) -> None:
         """Register `fd`. If `fd` is already registered, replace its handler and mask.
@@ -58,7 +58,7 @@ class Poller(Protocol):
 
 
 class RelaySelector(selectors.EpollSelector):
-    """Epoll selector that runs relay handlers inside `select()`."""
+    """An epoll selector that runs the handlers of relays inside `select()`."""
 
     _selector: select.epoll  # a private attribute of `EpollSelector`, unchanged since Python 3.4
 
@@ -145,7 +145,7 @@ class RelaySelector(selectors.EpollSelector):
 
 
 class RelayLoop(asyncio.SelectorEventLoop):
-    """The service's event loop: notifies its `RelaySelector` when a callback or timer is scheduled."""
+    """The service's event loop, with a `RelaySelector`, which it notifies of scheduled callbacks and timers."""
 
     def __init__(self) -> None:
         self.relays = RelaySelector()
@@ -170,7 +170,7 @@ class RelayLoop(asyncio.SelectorEventLoop):
 
 
 class _SelectorPoller:
-    """`Poller` on top of a `RelaySelector`."""
+    """A `Poller` that uses a `RelaySelector`."""
 
     def __init__(self, selector: RelaySelector) -> None:
         self.add = selector.add
@@ -180,7 +180,7 @@ class _SelectorPoller:
 
 
 class _LoopPoller:
-    """`Poller` on top of `add_reader` and `add_writer`, for any event loop."""
+    """A `Poller` that uses `add_reader` and `add_writer`, for any other event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

@@ -1,4 +1,4 @@
-"""Reads a fixed number of bytes from a socket."""
+"""Reads an exact number of bytes from a socket."""
 
 import asyncio
 import socket

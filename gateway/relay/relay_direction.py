@@ -196,7 +196,7 @@ class RelayDirection:
 
 
 class SocketError(Exception):
-    """A read from a socket or a write to it failed.
+    """A read from a socket of the relay, or a write to it, failed.
 
     Args:
         sock: The socket.

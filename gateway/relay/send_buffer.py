@@ -1,4 +1,4 @@
-"""Queue of bytes that a socket has not accepted yet."""
+"""Buffers bytes that a socket has not accepted yet."""
 
 import socket
 from collections import deque
@@ -11,7 +11,7 @@ _MAX_IOVECS = 16
 
 
 class SendBuffer:
-    """Queue of bytes for one socket; `len()` returns the number of queued bytes."""
+    """A queue of bytes to send on one socket; `len()` returns the number of queued bytes."""
 
     __slots__ = ("_chunks", "_sent", "_size")
 

@@ -1,4 +1,4 @@
-"""Joins two sockets. The event loop's selector runs the relay, without a task."""
+"""Relays bytes between two sockets, inside the event loop's selector, without a task."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class SocketRelay:
-    """Joins a client to a backend socket. Implements `gateway.contracts.link.Relay`.
+    """Relays bytes between a client socket and a backend socket; implements `gateway.contracts.link.Relay`.
 
     Args:
         client: The accepted socket, non-blocking. The relay owns it.

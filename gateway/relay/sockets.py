@@ -1,4 +1,4 @@
-"""Socket options and helpers: TCP_NODELAY, keepalive, resets, graceful close, unix sockets."""
+"""Sets socket options, and binds, closes and resets sockets: TCP_NODELAY, keepalive, unix sockets."""
 
 import contextlib
 import errno
@@ -125,7 +125,7 @@ _UCRED = struct.Struct("iII")
 
 
 class PeerCredentials(NamedTuple):
-    """Credentials of a process when it connected to a unix socket (unix(7), SO_PEERCRED)."""
+    """The user, group and process that connected to a unix socket (unix(7), SO_PEERCRED)."""
 
     pid: int
     """Process ID of the peer; 0 if this process cannot see the peer's PID namespace."""

@@ -28,7 +28,7 @@ _LAST_ACK_OFFSET = 56
 
 
 class StalledPeers:
-    """Tracks the sockets of one event loop that currently accept no data.
+    """The sockets of one event loop whose peers do not read, so that they accept no more data.
 
     Args:
         loop: The event loop.

@@ -29,7 +29,7 @@ _tasks: set[asyncio.Task[None]] = set()
 
 
 class _DownloadEnd(enum.Enum):
-    """How the download (the direction from the far side to the user) ended."""
+    """How the copy from the stream to the socket pair ended."""
 
     COMPLETE = enum.auto()
     BROKEN = enum.auto()
@@ -37,8 +37,8 @@ class _DownloadEnd(enum.Enum):
     """The user closed its socket before it had read all data."""
 
 
-class FarStream(Protocol):
-    """A stream to the far side. One task reads while another task writes."""
+class BridgedStream(Protocol):
+    """A stream, such as TLS, that a `StreamBridge` connects to a socket pair. One task reads, another writes."""
 
     @property
     def supports_half_close(self) -> bool:
@@ -68,7 +68,7 @@ class FarStream(Protocol):
 
 
 class StreamBridge:
-    """Copies bytes between `sock` and a stream until both directions have ended.
+    """Copies bytes between a stream and a socket pair (`sock` is the other end) until both directions end.
 
     Args:
         far: The stream. The bridge owns it.
@@ -76,7 +76,7 @@ class StreamBridge:
             such as SSH.
     """
 
-    def __init__(self, far: FarStream, *, short: bool) -> None:
+    def __init__(self, far: BridgedStream, *, short: bool) -> None:
         if short:
             far.limit_unsent()
         self._chunk = _SHORT_CHUNK if short else _CHUNK

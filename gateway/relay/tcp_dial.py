@@ -1,4 +1,4 @@
-"""Dials a host and port over TCP, measures the phases, and maps every failure to a reason."""
+"""Dials a host and port over TCP, measures DNS and connect times, and maps each failure to a reason."""
 
 import asyncio
 import errno

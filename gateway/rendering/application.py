@@ -1,4 +1,4 @@
-"""Renders the environment variables, labels and volumes with which an application uses the backends."""
+"""Renders what an application needs to use the backends: environment variables, labels and volumes."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""Renders authorized_keys lines that permit only those connections that the configuration's tunnels need."""
+"""Renders authorized_keys lines that permit only the connections that the configured tunnels need."""
 
 from collections.abc import Sequence
 

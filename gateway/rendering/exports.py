@@ -1,4 +1,4 @@
-"""Renders the configuration lines with which file servers export directories to the gateway. Does no I/O."""
+"""Renders configuration lines, such as exports(5), that let servers export to the gateway. Does no I/O."""
 
 import ipaddress
 import re
@@ -69,7 +69,8 @@ def _for_server(host: str, lines: Sequence[str]) -> Iterator[str]:
 def _clients(config: Config, name: str, ways: Sequence[str], target: Endpoint) -> list[str]:
     """Return the source addresses of the connections to a target, as the server sees them: one for each way.
 
-    IPv6 addresses have no brackets, because exports(5) defines brackets as a wildcard.
+    IPv6 addresses have no brackets, because exports(5) defines brackets as a wildcard. If a target is on the tunnel's
+    server, the server's own file of host names (hosts(5)) can give its name a loopback address, such as 127.0.1.1.
     """
     if target.host in _LOOPBACK:
         return ["localhost"]
@@ -79,5 +80,7 @@ def _clients(config: Config, name: str, ways: Sequence[str], target: Endpoint) -
             f"backends.{name}: the address from which {target.host} sees the gateway is not in the configuration:"
             " give it with --from"
         )
-    servers = [next(iter(tunnel.kind.servers(tunnel.options))).host for tunnel in tunnels]
-    return [host if is_address(host) else shlex.quote(host) for host in dict.fromkeys(servers)]
+    servers = dict.fromkeys(next(iter(tunnel.kind.servers(tunnel.options))).host for tunnel in tunnels)
+    is_on_server = target.host in servers and not is_address(target.host)
+    clients = [host if is_address(host) else shlex.quote(host) for host in servers]
+    return [*clients, *(["localhost"] if is_on_server else [])]

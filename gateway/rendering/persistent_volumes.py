@@ -1,4 +1,4 @@
-"""Renders Kubernetes PersistentVolumes and PersistentVolumeClaims for a configuration's volumes."""
+"""Renders Kubernetes PersistentVolumes and PersistentVolumeClaims for the configured volumes."""
 
 import re
 from collections.abc import Iterator

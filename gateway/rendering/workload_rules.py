@@ -1,4 +1,4 @@
-"""Checks whether the gateway can run with a given configuration in the pods that `workload.py` renders."""
+"""Checks whether a configuration can run in the Kubernetes pods that `workload.py` renders."""
 
 import dataclasses
 import re

@@ -79,7 +79,7 @@ _MAX_LISTED = 400
 
 
 class NoCommonAlgorithmError(asyncssh.KeyExchangeFailed):
-    """The server supports none of the configured algorithms of one category.
+    """The server supports none of the configured algorithms of one category, such as ciphers.
 
     Args:
         key: The configuration key of the category.

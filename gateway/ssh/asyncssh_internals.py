@@ -1,4 +1,4 @@
-"""Accesses asyncssh's private attributes of channels. `client_connection` accesses those of the connection."""
+"""Accesses private attributes of asyncssh's channels. `client_connection` accesses those of connections."""
 
 from collections.abc import Callable
 from functools import partial
@@ -30,7 +30,7 @@ def has_strict_kex(conn: asyncssh.SSHClientConnection) -> bool:
 
 
 class UnreadData(NamedTuple):
-    """Data that an asyncssh channel has received but not delivered.
+    """Data that an asyncssh channel has received, but not passed to its session yet.
 
     Args:
         data: The received pieces, in order.

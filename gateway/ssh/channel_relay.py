@@ -1,4 +1,4 @@
-"""Implements the client side of a channel relay: delivers data, and closes the client's connection.
+"""Implements the part of a relay over an SSH channel that handles the client's socket.
 
 The two directions end independently (RFC 4254, section 5.3). A client that has sent EOF still gets the response. A
 backend that stops reading can still have sent data, and the relay delivers this data. CHANNEL_CLOSE ends the
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class ChannelRelay:
-    """Relays between a client and one channel, which a subclass owns; implements `gateway.contracts.link.Relay`.
+    """Base class of the relays between a client and an SSH channel; implements `gateway.contracts.link.Relay`.
 
     Args:
         latency: The histogram for response latency.

@@ -1,4 +1,4 @@
-"""asyncssh's client connection, extended for the native data plane and with stricter host key checks.
+"""Extends asyncssh's client connection for the native data plane, and with stricter host key checks.
 
 asyncssh handles the handshake, key exchanges, global requests and disconnects. asyncssh writes through
 `PacketTransport` as through any asyncio transport. Every packet that the native data plane does not handle goes to
@@ -6,7 +6,9 @@ asyncssh, still encrypted, so all checks of asyncssh apply.
 """
 
 import asyncio
+import socket
 import time
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import asyncssh
@@ -14,6 +16,7 @@ from asyncssh.connection import SSHClientConnection, SSHClientConnectionOptions
 from asyncssh.encryption import GCMEncryption
 from asyncssh.packet import SSHPacket, String, UInt32
 
+from gateway.contracts.accepting import AcceptRule
 from gateway.ssh import algorithms
 from gateway.ssh.aes_gcm import AesGcm
 from gateway.ssh.asyncssh_internals import MSG_CHANNEL_OPEN, MSG_IGNORE, MSG_KEXINIT
@@ -32,7 +35,7 @@ Above this number, the connection is closed."""
 
 
 class ControlWriter(Protocol):
-    """The methods of `PacketWriter` that `ClientConnection` calls."""
+    """Writes control packets: the methods of `PacketWriter` that `ClientConnection` calls."""
 
     def send_control(self, msg_type: int, payload: bytes) -> None:
         """See `PacketWriter.send_control`."""
@@ -45,7 +48,7 @@ class ControlWriter(Protocol):
 
 
 class ConnectionTransport(Protocol):
-    """The methods of `PacketTransport` that `ClientConnection` calls."""
+    """The transport of an SSH connection: the methods of `PacketTransport` that `ClientConnection` calls."""
 
     @property
     def writer(self) -> ControlWriter:
@@ -59,7 +62,10 @@ class ConnectionTransport(Protocol):
 
 
 class EngineConnection(Protocol):
-    """The methods of `EngineTransport` that other modules call. The engine is optional, so they do not import it."""
+    """The methods of `EngineTransport`, for modules that cannot import it, because the C engine is optional."""
+
+    host: Any
+    token: int
 
     @property
     def received_bytes(self) -> int:
@@ -77,9 +83,23 @@ class EngineConnection(Protocol):
     def make_opener(self) -> Any:
         """See `EngineTransport.make_opener`."""
 
+    def make_listener(
+        self,
+        sock: socket.socket,
+        rule: AcceptRule,
+        permits: int,
+        connections: Mapping[int, Any],
+        max_packet: int,
+        events: Any,
+    ) -> Any:
+        """See `EngineTransport.make_listener`."""
+
+    def recall_clients(self) -> None:
+        """See `EngineTransport.recall_clients`."""
+
 
 class ClientConnection(SSHClientConnection):
-    """asyncssh's connection, extended for the native data plane and with stricter host key checks.
+    """asyncssh's client connection, extended for the native data plane and stricter host key checks.
 
     Args:
         options: asyncssh's options.
@@ -389,7 +409,7 @@ def channel_target(host: str, port: int) -> tuple[bytes, bytes]:
 
 
 class _SingleAlgorithmKey:
-    """A host key that accepts signatures of one algorithm only. asyncssh accepts any algorithm that the key supports.
+    """A host key that accepts signatures of one algorithm only, although asyncssh would accept others.
 
     Args:
         key: The trusted key.

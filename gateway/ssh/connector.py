@@ -1,4 +1,4 @@
-"""Connects to an SSH server over a socket of another link, and logs in."""
+"""Connects to an SSH server over a socket of an outer link, and logs in."""
 
 import asyncio
 import getpass
@@ -12,7 +12,7 @@ import asyncssh
 
 from gateway._dataplane import is_built
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import Progress
+from gateway.contracts.tunnel import ProgressCallback
 from gateway.errors import Reason, TunnelError
 from gateway.ssh import algorithms, asyncssh_internals, credentials
 from gateway.ssh.client_connection import ClientConnection
@@ -25,7 +25,7 @@ from gateway.ssh.packet_transport import close_now, log_in
 async def connect(
     options: SshOptions,
     dial: Callable[[], Awaitable[socket.socket]],
-    progress: Progress,
+    progress: ProgressCallback,
     memory: HostKeyHistory,
     *,
     engine: bool,
@@ -59,7 +59,7 @@ async def connect(
 async def _connect(
     options: SshOptions,
     sock: socket.socket,
-    progress: Progress,
+    progress: ProgressCallback,
     memory: HostKeyHistory,
     refusals: list[HostKeyVerifier],
     *,

@@ -1,4 +1,4 @@
-"""Represents a channel whose bytes the engine moves: opens it, closes it, and reports its counters."""
+"""Opens, controls and counts a channel whose bytes the C engine relays."""
 
 import asyncio
 import socket
@@ -26,6 +26,8 @@ from gateway.ssh.flow_control import INITIAL_BUDGET, ByteBudget, ReceiveWindow
 
 _NO_GROWTH = ByteBudget(0)
 """The engine has its own budgets for the growth of windows."""
+_IN_ENGINE = ReceiveWindow(_NO_GROWTH, _NO_GROWTH)
+"""The window of each channel that the engine has opened, which takes no bytes from the budget for initial windows."""
 _REASONS = (
     CloseReason.FINISHED, CloseReason.CLIENT_RESET, CloseReason.LINK_LOST, CloseReason.ABORTED, CloseReason.MOVED,
 )  # fmt: skip
@@ -37,13 +39,14 @@ _UNKNOWN: Gauge = (0, 0, 0, 0.0, 0.0, 0)
 
 
 class EngineChannel:
-    """Controls a relay that runs in the engine; implements `gateway.contracts.link.Relay`.
+    """A channel whose bytes the C engine relays; implements `gateway.contracts.link.Relay`.
 
     Args:
         host: The host of the engine.
         latency: The histogram for response latency.
         tap: Observes the bytes until the tap is finished.
         on_answered: Called when CHANNEL_OPEN has a reply, or when the connection is lost.
+        joined: The token of a channel that the engine has opened and joined to a client; None for a new channel.
     """
 
     __slots__ = (
@@ -52,7 +55,12 @@ class EngineChannel:
     )  # fmt: skip
 
     def __init__(
-        self, host: EngineHost, latency: Histogram, tap: Tap | None, on_answered: Callable[["EngineChannel"], None]
+        self,
+        host: EngineHost,
+        latency: Histogram,
+        tap: Tap | None,
+        on_answered: Callable[["EngineChannel"], None],
+        joined: int | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[None] = loop.create_future()
@@ -60,7 +68,7 @@ class EngineChannel:
         self.ended: asyncio.Future[CloseReason] = loop.create_future()
         self.cut_short = False
         """Whether the relay ended before it passed the end of the backend's stream on to the client."""
-        self.window = ReceiveWindow(_NO_GROWTH, INITIAL_BUDGET)
+        self.window = ReceiveWindow(_NO_GROWTH, INITIAL_BUDGET) if joined is None else _IN_ENGINE
         self._host = host
         self._latency = latency
         self._tap = tap
@@ -68,7 +76,10 @@ class EngineChannel:
         self._histogram: int | None = None
         self._final: Gauge | None = None
         """The last values of the gauge, after the token was released."""
-        self._token = host.add(self)
+        self._token = host.add(self, joined)
+        if joined is not None:
+            self._histogram = host.histograms.acquire(latency)
+            self.opened.set_result(None)
 
     # Figures, which the engine updates.
 

@@ -1,4 +1,4 @@
-"""Replaces asyncssh's ciphers for connections whose packets the engine encrypts and decrypts."""
+"""Replaces asyncssh's ciphers for connections whose packets the C engine encrypts and decrypts."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ _GCM_NAMES = {16: "aes128-gcm@openssh.com", 32: "aes256-gcm@openssh.com"}
 
 
 class CipherKey(NamedTuple):
-    """The key of one direction.
+    """The cipher and key of one direction of an SSH connection.
 
     Args:
         cipher: The name of the cipher.
@@ -38,7 +38,7 @@ def cipher_key(encryption: Encryption | None) -> CipherKey | None:
 
 
 class PassThroughCipher(Encryption):
-    """A cipher that changes nothing: asyncssh handles plain text, and the engine encrypts and decrypts it."""
+    """A cipher for asyncssh that changes nothing, because the C engine encrypts and decrypts the packets."""
 
     def encrypt_packet(self, seq: int, header: bytes, packet: bytes) -> tuple[bytes, bytes]:
         """Return the packet unchanged, and no tag."""

@@ -1,4 +1,4 @@
-"""Starts the engine, and passes its records to the objects that they concern."""
+"""Runs the C engine, which relays SSH channels, and dispatches its notifications to Python objects."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ Arguments = tuple[int, int, int, int]
 
 
 class EngineObject(Protocol):
-    """An SSH connection or a channel of the engine, which receives the records about it."""
+    """An SSH connection or channel in the C engine, which receives the engine's notifications about it."""
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
         """Handle a record. After the last record, the object calls `EngineHost.forget`."""
@@ -30,7 +30,7 @@ class EngineObject(Protocol):
 
 
 class EngineHost:
-    """One engine of an event loop.
+    """Runs one C engine for an event loop, and replaces the engine if it fails.
 
     Args:
         loop: The event loop.
@@ -66,9 +66,18 @@ class EngineHost:
         """Bytes by which receive windows have grown."""
         return self._growth_bytes - self.engine.growth()
 
-    def add(self, thing: EngineObject) -> int:
-        """Return a new token for `thing`, which gets the token's records until `forget`."""
-        token = self.engine.token()
+    def add(self, thing: EngineObject, token: int | None = None) -> int:
+        """Pass the records of a token to `thing` until `forget`.
+
+        Args:
+            thing: The object.
+            token: A token that the engine has created; None for a new token.
+
+        Returns:
+            The token.
+        """
+        if token is None:
+            token = self.engine.token()
         self._objects[token] = thing
         return token
 
@@ -121,7 +130,7 @@ class EngineHost:
 
 
 class EnginePool:
-    """The engines of one event loop. Each has a thread.
+    """The C engines of one event loop. Each has a thread.
 
     Args:
         loop: The event loop.

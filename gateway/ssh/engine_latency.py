@@ -1,4 +1,4 @@
-"""Adds the latencies that the engine has measured to the gateway's histograms."""
+"""Adds the latencies that the C engine measures to the gateway's histograms."""
 
 import struct
 
@@ -11,7 +11,7 @@ _unpack_counts = struct.Struct(f"={len(LATENCY_BUCKETS) + 1}Q").unpack
 
 
 class _SharedHistogram:
-    """A histogram that several channels of the engine share.
+    """A histogram in the C engine that several channels share.
 
     Args:
         latency: The gateway's histogram.
@@ -26,7 +26,7 @@ class _SharedHistogram:
 
 
 class LatencyHistograms:
-    """Assigns the histograms of one engine to channels, and reuses them.
+    """The latency histograms of one C engine. Assigns them to channels, and reuses them.
 
     Args:
         engine: The engine.

@@ -1,4 +1,4 @@
-"""Opens SSH channels whose bytes the engine moves."""
+"""Opens SSH channels whose bytes the C engine relays."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ from gateway.ssh.packet_writer import MAX_SEND_PACKET
 
 
 class EngineChannelOpener:
-    """Opens channels of the engine; implements `gateway.ssh.pooled_connection.ChannelOpener`.
+    """Opens channels in the C engine; implements `gateway.ssh.pooled_connection.ChannelOpener`.
 
     Args:
         conn: The SSH connection.

@@ -1,9 +1,11 @@
-"""Provides asyncssh with a transport for an SSH connection that the engine carries after the login."""
+"""Provides asyncssh's transport for an SSH connection that the C engine takes over after the login."""
 
 import asyncio
 import errno
 import logging
 import os
+import socket
+from collections.abc import Mapping
 from typing import Any
 
 import asyncssh
@@ -11,19 +13,23 @@ import asyncssh
 from gateway._dataplane.engine import (
     COMMAND_ACCEPTED,
     COMMAND_CLOSE,
+    COMMAND_RECALL,
     COMMAND_ROUND_TRIP,
     RECORD_LOST,
     RECORD_PACKET,
     RECORD_REKEY_DUE,
     RECORD_VIOLATION,
 )
+from gateway.contracts.accepting import AcceptRule
 from gateway.ssh import flow_control
 from gateway.ssh.asyncssh_internals import has_strict_kex
 from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.engine_cipher import CipherKey, with_tag
 from gateway.ssh.engine_host import Arguments, EngineHost, engine_pool
+from gateway.ssh.engine_listener import EngineListener, ListenerEvents
 from gateway.ssh.engine_opener import EngineChannelOpener
 from gateway.ssh.packet_transport import transport_of
+from gateway.ssh.pooled_connection import PooledConnection
 
 log = logging.getLogger(__name__)
 _ACCEPT_BYTES = 64 * 1024
@@ -33,7 +39,7 @@ _RETRY_SECONDS = 0.005
 
 
 class EngineTransport(asyncio.Transport):
-    """Passes packets between asyncssh and the engine. asyncssh uses it as the transport of the connection.
+    """Passes packets between asyncssh and the C engine. asyncssh uses it as the connection's transport.
 
     Args:
         conn: The asyncssh connection.
@@ -133,6 +139,23 @@ class EngineTransport(asyncio.Transport):
     def make_opener(self) -> EngineChannelOpener:
         """Return an object that opens channels on this connection."""
         return EngineChannelOpener(self._conn, self.host, self.token)
+
+    def make_listener(
+        self,
+        sock: socket.socket,
+        rule: AcceptRule,
+        permits: int,
+        connections: Mapping[int, PooledConnection],
+        max_packet: int,
+        events: ListenerEvents,
+    ) -> EngineListener:
+        """Accept clients in the engine of this connection; see `EngineListener`."""
+        return EngineListener(self.host, sock, rule, permits, connections, max_packet, events)
+
+    def recall_clients(self) -> None:
+        """Return the clients of listeners that wait for a channel of this connection."""
+        if not self._closed:
+            self.host.command(COMMAND_RECALL, self.token)
 
     def inspect(self) -> dict[str, int]:
         """Return the internal state of the connection, for tests; empty if the connection is closed."""

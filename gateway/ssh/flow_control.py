@@ -29,7 +29,7 @@ CONNECTION_GROWTH_BYTES = 128 * 1024 * 1024
 
 
 class ByteBudget:
-    """A limit on the bytes of many windows together. Windows take bytes from the budget, and return them.
+    """A limit on the total size of many receive windows, which take bytes from it and return them.
 
     Args:
         size: Bytes that are available at the start.
@@ -66,7 +66,7 @@ GROWTH_BUDGET = ByteBudget(GROWTH_BUDGET_BYTES)
 
 
 class ReceiveWindow:
-    """The receive window of one channel. The relay that owns it must call `close`.
+    """The receive window of one channel, which can grow. The relay that owns it must call `close`.
 
     Args:
         growth_budget: The budget for growth.

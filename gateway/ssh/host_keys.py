@@ -91,7 +91,7 @@ def read_trust(options: SshOptions, address: str = "") -> TrustedHostKeys:
 
 @dataclass
 class HostKeyHistory:
-    """Stores data for host key verification from one connection of a tunnel to the next.
+    """What a tunnel remembers about its server's host key from one connection to the next.
 
     Args:
         key_type: The type of the host key that most recently matched a pinned fingerprint; None before the first

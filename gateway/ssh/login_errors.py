@@ -1,4 +1,4 @@
-"""Converts the errors of an SSH login to tunnel errors that name the credentials tried and the fix."""
+"""Converts errors of an SSH login to tunnel errors that contain the credentials tried and the remedy."""
 
 import shlex
 

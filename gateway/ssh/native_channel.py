@@ -1,4 +1,4 @@
-"""Relays between a client and an SSH channel without tasks, queues or unnecessary copies."""
+"""Relays between a client and a channel of the native data plane, without tasks, queues or needless copies."""
 
 import asyncio
 import socket

@@ -77,13 +77,13 @@ class PoolOptions:
 
 @dataclass(frozen=True)
 class SshOptions:
-    """An SSH server that forwards connections.
+    """A tunnel through an SSH server that forwards connections.
 
     Args:
         host: Name or address of the server, without the port. The tunnel in `via`, if set, resolves the name.
         user: The user to log in as.
         port: TCP port of the server.
-        identity_files: Private keys, tried in order; a certificate beside a key (`KEY-cert.pub`) is used, too.
+        identity_files: Private keys, tried in order. A certificate next to a key (`KEY-cert.pub`) is also used.
         certificate_files: OpenSSH certificates for these keys, if they are in other places.
         passphrase: Decrypts private keys.
         password: Password login, for servers without public key authentication.
@@ -100,7 +100,7 @@ class SshOptions:
             trusted key are proposed first.
         data_plane: What carries the channels. `auto`: the gateway's own data plane in Python with AES-GCM, and
             asyncssh's channels with other ciphers. `native`: the data plane in C with AES-GCM and ChaCha20-Poly1305,
-            which is faster and new. `asyncssh`: always asyncssh's channels, which are slower.
+            which is faster, but new. `asyncssh`: always asyncssh's channels, which are slower.
         proxy_command: A program, with its arguments, whose standard input and output are the connection to the
             server. It runs without a shell. `{host}`, `{port}` and `{user}` are replaced by these keys.
         environment: Names of environment variables to pass to `proxy_command`, in addition to PATH, HOME, USER,

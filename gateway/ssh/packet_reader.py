@@ -67,7 +67,7 @@ class PacketReceiver(Protocol):
 
 
 class PacketReader:
-    """Receives and decrypts packets of one SSH connection.
+    """Receives and decrypts the packets of one SSH connection, and dispatches them.
 
     Args:
         sock: A connected, non-blocking socket, owned by `PacketTransport`.

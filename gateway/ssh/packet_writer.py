@@ -64,7 +64,7 @@ _pack_data_header = struct.Struct(">IBBII").pack_into
 
 
 class ChannelSender(Protocol):
-    """A relay that waits to send channel data."""
+    """A relay in the send queue of a `PacketWriter`, which waits for its turn to send channel data."""
 
     def resume_sending(self) -> None:
         """Send the data of one turn now."""

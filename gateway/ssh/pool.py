@@ -1,4 +1,4 @@
-"""Implements the link of an SSH tunnel: a pool of SSH connections, of which the least loaded gets new channels."""
+"""Implements the link of an SSH tunnel: a pool of SSH connections. New channels use the least loaded connection."""
 
 import asyncio
 import contextlib
@@ -7,10 +7,11 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from math import inf
 
+from gateway.contracts.accepting import AcceptedClientHandler, AcceptRule
 from gateway.contracts.link import NetworkId, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import Progress
+from gateway.contracts.tunnel import ProgressCallback
 from gateway.contracts.values import Endpoint
 from gateway.errors import LinkLostError, Reason, TunnelError
 from gateway.measurement import Histogram, Tap
@@ -18,9 +19,10 @@ from gateway.relay.dial_retry import retry_dial
 from gateway.relay.socket_pair import socket_pair
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pool_dialer import DialConnection, PoolDialer
+from gateway.ssh.pool_listener import PoolListener, PoolListeners
 from gateway.ssh.pool_policy import SLOW_KEEPALIVE, ConnectionHealth, choose_connection, evaluate
 from gateway.ssh.pool_status import SshStatus, pool_status
-from gateway.ssh.pooled_connection import PooledChannel, PooledConnection
+from gateway.ssh.pooled_connection import PooledConnection, SshChannel
 from gateway.ssh.slow_open_detector import SlowOpenDetector
 
 log = logging.getLogger(__name__)
@@ -29,29 +31,31 @@ _TICK_SECONDS = 0.5
 _SLOW_OPEN = 0.4
 """Seconds to wait for the reply to a channel open before the pool checks whether the SSH connection is alive."""
 _TIMER_SLACK = 0.01
-"""Maximum number of seconds by which the event loop can run a timer too early."""
+"""Number of seconds added to a timer, because the event loop can run a timer up to this much too early."""
 _LATE_TICK = 1.0
-"""Seconds of delay of a tick after which the pool assumes that this process was suspended. If half of
-`keepalive.suspect` is shorter, half of `keepalive.suspect` applies."""
+"""If a tick is this many seconds late, or half of `keepalive.suspect` if that is less, the pool assumes that this
+process was suspended."""
 _NO_ANSWER_HINT = (
-    "the SSH server has not answered any channel open yet: check that it allows TCP forwarding, "
+    "the SSH server has not replied to any channel open yet: check that it permits TCP forwarding, "
     "and that the target's firewall does not drop packets"
 )
 _IDLE_BEFORE_SHRINK = 60.0
-"""Seconds for which the pool keeps an idle connection before it closes that connection."""
+"""Seconds after which the pool closes an idle connection that it does not need."""
 
 
-class SshLink:
-    """A pool of SSH connections. The link is lost when the last connection is lost.
+class SshConnectionPool:
+    """A pool of SSH connections that serves as a tunnel's link; implements `gateway.contracts.link.Link`.
 
     Args:
         options: The tunnel's options.
         network: See `gateway.contracts.link.Link`.
-        dial: Opens a connection; raises `ReachError`.
-        progress: Called when all connections become silent, and when one of them receives data again.
+        dial: Opens a connection. It raises `ReachError` if it fails.
+        progress: Called when all connections have become silent, and when one of them receives data again.
     """
 
-    def __init__(self, options: SshOptions, network: NetworkId, dial: DialConnection, progress: Progress) -> None:
+    def __init__(
+        self, options: SshOptions, network: NetworkId, dial: DialConnection, progress: ProgressCallback
+    ) -> None:
         self.network = network
         self._options = options
         self._loop = asyncio.get_running_loop()
@@ -65,10 +69,11 @@ class SshLink:
         self._idle_since = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
         self._slow_opens = SlowOpenDetector(self._loop, _SLOW_OPEN, self._check_alive)
+        self._listeners = PoolListeners(self._check_alive, self._choose)
 
     @contextlib.asynccontextmanager
-    async def running(self, first: PooledConnection) -> AsyncIterator["SshLink"]:
-        """Maintain the pool until the context exits, then close the pool's connections.
+    async def running(self, first: PooledConnection) -> AsyncIterator["SshConnectionPool"]:
+        """Maintain the pool while the context is active. On exit, close the pool's connections.
 
         Args:
             first: An open connection. The pool takes ownership of it.
@@ -79,6 +84,7 @@ class SshLink:
             yield self
         finally:
             self._slow_opens.close()
+            self._listeners.update(())
             for task in background | self._dialer.tasks:
                 task.cancel()
             await asyncio.gather(*(connection.close() for connection in self._connections))
@@ -88,25 +94,35 @@ class SshLink:
 
     async def join(
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
-    ) -> PooledChannel:
+    ) -> SshChannel:
         """Dial `to`, and forward bytes between the target and `client`. See `gateway.contracts.link.Link`."""
-        usable = [connection for connection in self._usable if connection.alive]
-        if not usable:
+        connection = self._choose()
+        if connection is None:
             raise LinkLostError
-        chosen, grow = choose_connection([connection.load for connection in usable], self._options.connections.max)
-        if grow and self._target_size <= len(usable):
-            self._target_size = len(usable) + 1
-            self._dialer.wake()
-        connection = usable[chosen]
         token = self._slow_opens.begin(connection)
         try:
             return await connection.join(client, to, latency, within, tap)
         finally:
             self._slow_opens.end(token)
 
+    def listen(self, rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> PoolListener | None:
+        """Accept clients by a rule. See `gateway.contracts.accepting.AcceptingLink`."""
+        return self._listeners.listen(rule, permits, [each for each in self._usable if each.alive], handler)
+
+    def _choose(self) -> PooledConnection | None:
+        """Return the connection for the next channel; None if there is none. If all are loaded, open another one."""
+        usable = [connection for connection in self._usable if connection.alive]
+        if not usable:
+            return None
+        chosen, grow = choose_connection([connection.load for connection in usable], self._options.connections.max)
+        if grow and self._target_size <= len(usable):
+            self._target_size = len(usable) + 1
+            self._dialer.wake()
+        return usable[chosen]
+
     def _check_alive(self, connection: PooledConnection) -> None:
         connection.check_alive()
-        # Check without waiting for the next tick: by then, the dialer might have tried another target.
+        # Do not wait for the next tick, because the dialer would try another target before it.
         self._loop.call_later(SLOW_KEEPALIVE + _TIMER_SLACK, lambda: self._apply_policy(time.monotonic()))
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
@@ -132,11 +148,11 @@ class SshLink:
         return caller_end
 
     async def lost(self) -> TunnelError:
-        """Wait until the link is lost, and return the cause, which is not fatal."""
+        """Wait until no connection is open, and return the cause. The error is not fatal."""
         return await asyncio.shield(self._lost)
 
     def renew(self) -> None:
-        """Dial new connections, which use the current keys and certificates, and let the old ones drain."""
+        """Replace all connections with new ones that log in with the current credentials. The old ones drain."""
         for connection in self._connections:
             connection.outdated = True
         self._dialer.renew()
@@ -155,7 +171,7 @@ class SshLink:
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            # No task maintains the pool any more. Report the link as lost: the uplink then opens the tunnel again.
+            # The pool does not work without this task. Report the link as lost, so the uplink reopens the tunnel.
             log.error("the connection pool of %s failed", self._options.endpoint, exc_info=error)
             if not self._lost.done():
                 self._lost.set_result(TunnelError(Reason.RESET, f"{type(error).__name__}: {error}"))
@@ -175,7 +191,7 @@ class SshLink:
             self._lost.set_result(TunnelError(Reason.RESET, why))
 
     async def _send_keepalives(self) -> None:
-        """Send keepalives, and apply the pool policy at each tick."""
+        """At each tick, send the keepalives that are due, apply the pool policy, and close unneeded connections."""
         last = time.monotonic()
         tick = min(_TICK_SECONDS, self._options.keepalive.interval)
         late = min(_LATE_TICK, self._options.keepalive.suspect / 2)
@@ -193,7 +209,7 @@ class SshLink:
             self._shrink(now)
 
     def _apply_policy(self, now: float) -> None:
-        """Evaluate the pool, and start the resulting actions."""
+        """Evaluate the state of each connection, and start the actions that the policy returns."""
         alive = [connection for connection in self._connections if connection.alive]
         pool = [
             ConnectionHealth(
@@ -204,6 +220,7 @@ class SshLink:
         ]  # fmt: skip
         actions = evaluate(pool, self._options.keepalive, self._target_size)
         self._usable = [alive[at] for at in actions.usable]
+        self._listeners.update(self._usable)
         for at, connection in enumerate(alive):
             connection.stalled = at in actions.suspect and (connection.stalled or at in actions.stalled)
             if not connection.stalled:
@@ -225,10 +242,10 @@ class SshLink:
         self._report_silence(min(pool[at].silence for at in actions.suspect) if all_silent else None)
 
     def _report_silence(self, silence: float | None) -> None:
-        """Report when all connections become silent, and when one of them receives data again.
+        """Report the tunnel as suspect when all connections become silent, and as up when one receives data again.
 
         Args:
-            silence: The shortest silence in seconds if all connections are silent; otherwise None.
+            silence: The shortest silence of all connections, in seconds; None if not all are silent.
         """
         if silence is not None and not self._all_silent:
             self._progress(TunnelState.SUSPECT, Reason.TIMEOUT, f"no data received for at least {silence:.0f} s")

@@ -1,4 +1,4 @@
-"""Opens the SSH connections that a pool lacks, and waits after a failed attempt."""
+"""Opens the SSH connections that a pool lacks, and waits with backoff after failed attempts."""
 
 import asyncio
 import contextlib
@@ -14,24 +14,24 @@ from gateway.text_sanitizer import one_line
 log = logging.getLogger(__name__)
 
 _MIN_RETRY, _MAX_RETRY = 0.25, 10.0
-"""Lower and upper bound, in seconds, of the maximum retry delay. The delay is random, between 0
-seconds and the maximum."""
+"""First and last maximum of the retry delay, in seconds. The maximum doubles after each failure, and the delay is a
+random time between zero and the maximum."""
 _FATAL_RETRY = 60.0
-"""Seconds between a refused login and the next login. The wait is long because sshd penalizes repeated failures
+"""Retry delay after a refused login, in seconds. The delay is long because sshd penalizes repeated failures
 (sshd_config(5), PerSourcePenalties)."""
 
 DialConnection = Callable[[], Awaitable[PooledConnection]]
 
 
 class PoolDialer:
-    """Opens the connections that a pool lacks.
+    """Opens the SSH connections that a pool lacks, and waits with backoff after failed attempts.
 
     Args:
         server: The server's address, for the log.
-        dial: Opens a connection; raises `ReachError`.
-        missing: Returns how many connections the pool lacks. A connection that is being opened counts as missing.
-        add: Takes ownership of an open connection, and adds it to the pool.
-        start_task: Runs a job in a task. The pool handles errors of the job.
+        dial: Opens a connection. It raises `ReachError` if it fails.
+        missing: Returns the number of connections that the pool lacks, including those that are being opened.
+        add: Adds an open connection to the pool, which then owns the connection.
+        start_task: Starts a task for a coroutine. The pool owns the task and handles its errors.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class PoolDialer:
         start_task: Callable[[Coroutine[None, None, None]], asyncio.Task[None]],
     ) -> None:
         self.tasks: set[asyncio.Task[None]] = set()
-        """The dials in progress."""
+        """The tasks that dial, or wait before the next attempt."""
         self.last_error = ""
         """Why the last dial failed; empty after a success."""
         self._server = server
@@ -57,17 +57,17 @@ class PoolDialer:
         self._renewed = asyncio.Event()
 
     def wake(self) -> None:
-        """Check again whether the pool lacks connections."""
+        """Make `run` check immediately whether the pool lacks connections."""
         self._wake.set()
 
     def renew(self) -> None:
-        """Dial again immediately, because keys or certificates have changed."""
+        """End the waits for the next attempts, because keys or certificates have changed, and dial again."""
         self._renewals += 1
         self._renewed.set()
         self.wake()
 
     async def run(self) -> None:
-        """Dial while the pool lacks connections. Dials run in parallel, so that no dial delays another."""
+        """Dial a connection for each one that the pool lacks, until cancelled. The dials run concurrently."""
         while True:
             self._wake.clear()
             while self._missing() > len(self.tasks):
@@ -81,7 +81,7 @@ class PoolDialer:
         self.wake()
 
     async def _dial_one(self) -> None:
-        """Open one connection; after a failure, wait before the next attempt."""
+        """Try once to open a connection, and add it to the pool. If this fails, wait for the retry delay."""
         self._renewed.clear()
         renewals = self._renewals
         try:
@@ -102,5 +102,5 @@ class PoolDialer:
                 await asyncio.wait_for(self._renewed.wait(), pause)
         else:
             self._retry_delay, self.last_error = _MIN_RETRY, ""
-            connection.outdated = renewals != self._renewals  # the login might have used the old credentials
+            connection.outdated = renewals != self._renewals  # the login may have used the old credentials
             self._add(connection)

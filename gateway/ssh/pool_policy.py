@@ -1,8 +1,9 @@
 """Decides which SSH connections of a pool to use, how many to dial, and which to abort. Does no I/O.
 
-A silent connection is suspect: it gets no new channels, and the pool dials a replacement. If other connections
-answer, only the silent connection is broken, and the pool aborts it soon. If no connection answers, the network path
-has stalled. The pool then waits longer before it aborts connections, because their channels resume after the stall.
+A silent connection is suspect: it gets no new channels, and the pool dials a replacement. If other connections still
+receive data, only the silent connection is broken, and the pool aborts it soon. If all connections are silent, the
+network path has stalled. The pool then waits longer before it aborts connections, because their channels resume when
+the path recovers.
 """
 
 from collections.abc import Sequence
@@ -11,27 +12,28 @@ from dataclasses import dataclass
 from gateway.ssh.options import KeepaliveOptions
 
 CHANNELS_PER_CONNECTION = 64
-"""Channels per connection above which the pool opens another connection. sshd polls all channels of a connection
-in each iteration of its loop, so latency grows with the number of channels."""
+"""Number of channels per connection at which the pool opens another connection. sshd polls all channels of a
+connection in each iteration of its loop, so the latency increases with the number of channels."""
 REPLACEMENT_TIME = 1.0
-"""Seconds within which a replacement connects if only the old connections are broken. If it takes longer, the network
-path has stalled."""
+"""Seconds within which a replacement connection opens if the network path works. If this takes longer, the path has
+stalled."""
 SLOW_KEEPALIVE = 0.8
-"""Seconds without a keepalive reply after which new channels use another connection."""
+"""Seconds to wait for a keepalive reply before new channels use another connection."""
 
 
 @dataclass
 class ConnectionHealth:
-    """The measured state of one connection, on which the policy bases its decisions.
+    """The state of one SSH connection on which the policy bases its decisions.
 
     Args:
         silence: Seconds since the last data from the peer arrived.
-        load: Channels that are open or opening.
-        outdated: Whether its credentials were replaced. If so, it gets no new channels, and closes after its last
-            channel.
-        stalled: Whether it became silent together with all other connections, so that the network path has stalled.
-        silence_at_recovery: Its silence, in seconds, when another connection received data again; 0 before that.
-        keepalive_wait: Seconds for which a keepalive has had no reply; 0 if none is pending.
+        load: Number of channels that are open or opening.
+        outdated: Whether the tunnel's credentials have changed since this connection logged in. If so, it gets no new
+            channels, and is closed after its last channel.
+        stalled: Whether this connection became silent together with all others, because the network path stalled.
+        silence_at_recovery: For a stalled connection: its silence, in seconds, at the time when another connection
+            received data again; 0 until then.
+        keepalive_wait: Seconds for which a keepalive has been without a reply; 0 if none is pending.
     """
 
     silence: float
@@ -44,15 +46,15 @@ class ConnectionHealth:
 
 @dataclass(frozen=True)
 class PoolActions:
-    """What to do with the connections of a pool. Each list contains indexes of connections in the pool.
+    """The actions that a pool must take. Each list contains the indexes of connections in the pool.
 
     Args:
         usable: Connections that can get new channels.
         suspect: Connections that are silent.
-        slow: Connections whose pending channel opens move to other connections, because these reply sooner.
+        slow: Connections that reply too slowly to keepalives. Their pending channel opens move to other connections.
         abort: Connections to abort, because they have been silent for too long.
         close: Connections to close, because they are outdated and have no channels.
-        dial: How many connections to open.
+        dial: Number of connections to open.
         stalled: Connections to mark as stalled, because all connections are silent.
     """
 
@@ -66,12 +68,12 @@ class PoolActions:
 
 
 def evaluate(pool: Sequence[ConnectionHealth], keepalive: KeepaliveOptions, target_size: int) -> PoolActions:
-    """Decide which actions a pool needs.
+    """Decide which actions a pool must take.
 
     Args:
-        pool: The live connections.
+        pool: The open connections.
         keepalive: The limits on silence.
-        target_size: How many connections the pool should have.
+        target_size: Number of connections that the pool should have.
     """
     suspect = [at for at, each in enumerate(pool) if each.silence >= keepalive.suspect]
     heard = [at for at in range(len(pool)) if at not in suspect]
@@ -85,8 +87,8 @@ def evaluate(pool: Sequence[ConnectionHealth], keepalive: KeepaliveOptions, targ
         if each.silence >= keepalive.lost:
             abort.append(at)
         elif each.stalled:
-            # Other connections have recovered. TCP doubles its retransmission timeout after each attempt, so this
-            # connection retransmits within the length of the stall.
+            # Another connection has recovered. TCP doubles its retransmission timeout after each attempt, so after a
+            # stall, this connection retransmits within a time as long as the stall.
             if each.silence_at_recovery and each.silence >= 2 * each.silence_at_recovery + keepalive.replace:
                 abort.append(at)
         elif not heard and each.silence >= keepalive.suspect + min(REPLACEMENT_TIME, keepalive.replace):

@@ -1,4 +1,4 @@
-"""Collects the status of a pool of SSH connections."""
+"""Collects the status of an SSH tunnel from the connections of its pool."""
 
 import time
 from collections.abc import Sequence
@@ -13,14 +13,15 @@ class SshStatus(LinkStatus):
     """The status of an SSH tunnel: its connections, cipher and data plane.
 
     Args:
-        connections: Open connections.
-        suspect_connections: Connections that have been silent for longer than `keepalive.suspect`.
-        draining_connections: Connections that get no new channels, because their credentials are outdated.
-        channels: Open channels.
-        cipher: The cipher for sending; None if not connected.
+        connections: Number of open connections.
+        suspect_connections: Number of connections that have been silent for longer than `keepalive.suspect`.
+        draining_connections: Number of connections that get no new channels, because they logged in with credentials
+            that have changed since then.
+        channels: Number of channels that are open or opening.
+        cipher: The cipher of sent packets; None if not connected.
         data_plane: The data plane, `native` or `asyncssh`; None if not connected.
         server: The server's version string; None if not connected.
-        pool_error: Why the last dial of an additional connection failed; None if it succeeded.
+        pool_error: The error of the last dial of an additional connection; None if the dial succeeded.
     """
 
     connections: int
@@ -36,13 +37,13 @@ class SshStatus(LinkStatus):
 def pool_status(
     connections: Sequence[PooledConnection], usable: Sequence[PooledConnection], suspect: float, error: str
 ) -> SshStatus:
-    """Return the status of a pool.
+    """Collect the status of a tunnel from the connections of its pool.
 
     Args:
         connections: All connections of the pool.
         usable: The connections that can get new channels.
         suspect: Seconds of silence after which a connection is suspect.
-        error: Why the last dial of an additional connection failed; empty if it succeeded.
+        error: The error of the last dial of an additional connection; empty if the dial succeeded.
     """
     alive = [connection for connection in connections if connection.alive]
     now = time.monotonic()

@@ -11,7 +11,7 @@ import asyncssh
 from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
-from gateway.errors import DialError, LinkLostError, Reason, RedialError
+from gateway.errors import DialError, LinkLostError, Reason, RedialRequiredError
 from gateway.measurement import Histogram, Tap
 from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
 from gateway.ssh.client_connection import ClientConnection, EngineConnection
@@ -28,27 +28,27 @@ _RECENTLY_HEARD = 0.3
 """Maximum silence, in seconds, after which a connection still needs no extra keepalive."""
 
 
-class PooledChannel(Relay, Protocol):
-    """A relay between a client and one channel of a pooled connection."""
+class SshChannel(Relay, Protocol):
+    """An open SSH channel. After `attach`, it relays bytes between a client and the target."""
 
     @property
     def cut_short(self) -> bool:
-        """Whether the relay ended before it passed the end of the backend's stream on to the client."""
+        """Whether the relay ended before the client received all data and the end-of-file of the backend."""
 
     @property
     def buffered(self) -> int:
-        """Number of bytes that the client's socket has not accepted yet."""
+        """Number of bytes from the backend that wait until the client's socket accepts them."""
 
     def attach(self, client: socket.socket) -> None:
-        """Start relaying for `client`, after the channel has opened. The relay owns `client` from now on."""
+        """Start to relay bytes between `client` and the target. The relay then owns `client`."""
 
 
 class ChannelOpener(Protocol):
-    """Opens channels on one SSH connection."""
+    """Opens channels on one SSH connection. Each data plane implements this protocol."""
 
     @property
     def opening_count(self) -> int:
-        """Number of channel opens without a reply from the server. Includes those whose callers no longer wait."""
+        """Number of channel opens without a reply from the server, including those whose callers have timed out."""
 
     async def open(
         self,
@@ -56,21 +56,23 @@ class ChannelOpener(Protocol):
         latency: Histogram,
         timeout: float,  # noqa: ASYNC109 - every dial takes its timeout as an argument
         tap: Tap | None = None,
-    ) -> PooledChannel:
-        """Open a channel to `to`. A channel that opens after this method has raised is closed immediately.
+    ) -> SshChannel:
+        """Open a channel to `to`. If the channel opens only after this method has raised, it is closed immediately.
 
         Args:
             to: The target.
-            latency: The histogram for response latency.
-            timeout: Seconds to wait until the channel is open.
-            tap: Observes the bytes until the tap is finished.
+            latency: Records the response latencies.
+            timeout: Time limit for the open, in seconds.
+            tap: Observes the bytes until `Tap.finished` is true; None to observe nothing.
 
         Returns:
             A relay without a client. The caller must call the relay's `attach` or `abort`.
 
         Raises:
             TimeoutError: The channel did not open within `timeout`.
-            asyncssh.Error, OSError, ValueError: The channel cannot be opened.
+            asyncssh.ChannelOpenError: The server refuses the channel.
+            asyncssh.Error, OSError: The SSH connection has failed.
+            ValueError: The server's reply is not valid.
         """
 
     def fail_opens(self, error: Exception) -> None:
@@ -78,7 +80,7 @@ class ChannelOpener(Protocol):
 
 
 class PooledConnection:
-    """An SSH connection of a pool. Opens channels, and tracks whether the peer answers.
+    """An SSH connection of a pool. Opens channels, and measures how long the peer has been silent.
 
     Args:
         conn: An authenticated connection. This object owns it, and closes it.
@@ -89,10 +91,10 @@ class PooledConnection:
         self._conn = conn
         self._options = options
         self._verifier: HostKeyVerifier = conn.get_extra_info("verifier")
-        self._relays: dict[asyncio.Future[CloseReason], PooledChannel] = {}
-        self._on_relay_ended = self._remove_relay  # one bound method that all relays share saves memory
+        self._relays: dict[asyncio.Future[CloseReason], SshChannel] = {}
+        self._on_relay_ended = self._remove_relay  # to save memory, all relays share one bound method
         self.round_trip: float | None = None
-        """The round trip of the last keepalive, in seconds."""
+        """Round-trip time of the last keepalive, in seconds; None before the first reply."""
         self.closing = False
         self.outdated = False
         """Whether the tunnel's credentials have changed since this connection logged in."""
@@ -101,11 +103,12 @@ class PooledConnection:
         self.silence_at_recovery = 0.0
         """See `ConnectionHealth.silence_at_recovery`."""
         self.has_answered_open = False
-        """Whether the server has answered a channel open."""
+        """Whether the server has replied to at least one channel open."""
         transport = transport_of(conn)
         engine = conn.engine if isinstance(conn, ClientConnection) else None
         self._transport: PacketTransport | EngineConnection | None = engine or transport
-        self._engine = engine
+        self.engine = engine
+        """The transport of the connection, if an engine carries it."""
         self._last_heard = self._keepalive_sent = time.monotonic()
         self._keepalive_task: asyncio.Task[None] | None = None
         self._close_reason: str | None = None
@@ -124,19 +127,24 @@ class PooledConnection:
         return len(self._relays) + self._opener.opening_count
 
     @property
+    def rekeys_often(self) -> bool:
+        """Whether the peer should send short packets; see `ClientConnection.rekeys_often`."""
+        return isinstance(self._conn, ClientConnection) and self._conn.rekeys_often
+
+    @property
     def alive(self) -> bool:
-        """Whether the connection is open, so that channels can still be opened."""
+        """Whether the connection is open and is not being closed, so that channels can be opened."""
         if self.closing or self._conn.is_closed():
             return False
-        # `is_closed` returns True only one iteration of the loop after the transport has closed.
+        # `is_closed` returns True only one iteration of the event loop after the transport has closed.
         return not (isinstance(self._conn, ClientConnection) and self._conn.transport_closed)
 
     async def join(
         self, client: socket.socket, to: Endpoint, latency: Histogram, within: float, tap: Tap | None = None
-    ) -> PooledChannel:
-        """Open a channel to `to` and join `client` to it; see `gateway.contracts.link.Link.join`.
+    ) -> SshChannel:
+        """Open a channel to `to`, and join `client` to it; see `gateway.contracts.link.Link.join`.
 
-        The connection must be alive.
+        Call this only while `alive` is true.
         """
         timeout = min(self._options.dial_timeout, within)
         try:
@@ -146,7 +154,8 @@ class PooledConnection:
         except ValueError as error:
             raise DialError(
                 Reason.PROTOCOL,
-                f"{to}: invalid reply from the SSH server ({error_text(error)}): see data_plane in docs/outages.md",
+                f"{to}: the reply of the SSH server is not valid ({error_text(error)}): see data_plane in"
+                " docs/outages.md",
             ) from error
         except asyncssh.ChannelOpenError as error:
             self.has_answered_open = self.alive
@@ -154,13 +163,23 @@ class PooledConnection:
         except (asyncssh.Error, OSError) as error:
             raise LinkLostError(str(error), dial_in_progress=True) from error
         self.has_answered_open = True
-        if self.closing:  # asyncssh might have dropped data of the channel
+        if self.closing:  # asyncssh may have dropped data of the channel
             relay.abort(CloseReason.ABORTED)
             raise LinkLostError(dial_in_progress=True)
-        self._relays[relay.ended] = relay
-        relay.ended.add_done_callback(self._on_relay_ended)
+        self._add_relay(relay)
         relay.attach(client)
         return relay
+
+    def adopt(self, relay: SshChannel) -> None:
+        """Count the channel of a client that the engine has accepted and joined."""
+        self.has_answered_open = True
+        self._add_relay(relay)
+        if self.closing:
+            relay.abort(CloseReason.LINK_LOST)
+
+    def _add_relay(self, relay: SshChannel) -> None:
+        self._relays[relay.ended] = relay
+        relay.ended.add_done_callback(self._on_relay_ended)
 
     def _remove_relay(self, ended: asyncio.Future[CloseReason]) -> None:
         del self._relays[ended]
@@ -172,36 +191,36 @@ class PooledConnection:
         if error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
             return DialError(
                 Reason.CHANNEL_PROHIBITED,
-                f"the SSH server forbids {to}, and says {text!r}: permit it with permitopen in authorized_keys, and"
-                " with PermitOpen and AllowTcpForwarding in sshd_config",
+                f"the SSH server does not permit connections to {to} ({text!r}): permit them with permitopen in"
+                " authorized_keys, and with PermitOpen and AllowTcpForwarding in sshd_config",
             )
         return DialError(
             _connect_reason(text),
-            f"{to}: the SSH server cannot connect, and says {text!r}: check the address and port there",
+            f"{to}: the SSH server cannot connect ({text!r}): check that this address and port are correct",
         )
 
     def silence(self, now: float) -> float:
-        """Return the seconds since the last data from the peer arrived.
+        """Return the number of seconds since the last data from the peer arrived.
 
         Args:
-            now: The monotonic time, in seconds.
+            now: The current monotonic time, in seconds.
         """
         if self._transport is not None:
             self._last_heard = max(self._last_heard, self._transport.last_heard(self._options.keepalive.lost))
         return now - self._last_heard
 
     def discount_suspension(self, seconds: float) -> None:
-        """Ignore `seconds` of silence during which this process was suspended."""
+        """Reduce the silence by `seconds`, during which this process was suspended and could not receive data."""
         self._last_heard += seconds
 
     def keepalive_due(self, before: float) -> bool:
-        """Return whether the last keepalive has a reply and was sent before the monotonic time `before`."""
+        """Return whether no keepalive is pending, and the last one was sent before the monotonic time `before`."""
         return self._keepalive_sent < before and (self._keepalive_task is None or self._keepalive_task.done())
 
     def send_keepalive(self) -> None:
-        """Send a keepalive. Its reply updates `silence` and `round_trip`."""
+        """Send a keepalive. When the reply arrives, it resets `silence` and updates `round_trip`."""
         self._keepalive_sent = time.monotonic()
-        # The task must not be cancelled: asyncssh matches replies to requests by their order.
+        # Do not cancel this task, because asyncssh matches replies to requests by their order.
         self._keepalive_task = self._conn.create_task(self._measure_keepalive())
 
     async def _measure_keepalive(self) -> None:
@@ -209,32 +228,36 @@ class PooledConnection:
         if self.alive:
             self._last_heard = time.monotonic()
             self.round_trip = self._last_heard - self._keepalive_sent
-            if self._engine is not None:
-                self._engine.set_round_trip(self.round_trip)
+            if self.engine is not None:
+                self.engine.set_round_trip(self.round_trip)
 
     def keepalive_wait(self, now: float) -> float:
-        """Return the seconds since the pending keepalive or the peer's last data; 0 if no keepalive is pending.
+        """Return for how long a keepalive has been without a reply, in seconds; 0 if none is pending.
+
+        If data from the peer has arrived since the keepalive was sent, the time begins at the last data.
 
         Args:
-            now: The monotonic time, in seconds.
+            now: The current monotonic time, in seconds.
         """
         if self._keepalive_task is None or self._keepalive_task.done():
             return 0.0
         return min(now - self._keepalive_sent, self.silence(now))
 
     def check_alive(self) -> None:
-        """Send a keepalive because a channel opens slowly. Do nothing if data from the peer arrived recently."""
+        """Send a keepalive, unless one is pending or data from the peer arrived recently."""
         now = time.monotonic()
         if self.alive and self.silence(now) > _RECENTLY_HEARD and self.keepalive_due(now):
             self.send_keepalive()
 
     def fail_over_opens(self) -> None:
-        """Make pending channel opens raise `RedialError`. Their callers then dial again on another connection."""
+        """Make pending channel opens raise `RedialRequiredError`, so that their callers use another connection."""
         if self._opener.opening_count:
-            self._opener.fail_opens(RedialError())
+            self._opener.fail_opens(RedialRequiredError())
+        if self.engine is not None:
+            self.engine.recall_clients()
 
     async def lost(self) -> str:
-        """Wait until the connection is closed by either side; return the reason."""
+        """Wait until either side closes the connection, and return the reason."""
         await self._conn.wait_closed()
         if self._closing_task is not None:
             await asyncio.wait({self._closing_task})
@@ -242,10 +265,10 @@ class PooledConnection:
         return self._close_reason or (error_text(error) if error else "the SSH connection was closed")
 
     def abort(self, reason: str) -> None:
-        """Reset every client and close the connection immediately, without a disconnect message.
+        """Reset every client, and close the connection immediately, without a disconnect message.
 
         Args:
-            reason: The cause, which is logged and which `lost` returns.
+            reason: The cause, for the log and as the result of `lost`.
         """
         log.warning("closing an SSH connection to %s: %s", self._options.endpoint, reason)
         self._close_reason = reason
@@ -255,13 +278,13 @@ class PooledConnection:
         self._conn.abort()
 
     def start_closing(self) -> None:
-        """Start `close` in a task. `lost` waits for this task."""
+        """Start `close` in a task, for which `lost` waits. Do nothing if the connection is already being closed."""
         if not self.closing:
             self.closing = True
             self._closing_task = asyncio.ensure_future(self.close())
 
     async def close(self) -> None:
-        """Reset every client and close the connection. After one second without a clean close, abort it."""
+        """Reset every client, and close the connection. If it is not closed after one second, abort it."""
         self.closing = True
         for relay in list(self._relays.values()):
             relay.abort(CloseReason.LINK_LOST)
@@ -273,11 +296,11 @@ class PooledConnection:
             self._conn.abort()
 
     def data_plane(self) -> str:
-        """Return which data plane carries the channels: `native` or `asyncssh`."""
+        """Return the name of the data plane that carries the channels: `native` or `asyncssh`."""
         return "asyncssh" if isinstance(self._opener, AsyncsshChannelOpener) else "native"
 
     def cipher(self) -> str:
-        """Return the negotiated cipher for sending."""
+        """Return the negotiated cipher of sent packets."""
         return str(self._conn.get_extra_info("send_cipher"))
 
     def server_version(self) -> str:
@@ -299,7 +322,7 @@ _CONNECT_REASONS = {
 
 
 def _connect_reason(text: str) -> Reason:
-    """Map the text of a CHANNEL_OPEN_FAILURE to a reason. OpenSSH sends the text of strerror or gai_strerror."""
+    """Derive a reason from the message of a CHANNEL_OPEN_FAILURE. OpenSSH sends that of strerror or gai_strerror."""
     lowered = text.lower()
     for phrase, reason in _CONNECT_REASONS.items():
         if phrase in lowered:

@@ -4,7 +4,7 @@ import socket
 
 import asyncssh
 
-from gateway.contracts.tunnel import Progress
+from gateway.contracts.tunnel import ProgressCallback
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.processes.child_process import exit_error, starting
 from gateway.processes.output_log import OutputLog
@@ -22,17 +22,17 @@ async def connect_through_program(
     options: SshOptions,
     children: TunnelProcesses,
     output: OutputLog,
-    progress: Progress,
+    progress: ProgressCallback,
     memory: HostKeyHistory,
     *,
     engine: bool,
 ) -> asyncssh.SSHClientConnection:
-    """Start the program, and log in to the server over its standard input and output.
+    """Start the program of `proxy_command`, and log in to the server over the program's standard streams.
 
     Args:
         options: The tunnel's options, with a `proxy_command`.
         children: Owns the child process. The process ends with the SSH connection.
-        output: Logs what the program prints to its standard error.
+        output: Logs the program's standard error.
         progress: See `connect`.
         memory: See `connect`.
         engine: See `connect`.
@@ -52,14 +52,18 @@ async def connect_through_program(
     try:
         return await connect(options, dial, progress, memory, engine=engine)
     except TunnelError as error:
-        # The exit code of the program is the cause of the lost connection.
+        # If the program has exited, its exit code explains the failure better than the lost connection.
         if error.reason is Reason.RESET and streams and await streams[-1].child.exits_within(EXIT_DELAY):
             raise exit_error(command, streams[-1].child, options.login_exit_codes) from error
         raise
 
 
 async def _command(options: SshOptions) -> tuple[tuple[str, ...], str]:
-    """Return the command, and the path of the file to execute."""
+    """Return the command with its placeholders filled in, and the path of the file to execute.
+
+    Raises:
+        TunnelError: The program is not found in time, or cannot be executed.
+    """
     template = options.proxy_command or ()
     try:
         with starting(template):

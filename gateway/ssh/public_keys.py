@@ -1,4 +1,4 @@
-"""Reads the public keys of a tunnel, for the server's authorized_keys."""
+"""Reads the public keys that a tunnel logs in with, for the authorized_keys file of its server."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from gateway.text_sanitizer import error_text
 def public_keys(options: SshOptions) -> list[str]:
     """Return the public key of each identity file, as a line in OpenSSH's format.
 
-    If the private key's directory contains its `.pub` file, the `.pub` file takes precedence.
+    If a `.pub` file is next to the private key, the function reads only the `.pub` file.
 
     Raises:
         GatewayError: A key, or the passphrase of a private key, cannot be read.

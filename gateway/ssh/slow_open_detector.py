@@ -1,4 +1,4 @@
-"""Detects slow channel opens, with one timer for all opens of a pool."""
+"""Detects channels that open slowly, with one timer for all channel opens of a pool."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,15 +8,15 @@ _C = TypeVar("_C")
 
 
 class SlowOpenDetector(Generic[_C]):
-    """Calls a function for each channel open that is still pending after a delay.
+    """Calls a function for each connection on which a channel open has no reply after a delay.
 
-    One timer serves all opens, because most opens end long before the delay, and a timer for each is a noticeable
-    part of the cost of a new client.
+    All opens share one timer, because most opens end long before the delay, and a timer for each open would make new
+    clients noticeably more expensive.
 
     Args:
         loop: The event loop.
-        delay: The delay in seconds.
-        on_slow: Called with the connection of the open.
+        delay: The delay, in seconds.
+        on_slow: Called with the connection. If several opens on it are slow at the same time, it is called once.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, delay: float, on_slow: Callable[[_C], None]) -> None:
@@ -24,12 +24,12 @@ class SlowOpenDetector(Generic[_C]):
         self._delay = delay
         self._on_slow = on_slow
         self._pending: dict[int, tuple[float, _C]] = {}
-        """When each open becomes slow, in the loop's time, and its connection; by token, oldest first."""
+        """For each token, oldest first: when the open becomes slow (in the loop's time), and its connection."""
         self._next_token = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, connection: _C) -> int:
-        """Record that an open starts on `connection`. Return a token for `end`."""
+        """Record that a channel open starts on `connection`. Return a token to pass to `end`."""
         token = self._next_token
         self._next_token += 1
         due = self._loop.time() + self._delay
@@ -39,11 +39,11 @@ class SlowOpenDetector(Generic[_C]):
         return token
 
     def end(self, token: int) -> None:
-        """Record that an open has ended, with any result."""
+        """Record that the channel open with this token has succeeded or failed."""
         self._pending.pop(token, None)
 
     def close(self) -> None:
-        """Cancel the timer."""
+        """Cancel the timer, and forget all pending opens."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

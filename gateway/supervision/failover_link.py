@@ -1,4 +1,4 @@
-"""Implements the link of a tunnel with several outer tunnels: dials through the first one that works."""
+"""Implements a link that dials through several tunnels, in order, until a dial succeeds."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ _Connected = TypeVar("_Connected")
 
 
 class OuterTunnel(Protocol):
-    """An outer tunnel, through which a `FailoverLink` dials. An uplink implements this interface."""
+    """A tunnel through which a `FailoverLink` can dial. Uplinks implement this protocol."""
 
     tunnel_name: str | None
     """The tunnel's name; None for the direct tunnel."""
@@ -29,23 +29,23 @@ class OuterTunnel(Protocol):
 
 
 class FailoverLink:
-    """Dials through the first of several tunnels that works. It implements `gateway.contracts.link.Link`.
+    """Dials through several outer tunnels, in order, until a dial succeeds. Implements `gateway.contracts.link.Link`.
 
-    A tunnel through which the last dial failed is tried after the others.
+    If a dial through a tunnel fails, that tunnel moves to the end of the order.
 
     Args:
         ways: The outer tunnels, in order of preference.
-        network: The network on the far side of the tunnels. All of them lead to this network.
+        network: The network on the far side, which is the same for all of these tunnels.
     """
 
     def __init__(self, ways: Sequence[OuterTunnel], network: NetworkId) -> None:
         self.network = network
         self._ways = list(ways)
         self.used: OuterTunnel | None = None
-        """The tunnel through which the last dial succeeded; None if no dial has succeeded."""
+        """The tunnel of the last successful dial; None if no dial has succeeded."""
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """Connect a non-blocking socket to `to`. Each tunnel limits the duration of its dial."""
+        """Connect a non-blocking socket to `to`. See `gateway.contracts.link.Link`."""
         return await self._first(lambda link, _: link.socket(to, phases), inf)
 
     async def join(
@@ -55,16 +55,19 @@ class FailoverLink:
         return await self._first(lambda link, left: link.join(client, to, latency, left, tap), within)
 
     async def lost(self) -> NoReturn:
-        """Wait forever: when one tunnel is lost, the next dial uses another."""
+        """Wait until cancelled. The link is never lost: if a tunnel closes, dials use the others."""
         await asyncio.Event().wait()
         raise AssertionError
 
     async def _first(self, dial: Callable[[Link, float], Awaitable[_Connected]], within: float) -> _Connected:
-        """Return the result of the first dial that succeeds; otherwise, raise the error of the last dial.
+        """Dial through each open tunnel until a dial succeeds, and return the result of that dial.
 
         Args:
-            dial: Dials through a link within a number of seconds.
-            within: Seconds for all dials together.
+            dial: Dials through the given link, within the given number of seconds.
+            within: Time limit for all dials together, in seconds.
+
+        Raises:
+            ReachError: All dials failed. This is the error of the last one.
         """
         deadline = time.monotonic() + within
         failure: ReachError = LinkLostError("none of the tunnels is open")

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """Runs a task for each component. Create a supervisor with `async with supervise() as supervisor`.
+    """Runs each component in a task, and restarts it after a crash. Use `supervise` to create a supervisor.
 
     Args:
         group: The task group that runs the components.
@@ -24,17 +24,17 @@ class Supervisor:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def start(self, name: str, component: Component) -> asyncio.Event:
-        """Start a component, and restart it after crashes, until `stop(name)` is called.
+        """Start a component, and restart it with backoff after each crash, until `stop` is called with its name.
 
         Args:
             name: A unique name, for `stop` and for the log.
             component: The component.
 
         Returns:
-            An event that is set once the component is ready.
+            An event that is set when the component has become ready for the first time.
 
         Raises:
-            ValueError: A component with this name is running.
+            ValueError: A component with this name is already running.
         """
         if name in self._tasks:
             raise ValueError(f"a component named {name!r} is already running")
@@ -50,7 +50,7 @@ class Supervisor:
             await asyncio.wait({task})
 
     async def stop_all(self) -> None:
-        """Cancel all components concurrently and wait for them."""
+        """Cancel all components concurrently, and wait until their cleanup is complete."""
         while self._tasks:  # the cleanup of a component can start another component
             await asyncio.gather(*(self.stop(name) for name in list(self._tasks)))
 
@@ -64,8 +64,8 @@ class Supervisor:
             except asyncio.CancelledError:
                 if is_being_cancelled():
                     raise
-                # The cancellation comes from inside the component, not from `stop`. Restart the component, because
-                # otherwise it would stay down without an error.
+                # The cancellation comes from inside the component, not from `stop`. Treat it as a crash, because
+                # otherwise the component would stay down without an error.
                 log.exception("component crashed", extra={"component": name})
             except Exception:
                 log.exception("component crashed", extra={"component": name})
@@ -79,7 +79,7 @@ class Supervisor:
 
 @asynccontextmanager
 async def supervise() -> AsyncIterator[Supervisor]:
-    """Yield a supervisor. When the block exits, its components are stopped."""
+    """Yield a supervisor. On exit from the `async with` block, stop all components."""
     async with asyncio.TaskGroup() as group:
         supervisor = Supervisor(group)
         try:

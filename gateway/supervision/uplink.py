@@ -5,8 +5,8 @@
     idle → waiting (for vias) → connecting → authenticating → up ⇄ suspect → backoff → connecting …
                                      └ host key mismatch, authentication failure → quarantined → connecting …
 
-While a tunnel is suspect, the uplink does not publish the link: users of the link wait, as they do while the tunnel
-is down. If a tunnel is removed from the configuration, it stays open, in the state draining, until its clients have
+While a tunnel is suspect, the uplink does not publish the link, so users of the link wait as if the tunnel were down.
+If a tunnel is removed from the configuration, it stays open, in the state draining, until its clients have
 disconnected.
 """
 
@@ -31,10 +31,10 @@ log = logging.getLogger(__name__)
 
 
 class StateDescriber(Protocol):
-    """Describes the state of an uplink in one line, with its cause."""
+    """Describes the state of an uplink in one line. Uplinks implement this protocol."""
 
     def describe(self) -> str:
-        """Return one line with the state and the cause of the state."""
+        """Return one line with the state of the tunnel and its cause."""
 
 
 class Uplink:
@@ -43,10 +43,11 @@ class Uplink:
     Args:
         name: The tunnel's name in the configuration.
         tunnel: The tunnel.
-        vias: The uplinks inside one of which the tunnel runs, in order of preference; empty for the direct tunnel.
-        quiet: True: do not log state changes.
-        traffic: The traffic class, for the log, if the tunnel is opened once per class.
-        after: Waits until all tunnels that must not be open at the same time as this one have closed; None if there
+        vias: The outer tunnels, in order of preference. The tunnel runs inside the first one that works. Empty for
+            the direct tunnel.
+        quiet: Whether to omit state changes from the log.
+        traffic: The traffic class, for the log, if the tunnel is opened separately for each class; otherwise empty.
+        after: Waits until the tunnels that must not be open at the same time as this one have closed; None if there
             are no such tunnels.
     """
 
@@ -76,24 +77,24 @@ class Uplink:
         self.settled = asyncio.Event()
         """Set when the first attempt has succeeded or failed."""
         self.watchers: list[Callable[[], None]] = []
-        """Callbacks. The uplink calls them after each change that concerns users of the link."""
+        """Callbacks that the uplink calls after each change of the state, except the phases of an attempt."""
         self._has_link = asyncio.Event()
         self._quiet = quiet
         self._traffic = traffic
         self._last_logged: tuple[TunnelState, Reason | None] | None = None
         self._retry_now = asyncio.Event()
         self.opened: OpenTunnel | None = None
-        """The open tunnel, even while its link is not published in `link`. None: the tunnel is not open."""
+        """The open tunnel, even while it is suspect and `link` is None; None if the tunnel is not open."""
         self._draining = False
         self._after = after
         self._failover: FailoverLink | None = None
-        """The link of the outer tunnels if there are several."""
+        """The link that dials through the outer tunnels; None unless there are several."""
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Open the tunnel, and reopen it each time it is lost, until cancelled.
 
         Args:
-            ready: Called each time the tunnel is open. Only the first call has an effect.
+            ready: Called each time the tunnel has opened. Only the first call has an effect.
         """
         reconnect, quarantine = Backoff(RECONNECT), Backoff(QUARANTINE)
         try:
@@ -101,7 +102,7 @@ class Uplink:
                 await self._after()
             while True:
                 via = await self._wait_for_via()
-                self._retry_now.clear()  # this attempt is the requested retry
+                self._retry_now.clear()  # the following attempt serves the request
                 try:
                     lasted, cause = await self._keep_open(via, ready)
                     reconnect.succeeded(lasted)
@@ -109,7 +110,7 @@ class Uplink:
                     raise cause
                 except ReachError as error:
                     if is_being_cancelled():
-                        raise asyncio.CancelledError from error  # closing failed after a cancellation
+                        raise asyncio.CancelledError from error  # the tunnel was cancelled, and then failed to close
                     fatal = isinstance(error, TunnelError) and error.fatal
                     self.failures[error.reason] += 1
                     self._become(
@@ -128,9 +129,9 @@ class Uplink:
         return self.link
 
     def describe(self) -> str:
-        """Return one line with the state and the cause of the state."""
+        """Return one line with the state of the tunnel and its cause."""
         if self.state is TunnelState.WAITING:
-            return describe_all(self.vias)  # the root cause
+            return describe_all(self.vias)  # their states are the cause
         down = self.state in (*_ATTEMPTING, TunnelState.BACKOFF)
         state = "down" if down else str(self.state)
         detail = f": {self.detail}" if self.detail else ""
@@ -138,14 +139,17 @@ class Uplink:
 
     @property
     def via_in_use(self) -> str | None:
-        """The outer tunnel inside which the tunnel runs; None if there is none, or if the tunnel is not open."""
+        """The name of the outer tunnel that the tunnel uses; None if there is none, or if the tunnel is not open."""
         if self.opened is None or not self.vias:
             return None
         used = self._failover.used if self._failover is not None else self.vias[0]
         return used.tunnel_name if used is not None else None
 
     def renew(self) -> None:
-        """Use keys and certificates that have changed on disk. Do not close connections."""
+        """Make the open tunnel use credentials that have changed on disk, without a loss of its clients' connections.
+
+        If the tunnel is not open, retry immediately.
+        """
         if self.opened is not None:
             log.info("tunnel reloads its credentials", extra={"tunnel": self.name})
             self.opened.renew()
@@ -153,22 +157,28 @@ class Uplink:
             self._retry_now.set()
 
     def retry(self) -> None:
-        """If the tunnel is down, retry immediately. An open tunnel reads renewed certificates at its next login."""
+        """Retry immediately if the tunnel is not open, because its certificates were renewed.
+
+        Do nothing if it is open, because its next login reads the new certificates.
+        """
         if self.opened is None:
             self._retry_now.set()
 
     def drain(self) -> None:
-        """Report `draining` instead of `up`: the tunnel stays open only for its existing clients."""
+        """Report the state `draining` instead of `up` from now on, because no new clients will use the tunnel."""
         self._draining = True
         if self.state is TunnelState.UP:
             self._become(TunnelState.DRAINING)
 
     def reconnect(self) -> None:
-        """Reopen the tunnel if it is open; retry immediately if it is in backoff."""
+        """Close and reopen the tunnel if it is open; otherwise, end the wait for the next attempt."""
         self._retry_now.set()
 
     async def _wait_for_via(self) -> Link | None:
-        """Wait until an outer tunnel is open, and return the link to dial through; None for the direct tunnel."""
+        """Wait until at least one outer tunnel is open, and return the link to dial through.
+
+        Return None for the direct tunnel, which has no outer tunnel.
+        """
         if not self.vias:
             return None
         opened = [asyncio.ensure_future(each.wait_link()) for each in self.vias]
@@ -191,9 +201,13 @@ class Uplink:
             await each.settled.wait()
 
     async def _keep_open(self, via: Link | None, ready: Callable[[], None]) -> tuple[float, TunnelError]:
-        """Open the tunnel and wait for its loss; return the seconds that it was open, and the cause of the loss."""
+        """Open the tunnel, and wait until it is lost.
+
+        Returns:
+            The number of seconds for which the tunnel was open, and the cause of the loss.
+        """
         async with AsyncExitStack() as stack:
-            # Only the direct tunnel has no outer tunnel, and the direct tunnel ignores this argument.
+            # `via` is None only for the direct tunnel, which ignores the argument.
             opened = await stack.enter_async_context(self.tunnel.open(via, self._progress))  # type: ignore[arg-type]
             began = time.monotonic()
             self._retry_now.clear()
@@ -209,7 +223,7 @@ class Uplink:
         return time.monotonic() - began, cause
 
     def _progress(self, state: TunnelState, reason: Reason | None = None, detail: str = "") -> None:
-        """Handle a state that the tunnel reports while it opens or while it is open."""
+        """Handle a state that the tunnel reports. Publish the link while the tunnel is open and up."""
         if self.opened is not None:
             self._publish(self.opened.link if state is TunnelState.UP else None)
         if state is TunnelState.UP and self._draining:
@@ -217,7 +231,7 @@ class Uplink:
         self._become(state, reason, detail)
 
     async def _wait_until_lost(self, link: Link) -> TunnelError:
-        """Wait until the link is lost or a reconnect is requested; return the cause."""
+        """Wait until the link is lost or a reconnect is requested, and return the cause."""
         lost = asyncio.ensure_future(link.lost())
         requested = asyncio.ensure_future(self._retry_now.wait())
         try:
@@ -244,10 +258,10 @@ class Uplink:
     def _become(self, state: TunnelState, reason: Reason | None = None, detail: str = "") -> None:
         """Change the state, and log each change once. No other method changes the state.
 
-        During a new attempt, the reason of the previous failure remains. `since` is the time at which the tunnel last
-        went up or down. Attempts do not change `since`.
+        During a new attempt, the reason and detail of the previous failure remain. `since` changes only when the
+        tunnel goes up or down, and not with each attempt.
         """
-        if _availability(state) is not _availability(self.state):
+        if state.availability is not self.state.availability:
             self.since = time.time()
         self.state = state
         if state in _ATTEMPTING:
@@ -277,13 +291,8 @@ class Uplink:
 
 
 def describe_all(uplinks: Iterable[StateDescriber]) -> str:
-    """Return one line with the states of several tunnels, without repeating a cause that they share."""
+    """Return one line with the states of several tunnels. Identical descriptions appear once."""
     return "; ".join(dict.fromkeys(uplink.describe() for uplink in uplinks))
 
 
 _ATTEMPTING = {TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHENTICATING}
-
-
-def _availability(state: TunnelState) -> TunnelState:
-    """Return `BACKOFF` for every state in which the tunnel is down, and other states unchanged."""
-    return state if state in (TunnelState.UP, TunnelState.DRAINING, TunnelState.STOPPED) else TunnelState.BACKOFF

@@ -1,4 +1,4 @@
-"""Defines the kinds of tunnel. Each module of this package defines one kind as `KIND`."""
+"""Defines the type of tunnel kinds, and registers them. Each module of this package defines one kind as `KIND`."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +13,8 @@ from gateway.kind_registry import KindRegistry
 from gateway.remedies import TUNNEL_REMEDIES
 
 
-class RenderAuthorizedKeys(Protocol):
-    """Renders configuration lines for a server, so that the server permits a tunnel."""
+class AuthorizedKeysRenderer(Protocol):
+    """Renders the lines of server configuration files, such as authorized_keys, that permit a tunnel."""
 
     def __call__(
         self, name: str, options: Any, targets: Sequence[str], sources: Sequence[str], *, unix_sockets: bool
@@ -25,8 +25,8 @@ class RenderAuthorizedKeys(Protocol):
             name: The tunnel's name.
             options: The tunnel's options.
             targets: Each `host:port` that the tunnel dials.
-            sources: Addresses, networks and patterns from which the server accepts the login. Empty: all.
-            unix_sockets: Whether the tunnel connects to a unix socket on the server.
+            sources: Addresses, networks and patterns of the clients that can log in; empty to permit all clients.
+            unix_sockets: Whether the tunnel dials at least one unix socket on the server.
 
         Raises:
             GatewayError: The lines cannot be rendered.
@@ -35,44 +35,46 @@ class RenderAuthorizedKeys(Protocol):
 
 @dataclass(frozen=True)
 class TunnelKind:
-    """A kind of tunnel, with all properties that other packages need.
+    """A kind of tunnel, such as `ssh`: its options, and the functions that create and describe its tunnels.
 
     Args:
         name: The value of `kind` in a configuration.
         options: A frozen dataclass with the keys that the kind accepts.
-        create: Returns a new tunnel with the given options.
-        schemes: The URL schemes of the short form.
+        create: Receives the options, and returns a new tunnel.
+        schemes: The URL schemes that select this kind, if a URL configures the tunnel.
         servers: Receives the options, and returns the servers that the tunnel dials over TCP, through `via` if set.
-            Reads the files that the options name, and can block. Raises `GatewayError` if a file is not valid.
-        udp_servers: Like `servers`, for the servers that the tunnel dials over UDP. No `via` can carry UDP.
-        refuses_via: Receives the options, and returns why the tunnel cannot run inside another tunnel. None: it can.
+            Reads the files that the options refer to, and can block. Raises `GatewayError` if a file is not valid.
+        udp_servers: Like `servers`, for the servers that the tunnel dials over UDP, which `via` cannot carry.
+        refuses_via: Receives the options, and returns the reason why the tunnel cannot run inside another tunnel;
+            None if it can.
         server_dials_targets: Whether the tunnel's server dials the targets. If so, the targets see the server's
             address as the address of the client.
-        aliases: Other names of the kind. If the configuration uses one as `kind`, the error suggests `name`.
+        aliases: Other names of the kind. If `kind` in the configuration is an alias, the error suggests `name`.
         encrypts: Whether the traffic through the tunnel is encrypted.
         needs_capabilities: Whether the tunnel needs Linux capabilities. If so, restricted pods cannot open it.
-        facts: The fields of the link's status that the status page shows and metrics export.
-        render_authorized_keys: Renders the output of `gateway render authorized-keys`. None: servers of this kind
+        facts: The fields of the link's status that the status page and the metrics contain.
+        render_authorized_keys: Renders the output of `gateway render authorized-keys`; None if servers of this kind
             have no such file.
         insecure_settings: Receives the options, and whether the path to the tunnel's server is unencrypted. Yields
-            the insecure settings. Reads no files except the modes of programs.
+            the insecure settings. Reads no files, but can read the modes of programs.
         advice: Receives the options, and yields warnings about settings that are valid but probably unintended. Each
-            warning starts with the key. Reads no files.
-        verify: Checks the options and the files that they name. Raises `GatewayError` if they cannot work
-            without a change by the operator.
+            warning begins with the key. Reads no files.
+        verify: Checks the options and the files that they refer to. Raises `GatewayError` if the tunnel cannot work
+            until the operator changes them.
         read_url: Receives the scheme of a URL, and the part after `://` without the query. Returns the
-            configuration keys. None: the URL contains user, host and port.
-        identity: Receives the options, and returns an identity. Only one connection with this identity is allowed at
-            a time. Therefore the tunnel is opened once for all traffic classes, and not in workers. A changed
-            tunnel opens when the previous tunnel is closed. None: any number of connections is allowed.
-        credentials: Reads the certificate files that the options name. Skips unreadable files. Can block.
-        renewed: Returns the certificate files that are renewed without a new key. After such a renewal, open
-            connections need no new login.
-        init_keys: The optional keys that `gateway init` asks for, in addition to the required ones. The keys in a
-            tuple are alternatives: after an answer to one of them, the others are not asked for.
-        files: Returns the files whose paths are in the files that the options name. If one of them changes, the
-            gateway calls `renew` of the open tunnel. Can block.
-        remedies: The remedies that differ from `gateway.remedies.TUNNEL_REMEDIES`.
+            configuration keys. None if that part is `user@host:port`.
+        identity: Receives the options, and returns an identity. The server permits only one connection with the same
+            identity at a time, so the tunnel is opened once for all traffic classes, and not in workers. A changed
+            tunnel opens only after the previous one has closed. None if the server permits any number.
+        credentials: Receives the options, and reads the validity of the certificates that they refer to. Skips
+            unreadable files. Can block.
+        renewed: Receives the options, and returns the certificate files that can be renewed without a new key. After
+            such a renewal, open connections need no new login.
+        init_keys: The optional keys that `gateway init` asks for, in addition to the required ones. A tuple contains
+            alternatives: when the user has entered one of them, the command does not ask for the others.
+        files: Receives the options, and returns the files that the configuration file of the tunnel refers to. If one
+            of them changes, the gateway calls `renew` of the open tunnel. Can block.
+        remedies: The remedies of this kind, by reason, where they differ from `gateway.remedies.TUNNEL_REMEDIES`.
     """
 
     name: str
@@ -87,7 +89,7 @@ class TunnelKind:
     encrypts: bool = False
     needs_capabilities: bool = False
     facts: tuple[Fact, ...] = ()
-    render_authorized_keys: RenderAuthorizedKeys | None = None
+    render_authorized_keys: AuthorizedKeysRenderer | None = None
     insecure_settings: Callable[[Any, bool], Iterator[InsecureSetting]] = lambda _options, _plain: iter(())
     advice: Callable[[Any], Iterator[str]] = lambda _: iter(())
     verify: Callable[[Any], None] = lambda _: None
@@ -101,7 +103,7 @@ class TunnelKind:
 
     @property
     def single(self) -> bool:
-        """Whether only one connection with the same identity is allowed at a time."""
+        """Whether servers permit only one connection with the same identity at a time."""
         return self.identity is not None
 
     def __reduce__(self) -> tuple[Callable[[str], "TunnelKind"], tuple[str]]:
@@ -112,11 +114,11 @@ KINDS: KindRegistry[TunnelKind] = KindRegistry(__name__, __path__)
 
 
 def tunnel_remedy(kind: str, reason: str | None) -> str:
-    """Return what the operator can do about a failed tunnel; empty if there is no remedy.
+    """Return the remedy for a failed tunnel, as an instruction to the operator; empty if there is none.
 
     Args:
-        kind: The name of the kind.
-        reason: Why the tunnel failed.
+        kind: The name of the tunnel's kind.
+        reason: The reason of the failure; None if there is no reason.
     """
     remedies = {**TUNNEL_REMEDIES, **(KINDS[kind].remedies if kind in KINDS else {})}
     return remedies.get(reason or "", "")

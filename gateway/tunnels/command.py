@@ -8,7 +8,7 @@ from gateway.command.link import CommandLink
 from gateway.command.options import CommandOptions
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenTunnel, Progress
+from gateway.contracts.tunnel import OpenTunnel, ProgressCallback
 from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.facts import Fact, hidden
@@ -30,8 +30,8 @@ class CommandTunnel:
     def __init__(self, options: CommandOptions) -> None:
         self._options = options
         self._targets: list[Endpoint] = []
-        """The targets that clients dialed through the previous link. When the tunnel reopens, at least one of them
-        must work."""
+        """The targets that clients recently dialed through the previous link. A reopened tunnel counts as up only if
+        it can dial at least one of them."""
 
     @property
     def far_side(self) -> str:
@@ -39,8 +39,8 @@ class CommandTunnel:
         return Path(self._options.command[0]).name
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
-        """See `gateway.contracts.tunnel.Tunnel`. The first process starts when a target is dialed."""
+    async def open(self, via: Link, progress: ProgressCallback) -> AsyncIterator[OpenTunnel]:
+        """Open the tunnel; see `gateway.contracts.tunnel.Tunnel`. A process starts only when a target is dialed."""
         if not via.network.is_local:
             raise TunnelError(Reason.PROTOCOL, _VIA, fatal=True)
         progress(TunnelState.CONNECTING)
@@ -48,7 +48,7 @@ class CommandTunnel:
             link = CommandLink(self._options, via.network, children, progress)
             async with link.running(self._targets):
                 try:
-                    # `renew` is unnecessary, because each process reads its own files.
+                    # The tunnel needs no `renew`, because each new process reads its credentials itself.
                     yield OpenTunnel(link, link.status)
                 finally:
                     self._targets = link.recent_targets() or self._targets
@@ -62,7 +62,11 @@ def _verify(options: CommandOptions) -> None:
 
 
 def _read_url(scheme: str, authority: str) -> dict[str, str]:
-    """Return no options from a URL, which contains all options in its query."""
+    """Check that a URL contains only a query. Return no options, because the query contains all of them.
+
+    Raises:
+        ValueError: The URL contains a host or a path.
+    """
     del scheme
     if authority:
         raise ValueError("the URL of a command contains only keys: command://?mode=port&command=PROGRAM,ARGUMENT")
@@ -85,7 +89,7 @@ KIND = TunnelKind(
         Reason.TIMEOUT: "read the output of the program in the gateway's log, or raise start_timeout",
         Reason.RESET: "read the output of the program in the gateway's log; the gateway starts it again",
         Reason.AUTH: "renew the login of the program on this host",
-        Reason.PERMISSION: "close the other process that listens on the port",
+        Reason.PERMISSION: "stop the other process that listens on the port",
         Reason.PROTOCOL: "remove via",
     },
 )

@@ -11,7 +11,7 @@ from gateway.certificate_validity import pem_validities
 from gateway.contracts.link import Link, NetworkId
 from gateway.contracts.security import MonitoredCertificate
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenTunnel, Progress
+from gateway.contracts.tunnel import OpenTunnel, ProgressCallback
 from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.tunnels import TunnelKind
@@ -36,7 +36,7 @@ _TUNNEL_STATES = {
     "AUTH": TunnelState.AUTHENTICATING,
     "GET_CONFIG": TunnelState.AUTHENTICATING,
 }
-"""Maps each state of OpenVPN before the first connection to a state of the tunnel."""
+"""The state of the tunnel for each state that OpenVPN reports before the first connection."""
 
 
 class OpenVpnTunnel:
@@ -55,8 +55,8 @@ class OpenVpnTunnel:
         return str(self._options.config)
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
-        """Start the child, wait until it is connected, and monitor it; see `gateway.contracts.tunnel.Tunnel`."""
+    async def open(self, via: Link, progress: ProgressCallback) -> AsyncIterator[OpenTunnel]:
+        """Start OpenVPN, wait until it is connected, and monitor it; see `gateway.contracts.tunnel.Tunnel`."""
         options = self._options
         progress(TunnelState.CONNECTING)
         async with AsyncExitStack() as stack:
@@ -71,7 +71,7 @@ class OpenVpnTunnel:
 
 
 class _OpenVpnClient:
-    """Controls one OpenVPN client, from the start to the exit of its process."""
+    """Runs an OpenVPN client process, and configures its device, until the process exits."""
 
     def __init__(
         self, options: OpenVpnOptions, file: GeneratedClientFile, forward: LocalForward | None, via: NetworkId
@@ -89,22 +89,22 @@ class _OpenVpnClient:
 
     @classmethod
     async def start(cls, options: OpenVpnOptions, via: Link, stack: AsyncExitStack) -> "_OpenVpnClient":
-        """Start the child process.
+        """Start a client process.
 
         Args:
             options: The options of the tunnel.
-            via: The link through which the server is reached.
-            stack: Receives the callbacks that stop the child process.
+            via: The link through which to reach the server.
+            stack: Receives the callbacks that stop the process and release its device.
 
         Raises:
-            TunnelError: The child process cannot be started.
+            TunnelError: The configuration file is not valid, or the process cannot be started.
         """
         # The child process cannot dial through a link, so it connects to a local forward instead.
         forward = None if via.network.is_local else await stack.enter_async_context(LocalForward(via))
         file = load_client_file(options)
         if forward is not None and file.uses_proxy:
             bypass = f"http-proxy and socks-proxy would bypass the tunnel to {via.network}"
-            raise TunnelError(Reason.PROTOCOL, f"{options.config}: {bypass}: remove them, or via", fatal=True)
+            raise TunnelError(Reason.PROTOCOL, f"{options.config}: {bypass}; remove them, or via", fatal=True)
         client = cls(options, file, forward, via.network)
         stack.callback(client.context.close)
         stack.push_async_callback(client.context.release_device)
@@ -115,7 +115,13 @@ class _OpenVpnClient:
         return client
 
     def _redirect(self, server: Endpoint, protocol: str) -> Endpoint | None:
-        """See `OpenVpnProcess`: redirect connections to the local forward, if there is one."""
+        """Return the address of the local forward in place of the server; None if there is no local forward.
+
+        This is the `redirect` callback of `OpenVpnProcess`.
+
+        Raises:
+            TunnelError: The connection uses UDP, which the local forward cannot carry.
+        """
         if self._forward is None:
             return None
         if not protocol.startswith("tcp"):
@@ -124,7 +130,7 @@ class _OpenVpnClient:
         return self._forward.set_target(server)
 
     async def _next_state(self) -> str | None:
-        """Wait for the next state of OpenVPN; return None after the exit of the child process."""
+        """Wait for the next state that OpenVPN reports, and return it; None if the process has exited."""
         state = asyncio.ensure_future(self._states.get())
         either: set[asyncio.Future[Any]] = {state, self._ended}
         try:
@@ -133,11 +139,11 @@ class _OpenVpnClient:
         finally:
             state.cancel()
 
-    async def connect(self, progress: Progress) -> None:
-        """Wait for the first connection.
+    async def connect(self, progress: ProgressCallback) -> None:
+        """Wait until OpenVPN is connected for the first time.
 
         Args:
-            progress: Called with the states before the first connection, and with failures.
+            progress: Called with the states of the attempts, and with their failures.
 
         Raises:
             TunnelError: The child process has exited, or `silence.restart` has elapsed.
@@ -156,22 +162,22 @@ class _OpenVpnClient:
         finally:
             self._failure_report.cancel()
 
-    def _schedule_failure_report(self, progress: Progress) -> None:
+    def _schedule_failure_report(self, progress: ProgressCallback) -> None:
         loop = asyncio.get_running_loop()
         self._failure_report = loop.call_later(self._options.connect_timeout, self._report_failure, progress)
 
-    def _report_failure(self, progress: Progress) -> None:
-        """Report why there is no connection. Keep the child process, because it reconnects faster than a new one."""
+    def _report_failure(self, progress: ProgressCallback) -> None:
+        """Report why OpenVPN is not connected yet. Keep the process, because it reconnects faster than a new one."""
         error = self._vpn.error(f"no connection within {self._options.connect_timeout:g} s; still trying")
         reason = error.reason if self._vpn.failure else Reason.TIMEOUT
         progress(TunnelState.BACKOFF, reason, error.detail)
-        self._schedule_failure_report(progress)  # report again later, because a more specific failure can follow
+        self._schedule_failure_report(progress)  # report again later, because OpenVPN can log a more specific failure
 
     async def configure(self, link: VpnLink) -> None:
-        """Configure the device with the settings that the server has pushed.
+        """Configure the device and the link with the settings that the server has pushed.
 
         Args:
-            link: The link to update with the same settings.
+            link: The link that uses the device.
 
         Raises:
             TunnelError: The server has pushed no address, or the device cannot be configured.
@@ -185,7 +191,7 @@ class _OpenVpnClient:
         self._link = link
 
     async def follow_states(self, link: VpnLink, monitor: LivenessMonitor) -> None:
-        """React to the states of OpenVPN until the child process exits; then report the link as lost."""
+        """React to each state that OpenVPN reports, until the process exits. Then report the link as lost."""
         while (state := await self._next_state()) is not None:
             if state == "CONNECTED":
                 await self.configure(link)
@@ -197,15 +203,15 @@ class _OpenVpnClient:
         link.mark_lost(self._ended.result().detail, self._ended.result().reason)
 
     async def received(self) -> int:
-        """Return the number of bytes received so far."""
+        """Return the number of bytes that OpenVPN has received."""
         return self._vpn.received
 
     async def restart_in_place(self) -> None:
-        """Reconnect, and keep the device."""
+        """Reconnect to the server, without a loss of the device and the connections through it."""
         self._vpn.restart_in_place()
 
     def renew(self) -> None:
-        """Apply changed files: reconnect in place for a new password, replace the child for a new configuration."""
+        """Apply changed files: reconnect in place for a new password, or replace the process for a new file."""
         try:
             same = load_client_file(self._options).text == self._file.text
         except TunnelError as error:

@@ -9,7 +9,7 @@ from gateway.certificate_validity import ca_credentials
 from gateway.contracts.link import Link
 from gateway.contracts.security import InsecureSetting, MonitoredCertificate
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenTunnel, Progress
+from gateway.contracts.tunnel import OpenTunnel, ProgressCallback
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import DEFAULT_PORTS, ProxyOptions
 from gateway.relay.resolver import is_loopback
@@ -33,14 +33,17 @@ class ProxyTunnel:
         return self._options.url
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
-        """Connect to the proxy once, then probe the proxy periodically; see `gateway.contracts.tunnel.Tunnel`."""
+    async def open(self, via: Link, progress: ProgressCallback) -> AsyncIterator[OpenTunnel]:
+        """Probe the proxy, and repeat this periodically while the tunnel is open.
+
+        See `gateway.contracts.tunnel.Tunnel`.
+        """
         progress(TunnelState.CONNECTING)
         link = ProxyLink(self._options, via)
         await link.probe()
         monitor = asyncio.create_task(link.monitor())
         try:
-            # `renew` is unnecessary, because each connection reads the password file again.
+            # The tunnel needs no `renew`, because each connection reads the password file again.
             yield OpenTunnel(link, link.status)
         finally:
             monitor.cancel()
@@ -52,7 +55,7 @@ def _verify(options: ProxyOptions) -> None:
 
 
 def _read_url(scheme: str, authority: str) -> dict[str, str]:
-    """Return the options from a URL: the user name, and the rest of the URL as `url`."""
+    """Split a URL into the keys `url` and, if it contains a user name, `user`."""
     user, at, host = authority.rpartition("@")
     return {"url": f"{scheme}://{host}"} | ({"user": unquote(user)} if at else {})
 
@@ -63,7 +66,7 @@ def _insecure_settings(options: ProxyOptions, plain: bool) -> Iterator[InsecureS
         return
     login = options.password is not None
     what = "its login and everything that it carries" if login else "everything that it carries"
-    message = f"is a proxy without encryption: {what} can be read on the way: use https://, or via an SSH tunnel"
+    message = f"is a proxy without encryption, so an attacker can read {what}: use https://, or via an SSH tunnel"
     yield InsecureSetting("url", message, login)
 
 

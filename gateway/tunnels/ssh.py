@@ -10,7 +10,7 @@ from gateway._dataplane import is_built
 from gateway.contracts.link import Link
 from gateway.contracts.security import InsecureSetting
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenTunnel, Progress
+from gateway.contracts.tunnel import OpenTunnel, ProgressCallback
 from gateway.errors import DialError, GatewayError, Reason, TunnelError
 from gateway.facts import Fact, hidden
 from gateway.processes.output_log import OutputLog
@@ -22,7 +22,7 @@ from gateway.ssh.authorized_keys import render_authorized_keys
 from gateway.ssh.connector import connect
 from gateway.ssh.handshake_limiter import handshake_limiter
 from gateway.ssh.options import SshOptions
-from gateway.ssh.pool import SshLink
+from gateway.ssh.pool import SshConnectionPool
 from gateway.ssh.pooled_connection import PooledConnection
 from gateway.ssh.proxy_command import connect_through_program
 from gateway.tunnels import TunnelKind
@@ -31,7 +31,7 @@ CONNECTIONS = Fact("connections", "Open SSH connections.", describe=hidden, addi
 CHANNELS = Fact("channels", "Open channels.", describe=hidden, additive=True)
 DATA_PLANE = Fact(
     "data_plane",
-    "What carries the channels of an SSH tunnel: the gateway's own data plane (native) or asyncssh.",
+    "Data plane that carries the channels of an SSH tunnel: the gateway's own (native), or asyncssh.",
     metric="gateway_data_plane_info",
     label="plane",
     describe=lambda name: f"data plane {name}",
@@ -44,7 +44,7 @@ class SshTunnel:
 
     Args:
         options: The tunnel's options.
-        engine: Whether the data plane in C carries the channels also if `data_plane` is `auto`.
+        engine: Whether to use the data plane in C, if it is built, even if `data_plane` is `auto`.
     """
 
     def __init__(self, options: SshOptions, *, engine: bool = False) -> None:
@@ -59,15 +59,15 @@ class SshTunnel:
         return f"{self._options.user}@{self._options.endpoint}"
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
-        """See `gateway.contracts.tunnel.Tunnel`. Keeps a pool of connections until the context manager exits."""
+    async def open(self, via: Link, progress: ProgressCallback) -> AsyncIterator[OpenTunnel]:
+        """Open the tunnel, and maintain its pool of connections; see `gateway.contracts.tunnel.Tunnel`."""
         async with (
             TunnelProcesses() if self._options.proxy_command is not None else contextlib.nullcontext() as children
         ):
             if children is not None and not via.network.is_local:
                 raise TunnelError(Reason.PROTOCOL, _VIA_AND_PROGRAM, fatal=True)
             first = await self._connect(via, children, progress)
-            link = SshLink(
+            link = SshConnectionPool(
                 self._options,
                 via.network.behind(self.far_side),
                 lambda: self._connect(via, children, _ignore_progress),
@@ -76,7 +76,9 @@ class SshTunnel:
             async with link.running(first):
                 yield OpenTunnel(link, link.status, link.renew)
 
-    async def _connect(self, via: Link, children: TunnelProcesses | None, progress: Progress) -> PooledConnection:
+    async def _connect(
+        self, via: Link, children: TunnelProcesses | None, progress: ProgressCallback
+    ) -> PooledConnection:
         options = self._options
         progress(TunnelState.CONNECTING)
         async with handshake_limiter().slot(options.endpoint, via.network):
@@ -105,12 +107,16 @@ class SshTunnel:
 
 
 def _ignore_progress(state: TunnelState, reason: Reason | None = None, detail: str = "") -> None:
-    """Ignore progress, because another connection of the pool does not change the tunnel's state."""
+    """Ignore the progress of an additional connection, because it does not change the tunnel's state."""
     del state, reason, detail
 
 
 def _verify(options: SshOptions) -> None:
-    """Load the credentials and the trusted host keys, and check that `proxy_command` and the data plane exist."""
+    """Check that the credentials and the trusted host keys can be read, and that needed programs are installed.
+
+    Raises:
+        GatewayError: The gateway cannot use an option or a file.
+    """
     if options.data_plane == "native" and not is_built():
         raise GatewayError(
             "data_plane: the data plane in C is not built: install gcc, libssl-dev and python3-dev and install the"
@@ -130,7 +136,7 @@ def _insecure_settings(options: SshOptions, plain: bool) -> Iterator[InsecureSet
     del plain  # irrelevant, because SSH encrypts its traffic
     if options.insecure_host_key:
         message = (
-            "disables host key verification, so an attacker on the path can read and change all traffic: set"
+            "disables host key verification, so an attacker on the network path can read and change all traffic: set"
             " known_hosts or host_keys"
         )
         yield InsecureSetting("insecure_host_key", message, advised=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenTunnel, Progress
+from gateway.contracts.tunnel import OpenTunnel, ProgressCallback
 from gateway.errors import Reason, TunnelError
 from gateway.facts import Fact
 from gateway.tunnels import TunnelKind
@@ -26,14 +26,14 @@ log = logging.getLogger(__name__)
 
 HANDSHAKE_AGE = Fact(
     "handshake_age_seconds",
-    "Since a WireGuard peer's last handshake.",
+    "Time since the last handshake of a WireGuard peer.",
     metric="gateway_tunnel_handshake_age_seconds",
     describe=lambda seconds: f"handshake {seconds:.0f} s ago",
 )
 
 _HANDSHAKE_TIMEOUT = 5.0
-"""Seconds to wait for the first handshake before the tunnel resolves the endpoints again, because their addresses
-possibly have changed."""
+"""Seconds to wait for the first handshake before the tunnel resolves the endpoints again, because their addresses can
+change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,8 @@ class WireGuardStatus(VpnStatus):
     """The status of a WireGuard tunnel.
 
     Args:
-        device: The provider of the device: `kernel` or `wireguard-go`.
-        handshake_age_seconds: Seconds since the last handshake with any peer. None: not known yet.
+        device: The implementation of the device: `kernel` or `wireguard-go`.
+        handshake_age_seconds: Seconds since the last handshake with any peer; None if it is not known yet.
     """
 
     device: str
@@ -65,8 +65,8 @@ class WireGuardTunnel:
         return str(self._options.config)
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
-        """Create the device, wait for a handshake, and monitor it; see `gateway.contracts.tunnel.Tunnel`."""
+    async def open(self, via: Link, progress: ProgressCallback) -> AsyncIterator[OpenTunnel]:
+        """Create the device, wait for a handshake, and monitor the VPN; see `gateway.contracts.tunnel.Tunnel`."""
         options = self._options
         if not via.network.is_local:
             detail = f"WireGuard uses UDP, which the tunnel to {via.network} cannot carry: remove via"
@@ -91,8 +91,12 @@ class WireGuardTunnel:
             async with background_tasks(link, monitor.run(), active.wait_for_child()):
                 yield OpenTunnel(link, lambda: active.status(link), active.renew)
 
-    async def _wait_for_handshake(self, wireguard: WireGuardDevice, progress: Progress) -> None:
-        """Wait for the first handshake.
+    async def _wait_for_handshake(self, wireguard: WireGuardDevice, progress: ProgressCallback) -> None:
+        """Wait for the first handshake. Every few seconds without one, reconnect to the peers.
+
+        Args:
+            wireguard: The device.
+            progress: Called once, if there is no handshake within `connect_timeout`.
 
         Raises:
             TunnelError: `silence.restart` has elapsed without a handshake.
@@ -115,7 +119,7 @@ class WireGuardTunnel:
 
 
 class _ActiveDevice:
-    """Keeps an open WireGuard tunnel up to date: endpoints, renewed keys, and the status of the link."""
+    """Maintains the device of an open WireGuard tunnel: reconnects, applies changed files, and returns the status."""
 
     def __init__(self, wireguard: WireGuardDevice) -> None:
         self._wireguard = wireguard
@@ -124,12 +128,12 @@ class _ActiveDevice:
         self.link: VpnLink | None = None
 
     def status(self, link: VpnLink) -> WireGuardStatus:
-        """Return the status of the link, with the fields that only a WireGuard device has."""
+        """Return the status of the link, with the additional fields of WireGuard."""
         device = "kernel" if self._wireguard.in_kernel else "wireguard-go"
         return WireGuardStatus(**vars(link.status()), device=device, handshake_age_seconds=self._handshake_age)
 
     async def received(self) -> int:
-        """Return the number of bytes received so far; update the endpoints and the handshake age in the status."""
+        """Return the number of bytes that the device has received. Update the endpoints and the handshake age."""
         status = await self._wireguard.status()
         if self.link is not None:
             self.link.server = ", ".join(status.endpoints)
@@ -138,14 +142,17 @@ class _ActiveDevice:
         return status.received
 
     async def reconnect(self) -> None:
-        """Resolve the endpoints of the peers again, and set the peers of the device again."""
+        """Resolve the endpoints of the peers again, and remove and add the peers, so that new handshakes follow.
+
+        An error is only logged.
+        """
         try:
             await self._wireguard.reconnect()
         except TunnelError as error:
-            log.warning("%s", error.detail)  # the monitor tries again, and later replaces the device
+            log.warning("%s", error.detail)  # the monitor tries again, and finally replaces the device
 
     def renew(self) -> None:
-        """Apply changed files: set new keys and peers in place, replace the device for other changes."""
+        """Apply changed files. Set new keys and peers in place; for other changes, replace the device."""
         try:
             same = self._wireguard.reload_file()
         except TunnelError as error:
@@ -157,7 +164,7 @@ class _ActiveDevice:
             self.link.mark_lost("the configuration file has changed")
 
     def close(self) -> None:
-        """Cancel a renewal that is in progress."""
+        """Cancel the reconnect that `renew` has started."""
         if self._renewal is not None:
             self._renewal.cancel()
 

@@ -1,4 +1,4 @@
-"""Locks the names of VPN devices, so that a gateway removes only the devices of gateways that have exited.
+"""Locks the names of VPN devices, so that a gateway never removes a device that another running gateway uses.
 
 A lock is an abstract unix socket (unix(7)), which the kernel releases when the process exits. Abstract sockets and
     devices belong to a network namespace. Every container in the same namespace therefore sees both the device and
@@ -16,7 +16,7 @@ class DeviceLock:
         device: Name of the device.
 
     Raises:
-        OSError: The lock is unavailable; EADDRINUSE if another process holds it.
+        OSError: The lock cannot be acquired; EADDRINUSE if another process holds it.
     """
 
     def __init__(self, device: str) -> None:
@@ -33,7 +33,7 @@ class DeviceLock:
 
 
 def is_locked(device: str) -> bool:
-    """Return whether a running gateway holds the lock on a device."""
+    """Return whether a running gateway holds the lock on the name of a device."""
     try:
         DeviceLock(device).close()
     except OSError as error:

@@ -13,11 +13,11 @@ import dns.rdatatype
 
 from gateway.contracts.values import Endpoint, IpAddress
 from gateway.relay.resolver import is_address, resolve
-from gateway.vpn.device_addresses import DeviceAddresses
+from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.network_context import NetworkContext
 
 _QUERY_TIMEOUT = 2.0
-"""Time limit of one query to one name server, in seconds."""
+"""Time limit for one query to one name server, in seconds."""
 _FAMILIES = ((dns.rdatatype.A, socket.AF_INET), (dns.rdatatype.AAAA, socket.AF_INET6))
 
 
@@ -25,7 +25,7 @@ class VpnResolver:
     """Resolves names with the VPN's name servers, or with the host's resolver if the VPN has none.
 
     Args:
-        context: The network context that creates the sockets of the queries.
+        context: The network context that creates the sockets for the queries.
     """
 
     def __init__(self, context: NetworkContext) -> None:
@@ -33,8 +33,8 @@ class VpnResolver:
         self._name_servers: tuple[IpAddress, ...] = ()
         self._search_domains: tuple[str, ...] = ()
 
-    def configure(self, addressing: DeviceAddresses) -> None:
-        """Use the name servers and search domains of `addressing`."""
+    def configure(self, addressing: DeviceSettings) -> None:
+        """Set the name servers and search domains for further queries to those of `addressing`."""
         self._name_servers, self._search_domains = addressing.name_servers, addressing.search_domains
 
     async def resolve(self, to: Endpoint) -> list[Any]:
@@ -47,12 +47,12 @@ class VpnResolver:
             A list in the format of `socket.getaddrinfo`.
 
         Raises:
-            socket.gaierror: No name server answers, or the name has no address.
+            socket.gaierror: No name server responds, or the name has no address.
             UnicodeError: The name is not a valid host name.
         """
         if not self._name_servers or is_address(to.host):
             return await resolve(to)
-        failure = "no name server of the VPN answers"
+        failure = "no name server of the VPN responds"
         for name in self._candidates(to.host):
             for server in self._name_servers:
                 try:
@@ -74,7 +74,14 @@ class VpnResolver:
         return [host, *qualified] if "." in host else [*qualified, host]
 
     async def _query_server(self, name: str, server: IpAddress) -> list[tuple[int, str]]:
-        """Return the addresses of a name, each with its family; raise if the A query and the AAAA query both fail."""
+        """Query one name server for the IPv4 and IPv6 addresses of a name.
+
+        Returns:
+            The address family and the address of each record; empty if the name does not exist.
+
+        Raises:
+            OSError, dns.exception.DNSException: The queries for A and AAAA records have both failed.
+        """
         both = await asyncio.gather(
             *(self._context.run_blocking(partial(self._query, name, kind, server)) for kind, _ in _FAMILIES),
             return_exceptions=True,
@@ -89,7 +96,11 @@ class VpnResolver:
         ]
 
     def _query(self, name: str, kind: dns.rdatatype.RdataType, server: IpAddress) -> Sequence[str]:
-        """Send a query over UDP; repeat it over TCP if the answer is truncated. Blocks."""
+        """Send a query over UDP, and repeat it over TCP if the response is truncated. Blocks.
+
+        Raises:
+            OSError, dns.exception.DNSException: The query has failed, or the response contains an error code.
+        """
         query = dns.message.make_query(name, kind)
         family = socket.AF_INET if server.version == 4 else socket.AF_INET6
         with self._context.create_socket(family, socket.SOCK_DGRAM) as sock:
@@ -102,6 +113,6 @@ class VpnResolver:
                 sock.setblocking(False)
                 answer = dns.query.tcp(query, str(server), timeout=_QUERY_TIMEOUT, sock=sock)
         if not isinstance(answer, dns.message.QueryMessage) or answer.rcode() not in (0, 3):
-            raise OSError(f"answers {dns.rcode.to_text(answer.rcode())}")
+            raise OSError(f"responds with {dns.rcode.to_text(answer.rcode())}")
         records = answer.resolve_chaining().answer
         return [str(each.address) for each in records] if records else []

@@ -21,14 +21,14 @@ _V4 = (socket.AF_INET, socket.IPPROTO_ICMP, 8, 0)
 _V6 = (socket.AF_INET6, socket.IPPROTO_ICMPV6, 128, 129)
 _MAX_PENDING = 64
 _MAX_UNANSWERED = 3
-"""Number of unanswered requests after which a host counts as unresponsive, if other traffic still arrives."""
+"""Number of requests without a reply after which a host counts as unresponsive, if other traffic still arrives."""
 
 
 class EchoMonitor:
-    """Sends echo requests to up to four responsive and four unresponsive hosts, and tracks which of them respond.
+    """Pings up to eight hosts behind a VPN: four that have replied before, and four that have not.
 
     Args:
-        context: The network context that creates the sockets of the requests.
+        context: The network context that creates the sockets for the requests.
         on_reply: Called with the round-trip time of each reply, in seconds.
     """
 
@@ -36,18 +36,18 @@ class EchoMonitor:
         self._context = context
         self._on_reply = on_reply
         self._responds: dict[IpAddress, bool] = {}
-        """Whether each host has answered, in the order in which the hosts were added."""
+        """Whether each host counts as responsive, in the order in which the hosts were added."""
         self._unanswered: Counter[IpAddress] = Counter()
-        """The number of requests to each host since its last reply."""
+        """Number of requests to each host since its last reply."""
         self._sockets: dict[int, socket.socket] = {}
         self._pending: dict[int, tuple[IpAddress, float]] = {}
-        """The host and the send time (monotonic) of each request, by sequence number."""
+        """The host, and the monotonic time at which the request was sent, by sequence number."""
         self._sequence = count(1)
         self._identifier = secrets.token_bytes(2)
         self._warned = False
 
     def add_host(self, address: IpAddress) -> None:
-        """Add a host behind the VPN. If the limit is exceeded, remove the host that was added first."""
+        """Add a host behind the VPN. If there are then too many hosts, remove the one that was added first."""
         if address in self._responds:
             return
         self._responds[address] = False
@@ -61,14 +61,17 @@ class EchoMonitor:
         del self._unanswered[address]
 
     def send_requests(self) -> bool:
-        """Send a request to each host; return whether a host that has answered before is among them."""
+        """Send an echo request to each host. Return whether a reply is expected from at least one of them."""
         for address in self._responds:
             self._send(address)
             self._unanswered[address] += 1
         return any(self._responds.values())
 
     def ignore_unresponsive_hosts(self) -> None:
-        """Expect no more replies from hosts that do not answer while other traffic arrives, as if they are down."""
+        """Expect no more replies from hosts that have missed several requests.
+
+        Call this when other traffic arrives through the VPN: the hosts are then the cause, not the VPN.
+        """
         for address, requests in self._unanswered.items():
             if requests >= _MAX_UNANSWERED and self._responds.get(address):
                 self._responds[address] = False
@@ -83,7 +86,7 @@ class EchoMonitor:
         if len(self._pending) > _MAX_PENDING:
             del self._pending[next(iter(self._pending))]
         packet = struct.pack("!BBH2sH", request, 0, 0, self._identifier, sequence)
-        # A request that cannot be sent (no route, full queue) counts as an unanswered request.
+        # Ignore errors such as a missing route or a full queue: the request counts as one without a reply.
         with contextlib.suppress(OSError):
             sock.sendto(_with_checksum(packet) if family == socket.AF_INET else packet, (str(address), 0))
 
@@ -99,7 +102,10 @@ class EchoMonitor:
         return sock
 
     def _create_socket(self, family: int, protocol: int) -> socket.socket | None:
-        """Create a ping socket if ping_group_range permits it (icmp(7)), and otherwise a raw socket."""
+        """Create a ping socket if ping_group_range permits it (icmp(7)); otherwise, create a raw socket.
+
+        Return None if neither is possible.
+        """
         for kind in (socket.SOCK_DGRAM, socket.SOCK_RAW):
             try:
                 return self._context.create_socket(family, kind, protocol)
@@ -111,7 +117,7 @@ class EchoMonitor:
         if not self._warned:
             self._warned = True
             log.warning(
-                "cannot send echo requests: net.ipv4.ping_group_range forbids them, and CAP_NET_RAW is missing"
+                "cannot send echo requests: net.ipv4.ping_group_range does not permit it, and CAP_NET_RAW is missing"
             )
         return None
 

@@ -1,4 +1,4 @@
-"""Implements the link of a VPN: the packets of its sockets leave through the VPN device."""
+"""Implements the link of a VPN: its sockets send and receive only through the VPN device."""
 
 import asyncio
 import contextlib
@@ -16,25 +16,25 @@ from gateway.errors import DialError, Reason, TunnelError
 from gateway.measurement import Histogram, Tap
 from gateway.relay.socket_relay import SocketRelay
 from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
-from gateway.vpn.device_addresses import DeviceAddresses
+from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.dns import VpnResolver
 from gateway.vpn.icmp import EchoMonitor
 from gateway.vpn.liveness import Liveness, SilenceThresholds
 from gateway.vpn.network_context import NetworkContext
 
 _ERRORS_FROM_PEER = (errno.ECONNREFUSED, errno.ECONNRESET)
-"""Socket errors that show that a packet has arrived from the far side. The local kernel reports other errors, for
-example if a route is missing."""
+"""Socket errors that prove that a packet from the far side has arrived. Other errors can come from the local kernel,
+for example because a route is missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VpnStatus(LinkStatus):
-    """Status of a VPN. The round-trip time comes from the last ICMP echo reply.
+    """The status of a VPN. The round-trip time is that of the last ICMP echo reply.
 
     Args:
-        server: The server's address, or the endpoints of the WireGuard peers. None: not known yet.
+        server: The server's address, or the endpoints of the WireGuard peers; None if it is not known yet.
         addresses: Addresses of the device.
-        name_servers: Name servers that are reached through the device.
+        name_servers: Name servers that the gateway queries through the device.
         connections: Number of open connections to the server.
         clients: Number of client connections through the VPN.
     """
@@ -47,29 +47,31 @@ class VpnStatus(LinkStatus):
 
 
 class VpnLink:
-    """A link whose sockets use only the VPN device; implements `gateway.contracts.link.Link`.
+    """A link whose sockets send and receive only through a VPN device. Implements `gateway.contracts.link.Link`.
 
     Args:
         context: The network context that creates the sockets. The caller closes it.
         network: See `gateway.contracts.link.Link`.
-        thresholds: Seconds without an expected reply after which the VPN counts as unresponsive.
+        thresholds: The times without an expected reply after which the gateway reacts.
     """
 
     def __init__(self, context: NetworkContext, network: NetworkId, thresholds: SilenceThresholds) -> None:
         self.network = network
         self.liveness = Liveness(thresholds, time.monotonic())
         self.server: str | None = None
-        """What `VpnStatus.server` reports."""
+        """The value of `VpnStatus.server`."""
         self._context = context
         self._resolver = VpnResolver(context)
         self._echo = EchoMonitor(context, self._on_echo_reply)
         self._rtt: float | None = None
         self._relays: set[Relay] = set()
         self._lost: asyncio.Future[TunnelError] = asyncio.get_running_loop().create_future()
-        self._addressing: DeviceAddresses | None = None
+        self._addressing: DeviceSettings | None = None
 
-    def set_addressing(self, addressing: DeviceAddresses) -> None:
-        """Apply new device settings: name servers and hosts to ping. Reset all clients if the addresses have changed.
+    def set_addressing(self, addressing: DeviceSettings) -> None:
+        """Use new device settings: query their name servers, and ping their peers and name servers.
+
+        If the addresses have changed, reset all clients, because their connections no longer work.
 
         Args:
             addressing: The current settings of the device.
@@ -82,7 +84,10 @@ class VpnLink:
             self._echo.add_host(peer)
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """Connect a non-blocking socket to `to`. Records the durations of the phases `dns` and `tcp`."""
+        """Connect a non-blocking socket to `to`, and record the phases `dns` and `tcp`.
+
+        See `gateway.contracts.link.Link`.
+        """
         return await self._dial(to, phases or Phases(), DIAL_TIMEOUT)
 
     async def join(
@@ -108,12 +113,12 @@ class VpnLink:
         return sock
 
     def send_echo_requests(self) -> None:
-        """Send ICMP echo requests through the VPN."""
+        """Send an ICMP echo request through the VPN to each host that the link pings."""
         if self._echo.send_requests():
             self.liveness.record_echo_request(time.monotonic())
 
     def ignore_unresponsive_hosts(self) -> None:
-        """Expect no more replies from hosts that do not answer while other traffic arrives, as if they are down."""
+        """Expect no more echo replies from unresponsive hosts. See `EchoMonitor.ignore_unresponsive_hosts`."""
         self._echo.ignore_unresponsive_hosts()
 
     def _on_echo_reply(self, seconds: float) -> None:
@@ -125,7 +130,7 @@ class VpnLink:
 
         Args:
             why: The detail of the error that `lost` returns.
-            reason: The reason of this error.
+            reason: The reason of the error that `lost` returns.
         """
         if not self._lost.done():
             self._lost.set_result(TunnelError(reason, why))
@@ -136,7 +141,7 @@ class VpnLink:
             relay.abort(CloseReason.LINK_LOST)
 
     async def lost(self) -> TunnelError:
-        """Wait until the link is lost, and return the cause, which is not fatal."""
+        """Wait until the link is lost, and return the cause. The error is not fatal."""
         return await asyncio.shield(self._lost)
 
     def status(self) -> VpnStatus:

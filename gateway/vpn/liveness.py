@@ -1,4 +1,4 @@
-"""Decides whether a VPN is alive: measures how long expected replies have been missing. Does no I/O."""
+"""Decides whether a VPN works, from the time for which an expected reply has been missing. Does no I/O."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -6,14 +6,14 @@ from enum import StrEnum
 
 @dataclass(frozen=True)
 class SilenceThresholds:
-    """Seconds without an expected reply after which each stage begins.
+    """For each `SilenceStage`: the number of seconds without an expected reply after which the stage begins.
 
     Args:
         suspect: New clients wait.
-        reconnect: The VPN reconnects in place, repeatedly, and keeps its device.
-        down: The tunnel is reported as down.
-        lost: Existing clients are reset.
-        restart: The child process and the device are replaced.
+        reconnect: The VPN repeatedly reconnects in place. Its device remains.
+        down: The gateway reports the tunnel as down.
+        lost: The gateway resets existing clients.
+        restart: The gateway replaces the child process and the device.
     """
 
     suspect: float = 5.0
@@ -24,14 +24,14 @@ class SilenceThresholds:
 
 
 DIAL_GRACE = 4.0
-"""Seconds to add to each threshold if the only missing reply is that to a connection attempt, because the target
-might be down instead of the VPN. A VPN peer sends a packet at least every ten seconds."""
+"""Number of seconds added to each threshold if only the reply to a connection attempt is missing, because the target
+can be the cause. The peer of a working VPN sends a packet at least every ten seconds, so before a reconnect."""
 RECONNECT_INTERVAL = 6.0
 """Seconds between two attempts to reconnect in place."""
 
 
 class SilenceStage(StrEnum):
-    """How severe the silence of a VPN is; each stage has its own reaction, from waiting to a restart."""
+    """The stages of the reaction to a silent VPN, in the order in which they begin as the silence continues."""
 
     FINE = "fine"
     SUSPECT = "suspect"
@@ -42,10 +42,10 @@ class SilenceStage(StrEnum):
 
 
 class Liveness:
-    """Records when requests and replies of one VPN pass. All times are monotonic, in seconds.
+    """Measures for how long an expected reply has been missing on one VPN. All times are monotonic, in seconds.
 
     Args:
-        thresholds: When each stage begins.
+        thresholds: The times after which the stages begin.
         now: The current monotonic time.
     """
 
@@ -58,7 +58,7 @@ class Liveness:
         self._last_reconnect = 0.0
 
     def record_reply(self, now: float) -> None:
-        """Record that a packet has arrived through the VPN. After this call, no reply is expected."""
+        """Record that a packet has arrived through the VPN. From then on, no reply is expected."""
         self.last_reply = now
         self._echo_sent = self._dialed = None
         self._last_reconnect = 0.0
@@ -67,7 +67,7 @@ class Liveness:
         """Record the current value of the receive counter. An increase counts as a reply.
 
         Args:
-            total: Bytes received so far. If the value is lower than before, the counter was reset.
+            total: Number of bytes received so far. It decreases when the counter is reset.
             now: The current time.
 
         Returns:
@@ -80,23 +80,23 @@ class Liveness:
         return increased
 
     def record_echo_request(self, now: float) -> None:
-        """Record an echo request to a host that has answered before. After this call, a reply is expected."""
+        """Record an echo request to a host that has replied before. From then on, a reply is expected."""
         if self._echo_sent is None:
             self._echo_sent = now
 
     def record_dial(self, now: float) -> None:
-        """Record a connection attempt to a target."""
+        """Record a connection attempt to a target. From then on, a reply is expected after `DIAL_GRACE`."""
         if self._dialed is None:
             self._dialed = now
 
     def overdue(self, now: float) -> float:
-        """Return the seconds for which an expected reply has been missing; 0 if no reply is expected."""
+        """Return the number of seconds for which an expected reply has been missing; 0 if no reply is expected."""
         echo = now - self._echo_sent if self._echo_sent is not None else 0.0
         dial = now - self._dialed - DIAL_GRACE if self._dialed is not None else 0.0
         return max(0.0, echo, dial)
 
     def stage(self, now: float) -> SilenceStage:
-        """Return the current stage."""
+        """Return the stage that the time without an expected reply has reached."""
         overdue, thresholds = self.overdue(now), self._thresholds
         for threshold, stage in (
             (thresholds.restart, SilenceStage.RESTART),
@@ -110,7 +110,7 @@ class Liveness:
         return SilenceStage.FINE
 
     def start_reconnect(self, now: float) -> bool:
-        """Return whether to reconnect in place now. If the result is true, record the time of this attempt."""
+        """Return whether the caller must reconnect in place now. If so, record `now` as the time of the attempt."""
         if self.overdue(now) < self._thresholds.reconnect or now - self._last_reconnect < RECONNECT_INTERVAL:
             return False
         self._last_reconnect = now

@@ -1,4 +1,4 @@
-"""Monitors an open VPN: sends echo requests, reports the state, reconnects, and finally reports the loss."""
+"""Monitors an open VPN: pings hosts, reports its state, and reconnects it or reports it as lost."""
 
 import asyncio
 import logging
@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import Progress
+from gateway.contracts.tunnel import ProgressCallback
 from gateway.errors import Reason
 from gateway.vpn.link import VpnLink
 from gateway.vpn.liveness import SilenceStage
@@ -19,19 +19,19 @@ _ECHO_INTERVAL = 10.0
 
 
 class LivenessMonitor:
-    """Monitors the liveness of one VPN link.
+    """Monitors whether packets still arrive through one open VPN, reports the state, and reconnects the VPN.
 
     Args:
-        link: The link to monitor.
-        progress: Called when the VPN stops responding, and when it responds again.
+        link: The link of the VPN.
+        progress: Called when packets no longer arrive, and when they arrive again.
         received: Returns the number of bytes received so far.
-        reconnect: Reconnects in place: the device and the connections through it remain open.
+        reconnect: Reconnects in place, so that the device and the connections through it remain.
     """
 
     def __init__(
         self,
         link: VpnLink,
-        progress: Progress,
+        progress: ProgressCallback,
         received: Callable[[], Awaitable[int]],
         reconnect: Callable[[], Awaitable[None]],
     ) -> None:
@@ -43,14 +43,14 @@ class LivenessMonitor:
         self._connected = True
 
     def on_connected(self) -> None:
-        """Handle the VPN client's report that it is connected."""
+        """Report the tunnel as up, because the VPN client has reported that it is connected."""
         self._connected = True
         self._link.liveness.record_reply(time.monotonic())
         self._stage = SilenceStage.FINE
         self._progress(TunnelState.UP)
 
     def on_reconnecting(self, why: str) -> None:
-        """Handle the VPN client's report that it reconnects. From then on, a reply is expected.
+        """Report the tunnel as suspect, because the VPN client has reported that it is reconnecting.
 
         Args:
             why: The cause, for the field `detail` of the tunnel's status.
@@ -62,7 +62,7 @@ class LivenessMonitor:
 
     async def run(self) -> None:
         """Monitor the link until cancelled."""
-        # Send the first requests immediately, to determine which hosts answer.
+        # Send the first requests immediately, to find the hosts that reply.
         self._link.send_echo_requests()
         last_request = time.monotonic()
         while True:
@@ -70,12 +70,12 @@ class LivenessMonitor:
             await asyncio.sleep(_INTERVAL)
             now = time.monotonic()
             if now - before > 2 * _INTERVAL + 1:
-                self._link.liveness.record_reply(now)  # this process was suspended, so that the replies are not late
+                self._link.liveness.record_reply(now)  # this process was suspended, so the replies are not late
             liveness = self._link.liveness
             if not self._connected:
-                liveness.record_echo_request(now)  # expect the reply until the client reports that it is connected
+                liveness.record_echo_request(now)  # until the client is connected, a reply is missing
             received = await self._received()
-            # Ignore bytes that arrive during a reconnect, because they belong to the handshake.
+            # Ignore bytes that arrive during a reconnect, because they belong to the handshake, which can still fail.
             if self._connected and liveness.record_received(received, now):
                 self._link.ignore_unresponsive_hosts()
             quiet = now - liveness.last_reply >= _ECHO_INTERVAL_QUIET
@@ -88,13 +88,12 @@ class LivenessMonitor:
                 await self._reconnect()
 
     def _enter(self, stage: SilenceStage) -> None:
-        """Change the stage, report the tunnel's new state, and take the action of the stage."""
+        """Set the stage. If it has changed, report the new state of the tunnel, and take the action of the stage."""
         before, self._stage = self._stage, stage
         if stage is before:
             return
         if stage is SilenceStage.FINE:
-            # During a reconnect, only the client's report makes the tunnel `up`, even after this process was
-            # suspended.
+            # During a reconnect, do not report the tunnel as up, because `on_connected` does this.
             if self._connected:
                 self._progress(TunnelState.UP)
         elif before is SilenceStage.FINE and self._connected:

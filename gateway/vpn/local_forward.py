@@ -1,4 +1,4 @@
-"""Forwards a port on 127.0.0.1 to a target behind a link, for child processes."""
+"""Forwards a port on 127.0.0.1 to a target through a link, for child processes such as OpenVPN."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,9 @@ _ACCEPT_RETRY = 0.2
 
 
 class LocalForward:
-    """Accepts connections on 127.0.0.1, and connects each of them to a target behind a link.
+    """Listens on an ephemeral port of 127.0.0.1, and joins each client to a target through a link.
+
+    Use it as an asynchronous context manager. On exit, it stops listening.
 
     Args:
         via: The link to the target.
@@ -36,7 +38,7 @@ class LocalForward:
         self._relays: set[Relay] = set()
 
     def set_target(self, target: Endpoint) -> Endpoint:
-        """Set the target of new connections; return the local address to connect to."""
+        """Set the target for new clients, and return the address to which they must connect."""
         self._target = target
         host, port = self._listener.getsockname()
         return Endpoint(host, port)

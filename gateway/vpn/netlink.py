@@ -1,4 +1,4 @@
-"""Opens netlink sockets, and contains functions for all modules that use netlink. All functions block."""
+"""Opens netlink sockets, and provides the functions that all netlink modules share. All functions block."""
 
 import errno
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ def netlink_socket() -> Iterator[IPRoute]:
     """Open a netlink socket for the network namespace of this thread.
 
     Raises:
-        TunnelError: The kernel refuses a request from the `with` block; fatal if the process lacks the privilege.
+        TunnelError: The kernel refuses a request in the `with` block; fatal if the process lacks CAP_NET_ADMIN.
     """
     try:
         with IPRoute() as netlink:
@@ -46,7 +46,7 @@ def device_index(netlink: IPRoute, name: str) -> int:
 
 @contextmanager
 def ignore_missing() -> Iterator[None]:
-    """Ignore the error for a missing object: another gateway or the kernel can remove the object first."""
+    """Ignore errors of the `with` block about missing objects, which another gateway or the kernel has removed."""
     try:
         yield
     except NetlinkError as error:

@@ -1,7 +1,6 @@
-"""Places a VPN device in a network namespace, and creates sockets that use only this device.
+"""Isolates a VPN device, and creates sockets that use only this device.
 
-The device is either in a separate network namespace or in the host's namespace. In the host's namespace, the sockets
-are bound to the device.
+The device is in a separate network namespace, or in the host's network namespace, where its sockets are bound to it.
 """
 
 import asyncio
@@ -16,7 +15,7 @@ from typing import Protocol, TypeVar
 from gateway.cancellation import is_being_cancelled
 from gateway.errors import TunnelError
 from gateway.vpn import network_devices, policy_routing
-from gateway.vpn.device_addresses import DeviceAddresses
+from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.network_namespace import NetworkNamespace
 from gateway.vpn.options import Isolation
 
@@ -35,7 +34,7 @@ def new_device_name(letter: str) -> str:
 
 
 def device_prefix(letter: str) -> str:
-    """Return the prefix of the device names of one kind of VPN; see `new_device_name`."""
+    """Return the prefix that all device names of one kind of VPN share. See `new_device_name`."""
     return f"gw{letter}-"
 
 
@@ -43,20 +42,22 @@ def create_context(isolation: Isolation, device: str) -> "NetworkContext":
     """Create the network context for a device.
 
     Args:
-        isolation: The configuration's `isolation`.
-        device: Name of the device. It is not necessary that the device exists.
+        isolation: The value of `isolation` in the configuration.
+        device: Name of the device, which does not have to exist yet.
 
     Raises:
-        TunnelError: The gateway lacks the capabilities to create a network namespace.
+        TunnelError: The gateway lacks the capabilities to create a network namespace; fatal.
     """
     return NetnsContext() if isolation == "namespace" else BoundDeviceContext(device)
 
 
 class NetworkContext(Protocol):
-    """The place of a VPN device: configures the device, and creates sockets that use only the device."""
+    """Configures one VPN device, and creates sockets that use only this device."""
 
-    async def configure_device(self, device: str, addressing: DeviceAddresses) -> None:
-        """Move the device to this context if necessary, and configure it. Call this again when the settings change.
+    async def configure_device(self, device: str, addressing: DeviceSettings) -> None:
+        """Configure the device, and first move it to its network namespace if necessary.
+
+        Call this method again when the settings change.
 
         Args:
             device: Name of the device.
@@ -67,9 +68,9 @@ class NetworkContext(Protocol):
         """
 
     def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
-        """Create a socket that sends only through the device, and drops packets while the device is missing.
+        """Create a socket that sends and receives only through the device.
 
-        The caller must close the socket.
+        While the device does not exist, packets of the socket are lost. The caller must close the socket.
 
         Args:
             family: As for `socket.socket`.
@@ -87,25 +88,26 @@ class NetworkContext(Protocol):
             job: The function.
 
         Raises:
-            OSError: The context is closed (ENETDOWN). Exceptions of the function are passed on.
+            OSError: The context is closed (ENETDOWN).
+            Exception: Any exception of `job`.
         """
 
     async def release_device(self) -> None:
-        """Undo `configure_device` after the device has disappeared. The context can then configure another device."""
+        """Undo `configure_device` after the device was removed, so that another device can be configured."""
 
     def close(self) -> None:
-        """Release the context permanently."""
+        """Release all resources of the context. It cannot be used afterward."""
 
 
 class NetnsContext:
-    """A context with its own network namespace, so that the host's routes and name resolution stay unchanged."""
+    """Keeps a VPN device in a separate network namespace, so that the host's routes and DNS do not change."""
 
     def __init__(self) -> None:
         self._namespace = NetworkNamespace()
         self._prepared = False
         self._device: str | None = None
 
-    async def configure_device(self, device: str, addressing: DeviceAddresses) -> None:
+    async def configure_device(self, device: str, addressing: DeviceSettings) -> None:
         """See `NetworkContext`."""
         if not self._prepared:
             await self.run_blocking(network_devices.prepare_namespace)
@@ -140,16 +142,16 @@ class NetnsContext:
 
 
 class BoundDeviceContext:
-    """A context in the host's network namespace: its sockets are bound to the device and use their own routing table.
+    """Keeps a VPN device in the host's network namespace, with a routing table that only sockets of the device use.
 
     Args:
-        device: Name of the device.
+        device: Name of the device, to which the sockets are bound (SO_BINDTODEVICE).
     """
 
     def __init__(self, device: str) -> None:
         self._device = device
 
-    async def configure_device(self, device: str, addressing: DeviceAddresses) -> None:
+    async def configure_device(self, device: str, addressing: DeviceSettings) -> None:
         """See `NetworkContext`."""
         await asyncio.to_thread(policy_routing.configure_in_host, device, addressing)
 
@@ -171,7 +173,7 @@ class BoundDeviceContext:
         """See `NetworkContext`."""
         try:
             await asyncio.to_thread(policy_routing.remove_policy_routing, self._device)
-        except TunnelError as error:  # closing the tunnel must not fail
+        except TunnelError as error:  # log only, because closing the tunnel must not fail
             log.warning("cannot remove the routing rules of %s: %s", self._device, error.detail)
 
     def close(self) -> None:

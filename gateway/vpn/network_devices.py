@@ -9,12 +9,12 @@ from pathlib import Path
 from pyroute2 import IPRoute  # type: ignore[import-untyped]
 from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
 
-from gateway.vpn.device_addresses import DeviceAddresses
+from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.netlink import device_index, ignore_missing, netlink_socket
 
 
 def move(name: str, namespace: int) -> None:
-    """Move a device to another network namespace; the kernel removes the device's addresses and brings it down.
+    """Move a device to another network namespace. The kernel removes the device's addresses, and brings it down.
 
     Args:
         name: Name of the device.
@@ -50,7 +50,7 @@ def add_wireguard(name: str) -> bool:
 
 
 def remove_stale(kind: str, prefix: str, is_locked: Callable[[str], bool]) -> None:
-    """Remove the devices of gateways that were killed. Otherwise the kernel keeps each device and its keys.
+    """Remove the devices of killed gateways, because the kernel would keep these devices and their keys.
 
     Args:
         kind: The kernel's name for the device type, such as `wireguard`.
@@ -96,17 +96,17 @@ def prepare_namespace() -> None:
         ("ipv4/ping_group_range", "0 2147483647"),
         ("ipv4/tcp_mtu_probing", "1"),
     ):
-        # In a container /proc/sys can be read-only. Then the VPN works without echo requests and MTU probing.
+        # In a container, /proc/sys can be read-only. The VPN then works without echo requests and MTU probing.
         with contextlib.suppress(OSError):
             Path("/proc/sys/net", key).write_text(value)
 
 
-def configure_in_namespace(name: str, addressing: DeviceAddresses) -> None:
-    """Configure a device in a separate network namespace: set its addresses and route all traffic through it.
+def configure_in_namespace(name: str, addressing: DeviceSettings) -> None:
+    """Configure a device in a separate network namespace: set its addresses, and route all traffic through it.
 
     Args:
         name: Name of the device.
-        addressing: Its settings.
+        addressing: The settings of the device.
 
     Raises:
         TunnelError: The device does not exist or cannot be configured.
@@ -120,8 +120,8 @@ def configure_in_namespace(name: str, addressing: DeviceAddresses) -> None:
             netlink.route("replace", dst="default", oif=index, family=family, **gateway)
 
 
-def bring_up(netlink: IPRoute, index: int, addressing: DeviceAddresses) -> None:
-    """Set the MTU, bring the device up, and remove the addresses that `addressing` does not contain.
+def bring_up(netlink: IPRoute, index: int, addressing: DeviceSettings) -> None:
+    """Set the MTU of a device, bring the device up, and remove addresses that `addressing` does not contain.
 
     Args:
         netlink: An open netlink socket.
@@ -137,8 +137,10 @@ def bring_up(netlink: IPRoute, index: int, addressing: DeviceAddresses) -> None:
             netlink.addr("del", index=index, address=address, prefixlen=old["prefixlen"])
 
 
-def default_routes(addressing: DeviceAddresses) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield each default route through a device: the address family, and the `gateway` argument for netlink.
+def default_routes(addressing: DeviceSettings) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield a default route for each address family of a device: the family, and the arguments for the next hop.
+
+    The arguments for `IPRoute.route` are empty if the route has no next hop.
 
     Args:
         addressing: The settings of the device.

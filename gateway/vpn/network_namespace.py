@@ -1,4 +1,4 @@
-"""Creates anonymous network namespaces, which the kernel removes when they are unused.
+"""Creates anonymous network namespaces. The kernel removes such a namespace when no process or socket uses it.
 
 A thread can be in a different network namespace from the rest of its process (network_namespaces(7)). A socket stays
 in the namespace in which it was created. Therefore a thread in the namespace creates the sockets, and the event loop
@@ -29,8 +29,8 @@ class NetworkNamespace:
 
     def __init__(self) -> None:
         self.fd = -1
-        # Creating a socket takes microseconds, a DNS query takes seconds. A separate thread creates sockets, so
-        # that they do not wait for DNS queries.
+        # A separate thread creates the sockets. In a thread of `_workers`, which run DNS queries, a new socket could
+        # wait for seconds.
         self._socket_thread = ThreadPoolExecutor(1, "vpn-socket", self._enter)
         self._workers = ThreadPoolExecutor(_WORKERS, "vpn", self._enter)
         try:
@@ -48,7 +48,7 @@ class NetworkNamespace:
         _set_namespace(self.fd)
 
     def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
-        """Create a socket in the namespace; blocks for microseconds.
+        """Create a socket in the namespace. Blocks, but only for microseconds. The caller must close the socket.
 
         Args:
             family: As for `socket.socket`.
@@ -64,10 +64,10 @@ class NetworkNamespace:
             raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN)) from error
 
     def submit(self, job: Callable[[], _T]) -> "Future[_T]":
-        """Run a blocking function in a thread of the namespace. Its child processes inherit the namespace.
+        """Run a blocking function in a thread that is in the namespace, and return the future of its result.
 
         Args:
-            job: The function.
+            job: The function. Child processes that it starts are in the namespace too.
 
         Raises:
             OSError: The namespace is closed (ENETDOWN).
@@ -78,7 +78,7 @@ class NetworkNamespace:
             raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN)) from error
 
     def close(self) -> None:
-        """Release the namespace. The kernel removes it, and its devices, when the last of its sockets is closed."""
+        """Release the namespace. When its last socket is closed, the kernel removes the namespace and its devices."""
         self._socket_thread.shutdown(wait=False, cancel_futures=True)
         self._workers.shutdown(wait=False, cancel_futures=True)
         if self.fd >= 0:
@@ -87,7 +87,11 @@ class NetworkNamespace:
 
 
 def _unshare() -> int:
-    """Move this thread to a new network namespace; return a file descriptor of the namespace."""
+    """Move this thread to a new network namespace, and return a file descriptor that refers to the namespace.
+
+    Raises:
+        OSError: The thread lacks a capability, or the limit of namespaces is reached.
+    """
     _check(_libc().unshare(_CLONE_NEWNET))
     return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
@@ -97,7 +101,7 @@ def _set_namespace(fd: int) -> None:
 
 
 def _libc() -> ctypes.CDLL:
-    # The alternatives os.unshare and os.setns require Python 3.12.
+    # `os.unshare` and `os.setns` require Python 3.12.
     return ctypes.CDLL(None, use_errno=True)
 
 

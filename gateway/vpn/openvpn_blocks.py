@@ -1,4 +1,4 @@
-"""Normalizes the content of OpenVPN's inline blocks: keys, certificates and logins. Does no I/O."""
+"""Normalizes the inline blocks in OpenVPN files: keys, certificates and logins. Does no I/O."""
 
 import base64
 import re
@@ -18,7 +18,7 @@ _SECTIONS = {
     "crl-verify": (_CRL,), "tls-auth": (_STATIC,), "tls-crypt": (_STATIC,),
     "tls-crypt-v2": (_CLIENT_V2,),
 }  # fmt: skip
-"""Labels of the PEM sections that each directive uses. The parser and OpenVPN ignore other sections."""
+"""Labels of the PEM sections that each directive uses. OpenVPN ignores other sections, so the parser drops them."""
 _SINGLE_SECTION = {"key", "tls-auth", "tls-crypt", "tls-crypt-v2"}
 """Directives that use only the first PEM section of their content."""
 _STATIC_DIGITS = 512
@@ -32,7 +32,7 @@ _FINGERPRINT = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){19,31}")
 
 
 def normalize_block(name: str, text: str) -> tuple[str, ...]:
-    """Parse the content of a block, and return the content as lines in normal form.
+    """Parse the content of a block, and return it as lines in a normal form that OpenVPN parses in the same way.
 
     Args:
         name: Name of the directive.
@@ -51,14 +51,14 @@ def normalize_block(name: str, text: str) -> tuple[str, ...]:
 
 
 def decode_file(name: str, data: bytes) -> str:
-    """Convert the content of a file to the text of an inline block.
+    """Convert the content of a file to the content of an inline block.
 
     Args:
-        name: The directive that names the file.
+        name: The directive that refers to the file.
         data: The content of the file.
 
     Raises:
-        GatewayError: The content is not text.
+        GatewayError: The content is not UTF-8 text.
     """
     if name == "pkcs12":
         return base64.b64encode(data).decode()
@@ -83,8 +83,8 @@ def _pem_sections(lines: list[str], error: str) -> Iterator[tuple[str, str]]:
     """Yield the label and the body of each PEM section (RFC 7468).
 
     Args:
-        lines: The text.
-        error: The message if a section is incomplete.
+        lines: The lines of the block.
+        error: The error message if a section is incomplete.
 
     Raises:
         GatewayError: A section is incomplete.

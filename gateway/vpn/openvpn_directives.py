@@ -1,4 +1,4 @@
-"""Decides which directives of an OpenVPN client file are kept, ignored or refused. Does no I/O."""
+"""Decides which directives of an OpenVPN file the gateway keeps, ignores or refuses. Does no I/O."""
 
 from gateway.errors import GatewayError
 from gateway.vpn.openvpn_grammar import BLOCK_DIRECTIVES, IGNORED_VARIABLES, check_values, is_allowed
@@ -23,10 +23,10 @@ _IGNORED = {
     "http-proxy-timeout", "socks-proxy-retry", "max-routes", "prng", "mtu-test", "comp-noadapt",
     "ignore-unknown-option",
 }  # fmt: skip
-"""Ignored directives. The gateway sets them, they interfere with its control of the process, or they have no
-effect."""
+"""Directives that the gateway ignores, because it sets them itself, because they would interfere with its control of
+the process, or because they have no effect."""
 REPORTED = {"up", "down", "route-up", "route-pre-down", "ipchange", "dns-updown"}
-"""Ignored directives whose effect the operator probably expects. The gateway logs a warning that lists them."""
+"""Ignored directives whose effect the operator probably expects, so the gateway logs a warning for each."""
 _REFUSED = {
     "loads code into the client": {"plugin", "providers", "engine", "pkcs11-providers", "pkcs11-id"},
     "runs a program": {"iproute"},
@@ -65,11 +65,11 @@ _REFUSED = {
         "mtu-dynamic", "use-prediction-resistance",
     },
 }  # fmt: skip
-"""Refused directives, grouped by the reason. A directive that none of the tables contains is refused too."""
+"""Refused directives, by the reason. The gateway also refuses directives that none of the tables contains."""
 
 
 def is_ignored(directive: OpenVpnDirective) -> bool:
-    """Return whether the gateway ignores a directive, instead of keeping or refusing it."""
+    """Return whether the gateway ignores a directive. It keeps or refuses other directives."""
     if directive.name == "setenv":
         return not IGNORED_VARIABLES.isdisjoint(directive.values[:1])
     return directive.block is None and directive.name in _IGNORED
@@ -81,7 +81,7 @@ def is_known(name: str) -> bool:
 
 
 def check_allowed(directive: OpenVpnDirective, *, connection: bool = False) -> None:
-    """Check that a directive is allowed in an OpenVPN client file. Does not check the content of blocks.
+    """Check that a directive is allowed in an OpenVPN client file. Do not check the content of a block.
 
     Args:
         directive: A directive that is not ignored.
@@ -95,7 +95,9 @@ def check_allowed(directive: OpenVpnDirective, *, connection: bool = False) -> N
         raise GatewayError(f"{name} {refusal}: remove it")
     if directive.block is None:
         if name == "setenv" and directive.values[:1] == ("opt",):
-            raise GatewayError("setenv opt hides a directive: write the directive without it, or remove the line")
+            raise GatewayError(
+                "setenv opt hides a directive: write the directive without setenv opt, or remove the line"
+            )
         check_values(directive, connection=connection)
     elif name not in BLOCK_DIRECTIVES or connection:
         where = "in a <connection> block" if connection else "in an OpenVPN client file"

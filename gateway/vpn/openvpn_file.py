@@ -1,9 +1,9 @@
-"""Converts the configuration file of an OpenVPN client to a file that contains only safe directives.
+"""Converts the configuration file of an OpenVPN client to one that contains only safe directives.
 
-OpenVPN never reads the original text. The gateway parses each directive (`openvpn_syntax.py`), checks it
+OpenVPN never reads the original file. The gateway parses each directive (`openvpn_syntax.py`), checks it
 (`openvpn_directives.py`), and writes it in a form that OpenVPN parses in the same way. It also parses the content of
-blocks and of files that directives name, and writes the content as blocks (`openvpn_blocks.py`). A callback reads the
-files; the module does no other I/O.
+blocks, and of files to which directives refer, and writes it as blocks (`openvpn_blocks.py`). A callback reads the
+files. The module does no other I/O.
 """
 
 from collections.abc import Callable
@@ -32,13 +32,13 @@ class GeneratedClientFile:
     """The configuration file that the gateway generates for OpenVPN.
 
     Args:
-        directives: The directives of the file. Blocks replace the names of files.
+        directives: The directives of the file. Blocks replace references to files.
         layer: The type of the device: `tun` or `tap`.
         has_secrets: Whether the operator's file contains private keys or passwords.
         secret_files: Paths of files with private keys or passwords, as they are written in the operator's file.
         uses_proxy: Whether OpenVPN connects through an HTTP or SOCKS proxy.
-        requires_login: Whether the server requires a login that the file does not contain.
-        ignored: Directives that were removed although they have an effect, in the order of the file.
+        requires_login: Whether the server requires a user name and a password that the file does not contain.
+        ignored: Names of removed directives that would have an effect, in the order of the file.
     """
 
     directives: tuple[OpenVpnDirective, ...]
@@ -51,14 +51,14 @@ class GeneratedClientFile:
 
     @property
     def text(self) -> str:
-        """The text of the file."""
+        """The content of the generated file."""
         return "".join(f"{line}\n" for each in self.directives for line in to_lines(each))
 
     def source_line(self, number: int) -> int:
-        """Return the line number in the operator's file from which a line of `text` was generated.
+        """Return the line of the operator's file from which a line of `text` was generated; 0 if there is none.
 
         Args:
-            number: Line number in `text`, from 1.
+            number: Line number in `text`, starting at 1.
         """
         for each in self.directives:
             number -= len(to_lines(each))
@@ -67,25 +67,29 @@ class GeneratedClientFile:
         return 0
 
     def with_login_query(self) -> "GeneratedClientFile":
-        """Return a copy of the file in which OpenVPN requests the login from the management interface."""
+        """Return a copy of the file with which OpenVPN requests user and password from the management interface."""
         others = tuple(each for each in self.directives if each.name != _LOGIN)
         return replace(self, directives=(*others, OpenVpnDirective(0, _LOGIN)), requires_login=True)
 
 
 def _refuse_files(name: str) -> bytes:
-    raise GatewayError(f"{name} cannot be read here: put its content into a block")
+    raise GatewayError(
+        f"{name}: files that the OpenVPN configuration refers to are not read; put the content into an inline block,"
+        " such as <ca>…</ca>"
+    )
 
 
 def parse_client_file(text: str, read_file: Callable[[str], bytes] = _refuse_files) -> GeneratedClientFile:
-    """Parse the configuration file of a client.
+    """Parse an operator's client file, and generate the file for OpenVPN from it.
 
     Args:
-        text: The text of the file.
-        read_file: Returns the content of a file, given a path from a directive. Raises `GatewayError` if the file
-            cannot be read.
+        text: The content of the operator's file.
+        read_file: Receives the path in a directive, and returns the content of that file. Raises `GatewayError` if
+            the file cannot be read.
 
     Raises:
-        GatewayError: The file contains something that is not allowed. The message names the line.
+        GatewayError: The file contains a directive or a value that is not allowed. The message contains the line
+            number.
     """
     parser = _ClientFileBuilder(read_file)
     for each in parse_directives(text):
@@ -95,7 +99,7 @@ def parse_client_file(text: str, read_file: Callable[[str], bytes] = _refuse_fil
 
 
 class _ClientFileBuilder:
-    """Builds a `GeneratedClientFile` from directives in the order of the file."""
+    """Builds a `GeneratedClientFile`. The caller adds the directives of the operator's file in their order."""
 
     def __init__(self, read_file: Callable[[str], bytes]) -> None:
         self._read_file = read_file
@@ -104,12 +108,12 @@ class _ClientFileBuilder:
         self._file_count = 0
         self._secret_files: list[str] = []
         self._optional: set[str] = set()
-        """Names of directives that `ignore-unknown-option` lists."""
+        """The directives that `ignore-unknown-option` permits to be unknown."""
         self._device = self._device_type = ""
         self._requires_login = self._uses_proxy = self._has_secrets = False
 
     def add(self, directive: OpenVpnDirective) -> None:
-        """Check and add the next directive.
+        """Check the next directive of the operator's file, and add its replacement unless it is ignored.
 
         Raises:
             GatewayError: The directive is not allowed.
@@ -118,11 +122,11 @@ class _ClientFileBuilder:
             check_allowed(directive)
             self._uses_proxy |= directive.name in _PROXIES
             for each in self._convert(directive):
-                to_lines(each)  # raises if the quotes make the line too long
+                to_lines(each)  # raises an error if the added quotation marks make the line too long
                 self._directives.append(each)
 
     def _ignore(self, directive: OpenVpnDirective) -> bool:
-        """Return whether to ignore the directive. Record its effect on the conversion of other directives."""
+        """Return whether to ignore the directive. Record the settings that it contains, such as the device type."""
         name, values = directive.name, directive.values
         if directive.block is not None:
             return False
@@ -140,7 +144,7 @@ class _ClientFileBuilder:
         return is_ignored(directive)
 
     def _convert(self, directive: OpenVpnDirective) -> list[OpenVpnDirective]:
-        """Return the directives that replace a directive in the generated file."""
+        """Return the directives of the generated file that replace `directive`."""
         name, values = directive.name, directive.values
         if name == "connection":
             return [self._convert_connection(directive)]
@@ -157,11 +161,15 @@ class _ClientFileBuilder:
         return direction if values[0] == "[inline]" else [*direction, self._inline_file(directive)]
 
     def _inline_file(self, directive: OpenVpnDirective) -> OpenVpnDirective:
-        """Return a block with the content of the file that a directive names."""
+        """Return a block with the content of the file to which a directive refers.
+
+        Raises:
+            GatewayError: The file cannot be read, its content is not valid, or there are too many files.
+        """
         name, path = directive.name, directive.values[0]
         self._file_count += 1
         if self._file_count > _MAX_FILES:
-            raise GatewayError(f"exceeds the limit of {_MAX_FILES} named files: remove some of them")
+            raise GatewayError(f"refers to more than {_MAX_FILES} files: remove some of them")
         self._secret_files += [path] if name in SECRET_DIRECTIVES else []
         try:
             block = normalize_block(name, decode_file(name, self._read_file(path)))
@@ -184,7 +192,7 @@ class _ClientFileBuilder:
         return replace(block, block=tuple(lines))
 
     def result(self) -> GeneratedClientFile:
-        """Return the generated file."""
+        """Return the generated file, after all directives have been added."""
         return GeneratedClientFile(
             directives=tuple(self._directives),
             layer="tap" if (self._device_type or self._device).startswith("tap") else "tun",

@@ -1,4 +1,4 @@
-"""Defines the allowed directives of an OpenVPN client file, and their values (openvpn(8), 2.6). Does no I/O."""
+"""Lists the directives that are allowed in an OpenVPN file, and the syntax of their values (openvpn(8), 2.6)."""
 
 import re
 
@@ -10,7 +10,7 @@ FILE_DIRECTIVES = {
     "tls-auth": "FILE [0|1]", "tls-crypt": "FILE", "tls-crypt-v2": "FILE",
     "auth-user-pass": "[FILE]", "http-proxy-user-pass": "FILE",
 }  # fmt: skip
-"""Directives that contain the path of a file, or the content of the file as a block."""
+"""Directives that contain the path of a file. Instead, a block with the same name can contain the file's content."""
 BLOCK_DIRECTIVES = {*FILE_DIRECTIVES, "peer-fingerprint", "verify-hash", "connection"}
 SECRET_DIRECTIVES = {
     "key", "pkcs12", "tls-auth", "tls-crypt", "tls-crypt-v2", "auth-user-pass", "http-proxy-user-pass",
@@ -68,9 +68,9 @@ _PATTERNS = {
     "SUITES": rf"{_SUITE}(:{_SUITE})*", "NAMES": r"[A-Za-z0-9_-]+(:[A-Za-z0-9_-]+)*",
     "VARIABLE": r"UV_[A-Za-z0-9_]+|PUSH_PEER_INFO|REMOTE_RANDOM_HOSTNAME",
 }  # fmt: skip
-"""A pattern for the values of each placeholder in the tables above, such as NUMBER."""
+"""The pattern for the value of each placeholder in the tables above, such as NUMBER."""
 IGNORED_VARIABLES = {"FORWARD_COMPATIBLE", "SERVER_POLL_TIMEOUT", "CLIENT_CERT", "FRIENDLY_NAME"}
-"""Variables of `setenv` to ignore: they are for other clients, or the gateway sets them."""
+"""Variables of `setenv` that the gateway ignores, because they are for other clients, or because it sets them."""
 _CIPHER = "AES in GCM or CBC mode, or ChaCha20-Poly1305"
 _EXPLANATIONS = {
     "compress": "compression leaks encrypted data (VORACLE); only its stubs are allowed",
@@ -86,7 +86,7 @@ _EXPLANATIONS = {
     "remote-cert-tls": "the peer is a server",
     "setenv": f"VARIABLE is UV_…, PUSH_PEER_INFO, REMOTE_RANDOM_HOSTNAME, {', '.join(sorted(IGNORED_VARIABLES))}",
 }  # fmt: skip
-"""The reason for the restriction of a directive's values, for error messages."""
+"""Explanations of the allowed values of directives, for error messages."""
 
 
 def is_allowed(name: str) -> bool:
@@ -95,7 +95,7 @@ def is_allowed(name: str) -> bool:
 
 
 def check_values(directive: OpenVpnDirective, *, connection: bool) -> None:
-    """Check that a directive is allowed and has allowed values.
+    """Check that a directive and its values are allowed.
 
     Args:
         directive: A directive that is not a block.
@@ -115,7 +115,13 @@ def check_values(directive: OpenVpnDirective, *, connection: bool) -> None:
 
 
 def _matches(values: tuple[str, ...], syntax: str) -> bool:
-    """Return whether values match a syntax such as `HOST [PORT]`. In a syntax, `…` repeats the last word."""
+    """Return whether the values of a directive match a syntax such as `HOST [PORT]`.
+
+    Args:
+        values: The values.
+        syntax: Placeholders and literal alternatives (`a|b`). Brackets mark optional values. If the last word ends
+            with `…`, it can be repeated.
+    """
     words = syntax.split()
     if words and words[-1].endswith("…"):
         words += words[-1:] * (len(values) - len(words))

@@ -1,4 +1,4 @@
-"""Loads an OpenVPN client file, and the files below its directory that its directives name.
+"""Loads an OpenVPN client file, and the files below its directory that its directives refer to.
 
 The loader opens each file only once. Therefore, the file that it reads is the file that it has checked, even if
     another process replaces the file meanwhile.
@@ -17,14 +17,14 @@ from gateway.vpn.openvpn_syntax import parse_directives
 from gateway.vpn.options import OpenVpnOptions
 
 _MAX_CONFIG_SIZE = 1 << 18
-"""Maximum size of the configuration file, in bytes. Parsing takes noticeable time at this size."""
+"""Maximum size of the configuration file, in bytes. A larger file would take too long to parse."""
 _MAX_NAMED_SIZE = 1 << 20
-"""Maximum size of a file that a directive names, in bytes. Certificate revocation lists can be long."""
+"""Maximum size of a file to which a directive refers, in bytes. Certificate revocation lists can be long."""
 
 
 @dataclass(frozen=True)
 class _LoadedFile:
-    """The content of a file, with its path and status.
+    """A file that was read, with its path and status.
 
     Args:
         path: The path of the file, without symbolic links.
@@ -38,13 +38,14 @@ class _LoadedFile:
 
 
 def load_client_file(options: OpenVpnOptions) -> GeneratedClientFile:
-    """Load the configuration file. Can block.
+    """Load an OpenVPN client file and the files to which it refers, and generate the file for OpenVPN. Can block.
 
     Args:
         options: The options of the tunnel.
 
     Raises:
-        TunnelError: The file cannot be read, or contains something that is not allowed; fatal.
+        TunnelError: A file cannot be read, other users can read a file with secrets, or a directive or its value is
+            not allowed; fatal.
     """
     named: dict[str, _LoadedFile] = {}
     try:
@@ -66,13 +67,13 @@ def load_client_file(options: OpenVpnOptions) -> GeneratedClientFile:
 
 
 def named_files(options: OpenVpnOptions) -> set[Path]:
-    """Return the paths of all files that the configuration file names, even of missing ones. Can block.
+    """Return the paths of all files to which the configuration file refers, including missing files. Can block.
 
     Args:
         options: The options of the tunnel.
 
     Returns:
-        The paths. If the configuration file cannot be parsed, only the paths before the first error.
+        The paths. If the configuration file contains an error, the paths before the error.
     """
     found: set[Path] = set()
     try:
@@ -117,9 +118,9 @@ def _read(path: Path, max_size: int, directory: Path | None = None) -> _LoadedFi
 
     Args:
         path: Path of the file.
-        max_size: Maximum size in bytes.
-        directory: The directory that must contain the file after symbolic links are resolved. This path must not
-            contain symbolic links. None: the file can be in any directory.
+        max_size: Maximum size, in bytes.
+        directory: A directory that must contain the file after symbolic links are resolved. This path must not
+            contain symbolic links. None to permit every directory.
 
     Raises:
         OSError: The file is missing or not readable.

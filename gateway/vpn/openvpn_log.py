@@ -1,4 +1,4 @@
-"""Converts OpenVPN's log messages to failures with a reason. Does no I/O."""
+"""Recognizes failures in OpenVPN's log messages, and maps each to a reason. Does no I/O."""
 
 import re
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from gateway.errors import Reason
 
 @dataclass(frozen=True)
 class OpenVpnFailure:
-    """A failure that a log message of OpenVPN reports.
+    """A failure that OpenVPN has logged.
 
     Args:
-        reason: The reason that status and metrics show.
+        reason: The reason for status and metrics.
         detail: One line for the operator.
-        fatal: Whether an immediate retry cannot succeed.
-        specificity: How precisely the message explains the failure, from 1 (least) to 5 (most).
+        fatal: Whether a retry cannot succeed until the operator changes something.
+        specificity: The precision with which the message explains the failure, from 1 (lowest) to 5 (highest).
     """
 
     reason: Reason
@@ -42,13 +42,13 @@ _PATTERNS: list[tuple[str, Reason, bool, int]] = [
     (r"Inactivity timeout|\[soft,ping-restart\]", Reason.TIMEOUT, False, 2),
     (r"TLS (Error|handshake failed|object)", Reason.TLS, False, 1),
 ]
-"""For each message: a pattern, and the `reason`, `fatal` and `specificity` of the failure."""
+"""The pattern of each message, and `reason`, `fatal` and `specificity` of the failure that it reports."""
 
 
 def parse_failure(line: str) -> OpenVpnFailure | None:
     """Return the failure that a log line reports; None if it reports none."""
     if re.match(r"\S*\s*\S*\s*(MANAGEMENT|PUSH|OPTIONS IMPORT|Timers)\b", line):
-        return None  # a log line of the management interface, or not a failure
+        return None  # these lines quote commands and options, and report no failures
     for pattern, reason, fatal, specificity in _PATTERNS:
         if re.search(pattern, line):
             detail = re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", "", line.strip())
@@ -57,5 +57,5 @@ def parse_failure(line: str) -> OpenVpnFailure | None:
 
 
 def more_specific(old: OpenVpnFailure | None, new: OpenVpnFailure) -> OpenVpnFailure:
-    """Return the failure with the higher specificity; the new one if both are equal."""
+    """Return the failure with the higher specificity. If both are equal, return the new one."""
     return old if old is not None and old.specificity > new.specificity else new

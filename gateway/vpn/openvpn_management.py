@@ -1,6 +1,6 @@
 """Implements the server side of OpenVPN's management interface, on a unix socket (management-notes.txt).
 
-OpenVPN is the client of this socket, and exits when the connection closes. Therefore OpenVPN exits when the gateway
+OpenVPN is the client of this socket, and exits when the connection closes. It therefore also exits when the gateway
 exits.
 """
 
@@ -11,17 +11,17 @@ from pathlib import Path
 
 from gateway.errors import Reason, TunnelError
 from gateway.vpn.openvpn_privileges import grant_access, unprivileged_user
-from gateway.vpn.stale_cleanup import RuntimeDirectory
+from gateway.vpn.runtime_directory import RuntimeDirectory
 
 _PREFIX = "gateway-vpn-"
 _QUOTED = str.maketrans({"\\": "\\\\", '"': '\\"'})
 
 
 class ManagementInterface:
-    """The management interface of one `openvpn` process.
+    """The gateway's end of the management interface of one `openvpn` process.
 
     Args:
-        on_notification: Called with the kind and the text of each line `>KIND:TEXT`.
+        on_notification: Called for each line `>KIND:TEXT` from OpenVPN, with the kind and the text.
     """
 
     def __init__(self, on_notification: Callable[[str, str], None]) -> None:
@@ -35,7 +35,7 @@ class ManagementInterface:
         """The path of the socket.
 
         Raises:
-            RuntimeError: `listen` was not called.
+            RuntimeError: `listen` has not been called.
         """
         if self._directory is None:
             raise RuntimeError("the management interface does not listen yet")
@@ -45,7 +45,7 @@ class ManagementInterface:
         """Listen for the connection of the child process.
 
         Returns:
-            The ID of the user to run the child as, or None to run the child as the gateway's user.
+            The ID of the unprivileged user that must run the child; None if the gateway's user must run it.
 
         Raises:
             TunnelError: The socket cannot be created in the directory for temporary files; fatal.
@@ -63,7 +63,7 @@ class ManagementInterface:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._writer is not None:
-            writer.close()  # the connection is from another process, because the child connects only once
+            writer.close()  # the child connects only once, so this is another process
             return
         self._writer = writer
         with contextlib.suppress(ConnectionError):
@@ -75,12 +75,12 @@ class ManagementInterface:
         writer.close()
 
     def send(self, command: str) -> None:
-        """Send a command if the child process is connected. Does not wait for a response."""
+        """Send a command if the child process is connected. Do not wait for a response."""
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(command.encode() + b"\n")
 
     def send_credential(self, field: str, kind: str, value: str) -> None:
-        """Answer a request for a credential, as in `username "Auth" "…"`.
+        """Send a credential that OpenVPN has requested, as in `username "Auth" "…"`.
 
         Args:
             field: `username` or `password`.
@@ -90,7 +90,7 @@ class ManagementInterface:
         self.send(f'{field} "{kind}" "{value.translate(_QUOTED)}"')
 
     async def close(self) -> None:
-        """Close the socket; the child exits if it still runs."""
+        """Close the socket. If the child process still runs, it then exits."""
         if self._writer is not None:
             self._writer.close()
         if self._server is not None:

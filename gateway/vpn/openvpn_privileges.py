@@ -1,7 +1,7 @@
 """Reduces the privileges of the OpenVPN process to CAP_NET_ADMIN and, if possible, an unprivileged user.
 
-OpenVPN parses input from untrusted hosts. OpenVPN needs CAP_NET_ADMIN to create its device: at the start, and later
-if the server assigns another address. It needs no other capability.
+OpenVPN parses input from untrusted hosts, so it must not have privileges that it does not need. It needs only
+CAP_NET_ADMIN, to create its device at the start, and again if the server assigns another address.
 """
 
 import logging
@@ -11,7 +11,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 USER = 65533
-"""User and group ID of the child process. No account has this ID, so that no service runs as the same user."""
+"""User and group ID of the child process. No account has this ID, so no other service runs as this user."""
 _CAPABILITIES = {"CAP_CHOWN": 0, "CAP_KILL": 5, "CAP_SETGID": 6, "CAP_SETUID": 7}
 """Capabilities that the gateway needs to switch to the user, and later to send signals to the child process
 (capabilities(7))."""
@@ -21,15 +21,15 @@ _TUN = Path("/dev/net/tun")
 
 
 def unprivileged_user(directory: Path) -> int | None:
-    """Return the user ID for the child process, and give that user access to a directory.
+    """Choose the user for the child process, and give that user access to a directory.
 
-    If the gateway runs as root but cannot switch to the user, log a warning with the cause.
+    If the gateway runs as root but cannot use the unprivileged user, log a warning with the cause.
 
     Args:
         directory: The directory of the child's management socket.
 
     Returns:
-        The user ID, or None if the child must run as the gateway's user.
+        The ID of the unprivileged user; None if the gateway's user must run the child.
     """
     if os.geteuid() != 0:
         return None
@@ -42,11 +42,11 @@ def unprivileged_user(directory: Path) -> int | None:
 
 
 def grant_access(path: Path, mode: int) -> None:
-    """Set the group of a path to the child's group, and set the permission bits; do not change the owner.
+    """Set the group of a file to that of the child process, and set the permission bits. The owner does not change.
 
     Args:
-        path: A file, socket or directory.
-        mode: The new permission bits of the path.
+        path: The path of a file, socket or directory.
+        mode: The new permission bits.
 
     Raises:
         OSError: The group or the mode cannot be changed.
@@ -56,7 +56,7 @@ def grant_access(path: Path, mode: int) -> None:
 
 
 def _obstacle(directory: Path) -> str | None:
-    """Return the reason why the child cannot run as the unprivileged user; None if there is no obstacle."""
+    """Return the reason why the unprivileged user cannot run the child process; None if it can."""
     effective = _effective_capabilities()
     missing = [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
     if missing:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason, TunnelError
 from gateway.processes.child_process import ChildProcess
-from gateway.vpn.device_addresses import DeviceAddresses
+from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.openvpn_file import GeneratedClientFile
 from gateway.vpn.openvpn_log import OpenVpnFailure, more_specific, parse_failure
 from gateway.vpn.openvpn_management import ManagementInterface
@@ -25,14 +25,14 @@ _RETRY_PAUSE = 1.0
 
 
 class OpenVpnProcess:
-    """An `openvpn` child process, and the state that it reports.
+    """Runs an `openvpn` child process, and stores the state that it reports.
 
     Args:
         options: The options of the tunnel.
-        file: The client's configuration file.
+        file: The generated configuration file.
         device: The name for the device.
-        redirect: Receives a server and its protocol, and returns the address to connect to instead of the server.
-            None: connect to the server itself. Raises `TunnelError` if a redirect is not possible.
+        redirect: Receives a server and its protocol, and returns the address to which OpenVPN must connect in place
+            of the server; None to connect to the server itself. Raises `TunnelError` if a redirect is not possible.
         on_state: Called with each connection state from `>STATE:` notifications, and with `DOWN` before OpenVPN
             removes the device.
     """
@@ -46,13 +46,13 @@ class OpenVpnProcess:
         on_state: Callable[[str], None],
     ) -> None:
         self.state_detail = ""
-        """The description of the last state, such as the cause of RECONNECTING."""
+        """The description of the last state, such as the cause of RECONNECTING; empty if it has none."""
         self.received = 0
-        """Bytes received from the server so far."""
+        """Number of bytes received from the server so far."""
         self.failure: OpenVpnFailure | None = None
         """The most specific failure since the last successful connection."""
-        self.addressing: DeviceAddresses | None = None
-        """The device settings that the server pushed last; None if the server has pushed no settings."""
+        self.addressing: DeviceSettings | None = None
+        """The device settings that the server last pushed; None if the server has not pushed any."""
         self.server: Endpoint | None = None
         self._options = options
         self._file = file if options.user is None else file.with_login_query()
@@ -99,26 +99,26 @@ class OpenVpnProcess:
         ]  # fmt: skip
 
     async def wait(self) -> TunnelError:
-        """Wait until the child process exits although `stop` was not called; return the cause."""
+        """Wait until the child process exits on its own, and return the cause."""
         code = await self._child.wait() if self._child else 0
         await asyncio.sleep(_LOG_DELAY)
         return self.error(f"openvpn ended with exit code {code}")
 
     def error(self, default: str) -> TunnelError:
-        """Return the last failure as an error.
+        """Return the failure of the child process as an error.
 
         Args:
-            default: The detail if the child has reported no failure.
+            default: The detail of the error if the child has reported no failure.
         """
         failure = self.failure or OpenVpnFailure(Reason.RESET, default)
         return TunnelError(failure.reason, failure.detail, fatal=failure.fatal)
 
     def restart_in_place(self) -> None:
-        """Reconnect. The device, its addresses and the connections through the device remain (persist-tun)."""
+        """Make OpenVPN reconnect. The device, its addresses and the connections through it remain (persist-tun)."""
         self._management.send("signal SIGUSR1")
 
     async def stop(self) -> None:
-        """Stop the child process and close its management interface."""
+        """Stop the child process, and close its management interface."""
         self._management.send("signal SIGTERM")
         if self._child is not None:
             await self._child.stop()
@@ -131,7 +131,7 @@ class OpenVpnProcess:
             self.failure = more_specific(self.failure, failure)
 
     def _config_location(self, found: re.Match[str]) -> str:
-        """Convert a location in the generated file to the file name and line of the operator's file."""
+        """Return the position in the operator's file that corresponds to a position in the generated file."""
         line = f":{self._file.source_line(int(found[1]))}" if found[1] else ""
         return f"{self._options.config}{line}"
 
@@ -164,7 +164,7 @@ class OpenVpnProcess:
         self._on_state(state)
 
     def _on_remote(self, text: str) -> None:
-        """Choose the address to which the child process connects."""
+        """Handle a REMOTE notification: accept the server, or replace it with the result of `redirect`."""
         host, port, protocol = text.split(",")[:3]
         self.server = Endpoint(host, int(port))
         try:
@@ -175,7 +175,7 @@ class OpenVpnProcess:
         self._management.send(f"remote MOD {address.host} {address.port}" if address else "remote ACCEPT")
 
     def _on_password(self, text: str) -> None:
-        """Answer a request for a user name and password, or for a passphrase."""
+        """Handle a PASSWORD notification: send the requested credential, or record that the server refused it."""
         request = re.match(r"Need '([^']+)' (username/password|password)", text)
         if request is None:
             if text.startswith("Verification Failed"):
@@ -184,7 +184,7 @@ class OpenVpnProcess:
             return
         kind, fields = request[1], request[2]
         options = self._options
-        # For other kinds of request, such as a login at an HTTP proxy, the gateway has no credentials.
+        # The gateway has no credentials for other kinds of requests, such as a login to an HTTP proxy.
         secret = {"Private Key": options.key_password, "Auth": options.password}.get(kind)
         key = {"Private Key": "key_password_file", "Auth": "user and password_file"}.get(kind, "a login in the file")
         if secret is None or (fields.startswith("username") and options.user is None):
@@ -206,7 +206,10 @@ class OpenVpnProcess:
         self._management.send("signal SIGTERM")
 
     def _on_updown(self, text: str) -> None:
-        """Collect the environment of an `up` or `down` script, and derive the device settings from it."""
+        """Handle an UPDOWN notification, which contains the environment of an `up` or `down` script.
+
+        Each notification contains one variable. At the end of an `up` environment, derive the device settings.
+        """
         if text == "UP":
             self._environment = {}
         elif text == "DOWN":

@@ -1,4 +1,4 @@
-"""Lists the servers in the configuration file of an OpenVPN client. Does no I/O."""
+"""Lists the servers (directive `remote`) in an OpenVPN configuration file. Does no I/O."""
 
 from collections.abc import Iterable, Iterator
 
@@ -10,7 +10,7 @@ _DEFAULT_PORT = "1194"
 
 
 def tcp_remotes(file: GeneratedClientFile) -> list[Endpoint]:
-    """Return the servers that the client dials over TCP. Another tunnel can carry such connections.
+    """Return the servers that the client dials over TCP. An outer tunnel can carry these connections.
 
     Args:
         file: The configuration file.
@@ -19,7 +19,7 @@ def tcp_remotes(file: GeneratedClientFile) -> list[Endpoint]:
 
 
 def udp_remotes(file: GeneratedClientFile) -> list[Endpoint]:
-    """Return the servers that the client dials over UDP.
+    """Return the servers that the client dials over UDP, which no outer tunnel can carry.
 
     Args:
         file: The configuration file.
@@ -28,7 +28,7 @@ def udp_remotes(file: GeneratedClientFile) -> list[Endpoint]:
 
 
 def _file_remotes(file: GeneratedClientFile) -> list[tuple[Endpoint, str]]:
-    """Return each server and its protocol, without duplicates."""
+    """Return each server of the file, with its protocol. Omit duplicates."""
     blocks = [each for each in file.directives if each.name == "connection"]
     common = [each for each in file.directives if each.block is None]
     if not blocks:

@@ -1,7 +1,7 @@
 """Parses OpenVPN's configuration files into directives, as OpenVPN 2.6 does (options.c). Does no I/O.
 
-This parser rejects input that OpenVPN parses in an unexpected way. Examples are a long line, which OpenVPN splits; a
-seventeenth word, which OpenVPN ignores; and a backslash before a comment.
+The parser rejects input that OpenVPN would parse in an unexpected way, such as a long line, which OpenVPN splits, a
+seventeenth word, which OpenVPN ignores, or a backslash before a comment.
 """
 
 import re
@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from gateway.errors import GatewayError
 
 _MAX_LINE = 254
-"""Maximum length of a line, in bytes. OpenVPN reads 255 bytes (OPTION_LINE_SIZE) and parses the rest of the line
-as a new line."""
+"""Maximum length of a line, in bytes. OpenVPN reads at most 255 bytes (OPTION_LINE_SIZE), and parses the remaining
+bytes as a new line."""
 _MAX_WORDS = 16
 """Maximum number of words in a line. OpenVPN ignores further words (MAX_PARMS)."""
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _PRINTABLE_NAME = re.compile(r"[a-z]+(-[a-z0-9]+)*")
 _MAX_NAME = 31
-"""Length of OpenVPN's longest directive name, in characters. A line of a hexadecimal key has 32 characters."""
+"""Length of OpenVPN's longest directive name, in characters. A longer word can be a line of a hexadecimal key, which
+has 32 characters."""
 _UNQUOTED = re.compile(r"[A-Za-z0-9_.:/@%+=,!?-]+")
 
 
@@ -29,10 +30,10 @@ class OpenVpnDirective:
     """A directive or a block of an OpenVPN configuration file.
 
     Args:
-        line: Number of the first line of the directive, from 1.
+        line: Number of the first line of the directive, starting at 1.
         name: Name of the directive, without leading dashes.
         values: The words after the name.
-        block: The lines between `<name>` and `</name>`. None if the directive is not a block.
+        block: The lines between `<name>` and `</name>`; None if the directive is not a block.
     """
 
     line: int
@@ -42,13 +43,13 @@ class OpenVpnDirective:
 
 
 def parse_directives(text: str) -> Iterator[OpenVpnDirective]:
-    """Parse a configuration file.
+    """Yield the directives in a configuration file.
 
     Args:
-        text: The text of the file.
+        text: The content of the file.
 
     Raises:
-        GatewayError: A line is not valid, or OpenVPN would parse it in an unexpected way. The message gives the
+        GatewayError: A line is not valid, or OpenVPN would parse it in an unexpected way. The message contains the
             line number.
     """
     lines = text.removeprefix("\ufeff").removesuffix("\n").split("\n")
@@ -56,7 +57,7 @@ def parse_directives(text: str) -> Iterator[OpenVpnDirective]:
 
 
 def connection_directives(block: OpenVpnDirective) -> Iterator[OpenVpnDirective]:
-    """Parse the directives in a `<connection>` block.
+    """Yield the directives in a `<connection>` block.
 
     Args:
         block: The block.
@@ -87,12 +88,15 @@ def _parse_lines(lines: Iterable[tuple[int, str]]) -> Iterator[OpenVpnDirective]
 
 
 def _block_lines(end: str, first: int, lines: Iterable[tuple[int, str]]) -> Iterator[str]:
-    """Yield the lines up to the end of a block.
+    """Yield the lines of a block, up to its end tag.
 
     Args:
         end: The end tag.
-        first: Line number of the start tag, for the error.
+        first: Line number of the start tag, for the error message.
         lines: The numbered lines after the start tag.
+
+    Raises:
+        GatewayError: A line is not valid, or the block has no end tag.
     """
     for number, line in lines:
         with located(number):
@@ -105,7 +109,7 @@ def _block_lines(end: str, first: int, lines: Iterable[tuple[int, str]]) -> Iter
 
 
 class _LocatedError(GatewayError):
-    """An error whose message contains the line number."""
+    """An error in an OpenVPN file. The message contains the line number."""
 
 
 @contextmanager
@@ -120,21 +124,25 @@ def located(line: int) -> Iterator[None]:
 
 
 def _check_line(line: str) -> str:
-    """Remove the carriage return from a line; raise if the line is too long or contains control characters."""
+    """Check a line, and return it without a carriage return at the end.
+
+    Raises:
+        GatewayError: The line is too long, or contains a control character.
+    """
     if len(line.encode(errors="surrogatepass")) > _MAX_LINE:
         why = "which OpenVPN reads as two lines: shorten it, or wrap a key at 64 characters"
         raise GatewayError(f"has more than {_MAX_LINE} bytes, {why}")
     line = line.removesuffix("\r")
     if _CONTROL.search(line):
-        raise GatewayError("has a control character: remove it")
+        raise GatewayError("contains a control character: remove it")
     return line
 
 
 def split_words(line: str) -> list[str]:
     """Split a line into words, as OpenVPN's `parse_line` does.
 
-    Only a quotation mark at the start of a word quotes the word, and the closing mark ends it. A backslash escapes
-    the next character, except in single quotes. A comment can start only where a new word can start.
+    Only a quotation mark at the start of a word quotes the word, and the closing quotation mark ends the word. A
+    backslash escapes the next character, except in single quotes. A comment can begin only where a word can begin.
 
     Args:
         line: One line.
@@ -151,15 +159,24 @@ def split_words(line: str) -> list[str]:
         quote = line[position] if line[position] in "\"'" else ""
         word, position = _read_word(line, position + len(quote), quote)
         if not word.isprintable():
-            raise GatewayError("has a character that is not printable: remove it")
+            raise GatewayError("contains a character that is not printable: remove it")
         words.append(word)
     if len(words) > _MAX_WORDS:
-        raise GatewayError(f"has more than {_MAX_WORDS} words, and OpenVPN drops the others: shorten it")
+        raise GatewayError(f"has more than {_MAX_WORDS} words, and OpenVPN ignores the others: shorten it")
     return words
 
 
 def _read_word(line: str, position: int, quote: str) -> tuple[str, int]:
-    """Return the word that starts at a position, and the position after the word."""
+    """Return the word that starts at a position, and the position after the word.
+
+    Args:
+        line: The line.
+        position: The first character of the word, after its quotation mark.
+        quote: The quotation mark of the word; empty if the word is not quoted.
+
+    Raises:
+        GatewayError: The quotation mark is not closed, or OpenVPN rejects a backslash.
+    """
     word = ""
     while position < len(line):
         character = line[position]
@@ -178,13 +195,13 @@ def _read_word(line: str, position: int, quote: str) -> tuple[str, int]:
 
 
 def to_lines(directive: OpenVpnDirective) -> list[str]:
-    """Convert a directive to lines of a configuration file.
+    """Convert a directive to lines of a configuration file. Quote its values if necessary.
 
     Args:
         directive: The directive.
 
     Raises:
-        GatewayError: A line is too long.
+        GatewayError: The line is too long.
     """
     if directive.block is not None:
         return [f"<{directive.name}>", *directive.block, f"</{directive.name}>"]
@@ -199,5 +216,8 @@ def _quote(word: str) -> str:
 
 
 def printable_name(name: str) -> str:
-    """Return a directive's name for a message; the word `it` if the name can be part of a misplaced secret."""
+    """Return the name of a directive for use in a message.
+
+    Return `it` if the name does not look like that of a directive, because it can be part of a misplaced secret.
+    """
     return name if len(name) <= _MAX_NAME and _PRINTABLE_NAME.fullmatch(name) else "it"

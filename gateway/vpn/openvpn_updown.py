@@ -1,20 +1,20 @@
-"""Converts the environment of OpenVPN's `up` script to the device settings that the server pushed. Does no I/O."""
+"""Converts the environment of OpenVPN's `up` script, with the pushed options, to device settings."""
 
 import ipaddress
 import re
 from collections.abc import Mapping
 
 from gateway.contracts.values import IpAddress
-from gateway.vpn.device_addresses import DeviceAddresses, IpInterface
+from gateway.vpn.device_settings import DeviceSettings, IpInterface
 
 
-def parse_updown(environment: Mapping[str, str], dns: tuple[str, ...], mtu: int | None) -> DeviceAddresses:
-    """Convert the variables from `>UPDOWN:ENV` to device settings.
+def parse_updown(environment: Mapping[str, str], dns: tuple[str, ...], mtu: int | None) -> DeviceSettings:
+    """Convert the environment variables from `>UPDOWN:ENV` notifications to device settings.
 
     Args:
-        environment: The environment variables that openvpn(8) documents for scripts.
-        dns: Name servers to use instead of the pushed ones.
-        mtu: MTU to use instead of the negotiated one.
+        environment: The environment variables, as openvpn(8) documents them for scripts.
+        dns: Name servers to use instead of the pushed ones; empty to use the pushed ones.
+        mtu: MTU to use instead of the negotiated one, in bytes; None to use the negotiated one.
     """
     addresses: list[IpInterface] = []
     if local := environment.get("ifconfig_local"):
@@ -31,7 +31,7 @@ def parse_updown(environment: Mapping[str, str], dns: tuple[str, ...], mtu: int 
     ]
     dhcp = [words[1:] for words in options if len(words) == 3 and words[0] == "dhcp-option"]
     servers = dns or [value for name, value in dhcp if name in ("DNS", "DNS6")]
-    return DeviceAddresses(
+    return DeviceSettings(
         addresses=tuple(addresses),
         gateways=hops if environment.get("dev_type") == "tap" else (),
         peers=hops,
@@ -42,7 +42,7 @@ def parse_updown(environment: Mapping[str, str], dns: tuple[str, ...], mtu: int 
 
 
 def _valid_addresses(*texts: str | None) -> tuple[IpAddress, ...]:
-    """Parse texts as IP addresses; skip texts that are not addresses, and duplicates."""
+    """Parse strings as IP addresses. Skip duplicates, and strings that are not addresses."""
     found: list[IpAddress] = []
     for text in texts:
         try:
@@ -55,6 +55,6 @@ def _valid_addresses(*texts: str | None) -> tuple[IpAddress, ...]:
 
 
 def _number(key: str) -> int:
-    """Return the number at the end of a variable name. Sorting by this number gives the order of the options."""
+    """Return the number at the end of a variable name, by which to sort the options; 0 if there is none."""
     digits = re.search(r"\d+$", key)
     return int(digits[0]) if digits else 0

@@ -14,13 +14,13 @@ Isolation = Literal["namespace", "device"]
 
 @dataclass(frozen=True)
 class SilenceTimeouts:
-    """After how many seconds without an expected reply the gateway takes each action.
+    """For each action of the gateway: the time without an expected reply after which the gateway takes the action.
 
     Args:
-        suspect: New clients wait. Two seconds later the VPN starts to reconnect in place.
-        down: The tunnel is reported as down.
-        lost: Existing clients are reset.
-        restart: The child process and the device are replaced.
+        suspect: New clients wait. Two seconds later, the VPN starts to reconnect in place.
+        down: The gateway reports the tunnel as down.
+        lost: The gateway resets existing clients.
+        restart: The gateway replaces the child process and the device.
     """
 
     suspect: Duration = field(default=Duration(5.0), metadata=POSITIVE)
@@ -34,24 +34,24 @@ class SilenceTimeouts:
 
     @property
     def thresholds(self) -> SilenceThresholds:
-        """The durations in the form that the liveness monitor uses."""
+        """The thresholds for the liveness monitor, which include the start of reconnects."""
         return SilenceThresholds(self.suspect, self.suspect + 2, self.down, self.lost, self.restart)
 
 
 @dataclass(frozen=True)
 class VpnOptions:
-    """The options that OpenVPN and WireGuard share.
+    """The options of both OpenVPN and WireGuard tunnels.
 
     Args:
         config: The client's configuration file, as the VPN's operator provides it.
-        isolation: `namespace`: a network namespace for the VPN, so that the host's routes and name resolution stay
-            unchanged (requires CAP_SYS_ADMIN and CAP_NET_ADMIN). `device`: the host's network namespace, with sockets
+        isolation: `namespace`: a network namespace for the VPN, so that the host's routes and name resolution do not
+            change (requires CAP_SYS_ADMIN and CAP_NET_ADMIN). `device`: the host's network namespace, with sockets
             that are bound to the device and a routing table that only they use (requires CAP_NET_ADMIN).
-        dns: Name servers behind the VPN, instead of those that the server pushes or the file names.
-        mtu: Largest packet in bytes, if the default of the VPN is too large for the path.
-        connect_timeout: After this time the first connection counts as failed and the tunnel reports the cause. The
+        dns: Name servers behind the VPN, in place of those that the server pushes or that the file contains.
+        mtu: Size of the largest packet, in bytes, if the default of the VPN is too large for the network path.
+        connect_timeout: Time after which the tunnel reports that the first connection has failed, and why. The
             attempts continue.
-        silence: How the gateway reacts to an unresponsive VPN.
+        silence: The times after which the gateway reacts to an unresponsive VPN.
     """
 
     config: Path
@@ -71,7 +71,7 @@ class VpnOptions:
 
 @dataclass(frozen=True)
 class OpenVpnOptions(VpnOptions):
-    """An OpenVPN tunnel; the `openvpn` program runs as a child process.
+    """The options of an OpenVPN tunnel. The `openvpn` program runs as a child process.
 
     Args:
         user: User name, for servers that require a login.
@@ -86,7 +86,7 @@ class OpenVpnOptions(VpnOptions):
 
 @dataclass(frozen=True)
 class WireGuardOptions(VpnOptions):
-    """A WireGuard tunnel, with a kernel device or, if the kernel has no WireGuard, `wireguard-go` as a child process.
+    """The options of a WireGuard tunnel. The kernel or, if it has no WireGuard, `wireguard-go` provides the device.
 
     Args:
         private_key: The private key, instead of `PrivateKey` in the file.
@@ -98,11 +98,11 @@ class WireGuardOptions(VpnOptions):
 
 
 def read_path(scheme: str, rest: str) -> dict[str, str]:
-    """Return the options in a URL such as `openvpn:///etc/gateway/office.ovpn`: the path of the configuration file.
+    """Return the option `config`, the path in a URL such as `openvpn:///etc/gateway/office.ovpn`.
 
     Args:
-        scheme: The scheme, which has no meaning here.
-        rest: The URL after `scheme://`, without the query.
+        scheme: The scheme. It is not used.
+        rest: The part of the URL after `scheme://`, without the query.
     """
     del scheme
     return {"config": rest}

@@ -12,25 +12,26 @@ from typing import Any
 
 from pyroute2 import IPRoute  # type: ignore[import-untyped]
 
-from gateway.vpn.device_addresses import DeviceAddresses
+from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.netlink import device_index, ignore_missing, netlink_socket
 from gateway.vpn.network_devices import bring_up, default_routes
 
 _NO_PREFIX_ROUTE = 0x200
 """IFA_F_NOPREFIXROUTE: the kernel adds no route for the prefix of the address."""
 _PROTOCOL = 0x67
-"""The protocol number (rt_protos) of the gateway's rules and routes. After a gateway was killed, the cleanup uses
-this number to find them."""
+"""The protocol number (rt_protos) of the gateway's rules and routes. It identifies those that killed gateways have
+left."""
 _FIRST_TABLE, _TABLE_COUNT = 20_000, 10_000
 """The range of routing tables that the gateway uses."""
 _table_lock = threading.Lock()
-"""Lock that a thread holds while it selects a table, because the selection depends on the existing rules."""
+"""Lock that prevents two threads from selecting the same unused table at the same time."""
 _UNREACHABLE_METRIC = 4096
-"""Metric of the `unreachable` route. The kernel prefers the route through the device, which has a lower metric."""
+"""Metric of the `unreachable` route. It is higher than that of the route through the device, which therefore has
+precedence while it exists."""
 
 
-def configure_in_host(name: str, addressing: DeviceAddresses) -> None:
-    """Configure a device in the host's network namespace. Add a routing table for sockets bound to the device.
+def configure_in_host(name: str, addressing: DeviceSettings) -> None:
+    """Configure a device in the host's network namespace, with a routing table for the sockets bound to the device.
 
     Args:
         name: Name of the device.
@@ -68,7 +69,8 @@ def configure_in_host(name: str, addressing: DeviceAddresses) -> None:
             )  # fmt: skip
             netlink.rule("add", oifname=name, table=table, family=family, protocol=_PROTOCOL, priority=table)
         for each in addressing.usable_addresses:
-            # The kernel replies to late packets without a socket. Rules for the source addresses cover these replies.
+            # The kernel replies to late packets of closed sockets. The rules above do not match these replies,
+            # because no socket is bound to the device, so add rules for the source addresses.
             family = socket.AF_INET if each.version == 4 else socket.AF_INET6
             netlink.rule(
                 "add", src=str(each.ip), src_len=each.max_prefixlen, table=table, family=family, protocol=_PROTOCOL,
@@ -92,7 +94,7 @@ def remove_policy_routing(name: str) -> None:
 
 
 def _table_of(netlink: IPRoute, name: str) -> int | None:
-    """Return the number of the routing table that the gateway's rules assign to the device."""
+    """Return the number of the routing table that the gateway's rules assign to the device; None if there is none."""
     for rule in _rules(netlink):
         if rule.get_attr("FRA_OIFNAME") == name and rule.get_attr("FRA_PROTOCOL") == _PROTOCOL:
             return int(rule.get_attr("FRA_TABLE"))
@@ -100,9 +102,9 @@ def _table_of(netlink: IPRoute, name: str) -> int | None:
 
 
 def _free_table(netlink: IPRoute, name: str) -> int:
-    """Return the number of a routing table that no rule uses."""
+    """Return the number of a routing table that no rule uses. The search starts at a number derived from `name`."""
     used = {rule.get_attr("FRA_TABLE") for rule in _rules(netlink)}
-    start = zlib.crc32(name.encode())  # gateways that start at the same time probably select different tables
+    start = zlib.crc32(name.encode())  # so that gateways that start at the same time select different tables
     return next(
         table
         for offset in range(_TABLE_COUNT)
@@ -115,7 +117,7 @@ def _rules(netlink: IPRoute) -> list[Any]:
 
 
 def _remove_table(netlink: IPRoute, table: int) -> None:
-    """Remove a table and its rules. Also remove tables and rules whose devices no longer exist."""
+    """Remove a routing table and its rules, and all tables and rules of devices that no longer exist."""
     device_names = {link.get_attr("IFLA_IFNAME") for link in netlink.get_links()}
     for family in (socket.AF_INET, socket.AF_INET6):
         rules = [rule for rule in netlink.get_rules(family=family) if rule.get_attr("FRA_PROTOCOL") == _PROTOCOL]
@@ -130,7 +132,7 @@ def _remove_table(netlink: IPRoute, table: int) -> None:
 
 
 def _rule_key(rule: Any) -> dict[str, Any]:
-    """Return the arguments with which `IPRoute.rule` identifies a rule."""
+    """Return the arguments of `IPRoute.rule` that identify a rule."""
     key = {
         "oifname": rule.get_attr("FRA_OIFNAME"), "src": rule.get_attr("FRA_SRC"),
         "table": rule.get_attr("FRA_TABLE"), "priority": rule.get_attr("FRA_PRIORITY"),

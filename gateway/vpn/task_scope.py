@@ -1,4 +1,4 @@
-"""Runs the background tasks of an open link. If a task fails, the link is lost. The tasks end with the link."""
+"""Runs the background tasks of an open link, and reports the link as lost if one of them fails."""
 
 import asyncio
 import contextlib
@@ -11,14 +11,14 @@ from gateway.vpn.link import VpnLink
 
 @contextlib.asynccontextmanager
 async def background_tasks(link: VpnLink, *jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run background tasks until the block ends; report the link as lost if one of them fails.
+    """Run background tasks until the `async with` block ends. Report the link as lost if one of them fails.
 
     Args:
         link: The link.
         jobs: The coroutines to run as tasks.
 
     Raises:
-        Exception: At the end of the block, if a task has failed with an exception other than `ReachError`.
+        Exception: On exit from the block: the exception of a task, if it is not a `ReachError`.
     """
     tasks = [asyncio.create_task(job) for job in jobs]
 

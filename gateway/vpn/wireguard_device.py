@@ -11,11 +11,11 @@ from gateway.errors import Reason, TunnelError
 from gateway.processes.programs import find_program, minimal_environment
 from gateway.relay.resolver import resolve
 from gateway.vpn import network_devices
-from gateway.vpn.device_addresses import DeviceAddresses, likely_peers, parse_addresses
 from gateway.vpn.device_lock import DeviceLock, is_locked
+from gateway.vpn.device_settings import DeviceSettings, likely_peers, parse_addresses
 from gateway.vpn.network_context import NetworkContext, device_prefix
 from gateway.vpn.options import WireGuardOptions
-from gateway.vpn.wireguard_file import WireGuardDeviceStatus, parse_dump, to_setconf
+from gateway.vpn.wireguard_formats import WireGuardDeviceStatus, parse_dump, to_setconf
 from gateway.vpn.wireguard_go import WireGuardGoProcess
 from gateway.vpn.wireguard_loader import load_wireguard_file
 
@@ -26,11 +26,11 @@ _PREFIX = device_prefix("w")
 _POLL_INTERVAL = 0.05
 _RESOLVE_TIMEOUT = 4.0
 _DEFAULT_MTU = 1420
-"""MTU in bytes if the file sets none, as in wg-quick: 80 bytes less than the MTU of Ethernet."""
+"""MTU, in bytes, if neither the file nor the options set one. As in wg-quick, it is 80 bytes less than Ethernet's."""
 
 
 class WireGuardDevice:
-    """A WireGuard device, and the wireguard-go process if the kernel does not support WireGuard.
+    """Creates and controls a WireGuard device, in the kernel or, if it does not support WireGuard, with wireguard-go.
 
     Args:
         options: The options of the tunnel.
@@ -38,7 +38,7 @@ class WireGuardDevice:
         context: The network context for the device. The caller closes it.
 
     Raises:
-        TunnelError: `load_wireguard_file` cannot load the configuration file.
+        TunnelError: The configuration file cannot be loaded. See `load_wireguard_file`.
     """
 
     def __init__(self, options: WireGuardOptions, device: str, context: NetworkContext) -> None:
@@ -54,10 +54,10 @@ class WireGuardDevice:
         self.in_kernel = False
         """Whether the kernel provides the device."""
         self.server = ""
-        """The resolved endpoints of all peers as one text, for messages."""
+        """The resolved endpoints of all peers, separated by commas, for messages."""
 
-    async def start(self) -> DeviceAddresses:
-        """Create and configure the device, without waiting for the handshake.
+    async def start(self) -> DeviceSettings:
+        """Create and configure the device. Do not wait for a handshake.
 
         Returns:
             The settings of the device.
@@ -68,7 +68,7 @@ class WireGuardDevice:
         if find_program("wg") is None:
             raise TunnelError(Reason.PROTOCOL, "wg is not installed: install the package wireguard-tools", fatal=True)
         for key in self._file.ignored:
-            log.warning("%s: %s is ignored: the gateway configures the device itself", self._options.config, key)
+            log.warning("%s: %s is ignored, because the gateway runs no commands", self._options.config, key)
         await self._create_in_kernel()
         if not self.in_kernel:
             await self._process.start(_PREFIX)
@@ -79,19 +79,22 @@ class WireGuardDevice:
         return addressing
 
     async def _create_in_kernel(self) -> None:
-        """Create the device in the kernel, if the kernel supports WireGuard."""
+        """Try to create the device in the kernel, and set `in_kernel` to whether the kernel supports WireGuard.
+
+        First remove the devices of killed gateways.
+        """
         self._lock = DeviceLock(self._device)
         await asyncio.to_thread(network_devices.remove_stale, "wireguard", _PREFIX, is_locked)
         creation = asyncio.ensure_future(asyncio.to_thread(network_devices.add_wireguard, self._device))
         try:
             self.in_kernel = await asyncio.shield(creation)
         except asyncio.CancelledError:
-            self.in_kernel = await creation  # wait, so that `stop` removes the device if it was created
+            self.in_kernel = await creation  # wait, so that `stop` can remove the device
             raise
 
-    def _addressing(self) -> DeviceAddresses:
+    def _addressing(self) -> DeviceSettings:
         file, options = self._file, self._options
-        return DeviceAddresses(
+        return DeviceSettings(
             addresses=file.addresses,
             peers=likely_peers(file.addresses),
             name_servers=parse_addresses(options.dns) if options.dns else file.name_servers,
@@ -108,7 +111,14 @@ class WireGuardDevice:
         await self._set_peers(await self._resolve_endpoints())
 
     async def _resolve_endpoints(self) -> dict[str, str]:
-        """Return the address of each peer by public key. If a name does not resolve, use the last known address."""
+        """Resolve the endpoints of all peers. If a name does not resolve, use the last known address.
+
+        Returns:
+            The `address:port` of each peer that has an endpoint, by public key.
+
+        Raises:
+            TunnelError: A name does not resolve, and no address of the peer is known.
+        """
         found = {}
         for peer in self._file.peers:
             if peer.endpoint is None:
@@ -130,7 +140,7 @@ class WireGuardDevice:
         await self._wg("setconf", self._device, "/dev/stdin", stdin=to_setconf(self._file, endpoints))
 
     async def reconnect(self) -> None:
-        """Remove all peers and their sessions, and add the peers again. Keep the device and its addresses.
+        """Remove and add all peers, so that new handshakes follow. The device and its addresses remain.
 
         Raises:
             TunnelError: An endpoint cannot be resolved, or `wg` fails.
@@ -144,10 +154,10 @@ class WireGuardDevice:
         """Load the configuration file again. Can block.
 
         Returns:
-            Whether the device can remain, because only keys and peers have changed.
+            Whether only keys and peers have changed, so that the device can remain.
 
         Raises:
-            TunnelError: `load_wireguard_file` cannot load the configuration file.
+            TunnelError: The configuration file cannot be loaded. See `load_wireguard_file`.
         """
         before, self._file = self._file, load_wireguard_file(self._options)
         after = self._file
@@ -156,7 +166,7 @@ class WireGuardDevice:
         )  # fmt: skip
 
     async def status(self) -> WireGuardDeviceStatus:
-        """Return the status that `wg show` reports.
+        """Return the status of the device from `wg show`.
 
         Raises:
             TunnelError: `wg` fails.
@@ -181,7 +191,7 @@ class WireGuardDevice:
                 env=minimal_environment(),
             )  # fmt: skip
             if done.returncode:
-                # The quoted value is possibly a key.
+                # Remove quoted values, because they can be keys.
                 message = re.sub(r"`[^']*'", "a value", done.stderr.strip().partition("\n")[0])
                 raise TunnelError(Reason.PROTOCOL, f"wg {arguments[0]}: {message}")
             return done.stdout
@@ -192,7 +202,7 @@ class WireGuardDevice:
             raise TunnelError(Reason.TIMEOUT, f"wg {arguments[0]} did not end within {_WG_TIMEOUT:g} s") from error
 
     async def wait(self) -> str:
-        """Wait until wireguard-go exits; return the cause. If the kernel has the device, wait until cancelled."""
+        """Wait until wireguard-go exits, and return the cause. Wait until cancelled if the kernel has the device."""
         return await self._process.wait()
 
     async def stop(self) -> None:
@@ -211,7 +221,11 @@ class WireGuardDevice:
 
 
 async def _resolve_endpoint(endpoint: str) -> str:
-    """Resolve the host of `host:port` with the host's resolver; return `address:port`."""
+    """Resolve the name in `host:port` with the resolver of this host, and return `address:port`.
+
+    Raises:
+        TunnelError: The name does not resolve, or the endpoint is not valid.
+    """
     host, _, port = endpoint.rpartition(":")
     try:
         found = await resolve(Endpoint(host.strip("[]"), int(port)))

@@ -1,4 +1,4 @@
-"""Runs wireguard-go, a process that provides a WireGuard device if the kernel does not support WireGuard."""
+"""Runs wireguard-go, a WireGuard implementation in user space, for kernels without WireGuard."""
 
 import asyncio
 import errno
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gateway.errors import Reason, TunnelError
 from gateway.processes.child_process import ChildProcess
-from gateway.vpn import stale_cleanup
+from gateway.vpn import runtime_directory
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ _POLL_INTERVAL = 0.05
 
 
 class WireGuardGoProcess:
-    """A wireguard-go process and its device.
+    """Runs a wireguard-go process, which creates a device.
 
     Args:
         device: The name for the device.
@@ -37,8 +37,8 @@ class WireGuardGoProcess:
         """Start the process, and wait until it has created the device.
 
         Args:
-            prefix: Prefix of the device names. No other program uses this prefix. Sockets of killed gateways
-                have it as well, and this method removes them.
+            prefix: Prefix of the gateway's device names. The method removes the sockets with this prefix that killed
+                gateways have left.
 
         Raises:
             TunnelError: The process cannot create the device; fatal.
@@ -48,7 +48,7 @@ class WireGuardGoProcess:
         except OSError as error:
             detail = f"{error}: wireguard-go creates its socket there: make it writable (mount a tmpfs)"
             raise TunnelError(Reason.PERMISSION, detail, fatal=True) from error
-        stale_cleanup.remove_stale_sockets(_SOCKET_DIRECTORY, f"{prefix}*.sock")
+        runtime_directory.remove_stale_sockets(_SOCKET_DIRECTORY, f"{prefix}*.sock")
         self._child = await ChildProcess.start(
             ["wireguard-go", "-f", self._device], "wireguard-go", self._on_output, {"LOG_LEVEL": "error"}
         )
@@ -73,12 +73,12 @@ class WireGuardGoProcess:
         )
 
     def _on_output(self, line: str) -> None:
-        if line[:1].isascii():  # skip the box that wireguard-go draws around a notice
+        if line[:1].isascii():  # skip the frame that wireguard-go prints around its notice
             self._last_output = line
         log.debug("wireguard-go: %s", line)
 
     async def wait(self) -> str:
-        """Wait until the process exits; return the cause. If there is no process, wait until cancelled."""
+        """Wait until the process exits, and return the cause. If it was not started, wait until cancelled."""
         if self._child is None:
             await asyncio.Event().wait()
             return ""
@@ -93,7 +93,11 @@ class WireGuardGoProcess:
 
 
 def _check_writable(directory: Path) -> None:
-    """Create a directory if it is missing; raise `OSError` if it is not writable."""
+    """Create a directory if it does not exist, and check that it is writable.
+
+    Raises:
+        OSError: The directory cannot be created, or is not writable.
+    """
     directory.mkdir(exist_ok=True)
     if not os.access(directory, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(directory))

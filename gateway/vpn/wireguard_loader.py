@@ -1,4 +1,4 @@
-"""Loads WireGuard files, and the key files that the tunnel's options name."""
+"""Loads WireGuard files, and the key files to which the tunnel's options refer."""
 
 import os
 from dataclasses import replace
@@ -7,19 +7,20 @@ from gateway.contracts.security import Secret
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.secret_files import check_owner_only, read_private_key
 from gateway.vpn.options import WireGuardOptions
-from gateway.vpn.wireguard_file import WireGuardFile, check_key, parse_wireguard_file
+from gateway.vpn.wireguard_formats import WireGuardFile, check_key, parse_wireguard_file
 
 
 def load_wireguard_file(options: WireGuardOptions) -> WireGuardFile:
-    """Load the configuration file, and keys from other files. Can block.
+    """Load the configuration file of a tunnel, and keys from the key files in the options. Can block.
 
-    The loader opens each file only once, so that it reads the file that it has checked.
+    The function opens the configuration file only once, so that the file whose permissions it checks is the file that
+    it reads.
 
     Args:
         options: The options of the tunnel.
 
     Raises:
-        TunnelError: A file cannot be read or parsed, or users other than the owner can read a key; fatal.
+        TunnelError: A file cannot be read or parsed, or users other than the owner can read a file with keys; fatal.
     """
     try:
         with options.config.open() as opened:
@@ -34,7 +35,12 @@ def load_wireguard_file(options: WireGuardOptions) -> WireGuardFile:
 
 
 def _with_keys(file: WireGuardFile, options: WireGuardOptions) -> WireGuardFile:
-    """Return the file, completed with the keys from the options."""
+    """Return the file with the keys from the options in place of those in the file.
+
+    Raises:
+        GatewayError: A key is not valid, the private key is missing, or the preshared key fits several peers.
+        OSError: A key file cannot be read.
+    """
     if options.private_key is not None:
         file = replace(file, private_key=check_key(_reveal(options.private_key), "private_key"))
     if options.preshared_key is not None:

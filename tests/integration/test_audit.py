@@ -11,27 +11,42 @@ from typing import Any
 
 import pytest
 
+from gateway.app import one_shot_commands
+from gateway.config import ConfigSources, load
 from gateway.demo import mariadb
+from gateway.demo.process import find
+from gateway.docker.options import DockerOptions
 from tests.support.engines import Engine, running_engine
 from tests.support.gateway_process import command
 from tests.support.requirements import need
+from tests.support.servers import Samba
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 DATABASE = "mkdir -p /var/lib/mysql && echo content > /var/lib/mysql/ibdata1"
 
+OWNERS = "cd {0} && chown 999:42 . * && chmod 0700 . && chmod 0640 *"
+"""A command that gives a directory and its files to other users than those of the containers."""
+
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    with running_engine(tmp_path_factory.mktemp("engine")) as made:
+    folder = tmp_path_factory.mktemp("engine")
+    (folder / "data").mkdir(mode=0o710)  # on disk, because the audit reports volumes in memory
+    with running_engine(folder) as made:
         root = made.folder / "busybox"
-        for applet in ("mkdir", "cp", "ls", "true"):
+        for applet in ("mkdir", "cp", "ls", "true", "chown", "chmod", "stat"):
             (root / "bin" / applet).symlink_to("busybox")
         (root / "app").mkdir()
         (root / "app" / "main.py").write_text("the program\n")
+        os.chown(root / "app" / "main.py", 999, 42)
         (root / "app" / "static").mkdir()
         (root / "app" / "static" / "page").write_text("a page\n")
+        (root / "etc" / "passwd").write_text("root:x:0:0::/:/bin/sh\napp:x:1500:1500::/:/bin/sh\n")
         made.import_root(root, "busybox")
+        made.docker("create", "--name", "base", "busybox", "true")
+        made.docker("commit", "--change", "USER app", "base", "app")
+        made.docker("rm", "base")
         yield made
 
 
@@ -68,23 +83,41 @@ def found(engine: Engine, *options: str) -> dict[tuple[str, str], dict[str, Any]
     return {(each["rule"], each["subject"]): each for each in audit(engine, *options)["findings"]}
 
 
-def run_fix(engine: Engine, fix: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run the printed commands in a shell, including those that are comments because a user must check them first."""
+def run_fix(engine: Engine, fix: str, folder: Path, *wrapper: str) -> subprocess.CompletedProcess[str]:
+    """Run the printed commands in a shell, including those that are comments because a user must check them first.
+
+    Args:
+        engine: The engine.
+        fix: The fix.
+        folder: The shell's current directory.
+        wrapper: A command that runs the shell.
+    """
     wanted = "\n".join(line.partition(": ")[2] if line.startswith("# when ") else line for line in fix.splitlines())
     return subprocess.run(
-        ["bash", "-e"], input=wanted, cwd=folder, env={**os.environ, "DOCKER_HOST": engine.url}, text=True,
+        [*wrapper, "bash", "-e"], input=wanted, cwd=folder, env={**os.environ, "DOCKER_HOST": engine.url}, text=True,
         capture_output=True, timeout=100, check=False,
     )  # fmt: skip
 
 
-def paste(engine: Engine, fix: str, folder: Path) -> None:
-    done = run_fix(engine, fix, folder)
+def paste(engine: Engine, fix: str, folder: Path, *wrapper: str) -> None:
+    done = run_fix(engine, fix, folder, *wrapper)
     assert done.returncode == 0, f"{fix}\n{done.stdout}{done.stderr}"
 
 
+def write_data(engine: Engine, container: str) -> None:
+    engine.docker("exec", "-u0", container, "sh", "-c", f"echo content > /data/file; {OWNERS.format('/data')}")
+
+
+def owners(engine: Engine, container: str, path: str) -> str:
+    """Return the owner and the mode of a file."""
+    return engine.docker("exec", "-u0", container, "stat", "-c", "%u:%g %a", path).stdout
+
+
 def layer_database(engine: Engine, host: Path) -> tuple[str, str]:
-    engine.run("db", "-e", "PASSWORD=hunter2", "-p", "127.0.0.1:8011:80", "--restart", "unless-stopped")
-    engine.docker("exec", "db", "sh", "-c", DATABASE)
+    engine.run(
+        "db", "-e", "PASSWORD=hunter2", "-p", "127.0.0.1:8011:80", "--restart", "unless-stopped", "-u", "1500:1500"
+    )
+    engine.docker("exec", "-u0", "db", "sh", "-c", f"{DATABASE}; {OWNERS.format('/var/lib/mysql')}")
     return "database-in-layer", "db"
 
 
@@ -96,27 +129,28 @@ def layer_data(engine: Engine, host: Path) -> tuple[str, str]:
 
 
 def anonymous_volume(engine: Engine, host: Path) -> tuple[str, str]:
-    engine.run("anonymous", "-v", "/data")
-    engine.docker("exec", "anonymous", "sh", "-c", "echo content > /data/file")
+    engine.run("anonymous", "-v", "/data", "--read-only", image="app")
+    engine.run("exporter", "-v", "/:/host:ro")
+    write_data(engine, "anonymous")
     return "anonymous-volume", "anonymous"
 
 
 def removed(engine: Engine, host: Path) -> tuple[str, str]:
     engine.run("removed", "--rm", "-v", "/data")
-    engine.docker("exec", "removed", "sh", "-c", "echo content > /data/file")
+    write_data(engine, "removed")
     return "removed-with-container", "removed"
 
 
 def memory(engine: Engine, host: Path) -> tuple[str, str]:
     engine.run("memory", "--tmpfs", "/data")
-    engine.docker("exec", "memory", "sh", "-c", "echo content > /data/file")
+    write_data(engine, "memory")
     return "data-in-memory", "memory"
 
 
 def memory_volume(engine: Engine, host: Path) -> tuple[str, str]:
     engine.docker("volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "inmemory")
     engine.run("ramdisk", "-v", "inmemory:/data")
-    engine.docker("exec", "ramdisk", "sh", "-c", "echo content > /data/file")
+    write_data(engine, "ramdisk")
     return "data-in-memory", "ramdisk"
 
 
@@ -155,7 +189,7 @@ def writable(engine: Engine, host: Path) -> tuple[str, str]:
 
 
 def hides(engine: Engine, host: Path) -> tuple[str, str]:
-    engine.run("hidden", "-v", f"{host}:/app")
+    engine.run("hidden", "-v", f"{host}:/app", image="app")
     return "hides-image-files", "hidden"
 
 
@@ -217,6 +251,8 @@ def test_a_hazard_is_found_and_its_commands_fix_it(engine: Engine, host: Path, t
     finding = before[rule, subject]
     assert finding["why"]
     assert "hunter2" not in str(before)
+    kept = [KEPT[hazard]] if hazard in KEPT else []
+    owned = [owners(engine, subject, each) for each in kept]
     paste(engine, finding["fix"], tmp_path)
     after = found(engine)
     if rule == "single-file":  # the container still mounts a single file, but now sees its new content
@@ -226,17 +262,39 @@ def test_a_hazard_is_found_and_its_commands_fix_it(engine: Engine, host: Path, t
         assert (tmp_path / "shm-shm.tar").stat().st_size > 0
     else:
         assert (rule, subject) not in after, after[rule, subject]
-    if hazard in KEPT:
-        assert engine.docker("exec", subject, "cat", KEPT[hazard]).stdout == "content\n"
+    assert [engine.docker("exec", "-u0", subject, "cat", each).stdout for each in kept] == ["content\n"] * len(kept)
+    assert [owners(engine, subject, each) for each in kept] == owned
     if hazard == "layer_database":
         fixed = engine.inspect("db")
         assert "PASSWORD=hunter2" in fixed["Config"]["Env"]
         assert fixed["HostConfig"]["PortBindings"] == {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8011"}]}
         assert fixed["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
     if hazard == "hides":
+        assert (host / "main.py").stat().st_uid == 999
         assert engine.docker("exec", "hidden", "cat", "/app/main.py").stdout == "the program\n"
     if hazard == "unused":
         assert (tmp_path / "left.tar").stat().st_size > 0
+
+
+@pytest.mark.parametrize("last", ["docker rename db db-old", "docker start db"])
+def test_the_old_container_runs_again_after_a_late_failure(
+    engine: Engine, host: Path, tmp_path: Path, last: str
+) -> None:
+    layer_database(engine, host)
+    fix = found(engine)["database-in-layer", "db"]["fix"]
+    assert run_fix(engine, fix.replace(f"\n{last}\n", "\nfalse\n"), tmp_path).returncode != 0
+    (back,) = [each.partition(": ")[2] for each in fix.splitlines() if each.startswith("# to go back")]
+    subprocess.run(
+        ["bash", "-c", back],
+        env={**os.environ, "DOCKER_HOST": engine.url},
+        check=True,
+        timeout=60,
+        capture_output=True,
+    )
+    restored = engine.inspect("db")
+    assert restored["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
+    assert engine.docker("exec", "-u0", "db", "cat", "/var/lib/mysql/ibdata1").stdout == "content\n"
+    assert ("database-in-layer", "db") in found(engine)
 
 
 def test_fixes_do_not_follow_links_in_a_mounted_directory(engine: Engine, host: Path, tmp_path: Path) -> None:
@@ -298,6 +356,21 @@ def test_unsafe_options_of_network_volumes_are_found_and_fixed(engine: Engine, h
     assert found(engine) == {}
 
 
+@pytest.mark.parametrize(("context", "is_named"), [("default", False), ("rootless", True)])
+def test_a_fix_names_the_engine_if_a_context_selects_another_one(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, context: str, is_named: bool
+) -> None:
+    memory(engine, tmp_path)
+    monkeypatch.setattr(DockerOptions, "host", engine.url)
+    monkeypatch.setenv("DOCKER_HOST", "")
+    monkeypatch.setenv("DOCKER_CONTEXT", context)
+    (tmp_path / "gateway.yaml").write_text(f"docker: {{host: '{engine.url}'}}\n")
+    config = load(ConfigSources(file=tmp_path / "gateway.yaml", environment={}), serves=False)
+    report, _ = one_shot_commands.audit(config)
+    (finding,) = report.findings
+    assert (finding.fix.splitlines()[0] == f"export DOCKER_HOST={engine.url}") is is_named
+
+
 def test_a_database_and_a_bind_on_servers_are_found_and_fixed(engine: Engine, host: Path, tmp_path: Path) -> None:
     (host / "nfs").mkdir()
     (host / "sshfs").mkdir()
@@ -318,6 +391,70 @@ def test_a_database_and_a_bind_on_servers_are_found_and_fixed(engine: Engine, ho
     paste(engine, before["network-bind", "media"]["fix"], tmp_path)
     assert found(engine, *shown) == {}
     assert engine.docker("exec", "db", "cat", "/var/lib/mysql/ibdata1").stdout == "content\n"
+
+
+MOUNT_CIFS = """#!/bin/sh
+# This stand-in for mount.cifs copies a file of the share, because the kernel possibly lacks cifs.
+set -e
+option() {{ echo "$4" | tr , '\\n' | sed -n "s/^$5=//p"; }}
+echo "$4" >> {folder}/options
+stat -c %a "$(option "$@" credentials)" >> {folder}/modes
+smbclient "$1" -p "$(option "$@" port)" -A "$(option "$@" credentials)" -c 'get hello.txt {folder}/hello.txt'
+nsenter --mount=/proc/{pid}/ns/mnt sh -c 'mount -t tmpfs share "$1" && cp {folder}/hello.txt "$1"' sh "$2"
+"""
+
+
+@pytest.fixture
+def share(engine: Engine, tmp_path: Path) -> Iterator[Path]:
+    """A Samba server whose share the user `root` can read, and a directory with an /etc and a mount.cifs."""
+    need(find("smbd") is not None and find("smbclient") is not None, "smbd and smbclient (packages samba smbclient)")
+    server = Samba(tmp_path / "samba")
+    subprocess.run(
+        ["smbpasswd", "-c", str(tmp_path / "samba/smb.conf"), "-L", "-s", "-a", "root"], input="hunter2\nhunter2\n",
+        text=True, check=True, timeout=20, capture_output=True,
+    )  # fmt: skip
+    subprocess.run(["cp", "-a", "/etc", str(tmp_path / "etc")], check=True, timeout=20)
+    (tmp_path / "etc/fstab").write_text("")
+    (tmp_path / "port").write_text(str(server.port))
+    helper = tmp_path / "bin/mount.cifs"
+    helper.parent.mkdir()
+    helper.write_text(MOUNT_CIFS.format(folder=tmp_path, pid=engine.pid))
+    helper.chmod(0o755)
+    try:
+        server.start()
+        yield tmp_path
+    finally:
+        server.stop()
+        engine.remove_all()
+        for point in Path("/mnt").glob(f"media-{os.getpid()}-*"):
+            subprocess.run(["umount", "-l", str(point)], check=False, capture_output=True, timeout=10)
+            point.rmdir()
+
+
+def test_shares_with_a_password_are_mounted_by_the_host(engine: Engine, share: Path) -> None:
+    name = f"media-{os.getpid()}"
+    for volume, more in (("first", "uid=1000,file_mode=0640"), ("second", "ro")):
+        login = f"addr=127.0.0.1,port={(share / 'port').read_text()},username=root,password=hunter2"
+        options = ("-o", "type=cifs", "-o", "device=//127.0.0.1/media", "-o", f"o={login},{more}")
+        engine.docker("volume", "create", *options, volume)
+    mounts = ("-v", "first:/first", "-v", "second:/second")
+    engine.docker("create", "--name", name, *mounts, "busybox", "sleep", "9999")
+    host = f"mount --bind {share}/etc /etc && mount -t overlay none -o lowerdir={share}/bin:/usr/sbin /usr/sbin"
+    wrapper = ("unshare", "--mount", "sh", "-c", f'{host} && exec "$@"', "sh")
+    for _ in range(2):
+        (finding, *_) = [each for each in found(engine).values() if each["rule"] == "password-in-options"]
+        paste(engine, finding["fix"], share, *wrapper)
+    assert engine.docker("volume", "ls", "-q").stdout == ""
+    engine.docker("start", name)
+    assert (
+        engine.docker("exec", name, "cat", "/first/hello.txt", "/second/hello.txt").stdout == 2 * "hello over SMB\n"
+    )
+    given = [set(line.split(",")) for line in (share / "options").read_text().splitlines()]
+    assert sorted(({"uid=1000", "file_mode=0640"} <= each, "ro" in each) for each in given) == [
+        (False, True), (True, False),
+    ]  # fmt: skip
+    assert "hunter2" not in f"{given}{(share / 'etc/fstab').read_text()}"
+    assert (share / "modes").read_text() == "600\n600\n"
 
 
 @pytest.fixture
@@ -485,15 +622,20 @@ def test_a_service_of_compose_is_fixed_by_its_files(
     engine: Engine, host: Path, tmp_path: Path, compose: None
 ) -> None:
     (tmp_path / "compose.yaml").write_text(
-        "services:\n  db:\n    image: busybox\n    command: [sleep, '9999']\n    stop_grace_period: 1s\n"
+        "services:\n  db:\n    image: app\n    pull_policy: always\n"
+        "    command: [sleep, '9999']\n    stop_grace_period: 1s\n"
         f"    volumes: ['named:/named', '{host}:/srv:ro', '/data']\n    tmpfs: [/run]\nvolumes: {{named: {{}}}}\n"
     )
-    engine.docker("compose", "-p", "shop", "-f", str(tmp_path / "compose.yaml"), "up", "-d")
-    engine.docker("exec", "shop-db-1", "sh", "-c", "echo content > /data/file; echo content > /named/file")
+    engine.docker("compose", "-p", "shop", "-f", str(tmp_path / "compose.yaml"), "up", "-d", "--pull", "never")
+    write_data(engine, "shop-db-1")
+    engine.docker("exec", "-u0", "shop-db-1", "sh", "-c", "chown 1500:1500 /data /named; echo content > /named/file")
     finding = found(engine)["anonymous-volume", "shop-db-1"]
+    owned = owners(engine, "shop-db-1", "/data/file")
     paste(engine, finding["fix"], tmp_path)
-    assert [each for each in found(engine) if each[1] == "shop-db-1"] == []
-    assert engine.docker("exec", "shop-db-1", "cat", "/data/file", "/named/file").stdout == "content\ncontent\n"
+    assert owners(engine, "shop-db-1", "/data/file") == owned
+    assert {rule for rule, subject in found(engine) if subject == "shop-db-1"} <= {"not-writable"}
+    kept = engine.docker("exec", "-u0", "shop-db-1", "cat", "/data/file", "/named/file").stdout
+    assert kept == "content\ncontent\n"
     modes = {each["Destination"]: each["RW"] for each in engine.inspect("shop-db-1")["Mounts"]}
     assert modes == {"/named": True, "/srv": False, "/data": True}
     assert engine.inspect("shop-db-1")["HostConfig"]["Tmpfs"] == {"/run": ""}

@@ -14,10 +14,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from gateway.backend_support.database_check import DatabaseCheck
+from gateway.backend_support.database_check import DatabaseCheckOptions
 from gateway.backend_support.tls import TlsOptions
 from gateway.backends import EmptyOptions
-from gateway.backends.mysql import KIND, MysqlBackend, MysqlCheck
+from gateway.backends.mysql import KIND, MysqlBackend, MysqlCheckOptions
 from gateway.backends.postgres import PostgresBackend
 from gateway.contracts.security import Secret
 from gateway.contracts.states import HealthState
@@ -54,7 +54,9 @@ def key_file(tmp_path: Path) -> Path:
 
 
 def checking(password: str, tls: TlsOptions | None = None, key: Path | None = None) -> MysqlBackend:
-    check = MysqlCheck(user="u", password=Secret(password), tls=tls or TlsOptions(), server_public_key_file=key)
+    check = MysqlCheckOptions(
+        user="u", password=Secret(password), tls=tls or TlsOptions(), server_public_key_file=key
+    )
     return MysqlBackend(EmptyOptions(), check)
 
 
@@ -169,10 +171,10 @@ def test_a_key_file_that_is_wrong_or_unused_is_refused(
 ) -> None:
     def refusal(**changes: Any) -> str:
         with pytest.raises(ReachError, match="server_public_key_file") as caught:
-            KIND.verify(EmptyOptions(), MysqlCheck(**changes))
+            KIND.verify(EmptyOptions(), MysqlCheckOptions(**changes))
         return caught.value.detail
 
-    KIND.verify(EmptyOptions(), MysqlCheck(server_public_key_file=key_file))
+    KIND.verify(EmptyOptions(), MysqlCheckOptions(server_public_key_file=key_file))
     assert "no public key in PEM" in refusal(server_public_key_file=authority.ca)
     assert "No such file" in refusal(server_public_key_file=tmp_path / "nothing")
     assert "not used with TLS" in refusal(server_public_key_file=key_file, tls=TlsOptions("require"))
@@ -399,7 +401,7 @@ async def test_scram_iterations_of_a_server_delay_neither_the_event_loop_nor_the
     def computing() -> int:
         return sum(each.name == "postgres-check" for each in threading.enumerate())
 
-    check = DatabaseCheck(user="u", password=Secret("p"))
+    check = DatabaseCheckOptions(user="u", password=Secret("p"))
     backend = PostgresBackend(EmptyOptions(), check)
     longest, last = 0.0, time.monotonic()
 

@@ -194,7 +194,7 @@ def test_nfs_through_ssh(reader: Reader, bastion: Bastion, nfs: NfsServer, tmp_p
     subprocess.run(stop.split(), capture_output=True, timeout=20, check=True)
 
     printed = reader.run("nfs with the gateway")
-    assert "docker run has no --opt" in printed
+    assert "--opt is an option of docker volume create" in printed
     assert f"{nfs.pseudo} localhost(rw,sync,no_subtree_check,insecure)" in printed
     (volume,) = re.findall(r"^docker volume create .*", printed, re.MULTILINE)
     subprocess.run(shlex.split(volume), env=reader.environment, capture_output=True, timeout=20, check=True)

@@ -15,9 +15,9 @@ from typing import Any
 import asyncssh
 import pytest
 
-from gateway.backend_support.database_check import DatabaseCheck
+from gateway.backend_support.database_check import DatabaseCheckOptions
 from gateway.backends import EmptyOptions
-from gateway.backends.mysql import MysqlBackend, MysqlCheck
+from gateway.backends.mysql import MysqlBackend, MysqlCheckOptions
 from gateway.backends.postgres import PostgresBackend
 from gateway.contracts.states import HealthState
 from gateway.demo.process import free_port
@@ -290,8 +290,8 @@ async def test_a_lag_that_is_not_a_number_is_a_protocol_error(lag: str) -> None:
         postgres_end.serve(client, "t", "t", "18.0", lag, "t")
 
     for backend, script in (
-        (MysqlBackend(EmptyOptions(), MysqlCheck(user="u")), as_mysql),
-        (PostgresBackend(EmptyOptions(), DatabaseCheck(user="u")), as_postgres),
+        (MysqlBackend(EmptyOptions(), MysqlCheckOptions(user="u")), as_mysql),
+        (PostgresBackend(EmptyOptions(), DatabaseCheckOptions(user="u")), as_postgres),
     ):
         with serving(script) as port:
             result = await probe(backend, port)
@@ -310,7 +310,7 @@ async def test_a_mysql_that_requests_a_file_gives_a_one_line_error(caplog: pytes
         end.ask(b"\xfb/etc/hostname")
 
     with serving(ask_for_file) as port:
-        result = await probe(MysqlBackend(EmptyOptions(), MysqlCheck(user="u")), port)
+        result = await probe(MysqlBackend(EmptyOptions(), MysqlCheckOptions(user="u")), port)
     assert (result.state, result.reason) == (HealthState.DOWN, Reason.PROTOCOL), result.detail
     assert "LOAD_LOCAL" in result.detail
     assert not caplog.records

@@ -20,7 +20,7 @@ from gateway.errors import Reason, TunnelError
 from gateway.relay.direct_link import DirectLink
 from gateway.ssh import known_hosts
 from gateway.ssh.host_keys import read_trust
-from gateway.ssh.pool import SshLink
+from gateway.ssh.pool import SshConnectionPool
 from gateway.tunnels.ssh import SshTunnel
 from tests.support.host_keys import public, sshd_with, trusting
 from tests.support.lateness import Lateness
@@ -53,7 +53,7 @@ def fingerprint(server: Bastion, kind: str) -> str:
     return asyncssh.import_public_key(public(server, kind)).get_fingerprint()
 
 
-def kind_of(link: SshLink) -> str:
+def kind_of(link: SshConnectionPool) -> str:
     key = link._connections[0]._conn.get_server_host_key()
     assert key is not None
     return key.get_algorithm()
@@ -81,7 +81,7 @@ async def test_the_key_type_of_a_fingerprint_is_searched_once(usual: Bastion) ->
         assert via.opened == len(KINDS)
     async with tunnel.open(via, lambda *_: None) as open_tunnel:
         assert via.opened == len(KINDS) + 1
-        assert isinstance(open_tunnel.link, SshLink)
+        assert isinstance(open_tunnel.link, SshConnectionPool)
         assert kind_of(open_tunnel.link) == "ssh-rsa"
 
 

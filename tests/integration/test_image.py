@@ -44,7 +44,7 @@ from tests.support.swarms import BRIDGE, SPACES
 from tests.support.vpn import OpenVpnServer
 from tests.support.wireguard_peer import WireGuardPeer
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
 
 Record = Callable[[str, object], None]
 COMPOSE = REPOSITORY / "configs" / "compose"
@@ -619,7 +619,7 @@ def test_the_volume_of_the_example_equals_that_of_the_gateway(yard: Yard, up: st
         assert part in rendered.stdout, rendered
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_the_vpn_example(yard: Yard) -> None:
     download(*build(yard.engine), "-t", "gateway-vpn", "--target", "vpn", ".", cwd=REPOSITORY)
     yard.prepare("vpn")
@@ -730,7 +730,7 @@ def test_the_legacy_example_before_and_after_its_import(yard: Yard, tmp_path: Pa
         assert yard.engine.docker(*run_read).stdout == "hello over NFS\n"
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_the_nfs_example_with_its_mount(yard: Yard, tmp_path: Path) -> None:
     """Run the example in a virtual machine that has a kernel with NFS."""
     need_guest()

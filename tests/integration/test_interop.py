@@ -28,7 +28,7 @@ from gateway.measurement import Histogram
 from gateway.relay.sockets import reset, tune
 from gateway.ssh import client_connection, packet_transport
 from gateway.ssh.algorithms import CIPHERS
-from gateway.ssh.pool import SshLink
+from gateway.ssh.pool import SshConnectionPool
 from tests.support.files import REPOSITORY
 from tests.support.requirements import need
 from tests.support.ssh_peers import AsyncSsh, Certified, Dropbear, Go, OpenSsh, Paramiko, SeveralKeys
@@ -43,8 +43,8 @@ WRITING = "INTEROP_TABLE" in os.environ
 BULK = 200_000_000
 CONNECTIONS = 200
 COLUMNS = (
-    "server", "calls itself", "cipher", "data plane", "MB/s", "`ssh -L`, MB/s", "new keys", "200 connections, s",
-    "half-closes", "new keys: asked by it + by us", "killed",
+    "server", "software version", "cipher", "data plane", "MB/s", "`ssh -L`, MB/s", "rekeys", "200 connections, s",
+    "half-closes", "rekeys by server + by gateway", "killed",
 )  # fmt: skip
 LASTING = ("cipher", "data plane", "half-closes", "killed")
 """The columns that do not depend on the machine; their values in docs/interop.md must equal the results."""
@@ -149,7 +149,7 @@ def peer(row: Row, tmp_path: Path) -> Iterator[Peer]:
 
 
 @contextlib.asynccontextmanager
-async def forwarding(link: SshLink, to: int) -> AsyncIterator[int]:
+async def forwarding(link: SshConnectionPool, to: int) -> AsyncIterator[int]:
     """Run a listener whose clients are joined to the link; yield the port of the listener."""
     loop = asyncio.get_running_loop()
     joining: set[asyncio.Task[None]] = set()
@@ -267,10 +267,11 @@ async def test_bulk_transfers_in_both_directions_at_the_same_time(
             ours.append(float(await run("both-ways", port, BULK)))
         if WRITING:
             sshs.append(await asyncio.to_thread(through_ssh, peer, details["cipher"], backend, tmp_path))
-    cells = {"calls itself": details["server"].removeprefix("SSH-2.0-"), "cipher": details["cipher"].split("@")[0]}
-    note(
-        row, **cells, **{"data plane": details["data_plane"], "new keys": str(exchanges["them"]), "MB/s": rate(ours)}
-    )
+    cells = {
+        "software version": details["server"].removeprefix("SSH-2.0-"),
+        "cipher": details["cipher"].split("@")[0],
+    }
+    note(row, **cells, **{"data plane": details["data_plane"], "rekeys": str(exchanges["them"]), "MB/s": rate(ours)})
     if sshs:
         note(row, **{"`ssh -L`, MB/s": rate(sshs)})
     assert exchanges["us"] == 0
@@ -299,7 +300,7 @@ async def test_key_exchanges_by_either_side_during_transfers(
         monkeypatch.setattr(packet_transport, "REKEY_BYTES", 512 << 10)
         async with opened(options(peer)) as link, forwarding(link, backend) as port:
             await run("both-ways", port, 16 << 20)
-    note(row, **{"new keys: asked by it + by us": f"{theirs} + {exchanges['us']}"})
+    note(row, **{"rekeys by server + by gateway": f"{theirs} + {exchanges['us']}"})
     assert exchanges["us"] > 5
 
 

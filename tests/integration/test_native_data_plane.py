@@ -28,7 +28,7 @@ from gateway.ssh import aes_gcm as gcm_module
 from gateway.ssh import asyncssh_internals, client_connection, packet_transport
 from gateway.ssh.native_channel import NativeChannel
 from gateway.ssh.options import PoolOptions
-from gateway.ssh.pool import SshLink
+from gateway.ssh.pool import SshConnectionPool
 from tests.support.requirements import need_data_plane, need_sshd
 from tests.support.servers import echoing, serving
 from tests.support.ssh_attacks import Attack, hostile
@@ -50,11 +50,11 @@ def bastions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Bas
         bastion.stop()
 
 
-def plane(link: SshLink) -> str:
+def plane(link: SshConnectionPool) -> str:
     return str(link.status().data_plane)
 
 
-async def exchange(link: SshLink, port: int, forth: list[bytes], *, end_first: bool) -> bytes:
+async def exchange(link: SshConnectionPool, port: int, forth: list[bytes], *, end_first: bool) -> bytes:
     """Send `forth` to an echo server; return the response. If `end_first` is true, half-close before reading."""
     loop = asyncio.get_running_loop()
     sock = await link.socket(Endpoint("127.0.0.1", port))

@@ -21,7 +21,7 @@ from gateway.relay.sockets import reset, tune
 from gateway.ssh import asyncssh_internals, client_connection, packet_transport, packet_writer
 from gateway.ssh.flow_control import GROWTH_BUDGET, INITIAL_BUDGET
 from gateway.ssh.options import PoolOptions
-from gateway.ssh.pool import SshLink
+from gateway.ssh.pool import SshConnectionPool
 from tests.support.requirements import need_data_plane, need_sshd
 from tests.support.servers import serving
 from tests.support.ssh_attacks import hostile
@@ -71,7 +71,9 @@ def engine(request: pytest.FixtureRequest) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def attacked(folder: Path, attack: Callable[..., None], *, engine: bool = False) -> AsyncIterator[SshLink]:
+async def attacked(
+    folder: Path, attack: Callable[..., None], *, engine: bool = False
+) -> AsyncIterator[SshConnectionPool]:
     async with (
         hostile(folder / "bastion", attack) as bastion,
         asyncio.timeout(50),
@@ -80,7 +82,7 @@ async def attacked(folder: Path, attack: Callable[..., None], *, engine: bool = 
         yield link
 
 
-async def join(link: SshLink, client: socket.socket) -> Any:
+async def join(link: SshConnectionPool, client: socket.socket) -> Any:
     relay = await link.join(client, Endpoint("db", 1), Histogram())
     assert type(relay).__name__ in ("NativeChannel", "EngineChannel")
     return relay

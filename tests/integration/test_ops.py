@@ -10,7 +10,9 @@ import ssl
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -263,6 +265,52 @@ def test_events_follow_changes_and_survive_a_restart(gateway: Gateway) -> None:
         ("start", "started", None),
         ("target", "down", "up"),
     ]
+
+
+def test_a_failure_keeps_its_beginning_after_a_restart(gateway: Gateway) -> None:
+    proxy, dead, served = (free_port() for _ in range(3))
+    check = "check: {fall: 1, rise: 1, interval: 300ms, down_interval: 100ms}"
+    gateway.write(f"""
+        tunnels: {{edge: {{kind: proxy, url: 'socks5://127.0.0.1:{proxy}'}}}}
+        backends:
+          inner: {{kind: tcp, targets: ['db.internal:1'], via: edge, {check}}}
+          lost: {{kind: tcp, targets: ['127.0.0.1:{dead}'], {check}}}
+          back: {{kind: tcp, targets: ['127.0.0.1:{served}'], {check}}}
+    """)
+
+    def start() -> None:
+        gateway.start()
+        gateway.wait_state("inner", "blocked", "tunnel")
+        for name in ("lost", "back"):
+            gateway.wait_state(name, "down", "refused")
+
+    def beginnings(status: dict[str, Any]) -> dict[str, str]:
+        return {
+            "edge": status["tunnels"]["edge"]["since"],
+            "target": status["backends"]["lost"]["targets"][0]["since"],
+            **{name: status["backends"][name]["since"] for name in ("inner", "lost", "back")},
+            **{f"cause {each['name']}": each["since"] for each in status["diagnosis"]["causes"]},
+        }
+
+    start()
+    before = beginnings(gateway.status())
+    with socket.create_server(("127.0.0.1", served)):
+        gateway.wait_up("back")
+        gateway.stop()
+    lines = (gateway.folder / "state" / "events.jsonl").read_text().splitlines()
+    last, stopped = int(json.loads(lines[-1])["id"]), datetime.now(UTC).isoformat()
+    start()
+    after = beginnings(gateway.status())
+    # This backend has recovered meanwhile.
+    assert min(after.pop("back"), after.pop("cause back")) > stopped > before.pop("back")
+    del before["cause back"]
+    assert after == before
+    page, table = ask(gateway.ops_port, "/")[1], gateway.command("status").stdout
+    for since in (before["edge"], before["lost"]):
+        assert f'since <time datetime="{since[:19]}Z">' in page
+        assert datetime.fromisoformat(since).astimezone().strftime("%H:%M:%S") in table
+    gateway.command("drain")
+    assert {each["name"] for each in events(gateway, last, "draining")} == {None, "back"}
 
 
 def test_the_probe_listener_shows_no_details_without_a_token(gateway: Gateway) -> None:

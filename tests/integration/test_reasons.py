@@ -14,12 +14,12 @@ from typing import Any
 import pymysql
 import pytest
 
-from gateway.backend_support.database_check import DatabaseCheck
+from gateway.backend_support.database_check import DatabaseCheckOptions
 from gateway.backend_support.role_facts import LAG
 from gateway.backend_support.tls import TlsOptions
 from gateway.backends import EmptyOptions
-from gateway.backends.mysql import MysqlBackend, MysqlCheck
-from gateway.backends.nfs import LEASE, SPACE, NfsBackend, NfsCheck, NfsOptions
+from gateway.backends.mysql import MysqlBackend, MysqlCheckOptions
+from gateway.backends.nfs import LEASE, SPACE, NfsBackend, NfsCheckOptions, NfsOptions
 from gateway.backends.postgres import PostgresBackend
 from gateway.contracts.backend import Backend
 from gateway.contracts.security import Secret
@@ -70,7 +70,7 @@ async def test_a_silent_server_is_a_timeout_within_the_deadline(kind: str) -> No
     with serving(silent) as port:
         result = await probe(KINDS[kind], port, timeout=DEADLINE)
     assert (result.state, result.reason) == (HealthState.DOWN, Reason.TIMEOUT)
-    assert result.detail == f"no answer within {DEADLINE:g} s in the phase {FIRST_READS[kind]}"
+    assert result.detail == f"no response within {DEADLINE:g} s in the phase {FIRST_READS[kind]}"
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ async def test_a_frozen_server_is_a_timeout_and_leaves_no_thread(
     jobs: list[tuple[MariaDB | Postgres | NfsServer, Backend]] = [
         (shared_mariadb, mysql_backend(shared_mariadb)),
         (shared_postgres, postgres_backend(shared_postgres)),
-        (shared_nfs, NfsBackend(NfsOptions(export="/media"), NfsCheck())),
+        (shared_nfs, NfsBackend(NfsOptions(export="/media"), NfsCheckOptions())),
     ]
     for server, backend in jobs:
         assert (await probe(backend, server.port)).state is HealthState.UP
@@ -156,7 +156,7 @@ async def test_a_missing_mysql_database_is_reported(shared_mariadb: MariaDB) -> 
 
 async def test_mysql_without_a_user_is_not_probed(shared_mariadb: MariaDB) -> None:
     with serving(resetting) as port:
-        result = await probe(MysqlBackend(EmptyOptions(), MysqlCheck()), port)
+        result = await probe(MysqlBackend(EmptyOptions(), MysqlCheckOptions()), port)
     assert (result.state, result.reason) == (HealthState.UNKNOWN, None)
     assert "check.user" in result.detail
 
@@ -326,7 +326,7 @@ async def test_the_postgres_check_never_sends_its_password_unencrypted() -> None
             while data := client.recv(4096):
                 heard.extend(data)
 
-    backend = PostgresBackend(EmptyOptions(), DatabaseCheck(user="u", password=Secret("topsecret")))
+    backend = PostgresBackend(EmptyOptions(), DatabaseCheckOptions(user="u", password=Secret("topsecret")))
     with serving(listen) as port:
         result = await probe(backend, port)
     assert result.reason is Reason.AUTH
@@ -337,7 +337,7 @@ async def test_postgres_replica_lag(server_folder: Path, shared_postgres: Postgr
     """A standby server that has lost the connection to its primary server is an unhealthy replica."""
     from gateway.backends.postgres import PostgresBackend as Backend_  # noqa: PLC0415 - the pure part
 
-    backend = Backend_(EmptyOptions(), DatabaseCheck(user="u", max_lag=Duration(10.0)))
+    backend = Backend_(EmptyOptions(), DatabaseCheckOptions(user="u", max_lag=Duration(10.0)))
     here, other = Endpoint("a", 1), Endpoint("b", 1)
     good = backend._evaluate(["t", "on", "17", "1.5", "t"], here, 0)
     assert (good.role, good.read_only, good.facts[LAG], good.degraded) == ("replica", True, 1.5, None)
@@ -362,7 +362,9 @@ async def test_a_disconnected_postgres_standby_is_not_reported_as_current(
 ) -> None:
     standby = shared_postgres.standby(server_folder / "standby")
     try:
-        check = DatabaseCheck(user=standby.check_user, password=Secret(standby.check_password), max_lag=Duration(1.0))
+        check = DatabaseCheckOptions(
+            user=standby.check_user, password=Secret(standby.check_password), max_lag=Duration(1.0)
+        )
         backend = PostgresBackend(EmptyOptions(), replace(check, database="postgres"))
 
         async def until(condition: Callable[[CheckResult], bool]) -> CheckResult:
@@ -384,7 +386,7 @@ async def test_a_disconnected_postgres_standby_is_not_reported_as_current(
 
 
 def nfs_backend(export: str = "/media", *, write: bool = False) -> NfsBackend:
-    return NfsBackend(NfsOptions(export=export), NfsCheck(write=write))
+    return NfsBackend(NfsOptions(export=export), NfsCheckOptions(write=write))
 
 
 async def test_an_nfs_check_reports_space_and_phases(shared_nfs: NfsServer) -> None:

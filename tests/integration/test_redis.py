@@ -13,7 +13,7 @@ import pytest
 
 from gateway.backend_support.tls import TlsOptions
 from gateway.backends import EmptyOptions
-from gateway.backends.redis import RedisBackend, RedisCheck
+from gateway.backends.redis import RedisBackend, RedisCheckOptions
 from gateway.contracts.security import Secret
 from gateway.contracts.states import HealthState
 from gateway.contracts.values import Duration
@@ -67,7 +67,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 
 
 def backend(server: Redis, **changes: object) -> RedisBackend:
-    check = RedisCheck(user=server.check_user, password=Secret(server.check_password))
+    check = RedisCheckOptions(user=server.check_user, password=Secret(server.check_password))
     return RedisBackend(EmptyOptions(), replace(check, **changes))  # type: ignore[arg-type] # any field
 
 

@@ -15,6 +15,8 @@ import pytest
 
 from gateway.backoff import BackoffPolicy
 from gateway.contracts.values import Duration
+from gateway.docker import last_starts
+from gateway.docker import reconciler as reconciler_module
 from gateway.docker import start_attempts as revivals_module
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState, MountListener
 from gateway.docker.engine import connected
@@ -57,11 +59,23 @@ class Host:
     Args:
         engine: The engine to reconcile.
         folder: The directory for the gateway's state.
+        socket: A link to the engine's socket; None if the gateway uses the socket itself.
     """
 
-    def __init__(self, engine: Engine, folder: Path, *, revive: bool = True, timeout: float = 30.0) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        folder: Path,
+        *,
+        revive: bool = True,
+        timeout: float = 30.0,
+        socket: Path | None = None,
+    ) -> None:
         options = DockerOptions(
-            host=engine.url, networks={"apps": NetworkOptions()}, revive=revive, timeout=Duration(timeout)
+            host=f"unix://{socket}" if socket else engine.url,
+            networks={"apps": NetworkOptions()},
+            revive=revive,
+            timeout=Duration(timeout),
         )
         self.usable = frozenset({"media"})
         self._options = options
@@ -74,6 +88,11 @@ class Host:
     @property
     def revivals(self) -> StartAttempts:
         return self._reconciler.revivals
+
+    @property
+    def observed_at(self) -> float:
+        """The time of the last snapshot, in seconds since the epoch; 0 before the first."""
+        return self._reconciler.observed_at or 0.0
 
     def dead(self) -> dict[str, DeadContainer]:
         """Return the containers that failed to start, according to the last snapshot."""
@@ -232,6 +251,44 @@ def test_a_dependant_that_stops_slowly_is_restarted_once(engine: Engine, tmp_pat
     host.reconcile_for(3)
     assert engine.inspect("web")["State"]["StartedAt"] == restarted
     assert host.revivals.revived == {"namespace": 1}
+
+
+def test_dependants_are_restarted_after_the_engine_was_restarted_while_the_gateway_ran(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine starts its containers before the gateway connects, so the gateway does not see the starts."""
+    monkeypatch.setattr(last_starts, "_MAX_AGE_RUNNING", 3600.0)
+    monkeypatch.setattr(reconciler_module, "_EVENT_OVERLAP", 0.0)
+    monkeypatch.setattr(reconciler_module, "_RECONNECT", BackoffPolicy(first=0.2, cap=0.4, floor=0.1))
+    socket = tmp_path / "docker.sock"
+    socket.symlink_to(engine.socket)
+    host = Host(engine, tmp_path, socket=socket)
+    engine.run("owner", *OPT_IN)
+    web = engine.run("web", "--network", "container:owner", RESTARTS)
+
+    def wait(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    def restart_engine_and_owner() -> bool:
+        wait(lambda: engine.attached("owner", "apps"))
+        engine.shut_down()
+        wait(lambda: web in host.revivals.signals)
+        socket.unlink()
+        engine.start()
+        engine.docker("start", "owner")
+        engine.docker("start", "web")
+        socket.symlink_to(engine.socket)
+        started, connected_at = engine.inspect("web")["State"]["StartedAt"], time.time()
+        wait(lambda: host.observed_at > connected_at)
+        assert engine.inspect("web")["State"]["StartedAt"] == started
+        engine.docker("restart", "owner")
+        wait(lambda: host.revivals.revived == {"namespace": 1})
+        return True
+
+    host.run(restart_engine_and_owner, 150)
 
 
 def test_dependants_of_a_stopped_container_are_started_with_it(engine: Engine, tmp_path: Path) -> None:

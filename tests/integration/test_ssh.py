@@ -16,7 +16,7 @@ import pytest
 from asyncssh.connection import SSHConnection
 
 from gateway.backends import EmptyOptions
-from gateway.backends.tcp import TcpBackend, TcpCheck
+from gateway.backends.tcp import TcpBackend, TcpCheckOptions
 from gateway.contracts.link import Relay
 from gateway.contracts.phases import Phases
 from gateway.contracts.security import Secret
@@ -148,7 +148,7 @@ async def test_a_server_that_forbids_forwarding_is_reported(sshd: Bastion) -> No
         Mute, "127.0.0.1", 0, server_host_keys=[str(sshd.folder / "host_key")],
         authorized_client_keys=str(sshd.folder / "authorized_keys"),
     )  # fmt: skip
-    tcp = TcpBackend(EmptyOptions(), TcpCheck())
+    tcp = TcpBackend(EmptyOptions(), TcpCheckOptions())
     async with server:
         port = server.sockets[0].getsockname()[1]
         async with opened(options(sshd, port=port, known_hosts=(), insecure_host_key=True)) as link:
@@ -160,7 +160,7 @@ async def test_a_server_that_forbids_forwarding_is_reported(sshd: Bastion) -> No
         assert (await probe_once(tcp, link, closed, 10)).reason is Reason.REFUSED
         with frozen(sshd):  # the bastion had already refused the last channel request
             result = await probe_once(tcp, link, closed, 0.5)
-        assert result.detail == "no answer within 0.5 s in the phase channel (completed: nothing)"
+        assert result.detail == "no response within 0.5 s in the phase channel (completed: nothing)"
 
 
 async def test_a_wrong_host_key_is_fatal_and_the_error_shows_the_offered_key(bastion: Bastion) -> None:

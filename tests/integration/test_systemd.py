@@ -14,7 +14,7 @@ from tests.support.guest import HOST, Guest, need_guest
 from tests.support.requirements import download, need
 from tests.support.servers import echoing, serving
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
 _PACKAGES = "systemd,systemd-sysv,iproute2,kmod,python3"
 _SITE = "usr/local/lib/python3.13/dist-packages"

@@ -24,8 +24,8 @@ from gateway.demo import mariadb, nfs, postgres
 from gateway.demo.process import Process, find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.vpn import network_devices, openvpn_privileges, policy_routing
-from gateway.vpn.device_addresses import DeviceAddresses
 from gateway.vpn.device_lock import DeviceLock, is_locked
+from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.network_namespace import NetworkNamespace
 from tests.support.certificates import Authority
 from tests.support.clients import mysql, query_mysql, query_postgres, read_nfs, read_smb
@@ -463,7 +463,7 @@ def test_four_vpns_bound_to_devices_end_with_the_gateway(far: World, gateway: Ga
 def test_two_devices_with_the_same_routing_table_hash_get_different_tables(far: World) -> None:
     """If two devices shared a routing table, each would remove the routes of the other."""
     one, two = _of_one_table()
-    wanted = DeviceAddresses((ipaddress.ip_interface("10.90.0.1/24"),))
+    wanted = DeviceSettings((ipaddress.ip_interface("10.90.0.1/24"),))
     with inside(NEAR):
         for name in (one, two):
             run(f"ip link add {name} type veth peer name {name}-p; ip link set {name}-p up")
@@ -947,7 +947,7 @@ def test_an_openvpn_file_that_would_run_code_is_refused_with_its_line(far: World
     config.write_text(f"client\n--setenv opt plugin /nonexistent/evil.so\n{config.read_text()}")
     write(gateway, f"office: {{kind: openvpn, config: {config}}}", tcp_backend(far))
     gateway.start().wait(lambda: gateway.tunnel("office")["reason"] == "protocol")
-    refusal = "setenv opt hides a directive: write the directive without it, or remove the line"
+    refusal = "setenv opt hides a directive: write the directive without setenv opt, or remove the line"
     detail = f"config: {config}: line 2: {refusal}"
     assert gateway.tunnel("office")["detail"] == detail
     assert vpn_children(gateway) == []

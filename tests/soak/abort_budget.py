@@ -19,7 +19,7 @@ from typing import Any
 
 from gateway.backend_support.login_pacing import LoginPacing
 from gateway.backends import EmptyOptions
-from gateway.backends.mysql import MysqlBackend, MysqlCheck
+from gateway.backends.mysql import MysqlBackend, MysqlCheckOptions
 from gateway.contracts.security import Secret
 from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
@@ -42,7 +42,7 @@ _SALTED = "salted"
 async def mixed(server: MariaDB, count: int) -> Counter[str]:
     """Run `count` probes, each with a random way to succeed or fail; return the number of each outcome."""
     target = Endpoint(ADDRESS, server.port)
-    good = MysqlCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
+    good = MysqlCheckOptions(user=server.check_user, password=Secret(server.check_password), database=server.database)
     logins = LoginPacing(LIMIT)  # The server has one counter for the aborted logins of all these checks.
 
     def checking(**changes: Any) -> MysqlBackend:

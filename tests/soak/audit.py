@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateway.ssh.pool import SshLink
+from gateway.ssh.pool import SshConnectionPool
 from tests.soak import instrumentation
 from tests.soak.instrumentation import MIB, QUANTUM, Budgets, Seen
 
@@ -92,7 +92,7 @@ class Audit:
         self.problems[what] += 1
         self.examples.setdefault(what, example)
 
-    def look(self, link: SshLink) -> None:
+    def look(self, link: SshConnectionPool) -> None:
         """Check all invariants once. The caller runs on the event loop, so relays do not change during the checks."""
         now = time.monotonic()
         turns: dict[int, Turn] = {}

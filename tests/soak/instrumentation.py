@@ -13,8 +13,8 @@ from gateway.ssh.asyncssh_channel import AsyncsshChannel
 from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.native_channel import NativeChannel
 from gateway.ssh.packet_writer import MAX_SEND_PACKET
-from gateway.ssh.pool import SshLink
-from gateway.ssh.pooled_connection import PooledChannel, PooledConnection
+from gateway.ssh.pool import SshConnectionPool
+from gateway.ssh.pooled_connection import PooledConnection, SshChannel
 
 CIPHERS: tuple[str, ...] = ("aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com")
 """A cipher for the native data plane, and a cipher for asyncssh's channels."""
@@ -47,7 +47,7 @@ class Seen:
         ended: Whether the backend has half-closed the stream. If so, the relay grants no more bytes.
     """
 
-    relay: PooledChannel
+    relay: SshChannel
     fd: int
     size: int
     granted: int
@@ -106,12 +106,12 @@ def _look(relay: Any) -> Seen | None:
     return None
 
 
-def sessions(link: SshLink) -> list[PooledConnection]:
+def sessions(link: SshConnectionPool) -> list[PooledConnection]:
     """Return the SSH connections of a link."""
     return list(link._connections)
 
 
-def channels(link: SshLink) -> int:
+def channels(link: SshConnectionPool) -> int:
     """Return the number of channels, including channels that are being opened or closed."""
     return sum(_channels(session) for session in link._connections)
 
@@ -200,7 +200,7 @@ class Budgets:
         taken = self._first - flow_control.INITIAL_BUDGET.available
         return taken + self._process - flow_control.GROWTH_BUDGET.available + engine_growth()
 
-    def unaccounted(self, link: SshLink) -> int:
+    def unaccounted(self, link: SshConnectionPool) -> int:
         """Return the bytes of the budgets in use that no channel accounts for; 0 while channels are being opened."""
         accounted = sum(
             max(0, size - flow_control.MIN_WINDOW) for each in link._connections for size in _windows(each).values()

@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway.contracts.values import Endpoint
 from gateway.errors import ReachError
-from gateway.ssh.pool import SshLink
+from gateway.ssh.pool import SshConnectionPool
 from tests.soak import instrumentation
 from tests.soak.plan import Bench, Outcome, Round
 from tests.soak.streams import FORTH, EarlyEndError, End, Kind, WrongBytesError, put_head
@@ -31,7 +31,7 @@ async def beside(*jobs: Any) -> AsyncIterator[None]:
             raise error
 
 
-async def look(link: SshLink, outcome: Outcome) -> None:
+async def look(link: SshConnectionPool, outcome: Outcome) -> None:
     """Check the invariants once a second."""
     while True:
         await asyncio.sleep(1.0)
@@ -39,7 +39,7 @@ async def look(link: SshLink, outcome: Outcome) -> None:
         outcome.connections = max(outcome.connections, len(instrumentation.sessions(link)))
 
 
-async def disturb(bench: Bench, chosen: Round, link: SshLink, outcome: Outcome) -> None:
+async def disturb(bench: Bench, chosen: Round, link: SshConnectionPool, outcome: Outcome) -> None:
     """Disturb the path in the way that the round specifies."""
     if chosen.trouble == "steady":
         return
@@ -56,7 +56,7 @@ async def disturb(bench: Bench, chosen: Round, link: SshLink, outcome: Outcome) 
             await asyncio.to_thread(bench.link.cut, 1)
 
 
-async def check(bench: Bench, chosen: Round, link: SshLink, outcome: Outcome) -> None:
+async def check(bench: Bench, chosen: Round, link: SshConnectionPool, outcome: Outcome) -> None:
     """Query the backend over the link, as a check does."""
     while True:
         began = time.monotonic()
@@ -74,7 +74,7 @@ async def check(bench: Bench, chosen: Round, link: SshLink, outcome: Outcome) ->
         await asyncio.sleep(_CHECK_EVERY)
 
 
-async def _ask(bench: Bench, link: SshLink) -> None:
+async def _ask(bench: Bench, link: SshConnectionPool) -> None:
     with await link.socket(Endpoint("127.0.0.1", bench.backend_port)) as sock:
         end = End(sock, bench.pattern, FORTH, bench.checks)
         await asyncio.get_running_loop().sock_sendall(sock, put_head(Kind.ASK, end.stream, 100, 1000))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import psycopg
 import pymysql
@@ -126,30 +126,46 @@ class Step:
         """Release the state, for example close the connection."""
 
 
-@dataclass
-class MySqlStep(Step):
-    """Queries a token from MariaDB, over a persistent connection or over a new connection for each attempt."""
+class ClosableConnection(Protocol):
+    """What all clients' connections have in common."""
 
-    server: MariaDB
+    def close(self) -> None:
+        """Close the connection."""
+
+
+S = TypeVar("S")
+C = TypeVar("C", bound=ClosableConnection)
+
+
+@dataclass
+class ConnectionStep(Step, Generic[S, C]):
+    """Makes each request over a persistent connection, or over a new connection for each attempt.
+
+    Args:
+        server: The server.
+        port: The port of the gateway for this server, on the loopback address.
+        keep: Whether the connection persists.
+    """
+
+    server: S
     port: int
     keep: bool
-    held: Any = None
+    _connection: C | None = field(default=None, init=False)
+
+    def connect(self) -> C:
+        """Open a connection."""
+        raise NotImplementedError
+
+    def request(self, connection: C) -> None:
+        """Make one request; raise WrongAnswerError if the response does not match it."""
+        raise NotImplementedError
 
     def __call__(self) -> None:
         """See `Step`."""
-        if self.held is None:
-            self.held = pymysql.connect(
-                host="127.0.0.1", port=self.port, user=self.server.user, password=self.server.password,
-                database=self.server.database, connect_timeout=self.patience, read_timeout=self.patience,
-                write_timeout=self.patience, ssl_disabled=True,
-            )  # fmt: skip
+        if self._connection is None:
+            self._connection = self.connect()
         try:
-            token = f"{random.getrandbits(64):x}"
-            with self.held.cursor() as cursor:
-                cursor.execute("SELECT %s, REPEAT('x', %s)", (token, size := random.randint(1, 50_000)))
-                row = cursor.fetchone()
-            if row != (token, "x" * size):
-                raise WrongAnswerError(f"asked for {token}, got {str(row)[:80]}")
+            self.request(self._connection)
         except BaseException:
             self.close()
             raise
@@ -158,84 +174,76 @@ class MySqlStep(Step):
 
     def close(self) -> None:
         """See `Step`."""
-        held, self.held = self.held, None
-        if held is not None:
-            with contextlib.suppress(pymysql.err.MySQLError, OSError):
-                held.close()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(pymysql.err.MySQLError, psycopg.Error, OSError):
+                connection.close()
 
 
 @dataclass
-class PostgresStep(Step):
-    """Writes and reads a row in a transaction, over a persistent connection or a new connection for each attempt."""
+class MySqlStep(ConnectionStep[MariaDB, "pymysql.connections.Connection[Any]"]):
+    """Queries a token from MariaDB."""
 
-    server: Postgres
-    port: int
-    keep: bool
-    held: Any = None
+    def connect(self) -> "pymysql.connections.Connection[Any]":
+        """See `ConnectionStep`."""
+        return pymysql.connect(
+            host="127.0.0.1", port=self.port, user=self.server.user, password=self.server.password,
+            database=self.server.database, connect_timeout=self.patience, read_timeout=self.patience,
+            write_timeout=self.patience, ssl_disabled=True,
+        )  # fmt: skip
+
+    def request(self, connection: "pymysql.connections.Connection[Any]") -> None:
+        """See `ConnectionStep`."""
+        token = f"{random.getrandbits(64):x}"
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT %s, REPEAT('x', %s)", (token, size := random.randint(1, 50_000)))
+            row = cursor.fetchone()
+        if row != (token, "x" * size):
+            raise WrongAnswerError(f"asked for {token}, got {str(row)[:80]}")
+
+
+@dataclass
+class PostgresStep(ConnectionStep[Postgres, "psycopg.Connection[Any]"]):
+    """Writes and reads a row in a transaction."""
+
     written: int = 0
     name: str = field(default_factory=lambda: f"{random.getrandbits(48):x}")
 
-    def __call__(self) -> None:
-        """See `Step`."""
-        if self.held is None:
-            self.held = psycopg.connect(
-                host="127.0.0.1", port=self.port, user=self.server.user, password=self.server.password,
-                dbname=self.server.database, connect_timeout=self.patience, tcp_user_timeout=self.patience * 1000,
-            )  # fmt: skip
-        try:
-            title = f"{self.name}-{self.written}"
-            with self.held.transaction():
-                self.held.execute("INSERT INTO reports (title) VALUES (%s)", (title,))
-                row = self.held.execute("SELECT count(*) FROM reports WHERE title = %s", (title,)).fetchone()
-            self.written += 1
-            if row != (1,):
-                raise WrongAnswerError(f"row {title} exists {row} times")
-        except BaseException:
-            self.written += 1
-            self.close()
-            raise
-        if not self.keep:
-            self.close()
+    def connect(self) -> "psycopg.Connection[Any]":
+        """See `ConnectionStep`."""
+        return psycopg.connect(
+            host="127.0.0.1", port=self.port, user=self.server.user, password=self.server.password,
+            dbname=self.server.database, connect_timeout=self.patience, tcp_user_timeout=self.patience * 1000,
+        )  # fmt: skip
 
-    def close(self) -> None:
-        """See `Step`."""
-        held, self.held = self.held, None
-        if held is not None:
-            with contextlib.suppress(psycopg.Error, OSError):
-                held.close()
+    def request(self, connection: "psycopg.Connection[Any]") -> None:
+        """See `ConnectionStep`."""
+        title = f"{self.name}-{self.written}"
+        self.written += 1
+        with connection.transaction():
+            connection.execute("INSERT INTO reports (title) VALUES (%s)", (title,))
+            row = connection.execute("SELECT count(*) FROM reports WHERE title = %s", (title,)).fetchone()
+        if row != (1,):
+            raise WrongAnswerError(f"row {title} exists {row} times")
 
 
 @dataclass
-class RedisStep(Step):
-    """Writes and reads a token, over a persistent connection or a new connection for each attempt."""
+class RedisStep(ConnectionStep[Redis, RedisClient]):
+    """Writes and reads a token."""
 
     server: Redis
-    port: int
-    keep: bool
-    held: RedisClient | None = None
 
-    def __call__(self) -> None:
-        """See `Step`."""
-        if self.held is None:
-            self.held = RedisClient(self.port, self.server.password, self.patience)
-        try:
-            token = f"{random.getrandbits(64):x}"
-            self.held.run("SET", token, token * 100, "EX", "60")
-            answer = self.held.run("GET", token)
-            if answer != token * 100:
-                raise WrongAnswerError(f"asked for {token}, got {str(answer)[:80]}")
-        except BaseException:
-            self.close()
-            raise
-        if not self.keep:
-            self.close()
+    def connect(self) -> RedisClient:
+        """See `ConnectionStep`."""
+        return RedisClient(self.port, self.server.password, self.patience)
 
-    def close(self) -> None:
-        """See `Step`."""
-        held, self.held = self.held, None
-        if held is not None:
-            with contextlib.suppress(OSError):
-                held.close()
+    def request(self, connection: RedisClient) -> None:
+        """See `ConnectionStep`."""
+        token = f"{random.getrandbits(64):x}"
+        connection.run("SET", token, token * 100, "EX", "60")
+        answer = connection.run("GET", token)
+        if answer != token * 100:
+            raise WrongAnswerError(f"asked for {token}, got {str(answer)[:80]}")
 
 
 @dataclass

@@ -7,7 +7,7 @@ import time
 from gateway.contracts.values import Duration
 from gateway.relay.direct_link import DirectLink
 from gateway.ssh.options import PoolOptions, SshOptions
-from gateway.ssh.pool import SshLink
+from gateway.ssh.pool import SshConnectionPool
 from gateway.tunnels.ssh import SshTunnel
 from tests.soak import instrumentation
 from tests.soak.audit import Audit, descriptors
@@ -39,7 +39,7 @@ async def play(bench: Bench, chosen: Round) -> Outcome:
     try:
         async with SshTunnel(_options(bench, chosen.cipher)).open(DirectLink(), lambda *_: None) as tunnel:
             link = tunnel.link
-            assert isinstance(link, SshLink)
+            assert isinstance(link, SshConnectionPool)
             await _load(bench, chosen, link, outcome)
     except Exception as error:  # noqa: BLE001 - after any error, the other rounds must run
         audit.note("the round was not played to its end", f"{type(error).__name__}: {error}")
@@ -65,7 +65,7 @@ def _options(bench: Bench, cipher: str) -> SshOptions:
     )  # fmt: skip
 
 
-async def _load(bench: Bench, chosen: Round, link: SshLink, outcome: Outcome) -> None:
+async def _load(bench: Bench, chosen: Round, link: SshConnectionPool, outcome: Outcome) -> None:
     shape = PATHS[chosen.path]
     most = int(min(4e6, 0.15 * min(shape.up, shape.down)))
     ask = bench.clients.ask
@@ -80,7 +80,7 @@ async def _load(bench: Bench, chosen: Round, link: SshLink, outcome: Outcome) ->
         compare_reports(chosen, outcome, front, said, heard)
 
 
-async def _released(link: SshLink, front: Front, audit: Audit) -> None:
+async def _released(link: SshConnectionPool, front: Front, audit: Audit) -> None:
     """Wait until the gateway has released all state of the clients."""
     deadline = time.monotonic() + _REST
     while front.relays or front.joining or instrumentation.channels(link) or instrumentation.lingering():

@@ -97,7 +97,7 @@ class Gateway:
     def tunnel(self, name: str) -> dict[str, Any]:
         return dict(self.status()["tunnels"][name])
 
-    def wait(self, condition: Callable[[], bool], timeout: float = 30.0) -> float:
+    def wait(self, condition: Callable[[], bool], timeout: float = 60.0) -> float:
         """Wait until the condition is true; return the duration of the wait in seconds."""
         started = time.monotonic()
         while True:
@@ -110,10 +110,10 @@ class Gateway:
                 pytest.fail(f"the condition does not hold within {timeout} s; status: {status}\n{self.log}")
             time.sleep(0.02)
 
-    def wait_up(self, *names: str, timeout: float = 30.0) -> float:
+    def wait_up(self, *names: str, timeout: float = 60.0) -> float:
         return self.wait(lambda: all(self.state(name)[0] == "up" for name in names), timeout)
 
-    def wait_state(self, name: str, state: str, reason: str | None, timeout: float = 30.0) -> float:
+    def wait_state(self, name: str, state: str, reason: str | None, timeout: float = 60.0) -> float:
         return self.wait(lambda: self.state(name) == (state, reason), timeout)
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:

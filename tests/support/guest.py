@@ -51,7 +51,7 @@ class Guest:
         forwards: Forwarded ports. Each key is a port on this host's loopback; its value is a port of the machine.
         modules: Modules of the machine's kernel to load, in addition to the NFS modules.
         files: Files or directories of this host to copy into the machine, by their paths in the machine.
-        disk: The image of the persistent disk /dev/vda; None means that the machine has no disk.
+        disks: The images of the persistent disks /dev/vda, /dev/vdb and so on.
         root: The root directory of a Debian system, in which systemd runs the script as a service. None uses busybox.
     """
 
@@ -65,7 +65,7 @@ class Guest:
         modules: tuple[str, ...] = (),
         files: dict[str, Path] | None = None,
         root: Path | None = None,
-        disk: Path | None = None,
+        disks: tuple[Path, ...] = (),
     ) -> None:
         self.lines: list[str] = []
         self.times: list[float] = []
@@ -82,12 +82,12 @@ class Guest:
         for path, source in (files or {}).items():
             subprocess.run(["cp", "-a", str(source), str(root / path)], check=True, timeout=60)
         (root / "script").write_text(script)
-        drive = ["-drive", f"file={disk},if=virtio,format=raw"] if disk is not None else []
-        modules = (*modules, "virtio_blk", "ext4") if disk is not None else modules
+        drives = [part for disk in disks for part in ("-drive", f"file={disk},if=virtio,format=raw")]
+        modules = (*modules, "virtio_blk", "ext4") if disks else modules
         image = initramfs(folder, root, tree, (*MODULES, *modules))
         ways = "".join(f",hostfwd=tcp:127.0.0.1:{here}-:{there}" for here, there in (forwards or {}).items())
         self._child = subprocess.Popen(
-            ["qemu-system-x86_64", "-cpu", "max", "-m", str(memory), "-nographic", "-no-reboot", *drive,
+            ["qemu-system-x86_64", "-cpu", "max", "-m", str(memory), "-nographic", "-no-reboot", *drives,
              "-kernel", str(kernel), "-initrd", str(image), "-nic", f"user,model=virtio-net-pci{ways}", "-append",
              "console=ttyS0 quiet panic=-1 oops=panic"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,

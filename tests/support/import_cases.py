@@ -2,10 +2,13 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from click.testing import CliRunner
 
 from gateway.cli import cli
+from gateway.importing.compose_tags import ComposeLoader, without_tags
+from gateway.input_limits import load_yaml
 from tests.support.files import REPOSITORY
 
 FOLDER = REPOSITORY / "tests" / "unit" / "importing"
@@ -17,6 +20,11 @@ def sections(path: Path) -> list[tuple[str, str]]:
     """Return the heading and the body of each section of a case."""
     parts = re.split(r"(?m)^=== (.*)\n", path.read_text())[1:]
     return list(zip(parts[::2], parts[1::2], strict=True))
+
+
+def load_compose(text: str) -> Any:
+    """Return the content of a Compose file, without its tags."""
+    return without_tags(load_yaml(text, ComposeLoader))
 
 
 def compose_diff(path: Path) -> tuple[str, str, str]:

@@ -5,14 +5,14 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from gateway.backend_support.database_check import DatabaseCheck
+from gateway.backend_support.database_check import DatabaseCheckOptions
 from gateway.backends import EmptyOptions
-from gateway.backends.http import HttpBackend, HttpCheck
-from gateway.backends.mysql import MysqlBackend, MysqlCheck
-from gateway.backends.nfs import NfsBackend, NfsCheck, NfsOptions
+from gateway.backends.http import HttpBackend, HttpCheckOptions
+from gateway.backends.mysql import MysqlBackend, MysqlCheckOptions
+from gateway.backends.nfs import NfsBackend, NfsCheckOptions, NfsOptions
 from gateway.backends.postgres import PostgresBackend
-from gateway.backends.redis import RedisBackend, RedisCheck
-from gateway.backends.tcp import TcpBackend, TcpCheck
+from gateway.backends.redis import RedisBackend, RedisCheckOptions
+from gateway.backends.tcp import TcpBackend, TcpCheckOptions
 from gateway.contracts.backend import Backend
 from gateway.contracts.security import Secret
 from gateway.contracts.values import Endpoint
@@ -27,12 +27,12 @@ DEADLINE = 1.0
 
 
 KINDS: dict[str, Backend] = {
-    "mysql": MysqlBackend(EmptyOptions(), MysqlCheck(user="u", password=Secret("p"))),
-    "postgres": PostgresBackend(EmptyOptions(), DatabaseCheck(user="u", password=Secret("p"))),
-    "nfs": NfsBackend(NfsOptions(export="/x"), NfsCheck()),
-    "tcp": TcpBackend(EmptyOptions(), TcpCheck()),
-    "redis": RedisBackend(EmptyOptions(), RedisCheck(password=Secret("p"))),
-    "http": HttpBackend(EmptyOptions(), HttpCheck()),
+    "mysql": MysqlBackend(EmptyOptions(), MysqlCheckOptions(user="u", password=Secret("p"))),
+    "postgres": PostgresBackend(EmptyOptions(), DatabaseCheckOptions(user="u", password=Secret("p"))),
+    "nfs": NfsBackend(NfsOptions(export="/x"), NfsCheckOptions()),
+    "tcp": TcpBackend(EmptyOptions(), TcpCheckOptions()),
+    "redis": RedisBackend(EmptyOptions(), RedisCheckOptions(password=Secret("p"))),
+    "http": HttpBackend(EmptyOptions(), HttpCheckOptions()),
 }
 
 
@@ -50,10 +50,14 @@ async def probe(backend: Backend, port: int, host: str = "127.0.0.1", timeout: f
 
 
 def mysql_backend(server: MariaDB, **changes: Any) -> MysqlBackend:
-    check = MysqlCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
+    check = MysqlCheckOptions(
+        user=server.check_user, password=Secret(server.check_password), database=server.database
+    )
     return MysqlBackend(EmptyOptions(), replace(check, **changes))
 
 
 def postgres_backend(server: Postgres, **changes: Any) -> PostgresBackend:
-    check = DatabaseCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
+    check = DatabaseCheckOptions(
+        user=server.check_user, password=Secret(server.check_password), database=server.database
+    )
     return PostgresBackend(EmptyOptions(), replace(check, **changes))

@@ -29,7 +29,7 @@ def need_data_plane() -> None:
     need(is_built(), "the engine in C (build it with `python hatch_build.py`)")
 
 
-def download(*command: str, cwd: Path | None = None, within: float = 180) -> None:
+def download(*command: str, cwd: Path | None = None, within: float = 600) -> None:
     """Run a command that downloads something; retry it once, because the network is not under test.
 
     Raises:

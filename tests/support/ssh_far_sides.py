@@ -19,8 +19,8 @@ from gateway.measurement import Tap
 from gateway.relay.direct_link import DirectLink
 from gateway.ssh import flow_control
 from gateway.ssh.options import PoolOptions
-from gateway.ssh.pool import SshLink
-from gateway.ssh.pooled_connection import PooledChannel
+from gateway.ssh.pool import SshConnectionPool
+from gateway.ssh.pooled_connection import SshChannel
 from tests.support.channel_end import ChannelEnd
 from tests.support.ends import End
 from tests.support.far_sides import Straight
@@ -77,7 +77,7 @@ class OpenSsh(Straight):
             need_data_plane()
         self._bastion = self._make_bastion(folder)
         self._stack = contextlib.AsyncExitStack()
-        self._ssh_link: SshLink
+        self._ssh_link: SshConnectionPool
         self._budgets = (flow_control.INITIAL_BUDGET.available, flow_control.GROWTH_BUDGET.available)
 
     def _make_bastion(self, folder: Path) -> Bastion:
@@ -131,7 +131,7 @@ class OpenSsh(Straight):
                 left += ["a channel"] if self._conn._channels or opening else []
                 left += ["a relay that waits for its turn"] if transport.writer.contended else []
             left += ["a relay in the session"] if self._ssh_link._connections[0]._relays else []
-        left += ["held bytes"] if cast("PooledChannel", relay).buffered else []
+        left += ["held bytes"] if cast("SshChannel", relay).buffered else []
         budgets = (flow_control.INITIAL_BUDGET.available, flow_control.GROWTH_BUDGET.available)
         return left + ([f"budgets of {budgets}, not {self._budgets}"] if budgets != self._budgets else [])
 

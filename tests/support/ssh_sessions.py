@@ -15,7 +15,7 @@ from gateway.demo.sshd import Bastion
 from gateway.errors import TunnelError
 from gateway.relay.direct_link import DirectLink
 from gateway.ssh.options import KeepaliveOptions, PoolOptions, SshOptions
-from gateway.ssh.pool import SshLink
+from gateway.ssh.pool import SshConnectionPool
 from gateway.tunnels.ssh import SshTunnel
 
 PATIENT = KeepaliveOptions(Duration(55.0), Duration(60.0), Duration(60.0), Duration(60.0))
@@ -34,9 +34,11 @@ def options(bastion: Bastion, **changes: Any) -> SshOptions:
 
 
 @contextlib.asynccontextmanager
-async def opened(chosen: SshOptions, via: Link | None = None, *, engine: bool = False) -> AsyncIterator[SshLink]:
+async def opened(
+    chosen: SshOptions, via: Link | None = None, *, engine: bool = False
+) -> AsyncIterator[SshConnectionPool]:
     async with SshTunnel(chosen, engine=engine).open(via or DirectLink(), lambda *_: None) as tunnel:
-        assert isinstance(tunnel.link, SshLink)
+        assert isinstance(tunnel.link, SshConnectionPool)
         yield tunnel.link
 
 

@@ -8,13 +8,13 @@ from typing import Any
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.measurement import Histogram
 from gateway.ops.status_views import (
+    BackendTunnelView,
     BackendView,
     ConsumerView,
     DockerView,
     ServiceView,
     TargetView,
     TunnelView,
-    WayView,
 )
 
 NOW = 1_800_000_000.0
@@ -66,8 +66,8 @@ def tunnel(name: str = "bastion", state: TunnelState = TunnelState.UP, **changes
     return replace(view, **changes)
 
 
-def way(tunnel: str, *, up: bool = True, in_use: bool = True) -> WayView:
-    return WayView(tunnel, up, None, "", in_use, clients=0, switches=0)
+def way(tunnel: str, *, up: bool = True, in_use: bool = True) -> BackendTunnelView:
+    return BackendTunnelView(tunnel, up, None, "", in_use, clients=0, switches=0)
 
 
 def consumer(active: int, waiting: int = 0) -> ConsumerView:

@@ -142,9 +142,19 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Build:
         ("send.c", "w->blocked || w->paused || w->closed", "w->blocked || w->closed", "in a key exchange"),
         ("turns.c", "        if (!c->ended)\n            client_update_mask(c);", "", "waits for"),
         ("chunks.c", "c->sent += count;", "c->sent += count + (count > 100);", "wrong bytes"),
-        ("queue.c", "            close((int)header.b);", ";", "descriptors are not closed"),
+        ("queue.c", "        close_client_of(&header);", ";", "descriptors are not closed"),
         ("latency.c", "    e->stall_scan_due = 0;", "", "does not become idle"),
         ("client.c", "        c->blocked_since = 0;", "", "descriptor -1 is closed"),
+        ("listener.c", "l->accepted < l->permitted && !withdrawn(l)", "!withdrawn(l)", "clients are accepted"),
+        ("listener.c", "if (!withdrawn(l) && allowed", "if (allowed", "after the rule was withdrawn"),
+        ("listener.c", ">> (8 - rest)", ">> (9 - rest)", "a forbidden address"),
+        ("pending.c", "            give_back(c);", "", "in a wrong state is pending"),
+        (
+            "pending.c",
+            "    if (l->stopped && !l->pending)\n        listener_free(l);",
+            "",
+            "without clients is not freed",
+        ),
     ],
 )
 def test_an_injected_defect_of_the_engine_is_detected(

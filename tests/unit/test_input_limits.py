@@ -54,7 +54,7 @@ def test_a_document_with_too_many_values_is_refused(text: str) -> None:
         ("a: &x [*x]", "contains itself"),
         ("a: 2026-02-31", "does not exist"),
         *((f"a: {number}", "more than 100 characters") for number in NUMBERS),
-        *((f"a: !!{tag} {text}", "not valid for its tag") for tag in TAGS for text in ("''", "x")),
+        *((f"a: !!{tag} {text}", "does not match its tag") for tag in TAGS for text in ("''", "x")),
     ],
 )
 def test_a_value_that_cannot_be_read_is_an_error(text: str, words: str) -> None:

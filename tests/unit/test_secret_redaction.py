@@ -83,6 +83,8 @@ def test_secrets_in_a_text_are_hidden(text: str, shown: str) -> None:
         (["redis-cli", "-a", "x"], True),
         (["mongod", "--bind_ip", "10.0.0.1"], False),
         (["-v", "/private/db:/db", "a b"], False),
+        (["--label", "traefik.http.services.app.loadbalancer.passhostheader=true"], False),
+        (["--label", "app.tls.passthrough=False", "--label", "app.token=x"], True),
     ],
 )
 def test_words_with_a_secret_are_recognized(words: list[str], found: bool) -> None:

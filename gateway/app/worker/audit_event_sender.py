@@ -1,4 +1,4 @@
-"""Sends a worker's audit events to the owner."""
+"""Sends a worker's audit events to the main process."""
 
 import asyncio
 

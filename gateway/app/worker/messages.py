@@ -30,7 +30,7 @@ class ListeningSockets:
 
 @dataclass(frozen=True)
 class ApplyConfig:
-    """Apply this configuration with the listeners sent before it.
+    """Requests that the worker applies a configuration, with the listening sockets sent before this message.
 
     The worker responds `ConfigApplied` or `DescriptorsLost`.
     """
@@ -52,7 +52,7 @@ class DescriptorsLost:
 
 
 class CheckLogin(NamedTuple):
-    """The last login of a check to `target` through `tunnel` (None: directly)."""
+    """The last successful login of a check to `target` through `tunnel` (None: directly)."""
 
     target: Endpoint
     tunnel: str | None
@@ -95,7 +95,7 @@ class DialRequest:
 
 
 class WorkerAction(Enum):
-    """The commands to a worker, each with its argument."""
+    """The actions that a `WorkerCommand` can request, such as to stop, or to reconnect a tunnel."""
 
     STOP = "stop"
     STOP_ACCEPTING = "stop_accepting"
@@ -112,7 +112,7 @@ class WorkerAction(Enum):
 
 @dataclass(frozen=True)
 class WorkerCommand:
-    """A command to a worker."""
+    """A command from the main process to a worker: an action and its argument."""
 
     action: WorkerAction
     argument: Any = None
@@ -150,7 +150,7 @@ class AuditEvents:
 
 @dataclass(frozen=True)
 class UplinkReport:
-    """The state of an uplink."""
+    """The state of one of a worker's uplinks."""
 
     state: TunnelState
     reason: Reason | None
@@ -213,7 +213,7 @@ class ForwardReport:
 
 @dataclass(frozen=True)
 class WorkerReport:
-    """All states and counters of a worker."""
+    """The states of all uplinks of a worker, and the counters of its forwards."""
 
     uplinks: dict[str, UplinkReport]
     forwards: dict[str, ForwardReport]

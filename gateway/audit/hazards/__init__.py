@@ -1,11 +1,11 @@
 """Finds the hazards in a snapshot. Each module has functions that yield findings. Does no I/O."""
 
-from gateway.audit.hazards import access, network, sharing, storage, visibility
+from gateway.audit.hazards import access, network, storage, visibility, volume_usage
 from gateway.audit.model import AuditSnapshot
 from gateway.audit.report import AuditReport, Finding, Severity
 from gateway.audit.storage_locations import places
 
-_MODULES = (storage, network, sharing, access, visibility)
+_MODULES = (storage, network, volume_usage, access, visibility)
 
 
 def decide(snapshot: AuditSnapshot) -> AuditReport:

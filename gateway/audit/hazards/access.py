@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from gateway.audit import private_keys, rules
 from gateway.audit.hazards.finding import on_container
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot, ContainerUser
-from gateway.audit.mount_options import MountOptionChange
+from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import as_bind, is_below, store_of
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell_commands import command
@@ -39,14 +39,14 @@ def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
 
 
 def _bind(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount) -> Iterator[Finding]:
-    without = MountOptionChange(dropped=frozenset({mount.path}))
+    without = MountChanges(dropped=frozenset({mount.path}))
     gives_socket = _SOCKETS.search(mount.source) or mount.source == snapshot.socket
     if gives_socket or mount.source in _SOCKET_DIRECTORIES or is_below(snapshot.socket, mount.source):
         what = f"{mount.source} of the host" + ("" if gives_socket else ", which has the engine's socket")
         yield on_container(snapshot, rules.ENGINE_SOCKET, Severity.HIGH, container, mount.path, what, without)
     elif mount.writable and _is_system(snapshot, mount.source):
         severity = Severity.MEDIUM if _below_any(mount.source, _MODERATE_TREES) else Severity.HIGH
-        fix = MountOptionChange(read_only=frozenset({mount.path}))
+        fix = MountChanges(read_only=frozenset({mount.path}))
         what = f"{mount.source} of the host, writable"
         yield on_container(snapshot, rules.WRITABLE_HOST, severity, container, mount.path, what, fix)
     yield from _key(snapshot, container, mount)
@@ -71,7 +71,7 @@ def _key(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMou
     kind = private_keys.by_name(mount.source) or private_keys.by_name(mount.path)
     if named and named == mount.path:
         kind = "SSH key"
-    fix: str | MountOptionChange = MountOptionChange(dropped=frozenset({mount.path}))
+    fix: str | MountChanges = MountChanges(dropped=frozenset({mount.path}))
     path = mount.source
     if kind is None and found is not None and found.key is not None:
         kind = found.key.kind

@@ -1,10 +1,10 @@
-"""Creates findings about containers."""
+"""Creates findings about containers, and contains functions that several kinds of hazards share."""
 
 from collections.abc import Iterator
 
 from gateway.audit import database_files
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
-from gateway.audit.mount_options import MountOptionChange
+from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import MountStorage, as_bind, store_of
 from gateway.audit.recreate_commands import recreate
 from gateway.audit.report import Finding, HazardRule, Severity
@@ -38,7 +38,7 @@ def on_container(
     container: AuditedContainer,
     path: str,
     what: str,
-    fix: str | MountOptionChange,
+    fix: str | MountChanges,
 ) -> Finding:
     """Return a finding about a container.
 

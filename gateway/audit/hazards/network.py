@@ -1,12 +1,18 @@
-"""Finds hazards of network mounts: unsafe options, databases, bind mounts of their directories. Does no I/O."""
+"""Finds hazards of network mounts: unsafe options, databases on them, and bind mounts of them. Does no I/O."""
 
 from collections.abc import Iterator
 
 from gateway.audit import rules
 from gateway.audit.hazards.finding import database_in, mounts, on_container
-from gateway.audit.hazards.network_fixes import after_mount, host_mount, safe_replacement, safe_volume
+from gateway.audit.hazards.network_fixes import (
+    after_mount,
+    changed_options,
+    host_mount,
+    safe_replacement,
+    safe_volume,
+)
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
-from gateway.audit.mount_options import MountOptionChange
+from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import SECRETS, MountStorage, StorageMedium, nfs_version, of_volume
 from gateway.audit.recreate_commands import volume_for
 from gateway.audit.report import Finding, HazardRule, Severity
@@ -46,13 +52,13 @@ def _issues(
 
 def _fix(
     snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountStorage, rule: HazardRule
-) -> str | MountOptionChange:
+) -> str | MountChanges:
     if rule is rules.REMOTE_DATABASE:
-        return MountOptionChange({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
+        return MountChanges({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
     if store.host_mount is None and SECRETS & store.options.keys():
         return host_mount(snapshot, container, mount, store)
     if store.host_mount is not None and store.medium is not StorageMedium.NFS:
-        return after_mount(store.host_mount)
+        return after_mount(store.host_mount) if rule is rules.NETWORK_BIND else changed_options(store.host_mount)
     return safe_volume(snapshot, container, mount, store)
 
 

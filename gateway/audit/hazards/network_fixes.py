@@ -4,13 +4,20 @@ import re
 
 from gateway.audit.host_model import HostMount
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
-from gateway.audit.mount_options import MountOptionChange
+from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import SECRETS, MountStorage, StorageMedium, nfs_version
 from gateway.audit.recreate_commands import free_name, recreate, volume_for
-from gateway.audit.shell_commands import command
+from gateway.audit.shell_commands import command, only_on_host
 from gateway.nfs.mount_options import REPLACED
+from gateway.text_sanitizer import one_line
 
-_KEPT_OF_HOST = {"addr", "port", "sec"}
+_SMB_VERSION = "3"
+"""Version 3.0 or a later one, whichever is the latest that client and server support (mount.cifs(8))."""
+_LOGIN = {"user", "username", "pass", "passwd", "password", "password2"}
+"""Options of a login, which a credentials file can contain (mount.cifs(8))."""
+_UNSAFE_IN_FSTAB = re.compile(r"[\s\\#]")
+"""Characters that fstab(5) needs in octal notation. A space separates the fields of a line."""
+_KEPT_OF_HOST = {"addr", "port", "sec", "ro", "nosuid", "nodev", "noexec"}
 """Options in the mount table that a new volume needs too. All others are defaults or concern only the old mount."""
 
 
@@ -23,7 +30,7 @@ def safe_volume(
     name = free_name(mount.volume, used) if mount.volume else volume_for(snapshot, container, mount.path)
     read_only = frozenset(() if mount.writable else (mount.path,))
     options = _driver_options(volume, store)
-    change = MountOptionChange({mount.path: name}, read_only=read_only, driver_options=options)
+    change = MountChanges({mount.path: name}, read_only=read_only, driver_options=options)
     return recreate(snapshot, container, change)
 
 
@@ -59,7 +66,7 @@ def safe_options(volume: AuditedVolume | None, store: MountStorage) -> tuple[str
     else:
         found.pop("nobrl", None)
         if found.get("vers", "").startswith("1"):
-            found["vers"] = "3.0"
+            found["vers"] = _SMB_VERSION
     return device, kind, ",".join(f"{key}={value}" if value else key for key, value in found.items())
 
 
@@ -74,27 +81,43 @@ def after_mount(mount: HostMount) -> str:
     return f"mkdir -p {folder} && {write} >> {folder}/audit-mounts.conf\nsystemctl daemon-reload"
 
 
+def changed_options(mount: HostMount) -> str:
+    """Return the steps that make the options of a host's SMB mount safe. The engine does not know what mounts it."""
+    point, is_old = command(one_line(mount.point)), mount.options.get("vers", "").startswith("1")
+    changes = [f"set vers={_SMB_VERSION}"] if is_old else []
+    changes += ["remove nobrl"] if "nobrl" in mount.options else []
+    return "\n".join((
+        f"# in the options of {point}, for example in /etc/fstab: {' and '.join(changes)}",
+        f"# then stop the containers that use {point}, run: umount {point} && mount {point}",
+        "# and start the containers again",
+    ))  # fmt: skip
+
+
 def host_mount(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountStorage) -> str:
     """Return commands that mount a share on the host with a credentials file, which a volume cannot use."""
-    point, credentials = f"/mnt/{container.name}", f"/etc/{container.name}.credentials"
-    # A space separates the fields of a line (fstab(5)).
-    device = re.sub(
-        r"[\s\\#]", lambda found: f"\\{ord(found[0]):03o}", snapshot.volumes[mount.volume].options["device"]
-    )
-    server = "".join(f",{key}={store.options[key]}" for key in ("addr", "port") if key in store.options)
-    line = f"{device} {point} cifs credentials={credentials},vers=3.0{server},_netdev 0 0"
+    volume, client = snapshot.volumes[mount.volume], snapshot.client
+    if ",," in volume.options.get("o", ""):  # a comma in a password (mount.cifs(8))
+        then = f"mount {one_line(store.title)} on the host with credentials=FILE, and mount that directory"
+        return f"# an option has a comma, so no command is safe to print: {then} instead of {mount.volume}"
+    device, _, options = safe_options(volume, store)
+    address = store.options.get("addr", "")
+    # mount.cifs(8) accepts only an IP address as addr=, and resolves the name in the device.
+    left_out = _LOGIN | ({"addr"} if device.startswith(f"//{address}/") else set())
+    kept = [each for each in options.split(",") if each.partition("=")[0] not in left_out]
+    name = f"{container.name}-{volume.name}"
+    point, credentials = f"/mnt/{name}", f"/etc/{name}.credentials"
+    fields = (device, point, "cifs", ",".join((f"credentials={credentials}", *kept, "_netdev")), "0", "0")
+    line = " ".join(_UNSAFE_IN_FSTAB.sub(lambda found: f"\\{ord(found[0]):03o}", each) for each in fields)
+    read = command(client, "volume", "inspect", "-f", "{{.Options.o}}", volume.name)
+    login = command("grep", "-E", f"^({'|'.join(sorted(_LOGIN))})=")
     setup = (
+        only_on_host(client),
+        # The commands do not print the password.
+        f"(umask 077; {read} | tr , '\\n' | {login} > {command(credentials)})",
         command("mkdir", "-p", point),
         f"grep -qxF {command(line)} /etc/fstab || echo {command(line)} >> /etc/fstab",
-        command("mount", point),
+        f"{command('mountpoint', '-q', point)} || {command('mount', point)}",
     )
-    commands = recreate(snapshot, container, MountOptionChange({mount.path: point}, setup=setup))
-    edit = f"install -m 600 /dev/null {command(credentials)} && ${{EDITOR:-vi}} {command(credentials)}"
-    if all(each.startswith("#") for each in commands.splitlines()):
-        edit = f"# {edit}"
-    # The editor is outside of the script, because the script's standard input is the script itself.
-    return "\n".join((
-        "# write the lines username= and password= into this file:",
-        edit, commands,
-        f"# when {container.name} works: {command(snapshot.client, 'volume', 'rm', mount.volume)}",
-    ))  # fmt: skip
+    read_only = frozenset(() if mount.writable else (mount.path,))
+    commands = recreate(snapshot, container, MountChanges({mount.path: point}, read_only=read_only, setup=setup))
+    return f"{commands}\n# when {container.name} works: {command(client, 'volume', 'rm', mount.volume)}"

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from gateway.audit import database_files, rules
 from gateway.audit.hazards.finding import database_in, mounts, on_container
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
-from gateway.audit.mount_options import MountOptionChange
+from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import MountStorage, StorageMedium, is_below
 from gateway.audit.recreate_commands import volume_for
 from gateway.audit.report import Finding, Severity
-from gateway.audit.shell_commands import command
+from gateway.audit.shell_commands import command, only_on_host, script
 from gateway.audit.storage_locations import EMPTIED_AT_BOOT, VOLATILE
 from gateway.text_sanitizer import format_bytes
 
@@ -68,7 +68,7 @@ def _main_directory(written: Mapping[str, int]) -> str:
     return max((each for each, size in sizes.items() if size > half), key=lambda each: each.count("/"), default="/")
 
 
-def _move(snapshot: AuditSnapshot, container: AuditedContainer, directory: str) -> str | MountOptionChange:
+def _move(snapshot: AuditSnapshot, container: AuditedContainer, directory: str) -> str | MountChanges:
     """Return the fix that moves a directory's content to a volume: either commands, or a change of mounts."""
     if not directory.isprintable():
         return "# the name of the directory has control characters: no command is safe to print"
@@ -80,7 +80,7 @@ def _move(snapshot: AuditSnapshot, container: AuditedContainer, directory: str) 
     if directory in _SHARED or directory == work:
         saved = command(snapshot.client, "cp", "-a", f"{container.name}:{directory}", f"./{container.name}-data")
         return f"{saved}\n# then let {container.name} store it in a directory of its own, and mount a volume there"
-    return MountOptionChange({directory: volume_for(snapshot, container, directory)}, copied=(directory,))
+    return MountChanges({directory: volume_for(snapshot, container, directory)}, copied=(directory,))
 
 
 def _anonymous(
@@ -91,7 +91,7 @@ def _anonymous(
     content = "data" if size is None else format_bytes(size)
     content = f"{database} files, {content}," if database else content
     what = f"{content} in the anonymous volume {mount.volume[:12]}"
-    fix = MountOptionChange({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
+    fix = MountChanges({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
     severity = Severity.HIGH if database else (Severity.LOW if size == 0 else Severity.MEDIUM)
     rule = rules.ANONYMOUS
     if container.removed:
@@ -110,7 +110,7 @@ def _memory(
         return
     where = "a tmpfs" if mount.kind == "tmpfs" else store.title
     what = f"{f'{database} files' if database else 'data'} in {where}"
-    fix = MountOptionChange(
+    fix = MountChanges(
         {mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,), vanishes=mount.kind != "bind"
     )
     severity = Severity.HIGH if database else Severity.MEDIUM
@@ -120,7 +120,8 @@ def _memory(
 def _shared_memory(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterator[Finding]:
     if container.shared_memory:
         pid = f"$({command(snapshot.client, 'inspect', '-f', '{{.State.Pid}}', container.name)})"
-        fix = f"""tar -c -C "/proc/{pid}/root/dev/shm" . > {command(f"{container.name}-shm.tar")}
+        save = f'tar -c -C "/proc/{pid}/root/dev/shm" . > {command(f"{container.name}-shm.tar")}'
+        fix = f"""{script(only_on_host(snapshot.client), save)}
 # then let {container.name} store it in a directory of its own, and mount a volume there"""
         what = f"{container.shared_memory} files in /dev/shm"
         yield on_container(snapshot, rules.MEMORY, Severity.HIGH, container, "/dev/shm", what, fix)  # noqa: S108
@@ -134,7 +135,7 @@ def _emptied_at_boot(snapshot: AuditSnapshot, container: AuditedContainer, mount
         and _is_directory(snapshot, mount)
     ):
         what = f"data in {mount.source}, which the host's next boot may empty"
-        fix = MountOptionChange({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
+        fix = MountChanges({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
         yield on_container(snapshot, rules.MEMORY, Severity.MEDIUM, container, mount.path, what, fix)
 
 

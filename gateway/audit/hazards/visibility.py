@@ -4,11 +4,12 @@ import posixpath
 from collections.abc import Iterator
 
 from gateway.audit import rules
+from gateway.audit.data_copy import on_exit
 from gateway.audit.hazards.finding import on_container
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.mount_storage import is_below, store_of
 from gateway.audit.report import Finding, Severity
-from gateway.audit.shell_commands import command, script
+from gateway.audit.shell_commands import KEEP_OWNERS, command, script
 from gateway.text_sanitizer import one_line
 
 _HARMLESS = {"/etc/localtime", "/etc/timezone", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
@@ -51,14 +52,15 @@ def _copy_missing(client: str, container: AuditedContainer, mount: AuditedMount,
     original, changed = f"{container.name}-image", f"{container.name}-copy"
     copies = (
         f"{command(client, 'cp', '-a', f'{original}:{posixpath.join(path, name)}', '-')} | "
-        f"{command(client, 'cp', '-a', '-', f'{changed}:{path}')}"
+        f"{command(client, 'cp', KEEP_OWNERS, '-', f'{changed}:{path}')}"
         for name in mount.hides
     )
     return script(
         command(client, "create", "--name", original, image, "none"),
+        on_exit(command(client, "rm", "-v", original)),
         command(client, "create", "--name", changed, "-v", f"{source}:{path}", image, "none"),
+        on_exit(command(client, "rm", "-v", original, changed)),
         *copies,
-        command(client, "rm", "-v", original, changed),
     )
 
 

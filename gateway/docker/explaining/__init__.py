@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from gateway.docker.explaining.explained_container import ExplainedContainer
-from gateway.docker.explaining.model import BackendFact, Explanation
+from gateway.docker.explaining.model import ExplainedBackend, Explanation
 from gateway.docker.explaining.reachability import reachability
 from gateway.docker.explaining.setup_parts import parts
 from gateway.docker.model import Container, EngineSnapshot
@@ -17,7 +17,11 @@ def find(observed: EngineSnapshot, name: str) -> list[Container]:
 
 
 def explain(
-    desired: DesiredState, observed: EngineSnapshot, planned: Plan, container: Container, facts: Iterable[BackendFact]
+    desired: DesiredState,
+    observed: EngineSnapshot,
+    planned: Plan,
+    container: Container,
+    facts: Iterable[ExplainedBackend],
 ) -> Explanation:
     """Explain which backends a container reaches.
 

@@ -1,4 +1,4 @@
-"""Defines the container to explain, with the parts of the state that concern this container."""
+"""Defines the container whose access to backends is explained, with the state that concerns it."""
 
 from gateway.docker import labels
 from gateway.docker.grants import granted
@@ -7,7 +7,7 @@ from gateway.docker.plan import AttachmentStatus, DesiredState, Plan
 
 
 class ExplainedContainer:
-    """The container to explain, and the state that concerns it.
+    """The container whose access to backends is explained, with the state that concerns it.
 
     Args:
         desired: The desired state.

@@ -7,7 +7,7 @@ from gateway.contracts.values import IpNetwork
 
 
 @dataclass(frozen=True)
-class BackendFact:
+class ExplainedBackend:
     """A backend, with the properties that an explanation uses.
 
     Args:
@@ -65,7 +65,7 @@ class Reachability:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The explanation of one container."""
+    """Why one container can or cannot reach backends."""
 
     container: str
     id: str

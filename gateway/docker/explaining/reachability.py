@@ -6,7 +6,7 @@ from dataclasses import replace
 from gateway.docker import labels
 from gateway.docker.consumers import Consumer, consumer
 from gateway.docker.explaining.explained_container import ExplainedContainer, reason
-from gateway.docker.explaining.model import BackendFact, Reachability
+from gateway.docker.explaining.model import ExplainedBackend, Reachability
 from gateway.docker.model import RUNNING, Container
 from gateway.docker.plan import AttachmentState, backends_on
 
@@ -14,7 +14,7 @@ _GOOD = ("up", "degraded")
 _UNKNOWN = "unknown"
 
 
-def reachability(subject: ExplainedContainer, fact: BackendFact) -> Reachability:
+def reachability(subject: ExplainedContainer, fact: ExplainedBackend) -> Reachability:
     """Return whether the container reaches the backend by the backend's name."""
     name, base = subject.container.name, subject.base
     if subject.dead is not None:
@@ -36,7 +36,7 @@ def reachability(subject: ExplainedContainer, fact: BackendFact) -> Reachability
     return _unattached(subject, fact) if network is None else _served(subject, fact, network, base)
 
 
-def _served(subject: ExplainedContainer, fact: BackendFact, network: str, base: Container) -> Reachability:
+def _served(subject: ExplainedContainer, fact: ExplainedBackend, network: str, base: Container) -> Reachability:
     """Return the result of `reachability` for a network on which the gateway has the backend's name."""
     found = _not_admitted(subject, fact, network, base)
     state = f"the backend is {fact.state}" + (f": {fact.why}" if fact.why else "")
@@ -67,7 +67,7 @@ def _shared(subject: ExplainedContainer, base: Container, backend: str) -> str |
 
 
 def _not_admitted(
-    subject: ExplainedContainer, fact: BackendFact, network: str, base: Container
+    subject: ExplainedContainer, fact: ExplainedBackend, network: str, base: Container
 ) -> Reachability | None:
     """Return why `allow` refuses the container; None if `allow` admits it."""
     if fact.label is not None:
@@ -82,7 +82,7 @@ def _not_admitted(
 
 
 def _without_label(
-    subject: ExplainedContainer, fact: BackendFact, label: str, who: Consumer, base: Container
+    subject: ExplainedContainer, fact: ExplainedBackend, label: str, who: Consumer, base: Container
 ) -> Reachability:
     if subject.desired.strict:
         return _no(fact, f"no rule in docker.grants lets container {who.name} use it", _grant(who.name, fact))
@@ -95,7 +95,7 @@ def _without_label(
     return _no(fact, why, f"{remedy}, or {_grant(who.name, fact)}")
 
 
-def _unattached(subject: ExplainedContainer, fact: BackendFact) -> Reachability:
+def _unattached(subject: ExplainedContainer, fact: ExplainedBackend) -> Reachability:
     """Return why the container is on no network where the gateway has the backend's name."""
     configured = [name for name in subject.options.networks if fact.name in backends_on(subject.desired, name)]
     kept = [name for name, backends in subject.networks.items() if fact.name in backends]
@@ -120,7 +120,7 @@ def _unattached(subject: ExplainedContainer, fact: BackendFact) -> Reachability:
     return _no(fact, f"network {found.network} is {found.state}: {reason(found)}", found.message)
 
 
-def _unasked(subject: ExplainedContainer, fact: BackendFact, configured: list[str]) -> Reachability:
+def _unasked(subject: ExplainedContainer, fact: ExplainedBackend, configured: list[str]) -> Reachability:
     """Return why the desired state attaches the container to no network with the backend."""
     container, mine, enable = subject.container, subject.container.labels, subject.label("enable")
     grant = _grant(container.name, fact)
@@ -143,7 +143,7 @@ def _unasked(subject: ExplainedContainer, fact: BackendFact, configured: list[st
     return _chosen_otherwise(subject, fact, configured)
 
 
-def _chosen_otherwise(subject: ExplainedContainer, fact: BackendFact, configured: list[str]) -> Reachability:
+def _chosen_otherwise(subject: ExplainedContainer, fact: ExplainedBackend, configured: list[str]) -> Reachability:
     """Return why the container's labels, grants or rules select other backends or networks."""
     container, mine = subject.container, subject.container.labels
     for key, choices in (("network", configured), ("backends", [fact.name])):
@@ -161,9 +161,9 @@ def _chosen_otherwise(subject: ExplainedContainer, fact: BackendFact, configured
     )
 
 
-def _grant(name: str, fact: BackendFact) -> str:
+def _grant(name: str, fact: ExplainedBackend) -> str:
     return f"grant it in docker.grants: {{container: {name}, backends: [{fact.name}]}}"
 
 
-def _no(fact: BackendFact, why: str, remedy: str) -> Reachability:
+def _no(fact: ExplainedBackend, why: str, remedy: str) -> Reachability:
     return Reachability(fact.name, "no", "", why, remedy)

@@ -9,7 +9,6 @@ from gateway.docker.consumers import Consumer, ConsumerDirectory
 from gateway.docker.model import EngineSnapshot
 from gateway.docker.options import Grant, PeerOptions
 from gateway.docker.peers.exchange import PeerExchange
-from gateway.docker.peers.keys import contexts
 from gateway.docker.peers.peer_connection import HEARTBEAT_INTERVAL, PeerAgent, wait_at_most
 from gateway.docker.peers.reports import (
     AddressReport,
@@ -20,6 +19,7 @@ from gateway.docker.peers.reports import (
     merge_consumers,
     shared_networks,
 )
+from gateway.docker.peers.tls_contexts import contexts
 from gateway.errors import GatewayError
 
 log = logging.getLogger(__name__)

@@ -36,7 +36,7 @@ class SharedNetwork:
 
 @dataclass(frozen=True)
 class AddressEntry:
-    """One address of a container.
+    """One address of a container, with the container's name and labels.
 
     Args:
         address: The container's address on the network of the report.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from gateway.docker.identity_warnings import image_labels, spoofing
 from gateway.docker.model import EngineSnapshot
 from gateway.docker.plan import ActionKind, DesiredState, Plan, PlannedAction, backends_on
 from gateway.docker.planning.attachments import attach, detach
@@ -13,7 +14,6 @@ from gateway.docker.planning.lost_namespaces import shared_namespaces
 from gateway.docker.planning.networks import create_networks, remove_networks
 from gateway.docker.planning.project_networks import expand_projects
 from gateway.docker.planning.services import update_services
-from gateway.docker.spoofing_warnings import image_labels, spoofing
 from gateway.docker.volumes import VolumeStatus, create_body, mount_problems, volume_status
 
 

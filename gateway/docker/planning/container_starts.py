@@ -15,9 +15,6 @@ from gateway.docker.planning.lost_namespaces import without_namespace, without_n
 from gateway.docker.project_networks import configured_as
 from gateway.text_sanitizer import one_line
 
-_WHEN_UP = "the service starts it when {} is up"
-"""The message of `gateway plan` and `gateway apply`, which do not know the states of backends."""
-
 
 def revive(builder: PlanBuilder) -> tuple[DeadContainer, ...]:
     """Return the dead containers, and add the actions to start those that the configuration permits.
@@ -50,7 +47,7 @@ def revive(builder: PlanBuilder) -> tuple[DeadContainer, ...]:
                 PlannedAction(
                     verb, "", "", container.name, container.id,
                     why=dead.detail, cause=dead.cause, last_start=container.last_start,
-                    owner_start=dead.owner_start,
+                    owner_start=dead.owner_start, backend=dead.backend,
                 )
             )  # fmt: skip
     return tuple(found)
@@ -68,7 +65,7 @@ def _allowed(builder: PlanBuilder, container: Container, dead: DeadContainer) ->
         return replace(dead, state=DeadContainerState.OFF, message=f"{setting} is false", command=command)
     if start is None or not start.restarts:
         return replace(dead, state=DeadContainerState.OFF, message="it has no restart policy", command=command)
-    if container.state in RUNNING and container.id in desired.signaled:
+    if container.state in RUNNING and start.may_be_stopped_by(desired.signals.get(container.id, {})):
         message = "another client sent it a signal, which possibly stops it"
         return replace(dead, state=DeadContainerState.OFF, message=message, command=command)
     if (container.id, dead.owner_start) in desired.given_up:
@@ -85,13 +82,12 @@ def _stopped(builder: PlanBuilder, container: Container) -> DeadContainer | None
     start = container.last_start
     if start is None or not start.restarts:
         return None
-    cause = builder.desired.interrupted.get(container.id)
-    if cause is not None and start.error.endswith(CANCELED):
+    requested = builder.desired.interrupted.get(container.id)
+    if requested is not None and start.error.endswith(CANCELED):
         detail = "the gateway was stopped, or lost its connection to the engine, while it started the container"
-        if cause is StartFailureCause.VOLUME and builder.desired.usable is None:
-            message = _WHEN_UP.format("the backend of its volume")
-            return dead_container(container, cause, detail, DeadContainerState.WAITING, message)
-        return dead_container(container, cause, detail, DeadContainerState.STARTING)
+        if requested.cause is StartFailureCause.VOLUME:
+            return _when_up(builder, container, requested.backend, detail)
+        return dead_container(container, requested.cause, detail, DeadContainerState.STARTING)
     if (failed := read_error(start.error)) is None:
         return None
     if failed.cause is StartFailureCause.VOLUME:
@@ -116,11 +112,19 @@ def _without_volume(builder: PlanBuilder, container: Container, failed: FailedSt
     if backend is None:
         return None
     detail = f"its volume on backend {backend} was not mounted: {one_line(failed.detail)}"
+    return _when_up(builder, container, backend, detail)
+
+
+def _when_up(builder: PlanBuilder, container: Container, backend: str, detail: str) -> DeadContainer:
+    """Return a container that starts when the backend of its volume is up."""
     usable = builder.desired.usable
-    if usable is None or backend not in usable:
-        message = f"backend {backend} is not up" if usable is not None else _WHEN_UP.format(f"backend {backend}")
-        return dead_container(container, StartFailureCause.VOLUME, detail, DeadContainerState.WAITING, message)
-    return dead_container(container, StartFailureCause.VOLUME, detail, DeadContainerState.STARTING)
+    dead = dead_container(container, StartFailureCause.VOLUME, detail, DeadContainerState.STARTING)
+    if usable is not None and backend in usable:
+        return replace(dead, backend=backend)
+    why = f"backend {backend} is not up"
+    if usable is None:  # `gateway plan` and `gateway apply` do not know the states of backends
+        why = f"the service starts it when backend {backend} is up"
+    return replace(dead, state=DeadContainerState.WAITING, message=why, backend=backend)
 
 
 def _without_network(builder: PlanBuilder, container: Container, failed: FailedStart) -> DeadContainer | None:

@@ -1,4 +1,4 @@
-"""Checks the gateway's networks and aliases if the gateway is a task. The specification of its service has them."""
+"""Checks the gateway's networks and aliases if it runs as a swarm task, whose service specifies them."""
 
 from gateway.docker.errors import BlockedReason
 from gateway.docker.grants import SWARM_SERVICE

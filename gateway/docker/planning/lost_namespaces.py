@@ -60,14 +60,18 @@ def without_namespace_while_running(builder: PlanBuilder, container: Container) 
         message = f"container {owner.name} does not run"
         detail = f"it uses the network of container {owner.name}, which has stopped"
         return dead_container(container, StartFailureCause.NAMESPACE, detail, DeadContainerState.WAITING, message)
-    if owner.state != "running" or owners.at <= start.at or container.state != "running":
+    if owner.state != "running" or container.state != "running":
         return None
-    # If the engine's clock was set back, the order of the two starts is unknown.
-    clock_set_back = 0 < builder.observed.clock < owners.at
-    if clock_set_back or (container.id, owners.at) in builder.desired.restarted:
+    clock = builder.observed.clock
+    if _order(owners.at, clock) <= _order(start.at, clock) or (container.id, owners.at) in builder.desired.restarted:
         return None
     dead = dead_container(container, StartFailureCause.NAMESPACE, detail, DeadContainerState.STARTING)
     return replace(dead, owner_start=owners.at)
+
+
+def _order(at: float, clock: float) -> tuple[bool, float]:
+    """Return a sort key for the time of a start. A start in the future was before the engine's clock was set back."""
+    return not clock or at <= clock, at
 
 
 def _without_owner(builder: PlanBuilder, container: Container) -> DeadContainer | None:

@@ -1,4 +1,4 @@
-"""Replaces each configured network that has `per: project` with the networks of projects. Does no I/O."""
+"""Replaces each configured network that has `per: project` with one network for each project. Does no I/O."""
 
 from dataclasses import replace
 

@@ -15,7 +15,7 @@ PHASES = ("dns", "channel", "tcp", "greeting", "tls", "auth", "query", "rpc")
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart as paths of SVG, with a text alternative.
+    """A chart as SVG paths, with a text alternative.
 
     Args:
         label: The content of the chart as text.

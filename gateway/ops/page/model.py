@@ -1,4 +1,4 @@
-"""Arranges the state of the service for the status page: groups, order, and recent changes. Does no I/O."""
+"""Prepares the state of the service for the status page: groups, order, and recent changes. Does no I/O."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.diagnosis import SEVERITY, Level, backend_level, chain, tunnel_level, ways
 from gateway.ops.events import EventType, Transition
+from gateway.ops.page.time_format import is_recent
 from gateway.ops.status_views import BackendView, ServiceView, TunnelView
 
 MAX_CHANGES = 30
@@ -15,7 +16,7 @@ _SAME_TIME = 5.0
 
 @dataclass(frozen=True)
 class TunnelGroup:
-    """The backends that use the same tunnels.
+    """A group on the status page: the backends that use the same tunnels, and these tunnels.
 
     Args:
         ways: The tunnels through which the targets can be reached; empty if the backends need no tunnel.
@@ -30,7 +31,7 @@ class TunnelGroup:
 
 @dataclass
 class RecentChange:
-    """One line of the list of recent changes, for equal events at the same time.
+    """One row of the list of recent changes: one event, or several equal events at the same time.
 
     Args:
         event: The first event.
@@ -43,7 +44,7 @@ class RecentChange:
 
 @dataclass(frozen=True)
 class ConsumerRow:
-    """One row of the table of consumers: the use of one backend by one container."""
+    """One row of the table of consumers: how much one container uses one backend."""
 
     name: str
     backend: str
@@ -66,6 +67,21 @@ def groups(view: ServiceView) -> list[TunnelGroup]:
     return sorted(
         found,
         key=lambda each: (SEVERITY.index(each.backends[0].state) if each.backends else len(SEVERITY), each.ways),
+    )
+
+
+def row_content(backend: BackendView, now: float) -> object:
+    """Return everything that the row of a backend shows, in a form that can be compared.
+
+    Args:
+        backend: The backend.
+        now: The time of the page, in seconds since the epoch.
+    """
+    return (
+        (backend.kind, backend.state, backend.reason, backend.detail, backend.failing),
+        (backend.since, is_recent(backend.since, now), backend.connections, backend.waiting),
+        [(way.tunnel, way.in_use) for way in backend.ways],
+        backend.targets,
     )
 
 

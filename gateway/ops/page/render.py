@@ -1,11 +1,10 @@
-"""Renders the pages (status, backends, fleet, login) from templates, with automatic escaping."""
+"""Renders the HTML pages (status, backends, fleet, login) from templates, with automatic escaping."""
 
 import base64
 import hashlib
 import importlib.resources
 import re
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -23,9 +22,10 @@ from gateway.ops.diagnosis import (
 )
 from gateway.ops.events import Transition
 from gateway.ops.page import model
-from gateway.ops.page.charts import PHASES, history_chart, milliseconds, phases_chart
+from gateway.ops.page.charts import PHASES, WIDTH, Chart, history_chart, milliseconds, phases_chart
+from gateway.ops.page.row_cache import RowCache
 from gateway.ops.page.time_format import clock_time
-from gateway.ops.reason_texts import state_name
+from gateway.ops.reason_descriptions import state_name
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import BackendView, ConfigText, ServiceView, TargetView
 from gateway.text_sanitizer import format_bytes
@@ -110,6 +110,10 @@ def _member_level(member: MemberView) -> str:
     return "good" if member.state == "ready" and not _fails(member) else "warning"
 
 
+def _history(target: TargetView, columns: int = WIDTH) -> Chart:
+    return history_chart(target.history, columns)
+
+
 _templates = Environment(
     loader=PackageLoader("gateway.ops", "page"),
     autoescape=True,
@@ -128,6 +132,10 @@ _templates.globals.update(
     milliseconds=milliseconds,
     bytes=format_bytes,
     event_level=model.event_level,
+    history=_history,
+    width=WIDTH,
+    coarse=_COARSE,
+    phases_chart=phases_chart,
     some=model.some,
     state_name=state_name,
     facts=_facts,
@@ -143,29 +151,45 @@ _templates.globals.update(
 )
 _INDEX, _BACKEND = _templates.get_template("index.html"), _templates.get_template("backend.html")
 _FLEET = _templates.get_template("fleet.html")
+_backend_row = _templates.get_template("parts.html").module.backend_row  # type: ignore[attr-defined]
 
 
 def render_index(
-    view: ServiceView, events: Sequence[Transition], configuration: ConfigText, now: float
+    view: ServiceView, events: Sequence[Transition], configuration: ConfigText, now: float, rows: RowCache
 ) -> Iterator[str]:
-    """Yield the parts of the status page.
+    """Yield the parts of the status page. Some parts are empty: they separate slow steps.
 
     Args:
         view: The state of the service.
         events: The latest events, oldest first.
         configuration: The configuration without its backends.
         now: The time in seconds since the epoch.
+        rows: The rows of the previous page, which are updated.
     """
     targets = [target for backend in view.backends for target in backend.targets]
     large = len(targets) > _LARGE
-    longest = max((target.last_duration or 0.0 for target in targets if target.last_phases), default=0.0)
+    # Pages with many targets do not show phases.
+    durations = () if large else (each.last_duration or 0.0 for each in targets if each.last_phases)
+    longest = max(durations, default=0.0)
+    rows.forget_others({backend.name for backend in view.backends})
+
+    def row(backend: BackendView) -> str:
+        content = model.row_content(backend, now), large, longest
+        return rows.get(
+            backend.name, content, lambda: _backend_row(backend, large, max(longest, _SHORTEST_SCALE), now)
+        )
+
+    yield ""
+    diagnosis = diagnose(view)
+    yield ""
+    groups = model.groups(view)
+    yield ""
     yield from _INDEX.generate(
         **_common(view, events, now, ""),
-        diagnosis=diagnose(view),
-        groups=model.groups(view),
+        diagnosis=diagnosis,
+        groups=groups,
         large=large,
-        history=partial(_history, columns=_COARSE if large else 100),
-        phases=lambda target: phases_chart(target.last_phases, max(longest, _SHORTEST_SCALE)),
+        row=row,
         consumers=list(model.consumer_rows(view.backends)),
         max_consumers=_LARGE // 4 if large else _LARGE,
         changes=model.changes(events),
@@ -192,7 +216,6 @@ def render_backend(
         backend=backend,
         tunnels=chain(tunnels, ways(backend)),
         causes=[each for each in diagnose(view).causes if each.concerns(backend.name)],
-        history=_history,
         phase=lambda name, seconds: phases_chart({name: seconds}, max(longest, _SHORTEST_SCALE)),
         consumers=list(model.consumer_rows([backend])),
         changes=[each for each in reversed(events) if each.subject.name == backend.name],
@@ -235,7 +258,3 @@ def render_missing(root: str) -> str:
 
 def _common(view: ServiceView, events: Sequence[Transition], now: float, root: str) -> dict[str, Any]:
     return {"view": view, "root": root, "event": events[-1].id if events else 0, "now": now}
-
-
-def _history(target: TargetView, columns: int = 100) -> Any:
-    return history_chart(target.history, columns)

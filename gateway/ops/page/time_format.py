@@ -1,4 +1,4 @@
-"""Formats times for the pages. If scripts are enabled, the browser converts them to its time zone."""
+"""Formats times on the HTML pages, in UTC. With scripts, the browser converts them to its time zone."""
 
 from datetime import UTC, datetime
 
@@ -12,5 +12,10 @@ def clock_time(seconds: float, now: float) -> str:
         seconds: Seconds since the epoch.
         now: The current time in seconds since the epoch.
     """
-    pattern = "%H:%M:%S UTC" if abs(now - seconds) < _DAY else "%Y-%m-%d %H:%M UTC"
+    pattern = "%H:%M:%S UTC" if is_recent(seconds, now) else "%Y-%m-%d %H:%M UTC"
     return datetime.fromtimestamp(seconds, UTC).strftime(pattern)
+
+
+def is_recent(seconds: float, now: float) -> bool:
+    """Return whether a time is shown without its date. The arguments are those of `clock_time`."""
+    return abs(now - seconds) < _DAY

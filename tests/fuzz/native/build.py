@@ -12,6 +12,7 @@ _FLAGS = [
     "-std=c11", "-D_GNU_SOURCE", "-g", "-pthread", "-Wall", "-Wextra", "-include", str(HERE / "fake_calls.h"),
     f"-I{ENGINE}", f"-I{HERE}",
 ]  # fmt: skip
+_WRAPPED = ["-Wl,--wrap=cipher_type_named", "-Wl,--wrap=pending_add"]
 _SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-O2"]
 
 
@@ -69,7 +70,7 @@ class Build:
         options = [*(_SANITIZE if self.sanitize else []), *([] if self.replay else ["-fsanitize=fuzzer"]), "-pthread"]
         objects = sorted(path.name for path in self.folder.glob("*.o"))
         options += ["--coverage"] if self.coverage else []
-        self._gcc_or_clang(*options, *objects, "-Wl,--wrap=cipher_type_named", "-lcrypto", "-o", str(program))
+        self._gcc_or_clang(*options, *objects, *_WRAPPED, "-lcrypto", "-o", str(program))
         return program
 
     def _gcc_or_clang(self, *arguments: str) -> None:

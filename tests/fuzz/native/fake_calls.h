@@ -36,6 +36,9 @@ int fake_shutdown(int fd, int how);
 int fake_getsockopt(int fd, int level, int name, void *value, socklen_t *size);
 int fake_setsockopt(int fd, int level, int name, const void *value, socklen_t size);
 
+/* listeners.c */
+int fake_accept4(int fd, struct sockaddr *address, socklen_t *size, int flags);
+
 /* memory.c */
 void *fake_malloc(size_t size);
 void *fake_calloc(size_t count, size_t size);
@@ -64,6 +67,7 @@ int fake_munmap(void *address, size_t size);
 #define shutdown(...) fake_shutdown(__VA_ARGS__)
 #define getsockopt(...) fake_getsockopt(__VA_ARGS__)
 #define setsockopt(...) fake_setsockopt(__VA_ARGS__)
+#define accept4(...) fake_accept4(__VA_ARGS__)
 #define malloc(...) fake_malloc(__VA_ARGS__)
 #define calloc(...) fake_calloc(__VA_ARGS__)
 #define realloc(...) fake_realloc(__VA_ARGS__)

@@ -29,11 +29,11 @@ void memory_reset(void);
 void memory_received(const void *end); /* lets the engine access the memory for received bytes up to `end` */
 
 /* files.c */
-enum file_kind { FILE_CLOSED, FILE_EPOLL, FILE_EVENT, FILE_TIMER, FILE_CLIENT, FILE_WIRE };
+enum file_kind { FILE_CLOSED, FILE_EPOLL, FILE_EVENT, FILE_TIMER, FILE_CLIENT, FILE_WIRE, FILE_LISTENER };
 
 struct file {
     enum file_kind kind;
-    int owner; /* the index of the channel or wire */
+    int owner; /* the index of the channel, wire or listener */
     bool registered;
     uint32_t mask, reported; /* reported: what an edge-triggered registration has reported */
     void *data;
@@ -42,7 +42,7 @@ struct file {
     bool is_unix, shut; /* shut: after shutdown(2) */
     bool ended, closed, dead; /* the other end: has sent FIN; is closed, and resets on data; is closed on both sides */
     int error;                /* SO_ERROR */
-    uint64_t available;       /* bytes that can be received */
+    uint64_t available;       /* bytes that can be received; clients that can be accepted */
     uint64_t room;            /* bytes that can be sent */
 };
 
@@ -59,7 +59,7 @@ uint32_t file_ready(const struct file *);
 
 /* Faults, which the script causes. 0: no fault. Otherwise, the call with this number fails, counted from 1. */
 struct faults {
-    uint32_t allocation, epoll, interrupt, cipher;
+    uint32_t allocation, epoll, interrupt, cipher, accept;
     uint32_t acknowledged; /* milliseconds since the last acknowledgment, for TCP_INFO */
     bool in_turn;       /* allocations fail only in a turn: otherwise, Python gets an exception and retries */
     bool memory_failed; /* whether an allocation has failed */
@@ -74,8 +74,13 @@ void fill_key(struct key_setup *, int cipher);
 
 /* A channel, as the server, the client and Python see it. */
 struct far_channel {
-    int wire, fd; /* fd: -1 before the client is attached */
-    uint64_t token;
+    int wire, fd; /* fd: -1 before the client is attached or accepted */
+    uint64_t token; /* of the client of a listener: 0 before it is pending; Python knows it when `opened` is set */
+    /* the client of a listener */
+    int listener;     /* the index plus 1; 0: Python attaches the client */
+    uint8_t address;  /* see `network_allows` */
+    bool withdrawn;   /* accepted when Python had withdrawn the rule */
+    uint32_t early_room; /* `room` of its socket when it is accepted */
     /* Python */
     bool opened, final, tap;
     bool link_lost; /* aborted because Python closes the connection; without that, the channel may stay open */
@@ -136,6 +141,7 @@ void peer_forget(struct far_wire *);
 
 /* python.c */
 void python_command(enum command, uint64_t token, int64_t a, int64_t b, int64_t c);
+void python_payload(enum command, uint64_t token, const void *payload, size_t size);
 void python_wire(int cipher, uint32_t max_packet, uint64_t rekey_bytes, const uint8_t *received, size_t size);
 void python_channel(struct far_wire *, uint32_t window, bool tap, uint8_t type_size);
 void python_packet(struct far_wire *, uint8_t message, size_t size);
@@ -146,14 +152,15 @@ bool python_take(void); /* returns false if the engine has failed */
 /* invariants.c */
 void check_engine(void); /* aborts if an invariant does not hold */
 
-/* The kinds of steps: of the server, of clients, of Python, and of the system. */
+/* The kinds of steps: of the server, of clients, of Python, of the system, and about listeners. */
 #define STEPS(X) \
     X(CONFIRM) X(REFUSE) X(DATA) X(EXTENDED) X(ADJUST) X(EOF) X(CLOSE) X(REQUEST) X(OTHER) X(NEW_KEYS) X(RAW_PACKET) \
     X(RAW_STREAM) X(WIRE_ROOM) X(WIRE_END) \
     X(ATTACH) X(WRITE) X(END) X(ROOM) \
     X(OPEN) X(ABORT) X(UNTAP) X(CLOSE_HISTOGRAM) X(WIRE) X(PACKET) X(ACCEPT) X(ROUND_TRIP) X(EXCHANGE) X(OPEN_KEY) \
     X(WIRE_CLOSE) \
-    X(FAIL) X(CLOCK) X(ORDER)
+    X(FAIL) X(CLOCK) X(ORDER) \
+    X(LISTEN) X(CONNECT) X(PERMIT) X(UNLISTEN) X(RECALL)
 #define STEP_ENUMERATOR(name) STEP_##name,
 enum step_kind { STEPS(STEP_ENUMERATOR) STEP_KINDS };
 

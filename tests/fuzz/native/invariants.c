@@ -1,5 +1,5 @@
 /* Invariants of the engine's state, which hold after each turn. */
-#include "harness.h"
+#include "listeners.h"
 
 static void check_mask(int fd, uint32_t mask, uint32_t wanted)
 {
@@ -122,7 +122,7 @@ void check_engine(void)
     uint64_t growth = e->growth_available;
 
     CHECK(!e->dirty && !e->broken && !e->touched && !e->freed && !e->piece_count, "the turn has left work");
-    CHECK(!(e->histograms_due || e->stall_scan_due) || e->timer_set, "the timer is not set");
+    CHECK(!(e->histograms_due || e->stall_scan_due || e->slow_scan_due) || e->timer_set, "the timer is not set");
     for (const struct wire *w = e->wires; w; w = w->next) {
         CHECK(!w->next || w->next->previous == w, "the list of connections is inconsistent");
         check_wire(w);
@@ -132,5 +132,6 @@ void check_engine(void)
         check_channel(c);
         growth += c->growth;
     }
+    check_listeners();
     CHECK(growth == growth_budget, "the growth of windows is not accounted");
 }

@@ -1,5 +1,5 @@
 /* The SSH server: seals its packets, and checks every packet of the engine (RFC 4253, RFC 4254). */
-#include "harness.h"
+#include "listeners.h"
 
 #define INPUT_SIZE (4u * 1024u * 1024u)
 #define OUTPUT_SIZE (4u * 1024u * 1024u)
@@ -94,6 +94,8 @@ static void on_open(struct far_wire *w, const uint8_t *payload, size_t size)
 
     CHECK(type < size && size == 5 + type + 16, "a CHANNEL_OPEN of %zu bytes", size);
     index = get_u32(payload + size - 4);
+    if (index >= LISTENER_INDEX)
+        index = opened_for_client(w, index, get_u32(payload + 5 + type), get_u32(payload + 9 + type));
     CHECK(index < (uint32_t)channel_count && !channels[index].known, "an unexpected CHANNEL_OPEN");
     channels[index].known = true;
     channels[index].number = get_u32(payload + 5 + type);

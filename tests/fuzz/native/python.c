@@ -1,5 +1,5 @@
 /* Python's side: commands and records, as gateway/ssh/engine_host.py and its neighbors use them. */
-#include "harness.h"
+#include "listeners.h"
 
 #include <errno.h>
 
@@ -13,6 +13,11 @@ static void queue(struct message_header header, const void *payload, const void 
 void python_command(enum command command, uint64_t token, int64_t a, int64_t b, int64_t c)
 {
     queue((struct message_header){.kind = command, .token = token, .a = a, .b = b, .c = c}, NULL, NULL, 0);
+}
+
+void python_payload(enum command command, uint64_t token, const void *payload, size_t size)
+{
+    queue((struct message_header){.kind = command, .token = token, .payload = (uint32_t)size}, payload, NULL, 0);
 }
 
 /* Pass a new SSH connection to the engine, with `received` bytes that have arrived before. */
@@ -133,6 +138,7 @@ static void on_ended(struct far_channel *c, const struct message_header *h)
 static void on_channel_record(struct far_channel *c, const struct message_header *h, const uint8_t *payload)
 {
     CHECK(!c->final, "record %u after the last one of the channel", h->kind);
+    CHECK(c->opened || !c->listener, "record %u of a channel that Python does not know", h->kind);
     switch (h->kind) {
     case RECORD_OPENED:
         CHECK(!c->opened, "a second RECORD_OPENED");
@@ -165,6 +171,8 @@ static void on_record(const struct message_header *h, const uint8_t *payload)
             on_wire_record(&wires[at], h, payload);
             return;
         }
+    if (listener_record(h))
+        return;
     for (int at = channel_count; at-- > 0;)
         if (channels[at].token == h->token) {
             on_channel_record(&channels[at], h, payload);

@@ -12,13 +12,13 @@ static bool channel_step(const struct step *s)
             python_channel(chosen_wire(s), window < 4 ? 4 : window, s->a & 1, s->a >> 1);
         return true;
     case STEP_ABORT:
-        if (!c || c->final)
+        if (!c || c->final || (c->listener && !c->opened))
             return true;
         c->link_lost |= s->a % (CLOSE_MOVED + 1) == CLOSE_LINK_LOST;
         python_command(COMMAND_ABORT, c->token, s->a % (CLOSE_MOVED + 1), 0, 0);
         return true;
     case STEP_UNTAP:
-        if (c && !c->final)
+        if (c && !c->final && (!c->listener || c->opened))
             python_command(COMMAND_UNTAP, c->token, 0, 0, 0);
         return true;
     case STEP_CLOSE_HISTOGRAM:

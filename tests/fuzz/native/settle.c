@@ -1,5 +1,5 @@
 /* The end of a script: everything that waits must arrive, and the engine must become idle. */
-#include "harness.h"
+#include "listeners.h"
 
 #define MAX_TURNS 5000
 
@@ -30,6 +30,7 @@ static void unblock(void)
     for (int at = 0; at < file_count; at++)
         if (files[at].kind == FILE_CLIENT || files[at].kind == FILE_WIRE)
             files[at].room = UNLIMITED;
+    listeners_unblock();
     for (int at = 0; at < wire_count; at++) {
         struct far_wire *w = &wires[at];
 
@@ -85,6 +86,7 @@ bool settle(void)
         if (!python_take())
             return false;
     } while (waits_for_python() || !idle());
+    check_settled_listeners();
     if (tainted)
         return true;
     for (int at = 0; at < wire_count; at++)

@@ -1,5 +1,5 @@
 /* The steps of a script, and the turns of the engine between them. */
-#include "harness.h"
+#include "listeners.h"
 
 #include <stdio.h>
 
@@ -62,7 +62,7 @@ static bool fault_step(const struct step *s)
 {
     switch (s->kind) {
     case STEP_FAIL:
-        switch (s->a % 4) {
+        switch (s->a % 5) {
         case 0:
             faults.allocation = s->b + 1u;
             break;
@@ -72,8 +72,11 @@ static bool fault_step(const struct step *s)
         case 2:
             faults.interrupt = s->b % 8 + 1u;
             break;
-        default:
+        case 3:
             faults.cipher = s->b % 16 + 1u;
+            break;
+        default:
+            faults.accept = s->b % 4 + 1u;
         }
         return true;
     case STEP_CLOCK:
@@ -100,7 +103,7 @@ void describe(const struct step *s)
 /* Run a step, and then a turn of the engine. Return false if the engine has failed. */
 bool run_step(const struct step *s)
 {
-    if (!server_step(s) && !client_step(s) && !python_step(s))
+    if (!server_step(s) && !client_step(s) && !listener_step(s) && !python_step(s))
         fault_step(s);
     if (s->which & HOLD)
         return true;

@@ -1,5 +1,5 @@
 /* The fuzz target: runs a script. Its first bytes select the settings; each step has four bytes, and some have more. */
-#include "harness.h"
+#include "listeners.h"
 
 struct engine *engine;
 struct far_wire wires[MAX_WIRES];
@@ -36,6 +36,7 @@ static void start(const uint8_t *head)
     memory_reset();
     files_reset();
     steps_reset();
+    listeners_reset();
     memset(wires, 0, sizeof wires);
     wire_count = channel_count = 0;
     tainted = false;
@@ -44,6 +45,7 @@ static void start(const uint8_t *head)
     engine = calloc(1, sizeof *engine);
     CHECK(engine, "no memory");
     engine->growth_available = growth_budget;
+    engine->growth_reserve = growth_budget / 2;
     engine->user_timeout = 60000;
     CHECK(engine_init(engine, bounds, sizeof bounds / sizeof *bounds), "the engine does not start");
     python_wire(cipher_of(head[0]), head[0] & 32 ? MAX_PACKET : 35000, (uint64_t)1 << head[2] % 40, NULL, 0);

@@ -29,7 +29,7 @@ from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.options import SshOptions
 from gateway.ssh.packet_transport import PacketTransport
-from gateway.ssh.pooled_connection import PooledChannel, PooledConnection
+from gateway.ssh.pooled_connection import PooledConnection, SshChannel
 from tests.fuzz.ssh.peer import SERVER_VERSION, SESSION_ID
 from tests.fuzz.ssh.pipe import Pipe
 from tests.fuzz.ssh.seal import CIPHER, Keys
@@ -280,12 +280,12 @@ def _waiting(relay: object) -> list[Any]:
     return [] if channel is None else [data for data, _ in channel._recv_buf]
 
 
-def holds(relay: PooledChannel) -> int:
+def holds(relay: SshChannel) -> int:
     """Return how many bytes a relay and the relay's asyncssh channel hold for a client that does not read."""
     return relay.buffered + sum(map(len, _waiting(relay)))
 
 
-def costs(relay: PooledChannel) -> int:
+def costs(relay: SshChannel) -> int:
     """Return the memory size of a relay's chunks, except the first chunk, which can be partly sent already."""
     if not isinstance(relay, ChannelRelay):
         state: dict[str, int] = relay.inspect()  # type: ignore[attr-defined]

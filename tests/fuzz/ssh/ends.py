@@ -11,7 +11,7 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import ReachError
 from gateway.measurement import Histogram
 from gateway.relay.sockets import reset, tune
-from gateway.ssh.pooled_connection import PooledChannel, PooledConnection
+from gateway.ssh.pooled_connection import PooledConnection, SshChannel
 from tests.fuzz.ssh.peer import Line
 from tests.fuzz.ssh.seal import OracleError
 
@@ -63,7 +63,7 @@ class End:
         self.unix = unix
         self.client, self._ours = _pair(unix=unix)
         self.line: Line | None = None
-        self.relay: PooledChannel | None = None
+        self.relay: SshChannel | None = None
         self.failed: BaseException | None = None
         self.joining = asyncio.ensure_future(self._join(session))
         self.fed = self.complete = 0

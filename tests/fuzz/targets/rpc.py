@@ -3,7 +3,7 @@
 import struct
 from itertools import pairwise
 
-from gateway.backends.nfs import NfsBackend, NfsCheck, NfsOptions
+from gateway.backends.nfs import NfsBackend, NfsCheckOptions, NfsOptions
 from gateway.contracts.backend import ProbeResult
 from gateway.facts import IDENTITY
 from gateway.nfs.latency_tap import RpcLatencyTap, RpcRecordScanner
@@ -62,7 +62,7 @@ def check(data: bytes) -> None:
         passed.append(_record(flags, body, call[4:8]))
         return passed[-1], bool(flags & 1)
 
-    options = NfsOptions("/media/films"), NfsCheck(write=bool(data and data[0] & 1))
+    options = NfsOptions("/media/films"), NfsCheckOptions(write=bool(data and data[0] & 1))
     for found in probe(NfsBackend(*options), answer, times=2):
         if isinstance(found, ProbeResult):
             assert found.facts[IDENTITY] is not None

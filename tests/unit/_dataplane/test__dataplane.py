@@ -1,9 +1,12 @@
 """The engine, without asyncssh and without an event loop: the test is the SSH server, and calls `turn` itself."""
 
 import contextlib
+import ipaddress
 import os
+import resource
 import select
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from gateway.relay.sockets import reset_on_process_exit
 from tests.support.requirements import need_data_plane
 
 if TYPE_CHECKING:
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
 KEY, IV = b"k" * 16, b"i" * 12
 CIPHER = "aes128-gcm@openssh.com"
 PACKET = 32 * 1024
-OPEN, CONFIRMATION, ADJUST, DATA, EOF, CLOSE, REQUEST, FAILURE = 90, 91, 93, 94, 96, 97, 98, 100
+OPEN, CONFIRMATION, REFUSAL, ADJUST, DATA, EOF, CLOSE, REQUEST, FAILURE = 90, 91, 92, 93, 94, 96, 97, 98, 100
 KEXINIT, NEWKEYS, DISCONNECT = 20, 21, 1
 
 
@@ -61,6 +65,9 @@ class Rig:
         self.engine, self.module = engine, module
         near, self.peer = socket.socketpair()
         self.clients: list[socket.socket] = []
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.listening.setblocking(False)
+        reset_on_process_exit(self.listening)
         near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
         for sock in (near, self.peer):
             sock.setblocking(False)
@@ -113,6 +120,39 @@ class Rig:
         self.turn()
         return token, number, client
 
+    def listen(self, *wires: int, permits: int = 1000, networks: tuple[str, ...] = (), tap: bool = False) -> int:
+        """Let the engine accept clients from `listening`. Return the token of the listener."""
+        token, chosen = self.engine.token(), wires or (self.wire,)
+        allow = [ipaddress.ip_network(each) for each in networks]
+        self.engine.listen(
+            token, os.dup(self.listening.fileno()), 0, permits, 1 << 18, 1 << 21, PACKET, tap,
+            struct.pack(f"={len(chosen)}Q", *chosen),
+            b"".join(struct.pack("BB16s", len(a := n.network_address.packed), n.prefixlen, a) for n in allow),
+            numbers(12) + b"direct-tcpip", b"",
+        )  # fmt: skip
+        self.turn()
+        return token
+
+    def connect(self, source: str = "127.0.0.1") -> socket.socket:
+        """Connect a client to `listening`, and let the engine accept it."""
+        client = socket.create_connection(self.listening.getsockname(), timeout=10, source_address=(source, 0))
+        self.clients.append(client)
+        self.turn()
+        return client
+
+    def confirm(self, number: int) -> None:
+        self.say(bytes([CONFIRMATION]) + numbers(number, 1000 + number, 1 << 21, PACKET))
+
+    def returned(self, listener: int) -> socket.socket:
+        """Return the only client that the engine has returned to Python."""
+        (descriptor,) = (
+            arguments[0]
+            for kind, token, arguments, _ in self.records
+            if (kind, token) == (self.module.RECORD_RETURNED, listener)
+        )
+        self.clients.append(socket.socket(fileno=descriptor))
+        return self.clients[-1]
+
 
 @pytest.fixture
 def rig() -> Iterator[Rig]:
@@ -123,7 +163,7 @@ def rig() -> Iterator[Rig]:
     made = Rig(engine, module)
     yield made
     engine.close()
-    for sock in (made.peer, *made.clients):
+    for sock in (made.peer, made.listening, *made.clients):
         sock.close()
 
 
@@ -255,6 +295,8 @@ def test_wrong_arguments_are_refused(rig: Rig) -> None:
         rig.engine.command(99, rig.wire, 0)
     with pytest.raises(ValueError, match="bounds"):
         rig.module.Engine((), 0, 0)
+    with pytest.raises(ValueError, match="window"):
+        rig.engine.listen(rig.wire, 0, 0, 1, 2, 1, PACKET, False, b"", b"", b"", b"")
     unused = rig.engine.token()
     rig.engine.release(unused)
     with pytest.raises(KeyError):
@@ -325,6 +367,220 @@ def test_the_descriptors_of_lost_records_are_closed(rig: Rig) -> None:
         rig.engine.take()
     with pytest.raises(BrokenPipeError):
         client.send(b"more")
+
+
+def test_a_listener_joins_clients_and_reports_them(rig: Rig) -> None:
+    listener = rig.listen()
+    client = rig.connect()
+    client.sendall(b"query")
+    (opened,) = rig.hear()
+    assert (opened[0], opened[21:29]) == (OPEN, numbers(1 << 21, PACKET))
+    assert not rig.records
+    rig.confirm(0)
+    ((kind, of, (channel, wire, waited, _), _),) = rig.records
+    assert (kind, of, wire) == (rig.module.RECORD_JOINED, listener, rig.wire)
+    assert 0 < waited < 10**11
+    rig.turn()
+    assert rig.hear() == [bytes([DATA]) + numbers(1000, 5) + b"query"]
+    rig.say(bytes([DATA]) + numbers(0, 5) + b"reply")
+    assert client.recv(100) == b"reply"
+    assert rig.engine.gauge(channel)[:3] == (5, 5, 1)
+    assert rig.engine.gauge(listener)[0] == 1
+    client.close()
+    rig.turn()
+    rig.say(bytes([CLOSE]) + numbers(0))
+    assert rig.kinds(channel) == [rig.module.RECORD_ENDED]
+
+
+def test_the_bytes_of_an_accepted_client_are_reported_after_the_client(rig: Rig) -> None:
+    listener = rig.listen(tap=True)
+    client = rig.connect()
+    client.sendall(b"login")
+    rig.hear()
+    rig.confirm(0)
+    rig.turn()
+    assert [kind for kind, _, _, _ in rig.records] == [rig.module.RECORD_JOINED, rig.module.RECORD_TAP]
+    (_, _, (channel, *_), _), (_, of, (from_backend, *_), data) = rig.records
+    assert (of, from_backend, data) == (channel, 0, b"login")
+    rig.engine.command(rig.module.COMMAND_UNTAP, channel, 0)
+    rig.say(bytes([DATA]) + numbers(0, 2) + b"ok")
+    assert client.recv(100) == b"ok"
+    assert rig.kinds(channel) == [rig.module.RECORD_TAP]
+    assert rig.engine.inspect(listener) == {"pending": 0}
+
+
+def test_clients_outside_the_networks_are_returned(rig: Rig) -> None:
+    listener = rig.listen(networks=("::1/128", "127.8.0.0/15", "127.0.0.2/31"))
+    outside = rig.connect("127.7.255.255")
+    assert rig.kinds(listener) == [rig.module.RECORD_RETURNED]
+    with rig.returned(listener) as inner:
+        assert inner.getpeername() == outside.getsockname()
+    for inside in ("127.9.1.1", "127.0.0.3"):
+        rig.connect(inside)
+    assert [payload[0] for payload in rig.hear()] == [OPEN, OPEN]
+    assert rig.engine.gauge(listener)[0] == 3
+
+
+def test_a_listener_stops_when_no_more_clients_are_permitted(rig: Rig) -> None:
+    listener = rig.listen(permits=1)
+    rig.connect()
+    assert not rig.records
+    rig.engine.command(rig.module.COMMAND_PERMIT, listener, 1)
+    rig.connect()
+    assert not rig.records
+    third = rig.connect()
+    assert rig.kinds(listener) == [rig.module.RECORD_STOPPED]
+    assert len(rig.hear()) == 2
+    with rig.listening.accept()[0] as inner:  # nothing else accepts it
+        assert inner.getpeername() == third.getsockname()
+    assert rig.engine.inspect(listener) == {"pending": 2}
+    for number in (0, 1):
+        rig.confirm(number)
+    assert rig.kinds(listener) == [rig.module.RECORD_STOPPED, *[rig.module.RECORD_JOINED] * 2]
+    assert rig.engine.inspect(listener) is None
+
+
+def test_a_withdrawn_listener_joins_the_clients_that_it_has_accepted(rig: Rig) -> None:
+    listener = rig.listen()
+    rig.connect()
+    rig.engine.command(rig.module.COMMAND_UNLISTEN, listener, 0)
+    late = rig.connect()
+    assert rig.kinds(listener) == [rig.module.RECORD_STOPPED]
+    with rig.listening.accept()[0] as inner:
+        assert inner.getpeername() == late.getsockname()
+    assert len(rig.hear()) == 1
+    rig.confirm(0)
+    assert rig.kinds(listener)[1:] == [rig.module.RECORD_JOINED]
+    assert rig.engine.inspect(listener) is None
+
+
+@pytest.mark.parametrize("cause", ["refused", "lost"])
+def test_a_client_whose_channel_does_not_open_is_returned(rig: Rig, cause: str) -> None:
+    listener = rig.listen()
+    client = rig.connect()
+    client.sendall(b"early")
+    assert len(rig.hear()) == 1
+    if cause == "refused":
+        rig.say(bytes([REFUSAL]) + numbers(0, 2, 2) + b"no" + numbers(0))
+    else:
+        rig.peer.close()
+        rig.turn()
+        assert rig.records[-1][:2] == (rig.module.RECORD_LOST, rig.wire)
+    assert rig.kinds(listener) == [rig.module.RECORD_STOPPED, rig.module.RECORD_RETURNED]
+    assert rig.returned(listener).recv(100) == b"early"
+    assert rig.engine.inspect(listener) is None
+
+
+@pytest.mark.parametrize("of", ["wire", "listener"])
+def test_recalled_clients_are_returned_and_their_channels_closed(rig: Rig, of: str) -> None:
+    listener = rig.listen()
+    rig.connect()
+    rig.engine.command(rig.module.COMMAND_RECALL, rig.wire if of == "wire" else listener, 0)
+    rig.turn()
+    assert rig.kinds(listener) == [rig.module.RECORD_RETURNED]
+    assert rig.returned(listener).fileno() >= 0
+    assert len(rig.hear()) == 1
+    rig.confirm(0)
+    assert rig.hear() == [bytes([CLOSE]) + numbers(1000)]
+    assert rig.engine.inspect(listener) == {"pending": 0}
+    assert len(rig.records) == 1
+
+
+def test_a_listener_stops_if_a_channel_opens_slowly(rig: Rig) -> None:
+    listener = rig.listen()
+    rig.connect()
+    rig.confirm(0)
+    time.sleep(0.41)
+    rig.connect()
+    assert rig.kinds(listener) == [rig.module.RECORD_JOINED]
+    time.sleep(0.41)
+    rig.turn()
+    assert rig.kinds(listener) == [rig.module.RECORD_JOINED, rig.module.RECORD_STOPPED]
+
+
+def test_clients_share_the_connections_and_few_channels_open_at_the_same_time(rig: Rig) -> None:
+    near, far = socket.socketpair()
+    rig.clients.append(far)
+    second, key = rig.engine.token(), (CIPHER, KEY, IV, 0)
+    rig.engine.wire(second, near.detach(), key, key, 1 << 18, True, 1 << 40, 0, 1 << 25, 1 << 18, b"")
+    rig.listen(rig.wire, second)
+    for _ in range(66):
+        rig.connect()
+    assert len(rig.hear()) == 32
+    rig.confirm(0)
+    rig.turn()
+    assert len(rig.hear()) == 1
+    windows = [int.from_bytes(payload[21:25], "big") for payload in unsealed(far)]
+    assert windows == [1 << 18] * 32  # the connection has no budget for larger windows
+
+
+def unsealed(peer: socket.socket) -> list[bytes]:
+    """Return the payloads of the packets of the engine that `peer` has received, which are the first ones."""
+    received, payloads, sealer = peer.recv(1 << 20), [], Sealer()
+    while received:
+        size = 20 + int.from_bytes(received[:4], "big")
+        payloads.append(sealer.unseal(received[:size]))
+        received = received[size:]
+    return payloads
+
+
+def test_a_listener_stops_without_descriptors_or_connections(rig: Rig) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    listener = rig.listen()
+    waiting = socket.create_connection(rig.listening.getsockname(), timeout=10)
+    rig.clients.append(waiting)
+    unused = os.dup(0)
+    os.close(unused)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (unused, limits[1]))
+    try:
+        rig.turn()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert rig.kinds(listener) == [rig.module.RECORD_STOPPED]
+    with rig.listening.accept()[0] as inner:
+        assert inner.getpeername() == waiting.getsockname()
+    rig.peer.close()
+    rig.turn()
+    without = rig.listen()
+    rig.connect()
+    assert rig.kinds(without) == [rig.module.RECORD_STOPPED, rig.module.RECORD_RETURNED]
+    assert rig.returned(without).fileno() >= 0
+
+
+def test_closing_the_engine_resets_waiting_clients_and_stops_listening(rig: Rig) -> None:
+    rig.listen()
+    client, address = rig.connect(), rig.listening.getsockname()
+    rig.listening.close()
+    rig.engine.close()
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, timeout=10)
+
+
+def test_the_thread_accepts_every_client_until_the_rule_is_withdrawn(rig: Rig) -> None:
+    listener, module = rig.listen(), rig.module
+    rig.engine.start()
+    connected, here, deadline = 0, 0, time.monotonic() + 20
+    address = rig.listening.getsockname()
+    while len(rig.kinds(listener)) + here < 61:  # one record is RECORD_STOPPED
+        assert time.monotonic() < deadline
+        if connected < 60:
+            rig.clients.append(socket.create_connection(address, timeout=10))
+            connected += 1
+        if connected == 30:
+            rig.engine.command(module.COMMAND_UNLISTEN, listener, 0)
+        for payload in rig.hear():
+            number = int.from_bytes(payload[17:21], "big")
+            rig.peer.sendall(rig._theirs.seal(bytes([CONFIRMATION]) + numbers(number, number, 1 << 21, PACKET)))
+        rig.records += rig.engine.take()
+        if connected >= 30:
+            with contextlib.suppress(BlockingIOError):
+                rig.clients.append(rig.listening.accept()[0])
+                here += 1
+    assert here >= 30
+    assert rig.kinds(listener).count(module.RECORD_STOPPED) == 1
+    assert rig.engine.inspect(listener) is None
 
 
 def threads() -> int:

@@ -31,9 +31,9 @@ async def test_a_changed_configuration_keeps_the_attempts_to_start_containers(tm
         sync.apply(config(tmp_path, "true"), runtime)
         first = sync.reconciler
         assert first is not None
-        first.revivals.record_signal("id-web")
+        first.revivals.record_signal("id-web", 15, 100.0)
         sync.apply(config(tmp_path, "false"), runtime)
         second = sync.reconciler
     assert second is not None
     assert second is not first
-    assert second.desired().signaled == {"id-web"}
+    assert second.desired().signals == {"id-web": {15: 100.0}}

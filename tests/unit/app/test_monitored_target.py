@@ -17,8 +17,8 @@ from gateway.errors import Reason
 from gateway.forwarding.routed_target import LinkSource, TargetIdentity
 from gateway.health.check import Check, CheckSchedule
 from gateway.health.target_record import TargetRecord
+from gateway.health.tunnel_selection import TunnelSelector
 from gateway.health.verdict import CheckResult
-from gateway.health.way_choice import WayChoice
 from gateway.relay.direct_link import DirectLink
 from tests.support.clock import set_clock_back
 
@@ -57,7 +57,7 @@ class Ways:
             for uplink in self.uplinks
         ]
         routes = TargetIdentity(TARGET, cast("tuple[LinkSource, ...]", tuple(self.uplinks))).routes()
-        self.target = MonitoredTarget(checks, WayChoice(["a", "b"], "order"), routes)
+        self.target = MonitoredTarget(checks, TunnelSelector(["a", "b"], "order"), routes)
 
     def close(self, at: int) -> None:
         self.uplinks[at].link = None

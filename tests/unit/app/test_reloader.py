@@ -10,7 +10,9 @@ from gateway.app import reloader
 from gateway.app.config_diff import ConfigDiff, diff_configs
 from gateway.app.reloader import Reloader
 from gateway.app.service_audit_log import ServiceAuditLog
+from gateway.app.socket_activation import PassedSockets
 from gateway.config import Config, ConfigSources, load
+from gateway.forwarding.listener import BindError
 
 
 @pytest.mark.timeout(20)
@@ -46,3 +48,24 @@ async def test_a_reload_reports_what_a_recent_automatic_reload_changed(
     write("h:3")
     assert await subject.reload("admin") == "backends changed: a"
     assert await subject.reload("admin") == "no change"
+
+
+async def test_a_reload_refuses_an_address_that_the_host_does_not_have(tmp_path: Path) -> None:
+    """At startup, the address of Docker's bridge is possibly missing. At a reload, it is probably a typing error."""
+    file, runtime = tmp_path / "gateway.yaml", Mock(config=Config(), listeners={})
+    file.write_text("backends: {a: {kind: tcp, targets: 'h:1', listen: '192.0.2.77:3306'}}\n")
+    subject = Reloader(
+        Config(),
+        lambda: load(ConfigSources(file, environment={})),
+        file,
+        ServiceAuditLog("a"),
+        Mock(),
+        asyncio.Event(),
+        PassedSockets(),
+        Mock(),
+    )
+    subject.start(runtime, Mock(), Mock(renew=AsyncMock()), {})
+    runtime.apply.reset_mock()
+    with pytest.raises(BindError, match=r"192\.0\.2\.77:3306: Cannot assign requested address"):
+        await subject.reload("admin")
+    runtime.apply.assert_not_called()

@@ -11,6 +11,7 @@ from gateway.app.handshake_budgets import HandshakeBudgets
 from gateway.app.local_checks import LocalChecks
 from gateway.app.running_backend import RunningBackend
 from gateway.app.runtime import Runtime
+from gateway.app.status_view import backend_view
 from gateway.app.uplink_manager import UplinkManager
 from gateway.app.worker.worker_pool import WorkerPool
 from gateway.app.worker.worker_supervisor import WorkerSupervisor
@@ -22,6 +23,8 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 from gateway.forwarding import handshake_budget
 from gateway.health.verdict import CheckResult
+from gateway.ops.events import EventLog
+from gateway.ops.status_views import TargetView
 from tests.support.clock import set_clock_back
 
 OLD, NEW = Endpoint("old", 6379), Endpoint("new", 6379)
@@ -37,6 +40,7 @@ def config(backend: str) -> Config:
 def started(first: Config) -> Runtime:
     """Return a runtime with one worker. Neither the worker nor the components run."""
     components, budgets = Mock(), HandshakeBudgets()
+    components.retiring_forwards.return_value = []
     components.retiring_uplinks.return_value = []
     uplinks = UplinkManager(components, separate_bulk=False)
     workers = WorkerPool(0, lambda *_: None, AuditRecorder())
@@ -125,3 +129,19 @@ async def test_a_login_of_a_check_resets_the_budget_after_the_clock_was_set_back
     await asyncio.sleep(0.001)
     probed(running, target)
     assert budget.aborted == 0
+
+
+async def test_the_view_of_a_target_is_the_same_until_the_target_changes() -> None:
+    running = started(config(REDIS + "a")).backends["shop"]
+
+    def views() -> list[TargetView]:
+        return backend_view(running, EventLog(), knows_containers=False).targets
+
+    first = views()
+    assert [one is other for one, other in zip(first, views(), strict=True)] == [True, True]
+    probed(running, OLD, "primary")
+    old, new = views()
+    assert (old.attempts, old.role, old.duration.count, len(old.history)) == (1, "primary", 1, 1)
+    assert new is first[1]
+    running.checks[0]._block()
+    assert [(each.state, len(each.history)) for each in views()] == [("blocked", 2), ("unknown", 0)]

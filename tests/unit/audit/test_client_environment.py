@@ -25,6 +25,7 @@ def fix_of(options: DockerOptions, default_host: str, fix: str, client: str = "d
         (DockerOptions(), DEFAULT, "docker", None),
         (DockerOptions(REMOTE), REMOTE, "docker", None),
         (DockerOptions(), REMOTE, "docker", f"export DOCKER_HOST={DEFAULT}"),
+        (DockerOptions(), "", "docker", f"export DOCKER_HOST={DEFAULT}"),
         (DockerOptions("unix:///srv/a b.sock"), DEFAULT, "docker", "export 'DOCKER_HOST=unix:///srv/a b.sock'"),
         (DockerOptions("unix:///run/p.sock"), DEFAULT, "podman", "export CONTAINER_HOST=unix:///run/p.sock"),
         (DockerOptions(REMOTE, tls=ClientTls(Path("/ca"))), DEFAULT, "docker",

@@ -234,6 +234,20 @@ def test_hazardous_smb_options_are_found_without_the_password() -> None:
     assert found(container(on_volume()), volumes=(volume(options=safe),)) == set()
 
 
+def test_the_options_of_a_host_s_smb_mount_are_changed_where_they_are_set() -> None:
+    mounted = HostMount("/mnt/a b", "cifs", "//nas/x", {"vers": "1.0", "nobrl": ""})
+    shown = findings(container(bind("/mnt/a b/x")), mounts=(ROOT, mounted))
+    fixes = {each.rule.id: each.fix.splitlines() for each in shown}
+    assert set(fixes) == {"smb-version", "no-locks", "network-bind"}
+    assert fixes["smb-version"] == fixes["no-locks"]
+    assert fixes["smb-version"][0] == (
+        "# in the options of '/mnt/a b', for example in /etc/fstab: set vers=3 and remove nobrl"
+    )
+    assert fixes["smb-version"][1].endswith("run: umount '/mnt/a b' && mount '/mnt/a b'")
+    assert all(each.startswith("# ") for each in fixes["smb-version"])
+    assert "RequiresMountsFor" in fixes["network-bind"][0]
+
+
 def test_a_volume_that_nothing_uses_is_found_with_size_and_last_use() -> None:
     left = volume(size=2048, last_use="last used by web, 2026-01-01 10:00")
     (finding,) = findings(volumes=(left,))

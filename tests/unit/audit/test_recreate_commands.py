@@ -16,7 +16,7 @@ from gateway.audit.hazards import decide
 from gateway.audit.hazards.network_fixes import after_mount, safe_options
 from gateway.audit.host_model import HostMount
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
-from gateway.audit.mount_options import MountOptionChange
+from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import of_volume
 from gateway.audit.recreate_commands import recreate, volume_for
 
@@ -37,11 +37,11 @@ def container(
     )
 
 
-def lines(container: AuditedContainer, change: MountOptionChange, *others: AuditedContainer) -> list[str]:
+def lines(container: AuditedContainer, change: MountChanges, *others: AuditedContainer) -> list[str]:
     return recreate(AuditSnapshot((container, *others)), container, change).splitlines()
 
 
-MOVE = MountOptionChange({"/var/lib/mysql": "db-mysql"}, copied=("/var/lib/mysql",))
+MOVE = MountChanges({"/var/lib/mysql": "db-mysql"}, copied=("/var/lib/mysql",))
 
 
 GUARD = (
@@ -87,6 +87,10 @@ def test_a_container_is_created_with_the_options_that_it_has() -> None:
         "--label team=shop --ip 10.0.0.9 --network-alias orders --tmpfs /t:size=1m -v /srv/x:/x:ro,rslave "
         "-v db-mysql:/var/lib/mysql mariadb:11 mariadbd '--a b'"
     )
+    back = (
+        "docker stop db", "docker rename db db-new", "docker rename db-old db", "docker update --restart no db-new",
+        "docker update --restart on-failure:3 db", "docker start db",
+    )  # fmt: skip
     assert text == [
         "bash -euo pipefail <<'FIX'",
         *VOLUME,
@@ -95,13 +99,14 @@ def test_a_container_is_created_with_the_options_that_it_has() -> None:
         "docker network connect two db-new",
         f"trap 'set +e; docker start db; {REMOVED}",
         "docker stop db",
-        "docker cp -a db:/var/lib/mysql/. - | docker cp -a - db-new:/var/lib/mysql",
+        "docker cp -a db:/var/lib/mysql/. - | docker cp -a=false - db-new:/var/lib/mysql",
         "trap - EXIT",
         "docker update --restart no db",
         "docker rename db db-old",
         "docker rename db-new db",
         "docker start db",
         "FIX",
+        f"# to go back to the old container: {'; '.join(back)}",
         "# when db works: docker rm -v db-old",
     ]
 
@@ -109,6 +114,7 @@ def test_a_container_is_created_with_the_options_that_it_has() -> None:
 FAKE_DOCKER = """#!/bin/sh
 echo "$*" >> log
 case "$*" in
+  "info "*) echo other-host ;;
   "volume inspect "*) test -e exists ;;
   "cp "*|"start "*) exit 1 ;;
 esac
@@ -137,6 +143,37 @@ def test_a_copy_that_fails_leaves_no_part_of_it_and_never_continues_one(
     assert run() == ["volume inspect db-mysql"]
 
 
+@pytest.mark.parametrize("hazard", ["tmpfs", "copy of a tmpfs", "shared memory", "password"])
+def test_no_fix_uses_paths_of_another_host(hazard: str, tmp_path: Path) -> None:
+    (tmp_path / "docker").write_text(FAKE_DOCKER)
+    (tmp_path / "docker").chmod(0o755)
+    tmpfs = AuditedMount("tmpfs", "/data")
+    options = {"type": "cifs", "o": "addr=192.0.2.1,password=hunter2", "device": "//nas/x"}
+    app, volumes = {
+        "tmpfs": (container(tmpfs, host={"Links": ["/x:/db/x"]}), {}),
+        "copy of a tmpfs": (container(tmpfs), {}),
+        "shared memory": (replace(container(), shared_memory="SQLite"), {}),
+        "password": (
+            container(AuditedMount("volume", "/data", "", "s")), {"s": AuditedVolume("s", options=options)},
+        ),
+    }[hazard]  # fmt: skip
+    (finding,) = decide(AuditSnapshot((app,), volumes)).findings
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-e", "-c", finding.fix],
+        check=False,
+        cwd=tmp_path,
+        env=path,
+        timeout=30,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "run these commands on the host of the engine" in done.stderr
+    used = (tmp_path / "log").read_text().splitlines()
+    assert not [each for each in used if each.startswith(("inspect", "volume inspect s", "stop", "rename"))]
+
+
 def test_a_new_volume_never_has_the_name_of_another_volume() -> None:
     options = {"type": "nfs", "o": "addr=192.0.2.1,udp", "device": ":/x"}
     volumes = {name: AuditedVolume(name, options=options) for name in ("media", "media-2")}
@@ -152,10 +189,10 @@ def test_a_container_changes_only_after_the_mount_of_the_host_works() -> None:
     app = container(AuditedMount("volume", "/data", "", "share"))
     (finding,) = decide(AuditSnapshot((app,), {"share": AuditedVolume("share", options=options)})).findings
     text = finding.fix.splitlines()
-    assert text[2] == "bash -euo pipefail <<'FIX'"
+    assert text[0] == "bash -euo pipefail <<'FIX'"
     assert text.count("FIX") == 1
-    mounted = text.index("mount /mnt/db")
-    assert 2 < mounted < text.index("docker stop db") < text.index("FIX")
+    mounted = text.index("mountpoint -q /mnt/db-share || mount /mnt/db-share")
+    assert mounted < text.index("docker stop db") < text.index("FIX")
     assert text[-1] == "# when db works: docker volume rm share"
     assert not [each for each in text if each.startswith("docker volume rm")]
     inside = AuditedContainer("1", "app", inspection={"HostConfig": {"NetworkMode": f"container:{app.id}"}})
@@ -163,9 +200,38 @@ def test_a_container_changes_only_after_the_mount_of_the_host_works() -> None:
     assert all(each.startswith("# ") for each in finding.fix.splitlines())
 
 
+@pytest.mark.parametrize(
+    ("options", "device", "kept"),
+    [
+        ("addr=192.0.2.1,username=u,password=hunter2,uid=1000,dir_mode=0750,domain=W,sec=ntlmssp,ro", "//nas/x y",
+         "addr=192.0.2.1,uid=1000,dir_mode=0750,domain=W,sec=ntlmssp,ro,"),
+        ("addr=nas.lan,user=u,pass=hunter2,vers=3.1.1", "//nas.lan/x", "vers=3.1.1,"),
+        ("addr=192.0.2.1,username=u,password=hunter2,vers=1.0,nobrl,port=4450", "//nas/x",
+         "addr=192.0.2.1,vers=3,port=4450,"),
+    ],
+)  # fmt: skip
+def test_a_mount_of_the_host_has_the_options_of_the_volume(options: str, device: str, kept: str) -> None:
+    app = container(AuditedMount("volume", "/data", "", "share", writable=False))
+    volume = AuditedVolume("share", options={"type": "cifs", "o": options, "device": device})
+    text = decide(AuditSnapshot((app,), {"share": volume})).findings[0].fix
+    assert "hunter2" not in text
+    escaped = device.replace(" ", "\\040")
+    line = f"{escaped} /mnt/db-share cifs credentials=/etc/db-share.credentials,{kept}_netdev 0 0"
+    assert f"grep -qxF '{line}' /etc/fstab || echo '{line}' >> /etc/fstab" in text.splitlines()
+    assert "-v /mnt/db-share:/data:ro" in text
+
+
+def test_options_that_no_command_can_read_are_left_to_the_user() -> None:
+    app = container(AuditedMount("volume", "/data", "", "share"))
+    options = {"type": "cifs", "o": "addr=192.0.2.1,password=hun,,ter2", "device": "//nas/x"}
+    (finding,) = decide(AuditSnapshot((app,), {"share": AuditedVolume("share", options=options)})).findings
+    assert finding.fix.startswith("# an option has a comma")
+    assert len(finding.fix.splitlines()) == 1
+
+
 def test_a_network_that_was_given_by_its_id_is_joined_once() -> None:
     app = container(host={"NetworkMode": "f00d"}, networks={"apps": {"NetworkID": "f00d", "Aliases": ["orders"]}})
-    text = lines(app, MountOptionChange())
+    text = lines(app, MountChanges())
     assert text[1] == "docker create --name db-new --network f00d --network-alias orders mariadb:11"
     assert not [each for each in text if "network connect" in each]
 
@@ -176,8 +242,12 @@ def test_a_network_that_was_given_by_its_id_is_joined_once() -> None:
 def test_the_addresses_of_a_container_are_kept(mac_address: str, options: str) -> None:
     given = {"IPv4Address": "10.5.0.9", "IPv6Address": "fd00:9::77"}
     endpoint = {"IPAMConfig": given, "IPAddress": "10.5.0.9", "MacAddress": mac_address}
-    app = container(host={"NetworkMode": "apps"}, networks={"apps": endpoint, "two": {"IPAMConfig": given}})
-    text = lines(app, MountOptionChange())
+    further = {**endpoint, "IPAMConfig": given}
+    app = container(host={"NetworkMode": "apps"}, networks={"apps": endpoint, "two": further})
+    text = lines(app, MountChanges())
+    changes = "# db gets another MAC address on two: docker network connect cannot set it"
+    assert (changes in text) is bool(options)
+    assert (changes in lines(replace(app, removed=True), MountChanges())) is bool(options)
     assert text[1] == (
         f"docker create --name db-new --network apps {options}--ip 10.5.0.9 --ip6 fd00:9::77 mariadb:11"
     )
@@ -194,9 +264,9 @@ def test_options_of_the_image_are_not_repeated_in_the_command() -> None:
         "User": "u",
     }
     app = container(image=image, Hostname="c0ffeec0ffee", **image)
-    assert lines(app, MountOptionChange())[1] == "docker create --name db-new mariadb:11"
+    assert lines(app, MountChanges())[1] == "docker create --name db-new mariadb:11"
     app = container(image=image, **{**image, "Entrypoint": ["sh", "-c"], "Cmd": ["z"]})
-    assert lines(app, MountOptionChange())[1] == "docker create --name db-new --entrypoint sh mariadb:11 -c z"
+    assert lines(app, MountChanges())[1] == "docker create --name db-new --entrypoint sh mariadb:11 -c z"
 
 
 @pytest.mark.parametrize(
@@ -229,7 +299,7 @@ def test_a_container_with_rm_is_paused_while_its_data_are_copied() -> None:
         f"trap 'set +e; {REMOVED}",
         f"trap 'set +e; docker unpause db; {REMOVED}",
         "docker pause db",
-        "docker cp -a db:/var/lib/mysql/. - | docker cp -a - db-new:/var/lib/mysql",
+        "docker cp -a db:/var/lib/mysql/. - | docker cp -a=false - db-new:/var/lib/mysql",
         "trap - EXIT",
         "docker rm -f db",
         "docker rename db-new db",
@@ -239,7 +309,7 @@ def test_a_container_with_rm_is_paused_while_its_data_are_copied() -> None:
 
 def test_data_in_memory_are_copied_while_the_container_exists() -> None:
     app = container(AuditedMount("tmpfs", "/var/lib/mysql"), host={"Tmpfs": {"/var/lib/mysql": ""}})
-    change = MountOptionChange({"/var/lib/mysql": "db-mysql"}, copied=("/var/lib/mysql",), vanishes=True)
+    change = MountChanges({"/var/lib/mysql": "db-mysql"}, copied=("/var/lib/mysql",), vanishes=True)
     text = lines(app, change)
     copied = next(at for at, line in enumerate(text) if line.startswith("tar -c -C"))
     assert text.index("docker pause db") < copied < text.index("docker kill db")
@@ -251,19 +321,20 @@ def test_data_in_memory_are_copied_while_the_container_exists() -> None:
 )
 def test_data_in_memory_are_saved_where_docker_cp_does_not_see_them(more: dict[str, Any]) -> None:
     app = container(AuditedMount("tmpfs", "/data"), **more)
-    text = "\n".join(lines(app, MountOptionChange({"/data": "db-data"}, copied=("/data",), vanishes=True)))
+    text = "\n".join(lines(app, MountChanges({"/data": "db-data"}, copied=("/data",), vanishes=True)))
     assert "tar -c -C /proc/self/fd/3 . > ./db-data.tar" in text
     assert "docker cp" not in text
 
 
 def test_a_stopped_container_stays_stopped() -> None:
-    assert not [each for each in lines(container(running=False), MOVE) if "start" in each or " stop " in each]
+    commands = [each for each in lines(container(running=False), MOVE) if not each.startswith("#")]
+    assert not [each for each in commands if "start" in each or " stop " in each]
 
 
 def test_mounts_are_dropped_and_made_read_only() -> None:
     app = container(AuditedMount("bind", "/key", "/srv/key"), AuditedMount("volume", "/data", "", "data"))
-    assert lines(app, MountOptionChange(dropped=frozenset({"/key"})))[1].endswith(" -v data:/data mariadb:11")
-    assert lines(app, MountOptionChange(read_only=frozenset({"/data"})))[1].endswith(" -v data:/data:ro mariadb:11")
+    assert lines(app, MountChanges(dropped=frozenset({"/key"})))[1].endswith(" -v data:/data mariadb:11")
+    assert lines(app, MountChanges(read_only=frozenset({"/data"})))[1].endswith(" -v data:/data:ro mariadb:11")
 
 
 @pytest.mark.parametrize("labels", [{}, COMPOSE])
@@ -278,14 +349,28 @@ def test_helpers_leave_no_anonymous_volumes() -> None:
     other = replace(container(AuditedMount("bind", "/srv", "/srv/x", hides=("a",))), image_reference="sha256:1")
     found = decide(AuditSnapshot((other,), {"lost": AuditedVolume("lost", size=1)})).findings
     fixes = {each.rule.id: each.fix for each in found}
-    assert "docker rm -v save-lost\n" in fixes["unused-volume"]
+    assert "docker rm -v save-lost\ndocker volume rm lost\nFIX" in fixes["unused-volume"]
     assert "-v lost:/volume:ro sha256:1 none" in fixes["unused-volume"]
-    assert "docker rm -v db-image db-copy\n" in fixes["hides-image-files"]
+    assert "docker rm -v db-image db-copy' EXIT\n" in fixes["hides-image-files"]
+
+
+def test_a_copy_that_fails_leaves_no_helper(tmp_path: Path) -> None:
+    (tmp_path / "docker").write_text(FAKE_DOCKER)
+    (tmp_path / "docker").chmod(0o755)
+    other = container(AuditedMount("bind", "/srv", "/srv/x", hides=("a",)))
+    found = decide(AuditSnapshot((other,), {"lost": AuditedVolume("lost", size=1)})).findings
+    ended = []
+    for fix in (each.fix for each in found if each.rule.id in ("unused-volume", "hides-image-files")):
+        path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        done = subprocess.run(["bash", "-c", fix], check=False, cwd=tmp_path, env=path, timeout=30)
+        assert done.returncode != 0
+        ended.append((tmp_path / "log").read_text().splitlines()[-1])
+    assert sorted(ended) == ["rm -v db-image db-copy", "rm -v save-lost"]
 
 
 def test_names_of_existing_objects_are_not_used() -> None:
     old = AuditedContainer("1", "db-old")
-    assert "docker rename db db-old-2" in lines(container(), MountOptionChange(), old)
+    assert "docker rename db db-old-2" in lines(container(), MountChanges(), old)
     snapshot = AuditSnapshot(volumes={"db-mysql": AuditedVolume("db-mysql")})
     assert volume_for(snapshot, container(), "/var/lib/mysql") == "db-mysql-2"
 
@@ -317,11 +402,11 @@ def test_a_container_of_compose_gets_an_override_file() -> None:
         "trap 'set +e; docker rm -f -v db-copy; docker volume rm db-mysql' EXIT",
         "trap 'set +e; docker start db; docker rm -f -v db-copy; docker volume rm db-mysql' EXIT",
         "docker stop db",
-        "docker cp -a db:/var/lib/mysql/. - | docker cp -a - db-copy:/var/lib/mysql",
+        "docker cp -a db:/var/lib/mysql/. - | docker cp -a=false - db-copy:/var/lib/mysql",
         "docker rm -v db-copy",
         "docker commit db before-audit:db",
         "trap 'set +e; docker start db' EXIT",
-        f"{compose} up --detach --no-deps db",
+        f"{compose} up --detach --no-deps --no-build --pull never db",
         "trap - EXIT",
         "FIX",
         "# when db works: docker rmi before-audit:db",
@@ -337,7 +422,7 @@ def test_compose_gets_the_project_directory_and_environment_files_of_the_contain
     assert f"docker compose -p shop {options} -f /srv/shop/compose.yaml -f /srv/shop/db.audit.yaml up" in text
 
 
-def override_of(app: AuditedContainer, change: MountOptionChange) -> Any:
+def override_of(app: AuditedContainer, change: MountChanges) -> Any:
     text = "\n".join(lines(app, change))
     return yaml.safe_load(text.partition("<<'YAML'\n")[2].partition("\nYAML")[0].replace("!override", ""))
 
@@ -362,7 +447,7 @@ def test_an_override_file_removes_a_key_that_comes_from_secrets() -> None:
     other = AuditedMount("bind", "/run/secrets/other", "/srv/other", writable=False)
     given = [{"Type": "bind", "Target": each.path, "ReadOnly": True} for each in (secret, other)]
     app = container(secret, other, host={"Mounts": given}, Labels=COMPOSE)
-    change = MountOptionChange(dropped=frozenset({secret.path}))
+    change = MountChanges(dropped=frozenset({secret.path}))
     assert override_of(app, change)["services"]["db"] == {
         "volumes": ["/srv/other:/run/secrets/other:ro"], "secrets": [], "configs": [],
     }  # fmt: skip
@@ -385,7 +470,7 @@ def test_compose_replaces_no_other_container() -> None:
 
 def test_in_memory_data_of_compose_are_copied_before_the_container_is_killed() -> None:
     app = container(AuditedMount("tmpfs", "/data"), Labels=COMPOSE)
-    text = lines(app, MountOptionChange({"/data": "db-data"}, copied=("/data",), vanishes=True))
+    text = lines(app, MountChanges({"/data": "db-data"}, copied=("/data",), vanishes=True))
     order = ["docker pause db", "tar -c -C", "trap - EXIT", "docker kill db", "docker commit", "docker compose"]
     places = [
         max(at for at, line in enumerate(text) if line.startswith(each) and line != text[-1]) for each in order[:2]
@@ -413,10 +498,8 @@ def test_a_container_of_an_image_that_compose_built_gets_an_override_file() -> N
 
 def test_a_task_of_a_service_is_changed_by_its_service() -> None:
     app = container(AuditedMount("bind", "/key", "/srv/key"), Labels={"com.docker.swarm.service.name": "shop_db"})
-    assert lines(app, MountOptionChange(dropped=frozenset({"/key"}))) == [
-        "docker service update --mount-rm /key shop_db"
-    ]
-    assert lines(app, MountOptionChange(read_only=frozenset({"/key"}))) == [
+    assert lines(app, MountChanges(dropped=frozenset({"/key"}))) == ["docker service update --mount-rm /key shop_db"]
+    assert lines(app, MountChanges(read_only=frozenset({"/key"}))) == [
         "docker service update --mount-rm /key --mount-add type=bind,source=/srv/key,target=/key,readonly shop_db"
     ]
 
@@ -436,7 +519,7 @@ def test_no_command_gives_a_service_an_empty_volume() -> None:
 
 def test_a_value_of_mount_is_quoted_for_a_task_of_a_service() -> None:
     app = container(AuditedMount("bind", "/x", '/srv/a,"b'), Labels={"com.docker.swarm.service.name": "shop_db"})
-    (line,) = lines(app, MountOptionChange(read_only=frozenset({"/x"})))
+    (line,) = lines(app, MountChanges(read_only=frozenset({"/x"})))
     assert next(csv.reader([shlex.split(line)[-2]])) == ["type=bind", 'source=/srv/a,"b', "target=/x", "readonly"]
 
 
@@ -449,7 +532,7 @@ def test_a_path_with_a_colon_gives_no_command(mount: AuditedMount) -> None:
 def test_a_copy_never_includes_another_mount() -> None:
     """`docker cp` writes through the mounts of the new container, for example to a shared directory or to a key."""
     data = AuditedMount("volume", "/data", "", "a" * 64)
-    change = MountOptionChange({"/data": "db-data"}, copied=("/data",))
+    change = MountChanges({"/data": "db-data"}, copied=("/data",))
     for labels in ({}, COMPOSE):
         app = container(data, AuditedMount("bind", "/data/.ssh/id_ed25519", "/srv/key"), Labels=labels)
         text = lines(app, change)
@@ -459,7 +542,7 @@ def test_a_copy_never_includes_another_mount() -> None:
     beside = container(data, AuditedMount("bind", "/data-2", "/srv/x"))
     assert "docker stop db" in lines(beside, change)
     above = lines(
-        container(AuditedMount("bind", "/data", "/srv/x")), MountOptionChange({"/data/x": "v"}, copied=("/data/x",))
+        container(AuditedMount("bind", "/data", "/srv/x")), MountChanges({"/data/x": "v"}, copied=("/data/x",))
     )
     assert all(each.startswith("# ") for each in above)
 
@@ -475,12 +558,32 @@ def test_a_copy_never_includes_another_mount() -> None:
 def test_data_that_another_container_uses_is_not_moved(first: AuditedMount, second: AuditedMount) -> None:
     volumes = {each.volume: AuditedVolume(each.volume) for each in (first,) if each.volume}
     app, other = container(first), AuditedContainer("1", "backup", mounts=(second,))
-    change = MountOptionChange({"/data": "db-data"}, copied=("/data",))
+    change = MountChanges({"/data": "db-data"}, copied=("/data",))
     text = recreate(AuditSnapshot((app, other), volumes), app, change).splitlines()
     assert all(each.startswith("# ") for each in text)
     assert "# backup also uses the data of /data" in text
     alone = AuditedContainer("1", "backup", mounts=(AuditedMount("bind", "/in", "/srv/other"),))
     assert "docker stop db" in recreate(AuditSnapshot((app, alone), volumes), app, change).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("source", "writable", "is_safe"),
+    [
+        ("/", False, True), ("/srv/docker/volumes", False, True), ("/srv/docker", True, False),
+        ("/srv/docker/volumes/x", False, False),
+    ],
+)  # fmt: skip
+def test_a_container_that_reads_all_volumes_does_not_prevent_a_fix(
+    source: str, writable: bool, is_safe: bool
+) -> None:
+    """Such a container, for example a node exporter, also sees the new volume."""
+    volumes = {"x": AuditedVolume("x", mountpoint="/srv/docker/volumes/x/_data")}
+    app = container(AuditedMount("volume", "/data", "", "x"))
+    other = AuditedContainer("1", "exporter", mounts=(AuditedMount("bind", "/host", source, writable=writable),))
+    snapshot = AuditSnapshot((app, other), volumes, volume_directory="/srv/docker/volumes")
+    text = recreate(snapshot, app, MountChanges({"/data": "db-data"}, copied=("/data",))).splitlines()
+    assert ("docker stop db" in text) is is_safe
+    assert ("# exporter also uses the data of /data" in text) is not is_safe
 
 
 @pytest.mark.parametrize("key", ["NetworkMode", "PidMode", "IpcMode"])
@@ -495,8 +598,19 @@ def test_a_container_in_whose_namespace_others_run_is_not_replaced(key: str, lab
     assert "docker stop db" in lines(app, MOVE, outside)
 
 
+def test_a_container_to_which_others_link_is_not_replaced() -> None:
+    linked, other = (
+        AuditedContainer(name, name, inspection={"HostConfig": {"Links": [f"/{target}:/{name}/database"]}})
+        for name, target in (("app", "db"), ("web", "db-2"))
+    )
+    text = lines(container(), MOVE, linked, other)
+    assert all(each.startswith("# ") for each in text)
+    assert "# app has a link (--link) to the old db" in text
+    assert "docker stop db" in lines(container(), MOVE, other)
+
+
 def test_a_path_with_control_characters_gives_no_command() -> None:
-    (only,) = lines(container(), MountOptionChange({"/x\nFIX\nrm -rf ~": "v"}))
+    (only,) = lines(container(), MountChanges({"/x\nFIX\nrm -rf ~": "v"}))
     assert only.startswith("# db: ")
 
 
@@ -519,11 +633,11 @@ def test_a_new_volume_has_safe_options(options: str, expected: str) -> None:
 
 def test_a_bind_of_nfs_becomes_a_volume_and_another_one_waits_for_its_mount() -> None:
     nfs = HostMount(
-        "/mnt/nas", "nfs4", "nas:/x", {"vers": "4.2", "hard": "", "addr": "192.0.2.1", "rsize": "1048576"}
+        "/mnt/nas", "nfs4", "nas:/x", {"ro": "", "vers": "4.2", "hard": "", "addr": "192.0.2.1", "rsize": "1048576"}
     )
     app = container(AuditedMount("bind", "/data", "/mnt/nas/media"))
     (finding,) = decide(AuditSnapshot((app,), host_mounts=(nfs,))).findings
-    options = "-o type=nfs -o device=nas:/x/media -o o=addr=192.0.2.1,nfsvers=4.2,proto=tcp,hard"
+    options = "-o type=nfs -o device=nas:/x/media -o o=ro,addr=192.0.2.1,nfsvers=4.2,proto=tcp,hard"
     made = f"docker volume create {options} db-data"
     text = finding.fix.splitlines()
     assert text[1].startswith("docker volume inspect db-data > ")

@@ -34,7 +34,7 @@ ANSWERS: dict[str, Any] = {
     "images/sha256:1/json": {"Config": {"Env": ["A=1"], "Labels": {"a": "b"}}},
     "volumes": {"Volumes": [{"Name": "data", "Driver": "local", "Mountpoint": "/v/data/_data"}]},
     "system/df": {"Volumes": [{"Name": "data", "UsageData": {"Size": 7}}]},
-    "info": {"SecurityOptions": []},
+    "info": {"SecurityOptions": [], "DockerRootDir": "/srv/docker"},
 }  # fmt: skip
 
 
@@ -88,6 +88,7 @@ async def test_an_engine_elsewhere_is_audited_by_its_answers() -> None:
         ("tmpfs", "/run", True), ("volume", "/data", False), ("bind", "/x", True),
     ]  # fmt: skip
     assert (found.volumes["data"].size, found.volumes["data"].last_use[:17]) == (7, "last used by db, ")
+    assert found.volume_directory == "/srv/docker/volumes"
     assert len(found.unchecked) == 2
     assert {each.rule.id for each in decide(found).findings} == {"database-in-layer"}
 

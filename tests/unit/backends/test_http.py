@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from gateway.backend_support.database_check import DatabaseCheck, credentials
-from gateway.backend_support.http_expectation import HttpRole
-from gateway.backend_support.http_response_end import ResponseEnd
+from gateway.backend_support.database_check import DatabaseCheckOptions, credentials
+from gateway.backend_support.http_expectation import HttpRoleOptions
+from gateway.backend_support.http_response_end import ResponseEndDetector
 from gateway.backend_support.http_role_server import HttpRoleServer, with_http_role
 from gateway.backend_support.tls import TlsOptions
 from gateway.backends import EmptyOptions
-from gateway.backends.http import KIND, HttpBackend, HttpCheck
+from gateway.backends.http import KIND, HttpBackend, HttpCheckOptions
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
@@ -75,7 +75,7 @@ def http_server(context: ssl.SSLContext | None = None) -> Iterator[int]:
 
 
 def backend(path: str = "/", **changes: object) -> HttpBackend:
-    return HttpBackend(EmptyOptions(), HttpCheck(path=path, **changes))  # type: ignore[arg-type] # any field
+    return HttpBackend(EmptyOptions(), HttpCheckOptions(path=path, **changes))  # type: ignore[arg-type] # any field
 
 
 async def test_status_role_login_and_host() -> None:
@@ -100,21 +100,21 @@ async def test_status_role_login_and_host() -> None:
         assert login.state is HealthState.UP
         assert Answers.requests.pop() == ("/login", "search", LOGIN)
         for path, role, found in (
-            ("/leader", HttpRole(header="x-role"), "primary"),
-            ("/json", HttpRole(json="node.roles.1"), "replica"),
-            ("/json", HttpRole(json="node.ready", primary=("true",), replica=("false",)), "primary"),
-            ("/json", HttpRole(json="node.n", primary=("2",), replica=("1",)), "replica"),
+            ("/leader", HttpRoleOptions(header="x-role"), "primary"),
+            ("/json", HttpRoleOptions(json="node.roles.1"), "replica"),
+            ("/json", HttpRoleOptions(json="node.ready", primary=("true",), replica=("false",)), "primary"),
+            ("/json", HttpRoleOptions(json="node.n", primary=("2",), replica=("1",)), "replica"),
         ):
             result = await probe(backend(path, role=role), port)
             assert result.probe_result is not None, result.detail
             assert (result.probe_result.role, result.probe_result.read_only) == (found, found == "replica")
-        unknown = await probe(backend("/strange", role=HttpRole(header="X-Role")), port)
+        unknown = await probe(backend("/strange", role=HttpRoleOptions(header="X-Role")), port)
         assert (unknown.state, unknown.reason) == (HealthState.DOWN, Reason.ROLE)
         assert unknown.probe_result is not None
         assert (unknown.probe_result.role, unknown.probe_result.read_only) == (None, True)
         for path, role in (
-            ("/strange", HttpRole(json="role")), ("/json", HttpRole(json="node.roles.9")),
-            ("/json", HttpRole(json="node")), ("/leader", HttpRole(header="Absent")),
+            ("/strange", HttpRoleOptions(json="role")), ("/json", HttpRoleOptions(json="node.roles.9")),
+            ("/json", HttpRoleOptions(json="node")), ("/leader", HttpRoleOptions(header="Absent")),
         ):  # fmt: skip
             assert (await probe(backend(path, role=role), port)).reason is Reason.PROTOCOL
 
@@ -168,7 +168,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 )  # fmt: skip
 @pytest.mark.parametrize("size", [1, 1000])
 async def test_a_check_does_not_wait_for_the_end_of_the_connection(response: bytes, size: int) -> None:
-    end = ResponseEnd()
+    end = ResponseEndDetector()
     found = [end.is_reached(bytearray(response[:at])) for at in range(0, len(response), size)]
     assert not any(found)
     assert end.is_reached(bytearray(response))
@@ -201,7 +201,7 @@ PRIMARY = ProbeResult(role="primary", read_only=False)
 @pytest.mark.parametrize(
     ("path", "role", "database", "expected"),
     [
-        ("/leader", HttpRole(header="X-Role"), PRIMARY, (HealthState.UP, None, "primary", False)),
+        ("/leader", HttpRoleOptions(header="X-Role"), PRIMARY, (HealthState.UP, None, "primary", False)),
         ("/", None, PRIMARY, (HealthState.UP, None, "primary", False)),
         ("/primary", None, PRIMARY, (HealthState.UP, None, "replica", True)),
         # During a promotion, the database is still read-only.
@@ -209,12 +209,12 @@ PRIMARY = ProbeResult(role="primary", read_only=False)
         ("/", None, ProbeResult(unprobed="no user"), (HealthState.UP, None, "primary", False)),
         ("/", None, UnusableTargetError(Reason.AUTH, "no"), (HealthState.DEGRADED, Reason.AUTH, "primary", False)),
         ("/", None, UnusableTargetError(Reason.STARTING, "soon"), (HealthState.DOWN, Reason.STARTING, None, None)),
-        ("/strange", HttpRole(header="X-Role"), PRIMARY, (HealthState.DOWN, Reason.ROLE, None, True)),
-        ("/login", HttpRole(header="X-Role"), PRIMARY, (HealthState.DOWN, Reason.QUERY, None, None)),
+        ("/strange", HttpRoleOptions(header="X-Role"), PRIMARY, (HealthState.DOWN, Reason.ROLE, None, True)),
+        ("/login", HttpRoleOptions(header="X-Role"), PRIMARY, (HealthState.DOWN, Reason.QUERY, None, None)),
     ],
 )
 async def test_the_role_of_a_database_comes_from_http(
-    path: str, role: HttpRole | None, database: ProbeResult | UnusableTargetError, expected: tuple[object, ...]
+    path: str, role: HttpRoleOptions | None, database: ProbeResult | UnusableTargetError, expected: tuple[object, ...]
 ) -> None:
     with http_server() as port:
         wrapped = with_http_role(Database(database), HttpRoleServer(path=path, role=role, port=port))
@@ -226,7 +226,7 @@ async def test_the_role_of_a_database_comes_from_http(
 def test_the_authority_of_the_http_server_is_monitored(tmp_path: Path) -> None:
     issued, other = certificates.issue(tmp_path / "one"), certificates.issue(tmp_path / "other")
     via_http = HttpRoleServer(port=1, tls=TlsOptions("verify", other.ca))
-    check = DatabaseCheck(tls=TlsOptions("verify", issued.ca), via_http=via_http)
+    check = DatabaseCheckOptions(tls=TlsOptions("verify", issued.ca), via_http=via_http)
     assert [each.name for each in credentials(EmptyOptions(), check)] == [str(issued.ca), str(other.ca)]
 
 
@@ -257,7 +257,7 @@ async def test_a_failed_request_names_the_port() -> None:
 )
 def test_a_wrong_check_is_an_error_with_its_key(changes: dict[str, object], error: str) -> None:
     with pytest.raises(ValueError, match=error):
-        HttpCheck(**changes)  # type: ignore[arg-type] # any field
+        HttpCheckOptions(**changes)  # type: ignore[arg-type] # any field
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_a_wrong_check_is_an_error_with_its_key(changes: dict[str, object], erro
 )
 def test_a_wrong_role_is_an_error_with_its_key(changes: dict[str, object], error: str) -> None:
     with pytest.raises(ValueError, match=error):
-        HttpRole(**changes)  # type: ignore[arg-type] # any field
+        HttpRoleOptions(**changes)  # type: ignore[arg-type] # any field
 
 
 def test_a_url_selects_path_and_tls() -> None:

@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.backends import EmptyOptions
-from gateway.backends.redis import KIND, RedisBackend, RedisCheck
+from gateway.backends.redis import KIND, RedisBackend, RedisCheckOptions
 from gateway.contracts.security import Secret
 from gateway.contracts.states import HealthState
 from gateway.errors import Reason
 from tests.support.probes import probe
 from tests.support.servers import Behavior, serving
 
-BACKEND = RedisBackend(EmptyOptions(), RedisCheck(user="u", password=Secret("topsecret")))
+BACKEND = RedisBackend(EmptyOptions(), RedisCheckOptions(user="u", password=Secret("topsecret")))
 
 
 def replying(*replies: bytes) -> Behavior:

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.backend_support.tls import TlsOptions
 from gateway.backends import EmptyOptions
-from gateway.backends.tcp import TcpBackend, TcpCheck, unescape
+from gateway.backends.tcp import TcpBackend, TcpCheckOptions, unescape
 from gateway.contracts.states import HealthState
 from gateway.errors import Reason
 from tests.support import certificates
@@ -18,7 +18,7 @@ from tests.support.servers import dripping, serving, silent, talking
 
 
 def backend(send: str | None = None, expect: str | None = None, tls: TlsOptions | None = None) -> TcpBackend:
-    return TcpBackend(EmptyOptions(), TcpCheck(send, expect, tls=tls or TlsOptions()))
+    return TcpBackend(EmptyOptions(), TcpCheckOptions(send, expect, tls=tls or TlsOptions()))
 
 
 def ponging(client: socket.socket) -> None:
@@ -41,9 +41,9 @@ def test_escapes(text: str, data: bytes) -> None:
 @pytest.mark.parametrize("text", ["\\", r"a\q", r"\x0", r"\xg0", r"\\\ "])
 def test_a_wrong_escape_is_an_error_with_its_key(text: str) -> None:
     with pytest.raises(ValueError, match=r"send: .* is not an escape"):
-        TcpCheck(send=text)
+        TcpCheckOptions(send=text)
     with pytest.raises(ValueError, match=r"expect: .* is not an escape"):
-        TcpCheck(expect=text)
+        TcpCheckOptions(expect=text)
 
 
 async def test_the_response_decides() -> None:
@@ -70,7 +70,7 @@ async def test_the_response_decides() -> None:
 
 async def test_a_pattern_matches_bytes_in_linear_time() -> None:
     def pattern(text: str) -> TcpBackend:
-        return TcpBackend(EmptyOptions(), TcpCheck(r"PING\r\n", expect_pattern=text))
+        return TcpBackend(EmptyOptions(), TcpCheckOptions(r"PING\r\n", expect_pattern=text))
 
     with serving(ponging) as port:
         assert (await probe(pattern(r"^\+PO+NG\r\n$"), port)).state is HealthState.UP
@@ -88,9 +88,9 @@ async def test_a_pattern_matches_bytes_in_linear_time() -> None:
         ("(", "missing \\)"), (r"(a)\1", "invalid escape"), ("((a{100}){100}){100}", "invalid repetition|too large"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=f"expect_pattern: is not a regular expression of RE2: .*{words}"):
-            TcpCheck(expect_pattern=text)
+            TcpCheckOptions(expect_pattern=text)
     with pytest.raises(ValueError, match="expect_pattern: is set together with expect"):
-        TcpCheck(expect="a", expect_pattern="a")
+        TcpCheckOptions(expect="a", expect_pattern="a")
 
 
 async def test_a_response_in_many_pieces_is_refused() -> None:

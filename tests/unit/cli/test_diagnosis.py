@@ -12,6 +12,7 @@ from gateway.cli import cli
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.diagnosis import diagnose
 from gateway.ops.page.render import render_backend, render_index
+from gateway.ops.page.row_cache import RowCache
 from gateway.ops.service_client import ServiceClient
 from gateway.ops.status_json import consumers_json, iter_json, service_json
 from gateway.ops.status_views import ServiceView
@@ -81,7 +82,7 @@ def sentences(lines: list[str], label: str = "") -> list[str]:
 
 @pytest.mark.parametrize("view", SITES.values(), ids=SITES)
 def test_the_page_and_the_commands_show_the_same_causes(monkeypatch: pytest.MonkeyPatch, view: ServiceView) -> None:
-    page = shown_on("".join(render_index(view, [], {}, NOW)))
+    page = shown_on("".join(render_index(view, [], {}, NOW, RowCache())))
     status = shown_by(monkeypatch, view, "status")
     top = shown_by(monkeypatch, view, "top", "--count", "1", "--interval", "0.1")
     expected = sentences(page)

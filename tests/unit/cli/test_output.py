@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from gateway.app import one_shot_checks
+from gateway.app import one_shot_commands
 from gateway.audit.report import AuditReport, Finding, HazardRule, Severity, StorageLocation
 from gateway.cli import cli
 from gateway.cli.output import print_text
@@ -47,8 +47,8 @@ CONTAINER = {
 @pytest.mark.parametrize("arguments", ["plan -c c.yaml", "audit -c c.yaml", f"explain {NAME}"])
 def test_the_output_fits_80_columns(arguments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     status: dict[str, Any] = {"backends": {}, "docker": {}}
-    monkeypatch.setattr(one_shot_checks, "plan", lambda *_: PLAN)
-    monkeypatch.setattr(one_shot_checks, "audit", lambda *_: (REPORT, [LONG]))
+    monkeypatch.setattr(one_shot_commands, "plan", lambda *_: PLAN)
+    monkeypatch.setattr(one_shot_commands, "audit", lambda *_: (REPORT, [LONG]))
     monkeypatch.setattr(ServiceClient, "get_json", lambda *_: (200, status))
     monkeypatch.setattr(ServiceClient, "get", lambda *_: (200, CONTAINER))
     monkeypatch.setenv("COLUMNS", "80")

@@ -197,7 +197,7 @@ async def test_a_port_of_another_program_is_refused(monkeypatch: pytest.MonkeyPa
     with socket.create_server(("127.0.0.1", 0)) as other:
         monkeypatch.setattr(port_target, "reserve_port", lambda: other.getsockname()[1])
         async with opened(CommandOptions(("sleep", "1000", "{local_port}"), "port")) as link:
-            with pytest.raises(ReachError, match=r"port \d+ of this host belongs to another program"):
+            with pytest.raises(ReachError, match=r"another program listens on the local port \d+"):
                 await link.socket(GOOD)
             assert (await link.lost()).reason is Reason.PERMISSION
 

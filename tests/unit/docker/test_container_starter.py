@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiodocker.exceptions import DockerError
 
-from gateway.docker import container_starter
+from gateway.backoff import BackoffPolicy
+from gateway.docker import container_starter, last_starts, start_attempts
 from gateway.docker.dead_containers import DeadContainerState, MountListener
-from gateway.docker.failed_starts import StartFailureCause
+from gateway.docker.errors import EngineError, ErrorKind, as_engine_error
+from gateway.docker.failed_starts import RequestedStart, StartFailureCause
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.ownership import OwnershipRecord
 from gateway.docker.plan import DesiredState
@@ -38,6 +41,8 @@ class LockingEngine(FakeEngine):
         self.locked: set[str] = set()
         self.requested: list[str] = []
         self.proceed = asyncio.Event()
+        self.start_error: EngineError | None = None
+        """The error of the next start, after which the engine cancels it."""
 
     def add_dead(self, name: str, labels: dict[str, str] | None = None) -> FakeContainer:
         container = self.add_container(name, labels or {})
@@ -61,6 +66,9 @@ class LockingEngine(FakeEngine):
     async def post_start(self, path: str) -> None:
         key = path.split("/")[1]
         self.requested.append(self.containers[key].name)
+        if self.start_error is not None:
+            error, self.start_error, self.errors[key] = self.start_error, None, "context canceled"
+            raise error
         self.locked.add(key)
         try:
             await self.proceed.wait()
@@ -99,7 +107,7 @@ async def test_a_slow_start_delays_no_other_action_and_is_requested_once(
         assert engine.requested == ["web"]
         (dead,) = made.plan.dead
         assert dead.state is DeadContainerState.STARTING, "the state from before the start is shown"
-        assert OwnershipRecord(tmp_path).starts == {web.id: StartFailureCause.VOLUME}
+        assert OwnershipRecord(tmp_path).starts == {web.id: RequestedStart(StartFailureCause.VOLUME, "media")}
         engine.proceed.set()
         await reconcile(made, engine)
     assert (web.state, made.plan.dead, made.revivals.revived) == ("running", (), {"volume": 1})
@@ -140,6 +148,29 @@ async def test_a_start_that_was_canceled_is_counted_and_repeated_by_the_next_pro
     assert (web.state, again.revivals.revived) == ("running", {"volume": 1})
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        as_engine_error(DockerError(502, "Bad Gateway")),
+        as_engine_error(DockerError(504, "Gateway Timeout")),
+        EngineError(ErrorKind.FAILED, "error while mounting volume '/data': context canceled"),
+    ],
+    ids=["502", "504", "canceled"],
+)
+async def test_a_start_whose_answer_was_lost_is_repeated(
+    engine: LockingEngine, tmp_path: Path, error: EngineError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy in front of the engine does not wait for the answer, and the engine cancels the start."""
+    monkeypatch.setattr(start_attempts, "_POLICY", BackoffPolicy(first=0.05, cap=0.1, floor=0.01))
+    web, made = engine.add_dead("web"), reconciler(tmp_path)
+    engine.start_error = error
+    engine.proceed.set()
+    async with asyncio.timeout(30):
+        while web.state != "running":
+            await reconcile(made, engine)
+    assert (engine.requested, made.revivals.revived) == (["web", "web"], {"volume": 1})
+
+
 async def test_a_container_that_changed_while_its_start_was_queued_is_not_started(
     engine: LockingEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +186,21 @@ async def test_a_container_that_changed_while_its_start_was_queued_is_not_starte
     await reconcile(made, engine)
     assert [each.state for each in containers] == [*4 * ["running"], "exited"]
     assert made.plan.dead == ()
+
+
+async def test_snapshots_follow_soon_until_each_container_was_inspected(
+    engine: LockingEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(last_starts, "_MAX_INSPECTIONS", 4)
+    containers = [engine.add_dead(f"web-{number}") for number in range(10)]
+    for each in containers[:9]:
+        engine.errors[each.id] = ""  # a person stopped it
+    made = reconciler(tmp_path)
+    for expected in (True, True, False):
+        wake, _ = await made.reconcile(engine)  # type: ignore[arg-type]
+        assert (wake <= 1.0) is expected
+    assert [each.container for each in made.plan.dead] == ["web-9"]
+    await made._executor.starter.cancel()
 
 
 async def test_slow_starts_do_not_delay_the_others_for_long(

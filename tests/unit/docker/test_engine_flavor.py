@@ -10,11 +10,11 @@ from gateway.docker.engine import Engine
 from gateway.docker.engine_actions import execute
 from gateway.docker.engine_flavor import DOCKER, PODMAN, EngineFlavor, flavor, lease_ranges
 from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
+from gateway.docker.identity_warnings import can_spoof
 from gateway.docker.model import Container, EngineSnapshot
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.plan import ActionKind, DesiredState, PlannedAction
 from gateway.docker.planning import plan
-from gateway.docker.spoofing_warnings import can_spoof
 
 COMPONENTS = [{"Name": "Podman Engine", "Version": "5.4.2"}, {"Name": "Conmon"}]
 WEB = Container("0" * 64, "web", "running", {"gateway.enable": "true"}, "bridge", {})

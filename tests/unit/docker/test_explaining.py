@@ -8,7 +8,7 @@ import pytest
 
 from gateway.docker.errors import BlockedReason
 from gateway.docker.explaining import explain, find
-from gateway.docker.explaining.model import BackendFact, Explanation, Reachability
+from gateway.docker.explaining.model import ExplainedBackend, Explanation, Reachability
 from gateway.docker.model import Container, EndpointInfo, EngineSnapshot, LastStart, NetworkInfo
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions
 from gateway.docker.plan import AttachmentState, AttachmentStatus, DesiredState, Plan
@@ -16,7 +16,7 @@ from gateway.docker.planning import plan
 
 MARK = "gw-owner-site-a"
 OPT_IN = {"gateway.enable": "true"}
-UP = BackendFact("orders", "up", "", ("0.0.0.0:3306",))
+UP = ExplainedBackend("orders", "up", "", ("0.0.0.0:3306",))
 
 
 def endpoint(*aliases: str, network: str = "n1", address: str = "10.201.0.5") -> EndpointInfo:
@@ -37,7 +37,7 @@ NETWORKS = tuple(
 
 
 def explained(
-    web: Container, *others: Container, fact: BackendFact = UP, own: Container | None = GATEWAY,
+    web: Container, *others: Container, fact: ExplainedBackend = UP, own: Container | None = GATEWAY,
     options: dict[str, Any] | None = None, **more: Any,
 ) -> Explanation:  # fmt: skip
     made = DockerOptions(**{"networks": {"apps": NetworkOptions()}, **(options or {})})
@@ -117,7 +117,8 @@ ON_SHOP = {"shop_default": endpoint(network="n2")}
         (ATTACHED, {"fact": replace(UP, state="down", why="refused: no")}, "no", "the backend is down: refused: no",
          "gateway explain orders"),
         (ATTACHED, {"fact": replace(UP, state="degraded")}, "yes", "", ""),
-        (ATTACHED, {"fact": BackendFact("local", "up", "", ("127.0.0.1:1",))}, "no", "(127.0.0.1:1)", "0.0.0.0:PORT"),
+        (ATTACHED, {"fact": ExplainedBackend("local", "up", "", ("127.0.0.1:1",))},
+         "no", "(127.0.0.1:1)", "0.0.0.0:PORT"),
         (ATTACHED, {"options": {"networks": {"apps": NetworkOptions(backends=("media",))}},
                     "own": replace(GATEWAY, endpoints={"apps": endpoint("media", MARK)})}, "no",
          "no network of docker.networks", "docker.networks.NETWORK.backends"),

@@ -9,13 +9,13 @@ import pytest
 from gateway.docker.consumers import consumer
 from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
 from gateway.docker.grants import PROJECT, SERVICE, SWARM_SERVICE
+from gateway.docker.identity_warnings import can_spoof
 from gateway.docker.image_labels import split
 from gateway.docker.model import Container, EndpointInfo, EngineSnapshot, NetworkInfo, Service, Swarm
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions
 from gateway.docker.plan import ActionKind, AttachmentState, DesiredState, Plan
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.spoofing_warnings import can_spoof
 from tests.support.fake_engine import FakeEndpoint, FakeEngine
 
 ORDERS = NetworkInfo("n-orders", "orders-net", "bridge", "local", attachable=False)

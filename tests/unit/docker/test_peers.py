@@ -19,7 +19,6 @@ from gateway.docker.consumers import Consumer, ConsumerDirectory
 from gateway.docker.model import Container, EndpointInfo, EngineSnapshot, NetworkInfo
 from gateway.docker.options import Grant, PeerOptions
 from gateway.docker.peers import peer_connection
-from gateway.docker.peers.keys import SUPPORTED, contexts
 from gateway.docker.peers.peer_sync import PeerSync
 from gateway.docker.peers.reports import (
     AddressEntry,
@@ -32,6 +31,7 @@ from gateway.docker.peers.reports import (
     merge_consumers,
     shared_networks,
 )
+from gateway.docker.peers.tls_contexts import SUPPORTED, contexts
 from gateway.errors import GatewayError
 
 MESH = NetworkInfo("n-mesh", "mesh", "overlay", "swarm", attachable=True, subnets=("127.0.0.0/24",))

@@ -34,14 +34,18 @@ def test_the_options_of_a_volume_are_mount_options(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("listen", "host", "any_address"),
-    [("0.0.0.0", "127.0.0.1", True), ("[::]", "::1", True), ("172.17.0.1", "172.17.0.1", False)],  # noqa: S104
+    ("backend", "hosts"),
+    [
+        ("listen=0.0.0.0:20490", ["0.0.0.0"]),  # noqa: S104
+        ("listen=[::]:20490", ["::"]),
+        ("listen=172.17.0.1:20490", ["172.17.0.1"]),
+        ("listen=localhost:20490", ["127.0.0.1", "::1"]),
+        ("listen=127.0.0.1:20490&volume.name=media&volume.address=192.168.65.254", ["127.0.0.1", "192.168.65.254"]),
+    ],
 )
-def test_volumes_reach_a_wildcard_listener_at_any_address(
-    tmp_path: Path, listen: str, host: str, any_address: bool
-) -> None:
-    given = config(tmp_path, f"media=nfs://nas:2049/m?listen={listen}:20490")
-    assert mount_listeners(given) == (MountListener("media", host, 20490, any_address),)
+def test_volumes_reach_a_listener_at_its_addresses(tmp_path: Path, backend: str, hosts: list[str]) -> None:
+    found = mount_listeners(config(tmp_path, f"media=nfs://nas:2049/m?{backend}"))
+    assert found == tuple(MountListener("media", host, 20490) for host in hosts)
 
 
 @pytest.mark.parametrize(("hold", "retrans"), [("10s", 2), ("2m", 2), ("5m", 5), ("301s", 6), ("1h", 9)])

@@ -34,9 +34,9 @@ class Stuck:
 @pytest.mark.parametrize(
     ("phases", "detail"),
     [
-        ((), "no answer within 0.01 s (completed: nothing)"),
-        (("tcp",), "no answer within 0.01 s in the phase tcp (completed: nothing)"),
-        (("dns", "tcp", "auth"), "no answer within 0.01 s in the phase auth (completed: dns, tcp)"),
+        ((), "no response within 0.01 s (completed: nothing)"),
+        (("tcp",), "no response within 0.01 s in the phase tcp (completed: nothing)"),
+        (("dns", "tcp", "auth"), "no response within 0.01 s in the phase auth (completed: dns, tcp)"),
     ],
 )
 async def test_the_detail_of_a_timeout_separates_the_unfinished_phase(phases: tuple[str, ...], detail: str) -> None:

@@ -46,6 +46,7 @@ def edited(text: str, *changes: tuple[str, tuple[str, ...], Any]) -> str:
         ("a:\n  b: 1\n  c: 2\n", [("remove", ("a", "b"), 0)], "a:\n  c: 2\n"),
         ("x: 1\na:\n  b:\n    c: 1\n  d: 1\n", [("remove", ("a", "b", "c"), 0)], "x: 1\na:\n  d: 1\n"),
         ("a:\n  b: |\n    t\n  c: 1\n", [("remove", ("a", "b"), 0)], "a:\n  c: 1\n"),
+        ("a:\n  b: >-\n    t\n    u\n  c: 1\n", [("put", ("a", "b"), "x")], "a:\n  b: x\n  c: 1\n"),
         ("a: 1", [("put", ("b",), {"c": [1]})], "a: 1\nb:\n  c:\n  - 1\n"),
         (
             "a:\n  - x # 1\n  - y # 2\n",
@@ -77,7 +78,7 @@ def test_an_edit_changes_only_its_key(text: str, changes: list[Any], expected: s
 )
 def test_an_edit_does_not_change_what_an_anchor_shares(text: str) -> None:
     for change in (("put", ("a", "b"), 2), ("remove", ("a", "b"), None)):
-        with pytest.raises(UsageError, match=r"^a(\.b)? comes from an anchor: .* by hand$"):
+        with pytest.raises(UsageError, match=r"^a(\.b)? comes from a YAML anchor, .* manually$"):
             edited(text, change)
 
 
@@ -92,6 +93,14 @@ def test_a_diff_needs_one_compose_file(arguments: list[str], tmp_path: Path, mon
     assert "needs one Compose file" in str(done.exception)
 
 
+def test_a_file_in_format_1_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "compose.yaml"
+    file.write_text("a: {image: a, environment: {DB_HOST: db.example.com}}\n")
+    done = CliRunner().invoke(cli, ["import", "--diff", str(file)])
+    assert isinstance(done.exception, UsageError)
+    assert "format 1; put the services below" in str(done.exception)
+
+
 def test_a_symbolic_link_is_refused(tmp_path: Path) -> None:
     link = tmp_path / "link.yaml"
     link.symlink_to(tmp_path / "compose.yaml")
@@ -99,3 +108,8 @@ def test_a_symbolic_link_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["import", "--diff", str(link)])
     assert isinstance(done.exception, UsageError)
     assert "is a symbolic link" in str(done.exception)
+
+
+def test_a_file_with_tags_is_refused() -> None:
+    with pytest.raises(UsageError, match="contains a tag such as !override"):
+        YamlEdit("services: {a: {ports: !override ['80:80']}}\n")

@@ -16,7 +16,7 @@ from gateway.config import ConfigSources, load
 from gateway.errors import UsageError
 from gateway.importing.conversion import convert
 from gateway.importing.source_format import FORMS, ImportSource
-from tests.support.import_cases import CORPUS, sections
+from tests.support.import_cases import CORPUS, load_compose, sections
 
 PATHS = ("HOME", "SSH_AUTH_SOCK")
 """Environment variables whose value is a path."""
@@ -24,13 +24,14 @@ WORDS = frozenset({
     "ssh", "autossh", "sudo", "docker", "podman", "run", "volume", "create", "service", "services", "volumes",
     "mount", "environment", "driver_opts", "driver", "local", "version", "type", "bind", "source", "target", "device",
     "nfs4", "cifs", "localhost", "ssh-config", "false", "true", "command", "container_name", "defaults", "rw",
-    "pgsql", "dev", "tun", "while", "do", "done", "then",
+    "pgsql", "dev", "tun", "while", "do", "done", "then", "none",
 })  # fmt: skip
 """Words of the syntax, and values that request the default behavior of the import."""
 OPTIONS = frozenset({
     "name", "env", "cap-add", "opt", "mount", "config", "target", "HostName", "IdentityFile", "LocalForward", "addr",
     "SSH_KEY_PATH", "SSH_PRIVATE_KEY_PATH", "OPENVPN_CUSTOM_CONFIG", "!other", "ProxyJump", "ProxyCommand",
-    "env-file", "MYSQL_SSL_MODE", "./app.env", "base.env", "override.env",
+    "HostKeyAlias", "CertificateFile", "UserKnownHostsFile", "IdentityAgent", "env-file", "MYSQL_SSL_MODE",
+    "./app.env", "base.env", "override.env",
 })  # fmt: skip
 """Options and keywords for which only the value must be in the output."""
 UNNAMED = frozenset({"environment", "volumes", "driver_opts", "command"})
@@ -106,7 +107,7 @@ def test_each_word_of_a_source_is_in_the_output(path: Path, tmp_path: Path, monk
         if head == "argument":
             missing = missing_words(body, output)
         elif head.endswith((".yaml", ".yml")):
-            missing = missing_leaves(yaml.safe_load(body), output)
+            missing = missing_leaves(load_compose(body), output)
         elif head.startswith("file ") and not head.endswith((".ovpn", ".conf")):
             missing = missing_words(re.sub(r"(?m)^\s*#.*$", "", body), output)
         else:

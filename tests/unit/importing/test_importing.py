@@ -16,7 +16,7 @@ from gateway.importing.import_result import ImportResult
 from gateway.importing.proxy_command import jump_or_proxy
 from gateway.importing.shell_parser import read_script
 from gateway.importing.source_format import FORMS, ImportSource, recognize
-from tests.support.import_cases import CORPUS, DIFFS, sections
+from tests.support.import_cases import CORPUS, DIFFS, load_compose, sections
 
 PLACES = frozenset({
     "services", "volumes", "networks", "secrets", "environment", "command", "entrypoint", "depends_on", "env_file",
@@ -34,9 +34,10 @@ def imported(*texts: str, form: str = "") -> ImportResult:
     ("text", "words"),
     [
         ("ssh user@host", "there is no local forward"),
-        ("ssh -L 3306:db:3306", "names no server"),
-        ("ssh -L nonsense u@h", "needs"),
+        ("ssh -L 3306:db:3306", "contains no server"),
+        ("ssh -L nonsense u@h", "must have the form"),
         ("ssh -L 99999:db:3306 u@h", "not a port"),
+        ("ssh -L $PORT:db:3306 u@h", "no source sets ..PORT., which must be a port number"),
         ("ssh -L", "needs a value"),
         ("ssh -Z -L 3306:db:3306 u@h", "-Z is not an option of ssh"),
         ("ssh 'unclosed", "not closed"),
@@ -76,7 +77,7 @@ def test_each_form_can_be_set(tmp_path: Path) -> None:
         ("services: {a: {networks: {n: {aliases: {}}}}}", "services.a.networks.n.aliases must be a list"),
         ("services: {a: {secrets: 5}}", "services.a.secrets must be a list"),
         ("services: {a: {command: {}}}", "services.a.command must be a list"),
-        ("- a", "not a compose file"),
+        ("- a", "not a Compose file"),
         ("{", "not valid YAML"),
     ],
 )
@@ -118,7 +119,7 @@ def test_a_value_of_another_type_in_a_compose_file_gives_a_configuration_or_an_e
         for index, source in enumerate(given):
             if not source.name.endswith((".yaml", ".yml")):
                 continue
-            for place, document in damaged(yaml.safe_load(source.text)):
+            for place, document in damaged(load_compose(source.text)):
                 if place in seen:
                     continue
                 seen.add(place)
@@ -127,6 +128,23 @@ def test_a_value_of_another_type_in_a_compose_file_gives_a_configuration_or_an_e
                     result = convert([*given[:index], ImportSource(source.name, text), *given[index + 1 :]])
                     compose_diff(text, source.name, result)
     assert len(seen) > 250
+
+
+@pytest.mark.parametrize(
+    "services",
+    [
+        "{a: {extends: a, environment: {DB_HOST: h.internal}}}",
+        "{a: {extends: b, environment: {DB_HOST: h.internal}}, b: {extends: {service: a}}}",
+        "{a: {extends: none, environment: {DB_HOST: h.internal}}}",
+        "{a: {extends: b, environment: {DB_HOST: h.internal}}, b: }",
+        "{a: {extends: {}, environment: {DB_HOST: h.internal}}}",
+    ],
+)
+def test_a_service_that_extends_itself_or_nothing_is_imported(services: str) -> None:
+    text = f"services: {services}\n"
+    result = imported(text)
+    assert result.backends["h"]["targets"] == ["h.internal:3306"]
+    assert "DB_HOST: h}" in compose_diff(text, "", result)
 
 
 def test_empty_sections_and_other_mounts_of_a_compose_file_are_accepted() -> None:
@@ -181,6 +199,11 @@ def test_the_form_of_a_source_is_recognized(name: str, text: str, form: str) -> 
 def test_an_invalid_port_is_an_error(text: str) -> None:
     with pytest.raises(UsageError, match=r"port|digits"):
         imported(text)
+
+
+def test_an_invalid_port_in_a_url_is_an_error_with_the_name_of_the_variable() -> None:
+    with pytest.raises(UsageError, match="docker run app: DB_URL: '99999' is not a port number"):
+        imported("docker run -e DB_URL=mysql://u@db.internal:99999/x app")
 
 
 def test_a_port_in_a_variable_stays_a_variable() -> None:
@@ -262,6 +285,11 @@ def test_a_here_document_is_not_imported() -> None:
     )
     assert [each["targets"] for each in result.backends.values()] == [["db:3306"]]
     assert "`ssh u@app <<EOF`: the here-document is not imported" in result.notes
+
+
+def test_a_text_that_contains_an_ssh_command_is_not_imported() -> None:
+    result = imported("echo 'ssh -N -L 9999:other:9999 x@y'\nssh -N -L 3306:db:3306 u@b\n")
+    assert [each["targets"] for each in result.backends.values()] == [["db:3306"]]
 
 
 @pytest.mark.parametrize(

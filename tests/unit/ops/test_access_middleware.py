@@ -15,7 +15,7 @@ from gateway.ops import access_middleware
 from gateway.ops.access_middleware import AccessMiddleware
 from gateway.ops.authorization import AccessRole, AccessRules, BearerTokens
 from gateway.ops.server import OpsServer
-from gateway.ops.settings import HttpSettings
+from gateway.ops.settings import OpsSettings
 
 WITHIN = 20.0
 REQUEST = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -32,7 +32,7 @@ async def test_clients_that_disconnect_delay_no_request_and_leave_no_task(
 ) -> None:
     monkeypatch.setattr(access_middleware, "_PROBES_PER_SECOND", 1)
     monkeypatch.setattr(access_middleware, "_PROBE_BURST", 1)
-    settings = HttpSettings(listen=Endpoint("127.0.0.1", 0), admin_socket=tmp_path / "admin.sock")
+    settings = OpsSettings(listen=Endpoint("127.0.0.1", 0), admin_socket=tmp_path / "admin.sock")
     async with OpsServer(Mock(), settings).serving() as address:  # /livez does not use the service.
         before = len(asyncio.all_tasks())
         for _ in range(200):  # The limit is one request per second.

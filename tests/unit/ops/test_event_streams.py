@@ -14,7 +14,7 @@ from gateway.ops import event_streams, server
 from gateway.ops.connection_limits import ConnectionLimits
 from gateway.ops.events import EventLog, EventSubject, EventType
 from gateway.ops.server import OpsServer
-from gateway.ops.settings import HttpSettings
+from gateway.ops.settings import OpsSettings
 
 WITHIN = 20.0
 ORDERS = EventSubject(EventType.BACKEND, "orders")
@@ -23,7 +23,7 @@ Reader = asyncio.StreamReader
 
 @contextlib.asynccontextmanager
 async def serving(folder: Path, log: EventLog) -> AsyncIterator[Endpoint]:
-    settings = HttpSettings(listen=Endpoint("127.0.0.1", 0), admin_socket=folder / "admin.sock")
+    settings = OpsSettings(listen=Endpoint("127.0.0.1", 0), admin_socket=folder / "admin.sock")
     async with OpsServer(Mock(events=log), settings).serving() as address:
         yield address
 
@@ -118,7 +118,7 @@ async def test_streams_are_limited_and_end_with_the_server(tmp_path: Path, monke
 
 async def test_a_stream_ends_when_its_token_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log, file, tokens = EventLog(), tmp_path / "token", ["a" * 16, "b" * 16]
-    settings = HttpSettings(Endpoint("127.0.0.1", 0), tmp_path / "admin.sock", token_file=file, authenticated=True)
+    settings = OpsSettings(Endpoint("127.0.0.1", 0), tmp_path / "admin.sock", token_file=file, authenticated=True)
     ops = OpsServer(Mock(events=log), settings)
 
     async def replace(token: str) -> None:

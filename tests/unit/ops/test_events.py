@@ -93,3 +93,38 @@ def test_events_of_a_previous_run_are_added_to_those_of_this_run() -> None:
     assert after.since(seen) == after.latest()[-1:]
     after.observe(tunnel, "up")
     assert after.latest()[-1].previous == "quarantined"
+
+
+def test_a_failure_began_when_it_did_in_a_previous_run() -> None:
+    clock = iter(range(1, 20))
+    before, after = EventLog(clock=lambda: next(clock)), EventLog(clock=lambda: next(clock))
+    tunnel, recovered = EventSubject(EventType.TUNNEL, "bastion"), EventSubject(EventType.BACKEND, "recovered")
+    for subject, state in ((ORDERS, "down"), (tunnel, "suspect"), (tunnel, "backoff"), (ORDERS, "blocked"),
+                           (recovered, "down"), (recovered, "up")):  # fmt: skip
+        before.observe(subject, state)
+    after.observe(ORDERS, "blocked")
+    after.load(before.latest())
+    after.observe(tunnel, "quarantined")
+    assert [after.began(ORDERS, "blocked", 99), after.began(tunnel, "connecting", 99)] == [4, 2]
+    assert [after.began(recovered, "down", 99), after.began(recovered, "up", 99)] == [99, 99]
+    after.observe(ORDERS, "down")
+    assert after.began(ORDERS, "down", 99) == 1  # the blocked checks have not repaired it
+    after.observe(ORDERS, "up")
+    after.observe(ORDERS, "down")
+    assert after.began(ORDERS, "down", 99) == after.latest()[-1].at
+
+
+def test_the_beginning_of_a_failure_is_not_replaced_by_many_events() -> None:
+    log = EventLog(limit=3)
+    log.observe(ORDERS, "down")
+    began = log.latest()[0]
+    for number in range(9):
+        log.observe(EventSubject(EventType.BACKEND, "flapping"), ("down", "up")[number % 2])
+    assert log.latest()[0] == began
+    assert len(log.latest()) == 4
+    after = EventLog(limit=3)
+    after.load(log.latest())
+    assert after.latest() == log.latest()
+    assert after.since(began.id) is None  # events after it are missing
+    after.observe(ORDERS, "up")
+    assert began not in after.latest()

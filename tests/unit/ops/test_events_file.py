@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.ops import events_file
-from gateway.ops.event_lines import parse
 from gateway.ops.events import EventLog, EventSubject, EventType
 from gateway.ops.events_file import LOCK_NAME, NAME, EventsFile
+from gateway.ops.events_file_reader import parse
 from gateway.ops.file_lock import lock_file
 
 ORDERS = EventSubject(EventType.BACKEND, "orders")

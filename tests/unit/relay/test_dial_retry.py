@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from gateway.errors import DialError, LinkLostError, Reason, RedialError
+from gateway.errors import DialError, LinkLostError, Reason, RedialRequiredError
 from gateway.relay.dial_retry import retry_dial
 
 
@@ -42,7 +42,7 @@ async def test_reports_dials_that_may_still_connect(error: BaseException, report
 
 async def test_redials_within_the_remaining_time() -> None:
     counted: list[int] = []
-    dial, given = failing(RedialError(), RedialError())
+    dial, given = failing(RedialRequiredError(), RedialRequiredError())
     assert await retry_dial(dial, lambda: counted.append(1), 60.0) == "connected"
     assert len(counted) == 2
     assert given[0] == 60.0
@@ -51,7 +51,7 @@ async def test_redials_within_the_remaining_time() -> None:
 
 async def test_does_not_redial_when_no_time_remains() -> None:
     counted: list[int] = []
-    dial, given = failing(RedialError())
-    with pytest.raises(RedialError):
+    dial, given = failing(RedialRequiredError())
+    with pytest.raises(RedialRequiredError):
         await retry_dial(dial, lambda: counted.append(1), 0.0)
     assert (len(counted), len(given)) == (1, 1)

@@ -24,6 +24,10 @@ def rendered(*backends: str, arguments: tuple[str, ...] = ()) -> str:
         ("m=nfs://nas:2049/media?via=bastion", "/media bastion.example.com(rw,sync,no_subtree_check,insecure)"),
         ("m=nfs://localhost:2049/media?via=bastion", "/media localhost(rw,sync,no_subtree_check,insecure)"),
         (
+            "m=nfs://bastion.example.com:2049/m?via=bastion",
+            "/m bastion.example.com(rw,sync,no_subtree_check,insecure) localhost(rw,sync,no_subtree_check,insecure)",
+        ),
+        (
             "m=nfs://nas:2049/a%20b?via=bastion&volume.name=mm&volume.read_only=true",
             "/a\\040b bastion.example.com(ro,sync,no_subtree_check,insecure)",
         ),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from gateway.contracts.values import IpAddress
-from gateway.vpn.device_addresses import DeviceAddresses
+from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.icmp import EchoMonitor
 
 _T = TypeVar("_T")
@@ -16,7 +16,7 @@ HOST = ipaddress.ip_address("10.9.0.5")
 class Nowhere:
     """A network context without echo sockets. Therefore, echo requests get no reply."""
 
-    async def configure_device(self, device: str, addressing: DeviceAddresses) -> None:
+    async def configure_device(self, device: str, addressing: DeviceSettings) -> None:
         """Do nothing: there is no device."""
 
     def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:

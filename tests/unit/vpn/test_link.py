@@ -10,7 +10,7 @@ import pytest
 from gateway.contracts.link import NetworkId
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError
-from gateway.vpn.device_addresses import DeviceAddresses
+from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.link import VpnLink
 from gateway.vpn.liveness import DIAL_GRACE, SilenceThresholds
 
@@ -23,7 +23,7 @@ class Failing:
     def __init__(self, number: int) -> None:
         self._number = number
 
-    async def configure_device(self, device: str, addressing: DeviceAddresses) -> None:
+    async def configure_device(self, device: str, addressing: DeviceSettings) -> None:
         """Do nothing: there is no device."""
 
     def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from gateway.contracts.security import Secret
 from gateway.errors import GatewayError, Reason, TunnelError
-from gateway.vpn import wireguard_file
-from gateway.vpn.device_addresses import DeviceAddresses, likely_peers
+from gateway.vpn import wireguard_formats
+from gateway.vpn.device_settings import DeviceSettings, likely_peers
 from gateway.vpn.openvpn_log import more_specific, parse_failure
 from gateway.vpn.openvpn_updown import parse_updown
 from gateway.vpn.options import WireGuardOptions
@@ -82,17 +82,17 @@ def test_pushed_options_are_parsed() -> None:
 @given(st.text(string.printable))
 def test_any_text_is_read_or_refused(text: str) -> None:
     with contextlib.suppress(GatewayError):
-        wireguard_file.parse_wireguard_file(text)
+        wireguard_formats.parse_wireguard_file(text)
 
 
 def test_a_wireguard_file_is_rewritten_for_wg() -> None:
-    file = wireguard_file.parse_wireguard_file(
+    file = wireguard_formats.parse_wireguard_file(
         wireguard(
             "DNS = 10.9.0.1, far.example\nMTU = 1380\nPostUp = iptables -A x\nTable = off", "AllowedIPs = 10.0.0.5/8"
         )
     )
     assert (file.mtu, file.search_domains, file.ignored) == (1380, ("far.example",), ("PostUp",))
-    assert wireguard_file.to_setconf(file, {OTHER: "192.0.2.1:51820"}).splitlines() == [
+    assert wireguard_formats.to_setconf(file, {OTHER: "192.0.2.1:51820"}).splitlines() == [
         "[Interface]", f"PrivateKey = {KEY}", "[Peer]", f"PublicKey = {OTHER}", "PersistentKeepalive = 25",
         "AllowedIPs = 10.0.0.0/8", "Endpoint = 192.0.2.1:51820",
     ]  # fmt: skip
@@ -113,7 +113,7 @@ def test_a_wireguard_file_is_rewritten_for_wg() -> None:
 )
 def test_an_unusable_wireguard_file_is_refused(text: str, words: str) -> None:
     with pytest.raises(GatewayError, match=words):
-        wireguard_file.parse_wireguard_file(text)
+        wireguard_formats.parse_wireguard_file(text)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_an_unusable_wireguard_file_is_refused(text: str, words: str) -> None:
 def test_a_key_in_the_wrong_place_is_not_shown(line: str) -> None:
     for text in (wireguard(line), wireguard(peer=line)):
         with pytest.raises(GatewayError) as caught:
-            wireguard_file.parse_wireguard_file(text)
+            wireguard_formats.parse_wireguard_file(text)
         assert "AAAA" not in str(caught.value).upper()
 
 
@@ -141,9 +141,9 @@ def test_a_readable_wireguard_key_is_refused_even_if_the_file_is_swapped(
         path.touch()
         path.chmod(0o600)
 
-    def swapping(text: str) -> wireguard_file.WireGuardFile:
+    def swapping(text: str) -> wireguard_formats.WireGuardFile:
         planted.replace(config)
-        return wireguard_file.parse_wireguard_file(text)
+        return wireguard_formats.parse_wireguard_file(text)
 
     monkeypatch.setattr("gateway.vpn.wireguard_loader.parse_wireguard_file", swapping)
     with pytest.raises(TunnelError, match=f"{config}: the private key is readable by others"):
@@ -155,14 +155,16 @@ def test_the_last_handshake_of_all_peers() -> None:
         f"{OTHER}\t(none)\t192.0.2.1:5\t10.0.0.0/8\t{handshake}\t{received}\t9\t25\n"
         for handshake, received in ((100, 7), (300, 5), (0, 0))
     )
-    assert wireguard_file.parse_dump(text) == wireguard_file.WireGuardDeviceStatus(300, 12, ("192.0.2.1:5",) * 3)
-    assert wireguard_file.parse_dump("") == wireguard_file.WireGuardDeviceStatus(0, 0)
+    assert wireguard_formats.parse_dump(text) == wireguard_formats.WireGuardDeviceStatus(
+        300, 12, ("192.0.2.1:5",) * 3
+    )
+    assert wireguard_formats.parse_dump("") == wireguard_formats.WireGuardDeviceStatus(0, 0)
 
 
 def test_compatible_peers_and_addresses_are_accepted() -> None:
     four, six = ipaddress.IPv4Interface("10.9.0.2/24"), ipaddress.IPv6Interface("fd09::2/64")
     assert [str(each) for each in likely_peers((four, six))] == ["10.9.0.1", "fd09::1"]
     assert likely_peers((ipaddress.IPv4Interface("10.9.0.1/24"), ipaddress.IPv4Interface("10.9.0.2/32"))) == ()
-    assert DeviceAddresses((four, six), mtu=1279).usable_addresses == (four,)
-    assert DeviceAddresses((four, six), mtu=1280).usable_addresses == (four, six)
-    assert DeviceAddresses((four, six)).usable_addresses == (four, six)
+    assert DeviceSettings((four, six), mtu=1279).usable_addresses == (four,)
+    assert DeviceSettings((four, six), mtu=1280).usable_addresses == (four, six)
+    assert DeviceSettings((four, six)).usable_addresses == (four, six)

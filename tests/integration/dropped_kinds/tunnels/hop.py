@@ -9,7 +9,7 @@ from gateway.contracts.link import Link, LinkStatus, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.security import InsecureSetting
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenTunnel, Progress
+from gateway.contracts.tunnel import OpenTunnel, ProgressCallback
 from gateway.contracts.values import PORT, Endpoint
 from gateway.errors import TunnelError
 from gateway.facts import Fact
@@ -109,7 +109,7 @@ class HopTunnel:
         return str(self._options.forwarder)
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
+    async def open(self, via: Link, progress: ProgressCallback) -> AsyncIterator[OpenTunnel]:
         """See `gateway.contracts.tunnel.Tunnel`."""
         progress(TunnelState.CONNECTING)
         link = HopLink(self._options, via)

@@ -9,7 +9,7 @@ from gateway.docker.compose_command import FILES
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState, MountListener
 from gateway.docker.engine_actions import execute
 from gateway.docker.errors import EngineError, ErrorKind
-from gateway.docker.failed_starts import FailedStart, StartFailureCause, read_error
+from gateway.docker.failed_starts import FailedStart, RequestedStart, StartFailureCause, read_error
 from gateway.docker.grants import PROJECT, SERVICE
 from gateway.docker.inspections import last_start
 from gateway.docker.labels import read as read_labels
@@ -137,7 +137,7 @@ def test_a_command_without_the_service_starts_no_container_with_a_volume() -> No
     assert (starts(made), only_dead(made).state) == ([], DeadContainerState.WAITING)
     assert only_dead(made).message == "the service starts it when backend media is up"
     for cause, expected in ((StartFailureCause.VOLUME, []), (StartFailureCause.NETWORK, [(ActionKind.START, "web")])):
-        interrupted = replace(unknown, interrupted={"id-web": cause})
+        interrupted = replace(unknown, interrupted={"id-web": RequestedStart(cause, "media")})
         assert starts(planned(failed("context canceled"), wanted=interrupted)) == expected
 
 
@@ -150,24 +150,25 @@ def test_a_volume_of_another_server_is_ignored(mount_listener: MountListener) ->
     assert planned(failed(REFUSED), wanted=desired(mount_listeners=(mount_listener,))).dead == ()
 
 
-def test_a_volume_at_another_loopback_address_reaches_the_same_listener() -> None:
-    error = REFUSED.replace("addr=127.0.0.1", "addr=127.0.0.2")
-    assert starts(planned(failed(error))) == [(ActionKind.START, "web")]
-
-
 @pytest.mark.parametrize(
-    ("address", "expected"),
-    [("172.17.0.1", True), ("fd00:0::1", True), ("127.0.0.2", True), ("172.18.0.1", False), ("nas", False)],
-)
-def test_a_volume_reaches_a_wildcard_listener_at_each_address_of_the_host(address: str, expected: bool) -> None:
+    ("address", "listener"),
+    [
+        ("172.17.0.1", "0.0.0.0"), ("127.0.0.2", "0.0.0.0"), ("fd00:0::1", "::"), ("::1", "::"),  # noqa: S104
+        ("172.18.0.1", None), ("192.0.2.1", None), ("nas", None),
+    ],
+)  # fmt: skip
+def test_a_volume_reaches_a_wildcard_listener_at_loopback_and_bridge_addresses(
+    address: str, listener: str | None
+) -> None:
     networks = (
         NetworkInfo("b1", "bridge", "bridge", "local", attachable=False, gateways=("172.17.0.1", "fd00::1")),
         NetworkInfo("m1", "lan", "macvlan", "local", attachable=False, gateways=("172.18.0.1",)),
     )
     container = failed(REFUSED.replace("addr=127.0.0.1", f"addr={address}"))
-    wildcard = desired(mount_listeners=(replace(MEDIA, any_address=True),))
-    assert bool(planned(container, networks=networks, wanted=wildcard).dead) == expected
-    assert bool(planned(container, networks=networks).dead) == address.startswith("127."), "one address only"
+    for host in ("0.0.0.0", "::"):  # noqa: S104
+        wildcard = desired(mount_listeners=(replace(MEDIA, host=host),))
+        assert bool(planned(container, networks=networks, wanted=wildcard).dead) == (host == listener)
+    assert planned(container, networks=networks).dead == (), "the listener has one loopback address"
 
 
 @pytest.mark.parametrize(
@@ -216,12 +217,22 @@ def test_a_label_that_is_neither_true_nor_false_is_reported() -> None:
 
 
 def test_a_start_that_the_gateway_did_not_finish_is_repeated() -> None:
-    interrupted = desired(interrupted={"id-web": StartFailureCause.NETWORK})
+    interrupted = desired(interrupted={"id-web": RequestedStart(StartFailureCause.NETWORK, "")})
     made = planned(failed("context canceled"), wanted=interrupted)
     assert starts(made) == [(ActionKind.START, "web")]
     assert only_dead(made).cause is StartFailureCause.NETWORK
     assert planned(failed("context canceled")).dead == (), "another client possibly canceled the start on purpose"
     assert planned(failed(""), wanted=interrupted).dead == (), "the container was stopped on purpose"
+
+
+def test_a_start_that_the_gateway_did_not_finish_waits_for_the_backend_of_the_volume() -> None:
+    requested = RequestedStart(StartFailureCause.VOLUME, "media")
+    for usable, state in (
+        (frozenset({"media"}), DeadContainerState.STARTING),
+        ({"orders"}, DeadContainerState.WAITING),
+    ):
+        interrupted = desired(interrupted={"id-web": requested}, usable=frozenset(usable))
+        assert only_dead(planned(failed("context canceled"), wanted=interrupted)).state is state
 
 
 def test_after_too_many_attempts_the_status_shows_the_command() -> None:
@@ -241,6 +252,15 @@ def test_a_clock_that_was_set_back_causes_no_restart() -> None:
     assert planned(*containers, own=OWNER_ID, clock=210.0).dead == ()
     made = planned(*containers, own=OWNER_ID, clock=3801.0)
     assert starts(made) == [(ActionKind.RESTART, "web")]
+
+
+def test_a_restart_after_the_clock_was_set_back_is_later_than_starts_before() -> None:
+    """The clock is an hour ahead when the host boots, and then set back."""
+    web = joining(at=3705.0)
+    assert planned(gateway(at=3700.0), web, own=OWNER_ID, clock=310.0).dead == ()
+    made = planned(gateway(at=300.0), web, own=OWNER_ID, clock=310.0)
+    assert starts(made) == [(ActionKind.RESTART, "web")]
+    assert starts(planned(gateway(at=300.0), web, own=OWNER_ID, clock=0.0)) == [], "the clock is not known"
 
 
 def test_a_container_is_restarted_once_for_each_restart_of_the_other_container() -> None:
@@ -280,9 +300,34 @@ def test_the_count_restarts_when_the_other_container_restarts() -> None:
 
 
 def test_a_container_that_another_client_possibly_stops_is_not_restarted() -> None:
-    made = planned(gateway(at=200.0), joining(at=100.0), own=OWNER_ID, wanted=desired(signaled=frozenset({"id-web"})))
+    wanted = desired(signals={"id-web": {15: 150.0}})
+    made = planned(gateway(at=200.0), joining(at=100.0), own=OWNER_ID, wanted=wanted)
     assert (starts(made), only_dead(made).state) == ([], DeadContainerState.OFF)
     assert only_dead(made).command == "docker restart web"
+
+
+def test_a_signal_before_the_last_start_has_no_effect() -> None:
+    """The events of starts are lost if the engine starts its containers before the gateway connects to it."""
+    wanted = desired(signals={"id-web": {15: 150.0}})
+    made = planned(gateway(at=200.0), joining(at=160.0), own=OWNER_ID, wanted=wanted)
+    assert starts(made) == [(ActionKind.RESTART, "web")]
+
+
+@pytest.mark.parametrize(
+    ("stop_signal", "number", "stops"),
+    [
+        (None, 1, False), (None, 28, False), (None, 15, True), (None, 9, True), (None, 2, True),
+        ("SIGWINCH", 28, True), ("WINCH", 28, True), ("28", 28, True), ("SIGWINCH", 1, False),
+        ("SIGRTMIN+3", 37, True), ("SIGRTMIN+3", 10, False),
+    ],
+)  # fmt: skip
+def test_only_signals_that_possibly_stop_a_container_prevent_its_restart(
+    stop_signal: str | None, number: int, stops: bool
+) -> None:
+    config = {"StopSignal": stop_signal} if stop_signal else {}
+    inspection = {"Config": config, "State": {"StartedAt": "1970-01-01T00:01:40Z"}}
+    assert last_start(inspection).may_be_stopped_by({number: 150.0}) is stops
+    assert not last_start(inspection).may_be_stopped_by({number: 50.0})
 
 
 def test_dependants_that_started_later_are_not_restarted() -> None:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -15,6 +16,7 @@ from gateway.ops.page.render import (
     render_login,
     render_missing,
 )
+from gateway.ops.page.row_cache import RowCache
 from gateway.ops.status_views import DeadContainerView
 from tests.support.status_views import NOW, Checked, backend, consumer, docker, service, target, tunnel, way
 
@@ -23,7 +25,7 @@ EVIL = "<script>alert(1)</script>\"'&<img src=x onerror=y>"
 
 def test_the_outer_tunnel_of_a_tunnel_is_shown() -> None:
     view = service([tunnel("inner", via=("a", "b"), via_in_use="b")], [backend("orders", via=["inner"])])
-    for page in (render_index(view, [], {}, NOW), render_backend(view, view.backends[0], [], {}, NOW)):
+    for page in (render_index(view, [], {}, NOW, RowCache()), render_backend(view, view.backends[0], [], {}, NOW)):
         assert "ssh, user@host:22, via b, round trip" in "".join(page)
 
 
@@ -48,7 +50,7 @@ def test_text_from_outside_is_escaped() -> None:
     )  # fmt: skip
     configuration = {EVIL: [(EVIL, EVIL)], f"backends.{EVIL}": [(EVIL, EVIL)]}
     pages = [
-        "".join(render_index(view, log.latest(), configuration, NOW)),
+        "".join(render_index(view, log.latest(), configuration, NOW, RowCache())),
         "".join(render_backend(view, shown, log.latest(), configuration, NOW)),
     ]
     for page in pages:
@@ -87,7 +89,7 @@ def test_a_page_with_500_failed_backends_has_less_than_300_kb() -> None:
     log = EventLog()
     for each in backends:
         log.observe(EventSubject(EventType.BACKEND, each.name), "down", "timeout", "x" * 500)
-    page = "".join(render_index(service([tunnel()], backends), log.latest(), {}, NOW))
+    page = "".join(render_index(service([tunnel()], backends), log.latest(), {}, NOW, RowCache()))
     assert all(each.name in page for each in backends)
     assert len(page.encode()) < 300_000
 
@@ -106,7 +108,7 @@ def test_several_ways_are_shown_with_the_one_in_use() -> None:
     ways = [way("edge-a", up=False, in_use=False), way("edge-b")]
     shown = backend("orders", via=["edge-a", "edge-b"], ways=ways)
     view = service([tunnel("edge-a", TunnelState.BACKOFF), tunnel("edge-b")], [shown])
-    index = "".join(render_index(view, [], {}, NOW))
+    index = "".join(render_index(view, [], {}, NOW, RowCache()))
     assert "Through edge-a or edge-b" in index
     assert "via edge-b" in index
     assert "used by new clients" in "".join(render_backend(view, shown, [], {}, NOW))
@@ -116,3 +118,25 @@ def test_commands_to_run_are_marked_as_code() -> None:
     shown = backend("orders", HealthState.PAUSED)
     page = "".join(render_backend(service(backends=[shown]), shown, [], {}, NOW))
     assert "To do: run <code>gateway resume orders</code> to check" in page
+
+
+def test_a_row_that_changes_is_rendered_again() -> None:
+    rows, shown = RowCache(), [backend("orders"), backend("reports")]
+
+    def page(now: float = NOW) -> str:
+        return "".join(render_index(service(backends=shown, started_at=NOW), [], {}, now, rows))
+
+    first = page()
+    assert page() == first
+    checked = target(history=[*shown[0].targets[0].history[1:], Checked(HealthState.DOWN)])
+    for changes in (
+        {"state": HealthState.DEGRADED}, {"reason": "lag"}, {"detail": "slow"}, {"since": NOW - 60}, {"waiting": 1},
+        {"failing": True}, {"targets": [checked]}, {"targets": [checked, checked]},
+    ):  # fmt: skip
+        shown[0] = replace(shown[0], **changes)
+        fresh = "".join(render_index(service(backends=shown, started_at=NOW), [], {}, NOW, RowCache()))
+        assert page() == fresh != first
+        first = fresh
+    assert "2027-01-15 07:59 UTC" in page(NOW + 90_000)
+    del shown[0]
+    assert "orders" not in page()

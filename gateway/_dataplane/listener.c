@@ -1,0 +1,200 @@
+/* Accepts clients by a rule of Python, and opens their channels. Clients that the rule does not admit go to Python. */
+#include <errno.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "listener.h"
+
+#define ACCEPTS_PER_TURN 64u
+#define MAX_PENDING 64u /* channels of a listener that open at the same time; further clients wait in the kernel */
+
+/* Start to accept clients. If that fails, or as soon as the rule does not apply any more, RECORD_STOPPED is sent. */
+void listener_create(struct engine *e, uint64_t token, const struct listener_setup *setup, size_t size)
+{
+    struct gauge *gauge = slot_find(e, token);
+    struct listener *l = gauge ? calloc(1, sizeof *l) : NULL;
+    struct listener_setup *copy = l ? malloc(size) : NULL;
+
+    if (!copy) {
+        free(l);
+        close(setup->fd);
+        emit(e, RECORD_STOPPED, token, NULL, NULL, 0);
+        return;
+    }
+    memcpy(copy, setup, size);
+    *l = (struct listener){
+        .source.kind = SOURCE_LISTENER, .fd = setup->fd, .permitted = setup->permits, .token = token, .engine = e,
+        .gauge = gauge, .next = e->listeners, .setup = copy,
+        .networks = (const uint8_t *)(copy + 1) + setup->wire_count * sizeof(uint64_t),
+    };
+    l->target = l->networks + setup->network_count * sizeof(struct network);
+    if (e->listeners)
+        e->listeners->previous = l;
+    e->listeners = l;
+    gauge->object = l;
+    listener_watch(l);
+}
+
+/* Register the socket unless too many channels are opening. Each client wakes only one of the engines that wait. */
+void listener_watch(struct listener *l)
+{
+    bool wanted = !l->stopped && l->pending < MAX_PENDING;
+    struct epoll_event event = {.events = EPOLLIN | EPOLLEXCLUSIVE, .data.ptr = &l->source};
+
+    if (wanted == l->watched)
+        return;
+    l->watched = wanted;
+    if (epoll_ctl(l->engine->epoll, wanted ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, l->fd, &event) < 0 && wanted) {
+        l->watched = false;
+        listener_stop(l);
+    }
+}
+
+/* Accept no more clients. Channels that are opening still join their clients. */
+void listener_stop(struct listener *l)
+{
+    if (l->stopped)
+        return;
+    l->stopped = true;
+    listener_watch(l);
+    close(l->fd);
+    if (!l->pending)
+        listener_free(l);
+    emit(l->engine, RECORD_STOPPED, l->token, NULL, NULL, 0);
+}
+
+/* Free a listener that has stopped and has no pending client. Its memory is valid until the end of the turn. */
+void listener_free(struct listener *l)
+{
+    if (l->previous)
+        l->previous->next = l->next;
+    else
+        l->engine->listeners = l->next;
+    if (l->next)
+        l->next->previous = l->previous;
+    l->gauge->object = NULL;
+    free(l->setup);
+    l->setup = NULL;
+    free_later(l->engine, &l->source);
+}
+
+void listener_permit(struct listener *l, uint64_t count)
+{
+    l->permitted += count;
+}
+
+static bool withdrawn(const struct listener *l)
+{
+    return atomic_load(&l->gauge->held) != 0;
+}
+
+static bool contains(const struct network *n, const uint8_t *address, size_t size)
+{
+    uint8_t whole = n->prefix / 8, rest = n->prefix % 8;
+
+    if (n->size != size || whole > size || memcmp(n->address, address, whole) != 0)
+        return false;
+    return whole == size || (n->address[whole] ^ address[whole]) >> (8 - rest) == 0;
+}
+
+static bool allowed(const struct listener *l, const struct sockaddr_storage *from)
+{
+    const struct sockaddr_in6 *six = (const void *)from;
+    const struct sockaddr_in *four = (const void *)from;
+    bool is_six = from->ss_family == AF_INET6;
+    const void *address = is_six ? (const void *)&six->sin6_addr : &four->sin_addr;
+    struct network each;
+
+    for (uint32_t at = 0; at < l->setup->network_count; at++) {
+        memcpy(&each, l->networks + at * sizeof each, sizeof each);
+        if (contains(&each, address, is_six ? 16 : 4))
+            return true;
+    }
+    return !l->setup->network_count;
+}
+
+static uint32_t load_of(const struct wire *w)
+{
+    return w->used_count - w->free_count;
+}
+
+/* Return the connection with the fewest channels, in turn among equals; NULL if all are closed. */
+static struct wire *choose_wire(struct listener *l)
+{
+    const uint64_t *tokens = (const void *)(l->setup + 1);
+    uint32_t count = l->setup->wire_count, first = l->next_wire++;
+    struct wire *best = NULL;
+
+    for (uint32_t at = 0; at < count; at++) {
+        struct gauge *gauge = slot_find(l->engine, tokens[(first + at) % count]);
+        struct wire *w = gauge ? gauge->object : NULL;
+
+        if (w && !w->closed && !w->halted && !w->disconnected && (!best || load_of(w) < load_of(best)))
+            best = w;
+    }
+    return best;
+}
+
+/* Open a channel for a client. Return NULL if that is not possible. */
+static struct channel *open_channel(struct listener *l)
+{
+    struct engine *e = l->engine;
+    struct wire *w = choose_wire(l);
+    uint64_t token = w ? slot_allocate(e) : 0, extra = l->setup->window - l->setup->min_window;
+    struct channel_setup setup = {.max_packet = l->setup->max_packet,
+                                   .type_size = l->setup->type_size, .tap = l->setup->tap};
+    struct channel *c;
+
+    if (!token)
+        return NULL;
+    if (w->growth_available < w->growth_reserve + extra || e->growth_available < e->growth_reserve + extra)
+        extra = 0;
+    setup.window = l->setup->min_window + (uint32_t)extra;
+    c = channel_open(e, w, token, &setup, l->target, l->setup->type_size + l->setup->rest_size);
+    if (!c) {
+        slot_release(e, token);
+        return NULL;
+    }
+    w->growth_available -= extra;
+    e->growth_available -= extra;
+    c->growth = extra;
+    return c;
+}
+
+static void take_client(struct listener *l, int fd, const struct sockaddr_storage *from)
+{
+    struct channel *c = NULL;
+
+    atomic_store(&l->gauge->to_backend, ++l->accepted); /* before `held` is read: Python writes and reads in that order */
+    if (!withdrawn(l) && allowed(l, from)) {
+        c = open_channel(l);
+        if (!c)
+            listener_stop(l);
+    }
+    if (c)
+        pending_add(l, c, fd);
+    else
+        report_returned(l, fd, 0);
+}
+
+/* Accept clients that wait. Stop if no more are permitted, or on an error: Python then accepts, or reports the error. */
+void listener_event(struct listener *l)
+{
+    struct sockaddr_storage from;
+
+    memset(&from, 0, sizeof from);
+    if (l->accepted == l->permitted)
+        listener_stop(l);
+    for (uint32_t at = 0; at < ACCEPTS_PER_TURN && l->watched && l->accepted < l->permitted && !withdrawn(l); at++) {
+        socklen_t size = sizeof from;
+        int fd = accept4(l->fd, (struct sockaddr *)&from, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+        if (fd >= 0)
+            take_client(l, fd, &from);
+        else if (errno == EAGAIN || errno == ECONNABORTED || errno == EINTR)
+            break;
+        else
+            listener_stop(l);
+    }
+}

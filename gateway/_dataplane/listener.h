@@ -1,0 +1,59 @@
+/* Clients that the engine accepts without Python. */
+#ifndef GATEWAY_DATAPLANE_LISTENER_H
+#define GATEWAY_DATAPLANE_LISTENER_H
+
+#include "engine.h"
+
+/* A network that clients are allowed to connect from. */
+struct network {
+    uint8_t size;   /* of the address, in bytes: 4 or 16 */
+    uint8_t prefix; /* in bits */
+    uint8_t address[16];
+};
+
+/* The rule of a listener. These follow: the tokens of the wires, the networks, the channel type, and what follows the
+ * maximum packet size in CHANNEL_OPEN (RFC 4254, section 5.1). */
+struct listener_setup {
+    uint64_t permits; /* clients to accept until more are permitted */
+    int32_t fd;       /* a listening TCP socket, non-blocking */
+    uint32_t histogram;
+    uint32_t min_window, window; /* initial receive window: `window` while the budgets for growth are large */
+    uint32_t max_packet;
+    uint32_t wire_count, network_count; /* without networks, every address is allowed */
+    uint32_t type_size, rest_size;
+    uint32_t tap; /* see struct channel_setup */
+};
+
+/* A listening socket and its rule. Python withdraws the rule by setting `held` of the gauge, then COMMAND_UNLISTEN.
+ * `to_backend` of the gauge is the number of accepted clients. */
+struct listener {
+    struct source source; /* must be first */
+    bool watched, stopped;
+    int fd;
+    uint32_t next_wire, pending;
+    uint64_t accepted, permitted, token;
+    struct engine *engine;
+    struct gauge *gauge;
+    struct listener *previous, *next;
+    struct channel *first, *last; /* channels that wait for the reply to CHANNEL_OPEN, oldest first */
+    struct listener_setup *setup;
+    const uint8_t *networks, *target; /* in the memory of `setup` */
+};
+
+/* listener.c */
+void listener_create(struct engine *, uint64_t token, const struct listener_setup *, size_t size);
+void listener_stop(struct listener *);
+void listener_permit(struct listener *, uint64_t count);
+void listener_event(struct listener *);
+
+/* pending.c: clients whose channels are not open yet. */
+void pending_add(struct listener *, struct channel *, int fd);
+void pending_joined(struct channel *);
+void pending_failed(struct channel *);
+void pending_recall(struct engine *, const struct source *of);
+void pending_stop_slow(struct engine *, uint64_t now);
+void listener_watch(struct listener *);
+void listener_free(struct listener *);
+void report_returned(const struct listener *, int fd, uint64_t waited);
+
+#endif

@@ -1,0 +1,52 @@
+"""Builds the status of each tunnel through which a backend reaches its targets."""
+
+from gateway.app.monitored_target import MonitoredTarget
+from gateway.app.running_backend import RunningBackend
+from gateway.contracts.states import HealthState
+from gateway.errors import Reason
+from gateway.health.tunnel_selection import working_ways
+from gateway.ops.status_views import BackendTunnelView
+
+
+def backend_tunnel_views(running: RunningBackend) -> list[BackendTunnelView]:
+    """Return one view for each tunnel that leads to a target of the backend, in the order of the configuration."""
+    in_use = {each.checks[each.choose()].tunnel for each in running.targets}
+    found = []
+    for tunnel in running.spec.tunnels:
+        targets = [each for each in running.targets if tunnel in each.choice.names]
+        troubles = [_trouble(each, each.choice.names.index(tunnel)) for each in targets]
+        up = not targets or None in troubles
+        reason, detail = (None, "") if up else next(trouble for trouble in troubles if trouble is not None)
+        found.append(
+            BackendTunnelView(
+                tunnel=tunnel,
+                up=up,
+                reason=reason,
+                detail=detail,
+                in_use=tunnel in in_use,
+                clients=_clients(running, tunnel),
+                switches=sum(each.choice.switches[tunnel] for each in targets),
+            )
+        )
+    return found
+
+
+def _trouble(monitored: MonitoredTarget, at: int) -> tuple[Reason | None, str] | None:
+    """Return why new clients cannot use a way to a target; None if they can."""
+    check = monitored.checks[at]
+    if at in working_ways(monitored.health()):
+        return None
+    if check.uplink.link is None:
+        return Reason.TUNNEL, check.uplink.describe()
+    if check.verdict.state is HealthState.BLOCKED:
+        return Reason.TUNNEL, f"no check of {monitored.target} has finished since tunnel {check.tunnel} opened"
+    if check.verdict.reason is not None:
+        return check.verdict.reason, check.verdict.detail
+    return Reason.TIMEOUT, f"a client could not reach {monitored.target} through this tunnel"
+
+
+def _clients(running: RunningBackend, tunnel: str) -> int:
+    if running.local is None:  # a worker has one way to each target
+        return running.forward.active
+    uplinks = {each.uplink for ways in running.routes.values() for each in ways if each.uplink.tunnel_name == tunnel}
+    return sum(running.local.active_on(uplink) for uplink in uplinks)

@@ -1,0 +1,66 @@
+"""Reloads the configuration, or renews keys and certificates, after their files have changed."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+from gateway.app.reloader import Reloader
+from gateway.app.runtime import Runtime
+from gateway.config import TunnelSpec
+from gateway.config.file_checks import files_of
+from gateway.errors import GatewayError
+from gateway.ops.server import OpsServer
+
+log = logging.getLogger(__name__)
+
+
+class FileChangeHandler:
+    """Reloads what changed files contain: the configuration, or keys and certificates of tunnels and `ops`.
+
+    Args:
+        file: The configuration file; None if there is none.
+        reloader: Reloads the configuration file.
+        ops: The ops server. It reads its token and certificate files again.
+        runtime: The runtime, whose tunnels use the renewed keys and certificates.
+    """
+
+    def __init__(self, file: Path | None, reloader: Reloader, ops: OpsServer, runtime: Runtime) -> None:
+        self._file = file
+        self._reloader = reloader
+        self._ops = ops
+        self._runtime = runtime
+
+    def watched(self) -> set[Path]:
+        """Return the files to watch. Blocks, because it reads files that contain the names of other files."""
+        config = self._reloader.config
+        found = set(self._ops.files)
+        if config.gateway.reload_on_change:
+            specs = config.tunnels.values()
+            found |= {self._file} if self._file else set()
+            found = found.union(*map(_files_of, specs), *(spec.kind.renewed(spec.options) for spec in specs))
+        return found
+
+    async def on_change(self, changed: set[Path]) -> None:
+        """Reload the configuration, keys and certificates that the changed files contain."""
+        if self._ops.files & changed:
+            try:
+                await self._ops.renew()
+            except GatewayError as error:
+                log.error(
+                    "a file of the section ops cannot be used: keeping its previous content",
+                    extra={"detail": str(error)},
+                )
+        if self._file in changed:
+            await self._reloader.reload_quietly("file")
+        for name, spec in self._reloader.config.tunnels.items():
+            renewed = spec.kind.renewed(spec.options)
+            files = await asyncio.to_thread(_files_of, spec)
+            if (files - renewed) & changed:
+                self._runtime.renew(name)
+            elif renewed & changed:
+                self._runtime.retry(name)
+
+
+def _files_of(spec: TunnelSpec) -> set[Path]:
+    """Return the files of a tunnel, including the files whose names they contain. Blocks while it reads them."""
+    return files_of(spec.options).union(spec.kind.files(spec.options))

@@ -1,0 +1,225 @@
+"""Runs `gateway check`, `plan`, `apply` and `audit`: once, without a running service."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from gateway.app.docker_desired_state import desired
+from gateway.app.service_audit_log import recording
+from gateway.audit.client_environment import with_environment
+from gateway.audit.docker_context import default_host
+from gateway.audit.hazards import decide
+from gateway.audit.report import AuditReport
+from gateway.audit.snapshot import AuditScope, take_snapshot
+from gateway.audit_log.recorder import AuditRecorder
+from gateway.config import BackendSpec, Config
+from gateway.contracts.link import Link
+from gateway.contracts.states import HealthState, TunnelState
+from gateway.contracts.values import Endpoint
+from gateway.docker.engine import Engine, connected
+from gateway.docker.errors import EngineError
+from gateway.docker.plan import Plan
+from gateway.docker.reconciler import Reconciler
+from gateway.errors import LinkLostError, Reason, UsageError
+from gateway.health.probe import probe_once
+from gateway.health.verdict import CheckResult
+from gateway.relay.direct_link import DirectTunnel
+from gateway.relay.poller import RelayLoop
+from gateway.supervision.supervisor import Supervisor, supervise
+from gateway.supervision.uplink import Uplink
+from gateway.text_sanitizer import error_text
+
+_CLOSE_TIMEOUT = 5.0
+"""Seconds to wait until a lost tunnel is closed."""
+
+
+@dataclass(frozen=True)
+class CheckedTarget:
+    """A target, with the result of its check through the tunnel `way` (None: directly)."""
+
+    backend: str
+    target: Endpoint
+    way: str | None
+    result: CheckResult
+
+
+def check(config: Config, names: tuple[str, ...]) -> list[CheckedTarget]:
+    """Check each target of the backends `names` once; without names, check the targets of all backends.
+
+    If several tunnels lead to a target, check the target through each of them.
+
+    Raises:
+        UsageError: A name is not configured.
+    """
+    unknown = [name for name in names if name not in config.backends]
+    if unknown:
+        known = ", ".join(sorted(config.backends)) or "none"
+        raise UsageError(f"there is no backend {unknown[0]!r}: use one of {known}")
+    with asyncio.Runner(loop_factory=RelayLoop) as runner:
+        return runner.run(_check_backends([config.backends[name] for name in names or config.backends], config))
+
+
+async def _check_backends(specs: list[BackendSpec], config: Config) -> list[CheckedTarget]:
+    async with supervise() as supervisor:
+        uplinks = _direct_uplink(supervisor)
+        for tunnel in {tunnel for spec in specs for tunnel in spec.tunnels}:
+            _open_tunnel(tunnel, config, uplinks, supervisor)
+        checks = [
+            _check_target(spec, target, way, uplinks[way])
+            for spec in specs
+            for target in spec.targets
+            for way in spec.ways(target) or (None,)
+        ]
+        return list(await asyncio.gather(*checks))
+
+
+def plan(config: Config) -> Plan:
+    """Return the changes that `apply` would make in Docker.
+
+    Raises:
+        EngineError: The engine cannot be reached, or its answers cannot be used.
+        UsageError: The configuration has no section `docker`.
+    """
+    return _with_engine(config, Reconciler.dry_run)
+
+
+def apply(config: Config) -> tuple[Plan, list[str]]:
+    """Reconcile Docker once, and record the changes in the audit log if the audit log is a file.
+
+    Returns:
+        The executed actions, and the errors of the actions that failed.
+
+    Raises:
+        EngineError: The engine cannot be reached, or its answers cannot be used.
+        GatewayError: The audit log cannot be opened; nothing was changed.
+        UsageError: The configuration has no section `docker`.
+    """
+    with asyncio.Runner(loop_factory=RelayLoop) as runner:
+        return runner.run(_apply_and_record(config))
+
+
+async def _apply_and_record(config: Config) -> tuple[Plan, list[str]]:
+    async with recording(config) as recorder:
+        return await _with_reconciler(config, Reconciler.apply_once, recorder)
+
+
+def audit(config: Config, mount_table: Path | None = None) -> tuple[AuditReport, list[str]]:
+    """Return the hazards to data and secrets, and one line of text for each way to forge a consumer's identity.
+
+    Args:
+        config: The configuration, with a section `docker`.
+        mount_table: A copy of the mount table of the engine's host; None: use the mount table of this host, if the
+            engine runs on it.
+
+    Raises:
+        EngineError: The engine cannot be reached, or its answers cannot be used.
+        UsageError: `mount_table` cannot be read, or the configuration has no section `docker`.
+    """
+    options = config.docker
+    if options is None:
+        raise UsageError("the configuration has no section docker")
+    try:
+        mounts = mount_table.read_text() if mount_table is not None else None
+    except OSError as error:
+        raise UsageError(f"--mount-table {mount_table}: {error_text(error)}: correct the path") from error
+    scope = AuditScope(
+        forwards={
+            address.port: name
+            for name, spec in config.backends.items()
+            for address in spec.listen
+            if isinstance(address, Endpoint)
+        },
+        socket=options.host.removeprefix("unix://") if options.host.startswith("unix://") else "",
+        is_local=options.is_local,
+        mounts=mounts,
+    )
+
+    async def inspect(reconciler: Reconciler, engine: Engine) -> tuple[AuditReport, list[str]]:
+        lines, own = await reconciler.exposures(engine)
+        report = decide(await take_snapshot(engine, replace(scope, own=own)))
+        return with_environment(report, options, default_host(os.environ), engine.flavor.command), lines
+
+    return _with_engine(config, inspect)
+
+
+_T = TypeVar("_T")
+
+
+def _with_engine(config: Config, job: Callable[[Reconciler, Engine], Awaitable[_T]]) -> _T:
+    with asyncio.Runner(loop_factory=RelayLoop) as runner:
+        return runner.run(_with_reconciler(config, job))
+
+
+async def _with_reconciler(
+    config: Config, job: Callable[[Reconciler, Engine], Awaitable[_T]], recorder: AuditRecorder | None = None
+) -> _T:
+    options = config.docker
+    if options is None:
+        raise UsageError("the configuration has no section docker")
+    async with supervise() as supervisor:
+        uplinks = _direct_uplink(supervisor)
+        tunnel = options.tunnel
+        if tunnel is not None:
+            _open_tunnel(tunnel, config, uplinks, supervisor)
+            await uplinks[tunnel].settled.wait()
+
+        def link(name: str) -> Link | None:
+            return uplinks[name].link
+
+        reconciler = Reconciler(options, lambda: desired(config), link, config.gateway.state_dir, recorder)
+        try:
+            async with connected(options, link) as engine:
+                return await job(reconciler, engine)
+        except EngineError as error:
+            trouble = error  # raised outside the task group, which would wrap the exception in an ExceptionGroup
+    raise trouble
+
+
+def _direct_uplink(supervisor: Supervisor) -> dict[str | None, Uplink]:
+    uplinks: dict[str | None, Uplink] = {None: Uplink("direct", DirectTunnel(), quiet=True)}
+    supervisor.start("direct", uplinks[None])
+    return uplinks
+
+
+def _open_tunnel(name: str, config: Config, uplinks: dict[str | None, Uplink], supervisor: Supervisor) -> None:
+    if name in uplinks:
+        return
+    spec = config.tunnels[name]
+    for via in spec.via:
+        _open_tunnel(via, config, uplinks, supervisor)
+    outer = [uplinks[via] for via in spec.via or (None,)]
+    uplinks[name] = Uplink(name, spec.kind.create(spec.options), outer, quiet=True)
+    supervisor.start(name, uplinks[name])
+
+
+async def _check_target(spec: BackendSpec, target: Endpoint, way: str | None, uplink: Uplink) -> CheckedTarget:
+    # The tunnel's own deadlines limit this wait, which ends when the tunnel first opens or first fails.
+    await uplink.settled.wait()
+    lost = "the link was lost"
+    if uplink.link is not None:
+        backend = spec.kind.create(spec.options, spec.check_options)
+        try:
+            result = await probe_once(backend, uplink.link, target, spec.check.timeout)
+            return CheckedTarget(spec.name, target, way, result)
+        except LinkLostError as error:
+            lost = error.detail
+    await _wait_until_not_up(uplink)
+    detail = f"tunnel {uplink.name} is down: {lost}" if uplink.state is TunnelState.UP else uplink.describe()
+    blocked = CheckResult(at=0, duration=0, state=HealthState.BLOCKED, reason=Reason.TUNNEL, detail=detail)
+    return CheckedTarget(spec.name, target, way, blocked)
+
+
+async def _wait_until_not_up(uplink: Uplink) -> None:
+    """Wait until an uplink whose link was lost has closed the tunnel: only then does it describe the cause."""
+    changed = asyncio.Event()
+    uplink.watchers.append(changed.set)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_CLOSE_TIMEOUT):
+            while uplink.state is TunnelState.UP:
+                await changed.wait()
+                changed.clear()
+    uplink.watchers.remove(changed.set)

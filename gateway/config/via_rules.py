@@ -1,0 +1,86 @@
+"""Checks each `via` of a configuration: unknown tunnels, empty lists, duplicates and loops. Does no I/O."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequence, Tree, tables
+from gateway.config.suggestions import suggest
+from gateway.errors import Problem
+
+
+class _ViaEntry(NamedTuple):
+    """An entry of a `via` list: the name of a tunnel, and its place."""
+
+    tunnel: str
+    place: str
+
+
+def via_problems(root: ParsedMapping) -> Iterator[Problem]:
+    """Yield a problem for each invalid `via`. Reads the tree, to include tunnels and backends with other problems."""
+    known = [name for name, _ in tables(root, "tunnels")]
+    for section in ("tunnels", "backends"):
+        for name, table in tables(root, section):
+            for key, tree in _vias(table, f"{section}.{name}"):
+                yield from _of_via(key, tree, known)
+    yield from _loops({name: list(_written(table)) for name, table in tables(root, "tunnels")})
+
+
+def _vias(table: ParsedMapping, key: str) -> Iterator[tuple[str, Tree]]:
+    """Yield the key and the value of each `via` in a tunnel or backend, including those of its targets."""
+    if "via" in table.entries:
+        yield f"{key}.via", table.entries["via"][1]
+    targets = table.entries.get("targets", ("", None))[1]
+    for at, item in enumerate(targets.items if isinstance(targets, ParsedSequence) else [targets]):
+        if isinstance(item, ParsedMapping) and "via" in item.entries:
+            yield f"{key}.targets[{at}].via", item.entries["via"][1]
+
+
+def _items(tree: Tree) -> Iterator[_ViaEntry]:
+    for each in tree.items if isinstance(tree, ParsedSequence) else [tree]:
+        if isinstance(each, ParsedScalar) and each.text:  # the decoder reports an empty value
+            yield _ViaEntry(each.text, each.place)
+
+
+def _written(tunnel: ParsedMapping) -> Iterator[_ViaEntry]:
+    if "via" in tunnel.entries:
+        yield from _items(tunnel.entries["via"][1])
+
+
+def _of_via(key: str, tree: Tree, known: list[str]) -> Iterator[Problem]:
+    if isinstance(tree, ParsedSequence) and not tree.items:
+        yield Problem(tree.place, key, "is an empty list: name a tunnel, or remove the key to connect directly")
+    seen: set[str] = set()
+    for tunnel, place in _items(tree):
+        if tunnel not in known:
+            yield Problem(
+                place, key, f"there is no tunnel {tunnel!r}{suggest(tunnel, known) or ': add it to tunnels'}"
+            )
+        elif tunnel in seen:
+            yield Problem(place, key, f"{tunnel} is given twice: remove one")
+        seen.add(tunnel)
+
+
+def _loops(ways: dict[str, list[_ViaEntry]]) -> Iterator[Problem]:
+    """Yield a problem for each loop of tunnels that run inside each other."""
+    finished: set[str] = set()
+    reported: set[str] = set()
+    for first, outer in ways.items():
+        path: list[tuple[str, Iterator[_ViaEntry]]] = [(first, iter(outer))]
+        while path:
+            names = [name for name, _ in path]
+            way = next(path[-1][1], None)
+            if way is None:
+                finished.add(path.pop()[0])
+            elif way.tunnel in names:
+                loop = names[names.index(way.tunnel) :]
+                if not reported & set(loop):
+                    yield _loop([*loop, way.tunnel], ways)
+                reported |= set(loop)
+            elif way.tunnel in ways and way.tunnel not in finished:
+                path.append((way.tunnel, iter(ways[way.tunnel])))
+
+
+def _loop(loop: list[str], ways: dict[str, list[_ViaEntry]]) -> Problem:
+    """Return the problem of a loop. Its place is the entry in the first tunnel's `via` that names the next tunnel."""
+    place = next(way.place for way in ways[loop[0]] if way.tunnel == loop[1])
+    return Problem(place, f"tunnels.{loop[0]}.via", f"forms a loop: {' → '.join(loop)}: change one via")

@@ -1,0 +1,106 @@
+"""Interfaces of a link that accepts clients and joins them to a target, without the event loop of Python."""
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from gateway.contracts.link import Relay, Stream
+from gateway.contracts.values import Endpoint, IpNetwork
+from gateway.measurement import Histogram, Tap
+
+
+@dataclass(frozen=True)
+class AcceptRule:
+    """The rule by which a link accepts clients: the sockets, the allowed networks, and the target to join them to.
+
+    Args:
+        sockets: Listening TCP sockets, non-blocking. The link uses duplicates; the caller still owns the sockets.
+        to: The target.
+        allow: Networks that are allowed to connect; empty to allow all.
+        latency: Records the response latencies; see `gateway.contracts.link.Link.join`.
+        make_tap: Creates the tap of each client; its `tracker` must be None. None if nothing observes the bytes.
+    """
+
+    sockets: tuple[socket.socket, ...]
+    to: Endpoint
+    allow: tuple[IpNetwork, ...]
+    latency: Histogram
+    make_tap: Callable[[], Tap] | None = None
+
+
+class LinkListener(Protocol):
+    """Accepts clients by one rule, until it stops or is withdrawn."""
+
+    @property
+    def waiting(self) -> int:
+        """Number of accepted clients for which the link has not called the handler yet."""
+
+    @property
+    def unused(self) -> int:
+        """Number of permits that accepted clients have not used yet; 0 after `withdraw`."""
+
+    def permit(self, count: int) -> None:
+        """Permit the link to accept `count` more clients."""
+
+    def withdraw(self) -> None:
+        """Stop accepting clients under the rule, effective immediately. The handler's `on_stopped` is not called.
+
+        The link still joins or returns the clients that it accepted before. If it accepts a client at the same
+        moment, it returns this client to the handler.
+        """
+
+    def recall(self) -> None:
+        """Pass all clients that are not joined yet to the handler's `on_returned`."""
+
+
+class AcceptedClientHandler(Protocol):
+    """Receives the clients that a link has accepted. The methods must not raise."""
+
+    def on_joined(self, listener: LinkListener, relay: Relay, tap: Any, seconds: float) -> None:
+        """Handle a client that was joined to the target. Called before the relay forwards any bytes.
+
+        Args:
+            listener: The listener.
+            relay: Forwards the bytes between the client and the target.
+            tap: The client's tap, from the rule's `make_tap`; None if the rule has no `make_tap`.
+            seconds: Seconds since the client was accepted.
+        """
+
+    def on_returned(self, listener: LinkListener, client: Stream, seconds: float) -> None:
+        """Handle a client that the rule does not allow, or whose dial failed or took too long.
+
+        Args:
+            listener: The listener.
+            client: The client's socket, from which nothing was read. The handler owns it.
+            seconds: Seconds since the client was accepted.
+        """
+
+    def on_stopped(self, listener: LinkListener, *, failed: bool) -> None:
+        """Handle that the listener accepts no more clients, so that the handler must accept them itself.
+
+        Args:
+            listener: The listener.
+            failed: Whether all permits are used, a dial failed or is slow, or accepting failed. If False, only the
+                link has changed, and the handler can call `listen` again immediately.
+        """
+
+    def on_closed(self, listener: LinkListener) -> None:
+        """Remove a listener that accepts no more clients and has none left. No further call concerns it."""
+
+
+@runtime_checkable
+class AcceptingLink(Protocol):
+    """A link that can accept clients."""
+
+    def listen(self, rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> LinkListener | None:
+        """Accept clients by a rule.
+
+        Args:
+            rule: The rule.
+            permits: Number of clients to accept. `LinkListener.permit` increases it.
+            handler: Receives the clients.
+
+        Returns:
+            The listener; None if this link cannot accept clients now.
+        """

@@ -1,0 +1,67 @@
+"""Forwards a cancel request to the target of its session, and to all other targets that might have it."""
+
+import asyncio
+from collections.abc import Sequence
+
+from gateway.cancel_protocol import CancelRequest
+from gateway.contracts.link import Relay
+from gateway.contracts.states import CloseReason
+from gateway.errors import DialError, LinkLostError, Reason
+from gateway.forwarding.cancel_requests import send_copy
+from gateway.forwarding.pending_client import PendingClient
+from gateway.forwarding.routed_target import RoutedTarget, TargetIdentity
+from gateway.forwarding.target_dialer import TargetDialer
+from gateway.measurement import Histogram
+
+_DIAL_TIMEOUT = 5.0
+"""Time limit, in seconds, for a dial with a cancel request. A late request might cancel the session's next query."""
+
+
+async def join_cancel_request(
+    client: PendingClient,
+    request: CancelRequest,
+    dialer: TargetDialer,
+    latency: Histogram,
+    candidates: Sequence[TargetIdentity],
+    default: RoutedTarget | None,
+) -> tuple[RoutedTarget, Relay]:
+    """Join a cancel request to one target, and send copies to the other targets that might have the session.
+
+    Any open way to a target is suitable, because the server accepts a cancel request on every connection.
+
+    Args:
+        client: The client.
+        request: The client's cancel request.
+        dialer: Dials the targets.
+        latency: Records the response latencies.
+        candidates: The targets that might have the session; at least one.
+        default: The way for a new session; None if there is none.
+
+    Raises:
+        DialError: The target cannot be reached.
+    """
+    chosen = default.identity if default is not None and default.identity in candidates else candidates[0]
+    uplink = chosen.open_uplink
+    if default is not None and chosen == default.identity and default.uplink.link is not None:
+        uplink = default.uplink
+    if uplink is None or uplink.link is None:
+        raise DialError(Reason.TUNNEL, f"the path to {chosen.target} is down, so its sessions have ended")
+    routed = RoutedTarget(chosen, uplink)
+    copies = asyncio.gather(*(send_copy(request, each) for each in candidates if each != chosen))
+    relay: Relay | None = None
+    try:
+        relay = await dialer.join(client, uplink.link, routed, latency, _DIAL_TIMEOUT)
+        await copies
+    except DialError:
+        dialer.route.on_failure(routed)
+        await copies
+        raise
+    except LinkLostError as error:
+        await copies
+        raise DialError(Reason.TUNNEL, error.detail) from error
+    except BaseException:
+        copies.cancel()
+        if relay is not None:
+            relay.abort(CloseReason.ABORTED)
+        raise
+    return routed, relay

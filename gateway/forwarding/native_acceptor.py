@@ -1,0 +1,175 @@
+"""Lets the data plane in C accept the clients of a backend, while admission needs only the address of each client."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from gateway.cancel_protocol import LoginTap
+from gateway.contracts.accepting import AcceptingLink, AcceptRule, LinkListener
+from gateway.contracts.link import Relay, Stream
+from gateway.forwarding.acceptor import Acceptor
+from gateway.forwarding.cancel_requests import CancelRouter
+from gateway.forwarding.listener import Listener
+from gateway.forwarding.route import Route
+from gateway.forwarding.routed_target import RoutedTarget
+from gateway.measurement import Histogram
+
+_RETRY_AFTER = 1.0
+"""Seconds to wait after a link has failed or could not start to accept clients, before it is offered them again."""
+_MIN_HOLD = 3.0
+"""Minimum hold time, in seconds, with which a link accepts clients. With a shorter one, the forward accepts them,
+because its dials keep the time limit more exactly."""
+_MIN_ROOM = 0.25
+"""Fraction of `max_connections` that must be free before a link starts to accept clients."""
+_PERMIT_SHARE = 0.125
+"""Number of connections that must end before the link is permitted to accept more, as a fraction of
+`max_connections`."""
+
+
+class NativeAcceptor:
+    """Lets a link accept the clients of one backend while this is possible. Implements `AcceptedClientHandler`.
+
+    A link starts to accept clients after the forward has joined a client through it. When the route or a rule
+    changes, a dial fails, or too few connections remain, the forward accepts clients again. It also handles the
+    clients that the link has accepted but returns.
+
+    Args:
+        acceptor: Accepts the clients that the link returns.
+        latency: Records the response latencies.
+        on_joined: Called for each client that the link has joined, with the way to the target, the relay, and the tap
+            that observes the login.
+        cancels: Routes cancel requests; None if clients of this kind send none on separate connections. A link sends
+            all requests to one target, so it accepts clients only while other targets have no sessions.
+    """
+
+    def __init__(
+        self,
+        acceptor: Acceptor,
+        latency: Histogram,
+        on_joined: Callable[[RoutedTarget, Relay, LoginTap | None], None],
+        cancels: CancelRouter | None = None,
+    ) -> None:
+        self._acceptor = acceptor
+        self._latency = latency
+        self._on_joined = on_joined
+        self._cancels = cancels
+        self._listening: LinkListener | None = None
+        """The part of the link that currently accepts the clients; None if the forward accepts them."""
+        self._ways: dict[LinkListener, RoutedTarget] = {}
+        """The way of each `LinkListener` that can still join or return clients."""
+        self._bound: list[Listener] = []
+        """The listeners of the backend whose clients the link accepts."""
+        self._ended = 0
+        """Number of connections that have ended since the link was last permitted to accept more."""
+        self._retry_at = 0.0
+
+    @property
+    def waiting(self) -> int:
+        """Number of clients that links have accepted, and have neither joined nor returned."""
+        return sum(each.waiting for each in self._ways)
+
+    def offer(self, routed: RoutedTarget, route: Route, listeners: list[Listener]) -> None:
+        """Let the link of a target accept clients, if the rules permit this.
+
+        Call this after each join.
+
+        Args:
+            routed: The way through which a client was joined.
+            route: The current route.
+            listeners: The listeners of the backend.
+        """
+        if self._listening is not None or (now := time.monotonic()) < self._retry_at:
+            return
+        link, admission = routed.uplink.link, self._acceptor.admission
+        room = admission.max_connections - self._acceptor.active
+        if (
+            isinstance(link, AcceptingLink)
+            and self._is_simple(routed, route)
+            and route.hold >= _MIN_HOLD
+            and route.budget(routed) is None
+            and room >= max(1, int(admission.max_connections * _MIN_ROOM))
+            and listeners
+            and all(each.is_tcp for each in listeners)
+        ):
+            sockets = tuple(sock for each in listeners for sock in each.sockets)
+            make_tap = self._cancels.login_tap if self._cancels is not None else None
+            rule = AcceptRule(sockets, routed.target, admission.allow, self._latency, make_tap)
+            self._listening = link.listen(rule, room, self)
+        if self._listening is None:
+            self._retry_at = now + _RETRY_AFTER
+            return
+        self._ways[self._listening] = routed
+        self._bound, self._ended = listeners, 0
+        for each in listeners:
+            each.delegate(self.withdraw)
+
+    def review(self, route: Route) -> None:
+        """Stop accepting through the link if new clients now need another target, or if the rules have changed."""
+        listening = self._listening
+        if listening is not None and not self._is_simple(self._ways[listening], route):
+            self.withdraw()
+
+    def _is_simple(self, routed: RoutedTarget, route: Route) -> bool:
+        """Return whether all new clients use this way, independent of their identity and of the data they send."""
+        return (
+            self._acceptor.accepts_anyone
+            and (self._cancels is None or not self._cancels.has_sessions_elsewhere(routed.identity))
+            and route.routes()[:1] == [routed]
+        )
+
+    def withdraw(self) -> None:
+        """Make the forward accept the clients again, immediately. Do nothing if no link accepts them."""
+        listening, self._listening = self._listening, None
+        if listening is not None:
+            listening.withdraw()
+            self._accept_here()
+
+    def recall(self) -> None:
+        """Make the links return the clients that they have accepted but not joined."""
+        for each in self._ways:
+            each.recall()
+
+    def on_client_ended(self) -> None:
+        """Count an ended connection, and permit the link to accept more clients if enough connections have ended."""
+        listening = self._listening
+        if listening is None:
+            return
+        self._ended += 1
+        limit = self._acceptor.admission.max_connections
+        if self._ended >= limit * _PERMIT_SHARE:
+            self._ended = 0
+            room = limit - self._acceptor.active - listening.unused
+            if room > 0:
+                listening.permit(room)
+
+    # The link calls the following methods.
+
+    def on_joined(self, listener: LinkListener, relay: Relay, tap: Any, seconds: float) -> None:
+        """See `AcceptedClientHandler`."""
+        routed = self._ways[listener]
+        self._acceptor.accepted += 1
+        routed.uplink.channel_open.observe(seconds)
+        self._on_joined(routed, relay, tap)
+
+    def on_returned(self, listener: LinkListener, client: Stream, seconds: float) -> None:
+        """See `AcceptedClientHandler`."""
+        del listener
+        self._acceptor.accept(client, seconds)
+        self.on_client_ended()  # the client no longer uses a permit of the link
+
+    def on_stopped(self, listener: LinkListener, *, failed: bool) -> None:
+        """See `AcceptedClientHandler`."""
+        if listener is self._listening:
+            self._listening = None
+            if failed:
+                self._retry_at = time.monotonic() + _RETRY_AFTER
+            self._accept_here()
+
+    def on_closed(self, listener: LinkListener) -> None:
+        """See `AcceptedClientHandler`."""
+        self._ways.pop(listener, None)
+
+    def _accept_here(self) -> None:
+        for each in self._bound:
+            each.start(self._acceptor.accept)
+        self._bound = []

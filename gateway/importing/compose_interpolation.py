@@ -1,0 +1,72 @@
+"""Interpolates variables in the values of Compose files and env files (Compose specification, "Interpolation")."""
+
+import re
+from collections.abc import Callable, Iterator
+
+_VARIABLE = re.compile(r"\$(?:(\$)|([A-Za-z_]\w*)|\{(\w+)(?:(:?[-?+])((?:\$\{[^{}]*\}|\$(?!\{)|[^}$])*))?\})")
+
+
+def interpolated(text: str, value: Callable[[str], str]) -> str:
+    """Replace the references to variables in a string. Keep references to variables without a value, as `${NAME}`.
+
+    Args:
+        text: The string.
+        value: Receives the name of a variable, and returns its value; empty if it is not known.
+    """
+    return "".join(part for _, part in _parts(text, value))
+
+
+def replaced(text: str, start: int, end: int, new: str, value: Callable[[str], str]) -> str | None:
+    """Change a template so that one part of its interpolated result changes.
+
+    Args:
+        text: The template: a string before interpolation.
+        start: The start of the part in the interpolated result.
+        end: The end of the part in the interpolated result.
+        new: The replacement for the part.
+        value: Returns the value of a variable. See `interpolated`.
+
+    Returns:
+        The new template; None if the part starts or ends inside the value of a variable.
+    """
+    first, last = _index(text, start, value), _index(text, end, value)
+    return None if first is None or last is None else text[:first] + new + text[last:]
+
+
+def _index(text: str, index: int, value: Callable[[str], str]) -> int | None:
+    """Convert an index in the interpolated result to an index in the template.
+
+    Return None if the index is inside the value of a variable.
+    """
+    before, after = 0, 0
+    for raw, part in _parts(text, value):
+        if index <= after + len(part) and raw == part:
+            return before + index - after
+        if index == after:
+            return before
+        if index < after + len(part):
+            return None
+        before, after = before + len(raw), after + len(part)
+    return before
+
+
+def _parts(text: str, value: Callable[[str], str]) -> Iterator[tuple[str, str]]:
+    """Yield the parts of a template (literals, and references to variables), each with its interpolated result."""
+    end = 0
+    for match in _VARIABLE.finditer(text):
+        yield text[end : match.start()], text[end : match.start()]
+        yield match[0], _replacement(match, value)
+        end = match.end()
+    yield text[end:], text[end:]
+
+
+def _replacement(match: re.Match[str], value: Callable[[str], str]) -> str:
+    if match[1]:
+        return "$"
+    name, operator = match[2] or match[3], (match[4] or "").removeprefix(":")
+    found = value(name)
+    if operator == "+":
+        return interpolated(match[5], value) if found else ""
+    if found:
+        return found
+    return interpolated(match[5], value) if operator == "-" else f"${{{name}}}"

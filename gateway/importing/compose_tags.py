@@ -1,0 +1,53 @@
+"""Reads the tags `!reset` and `!override` in Compose files (Compose specification, "Merge and override")."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Final
+
+import yaml
+
+from gateway.input_limits import LimitedLoader
+
+
+@dataclass(frozen=True)
+class ReplacedValue:
+    """A value with the tag `!override`. It replaces the value in the overridden file, instead of merging with it.
+
+    Args:
+        value: The value, without the tag.
+    """
+
+    value: Any
+
+
+class _Reset:
+    """The type of `RESET`, which stands for the tag `!reset`: it removes the key from the overridden file."""
+
+
+RESET: Final = _Reset()
+
+
+class ComposeLoader(LimitedLoader):
+    """Loads YAML like `LimitedLoader`, and returns `RESET` or a `ReplacedValue` for values with a tag of Compose."""
+
+    def construct_override(self, node: yaml.Node) -> ReplacedValue:
+        """Return the value of a node that has the tag `!override`."""
+        inner = copy.copy(node)
+        plain = isinstance(node, yaml.ScalarNode) and not node.style
+        inner.tag = self.resolve(type(node), node.value, (plain, not plain))  # type: ignore[no-untyped-call]
+        return ReplacedValue(self.construct_object(inner, deep=True))
+
+
+ComposeLoader.add_constructor("!override", ComposeLoader.construct_override)
+ComposeLoader.add_constructor("!reset", lambda _loader, _node: RESET)
+
+
+def without_tags(value: Any) -> Any:
+    """Return a value without tags: omit keys and list items with `!reset`, and keep the values with `!override`."""
+    if isinstance(value, ReplacedValue):
+        return without_tags(value.value)
+    if isinstance(value, dict):
+        return {key: without_tags(each) for key, each in value.items() if each is not RESET}
+    if isinstance(value, list):
+        return [without_tags(each) for each in value if each is not RESET]
+    return None if value is RESET else value

@@ -1,0 +1,168 @@
+"""Stores the ssh_config settings for one host, and converts them to the configuration keys of a tunnel."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.importing.import_result import ImportResult
+from gateway.importing.model import SshCommandContext, home
+from gateway.importing.ssh_forward import port_number
+
+_KNOWN_HOSTS = "~/.ssh/known_hosts"
+_USER = "${USER}"
+
+
+@dataclass
+class SshHostConfig:
+    """The ssh settings for one host, from an ssh command or an ssh_config file.
+
+    Args:
+        destination: The server, as `[user@]host` or an `ssh://` URL.
+        keywords: The values of each ssh_config keyword, in the order in which they are set. Keys are in lower case.
+        unused: The keywords that the import has not read, each with its spelling in the source.
+    """
+
+    destination: str = ""
+    keywords: dict[str, list[str]] = field(default_factory=dict)
+    unused: dict[str, str] = field(default_factory=dict)
+
+    def add(self, key: str, value: str) -> None:
+        """Add a value to a keyword, after the values that it already has."""
+        self.keywords.setdefault(key.lower(), []).append(value)
+        self.unused.setdefault(key.lower(), key)
+
+    def first(self, key: str, otherwise: str = "") -> str:
+        """Return the first value of a keyword, which is the one that ssh uses, and mark the keyword as read."""
+        return (self.all(key) or [otherwise])[0]
+
+    def all(self, key: str) -> list[str]:
+        """Return all values of a keyword, and mark the keyword as read."""
+        self.unused.pop(key, None)
+        return self.keywords.get(key, [])
+
+
+def server_keys(
+    config: SshHostConfig, via: str | None, context: SshCommandContext, result: ImportResult, command: SshHostConfig
+) -> dict[str, Any]:
+    """Return the configuration keys of a tunnel to a server.
+
+    Args:
+        config: The settings of the connection to the server.
+        via: The name of the tunnel through which the gateway reaches the server; None for a direct connection.
+        context: The context in which ssh runs.
+        result: Receives notes.
+        command: The settings of the whole ssh command. For the server behind all jump hosts, this is `config`.
+    """
+    user, host, port = _address(config, command)
+    if not user:
+        user = _USER
+        result.add_note(f"{context.where}: no user is set, so the configuration uses ${{USER}} from the environment")
+    keys: dict[str, Any] = {"kind": "ssh"}
+    if via is not None:
+        keys["via"] = via
+    keys["host"] = host
+    if port and port != "22":
+        keys["port"] = port_number(port)
+    keys["user"] = user
+    keys |= _login(config, context, result, command)
+    known = [each for each in config.first("userknownhostsfile").split() if each not in ("/dev/null", "none")]
+    keys["known_hosts"] = _paths("UserKnownHostsFile", known or [_KNOWN_HOSTS], config, context, result, command)
+    if context.in_container and keys["known_hosts"] == [home(_KNOWN_HOSTS)]:
+        result.add_note(f"{context.where}: add the key of {keys['host']} to known_hosts of this host (ssh-keyscan)")
+    if alias := config.first("hostkeyalias"):
+        keys["host_key_alias"] = alias
+    if re.fullmatch("[0-9]{1,5}", timeout := config.first("connecttimeout")) and int(timeout):
+        keys["connect_timeout"] = f"{timeout}s"
+    return keys
+
+
+def expand_tokens(text: str, config: SshHostConfig, command: SshHostConfig) -> str:
+    """Replace those tokens of ssh_config(5) whose value is in the settings: `%h`, `%k`, `%n`, `%p`, `%r`, `%u`, `%%`.
+
+    Args:
+        text: The value of a keyword, or the jump host in a ProxyCommand.
+        config: The settings of the connection to the server. For ProxyJump, this is the server behind the jump host.
+        command: The settings of the whole ssh command.
+    """
+    user, host, port = _address(config, command)
+    name = destination_host(config)
+    values = {"h": host, "n": name, "p": port or "22", "r": user or _USER, "u": _USER, "%": "%"}
+    values["k"] = (config.keywords.get("hostkeyalias") or [name])[0]
+    return re.sub(r"%([hknpru%])", lambda match: values[match[1]], text)
+
+
+def destination_host(config: SshHostConfig) -> str:
+    """Return the host that the command line contains, which can be an alias from ssh_config."""
+    host = config.destination.removeprefix("ssh://").rstrip("/").rpartition("@")[2]
+    return re.sub(r":\d+$", "", host).strip("[]")
+
+
+def _address(config: SshHostConfig, command: SshHostConfig) -> tuple[str, str, str]:
+    """Return the user, the host and the port of a server; the user and the port are empty if they are not set.
+
+    The arguments are those of `server_keys`.
+    """
+    user, at, host = config.destination.removeprefix("ssh://").rstrip("/").rpartition("@")
+    port = config.first("port")
+    if match := re.fullmatch(r"(\[.+\]|[^:]+):(\d+)", host):
+        host, port = match[1], match[2] if config is not command or "://" in config.destination else port
+    host = host.strip("[]")
+    user = user if at else config.first("user").replace("%u", _USER)
+    return user, config.first("hostname", host).replace("%h", host), port
+
+
+def _login(
+    config: SshHostConfig, context: SshCommandContext, result: ImportResult, command: SshHostConfig
+) -> dict[str, Any]:
+    """Return the configuration keys with the credentials for a server. The arguments are those of `server_keys`."""
+    keys: dict[str, Any] = {}
+    given = config.all("identityfile") or command.all("identityfile")
+    identities = [each for each in given if each != "none"]
+    if identities:
+        keys["identity_files"] = _paths("IdentityFile", identities, config, context, result, command)
+    if certificates := config.all("certificatefile"):
+        keys["certificate_files"] = _paths("CertificateFile", certificates, config, context, result, command)
+    if passphrase_file := config.first("passphrasefile"):
+        keys["passphrase_file"] = passphrase_file
+    if password_file := config.first("passwordfile"):
+        keys["password_file"] = password_file
+    elif (agent := config.first("identityagent")) not in ("", "none", "SSH_AUTH_SOCK"):
+        keys["agent"] = _path("IdentityAgent", agent, config, context, result, command)
+    elif not identities:
+        keys["agent"] = "${SSH_AUTH_SOCK}"
+        result.add_note(
+            f"{context.where}: no key is set, so the configuration uses the SSH agent; if there is no agent, name a"
+            " key in the source (`-i KEY` or `IdentityFile KEY`), and import again"
+        )
+    return keys
+
+
+def _paths(
+    keyword: str,
+    values: list[str],
+    config: SshHostConfig,
+    context: SshCommandContext,
+    result: ImportResult,
+    command: SshHostConfig,
+) -> list[str]:
+    """Return the paths on the host in the values of a keyword, without repetitions. See `_path`."""
+    paths = [context.path(_path(keyword, each, config, context, result, command)) for each in values]
+    return list(dict.fromkeys(paths))
+
+
+def _path(
+    keyword: str,
+    value: str,
+    config: SshHostConfig,
+    context: SshCommandContext,
+    result: ImportResult,
+    command: SshHostConfig,
+) -> str:
+    """Return the path in the value of a keyword. Add a note if a token of the value has no equivalent."""
+    path = expand_tokens(home(value), config, command)
+    unknown = [each for each in re.findall("%.", home(value)) if expand_tokens(each, config, command) == each]
+    if unknown:
+        result.add_note(
+            f"{context.where}: {keyword} {value}: {', '.join(unknown)} has no equivalent; replace it in the tunnel"
+        )
+    return path

@@ -1,0 +1,165 @@
+"""Represents listening sockets from which an engine accepts clients, and reports the clients."""
+
+import os
+import socket
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from gateway._dataplane.engine import (
+    COMMAND_PERMIT,
+    COMMAND_RECALL,
+    COMMAND_UNLISTEN,
+    RECORD_JOINED,
+    RECORD_RETURNED,
+    RECORD_STOPPED,
+)
+from gateway.contracts.accepting import AcceptRule
+from gateway.contracts.link import Stream
+from gateway.contracts.values import IpNetwork
+from gateway.measurement import Tap
+from gateway.ssh.client_connection import channel_target
+from gateway.ssh.engine_channel import EngineChannel
+from gateway.ssh.engine_host import Arguments, EngineHost
+from gateway.ssh.flow_control import INITIAL_WINDOW, MIN_WINDOW
+from gateway.ssh.pooled_connection import PooledConnection
+
+_NETWORK = struct.Struct("BB16s")
+"""`struct network` in `listener.h`."""
+
+
+class ListenerEvents(Protocol):
+    """Gets the results of an `EngineListener`; see `gateway.contracts.accepting.AcceptedClientHandler`."""
+
+    def on_joined(self, connection: PooledConnection, relay: EngineChannel, tap: Tap | None, seconds: float) -> None:
+        """Handle a client that was joined over `connection`, `seconds` after it was accepted."""
+
+    def on_returned(self, client: Stream, seconds: float) -> None:
+        """Handle a client that was not joined, `seconds` after it was accepted."""
+
+    def on_stopped(self) -> None:
+        """Handle that the listener accepts no more clients, unless `withdraw` was called."""
+
+    def on_closed(self, listener: "EngineListener") -> None:
+        """Handle that a listener has stopped and has no more clients."""
+
+
+class EngineListener:
+    """One listening socket of an engine; implements `gateway.ssh.engine_host.EngineObject`.
+
+    Args:
+        host: The host of the engine.
+        sock: The listening socket. The engine uses a duplicate.
+        rule: The rule.
+        permits: Number of clients to accept until more are permitted.
+        connections: The SSH connections of this engine that carry the channels, by token.
+        max_packet: The maximum size of received packets, in bytes.
+        events: Gets the results.
+
+    Raises:
+        OSError: The process has no file descriptors left.
+    """
+
+    def __init__(
+        self,
+        host: EngineHost,
+        sock: socket.socket,
+        rule: AcceptRule,
+        permits: int,
+        connections: Mapping[int, PooledConnection],
+        max_packet: int,
+        events: ListenerEvents,
+    ) -> None:
+        self._host = host
+        self._engine = host.engine
+        self._latency, self._make_tap = rule.latency, rule.make_tap
+        self._connections = connections
+        self._events = events
+        self._permitted = permits
+        self._handled = 0
+        """Accepted clients that were joined or returned."""
+        self._stopped = self._withdrawn = self._closed = False
+        descriptor = os.dup(sock.fileno())
+        self._histogram = host.histograms.acquire(rule.latency)
+        self._token = host.add(self)
+        wires = struct.pack(f"={len(connections)}Q", *connections)
+        host.engine.listen(
+            self._token, descriptor, self._histogram, permits, MIN_WINDOW, INITIAL_WINDOW, max_packet,
+            rule.make_tap is not None, wires, pack_networks(rule.allow), *channel_target(rule.to.host, rule.to.port),
+        )  # fmt: skip
+
+    @property
+    def _accepted(self) -> int:
+        lost = self._closed or self._host.engine is not self._engine
+        return self._handled if lost else self._engine.gauge(self._token)[0]
+
+    @property
+    def waiting(self) -> int:
+        """See `gateway.contracts.accepting.LinkListener`."""
+        return self._accepted - self._handled
+
+    @property
+    def unused(self) -> int:
+        """See `gateway.contracts.accepting.LinkListener`."""
+        return 0 if self._stopped or self._withdrawn else self._permitted - self._accepted
+
+    def permit(self, count: int) -> None:
+        """Permit `count` more clients. Do nothing after the listener has stopped."""
+        if not (self._stopped or self._withdrawn):
+            self._permitted += count
+            self._host.command(COMMAND_PERMIT, self._token, count)
+
+    def withdraw(self) -> None:
+        """See `gateway.contracts.accepting.LinkListener`."""
+        if not (self._stopped or self._withdrawn):
+            self._withdrawn = True
+            self._host.command(COMMAND_UNLISTEN, self._token)
+
+    def recall(self) -> None:
+        """See `gateway.contracts.accepting.LinkListener`."""
+        if not self._closed:
+            self._host.command(COMMAND_RECALL, self._token)
+
+    # The engine's host calls these methods.
+
+    def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
+        """See `EngineObject.on_record`."""
+        del payload
+        if kind == RECORD_JOINED:
+            self._handled += 1
+            token, wire, duration, _ = arguments
+            tap = self._make_tap() if self._make_tap is not None else None
+            relay = EngineChannel(self._host, self._latency, tap, _ignore, token)
+            self._events.on_joined(self._connections[wire], relay, tap, duration / 1e9)
+        elif kind == RECORD_RETURNED:
+            self._handled += 1
+            client = socket.socket(fileno=arguments[0])
+            client.setblocking(False)
+            self._events.on_returned(client, arguments[1] / 1e9)
+        elif kind == RECORD_STOPPED:
+            self._stopped = True
+            if not self._withdrawn:
+                self._events.on_stopped()
+        if self._stopped and not self.waiting:
+            self._host.forget(self._token)
+            self._host.histograms.release(self._histogram)
+            self._closed = True
+            self._events.on_closed(self)
+
+    def on_engine_failed(self) -> None:
+        """See `EngineObject.on_engine_failed`. The engine has reset the clients that were not joined."""
+        self._stopped = self._closed = True
+        if not self._withdrawn:
+            self._events.on_stopped()
+        self._events.on_closed(self)
+
+
+def _ignore(relay: EngineChannel) -> None:
+    del relay
+
+
+def pack_networks(networks: Sequence[IpNetwork]) -> bytes:
+    """Return networks as `Engine.listen` expects them."""
+    return b"".join(
+        _NETWORK.pack(each.max_prefixlen // 8, each.prefixlen, each.network_address.packed) for each in networks
+    )

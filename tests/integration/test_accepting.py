@@ -1,0 +1,265 @@
+"""Tests backends whose clients the engine accepts: counters, limits, failures of targets and tunnels, reloads."""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+import struct
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from gateway.contracts.values import Endpoint
+from gateway.demo.postgres import Postgres
+from gateway.demo.process import free_port
+from gateway.demo.sshd import Bastion
+from gateway.forwarding.admission import AdmissionRules
+from gateway.forwarding.forward import Forward
+from gateway.forwarding.listener import Listener
+from gateway.forwarding.route import Route
+from gateway.forwarding.routed_target import TargetIdentity
+from gateway.measurement import Histogram
+from gateway.ssh.options import PoolOptions
+from tests.support.audit_lines import lines
+from tests.support.clients import connect, echo, is_refused, is_reset, postgres, query_postgres
+from tests.support.configs import CHECK, database_check, ssh_tunnel
+from tests.support.gateway_process import Gateway
+from tests.support.requirements import need_data_plane
+from tests.support.servers import echoing, serving
+from tests.support.ssh_sessions import opened, options
+
+pytestmark = pytest.mark.integration
+LISTEN = "0A"
+"""The state of a listening socket in /proc/net/tcp."""
+
+
+def engine_accepts(pid: int, port: int) -> bool:
+    """Return whether an engine of a process has a duplicate of the socket that listens on `port`."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    (inode,) = (row[9] for row in rows if row[3] == LISTEN and row[1] == f"0100007F:{port:04X}")
+    links = []
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            links.append(str(each.readlink()))
+    return links.count(f"socket:[{inode}]") > 1
+
+
+def start_accepting(gateway: Gateway, port: int) -> int:
+    """Connect clients until an engine accepts them; return how many. A new connection of the tunnel delays that."""
+    count = 0
+
+    def accepts() -> bool:
+        nonlocal count
+        count += 1
+        with connect(port) as client:
+            assert echo(client) == b"hello"
+        return engine_accepts(gateway.pid, port)
+
+    gateway.wait(accepts)
+    return count
+
+
+def use(gateway: Gateway, name: str, port: int, first: int) -> None:
+    """Be the clients of a backend that admits 127.0.0.0/30 and six clients; `first` of them do nothing special."""
+
+    def connections() -> dict[str, Any]:
+        return dict(gateway.backend(name)["connections"])
+
+    for _ in range(first):
+        with connect(port) as client:
+            assert echo(client) == b"hello"
+    gateway.wait(lambda: connections()["active"] == 0)
+    assert is_refused(port, ("127.0.0.4", 0))
+    with connect(port) as ending:
+        ending.sendall(b"x" * 100_000)
+        ending.shutdown(socket.SHUT_WR)
+        got = 0
+        while piece := ending.recv(65536):
+            got += len(piece)
+        assert got == 100_000
+    with connect(port) as resetting:
+        assert echo(resetting) == b"hello"
+        resetting.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    gateway.wait(lambda: connections()["active"] == 0)
+    with contextlib.ExitStack() as stack:
+        for _ in range(6):
+            assert echo(stack.enter_context(connect(port))) == b"hello"
+        assert is_refused(port)
+        gateway.wait(lambda: connections()["active"] == 6)
+    gateway.wait(lambda: connections()["active"] == 0)
+
+
+def metrics_of(gateway: Gateway, name: str) -> list[str]:
+    """Return the metrics about the clients of a backend, without durations."""
+    lines = gateway.http.get("/metrics")[1].splitlines()
+    about = re.compile(rf'gateway_(connections?|bytes|response\w*|resets?\w*)_.*backend="{name}"')
+    return [
+        line.replace(f'"{name}"', '"*"')
+        for line in lines
+        if about.match(line) and not re.search("_(sum|bucket)", line)
+    ]
+
+
+def test_counters_limits_and_reloads_are_the_same_as_without_the_engine(
+    gateway: Gateway, shared_bastion: Bastion, echo_port: int
+) -> None:
+    need_data_plane()
+    ports = {"fast": free_port(), "plain": free_port()}
+
+    def write(allow: str, audit: str = "null") -> None:
+        backends = "\n".join(
+            f"              {name}: {{kind: tcp, via: {name}, targets: ['127.0.0.1:{echo_port}'], "
+            f"listen: '127.0.0.1:{port}', allow: [{allow}], max_connections: 6, {CHECK}}}"
+            for name, port in ports.items()
+        )
+        gateway.write(f"""
+            tunnels:
+              fast: {ssh_tunnel(shared_bastion, more=", data_plane: native")}
+              plain: {ssh_tunnel(shared_bastion)}
+            backends:
+{backends}
+            audit: {audit}
+        """)
+
+    write("127.0.0.0/30")
+    gateway.start().wait_up(*ports)
+    first = start_accepting(gateway, ports["fast"])
+    use(gateway, "fast", ports["fast"], 0)
+    use(gateway, "plain", ports["plain"], first)
+    fast, plain = (gateway.backend(name)["connections"] for name in ports)
+    assert fast == plain
+    assert (fast["rejected"], fast["active"]) == ({"not_allowed": 1, "max_connections": 1}, 0)
+    assert metrics_of(gateway, "fast") == metrics_of(gateway, "plain")
+    assert len(metrics_of(gateway, "fast")) > 5
+    start_accepting(gateway, ports["fast"])
+    assert not engine_accepts(gateway.pid, ports["plain"])
+    record = gateway.folder / "audit.log"
+    write("127.0.0.0/30", f"{{log: {record}}}")
+    assert gateway.command("reload").returncode == 0
+    with connect(ports["fast"]) as client:
+        assert echo(client) == b"hello"
+    gateway.wait(lambda: len(lines(record, "connection", backend="fast")) == 1)
+    assert not engine_accepts(gateway.pid, ports["fast"])
+    write("127.0.0.0/30")
+    assert gateway.command("reload").returncode == 0
+    start_accepting(gateway, ports["fast"])
+    write("127.0.0.3")
+    assert gateway.command("reload").returncode == 0
+    assert is_refused(ports["fast"])
+    with connect(ports["fast"], ("127.0.0.3", 0)) as inside:
+        assert echo(inside) == b"hello"
+
+
+def test_failures_are_handled_as_without_the_engine(gateway: Gateway, bastion: Bastion) -> None:
+    need_data_plane()
+    ports = {"fast": free_port(), "plain": free_port(), "held": free_port()}
+    with serving(echoing) as server:
+        options = f"kind: tcp, targets: ['127.0.0.1:{server}'], {CHECK}"
+        gateway.write(f"""
+            tunnels:
+              fast: {ssh_tunnel(bastion, more=", data_plane: native")}
+              plain: {ssh_tunnel(bastion)}
+            backends:
+              fast: {{{options}, via: fast, hold: 3s, listen: '127.0.0.1:{ports["fast"]}'}}
+              plain: {{{options}, via: plain, hold: 3s, listen: '127.0.0.1:{ports["plain"]}'}}
+              held: {{{options}, via: fast, listen: '127.0.0.1:{ports["held"]}'}}
+        """)
+        gateway.start().wait_up(*ports)
+        start_accepting(gateway, ports["held"])
+        with connect(ports["held"]) as client:
+            assert echo(client) == b"hello"
+            bastion.crash()
+            assert is_reset(client)
+        with connect(ports["held"]) as held:
+            gateway.wait(lambda: gateway.backend("held")["connections"]["waiting"] == 1)
+            bastion.start()
+            assert echo(held) == b"hello"
+        gateway.wait_up(*ports)
+        with connect(ports["plain"]) as client:
+            assert echo(client) == b"hello"
+        start_accepting(gateway, ports["fast"])
+    with ThreadPoolExecutor(2) as pool:  # the target has gone
+        assert all(pool.map(lambda name: is_refused(ports[name], within=10), ("fast", "plain")))
+    assert not engine_accepts(gateway.pid, ports["fast"])
+    fast, plain = (gateway.backend(name)["connections"]["rejected"] for name in ("fast", "plain"))
+    assert fast == plain == {"refused": 1}
+
+
+def test_a_query_is_cancelled_over_connections_that_the_engine_accepts(
+    gateway: Gateway, shared_bastion: Bastion, shared_postgres: Postgres
+) -> None:
+    need_data_plane()
+    port = free_port()
+    gateway.write(f"""
+        tunnels:
+          bastion: {ssh_tunnel(shared_bastion, more=", data_plane: native")}
+        backends:
+          reports:
+            kind: postgres
+            via: bastion
+            targets: ["127.0.0.1:{shared_postgres.port}"]
+            listen: 127.0.0.1:{port}
+            check: {database_check(shared_postgres, gateway.folder)}
+    """)
+    gateway.start().wait_up("reports")
+
+    def accepts() -> bool:
+        query_postgres(shared_postgres, port)
+        return engine_accepts(gateway.pid, port)
+
+    gateway.wait(accepts)
+    with postgres(shared_postgres, port) as session, ThreadPoolExecutor(1) as pool:
+        query = pool.submit(session.execute, "SELECT pg_sleep(60)")
+        while not query.done():  # a request that arrives before the query has no effect
+            session.cancel()
+            time.sleep(0.1)
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            query.result()
+
+
+class Uplink:
+    """The uplink of a link that stays open."""
+
+    def __init__(self, link: Any) -> None:
+        self.tunnel_name: str | None = "bastion"
+        self.link: Any = link
+        self.channel_open = Histogram()
+
+    async def wait_link(self) -> Any:
+        return self.link
+
+
+async def test_the_clients_of_a_silent_connection_use_another_one(bastion: Bastion, echo_port: int) -> None:
+    need_data_plane()
+    loop = asyncio.get_running_loop()
+    listener = Listener(Endpoint("127.0.0.1", 0))
+    address = listener.sockets[0].getsockname()
+
+    async def use_one() -> None:
+        with socket.create_connection(address, timeout=15) as client:
+            client.setblocking(False)
+            await loop.sock_sendall(client, b"hello")
+            assert await loop.sock_recv(client, 100) == b"hello"
+
+    async with opened(options(bastion, connections=PoolOptions(2, 2)), engine=True) as link, asyncio.timeout(40):
+        uplink = Uplink(link)
+        ways = list(TargetIdentity(Endpoint("127.0.0.1", echo_port), (uplink,)).routes())
+        route = Route((uplink,), lambda: ways, lambda _: None, 30.0)
+        forward = Forward("b", [listener], AdmissionRules("b"), route)
+        serving_clients = asyncio.create_task(forward.run(lambda: None))
+        while len(bastion.sessions()) < 2 or not engine_accepts(os.getpid(), address[1]):
+            await use_one()
+        stopped = bastion.sessions()[0]
+        bastion.kill_session(stopped, signal.SIGSTOP)
+        await asyncio.gather(use_one(), use_one())  # one of them gets the connection that is silent
+        bastion.kill_session(stopped, signal.SIGCONT)
+        assert (forward.waiting, dict(forward.rejected), dict(forward.resets)) == (0, {}, {})
+        serving_clients.cancel()
+        await asyncio.wait({serving_clients})
+    listener.close()

@@ -1,0 +1,179 @@
+"""Runs a virtual machine with an engine and persistent disks, which can be shut down and booted again."""
+
+import contextlib
+import datetime as dt
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.demo.nfs import NfsServer
+from gateway.demo.process import free_port
+from gateway.demo.sshd import Bastion
+from tests.support.gateway_disk import GatewayDisk
+from tests.support.guest import HOST, Guest
+from tests.support.guest_engine import ENGINE, ENGINE_PROGRAMS
+
+BOOT_DEADLINE = 900.0
+"""The timeout of a boot, in seconds."""
+ALIVE = ("always", "unless-stopped")
+"""The containers that must run after a reboot."""
+_GATEWAY_DISK = "/gateway"
+_BOOT = f"""
+mkdir -p /var/lib/docker {_GATEWAY_DISK} && mount -t ext4 /dev/vda /var/lib/docker
+mount -t ext4 -o ro /dev/vdb {_GATEWAY_DISK}
+{ENGINE}
+until docker volume inspect halt >/dev/null 2>&1; do sleep 1; done
+docker volume rm halt
+kill $(cat /var/run/docker.pid); while pidof dockerd >/dev/null; do sleep 1; done
+# On a busy machine, dockerd does not wait for the end of its containers.
+i=0; until umount /var/lib/docker 2>/dev/null || [ $i = 20 ]; do
+  kill -9 $(pidof sleep python3 containerd-shim-runc-v2) 2>/dev/null
+  for mount in $(grep -o ' /var/lib/docker/[^ ]*' /proc/mounts); do umount $mount; done
+  sleep 1; i=$((i+1))
+done
+sync; echo HALTED
+"""
+"""The boot script of the machine. The script shuts the machine down when a volume named `halt` exists."""
+
+_CONFIG = """
+gateway: {{instance: container, state_dir: /state}}
+ops: {{listen: 127.0.0.1:9090, admin_socket: /state/admin.sock}}
+tunnels:
+  bastion: {{kind: ssh, host: {host}, port: {bastion.port}, user: {bastion.user},
+    identity_files: [/config/tunnel_key], known_hosts: [/config/known_hosts]}}
+backends:
+  files: {{kind: nfs, via: bastion, targets: ["127.0.0.1:{server.port}"], export: /media, listen: 127.0.0.1:20490,
+    volume: {{name: files}}}}
+docker: {{host: unix:///host/run/docker.sock, revive: true}}
+"""
+"""The configuration of the gateway in a container of the machine."""
+
+
+class RebootHost:
+    """The virtual machine that reboots.
+
+    Args:
+        folder: The directory of the disk images.
+        bastion: The bastion of the gateway in a container.
+        server: The NFS server behind this bastion.
+    """
+
+    def __init__(self, folder: Path, bastion: Bastion, server: NfsServer) -> None:
+        self._folder = folder
+        files = {
+            "gateway.yaml": _CONFIG.format(host=HOST, bastion=bastion, server=server),
+            "tunnel_key": bastion.client_key.read_text(),
+            "known_hosts": bastion.known_hosts.read_text().replace("127.0.0.1", HOST),
+        }
+        self._gateway = GatewayDisk(folder / "gateway-disk", files)
+        self._disk = folder / "disk.img"
+        self.port = free_port()
+        self._boots = 0
+        self._booted = 0.0
+        """The time of the last boot, in seconds since the epoch."""
+        with self._disk.open("wb") as file:
+            file.truncate(1 << 30)
+        subprocess.run(["mkfs.ext4", "-q", str(self._disk)], check=True, timeout=60)
+
+    @contextlib.contextmanager
+    def boot(self, *, wait: bool = True) -> Iterator[Guest]:
+        """Start the machine, and run it until the block ends.
+
+        Args:
+            wait: Whether to wait until the engine responds.
+        """
+        self._boots += 1
+        self._booted = time.time()
+        folder = self._folder / f"boot{self._boots}"
+        with Guest(
+            folder, _BOOT, memory=2048, programs=ENGINE_PROGRAMS, forwards={self.port: 2375},
+            disks=(self._disk, self._gateway.image),
+        ) as guest:  # fmt: skip
+            if wait:
+                guest.wait_for("ENGINE-READY", BOOT_DEADLINE)
+            yield guest
+        shutil.rmtree(folder)  # hundreds of megabytes
+
+    def halt(self, guest: Guest) -> None:
+        """Shut the machine down cleanly."""
+        self.docker("volume", "create", "halt")
+        guest.wait_for("HALTED", 300)
+
+    def docker(self, *arguments: str, check: bool = True) -> str:
+        """Run `docker …` against the engine of the machine. Return its output on stdout."""
+        done = self._run(*arguments)
+        assert not check or done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["docker", "-H", f"tcp://127.0.0.1:{self.port}", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+    def run_containers(self, volume: str) -> None:
+        """Create containers with each restart policy, one that is stopped, and one whose program does not exist.
+
+        The names of the containers are `ALIVE`, `no`, `stopped` and `faulty`.
+        """
+        run = ("run", "-d", "--network", "none", "--stop-timeout", "1")
+        reads = ("-v", f"{volume}:/media", "box", "sh", "-c", "cat /media/hello && sleep 99999")
+        for policy in (*ALIVE, "no"):
+            self.docker(*run, "--name", policy, "--restart", policy, *reads)
+        self.docker(*run, "--name", "stopped", "--restart", "unless-stopped", *reads)
+        self.docker(*run, "--name", "faulty", "--restart", "unless-stopped", "box", "/nonexistent", check=False)
+        self.docker("stop", "stopped")
+
+    def remove_containers(self) -> None:
+        """Remove the containers that `run_containers` created."""
+        self.docker("rm", "-f", *ALIVE, "no", "stopped", "faulty")
+
+    def run_gateway(self) -> None:
+        """Start the gateway in a container of the machine's engine. It has a volume `files`."""
+        self.docker(
+            "run", "-d", "--name", "gateway", "--network", "host", "--restart", "always", "--stop-timeout", "30",
+            "-v", "/var/run:/host/run", "-v", "state:/state", *self._gateway.options(_GATEWAY_DISK), "box",
+            self._gateway.python, "-m", "gateway", "run", "-c", "/config/gateway.yaml",
+        )  # fmt: skip
+
+    def gateway_events(self) -> list[dict[str, Any]]:
+        """Return the events that the gateway's container has logged since the boot."""
+        done = self._run("logs", "--since", str(self._booted), "gateway")
+        return [json.loads(line) for line in (done.stdout + done.stderr).splitlines() if line.startswith("{")]
+
+    def wait(self, condition: Callable[[], bool], timeout: float) -> None:
+        """Wait until the condition is true. Fail after `timeout` seconds, with the log of the gateway's container."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            if time.monotonic() > deadline:
+                pytest.fail(f"the condition does not hold within {timeout} s: {self.gateway_events()}")
+            time.sleep(1.0)
+
+    @staticmethod
+    def engine_started(guest: Guest) -> float:
+        """Return the epoch time at which the engine was ready, according to its log."""
+        (time_of_log,) = guest.said(r"^ENGINE-STARTED (\S+)")
+        return dt.datetime.fromisoformat(time_of_log).timestamp()
+
+    def started(self, *names: str) -> float:
+        """Return the epoch time at which the last of these containers started, according to the engine."""
+        times = self.docker("inspect", "-f", "{{.State.StartedAt}}", *names).split()
+        return max(dt.datetime.fromisoformat(each).timestamp() for each in times)
+
+    def states(self) -> dict[str, str]:
+        """Return the state of each container."""
+        lines = self.docker("ps", "-a", "--format", "{{.Names}} {{.State}}").splitlines()
+        return {name: state for name, _, state in (line.partition(" ") for line in lines)}
+
+    def check_states(self) -> None:
+        """Check that only the containers `ALIVE` run, and that they read the volume after the boot."""
+        states = self.states()
+        assert {states[name] for name in ALIVE} == {"running"}
+        assert (states["stopped"], states["no"], states["faulty"]) == ("exited", "exited", "created")
+        logs = ("logs", "--since", str(self._booted), "always")
+        # On a busy machine, the container reads the file long after its start.
+        self.wait(lambda: self.docker(*logs).endswith("hello over NFS"), timeout=300.0)

@@ -1,0 +1,271 @@
+"""When a link accepts the clients of a forward, and what happens to the clients that it returns.
+
+The link of these tests records the calls. tests/integration/test_accepting.py uses the engine.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import pytest
+
+from gateway.audit_log.recorder import AuditRecorder
+from gateway.backend_support.postgres_cancel import PostgresCancelProtocol
+from gateway.cancel_protocol import LoginTap
+from gateway.contracts.accepting import AcceptedClientHandler, AcceptRule
+from gateway.contracts.values import Endpoint
+from gateway.forwarding.admission import AdmissionRules, UnixSocketRule
+from gateway.forwarding.forward import Forward
+from gateway.forwarding.handshake_budget import HandshakeBudget
+from gateway.forwarding.listener import Listener
+from gateway.forwarding.route import Route
+from gateway.forwarding.routed_target import TargetIdentity
+from gateway.measurement import Histogram
+from gateway.relay.direct_link import DirectLink
+from tests.support.servers import echoing, serving
+
+pytestmark = pytest.mark.timeout(20)
+LOOPBACK = (ipaddress.ip_network("127.0.0.0/30"),)
+
+
+class FakeListener:
+    """A listener of `FakeLink`."""
+
+    def __init__(self, link: "FakeLink", rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> None:
+        self.link, self.rule, self.unused, self.handler = link, rule, permits, handler
+        self.waiting = 0
+        self.withdrawn = self.recalled = False
+
+    def permit(self, count: int) -> None:
+        self.unused += count
+
+    def withdraw(self) -> None:
+        self.withdrawn = True
+
+    def recall(self) -> None:
+        self.recalled = True
+
+    def accept(self) -> socket.socket:
+        """Take a client from the kernel's queue."""
+        client, _ = self.rule.sockets[0].accept()
+        client.setblocking(False)
+        self.unused -= 1
+        return client
+
+    async def accept_and_join(self) -> None:
+        relay = await self.link.join(self.accept(), self.rule.to, self.rule.latency)
+        self.handler.on_joined(self, relay, None, 0.001)
+
+
+class FakeLink(DirectLink):
+    """A link that accepts clients when a test calls the methods of its listeners."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listeners: list[FakeListener] = []
+
+    def listen(self, rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> FakeListener:
+        self.listeners.append(FakeListener(self, rule, permits, handler))
+        return self.listeners[-1]
+
+
+class Uplink:
+    """An uplink that is always open."""
+
+    def __init__(self) -> None:
+        self.tunnel_name: str | None = None
+        self.link: Any = FakeLink()
+        self.channel_open = Histogram()
+
+    async def wait_link(self) -> Any:
+        return self.link
+
+
+class Rig:
+    """A forward with one listener, and two ways to an echo server."""
+
+    def __init__(self, port: int, rules: AdmissionRules, hold: float, budget: HandshakeBudget | None) -> None:
+        self.uplinks = Uplink(), Uplink()
+        self.ways = list(TargetIdentity(Endpoint("127.0.0.1", port), self.uplinks).routes())
+        self.route = Route(self.uplinks, lambda: self.ways, lambda _: None, hold, lambda _: budget)
+        self.rules = rules
+        self.listener = Listener(Endpoint("127.0.0.1", 0))
+
+    @property
+    def accepting(self) -> list[FakeListener]:
+        """The listeners of links that are not withdrawn."""
+        return [each for uplink in self.uplinks for each in uplink.link.listeners if not each.withdrawn]
+
+    def dial(self, source: str = "127.0.0.1") -> socket.socket:
+        address = self.listener.sockets[0].getsockname()
+        client = socket.create_connection(address, timeout=10, source_address=(source, 0))
+        client.setblocking(False)
+        return client
+
+    async def echo(self, client: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(10):
+            await loop.sock_sendall(client, b"hello")
+            assert await loop.sock_recv(client, 100) == b"hello"
+
+    async def offered(self) -> FakeListener:
+        """Let this process join a client, which ends. Return the listener of the link that accepts from then on."""
+        with self.dial() as client:
+            await self.echo(client)
+        while self.forward.active:
+            await asyncio.sleep(0.01)
+        (listener,) = self.accepting
+        return listener
+
+    forward: Forward
+
+
+@contextlib.asynccontextmanager
+async def running(
+    rules: AdmissionRules, hold: float = 30.0, budget: HandshakeBudget | None = None, **more: Any
+) -> AsyncIterator[Rig]:
+    with serving(echoing) as port:
+        rig = Rig(port, rules, hold, budget)
+        rig.forward = Forward("b", [rig.listener], rules, rig.route, **more)
+        task = asyncio.create_task(rig.forward.run(lambda: None))
+        await asyncio.sleep(0)
+        yield rig
+        task.cancel()
+        await asyncio.wait({task})
+        rig.listener.close()
+
+
+async def test_clients_of_the_link_count_like_others_and_refused_ones_are_handled_here() -> None:
+    async with running(AdmissionRules("b", allow=LOOPBACK, max_connections=8)) as rig:
+        forward, listener = rig.forward, await rig.offered()
+        assert (listener.rule.to, listener.rule.allow, listener.unused) == (rig.ways[0].target, LOOPBACK, 8)
+        with rig.dial() as client:
+            await listener.accept_and_join()
+            await rig.echo(client)
+            assert (forward.accepted, forward.active, forward.waiting) == (2, 1, 0)
+            listener.waiting = 3
+            assert (forward.active, forward.waiting) == (4, 3)
+            listener.waiting = 0
+        while forward.active:
+            await asyncio.sleep(0.01)
+        assert (forward.to_backend, forward.from_backend) == (10, 10)
+        assert forward.latency.count == 2
+        assert rig.uplinks[0].channel_open.count == 2
+        with rig.dial("127.0.0.9") as outside:
+            listener.handler.on_returned(listener, listener.accept(), 0.0)
+            with pytest.raises(ConnectionResetError):
+                outside.setblocking(True)
+                outside.recv(1)
+        assert dict(forward.rejected) == {"not_allowed": 1}
+        with rig.dial() as slow:
+            listener.handler.on_returned(listener, listener.accept(), 0.5)
+            await rig.echo(slow)
+        assert (forward.accepted, rig.accepting) == (3, [listener])
+
+
+async def test_permits_never_exceed_the_limit() -> None:
+    async with running(AdmissionRules("b", max_connections=4)) as rig:
+        listener = await rig.offered()
+        with contextlib.ExitStack() as clients:
+            for _ in range(4):
+                clients.enter_context(rig.dial())
+                await listener.accept_and_join()
+            assert (rig.forward.active, listener.unused) == (4, 0)
+        while rig.forward.active:
+            assert rig.forward.active + listener.unused <= 4
+            await asyncio.sleep(0.01)
+        assert listener.unused == 4
+
+
+async def test_this_process_accepts_again_when_the_link_stops_or_another_way_is_better() -> None:
+    async with running(AdmissionRules("b")) as rig:
+        listener = await rig.offered()
+        rig.forward.move_clients(frozenset())
+        assert rig.accepting == [listener]
+        rig.ways.reverse()
+        rig.forward.move_clients(frozenset())
+        assert rig.accepting == []
+        second = await rig.offered()
+        assert second.link is rig.uplinks[1].link
+        second.handler.on_stopped(second, failed=True)
+        with rig.dial() as client:
+            await rig.echo(client)
+        second.withdrawn = True
+        assert rig.accepting == []  # the link has just failed
+        assert {listener.recalled, second.recalled} == {False}
+        rig.forward.abort_all()
+        assert {listener.recalled, second.recalled} == {True}
+        for each in (listener, second):
+            each.handler.on_closed(each)
+        assert rig.forward.waiting == 0
+
+
+async def test_a_change_of_the_rules_or_listeners_takes_effect_immediately() -> None:
+    async with running(AdmissionRules("b")) as rig:
+        await rig.offered()
+        rig.forward.update([rig.listener], AdmissionRules("b", allow=LOOPBACK), rig.route)
+        assert rig.accepting == []
+        assert (await rig.offered()).rule.allow == LOOPBACK
+        rig.listener.stop()
+        assert rig.accepting == []
+        rig.forward.update([rig.listener], AdmissionRules("b"), rig.route)
+        await rig.offered()
+        rig.listener.close()
+        assert rig.accepting == []
+
+
+async def test_clients_are_not_accepted_by_a_link_while_they_are_recorded() -> None:
+    recorder = AuditRecorder()
+    async with running(AdmissionRules("b"), recorder=recorder) as rig:
+        await rig.offered()
+        recorder.sink = cast("Any", type("Sink", (), {"put": lambda *_: None})())
+        rig.forward.review()
+        assert rig.accepting == []
+        with rig.dial() as client:
+            await rig.echo(client)
+        assert rig.accepting == []
+        recorder.sink = None
+
+
+async def test_a_link_accepts_only_while_one_target_has_sessions_that_can_be_cancelled() -> None:
+    async with running(AdmissionRules("b"), cancels=PostgresCancelProtocol()) as rig:
+        listener = await rig.offered()
+        make_tap = listener.rule.make_tap
+        assert make_tap is not None
+        tap = cast("LoginTap", make_tap())
+        elsewhere = TargetIdentity(Endpoint("127.0.0.2", 1), rig.uplinks)
+        with rig.dial() as client:
+            relay = await listener.link.join(listener.accept(), listener.rule.to, listener.rule.latency)
+            listener.handler.on_joined(listener, relay, tap, 0.001)
+            await rig.echo(client)
+            rig.forward.review()
+            assert rig.accepting == [listener]
+            assert rig.forward._cancels is not None
+            assert rig.forward._cancels.has_sessions_elsewhere(elsewhere)
+            rig.forward._cancels.add_session(elsewhere, tap)
+            rig.forward.review()
+            assert rig.accepting == []
+        while rig.forward.active:
+            await asyncio.sleep(0.01)
+        assert not rig.forward._cancels.has_sessions_elsewhere(elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("rules", "more"),
+    [
+        (AdmissionRules("b", per_consumer=5), {}),
+        (AdmissionRules("b", sockets={"/s": UnixSocketRule()}), {}),
+        (AdmissionRules("b"), {"hold": 1.0}),
+        (AdmissionRules("b"), {"budget": HandshakeBudget(100)}),
+        (AdmissionRules("b", max_connections=1), {}),
+    ],
+    ids=["quota", "unix socket", "short hold", "budget", "no room"],
+)
+async def test_only_simple_rules_are_passed_to_a_link(rules: AdmissionRules, more: dict[str, Any]) -> None:
+    async with running(rules, **more) as rig:
+        with rig.dial() as client:
+            await rig.echo(client)
+            assert rig.accepting == []
