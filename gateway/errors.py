@@ -1,17 +1,17 @@
-"""Defines the exceptions, and who can fix the cause of each: an operator, or the caller of a command.
+"""Defines the exceptions, and for each one who must act: an operator, the caller of a command, or the calling code.
 
 ::
 
     GatewayError
     ├── ConfigError                   the operator: the configuration is invalid
     ├── UsageError                    the caller of a command: its arguments are invalid
-    ├── ServiceUnreachableError       the caller of a command: the service does not answer
+    ├── ServiceUnreachableError       the caller of a command: the service does not respond
     └── ReachError                    depends on the subclass; has a `Reason`
         ├── TunnelError               the operator of the tunnel; `fatal` if a retry cannot succeed soon
         ├── LinkLostError             no one: the uplink reopens the link
-        │   └── RedialRequiredError           the caller: dial again immediately
+        │   └── RedialRequiredError   the calling code: dial again immediately
         ├── DialError                 the operator of the target: the link works, the target cannot be reached
-        └── UnusableTargetError                the operator of the target: it answers, but clients cannot use it
+        └── UnusableTargetError       the operator of the target: it responds, but clients cannot use it
 """
 
 from dataclasses import dataclass
@@ -105,7 +105,7 @@ class UsageError(GatewayError):
 
 
 class ServiceUnreachableError(GatewayError):
-    """The running service does not answer at the given address."""
+    """No service responds at the given address or socket."""
 
 
 class ReachError(GatewayError):
@@ -113,8 +113,8 @@ class ReachError(GatewayError):
 
     Args:
         reason: The reason, for metrics and status.
-        detail: What happened, without secrets. The text can come from a server. It is sanitized to one
-            printable line.
+        detail: A description of the failure, without secrets. It is sanitized to one printable line, because it can
+            contain strings from a server.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:
@@ -128,7 +128,7 @@ class TunnelError(ReachError):
 
     Args:
         reason: The reason, for metrics and status.
-        detail: One line of text, without secrets.
+        detail: A description of the failure, see `ReachError`.
         fatal: Whether a retry cannot succeed until an operator acts (host key mismatch, authentication failure).
     """
 
@@ -141,9 +141,9 @@ class LinkLostError(ReachError):
     """The link failed while it was in use.
 
     Args:
-        detail: One line of text, without secrets.
-        dial_in_progress: Whether the far side can still complete the dial. In that case, the far side then closes the
-            connection.
+        detail: A description of the failure, see `ReachError`.
+        dial_in_progress: Whether the far side may still complete the dial. The target then gets a connection that
+            the far side closes without data.
     """
 
     def __init__(self, detail: str = "the link was lost", *, dial_in_progress: bool = False) -> None:
@@ -163,13 +163,13 @@ class DialError(ReachError):
 
 
 class UnusableTargetError(ReachError):
-    """The target answers, but clients cannot use it: for example, it is read-only or a replica.
+    """The target responds, but clients cannot use it: for example, it is read-only or a replica.
 
     Args:
         reason: The reason, for metrics and status.
-        detail: As for `ReachError`.
-        remedy: What to do about exactly this failure, in the imperative; `detail` then ends with it. Empty: the
-            remedy follows from the reason.
+        detail: A description of the failure, see `ReachError`.
+        remedy: The remedy for this specific failure, in the imperative. It is appended to `detail`. If empty, the
+            general remedy for `reason` applies.
     """
 
     def __init__(self, reason: Reason, detail: str, remedy: str = "") -> None:

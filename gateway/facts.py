@@ -17,9 +17,11 @@ class Fact:
         key: The key in JSON.
         help: The meaning of the value; also the help text of the metric.
         metric: Name of the gauge. Empty: the fact has no metric.
-        label: Name of a label of the gauge. It contains the value if the value is text, or the keys of a mapping.
-        describe: Returns a few words for the status and the page; empty if they must not show the value.
-        additive: Whether to add the values of all links, if a tunnel has several links.
+        label: Name of a label of the gauge. Its value is the fact's value if that is a string, or each key if the
+            fact's value is a mapping.
+        describe: Returns a short description of the value for the status command and the status page; empty to hide
+            the value there.
+        additive: Whether a tunnel with several links reports the sum of their values.
     """
 
     key: str
@@ -30,10 +32,10 @@ class Fact:
     additive: bool = False
 
     def samples(self, value: object) -> Iterator[tuple[list[str], float]]:
-        """Yield the samples of the gauge: the values of `label`, if there is one, and the number.
+        """Yield the samples of the gauge, each as the label values (none without `label`) and the number.
 
         Args:
-            value: The value of the fact. Text and mappings have samples only with `label`.
+            value: The value of the fact. Strings and mappings have samples only if the fact has a `label`.
         """
         value = finite(value)
         if isinstance(value, bool | int | float):
@@ -44,12 +46,12 @@ class Fact:
             yield from (([str(key)], float(number)) for key, number in value.items())
 
     def text(self, value: object) -> str:
-        """Return a few words about a value; empty if it is unknown or not shown."""
+        """Return a short description of a value; empty if the value is unknown or hidden."""
         return "" if finite(value) is None else self.describe(value)
 
 
 def finite(value: Any) -> Any:
-    """Return the value of a fact; None if it contains a number that is not finite as a float.
+    """Return the value of a fact; None if it contains a number that is not finite or is too large for a float.
 
     Args:
         value: The value. It can contain a number of any size, because it comes from a server.
@@ -63,7 +65,7 @@ def finite(value: Any) -> Any:
 
 
 def hidden(value: object) -> str:
-    """Return an empty text. This is the `describe` of facts that only JSON shows."""
+    """Return an empty string. Facts that appear only in JSON use this function as `describe`."""
     del value
     return ""
 

@@ -31,7 +31,7 @@ TARGET_REMEDIES: Mapping[str, str] = {
     Reason.RESET: "read the log of the server: it closes connections before it answers",
     Reason.DNS: "correct the host name in targets; the tunnel's server resolves it",
     Reason.HOST_KEY: "correct known_hosts or host_keys of the tunnel",
-    Reason.AUTH: "correct check.user and check.password_file; clients are not affected",
+    Reason.AUTH: "correct check.user and check.password_file",
     Reason.UNAUTHENTICATED: "make the server request a password: without one, every client can log in",
     Reason.CHANNEL_PROHIBITED: "permit the target on the tunnel's server (gateway render authorized-keys prints how)",
     Reason.CHANNEL_FAILED: "check that the tunnel's server can reach the target",

@@ -139,8 +139,10 @@ def _configuration() -> Iterator[str]:
 
 def _variables() -> Iterator[str]:
     yield from ("", "### Environment variables", "")
-    yield "Other variables that start with `GATEWAY_` are errors, except those that the configuration mentions, and"
-    yield "those that Kubernetes sets for Services. Flags override variables, and variables override the file."
+    yield "For commands that read a configuration, other variables that start with `GATEWAY_` are errors, except"
+    yield "those that the configuration mentions, and those that Kubernetes sets for Services. Commands that connect"
+    yield "to a service warn of misspelled variables that select the service. Flags override variables, and variables"
+    yield "override the file."
     yield from ("", "| variable | |", "| --- | --- |")
     yield "| `GATEWAY_TUNNEL_NAME`, `GATEWAY_BACKEND_NAME` | The URL of a tunnel or backend. |"
     for name, path in setting_names().items():

@@ -21,7 +21,8 @@ from gateway.contracts.link import Link
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.contracts.values import Endpoint
 from gateway.docker.engine import Engine, connected
-from gateway.docker.errors import EngineError
+from gateway.docker.errors import EngineError, ErrorKind
+from gateway.docker.options import DockerOptions
 from gateway.docker.plan import Plan
 from gateway.docker.reconciler import Reconciler
 from gateway.errors import LinkLostError, Reason, UsageError
@@ -176,7 +177,16 @@ async def _with_reconciler(
                 return await job(reconciler, engine)
         except EngineError as error:
             trouble = error  # raised outside the task group, which would wrap the exception in an ExceptionGroup
-    raise trouble
+    raise _with_client_host(trouble, options)
+
+
+def _with_client_host(error: EngineError, options: DockerOptions) -> EngineError:
+    """Return the error with a note if `docker` uses another engine than the configuration."""
+    host = os.environ.get("DOCKER_HOST", "")
+    if error.kind is not ErrorKind.UNREACHABLE or options.tunnel is not None or host in ("", options.host):
+        return error
+    note = f"DOCKER_HOST is {host}, but the gateway uses docker.host"
+    return EngineError(error.kind, f"{error.message} ({note})")
 
 
 def _direct_uplink(supervisor: Supervisor) -> dict[str | None, Uplink]:

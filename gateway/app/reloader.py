@@ -76,6 +76,8 @@ class Reloader:
         started."""
         self.error = ""
         """The error of the last reload; empty if it was successful."""
+        self.failed_at: float | None = None
+        """When the last reload failed, in epoch seconds; None if it was successful."""
         self.stale_files: list[str] = []
         """The last reload's warnings about files that were replaced on the host."""
         self.io_flusher = False
@@ -167,7 +169,7 @@ class Reloader:
                 # error.
                 await self._check_stale_files(self.config)
                 self._auditing.refused(error, trigger, origin)
-                self.successful, self.error = False, str(error)
+                self.successful, self.error, self.failed_at = False, str(error), time.time()
                 self._events.record(EventSubject(EventType.RELOAD), "failed", detail=self.error)
                 if not isinstance(error, GatewayError):
                     log.exception("reload failed")
@@ -213,7 +215,7 @@ class Reloader:
                 if warning not in previous_advice:
                     log.warning(warning)
             previous, self.config = self.config, config
-            self.successful, self.error, self.applied_at = True, "", time.time()
+            self.successful, self.error, self.failed_at, self.applied_at = True, "", None, time.time()
             self._events.record(EventSubject(EventType.RELOAD), "successful", detail=str(diff))
             self._auditing.configured(previous, config, trigger)
             if config.audit != previous.audit:

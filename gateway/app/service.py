@@ -71,7 +71,8 @@ class GatewayService:
         self._reloader = Reloader(
             config, loader, file, self._auditing, self._notifier, self._stop, self._passed, self._events
         )
-        self._control = ServiceControl(self._reloader, self._auditing, self._stop, self._events)
+        self._events_file = EventsFile(config.gateway.state_dir, self._events)
+        self._control = ServiceControl(self._reloader, self._auditing, self._stop, self._events, self._events_file)
         self._ops = OpsServer(self._control, ops_settings(config))
 
     async def run(self, announce: Callable[[Endpoint], None] | None = None) -> None:
@@ -97,8 +98,7 @@ class GatewayService:
         config = self._reloader.config
         listeners = bind_listeners(config, {}, self._passed, free_bind=True)
         self._passed.warn_unused(listeners)
-        events_file = EventsFile(config.gateway.state_dir, self._events)
-        await events_file.load()
+        await self._events_file.load()
         self._events.record(EventSubject(EventType.START), "started", detail=f"version {__version__}")
         async with (
             exporting(config) as exporter,
@@ -112,7 +112,7 @@ class GatewayService:
             self._reloader.start(runtime, docker, self._ops, listeners)
             supervisor.start("certificates", self._control.expiry)
             supervisor.start("fleet", self._control.fleet_poller)
-            supervisor.start("events file", events_file)
+            supervisor.start("events file", self._events_file)
             changes = FileChangeHandler(self._file, self._reloader, self._ops, runtime)
             supervisor.start("file watch", FileWatcher(changes.watched, changes.on_change, self._stamps))
             background = {
@@ -130,10 +130,10 @@ class GatewayService:
             self._notifier.stopping()
             await shut_down(runtime, self._reloader.config.shutdown, self._control.stop_immediately)
             transitions.close()
-            await events_file.write()
+            await self._events_file.write()
             for task in background:
                 task.cancel()
-        events_file.close()
+        self._events_file.close()
         await asyncio.sleep(0)  # let the event loop record that the last clients have disconnected
 
     def _create_runtime(

@@ -17,6 +17,7 @@ from gateway.fleet.poller import FleetPoller
 from gateway.fleet.view import FleetView
 from gateway.measurement import Histogram
 from gateway.ops.events import EventLog, EventSubject, EventType
+from gateway.ops.events_file import EventsFile
 from gateway.ops.status_views import BackendStatus, BackendView, ConfigText, ServiceView, phase
 from gateway.relay.sockets import PeerCredentials
 
@@ -34,9 +35,17 @@ class ServiceControl:
         auditing: Records commands.
         stop: Set by the first call of `shutdown`.
         events: The log of transitions.
+        events_file: Saves this log.
     """
 
-    def __init__(self, reloader: Reloader, auditing: ServiceAuditLog, stop: asyncio.Event, events: EventLog) -> None:
+    def __init__(
+        self,
+        reloader: Reloader,
+        auditing: ServiceAuditLog,
+        stop: asyncio.Event,
+        events: EventLog,
+        events_file: EventsFile,
+    ) -> None:
         self.started_at = time.time()
         """Epoch seconds."""
         self.startup_done = False
@@ -48,6 +57,7 @@ class ServiceControl:
         self.expiry = ExpiryMonitor(lambda: reloader.config, lambda: list(self._running()))
         self.fleet_poller = FleetPoller(lambda: reloader.config.fleet, strict=reloader.config.gateway.strict)
         self.events = events
+        self._events_file = events_file
         self._reloader = reloader
         self._auditing = auditing
         self._stop = stop
@@ -98,6 +108,7 @@ class ServiceControl:
             reload_successful=reloader.successful,
             reload_success_at=reloader.applied_at,
             reload_error=reloader.error,
+            reload_failed_at=reloader.failed_at,
             tunnels=status_view.tunnel_views(runtime, self.events) if runtime else [],
             backends=backends,
             loop_lag=self.lag.copy(),
@@ -108,6 +119,7 @@ class ServiceControl:
                 *reloader.advice,
                 *expiry_warnings(certificates, time.time()),
                 *self._auditing.trouble,
+                *self._events_file.trouble,
                 *reloader.stale_files,
             ],
             credentials=status_view.credential_views(certificates),

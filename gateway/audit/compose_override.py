@@ -8,6 +8,7 @@ from gateway.audit.data_copy import (
     END,
     created_volumes,
     frozen,
+    helper_created,
     is_live,
     removed_on_failure,
     started_on_failure,
@@ -59,13 +60,8 @@ def override(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
     compose = compose_command(labels, client=client, overrides=() if overridden else (path,))
     lines = [*without_volumes(client, change), *change.setup, write, command(*compose, "config", "--quiet")]
     lines += [*created_volumes(client, change), *removed_on_failure(client, change)]
-    helper = f"{name}-copy" if change.copied else ""
-    if helper:
-        mounts = [argument for each in change.copied for argument in ("-v", f"{change.mounts[each]}:{each}")]
-        lines += [command(client, "create", "--name", helper, *mounts, container.exact_image, "none")]
-        lines += removed_on_failure(client, change, helper)
-    lines += frozen(client, container, change, helper)
-    lines += [command(client, "rm", "-v", helper)] if helper else []
+    helper = f"{name}-copy"
+    lines += [*helper_created(client, container, change, helper), *frozen(client, container, change, helper)]
     lines += [END, command(client, "kill", name)] if is_live(container, change) else []
     saved = f"before-audit:{name}"
     lines.append(command(client, "commit", name, saved))

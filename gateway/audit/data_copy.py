@@ -4,17 +4,36 @@ import shlex
 
 from gateway.audit.model import AuditedContainer
 from gateway.audit.mount_changes import MountChanges, new_volumes
-from gateway.audit.shell_commands import command, copy, save, script
+from gateway.audit.shell_commands import COPY_ROOT, command, copy, save, script
 
 END = "trap - EXIT"
 """The command after which a failure runs no further command."""
 
 
-def frozen(client: str, container: AuditedContainer, change: MountChanges, new: str) -> list[str]:
-    """Return commands that stop or pause a container, and copy its data to another container.
+def helper_created(
+    client: str, container: AuditedContainer, change: MountChanges, helper: str, *created: str
+) -> list[str]:
+    """Return commands that create the helper container of `frozen`; empty if the change copies no data.
+
+    Args:
+        client: The engine's command line client.
+        container: The container to read from.
+        change: How the mounts change.
+        helper: The name of the helper container.
+        created: The other containers that a failure removes.
+    """
+    if not change.copied:
+        return []
+    mounts = [argument for each in change.copied for argument in ("-v", f"{change.mounts[each]}:{COPY_ROOT}{each}")]
+    create = command(client, "create", "--name", helper, *mounts, container.exact_image, "none")
+    return [create, *removed_on_failure(client, change, helper, *created)]
+
+
+def frozen(client: str, container: AuditedContainer, change: MountChanges, helper: str, *created: str) -> list[str]:
+    """Return commands that stop or pause a container, copy its data to new volumes, and remove the helper container.
 
     The commands are lines of a script that stops at the first command that fails. Until `END`, a failure removes the
-    new container and the new volumes, and the old container runs again. The same script can then run again.
+    created containers and the new volumes, and the old container runs again. The same script can then run again.
 
     A container that stops completes its writes, so the commands stop it before they copy the data. If the data exists
     only while the container runs, they pause it, and the caller must kill it. A database then recovers from the copy
@@ -24,10 +43,13 @@ def frozen(client: str, container: AuditedContainer, change: MountChanges, new: 
         client: The engine's command line client.
         container: The container to read from.
         change: How the mounts change.
-        new: The name of the container to write to, which must exist; empty if the change copies no data.
+        helper: The name of the container to write to, from `helper_created`.
+        created: The other containers that a failure removes.
     """
-    copies = [copy(client, container, new, path) for path in change.copied]
-    remove, name = _removal(client, change, new), container.name
+    copies = [copy(client, container, helper, path) for path in change.copied]
+    copies += [command(client, "rm", "-v", helper)] if change.copied else []
+    helpers = (helper,) if change.copied else ()
+    remove, name = _removal(client, change, *helpers, *created), container.name
     if not container.running:
         return copies
     if is_live(container, change):
@@ -55,9 +77,9 @@ def created_volumes(client: str, change: MountChanges) -> list[str]:
     return [command(client, "volume", "create", *change.driver_options, each) for each in new_volumes(change)]
 
 
-def removed_on_failure(client: str, change: MountChanges, new: str = "") -> list[str]:
-    """Return a command after which a failure removes the new volumes, and the new container if `new` names one."""
-    removal = _removal(client, change, new)
+def removed_on_failure(client: str, change: MountChanges, *created: str) -> list[str]:
+    """Return a command after which a failure removes the new volumes and the created containers."""
+    removal = _removal(client, change, *created)
     return [on_exit(*removal)] if removal else []
 
 
@@ -88,6 +110,6 @@ def is_live(container: AuditedContainer, change: MountChanges) -> bool:
     return container.running and (container.removed or change.vanishes)
 
 
-def _removal(client: str, change: MountChanges, new: str) -> list[str]:
-    container = [command(client, "rm", "-f", "-v", new)] if new else []
-    return [*container, *(command(client, "volume", "rm", each) for each in new_volumes(change))]
+def _removal(client: str, change: MountChanges, *created: str) -> list[str]:
+    containers = [command(client, "rm", "-f", "-v", *created)] if created else []
+    return [*containers, *(command(client, "volume", "rm", each) for each in new_volumes(change))]

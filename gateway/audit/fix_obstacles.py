@@ -19,9 +19,14 @@ def obstacles(snapshot: AuditSnapshot, container: AuditedContainer, change: Moun
         change: How the mounts change.
     """
     return [
-        *_nested(container, change), *_shared(snapshot, container, change), *_dependants(snapshot, container),
-        *_linked(snapshot, container),
+        *_owners(snapshot, change), *_nested(container, change), *_shared(snapshot, container, change),
+        *_dependants(snapshot, container), *_linked(snapshot, container),
     ]  # fmt: skip
+
+
+def _owners(snapshot: AuditSnapshot, change: MountChanges) -> Iterator[str]:
+    if change.copied and snapshot.client == "podman":
+        yield "podman cp does not keep the owners of files: copy them as root, with a program that does"
 
 
 def _nested(container: AuditedContainer, change: MountChanges) -> Iterator[str]:

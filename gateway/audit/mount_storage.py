@@ -159,7 +159,18 @@ def of_volume(snapshot: AuditSnapshot, volume: AuditedVolume) -> MountStorage:
     if device:
         return MountStorage(StorageMedium.LOCAL, f"{volume.name} ({device})", f"device {device}")
     title = volume.name[:12] if volume.anonymous else volume.name
-    return _of_path(snapshot, volume.mountpoint, title, f"volume {volume.name}")
+    store = _of_path(snapshot, volume.mountpoint, title, f"volume {volume.name}")
+    if store.host_mount is not None and store.host_mount == memory_of_engine(snapshot):
+        # A report of each volume would be wrong: another volume of this engine would also be in memory.
+        return MountStorage(StorageMedium.LOCAL, title, store.identity, host_path=store.host_path)
+    return store
+
+
+def memory_of_engine(snapshot: AuditSnapshot) -> HostMount | None:
+    """Return the mount in memory that contains the engine's volumes; None if they are on a disk, or not known."""
+    path = snapshot.volume_directory
+    above = mount_above(snapshot.mounts_by_point, posixpath.normpath(path)) if path else None
+    return above if above is not None and medium_of(above.file_system) is StorageMedium.MEMORY else None
 
 
 def _of_path(snapshot: AuditSnapshot, path: str, title: str, identity: str = "") -> MountStorage:

@@ -12,7 +12,16 @@ from typing import Any
 
 from gateway.audit.compose_override import override
 from gateway.audit.create_options import changed_addresses, networks, options, variables
-from gateway.audit.data_copy import END, created_volumes, frozen, is_live, removed_on_failure, saved, without_volumes
+from gateway.audit.data_copy import (
+    END,
+    created_volumes,
+    frozen,
+    helper_created,
+    is_live,
+    removed_on_failure,
+    saved,
+    without_volumes,
+)
 from gateway.audit.fix_obstacles import obstacles
 from gateway.audit.model import ONE_OFF, AuditedContainer, AuditSnapshot
 from gateway.audit.mount_changes import MountChanges, volume_options
@@ -69,7 +78,7 @@ def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
 def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChanges) -> str:
     client, name = snapshot.client, container.name
     taken = [each.name for each in snapshot.containers]
-    old, new = free_name(f"{name}-old", taken), free_name(f"{name}-new", taken)
+    old, new, helper = (free_name(f"{name}-{each}", taken) for each in ("old", "new", "copy"))
     connects = [
         command(client, "network", "connect", *extra, network, new)
         for network, extra in networks(container)
@@ -78,7 +87,8 @@ def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChan
     lines = [*without_volumes(client, change), *change.setup]
     lines += [*created_volumes(client, change), *removed_on_failure(client, change)]
     lines += [_create(snapshot, container, change, new), *removed_on_failure(client, change, new), *connects]
-    lines += [*frozen(client, container, change, new), END]
+    lines += helper_created(client, container, change, helper, new)
+    lines += [*frozen(client, container, change, helper, new), END]
     notes = [
         f"# {name} gets another MAC address on {one_line(each)}: {client} network connect cannot set it"
         for each in changed_addresses(container, _first_network(container))

@@ -1,6 +1,7 @@
 """Builds shell commands, and quotes their words, because containers control some of the words. Does no I/O."""
 
 import posixpath
+import re
 import shlex
 
 from gateway.audit.model import AuditedContainer
@@ -10,6 +11,16 @@ _HOST_NAME = {"docker": "{{.Name}}", "podman": "{{.Host.Hostname}}"}
 
 KEEP_OWNERS = "-a=false"
 """The option of `cp` for a copy into a container. With `-a`, the engine gives each file to the container's user."""
+
+COPY_ROOT = "/audit-copy"
+"""The directory of a helper container below which it mounts the new volumes, each at its path in the old container.
+
+`docker cp` sets the owner and the mode of a directory only if it copies the directory into the parent directory. A
+helper is necessary, because the parent directory of the new container can be read-only, and its path can have links.
+"""
+
+NEW_FILES = "set -o noclobber; umask 077"
+"""A command after which redirections overwrite no file, and only the user can read the files that they create."""
 
 
 def script(*lines: str) -> str:
@@ -29,28 +40,29 @@ def only_on_host(client: str) -> str:
     return f'test "$({name})" = "$(uname -n)" || {{ {message}; exit 1; }}'
 
 
-def copy(client: str, container: AuditedContainer, new: str, path: str) -> str:
-    """Return commands that copy a directory's content, with owners and modes, between two containers.
+def copy(client: str, container: AuditedContainer, helper: str, path: str) -> str:
+    """Return commands that copy a directory, with owners and modes, to a volume of a helper container.
 
     The commands are lines of a script that stops at the first command that fails.
 
     Args:
         client: The engine's command line client.
         container: The container to read from.
-        new: The name of the container to write to.
-        path: The path of the directory, which is the same in both containers.
+        helper: The name of the container to write to, which mounts the volume below `COPY_ROOT`.
+        path: The path of the directory in the container to read from.
     """
     if _is_live_tmpfs(container, path):
         *before, source = _read_tmpfs(client, container, path)
     else:
-        before, source = [], command(client, "cp", "-a", f"{container.name}:{path}/.", "-")
-    return "\n".join((*before, f"{source} | {command(client, 'cp', KEEP_OWNERS, '-', f'{new}:{path}')}"))
+        before, source = [], command(client, "cp", "-a", f"{container.name}:{path}/", "-")
+    target = f"{helper}:{COPY_ROOT}{posixpath.dirname(path)}".rstrip("/")
+    return "\n".join((*before, f"{source} | {command(client, 'cp', KEEP_OWNERS, '-', target)}"))
 
 
 def save(client: str, container: AuditedContainer, path: str) -> str:
     """Return commands that save a directory of a container below the shell's current directory.
 
-    The commands are lines of a script that stops at the first command that fails.
+    The commands are lines of a script that stops at the first command that fails. They overwrite no file.
 
     Args:
         client: The engine's command line client.
@@ -60,8 +72,12 @@ def save(client: str, container: AuditedContainer, path: str) -> str:
     target = f"./{container.name}-{posixpath.basename(path) or 'data'}"
     if _is_live_tmpfs(container, path):
         *before, source = _read_tmpfs(client, container, path)
-        return "\n".join((*before, f"{source} > {command(f'{target}.tar')}"))
-    return command(client, "cp", "-a", f"{container.name}:{path}", target)
+        return "\n".join((*before, NEW_FILES, f"{source} > {command(f'{target}.tar')}"))
+    message = f"echo {shlex.quote(f'{target} exists: rename it')} >&2"
+    return "\n".join((
+        f"test ! -e {command(target)} || {{ {message}; exit 1; }}",
+        command(client, "cp", "-a", f"{container.name}:{path}", target),
+    ))  # fmt: skip
 
 
 def _is_live_tmpfs(container: AuditedContainer, path: str) -> bool:
@@ -71,6 +87,8 @@ def _is_live_tmpfs(container: AuditedContainer, path: str) -> bool:
 
 def _read_tmpfs(client: str, container: AuditedContainer, path: str) -> list[str]:
     """Return commands that read a directory through the host's /proc. The last one writes a tar archive to stdout."""
+    # The archive has the name of the directory, as that of `docker cp`.
+    name = re.sub(r"([\\&,])", r"\\\1", posixpath.basename(path))
     return [
         only_on_host(client),
         f"pid=$({command(client, 'inspect', '-f', '{{.State.Pid}}', container.name)})",
@@ -78,5 +96,5 @@ def _read_tmpfs(client: str, container: AuditedContainer, path: str) -> list[str
         # A symbolic link in the container can lead to a host file, whose mount is not in the container's mount table.
         """mount=$(awk '/^mnt_id:/ {print $2}' /proc/self/fdinfo/3)""",
         'grep -q "^$mount " "/proc/$pid/mountinfo"',
-        "tar -c -C /proc/self/fd/3 .",
+        command("tar", "-c", "-C", "/proc/self/fd/3", "--transform", rf"s,^\.,{name},S", "."),
     ]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
-from gateway.audit.mount_storage import MountStorage, StorageMedium, as_bind, is_below, store_of
+from gateway.audit.mount_storage import MountStorage, StorageMedium, as_bind, is_below, memory_of_engine, store_of
 from gateway.audit.report import StorageLocation
 from gateway.text_sanitizer import format_bytes
 
@@ -56,4 +56,5 @@ def _kind_and_loss(
         )
     if volume.driver != "local":
         return "volume", "docker volume rm, and what its driver does"
-    return "volume", "docker volume rm, compose down -v, the host's disk"
+    end = "the host's disk" if memory_of_engine(snapshot) is None else "the host's next boot"
+    return "volume", f"docker volume rm, compose down -v, {end}"

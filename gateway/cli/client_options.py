@@ -1,14 +1,45 @@
 """Defines the options that select a running service, for the commands that connect to one."""
 
+import difflib
 import functools
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import click
 
+from gateway.cli.config_options import SETTINGS
+from gateway.cli.output import print_text
 from gateway.ops.service_client import ServiceClient
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_PREFIX = "GATEWAY_"
+_VARIABLES = (
+    "OPS_ADMIN_SOCKET",
+    "OPS_LISTEN",
+    "OPS_PROBE_LISTEN",
+    "OPS_TOKEN_FILE",
+    "OPS_CA_FILE",
+    "OPS_TLS_CERT_FILE",
+)
+"""The variables that select a service, without the prefix."""
+_SIMILAR = 0.8
+
+
+def _warn_of_misspelled_variables(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Print a warning for each variable that resembles one of `_VARIABLES`; a callback of Click.
+
+    This is not an error, because the configuration of the service can mention variables of any name.
+    """
+    del parameter
+    known = {*_VARIABLES, *(name.replace("-", "_").upper() for name in SETTINGS)}
+    for variable in () if context.resilient_parsing else sorted(os.environ):
+        name = variable.removeprefix(_PREFIX)
+        close = difflib.get_close_matches(name, _VARIABLES, n=1, cutoff=_SIMILAR)
+        if variable != name and name not in known and close:
+            print_text(f"warning: {variable} is not used; did you mean {_PREFIX}{close[0]}?", fg="yellow", err=True)
+    return value
 
 
 def admin_socket_option(command: _Command) -> _Command:
@@ -17,7 +48,8 @@ def admin_socket_option(command: _Command) -> _Command:
         "--admin-socket",
         envvar="GATEWAY_OPS_ADMIN_SOCKET",
         metavar="PATH",
-        help="Admin socket of the service. Default: the one of this user's service.",
+        callback=_warn_of_misspelled_variables,
+        help="Admin socket of the service. Default: the one of this user's service. [env: GATEWAY_OPS_ADMIN_SOCKET]",
     )(command)
 
 

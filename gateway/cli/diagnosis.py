@@ -76,3 +76,17 @@ def print_diagnosis(status: dict[str, Any], *, details: bool = True) -> None:
     waiting = sum(each["waiting"] for each in connections)
     clients = format_count(sum(each["active"] for each in connections) - waiting, "client")
     print_text(f"{status['diagnosis']['headline']}; {clients} connected, {waiting} waiting")
+
+
+def print_notices(status: dict[str, Any]) -> None:
+    """Print whether the last reload failed, and the warnings.
+
+    Args:
+        status: The body of `/api/v1/status`.
+    """
+    reload = status["reload"]
+    if not reload["successful"]:
+        failed = f"The last reload failed at {format_clock(reload['failed_at'])}"
+        print_wrapped(f"{failed}, and the previous configuration is in effect: {reload['error']}", fg="red")
+    for warning in status["warnings"]:
+        print_wrapped(f"warning: {warning}", fg="yellow")

@@ -19,6 +19,7 @@ from gateway.cli.output import (
     terminal_width,
 )
 from gateway.errors import UsageError
+from gateway.ops.reason_descriptions import state_name
 from gateway.ops.service_client import ServiceClient
 
 
@@ -50,7 +51,7 @@ def _print(status: dict[str, Any], name: str) -> None:
     began, age = format_clock(backend["since"]), format_age(backend["since"])
     print_wrapped(f"{name} ({backend['kind']}) is {backend['state']} since {began} ({age})")
     click.echo()
-    rows = [[each.part, each.name, each.state, format_clock(each.since)] for each in explained.parts]
+    rows = [[each.part, each.name, state_name(each.state), format_clock(each.since)] for each in explained.parts]
     notes = [each.why for each in explained.parts]
     print_table(["PART", "NAME", "STATE", "SINCE"], rows, notes, terminal_width())
     click.echo()

@@ -7,6 +7,7 @@ from typing import Any
 from gateway.cli.diagnosis import causes_of, describe_cause
 from gateway.cli.output import format_clock, format_count, format_ms, format_reason, plain_commands
 from gateway.cli.severity import outer_tunnels, way_hops, way_rows
+from gateway.ops.reason_descriptions import without_remedy
 
 _USABLE = {"up", "degraded"}
 
@@ -89,7 +90,7 @@ def _parts(status: dict[str, Any], name: str) -> Iterator[PathPart]:
         yield PathPart(part, tunnel_name, state, None, why)
     for target in backend["targets"]:
         facts = [target["role"], *target.get("facts", ())]
-        why = format_reason(target) or ", ".join(filter(None, facts))
+        why = without_remedy(format_reason(target), backend["remedy"]) or ", ".join(filter(None, facts))
         yield PathPart("target", target["target"], target["state"], target["since"], why)
         yield from _phases(target)
     yield from (

@@ -12,6 +12,7 @@ from gateway.cli.client_options import client_options
 from gateway.cli.output import (
     fits,
     format_age,
+    format_clock,
     format_ms,
     output_option,
     print_table,
@@ -50,7 +51,7 @@ _WIDE_HEADS = ["ANSWER", "UP", "VERSION", "WARNINGS"]
 def fleet(
     members: tuple[str, ...], file: Path | None, timeout: float, client: ServiceClient, output: str, watch: bool
 ) -> None:
-    """Show many gateways in one table.
+    """Show many gateways in one table, worst first.
 
     A MEMBER is HOST:PORT or https://HOST:PORT of a gateway's ops.listen. dns+HOST:PORT stands for all addresses of a
     name. Without members, show those of the section `fleet` of the running service.
@@ -156,11 +157,18 @@ def _note(member: dict[str, Any], *, wide: bool) -> str:
     summary = member["summary"] or {}
     reload = "the last reload failed" if summary.get("reload_successful") is False else ""
     problems = [
-        ": ".join(filter(None, (f"{each['name']} is {state_name(each['state'])}", each["reason"], each["detail"])))
+        ": ".join(filter(None, (_describe(each), each["reason"], each["detail"])))
         for each in summary.get("problems", ())
     ]
     shown = problems if wide else [*problems[:1], *([f"and {len(problems) - 1} more"] if len(problems) > 1 else [])]
     return ("\n" if wide else "; ").join(filter(None, (member["error"], reload, *shown)))
+
+
+def _describe(problem: dict[str, Any]) -> str:
+    """Return the state of a failed part, since when, and the consequences. Older versions send only the state."""
+    since = f" since {format_clock(problem['since'])}" if problem.get("since") else ""
+    effects = f" ({problem['effects']})" if problem.get("effects") else ""
+    return f"{problem['name']} is {state_name(problem['state'])}{since}{effects}"
 
 
 def _uptime(started_at: str | None) -> str:

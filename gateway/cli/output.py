@@ -12,9 +12,9 @@ from gateway.text_sanitizer import one_line, printable
 
 _COLORS = {
     "up": "green", "ready": "green", "degraded": "yellow", "unknown": "yellow", "paused": "yellow",
-    "starting": "yellow", "draining": "yellow", "down": "red", "blocked": "red", "quarantined": "red",
-    "backoff": "red", "unreachable": "red", "waiting": "yellow", "connecting": "yellow", "authenticating": "yellow",
-    "suspect": "yellow", "full": "red",
+    "starting": "yellow", "draining": "yellow", "down": "red", "down (quarantined)": "red", "blocked": "red",
+    "quarantined": "red", "backoff": "red", "unreachable": "red", "waiting": "yellow", "connecting": "yellow",
+    "authenticating": "yellow", "suspect": "yellow", "full": "red",
 }  # fmt: skip
 _MAX_CELL_LENGTH = 1000
 _MIN_CELL_LENGTH = 8

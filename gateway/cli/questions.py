@@ -4,11 +4,12 @@ import contextlib
 import dataclasses
 import getpass
 import inspect
+import itertools
 import os
 import re
 import shlex
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -18,9 +19,12 @@ from gateway import backends, tunnels
 from gateway.cli.output import print_text, print_wrapped
 from gateway.config import values
 from gateway.config.initial_config import from_urls, problems_of
+from gateway.config.model import OpsSection
+from gateway.config.reference_rules import conflict
 from gateway.config.scalar_decoder import SCALARS, broken_rule, one_of
 from gateway.config.variable_expansion import expand
 from gateway.contracts.security import Secret
+from gateway.contracts.values import Endpoint
 
 _NONE = "none"
 _COMMANDS = ("command",)
@@ -52,8 +56,12 @@ def ask_config(tunnel_urls: tuple[str, ...]) -> dict[str, Any]:
         kind = _choose("Kind of the backend", list(backends.KINDS), "postgres")
         name = click.prompt("Name of the backend", default=kind, value_proc=_answer(values.name))
         via = list(config.get("tunnels", {}))[-1:]
-        _ask_valid(config, "backends", name, lambda before: _backend(kind, via, before))  # noqa: B023 - called here
-        if not click.confirm("Another backend?", default=False):
+        others = [each["listen"] for other, each in config.get("backends", {}).items() if other != name]
+        taken = [OpsSection().listen, *map(values.listener, others)]
+        _ask_valid(config, "backends", name, lambda before: _backend(kind, via, taken, before))  # noqa: B023
+        if not click.prompt(
+            "Another backend? [y/N]", default="n", show_default=False, value_proc=_answer(_yes_or_no)
+        ):
             return config
 
 
@@ -78,7 +86,7 @@ def _tunnel(kind: str, before: dict[str, Any]) -> dict[str, Any]:
     return {"kind": kind, **_ask_keys(found.options, keys, before)}
 
 
-def _backend(kind: str, via: list[str], before: dict[str, Any]) -> dict[str, Any]:
+def _backend(kind: str, via: list[str], taken: Iterable[Endpoint | Path], before: dict[str, Any]) -> dict[str, Any]:
     found = backends.KINDS[kind]
     answers: dict[str, Any] = {"kind": kind, **({"via": via[0]} if via else {})}
     target = click.prompt(
@@ -88,16 +96,34 @@ def _backend(kind: str, via: list[str], before: dict[str, Any]) -> dict[str, Any
     )
     answers["targets"] = [target]
     answers |= _ask_keys(found.options, _required(found.options), before)
-    port = values.endpoint(target, found.default_port).port
+    server = values.endpoint(target, found.default_port)
     answers["listen"] = click.prompt(
         "Address where clients connect to the gateway",
-        default=before.get("listen", f"127.0.0.1:{port}"),
+        default=_free_listener(before.get("listen"), server.port, [*taken, *([] if via else [server])]),
         value_proc=_answer(lambda text: str(values.listener(text))),
     )
     keys = [*_required(found.check), *found.init_keys]
     needs_user = not found.imports.password_without_user
+    if keys:
+        print_wrapped("The gateway uses the next answers only to check the backend. Clients log in themselves.")
     check = _ask_keys(found.check, keys, before.get("check", {}), password_needs_user=needs_user)
     return {**answers, **({"check": check} if check else {})}
+
+
+def _free_listener(answer: str | None, port: int, taken: Collection[Endpoint | Path]) -> str:
+    """Return the previous answer, a loopback address with `port`, or one with a later port: the first that is free.
+
+    Args:
+        answer: The previous answer; None if there is none.
+        port: The port of the server.
+        taken: The addresses that are not free.
+    """
+    addresses = (f"127.0.0.1:{each}" for each in itertools.chain(range(port, 65536), range(1024, port)))
+    return next(
+        each
+        for each in itertools.chain([answer] if answer else [], addresses)
+        if not any(conflict(values.listener(each), other) for other in taken)
+    )
 
 
 def _required(cls: type) -> list[str]:
@@ -192,6 +218,12 @@ def _answer(parse: Callable[[str], Any]) -> Callable[[str], Any]:
             raise click.BadParameter(f"{text.strip()}: {error.strerror}: choose another path") from error
 
     return value
+
+
+def _yes_or_no(text: str) -> bool:
+    if text.lower() not in ("y", "yes", "n", "no"):
+        raise ValueError(f"{text!r} is neither yes nor no: write y or n")
+    return text.lower() in ("y", "yes")
 
 
 def _existing_file(text: str) -> str:

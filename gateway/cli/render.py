@@ -146,13 +146,15 @@ def kubernetes(
     """
     from gateway.config import ConfigSources, load  # noqa: PLC0415 - slow to import
     from gateway.rendering import workload  # noqa: PLC0415 - slow to import
+    from gateway.rendering.workload_rules import SECRETS  # noqa: PLC0415 - slow to import
 
     if file is None:
         raise UsageError("the ConfigMap needs a configuration file: add -c FILE")
     if tunnels or backends or any(settings.values()):
         raise UsageError("the ConfigMap contains only the configuration file: move the other options into it")
     # Do not use environment variables of this process, because the pod does not have them.
-    config = load(ConfigSources(file=file, environment={}))
+    unset = f"the pod has no environment variable {{name}}: write its value, or for a file, a path in {SECRETS}"
+    config = load(ConfigSources(file=file, environment={}, unset=unset))
     documents = workload.kubernetes(config, file.read_text(), name, image, podman=podman)
     hint = f"create the Secret first: kubectl create secret generic {name} --from-file=DIRECTORY"
     if podman:

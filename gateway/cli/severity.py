@@ -1,5 +1,6 @@
 """Orders tunnels and backends by severity, and lists the tunnels that lead to a backend. Does no I/O."""
 
+from collections.abc import Collection
 from typing import Any
 
 from gateway.cli.output import format_reason
@@ -55,27 +56,32 @@ def way_hops(status: dict[str, Any], backend: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(hop for way in backend["ways"] for hop in hops(status, way["tunnel"])))
 
 
-def way_rows(label: str, backend: dict[str, Any]) -> list[list[str]]:
+def way_rows(label: str, backend: dict[str, Any], explained: Collection[str] = ()) -> list[list[str]]:
     """Return a row for each way, with its tunnel, state and description; empty if there is only one way.
 
     Args:
         label: The first cell of each row.
         backend: The backend in `/api/v1/status`.
+        explained: The failed tunnels whose reasons the rows omit.
     """
     ways = backend["ways"] if len(backend["ways"]) > 1 else ()
-    return [[label, way["tunnel"], "up" if way["up"] else "down", describe_way(way)] for way in ways]
+    return [
+        [
+            label,
+            way["tunnel"],
+            "up" if way["up"] else "down",
+            _describe_way(way, explained=way["tunnel"] in explained),
+        ]
+        for way in ways
+    ]
 
 
-def describe_way(way: dict[str, Any]) -> str:
-    """Return why clients cannot use a way, or how they use it.
-
-    Args:
-        way: An item of `ways` of a backend in `/api/v1/status`.
-    """
+def _describe_way(way: dict[str, Any], *, explained: bool) -> str:
+    """Return why clients cannot use a way, unless that is `explained` elsewhere, and how they use it."""
     use = f"clients: {way['clients']}, switches: {way['switches']}"
     if way["in_use"]:
         use += ", used by new clients"
-    return use if way["up"] else f"{format_reason(way)} ({use})"
+    return use if way["up"] or explained else f"{format_reason(way)} ({use})"
 
 
 def _rank(order: tuple[str, ...], state: str) -> int:

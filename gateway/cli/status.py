@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from gateway.cli.client_options import client_options
-from gateway.cli.diagnosis import headline, print_diagnosis
+from gateway.cli.diagnosis import causes_of, headline, print_diagnosis, print_notices
 from gateway.cli.output import (
     format_clock,
     format_ms,
@@ -20,6 +20,7 @@ from gateway.cli.output import (
 )
 from gateway.cli.severity import backends_by_severity, describe_via, tunnels_by_severity, way_rows
 from gateway.cli.watch import watching
+from gateway.ops.reason_descriptions import state_name
 from gateway.ops.service_client import ServiceClient
 from gateway.text_sanitizer import format_bytes
 
@@ -57,15 +58,12 @@ def status(client: ServiceClient, output: str, watch: bool) -> None:
 def _print_status(service: dict[str, Any], *, wide: bool) -> None:
     print_wrapped(headline(service))
     print_diagnosis(service)
-    for warning in service["warnings"]:
-        print_wrapped(f"warning: {warning}", fg="yellow")
-    if not service["reload"]["successful"]:
-        print_text(f"the last reload failed: {service['reload']['error']}", fg="red")
+    print_notices(service)
     width = None if wide else terminal_width()
     if service["tunnels"]:
         click.echo()
         rows = [
-            [name, each["state"], format_clock(each["since"]), describe_via(each),
+            [name, state_name(each["state"]), format_clock(each["since"]), describe_via(each),
              format_ms(each["rtt_seconds"]),
              each["far_side"], *([each["kind"], ", ".join(each.get("facts", ())) or "-"] if wide else [])]
             for name, each in tunnels_by_severity(service)
@@ -74,11 +72,14 @@ def _print_status(service: dict[str, Any], *, wide: bool) -> None:
         print_table(heads, rows, [format_reason(each) for _, each in tunnels_by_severity(service)], width)
     click.echo()
     shown = [
-        each for name, backend in backends_by_severity(service) for each in _backend_rows(name, backend, wide=wide)
+        each
+        for name, backend in backends_by_severity(service)
+        for each in _backend_rows(name, backend, _failed_tunnels(service, name), wide=wide)
     ]
     rows, notes = [row for row, _ in shown], [note for _, note in shown]
     print_table(_HEADS + (_WIDE_HEADS if wide else []), rows, notes, width)
-    ways = [row for name, each in backends_by_severity(service) for row in way_rows(name, each)]
+    failed = [name for name, each in service["tunnels"].items() if each["state"] not in ("up", "draining")]
+    ways = [row for name, each in backends_by_severity(service) for row in way_rows(name, each, failed)]
     if ways:
         click.echo()
         print_table(["BACKEND", "WAY", "STATE"], [row[:3] for row in ways], [row[3] for row in ways], width)
@@ -127,16 +128,26 @@ def _print_consumers(consumers: dict[str, Any]) -> None:
         print_table(["CONSUMER", "BACKEND", "CLIENTS", "TOTAL", "SENT", "RECEIVED", "LATENCY", "REFUSED"], rows)
 
 
-def _backend_rows(name: str, backend: dict[str, Any], *, wide: bool) -> Iterator[tuple[list[str], str]]:
+def _failed_tunnels(service: dict[str, Any], backend: str) -> str:
+    """Return which tunnels are the cause of a backend's state, without their details; empty if there are none."""
+    causes = [each for each in causes_of(service, backend) if each["part"] == "tunnel"]
+    return ", ".join(f"tunnel {each['name']} is {state_name(each['state'])}" for each in causes)
+
+
+def _backend_rows(
+    name: str, backend: dict[str, Any], failed_tunnels: str, *, wide: bool
+) -> Iterator[tuple[list[str], str]]:
     """Yield the rows of a backend with the text below each: first the backend, then its targets.
 
-    The row of the backend contains its only target if both have the same state.
+    The row of the backend contains its only target if both have the same state. The details of `failed_tunnels` are
+    in the diagnosis and in the rows of the tunnels, so the rows of many backends do not repeat them.
     """
     targets = backend["targets"]
     only = targets[0] if len(targets) == 1 and targets[0]["state"] == backend["state"] else None
     hold = "" if backend["holds_clients"] else f"clients are not held (gateway fail {name} --undo)"
     connections = backend["connections"]
-    reason = _target_note(only) if only else format_reason(backend)
+    by_tunnel = failed_tunnels if backend["reason"] == "tunnel" else ""
+    reason = by_tunnel or (_target_note(only) if only else format_reason(backend))
     yield (
         [
             name,
@@ -155,7 +166,7 @@ def _backend_rows(name: str, backend: dict[str, Any], *, wide: bool) -> Iterator
     for target in targets:
         facts = [_facts(target)] if wide else []
         cells = ["", target["state"], format_clock(target["since"]), *_target_cells(target), *padding, *facts]
-        yield cells, _target_note(target)
+        yield cells, "" if by_tunnel and target["reason"] == "tunnel" else _target_note(target)
 
 
 def _target_cells(target: dict[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from gateway.cli.client_options import client_options
-from gateway.cli.diagnosis import headline, print_diagnosis
+from gateway.cli.diagnosis import headline, print_diagnosis, print_notices
 from gateway.cli.output import print_table, print_wrapped, terminal_width
 from gateway.cli.seconds import Seconds
 from gateway.cli.severity import backend_rank
@@ -42,6 +42,7 @@ def top(client: ServiceClient, interval: float, count: int | None) -> None:
         status, rows = meter.rates()
         print_wrapped(headline(status))
         print_diagnosis(status, details=False)
+        print_notices(status)
         click.echo()
         print_table(_HEADS, rows, width=terminal_width())
 

@@ -129,7 +129,10 @@ class Decoder:
             return INVALID
 
     def table(self, tree: Tree, key: str) -> ParsedMapping | None:
-        """Return the tree as a mapping, which is empty for an absent value. Otherwise, add a problem, return None."""
+        """Return the tree as a mapping, which is empty for an absent value.
+
+        If the tree is a list or a single value, add a problem and return None.
+        """
         if isinstance(tree, ParsedMapping):
             return tree
         if isinstance(tree, ParsedScalar) and tree.text is None:

@@ -1,4 +1,4 @@
-"""Finds the servers that a gateway dials directly. Reads the files that tunnels name, and can block."""
+"""Finds the servers that a gateway dials directly. Blocks, because it reads files to which tunnels refer."""
 
 from gateway.config.model import Config, TunnelSpec
 from gateway.contracts.values import Endpoint

@@ -1,4 +1,4 @@
-"""Checks that the files that a configuration names exist and are readable, and that secret files are private."""
+"""Checks that the files to which a configuration refers are readable, and that files with secrets are private."""
 
 import dataclasses
 import os

@@ -1,6 +1,6 @@
 """Creates and checks the initial configuration that `gateway init` writes.
 
-A configuration is a dictionary, as YAML represents it.
+In this module, a configuration is a dictionary with the structure of the YAML file.
 """
 
 import os

@@ -20,7 +20,7 @@ from gateway.config.schema import hints_by_key, is_list
 from gateway.config.strict_mode import weaknesses
 from gateway.config.variable_expansion import expand, references
 from gateway.config.variables import PREFIX, setting_names, unknown_variables, url_variables, variable_of
-from gateway.config.yaml_parser import parse_yaml, read_text
+from gateway.config.yaml_parser import UNSET, parse_yaml, read_text
 from gateway.errors import ConfigError, ConfigOrigin, Problem
 
 _EXAMPLES = {"tunnel": "bastion=ssh://user@host", "backend": "orders=mysql://db:3306"}
@@ -43,6 +43,7 @@ class ConfigSources:
         settings: Values by flag, such as `{"ops-listen": "127.0.0.1:9090"}`.
         environment: The environment variables: settings such as `GATEWAY_…`, and the variables to which `${NAME}`
             refers.
+        unset: The error for a reference in the file to a variable that is not set, with `{name}` for its name.
     """
 
     file: Path | None = None
@@ -50,6 +51,7 @@ class ConfigSources:
     backends: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    unset: str = UNSET
 
 
 def load(sources: ConfigSources, *, serves: bool = True) -> Config:
@@ -68,7 +70,7 @@ def load(sources: ConfigSources, *, serves: bool = True) -> Config:
     root, text, digest = ParsedMapping(place), "", None
     if sources.file is not None:
         text, digest = read_text(sources.file, problems)
-        root = parse_yaml(sources.file, text, problems, sources.environment, redactor.references)
+        root = parse_yaml(sources.file, text, problems, sources.environment, redactor.references, sources.unset)
     for name, path in setting_names().items():
         variable = variable_of(name)
         if variable in sources.environment:

@@ -24,12 +24,13 @@ class GatewaySection:
     """The section `gateway`: name, state directory, workers and strict mode.
 
     Args:
-        instance: The gateway's name in logs, status and labels. With a section `docker`, the gateway records the
-            hostname in `state_dir` and keeps it as its name. It refuses a hostname that is the ID of the container.
+        instance: The gateway's name in logs, status and labels; absent: the hostname. With a section `docker`, the
+            gateway stores this hostname in `state_dir`, so that its name does not change later. It refuses a hostname
+            that is the ID of its container, because this ID changes when the container is recreated.
         state_dir: Folder for data that must survive a restart. The default for a user who cannot write to
             /var/lib/gateway is `$XDG_STATE_HOME/gateway` (~/.local/state/gateway).
-        workers: Number of additional processes that carry the traffic of bulk backends; 0: one process does
-            everything.
+        workers: Number of additional processes that carry the traffic of bulk backends; 0: the main process carries
+            all traffic.
         threads: Number of threads of the data plane in C, which carries tunnels with `data_plane: native`; `auto`:
             one for each processor, up to 4. A change needs a restart.
         reload_on_change: Reload when the configuration file changes, and log in again when the key of a tunnel
@@ -128,7 +129,7 @@ class AuditSection:
     Args:
         log: A file, `stdout` or `stderr`; absent: no audit log.
         queue: Maximum number of events that wait while the file cannot be written. If the queue is full, the gateway
-            drops further events, counts them, and logs an error.
+            drops further events, counts them, and logs this.
     """
 
     log: LogTarget | None = None
@@ -137,13 +138,13 @@ class AuditSection:
 
 @dataclass(frozen=True)
 class TracesSection:
-    """The section `traces`: one span for each client connection; see docs/traces.md. Needs the extra `otel`.
+    """The section `traces`: one span for each client connection; see docs/traces.md. Requires the extra `otel`.
 
     Args:
         endpoint: The URL of an OpenTelemetry collector (OTLP over HTTP), with its path; absent: no traces.
         token_file: A file with the token that the gateway sends as `Authorization: Bearer`.
         tls: Certificates for an `https://` URL.
-        sample_percent: The share of connections that have a span.
+        sample_percent: The percentage of connections for which the gateway sends a span.
     """
 
     endpoint: str | None = None
@@ -178,9 +179,9 @@ class CommonCheckOptions:
         interval: Time between two checks of a target, with a jitter of 5 %.
         fast_interval: Time between two checks after a change of state or a failure of real traffic.
         down_interval: Time between two checks while the target is down, unless `interval` is shorter.
-        timeout: Time for one whole check.
-        rise: Consecutive successes after which a target is up.
-        fall: Consecutive failures after which a target is down.
+        timeout: Time limit for one whole check.
+        rise: Number of consecutive successes after which a target is up.
+        fall: Number of consecutive failures after which a target is down.
     """
 
     interval: Duration = field(default=Duration(10.0), metadata=POSITIVE)
@@ -350,7 +351,7 @@ class Config:
     direct: tuple[str, ...] = field(default=(), compare=False)
     """The IP addresses that the gateway dials without a tunnel; empty without a section `docker`."""
     servers: dict[str, tuple[Endpoint, ...]] = field(default_factory=dict, compare=False)
-    """The servers of each tunnel with several outer tunnels, by the name of the tunnel."""
+    """The servers of each tunnel whose `via` lists several tunnels, by the name of the tunnel."""
 
 
 SECTIONS: dict[str, type] = {
@@ -362,4 +363,4 @@ SECTIONS: dict[str, type] = {
     "fleet": FleetOptions,
     "traces": TracesSection,
 }
-"""The sections with one value per key: each is also a flag and an environment variable."""
+"""The sections whose keys each have one value. Each of these keys is also a flag and an environment variable."""

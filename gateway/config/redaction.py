@@ -10,6 +10,10 @@ _MIN_LENGTH = 3
 _MIN_LENGTH_IN_WORDS = 6
 """The minimum length, in characters, of a value that is also redacted inside a longer word. A shorter value could be
 part of an ordinary word."""
+_SUGGESTION = re.compile(
+    r"(?:(?:: use| is not) one of [\w.@+-]+(?:, [\w.@+-]+)*)?(?:; did you mean '[\w.@+-]+'\?|: use '[\w.@+-]+')?$"
+)
+"""Matches the known names at the end of a message. They are not values, but can contain a misspelled value."""
 _COMMON = {"true", "false", "yes", "off", "null", "none"}
 
 
@@ -32,8 +36,13 @@ class Redactor:
         self.by_place.setdefault(variable, {}).update(dict.fromkeys(values, f"${{{variable}}}"))
 
     def redact(self, message: str, place: str) -> str:
-        """Replace the values from the environment by their references, in a message about a value at `place`."""
-        return redact(message, {**self.references, **self.by_place.get(place, {})})
+        """Replace the values from the environment with their references, in a message about a value at `place`.
+
+        A suggestion at the end of the message is not changed.
+        """
+        suggestion = _SUGGESTION.search(message)
+        end = suggestion.start() if suggestion else len(message)
+        return redact(message[:end], {**self.references, **self.by_place.get(place, {})}) + message[end:]
 
 
 def redact(message: str, references: Mapping[str, str]) -> str:

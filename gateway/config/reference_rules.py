@@ -53,14 +53,14 @@ def _check_listeners(config: Config, root: ParsedMapping, problems: list[Problem
         ("ops.admin_socket", config.ops.admin_socket),
     ]
     if config.ops.probe_listen is not None:
-        if _conflict(config.ops.probe_listen, config.ops.listen):
+        if conflict(config.ops.probe_listen, config.ops.listen):
             message = f"{config.ops.probe_listen} is already used by ops.listen: choose another port"
             problems.append(Problem(_place(root, "ops", "probe_listen"), "ops.probe_listen", message))
         taken.append(("ops.probe_listen", config.ops.probe_listen))
     for name, table in tables(root, "backends"):
         key = f"backends.{name}.listen"
         for place, listener in _listeners(table):
-            other = next((other for other, address in taken if _conflict(listener, address)), None)
+            other = next((other for other, address in taken if conflict(listener, address)), None)
             if other is not None:
                 problems.append(Problem(place, key, f"{listener} is already used by {other}: choose another address"))
             taken.append((key, listener))
@@ -103,13 +103,14 @@ def _check_backends(config: Config, root: ParsedMapping, problems: list[Problem]
         for target in spec.targets:
             if not spec.ways(target) and any(_is_own_listener(target, listener) for listener in spec.listen):
                 place = _place(root, "backends", name, "targets")
-                message = f"{target} is the listener of this backend: set the address of the server"
+                remedy = "set the address of the server, or choose another listen"
+                message = f"{target} is the listener of this backend: {remedy}"
                 problems.append(Problem(place, f"backends.{name}.targets", message))
 
 
 def _is_own_listener(target: Endpoint, listener: Endpoint | Path) -> bool:
     """Return whether a target is the address of the listener. A wildcard listener matches loopback addresses, too."""
-    if isinstance(listener, Path) or not _conflict(target, listener):
+    if isinstance(listener, Path) or not conflict(target, listener):
         return False
     address = _address(target.host)
     return target.host == listener.host or (
@@ -117,7 +118,8 @@ def _is_own_listener(target: Endpoint, listener: Endpoint | Path) -> bool:
     )
 
 
-def _conflict(one: Endpoint | Path, other: Endpoint | Path) -> bool:
+def conflict(one: Endpoint | Path, other: Endpoint | Path) -> bool:
+    """Return whether two listeners cannot exist at the same time. Host names are not resolved."""
     if isinstance(one, Path) or isinstance(other, Path):
         return one == other
     if one.port != other.port:

@@ -1,6 +1,6 @@
 """Finds insecure settings. Strict mode refuses all of them; without strict mode, some cause a warning.
 
-The only I/O is to read who can change the programs that the gateway runs.
+Does no I/O, except to check the owners and modes of the programs that the gateway runs.
 
 A rule is a function that yields findings; `RULES` lists the rules.
 """

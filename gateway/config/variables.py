@@ -20,7 +20,7 @@ OTHER_VARIABLES = {
 }
 """Variables that are not settings of the configuration, with the purpose of each."""
 _KUBERNETES = re.compile(r"(.+?)_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
-"""Matches the variables that Kubernetes sets for a Service, here one named `gateway` or `gateway-…`."""
+"""Matches the variables that Kubernetes sets for a Service with the name `gateway` or `gateway-…`."""
 _SIMILAR = 0.7
 
 
@@ -59,11 +59,11 @@ def url_variables(environment: Mapping[str, str], flag: str) -> list[str]:
 
 
 def unknown_variables(environment: Mapping[str, str], mentioned: Collection[str]) -> Iterator[Problem]:
-    """Yield a problem for each variable that starts with `GATEWAY_` and that nothing reads.
+    """Yield a problem for each `GATEWAY_…` variable that is neither a setting nor used by the configuration.
 
     Args:
         environment: The environment variables.
-        mentioned: Names of further variables, which the configuration uses.
+        mentioned: The names of the variables that the configuration uses.
     """
     settings = [variable_of(name) for name in setting_names()]
     used = {

@@ -61,7 +61,7 @@ def _of_via(key: str, tree: Tree, known: list[str]) -> Iterator[Problem]:
 
 
 def _loops(ways: dict[str, list[_ViaEntry]]) -> Iterator[Problem]:
-    """Yield a problem for each loop of tunnels that run inside each other."""
+    """Yield a problem for each loop: tunnels that run inside each other, so that none can be opened first."""
     finished: set[str] = set()
     reported: set[str] = set()
     for first, outer in ways.items():

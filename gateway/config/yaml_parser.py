@@ -14,6 +14,8 @@ from gateway.errors import Problem
 from gateway.input_limits import MAX_VALUES, LimitedLoader, TooLargeError, read_limited
 from gateway.secret_files import unreadable
 
+UNSET = "the environment variable {name} is not set: set it, or write ${{{name}:-default}}"
+"""The error for a reference to a variable that is not set."""
 _TOO_DEEP = "is nested too deeply: check the brackets"
 
 
@@ -47,7 +49,12 @@ def _unreadable(path: Path, error: OSError | UnicodeDecodeError) -> str:
 
 
 def parse_yaml(
-    path: Path, text: str, problems: list[Problem], environment: Mapping[str, str], used: dict[str, str]
+    path: Path,
+    text: str,
+    problems: list[Problem],
+    environment: Mapping[str, str],
+    used: dict[str, str],
+    unset: str = UNSET,
 ) -> ParsedMapping:
     """Parse the text of a YAML file.
 
@@ -57,6 +64,7 @@ def parse_yaml(
         problems: The list to which problems are added.
         environment: The environment variables.
         used: Receives the references to values that errors must not show, see `expand`.
+        unset: The error for a reference to a variable that is not set, with `{name}` for its name.
     """
     empty = ParsedMapping(str(path))
     try:
@@ -74,7 +82,7 @@ def parse_yaml(
     if root is None:
         return empty
     try:
-        tree = _Reader(str(path), problems, environment, used).tree(root, "")
+        tree = _Reader(str(path), problems, environment, used, unset).tree(root, "")
     except RecursionError:
         problems.append(Problem(str(path), "", _TOO_DEEP))
         return empty
@@ -91,12 +99,13 @@ class _Reader:
     """Converts the nodes of a YAML document to a `Tree`, with the line and column of each value."""
 
     def __init__(
-        self, name: str, problems: list[Problem], environment: Mapping[str, str], used: dict[str, str]
+        self, name: str, problems: list[Problem], environment: Mapping[str, str], used: dict[str, str], unset: str
     ) -> None:
         self._name = name
         self._problems = problems
         self._environment = environment
         self._used = used
+        self._unset = unset
         self._within: list[yaml.Node] = []
         self._count = 0
 
@@ -162,14 +171,7 @@ class _Reader:
         try:
             text = expand(written, self._environment, used)
         except KeyError as error:
-            name = error.args[0]
-            self._problems.append(
-                Problem(
-                    place,
-                    key,
-                    f"the environment variable {name} is not set: set it, or write ${{{name}:-default}}",
-                )
-            )
+            self._problems.append(Problem(place, key, self._unset.format(name=error.args[0])))
             return ParsedScalar(place, None, broken=True)
         if not used:
             return ParsedScalar(place, text)

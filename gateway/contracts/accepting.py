@@ -1,4 +1,4 @@
-"""Interfaces of a link that accepts clients and joins them to a target, without the event loop of Python."""
+"""Interfaces of a link that accepts clients and joins them to a target in native code, without the event loop."""
 
 import socket
 from collections.abc import Callable

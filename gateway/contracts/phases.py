@@ -20,7 +20,7 @@ class Phases:
         logins: Limits the probe's logins; None if nothing limits them.
         timeout_hint: Likely cause if the current phase times out; empty if it is unknown.
         timeout_failure: Reason and message (one line) to report instead of `timeout` if the probe times out, because
-            the server has already reported an error; None if it has not.
+            the server has already sent an unexpected response; None if it has not.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)

@@ -20,7 +20,7 @@ DatabaseRole = Literal["primary", "replica"]
 Preference = Literal["primary", "replica", "any", "order"]
 """Which target the gateway chooses for new clients; see the key `prefer`."""
 WayPreference = Literal["order", "latency"]
-"""Which way to a target the gateway chooses for new clients; see the key `prefer_way`."""
+"""Which tunnel to a target the gateway chooses for new clients; see the key `prefer_way`."""
 
 
 class TunnelState(StrEnum):
@@ -53,7 +53,7 @@ class TrafficClass(StrEnum):
     INTERACTIVE = "interactive"
     """Queries, for which low latency matters."""
     BULK = "bulk"
-    """Bulk transfers. On the same connection or CPU core as queries, they would delay the queries."""
+    """Bulk transfers, for which throughput matters. They delay queries that share their connection or CPU core."""
 
 
 class CloseReason(StrEnum):

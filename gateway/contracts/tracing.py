@@ -7,11 +7,11 @@ from typing import NamedTuple, Protocol
 from gateway.contracts.values import Endpoint
 
 _MAX_PHASES = 64
-"""Maximum number of recorded phases. A client that waits for minutes dials repeatedly."""
+"""Maximum number of recorded phases, because a client that waits for minutes has many dial attempts."""
 HOLD = "hold"
 """The client waits for the tunnel."""
 DIAL = "dial"
-"""The gateway chooses a target, waits until it may dial the target, or pauses between two attempts."""
+"""The gateway chooses a target, waits for permission to dial it, or waits before the next attempt."""
 CHANNEL = "channel"
 """The gateway opens the SSH channel or the connection to the target."""
 

@@ -102,7 +102,7 @@ class MariaDB:
                     unix_socket=str(self._socket), user="root", ssl_disabled=True, connect_timeout=10, autocommit=True
                 )
             except pymysql.OperationalError as error:
-                # The server starts to listen on its TCP port before its unix socket exists.
+                # Retry, because the server listens on its TCP port before it creates its unix socket.
                 if error.args[0] not in (2002, 2003) or time.monotonic() > deadline:
                     raise
             time.sleep(0.05)

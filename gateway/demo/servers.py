@@ -38,7 +38,7 @@ class DemoServers:
     ports: dict[str, int] = field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
-        """Return the variables in configs/demo.yaml."""
+        """Return the values of the environment variables to which configs/demo.yaml refers."""
         by_name = {"MYSQL": self.mariadb, "POSTGRES": self.postgres, "NFS": self.nfs}
         return {
             "DEMO_DIR": str(self.folder),

@@ -1,4 +1,4 @@
-"""Records failed actions: when to retry each, what to report, and which addresses the engine refused. Does no I/O."""
+"""Records failed actions, with the time of the next attempt and the error, and refused addresses. Does no I/O."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -10,8 +10,8 @@ from gateway.docker.plan import ActionKind, AttachmentState, AttachmentStatus, P
 
 _POLICY = BackoffPolicy(first=0.2, cap=60.0, floor=0.1)
 _MAX_ADDRESS_FAILURES = 3
-"""Number of failures after which the gateway gives up its previous address. One timeout of a slow swarm manager must
-not change the address."""
+"""Number of timeouts after which the gateway requests another address instead of its previous one. A single timeout
+can be caused by a slow swarm manager, and must not change the address."""
 PREREQUISITES = (ActionKind.CREATE_NETWORK, ActionKind.CREATE_VOLUME, ActionKind.RECREATE_VOLUME)
 """Actions that other actions depend on."""
 
@@ -57,7 +57,7 @@ class ActionFailures:
         self._failed = {key: failure for key, failure in self._failed.items() if key in keys}
 
     def __contains__(self, action: PlannedAction) -> bool:
-        """Return whether the last attempt failed."""
+        """Return whether the last attempt to execute the action failed."""
         return action.key in self._failed
 
     def not_before(self, action: PlannedAction) -> float:
@@ -65,7 +65,7 @@ class ActionFailures:
         return self._failed[action.key][1] if action in self else 0.0
 
     def lines(self) -> list[str]:
-        """Return a line for each failure."""
+        """Return a message for each current failure."""
         return [f"{'/'.join(filter(None, key))}: {error}" for key, (_, _, error) in self._failed.items()]
 
     def is_final(self, action: PlannedAction) -> bool:
@@ -74,7 +74,7 @@ class ActionFailures:
         return error is not None and error.blocked is not BlockedReason.ADDRESS_REFUSED
 
     def with_failure(self, attachment: AttachmentStatus, networks: Mapping[str, NetworkOptions]) -> AttachmentStatus:
-        """Return the status of an attachment with its failure, if there is one.
+        """Add the current failure to the status of an attachment. Without a failure, return the status unchanged.
 
         Args:
             attachment: The status.
@@ -98,7 +98,16 @@ class ActionFailures:
     def _count_address_failure(
         self, action: PlannedAction, previous: Mapping[str, tuple[str, ...]], *, certain: bool
     ) -> None:
-        """Exclude an address after one failure, but the previous address only after several uncertain failures."""
+        """Count a failure, and exclude the addresses of the action if they are the probable cause.
+
+        Other addresses are excluded after the first failure. The gateway's previous address is excluded only after
+        several failures, unless the engine has certainly refused it.
+
+        Args:
+            action: The failed action.
+            previous: The gateway's previous addresses, by network.
+            certain: Whether the engine reported the address as the cause.
+        """
         wanted = (action.network, action.addresses)
         self._address_failures[wanted] = self._address_failures.get(wanted, 0) + 1
         was_ours = action.addresses == previous.get(action.network)

@@ -59,7 +59,7 @@ def choose(
         refused: Addresses that the engine refused.
 
     Returns:
-        The addresses. A subnet without a range or without a free address adds none.
+        The addresses. There is none for a subnet that is not divided or has no free address.
     """
     found = [str(fixed)] if fixed is not None else []
     for subnet, inner in _divided(network):
@@ -99,7 +99,7 @@ def _candidates(subnet: IpNetwork, inner: IpNetwork, instance: str) -> Iterable[
     # Both subnets have the same IP version, see `_divided`.
     blocks: Iterable[IpNetwork] = subnet.address_exclude(inner)  # type: ignore[arg-type]
     block = max(blocks, key=lambda each: each.num_addresses)
-    # The skipped addresses can be the network address, the engine's gateway address and the broadcast address.
+    # Skip three addresses, which can be the network address, the engine's gateway address and the broadcast address.
     count = min(block.num_addresses, _MAX_CANDIDATES) - 3
     first = int.from_bytes(hashlib.sha256(f"{instance} {subnet}".encode()).digest()[:8])
     return (str(block[2 + (first + at) % count]) for at in range(count))

@@ -8,16 +8,16 @@ FILES = "com.docker.compose.project.config_files"
 FOLDER = "com.docker.compose.project.working_dir"
 ENVIRONMENT = "com.docker.compose.project.environment_file"
 COMPOSE_LABELS = (PROJECT, SERVICE, FILES, FOLDER, ENVIRONMENT)
-"""The labels that the command line contains. A container controls their values."""
+"""The labels whose values become part of the command. The values are untrusted: the container's creator sets them."""
 
 
 def compose_command(
     labels: Mapping[str, str], *, client: str = "docker", overrides: Iterable[str] = ()
 ) -> tuple[str, ...]:
-    """Return the words of `docker compose` with the project's options, without a subcommand.
+    """Return the arguments of `docker compose` with the project's options, without a subcommand.
 
-    Without the project directory and the environment files, Compose would resolve relative paths and variables
-    differently, and create another container. The words are not quoted for a shell.
+    They include the project directory and the environment files. Otherwise, Compose would resolve relative paths and
+    variables differently, and create a different container. The arguments are not quoted for a shell.
 
     Args:
         labels: The labels of a container.
@@ -25,7 +25,7 @@ def compose_command(
         overrides: Paths of Compose files to merge after the project's own files.
 
     Returns:
-        The words; empty if Compose did not create the container, or read a file of the project from standard input.
+        The arguments; empty if Compose did not create the container, or read a project file from standard input.
     """
     files = _paths(labels, FILES)
     if PROJECT not in labels or SERVICE not in labels or not files or "-" in files:

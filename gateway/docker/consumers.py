@@ -54,14 +54,14 @@ def consumer(container: Container, grants: Iterable[Grant], *, strict: bool) -> 
 def client_networks(observed: EngineSnapshot, options: DockerOptions) -> AbstractSet[str] | None:
     """Return the networks on which a client's address identifies a container of this engine; None for all networks.
 
-    On other networks, another client can have the address of a container of this engine. The same applies to every
-    network if the engine runs on another host.
+    On all other networks, another client can have the address of a container. If the engine runs on another host,
+    this applies to all networks.
     """
     own = observed.own_container
     if own is not None:
         return None if own.network_mode == "host" else own.endpoints.keys()
     if options.container is None and options.is_local:
-        return None  # the gateway runs on the engine's host, outside of containers
+        return None  # the gateway runs on the engine's host, which reaches containers on all networks
     return frozenset()
 
 

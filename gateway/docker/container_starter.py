@@ -1,6 +1,6 @@
-"""Starts containers in background tasks, because the engine mounts the volumes of a container before it answers.
+"""Starts containers in background tasks, because a start can take long: the engine first mounts the volumes.
 
-If the client disconnects, the engine cancels the start. Therefore, a start has a separate connection, which stays
+If the client disconnects, the engine cancels the start. Therefore, each start has its own connection, which stays
 open when a snapshot fails.
 """
 
@@ -15,7 +15,7 @@ from gateway.docker.plan import REVIVALS, PlannedAction
 
 _PARALLEL = 4
 _SLOT_TIME = 5.0
-"""Seconds after which an attempt without an answer no longer counts against `_PARALLEL`. A mount can wait for an
+"""Seconds after which an attempt without a response no longer counts toward `_PARALLEL`. A mount can wait for an
 hour, and must not delay the other starts."""
 
 
@@ -26,7 +26,7 @@ class ContainerStarter:
         execute: Executes an action on a connection, and returns whether it succeeded.
         failed: Called if the container could not be inspected before its start.
         ended: Called with the ID of a container after each attempt.
-        permits: Returns whether an action that waited can still be executed.
+        permits: Returns whether an action is still allowed when its turn comes. It can have waited for other starts.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class ContainerStarter:
             self._tasks.pop(key).result()
 
     async def cancel(self) -> None:
-        """Cancel all attempts. The engine then cancels the starts that it has not completed."""
+        """Cancel all attempts, which closes their connections. The engine then aborts the starts in progress."""
         tasks = list(self._tasks.values())
         self._tasks = {}
         for task in tasks:
@@ -96,10 +96,12 @@ class ContainerStarter:
 
 
 async def _is_due(engine: Engine, action: PlannedAction) -> bool:
-    """Return whether a container has not changed since the snapshot. Another start can have delayed this one.
+    """Return whether a container's last start is still the one in the snapshot.
+
+    An action can wait for earlier starts. Meanwhile, another client can start, stop or remove the container.
 
     Raises:
-        EngineError: The engine did not answer.
+        EngineError: The engine did not respond.
     """
     try:
         found = await engine.get(f"containers/{action.container_id}/json")

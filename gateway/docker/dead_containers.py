@@ -25,14 +25,14 @@ class DeadContainer:
     Args:
         container: The container's name.
         container_id: The container's ID.
-        cause: What was missing.
-        detail: What happened.
+        cause: The missing dependency.
+        detail: A description of the failure.
         state: Whether the gateway starts the container.
         message: Why the gateway does not start the container now; empty if the gateway starts it.
         command: The command that starts the container again; empty if no command is needed or known.
         is_excluded: Whether the container's label `revive` is false. Metrics do not count such a container.
-        owner_start: The last start of the other container whose network the container uses, in seconds since the
-            epoch; 0 for another cause, or if the time is not known.
+        owner_start: If the container uses another container's network, the last start of that container, in seconds
+            since the epoch; 0 for another cause, or if the time is not known.
         backend: The backend of the volume that was not mounted; empty for another cause.
     """
 

@@ -1,4 +1,4 @@
-"""Limits how many endpoints are detached in a time window, so that a mistake cannot detach all containers."""
+"""Limits the number of detached endpoints in a time window, so that a mistake cannot detach all containers."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from gateway.docker.plan import PlannedAction
 
 
 class DetachLimiter:
-    """Counts detached endpoints in a sliding window. All times are monotonic, in seconds.
+    """Limits the number of endpoints that are detached in a sliding window. All times are monotonic, in seconds.
 
     Args:
         most: The maximum number of endpoints to detach within `window`.

@@ -11,16 +11,16 @@ from gateway.docker.plan import OWNER_ALIAS_PREFIX, DesiredState, NameConflict
 WITHOUT_NAMES = frozenset({"bridge", "host", "none"})
 """Docker's predefined networks, on which its DNS server resolves no names."""
 _GATEWAY = "gateway"
-"""The gateway's ID in the table of the containers and services that hold a name."""
+"""The key that stands for the gateway in tables of the containers and services that hold a name."""
 _BACKEND = "a backend"
 _SHORT_ID = 12
 
 
 def hostname_of(inspection: Mapping[str, Any]) -> str:
-    """Return a container's configured host name, in lower case; empty if the engine chose it.
+    """Return a container's configured host name, in lower case; empty if the engine chose the host name.
 
     Args:
-        inspection: Its inspection.
+        inspection: The container's inspection.
     """
     name = str((inspection.get("Config") or {}).get("Hostname") or "").lower()
     return "" if str(inspection.get("Id", "")).startswith(name) else name
@@ -30,7 +30,7 @@ def hosts_of(inspection: Mapping[str, Any]) -> frozenset[str]:
     """Return the names in a container's hosts file: its extra hosts and links, in lower case.
 
     Args:
-        inspection: Its inspection.
+        inspection: The container's inspection.
     """
     host = inspection.get("HostConfig") or {}
     networks: Mapping[str, Any] = (inspection.get("NetworkSettings") or {}).get("Networks") or {}
@@ -110,7 +110,8 @@ class NameTable:
             if place == network or place in WITHOUT_NAMES:
                 continue
             held = self._holders.get(place, {})
-            # An intersection costs as much as its smaller side, and a container can have thousands of aliases.
+            # Intersect `held` with each set, instead of merging the sets first: the cost of an intersection depends
+            # on its smaller set, and a container can have thousands of aliases.
             both = [held.keys() & each for each in (there.keys(), who.aliases, set(backends))]
             for name in sorted(set().union(*both)):
                 others, ours = held[name], there.get(name, {})
@@ -124,7 +125,7 @@ class NameTable:
                     yield NameConflict(who.title, network, name, what, f"{min(others.values())} on network {place}")
 
     def _holder(self, container: Container) -> tuple[str, str]:
-        # The gateway's container counts as the gateway on all its networks.
+        # Report the gateway's own container as the gateway, on each of its networks.
         if container.id == self._own or self._desired.is_gateway(container):
             return _GATEWAY, "the gateway"
         return container.id, f"container {container.name}"
@@ -139,7 +140,7 @@ class NameTable:
 def names_on(container: Container, endpoint: EndpointInfo) -> set[str]:
     """Return a container's names on a network, in lower case, without its short ID and owner alias."""
     names = {container.name.lower(), container.hostname} - {""}
-    # The container is not running; Compose sets the service's name as an alias when it starts the container.
+    # A stopped container lacks the alias that Compose sets at the start: the name of the service.
     if endpoint.aliases is None and SERVICE in container.labels:
         names.add(container.labels[SERVICE].lower())
     names |= {each for each in endpoint.names if not each.startswith(OWNER_ALIAS_PREFIX)}

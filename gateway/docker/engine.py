@@ -24,8 +24,9 @@ _CONNECT_TIMEOUT = 5.0
 PING_EVERY = 10.0
 """Seconds without an event, or without the response to a start, after which the gateway pings the engine."""
 _START_TIMEOUT = 3600.0
-"""The maximum time of a start in seconds. The engine mounts the volumes of a container one after another. Each mount
-can wait for `hold`, and then up to 600 s in the kernel. An engine whose client disconnects cancels the start."""
+"""The maximum duration of a start in seconds. The engine mounts the volumes of a container one after another. Each
+mount can wait for `hold`, and up to 600 s more in the kernel. A shorter limit would cancel the start, because the
+engine cancels it when the client disconnects."""
 
 
 class LinkConnector(aiohttp.BaseConnector):
@@ -44,7 +45,7 @@ class LinkConnector(aiohttp.BaseConnector):
         self._host = host
 
     async def _create_connection(self, req: ClientRequest, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109
-        """Create a connection on a connected socket, in the same way as aiohttp's `UnixConnector`."""
+        """Connect a socket through the link, and return the connection. Corresponds to aiohttp's `UnixConnector`."""
         del req, traces, timeout
         sock = await self._dial()
         server_hostname = self._host if self._context else None
@@ -102,7 +103,7 @@ class Engine:
         """Ping the engine.
 
         Raises:
-            EngineError: The engine does not answer.
+            EngineError: The engine does not respond.
         """
         await self._request("_ping", versioned=False)
 
@@ -115,7 +116,7 @@ class Engine:
             params: The query parameters.
 
         Raises:
-            EngineError: The request failed. The error has the engine's message.
+            EngineError: The request failed. The error contains the engine's message.
         """
         return await self._request(path, params=params, versioned=versioned)
 
@@ -123,15 +124,15 @@ class Engine:
         """Return the response to a POST.
 
         Raises:
-            EngineError: The request failed. The error has the engine's message.
+            EngineError: The request failed. The error contains the engine's message.
         """
         return await self._request(path, "POST", body=body, params=params)
 
     async def post_start(self, path: str) -> None:
-        """Send a POST that starts a container, and wait for the response as long as the engine answers pings.
+        """Send a POST that starts a container, and wait for the response as long as the engine responds to pings.
 
         Raises:
-            EngineError: The request failed, the engine did not answer a ping, or the start took an hour.
+            EngineError: The request failed, the engine did not respond to a ping, or the start took an hour.
         """
         request = asyncio.ensure_future(self._request(path, "POST", total=_START_TIMEOUT))
         try:
@@ -143,21 +144,21 @@ class Engine:
             await asyncio.gather(request, return_exceptions=True)
 
     def separate(self) -> AbstractAsyncContextManager["Engine"]:
-        """Return another connection to this engine, which stays open when this one closes."""
+        """Return a context manager for another connection to this engine, which is independent of this connection."""
         return self._connect_again()
 
     async def delete(self, path: str, **params: Any) -> Any:
         """Return the response to a DELETE.
 
         Raises:
-            EngineError: The request failed. The error has the engine's message.
+            EngineError: The request failed. The error contains the engine's message.
         """
         return await self._request(path, "DELETE", params=params)
 
     async def events(
         self, since: float, kinds: tuple[str, ...], until: float | None = None
     ) -> AsyncIterator[dict[str, Any]]:
-        """Yield every event of these kinds, until the engine closes the stream or does not answer a ping.
+        """Yield every event of these kinds, until the engine closes the stream or does not respond to a ping.
 
         Args:
             since: The start of the period, in seconds since the epoch. It can be in the past.
@@ -179,7 +180,7 @@ class Engine:
             raise as_engine_error(error) from error
 
     async def _lines(self, content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-        """Yield each line of a stream. Lines can have any length, because an event has all labels of a container."""
+        """Yield each line of a stream. A line can have any length, because an event contains a container's labels."""
         pending = bytearray()
         while True:
             try:
@@ -219,7 +220,7 @@ class Engine:
             )
             async with query as response, response:  # aiodocker does not release the response after an error
                 text = await response.text()
-                # Reading raises an error if a proxy or a stopping engine has truncated the response.
+                # Read the body here, because this raises an error if a proxy or a stopping engine truncated it.
                 is_json = "json" in response.headers.get("Content-Type", "")
                 return json.loads(text) if is_json and text else text
         except REQUEST_ERRORS as error:
@@ -227,7 +228,7 @@ class Engine:
 
 
 async def get_required(engine: Engine, path: str, *, versioned: bool = True) -> Any:
-    """Return the response to a GET. If a proxy in front of the engine refuses the request, the error has the path.
+    """Return the response to a GET. If a proxy in front of the engine refuses it, the error contains the path.
 
     Args:
         engine: The engine.
@@ -235,13 +236,13 @@ async def get_required(engine: Engine, path: str, *, versioned: bool = True) -> 
         versioned: See `Engine.get`.
 
     Raises:
-        EngineError: The engine did not answer, or a proxy refused the request.
+        EngineError: The engine did not respond, or a proxy refused the request.
     """
     try:
         return await engine.get(path, versioned=versioned)
     except EngineError as error:
         if error.kind is ErrorKind.FORBIDDEN:
-            message = f"{path} is refused ({error}): the proxy before the engine must allow it"
+            message = f"{path} is refused ({error}): allow it in the proxy in front of the engine"
             raise EngineError(error.kind, message) from error
         raise
 

@@ -49,7 +49,7 @@ async def _start(engine: Engine, action: PlannedAction) -> None:
 
 async def _reattach(engine: Engine, action: PlannedAction) -> None:
     try:
-        # Disconnecting by name also works if the container is on an earlier network of that name.
+        # Disconnect by name rather than by ID, because the container can be on a removed network of the same name.
         await _disconnect(engine, action.network, action.container_id)
     except EngineError as error:
         if "is not connected" not in error.message:  # the engine reports this with status 500
@@ -74,11 +74,14 @@ async def _connect(engine: Engine, action: PlannedAction) -> None:
 
 
 async def _clear(engine: Engine, action: PlannedAction) -> None:
-    """Disconnect a container after a failed connect request. Otherwise, Podman can no longer list containers."""
+    """Disconnect a container after a failed connect request.
+
+    Podman keeps the failed connection, and can no longer list containers until it is removed.
+    """
     try:
         await _disconnect(engine, action.network_id, action.container_id)
     except EngineError as error:
-        # Podman removes the connection, and then fails because the network interface does not exist.
+        # Ignore the failure: Podman has removed the connection, and fails only because the interface does not exist.
         if error.kind is not ErrorKind.FAILED:
             raise
 

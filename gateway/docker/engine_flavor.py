@@ -1,4 +1,4 @@
-"""Describes how the two implementations of the Docker API, Docker Engine and Podman, differ. Does no I/O."""
+"""Describes the differences between the implementations of the Docker API, Docker Engine and Podman. Does no I/O."""
 
 import ipaddress
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ class EngineFlavor:
         oldest: The oldest API version that the gateway supports.
         release: The release with that version, for messages.
         has_swarm: Whether the implementation supports swarms, and therefore overlay networks and services.
-        lists_aliases: Whether its list of containers has aliases but not the network mode; Docker's list has the
-            network mode but not aliases. An inspection has both.
-        inspection: The prefix for the path of an inspection that reports a container's capabilities.
-        ranges: The path, with an API version, of a list of networks with the ranges from which containers get
-            addresses; empty if `/networks` has the ranges.
-        leaves_failed_connects: Whether the engine lists a container as connected after the connect has failed.
+        lists_aliases: Whether the list of containers contains the aliases but not the network mode (Podman), instead
+            of the network mode but not the aliases (Docker). An inspection contains both.
+        inspection: A prefix for the path of inspections. With it, the response contains the capabilities.
+        ranges: A path, including the API version, that lists the networks with their address ranges; empty if the
+            list at `/networks` contains the ranges.
+        leaves_failed_connects: Whether the engine lists a container as connected after a failed connect request.
         command: The command line client, for messages.
-        external_network: The predefined network with a route out, for messages.
+        external_network: The predefined network that reaches external networks, for messages.
     """
 
     name: str
@@ -65,7 +65,7 @@ _COMPONENT = "Podman Engine"
 
 
 def flavor(version: Mapping[str, Any]) -> EngineFlavor:
-    """Return the implementation that sent a response.
+    """Return the implementation of an engine, from its response to `/version`.
 
     Args:
         version: The response to `/version`.

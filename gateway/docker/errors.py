@@ -61,12 +61,12 @@ class EngineError(GatewayError):
 
     @property
     def blocked(self) -> BlockedReason:
-        """The reason why an attachment failed, according to the engine's message."""
+        """The reason why an attachment failed, which the engine reports only in the text of its message."""
         return next((reason for pattern, reason in _BLOCKED if pattern.search(self.message)), BlockedReason.REFUSED)
 
     @property
     def may_be_address(self) -> bool:
-        """Whether the requested address is a possible cause. A swarm manager reports refusals of it as timeouts."""
+        """Whether the requested address may be the cause. A swarm manager reports a refused address as a timeout."""
         return self.blocked is BlockedReason.ADDRESS_REFUSED or "attaching to network failed" in self.message
 
 
@@ -107,7 +107,7 @@ def as_engine_error(error: Exception) -> EngineError:
     if isinstance(error, EngineError):
         return error
     if isinstance(error, TimeoutError):
-        return EngineError(ErrorKind.TIMEOUT, "no answer in time")
+        return EngineError(ErrorKind.TIMEOUT, "no response in time")
     if isinstance(error, DockerError) and isinstance(error.__context__, aiohttp.ClientConnectorError):
         return as_engine_error(error.__context__)
     if isinstance(error, DockerError):

@@ -1,6 +1,7 @@
 """Parses the error of a container that the engine could not start (`State.Error`). Does no I/O.
 
-The messages are those of Docker Engine 26.1 (`daemon/start.go`, `volume/local`); newer engines put text before them.
+The patterns match messages of Docker Engine 26.1 (`daemon/start.go`, `volume/local`), and of newer engines, which add
+a prefix.
 """
 
 import re
@@ -12,21 +13,21 @@ _MOUNT = re.compile(r"failed to mount local volume: mount (.+?), data: (.*)", re
 _SHARE = re.compile(r"//([^/]+)/")
 """Matches the device of an SMB mount; the device of an NFS mount is a path, or a path after a host and a colon."""
 _NFS_PORT, _SMB_PORT = 2049, 445
-"""The ports that the kernel uses without the mount option `port`."""
+"""The default ports, which the kernel uses if the mount option `port` is absent."""
 _ERRNO = re.compile(r"[a-z][a-z /-]*")
-"""Matches the text of an error number at the end of a message. A truncated message can end within the mount options
-instead, which can include passwords."""
+"""Matches the description of an errno(3) at the end of a message. A truncated message can end within the mount
+options instead, and these can include passwords."""
 _NETWORK = re.compile(r"network ([0-9a-zA-Z][0-9a-zA-Z_.-]*) not found|Could not find network: (\S+)")
 _ATTACHMENT = re.compile(r"Could not attach to network (\S+?):|attaching to network failed")
 _OWNER = re.compile(r"cannot join network of a non running container: (\w+)|No such container: ([0-9a-f]{64})")
 
 
 CANCELED = "context canceled"
-"""The end of the error of a start whose client disconnected."""
+"""The last words of the engine's error if the client disconnected during a start."""
 
 
 class StartFailureCause(StrEnum):
-    """What was missing when a container started. The status and metrics use this fixed set of values."""
+    """The missing dependency that made a container's start fail. Status and metrics use this fixed set of values."""
 
     VOLUME = "volume"
     NETWORK = "network"
@@ -34,10 +35,10 @@ class StartFailureCause(StrEnum):
 
 
 class RequestedStart(NamedTuple):
-    """A start that the gateway requested.
+    """A start that the gateway requested, because an earlier start failed.
 
     Args:
-        cause: What was missing when the container started before.
+        cause: The missing dependency that made the earlier start fail.
         backend: The backend of the volume that was not mounted; empty for another cause.
     """
 
@@ -50,14 +51,15 @@ class FailedStart:
     """Why a container could not start, from the error message of the engine.
 
     Args:
-        cause: What was missing.
-        network: The ID or name of the network that does not exist or to which the engine did not attach; empty
-            if the message does not contain it.
-        exists: Whether the network possibly exists, because only the attachment to it failed.
+        cause: The missing dependency.
+        network: The ID or name of the network that does not exist, or to which the engine did not attach the
+            container; empty if the message does not contain it.
+        exists: Whether the network may exist, because only the attachment to it failed.
         owner: The ID of the other container whose network namespace this container uses.
         address: The server of the mount, from the mount option `addr` or the SMB share.
         port: The server's port, from the mount option `port` or the default of NFS or SMB; 0 if it is not known.
-        detail: The engine's message; for a volume, only the text of the error number.
+        detail: The engine's message; for a volume, only the description of its errno(3), because the message can
+            contain passwords.
     """
 
     cause: StartFailureCause

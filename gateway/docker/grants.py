@@ -24,7 +24,7 @@ class GrantedAccess:
 
 
 def granted(grants: Iterable[Grant], name: str | None, labels: Mapping[str, str]) -> GrantedAccess | None:
-    """Return what the grants allow a container or service; None if no grant matches.
+    """Return the backends and aliases that grants allow a container or service; None if no grant matches.
 
     Args:
         grants: The configured grants.

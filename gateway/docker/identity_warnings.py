@@ -1,4 +1,4 @@
-"""Warns about ways to forge a container's identity: spoofed addresses, and labels from images. Does no I/O."""
+"""Warns about containers whose identity can be forged, by spoofed addresses or labels of images. Does no I/O."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,9 +20,9 @@ def can_spoof(host: Mapping[str, Any], bounding: Sequence[str] | None = None) ->
     """Return whether a container can spoof its source address.
 
     Args:
-        host: `HostConfig` from its inspection.
-        bounding: The container's bounding set, which Podman reports because its defaults depend on the host. None
-            if the engine is Docker.
+        host: `HostConfig` from the container's inspection.
+        bounding: The container's bounding set of capabilities (capabilities(7)), which only Podman reports; None
+            for Docker.
     """
     if bounding is not None:
         return bool(_names(bounding) & _SPOOFING)
@@ -52,7 +52,7 @@ def image_labels(desired: DesiredState, observed: EngineSnapshot) -> Iterator[st
             many = len(found) > 1
             yield (
                 f"{container.name}: {', '.join(found)} {'come' if many else 'comes'} from its image and"
-                f" {'do' if many else 'does'} not count: grant the container its backends in docker.grants, or remove"
+                f" {'are' if many else 'is'} ignored: grant the container its backends in docker.grants, or remove"
                 f" {'them' if many else 'it'} from the image and set {'them' if many else 'it'} on the container"
             )
 
@@ -63,7 +63,7 @@ def spoofing(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
     by_network: dict[str, list[tuple[Container, Container]]] = {}
     for container in observed.containers:
         if not is_gateway(desired, observed, container) and container.state in RUNNING:
-            # A container that joins another container's network namespace has that container's addresses.
+            # Use the owner of the network namespace, which determines the container's addresses.
             base = observed.base(container) or container
             for name in base.endpoints:
                 if name not in ("host", "none") and (sources is None or name in sources):
@@ -74,7 +74,7 @@ def spoofing(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
             for _, each in there
             if each.can_spoof is not False
         )
-        if not able or len({base.id for base, _ in there}) < 2:  # a single container can spoof only itself
+        if not able or len({base.id for base, _ in there}) < 2:  # no other address to spoof
             continue
         known = [consumer(base, desired.options.grants, strict=desired.strict) for base, _ in there]
         used = [each for each, label in desired.by_label.items() if any(who.has(label, each) for who in known)]
@@ -88,5 +88,8 @@ def spoofing(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
 
 
 def is_gateway(desired: DesiredState, observed: EngineSnapshot, container: Container) -> bool:
-    """Return whether a container is the gateway's. If `audit` runs outside this container, the aliases decide."""
+    """Return whether a container is the gateway's own.
+
+    In `gateway audit`, which can run outside the gateway's container, the aliases identify the container.
+    """
     return container.id == observed.own or desired.is_gateway(container)

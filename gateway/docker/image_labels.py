@@ -8,9 +8,9 @@ from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.model import TASK_LABEL
 
 _WRITERS = {"com.docker.compose.": "com.docker.compose.config-hash", "com.docker.swarm.": TASK_LABEL}
-"""Maps the prefix of the labels of Compose or Swarm to a label that this program sets on containers only.
-
-The latter label is necessary because Compose also sets its project and service on the images that it builds."""
+"""Maps the label prefix of Compose or Swarm to a label that the program sets only on containers. If a container has
+this label, its other labels with the prefix are from the program. The project and service alone are no evidence,
+because Compose also sets them on the images that it builds."""
 
 
 def split(labels: Mapping[str, str], image: Mapping[str, str] | None) -> tuple[dict[str, str], dict[str, str]]:

@@ -1,7 +1,7 @@
 """Caches container inspections. The values that the gateway uses never change, except those of the last start.
 
-While the engine starts a container, it does not answer inspections of this container. If a mount waits, the start
-takes minutes. Therefore, a snapshot waits only briefly for a container that does not run.
+While the engine starts a container, it does not respond to inspections of this container. The start can take minutes,
+if a mount waits. Therefore, a snapshot waits only briefly for the inspection of a stopped container.
 """
 
 import asyncio
@@ -55,18 +55,18 @@ class InspectionCache:
         self._starts: dict[str, tuple[float, LastStart]] = {}
         """The last start at the last inspection, and the monotonic time of that inspection, by container ID."""
         self._locked: dict[str, float] = {}
-        """The monotonic time at which an inspection of the container was not answered, by container ID."""
+        """The monotonic time of the last inspection to which the engine did not respond, by container ID."""
         self._idle: frozenset[str] = frozenset()
         self._starting: frozenset[str] = frozenset()
         self._left = 0.0
-        """How long the inspections of this snapshot can still wait for locked containers, in seconds."""
+        """The remaining time, in seconds, that inspections of this snapshot may wait for locked containers."""
 
     def begin(self, idle: Collection[str], starting: Collection[str]) -> None:
         """Begin a snapshot.
 
         Args:
-            idle: The containers that do not run and that the engine possibly starts.
-            starting: The containers that the gateway starts now. They are not inspected.
+            idle: Stopped containers that the engine may start.
+            starting: The containers that the gateway is starting now. They are not inspected.
         """
         self._idle, self._starting, self._left = frozenset(idle), frozenset(starting), _MAX_LOCKED
 
@@ -84,15 +84,15 @@ class InspectionCache:
         return self._aliases.get(endpoint)
 
     def last_start(self, container: str) -> LastStart | None:
-        """Return the last start of a container, as last inspected; None if the container was not inspected."""
+        """Return the cached last start of a container; None if the container was not inspected."""
         return self._starts[container][1] if container in self._starts else None
 
     def start_inspected_at(self, container: str) -> float:
-        """Return the monotonic time of the latest inspection of a container's last start; 0 if it is expired."""
+        """Return the monotonic time at which the cached last start was inspected; 0 if it is absent or expired."""
         return self._starts[container][0] if container in self._starts else 0.0
 
     def expire_starts(self) -> None:
-        """Mark the last start of each container for inspection, because events of starts were possibly lost."""
+        """Let each cached last start expire, because the gateway may have missed events of starts."""
         self._starts = {key: (0.0, start) for key, (_, start) in self._starts.items()}
 
     def forget_start(self, container: str) -> None:
@@ -121,7 +121,7 @@ class InspectionCache:
         """Inspect a container, and return its endpoints by network; None if it was removed or is locked.
 
         Raises:
-            EngineError: The engine did not answer, or a proxy in front of the engine refuses the request.
+            EngineError: The engine did not respond, or a proxy in front of the engine refuses the request.
         """
         if self.is_locked(container):
             return None
@@ -156,7 +156,7 @@ class InspectionCache:
 
 
 def last_start(inspection: Mapping[str, Any]) -> LastStart:
-    """Return what an inspection reports about the container's last start."""
+    """Return the result of the container's last start, from an inspection of the container."""
     state = inspection.get("State") or {}
     policy = (inspection.get("HostConfig") or {}).get("RestartPolicy") or {}
     config = inspection.get("Config") or {}

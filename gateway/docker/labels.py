@@ -1,4 +1,4 @@
-"""Parses the gateway's labels. A label can select only what the configuration allows. Does no I/O."""
+"""Parses the gateway's labels, which can select only configured networks and backends. Does no I/O."""
 
 import difflib
 import fnmatch
@@ -28,7 +28,7 @@ ALIAS = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class LabelRequest:
-    """What a container or service requests by its labels.
+    """The request that a container or service makes by its labels.
 
     Args:
         networks: The requested networks. If empty, the request selects every network that carries one of `backends`.
@@ -48,7 +48,7 @@ class LabelRequest:
 def read(
     labels: Mapping[str, str], prefix: str, instance: str, backends: Iterable[str], *, granted: bool = False
 ) -> tuple[LabelRequest | None, list[str]]:
-    """Return what the labels request from this gateway, and a line for each error in them.
+    """Return the request to this gateway in the labels, or None if there is none, and a message for each error.
 
     Args:
         labels: The labels that the gateway evaluates.
@@ -77,7 +77,7 @@ def read(
     if on_stop not in ("keep", "detach"):
         problems.append(f"{prefix}.on-stop: {on_stop!r} is neither keep nor detach")
     if wanted and not known & set(wanted):
-        return None, problems  # no backend in the label exists, and a request without backends would mean all
+        return None, problems  # no named backend exists, but a request with an empty list would select all backends
     request = LabelRequest(
         networks=listed(mine.get("network", "")),
         backends=tuple(name for name in wanted if name in known),
@@ -124,9 +124,15 @@ def _ours(labels: Mapping[str, str], prefix: str) -> dict[str, str]:
 
 
 def _key_errors(mine: Mapping[str, str], prefix: str, *, takes_part: bool) -> Iterator[str]:
-    """Yield errors in keys and in `enable`. Without opt-in, the labels can belong to another program."""
+    """Yield errors in the keys of labels and in the label `enable`.
+
+    Args:
+        mine: The labels with the gateway's prefix, without the prefix.
+        prefix: The prefix.
+        takes_part: Whether the container opts in. If not, unknown labels can belong to another program.
+    """
     for key in sorted(mine.keys() - KEYS):
-        # A comparison takes longer for a longer key, and the creator of the container chooses the key's length.
+        # Limit the length, because the creator of a container could make the comparison slow with long keys.
         typo = key.lower().replace("_", "-") if len(key) <= _MAX_SUGGESTION_KEY else ""
         close = difflib.get_close_matches(typo, KEYS, n=1, cutoff=_CLOSE)
         if close or takes_part:
@@ -158,8 +164,8 @@ def with_grants(request: LabelRequest, given: GrantedAccess, *, explicit: bool) 
     """Return the request. If it has no backends or no aliases, add those of the grants.
 
     Args:
-        request: What the labels request.
-        given: What the grants allow.
+        request: The request by labels.
+        given: The access by grants.
         explicit: Whether the label `enable` is set. If so, absent `backends` mean all backends.
     """
     backends = request.backends or (() if explicit else given.backends)
@@ -169,16 +175,16 @@ def with_grants(request: LabelRequest, given: GrantedAccess, *, explicit: bool) 
 def only_granted(
     request: LabelRequest, given: GrantedAccess | None, closed: Collection[str]
 ) -> tuple[LabelRequest, list[str]]:
-    """Return a request restricted to what grants allow, and a line for each part that they do not allow.
+    """Return a request without the parts that grants do not allow, and a message for each removed part.
 
     Args:
-        request: What the labels request.
-        given: What the grants allow; None if they allow nothing.
+        request: The request by labels.
+        given: The access by grants; None if no grant matches.
         closed: The configured networks that carry none of the granted backends.
     """
     if given is None:
         return replace(
-            request, refused="no rule in docker.grants matches it, and with gateway.strict labels do not count"
+            request, refused="no rule in docker.grants matches it, and labels have no effect with gateway.strict"
         ), []
     backends = tuple(name for name in request.backends or given.backends if name in given.backends)
     aliases = tuple(name for name in request.aliases or given.aliases if name in given.aliases)
@@ -199,7 +205,7 @@ def only_granted(
         refused = "docker.grants allow it none of the backends that its labels request"
     elif request.networks and not networks:
         refused = "the networks that its labels request carry no backend that docker.grants allow it"
-    # A refused request keeps its lists, because an empty list would mean all.
+    # Keep the lists of a refused request, because an empty list would select everything.
     kept = replace(request, backends=backends or request.backends, networks=networks or request.networks)
     return replace(kept, aliases=aliases, refused=refused), problems
 

@@ -9,8 +9,9 @@ from gateway.docker.inspections import InspectionCache
 from gateway.docker.model import RUNNING, Container
 
 _MAX_AGE, _MAX_AGE_RUNNING = 2.0, 30.0
-"""Seconds after which the last start of a container is inspected again. A failed start causes no event, and events
-can cause several snapshots a second, so the age of the inspection decides."""
+"""Seconds after which the last start of a stopped or running container is inspected again. Inspections depend on age
+rather than on events, because a failed start causes no event, and other events can cause several snapshots a
+second."""
 _MAX_INSPECTIONS = 50
 """The maximum number of inspections in one snapshot. Containers with the oldest inspections come first."""
 NEXT = 1.0
@@ -24,7 +25,7 @@ async def with_last_starts(
     matters: Callable[[str], bool],
     now: float,
 ) -> tuple[tuple[Container, ...], bool]:
-    """Return the containers with their last starts, and whether each last start that could have failed is known.
+    """Add the last starts to the containers, and return whether all last starts that may have failed are known.
 
     Args:
         engine: The engine.
@@ -55,7 +56,7 @@ async def with_last_starts(
 
 
 def _candidates(containers: tuple[Container, ...], matters: Callable[[str], bool]) -> list[Container]:
-    """Return the containers that have possibly failed to start, and those that share a network namespace."""
+    """Return the containers whose start may have failed, and those that share a network namespace."""
     joined = {each.joins for each in containers if each.joins}
     return [
         each

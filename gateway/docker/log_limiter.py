@@ -22,7 +22,12 @@ class LogLimiter:
         self._suppressed = 0
 
     def select(self, current: Iterable[Hashable], now: float) -> list[Hashable]:
-        """Return the lines to log now. A later call returns the lines beyond the limit."""
+        """Return the new lines to log now. If they exceed the limit, later calls return the rest.
+
+        Args:
+            current: All lines that apply to the current plan.
+            now: The time.
+        """
         found = []
         for each in current:
             if each in self._seen:

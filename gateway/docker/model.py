@@ -46,7 +46,7 @@ class EndpointInfo:
 
 @dataclass(frozen=True)
 class LastStart:
-    """What an inspection reports about a container's last start.
+    """The result of a container's last start, from an inspection.
 
     Args:
         error: Why the start failed (`State.Error`); empty if it succeeded, or if the container was stopped afterward.
@@ -66,11 +66,11 @@ class LastStart:
     stop_signal: int = signal.SIGTERM
 
     def may_be_stopped_by(self, signals: Mapping[int, float]) -> bool:
-        """Return whether a signal that the container received after this start possibly stops it.
+        """Return whether one of the signals may stop the container, because it was sent after this start.
 
         Args:
-            signals: The last time of each signal that the container received, by the number of the signal. The times
-                are those of the engine, in seconds since the epoch.
+            signals: The last time at which the container received each signal, by the number of the signal. The times
+                are from the engine's clock, in seconds since the epoch.
         """
         return any(
             at > self.at and (number == self.stop_signal or number not in _CONTINUES)
@@ -96,7 +96,7 @@ class Container:
         has_volumes: Whether the container mounts volumes.
         exit_success: Whether the container exited with code 0.
         last_start: The last start of the container; None if it is not known.
-        is_locked: Whether the engine does not answer requests about the container, because it is starting it.
+        is_locked: Whether the engine is starting the container, and does not respond to requests about it meanwhile.
     """
 
     id: str
@@ -202,17 +202,20 @@ class EngineSnapshot:
     """Whether the engine supports `GwPriority`, which keeps a network from becoming the default route."""
     flavor: EngineFlavor = DOCKER
     clock: float = 0.0
-    """A time of the engine after all inspections, in seconds since the epoch; 0 if it is not known."""
+    """The time of the engine's clock after all inspections, in seconds since the epoch; 0 if it is not known."""
     starts_known: bool = True
     """Whether this snapshot or an earlier one has inspected each container whose last start could have failed."""
 
     @property
     def own_container(self) -> Container | None:
-        """The gateway's own container; None if the gateway runs in no container of this engine."""
+        """The gateway's own container; None if the gateway does not run in a container of this engine."""
         return next((each for each in self.containers if each.id == self.own), None)
 
     def base(self, container: Container) -> Container | None:
-        """Return the container, possibly the same, whose network namespace `container` uses; None if removed."""
+        """Return the owner of the network namespace that a container uses, usually the container itself.
+
+        Returns None if the owner was removed.
+        """
         if not container.joins:
             return container
         found: Container | None = container

@@ -14,17 +14,18 @@ class NetworkOptions:
 
     Args:
         driver: `auto` is an overlay in a swarm, and a bridge otherwise.
-        create: Create it when it is missing; the agent on the leading manager creates an overlay.
+        create: Whether to create the network when it is missing. In a swarm, the agent on the leading manager creates
+            overlays.
         attachable: Whether containers, in addition to services, may join an overlay.
-        internal: Whether the network has no route out, so that it never becomes a container's default route. With
-            false, containers that have no other network reach outside networks through this one.
-        per: `project`: instead of one network, one for each Compose project, named `NAME-PROJECT`, and one for each
-            swarm stack, swarm service and other container.
-        encrypted: Encrypt an overlay between nodes.
-        subnet: Its subnet; absent: a free /22 of 10.201.0.0/16. With `per`, the range in which each project gets a
-            free /24 (IPv6: /64); absent: 10.201.0.0/16.
+        internal: Whether the network has no route to external networks, so that it never becomes a container's
+            default route. If false, containers without another network reach external networks through it.
+        per: `project`: create a separate network, such as `NAME-PROJECT`, for each Compose project, swarm stack,
+            swarm service and other container; absent: one network for all.
+        encrypted: Whether to encrypt the traffic of an overlay between nodes.
+        subnet: The network's subnet; absent: a free /22 of 10.201.0.0/16. With `per`, the range in which each project
+            gets a free /24 (IPv6: /64); absent: 10.201.0.0/16.
         ip_range: The part of the subnet from which containers get addresses; absent: its upper half.
-        address: The gateway's address; absent: one outside `ip_range`, which stays the same.
+        address: The gateway's address; absent: the gateway chooses an address outside `ip_range`, and keeps it.
         mtu: The MTU in bytes; absent: the driver's default.
         backends: The backends whose names resolve on the network; absent: all.
     """
@@ -52,7 +53,7 @@ class AttachRule:
         networks: The networks to attach them to; absent: every network that carries one of `backends`.
         backends: The backends that the containers use; absent: all.
         aliases: The aliases of the containers on these networks.
-        on_stop: Whether a container that stops keeps its attachment.
+        on_stop: `keep`: a stopped container stays attached. `detach`: the gateway detaches it.
     """
 
     names: tuple[str, ...] = ()
@@ -115,15 +116,16 @@ class DockerOptions:
         attach: Rules that attach containers without labels.
         grants: Rules that let containers use backends. With `gateway.strict`, labels have no effect without such a
             rule.
-        on_name_conflict: What to do if a name on a network of the gateway resolves to another host on another network
-            of a container, or in its own hosts file: warn, or refuse to attach the container.
+        on_name_conflict: `warn` or `refuse` to attach a container for which a name on a network of the gateway
+            resolves to another host, on another network of the container or in its hosts file.
         services: Whether to attach swarm services by changing their specification, which restarts their tasks.
-        revive: Whether to start containers whose start failed because of a volume or a network of the gateway, and to
-            restart containers that use the network namespace of a container that was restarted. The label
-            `gateway.revive` overrides this key for one container.
-        peers: Exchange of container addresses with the agents of other nodes; absent: their containers are unknown.
-        repair: When to reattach a container with wrong aliases, which resets its connections: when it has no
-            connections, always, or never.
+        revive: Whether to start containers after a failed start that a volume or a network of the gateway caused, and
+            to restart containers that lost their network because they share the network namespace of a container that
+            was restarted. The label `gateway.revive` overrides this key for one container.
+        peers: Exchange of container addresses with the agents of other nodes; absent: this gateway does not know the
+            containers of other nodes.
+        repair: Whether to reattach containers with wrong aliases, which resets their connections. `idle`: only while
+            they have no connections. `disruptive`: always. `never`: only report them.
         max_detaches: Maximum number of endpoints that the gateway detaches within `resync`, so that a mistake cannot
             detach every container.
         resync: The interval between two snapshots without events.
@@ -157,7 +159,7 @@ class DockerOptions:
 
     @property
     def tunnel(self) -> str | None:
-        """The tunnel to the engine; None: it is reached directly."""
+        """The name of the tunnel to the engine; None if the gateway reaches the engine directly."""
         if self.host.startswith("ssh://"):
             return self.host.removeprefix("ssh://").partition("/")[0]
         return self.via

@@ -1,6 +1,6 @@
-"""Stores the ownership record: what the gateway must know about containers after its own restart.
+"""Stores the ownership record: the endpoints, addresses and starts that the gateway must know after its restart.
 
-The gateway writes the record before it attaches or starts a container.
+The gateway writes the record before it attaches or starts a container, so that a crash cannot lose an entry.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 class OwnershipRecord:
-    """Stores what the gateway created on one engine, in a file.
+    """Stores in a file which objects the gateway created on one engine.
 
     Args:
         folder: The directory of the record's file. The directory is created if it is missing.
@@ -31,7 +31,7 @@ class OwnershipRecord:
         self._starts: dict[str, RequestedStart] = {}
         self._namespaces: frozenset[str] = frozenset()
         self.adopting = True
-        """Whether no record existed. If so, endpoints with the gateway's owner alias count as the gateway's."""
+        """Whether no record existed. If so, the gateway regards endpoints with its owner alias as its own."""
         self.problem: str | None = None
         """Why the file cannot be used. The gateway then detaches nothing that an earlier process attached."""
         try:
@@ -42,7 +42,7 @@ class OwnershipRecord:
         except (OSError, *_UNREADABLE) as error:
             self.adopting = False
             self.problem = f"{self._path}: {error}"
-            with contextlib.suppress(OSError):  # an operator can repair the renamed file
+            with contextlib.suppress(OSError):  # keep the file, so that an operator can repair it
                 self._path.rename(self._path.with_suffix(".broken"))
 
     def _read(
@@ -61,7 +61,7 @@ class OwnershipRecord:
         return endpoints, addresses, starts, frozenset(map(str, written.get("namespaces", ())))
 
     def _merge(self) -> None:
-        """Add what other processes, such as `gateway apply`, have added to the file."""
+        """Add the entries that other processes, such as `gateway apply`, have added to the file."""
         with contextlib.suppress(OSError, *_UNREADABLE):
             endpoints, _, starts, _ = self._read()
             self._endpoints |= endpoints
@@ -79,16 +79,16 @@ class OwnershipRecord:
 
     @property
     def starts(self) -> dict[str, RequestedStart]:
-        """The starts that the engine has not answered, by the container's ID."""
+        """The requested starts to which the engine has not responded yet, by the container's ID."""
         return dict(self._starts)
 
     @property
     def namespaces(self) -> frozenset[str]:
-        """IDs of the containers whose namespace others use, see `gateway.docker.plan.Plan.namespaces`."""
+        """IDs of containers whose network namespace others share, see `gateway.docker.plan.Plan.namespaces`."""
         return self._namespaces
 
     def record_namespaces(self, containers: frozenset[str]) -> None:
-        """Record the containers whose namespace others use."""
+        """Record the containers whose network namespace other containers share."""
         if containers != self._namespaces:
             self._merge()
             self._namespaces = containers
@@ -101,7 +101,7 @@ class OwnershipRecord:
         self._write()
 
     def end_starts(self, containers: Collection[str]) -> None:
-        """Remove the starts of these containers, because the engine has answered or because they run."""
+        """Remove the requested starts of these containers, because the engine responded or the containers run."""
         if any(each in self._starts for each in containers):
             self._merge()
             self._starts = {key: each for key, each in self._starts.items() if key not in containers}
@@ -131,7 +131,7 @@ class OwnershipRecord:
             self._write()
 
     def adopt(self, endpoints: set[tuple[str, str]]) -> None:
-        """Record endpoints of an earlier process if the record of that process is lost."""
+        """Record endpoints that an earlier process created, if the record of that process was lost."""
         self._endpoints |= endpoints
         self.adopting = False
         self._write()

@@ -45,7 +45,7 @@ class PlannedAction:
 
     Args:
         network: The name of the network or volume; empty if the action starts or restarts a container.
-        network_id: The ID of the network or volume, or its name if this engine does not list it yet.
+        network_id: The ID of the network or volume; its name if the engine does not list it yet.
         container: The name of the container or service; empty for a network.
         container_id: The ID of the container or service.
         aliases: The endpoint's aliases.
@@ -64,13 +64,13 @@ class PlannedAction:
     body: Mapping[str, Any] = field(default_factory=dict, compare=False)
     version: int = 0
     addresses: tuple[str, ...] = ()
-    """The endpoint's addresses. For an address family without an address here, the engine chooses one."""
+    """The addresses to request for the endpoint. The engine chooses the address of each other address family."""
     detaches: int = field(default=0, compare=False)
     """The number of endpoints that the action detaches and does not reattach."""
     cause: str = ""
     """The missing object that made the container's last start fail."""
     last_start: LastStart | None = field(default=None, compare=False)
-    """The container's last start in the snapshot. If it changes, the gateway does not execute the action."""
+    """The container's last start in the snapshot. The gateway skips the action if the container starts meanwhile."""
     owner_start: float = field(default=0.0, compare=False)
     """See `DeadContainer`."""
     backend: str = field(default="", compare=False)
@@ -78,7 +78,7 @@ class PlannedAction:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Identifies the attachment, network, volume or container that the action changes."""
+        """The key of the attachment, network, volume or container that the action changes."""
         return (self.subject.removeprefix("network "), self.container_id)
 
     @property
@@ -129,16 +129,19 @@ class DesiredState:
         serving: Whether any client has connections through the gateway.
         by_label: The label by which a backend admits containers, by backend.
         strict: Whether only grants admit containers, and labels do not.
-        configured: The networks as configured, if `options` has the networks of projects in their place.
+        configured: The networks of the configuration, if `options` contains the networks of projects instead, see
+            `expand_projects`; empty if not.
         claimed: The gateway's previous addresses, by network.
         refused: The addresses that the engine refused, by network.
         direct: Addresses that the gateway reaches directly. A new network must not contain these addresses.
-        mount_listeners: The listeners that the engine's host mounts.
-        usable: The backends that serve clients now; None if they are not known, in a command without the service.
+        mount_listeners: The listeners through which the engine's host mounts volumes.
+        usable: The backends that serve clients now; None if this is not known, because a command runs without the
+            service.
         given_up: The containers that failed too many times and are not started again, see `StartAttempts`.
         restarted: The containers that were restarted after a restart of another container, see `StartAttempts`.
-        interrupted: The starts that this gateway requested and the engine did not answer, by the container's ID.
-        namespaces: The containers whose namespace others used at the last snapshot, see `Plan.namespaces`.
+        interrupted: The starts that this gateway requested and to which the engine has not responded, by the
+            container's ID.
+        namespaces: The containers whose network namespace others shared at the last snapshot, see `Plan.namespaces`.
         signals: The signals that other clients sent to each container, see `StartAttempts`.
     """
 
@@ -181,7 +184,7 @@ class DesiredState:
         return OWNER_ALIAS_PREFIX + _NO_HOST_NAME.sub("-", self.instance.lower())[:_MARK_LENGTH]
 
     def is_gateway(self, container: Container) -> bool:
-        """Return whether a container is a gateway: it has this gateway's owner alias and the name of a backend."""
+        """Return whether a container is a gateway, because it has this gateway's owner alias and a backend's name."""
         backends = {each.lower() for each in self.backends}
         return any(
             self.owner_alias in each.names and not backends.isdisjoint(each.names)
@@ -213,7 +216,7 @@ class NameConflict:
 
 @dataclass(frozen=True)
 class Plan:
-    """The result of planning: actions, the status of attachments and volumes, and warnings."""
+    """The result of planning: the actions, the status of attachments and volumes, and warnings for the operator."""
 
     actions: tuple[PlannedAction, ...] = ()
     attachments: tuple[AttachmentStatus, ...] = ()
@@ -227,10 +230,10 @@ class Plan:
     networks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The backends that are reached by name on each managed network."""
     exposures: tuple[str, ...] = ()
-    """Warnings about containers that can spoof addresses. They change whenever containers start or stop."""
+    """Warnings about containers that can spoof addresses. They are separate, because they change often."""
     dead: tuple[DeadContainer, ...] = ()
     namespaces: frozenset[str] = frozenset()
-    """IDs of the containers, possibly removed, whose namespace others use and which concern the gateway."""
+    """IDs of the owners of shared network namespaces that concern the gateway, including removed containers."""
 
 
 def backends_on(desired: DesiredState, network: str) -> tuple[str, ...]:
@@ -240,7 +243,7 @@ def backends_on(desired: DesiredState, network: str) -> tuple[str, ...]:
 
 
 def marked_endpoints(desired: DesiredState, observed: EngineSnapshot) -> set[tuple[str, str]]:
-    """Return the endpoints with the gateway's owner alias, by the container's ID and the network's name."""
+    """Return the endpoints with the gateway's owner alias, each as the container's ID and the network's name."""
     return {
         (container.id, name)
         for container in observed.containers

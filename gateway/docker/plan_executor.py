@@ -89,7 +89,7 @@ class PlanExecutor:
                 if await self._execute(engine, action):
                     done.append(action)
 
-        # Actions that others depend on come first. The actions of one group run concurrently.
+        # The groups are in order of dependency. The actions of one group run concurrently.
         for verbs in (PREREQUISITES, _DEPENDENT, (ActionKind.REMOVE_NETWORK,)):
             # Do not attach to a network that could not be created.
             missing = {
@@ -136,7 +136,7 @@ class PlanExecutor:
         try:
             await execute(engine, action)
         except asyncio.CancelledError:
-            self._record(action, "unknown")  # it is unknown whether the engine executed the action
+            self._record(action, "unknown")  # the engine may have executed the action before the cancellation
             self._attempted(action, answered=False)
             raise
         except EngineError as error:
@@ -179,6 +179,6 @@ class PlanExecutor:
         )
 
     def count(self, action: str, error: EngineError) -> None:
-        """Count an error."""
+        """Count a failed action, by its kind and the kind of the error, for the metrics."""
         key = (str(action), str(error.kind))
         self.errors[key] = self.errors.get(key, 0) + 1

@@ -8,9 +8,9 @@ from gateway.docker.options import NetworkOptions
 
 STACK = "com.docker.stack.namespace"
 _KINDS = (("", PROJECT), ("-stack-", STACK), ("-service-", SWARM_SERVICE))
-"""The prefixes of the suffixes of services and single containers. A project's name never begins with a dash, so a
-container does not share a network with a project of the same name. The name of an overlay is a DNS label, so the
-prefixes contain no dot."""
+"""The prefixes that distinguish the suffixes of services and single containers from those of projects. A project's
+name never begins with a dash, so a container does not share a network with a project of the same name. The prefixes
+contain no dot, because the name of an overlay is a DNS label."""
 PROJECT_BITS = {4: 24, 6: 64}
 """The prefix length of a project's network, by IP version."""
 _PART_OF_A_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -24,7 +24,7 @@ def group(name: str, labels: Mapping[str, str]) -> str:
         labels: The labels that the gateway evaluates, see `gateway.docker.image_labels`.
 
     Raises:
-        ValueError: The name of its project, stack or service cannot be part of a network's name.
+        ValueError: The name of the container's project, stack or service cannot be part of a network's name.
     """
     for kind, label in _KINDS:
         if label in labels:

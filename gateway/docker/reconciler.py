@@ -35,14 +35,14 @@ log = logging.getLogger(__name__)
 _DEBOUNCE, _MAX_DEBOUNCE = 0.2, 2.0
 _MAX_CONNECTION_AGE = 600.0
 _EVENT_OVERLAP = 5.0
-"""The number of seconds in the past at which an event stream starts. Events between two streams are then not lost."""
+"""Number of seconds in the past at which an event stream starts, so that events between two streams are not lost."""
 _JITTER = 0.1
 _RECONNECT = BackoffPolicy(first=0.5, cap=10.0, floor=0.1)
 _MAX_ROUNDS = 20
 """The maximum number of rounds of `apply_once`. More are needed only if another program undoes the changes."""
 _END_EVENTS = ("die", "destroy", "stop", "kill", "remove")
 _IGNORED_EVENTS = ("exec_", "health_status", "top", "attach", "resize", "export", "archive-path", "extract-to-dir")
-"""Container events that do not change what a snapshot contains. Some occur many times a minute."""
+"""Container events that do not change a snapshot. Some of them occur many times a minute."""
 
 
 class Reconciler:
@@ -182,7 +182,7 @@ class Reconciler:
             self._dirty.set()
 
     async def _wait_for_change(self, wake: float, watching: "asyncio.Task[None]") -> None:
-        """Wait for an event and the debounce time after it, or for `wake` or `resync` seconds."""
+        """Wait for an event and the debounce time after it; without an event, at most `wake` or `resync` seconds."""
         resync = self._options.resync * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - jitter
         dirty = asyncio.ensure_future(self._dirty.wait())
         try:
@@ -249,7 +249,6 @@ class Reconciler:
             log.info("docker engine usable again")
         self.observed, self.observed_at, self.problem = observed, time.time(), None
         now = time.monotonic()
-        # The limit of detached endpoints counts only the actions that are due.
         self.revivals.observed(planned.dead, now)
         self.revivals.retain(there)
         self._ownership.record_namespaces(planned.namespaces)
@@ -257,6 +256,7 @@ class Reconciler:
         locked = {each.id for each in observed.containers if each.is_locked}
         possible = [each for each in planned.actions if each.container_id not in locked]
         due_for_retry = [each for each in possible if self._not_before(each) <= now]
+        # Pass only actions that are due, so that others do not use up the limit of detached endpoints.
         due, held = self._detach_limiter.admit(due_for_retry, now)
         self._log_changes(planned, now)
         self.plan = self._with_failures(_without(planned, held))
@@ -276,7 +276,7 @@ class Reconciler:
         return max(0.05, min(waits, default=self._options.resync)), done
 
     def _started(self, observed: EngineSnapshot, now: float) -> set[str]:
-        """Return the containers that run or do not exist, although the engine did not answer their start."""
+        """Return the containers whose requested start needs no record, because they run or do not exist any more."""
         states = {each.id: each.state for each in observed.containers}
         return {
             key
@@ -315,9 +315,9 @@ class Reconciler:
                 log.warning("docker: warning", extra={"detail": each})
 
     async def exposures(self, engine: Engine) -> tuple[list[str], frozenset[str]]:
-        """Return lines for the audit of containers, and the IDs of the gateway's containers.
+        """Return findings for `gateway audit`, and the IDs of the gateway's containers.
 
-        A line is about a dead container, a container that can spoof an address, or an ignored label of an image.
+        A finding concerns a dead container, a container that can spoof an address, or an ignored label of an image.
 
         Raises:
             EngineError: A request failed.

@@ -40,7 +40,7 @@ class SnapshotReader:
         known: Returns the networks in the ownership record, including those that are not configured.
         volumes: Returns whether volumes are configured.
         consumers: Returns the labels by which backends admit consumers. If empty, snapshots omit capabilities.
-        starting: Returns the IDs of the containers that the gateway starts now.
+        starting: Returns the IDs of the containers that the gateway is starting now.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class SnapshotReader:
         )  # fmt: skip
 
     def expire_starts(self) -> None:
-        """Inspect each container again in the next snapshots, because events of starts were possibly lost."""
+        """Inspect each container again in the next snapshots, because the gateway may have missed start events."""
         self._inspections.expire_starts()
 
     def forget_start(self, container: str) -> None:
@@ -135,7 +135,7 @@ class SnapshotReader:
         if engine.flavor.lists_aliases:
             inspection = await self._inspections.get(engine, listed["Id"])
             mode, hostname = (inspection.network_mode, inspection.given_hostname) if inspection else ("", "")
-            # For a container that joins another container's namespace, the engine lists the other's networks.
+            # Ignore the networks of a container that joins a namespace: Podman lists those of the namespace's owner.
             networks = {} if mode.startswith("container:") else networks
         else:
             networks = await self._with_aliases(engine, listed["Id"], networks)
@@ -145,7 +145,7 @@ class SnapshotReader:
                 network_id=str(each.get("NetworkID", "")),
                 endpoint_id=str(each.get("EndpointID", "")),
                 addresses=tuple(filter(None, (each.get("IPAddress"), each.get("GlobalIPv6Address")))),
-                # The engine does not report the aliases of a task. The specification of the task's service has them.
+                # The engine does not report the aliases of a task. They are in the specification of the service.
                 aliases=None if TASK_LABEL in labels or is_locked else self._aliases_of(name, each),
             )
             for name, each in networks.items()
@@ -189,7 +189,11 @@ class SnapshotReader:
     async def _with_names(
         self, engine: Engine, containers: tuple[Container, ...], own: str | None
     ) -> tuple[Container, ...]:
-        """Add the names that resolve on the networks of each container that is attached or to be attached."""
+        """Add the names of all containers on networks where name conflicts are possible.
+
+        These are the networks of the gateway's container, of containers on configured networks, and of containers
+        that request an attachment.
+        """
         attached = [each for each in containers if each.id == own or self._asks(each) or self._joined(each)]
         networks = {name for each in attached for name in each.endpoints} - WITHOUT_NAMES
         asking = {each.id for each in attached}
@@ -202,7 +206,7 @@ class SnapshotReader:
         return tuple(self._named(each) for each in containers)
 
     def _named(self, container: Container) -> Container:
-        """Return a container with the names from its inspection."""
+        """Return a copy of the container with its host name, hosts and aliases from the cached inspection."""
         if (found := self._inspections.cached(container.id)) is not None:
             container = replace(container, hostname=found.hostname, hosts=found.hosts)
         endpoints = {
@@ -214,7 +218,7 @@ class SnapshotReader:
         return replace(container, endpoints=endpoints)
 
     def _joined(self, container: Container) -> bool:
-        """Return whether a container is on a configured network, regardless of what attached it."""
+        """Return whether a container is on a configured network, even if another program attached it."""
         return any(configured_as(self._options.networks, name) is not None for name in container.endpoints)
 
     def _asks(self, container: Container) -> bool:

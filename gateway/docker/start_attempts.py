@@ -12,7 +12,7 @@ _POLICY = BackoffPolicy(first=1.0, cap=60.0, floor=0.5)
 LIMIT = 20
 """The maximum number of attempts to start a container. With the delays in between, they take about ten minutes."""
 _STOP_MARGIN = 30.0
-"""The time in seconds, in addition to the container's stop timeout, in which the engine completes a restart."""
+"""Seconds, in addition to the container's stop timeout, that the gateway allows the engine to complete a restart."""
 STABLE = 600.0
 """The number of seconds without a failure after which the count of attempts restarts at 0."""
 
@@ -22,7 +22,7 @@ class _Attempts:
     """The attempts to start one container.
 
     Args:
-        owner_start: The last start of the container whose network the container uses, see `DeadContainer`.
+        owner_start: The last start of the network namespace's owner, see `DeadContainer.owner_start`.
     """
 
     owner_start: float = 0.0
@@ -52,14 +52,14 @@ class StartAttempts:
 
     @property
     def restarted(self) -> frozenset[tuple[str, float]]:
-        """The containers that were restarted because another container was, by ID and `owner_start`."""
+        """The containers that were restarted after the owner of their network namespace, by ID and `owner_start`."""
         return frozenset(self._restarted.items())
 
     @property
     def signals(self) -> dict[str, dict[int, float]]:
         """The signals that other clients sent to each container, see `LastStart.may_be_stopped_by`.
 
-        They include signals before the last start, if the gateway did not receive the event of that start.
+        If the gateway missed the event of a container's last start, they include signals that were sent before it.
         """
         return {key: dict(each) for key, each in self._signals.items()}
 
@@ -68,11 +68,11 @@ class StartAttempts:
         self._signals.setdefault(container, {})[number] = at
 
     def record_start(self, container: str) -> None:
-        """Record that a container was started, or removed. A signal that it received before has no effect now."""
+        """Remove the recorded signals of a container, because it was started or removed after them."""
         self._signals.pop(container, None)
 
     def permits(self, action: PlannedAction) -> bool:
-        """Return whether an action that was planned before can still be executed."""
+        """Return whether a planned action is still allowed. A signal that may stop the container forbids restarts."""
         start, signals = action.last_start, self._signals.get(action.container_id, {})
         return action.verb is not ActionKind.RESTART or start is None or not start.may_be_stopped_by(signals)
 
@@ -82,20 +82,21 @@ class StartAttempts:
         self._signals = {key: each for key, each in self._signals.items() if key in containers}
 
     def observed(self, dead: Collection[DeadContainer], now: float) -> None:
-        """Record which containers are dead now, and remove the attempts of containers that have run for `STABLE`."""
+        """Record that these containers are dead now. Remove the attempts of those not dead for `STABLE` seconds."""
         for each in dead:
             if each.container_id in self._attempts:
                 self._attempts[each.container_id].dead_at = now
         self._attempts = {key: each for key, each in self._attempts.items() if each.dead_at + STABLE > now}
 
     def attempted(self, action: PlannedAction, now: float, *, started: bool = False, answered: bool = True) -> None:
-        """Record an attempt. A new start of the container whose network the container uses restarts the count at 0.
+        """Record an attempt. The count restarts if the owner of the container's network namespace has a new start.
 
         Args:
             action: The start or restart.
             now: The time.
             started: Whether the engine started the container.
-            answered: Whether the engine answered. If it did not, it possibly continues a restart.
+            answered: Whether the engine responded. If not, it may still be restarting the container, so the next
+                attempt waits for the stop timeout.
         """
         found = self._attempts.get(action.container_id)
         if found is None or found.owner_start != action.owner_start:

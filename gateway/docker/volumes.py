@@ -27,8 +27,8 @@ class VolumeStatus:
     """The status of a configured volume.
 
     Args:
-        change: The action to take; None if none is needed.
-        state: The volume's state compared with the configuration.
+        change: The necessary action; None if the volume needs no action.
+        state: How the volume differs from the configuration, such as `kept` or `blocked`.
         message: The reason for `state`; empty if `state` is `kept`.
     """
 
@@ -92,7 +92,7 @@ def mount_problems(
     Args:
         info: The response to `/info`.
         host: The engine's address, as configured.
-        own_mode: The network mode of the gateway's own container; None if the gateway runs in no container.
+        own_mode: The network mode of the gateway's own container; None if the gateway does not run in a container.
         specs: The configured volumes.
     """
     if not specs:

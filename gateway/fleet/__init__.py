@@ -1,1 +1,1 @@
-"""Finds the gateways of a fleet, asks each for a summary, and keeps the last answers. Changes nothing."""
+"""Finds the gateways of a fleet, requests a summary from each, and stores the last responses. Changes no gateway."""

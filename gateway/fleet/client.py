@@ -1,7 +1,6 @@
 """Requests the summary of one member of the fleet over HTTP."""
 
 import asyncio
-import os
 import socket
 import ssl
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from gateway.errors import GatewayError, TunnelError
+from gateway.fleet.error_descriptions import describe, describe_status, describe_timeout
 from gateway.fleet.members import Member
 from gateway.fleet.name_lookup import lookup
 from gateway.fleet.options import FleetOptions
@@ -19,16 +19,10 @@ from gateway.secret_files import read_private_key
 from gateway.text_sanitizer import one_line
 
 PATH = "/api/v1/summary"
-_STATUS_ERRORS = {
-    401: "a token is required: set fleet.token_file (gateway fleet --token-file)",
-    403: "the token is not accepted: use the token of the member's ops.token_file",
-    404: "the answer is not that of a gateway, or its version is too old",
-    421: "the member does not accept this host name: add it to the member's ops.hosts",
-}
 
 
 class MemberError(GatewayError):
-    """A member did not answer, or its answer cannot be used."""
+    """A member did not respond, or its response is not valid."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +60,7 @@ class MemberClient:
     """Requests the summaries of members. Use it as an asynchronous context manager, which closes all connections.
 
     Args:
-        timeout: Seconds for one request, from the lookup of the name to the last byte of the answer.
+        timeout: Seconds for one request, from the lookup of the name to the last byte of the response.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -74,7 +68,7 @@ class MemberClient:
         self.credentials = MemberCredentials()
 
     async def __aenter__(self) -> Self:
-        # aiohttp reads an idle connection without a limit, so a hostile member could fill the memory.
+        # `force_close`: aiohttp reads idle connections without a limit, so a hostile member could exhaust the memory.
         connector = aiohttp.TCPConnector(limit=0, resolver=_MemberResolver(), force_close=True)
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -91,18 +85,18 @@ class MemberClient:
     async def ask(self, member: Member) -> MemberSummary:
         """Return the summary of a member.
 
-        Redirects are not followed, so that the token is sent only to addresses of the configuration.
+        The client does not follow redirects, so that it sends the token only to configured addresses.
 
         Raises:
-            MemberError: The member does not answer in time, or its answer cannot be used.
+            MemberError: The member does not respond in time, or its response is not valid.
         """
         try:
             async with asyncio.timeout(self.timeout):
                 return decode_summary(await self._get(member))
         except TimeoutError:
-            raise MemberError(f"no answer within {self.timeout:g} s") from None
+            raise MemberError(describe_timeout(self.timeout)) from None
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
-            raise MemberError(_describe(error)) from error
+            raise MemberError(describe(error, member)) from error
         except ValueError as error:
             raise MemberError(one_line(str(error))) from error
 
@@ -120,20 +114,17 @@ class MemberClient:
             server_hostname=member.server_name if use_tls else None,
         ) as response:
             if response.status != 200:
-                known = "it redirects, and redirects are not followed" if 300 <= response.status < 400 else ""
-                raise MemberError(
-                    f"status {response.status}: {_STATUS_ERRORS.get(response.status, known)}".rstrip(": ")
-                )
+                raise MemberError(describe_status(response.status))
             body = bytearray()
             async for chunk in response.content.iter_any():
                 body += chunk
                 if len(body) > MAX_BYTES:
-                    raise MemberError(f"the answer is larger than {MAX_BYTES} bytes")
+                    raise MemberError(f"the response is larger than {MAX_BYTES} bytes")
             return bytes(body)
 
 
 class _MemberResolver(AbstractResolver):
-    """The resolver that aiohttp uses for the names of members. Requests for one name share a lookup."""
+    """Resolves the host names of members for aiohttp. Concurrent requests for one name share a lookup."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -147,18 +138,4 @@ class _MemberResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Do nothing: the lookups are shared."""
-
-
-def _describe(error: Exception) -> str:
-    if isinstance(error, UnicodeError):
-        return "the host name is not valid: correct the address of the member"
-    cause = getattr(error, "os_error", None) or error
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return f"the certificate is not trusted: {one_line(str(error.certificate_error))} (fleet.tls.ca_file)"
-    if isinstance(error, aiohttp.ClientSSLError):
-        reason = one_line(str(getattr(cause, "reason", None) or cause))
-        return f"the TLS handshake failed: {reason} (does the member have ops.tls?)"
-    if isinstance(cause, ConnectionError) and cause.errno is not None:
-        return os.strerror(cause.errno)  # asyncio replaces the text
-    return one_line(getattr(cause, "strerror", None) or str(cause) or type(cause).__name__)
+        """Do nothing, because other clients can wait for the same lookups."""

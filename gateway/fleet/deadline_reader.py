@@ -8,20 +8,24 @@ _T = TypeVar("_T")
 
 
 class DeadlineReader(Generic[_T]):
-    """Runs a blocking function in a thread, with a deadline. While it hangs, further calls wait for it."""
+    """Runs a blocking function in a thread, with a deadline.
+
+    After a timeout, the function continues to run. Until it returns, further calls wait for it instead of starting
+    another thread.
+    """
 
     def __init__(self) -> None:
         self._reading: asyncio.Future[_T] | None = None
 
     async def run(self, read: Callable[[], _T], within: float) -> _T:
-        """Return the result of `read`, or of the call that still runs.
+        """Return the result of `read`; or of an earlier call that still runs, in which case `read` is not called.
 
         Args:
             read: The function.
-            within: Seconds to wait. The call continues after this time.
+            within: Seconds to wait for the result.
 
         Raises:
-            TimeoutError: The call has not finished in time.
+            TimeoutError: The function has not returned in time. It continues to run.
             Exception: The exception of the function.
         """
         if self._reading is None or self._reading.done():

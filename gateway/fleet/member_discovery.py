@@ -5,18 +5,18 @@ import itertools
 
 from gateway.errors import GatewayError
 from gateway.fleet.deadline_reader import DeadlineReader
+from gateway.fleet.error_descriptions import describe_lookup
 from gateway.fleet.member_file import read_members
 from gateway.fleet.members import MAX_MEMBERS, Member, MemberAddress, expand, exposed_token
 from gateway.fleet.name_lookup import lookup
 from gateway.fleet.options import FleetOptions
-from gateway.text_sanitizer import one_line
 
 
 class MemberDiscovery:
-    """Finds the members of a fleet. After a failed read or lookup, keeps the members found there before.
+    """Finds the members of a fleet. If a read or a lookup fails, keeps the members of the last successful one.
 
     Args:
-        strict: Whether to ignore the members in the file to which the token would be sent without encryption.
+        strict: Whether to ignore members in the file that would get the token without encryption.
     """
 
     def __init__(self, *, strict: bool = False) -> None:
@@ -28,13 +28,13 @@ class MemberDiscovery:
         self._name_problems: dict[MemberAddress, str] = {}
 
     def problems(self, options: FleetOptions) -> list[str]:
-        """Return messages about the file and the names that could not be read the last time, and excess members."""
+        """Return messages about the last failed read and lookups, and about members beyond the maximum number."""
         count = len(self._found(options))
-        excess = f"the fleet has {count} members: only the first {MAX_MEMBERS} are asked, use several fleets"
+        excess = f"the fleet has {count} members: only the first {MAX_MEMBERS} are polled, use several fleets"
         return [*self._file_problems, *self._name_problems.values(), *([excess] if count > MAX_MEMBERS else [])]
 
     def known(self, options: FleetOptions) -> list[Member]:
-        """Return the members that are known, each once, in the order of the configuration; at most `MAX_MEMBERS`."""
+        """Return the known members without duplicates, in the order of the configuration; at most `MAX_MEMBERS`."""
         return list(itertools.islice(self._found(options), MAX_MEMBERS))
 
     def _found(self, options: FleetOptions) -> dict[Member, None]:
@@ -49,7 +49,7 @@ class MemberDiscovery:
         return [*options.members, *(each for each in self._in_file if not (refuses and each.exposes_token))]
 
     async def read_file(self, options: FleetOptions) -> None:
-        """Read the addresses in the file of the section `fleet`."""
+        """Read the addresses of members from `fleet.file`, within the timeout of the section `fleet`."""
         path = options.file
         if path is None:
             self._in_file, self._file_problems = [], []
@@ -57,7 +57,7 @@ class MemberDiscovery:
         try:
             self._in_file, invalid = await self._file_read.run(lambda: read_members(path), options.timeout)
         except TimeoutError:
-            self._file_problems = [f"fleet.file: {path}: the file system does not answer"]
+            self._file_problems = [f"fleet.file: {path}: the file system does not respond"]
         except (OSError, GatewayError) as error:
             self._file_problems = [f"fleet.file: {path}: {getattr(error, 'strerror', None) or error}"]
         else:
@@ -67,7 +67,7 @@ class MemberDiscovery:
             self._file_problems = [f"fleet.file: {path}: {each}" for each in (*invalid, exposed) if each]
 
     async def look_up_names(self, options: FleetOptions) -> None:
-        """Look up all names that stand for several members, each within the timeout of the section `fleet`."""
+        """Look up all names that resolve to several members, each within the timeout of the section `fleet`."""
         names = {each for each in self._addresses(options)[:MAX_MEMBERS] if each.discover}
         self._by_name = {name: members for name, members in self._by_name.items() if name in names}
         self._name_problems = {name: text for name, text in self._name_problems.items() if name in names}
@@ -78,9 +78,9 @@ class MemberDiscovery:
             async with asyncio.timeout(within):
                 found = await lookup(*address.endpoint)
         except TimeoutError:
-            self._name_problems[address] = f"{address}: the name servers do not answer"
+            self._name_problems[address] = f"{address}: the name servers do not respond"
         except (OSError, UnicodeError) as error:
-            self._name_problems[address] = f"{address}: {one_line(getattr(error, 'strerror', None) or str(error))}"
+            self._name_problems[address] = f"{address}: {describe_lookup(error)}"
         else:
             self._name_problems.pop(address, None)
             self._by_name[address] = expand(address, [host for _, (host, _) in found])

@@ -11,7 +11,7 @@ from gateway.relay.resolver import is_loopback
 
 _DISCOVER = "dns+"
 MAX_MEMBERS = 1000
-"""Maximum number of members. Each is asked in a separate task."""
+"""Maximum number of members. Each is polled in a separate task."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -21,8 +21,8 @@ class MemberAddress(NamedTuple):
     Args:
         scheme: `http` or `https`.
         endpoint: The address of `ops.listen`.
-        discover: Whether each address of the host name is one member, as for `tasks.NAME` of a swarm service or for a
-            headless Service of Kubernetes.
+        discover: Whether each IP address of the host name is a separate member. Such names are, for example,
+            `tasks.NAME` of a swarm service and headless Services of Kubernetes.
     """
 
     scheme: str
@@ -46,7 +46,7 @@ class Member:
     Args:
         scheme: `http` or `https`.
         endpoint: The address to connect to.
-        server_name: The host name of the certificate, if it is not the host of `endpoint`.
+        server_name: The host name that the certificate must be valid for; None if it is the host of `endpoint`.
     """
 
     scheme: str
@@ -55,19 +55,19 @@ class Member:
 
     @property
     def name(self) -> str:
-        """The name of the member for the table; with the host name by which it was found."""
+        """The address of the member for the table, followed by the host name if a lookup found the member."""
         return f"{self.endpoint} ({self.server_name})" if self.server_name else str(self.endpoint)
 
     def url(self, path: str) -> str:
-        """Return the URL of a path of this member."""
+        """Return the URL of an HTTP path on this member."""
         return f"{self.scheme}://{self.endpoint}{path}"
 
 
 def parse_member(text: str) -> MemberAddress:
-    """Parse `host:port`, `https://host:port`, or either form after `dns+`.
+    """Parse `host:port` or `https://host:port`, optionally with the prefix `dns+`.
 
     Raises:
-        ValueError: The text is not an address of a member. The message contains an example.
+        ValueError: The string is not the address of a member. The message contains examples.
     """
     rest = text.removeprefix(_DISCOVER)
     url = rest if _SCHEME.match(rest) else f"http://{rest}"
@@ -115,17 +115,17 @@ def parse_file(text: str) -> tuple[list[MemberAddress], list[str]]:
 
 
 def exposed_token(members: Iterable[MemberAddress]) -> str | None:
-    """Return a message about the first member that gets the token without encryption; None if there is none."""
+    """Return a message about the first member that would get the token without encryption; None if there is none."""
     exposed = next((each for each in members if each.exposes_token), None)
     return exposed and f"the token is sent to {exposed} without encryption: use https://, and set ops.tls there"
 
 
 def expand(address: MemberAddress, hosts: list[str]) -> list[Member]:
-    """Return the members of an entry that stands for several members.
+    """Return one member for each IP address to which the host name of a member address resolves.
 
     Args:
-        address: The entry.
-        hosts: The IP addresses of its host name.
+        address: The configured address, with `discover` set.
+        hosts: The IP addresses of the host name.
     """
     return [
         Member(address.scheme, Endpoint(host, address.endpoint.port), address.endpoint.host)

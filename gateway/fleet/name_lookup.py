@@ -1,7 +1,7 @@
 """Resolves the names of members, each in its own thread, with at most one concurrent lookup for each name.
 
-A lookup blocks its thread while the name server does not answer. With one thread for each name, no name delays
-another name, or the lookups of tunnels. `MAX_MEMBERS` limits the number of names, and therefore of threads.
+A lookup blocks its thread until the name server responds. Because each name has its own thread, a slow lookup delays
+neither the lookups of other names nor those of tunnels. `MAX_MEMBERS` limits the number of names and threads.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _Name = tuple[str, socket.AddressFamily]
 
 @per_loop
 def _in_flight(loop: asyncio.AbstractEventLoop) -> "dict[_Name, asyncio.Future[list[Any]]]":
-    """Return the lookups of the running loop that have no result yet."""
+    """Return the lookups in progress on the running event loop, by name."""
     del loop
     return {}
 
@@ -27,7 +27,9 @@ def _in_flight(loop: asyncio.AbstractEventLoop) -> "dict[_Name, asyncio.Future[l
 async def lookup(
     host: str, port: int, family: socket.AddressFamily = socket.AF_UNSPEC
 ) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
-    """Return the family and the address of each result of a lookup.
+    """Look up a host name, and return the family and the address of each result.
+
+    If the same lookup is already in progress, wait for its result. There is no deadline; the caller sets one.
 
     Raises:
         OSError: The name does not resolve, or no thread can be started.
@@ -41,7 +43,7 @@ async def lookup(
         def on_done(done: asyncio.Future[list[Any]]) -> None:
             in_flight.pop(name, None)
             if not done.cancelled():
-                done.exception()  # mark it as retrieved, because every task that waits for it might be cancelled
+                done.exception()  # retrieve it: asyncio logs it otherwise, if all waiting tasks are cancelled
 
         pending.add_done_callback(on_done)
     found = await asyncio.shield(pending)
@@ -50,8 +52,8 @@ async def lookup(
 
 def _start(name: _Name) -> "Future[list[Any]]":
     found: Future[list[Any]] = Future()
-    found.set_running_or_notify_cancel()  # it cannot be cancelled from now on
-    # A daemon thread, because a command must not wait for a lookup when it exits.
+    found.set_running_or_notify_cancel()  # prevent cancellation, after which `set_result` would raise
+    # Use a daemon thread, so that a command can exit while a lookup is in progress.
     thread = threading.Thread(target=_resolve, args=(name, found), name="fleet-lookup", daemon=True)
     try:
         thread.start()

@@ -13,14 +13,14 @@ class FleetOptions:
     """The section `fleet`: the gateways that this gateway shows on `/fleet`; see docs/fleet.md.
 
     Args:
-        members: The addresses of `ops.listen` of the gateways: `host:port` or `https://host:port`. After `dns+`, each
-            address of the host name is one gateway.
-        file: A file with one address per line, which is read again when it changes.
-        token_file: A file with the token that the gateway sends to each member. The members have it in
-            `ops.token_file`.
+        members: The addresses of the gateways, from their `ops.listen`: `host:port` or `https://host:port`. With the
+            prefix `dns+`, each IP address of the host name is one gateway.
+        file: A file with one address per line. The gateway reads it again when it changes.
+        token_file: A file with the token that the gateway sends to each member. It must be the token in the
+            `ops.token_file` of the members.
         tls: Certificates for members with `https://`.
         interval: Time between two requests to a member, with a jitter of 5 %.
-        timeout: Time for one request.
+        timeout: Time limit for one request.
     """
 
     members: tuple[MemberAddress, ...] = ()

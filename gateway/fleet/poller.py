@@ -1,4 +1,4 @@
-"""Polls all members of the fleet, each in a separate task, and keeps the last answer of each."""
+"""Polls all members of the fleet, each in a separate task, and stores the last response of each."""
 
 import asyncio
 import logging
@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 _DISCOVERY_INTERVAL = 15.0
 """Seconds between two reads of the file, the names and the credentials."""
 _POLL_INTERVAL = 0.5
-"""Seconds between two checks whether the configuration has changed."""
+"""Seconds between two checks for a changed configuration."""
 _JITTER = 0.05
 _SPACING = 0.002
-"""Seconds between the first requests to two members. Many requests at the same time would stop the event loop."""
+"""Seconds between the first requests to two members. Many simultaneous requests would block the event loop."""
 
 
 class FleetPoller:
@@ -50,12 +50,12 @@ class FleetPoller:
         """Path, modification time in nanoseconds and inode of each file when it was last read."""
 
     def view(self) -> FleetView:
-        """Return what is known now."""
+        """Return the current state of all members, and the current errors of discovery and credentials."""
         problems = [*self._discovery.problems(self._options()), *filter(None, [self._credentials_error])]
         return FleetView(list(self._views.values()), problems)
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Ask the members until cancelled."""
+        """Poll the members until cancelled."""
         ready()
         while True:
             if not self._options().is_empty:
@@ -63,7 +63,7 @@ class FleetPoller:
             await asyncio.sleep(_POLL_INTERVAL)
 
     async def _run_members(self) -> None:
-        """Ask the members until the fleet has no members."""
+        """Poll the members until the configuration contains no members."""
         try:
             async with MemberClient(self._options().timeout) as client, asyncio.TaskGroup() as group:
                 while not (options := self._options()).is_empty:
@@ -74,7 +74,7 @@ class FleetPoller:
             self._tasks, self._views, self._stamps = {}, {}, None
 
     async def _wait_for_change(self, options: FleetOptions) -> None:
-        """Wait until the configuration changes, but at most the interval between two discoveries."""
+        """Wait until the section `fleet` changes, or until the next discovery is due."""
         due = time.monotonic() + _DISCOVERY_INTERVAL
         while True:
             await asyncio.sleep(_POLL_INTERVAL)
@@ -84,14 +84,16 @@ class FleetPoller:
     async def _refresh(self, client: MemberClient, group: asyncio.TaskGroup, options: FleetOptions) -> None:
         client.timeout = options.timeout
         await self._discovery.read_file(options)
-        self._retain(self._discovery.known(options))  # a member that strict mode refuses must not get a new token
+        # Stop the tasks of removed members before the token changes, so that they do not get a new token.
+        self._retain(self._discovery.known(options))
         await self._renew_credentials(client, options)
-        self._set_members(client, group, options)  # a slow name server must not delay the other members
+        # Start the members that need no lookup first, so that a slow name server does not delay them.
+        self._set_members(client, group, options)
         await self._discovery.look_up_names(options)
         self._set_members(client, group, options)
 
     def _set_members(self, client: MemberClient, group: asyncio.TaskGroup, options: FleetOptions) -> None:
-        """Ask exactly the members that are known now."""
+        """Start a polling task for each new member, and stop the tasks of members that are not known any more."""
         members = self._discovery.known(options)
         self._retain(members)
         new = [member for member in members if member not in self._tasks]
@@ -99,12 +101,12 @@ class FleetPoller:
             self._tasks[member] = group.create_task(self._ask_repeatedly(client, member, number * _SPACING))
 
     async def _renew_credentials(self, client: MemberClient, options: FleetOptions) -> None:
-        """Read the token and the certificates if a file has changed. After an error, keep those of before."""
+        """Read the token and the certificates if a file has changed. After an error, keep the previous ones."""
         known = None if self._credentials_error else self._stamps
         try:
             stamps, found = await self._credentials_read.run(lambda: _read_changed(options, known), options.timeout)
         except TimeoutError:
-            self._set_credentials_error("fleet.token_file, fleet.tls: the file system does not answer")
+            self._set_credentials_error("fleet.token_file, fleet.tls: the file system does not respond")
         except GatewayError as error:
             self._set_credentials_error(str(error))
         else:
@@ -117,7 +119,7 @@ class FleetPoller:
         self._credentials_error = text
 
     def _retain(self, members: list[Member]) -> None:
-        """Stop asking members that are not in the list, and show the members in the order of the list."""
+        """Stop polling the members that are not in the list. Put the remaining views in the order of the list."""
         for member in self._tasks.keys() - set(members):
             self._tasks.pop(member).cancel()
         self._views = {member: self._views.get(member, MemberView(member)) for member in members}
@@ -135,7 +137,11 @@ class FleetPoller:
 def _read_changed(
     options: FleetOptions, known: list[tuple[Path, int, int]] | None
 ) -> tuple[list[tuple[Path, int, int]], MemberCredentials | None]:
-    """Return the current stamps of the files, and the credentials, or None if the stamps are `known`. Blocks.
+    """Return the current stamps of the files, and the credentials; None instead of unchanged credentials. Blocks.
+
+    Args:
+        options: The section `fleet`.
+        known: The stamps at the last successful read; None to read the files in any case.
 
     Raises:
         GatewayError: A file cannot be used.
@@ -145,7 +151,7 @@ def _read_changed(
 
 
 def _stamps(options: FleetOptions) -> list[tuple[Path, int, int]]:
-    """Return what changes when a file with a token or a certificate is replaced. Blocks."""
+    """Return path, modification time and inode of each credential file, to detect that it was replaced. Blocks."""
     found = []
     for path in filter(None, (options.token_file, options.tls.ca_file, options.tls.cert_file, options.tls.key_file)):
         try:
@@ -158,12 +164,12 @@ def _stamps(options: FleetOptions) -> list[tuple[Path, int, int]]:
 
 
 async def ask(client: MemberClient, member: Member, before: MemberView) -> MemberView:
-    """Ask a member once, and return what is known then.
+    """Request the summary of a member once, and return the new state of the member.
 
     Args:
         client: The client.
         member: The member.
-        before: What was known before. If the member does not answer, its last answer stays.
+        before: The previous state. If the request fails, the result keeps its summary, and has the error.
     """
     started = time.monotonic()
     try:
@@ -175,12 +181,12 @@ async def ask(client: MemberClient, member: Member, before: MemberView) -> Membe
 
 
 async def ask_once(options: FleetOptions, discovery: MemberDiscovery, before: FleetView) -> FleetView:
-    """Ask all members once, at the same time, and return their answers.
+    """Request the summaries of all members once, concurrently, and return the new state of the fleet.
 
     Args:
-        options: The members, and how to ask them.
-        discovery: Finds the members. It keeps those that it found before, while a name or the file cannot be read.
-        before: What was known before. If a member does not answer, its last answer stays.
+        options: The section `fleet`.
+        discovery: Finds the members. If a lookup or a read fails, it returns the members that it found before.
+        before: The previous state. If a request fails, the result keeps the member's previous summary.
 
     Raises:
         GatewayError: The token or a certificate cannot be used.

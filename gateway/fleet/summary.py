@@ -2,26 +2,39 @@
 
 import json
 from dataclasses import dataclass, field
+from datetime import MAXYEAR, UTC, datetime
 from typing import Any
 
 from gateway.text_sanitizer import one_line
 
 MAX_BYTES = 64 << 10
-"""Maximum size of an answer."""
+"""Maximum size of a response."""
 _MAX_PROBLEMS = 10
 _MAX_STATES = 20
 _MAX_NAME = 100
 _MAX_DETAIL = 300
+_CORRECT_PORT = "use the port of the member's ops.listen"
 
 
 @dataclass(frozen=True)
 class MemberProblem:
-    """A failed tunnel or backend of a member."""
+    """A failed tunnel or backend of a member.
+
+    Args:
+        name: `tunnel NAME` or `backend NAME`.
+        state: Its state.
+        reason: The reason; empty if the state has no reason.
+        detail: One line of text.
+        since: When the state began (RFC 3339, UTC); empty if the version of the member does not report it.
+        effects: The consequences, such as `3 backends blocked`; empty if there are none, or as for `since`.
+    """
 
     name: str
     state: str
     reason: str
     detail: str
+    since: str = ""
+    effects: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,17 +56,18 @@ class MemberSummary:
 
 
 def decode_summary(body: bytes) -> MemberSummary:
-    """Decode an answer. Each text becomes one line without control characters, and is cut to a maximum length.
+    """Decode a response. Sanitize each string to one line without control characters, and truncate it.
 
     Raises:
-        ValueError: The answer is not that of a gateway.
+        ValueError: The response is not from a gateway.
     """
     try:
         found = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise ValueError("the answer is not valid JSON") from error
+        raise ValueError(f"the response is not valid JSON: {_CORRECT_PORT}") from error
     if not isinstance(found, dict) or not isinstance(found.get("backends"), dict):
-        raise ValueError("the answer is not that of a gateway")  # noqa: TRY004 - the value has the wrong content
+        message = f"the response is not from a gateway: {_CORRECT_PORT}"
+        raise ValueError(message)  # noqa: TRY004 - the value has the wrong content
     problems = found.get("problems")
     return MemberSummary(
         instance=_text(found, "instance"),
@@ -67,7 +81,12 @@ def decode_summary(body: bytes) -> MemberSummary:
         backends=_counts(found["backends"]),
         problems=tuple(
             MemberProblem(
-                _text(each, "name"), _text(each, "state"), _text(each, "reason"), _text(each, "detail", _MAX_DETAIL)
+                name=_text(each, "name"),
+                state=_text(each, "state"),
+                reason=_text(each, "reason"),
+                detail=_text(each, "detail", _MAX_DETAIL),
+                since=_time(each.get("since")),
+                effects=_text(each, "effects", _MAX_DETAIL),
             )
             for each in (problems if isinstance(problems, list) else [])[:_MAX_PROBLEMS]
             if isinstance(each, dict)
@@ -78,6 +97,18 @@ def decode_summary(body: bytes) -> MemberSummary:
 def _text(found: dict[str, Any], key: str, max_length: int = _MAX_NAME) -> str:
     value = found.get(key)
     return one_line(value, max_length) if isinstance(value, str) else ""
+
+
+def _time(value: object) -> str:
+    """Return a time in the format of RFC 3339, in UTC; empty if the value is not such a time, or too far away."""
+    try:
+        read = datetime.fromisoformat(value if isinstance(value, str) else "")
+        found = read.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return ""
+    # A time at the limit of `datetime` cannot be converted to every time zone.
+    valid = read.tzinfo is not None and 1970 <= found.year < MAXYEAR
+    return found.isoformat(timespec="milliseconds").replace("+00:00", "Z") if valid else ""
 
 
 def _count(value: object) -> int:

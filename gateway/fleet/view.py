@@ -12,10 +12,10 @@ class MemberView:
 
     Args:
         member: The member.
-        summary: Its last answer; None if it has not answered yet.
-        answered_at: The time of the last answer, in seconds since the epoch; None if there is none.
+        summary: The last summary that the member returned; None if it has not returned one yet.
+        answered_at: The time of this summary, in seconds since the epoch; None without a summary.
         asked_at: The time at which the last request ended, in seconds since the epoch; None if none has ended.
-        seconds: The duration of the last request.
+        seconds: The duration of the last request in seconds; None before the first request.
         error: Why the last request failed; empty if it succeeded.
     """
 
@@ -28,7 +28,7 @@ class MemberView:
 
     @property
     def state(self) -> str:
-        """The status of the member, `unreachable` after a failed request, or `unknown` before the first request."""
+        """The status from the member's summary; `unreachable` after a failed request, `unknown` before the first."""
         if self.error:
             return "unreachable"
         return self.summary.status if self.summary else "unknown"
@@ -36,7 +36,7 @@ class MemberView:
 
 @dataclass(frozen=True)
 class FleetView:
-    """The state of all members, and the errors of the files and names that list members."""
+    """The state of all members, and messages about files and names that cannot be read."""
 
     members: list[MemberView] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)

@@ -27,12 +27,12 @@ _IDENTIFY_TIMEOUT = 3.0
 _SHORT_IDENTIFY_TIMEOUT = 0.5
 """Maximum seconds that a client waits until its container is known, if only counters depend on the container."""
 _ANY_SOURCE = ClientSource()
-"""Placeholder for the source of a client, if no rule depends on the source."""
+"""The source of all clients if no rule depends on the source, which saves the system calls that determine it."""
 _LIMITS = (RefusalReason.MAX_CONNECTIONS, RefusalReason.CONSUMER_QUOTA)
 
 
 class _OverLimitClient(NamedTuple):
-    """A client that exceeds a limit, and is refused unless it sends a cancel request."""
+    """The refusal of a client that exceeds a limit. It applies unless the client sends a cancel request."""
 
     refusal: RefusalReason
     address: str | None
@@ -65,7 +65,8 @@ class Acceptor:
         self.accepted = 0
         self.rejected: Tally = Tally()
         self.reserve = CancelReserve()
-        """Clients that exceed a limit. The key is the client's task; after the join, it is the relay's `ended`."""
+        """Clients that exceed a limit, but may send a cancel request. The key is the client's task until the client
+        is joined, and the relay's `ended` afterward."""
         self.pending: set[asyncio.Task[None] | None] = set()
         """Tasks of clients that are not joined yet."""
         self.group: asyncio.TaskGroup | None = None
@@ -86,7 +87,10 @@ class Acceptor:
 
     @property
     def accepts_anyone(self) -> bool:
-        """Whether admission needs only the client's IP address and the number of clients, and is not recorded."""
+        """Whether admission depends only on clients' IP addresses and number, and the audit log is off.
+
+        If so, a link can accept the clients without this object.
+        """
         return self.group is not None and not self._audit.enabled and not self.admission.needs_identity
 
     def record_failure(self, client: PendingClient, error: DialError) -> None:
@@ -106,7 +110,7 @@ class Acceptor:
 
         Args:
             sock: The client's socket.
-            waited: Seconds for which the client has waited. They count toward the hold time.
+            waited: Seconds for which the client has already waited. They reduce its remaining hold time.
         """
         client, admission, group = PendingClient(sock, waited), self.admission, self.group
         source = ClientSource.of(sock) if admission.needs_source or self._audit.enabled else _ANY_SOURCE
@@ -150,7 +154,7 @@ class Acceptor:
     def _over_limit(
         self, client: PendingClient, refusal: RefusalReason, usage: UsageCounters | None
     ) -> "_OverLimitClient | None":
-        """Return the refusal of a client that might send a cancel request; None to refuse the client immediately."""
+        """Return the refusal for a client that may send a cancel request; None to refuse the client immediately."""
         source = ClientSource.of(client.sock) if self._dialer.knows_cancel_requests and refusal in _LIMITS else None
         room = source is not None and self.reserve.has_room(source.address)
         if source is None or not room or self.admission.refusal(source, 0) is not None:
@@ -175,7 +179,8 @@ class Acceptor:
             on_done(task)
 
         async def run() -> None:
-            # A callback of a task costs an iteration of the event loop, so it only serves tasks that do not start.
+            # Without the callback, the task ends one iteration of the event loop earlier. It is necessary only for
+            # tasks that are cancelled before they start, because these never run the `finally` block.
             task.remove_done_callback(on_cancelled_before_start)
             try:
                 await job(client)
@@ -203,7 +208,7 @@ class Acceptor:
         client.reset()
 
     async def _identify_and_connect(self, client: PendingClient, address: str) -> None:
-        """Identify the client's container, which might still be starting. Then admit and join the client."""
+        """Wait until the client's container is known. It can still be starting. Then admit and join the client."""
         identity = self.admission.identity
         within = _IDENTIFY_TIMEOUT if self.admission.label is not None else _SHORT_IDENTIFY_TIMEOUT
         consumer = await identity.wait_for(address, within) if identity else None
@@ -219,7 +224,7 @@ class Acceptor:
     def _admit(
         self, client: PendingClient, address: str | None, consumer: ClientConsumer | None
     ) -> tuple[RefusalReason, UsageCounters] | None:
-        """Reserve a slot of the client's consumer. If the client is refused, return the refusal and its counters."""
+        """Reserve a slot of the client's consumer. Return the refusal and its counters if the client is refused."""
         if client.record is not None:
             client.record.consumer = consumer
         # If containers are not known, the address identifies the consumer. The status omits such consumers.
@@ -239,13 +244,13 @@ class Acceptor:
         if client.request is None:
             self._refuse(client, over_limit.refusal, over_limit.usage)
             return
-        # Clients that exceed other limits were counted when they were accepted.
+        # `accept` has already counted the clients that exceed the quota of their consumer.
         if over_limit.refusal is RefusalReason.MAX_CONNECTIONS:
             self.accepted += 1
         await self._join(client)
 
     async def _has_label(self, address: str | None) -> bool:
-        """Return whether the rules for consumers, except the quota, admit a client that exceeds a limit."""
+        """Return whether the rules for consumers admit a client, regardless of the quota."""
         admission, consumer = self.admission, None
         if admission.label is None or address is None:
             return True

@@ -51,9 +51,12 @@ def _add_forward(forward: ImportedForward, clients: list[ImportedClient], result
     kind = KINDS[kinds[0]] if kinds else kind_of_port(port)
     listen = forward.listen
     if any(each.where == forward.where and each.network != "host" for each in result.containers):
-        listen = re.sub(r"^(127\.0\.0\.1|\[::1\])(?=:)", ANY_ADDRESS, listen)
-    if listen != forward.listen:
-        result.add_note(f"{forward.where}: {forward.listen} becomes {listen}, in the gateway's own container")
+        # The host's kernel mounts volumes, so their listeners are on the host and not in a container.
+        mounted = kind.kernel_mounts
+        address, place = ("127.0.0.1", "on this host") if mounted else (ANY_ADDRESS, "in the gateway's own container")
+        listen = re.sub(r"^(127\.0\.0\.1|\[::1\]|0\.0\.0\.0)(?=:)", address, listen)
+        if listen != forward.listen:
+            result.add_note(f"{forward.where}: {forward.listen} becomes {listen}, {place}")
     listen = _free_listener(listen, forward.where, result)
     volume = next((client.volume for client in clients if client.volume), "")
     if clients and (kind.name == clients[0].kind or volume):

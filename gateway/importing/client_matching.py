@@ -67,6 +67,14 @@ def forward_of(client: ImportedClient, result: ImportResult) -> ImportedForward 
     ) or _forward_of_host(client, result)
 
 
+def published_ports(forward: ImportedForward, result: ImportResult) -> list[int] | None:
+    """Return the ports of this host that a container publishes for a forward; None if the forward is on this host."""
+    for container in result.containers:
+        if container.where == forward.where and container.network != "host":
+            return sorted(port for host, port in forward.names if host == HERE)
+    return None
+
+
 def _linked(client: ImportedClient) -> str:
     """Return the name of the container if a client connects to the alias of a link; otherwise the client's host."""
     return client.container.links.get(client.host, client.host) if client.container is not None else client.host

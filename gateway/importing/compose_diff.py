@@ -9,8 +9,10 @@ from typing import Any
 
 import yaml
 
+from gateway.backends import KINDS
 from gateway.errors import UsageError
 from gateway.importing.address_change import change_address
+from gateway.importing.client_matching import published_ports
 from gateway.importing.compose_gateway import BRIDGE, ComposeGatewayConfig, deploy, service
 from gateway.importing.compose_values import list_of
 from gateway.importing.import_result import ImportResult, split_target
@@ -47,7 +49,8 @@ def compose_diff(text: str, name: str, result: ImportResult) -> str:
             _note_internal_networks(edit, container, found, result)
     for each in replaced:
         edit.remove(("services", each))
-    _note_requirements(found, ports, result)
+    _note_ports(found, ports, result)
+    _note_requirements(found, result)
     configuration = _configuration(found, result)
     variables = sorted(set(re.findall(r"\$\{(\w+)\}", configuration)))
     if edit.get("services") is None:
@@ -106,9 +109,23 @@ def _relative(changes: list[tuple[str, str, str]], folder: str, result: ImportRe
     return [(posixpath.basename(path), old, new) for path, old, new in changes]
 
 
-def _note_requirements(found: ComposeGatewayConfig, ports: list[str], result: ImportResult) -> None:
-    if ports and not found.on_host:
-        result.add_note(f"services.gateway: publishes ports only on this host's loopback: {', '.join(ports)}")
+def _note_ports(found: ComposeGatewayConfig, ports: list[str], result: ImportResult) -> None:
+    """Add a note on the addresses for programs of this host, and mark the ports of replaced services as used."""
+    mounted = {name for name, keys in found.backends.items() if KINDS[keys["kind"]].kernel_mounts}
+    on_loopback: list[str] = []
+    for forward in result.forwards:
+        published = published_ports(forward, result)
+        if not published or forward.backend in mounted:
+            continue
+        on_loopback += [f"127.0.0.1:{port}" for port in published]
+        for container in result.containers:
+            if container.where == forward.where:
+                container.use(*container.port_parts)
+    if shown := on_loopback if found.on_host else ports:
+        result.add_note(f"services.gateway: publishes ports only on this host's loopback: {', '.join(shown)}")
+
+
+def _note_requirements(found: ComposeGatewayConfig, result: ImportResult) -> None:
     if found.has_vpn:
         result.add_note("services.gateway: build the image with `docker build --target vpn -t gateway-vpn .`")
         result.add_note("services.gateway: root must own the files of its secrets")

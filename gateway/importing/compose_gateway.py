@@ -9,6 +9,7 @@ from typing import Any
 from gateway.backend_support.volume import VolumeOptions, VolumeSpec
 from gateway.backends import KINDS
 from gateway.contracts.values import Endpoint
+from gateway.importing.client_matching import published_ports
 from gateway.importing.import_result import ImportResult, split_target
 from gateway.importing.model import ANY_ADDRESS, LOOPBACK
 
@@ -70,19 +71,34 @@ def deploy(result: ImportResult, folder: str) -> ComposeGatewayConfig:
         if keys["kind"] in _VPNS and not found.on_host:
             keys["isolation"] = "device"  # the container has a separate network namespace already
     served = {client.backend for client in result.clients if client.container and client.container.network != "host"}
+    published = {each.backend: published_ports(each, result) for each in result.forwards}
     for name, keys in found.backends.items():
         if "listen" in keys:
-            keys["listen"] = _listener(keys, found, for_containers=name in served)
+            keys["listen"] = _listener(keys, found, published.get(name), for_containers=name in served)
     return found
 
 
-def _listener(keys: dict[str, Any], found: ComposeGatewayConfig, *, for_containers: bool) -> Any:
+def _listener(
+    keys: dict[str, Any], found: ComposeGatewayConfig, published: list[int] | None, *, for_containers: bool
+) -> Any:
+    """Return the listeners of a backend.
+
+    Args:
+        keys: The imported keys of the backend.
+        found: The configuration of the gateway's service.
+        published: The ports of this host that the replaced container publishes; None if the backend replaces none.
+        for_containers: Whether containers on a Docker network are clients.
+    """
     listen = keys["listen"]
     if listen.startswith("/") or KINDS[keys["kind"]].kernel_mounts:
         return listen
     host, port = split_target(listen)
     if not found.on_host:
         return f"{ANY_ADDRESS}:{port}" if host in LOOPBACK else listen
+    if published is not None:
+        listeners = [f"127.0.0.1:{each}" for each in published or ([] if for_containers else [port])]
+        listeners += [f"{BRIDGE}:{port}"] if for_containers else []
+        return listeners if len(listeners) > 1 else listeners[0]
     if not for_containers:
         return listen
     return [f"127.0.0.1:{port}", f"{BRIDGE}:{port}"] if host in LOOPBACK else f"{BRIDGE}:{port}"

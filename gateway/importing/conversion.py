@@ -5,14 +5,16 @@ import re
 from collections.abc import Sequence
 from functools import partial
 
+from gateway.backends import KINDS
 from gateway.errors import UsageError
 from gateway.importing.backend_creation import join
+from gateway.importing.client_matching import published_ports
 from gateway.importing.compose import import_compose
 from gateway.importing.compose_merge import is_base, is_override
 from gateway.importing.database_variables import find_clients
 from gateway.importing.docker_run import Volumes
 from gateway.importing.env_file import EnvFiles, parse_env_file
-from gateway.importing.import_result import ImportResult
+from gateway.importing.import_result import ImportResult, split_target
 from gateway.importing.model import ImportedContainer
 from gateway.importing.script_commands import import_script, import_unit
 from gateway.importing.source_format import ImportSource, recognize
@@ -150,6 +152,25 @@ def _keep_shared_networks(result: ImportResult) -> None:
             )
 
 
+def _note_ports(container: ImportedContainer, result: ImportResult) -> None:
+    """Add a note on the published ports of a container that the gateway replaces, if they are not marked as used."""
+    if not container.replaced or not container.port_parts:
+        return
+    for forward in result.forwards:
+        published = published_ports(forward, result) if forward.where == container.where and forward.backend else None
+        for port in published or ():
+            backend = result.backends[forward.backend]
+            inner = split_target(backend["listen"])[1]
+            container.use(*container.port_parts)
+            publish = (
+                f"publish 127.0.0.1:{port}:{inner} on the gateway's container; if the gateway runs on this host, "
+            )
+            result.add_note(
+                f"{container.where}: its published ports: for programs of this host that use port {port},"
+                f" {'' if KINDS[backend['kind']].kernel_mounts else publish}connect to port {inner}"
+            )
+
+
 def note_rest(result: ImportResult) -> None:
     """Add a note for each container that lists the parts of its definition that the import did not use.
 
@@ -157,6 +178,7 @@ def note_rest(result: ImportResult) -> None:
         result: Contains the containers. Receives the notes.
     """
     for container in result.containers:
+        _note_ports(container, result)
         parts = ", ".join(container.parts.values())
         if container.replaced:
             result.add_note(

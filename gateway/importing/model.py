@@ -120,6 +120,11 @@ class ImportedContainer:
             if self.parts.pop(key, None) is not None:
                 self.used.append(key)
 
+    @property
+    def port_parts(self) -> list[str]:
+        """The keys in `parts` of the published ports."""
+        return [key for key in self.parts if key == "ports" or key.startswith("publish.")]
+
     def variable(self, *names: str) -> str:
         """Return the value of the first variable that is set, and mark the variable as used; empty if none is set."""
         for name in names:

@@ -7,12 +7,12 @@ seconds since the epoch.
 import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, StrEnum, auto
 
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.errors import Reason
-from gateway.ops.reason_descriptions import cause, remedy, state_name
+from gateway.ops.reason_descriptions import cause, remedy, state_name, without_remedy
 from gateway.ops.status_views import BackendView, ServiceView, TunnelView
 
 MAX_CAUSES = 5
@@ -68,6 +68,7 @@ class FailedPart:
         waiting: Number of containers that wait, or of clients if containers are not known.
         waiters: What `waiting` counts: `container` or `client`.
         remedy: What to do; empty if there is nothing to do. Commands are in backquotes.
+        only_check: Whether only the check fails, and clients are served.
     """
 
     level: Level
@@ -85,6 +86,7 @@ class FailedPart:
     degraded: tuple[str, ...] = ()
     rerouted: tuple[str, ...] = ()
     rerouted_tunnels: tuple[str, ...] = ()
+    only_check: bool = False
 
     @property
     def effects(self) -> str:
@@ -96,7 +98,8 @@ class FailedPart:
             (len(self.rerouted_tunnels), "tunnel", "with another way"),
             (self.waiting, self.waiters, "waiting"),
         ]
-        return "; ".join(f"{plural(count, noun)} {what}" for count, noun, what in counts if count)
+        found = [f"{plural(count, noun)} {what}" for count, noun, what in counts if count]
+        return "; ".join([*found, *(["only the check fails, clients are served"] if self.only_check else [])])
 
     def explains(self, backend: str) -> bool:
         """Return whether the part is a cause of the state of a backend."""
@@ -282,8 +285,11 @@ def _backend_causes(view: ServiceView, explained: Collection[str]) -> Iterator[F
     for backend in view.backends:
         unchecked = backend.state is HealthState.UNKNOWN and not view.startup_done
         if not (backend.state is HealthState.UP or unchecked or backend.name in explained):
-            why = cause(backend.reason, backend.state)
-            yield _backend_cause(view, backend, backend_level(backend.state), why, backend.detail, remedy(backend))
+            why, detail = cause(backend.reason, backend.state), without_remedy(backend.detail, backend.remedy)
+            found = _backend_cause(view, backend, backend_level(backend.state), why, detail, remedy(backend))
+            # A check logs in with its own account.
+            refused = backend.state is HealthState.DEGRADED and backend.reason == Reason.AUTH
+            yield replace(found, only_check=refused)
         if backend.failing:
             why, to_do = "clients are reset while the path is down", f"run `gateway fail {backend.name} --undo`"
             yield _backend_cause(view, backend, Level.WARNING, why, "", to_do)

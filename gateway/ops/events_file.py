@@ -1,6 +1,8 @@
 """Keeps events in a file of limited size, so that they survive a restart."""
 
 import asyncio
+import contextlib
+import errno
 import logging
 import os
 from collections.abc import Callable
@@ -18,6 +20,11 @@ NAME = "events.jsonl"
 LOCK_NAME = "events.lock"
 _INTERVAL = 0.2
 """Minimum number of seconds between two writes."""
+_RETRY_INTERVAL = 60.0
+"""Seconds after which a write that failed is repeated, if there is no new event."""
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""Errors that cause no warning, because a gateway can run without a writable folder."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _READ_TIMEOUT = 2.0
 _WRITE_TIMEOUT = 2.0
 """Seconds to wait for a file system. It can hang; the service does not wait for it longer than this."""
@@ -26,9 +33,9 @@ _WRITE_TIMEOUT = 2.0
 class EventsFile:
     """Saves the events of an event log to a file; implements `gateway.contracts.component.Component`.
 
-    The file has one JSON object per line. A file that cannot be read or written is logged once, and changes nothing
-    else. Damaged lines are skipped. If another process uses the file, the events stay in memory. A file is replaced
-    only after its events are in the log.
+    The file has one JSON object per line. A file that cannot be read or written is logged once, and reported in
+    `trouble`. Damaged lines are skipped. If another process uses the file, the events stay in memory. A file is
+    replaced only after its events are in the log.
 
     Args:
         folder: `gateway.state_dir`. It is created if necessary.
@@ -36,6 +43,8 @@ class EventsFile:
     """
 
     def __init__(self, folder: Path, events: EventLog) -> None:
+        self.trouble: list[str] = []
+        """Why the file cannot be read or written, and what to do. Empty if there is no error, or no permission."""
         self._path = folder / NAME
         self._events = events
         self._changed = asyncio.Event()
@@ -84,7 +93,9 @@ class EventsFile:
             while True:
                 await self.write()
                 await asyncio.sleep(_INTERVAL)
-                await self._changed.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_RETRY_INTERVAL if self.trouble else None):
+                        await self._changed.wait()
         finally:
             self._events.watchers.remove(self._changed.set)
 
@@ -100,7 +111,7 @@ class EventsFile:
             return
         if self._writing is not None:
             await asyncio.wait({self._writing}, timeout=_WRITE_TIMEOUT)
-        if self._writing is None and self._written != self._events.last_id:
+        if self._writing is None and (self.trouble or self._written != self._events.last_id):
             self._writing = asyncio.ensure_future(asyncio.to_thread(self._job()))
             self._writing.add_done_callback(self._on_written)
             await asyncio.wait({self._writing}, timeout=_WRITE_TIMEOUT)
@@ -143,7 +154,7 @@ class EventsFile:
                 extra={"file": str(self._path)},
             )
         elif error is not None:
-            self._report("events stay in memory: set a readable and writable gateway.state_dir", _detail(error))
+            self._report_error("events stay in memory", "set a readable and writable gateway.state_dir", error)
         else:
             self._lock, events = reading.result()
             if self._closed:
@@ -151,7 +162,7 @@ class EventsFile:
                 return
             had_events = bool(self._events.latest())
             self._events.load(events)
-            self._is_read = True
+            self._is_read, self.trouble = True, []
             self._written = 0 if had_events else self._events.last_id
             self._changed.set()
 
@@ -169,21 +180,27 @@ class EventsFile:
 
     def _on_written(self, writing: "asyncio.Future[None]") -> None:
         self._writing = None
-        self._changed.set()
         error = None if writing.cancelled() else writing.exception()
         self._intact = error is None and not writing.cancelled()
         if error is not None:
-            self._report("events will not survive a restart: set a writable gateway.state_dir", _detail(error))
+            self._report_error("events will not survive a restart", "set a writable gateway.state_dir", error)
+        elif self._intact:
+            self.trouble = []
+            self._changed.set()
 
-    def _report(self, message: str, detail: str) -> None:
+    def _report_error(self, effect: str, remedy: str, error: BaseException) -> None:
+        code, detail = getattr(error, "errno", None), getattr(error, "strerror", None) or str(error)
+        if code in _FULL:
+            remedy = "free space in the file system of gateway.state_dir"
+        level = logging.INFO if code in _READ_ONLY else logging.WARNING
+        self.trouble = [] if code in _READ_ONLY else [f"{effect}: {self._path}: {detail}: {remedy}"]
+        self._report(f"{effect}: {remedy}", detail, level)
+
+    def _report(self, message: str, detail: str, level: int = logging.INFO) -> None:
         """Log a message, except if it was already logged."""
         if message not in self._reported:
             self._reported.add(message)
-            log.info(message, extra={"file": str(self._path), "detail": detail})
-
-
-def _detail(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error)
+            log.log(level, message, extra={"file": str(self._path), "detail": detail})
 
 
 def _append(path: Path, text: str) -> None:

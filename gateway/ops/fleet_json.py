@@ -6,6 +6,7 @@ from typing import Any
 
 from gateway.fleet.view import FleetView
 from gateway.ops.diagnosis import diagnose
+from gateway.ops.fleet_severity import worst_first
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import ServiceView
 from gateway.text_sanitizer import one_line
@@ -15,7 +16,7 @@ _MAX_DETAIL = 300
 
 
 def fleet_json(view: FleetView, now: float) -> dict[str, Any]:
-    """Return the body of `/api/v1/fleet`.
+    """Return the body of `/api/v1/fleet`. The worst members come first.
 
     Args:
         view: The members.
@@ -34,7 +35,7 @@ def fleet_json(view: FleetView, now: float) -> dict[str, Any]:
                 "request_seconds": each.seconds,
                 "summary": asdict(each.summary) if each.summary else None,
             }
-            for each in view.members
+            for each in worst_first(view.members)
         ],
         "problems": view.problems,
     }
@@ -76,6 +77,8 @@ def summary_json(view: ServiceView) -> dict[str, Any]:
                 "state": each.state,
                 "reason": each.reason or "",
                 "detail": one_line(each.detail or each.cause, _MAX_DETAIL),
+                "since": iso(each.since),
+                "effects": each.effects,
             }
             for each in diagnose(view).causes[:_MAX_PROBLEMS]
         ],

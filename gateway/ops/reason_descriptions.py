@@ -37,7 +37,7 @@ _STATES: dict[str, str] = {
 
 
 def state_name(state: str) -> str:
-    """Return the name of a state on the page."""
+    """Return the name of a state on the page and in the tables of commands."""
     return _NAMES.get(state, state)
 
 
@@ -49,6 +49,16 @@ def cause(reason: str | None, state: str) -> str:
         state: The state.
     """
     return CAUSES.get(reason or "", reason or state)
+
+
+def without_remedy(detail: str, remedy: str) -> str:
+    """Return the detail of a target or backend without the remedy at its end, which the reader sees separately.
+
+    Args:
+        detail: The detail. If a failure has a specific remedy, the detail ends with it.
+        remedy: The remedy; empty if there is none.
+    """
+    return detail.removesuffix(f": {remedy}") if remedy else detail
 
 
 def remedy(part: TunnelView | BackendView) -> str:

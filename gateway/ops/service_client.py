@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from gateway import default_paths
 from gateway.errors import GatewayError, ServiceUnreachableError, UsageError
+from gateway.text_sanitizer import one_line
 from gateway.tls_client import client_context
 
 DEFAULT_LISTEN = "127.0.0.1:9090"
@@ -37,9 +38,9 @@ class ServiceClient:
     """A client of one running service, over its admin socket or HTTP.
 
     Args:
-        url: The HTTP address of the service. None: use the admin socket if it exists, otherwise the address from the
-            environment variables.
-        admin_socket: Path of the service's admin socket. None: the default path for the user of this process.
+        url: The HTTP address of the service. None: use `admin_socket`.
+        admin_socket: Path of the service's admin socket. None: the default path for the user of this process. If that
+            socket does not exist, `get` uses the address from the environment variables.
         token_file: File with the bearer token for the HTTP address. None to send no token.
         ca_file: Certificate authorities for an https:// URL, in PEM. None to use the system's certificate
             authorities.
@@ -60,7 +61,7 @@ class ServiceClient:
             GatewayError: The service refuses the host name or the token, or its response is not valid.
             UsageError: The URL, the token file or the CA file is not valid.
         """
-        if self.url is None and _exists(self._socket):
+        if self.url is None and (self.admin_socket or _exists(self._socket)):
             return self._request_socket("GET", path)
         source, url = ("--url", self.url) if self.url else _default_url(path)
         try:
@@ -165,15 +166,12 @@ class ServiceClient:
                 f"{where}: permission denied: run this command as the user of the service, or as root"
             ) from error
         except ssl.SSLCertVerificationError as error:
-            message = f"{where}: the certificate is not trusted: {error.verify_message} (see --ca-file)"
+            message = f"{where}: the certificate is not trusted: {one_line(error.verify_message)} (see --ca-file)"
             raise ServiceUnreachableError(message) from error
         except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            if isinstance(error, ConnectionResetError) and where.startswith("http://"):
-                reason += "; if the port expects TLS, use https://"
             raise ServiceUnreachableError(
-                f"cannot connect to a gateway at {where}: {reason}: start it with gateway run, or say where it is"
-                " (--admin-socket, --url)"
+                f"cannot connect to a gateway at {where}: {_why(error, where)}: start it with gateway run, or say"
+                " where it is (--admin-socket, --url)"
             ) from error
         finally:
             connection.close()
@@ -183,6 +181,17 @@ class ServiceClient:
             return response.status, json.loads(body)
         except ValueError as error:
             raise GatewayError(f"{where}: the response is not valid JSON") from error
+
+
+def _why(error: OSError | http.client.HTTPException, where: str) -> str:
+    """Return why a request failed, without text of the server."""
+    if isinstance(error, ssl.SSLError):
+        return f"the TLS handshake failed ({(error.reason or str(error)).replace('_', ' ').lower()})"
+    if not isinstance(error, OSError):
+        return "the response is not HTTP"
+    closed = isinstance(error, ConnectionResetError) and where.startswith("http://")
+    hint = "; if the port expects TLS, use https://" if closed else ""
+    return one_line(error.strerror or str(error) or type(error).__name__) + hint
 
 
 def _exists(path: Path) -> bool:

@@ -226,6 +226,7 @@ def service_json(view: ServiceView) -> dict[str, Any]:
         "reload": {
             "successful": view.reload_successful,
             "last_success": iso(view.reload_success_at),
+            "failed_at": iso(view.reload_failed_at),
             "error": view.reload_error,
         },
         "warnings": view.warnings,

@@ -301,6 +301,8 @@ class ServiceView:
     tunnels: list[TunnelView]
     backends: list[BackendView]
     loop_lag: Histogram
+    reload_failed_at: float | None = None
+    """When the last reload failed, in epoch seconds; None if it was successful."""
     accepting: bool = True
     """Whether the listeners accept clients. False after the first phase of a shutdown."""
     warnings: list[str] = field(default_factory=list)

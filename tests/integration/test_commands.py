@@ -13,11 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from gateway import default_paths
+from gateway.cli import cli
 from gateway.demo import mariadb
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
+from gateway.errors import ServiceUnreachableError
 from tests.support.clients import query_mysql
 from tests.support.configs import database_check, ssh_tunnel
 from tests.support.gateway_process import Gateway, command
@@ -142,7 +146,7 @@ def test_top_survives_a_restart_of_the_service(running: Gateway) -> None:
             top.kill()
 
 
-def test_wait_and_healthcheck(running: Gateway) -> None:
+def test_wait_and_healthcheck(running: Gateway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert running.command("wait", "--max", "5s").returncode == 0
     assert running.command("wait", "good", "--max", "5s").returncode == 0
     late = running.command("wait", "bad", "--max", "300ms")
@@ -150,8 +154,26 @@ def test_wait_and_healthcheck(running: Gateway) -> None:
     assert running.command("wait", "gone").returncode == 2
     assert running.command("wait", "--max", "soon").returncode == 2
     assert running.command("healthcheck").returncode == 0
-    listen = {"GATEWAY_OPS_LISTEN": f"0.0.0.0:{running.ops_port}", "GATEWAY_OPS_ADMIN_SOCKET": "/nonexistent"}
-    assert command("healthcheck", environment=listen).returncode == 0
+    missing = tmp_path / "missing.sock"
+    monkeypatch.setattr(default_paths, "admin_socket", lambda: missing)
+    listen = {"GATEWAY_OPS_LISTEN": f"0.0.0.0:{running.ops_port}"}
+    assert CliRunner().invoke(cli, ["healthcheck"], env=listen).exit_code == 0
+    misspelled = {
+        **listen,
+        "GATEWAY_OPS_ADMIN_SOKET": "x",
+        "GATEWAY_OPS_PASSWORD": "x",
+        "GATEWAY_FLEET_TOKEN_FILE": "x",
+    }
+    done = CliRunner().invoke(cli, ["healthcheck"], env=misspelled)
+    assert done.stderr == "warning: GATEWAY_OPS_ADMIN_SOKET is not used; did you mean GATEWAY_OPS_ADMIN_SOCKET?\n"
+    for arguments in (["status"], ["explain", "good"], ["healthcheck"], ["wait", "--max", "100ms"]):
+        for option, variable in (
+            (["--admin-socket", str(missing)], {}),
+            ([], {"GATEWAY_OPS_ADMIN_SOCKET": str(missing)}),
+        ):
+            done = CliRunner().invoke(cli, [*arguments, *option], env={**listen, **variable})
+            assert isinstance(done.exception, ServiceUnreachableError)
+            assert f"cannot connect to a gateway at {missing}: No such file" in str(done.exception)
 
 
 def test_a_command_without_a_running_gateway_is_an_error(tmp_path: Path) -> None:

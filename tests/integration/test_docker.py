@@ -216,7 +216,7 @@ def test_labels_of_an_image_admit_no_container(site: Site, tmp_path: Path) -> No
     assert not site.engine.attached("thief", "apps")
     assert site.says("guest", within=10) == ""
     (line,) = [each for each in site.get("/api/v1/status")["docker"]["warnings"] if each.startswith("thief: ")]
-    assert "gateway.backends, gateway.enable come from its image and do not count" in line
+    assert "gateway.backends, gateway.enable come from its image and are ignored" in line
     assert "come from its image" in site.engine.docker("logs", "gateway").stderr
     audited = command("audit", "-c", str(site.folder / "gateway.yaml"))
     assert (audited.returncode, "warning: thief: " in audited.stdout) == (0, True), audited.stderr

@@ -196,7 +196,9 @@ def test_reload_changes_only_what_differs(gateway: Gateway, shared_bastion: Bast
         gateway.write(body.replace("kind: tcp", "kind: tpc") % "")
         gateway.process.send(signal.SIGHUP)  # type: ignore[union-attr]
         gateway.wait(lambda: not gateway.status()["reload"]["successful"])
-        assert "did you mean 'tcp'" in gateway.status()["reload"]["error"]
+        reload = gateway.status()["reload"]
+        assert "did you mean 'tcp'" in reload["error"]
+        assert reload["failed_at"] > reload["last_success"]
         assert "gateway_config_last_reload_successful 0.0" in gateway.http.get("/metrics")[1]
         refused = gateway.command("reload")
         assert (refused.returncode, "did you mean 'tcp'" in refused.stderr) == (2, True)

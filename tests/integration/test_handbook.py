@@ -89,7 +89,7 @@ class Reader:
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    with running_engine(tmp_path_factory.mktemp("engine")) as made:
+    with running_engine(tmp_path_factory.mktemp("engine"), on_disk=True) as made:
         root = made.folder / "busybox"
         (root / "app").mkdir()
         (root / "app" / "main.py").write_text("the program\n")
@@ -291,7 +291,9 @@ def test_an_overlay(reader: Reader) -> None:
         reader.run("overlay")
         lookup = ("exec", "app-container", "nslookup", "-type=a", "database-container")
         assert "Address: 10." in engine.docker(*lookup, check=False).stdout
-        assert "my-overlay-network" in reader.run("overlay with the gateway")
+        planned = reader.run("overlay with the gateway")
+        assert "nothing to change" in planned
+        assert "my-overlay-network" not in planned  # no warning about the network
         assert "labeled" in engine.docker("ps").stdout
     finally:
         engine.remove_all()

@@ -353,7 +353,7 @@ def test_a_network_of_an_earlier_version_is_kept_and_replaced_by_another_name(si
     site.wait(lambda: len(site.warnings()) == 1)
     (line,) = site.warnings()
     assert line.startswith(
-        "network apps: it is not internal: containers have a route out through it, and it can become"
+        "network apps: it is not internal: containers reach external networks through it, and it can become"
     )
     assert "internal: false" in line
     assert line in engine.docker("logs", "gateway").stderr

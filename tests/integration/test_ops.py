@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from gateway import default_paths
+from gateway.cli import cli
 from gateway.demo.process import free_port
 from tests.support import certificates
 from tests.support.gateway_process import Gateway, command
@@ -265,6 +268,15 @@ def test_events_follow_changes_and_survive_a_restart(gateway: Gateway) -> None:
         ("start", "started", None),
         ("target", "down", "up"),
     ]
+    path = gateway.folder / "state" / "events.jsonl"
+    path.unlink()
+    path.mkdir()
+    gateway.command("drain")
+    warning = f"events will not survive a restart: {path}: Is a directory: set a writable gateway.state_dir"
+    gateway.wait(lambda: gateway.status()["warnings"] == [warning])
+    path.rmdir()
+    gateway.command("undrain")
+    gateway.wait(lambda: gateway.status()["warnings"] == [] and path.is_file())
 
 
 def test_a_failure_keeps_its_beginning_after_a_restart(gateway: Gateway) -> None:
@@ -342,7 +354,7 @@ def test_tls_is_required_and_a_certificate_of_another_authority_is_refused(guard
         guarded.ask("/livez", certificate=other)
 
 
-def test_commands_with_token_and_authority(guarded: Guarded) -> None:
+def test_commands_with_token_and_authority(guarded: Guarded, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     url = ("--url", f"https://localhost:{guarded.gateway.ops_port}")
     ca, token = ("--ca-file", str(guarded.server.ca)), ("--token-file", str(guarded.folder / "token"))
     done = command("status", "-o", "json", *url, *ca, *token)
@@ -354,11 +366,12 @@ def test_commands_with_token_and_authority(guarded: Guarded) -> None:
     done = command("status", *url, *ca, "--token-file", str(guarded.folder / "gone"))
     assert (done.returncode, "gone: No such file" in done.stderr) == (2, True)
     by_probes = {
-        "GATEWAY_OPS_PROBE_LISTEN": f"127.0.0.1:{guarded.probes}", "GATEWAY_OPS_ADMIN_SOCKET": "/nonexistent",
+        "GATEWAY_OPS_PROBE_LISTEN": f"127.0.0.1:{guarded.probes}",
         "GATEWAY_OPS_TLS_CERT_FILE": str(guarded.server.certificate),
-    }  # fmt: skip
-    assert command("healthcheck", environment=by_probes).returncode == 0
-    assert command("wait", "--max", "5s", environment=by_probes).returncode == 0
+    }
+    monkeypatch.setattr(default_paths, "admin_socket", lambda: tmp_path / "missing.sock")
+    assert CliRunner().invoke(cli, ["healthcheck"], env=by_probes).exit_code == 0
+    assert CliRunner().invoke(cli, ["wait", "--max", "5s"], env=by_probes).exit_code == 0
     assert guarded.gateway.command("status").returncode == 0  # the admin socket needs no token and no certificate
 
 

@@ -84,7 +84,7 @@ def test_the_shipped_allowlist_with_the_line_for_podman_is_sufficient(site: Site
     with DockerProxy(tmp_path / "without.sock", site.engine.socket, rules):
         site.write(host=f"unix://{tmp_path}/without.sock")
         refused = command("plan", "-c", str(site.folder / "gateway.yaml"))
-        assert (refused.returncode, "the proxy before the engine must allow it" in refused.stderr) == (1, True)
+        assert (refused.returncode, "allow it in the proxy in front of the engine" in refused.stderr) == (1, True)
     rules["GET"].append(line)
     with DockerProxy(tmp_path / "proxy.sock", site.engine.socket, rules) as proxy:
         site.start(host=f"unix://{tmp_path}/proxy.sock")

@@ -199,6 +199,12 @@ def test_pages_are_accessible(browser: Browser, shop: Shop, healthy: bool) -> No
                 for width in WIDTHS:
                     browser.emulate(scheme, width)
                     assert browser.violations() == [], (path, scheme, width)
+                    edges = browser.run(
+                        "return [...document.querySelectorAll('td.notes p')]"
+                        ".map(each => each.getBoundingClientRect().right)"
+                    )
+                    assert max(edges, default=0) <= width, (path, width)
+                    assert edges or path != "/fleet"
     finally:
         if not healthy:
             shop.restore()

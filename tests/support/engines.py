@@ -36,12 +36,18 @@ def need_engine() -> None:
 
 
 @contextlib.contextmanager
-def running_engine(folder: Path) -> Iterator["Engine"]:
+def running_engine(folder: Path, *, on_disk: bool = False) -> Iterator["Engine"]:
     """Run an engine with the images `busybox` and `host` until the block ends.
 
     Skips the test, or fails it in CI, if no engine can run.
+
+    Args:
+        folder: The directory for the engine's data.
+        on_disk: Whether the data stays on the disk, for tests of an audit, which reports volumes in memory.
     """
     need_engine()
+    if on_disk:
+        (folder / "data").mkdir(mode=0o710, parents=True)
     engine = Engine(folder).start()
     try:
         engine.load_busybox()

@@ -207,7 +207,7 @@ class FakeEngine:
     def _maybe_fail(self, share: float = 1.0) -> None:
         if self._rng.random() < self.failing * share:
             raise self._rng.choice([
-                EngineError(ErrorKind.TIMEOUT, "no answer in time"),
+                EngineError(ErrorKind.TIMEOUT, "no response in time"),
                 EngineError(ErrorKind.UNREACHABLE, "connection lost"),
                 EngineError(ErrorKind.FAILED, "internal error"),
             ])  # fmt: skip

@@ -4,15 +4,16 @@ import posixpath
 from collections.abc import Iterator, Mapping
 
 from gateway.audit import database_files, rules
+from gateway.audit.data_copy import saved
 from gateway.audit.hazards.finding import database_in, mounts, on_container
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.mount_changes import MountChanges
-from gateway.audit.mount_storage import MountStorage, StorageMedium, is_below
+from gateway.audit.mount_storage import MountStorage, StorageMedium, is_below, memory_of_engine
 from gateway.audit.recreate_commands import volume_for
 from gateway.audit.report import Finding, Severity
-from gateway.audit.shell_commands import command, only_on_host, script
+from gateway.audit.shell_commands import NEW_FILES, command, only_on_host, script
 from gateway.audit.storage_locations import EMPTIED_AT_BOOT, VOLATILE
-from gateway.text_sanitizer import format_bytes
+from gateway.text_sanitizer import format_bytes, one_line
 
 _SMALL = 1 << 20
 """A size in bytes. Smaller layers without database files are not reported: they probably hold only logs or locks."""
@@ -24,6 +25,7 @@ _SET_BY_ENGINE = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/etc/mtab"
 
 def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
     """Yield a finding for data that is lost when a container is removed."""
+    yield from _engine_in_memory(snapshot)
     for container in snapshot.containers:
         yield from _layer(snapshot, container)
         yield from _shared_memory(snapshot, container)
@@ -78,8 +80,8 @@ def _move(snapshot: AuditSnapshot, container: AuditedContainer, directory: str) 
         return f"{shown}  # shows the files\n{then}"
     work = (container.inspection.get("Config") or {}).get("WorkingDir")
     if directory in _SHARED or directory == work:
-        saved = command(snapshot.client, "cp", "-a", f"{container.name}:{directory}", f"./{container.name}-data")
-        return f"{saved}\n# then let {container.name} store it in a directory of its own, and mount a volume there"
+        then = f"# then let {container.name} store it in a directory of its own, and mount a volume there"
+        return f"{saved(snapshot.client, container, (directory,))}\n{then}"
     return MountChanges({directory: volume_for(snapshot, container, directory)}, copied=(directory,))
 
 
@@ -117,11 +119,21 @@ def _memory(
     yield on_container(snapshot, rules.MEMORY, severity, container, mount.path, what, fix)
 
 
+def _engine_in_memory(snapshot: AuditSnapshot) -> Iterator[Finding]:
+    above = memory_of_engine(snapshot)
+    if above is not None:
+        path = posixpath.dirname(snapshot.volume_directory)
+        key = "data-root in daemon.json" if snapshot.client == "docker" else "graphroot in storage.conf"
+        what = f"the engine's data directory is in memory ({above.file_system} at {above.point})"
+        fix = f"# stop the engine, copy {one_line(path)} to a disk, and set {key} to the copy"
+        yield Finding(rules.MEMORY, Severity.MEDIUM, "engine", one_line(path), one_line(what), fix)
+
+
 def _shared_memory(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterator[Finding]:
     if container.shared_memory:
         pid = f"$({command(snapshot.client, 'inspect', '-f', '{{.State.Pid}}', container.name)})"
         save = f'tar -c -C "/proc/{pid}/root/dev/shm" . > {command(f"{container.name}-shm.tar")}'
-        fix = f"""{script(only_on_host(snapshot.client), save)}
+        fix = f"""{script(only_on_host(snapshot.client), NEW_FILES, save)}
 # then let {container.name} store it in a directory of its own, and mount a volume there"""
         what = f"{container.shared_memory} files in /dev/shm"
         yield on_container(snapshot, rules.MEMORY, Severity.HIGH, container, "/dev/shm", what, fix)  # noqa: S108

@@ -9,7 +9,7 @@ from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, A
 from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import MountStorage, StorageMedium, of_volume
 from gateway.audit.report import Finding, Severity
-from gateway.audit.shell_commands import command, script
+from gateway.audit.shell_commands import NEW_FILES, command, script
 from gateway.text_sanitizer import format_bytes, one_line
 
 
@@ -71,9 +71,12 @@ def _unused(snapshot: AuditSnapshot, volume: AuditedVolume) -> Finding:
 
 def _save_and_remove(snapshot: AuditSnapshot, volume: AuditedVolume, remove: str) -> str:
     """Return commands that save a volume as an archive and then remove the volume."""
+    archive = command(f"{volume.name}.tar")
+    if snapshot.client == "podman":  # `podman cp` does not keep the owners of files
+        return script(NEW_FILES, f"{command('podman', 'volume', 'export', volume.name)} > {archive}", remove)
     image = next((each.exact_image for each in snapshot.containers if each.exact_image), "busybox")
     helper = f"save-{volume.name[:20]}"
     create = command(snapshot.client, "create", "--name", helper, "-v", f"{volume.name}:/volume:ro", image, "none")
     copy = command(snapshot.client, "cp", "-a", f"{helper}:/volume/.", "-")
     end = command(snapshot.client, "rm", "-v", helper)
-    return script(create, on_exit(end), f"{copy} > {command(f'{volume.name}.tar')}", END, end, remove)
+    return script(create, on_exit(end), NEW_FILES, f"{copy} > {archive}", END, end, remove)

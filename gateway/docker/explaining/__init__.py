@@ -1,4 +1,4 @@
-"""Explains why a container reaches a backend or not, and what to do. Does no I/O."""
+"""Explains why a container can or cannot reach a backend, and suggests a remedy. Does no I/O."""
 
 from collections.abc import Iterable
 

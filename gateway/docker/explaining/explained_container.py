@@ -1,4 +1,4 @@
-"""Defines the container whose access to backends is explained, with the state that concerns it."""
+"""Defines the container whose access to backends is explained, with the parts of the state that concern it."""
 
 from gateway.docker import labels
 from gateway.docker.grants import granted
@@ -22,9 +22,9 @@ class ExplainedContainer:
         self.options = desired.options
         self.container = container
         self.base = observed.base(container)
-        """The container, possibly the same, whose network namespace this container uses; None if it was removed."""
+        """The owner of the network namespace that this container uses, usually itself; None if it was removed."""
         self.gateway = observed.own_container
-        """The gateway's own container; None if the gateway runs in no container of this engine."""
+        """The gateway's own container; None if the gateway does not run in a container of this engine."""
         self.networks = planned.networks
         """The backends that are reached by name on each managed network."""
         self.attachments = {each.network: each for each in planned.attachments if each.container_id == container.id}
@@ -50,5 +50,5 @@ class ExplainedContainer:
 
 
 def reason(attachment: AttachmentStatus) -> str:
-    """Return the reason and message of an attachment's status; empty if there is none."""
+    """Return the reason and the message of an attachment's status as one string; empty if it has neither."""
     return ": ".join(filter(None, (attachment.reason and str(attachment.reason), attachment.message)))

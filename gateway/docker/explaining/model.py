@@ -29,10 +29,10 @@ class ExplainedBackend:
 
 @dataclass(frozen=True)
 class SetupPart:
-    """One part of a container's setup, such as a label or a network, with its state.
+    """One part of a container's setup, such as a label or a network, with its state. It is a row of a table.
 
     Args:
-        part: The kind of part: `container`, `network of`, `label`, `grants`, `network` or `name`.
+        part: The kind of part: `container`, `network of` (another container), `label`, `grants`, `network` or `name`.
         name: The part's name.
         state: The part's state, in one or two words.
         why: Details.

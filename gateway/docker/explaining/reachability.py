@@ -24,7 +24,7 @@ def reachability(subject: ExplainedContainer, fact: ExplainedBackend) -> Reachab
     if subject.container is subject.gateway:
         return _no(fact, "it is the gateway's own container", "")
     if base is None:
-        return _no(fact, "it uses the network of a container that is gone", f"recreate container {name}")
+        return _no(fact, "it uses the network of a container that was removed", f"recreate container {name}")
     listen = ", ".join(fact.listen) or "none"
     if base.network_mode == "host":
         why = f"it uses the host's network, where names of backends do not resolve; listeners: {listen}"
@@ -37,7 +37,7 @@ def reachability(subject: ExplainedContainer, fact: ExplainedBackend) -> Reachab
 
 
 def _served(subject: ExplainedContainer, fact: ExplainedBackend, network: str, base: Container) -> Reachability:
-    """Return the result of `reachability` for a network on which the gateway has the backend's name."""
+    """Return whether the container reaches the backend over a network on which the gateway has the backend's name."""
     found = _not_admitted(subject, fact, network, base)
     state = f"the backend is {fact.state}" + (f": {fact.why}" if fact.why else "")
     if found is None and fact.state not in (*_GOOD, _UNKNOWN):
@@ -57,7 +57,7 @@ def _served(subject: ExplainedContainer, fact: ExplainedBackend, network: str, b
 
 
 def _shared(subject: ExplainedContainer, base: Container, backend: str) -> str | None:
-    """Return a network that the container is on, and on which the gateway has the backend's name."""
+    """Return a network of the container on which the gateway has the backend's name; None if there is none."""
     there = subject.gateway.endpoints if subject.gateway is not None else {}
     for name, endpoint in base.endpoints.items():
         ours = there.get(name)
@@ -86,9 +86,9 @@ def _without_label(
 ) -> Reachability:
     if subject.desired.strict:
         return _no(fact, f"no rule in docker.grants lets container {who.name} use it", _grant(who.name, fact))
-    why = f"label {label} of container {who.name} does not name it"
+    why = f"label {label} of container {who.name} does not list {fact.name}"
     if label in base.image_labels:
-        why = f"label {label} of container {who.name} comes from its image, and does not count"
+        why = f"label {label} of container {who.name} comes from its image, and is ignored"
     elif label not in who.labels:
         why = f"it admits containers by label {label}, which container {who.name} does not have"
     remedy = f"add {fact.name} to label {label} of container {who.name} and recreate it"
@@ -102,7 +102,7 @@ def _unattached(subject: ExplainedContainer, fact: ExplainedBackend) -> Reachabi
     if not configured:
         return _no(fact, "no network of docker.networks carries it", "add it to docker.networks.NETWORK.backends")
     if subject.gateway is None:
-        why = "the gateway runs in no container of this engine, so names of backends do not resolve"
+        why = "the gateway does not run in a container of this engine, so names of backends do not resolve"
         return _no(fact, why, "run it in a container of this engine, or set docker.container")
     there = next((name for name in kept if subject.endpoint(name) is not None), None)
     if there is not None:
@@ -116,7 +116,7 @@ def _unattached(subject: ExplainedContainer, fact: ExplainedBackend) -> Reachabi
         return _no(
             fact, f"it is about to be attached to network {found.network}", "repeat the command in a few seconds"
         )
-    # The message of a blocked attachment contains the remedy.
+    # Use the attachment's message as the remedy, because it contains one.
     return _no(fact, f"network {found.network} is {found.state}: {reason(found)}", found.message)
 
 
@@ -129,7 +129,7 @@ def _unasked(subject: ExplainedContainer, fact: ExplainedBackend, configured: li
         why = f"its label {subject.label('instance')} names another gateway, {instance}"
         return _no(fact, why, f"query that gateway, or set {subject.label('instance')}={subject.desired.instance}")
     if enable in container.image_labels and subject.grant is None:
-        why = f"its label {enable} comes from its image, and does not count"
+        why = f"its label {enable} comes from its image, and is ignored"
         return _no(fact, why, f"set {enable}=true on the container, or {grant}")
     if subject.desired.strict and subject.grant is None:
         return _no(fact, "no rule in docker.grants matches it, and with gateway.strict nothing else counts", grant)
@@ -150,7 +150,7 @@ def _chosen_otherwise(subject: ExplainedContainer, fact: ExplainedBackend, confi
         label = subject.label(key)
         if label in mine and not set(labels.listed(mine[label])) & set(choices):
             remedy = f"add {choices[0]} to its label {label} and recreate it"
-            return _no(fact, f"its label {label} names only {mine[label]}", remedy)
+            return _no(fact, f"its label {label} lists only {mine[label]}", remedy)
     if subject.grant is not None:
         why = f"docker.grants allow it only {', '.join(subject.grant.backends)}"
         return _no(fact, why, _grant(container.name, fact))

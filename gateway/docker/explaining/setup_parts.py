@@ -1,4 +1,4 @@
-"""Lists what decides which backends a container reaches: its state, labels, grants, networks and names."""
+"""Lists the parts of a container's setup that affect its access: state, labels, grants, networks and names."""
 
 from collections.abc import Iterator
 
@@ -8,11 +8,11 @@ from gateway.docker.explaining.model import SetupPart
 
 
 def parts(subject: ExplainedContainer) -> Iterator[SetupPart]:
-    """Yield each fact, in order of importance."""
+    """Yield each part of the container's setup that affects its access, in order of importance."""
     container, base = subject.container, subject.base
     yield SetupPart("container", container.name, container.state)
     if base is None:
-        yield SetupPart("network of", container.joins, "gone", "it uses the network of a container that is gone")
+        yield SetupPart("network of", container.joins, "gone", "it uses the network of a container that was removed")
     elif base is not container:
         yield SetupPart(
             "network of",

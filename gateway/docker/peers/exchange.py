@@ -120,7 +120,7 @@ class PeerExchange:
                 try:
                     client, (address, *_) = await loop.sock_accept(sock)
                 except OSError as error:  # the process has no free descriptors, or the client has disconnected
-                    log.debug("docker: accept of a peer's connection failed", extra={"detail": str(error)})
+                    log.debug("docker: cannot accept a connection of a peer", extra={"detail": str(error)})
                     await asyncio.sleep(_ACCEPT_RETRY)
                     continue
                 if self._handshakes[address] >= _MAX_HANDSHAKES:
@@ -151,7 +151,7 @@ class PeerExchange:
         await self._send_reports(network, asyncio.StreamWriter(transport, protocol, reader, loop))
 
     async def _send_reports(self, network: SharedNetwork, writer: asyncio.StreamWriter) -> None:
-        """Send the report at the start and after each change, and heartbeats in between."""
+        """Send the report at the start and after each change. Send heartbeats in between."""
         sent = _HEARTBEAT
         try:
             while network in self._servers:

@@ -100,7 +100,7 @@ def _named(peer: PeerAgent) -> dict[str, str]:
 
 
 def _explained(error: Exception) -> str:
-    """Return a message about a failed connection, with what to do."""
+    """Return a message about a failed connection, with the remedy if it is known."""
     if isinstance(error, TimeoutError):
         return f"no data for {PEER_TIMEOUT:g} s"
     if isinstance(error, ssl.SSLError) or (isinstance(error, ConnectionResetError) and not error.args):

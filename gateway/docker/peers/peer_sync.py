@@ -86,11 +86,11 @@ class PeerSync:
 
     @property
     def known(self) -> list[PeerAgent]:
-        """Every discovered peer."""
+        """All discovered peers."""
         return list(self._exchange.peers.values()) if self._exchange else []
 
     def warnings(self) -> Iterator[str]:
-        """Yield a line for each problem."""
+        """Yield a warning for each problem, such as a peer that is not connected."""
         if self._problem:
             yield self._problem
         yield from self._exchange.listen_errors.values() if self._exchange else ()
@@ -105,7 +105,10 @@ class PeerSync:
         self._dirty.set()
 
     async def _keys(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-        """Read the secret, and retry until it is valid. The rest of the gateway works without the secret."""
+        """Read the secret, and return the TLS contexts. Retry until the secret is valid.
+
+        An invalid secret does not raise an error, because the rest of the gateway works without peers.
+        """
         while True:
             try:
                 found = await asyncio.to_thread(contexts, self._options.secret)

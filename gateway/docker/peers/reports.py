@@ -157,14 +157,14 @@ def consumers_of(sent: AddressReport, grants: tuple[Grant, ...], *, strict: bool
     for each in sent.entries:
         given = granted(grants, each.name, each.labels)
         backends = frozenset(given.backends) if given else frozenset()
-        # Containers on different nodes can have the same name.
+        # Add the agent's name, because containers on different nodes can have the same name.
         name = f"{each.name}@{sent.instance}"
         found[each.address] = Consumer(name, each.id, dict(each.labels), backends, strict)
     return found
 
 
 def merge_consumers(parts: Iterable[Mapping[str, Consumer]]) -> dict[str, Consumer]:
-    """Merge the consumers of all agents. Omit each address that two containers claim."""
+    """Merge the consumers of all agents. Omit each address that two different containers have."""
     found: dict[str, Consumer] = {}
     contested: set[str] = set()
     for part in parts:

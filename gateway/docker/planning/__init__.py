@@ -23,7 +23,7 @@ def plan(
     ours: frozenset[tuple[str, str]],
     seen: frozenset[tuple[str, str]] = frozenset(),
 ) -> Plan:
-    """Create a plan.
+    """Compare the desired state with the observed state, and return the plan.
 
     Args:
         desired: The desired state.
@@ -37,7 +37,7 @@ def plan(
     create_networks(builder)
     if builder.options.networks and desired.backends and observed.own is None:
         builder.warnings.append(
-            "the gateway runs in no container of this engine, so the backends' names do not resolve "
+            "the gateway does not run in a container of this engine, so the backends' names do not resolve "
             "(if it does run in one, set docker.container)"
         )
     builder.warnings += external_route_warnings(builder)

@@ -9,7 +9,7 @@ BACKEND = "a backend of the gateway"
 
 
 def remedy(holders: Iterable[str]) -> str:
-    """Return what to do about aliases that other containers or services hold.
+    """Return the remedy for aliases that other containers or services hold, for messages.
 
     Args:
         holders: The holders of the aliases, from `conflicting_holder`.
@@ -50,7 +50,11 @@ def reserve(builder: PlanBuilder, container: Container, name: str, aliases: tupl
 
 
 def _yields_alias(builder: PlanBuilder, other: Container, container: Container, name: str, alias: str) -> bool:
-    """Return whether the other container can share the alias, or is younger and got the alias from the gateway."""
+    """Return whether `container` may get an alias that `other` holds.
+
+    It may if both can share the alias, or if `other` is younger and got the alias from the gateway, which can
+    withdraw it.
+    """
     if builder.desired.owner_alias not in (other.endpoints[name].aliases or ()):
         return False  # an operator or another program set the alias
     if container.id == builder.observed.own:

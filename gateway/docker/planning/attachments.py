@@ -15,7 +15,10 @@ from gateway.docker.planning.shared_namespace import report_shared_namespace
 
 
 def attach(builder: PlanBuilder) -> None:
-    """Attach every container to its desired networks. The oldest containers come first, and keep their aliases."""
+    """Plan the attachment of each container to its desired networks.
+
+    If several containers request the same alias, the oldest one gets it.
+    """
     for container in sorted(builder.observed.containers, key=age):
         networks = desired_networks(builder, container)
         report_foreign_endpoints(builder, container, networks)
@@ -29,7 +32,7 @@ def attach(builder: PlanBuilder) -> None:
 
 
 def detach(builder: PlanBuilder) -> None:
-    """Detach each container that the gateway attached if no label, grant or rule still requests the attachment."""
+    """Plan to detach each container that the gateway attached, if nothing requests the attachment any more."""
     for container in builder.observed.containers:
         for name, endpoint in container.endpoints.items():
             if (
@@ -119,6 +122,6 @@ def _awaits_replacement(builder: PlanBuilder, container: Container, name: str) -
     """
     if name not in builder.outdated or (container.id, name) not in builder.seen:
         return False
-    # The gateway stays attached as long as another container is on the network.
+    # The gateway's own container stays attached while another container is on the network.
     own = container.id == builder.observed.own
     return not own or not any(name in each.endpoints for each in builder.observed.containers)

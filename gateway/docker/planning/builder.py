@@ -32,7 +32,7 @@ class AliasHolder:
     Args:
         who: The name of the container or service, for messages.
         owner: The kind and name of its Compose project or swarm service; otherwise, the container's ID.
-        listed: The aliases that grants and rules give to the container or service.
+        listed: The aliases that grants and rules assign to the container or service.
     """
 
     who: str
@@ -40,7 +40,7 @@ class AliasHolder:
     listed: frozenset[str] = frozenset()
 
     def shares(self, alias: str, other: "AliasHolder") -> bool:
-        """Return whether both holders can have the alias: they have the same owner, or `listed` of both has it."""
+        """Return whether both holders can have the alias: they have the same owner, or both have it in `listed`."""
         return self.owner == other.owner or (alias in self.listed and alias in other.listed)
 
 
@@ -84,7 +84,7 @@ class PlanBuilder:
         self.names = NameTable(desired, observed)
         self.name_conflicts: list[NameConflict] = []
         self.outdated: set[str] = set()
-        """Networks of this gateway that were created with other options."""
+        """Networks that this gateway created with options that have changed since."""
         self._containers_named: dict[str, dict[str, list[tuple[Container, bool]]]] = {}
         """The results of `containers_named`, by network and name."""
         self.reserved: dict[tuple[str, str], AliasHolder] = {}
@@ -94,7 +94,8 @@ class PlanBuilder:
         """Return the driver of a network with these options."""
         if options.driver != "auto":
             return options.driver
-        # Services need an overlay. The leader creates overlays, but does not see the containers of other nodes.
+        # With `per`, use overlays only for services: only the leader creates overlays, and it cannot observe the
+        # containers of other nodes, whose projects would need networks.
         overlay = self.observed.swarm.member and (options.per is None or self.options.services)
         return "overlay" if overlay else "bridge"
 
@@ -110,7 +111,7 @@ class PlanBuilder:
         )
 
     def request(self, who: str, name: str | None, found: Mapping[str, str]) -> LabelRequest | None:
-        """Return what a container or service requests by its labels, grants and rules; None if it requests nothing.
+        """Return the request of a container or service by its labels, grants and rules; None if there is none.
 
         Args:
             who: The name of the container or service, for messages.
@@ -156,7 +157,7 @@ class PlanBuilder:
         )
 
     def by_configuration(self, name: str | None, found: Mapping[str, str]) -> frozenset[str]:
-        """Return the aliases that grants or rules give to a container or service, in lower case."""
+        """Return the aliases that grants or rules assign to a container or service, in lower case."""
         given = granted(self.options.grants, name, found)
         rule = None if given or self.desired.strict else labels.by_rules(name or "", found, self.options.attach)
         return frozenset(each.lower() for part in (given, rule) if part is not None for each in part.aliases)
@@ -201,7 +202,7 @@ class PlanBuilder:
         return {each.lower() for each in self.gateway_aliases(network)}
 
     def containers_named(self, network: str, name: str) -> list[tuple[Container, bool]]:
-        """Return the containers that a name resolves to on a network, each with True if the name is an alias.
+        """Return the containers to which a name resolves on a network, each with whether the name is an alias.
 
         Args:
             network: The network's name.

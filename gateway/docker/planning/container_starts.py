@@ -54,7 +54,7 @@ def revive(builder: PlanBuilder) -> tuple[DeadContainer, ...]:
 
 
 def _allowed(builder: PlanBuilder, container: Container, dead: DeadContainer) -> DeadContainer:
-    """Return the dead container with the state that the configuration and the container's labels permit."""
+    """Return the dead container. If the gateway may not start it, change its state and message to the reason."""
     if dead.state not in (DeadContainerState.STARTING, DeadContainerState.WAITING):
         return dead
     options, desired, start = builder.options, builder.desired, container.last_start
@@ -66,7 +66,7 @@ def _allowed(builder: PlanBuilder, container: Container, dead: DeadContainer) ->
     if start is None or not start.restarts:
         return replace(dead, state=DeadContainerState.OFF, message="it has no restart policy", command=command)
     if container.state in RUNNING and start.may_be_stopped_by(desired.signals.get(container.id, {})):
-        message = "another client sent it a signal, which possibly stops it"
+        message = "another client sent it a signal, which may stop it"
         return replace(dead, state=DeadContainerState.OFF, message=message, command=command)
     if (container.id, dead.owner_start) in desired.given_up:
         return replace(dead, state=DeadContainerState.GIVEN_UP, message="too many starts failed", command=command)
@@ -116,7 +116,7 @@ def _without_volume(builder: PlanBuilder, container: Container, failed: FailedSt
 
 
 def _when_up(builder: PlanBuilder, container: Container, backend: str, detail: str) -> DeadContainer:
-    """Return a container that starts when the backend of its volume is up."""
+    """Return the dead container for a failed mount. It is started now, or as soon as the volume's backend is up."""
     usable = builder.desired.usable
     dead = dead_container(container, StartFailureCause.VOLUME, detail, DeadContainerState.STARTING)
     if usable is not None and backend in usable:
@@ -132,7 +132,7 @@ def _without_network(builder: PlanBuilder, container: Container, failed: FailedS
         name for name, endpoint in container.endpoints.items() if failed.network in ("", name, endpoint.network_id)
     ]
     if not named and (container.network_mode != failed.network or len(container.endpoints) == 1):
-        named = list(container.endpoints)  # it was attached to another network of the same name afterward
+        named = list(container.endpoints)  # since then, it was attached to a new network of the same name
     ours = [
         name
         for name in named

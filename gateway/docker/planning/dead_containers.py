@@ -26,13 +26,16 @@ def dead_container(
 
 
 def safe_command(command: str) -> str:
-    """Return a command for the status, or an empty string if it is too long or contains control characters."""
+    """Return the command; or an empty string if it is too long to show, or contains control characters."""
     return command if one_line(command, _MAX_COMMAND) == command else ""
 
 
 def recreate(container: Container, cause: StartFailureCause, detail: str) -> DeadContainer:
-    """Return a container that cannot start again, with the command that recreates it if Compose created it."""
-    message = f"a start fails again: recreate container {container.name}"
+    """Return the dead container for a container that must be recreated, because every start would fail.
+
+    If Compose created the container, the result includes the command that recreates it.
+    """
+    message = f"another start would fail, too: recreate container {container.name}"
     compose, command = compose_command(container.labels), ""
     if compose:
         command = shlex.join((*compose, "up", "-d", "--no-deps", "--force-recreate", container.labels[SERVICE]))

@@ -37,7 +37,12 @@ def desired_networks_silently(builder: PlanBuilder, container: Container) -> dic
 
 
 def attachable_networks(builder: PlanBuilder, container: Container) -> set[str]:
-    """Return the desired networks to which a container can be attached. Do not pass the gateway's container."""
+    """Return the desired networks to which a container can be attached.
+
+    Args:
+        builder: The plan so far.
+        container: A container other than the gateway's own.
+    """
     return (
         set()
         if container.joins or container_block_reason(container)[0]
@@ -46,7 +51,10 @@ def attachable_networks(builder: PlanBuilder, container: Container) -> set[str]:
 
 
 def _idle(builder: PlanBuilder, container: Container) -> None:
-    """Warn about labels without effect, except if they could admit the container on a network with the gateway."""
+    """Warn about labels that have no effect because the label `enable` is absent.
+
+    Do not warn if the container shares a network with the gateway, because `allow` can use these labels.
+    """
     mistakes = labels.idle(container.labels, builder.options.label_prefix, builder.desired.instance)
     shared = client_networks(builder.observed, builder.options) if mistakes else None
     if shared is not None and not container.endpoints.keys() & {*shared, *builder.options.networks}:

@@ -31,7 +31,7 @@ def reconcile_endpoint(
         name: The network's name.
         endpoint: The container's endpoint on the network.
         free: The desired aliases that the endpoint can have.
-        taken: A message about the desired aliases that other containers hold; empty if there are none.
+        taken: A message about desired aliases that other containers hold; empty if all desired aliases are free.
         ours: Whether the gateway created the endpoint.
     """
     there = builder.known.get(name)
@@ -105,7 +105,7 @@ def is_ours(builder: PlanBuilder, container: Container, name: str, endpoint: End
 
 
 def _repair_block(builder: PlanBuilder, container: Container) -> str:
-    """Return why an endpoint must not be detached or reattached; empty if both are allowed."""
+    """Return why the gateway must not detach or reattach an endpoint; empty if it may."""
     own = container.id == builder.observed.own
     busy = container.id in builder.desired.busy or (own and builder.desired.serving)
     if builder.options.repair == "disruptive" or (builder.options.repair == "idle" and not busy):
@@ -140,7 +140,7 @@ def _repair(
     builder.report_container(container, name, AttachmentState.DRIFTED, None, why)
     reserve(builder, container, name, aliases)
     marked_aliases = (*aliases, builder.desired.owner_alias)
-    # The endpoint keeps its address if the engine can assign it, to spare clients a new name resolution.
+    # Keep the address if the engine can assign it again, because clients may have cached it.
     current = tuple(each for each in endpoint.addresses if "." in each)[:1]
     there = builder.known.get(name)
     addresses = current if there is not None and builder.is_ours(there.labels) else ()

@@ -1,4 +1,4 @@
-"""Decides whether the gateway's own container has a route to outside networks. Does no I/O."""
+"""Decides whether the gateway's own container can reach external networks. Does no I/O."""
 
 from collections.abc import Iterator
 
@@ -19,13 +19,13 @@ def external_route_warnings(builder: PlanBuilder) -> Iterator[str]:
         flavor = builder.observed.flavor
         yield (
             f"the gateway's container is on internal networks only ({', '.join(sorted(own.endpoints))}) and reaches"
-            " nothing outside them: attach it to a network with a route out"
+            " nothing outside them: attach it to a network that is not internal"
             f" ({flavor.command} network connect {flavor.external_network} {own.name})"
         )
 
 
 def is_only_external_route(builder: PlanBuilder, name: str) -> bool:
-    """Return whether a network is the only route out of the gateway's container.
+    """Return whether the gateway's container reaches external networks only through this network.
 
     Args:
         builder: The plan so far.
@@ -36,5 +36,8 @@ def is_only_external_route(builder: PlanBuilder, name: str) -> bool:
 
 
 def _outside(builder: PlanBuilder, own: Container) -> set[str]:
-    """Return the networks that possibly have a route out, including those that this engine does not list."""
+    """Return the networks of a container that may reach external networks.
+
+    They include networks that this engine does not list, because these might not be internal.
+    """
     return {name for name in own.endpoints if name not in builder.known or not builder.known[name].internal}

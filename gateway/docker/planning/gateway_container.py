@@ -16,9 +16,9 @@ _FIX = 'see docs/docker.md, "The gateway\'s address"'
 
 
 def own_addresses(builder: PlanBuilder, name: str) -> tuple[str, ...]:
-    """Return the addresses for the gateway's container on a network.
+    """Return the addresses to request for the gateway's container on a network.
 
-    For an address family without an address in the result, the engine chooses one.
+    If the result has no address of an address family, the engine chooses the address.
 
     Args:
         builder: The plan so far.
@@ -70,7 +70,9 @@ def is_bound_to_removed_network(builder: PlanBuilder, container: Container) -> b
 
 
 def removed_network_message(builder: PlanBuilder, container: Container, name: str, *, ours: bool) -> str:
-    """Return what to do about a stopped container whose network was removed, for example by `docker network prune`.
+    """Return a message, with the remedy, about a stopped container whose network was removed.
+
+    `docker network prune` removes such networks, for example.
 
     Args:
         builder: The plan so far.
@@ -90,9 +92,9 @@ def removed_network_message(builder: PlanBuilder, container: Container, name: st
 
 
 def reconnect_command(builder: PlanBuilder, container: Container, name: str) -> str:
-    """Return the command that attaches a stopped container to the current network of a name, with its aliases.
+    """Return the command that reattaches a stopped container to the network that now has this name.
 
-    If an alias contains control characters, return an empty string.
+    The command includes the container's aliases. It is empty if an alias contains control characters.
     """
     who, network = container.name, f"{builder.observed.flavor.command} network"
     known = {container.id[:12], container.name, *container.given_names}
@@ -130,11 +132,11 @@ def reattach_stopped_gateway(builder: PlanBuilder) -> None:
 
 
 def address_warnings(builder: PlanBuilder) -> Iterator[str]:
-    """Yield a line for each network on which the gateway's address can change or go to another container."""
+    """Yield a warning for each network on which the gateway's address can change, or another container can get it."""
     own = builder.observed.own_container
     for name, options in builder.options.networks.items():
         network = builder.known.get(name)
-        if network is None or own is None or own.is_task:  # a task cannot have a fixed address
+        if network is None or own is None or own.is_task:  # the engine assigns the addresses of tasks
             continue
         yield from _taken(builder, own, name)
         endpoint = own.endpoints.get(name)
@@ -160,7 +162,7 @@ def address_warnings(builder: PlanBuilder) -> Iterator[str]:
 
 
 def _taken(builder: PlanBuilder, own: Container, name: str) -> Iterator[str]:
-    """Yield a line for each container with an address that the gateway requested and did not get."""
+    """Yield a warning for each container that has an address which the gateway requested but did not get."""
     for container in builder.observed.containers:
         endpoint = container.endpoints.get(name)
         if endpoint is None or container.id == own.id:
@@ -177,9 +179,8 @@ def _taken(builder: PlanBuilder, own: Container, name: str) -> Iterator[str]:
 def as_running_gateway(desired: DesiredState, observed: EngineSnapshot) -> EngineSnapshot:
     """Return `observed` as the running gateway sees it, if a command such as `apply` runs outside the container.
 
-    A command runs on the host or in a temporary container. The temporary container must not be attached in place of
-    the gateway's container.
-    `docker.container` takes precedence.
+    A command can run on the host or in a temporary container. Without this function, it would regard the temporary
+    container as the gateway's, and attach it instead. If `docker.container` is set, it identifies the container.
     """
     own = observed.own_container
     if desired.options.container is not None or (own is not None and desired.is_gateway(own)):
@@ -189,7 +190,7 @@ def as_running_gateway(desired: DesiredState, observed: EngineSnapshot) -> Engin
 
 
 def duplicate_gateways(builder: PlanBuilder) -> Iterator[str]:
-    """Yield a line for each other gateway with the same name. Such gateways undo each other's changes."""
+    """Yield a warning for each other gateway with the same name, because such gateways undo each other's changes."""
     own = builder.observed.own
     for container in builder.observed.containers:
         others = own is not None and container.id != own and container.state in RUNNING

@@ -1,4 +1,4 @@
-"""Checks the gateway's networks and aliases if it runs as a swarm task, whose service specifies them."""
+"""Checks the networks and aliases of a gateway that runs as a swarm task. The task's service specifies them."""
 
 from gateway.docker.errors import BlockedReason
 from gateway.docker.grants import SWARM_SERVICE
@@ -12,7 +12,8 @@ def gateway_task_state(
 ) -> tuple[AttachmentState, BlockedReason | None, str]:
     """Return the state of the gateway's own attachment to a network.
 
-    The engine does not report the aliases of a task. Only a manager reports the aliases of the task's service.
+    The aliases are checked only on managers, because the engine does not report the aliases of a task, and only
+    managers report those of the task's service.
 
     Args:
         builder: The plan so far.

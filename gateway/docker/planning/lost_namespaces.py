@@ -13,7 +13,10 @@ from gateway.docker.project_networks import configured_as
 
 
 def shared_namespaces(builder: PlanBuilder) -> frozenset[str]:
-    """Return the IDs of containers whose namespace others use and which concern the gateway, also after a removal."""
+    """Return the IDs of the owners of shared network namespaces that concern the gateway.
+
+    An owner that concerned the gateway at an earlier snapshot is included even after its removal.
+    """
     found = set()
     for container in filter(lambda each: each.joins, builder.observed.containers):
         owner = _owner(builder, container)
@@ -25,7 +28,7 @@ def shared_namespaces(builder: PlanBuilder) -> frozenset[str]:
 
 
 def without_namespace(builder: PlanBuilder, container: Container) -> DeadContainer | None:
-    """Return a container whose start failed because the container whose namespace it shares did not run."""
+    """Return the dead container if a start failed because the owner of the network namespace was not running."""
     owner = _owner(builder, container)
     if owner is None:
         return _without_owner(builder, container)
@@ -46,7 +49,7 @@ def without_namespace(builder: PlanBuilder, container: Container) -> DeadContain
 
 
 def without_namespace_while_running(builder: PlanBuilder, container: Container) -> DeadContainer | None:
-    """Return a running container if it has lost the network namespace that it shares; None if it has not lost it."""
+    """Return the dead container if a running container has lost its shared network namespace; otherwise None."""
     if not container.joins:
         return None
     owner = _owner(builder, container)
@@ -70,7 +73,10 @@ def without_namespace_while_running(builder: PlanBuilder, container: Container) 
 
 
 def _order(at: float, clock: float) -> tuple[bool, float]:
-    """Return a sort key for the time of a start. A start in the future was before the engine's clock was set back."""
+    """Return a sort key for the time of a start.
+
+    A start in the future sorts first, because it was before the engine's clock was set back.
+    """
     return not clock or at <= clock, at
 
 
@@ -79,13 +85,14 @@ def _without_owner(builder: PlanBuilder, container: Container) -> DeadContainer 
     asks = revives(container.labels, builder.options.label_prefix, default=False)
     if not (recorded or asks or _is_probably_ours(builder, container)):
         return None
-    return recreate(container, StartFailureCause.NAMESPACE, "it uses the network of a container that is gone")
+    return recreate(container, StartFailureCause.NAMESPACE, "it uses the network of a container that was removed")
 
 
 def _is_probably_ours(builder: PlanBuilder, container: Container) -> bool:
-    """Return whether a removed owner, which is not recorded, probably concerned the gateway.
+    """Return whether the removed owner of a container's network namespace probably concerned the gateway.
 
-    A container without a restart policy can be a debug container of an owner that the gateway never observed.
+    For an owner without a record, the container's Compose project and restart policy decide. A container without a
+    restart policy may be a temporary one, for example for debugging, and is excluded.
     """
     own, project, start = builder.observed.own_container, container.labels.get(PROJECT), container.last_start
     same_project = own is not None and project is not None and project == own.labels.get(PROJECT)
@@ -98,7 +105,7 @@ def _owner(builder: PlanBuilder, container: Container) -> Container | None:
 
 
 def _is_in_scope(builder: PlanBuilder, container: Container, owner: Container) -> bool:
-    """Return whether the owner of a namespace concerns the gateway, or a label of `container` permits revival."""
+    """Return whether the owner of a namespace concerns the gateway, or a label of `container` requests revival."""
     asks = revives(container.labels, builder.options.label_prefix, default=False)
     return asks or _concerns_gateway(builder, owner)
 

@@ -12,7 +12,7 @@ _MOST = 5
 
 
 def container_conflicts(builder: PlanBuilder, container: Container, network: str, aliases: Iterable[str]) -> str:
-    """Add a container's name conflicts, and return why it must not be attached; empty if it can be attached."""
+    """Add a container's name conflicts to the plan. Return why it must not be attached; empty if it may be."""
     own = container.id == builder.observed.own
     if own:
         _warn_of_hostnames(builder, network)
@@ -24,7 +24,7 @@ def container_conflicts(builder: PlanBuilder, container: Container, network: str
 
 
 def report_foreign_endpoints(builder: PlanBuilder, container: Container, wanted: Collection[str]) -> None:
-    """Add the name conflicts of a container on the gateway's networks to which the gateway did not attach it.
+    """Add a container's name conflicts on those of the gateway's networks to which another program attached it.
 
     Args:
         builder: The plan so far.
@@ -53,7 +53,7 @@ def _warn_of_hostnames(builder: PlanBuilder, network: str) -> None:
 
 
 def service_conflicts(builder: PlanBuilder, service: Service, network: str, aliases: Iterable[str]) -> str:
-    """Add a service's name conflicts, and return why it must not be attached; empty if it can be attached."""
+    """Add a service's name conflicts to the plan. Return why it must not be attached; empty if it may be."""
     names = {each.id: each.name for each in builder.observed.networks}
     elsewhere = [names[each] for each in service.networks if each in names]
     who = DnsClient(service.id, f"service {service.name}", _lower(aliases))
@@ -61,7 +61,10 @@ def service_conflicts(builder: PlanBuilder, service: Service, network: str, alia
 
 
 def _elsewhere(builder: PlanBuilder, container: Container, network: str) -> list[str]:
-    """Return the other networks on which to look for conflicts. The selection avoids duplicate reports."""
+    """Return the other networks on which to look for conflicts.
+
+    Of two networks of the gateway, only one includes the other, so that a conflict is reported once.
+    """
     return [each for each in container.endpoints if each not in builder.options.networks or each < network]
 
 

@@ -10,13 +10,13 @@ from gateway.docker.planning.external_route import NOT_INTERNAL, is_only_externa
 
 
 def differing(builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo) -> Iterator[str]:
-    """Yield a line for each difference, with the ways to keep or replace the network."""
+    """Yield a warning for each difference from the configuration, with the remedies: keep or replace the network."""
     ours, command = builder.is_ours(there.labels), builder.observed.flavor.command
     for differs, keep in _differences(builder, options, there, ours=ours):
         if ours:
             builder.outdated.add(there.name)
             alone = keep == NOT_INTERNAL and is_only_external_route(builder, there.name)
-            first = "attach the gateway's container to another network with a route out, then " if alone else ""
+            first = "attach the gateway's container to another network that is not internal, then " if alone else ""
             yield (
                 f"network {there.name}: {differs}: set {keep} to keep it; to replace it, {first}give it another name "
                 "in docker.networks: the gateway creates that, moves containers to it and removes this one; or "
@@ -32,15 +32,18 @@ def differing(builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo)
 def _differences(
     builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo, *, ours: bool
 ) -> Iterator[tuple[str, str]]:
-    """Yield each difference, and the setting that accepts it. Another program's network can have more options."""
+    """Yield each difference from the configuration, and the setting that accepts it.
+
+    If another program created the network (`ours` is False), only the options that the configuration requires count.
+    """
     driver = builder.driver(options)
     if there.driver != driver and (ours or options.driver != "auto"):
         yield f"its driver is {there.driver} instead of {driver}", f"driver: {there.driver}"
     if options.internal and not there.internal:
         route = "" if builder.observed.gateway_priority else ", and it can become their default route"
-        yield f"it is not internal: containers have a route out through it{route}", NOT_INTERNAL
+        yield f"it is not internal: containers reach external networks through it{route}", NOT_INTERNAL
     if ours and there.internal and not options.internal:
-        yield "it is internal: there is no route out through it", "internal: true"
+        yield "it is internal: containers reach no external networks through it", "internal: true"
     encrypted = ENCRYPTED in there.options
     if options.encrypted and there.driver == "overlay" and not encrypted:
         yield "it is not encrypted between nodes", "encrypted: false"
@@ -68,7 +71,7 @@ def _differences(
 
 
 def _within(subnet: str, options: NetworkOptions) -> bool:
-    """Return whether a network's subnet is the configured one, or a project's part of it."""
+    """Return whether a network's subnet is the configured one or, with `per: project`, a part of it."""
     configured, found = options.subnet, ipaddress.ip_network(subnet, strict=False)
     if configured is None or options.per is None or configured.version != found.version:
         return configured == found

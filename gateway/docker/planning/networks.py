@@ -20,14 +20,17 @@ _WIDE = 20
 
 
 def create_networks(builder: PlanBuilder) -> None:
-    """Create the configured networks that are missing."""
+    """Plan the creation of each configured network that is missing."""
     for name, options in builder.options.networks.items():
         _network(builder, name, options)
 
 
 def remove_networks(builder: PlanBuilder) -> None:
-    """Remove managed networks that are neither configured nor used. The engine refuses to remove a network in use."""
-    # A container that was never started refers to its network by name, because it has no network ID yet.
+    """Plan the removal of managed networks that are neither configured nor used.
+
+    A network that becomes used meanwhile is safe, because the engine refuses to remove it.
+    """
+    # Compare names, too: a container that was never started has no network ID, only the name of its network.
     used = {each.network_id for container in builder.observed.containers for each in container.endpoints.values()}
     used |= {name for container in builder.observed.containers for name in container.endpoints}
     used |= {network_id for service in builder.observed.services for network_id in service.networks}
@@ -108,7 +111,7 @@ def _network(builder: PlanBuilder, name: str, options: NetworkOptions) -> None:
 
 
 def no_overlay(builder: PlanBuilder, name: str) -> str:
-    """Return why the network cannot be an overlay on this engine, and what to do."""
+    """Return a message, with the remedy, that the network cannot be an overlay on this engine."""
     engine = builder.observed.flavor.name
     return f"network {name}: {engine} has no overlay networks: set its driver to bridge, or use Docker in a swarm"
 

@@ -13,8 +13,8 @@ from gateway.docker.project_networks import configured_as
 def expand_projects(desired: DesiredState, observed: EngineSnapshot) -> DesiredState:
     """Return the desired state with each network that has `per: project` replaced with the networks of projects.
 
-    The networks of projects are those that containers and services request, and those that a container of this engine
-    is on. The latter are necessary because agents on other nodes, and Compose files, also create such networks.
+    These networks are those that containers and services request, and those with a container of this engine. The
+    latter need not be requested, because agents on other nodes and Compose files can also create such networks.
 
     Args:
         desired: The desired state, as configured.

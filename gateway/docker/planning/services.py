@@ -13,7 +13,10 @@ from gateway.docker.planning.name_conflicts import service_conflicts
 
 
 def update_services(builder: PlanBuilder) -> None:
-    """Update services whose networks differ from the desired ones. Only the leader updates; every manager reports."""
+    """Plan updates of services whose networks differ from the desired ones.
+
+    Only the agent on the leading manager plans updates. All agents on managers report the status of services.
+    """
     if builder.observed.services_hidden:
         builder.warnings.append(
             "services with labels are not listed: the proxy in front of the engine refuses GET /services"
@@ -40,14 +43,17 @@ def service_networks(builder: PlanBuilder, service: Service) -> list[str]:
 
 
 def _wanted(builder: PlanBuilder, service: Service) -> tuple[LabelRequest | None, list[str]]:
-    """Return the request of a service, and the networks that it selects."""
+    """Return the request of a service, and the networks that the request selects."""
     who, labels = f"service {service.name}", {**service.labels, SWARM_SERVICE: service.name}
     request = builder.request(who, None, labels)
     return request, [] if request is None else builder.networks_of(request, who, service.name, labels)
 
 
 def _attached(builder: PlanBuilder, service: Service) -> tuple[dict[str, frozenset[str]], set[str]]:
-    """Return a service's networks with aliases, including the requested networks, and the requested networks' IDs."""
+    """Return the networks that a service should have, with aliases, and the IDs of those that it requests.
+
+    The former are the service's current networks and the requested ones. Report the status of each requested network.
+    """
     mark, who = builder.desired.owner_alias, f"service {service.name}"
 
     def report(name: str, state: AttachmentState, reason: BlockedReason | None = None, message: str = "") -> None:
@@ -98,7 +104,7 @@ def _block_reason(
         return (
             AttachmentState.DRIFTED,
             BlockedReason.NAME_CONFLICT,
-            f"{conflicts}; it stays attached, since its tasks would restart",
+            f"{conflicts}; it stays attached, because a change would restart its tasks",
         )
     conflict = _conflict(builder, service, there.name, request, found or frozenset())
     return (AttachmentState.BLOCKED, BlockedReason.ALIAS_CONFLICT, conflict) if conflict else None
@@ -112,7 +118,7 @@ def _local(builder: PlanBuilder, there: NetworkInfo) -> str:
 
 
 def _to_change(builder: PlanBuilder) -> tuple[AttachmentState, BlockedReason | None, str]:
-    """Return the status of a network that the specification lacks."""
+    """Return the status for a requested network that is not in the service's specification yet."""
     if not builder.options.services:
         message = (
             "docker.services is false: set it to true, and the gateway adds the network, which restarts the tasks"
@@ -175,7 +181,10 @@ def _update(builder: PlanBuilder, service: Service, networks: Mapping[str, froze
 
 
 def _kept(builder: PlanBuilder, service: Service, networks: Mapping[str, frozenset[str]]) -> tuple[str, ...]:
-    """Return the networks that keep a service's route out. A service without networks uses the default bridge."""
+    """Return the networks to add so that a service still reaches external networks after its update.
+
+    A service without networks uses the default bridge, but loses it with the first network of its specification.
+    """
     internal = {each.id for each in builder.observed.networks if each.internal}
     has_external_route = not service.networks or not service.networks.keys() <= internal
     return ("bridge",) if has_external_route and networks and networks.keys() <= internal else ()
@@ -184,7 +193,7 @@ def _kept(builder: PlanBuilder, service: Service, networks: Mapping[str, frozens
 def _with_networks(
     spec: Mapping[str, Any], networks: Mapping[str, frozenset[str]], kept: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Return the specification with these networks and `kept`. Entries that do not differ remain unchanged."""
+    """Return the specification with the networks in `networks` and `kept`. Keep entries that are already correct."""
     template = dict(spec.get("TaskTemplate", {}))
     before = {each["Target"]: each for each in template.get("Networks") or []}
     template["Networks"] = [{"Target": each} for each in kept] + [

@@ -16,7 +16,7 @@ def report_shared_namespace(
         container: The container that joins the other container's network namespace.
         network: A network that the container requests.
         aliases: The aliases that the container requests.
-        coming: Whether the network is desired for the other container.
+        coming: Whether the other container is about to be attached to the network, because it requests it.
     """
 
     def report(state: AttachmentState, reason: BlockedReason | None, message: str) -> None:
@@ -24,7 +24,7 @@ def report_shared_namespace(
 
     base = builder.observed.base(container)
     if base is None:
-        message = "it uses the network of a container that is gone: recreate it"
+        message = "it uses the network of a container that was removed: recreate it"
         report(AttachmentState.BLOCKED, BlockedReason.SHARED_NETWORK, message)
         return
     through = f"it uses the network of container {base.name}"

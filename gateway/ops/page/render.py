@@ -5,14 +5,17 @@ import hashlib
 import importlib.resources
 import re
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from gateway.fleet.summary import MemberProblem
 from gateway.fleet.view import FleetView, MemberView
 from gateway.ops.diagnosis import (
     MAX_CAUSES,
+    Level,
     backend_level,
     chain,
     diagnose,
@@ -21,11 +24,12 @@ from gateway.ops.diagnosis import (
     ways,
 )
 from gateway.ops.events import Transition
+from gateway.ops.fleet_severity import fails, member_level, worst_first
 from gateway.ops.page import model
 from gateway.ops.page.charts import PHASES, WIDTH, Chart, history_chart, milliseconds, phases_chart
 from gateway.ops.page.row_cache import RowCache
 from gateway.ops.page.time_format import clock_time
-from gateway.ops.reason_descriptions import state_name
+from gateway.ops.reason_descriptions import state_name, without_remedy
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import BackendView, ConfigText, ServiceView, TargetView
 from gateway.text_sanitizer import format_bytes
@@ -88,26 +92,15 @@ def _age(member: MemberView, now: float) -> str:
 
 
 def _notes(member: MemberView) -> list[str]:
-    """Return why a member does not answer, and what does not work there."""
-    notes = [member.error] if member.error else []
-    if member.summary is not None:
-        notes += [] if member.summary.reload_successful else ["the last reload failed"]
-        for each in member.summary.problems:
-            notes.append(
-                ": ".join(filter(None, (f"{each.name} is {state_name(each.state)}", each.reason, each.detail)))
-            )
-    return notes
+    """Return why a member does not answer, and whether its last reload failed."""
+    reload_failed = member.summary is not None and not member.summary.reload_successful
+    return [*filter(None, [member.error]), *(["the last reload failed"] if reload_failed else [])]
 
 
-def _fails(member: MemberView) -> bool:
-    """Return whether a member has answered, and something does not work there."""
-    return not member.error and bool(_notes(member))
-
-
-def _member_level(member: MemberView) -> str:
-    if member.error:
-        return "bad"
-    return "good" if member.state == "ready" and not _fails(member) else "warning"
+def _problems(member: MemberView) -> Iterator[tuple[MemberProblem, float | None]]:
+    """Yield each problem of a member, and when it began in seconds since the epoch; None if this is not known."""
+    for each in member.summary.problems if member.summary else ():
+        yield each, datetime.fromisoformat(each.since).timestamp() if each.since else None
 
 
 def _history(target: TargetView, columns: int = WIDTH) -> Chart:
@@ -138,6 +131,7 @@ _templates.globals.update(
     phases_chart=phases_chart,
     some=model.some,
     state_name=state_name,
+    without_remedy=without_remedy,
     facts=_facts,
     with_code=_with_code,
     phase_names=PHASES,
@@ -146,7 +140,8 @@ _templates.globals.update(
     age=_age,
     counts=_counts,
     notes=_notes,
-    member_level=_member_level,
+    problems=_problems,
+    member_level=member_level,
     max_causes=MAX_CAUSES,
 )
 _INDEX, _BACKEND = _templates.get_template("index.html"), _templates.get_template("backend.html")
@@ -232,13 +227,14 @@ def render_fleet(view: ServiceView, fleet: FleetView, events: Sequence[Transitio
         events: As for `render_index`.
         now: As for `render_index`.
     """
-    levels = [_member_level(each) for each in fleet.members]
+    members = worst_first(fleet.members)
     yield from _FLEET.generate(
         **_common(view, events, now, ""),
         fleet=fleet,
-        level=next((each for each in ("bad", "warning") if each in levels), "good" if levels else "warning"),
-        unreachable=sum(bool(each.error) for each in fleet.members),
-        failing=sum(map(_fails, fleet.members)),
+        members=members,
+        level=member_level(members[0]) if members else Level.WARNING,
+        unreachable=sum(bool(each.error) for each in members),
+        failing=sum(map(fails, members)),
     )
 
 

@@ -53,7 +53,13 @@ VOLUME = [
     "docker volume create db-mysql",
     "trap 'set +e; docker volume rm db-mysql' EXIT",
 ]
-REMOVED = "docker rm -f -v db-new; docker volume rm db-mysql' EXIT"
+REMOVED = "docker volume rm db-mysql' EXIT"
+HELPER = "docker create --name db-copy -v db-mysql:/audit-copy/var/lib/mysql mariadb:11 none"
+SAVE = (
+    "test ! -e ./db-mysql || { echo './db-mysql exists: rename it' >&2; exit 1; }\n"
+    "docker cp -a db:/var/lib/mysql ./db-mysql"
+)
+COPY = "docker cp -a db:/var/lib/mysql/ - | docker cp -a=false - db-copy:/audit-copy/var/lib"
 
 
 def test_a_container_is_created_with_the_options_that_it_has() -> None:
@@ -95,11 +101,14 @@ def test_a_container_is_created_with_the_options_that_it_has() -> None:
         "bash -euo pipefail <<'FIX'",
         *VOLUME,
         create,
-        f"trap 'set +e; {REMOVED}",
+        f"trap 'set +e; docker rm -f -v db-new; {REMOVED}",
         "docker network connect two db-new",
-        f"trap 'set +e; docker start db; {REMOVED}",
+        HELPER,
+        f"trap 'set +e; docker rm -f -v db-copy db-new; {REMOVED}",
+        f"trap 'set +e; docker start db; docker rm -f -v db-copy db-new; {REMOVED}",
         "docker stop db",
-        "docker cp -a db:/var/lib/mysql/. - | docker cp -a=false - db-new:/var/lib/mysql",
+        COPY,
+        "docker rm -v db-copy",
         "trap - EXIT",
         "docker update --restart no db",
         "docker rename db db-old",
@@ -137,8 +146,8 @@ def test_a_copy_that_fails_leaves_no_part_of_it_and_never_continues_one(
         assert done.returncode != 0
         return (tmp_path / "log").read_text().splitlines()
 
-    helper = "db-copy" if labels else "db-new"
-    assert run()[-3:] == ["start db", f"rm -f -v {helper}", "volume rm db-mysql"]
+    created = "db-copy" if labels else "db-copy db-new"
+    assert run()[-3:] == ["start db", f"rm -f -v {created}", "volume rm db-mysql"]
     (tmp_path / "exists").touch()
     assert run() == ["volume inspect db-mysql"]
 
@@ -286,7 +295,7 @@ def test_options_of_the_image_are_not_repeated_in_the_command() -> None:
 )
 def test_settings_that_cannot_be_printed_are_left_to_the_user(host: dict[str, Any], config: dict[str, Any]) -> None:
     text = "\n".join(lines(container(host=host, **config), MOVE))
-    assert "\ndocker pause db\ndocker cp -a db:/var/lib/mysql ./db-mysql\nFIX\n# create db again" in text
+    assert f"\ndocker pause db\n{SAVE}\nFIX\n# create db again" in text
     assert "trap 'set +e; docker unpause db' EXIT\n" in text
     assert "-v db-mysql:/var/lib/mysql" in text
     assert "hunter2" not in text
@@ -296,10 +305,13 @@ def test_a_container_with_rm_is_paused_while_its_data_are_copied() -> None:
     assert lines(container(removed=True, host={"AutoRemove": True}), MOVE)[1:-1] == [
         *VOLUME,
         "docker create --name db-new -v db-mysql:/var/lib/mysql mariadb:11",
-        f"trap 'set +e; {REMOVED}",
-        f"trap 'set +e; docker unpause db; {REMOVED}",
+        f"trap 'set +e; docker rm -f -v db-new; {REMOVED}",
+        HELPER,
+        f"trap 'set +e; docker rm -f -v db-copy db-new; {REMOVED}",
+        f"trap 'set +e; docker unpause db; docker rm -f -v db-copy db-new; {REMOVED}",
         "docker pause db",
-        "docker cp -a db:/var/lib/mysql/. - | docker cp -a=false - db-new:/var/lib/mysql",
+        COPY,
+        "docker rm -v db-copy",
         "trap - EXIT",
         "docker rm -f db",
         "docker rename db-new db",
@@ -322,8 +334,17 @@ def test_data_in_memory_are_copied_while_the_container_exists() -> None:
 def test_data_in_memory_are_saved_where_docker_cp_does_not_see_them(more: dict[str, Any]) -> None:
     app = container(AuditedMount("tmpfs", "/data"), **more)
     text = "\n".join(lines(app, MountChanges({"/data": "db-data"}, copied=("/data",), vanishes=True)))
-    assert "tar -c -C /proc/self/fd/3 . > ./db-data.tar" in text
+    assert "tar -c -C /proc/self/fd/3 --transform 's,^\\.,data,S' . > ./db-data.tar" in text
     assert "docker cp" not in text
+
+
+def test_podman_copies_no_data() -> None:
+    snapshot = AuditSnapshot((container(),), {"lost": AuditedVolume("lost", size=1)}, client="podman")
+    text = recreate(snapshot, container(), MOVE).splitlines()
+    assert all(each.startswith("# ") for each in text)
+    assert "# copy only the files of /var/lib/mysql to db-mysql" in text
+    (unused,) = decide(snapshot).findings
+    assert unused.fix.splitlines()[2:4] == ["podman volume export lost > lost.tar", "podman volume rm lost"]
 
 
 def test_a_stopped_container_stays_stopped() -> None:
@@ -398,11 +419,11 @@ def test_a_container_of_compose_gets_an_override_file() -> None:
     assert text[text.index(f"{compose} config") :].splitlines() == [
         f"{compose} config --quiet",
         *VOLUME[1:],
-        "docker create --name db-copy -v db-mysql:/var/lib/mysql mariadb:11 none",
+        HELPER,
         "trap 'set +e; docker rm -f -v db-copy; docker volume rm db-mysql' EXIT",
         "trap 'set +e; docker start db; docker rm -f -v db-copy; docker volume rm db-mysql' EXIT",
         "docker stop db",
-        "docker cp -a db:/var/lib/mysql/. - | docker cp -a=false - db-copy:/var/lib/mysql",
+        COPY,
         "docker rm -v db-copy",
         "docker commit db before-audit:db",
         "trap 'set +e; docker start db' EXIT",
@@ -508,11 +529,11 @@ def test_no_command_gives_a_service_an_empty_volume() -> None:
     """An update starts tasks that do not have the data."""
     labels = {"com.docker.swarm.service.name": "shop_db", "com.docker.swarm.node.id": "n1"}
     text = lines(container(Labels=labels), MOVE)
-    assert text[:5] == [
+    assert text[:6] == [
         "bash -euo pipefail <<'FIX'", "trap 'set +e; docker unpause db' EXIT", "docker pause db",
-        "docker cp -a db:/var/lib/mysql ./db-mysql", "FIX",
+        *SAVE.splitlines(), "FIX",
     ]  # fmt: skip
-    assert all(each.startswith("# ") for each in text[5:])
+    assert all(each.startswith("# ") for each in text[6:])
     mount = "--mount-rm /var/lib/mysql --mount-add type=volume,source=db-mysql,target=/var/lib/mysql"
     assert text[-1] == f"# docker service update --constraint-add node.id==n1 {mount} shop_db"
 

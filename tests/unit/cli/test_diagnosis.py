@@ -9,12 +9,13 @@ import pytest
 from click.testing import CliRunner
 
 from gateway.cli import cli
+from gateway.cli.output import format_clock
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.diagnosis import diagnose
 from gateway.ops.page.render import render_backend, render_index
 from gateway.ops.page.row_cache import RowCache
 from gateway.ops.service_client import ServiceClient
-from gateway.ops.status_json import consumers_json, iter_json, service_json
+from gateway.ops.status_json import consumers_json, iso, iter_json, service_json
 from gateway.ops.status_views import ServiceView
 from tests.support.status_views import NOW, backend, consumer, docker, service, tunnel
 
@@ -101,6 +102,25 @@ def test_the_page_and_the_commands_show_the_same_causes(monkeypatch: pytest.Monk
             assert set(own) <= set(expected)
             assert bool(own) >= (each.state is not HealthState.UP)
             assert ("nothing to do" in explained) == (not own)
+
+
+def test_the_page_and_the_commands_show_the_same_notices(monkeypatch: pytest.MonkeyPatch) -> None:
+    view = service(
+        reload_successful=False, reload_failed_at=NOW - 60, reload_error="gateway.yaml:1:1: no " + "bad " * 40,
+        warnings=["the certificate has expired: renew it"],
+    )  # fmt: skip
+    page = "".join(render_index(view, [], {}, NOW, RowCache()))
+    expected = f"The last reload failed at {{}}, and the previous configuration is in effect: {view.reload_error}"
+    section = page[page.index('<section id="notices"') :].partition("</section>")[0]
+    assert expected.format("07:59:00 UTC") in re.sub("<.*?>", "", section)
+    assert view.warnings[0] in section
+    for arguments in (["status"], ["top", "--count", "1", "--interval", "0.1"]):
+        shown = shown_by(monkeypatch, view, *arguments)
+        assert expected.format(format_clock(iso(NOW - 60))).strip() in shown
+        assert f"warning: {view.warnings[0]}" in shown
+        monkeypatch.setenv("COLUMNS", "80")
+        done = CliRunner().invoke(cli, arguments)
+        assert max(map(len, done.output.splitlines())) <= 80
 
 
 def test_many_failures_leave_room_for_the_table(monkeypatch: pytest.MonkeyPatch) -> None:

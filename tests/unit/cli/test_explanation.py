@@ -62,6 +62,14 @@ def test_a_failed_check_names_the_phase_in_which_it_ended() -> None:
     assert [each.why for each in parts if each.part == "phase"][1] == "the check ended here"
 
 
+def test_the_path_does_not_repeat_the_remedy() -> None:
+    failed = site("up", "up", "down")
+    for part in (failed["backends"]["orders"], *failed["backends"]["orders"]["targets"]):
+        part["detail"] = "no: correct refused"
+    parts = explanation(failed, "orders").parts
+    assert [each.why for each in parts if each.part == "target"] == ["refused: no"]
+
+
 def test_the_path_shows_that_a_backend_holds_no_clients() -> None:
     failing = site("up", "up", "up", None)
     failing["backends"]["orders"]["holds_clients"] = False

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import socket
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -21,7 +22,10 @@ SUMMARY: dict[str, Any] = {
     "instance": "a-gateway-with-a-name", "version": "1", "status": "degraded", "started_at": "2026-01-01T00:00:00Z",
     "clients": 3, "warnings": 0, "reload_successful": True, "tunnels": {"quarantined": 3, "up": 1},
     "backends": {"up": 1, "blocked": 3, "down": 2},
-    "problems": [{"name": f"tunnel t{at}", **PROBLEM} for at in range(10)],
+    "problems": [
+        *({"name": f"tunnel t{at}", **PROBLEM} for at in range(9)),  # as from an older version
+        {"name": "tunnel t9", **PROBLEM, "since": "2026-01-01T00:00:00Z", "effects": "3 backends blocked"},
+    ],
 }  # fmt: skip
 
 
@@ -51,6 +55,8 @@ def test_the_counts_are_visible_at_80_columns_and_wide_shows_each_problem(monkey
     assert notes[0].startswith("    tunnel t0 is down: refused: no no")
     assert "3 quarantined, 1 up" in wide.output
     assert [f"tunnel t{at} is down" in wide.output for at in range(10)] == [True] * 10
+    words = " ".join(wide.output.split())
+    assert re.search(r"tunnel t9 is down since 202\d-\d\d-\d\d \d\d:\d\d \(3 backends blocked\): refused", words)
 
 
 def test_the_last_answer_of_a_member_stays_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,6 +133,26 @@ def test_paths_that_cannot_be_used_are_asked_again(folder: Path, monkeypatch: py
     assert f"password_file: {folder}/secret\n" in (folder / "gateway.yaml").read_text()
 
 
+def test_the_proposed_listener_is_free(folder: Path) -> None:
+    answers = [
+        "none", "redis", "cache", "localhost:6379", "", "", "", "maybe", "yes",  # the server has the default port
+        "redis", "queue", "queue.internal", "127.0.0.1:6380", "", "",  # the listener of the first backend
+        "", "", "", "", "y",
+        "tcp", "monitoring", "127.0.0.1:9090", "", "n",  # the port of `ops.listen`
+    ]  # fmt: skip
+    done = run("init", answers="\n".join(answers) + "\n")
+    assert done.exit_code == 0, done.output
+    assert done.output.count("Answer again") == 1
+    assert "Error: 'maybe' is neither yes nor no: write y or n\n" in done.output
+    assert (
+        done.output.count("uses the next answers only to check the backend") == 3
+    )  # a check of kind tcp has no keys
+    backends = yaml.safe_load((folder / "gateway.yaml").read_text())["backends"]
+    assert {name: each["listen"] for name, each in backends.items()} == {
+        "cache": "127.0.0.1:6380", "queue": "127.0.0.1:6379", "monitoring": "127.0.0.1:9091",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("file", ["n" * 300, "missing/gateway.yaml"])
 def test_a_file_that_cannot_be_written_is_reported_before_the_questions(folder: Path, file: str) -> None:
     done = CliRunner().invoke(cli, ["init", file], input="ssh\n")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from gateway import default_paths
 from gateway.cli import main
 
 FOLDER = Path(__file__).parent / "mistakes"
@@ -64,7 +65,8 @@ def test_a_mistake_has_its_message(
     case = cases[at]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    for name in [each for each in os.environ if each.startswith("GATEWAY_")]:
+    monkeypatch.setattr(default_paths, "admin_socket", lambda: tmp_path / "admin.sock")
+    for name in [each for each in os.environ if each.startswith(("GATEWAY_", "DOCKER_"))]:
         monkeypatch.delenv(name)
     for name, value in case.get("environment", {}).items():
         monkeypatch.setenv(name, value)

@@ -2,17 +2,18 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from gateway.cli import cli
 from gateway.cli.output import format_clock
-from gateway.contracts.states import HealthState
+from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.service_client import ServiceClient
 from gateway.ops.status_json import iso, iter_json, service_json
-from gateway.ops.status_views import ServiceView
-from tests.support.status_views import NOW, backend, service, target, tunnel
+from gateway.ops.status_views import BackendTunnelView, ServiceView
+from tests.support.status_views import NOW, backend, service, target, tunnel, way
 
 
 def lines_of(monkeypatch: pytest.MonkeyPatch, view: ServiceView, *arguments: str) -> list[str]:
@@ -71,3 +72,41 @@ def test_the_outer_tunnel_in_use_is_shown(monkeypatch: pytest.MonkeyPatch) -> No
         assert re.split("  +", row)[3] == via
         explained = "\n".join(lines_of(monkeypatch, view, "explain", "orders"))
         assert ("user@host:22, via b" in explained) == (used == "b")
+
+
+def test_the_row_of_a_blocked_backend_does_not_repeat_why_the_tunnel_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    why = "the host key has changed"
+    blocked: dict[str, Any] = {
+        "reason": "tunnel", "detail": f"tunnel bastion is down: {why}", "via": ["bastion"],
+        "targets": [target(address, HealthState.BLOCKED, reason="tunnel", detail=why) for address in ("a:1", "b:1")],
+    }  # fmt: skip
+    unchecked = backend(
+        "new", HealthState.BLOCKED, reason="tunnel", detail="no check has finished", via=["edge"],
+        targets=[target(state=HealthState.BLOCKED, reason="tunnel", detail="no check has finished")],
+    )  # fmt: skip
+    several = backend("several", via=["bastion", "edge"], ways=[
+        BackendTunnelView("bastion", False, "tunnel", why, False, 0, 0), way("edge"),
+    ])  # fmt: skip
+    down = tunnel("bastion", TunnelState.BACKOFF, reason="hostkey", detail=why)
+    backends = [*(backend(f"b{at}", HealthState.BLOCKED, **blocked) for at in range(3)), several, unchecked]
+    lines = lines_of(monkeypatch, service([down, tunnel("edge")], backends), "status")
+    assert [line for line in lines if why in line] == [f"  hostkey: {why}", f"    hostkey: {why}"]
+    assert lines.count("    tunnel bastion is down") == 3
+    assert "    no check has finished" in lines
+    assert "    clients: 0, switches: 0" in lines
+
+
+@pytest.mark.parametrize(
+    ("state", "name"), [(TunnelState.BACKOFF, "down"), (TunnelState.QUARANTINED, "down (quarantined)")]
+)
+def test_tables_name_the_state_of_a_failed_tunnel_as_the_diagnosis_does(
+    monkeypatch: pytest.MonkeyPatch, state: TunnelState, name: str
+) -> None:
+    blocked = backend("orders", HealthState.BLOCKED, via=["bastion"], reason="tunnel")
+    view = service([tunnel("bastion", state, reason="auth")], [blocked])
+    status = [re.split("  +", line) for line in lines_of(monkeypatch, view, "status")]
+    assert [row[1] for row in status if row[0] == "bastion"] == [name]
+    explained = [re.split("  +", line) for line in lines_of(monkeypatch, view, "explain", "orders")]
+    assert [row[2] for row in explained if row[0] == "tunnel"] == [name]
+    chain = json.loads("\n".join(lines_of(monkeypatch, view, "explain", "orders", "-o", "json")))["chain"]
+    assert [part["state"] for part in chain if part["part"] == "tunnel"] == [state]

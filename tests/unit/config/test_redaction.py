@@ -7,7 +7,7 @@ import pytest
 from gateway.app.ops_settings import file_problems, ops_settings
 from gateway.config import ConfigSources, load
 from gateway.config.file_checks import check_files
-from gateway.config.redaction import redact
+from gateway.config.redaction import Redactor, redact
 from gateway.contracts.security import Secret
 from gateway.errors import ConfigError, GatewayError
 from gateway.ops.settings import read_secrets
@@ -166,3 +166,20 @@ def test_short_values_do_not_mangle_other_words() -> None:
     values = {"abc": "${A}", "true": "${B}", "x": "${C}"}
     assert redact("'abc' differs from abcd, true", values) == "'${A}' differs from abcd, true"
     assert redact("secretvalue2", {"secretvalue": "${A}", "secretvalue2": "${B}"}) == "${B}"
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("'secret' is not one of x; did you mean 'secrets'?", "'$' is not one of x; did you mean 'secrets'?"),
+        ("'secret' is not one of secrets, x", "'$' is not one of secrets, x"),
+        ("no tunnel 'secret'; did you mean 'secrets'?", "no tunnel '$'; did you mean 'secrets'?"),
+        ("no tunnel 'secret': use one of secrets", "no tunnel '$': use one of secrets"),
+        ("unknown kind 'secret': use 'secrets'", "unknown kind '$': use 'secrets'"),
+        ("'x is not one of secret' is not valid", "'x is not one of $' is not valid"),
+        ("'; did you mean 'secret'?' is not one of x", "'; did you mean '$'?' is not one of x"),
+        ("30secret; did you mean 30secrets?", "30$; did you mean 30$s?"),
+    ],
+)  # fmt: skip
+def test_a_suggestion_is_not_redacted(message: str, shown: str) -> None:
+    assert Redactor({"secret": "$"}).redact(message, "") == shown

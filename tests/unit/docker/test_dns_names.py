@@ -262,7 +262,7 @@ def test_a_blocked_container_names_the_owner_of_its_network_namespace() -> None:
     for base in (replace(WEB, labels={}), container("other")):
         found = planned(base, side)
         assert standing(found, "side") == (AttachmentState.BLOCKED, BlockedReason.SHARED_NETWORK)
-    assert "that is gone" in found.attachments[-1].message
+    assert "that was removed" in found.attachments[-1].message
 
 
 # Tests of networks that must be re-created before changed options apply.

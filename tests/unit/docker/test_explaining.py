@@ -85,7 +85,7 @@ ON_SHOP = {"shop_default": endpoint(network="n2")}
         (container("web", labels={**OPT_IN, "gateway.instance": "b"}), {}, "no", "gateway, b", "query that gateway"),
         (container("web", labels={**OPT_IN, "gateway.backends": "media"}), {"options": {"networks": {
             "apps": NetworkOptions(backends=("orders",)), "other": NetworkOptions(backends=("media",)),
-        }}}, "no", "gateway.backends names only media", "add orders to its label"),
+        }}}, "no", "gateway.backends lists only media", "add orders to its label"),
         (container("web", labels={**OPT_IN, "gateway.network": "other"}), {"options": {"networks": {
             "apps": NetworkOptions(), "other": NetworkOptions(),
         }}}, "no", "attached to network other", "in a few seconds"),
@@ -99,7 +99,7 @@ ON_SHOP = {"shop_default": endpoint(network="n2")}
         }, "attach": (AttachRule(("web",), backends=("media",)),)}}, "no", "its rule in docker.attach", "the rule"),
         (container("web", network_mode="none"), {}, "no", "no_network", "--network none"),
         (container("web", network_mode="host"), {}, "maybe", "the host's network", "address of a listener"),
-        (container("web", network_mode="container:gone"), {}, "no", "that is gone", "recreate container web"),
+        (container("web", network_mode="container:gone"), {}, "no", "that was removed", "recreate container web"),
         (container("web", network_mode="container:base"), {}, "no", "container base, which is not", "set the labels"),
         (container("web", network_mode="container:on"), {}, "yes", "by the name orders", ""),
         (SHOPPING, {}, "maybe", "container shop-1 on network shop_default", "rename backend orders"),
@@ -107,7 +107,7 @@ ON_SHOP = {"shop_default": endpoint(network="n2")}
          "rename one of them"),
         (ATTACHED, {"fact": BY_LABEL}, "no", "which container web does not have", "add orders to label"),
         (replace(ATTACHED, labels={**OPT_IN, "gateway.backends": "media"}), {"fact": BY_LABEL}, "no",
-         "does not name it", "add orders to label"),
+         "does not list orders", "add orders to label"),
         (replace(ATTACHED, image_labels=ORDERS), {"fact": BY_LABEL}, "no", "from its image", "docker.grants"),
         (replace(ATTACHED, labels={**OPT_IN, **ORDERS}), {"fact": BY_LABEL}, "yes", "", ""),
         (replace(ATTACHED, labels={}), {"fact": BY_LABEL, "strict": True, "options": {
@@ -123,7 +123,7 @@ ON_SHOP = {"shop_default": endpoint(network="n2")}
                     "own": replace(GATEWAY, endpoints={"apps": endpoint("media", MARK)})}, "no",
          "no network of docker.networks", "docker.networks.NETWORK.backends"),
         (ATTACHED, {"own": replace(GATEWAY, endpoints={})}, "no", "does not have the name orders", "explain gateway"),
-        (ATTACHED, {"own": None}, "no", "in no container of this engine", "docker.container"),
+        (ATTACHED, {"own": None}, "no", "not run in a container of this engine", "docker.container"),
         (GATEWAY, {"own": GATEWAY}, "no", "the gateway's own", ""),
     ],
 )  # fmt: skip

@@ -210,7 +210,7 @@ def test_labels_that_come_from_an_image_are_reported() -> None:
     found = planned(container(image_labels={**ENABLE, "gateway.backends": "orders", "maintainer": "x"}))
     assert found.actions == ()
     (line,) = found.warnings[-1:]
-    assert line.startswith("web: gateway.backends, gateway.enable come from its image and do not count")
+    assert line.startswith("web: gateway.backends, gateway.enable come from its image and are ignored")
     assert "docker.grants" in line
 
 
@@ -310,5 +310,5 @@ async def test_images_are_queried_once_and_a_refusal_is_explained(tmp_path: Path
     assert (engine.asked, asks.endpoints, engine_own.endpoints) == (1, {}, {})
     engine.refuses = True
     again = Reconciler(options, lambda: DesiredState("a", options, ("orders",)), lambda _: None, tmp_path)
-    with pytest.raises(EngineError, match="the proxy before the engine must allow it"):
+    with pytest.raises(EngineError, match="allow it in the proxy in front of the engine"):
         await again.reconcile(engine)  # type: ignore[arg-type]

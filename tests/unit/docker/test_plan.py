@@ -323,7 +323,7 @@ async def test_an_incomplete_snapshot_changes_nothing(tmp_path: Path) -> None:
     class HalfDeaf(FakeEngine):
         async def get(self, path: str, **params: Any) -> Any:
             if path.startswith("containers/") and path != "containers/json":
-                raise EngineError(ErrorKind.TIMEOUT, "no answer in time")
+                raise EngineError(ErrorKind.TIMEOUT, "no response in time")
             return await super().get(path, **params)
 
     engine = HalfDeaf(random.Random(1))

@@ -92,6 +92,6 @@ async def test_addresses_of_a_name_stay_while_it_does_not_resolve(monkeypatch: p
     assert await refresh(found, wanted) == ["10.0.0.1:9090", "10.0.0.2:9090", "a:1"]
     assert "Temporary failure" in found.problems(wanted)[0]
     assert await refresh(found, wanted) == ["10.0.0.1:9090", "10.0.0.2:9090", "a:1"]
-    assert "do not answer" in found.problems(wanted)[0]
+    assert "do not respond" in found.problems(wanted)[0]
     assert await refresh(found, wanted) == ["10.0.0.3:9090", "a:1"]
     assert found.problems(wanted) == []

@@ -24,6 +24,7 @@ def test_a_valid_answer_is_decoded() -> None:
     found = decode_summary(json.dumps(VALID).encode())
     assert (found.instance, found.clients, found.backends) == ("a", 3, {"up": 2, "down": 1})
     assert found.problems[0].detail == "no"
+    assert (found.problems[0].since, found.problems[0].effects) == ("", "")  # an older version does not send them
 
 
 def test_texts_become_one_short_line() -> None:
@@ -36,9 +37,23 @@ def test_texts_become_one_short_line() -> None:
     assert len(found.problems) == 10
 
 
+@pytest.mark.parametrize(
+    ("sent", "decoded"),
+    [
+        ("2026-01-01T01:00:00.5+01:00", "2026-01-01T00:00:00.500Z"), ("2026-01-01T00:00:00", ""), ("soon", ""),
+        (5, ""), (None, ""), ("9999-12-31T23:59:59Z", ""),
+        ("9999-12-31T23:59:59-23:59", ""), ("0001-01-01T00:00Z", ""),
+    ],
+)  # fmt: skip
+def test_a_time_that_is_not_valid_is_empty(sent: object, decoded: str) -> None:
+    problem = {**VALID["problems"][0], "since": sent, "effects": "3 backends blocked"}
+    (found,) = decode_summary(json.dumps({**VALID, "problems": [problem]}).encode()).problems
+    assert (found.since, found.effects) == (decoded, "3 backends blocked")
+
+
 @pytest.mark.parametrize("body", [b"", b"\xff", b"[]", b"null", b"{}", b'{"backends": []}', b"[" * 50000])
 def test_other_answers_are_refused(body: bytes) -> None:
-    with pytest.raises(ValueError, match="the answer is not"):
+    with pytest.raises(ValueError, match="the response is not"):
         decode_summary(body)
 
 

@@ -107,6 +107,21 @@ def test_a_working_backend_that_refuses_clients_is_a_warning() -> None:
     assert "gateway fail fast --undo" in next(each.remedy for each in found if each.name == "fast")
 
 
+@pytest.mark.parametrize(
+    ("state", "reason", "only_check"),
+    [
+        (HealthState.DEGRADED, "auth", True), (HealthState.DOWN, "auth", False), (HealthState.DEGRADED, "lag", False),
+    ],
+)  # fmt: skip
+def test_a_refused_login_of_the_check_does_not_affect_clients(
+    state: HealthState, reason: str, only_check: bool
+) -> None:
+    failed = backend("a", state, reason=reason, detail="Access denied: set check.user", remedy="set check.user")
+    [cause] = diagnose(service(backends=[failed])).causes
+    assert cause.effects == ("only the check fails, clients are served" if only_check else "")
+    assert (cause.detail, cause.remedy) == ("Access denied", "set check.user")
+
+
 def test_phases_and_a_failed_reload_are_warnings() -> None:
     starting = diagnose(service(backends=[backend(state=HealthState.UNKNOWN)], startup_done=False))
     assert (starting.level, starting.causes) == (Level.WARNING, [])

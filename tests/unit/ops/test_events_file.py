@@ -1,9 +1,11 @@
 """The file of events: what survives a restart, and damage that is tolerated."""
 
 import asyncio
+import errno
 import fcntl
 import json
 import logging
+import os
 import sys
 import threading
 import time
@@ -168,6 +170,49 @@ async def test_a_folder_that_is_not_writable_is_logged_once(tmp_path: Path, capl
             log.observe(ORDERS, state)
             await file.write()
     assert len([each for each in caplog.records if "state_dir" in each.message]) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "level", "remedy"),
+    [
+        (errno.ENOSPC, "WARNING", "free space in the file system of gateway.state_dir"),
+        (errno.EIO, "WARNING", "set a writable gateway.state_dir"),
+        (errno.EROFS, "INFO", ""),
+    ],
+)
+async def test_a_write_that_fails_is_reported_until_a_later_one_succeeds(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    code: int,
+    level: str,
+    remedy: str,
+) -> None:
+    log = EventLog()
+    file = EventsFile(tmp_path, log)
+
+    def fails(path: Path, text: str) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(events_file, "_RETRY_INTERVAL", 0.05)
+    with caplog.at_level(logging.INFO), monkeypatch.context() as full:
+        full.setattr(events_file, "replace_file", fails)
+        log.observe(ORDERS, "down")
+        await file.write()
+        await file.write()
+    assert [each.levelname for each in caplog.records if "survive a restart" in each.message] == [level]
+    expected = f"events will not survive a restart: {tmp_path / NAME}: {os.strerror(code)}: {remedy}"
+    assert file.trouble == ([expected] if remedy else [])
+    if not remedy:
+        log.observe(ORDERS, "up")
+    unit = asyncio.create_task(file.run(lambda: None))
+    async with asyncio.timeout(WITHIN):
+        while file.trouble or not (tmp_path / NAME).exists():
+            await asyncio.sleep(0.01)
+    unit.cancel()
+    await asyncio.wait({unit})
+    file.close()
+    assert lines(await loaded(tmp_path)) == lines(log)
 
 
 @pytest.fixture

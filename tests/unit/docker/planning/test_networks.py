@@ -112,26 +112,29 @@ def test_an_existing_network_that_is_not_internal_is_kept_with_a_warning() -> No
     found = planned(*there, networks=static, there=(old, network("far")))
     assert made(found) == [("reattach", "apps", "gateway")]  # The gateway's aliases change; the network stays.
     (line,) = found.warnings
-    assert "it is not internal: containers have a route out through it, and it can become their default route" in line
+    assert (
+        "it is not internal: containers reach external networks through it, and it can become their default route"
+        in line
+    )
     assert "set internal: false to keep it" in line
     assert "another name in docker.networks" in line
     assert "attach the gateway's container to another network" not in line
     # With gateway priority, the engine keeps default routes. A container without another route is still not isolated.
     (line,) = planned(*there, networks=static, there=(old, network("far")), gateway_priority=True).warnings
-    assert "containers have a route out through it:" in line
+    assert "containers reach external networks through it:" in line
     # An option that the operator sets explicitly causes no warning.
     accepted = {"apps": NetworkOptions(internal=False)}
     assert planned(*there, networks=accepted, there=(old, network("far"))).warnings == ()
     # If the gateway has only one network with a route out, replacing that network would disconnect the gateway.
     alone = (there[0], gateway("apps"))
     (line,) = planned(*alone, networks=static, there=(old,)).warnings
-    assert "to replace it, attach the gateway's container to another network with a route out, then" in line
+    assert "to replace it, attach the gateway's container to another network that is not internal, then" in line
 
 
 def test_a_foreign_network_that_is_not_internal_is_reported() -> None:
     (line,) = planned(networks={"apps": NetworkOptions()}, there=(network("apps"),)).warnings
     assert line.startswith(
-        "network apps was not created by this gateway, and it is not internal: containers have a route out through it"
+        "network apps was not created by this gateway, and it is not internal: containers reach external networks"
     )
     assert "set internal: false to accept that" in line
 

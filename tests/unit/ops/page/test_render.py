@@ -4,6 +4,7 @@ import base64
 import hashlib
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ def test_text_from_outside_is_escaped() -> None:
     )  # fmt: skip
     view = service(
         [tunnel(EVIL, TunnelState.BACKOFF, kind=EVIL, far_side=EVIL, **evil)], [shown], instance=EVIL, version=EVIL,
-        warnings=[EVIL], reload_successful=False, reload_error=EVIL,
+        warnings=[EVIL], reload_successful=False, reload_failed_at=NOW, reload_error=EVIL,
         docker=docker(trouble=EVIL, warnings=[EVIL],
             dead=[DeadContainerView(EVIL, EVIL, EVIL, EVIL, EVIL, EVIL, is_excluded=False)]),
     )  # fmt: skip
@@ -102,6 +103,15 @@ def test_a_backend_page_shows_the_root_cause() -> None:
     ]
     page = "".join(render_backend(service(tunnels, [shown]), shown, [], {}, NOW))
     assert "To do: start the tunnel&#39;s server" in page
+
+
+def test_a_backend_page_shows_the_remedy_once_and_each_other_remedy() -> None:
+    failed: dict[str, Any] = {"reason": "auth", "detail": "denied: set user", "remedy": "set user"}
+    other: dict[str, Any] = {"reason": "refused", "detail": "refused: start it", "remedy": "start it"}
+    targets = [target("a:1", HealthState.DOWN, **failed), target("b:1", HealthState.DOWN, **other)]
+    shown = backend(state=HealthState.DOWN, targets=targets, **failed)
+    page = "".join(render_backend(service([], [shown]), shown, [], {}, NOW))
+    assert (page.count("set user"), page.count("start it")) == (1, 1)
 
 
 def test_several_ways_are_shown_with_the_one_in_use() -> None:

@@ -1,0 +1,99 @@
+"""Describes why the request to a member failed, and what to do. Does no I/O."""
+
+import errno
+import os
+import re
+import socket
+import ssl
+
+import aiohttp
+
+from gateway.fleet.members import Member
+from gateway.text_sanitizer import one_line
+
+_STATUS_ERRORS = {
+    401: "a token is required: set fleet.token_file (gateway fleet --token-file)",
+    403: "the token is not accepted: use the token of the member's ops.token_file",
+    404: "the response is not from a gateway, or its version is too old",
+    421: "the member does not accept this host name: add it to the member's ops.hosts",
+}
+_REMEDIES = {
+    errno.ECONNREFUSED: "start the gateway there, or correct the address of the member",
+    errno.EHOSTUNREACH: "correct the address of the member, or the route to it",
+    errno.ENETUNREACH: "correct the address of the member, or the route to it",
+    errno.EMFILE: "raise the limit of open files of this process",
+}
+_OTHER_REMEDY = "check the address of the member, and firewalls on the path"
+_NUMBER = re.compile(r"\[Errno (\d+)\]")
+
+
+def describe_timeout(seconds: float) -> str:
+    """Return the error for a member that does not answer.
+
+    Args:
+        seconds: The time for one request.
+    """
+    return f"no response within {seconds:g} s: {_OTHER_REMEDY}"
+
+
+def describe_status(status: int) -> str:
+    """Return the error for an HTTP status other than 200."""
+    if 300 <= status < 400:
+        known = "it redirects, and redirects are not followed: use the address of ops.listen"
+    else:
+        known = _STATUS_ERRORS.get(status, "read the log of the member")
+    return f"status {status}: {known}"
+
+
+def describe_lookup(error: OSError | UnicodeError) -> str:
+    """Return the error for a host name that does not resolve."""
+    if isinstance(error, UnicodeError):
+        return "the host name is not valid: correct the address of the member"
+    text = one_line(error.strerror or str(error))
+    return f"{text}: correct the host name, or the DNS server of this host"
+
+
+def describe(error: aiohttp.ClientError | OSError | UnicodeError, member: Member) -> str:
+    """Return the error for a failed request.
+
+    Args:
+        error: The error of the connection or of the HTTP protocol.
+        member: The member. The remedy depends on its scheme.
+    """
+    cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
+    if isinstance(cause, ssl.SSLError):
+        return _describe_tls(cause)
+    if isinstance(cause, (socket.gaierror, UnicodeError)):
+        return describe_lookup(cause)
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"the response is not HTTP: {_correct_port(member)}"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the connection ended in the middle of the answer: read the log of the member"
+    # When several addresses fail with different errors, aiohappyeyeballs reports the numbers only in its message.
+    number = getattr(cause, "errno", None)
+    numbers = [number] if number else [int(each) for each in _NUMBER.findall(str(cause))]
+    closed = isinstance(cause, (aiohttp.ServerDisconnectedError, ConnectionResetError))
+    if closed or errno.ECONNRESET in numbers:
+        return f"the server closed the connection without an answer: {_correct_port(member)}"
+    text = ", ".join(dict.fromkeys(map(os.strerror, numbers))) or one_line(str(cause)) or type(cause).__name__
+    remedy = next((_REMEDIES[each] for each in numbers if each in _REMEDIES), _OTHER_REMEDY)
+    return f"{text}: {remedy}"
+
+
+def _describe_tls(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        remedy = "set fleet.tls.ca_file (gateway fleet --ca-file) to the authority that signed it"
+        if "mismatch" in error.verify_message:
+            remedy = "use a name in the certificate as the address of the member"
+        elif "expired" in error.verify_message:
+            remedy = "renew the member's ops.tls.cert_file"
+        return f"the certificate is not trusted ({one_line(error.verify_message).rstrip('.')}): {remedy}"
+    reason = one_line(error.reason or str(error)).replace("_", " ").lower()
+    return f"the TLS handshake failed ({reason}): check the port, and that the member has ops.tls"
+
+
+def _correct_port(member: Member) -> str:
+    """Return what to do if the server at the address is not a gateway, or its use of TLS differs from the scheme."""
+    if member.scheme == "http":
+        return "use the port of the member's ops.listen, and https:// if it has ops.tls"
+    return "use the port of the member's ops.listen, and set fleet.tls.cert_file if it requires a client certificate"

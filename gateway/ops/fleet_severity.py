@@ -1,0 +1,27 @@
+"""Decides how severe the state of each member of a fleet is. Does no I/O."""
+
+from collections.abc import Iterable
+
+from gateway.contracts.states import HealthState
+from gateway.fleet.view import MemberView
+from gateway.ops.diagnosis import Level, backend_level
+
+
+def fails(member: MemberView) -> bool:
+    """Return whether a member has answered, and something does not work there."""
+    found = member.summary
+    return not member.error and found is not None and bool(found.problems or not found.reload_successful)
+
+
+def member_level(member: MemberView) -> Level:
+    """Return the severity of a member: bad if it does not answer, or if one of its backends is down or blocked."""
+    found = member.summary.backends if member.summary else {}
+    if member.error or any(found.get(state) for state in HealthState if backend_level(state) is Level.BAD):
+        return Level.BAD
+    return Level.GOOD if member.state == "ready" and not fails(member) else Level.WARNING
+
+
+def worst_first(members: Iterable[MemberView]) -> list[MemberView]:
+    """Return the members by severity: first those that do not answer. Equal members keep their order."""
+    levels = list(Level)
+    return sorted(members, key=lambda each: (levels.index(member_level(each)), not each.error))
