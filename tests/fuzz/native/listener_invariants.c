@@ -2,6 +2,7 @@
 #include "listeners.h"
 
 #define MAX_PENDING 64u
+#define SLOW_OPEN (SECOND / 2) /* longer than the limit of pending.c: the clock moves during a turn */
 
 static void check_pending(const struct listener *l)
 {
@@ -33,11 +34,13 @@ static void check_listener(const struct listener *l)
     CHECK(l->accepted == far->accepted && l->accepted == atomic_load(&l->gauge->to_backend),
           "%llu clients are accepted", (unsigned long long)far->accepted);
     CHECK(l->permitted == far->permits || l->stopped, "%llu clients are permitted", (unsigned long long)l->permitted);
+    CHECK(!far->accept_failed || l->stopped, "an error of accept4 has no effect");
     CHECK(!l->stopped || l->pending, "a listener without clients is not freed");
     CHECK(l->watched == (!l->stopped && l->pending < MAX_PENDING), "the socket is watched: %d", l->watched);
     CHECK(file_is_open(l->fd) == !l->stopped && (l->stopped || file_of(l->fd)->registered == l->watched),
           "the socket has another registration");
     CHECK(l->stopped || !l->pending || engine->slow_scan_due, "no scan for slow replies is due");
+    CHECK(l->stopped || !l->pending || fake_now - l->first->accepted_at < SLOW_OPEN, "a slow reply has no effect");
     check_pending(l);
 }
 
@@ -48,5 +51,5 @@ void check_listeners(void)
         check_listener(l);
     }
     for (const struct channel *c = engine->channels; c; c = c->next)
-        CHECK(!c->listener || c->unannounced, "a pending channel that Python knows");
+        CHECK(c->unannounced == (c->listener != NULL) || c->ended, "whether Python knows the channel is wrong");
 }

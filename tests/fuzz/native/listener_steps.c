@@ -31,8 +31,8 @@ bool network_allows(uint8_t set, uint8_t address)
 static void listen_step(const struct step *s)
 {
     struct far_listener *l = &listeners[listener_count];
-    uint8_t payload[sizeof(struct listener_setup) + MAX_WIRES * sizeof(uint64_t) + MAX_NETWORKS * sizeof(struct network) +
-                    8] = {0};
+    uint8_t payload[sizeof(struct listener_setup) + MAX_WIRES * sizeof(uint64_t) +
+                    MAX_NETWORKS * sizeof(struct network) + 8] = {0};
     struct listener_setup setup = {.histogram = s->a >> 4, .min_window = size_of(s->b % 31), .max_packet = 262144,
                                    .type_size = 4, .rest_size = 4, .tap = s->a >> 2 & 1};
     size_t size = sizeof setup;

@@ -62,6 +62,7 @@ int fake_accept4(int fd, struct sockaddr *address, socklen_t *size, int flags)
     CHECK(l->accepted < l->permits, "more than %llu clients are accepted", (unsigned long long)l->permits);
     CHECK(!l->withdrawn, "a client is accepted after the rule was withdrawn");
     errno = fault(&faults.interrupt) ? EINTR : fault(&faults.accept) ? EMFILE : !f->available ? EAGAIN : 0;
+    l->accept_failed |= errno == EMFILE;
     if (errno)
         return -1;
     f->available--;
@@ -84,14 +85,19 @@ void __wrap_pending_add(struct listener *of, struct channel *opened, int fd)
 {
     struct far_channel *c = last_accepted;
     const struct far_listener *l = &listeners[c->listener - 1];
+    const struct wire *w = opened->wire;
 
     CHECK(c->fd == fd && of->token == l->token && !c->token, "another client is pending");
     CHECK(network_allows(l->networks, c->address), "a client with a forbidden address gets a channel");
     CHECK(!c->withdrawn, "a client gets a channel after the rule was withdrawn");
     for (int at = 0; at < wire_count; at++)
-        if (wires[at].token == opened->wire->token)
+        if (wires[at].token == w->token)
             c->wire = at;
     CHECK(!c->known || c->number == opened->number, "the channel has another number");
+    CHECK(!w->halted && !w->disconnected, "the server does not answer any more");
+    CHECK(opened->window_size == l->min_window ||
+              (w->growth_available >= WIRE_GROWTH / 2 && engine->growth_available >= growth_budget / 2),
+          "a large window, although the budget is small");
     c->number = opened->number;
     c->token = opened->token;
     c->receive_window = (uint64_t)opened->window_size;
@@ -140,7 +146,8 @@ static void on_returned(struct far_listener *l, const struct message_header *h)
 
     CHECK(f->kind == FILE_CLIENT && c->fd == h->a && c->listener == l - listeners + 1, "not a client of the listener");
     CHECK(!c->opened && !c->final && h->b >= 0, "a client that Python already has");
-    CHECK(!f->registered && !f->shut && c->delivered + c->arrived == 0, "the client was used");
+    CHECK(!f->registered && !f->shut && !c->delivered && (f->dead || f->available == c->written),
+          "the client was used");
     CHECK(!network_allows(l->networks, c->address) || l->stopped || l->recalled || l->withdrawn,
           "a client is returned without a reason");
     c->final = c->failed = true;

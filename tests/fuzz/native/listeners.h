@@ -16,7 +16,7 @@ struct far_listener {
     bool tap;
     bool withdrawn, unlisten_sent; /* by Python; `withdrawn`: before the command */
     bool withdraws;                /* Python withdraws the rule while the engine accepts the next client */
-    bool recalled, stopped, final;
+    bool recalled, accept_failed, stopped, final;
     uint32_t min_window, window;
 };
 

@@ -2,6 +2,7 @@
 #include "listeners.h"
 
 #define MAX_TURNS 5000
+#define SLAB_SLOTS 256u
 
 static bool idle(void)
 {
@@ -73,6 +74,16 @@ static void check_settled_channel(const struct far_channel *c)
           "the end of the client's stream is not delivered");
 }
 
+/* Check that each slot that is not free has an object: Python has handled all records. */
+static void check_slots(void)
+{
+    for (uint32_t at = 0; at < engine->slab_count * SLAB_SLOTS; at++) {
+        struct gauge *slot = engine->slabs[at / SLAB_SLOTS] + at % SLAB_SLOTS;
+
+        CHECK(!(atomic_load(&slot->generation) & 1) || slot->object, "slot %u is not free", at);
+    }
+}
+
 /* Run turns until the engine is idle, and check that nothing waits. Return false if the engine has failed. */
 bool settle(void)
 {
@@ -87,6 +98,7 @@ bool settle(void)
             return false;
     } while (waits_for_python() || !idle());
     check_settled_listeners();
+    check_slots();
     if (tainted)
         return true;
     for (int at = 0; at < wire_count; at++)

@@ -64,11 +64,12 @@ static void stop(void)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     const uint8_t *end = data + size;
-    bool works = true, described = getenv("FUZZ_DESCRIBE") != NULL;
+    bool works = true, closed_early, described = getenv("FUZZ_DESCRIBE") != NULL;
 
     if (size < HEAD_SIZE)
         return 0;
     start(data);
+    closed_early = data[0] & 64; /* while commands, records and clients wait */
     data += HEAD_SIZE;
     for (int steps = 0; works && steps < MAX_STEPS && end - data >= (ptrdiff_t)STEP_SIZE; steps++) {
         size_t whole = step_size(data, end);
@@ -83,7 +84,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             describe(&s);
         works = run_step(&s);
     }
-    if (works)
+    if (works && !closed_early)
         settle();
     stop();
     return 0;
