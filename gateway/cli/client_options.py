@@ -4,6 +4,7 @@ import difflib
 import functools
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import click
@@ -42,12 +43,29 @@ def _warn_of_misspelled_variables(context: click.Context, parameter: click.Param
     return value
 
 
+def _configured_socket() -> str | None:
+    """Return `ops.admin_socket` of the file in GATEWAY_CONFIG; None without a valid file that has the key."""
+    file = Path(os.environ.get("GATEWAY_CONFIG", ""))
+    try:
+        if not file.is_file() or "admin_socket" not in (text := file.read_text(encoding="utf-8")):
+            return None
+    except (OSError, UnicodeDecodeError):
+        return None
+    from gateway.config.parsed_tree import ParsedMapping, ParsedScalar  # noqa: PLC0415 - slow to import
+    from gateway.config.yaml_parser import parse_yaml  # noqa: PLC0415 - slow to import
+
+    _, ops = parse_yaml(file, text, [], os.environ, {}).entries.get("ops", ("", None))
+    _, socket = ops.entries.get("admin_socket", ("", None)) if isinstance(ops, ParsedMapping) else ("", None)
+    return socket.text if isinstance(socket, ParsedScalar) else None
+
+
 def admin_socket_option(command: _Command) -> _Command:
     """Add `--admin-socket`, for commands that change something. The command gets `admin_socket` as an argument."""
     return click.option(
         "--admin-socket",
         envvar="GATEWAY_OPS_ADMIN_SOCKET",
         metavar="PATH",
+        default=_configured_socket,
         callback=_warn_of_misspelled_variables,
         help="Admin socket of the service. Default: the one of this user's service. [env: GATEWAY_OPS_ADMIN_SOCKET]",
     )(command)

@@ -14,7 +14,7 @@ from gateway.text_sanitizer import one_line
 _STATUS_ERRORS = {
     401: "a token is required: set fleet.token_file (gateway fleet --token-file)",
     403: "the token is not accepted: use the token of the member's ops.token_file",
-    404: "the response is not from a gateway, or its version is too old",
+    404: "the server is not a gateway, or its version is too old",
     421: "the member does not accept this host name: add it to the member's ops.hosts",
 }
 _REMEDIES = {
@@ -28,7 +28,7 @@ _NUMBER = re.compile(r"\[Errno (\d+)\]")
 
 
 def describe_timeout(seconds: float) -> str:
-    """Return the error for a member that does not answer.
+    """Return the error for a member that does not respond.
 
     Args:
         seconds: The time for one request.
@@ -68,13 +68,13 @@ def describe(error: aiohttp.ClientError | OSError | UnicodeError, member: Member
     if isinstance(error, aiohttp.ClientResponseError):
         return f"the response is not HTTP: {_correct_port(member)}"
     if isinstance(error, aiohttp.ClientPayloadError):
-        return "the connection ended in the middle of the answer: read the log of the member"
+        return "the connection ended in the middle of the response: read the log of the member"
     # When several addresses fail with different errors, aiohappyeyeballs reports the numbers only in its message.
     number = getattr(cause, "errno", None)
     numbers = [number] if number else [int(each) for each in _NUMBER.findall(str(cause))]
     closed = isinstance(cause, (aiohttp.ServerDisconnectedError, ConnectionResetError))
     if closed or errno.ECONNRESET in numbers:
-        return f"the server closed the connection without an answer: {_correct_port(member)}"
+        return f"the server closed the connection without a response: {_correct_port(member)}"
     text = ", ".join(dict.fromkeys(map(os.strerror, numbers))) or one_line(str(cause)) or type(cause).__name__
     remedy = next((_REMEDIES[each] for each in numbers if each in _REMEDIES), _OTHER_REMEDY)
     return f"{text}: {remedy}"

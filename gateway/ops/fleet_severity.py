@@ -8,13 +8,13 @@ from gateway.ops.diagnosis import Level, backend_level
 
 
 def fails(member: MemberView) -> bool:
-    """Return whether a member has answered, and something does not work there."""
+    """Return whether a member has responded, and something does not work there."""
     found = member.summary
     return not member.error and found is not None and bool(found.problems or not found.reload_successful)
 
 
 def member_level(member: MemberView) -> Level:
-    """Return the severity of a member: bad if it does not answer, or if one of its backends is down or blocked."""
+    """Return the severity of a member: bad if it does not respond, or if one of its backends is down or blocked."""
     found = member.summary.backends if member.summary else {}
     if member.error or any(found.get(state) for state in HealthState if backend_level(state) is Level.BAD):
         return Level.BAD
@@ -22,6 +22,6 @@ def member_level(member: MemberView) -> Level:
 
 
 def worst_first(members: Iterable[MemberView]) -> list[MemberView]:
-    """Return the members by severity: first those that do not answer. Equal members keep their order."""
+    """Return the members by severity: first those that do not respond. Equal members keep their order."""
     levels = list(Level)
     return sorted(members, key=lambda each: (levels.index(member_level(each)), not each.error))

@@ -158,6 +158,17 @@ def test_wait_and_healthcheck(running: Gateway, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(default_paths, "admin_socket", lambda: missing)
     listen = {"GATEWAY_OPS_LISTEN": f"0.0.0.0:{running.ops_port}"}
     assert CliRunner().invoke(cli, ["healthcheck"], env=listen).exit_code == 0
+    configured = tmp_path / "other.yaml"
+    configured.write_text(f"ops: {{admin_socket: '${{FOLDER}}/{missing.name}'}}")
+    monkeypatch.setenv("FOLDER", str(tmp_path))
+    own = {"GATEWAY_CONFIG": str(running.config)}
+    assert CliRunner().invoke(cli, ["status"], env=own).output.startswith("test: ready")
+    assert CliRunner().invoke(cli, ["drain"], env=own).exit_code == 0
+    unusable = tmp_path / "unusable.yaml"
+    for text in ("ops: [admin_socket]", "ops: {admin_socket: []}", "admin_socket: {", "ops:\n# admin_socket"):
+        unusable.write_text(text)
+        done = CliRunner().invoke(cli, ["healthcheck"], env={**listen, "GATEWAY_CONFIG": str(unusable)})
+        assert (done.exit_code, done.output) == (0, "")
     misspelled = {
         **listen,
         "GATEWAY_OPS_ADMIN_SOKET": "x",
@@ -170,6 +181,7 @@ def test_wait_and_healthcheck(running: Gateway, monkeypatch: pytest.MonkeyPatch,
         for option, variable in (
             (["--admin-socket", str(missing)], {}),
             ([], {"GATEWAY_OPS_ADMIN_SOCKET": str(missing)}),
+            ([], {"GATEWAY_CONFIG": str(configured)}),
         ):
             done = CliRunner().invoke(cli, [*arguments, *option], env={**listen, **variable})
             assert isinstance(done.exception, ServiceUnreachableError)

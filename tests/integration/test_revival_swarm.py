@@ -1,5 +1,6 @@
 """Tests a swarm worker that boots before its manager: containers on an overlay network must run again."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,10 +54,11 @@ def test_containers_of_a_worker_run_again_when_its_manager_is_back(
         time.sleep(ALONE)
         manager.start()
         worker.wait_ready()
-        assert not running(worker, "web")
-        assert not running(worker, "joined")
         gateway.wait(lambda: running(worker, "web") and running(worker, "joined"), timeout=60)
         gateway.wait(lambda: not (gateway.status()["docker"] or {})["dead_containers"], timeout=40)
         assert worker.attached("web", "mesh")
+        lines = map(json.loads, gateway.log.splitlines())
+        requested = {each["container"] for each in lines if each["event"] == "docker start requested"}
+        assert requested == {"web", "joined"}, "the engine itself has started a container"
         assert not running(worker, "stopped"), "revival must not start a container that a user stopped"
         assert manager.docker("network", "ls", "-q", "--filter", "name=mesh").stdout.count("\n") == 1

@@ -92,7 +92,7 @@ def _age(member: MemberView, now: float) -> str:
 
 
 def _notes(member: MemberView) -> list[str]:
-    """Return why a member does not answer, and whether its last reload failed."""
+    """Return why a member does not respond, and whether its last reload failed."""
     reload_failed = member.summary is not None and not member.summary.reload_successful
     return [*filter(None, [member.error]), *(["the last reload failed"] if reload_failed else [])]
 

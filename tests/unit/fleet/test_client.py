@@ -115,7 +115,7 @@ async def test_each_error_of_a_request_says_what_to_do(tmp_path: Path) -> None:
         ),
         (
             aiohttp.ClientOSError(errno.ECONNRESET, "Connection reset by peer"),
-            f"the server closed the connection without an answer: {CORRECT_PORT}",
+            f"the server closed the connection without a response: {CORRECT_PORT}",
         ),
     ],
 )
