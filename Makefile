@@ -4,7 +4,7 @@ VENV := .venv
 PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11; do $$p -c '' 2>/dev/null && echo $$p && break; done || echo python3)
 BIN := $(VENV)/bin
 
-.PHONY: help image examples example-sidecar example-shared example-sockets example-labels example-legacy example-nfs example-swarm example-vpn setup demo test check bench contract fairness fuzz sanitize chaos soak failover ways restarts abort-budget mounts profile format clean
+.PHONY: help image examples example-sidecar example-shared example-sockets example-labels example-legacy example-nfs example-swarm example-vpn setup demo test check bench contract fairness fuzz fuzz-native lint-native valgrind coverage-native sanitize chaos soak failover ways restarts abort-budget mounts profile format clean
 
 help:  ## list all commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,26 @@ $(VENV)/fuzz-installed: $(VENV)/installed
 
 fuzz: $(VENV)/fuzz-installed  ## fuzz the SSH receive path and the parsers (ARGS="--seconds 600 --target ssh_receive", or --ci)
 	$(BIN)/python -m tests.fuzz.run $(ARGS)
+
+fuzz-native: setup  ## fuzz the engine in C with libFuzzer (ARGS="-runs=10000000", --distil, or the file of an input)
+	@tools/packages.sh native
+	$(BIN)/python -m tests.fuzz.native.run $(ARGS)
+
+lint-native: setup  ## check the engine in C with GCC's static analyzer and clang-tidy
+	@tools/packages.sh native
+	$(BIN)/python -m tools.lint_native
+
+valgrind: setup  ## run the unit tests of the engine in C with valgrind
+	@tools/packages.sh native
+	$(BIN)/python hatch_build.py --debug
+	status=0; \
+	PYTHONMALLOC=malloc valgrind --quiet --error-exitcode=66 --leak-check=full --errors-for-leak-kinds=definite,possible \
+	--show-leak-kinds=definite,possible --suppressions=tests/valgrind.supp \
+	$(BIN)/python -m pytest -q tests/unit/_dataplane $(ARGS) || status=$$?; \
+	$(BIN)/python hatch_build.py; exit $$status
+
+coverage-native: setup  ## measure which lines of the engine in C its unit tests and the saved inputs of the fuzzers run
+	$(BIN)/python -m tools.native_coverage $(ARGS)
 
 failover: setup  ## kill the database that clients use, repeatedly (ARGS="--count 30")
 	@tools/packages.sh test

@@ -26,6 +26,7 @@ FLAGS = [
 RELEASE = ["-O2", "-D_FORTIFY_SOURCE=2"]
 DEBUG = ["-O1", "-g", "-fno-omit-frame-pointer"]
 VARIANTS = {
+    "--debug": DEBUG,
     "--coverage": ["-O0", "-g", "--coverage"],
     "--sanitize": [*DEBUG, "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
     "--sanitize-threads": [*DEBUG, "-fsanitize=thread"],

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the missing Debian packages for a target of the Makefile if it runs as root; otherwise, prints their names.
-# Usage: tools/packages.sh venv PYTHON | demo | test | bench
+# Usage: tools/packages.sh venv PYTHON | demo | test | bench | native
 set -eu
 
 demo="openssh-server mariadb-server postgresql nfs-ganesha nfs-ganesha-vfs libnfs-utils"
@@ -18,7 +18,8 @@ case "$1" in
     demo) wanted=$demo ;;
     test) wanted=$test ;;
     bench) wanted="gcc libc6-dev openssh-server openssh-client postgresql haproxy" ;;
-    *) echo "usage: $0 venv PYTHON | demo | test | bench" >&2; exit 2 ;;
+    native) wanted="gcc libc6-dev libssl-dev clang libclang-rt-dev clang-tidy valgrind" ;;
+    *) echo "usage: $0 venv PYTHON | demo | test | bench | native" >&2; exit 2 ;;
 esac
 
 missing=""

@@ -6,7 +6,7 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-#define MAX_CHUNK (64u * 1024u)
+#define MAX_CHUNK ((size_t)64 * 1024)
 #define MAX_IOVECS 16
 
 struct chunk {
@@ -18,23 +18,23 @@ struct chunk {
 /* Make room for `size` bytes in the last chunk, which can grow to MAX_CHUNK, or in a new chunk. */
 static struct chunk *make_room(struct chunks *c, size_t size)
 {
-    struct chunk *last = c->last ? *c->last : NULL, *made;
+    struct chunk *last = c->last ? *c->last : NULL, *grown = last, *made;
     size_t needed = (last ? last->size : 0) + size;
 
     if (last && needed <= last->capacity)
         return last;
     if (last && needed > MAX_CHUNK) {
-        last = NULL;
+        grown = NULL;
         needed = size;
     }
-    made = realloc(last, sizeof *made + needed + needed / 8);
+    made = realloc(grown, sizeof *made + needed + needed / 8);
     if (!made)
         return NULL;
     made->capacity = needed + needed / 8;
-    if (!last) {
+    if (!grown) {
         made->next = NULL;
         made->size = 0;
-        c->last = c->last ? &(*c->last)->next : &c->first;
+        c->last = last ? &last->next : &c->first;
     }
     *c->last = made;
     return made;

@@ -24,6 +24,7 @@ static void set_mask(struct channel *c, uint32_t mask)
 
     if (epoll_ctl(c->engine->epoll, operation, c->fd, &event) < 0) {
         c->mask = 0;
+        c->blocked_since = 0;
         ending_abort(c, CLOSE_ABORTED);
         return;
     }
@@ -148,11 +149,12 @@ void client_read(struct channel *c)
         return;
     }
     limit = c->peer_window < c->peer_max_packet ? (uint32_t)c->peer_window : c->peer_max_packet;
-    slots = c->bulk && limit == MAX_SEND_PACKET && c->peer_window >= PACKETS_PER_TURN * MAX_SEND_PACKET && !contended(w)
+    slots = c->bulk && limit == MAX_SEND_PACKET && !contended(w) &&
+                    c->peer_window >= (uint64_t)PACKETS_PER_TURN * MAX_SEND_PACKET
                 ? PACKETS_PER_TURN
                 : 1;
     if (may_send(w))
-        batch = send_reserve(w, slots * PACKET_STRIDE, false);
+        batch = send_reserve(w, (size_t)slots * PACKET_STRIDE, false);
     if (!batch) {
         queue_channel(c);
         client_update_mask(c);

@@ -25,11 +25,11 @@
 #define MAX_PADDING (MAX_BLOCK_SIZE + MIN_PADDING)
 #define PACKET_STRIDE (DATA_HEADER + MAX_SEND_PACKET + MAX_PADDING + TAG_SIZE)
 #define PACKETS_PER_TURN 4u    /* packets that one channel sends in a turn, unless the path is slow and others wait */
-#define BATCH_SIZE (8u * PACKET_STRIDE)
-#define SLOW_BATCH_SIZE (2u * PACKET_STRIDE)
-#define RECEIVE_SIZE (512u * 1024u)
-#define MAX_UNACCEPTED (256u * 1024u) /* bytes of packets for Python above which receiving stops */
-#define MAX_RECORDS (4u * 1024u * 1024u) /* bytes of records that Python has not taken above which the thread waits */
+#define BATCH_SIZE ((size_t)8 * PACKET_STRIDE)
+#define SLOW_BATCH_SIZE ((size_t)2 * PACKET_STRIDE)
+#define RECEIVE_SIZE ((size_t)512 * 1024)
+#define MAX_UNACCEPTED ((size_t)256 * 1024) /* bytes of packets for Python above which receiving stops */
+#define MAX_RECORDS ((size_t)4 * 1024 * 1024) /* bytes of records that Python has not taken above which the thread waits */
 #define MAX_BOUNDS 32u
 #define SECOND 1000000000ull
 #define NO_INDEX (-1)
@@ -266,6 +266,7 @@ uint64_t clock_ns(void);
 /* queue.c: commands, records, slots. */
 bool queue_command(struct engine *, const struct message_header *, const void *payload, const void *more,
                    size_t more_size);
+void close_client_of(const struct message_header *record);
 void emit(struct engine *, enum record, uint64_t token, const int64_t arguments[4], const void *payload, size_t size);
 uint64_t slot_allocate(struct engine *);
 void slot_release(struct engine *, uint64_t token);
@@ -283,6 +284,7 @@ void run_commands(struct engine *);
 bool engine_init(struct engine *, const uint64_t *bounds, uint32_t bound_count);
 int engine_turn(struct engine *, int timeout_ms);
 void engine_clear(struct engine *);
+void close_reported(const struct bytes *records);
 void free_later(struct engine *, struct source *);
 
 /* thread.c */

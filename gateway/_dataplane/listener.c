@@ -93,9 +93,9 @@ static bool contains(const struct network *n, const uint8_t *address, size_t siz
 {
     uint8_t whole = n->prefix / 8, rest = n->prefix % 8;
 
-    if (n->size != size || memcmp(n->address, address, whole))
+    if (n->size != size || whole > size || memcmp(n->address, address, whole) != 0)
         return false;
-    return !rest || !((n->address[whole] ^ address[whole]) >> (8 - rest));
+    return whole == size || (n->address[whole] ^ address[whole]) >> (8 - rest) == 0;
 }
 
 static bool allowed(const struct listener *l, const struct sockaddr_storage *from)
@@ -183,6 +183,7 @@ void listener_event(struct listener *l)
 {
     struct sockaddr_storage from;
 
+    memset(&from, 0, sizeof from);
     if (l->accepted == l->permitted)
         listener_stop(l);
     for (uint32_t at = 0; at < ACCEPTS_PER_TURN && l->watched && l->accepted < l->permitted && !withdrawn(l); at++) {

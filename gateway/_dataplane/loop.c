@@ -137,17 +137,14 @@ int engine_turn(struct engine *e, int timeout_ms)
     return error;
 }
 
-/* Close the descriptors of clients in records that Python has not taken. */
-static void close_reported(struct engine *e)
+/* Close the descriptors of clients in records that Python does not handle. */
+void close_reported(const struct bytes *records)
 {
     struct message_header header;
 
-    for (size_t at = 0; at < e->records.size; at += header.size) {
-        memcpy(&header, e->records.data + at, sizeof header);
-        if (header.kind == RECORD_ENDED && header.b >= 0)
-            close((int)header.b);
-        else if (header.kind == RECORD_RETURNED)
-            close((int)header.a);
+    for (size_t at = 0; at < records->size; at += header.size) {
+        memcpy(&header, records->data + at, sizeof header);
+        close_client_of(&header);
     }
 }
 
@@ -172,7 +169,7 @@ void engine_clear(struct engine *e)
             channel_release(c);
     }
     free_now(e);
-    close_reported(e);
+    close_reported(&e->records);
     const int descriptors[] = {e->epoll, e->timer, e->wake, e->report};
 
     for (size_t at = 0; at < sizeof descriptors / sizeof *descriptors; at++)

@@ -32,12 +32,14 @@ PyObject *method_take(PyObject *self, PyObject *unused)
             Py_CLEAR(list);
         Py_XDECREF(tuple);
     }
-    bytes_free(&taken);
     if (failed && list) {
         Py_CLEAR(list);
         errno = failed;
         PyErr_SetFromErrno(PyExc_OSError);
     }
+    if (!list) /* the records are lost */
+        close_reported(&taken);
+    bytes_free(&taken);
     return list;
 }
 

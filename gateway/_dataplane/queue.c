@@ -1,6 +1,7 @@
 /* Commands, records and slots: everything that Python and the engine share. */
 #include <errno.h>
 #include <stdint.h>
+#include <unistd.h>
 
 #include "engine.h"
 
@@ -41,6 +42,15 @@ bool queue_command(struct engine *e, const struct message_header *header, const 
     return at != NULL;
 }
 
+/* Close the descriptor of a client in a record that Python does not handle. */
+void close_client_of(const struct message_header *header)
+{
+    if (header->kind == RECORD_ENDED && header->b >= 0)
+        close((int)header->b);
+    else if (header->kind == RECORD_RETURNED)
+        close((int)header->a);
+}
+
 /* Append a record. Python is notified at the end of the turn, but of bytes for a tap immediately: it must have seen them
  * when it handles what the client does next. */
 void emit(struct engine *e, enum record kind, uint64_t token, const int64_t arguments[4], const void *payload,
@@ -66,6 +76,7 @@ void emit(struct engine *e, enum record kind, uint64_t token, const int64_t argu
             memcpy(at + sizeof header, payload, size);
     } else {
         e->records_lost = true;
+        close_client_of(&header);
     }
     pthread_mutex_unlock(&e->lock);
     if (kind == RECORD_TAP)
@@ -100,7 +111,7 @@ static bool add_slab(struct engine *e)
     uint32_t base = e->slab_count * SLAB_SLOTS;
 
     if (!e->slabs)
-        e->slabs = calloc(MAX_SLABS, sizeof *e->slabs);
+        e->slabs = calloc(MAX_SLABS, sizeof(struct gauge *));
     if (!e->slabs || e->slab_count == MAX_SLABS)
         return false;
     slab = aligned_alloc(64, SLAB_SLOTS * sizeof *slab);

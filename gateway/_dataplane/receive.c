@@ -12,9 +12,9 @@ struct packet {
 
 static void receive_data(struct wire *w, struct channel *c, struct packet p, uint32_t header)
 {
-    uint32_t size = p.size >= header ? get_u32(p.body + header - 4) : UINT32_MAX;
+    uint32_t size = p.size >= header ? get_u32(p.body + header - 4) : 0;
 
-    if (size != p.size - header) {
+    if (p.size < header || size != p.size - header) {
         wire_violation(w, false, "Incomplete data packet for channel %u", c->number);
         return;
     }

@@ -16,7 +16,7 @@
 #define NOT_FAST_DRAIN (SECOND / 100) /* below 26 MB/s, the path is no longer fast */
 #define NOTSENT_LOWAT (128 * 1024)
 #define FAST_NOTSENT_LOWAT (4 * NOTSENT_LOWAT) /* fewer wakeups per byte; still sent within milliseconds */
-#define MAX_WAITING (1024u * 1024u) /* above this, receiving stops: replies would make the batch larger */
+#define MAX_WAITING ((size_t)1024 * 1024) /* above this, receiving stops: replies would make the batch larger */
 #define MAX_DEFERRED 16384u
 
 /* Whether channel data can be sent now. During a key exchange, it must not (RFC 4253, section 7.1). */

@@ -168,7 +168,7 @@ bool wire_add_channel(struct wire *w, struct channel *c)
 {
     if (!w->free_count && w->used_count == w->table_size) {
         uint32_t size = w->table_size ? w->table_size * 2 : 64;
-        struct channel **table = size > MAX_CHANNELS ? NULL : realloc(w->table, size * sizeof *table);
+        struct channel **table = size > MAX_CHANNELS ? NULL : realloc(w->table, size * sizeof(struct channel *));
         uint32_t *numbers;
 
         if (!table)

@@ -13,6 +13,8 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.fuzz.native.run import run_in_ci
+
 CORPUS = Path(__file__).parent / "corpus"
 TARGETS = ("ssh_receive", "config", "urls", "openvpn_file", "rpc", "smb", "known_hosts")
 _SSH = TARGETS[0]
@@ -107,7 +109,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
     parser.add_argument("--target", action="append", choices=TARGETS, help="default: all, one after the other")
     parser.add_argument("--seconds", type=int, default=60, help="for each target (default: 60)")
-    parser.add_argument("--ci", action="store_true", help="run the same inputs each time, for three minutes in total")
+    parser.add_argument("--ci", action="store_true", help="run the same inputs each time, for four minutes at most")
     parser.add_argument("--out", type=Path, help="folder for findings and new inputs (default: a folder in /tmp)")
     parser.add_argument(
         "--replay", type=Path, metavar="FILE", help="run one input of --target, and print its description"
@@ -129,6 +131,10 @@ def main() -> int:
         outcome = fuzz(name, out / name, _CI_SECONDS[name] if chosen.ci else chosen.seconds, options)
         print(outcome.line, flush=True)
         failed += [f"{path}: {_headline(path)}" for path in outcome.found]
+    if chosen.ci and not chosen.target:
+        line, status = run_in_ci(out / "native")
+        print(line, flush=True)
+        failed += [f"{out}/native: run `make fuzz-native` with the input"] * status
     print("\n".join(failed), end="\n" if failed else "")
     return 1 if failed else 0
 

@@ -1,6 +1,7 @@
 """Tests that each saved input of the fuzzers passes, and that the oracles detect defects; see docs/testing.md."""
 
 import importlib
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,13 @@ from gateway.ssh.packet_reader import PacketReader
 from gateway.ssh.packet_writer import PacketWriter
 from tests.fuzz import run
 from tests.fuzz.findings import failure, file_name, minimize, name_of
+from tests.fuzz.native import run as native
+from tests.fuzz.native.build import ENGINE, Build
 from tests.fuzz.ssh.script import LONGEST, Op, Script, Step, decode, encode, mutate
 from tests.fuzz.ssh.seal import OracleError
 from tests.fuzz.targets import ssh_receive
+from tests.support.requirements import need, need_data_plane
+from tools.newest_program import newest_program
 
 INPUTS = [(name, path) for name in run.TARGETS for path in sorted((run.CORPUS / name).iterdir())]
 
@@ -95,6 +100,75 @@ def test_an_injected_defect_is_detected(mutation: Mutation, steps: tuple[Step, .
     with pytest.MonkeyPatch.context() as patch, pytest.raises(OracleError, match=message):
         mutation(patch)
         ssh_receive.check(script)
+
+
+# The oracles of the engine in C: for each injected defect, a saved input makes an oracle fail.
+
+
+def replay(program: Path) -> str:
+    """Run the saved inputs of the engine. Return the error, or an empty string."""
+    inputs = sorted(map(str, native.CORPUS.iterdir()))
+    done = subprocess.run(
+        [program, *inputs], capture_output=True, text=True, errors="replace", timeout=120, check=False
+    )
+    return done.stderr if done.returncode else ""
+
+
+@pytest.fixture(scope="module")
+def harness(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    need(newest_program("gcc") is not None, "gcc")
+    need_data_plane()  # it needs OpenSSL's headers, like the harness
+    build = Build(tmp_path_factory.mktemp("native"), replay=True, sanitize=False)
+    assert replay(build.run()) == ""
+    return build
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "defect", "message"),
+    [
+        ("channel.c", "window_remaining += grant;", "window_remaining += grant + 1;", "a window of"),
+        ("channel.c", "    w->growth_available += c->growth;", "", "the growth of windows is not accounted"),
+        ("delivery.c", "*total += *sent_of_first", "*total += offered", "a window of"),
+        ("receive.c", "if (c->window_remaining < 0)", "if (0)", "a negative window"),
+        (
+            "receive.c",
+            "get_u32(p.body + header - 4) : 0;\n\n    if (p.size < header || ",
+            "get_u32(p.body + header - 4) : ~0u;\n\n    if (",
+            "an allocation of",
+        ),
+        ("receive.c", "w->recv_seq = 0;", ";", "a legal server is accused"),
+        ("client.c", "c->peer_window -= count;", "", "bytes for a window of"),
+        ("client.c", "send_short(c->wire, MSG_CHANNEL_EOF, c->peer, NULL);", "", "the end of the client's stream"),
+        ("send.c", "w->blocked || w->paused || w->closed", "w->blocked || w->closed", "in a key exchange"),
+        ("turns.c", "        if (!c->ended)\n            client_update_mask(c);", "", "waits for"),
+        ("chunks.c", "c->sent += count;", "c->sent += count + (count > 100);", "wrong bytes"),
+        ("queue.c", "        close_client_of(&header);", ";", "descriptors are not closed"),
+        ("latency.c", "    e->stall_scan_due = 0;", "", "does not become idle"),
+        ("client.c", "        c->blocked_since = 0;", "", "descriptor -1 is closed"),
+        ("listener.c", "l->accepted < l->permitted && !withdrawn(l)", "!withdrawn(l)", "clients are accepted"),
+        ("listener.c", "if (!withdrawn(l) && allowed", "if (allowed", "after the rule was withdrawn"),
+        ("listener.c", ">> (8 - rest)", ">> (9 - rest)", "a forbidden address"),
+        ("pending.c", "            give_back(c);", "", "in a wrong state is pending"),
+        (
+            "pending.c",
+            "    if (l->stopped && !l->pending)\n        listener_free(l);",
+            "",
+            "without clients is not freed",
+        ),
+    ],
+)
+def test_an_injected_defect_of_the_engine_is_detected(
+    name: str, code: str, defect: str, message: str, harness: Build
+) -> None:
+    original = ENGINE / name
+    source = original.read_text()
+    assert code in source
+    changed = harness.folder / name
+    changed.write_text(source.replace(code, defect, 1))
+    try:
+        assert message in replay(harness.replace(changed))
+    finally:
+        harness.replace(original)
 
 
 # Tests of the tools of the fuzzers.

@@ -352,6 +352,23 @@ def test_a_thread_that_fails_is_reported(rig: Rig) -> None:
         rig.engine.take()
 
 
+def test_the_descriptors_of_lost_records_are_closed(rig: Rig) -> None:
+    _, number, client = rig.join()
+    rig.peer.sendall(b"".join(rig._theirs.seal(bytes([kind]) + numbers(number)) for kind in (EOF, CLOSE)))
+    rig.engine.turn()  # the channel has ended, and Python must close the client later
+    client.send(b"more")
+    null = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(null, rig.engine.fileno())
+    os.close(null)
+    rig.engine.start()
+    ready, _, _ = select.select([rig.engine.fileno()], [], [], 10)
+    assert ready
+    with pytest.raises(OSError, match="Invalid argument"):
+        rig.engine.take()
+    with pytest.raises(BrokenPipeError):
+        client.send(b"more")
+
+
 def test_a_listener_joins_clients_and_reports_them(rig: Rig) -> None:
     listener = rig.listen()
     client = rig.connect()

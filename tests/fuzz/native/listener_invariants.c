@@ -1,0 +1,55 @@
+/* Invariants of listeners, which hold after each turn. */
+#include "listeners.h"
+
+#define MAX_PENDING 64u
+#define SLOW_OPEN (SECOND / 2) /* longer than the limit of pending.c: the clock moves during a turn */
+
+static void check_pending(const struct listener *l)
+{
+    const struct channel *last = NULL;
+    uint32_t count = 0;
+
+    for (const struct channel *c = l->first; c; c = c->queue_next) {
+        CHECK(c->listener == l && c->queue_previous == last, "the queue of the listener is inconsistent");
+        CHECK(c->unannounced && c->wire && !c->open && !c->attached && !c->abandoned && !c->ended && !c->queued,
+              "a channel in a wrong state is pending");
+        CHECK(file_of(c->fd)->kind == FILE_CLIENT && !file_of(c->fd)->registered, "descriptor %d is not a client",
+              c->fd);
+        CHECK(!last || last->accepted_at < c->accepted_at, "the channels are in a wrong order");
+        last = c;
+        count++;
+    }
+    CHECK(l->last == last && l->pending == count, "%u channels are pending, not %u", count, l->pending);
+    CHECK(count <= MAX_PENDING, "%u channels are pending", count);
+}
+
+static void check_listener(const struct listener *l)
+{
+    const struct far_listener *far = NULL;
+
+    for (int at = 0; at < listener_count; at++)
+        if (listeners[at].token == l->token)
+            far = &listeners[at];
+    CHECK(far && l->source.kind == SOURCE_LISTENER && l->gauge->object == l, "a listener that has ended");
+    CHECK(l->accepted == far->accepted && l->accepted == atomic_load(&l->gauge->to_backend),
+          "%llu clients are accepted", (unsigned long long)far->accepted);
+    CHECK(l->permitted == far->permits || l->stopped, "%llu clients are permitted", (unsigned long long)l->permitted);
+    CHECK(!far->accept_failed || l->stopped, "an error of accept4 has no effect");
+    CHECK(!l->stopped || l->pending, "a listener without clients is not freed");
+    CHECK(l->watched == (!l->stopped && l->pending < MAX_PENDING), "the socket is watched: %d", l->watched);
+    CHECK(file_is_open(l->fd) == !l->stopped && (l->stopped || file_of(l->fd)->registered == l->watched),
+          "the socket has another registration");
+    CHECK(l->stopped || !l->pending || engine->slow_scan_due, "no scan for slow replies is due");
+    CHECK(l->stopped || !l->pending || fake_now - l->first->accepted_at < SLOW_OPEN, "a slow reply has no effect");
+    check_pending(l);
+}
+
+void check_listeners(void)
+{
+    for (const struct listener *l = engine->listeners; l; l = l->next) {
+        CHECK(!l->next || l->next->previous == l, "the list of listeners is inconsistent");
+        check_listener(l);
+    }
+    for (const struct channel *c = engine->channels; c; c = c->next)
+        CHECK(c->unannounced == (c->listener != NULL) || c->ended, "whether Python knows the channel is wrong");
+}

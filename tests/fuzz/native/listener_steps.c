@@ -1,0 +1,141 @@
+/* Steps of Python about listeners, and of the clients that connect. */
+#include "listeners.h"
+
+#define MANY_CLIENTS 70u /* more than the engine opens channels for at the same time */
+#define MAX_NETWORKS 2   /* of a set */
+#define MAX_EARLY 300u   /* bytes that a client sends before its channel is open */
+
+/* Append the networks of a set, and return how many there are. Set 0 is empty, which allows every address. */
+static uint32_t put_networks(uint8_t *to, uint8_t set)
+{
+    static const struct network half = {.size = 4, .prefix = 9, .address = {10, 127}},
+                                one = {.size = 4, .prefix = 32, .address = {10, 0, 0, 5}},
+                                all_six = {.size = 16, .prefix = 0},
+                                half_six = {.size = 16, .prefix = 9, .address = {0xfd}};
+    const struct network *const sets[4][MAX_NETWORKS] = {{NULL}, {&half}, {&half_six}, {&one, &all_six}};
+    uint32_t count = 0;
+
+    for (; count < MAX_NETWORKS && sets[set][count]; count++)
+        memcpy(to + count * sizeof half, sets[set][count], sizeof half);
+    return count;
+}
+
+/* Return whether a set allows an address: 10.0.0.5, 10.200.0.1, fd00::5 or fd80::1. */
+bool network_allows(uint8_t set, uint8_t address)
+{
+    static const uint8_t allowed[4] = {0xf, 0x1, 0x4, 0xd};
+
+    return allowed[set] >> address & 1;
+}
+
+static void listen_step(const struct step *s)
+{
+    struct far_listener *l = &listeners[listener_count];
+    uint8_t payload[sizeof(struct listener_setup) + MAX_WIRES * sizeof(uint64_t) +
+                    MAX_NETWORKS * sizeof(struct network) + 8] = {0};
+    struct listener_setup setup = {.histogram = s->a >> 4, .min_window = size_of(s->b % 31), .max_packet = 262144,
+                                   .type_size = 4, .rest_size = 4, .tap = s->a >> 2 & 1};
+    size_t size = sizeof setup;
+
+    if (listener_count == MAX_LISTENERS)
+        return;
+    *l = (struct far_listener){.token = slot_allocate(engine), .fd = file_open(FILE_LISTENER, listener_count),
+                               .permits = s->which >> 2 & 15, .networks = s->a & 3, .tap = setup.tap};
+    l->permits = l->permits == 15 ? 100 : l->permits;
+    setup.fd = l->fd;
+    setup.permits = l->permits;
+    setup.min_window += setup.min_window < 4 ? 4 : 0;
+    setup.window = setup.min_window + size_of((s->b >> 3) % 31);
+    l->min_window = setup.min_window;
+    l->window = setup.window;
+    for (int at = 0; at < wire_count; at++)
+        if ((s->which & 3) != at + 1) { /* `which` 0 and 3: both connections */
+            memcpy(payload + size, &wires[at].token, sizeof(uint64_t));
+            size += sizeof(uint64_t);
+            setup.wire_count++;
+        }
+    setup.network_count = put_networks(payload + size, l->networks);
+    size += setup.network_count * sizeof(struct network) + 4;
+    put_u32(payload + size, LISTENER_INDEX + (uint32_t)listener_count++);
+    memcpy(payload, &setup, sizeof setup);
+    python_payload(COMMAND_LISTEN, l->token, payload, size + 4);
+}
+
+/* Connect clients. They wait in the queue of the listening socket. */
+static void connect_clients(struct far_listener *l, const struct step *s)
+{
+    uint32_t times = s->b % 8 == 5 ? MANY_CLIENTS : 1;
+
+    for (; times && channel_count < MAX_CHANNELS; times--) {
+        struct far_channel *c = &channels[channel_count++];
+
+        *c = (struct far_channel){.fd = -1, .listener = (int)(l - listeners) + 1, .address = s->b >> 6, .tap = l->tap};
+        c->written = data_size(s->a, MAX_EARLY);
+        c->early_room = size_of(s->b >> 3);
+        file_of(l->fd)->available++;
+    }
+}
+
+/* Make the engine return the clients that it accepts from now on, as `withdraw` in module_commands.c does. */
+void withdraw(struct far_listener *l)
+{
+    l->withdrawn = true;
+    atomic_store(&slot_find(engine, l->token)->held, 1);
+}
+
+static void unlisten(struct far_listener *l, uint8_t how)
+{
+    switch (how % 4) {
+    case 2: /* the engine does not have the command yet */
+        withdraw(l);
+        break;
+    case 3:
+        l->withdraws = true;
+        break;
+    default:
+        withdraw(l);
+        l->unlisten_sent = true;
+        python_command(COMMAND_UNLISTEN, l->token, 0, 0, 0);
+    }
+}
+
+static void recall(struct far_listener *l, const struct far_wire *w, const struct step *s)
+{
+    bool of_wire = s->a & 1;
+
+    if (of_wire ? w->final : !l || l->final)
+        return;
+    for (int at = 0; at < listener_count; at++)
+        listeners[at].recalled |= of_wire || l == &listeners[at];
+    python_command(COMMAND_RECALL, of_wire ? w->token : l->token, 0, 0, 0);
+}
+
+bool listener_step(const struct step *s)
+{
+    struct far_listener *l = listener_count ? &listeners[(s->which & 0x3f) % listener_count] : NULL;
+
+    switch (s->kind) {
+    case STEP_LISTEN:
+        listen_step(s);
+        return true;
+    case STEP_CONNECT:
+        if (l && file_is_open(l->fd))
+            connect_clients(l, s);
+        return true;
+    case STEP_PERMIT:
+        if (l && !l->final) {
+            l->permits += s->a % 8;
+            python_command(COMMAND_PERMIT, l->token, s->a % 8, 0, 0);
+        }
+        return true;
+    case STEP_UNLISTEN:
+        if (l && !l->final)
+            unlisten(l, s->a);
+        return true;
+    case STEP_RECALL:
+        recall(l, chosen_wire(s), s);
+        return true;
+    default:
+        return false;
+    }
+}

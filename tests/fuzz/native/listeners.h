@@ -1,0 +1,41 @@
+/* The listeners of the harness, and the clients that connect to them. */
+#ifndef GATEWAY_FUZZ_LISTENERS_H
+#define GATEWAY_FUZZ_LISTENERS_H
+
+#include "harness.h"
+#include "listener.h"
+
+#define MAX_LISTENERS 3
+#define LISTENER_INDEX 0x10000u /* follows CHANNEL_OPEN instead of the index of a channel; plus the listener's index */
+
+/* A listener, as Python and the clients see it. */
+struct far_listener {
+    int fd;
+    uint64_t token, permits, accepted, joined, returned;
+    uint8_t networks; /* the index of a set of networks */
+    bool tap;
+    bool withdrawn, unlisten_sent; /* by Python; `withdrawn`: before the command */
+    bool withdraws;                /* Python withdraws the rule while the engine accepts the next client */
+    bool recalled, accept_failed, stopped, final;
+    uint32_t min_window, window;
+};
+
+extern struct far_listener listeners[MAX_LISTENERS];
+extern int listener_count;
+
+/* listeners.c */
+void listeners_reset(void);
+void listeners_unblock(void); /* completes what Python has begun */
+void check_settled_listeners(void);
+uint32_t opened_for_client(const struct far_wire *, uint32_t index, uint32_t number, uint32_t window);
+bool listener_record(const struct message_header *); /* returns false if the record is of another object */
+
+/* listener_steps.c */
+bool network_allows(uint8_t set, uint8_t address);
+void withdraw(struct far_listener *);
+bool listener_step(const struct step *);
+
+/* listener_invariants.c */
+void check_listeners(void);
+
+#endif

@@ -1,0 +1,194 @@
+/* Allocations of the engine, which fail when the script says so, and the known bytes of the directions. */
+#include "harness.h"
+
+#include <errno.h>
+#include <sanitizer/asan_interface.h>
+
+#define PERIOD 65521u
+#define GAP 4096u /* after each mapping, always poisoned */
+
+struct mapping {
+    uint8_t data[RECEIVE_SIZE + GAP];
+    bool used, poisoned;
+    size_t valid; /* bytes that the engine may access; the others are poisoned */
+};
+
+static struct mapping mappings[MAX_WIRES];
+
+#define LARGE (128u * 1024u)
+#define MAX_BLOCKS 8
+
+struct block {
+    void *data;
+    size_t size;
+    bool used;
+};
+
+static struct block blocks[MAX_BLOCKS]; /* allocated once, and poisoned while they are not used */
+
+/* Called before an execution: nothing of the previous one is left. */
+void memory_reset(void)
+{
+    for (size_t at = 0; at < MAX_WIRES; at++) {
+        CHECK(!mappings[at].used, "a mapping is not freed");
+        if (!mappings[at].poisoned)
+            ASAN_POISON_MEMORY_REGION(mappings[at].data, sizeof mappings[at].data);
+        mappings[at].poisoned = true;
+    }
+    for (size_t at = 0; at < MAX_BLOCKS; at++)
+        CHECK(!blocks[at].used, "a large block is not freed");
+}
+
+static bool refuse(void)
+{
+    if (!faults.in_turn || !fault(&faults.allocation))
+        return false;
+    faults.memory_failed = true;
+    errno = ENOMEM;
+    return true;
+}
+
+/* Allocate a block of at least LARGE bytes, from those that were freed: new memory from the kernel is slow. */
+static void *take_block(size_t size)
+{
+    for (size_t at = 0; at < MAX_BLOCKS; at++) {
+        struct block *b = &blocks[at];
+
+        if (!b->data) {
+            *b = (struct block){.data = malloc(size), .size = size};
+            CHECK(b->data, "no memory");
+        }
+        if (b->size == size && !b->used) {
+            b->used = true;
+            ASAN_UNPOISON_MEMORY_REGION(b->data, size);
+            return b->data;
+        }
+    }
+    return malloc(size);
+}
+
+static struct block *block_of(const void *data)
+{
+    for (size_t at = 0; data && at < MAX_BLOCKS; at++)
+        if (blocks[at].data == data)
+            return &blocks[at];
+    return NULL;
+}
+
+void *fake_malloc(size_t size)
+{
+    return refuse() ? NULL : size < LARGE ? malloc(size) : take_block(size);
+}
+
+void *fake_calloc(size_t count, size_t size)
+{
+    if (refuse())
+        return NULL;
+    return count * size < LARGE ? calloc(count, size) : memset(take_block(count * size), 0, count * size);
+}
+
+void *fake_realloc(void *before, size_t size)
+{
+    struct block *b = block_of(before);
+    void *after;
+
+    CHECK(size > 0 && size < 1u << 30, "an allocation of %zu bytes", size);
+    if (refuse())
+        return NULL;
+    if (!b)
+        return realloc(before, size);
+    after = take_block(size);
+    memcpy(after, before, size < b->size ? size : b->size);
+    fake_free(before);
+    return after;
+}
+
+void fake_free(void *data)
+{
+    struct block *b = block_of(data);
+
+    if (!b) {
+        free(data);
+        return;
+    }
+    CHECK(b->used, "memory is freed twice");
+    b->used = false;
+    ASAN_POISON_MEMORY_REGION(b->data, b->size);
+}
+
+void *fake_aligned_alloc(size_t alignment, size_t size)
+{
+    return refuse() ? NULL : aligned_alloc(alignment, size);
+}
+
+static struct mapping *mapping_of(const void *address)
+{
+    for (size_t at = 0; at < MAX_WIRES; at++) {
+        const uint8_t *data = mappings[at].data, *looked_up = address;
+
+        if (data <= looked_up && looked_up < data + RECEIVE_SIZE)
+            return &mappings[at];
+    }
+    fail(__FILE__, __LINE__, "this address is not mapped");
+}
+
+/* Let the engine access the first `size` bytes of a mapping, and no more. */
+static void set_valid(struct mapping *m, size_t size)
+{
+    ASAN_UNPOISON_MEMORY_REGION(m->data, size);
+    if (m->valid > size)
+        ASAN_POISON_MEMORY_REGION(m->data + size, m->valid - size);
+    m->valid = size;
+}
+
+void memory_received(const void *end)
+{
+    struct mapping *m = mapping_of((const uint8_t *)end - 1);
+
+    set_valid(m, (size_t)((const uint8_t *)end - m->data));
+}
+
+/* Return the memory for received bytes. AddressSanitizer detects an access to bytes that were not received. */
+void *fake_mmap(void *address, size_t size, int protection, int flags, int fd, off_t offset)
+{
+    (void)protection;
+    (void)flags;
+    CHECK(!address && size == RECEIVE_SIZE && fd == -1 && offset == 0, "unexpected arguments of mmap");
+    if (refuse())
+        return MAP_FAILED;
+    for (size_t at = 0; at < MAX_WIRES; at++)
+        if (!mappings[at].used) {
+            mappings[at].used = true;
+            set_valid(&mappings[at], UINT8_MAX); /* bytes that had arrived before the engine got the connection */
+            return mappings[at].data;
+        }
+    fail(__FILE__, __LINE__, "more mappings than connections");
+}
+
+int fake_munmap(void *address, size_t size)
+{
+    struct mapping *m = mapping_of(address);
+
+    CHECK(m->used && address == m->data && size == RECEIVE_SIZE, "this address is not mapped");
+    m->used = false;
+    set_valid(m, 0);
+    return 0;
+}
+
+/* Return the address of the bytes from `offset` on, of which MAX_PATTERN can be used. */
+const uint8_t *pattern(uint32_t seed, uint64_t offset)
+{
+    static uint8_t bytes[PERIOD + MAX_PATTERN];
+
+    if (!bytes[1]) {
+        uint32_t state = 1;
+
+        for (size_t at = 0; at < PERIOD; at++) {
+            state = state * 1664525u + 1013904223u;
+            bytes[at] = (uint8_t)(state >> 24 | 1u);
+        }
+        for (size_t at = PERIOD; at < sizeof bytes; at++)
+            bytes[at] = bytes[at - PERIOD];
+    }
+    return bytes + (seed * 7919u + offset) % PERIOD;
+}

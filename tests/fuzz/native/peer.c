@@ -1,0 +1,208 @@
+/* The SSH server: seals its packets, and checks every packet of the engine (RFC 4253, RFC 4254). */
+#include "listeners.h"
+
+#define INPUT_SIZE (4u * 1024u * 1024u)
+#define OUTPUT_SIZE (4u * 1024u * 1024u)
+#define HEADER (LENGTH_SIZE + 1u)
+#define LAST_TRANSPORT_MESSAGE 49
+
+/* Set a key. The functions of the ciphers are shared with the engine, so its faults are suspended. */
+static void set_key(struct cipher *c, bool sealing, int cipher)
+{
+    struct key_setup setup;
+
+    fill_key(&setup, cipher);
+    CHECK(cipher_set(c, cipher_type_named(setup.cipher), sealing, setup.key, setup.key_size, setup.iv, setup.iv_size),
+          "the key of the server is not set");
+}
+
+void peer_init(struct far_wire *w, int cipher, uint32_t max_packet)
+{
+    static uint8_t input[MAX_WIRES][INPUT_SIZE], output[MAX_WIRES][OUTPUT_SIZE];
+
+    w->input = input[w - wires];
+    w->output = output[w - wires];
+    w->max_packet = max_packet;
+    w->open_cipher = -1;
+    set_key(&w->seal, true, cipher);
+    set_key(&w->open, false, cipher);
+}
+
+void peer_forget(struct far_wire *w)
+{
+    cipher_clear(&w->seal);
+    cipher_clear(&w->open);
+}
+
+void peer_new_key(struct far_wire *w, int cipher)
+{
+    set_key(&w->seal, true, cipher);
+    if (strict)
+        w->send_seq = 0;
+}
+
+uint8_t *peer_reserve(const struct far_wire *w, size_t size)
+{
+    if (!file_is_open(w->fd) || w->input_end + HEADER + size + MAX_PADDING + 64 + TAG_SIZE > INPUT_SIZE)
+        return NULL;
+    return w->input + w->input_end + HEADER;
+}
+
+static void arrived(struct far_wire *w, size_t size)
+{
+    w->input_end += size;
+    file_of(w->fd)->available = w->input_end - w->input_start;
+}
+
+/* Seal the payload of `size` bytes that is in place, with up to three blocks of additional padding. */
+void peer_send(struct far_wire *w, size_t size, uint8_t padding_blocks)
+{
+    uint32_t block = w->seal.type->block_size, suspended = faults.cipher;
+    uint32_t padding = block - (uint32_t)(size + 1) % block + (padding_blocks & 3) * block;
+    uint8_t *packet = w->input + w->input_end;
+    uint32_t length;
+
+    padding += padding < MIN_PADDING ? block : 0;
+    length = (uint32_t)(size + 1 + padding);
+    if (length > w->max_packet)
+        w->illegal = true;
+    put_u32(packet, length);
+    packet[LENGTH_SIZE] = (uint8_t)padding;
+    memset(packet + HEADER + size, 0, padding);
+    faults.cipher = 0;
+    CHECK(w->seal.type->seal(&w->seal, w->send_seq, packet, length), "the server's packet is not sealed");
+    faults.cipher = suspended;
+    w->send_seq++;
+    arrived(w, LENGTH_SIZE + length + TAG_SIZE);
+}
+
+/* Send bytes that are not sealed. */
+bool peer_send_raw(struct far_wire *w, const uint8_t *data, size_t size)
+{
+    uint8_t *at = peer_reserve(w, size);
+
+    if (!at)
+        return false;
+    memcpy(at - HEADER, data, size);
+    arrived(w, size);
+    return true;
+}
+
+static void on_open(struct far_wire *w, const uint8_t *payload, size_t size)
+{
+    uint32_t type = size > 5 ? get_u32(payload + 1) : UINT32_MAX, index;
+
+    CHECK(type < size && size == 5 + type + 16, "a CHANNEL_OPEN of %zu bytes", size);
+    index = get_u32(payload + size - 4);
+    if (index >= LISTENER_INDEX)
+        index = opened_for_client(w, index, get_u32(payload + 5 + type), get_u32(payload + 9 + type));
+    CHECK(index < (uint32_t)channel_count && !channels[index].known, "an unexpected CHANNEL_OPEN");
+    channels[index].known = true;
+    channels[index].number = get_u32(payload + 5 + type);
+    CHECK(get_u32(payload + 9 + type) == channels[index].receive_window, "a wrong window");
+    for (int at = 0; at < channel_count; at++) {
+        const struct far_channel *c = &channels[at];
+
+        CHECK(at == (int)index || &wires[c->wire] != w || !c->known || c->number != channels[index].number ||
+                  (c->closed && c->engine_closed) || tainted,
+              "channel number %u is in use", c->number);
+    }
+}
+
+static void on_data(struct far_channel *c, const uint8_t *payload, size_t size)
+{
+    uint32_t count = size >= 9 ? get_u32(payload + 5) : 0;
+
+    CHECK(count && count == size - 9, "malformed data");
+    CHECK(count <= c->send_window && count <= c->max_packet, "%u bytes for a window of %llu", count,
+          (unsigned long long)c->send_window);
+    CHECK(!c->engine_ended, "data after EOF");
+    CHECK(c->arrived + count <= c->written && memcmp(payload + 9, data_up(c, c->arrived), count) == 0, "wrong bytes");
+    c->send_window -= count;
+    c->arrived += count;
+}
+
+static void on_channel_message(struct far_wire *w, const uint8_t *payload, size_t size)
+{
+    uint32_t index = size >= 5 ? get_u32(payload + 1) - PEER_NUMBER : UINT32_MAX;
+    struct far_channel *c = &channels[index < MAX_CHANNELS ? index : 0];
+
+    if (tainted)
+        return;
+    CHECK(index < (uint32_t)channel_count && &wires[c->wire] == w && c->confirmed, "an unknown channel");
+    CHECK(!c->engine_closed, "message %d after CLOSE", payload[0]);
+    switch (payload[0]) {
+    case MSG_CHANNEL_DATA:
+        on_data(c, payload, size);
+        break;
+    case MSG_CHANNEL_WINDOW_ADJUST:
+        CHECK(size == 9 && get_u32(payload + 5), "an adjust without a size");
+        c->receive_window += get_u32(payload + 5);
+        CHECK(c->receive_window <= UINT32_MAX, "a window of more than 32 bits");
+        break;
+    case MSG_CHANNEL_EOF:
+        CHECK(size == 5 && !c->engine_ended, "a second EOF");
+        c->engine_ended = true;
+        break;
+    case MSG_CHANNEL_CLOSE:
+        CHECK(size == 5, "a long CLOSE");
+        c->engine_closed = true;
+        break;
+    case MSG_CHANNEL_FAILURE:
+        CHECK(size == 5 && c->unanswered--, "an unexpected answer");
+        break;
+    default:
+        CHECK(false, "message %d", payload[0]);
+    }
+}
+
+static void on_packet(struct far_wire *w, const uint8_t *payload, size_t size)
+{
+    CHECK(!w->disconnected, "message %d after DISCONNECT", payload[0]);
+    CHECK(!w->between_keys || payload[0] <= LAST_TRANSPORT_MESSAGE, "message %d in a key exchange", payload[0]);
+    if (payload[0] == MSG_KEXINIT) {
+        w->between_keys = true;
+    } else if (payload[0] == MSG_NEWKEYS) {
+        w->between_keys = false;
+        CHECK(w->open_cipher >= 0, "an unexpected NEWKEYS");
+        set_key(&w->open, false, w->open_cipher);
+        w->open_cipher = -1;
+        w->recv_seq = strict ? UINT32_MAX : w->recv_seq; /* the caller adds 1 */
+    } else if (payload[0] == MSG_DISCONNECT) {
+        w->disconnected = true;
+    } else if (payload[0] == MSG_CHANNEL_OPEN) {
+        on_open(w, payload, size);
+    } else if (payload[0] > MSG_CHANNEL_OPEN) {
+        on_channel_message(w, payload, size);
+    }
+}
+
+/* Open and check the complete packets. */
+void peer_receive(struct far_wire *w, const uint8_t *data, size_t size)
+{
+    uint32_t suspended = faults.cipher;
+    size_t start = 0;
+
+    CHECK(w->output_size + size <= OUTPUT_SIZE, "%zu bytes of an incomplete packet", w->output_size);
+    memcpy(w->output + w->output_size, data, size);
+    w->output_size += size;
+    faults.cipher = 0;
+    while (w->output_size - start >= LENGTH_SIZE) {
+        uint8_t *packet = w->output + start;
+        uint32_t length = 0, block = w->open.type->block_size;
+
+        w->open.type->read_length(&w->open, w->recv_seq, packet, &length);
+        CHECK(length >= block && length % block == 0 && length < OUTPUT_SIZE / 2, "a packet of %u bytes", length);
+        if (w->output_size - start < LENGTH_SIZE + length + TAG_SIZE)
+            break;
+        CHECK(w->open.type->open(&w->open, w->recv_seq, packet, length), "a packet with a wrong tag");
+        packet += LENGTH_SIZE;
+        CHECK(packet[0] >= MIN_PADDING && packet[0] + 1u < length, "a packet with %d bytes of padding", packet[0]);
+        on_packet(w, packet + 1, length - 1 - packet[0]);
+        w->recv_seq++;
+        start += LENGTH_SIZE + length + TAG_SIZE;
+    }
+    faults.cipher = suspended;
+    memmove(w->output, w->output + start, w->output_size - start);
+    w->output_size -= start;
+}

@@ -1,0 +1,201 @@
+/* Python's side: commands and records, as gateway/ssh/engine_host.py and its neighbors use them. */
+#include "listeners.h"
+
+#include <errno.h>
+
+#define FULL_WINDOW 1000000u /* small, so that the limits are reached with little data */
+
+static void queue(struct message_header header, const void *payload, const void *more, size_t more_size)
+{
+    CHECK(queue_command(engine, &header, payload, more, more_size), "the command is not queued");
+}
+
+void python_command(enum command command, uint64_t token, int64_t a, int64_t b, int64_t c)
+{
+    queue((struct message_header){.kind = command, .token = token, .a = a, .b = b, .c = c}, NULL, NULL, 0);
+}
+
+void python_payload(enum command command, uint64_t token, const void *payload, size_t size)
+{
+    queue((struct message_header){.kind = command, .token = token, .payload = (uint32_t)size}, payload, NULL, 0);
+}
+
+/* Pass a new SSH connection to the engine, with `received` bytes that have arrived before. */
+void python_wire(int cipher, uint32_t max_packet, uint64_t rekey_bytes, const uint8_t *received, size_t size)
+{
+    struct far_wire *w = &wires[wire_count];
+    struct wire_setup setup = {
+        .strict = strict, .max_packet_length = max_packet, .rekey_bytes = rekey_bytes, .growth_bytes = WIRE_GROWTH,
+        .max_window = FULL_WINDOW, .adjust_bytes = 65536, .received = (uint32_t)size,
+    };
+
+    w->token = slot_allocate(engine);
+    w->fd = setup.fd = file_open(FILE_WIRE, wire_count++);
+    file_of(w->fd)->room = UNLIMITED;
+    peer_init(w, cipher, max_packet);
+    fill_key(&setup.seal, cipher);
+    fill_key(&setup.open, cipher);
+    queue((struct message_header){.kind = COMMAND_WIRE, .token = w->token,
+                                  .payload = (uint32_t)(sizeof setup + size)}, &setup, received, size);
+}
+
+/* Open a channel. Its index follows the maximum packet size, where the server finds it. */
+void python_channel(struct far_wire *w, uint32_t window, bool tap, uint8_t type_size)
+{
+    struct far_channel *c = &channels[channel_count];
+    uint8_t payload[sizeof(struct channel_setup) + 4 + 255] = {0}, index[4];
+    struct channel_setup setup = {.window = window, .max_packet = 262144, .type_size = 4u + type_size, .tap = tap};
+
+    *c = (struct far_channel){.wire = (int)(w - wires), .fd = -1, .tap = tap, .receive_window = window};
+    c->token = slot_allocate(engine);
+    put_u32(index, (uint32_t)channel_count++);
+    memcpy(payload, &setup, sizeof setup);
+    put_u32(payload + sizeof setup, type_size);
+    queue((struct message_header){.kind = COMMAND_CHANNEL, .token = c->token, .a = (int64_t)w->token,
+                                  .payload = (uint32_t)(sizeof setup + setup.type_size + sizeof index)},
+          payload, index, sizeof index);
+}
+
+/* Send a packet in plain text: `size` bytes of payload, the first of which is `message`. */
+void python_packet(struct far_wire *w, uint8_t message, size_t size)
+{
+    static uint8_t packet[65536];
+    uint32_t padding = MAX_BLOCK_SIZE - (uint32_t)(size + 1) % MAX_BLOCK_SIZE;
+
+    padding += padding < MIN_PADDING ? MAX_BLOCK_SIZE : 0;
+    CHECK(size && size + padding + 5 <= sizeof packet, "a packet of %zu bytes", size);
+    memset(packet, 0, size + padding + 5);
+    put_u32(packet, (uint32_t)(size + 1 + padding));
+    packet[4] = (uint8_t)padding;
+    packet[5] = message;
+    queue((struct message_header){.kind = COMMAND_SEND, .token = w->token, .payload = (uint32_t)(size + padding + 5)},
+          packet, NULL, 0);
+}
+
+void python_key(struct far_wire *w, enum command command, int cipher)
+{
+    struct key_setup setup;
+
+    fill_key(&setup, cipher);
+    queue((struct message_header){.kind = command, .token = w->token, .payload = sizeof setup}, &setup, NULL, 0);
+}
+
+/* End a key exchange: NEWKEYS, and the key for the packets that follow. */
+void python_new_seal_key(struct far_wire *w, int cipher)
+{
+    w->open_cipher = cipher;
+    python_packet(w, MSG_NEWKEYS, 1);
+    python_key(w, COMMAND_SEAL_KEY, cipher);
+    w->exchanging = false;
+}
+
+static void on_wire_record(struct far_wire *w, const struct message_header *h, const uint8_t *payload)
+{
+    CHECK(!w->final, "record %u after the last one of the connection", h->kind);
+    switch (h->kind) {
+    case RECORD_PACKET:
+        CHECK(!w->violated && !w->awaits_key, "a packet after a violation, or without a key");
+        CHECK(h->payload && h->payload <= w->max_packet, "a packet of %u bytes", h->payload);
+        w->unaccepted += h->payload;
+        w->awaits_key = payload[0] >= MIN_PADDING && payload[0] + 1u < h->payload && payload[1] == MSG_NEWKEYS;
+        break;
+    case RECORD_VIOLATION:
+        CHECK(!w->violated, "a second violation");
+        CHECK(w->illegal || tainted, "a legal server is accused: %.*s", (int)h->payload, (const char *)payload);
+        w->violated = true;
+        break;
+    case RECORD_LOST:
+        w->final = true;
+        w->fd = -1;
+        slot_release(engine, w->token);
+        break;
+    default:
+        CHECK(h->kind == RECORD_REKEY_DUE, "record %u of a connection", h->kind);
+    }
+}
+
+static void on_tap(struct far_channel *c, const struct message_header *h, const uint8_t *payload)
+{
+    uint64_t *offset = h->a ? &c->tapped_down : &c->tapped_up;
+
+    CHECK(c->tap && h->payload, "an unexpected tap");
+    CHECK(!exact(c) || memcmp(payload, h->a ? data_down(c, *offset) : data_up(c, *offset), h->payload) == 0,
+          "the tap gets wrong bytes");
+    *offset += h->payload;
+}
+
+static void on_ended(struct far_channel *c, const struct message_header *h)
+{
+    CHECK(c->opened, "the end of a channel that is not open");
+    CHECK(h->a <= CLOSE_MOVED && (h->c == 0 || h->c == 1) && (h->d == 0 || h->d == 1), "wrong arguments");
+    CHECK(!h->d || !exact(c) || c->failed || c->delivered == c->sent, "the end was delivered before the data");
+    if (h->b >= 0) {
+        CHECK(h->b == c->fd && h->d && file_of(c->fd)->shut && !file_of(c->fd)->registered, "a wrong descriptor");
+        fake_close(c->fd);
+    }
+}
+
+static void on_channel_record(struct far_channel *c, const struct message_header *h, const uint8_t *payload)
+{
+    CHECK(!c->final, "record %u after the last one of the channel", h->kind);
+    CHECK(c->opened || !c->listener, "record %u of a channel that Python does not know", h->kind);
+    switch (h->kind) {
+    case RECORD_OPENED:
+        CHECK(!c->opened, "a second RECORD_OPENED");
+        c->opened = true;
+        break;
+    case RECORD_TAP:
+        on_tap(c, h, payload);
+        break;
+    case RECORD_REFUSED:
+        CHECK(!c->opened, "the refusal of an open channel");
+        c->final = true;
+        break;
+    default:
+        CHECK(h->kind == RECORD_ENDED, "record %u of a channel", h->kind);
+        on_ended(c, h);
+        c->final = true;
+    }
+    if (c->final)
+        slot_release(engine, c->token);
+}
+
+static void on_record(const struct message_header *h, const uint8_t *payload)
+{
+    if (h->kind == RECORD_HISTOGRAM) {
+        CHECK(h->payload == (engine->bound_count + 1) * sizeof(uint64_t), "a histogram of %u bytes", h->payload);
+        return;
+    }
+    for (int at = 0; at < wire_count; at++)
+        if (wires[at].token == h->token) {
+            on_wire_record(&wires[at], h, payload);
+            return;
+        }
+    if (listener_record(h))
+        return;
+    for (int at = channel_count; at-- > 0;)
+        if (channels[at].token == h->token) {
+            on_channel_record(&channels[at], h, payload);
+            return;
+        }
+    CHECK(false, "record %u for no object", h->kind);
+}
+
+/* Take and check the records. Return false if the engine has failed: Python then closes it. */
+bool python_take(void)
+{
+    struct message_header header;
+    int failed;
+    struct bytes taken = take_records(engine, &failed);
+
+    CHECK(!failed || (failed == ENOMEM && faults.memory_failed), "the engine has failed: %d", failed);
+    if (failed)
+        close_reported(&taken);
+    for (size_t at = 0; at < taken.size && !failed; at += header.size) {
+        memcpy(&header, taken.data + at, sizeof header);
+        CHECK(at + header.size <= taken.size && header.size >= sizeof header + header.payload, "a malformed record");
+        on_record(&header, taken.data + at + sizeof header);
+    }
+    fake_free(taken.data);
+    return !failed;
+}

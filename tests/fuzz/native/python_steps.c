@@ -1,0 +1,99 @@
+/* Steps of Python, which uses the engine as gateway/ssh/engine_transport.py and engine_channel.py do. */
+#include "harness.h"
+
+static bool channel_step(const struct step *s)
+{
+    struct far_channel *c = chosen_channel(s);
+    uint32_t window = size_of(s->b);
+
+    switch (s->kind) {
+    case STEP_OPEN:
+        if (channel_count < MAX_CHANNELS && !chosen_wire(s)->final)
+            python_channel(chosen_wire(s), window < 4 ? 4 : window, s->a & 1, s->a >> 1);
+        return true;
+    case STEP_ABORT:
+        if (!c || c->final || (c->listener && !c->opened))
+            return true;
+        c->link_lost |= s->a % (CLOSE_MOVED + 1) == CLOSE_LINK_LOST;
+        python_command(COMMAND_ABORT, c->token, s->a % (CLOSE_MOVED + 1), 0, 0);
+        return true;
+    case STEP_UNTAP:
+        if (c && !c->final && (!c->listener || c->opened))
+            python_command(COMMAND_UNTAP, c->token, 0, 0, 0);
+        return true;
+    case STEP_CLOSE_HISTOGRAM:
+        python_command(COMMAND_CLOSE_HISTOGRAM, 0, s->a >> 4, 0, 0);
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* Send a packet of Python. During a key exchange, it sends no others than those of the exchange. */
+static void packet(struct far_wire *w, const struct step *s)
+{
+    static const uint8_t messages[] = {2, 30, 80, MSG_DISCONNECT};
+    uint8_t message = messages[s->a % sizeof messages];
+
+    if (w->exchanging && message == 80)
+        return;
+    w->silent = message == MSG_DISCONNECT;
+    for (int times = w->silent ? 0 : s->a >> 4; times >= 0; times--)
+        python_packet(w, message, 1 + data_size(s->b, 40000));
+}
+
+void accept_packets(struct far_wire *w, uint64_t count)
+{
+    count = count < w->unaccepted ? count : w->unaccepted;
+    w->unaccepted -= count;
+    python_command(COMMAND_ACCEPTED, w->token, (int64_t)count, 0, 0);
+}
+
+void give_open_key(struct far_wire *w)
+{
+    python_key(w, COMMAND_OPEN_KEY, w->seal_cipher);
+    w->awaits_key = w->keys_changed = false;
+}
+
+bool python_step(const struct step *s)
+{
+    struct far_wire *w = chosen_wire(s);
+
+    if (channel_step(s))
+        return true;
+    if (s->kind == STEP_WIRE && wire_count < MAX_WIRES) {
+        tainted |= s->a > 0;
+        python_wire(cipher_of(s->b), MAX_PACKET, (uint64_t)1 << (s->b >> 2) % 40, s->bytes, s->a);
+    }
+    if (w->final || w->silent)
+        return s->kind >= STEP_WIRE && s->kind <= STEP_WIRE_CLOSE;
+    switch (s->kind) {
+    case STEP_PACKET:
+        packet(w, s);
+        return true;
+    case STEP_ACCEPT:
+        accept_packets(w, size_of(s->a));
+        return true;
+    case STEP_ROUND_TRIP:
+        python_command(COMMAND_ROUND_TRIP, w->token, (int64_t)size_of(s->a) * 1000, 0, 0);
+        return true;
+    case STEP_EXCHANGE:
+        if (w->exchanging) {
+            python_new_seal_key(w, cipher_of(s->a));
+        } else if (w->open_cipher < 0) { /* the server has received the previous NEWKEYS */
+            python_packet(w, MSG_KEXINIT, 1 + s->b);
+            w->exchanging = true;
+        }
+        return true;
+    case STEP_OPEN_KEY:
+        if (w->awaits_key)
+            give_open_key(w);
+        return true;
+    case STEP_WIRE_CLOSE:
+        python_command(COMMAND_CLOSE, w->token, 0, 0, 0);
+        w->silent = true;
+        return true;
+    default:
+        return false;
+    }
+}

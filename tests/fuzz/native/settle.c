@@ -1,0 +1,115 @@
+/* The end of a script: everything that waits must arrive, and the engine must become idle. */
+#include "listeners.h"
+
+#define MAX_TURNS 5000
+#define SLAB_SLOTS 256u
+
+static bool idle(void)
+{
+    for (int at = 0; at < file_count; at++) {
+        const struct file *f = &files[at];
+        uint32_t ready = f->kind == FILE_CLOSED || !f->registered ? 0 : file_ready(f) & (f->mask | EPOLLERR | EPOLLHUP);
+
+        if (ready && (!(f->mask & EPOLLET) || ready & ~f->reported))
+            return false;
+    }
+    return true;
+}
+
+/* Return whether the engine waits for Python. */
+static bool waits_for_python(void)
+{
+    for (int at = 0; at < wire_count; at++)
+        if (!wires[at].final && !wires[at].silent && (wires[at].awaits_key || wires[at].unaccepted))
+            return true;
+    return false;
+}
+
+/* End what Python and the other sides have begun. */
+static void unblock(void)
+{
+    for (int at = 0; at < file_count; at++)
+        if (files[at].kind == FILE_CLIENT || files[at].kind == FILE_WIRE)
+            files[at].room = UNLIMITED;
+    listeners_unblock();
+    for (int at = 0; at < wire_count; at++) {
+        struct far_wire *w = &wires[at];
+
+        if (w->final || w->silent)
+            continue;
+        if (w->exchanging)
+            python_new_seal_key(w, 0);
+        if (w->awaits_key)
+            give_open_key(w);
+        if (w->unaccepted)
+            accept_packets(w, w->unaccepted);
+    }
+}
+
+static void check_settled_wire(const struct far_wire *w)
+{
+    const struct wire *real = slot_find(engine, w->token)->object;
+
+    CHECK(real && !real->blocked && real->out_start == real->out_end, "bytes are not sent");
+    CHECK(!real->queue_first, "channels wait");
+    CHECK(w->violated || w->silent || (w->input_start == w->input_end && real->start == real->end), "bytes wait");
+    CHECK(w->output_size == 0, "a packet is not complete");
+}
+
+static void check_settled_channel(const struct far_channel *c)
+{
+    const struct file *f = file_is_open(c->fd) ? file_of(c->fd) : NULL;
+
+    CHECK(c->engine_closed || !c->unanswered, "%u requests have no answer", c->unanswered);
+    CHECK(c->engine_closed || c->link_lost || !(c->closed || c->final), "the engine has not closed the channel");
+    if (c->final || !f || c->failed)
+        return;
+    CHECK(!c->closed, "the channel has not ended");
+    CHECK(c->delivered == c->sent, "%llu of %llu bytes are delivered", (unsigned long long)c->delivered,
+          (unsigned long long)c->sent);
+    CHECK(f->shut == c->ended, "the end of the server's stream is not delivered");
+    CHECK(!f->available || !c->send_window || !c->max_packet, "%llu bytes of the client wait",
+          (unsigned long long)f->available);
+    CHECK(c->engine_ended == (f->ended && !f->available && c->send_window),
+          "the end of the client's stream is not delivered");
+}
+
+/* Check that each slot that is not free has an object: Python has handled all records. */
+static void check_slots(void)
+{
+    for (uint32_t at = 0; at < engine->slab_count * SLAB_SLOTS; at++) {
+        struct gauge *slot = engine->slabs[at / SLAB_SLOTS] + at % SLAB_SLOTS;
+
+        CHECK(!(atomic_load(&slot->generation) & 1) || slot->object, "slot %u is not free", at);
+    }
+}
+
+/* Run turns until the engine is idle, and check that nothing waits. Return false if the engine has failed. */
+bool settle(void)
+{
+    int turns = 0;
+
+    faults = (struct faults){.memory_failed = faults.memory_failed};
+    do {
+        CHECK(turns++ < MAX_TURNS, "the engine does not become idle");
+        unblock();
+        turn();
+        if (!python_take())
+            return false;
+    } while (waits_for_python() || !idle());
+    check_settled_listeners();
+    check_slots();
+    if (tainted)
+        return true;
+    for (int at = 0; at < wire_count; at++)
+        if (!wires[at].final && !wires[at].silent)
+            check_settled_wire(&wires[at]);
+    for (int at = 0; at < channel_count; at++) {
+        const struct far_channel *c = &channels[at];
+        const struct far_wire *w = &wires[c->wire];
+
+        if (c->confirmed && !w->final && !w->illegal && !w->silent)
+            check_settled_channel(c);
+    }
+    return true;
+}

@@ -1,0 +1,189 @@
+/* Fake sockets: clients and the SSH connection. Room and errors are what the script has set. */
+#include "harness.h"
+
+#include <errno.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+
+/* Seeds of `pattern`: data of the client, and data of the server. */
+static uint32_t seed_up(const struct far_channel *c)
+{
+    return 2 * (uint32_t)(c - channels) + 1;
+}
+
+static uint32_t seed_down(const struct far_channel *c)
+{
+    return 2 * (uint32_t)(c - channels);
+}
+
+const uint8_t *data_up(const struct far_channel *c, uint64_t offset)
+{
+    return pattern(seed_up(c), offset);
+}
+
+const uint8_t *data_down(const struct far_channel *c, uint64_t offset)
+{
+    return pattern(seed_down(c), offset);
+}
+
+bool exact(const struct far_channel *c)
+{
+    return !tainted && !wires[c->wire].illegal;
+}
+
+static struct file *socket_of(int fd)
+{
+    struct file *f = file_of(fd);
+
+    CHECK(f->kind == FILE_CLIENT || f->kind == FILE_WIRE, "descriptor %d is not a socket", fd);
+    return f;
+}
+
+/* Return whether the call must fail, with its errno; `receiving`: after a reset, what has arrived is received first. */
+static bool failed(struct file *f, bool receiving)
+{
+    if (fault(&faults.interrupt)) {
+        errno = EINTR;
+        return true;
+    }
+    if (receiving && f->available)
+        return false;
+    if (f->error) {
+        errno = f->error;
+        f->error = 0;
+        return true;
+    }
+    if (receiving && !f->ended && !f->dead)
+        errno = EAGAIN;
+    else if (!receiving && (f->shut || f->dead))
+        errno = EPIPE;
+    else if (!receiving && !f->room)
+        errno = EAGAIN;
+    else
+        return false;
+    return true;
+}
+
+/* Receive at most `size` bytes of those that are available. */
+static size_t receive(struct file *f, uint8_t *data, size_t size)
+{
+    size_t count = size < f->available ? size : f->available;
+
+    if (count && f->kind == FILE_WIRE) {
+        struct far_wire *w = &wires[f->owner];
+
+        memory_received(data + count);
+        memcpy(data, w->input + w->input_start, count);
+        w->input_start += count;
+        if (w->input_start == w->input_end)
+            w->input_start = w->input_end = 0;
+    } else if (count) {
+        struct far_channel *c = &channels[f->owner];
+
+        memcpy(data, data_up(c, c->written - f->available), count);
+    }
+    f->available -= count;
+    return count;
+}
+
+ssize_t fake_recv(int fd, void *data, size_t size, int flags)
+{
+    struct iovec part = {.iov_base = data, .iov_len = size};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+
+    return fake_recvmsg(fd, &message, flags);
+}
+
+ssize_t fake_recvmsg(int fd, struct msghdr *message, int flags)
+{
+    struct file *f = socket_of(fd);
+    size_t total = 0;
+
+    CHECK(flags & MSG_DONTWAIT, "the call would block");
+    CHECK(message->msg_iovlen && message->msg_iov[0].iov_len, "nothing to receive into");
+    if (failed(f, true))
+        return -1;
+    for (size_t at = 0; at < message->msg_iovlen; at++)
+        total += receive(f, message->msg_iov[at].iov_base, message->msg_iov[at].iov_len);
+    return (ssize_t)total;
+}
+
+static void deliver(struct file *f, const uint8_t *data, size_t size)
+{
+    if (f->kind == FILE_WIRE) {
+        peer_receive(&wires[f->owner], data, size);
+    } else {
+        struct far_channel *c = &channels[f->owner];
+
+        CHECK(!exact(c) || c->delivered + size <= c->sent, "the client gets more than the server has sent");
+        CHECK(!exact(c) || memcmp(data, data_down(c, c->delivered), size) == 0, "the client gets wrong bytes");
+        c->delivered += size;
+    }
+}
+
+ssize_t fake_send(int fd, const void *data, size_t size, int flags)
+{
+    struct iovec part = {.iov_base = (void *)(uintptr_t)data, .iov_len = size};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+
+    return fake_sendmsg(fd, &message, flags);
+}
+
+ssize_t fake_sendmsg(int fd, const struct msghdr *message, int flags)
+{
+    struct file *f = socket_of(fd);
+    size_t total = 0;
+
+    CHECK(flags & MSG_DONTWAIT && flags & MSG_NOSIGNAL, "the call would block, or raise a signal");
+    if (failed(f, false))
+        return -1;
+    for (size_t at = 0; at < message->msg_iovlen && f->room; at++) {
+        const struct iovec *part = &message->msg_iov[at];
+        size_t count = part->iov_len < f->room ? part->iov_len : f->room;
+
+        CHECK(part->iov_len, "an empty part");
+        deliver(f, part->iov_base, count);
+        f->room -= count;
+        total += count;
+    }
+    if (f->closed) { /* the other end answers with a reset */
+        f->dead = f->ended = true;
+        f->error = EPIPE;
+    }
+    return (ssize_t)total;
+}
+
+int fake_shutdown(int fd, int how)
+{
+    struct file *f = socket_of(fd);
+
+    CHECK(how == SHUT_WR && !f->shut, "a second shutdown");
+    f->shut = true;
+    return 0;
+}
+
+int fake_getsockopt(int fd, int level, int name, void *value, socklen_t *size)
+{
+    struct file *f = socket_of(fd);
+
+    if (level == SOL_SOCKET && name == SO_ERROR) {
+        memcpy(value, &f->error, sizeof f->error);
+        f->error = 0;
+        return 0;
+    }
+    CHECK(level == IPPROTO_TCP && name == TCP_INFO && *size >= sizeof(struct tcp_info), "an unexpected option");
+    if (f->is_unix) {
+        errno = EOPNOTSUPP;
+        return -1;
+    }
+    ((struct tcp_info *)value)->tcpi_last_ack_recv = faults.acknowledged;
+    return 0;
+}
+
+int fake_setsockopt(int fd, int level, int name, const void *value, socklen_t size)
+{
+    socket_of(fd);
+    CHECK(level == SOL_SOCKET || level == IPPROTO_TCP, "option %d of an unexpected level", name);
+    CHECK(value && size, "no value");
+    return 0;
+}
