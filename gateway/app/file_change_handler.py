@@ -47,7 +47,7 @@ class FileChangeHandler:
                 await self._ops.renew()
             except GatewayError as error:
                 log.error(
-                    "a file of the section ops cannot be used: keeping its previous content",
+                    "cannot load a file that `ops` names: still using the previously loaded version",
                     extra={"detail": str(error)},
                 )
         if self._file in changed:

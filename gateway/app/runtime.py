@@ -28,7 +28,7 @@ from gateway.supervision.uplink import Uplink
 
 
 class TargetSelector(Protocol):
-    """Chooses the targets for new clients: by checks, or in a worker as the main process has assigned them."""
+    """Chooses the targets for new clients. A worker uses the targets that the main process has assigned to it."""
 
     def update(
         self, running: RunningBackend, uplinks: Mapping[str | None, MonitoredUplink], *, keep_results: bool

@@ -54,7 +54,7 @@ class StartAttempts:
 
     @property
     def restarted(self) -> frozenset[tuple[str, float]]:
-        """The containers that were restarted after the owner of their network namespace, by ID and `owner_start`."""
+        """Pairs of the ID of a restarted container, and the start of its namespace's owner that was the reason."""
         return frozenset(self._restarted.items())
 
     @property

@@ -14,7 +14,7 @@ class MemberView:
         member: The member.
         summary: The last summary that the member returned; None if it has not returned one yet.
         answered_at: The time of this summary, in seconds since the epoch; None without a summary.
-        asked_at: The time at which the last request ended, in seconds since the epoch; None if none has ended.
+        asked_at: When the last request ended (not when it began), in seconds since the epoch; None if none has ended.
         seconds: The duration of the last request in seconds; None before the first request.
         error: Why the last request failed; empty if it succeeded.
     """

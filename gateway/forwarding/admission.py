@@ -35,7 +35,7 @@ class ClientConsumer(Protocol):
         """An ID that distinguishes consumers with the same name, for example the container ID."""
 
     def has(self, label: str, backend: str) -> bool:
-        """Return whether the consumer is allowed to use `backend`, by its label `label` or by a grant."""
+        """Return whether the consumer may use `backend`, because of a grant or its label with the name `label`."""
 
 
 class ConsumerResolver(Protocol):

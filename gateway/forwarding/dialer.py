@@ -108,7 +108,8 @@ class Dialer:
             latency: Records the response latencies.
 
         Raises:
-            DialError: No target could be reached within the hold time, or a retry does not help.
+            DialError: No target could be reached within the hold time, or a dial failed with an error that a retry
+                cannot fix.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.target_dialer.route.hold - client.waited

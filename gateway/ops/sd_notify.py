@@ -39,7 +39,7 @@ class SdNotifier:
         self._send_state("STOPPING=1")
 
     def watchdog(self) -> None:
-        """Report that the event loop is alive, if the manager's interval has passed. Call this method often."""
+        """Send `WATCHDOG=1`, if the last one was sent a third of `WATCHDOG_USEC` ago. Call this method often."""
         if self._unsent is not None and self._send(self._unsent, timeout=0.0):
             self._unsent = None
         now = time.monotonic()

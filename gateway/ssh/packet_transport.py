@@ -127,7 +127,7 @@ class PacketTransport(asyncio.Transport):
             self._close(error)
 
     def _update_interest(self) -> None:
-        # Without this, epoll would report the socket continuously while the receive buffer is full.
+        # If READ stayed in the mask, epoll would report the socket continuously while the receive buffer is full.
         paused = self.reader.full or self.writer.congested
         mask = (0 if paused else READ) | (WRITE if self.writer.blocked else 0)
         if mask != self._mask and not self._closed:
