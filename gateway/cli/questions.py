@@ -54,10 +54,13 @@ def ask_config(tunnel_urls: tuple[str, ...]) -> dict[str, Any]:
             _ask_valid(config, "tunnels", name, lambda before: _tunnel(kind, before))
     while True:
         kind = _choose("Kind of the backend", list(backends.KINDS), "postgres")
-        name = click.prompt("Name of the backend", default=kind, value_proc=_answer(values.name))
+        others = config.setdefault("backends", {})
+        default = kind
+        for number in range(2, len(others) + 2):
+            default = f"{kind}-{number}" if default in others else default
+        name = click.prompt("Name of the backend", default=default, value_proc=_answer(_new_name(others)))
         via = list(config.get("tunnels", {}))[-1:]
-        others = [each["listen"] for other, each in config.get("backends", {}).items() if other != name]
-        taken = [OpsSection().listen, *map(values.listener, others)]
+        taken = [OpsSection().listen, *(values.listener(each["listen"]) for each in others.values())]
         _ask_valid(config, "backends", name, lambda before: _backend(kind, via, taken, before))  # noqa: B023
         if not click.prompt(
             "Another backend? [y/N]", default="n", show_default=False, value_proc=_answer(_yes_or_no)
@@ -218,6 +221,15 @@ def _answer(parse: Callable[[str], Any]) -> Callable[[str], Any]:
             raise click.BadParameter(f"{text.strip()}: {error.strerror}: choose another path") from error
 
     return value
+
+
+def _new_name(taken: Collection[str]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text in taken:
+            raise ValueError(f"there is already a backend {text}: choose another name")
+        return values.name(text)
+
+    return parse
 
 
 def _yes_or_no(text: str) -> bool:

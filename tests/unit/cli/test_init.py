@@ -136,13 +136,14 @@ def test_paths_that_cannot_be_used_are_asked_again(folder: Path, monkeypatch: py
 def test_the_proposed_listener_is_free(folder: Path) -> None:
     answers = [
         "none", "redis", "cache", "localhost:6379", "", "", "", "maybe", "yes",  # the server has the default port
-        "redis", "queue", "queue.internal", "127.0.0.1:6380", "", "",  # the listener of the first backend
+        "redis", "cache", "queue", "queue.internal", "127.0.0.1:6380", "", "",  # the listener of the first backend
         "", "", "", "", "y",
         "tcp", "monitoring", "127.0.0.1:9090", "", "n",  # the port of `ops.listen`
     ]  # fmt: skip
     done = run("init", answers="\n".join(answers) + "\n")
     assert done.exit_code == 0, done.output
     assert done.output.count("Answer again") == 1
+    assert "Error: there is already a backend cache: choose another name\n" in done.output
     assert "Error: 'maybe' is neither yes nor no: write y or n\n" in done.output
     assert (
         done.output.count("uses the next answers only to check the backend") == 3
