@@ -78,7 +78,9 @@ def audit(engine: Engine, *options: str) -> Any:
 
 def found(engine: Engine, *options: str) -> dict[tuple[str, str], dict[str, Any]]:
     """Run the audit; return its findings by rule and subject."""
-    return {(each["rule"], each["subject"]): each for each in audit(engine, *options)["findings"]}
+    findings = audit(engine, *options)["findings"]
+    # All engines of this host use the plugin of `test_revival.py`, which can run at the same time, and list its volume.
+    return {(each["rule"], each["subject"]): each for each in findings if each["subject"] != "slow"}
 
 
 def run_fix(engine: Engine, fix: str, folder: Path, *wrapper: str) -> subprocess.CompletedProcess[str]:

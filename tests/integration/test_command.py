@@ -220,7 +220,7 @@ def test_a_listener_of_another_user_is_refused(gateway: Gateway, echo_port: int)
     """)
     gateway.start().wait_state("a", "blocked", "tunnel")
     gateway.wait(lambda: gateway.tunnel("cloud")["reason"] == "permission")
-    assert "belongs to another user (uid 65534)" in gateway.tunnel("cloud")["detail"]
+    assert "another user (uid 65534) listens" in gateway.tunnel("cloud")["detail"]
 
 
 @pytest.fixture(scope="module")
