@@ -5,13 +5,11 @@ neither the lookups of other names nor those of tunnels. `MAX_MEMBERS` limits th
 """
 
 import asyncio
-import errno
-import os
 import socket
-import threading
 from concurrent.futures import Future
 from typing import Any
 
+from gateway.daemon_thread import run_in_daemon_thread
 from gateway.relay.per_loop import per_loop
 
 _Name = tuple[str, socket.AddressFamily]
@@ -51,20 +49,7 @@ async def lookup(
 
 
 def _start(name: _Name) -> "Future[list[Any]]":
-    found: Future[list[Any]] = Future()
-    found.set_running_or_notify_cancel()  # prevent cancellation, after which `set_result` would raise
-    # Use a daemon thread, so that a command can exit while a lookup is in progress.
-    thread = threading.Thread(target=_resolve, args=(name, found), name="fleet-lookup", daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:
-        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
-    return found
-
-
-def _resolve(name: _Name, found: "Future[list[Any]]") -> None:
     host, family = name
-    try:
-        found.set_result(socket.getaddrinfo(host, None, family=family, type=socket.SOCK_STREAM))
-    except (OSError, UnicodeError) as error:
-        found.set_exception(error)
+    return run_in_daemon_thread(
+        lambda: socket.getaddrinfo(host, None, family=family, type=socket.SOCK_STREAM), "fleet-lookup"
+    )

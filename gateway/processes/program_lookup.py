@@ -5,14 +5,11 @@ configuration therefore limits the number of threads.
 """
 
 import asyncio
-import errno
-import os
-import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from gateway.errors import GatewayError
+from gateway.daemon_thread import run_in_daemon_thread
 from gateway.processes.programs import Program, resolve_program
 from gateway.relay.per_loop import per_loop
 
@@ -22,13 +19,19 @@ class LookupTimeoutError(Exception):
 
 
 @dataclass
-class _Lookup:
+class _ExaminedPath:
+    """The path that the thread examines now."""
+
     path: str
-    """The path that the thread examines."""
-    found: "Future[Program]" = field(default_factory=Future)
 
     def visit(self, path: str) -> None:
         self.path = path
+
+
+@dataclass(frozen=True)
+class _Lookup:
+    examined: _ExaminedPath
+    found: "Future[Program]"
 
 
 @per_loop
@@ -58,26 +61,14 @@ async def look_up_program(command: Sequence[str], timeout: float) -> Program:  #
         async with asyncio.timeout(timeout):
             return await asyncio.wrap_future(lookup.found)
     except TimeoutError:
-        raise LookupTimeoutError(f"{lookup.path}: the file system did not answer within {timeout:g} s") from None
+        raise LookupTimeoutError(
+            f"{lookup.examined.path}: the file system did not answer within {timeout:g} s"
+        ) from None
     finally:
         if lookup.found.done() and in_flight.get(key) is lookup:
             del in_flight[key]
 
 
 def _start(command: tuple[str, ...]) -> _Lookup:
-    lookup = _Lookup(command[0])
-    lookup.found.set_running_or_notify_cancel()  # it cannot be cancelled from now on
-    # A daemon thread, because the gateway must not wait for the file system when it exits.
-    thread = threading.Thread(target=_run, args=(command, lookup), name="program-lookup", daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:
-        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
-    return lookup
-
-
-def _run(command: tuple[str, ...], lookup: _Lookup) -> None:
-    try:
-        lookup.found.set_result(resolve_program(command, lookup.visit))
-    except (OSError, GatewayError) as error:
-        lookup.found.set_exception(error)
+    path = _ExaminedPath(command[0])
+    return _Lookup(path, run_in_daemon_thread(lambda: resolve_program(command, path.visit), "program-lookup"))
