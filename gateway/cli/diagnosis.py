@@ -86,7 +86,8 @@ def print_notices(status: dict[str, Any]) -> None:
     """
     reload = status["reload"]
     if not reload["successful"]:
-        failed = f"The last reload failed at {format_clock(reload['failed_at'])}"
+        at = reload.get("failed_at")  # absent in the status of an older gateway
+        failed = "The last reload failed" + (f" at {format_clock(at)}" if at else "")
         print_wrapped(f"{failed}, and the previous configuration is in effect: {reload['error']}", fg="red")
     for warning in status["warnings"]:
         print_wrapped(f"warning: {warning}", fg="yellow")

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from gateway.cli import cli
+from gateway.cli.diagnosis import print_notices
 from gateway.cli.output import format_clock
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.diagnosis import diagnose
@@ -136,3 +137,11 @@ def test_listeners_are_closed_after_the_start_of_a_shutdown(monkeypatch: pytest.
         assert [line.split()[2] for line in explained if line.startswith("listener")] == [state]
         page = "".join(render_backend(view, view.backends[0], [], {}, NOW))
         assert ("(closed, because the gateway stops)" in page) == (not accepting)
+
+
+def test_a_failed_reload_of_an_older_gateway_is_shown_without_its_time(capsys: pytest.CaptureFixture[str]) -> None:
+    reload = {"successful": False, "error": "gateway.yaml:1:1: wrong"}
+    print_notices({"reload": reload, "warnings": []})
+    assert capsys.readouterr().out.startswith("The last reload failed, and ")
+    print_notices({"reload": {**reload, "failed_at": iso(NOW)}, "warnings": []})
+    assert capsys.readouterr().out.startswith(f"The last reload failed at {format_clock(iso(NOW))}, and ")
