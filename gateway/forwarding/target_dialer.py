@@ -107,6 +107,5 @@ class TargetDialer:
         if budget is not None:
             record(budget, time.monotonic())
             if budget.needs_login:
-                self.route.on_failure(
-                    routed
-                )  # triggers a check, and the login of the check resets the server's count
+                # This triggers a check, and the login of the check resets the server's count.
+                self.route.on_failure(routed)
