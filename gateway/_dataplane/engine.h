@@ -84,7 +84,7 @@ enum record {
     RECORD_REFUSED,    /* a: reason code; payload: text. The last record of a channel that did not open. */
     RECORD_TAP,        /* a: 1 if the bytes are from the backend; b: time; payload: the bytes */
     RECORD_ENDED,      /* a: enum close_reason; b: descriptor of a client that must linger, or -1; c: whether to reset
-                          it; d: whether the end of the backend's stream was delivered. The last record of a channel. */
+                          it. The last record of a channel. */
     RECORD_HISTOGRAM,  /* a: histogram; b: whether it is closed; c: sum in ns; payload: the counts */
     RECORD_JOINED,     /* of a listener; a: token of the new channel, whose client is joined; b: token of its wire;
                           c: nanoseconds since the client was accepted */
@@ -139,7 +139,10 @@ struct gauge {
     _Atomic uint64_t request_time; /* 0: no request waits for a response */
     _Atomic uint64_t held;         /* bytes that wait: for the client of a channel, for the peer of a wire */
     _Atomic uint32_t generation;   /* even while the slot is free */
-    uint32_t next_free;
+    union {
+        uint32_t next_free; /* of a free slot */
+        _Atomic uint32_t eof_delivered; /* of a channel: whether its client got the end of the backend's stream */
+    };
     void *object; /* a struct wire, channel or listener; only the engine uses it */
 };
 

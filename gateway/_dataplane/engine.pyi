@@ -77,12 +77,14 @@ class Engine:
     def release(self, token: int, /) -> None:
         """Free a token whose object has ended or was never created."""
 
-    def gauge(self, token: int, /) -> tuple[int, int, int, float, float, int]:
-        """Return bytes to and from the backend, responses, last activity, time of the pending request, held bytes.
+    def gauge(self, token: int, /) -> tuple[int, int, int, float, float, int, bool]:
+        """Return the figures of a connection or channel.
 
-        Times are monotonic and in seconds; 0 means that no request is pending. For a connection, the second value is
-        the number of bytes that were received since the last key exchange, and the third is the number of channels.
-        For a listener, the first value is the number of accepted clients.
+        In this order: bytes to and from the backend, responses, last activity, time of the pending request, held
+        bytes, and whether the end of the backend's stream was passed on to the client. Times are monotonic and in
+        seconds; 0 means that no request is pending. For a connection, the second value is the number of bytes that
+        were received since the last key exchange, and the third is the number of channels. For a listener, the first
+        value is the number of accepted clients.
 
         Raises:
             KeyError: The token was released.

@@ -33,9 +33,9 @@ _REASONS = (
 )  # fmt: skip
 """Close reasons in the order of `enum close_reason` in `engine.h`."""
 
-Gauge = tuple[int, int, int, float, float, int]
+Gauge = tuple[int, int, int, float, float, int, bool]
 """Figures of a channel; see `Engine.gauge`."""
-_UNKNOWN: Gauge = (0, 0, 0, 0.0, 0.0, 0)
+_UNKNOWN: Gauge = (0, 0, 0, 0.0, 0.0, 0, False)
 
 
 class EngineChannel:
@@ -50,8 +50,8 @@ class EngineChannel:
     """
 
     __slots__ = (
-        "_final", "_histogram", "_host", "_latency", "_on_answered", "_tap", "_token", "cut_short", "ended",
-        "opened", "window",
+        "_final", "_histogram", "_host", "_latency", "_on_answered", "_tap", "_token", "ended", "opened",
+        "window",
     )  # fmt: skip
 
     def __init__(
@@ -66,8 +66,6 @@ class EngineChannel:
         self.opened: asyncio.Future[None] = loop.create_future()
         """Result of the channel open."""
         self.ended: asyncio.Future[CloseReason] = loop.create_future()
-        self.cut_short = False
-        """Whether the relay ended before it passed the end of the backend's stream on to the client."""
         self.window = ReceiveWindow(_NO_GROWTH, INITIAL_BUDGET) if joined is None else _IN_ENGINE
         self._host = host
         self._latency = latency
@@ -120,6 +118,14 @@ class EngineChannel:
     def buffered(self) -> int:
         """Number of bytes that the client's socket has not accepted yet."""
         return self._gauge()[5]
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether the client did not get the end of the backend's stream.
+
+        The value is final when the client sees the end of its stream, which can be before the engine's last record.
+        """
+        return not self._gauge()[6]
 
     def inspect(self) -> dict[str, int]:
         """Return the internal state of the channel, for tests; empty if the channel has ended."""
@@ -182,17 +188,15 @@ class EngineChannel:
             self.fail_open(asyncssh.ChannelOpenError(arguments[0], payload.decode("utf-8", "replace")))
         elif kind == RECORD_ENDED:
             self._release()
-            reason, fd, reset_after, eof_delivered = arguments
+            reason, fd, reset_after, _ = arguments
             if fd >= 0:
                 lingering_closer().close_later(socket.socket(fileno=fd), reset_after=bool(reset_after))
-            self.cut_short = not eof_delivered
             self._end(_REASONS[reason])
 
     def on_engine_failed(self) -> None:
         """See `EngineObject.on_engine_failed`."""
         self._final, self._histogram = _UNKNOWN, None
         self._on_answered(self)
-        self.cut_short = True
         self.fail_open(asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "the data plane failed"))
         self._end(CloseReason.LINK_LOST)
 

@@ -277,6 +277,21 @@ def test_the_loss_of_a_connection_is_the_last_record(rig: Rig) -> None:
     assert client.recv(1) == b""  # on a unix socket, a reset looks like end-of-file
 
 
+@pytest.mark.parametrize("complete", [True, False])
+def test_the_gauge_shows_whether_the_end_is_complete_before_the_client_sees_it(rig: Rig, complete: bool) -> None:
+    """Python can handle the end that the client sees before it takes the record of this end."""
+    token, number, client = rig.join()
+    rig.peer.sendall(rig._theirs.seal(bytes([DATA]) + numbers(number, 5) + b"reply"))
+    if complete:
+        rig.peer.sendall(rig._theirs.seal(bytes([CLOSE]) + numbers(number)))
+    else:
+        rig.peer.close()
+    for _ in range(3):
+        rig.engine.turn()
+    assert (client.recv(100), client.recv(100)) == (b"reply", b"")
+    assert rig.engine.gauge(token)[6] is complete
+
+
 def test_latencies_are_reported_when_a_channel_ends(rig: Rig) -> None:
     token, number, client = rig.join()
     client.send(b"query")
