@@ -23,6 +23,10 @@ RECORD_HISTOGRAM: Final[int]
 RECORD_JOINED: Final[int]
 RECORD_RETURNED: Final[int]
 RECORD_STOPPED: Final[int]
+RECORD_RPC: Final[int]
+TAP_NONE: Final[int]
+TAP_BYTES: Final[int]
+TAP_RPC: Final[int]
 ATTACH_MEASURE: Final[int]
 ATTACH_UNIX: Final[int]
 OPENSSL_VERSION: Final[str]
@@ -140,7 +144,7 @@ class Engine:
         """Queue a command with one argument. After COMMAND_UNLISTEN, every client that is accepted is returned."""
 
     def channel(
-        self, token: int, wire: int, window: int, max_packet: int, tap: bool, head: bytes, rest: bytes, /
+        self, token: int, wire: int, window: int, max_packet: int, tap: int, head: bytes, rest: bytes, /
     ) -> None:
         """Open a channel.
 
@@ -149,7 +153,8 @@ class Engine:
             wire: The token of the connection.
             window: The initial receive window.
             max_packet: The maximum size of received packets.
-            tap: Whether to report the bytes as RECORD_TAP, until COMMAND_UNTAP.
+            tap: TAP_BYTES reports the bytes as RECORD_TAP until COMMAND_UNTAP, and TAP_RPC reports the headers of ONC
+                RPC messages as RECORD_RPC. TAP_NONE reports nothing.
             head: The channel type, as in CHANNEL_OPEN.
             rest: The bytes of CHANNEL_OPEN after the maximum packet size.
         """

@@ -14,7 +14,11 @@ from gateway._dataplane.engine import (
     RECORD_ENDED,
     RECORD_OPENED,
     RECORD_REFUSED,
+    RECORD_RPC,
     RECORD_TAP,
+    TAP_BYTES,
+    TAP_NONE,
+    TAP_RPC,
 )
 from gateway.contracts.states import CloseReason
 from gateway.measurement import Histogram, Tap, waiting_since
@@ -142,8 +146,8 @@ class EngineChannel:
             head: The channel type.
             rest: The rest of the packet, after the maximum packet size.
         """
-        tapped = self._tap is not None
-        self._host.engine.channel(self._token, wire, self.window.size, max_packet, tapped, head, rest)
+        tap = TAP_NONE if self._tap is None else TAP_BYTES if self._tap.tracker is None else TAP_RPC
+        self._host.engine.channel(self._token, wire, self.window.size, max_packet, tap, head, rest)
 
     def fail_open(self, error: Exception) -> None:
         """Make the pending channel open fail with `error`. If the channel opens later, it is closed immediately."""
@@ -178,6 +182,10 @@ class EngineChannel:
         """See `EngineObject.on_record`."""
         if kind == RECORD_TAP:
             self._feed_tap(arguments[1] / 1e9, payload, from_backend=bool(arguments[0]))
+        elif kind == RECORD_RPC:
+            if self._tap is not None and self._tap.tracker is not None:
+                from_backend, now, xid, rpc_type = arguments
+                self._tap.tracker.on_message(xid, rpc_type, now / 1e9, from_backend=bool(from_backend))
         elif kind == RECORD_OPENED:
             self._on_answered(self)
             if not self.opened.done():
