@@ -204,7 +204,7 @@ SSHTUNNEL = [
     Row("new connections/s, 8 at once", lambda way: load("conn", way.port, 8, 100)),
 ]
 CIPHERS = ("chacha20-poly1305@openssh.com", "aes128-ctr")
-"""Ciphers that the native data plane does not support."""
+"""Ciphers other than AES-GCM. The native data plane supports only the first one."""
 OF_A_CIPHER = [
     Row("ciphers: bulk to the backend, 1 flow, MB/s", bulk("up", 1, 300_000_000)),
     Row("ciphers: bulk from the backend, 1 flow, MB/s", bulk("down", 1, 300_000_000)),
@@ -284,7 +284,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="measure only rows whose name contains this text")
     parser.add_argument("--out", type=Path, help="file to write the results to")
     parser.add_argument("--beside", type=Path, help="compare only with the gateway of this other checkout")
-    parser.add_argument("--tunnel", default="", help="more options of tunnels, such as 'data_plane: native'")
+    parser.add_argument("--tunnel", default="", help="more options of tunnels, such as 'data_plane: asyncssh'")
     asked = parser.parse_args()
     tunnel = f", {asked.tunnel}" if asked.tunnel else ""
     beside = asked.beside.resolve() if asked.beside else None

@@ -107,7 +107,7 @@ def running(folder: Path, other: Path | None = None, tunnel: str = "") -> Iterat
     Args:
         folder: Directory for the files of the server and the paths.
         other: Another checkout, whose gateway replaces ssh in the comparison.
-        tunnel: More options of the gateways' tunnels, such as `, data_plane: native`.
+        tunnel: More options of the gateways' tunnels, such as `, data_plane: asyncssh`.
     """
     build()
     with contextlib.ExitStack() as stack:

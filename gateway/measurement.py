@@ -30,7 +30,7 @@ class Tap(Protocol):
 
 
 class RequestTracker(Protocol):
-    """Matches responses to requests on a connection on which several requests can be pending at the same time."""
+    """Matches replies to calls on a connection on which several calls of ONC RPC can be pending at the same time."""
 
     @property
     def parseable(self) -> bool:
@@ -38,6 +38,16 @@ class RequestTracker(Protocol):
 
     def oldest_pending(self) -> float | None:
         """Return the monotonic time of the oldest request without a response; None if there is none."""
+
+    def on_message(self, xid: int, rpc_type: int, now: float, *, from_backend: bool) -> None:
+        """Observe a message that another parser has found in the bytes. The tap then gets no bytes.
+
+        Args:
+            xid: The transaction ID (RFC 5531, section 9).
+            rpc_type: The message type: 0 for a call, 1 for a reply. -1: the bytes are not RPC.
+            now: The monotonic time at which the message passed, in seconds.
+            from_backend: Whether the backend has sent the message.
+        """
 
 
 TapFactory = Callable[[Callable[[float], None]], Tap]

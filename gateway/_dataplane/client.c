@@ -83,7 +83,10 @@ void report_tap(struct channel *c, bool from_backend, uint64_t now, const uint8_
 {
     const int64_t arguments[4] = {from_backend, (int64_t)now, 0, 0};
 
-    emit(c->engine, RECORD_TAP, c->token, arguments, data, size);
+    if (c->tap == TAP_RPC)
+        rpc_scan(c, from_backend, now, data, size);
+    else
+        emit(c->engine, RECORD_TAP, c->token, arguments, data, size);
 }
 
 static void on_eof(struct channel *c)

@@ -54,7 +54,7 @@ static void command_channel(struct channel *c, const struct message_header *head
         client_attach(c, (int)header->a, (int)header->b, header->c);
         break;
     case COMMAND_UNTAP:
-        c->tap = false;
+        c->tap = TAP_NONE;
         c->measure = true;
         break;
     default:

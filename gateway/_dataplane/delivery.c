@@ -134,7 +134,7 @@ static void deliver(struct channel *c)
     int rest = c->first_piece;
 
     if (c->tap && !c->ended)
-        for (int at = rest; at != NO_INDEX; at = c->engine->pieces[at].next)
+        for (int at = rest; at != NO_INDEX && c->tap; at = c->engine->pieces[at].next)
             report_tap(c, true, now, c->engine->pieces[at].data, c->engine->pieces[at].size);
     if (c->attached && !c->held.size && !c->client_broken && !c->ended) {
         gauge_set(&c->gauge->last_active, now);

@@ -33,6 +33,7 @@ void ending_propagate(struct channel *c)
     }
     if (c->backend_eof && !c->eof_delivered) {
         c->eof_delivered = true;
+        atomic_store(&c->gauge->eof_delivered, 1); /* before the client can see the end */
         shutdown(c->fd, SHUT_WR);
     }
     if (c->link_lost) {
@@ -93,7 +94,7 @@ void ending_abort(struct channel *c, enum close_reason reason)
 /* Close the client's connection. If the client must get the whole response first, Python lets the socket linger. */
 void ending_finish(struct channel *c, enum close_reason reason)
 {
-    int64_t arguments[4] = {reason, -1, c->link_lost, c->eof_delivered};
+    int64_t arguments[4] = {reason, -1, c->link_lost, 0};
 
     if (c->ended)
         return;

@@ -84,8 +84,9 @@ enum record {
     RECORD_REFUSED,    /* a: reason code; payload: text. The last record of a channel that did not open. */
     RECORD_TAP,        /* a: 1 if the bytes are from the backend; b: time; payload: the bytes */
     RECORD_ENDED,      /* a: enum close_reason; b: descriptor of a client that must linger, or -1; c: whether to reset
-                          it; d: whether the end of the backend's stream was delivered. The last record of a channel. */
+                          it. The last record of a channel. */
     RECORD_HISTOGRAM,  /* a: histogram; b: whether it is closed; c: sum in ns; payload: the counts */
+    RECORD_RPC,        /* a: 1 if the bytes are from the backend; b: time; c: XID; d: enum rpc_type, or -1: not RPC */
     RECORD_JOINED,     /* of a listener; a: token of the new channel, whose client is joined; b: token of its wire;
                           c: nanoseconds since the client was accepted */
     RECORD_RETURNED,   /* of a listener; a: descriptor of a client that is Python's; b: nanoseconds as above */
@@ -94,6 +95,8 @@ enum record {
 
 enum close_reason { CLOSE_FINISHED, CLOSE_CLIENT_RESET, CLOSE_LINK_LOST, CLOSE_ABORTED, CLOSE_MOVED };
 enum attach_flag { ATTACH_MEASURE = 1, ATTACH_UNIX = 2 };
+enum tap { TAP_NONE, TAP_BYTES, TAP_RPC }; /* what to report of a channel, from the first byte on */
+enum rpc_type { RPC_CALL, RPC_REPLY };
 
 struct message_header {
     uint32_t size; /* with the payload and its alignment */
@@ -129,7 +132,7 @@ struct channel_setup {
     uint32_t max_packet;
     uint32_t type_size; /* bytes after this struct up to the channel number in CHANNEL_OPEN; then what follows the
                            maximum packet size (RFC 4254, section 5.1) */
-    uint32_t tap;       /* whether to report the bytes, from the first one on */
+    uint32_t tap;       /* enum tap */
 };
 
 /* Figures of a wire or channel that Python reads at any time. Only the engine writes them. One cache line. */
@@ -139,7 +142,10 @@ struct gauge {
     _Atomic uint64_t request_time; /* 0: no request waits for a response */
     _Atomic uint64_t held;         /* bytes that wait: for the client of a channel, for the peer of a wire */
     _Atomic uint32_t generation;   /* even while the slot is free */
-    uint32_t next_free;
+    union {
+        uint32_t next_free; /* of a free slot */
+        _Atomic uint32_t eof_delivered; /* of a channel: whether its client got the end of the backend's stream */
+    };
     void *object; /* a struct wire, channel or listener; only the engine uses it */
 };
 
@@ -161,6 +167,14 @@ struct piece {
     const uint8_t *data;
     uint32_t size;
     int next;
+};
+
+/* The ONC RPC messages in one direction of a channel. */
+struct rpc_scanner {
+    uint32_t remaining; /* bytes of the fragment that have not arrived */
+    uint32_t header_size;
+    uint8_t header[12];
+    bool is_continuation; /* whether the next fragment continues a message */
 };
 
 struct channel;
@@ -239,11 +253,12 @@ struct wire {
 /* One channel, and the client that is joined to it. */
 struct channel {
     struct source source; /* must be first */
-    bool open, abandoned, attached, is_unix, tap, measure, bulk, queued, has_turn, touched;
+    bool open, abandoned, attached, is_unix, measure, bulk, queued, has_turn, touched;
     bool client_eof, client_broken, client_was_reset;
     bool backend_eof, channel_closed, channel_unwritable, link_lost, eof_delivered, sent_close, freed, ended;
     bool timeout_suspended;
     bool unannounced; /* whether Python does not know the token: the client of a listener is not joined yet */
+    enum tap tap;
     int fd; /* before the client is attached: the client of a listener that waits for the channel to open */
     uint32_t mask, number, peer, peer_max_packet, until_sample;
     int32_t histogram, first_piece, last_piece;
@@ -259,6 +274,7 @@ struct channel {
     uint64_t window_size, growth, consumed, adjust_threshold, period_bytes, period_start;
     uint64_t request_time, blocked_since, accepted_at;
     struct chunks held; /* bytes that the client's socket has not accepted */
+    struct rpc_scanner rpc[2]; /* from the client, from the backend */
 };
 
 uint64_t clock_ns(void);
@@ -363,6 +379,9 @@ void client_update_mask(struct channel *);
 void client_unwritable(struct channel *, int error);
 void client_unregister(struct channel *);
 void report_tap(struct channel *, bool from_backend, uint64_t now, const uint8_t *data, size_t size);
+
+/* rpc.c */
+void rpc_scan(struct channel *, bool from_backend, uint64_t now, const uint8_t *data, size_t size);
 
 /* delivery.c: data for the client. */
 void client_add_piece(struct channel *, const uint8_t *data, uint32_t size);

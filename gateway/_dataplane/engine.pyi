@@ -23,6 +23,10 @@ RECORD_HISTOGRAM: Final[int]
 RECORD_JOINED: Final[int]
 RECORD_RETURNED: Final[int]
 RECORD_STOPPED: Final[int]
+RECORD_RPC: Final[int]
+TAP_NONE: Final[int]
+TAP_BYTES: Final[int]
+TAP_RPC: Final[int]
 ATTACH_MEASURE: Final[int]
 ATTACH_UNIX: Final[int]
 OPENSSL_VERSION: Final[str]
@@ -77,12 +81,14 @@ class Engine:
     def release(self, token: int, /) -> None:
         """Free a token whose object has ended or was never created."""
 
-    def gauge(self, token: int, /) -> tuple[int, int, int, float, float, int]:
-        """Return bytes to and from the backend, responses, last activity, time of the pending request, held bytes.
+    def gauge(self, token: int, /) -> tuple[int, int, int, float, float, int, bool]:
+        """Return the figures of a connection or channel.
 
-        Times are monotonic and in seconds; 0 means that no request is pending. For a connection, the second value is
-        the number of bytes that were received since the last key exchange, and the third is the number of channels.
-        For a listener, the first value is the number of accepted clients.
+        In this order: bytes to and from the backend, responses, last activity, time of the pending request, held
+        bytes, and whether the end of the backend's stream was passed on to the client. Times are monotonic and in
+        seconds; 0 means that no request is pending. For a connection, the second value is the number of bytes that
+        were received since the last key exchange, and the third is the number of channels. For a listener, the first
+        value is the number of accepted clients.
 
         Raises:
             KeyError: The token was released.
@@ -138,7 +144,7 @@ class Engine:
         """Queue a command with one argument. After COMMAND_UNLISTEN, every client that is accepted is returned."""
 
     def channel(
-        self, token: int, wire: int, window: int, max_packet: int, tap: bool, head: bytes, rest: bytes, /
+        self, token: int, wire: int, window: int, max_packet: int, tap: int, head: bytes, rest: bytes, /
     ) -> None:
         """Open a channel.
 
@@ -147,7 +153,8 @@ class Engine:
             wire: The token of the connection.
             window: The initial receive window.
             max_packet: The maximum size of received packets.
-            tap: Whether to report the bytes as RECORD_TAP, until COMMAND_UNTAP.
+            tap: TAP_BYTES reports the bytes as RECORD_TAP until COMMAND_UNTAP, and TAP_RPC reports the headers of ONC
+                RPC messages as RECORD_RPC. TAP_NONE reports nothing.
             head: The channel type, as in CHANNEL_OPEN.
             rest: The bytes of CHANNEL_OPEN after the maximum packet size.
         """

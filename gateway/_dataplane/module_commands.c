@@ -154,7 +154,7 @@ PyObject *method_channel(PyObject *self, PyObject *args)
     int tap;
     uint8_t *at;
 
-    if (!e || !PyArg_ParseTuple(args, "KKIIpy*y*", &token, &wire, &setup.window, &setup.max_packet, &tap, &type, &rest))
+    if (!e || !PyArg_ParseTuple(args, "KKIIiy*y*", &token, &wire, &setup.window, &setup.max_packet, &tap, &type, &rest))
         return NULL;
     setup.tap = (uint32_t)tap;
     setup.type_size = (uint32_t)type.len;

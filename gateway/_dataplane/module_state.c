@@ -83,9 +83,10 @@ PyObject *method_gauge(PyObject *self, PyObject *token)
         PyErr_SetString(PyExc_KeyError, "no object has this token");
         return NULL;
     }
-    return Py_BuildValue("(KKKddK)", gauge_get(&g->to_backend), gauge_get(&g->from_backend),
+    return Py_BuildValue("(KKKddKN)", gauge_get(&g->to_backend), gauge_get(&g->from_backend),
                          gauge_get(&g->responses), (double)gauge_get(&g->last_active) / (double)SECOND,
-                         (double)gauge_get(&g->request_time) / (double)SECOND, gauge_get(&g->held));
+                         (double)gauge_get(&g->request_time) / (double)SECOND, gauge_get(&g->held),
+                         PyBool_FromLong(atomic_load(&g->eof_delivered) != 0));
 }
 
 static PyObject *state_of(struct gauge *g)

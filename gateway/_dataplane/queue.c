@@ -142,6 +142,7 @@ uint64_t slot_allocate(struct engine *e)
         gauge_set(&slot->last_active, clock_ns());
         gauge_set(&slot->request_time, 0);
         gauge_set(&slot->held, 0);
+        atomic_store(&slot->eof_delivered, 0);
         slot->object = NULL;
         atomic_store(&slot->generation, generation);
         token = (uint64_t)generation << 32 | index;

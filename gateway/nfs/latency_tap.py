@@ -84,18 +84,25 @@ class RpcLatencyTap:
     def on_request(self, data: memoryview, now: float) -> None:
         """Observe `data` from the client, received at the monotonic time `now`. See `gateway.measurement.Tap`."""
         for xid, kind in self._requests.records(data):
-            if kind != _CALL:
-                continue  # this is the client's reply to a callback
-            if len(self._pending) >= _MAX_PENDING:
-                self._pending.clear()  # the server no longer replies, so do not collect more
-            self._pending.setdefault(xid, now)
+            self.on_message(xid, kind, now, from_backend=False)
 
     def on_response(self, data: memoryview, now: float) -> None:
         """Observe `data` from the backend, received at the monotonic time `now`. See `gateway.measurement.Tap`."""
         for xid, kind in self._responses.records(data):
-            called_at = self._pending.pop(xid, None) if kind == _REPLY else None
+            self.on_message(xid, kind, now, from_backend=True)
+
+    def on_message(self, xid: int, rpc_type: int, now: float, *, from_backend: bool) -> None:
+        """See `gateway.measurement.RequestTracker`. Ignores calls of the server and the client's replies to them."""
+        if rpc_type not in (_CALL, _REPLY):
+            (self._responses if from_backend else self._requests).is_rpc = False
+        elif from_backend:
+            called_at = self._pending.pop(xid, None) if rpc_type == _REPLY else None
             if called_at is not None:
                 self._observe(now - called_at)
+        elif rpc_type == _CALL:
+            if len(self._pending) >= _MAX_PENDING:
+                self._pending.clear()  # the server does not reply to these calls
+            self._pending.setdefault(xid, now)
 
     @property
     def tracker(self) -> "RpcLatencyTap":

@@ -155,7 +155,7 @@ async def _log_in(
         return await asyncssh.connect(sock=sock, **arguments)
     native = options.data_plane != "asyncssh"
     conn = await log_in(sock, native=native, **arguments)
-    if native and (engine or options.data_plane == "native") and is_built():
+    if native and engine and is_built():
         from gateway.ssh.engine_transport import hand_over  # noqa: PLC0415 - the engine is optional
 
         try:

@@ -14,7 +14,11 @@ from gateway._dataplane.engine import (
     RECORD_ENDED,
     RECORD_OPENED,
     RECORD_REFUSED,
+    RECORD_RPC,
     RECORD_TAP,
+    TAP_BYTES,
+    TAP_NONE,
+    TAP_RPC,
 )
 from gateway.contracts.states import CloseReason
 from gateway.measurement import Histogram, Tap, waiting_since
@@ -33,9 +37,9 @@ _REASONS = (
 )  # fmt: skip
 """Close reasons in the order of `enum close_reason` in `engine.h`."""
 
-Gauge = tuple[int, int, int, float, float, int]
+Gauge = tuple[int, int, int, float, float, int, bool]
 """Figures of a channel; see `Engine.gauge`."""
-_UNKNOWN: Gauge = (0, 0, 0, 0.0, 0.0, 0)
+_UNKNOWN: Gauge = (0, 0, 0, 0.0, 0.0, 0, False)
 
 
 class EngineChannel:
@@ -50,8 +54,8 @@ class EngineChannel:
     """
 
     __slots__ = (
-        "_final", "_histogram", "_host", "_latency", "_on_answered", "_tap", "_token", "cut_short", "ended",
-        "opened", "window",
+        "_final", "_histogram", "_host", "_latency", "_on_answered", "_tap", "_token", "ended", "opened",
+        "window",
     )  # fmt: skip
 
     def __init__(
@@ -66,8 +70,6 @@ class EngineChannel:
         self.opened: asyncio.Future[None] = loop.create_future()
         """Result of the channel open."""
         self.ended: asyncio.Future[CloseReason] = loop.create_future()
-        self.cut_short = False
-        """Whether the relay ended before it passed the end of the backend's stream on to the client."""
         self.window = ReceiveWindow(_NO_GROWTH, INITIAL_BUDGET) if joined is None else _IN_ENGINE
         self._host = host
         self._latency = latency
@@ -121,6 +123,14 @@ class EngineChannel:
         """Number of bytes that the client's socket has not accepted yet."""
         return self._gauge()[5]
 
+    @property
+    def cut_short(self) -> bool:
+        """Whether the client did not get the end of the backend's stream.
+
+        The value is final when the client sees the end of its stream, which can be before the engine's last record.
+        """
+        return not self._gauge()[6]
+
     def inspect(self) -> dict[str, int]:
         """Return the internal state of the channel, for tests; empty if the channel has ended."""
         return (self._host.engine.inspect(self._token) or {}) if self._final is None else {}
@@ -136,8 +146,8 @@ class EngineChannel:
             head: The channel type.
             rest: The rest of the packet, after the maximum packet size.
         """
-        tapped = self._tap is not None
-        self._host.engine.channel(self._token, wire, self.window.size, max_packet, tapped, head, rest)
+        tap = TAP_NONE if self._tap is None else TAP_BYTES if self._tap.tracker is None else TAP_RPC
+        self._host.engine.channel(self._token, wire, self.window.size, max_packet, tap, head, rest)
 
     def fail_open(self, error: Exception) -> None:
         """Make the pending channel open fail with `error`. If the channel opens later, it is closed immediately."""
@@ -172,6 +182,10 @@ class EngineChannel:
         """See `EngineObject.on_record`."""
         if kind == RECORD_TAP:
             self._feed_tap(arguments[1] / 1e9, payload, from_backend=bool(arguments[0]))
+        elif kind == RECORD_RPC:
+            if self._tap is not None and self._tap.tracker is not None:
+                from_backend, now, xid, rpc_type = arguments
+                self._tap.tracker.on_message(xid, rpc_type, now / 1e9, from_backend=bool(from_backend))
         elif kind == RECORD_OPENED:
             self._on_answered(self)
             if not self.opened.done():
@@ -182,17 +196,15 @@ class EngineChannel:
             self.fail_open(asyncssh.ChannelOpenError(arguments[0], payload.decode("utf-8", "replace")))
         elif kind == RECORD_ENDED:
             self._release()
-            reason, fd, reset_after, eof_delivered = arguments
+            reason, fd, reset_after, _ = arguments
             if fd >= 0:
                 lingering_closer().close_later(socket.socket(fileno=fd), reset_after=bool(reset_after))
-            self.cut_short = not eof_delivered
             self._end(_REASONS[reason])
 
     def on_engine_failed(self) -> None:
         """See `EngineObject.on_engine_failed`."""
         self._final, self._histogram = _UNKNOWN, None
         self._on_answered(self)
-        self.cut_short = True
         self.fail_open(asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "the data plane failed"))
         self._end(CloseReason.LINK_LOST)
 

@@ -33,7 +33,10 @@ class SshChannel(Relay, Protocol):
 
     @property
     def cut_short(self) -> bool:
-        """Whether the relay ended before the client received all data and the end-of-file of the backend."""
+        """Whether the relay ended before the client received all data and the end-of-file of the backend.
+
+        Valid only after the client has seen the end of its stream.
+        """
 
     @property
     def buffered(self) -> int:

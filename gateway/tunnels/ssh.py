@@ -44,10 +44,11 @@ class SshTunnel:
 
     Args:
         options: The tunnel's options.
-        engine: Whether to use the data plane in C, if it is built, even if `data_plane` is `auto`.
+        engine: Whether the engine carries the channels if it was built. False only in tests of the data plane in
+            Python.
     """
 
-    def __init__(self, options: SshOptions, *, engine: bool = False) -> None:
+    def __init__(self, options: SshOptions, *, engine: bool = True) -> None:
         self._options = options
         self._engine = engine
         self._memory = host_keys.HostKeyHistory()

@@ -120,8 +120,8 @@ def test_counters_limits_and_reloads_are_the_same_as_without_the_engine(
         )
         gateway.write(f"""
             tunnels:
-              fast: {ssh_tunnel(shared_bastion, more=", data_plane: native")}
-              plain: {ssh_tunnel(shared_bastion)}
+              fast: {ssh_tunnel(shared_bastion)}
+              plain: {ssh_tunnel(shared_bastion, more=", data_plane: asyncssh")}
             backends:
 {backends}
             audit: {audit}
@@ -163,8 +163,8 @@ def test_failures_are_handled_as_without_the_engine(gateway: Gateway, bastion: B
         options = f"kind: tcp, targets: ['127.0.0.1:{server}'], {CHECK}"
         gateway.write(f"""
             tunnels:
-              fast: {ssh_tunnel(bastion, more=", data_plane: native")}
-              plain: {ssh_tunnel(bastion)}
+              fast: {ssh_tunnel(bastion)}
+              plain: {ssh_tunnel(bastion, more=", data_plane: asyncssh")}
             backends:
               fast: {{{options}, via: fast, hold: 3s, listen: '127.0.0.1:{ports["fast"]}'}}
               plain: {{{options}, via: plain, hold: 3s, listen: '127.0.0.1:{ports["plain"]}'}}
@@ -198,7 +198,7 @@ def test_a_query_is_cancelled_over_connections_that_the_engine_accepts(
     port = free_port()
     gateway.write(f"""
         tunnels:
-          bastion: {ssh_tunnel(shared_bastion, more=", data_plane: native")}
+          bastion: {ssh_tunnel(shared_bastion)}
         backends:
           reports:
             kind: postgres
@@ -247,7 +247,7 @@ async def test_the_clients_of_a_silent_connection_use_another_one(bastion: Basti
             await loop.sock_sendall(client, b"hello")
             assert await loop.sock_recv(client, 100) == b"hello"
 
-    async with opened(options(bastion, connections=PoolOptions(2, 2)), engine=True) as link, asyncio.timeout(40):
+    async with opened(options(bastion, connections=PoolOptions(2, 2))) as link, asyncio.timeout(40):
         uplink = Uplink(link)
         ways = list(TargetIdentity(Endpoint("127.0.0.1", echo_port), (uplink,)).routes())
         route = Route((uplink,), lambda: ways, lambda _: None, 30.0)

@@ -138,7 +138,7 @@ def write(
     more: str = "",
     check: str | None = None,
 ) -> None:
-    data_plane = {"asyncssh": ", data_plane: asyncssh", "engine": ", data_plane: native"}.get(path, "")
+    data_plane = ", data_plane: asyncssh" if path == "asyncssh" else ""
     endpoints = ", ".join(f'"127.0.0.1:{each.port}"' for each in targets)
     gateway.write(f"""
         log: {{level: debug}}
@@ -162,7 +162,7 @@ def served_by(server: Postgres, port: int) -> int:
     return int(row[0])
 
 
-@pytest.mark.parametrize("path", [*PATHS, "engine"])
+@pytest.mark.parametrize("path", PATHS)
 def test_a_query_is_cancelled_at_the_limit_and_after_new_clients_have_moved(
     gateway: Gateway, shared_bastion: Bastion, servers: tuple[Postgres, Postgres], path: str
 ) -> None:

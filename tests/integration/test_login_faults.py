@@ -18,7 +18,7 @@ from gateway.ssh.options import SshOptions
 from gateway.ssh.pooled_connection import PooledConnection
 from gateway.tunnels.ssh import SshTunnel
 from tests.support.requirements import need, need_sshd
-from tests.support.ssh_sessions import options
+from tests.support.ssh_sessions import options, until_engines_are_idle
 
 pytestmark = pytest.mark.integration
 
@@ -118,7 +118,8 @@ async def test_a_fault_at_any_await_of_a_login_leaks_nothing(
     if plane != "native":
         monkeypatch.setattr(asyncssh_internals, "SUPPORTED_VERSIONS", ())
     chosen = options(server, identity_files=(), agent=agent)
-    await (await connecting(chosen)).close()
+    await (await connecting(chosen)).close()  # starts the engine, which keeps its descriptors
+    await until_engines_are_idle()
     await until_only(before := open_things(), server)
     made: list[asyncio.Timeout] = []
     original = asyncio.timeout

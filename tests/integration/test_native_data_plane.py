@@ -1,4 +1,4 @@
-"""Tests the native data plane with real servers: it carries the same bytes as asyncssh's channels."""
+"""Tests both data planes with real servers: the native one, and asyncssh's channels."""
 
 import asyncio
 import contextlib
@@ -6,8 +6,9 @@ import hashlib
 import os
 import random
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.demo.sshd import Bastion
 from gateway.measurement import Histogram
+from gateway.nfs.latency_tap import RpcLatencyTap
 from gateway.relay.poller import RelayLoop
 from gateway.relay.sockets import tune
 from gateway.ssh import aes_gcm as gcm_module
@@ -48,6 +50,12 @@ def bastions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Bas
     yield made
     for bastion in made.values():
         bastion.stop()
+
+
+@pytest.fixture(params=["native", "asyncssh"])
+def way(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Options that select a data plane: the engine, if it was built, or asyncssh's channels."""
+    return {} if request.param == "native" else {"data_plane": "asyncssh"}
 
 
 def plane(link: SshConnectionPool) -> str:
@@ -129,9 +137,9 @@ async def test_the_cipher_selects_the_data_plane(
             await echo_once(link, port, os.urandom(500_000))
 
 
-async def test_every_size_from_one_byte_to_several_packets(bastions: dict[str, Bastion]) -> None:
+async def test_every_size_from_one_byte_to_several_packets(bastions: dict[str, Bastion], way: dict[str, Any]) -> None:
     with serving(echoing) as port:
-        async with opened(options(bastions["openssh"])) as link:
+        async with opened(options(bastions["openssh"], **way)) as link:
             loop = asyncio.get_running_loop()
             with await link.socket(Endpoint("127.0.0.1", port)) as sock:
                 for size in (*range(1, 200), *range(32700, 32800), 65535, 65536, 131072, 131073):
@@ -143,9 +151,11 @@ async def test_every_size_from_one_byte_to_several_packets(bastions: dict[str, B
                     assert got == sent
 
 
-@pytest.mark.parametrize("who", ["us", "sshd", "both"])
+@pytest.mark.parametrize(
+    ("who", "data_plane"), [("us", "native"), ("sshd", "native"), ("both", "native"), ("both", "asyncssh")]
+)
 async def test_key_exchanges_during_bulk_traffic_in_both_directions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str, data_plane: str
 ) -> None:
     need_sshd()
     exchanges = 0
@@ -162,41 +172,47 @@ async def test_key_exchanges_during_bulk_traffic_in_both_directions(
     bastion = Bastion(tmp_path / "bastion", extra="RekeyLimit 4M" if who in ("sshd", "both") else "").start()
     try:
         with serving(echoing) as port:
-            async with opened(options(bastion)) as link, asyncio.timeout(50):
+            chosen = options(bastion, data_plane="auto" if data_plane == "native" else data_plane)
+            async with opened(chosen) as link, asyncio.timeout(50):
                 traffic = [[os.urandom(1 << 20) for _ in range(15)] for _ in range(4)]
                 got = await asyncio.gather(*(exchange(link, port, each, end_first=False) for each in traffic))
                 assert [hashlib.sha256(each).digest() for each in got] == [
                     hashlib.sha256(b"".join(each)).digest() for each in traffic
                 ]
                 assert exchanges > 10
-                assert plane(link) == "native"
+                assert plane(link) == data_plane
                 await echo_once(link, port)
     finally:
         bastion.stop()
 
 
-async def test_channel_numbers_wrap_around_over_thousands_of_channels(bastions: dict[str, Bastion]) -> None:
+@pytest.mark.parametrize("engine", [False, True], ids=["python", "engine"])
+async def test_the_numbers_of_thousands_of_channels_are_released(bastions: dict[str, Bastion], engine: bool) -> None:
+    need_data_plane()
     with serving(echoing) as port:
-        async with opened(options(bastions["openssh"], connections=PoolOptions(1, 1)), engine=False) as link:
-            conn = link._connections[0]._conn
-            conn._next_recv_chan = 0xFFFFFFFF - 500  # the channel numbers overflow after 500 channels
+        async with opened(options(bastions["openssh"], connections=PoolOptions(1, 1)), engine=engine) as link:
+            conn: Any = link._connections[0]._conn
+            conn._next_recv_chan = 0xFFFFFFFF - 500  # in Python, the channel numbers overflow after 500 channels
             for _ in range(20):
                 await asyncio.gather(*(echo_once(link, port, os.urandom(50)) for _ in range(100)))
             async with asyncio.timeout(15):
-                while conn._channels:
+                while conn.engine.channel_count if engine else conn._channels:
                     await asyncio.sleep(0.01)
-            assert not conn.packet_transport.reader.channels  # type: ignore[attr-defined]
-            assert not conn.packet_transport.reader.opening  # type: ignore[attr-defined]
+            if not engine:
+                assert not conn.packet_transport.reader.channels
+                assert not conn.packet_transport.reader.opening
 
 
-async def test_a_query_is_answered_beside_clients_that_do_not_read(bastions: dict[str, Bastion]) -> None:
+async def test_a_query_is_answered_beside_clients_that_do_not_read(
+    bastions: dict[str, Bastion], way: dict[str, Any]
+) -> None:
     def flood(client: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while True:
                 client.sendall(bytes(65536))
 
     with serving(flood) as flooding, serving(echoing) as port:
-        async with opened(options(bastions["openssh"], connections=PoolOptions(1, 1))) as link:
+        async with opened(options(bastions["openssh"], connections=PoolOptions(1, 1), **way)) as link:
             deaf = [await link.socket(Endpoint("127.0.0.1", flooding)) for _ in range(20)]
 
             def held() -> int:
@@ -287,7 +303,9 @@ async def test_a_protocol_violation_closes_only_its_own_connection(
         other.close()
 
 
-async def test_data_arrives_even_if_the_close_precedes_the_join_of_the_client(tmp_path: Path) -> None:
+async def test_data_arrives_even_if_the_close_precedes_the_join_of_the_client(
+    tmp_path: Path, way: dict[str, Any]
+) -> None:
     class Session(asyncssh.SSHTCPSession[bytes]):
         def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
             # A server that refuses a client sends its message, the EOF and the CLOSE together.
@@ -310,7 +328,7 @@ async def test_data_arrives_even_if_the_close_precedes_the_join_of_the_client(tm
         authorized_client_keys=str(tmp_path / "bastion" / "authorized_keys"),
         encryption_algs=["aes128-gcm@openssh.com"],
     )
-    async with server, opened(options(bastion)) as link:
+    async with server, opened(options(bastion, **way)) as link:
         loop = asyncio.get_running_loop()
         for _ in range(50):  # each round reuses the same descriptor
             sock = await link.socket(Endpoint("db", 1))
@@ -323,7 +341,7 @@ async def test_data_arrives_even_if_the_close_precedes_the_join_of_the_client(tm
 
 
 async def test_data_from_a_client_after_the_backend_has_closed_disturbs_no_other_channel(
-    bastions: dict[str, Bastion],
+    bastions: dict[str, Bastion], way: dict[str, Any]
 ) -> None:
     """The backend closes while the gateway buffers the response for a slow client, which continues to send."""
     payload = os.urandom(1 << 20)
@@ -333,7 +351,7 @@ async def test_data_from_a_client_after_the_backend_has_closed_disturbs_no_other
         client.sendall(payload)
 
     loop = asyncio.get_running_loop()
-    one = options(bastions["openssh"], connections=PoolOptions(1, 1))
+    one = options(bastions["openssh"], connections=PoolOptions(1, 1), **way)
     with serving(answer_and_close) as closing, serving(echoing) as port:
         async with opened(one) as link, asyncio.timeout(20):
             other = await link.socket(Endpoint("127.0.0.1", port))
@@ -357,7 +375,46 @@ async def test_data_from_a_client_after_the_backend_has_closed_disturbs_no_other
             other.close()
 
 
-async def test_thousands_of_tiny_packets_in_one_turn(bastions: dict[str, Bastion]) -> None:
+async def test_the_latencies_of_rpc_messages_are_measured(bastions: dict[str, Bastion], way: dict[str, Any]) -> None:
+    """Several calls wait at the same time, and the server answers them in another order."""
+    more = threading.Event()
+
+    def message(xid: int, kind: int, size: int) -> bytes:
+        return UInt32(0x80000000 | 8 + size) + UInt32(xid) + UInt32(kind) + bytes(size)
+
+    def answer(client: socket.socket) -> None:
+        with client.makefile("rb") as incoming:
+            incoming.read(2 * len(message(0, 0, 100_000)))
+        client.sendall(message(2, 1, 70_000))
+        more.wait(20)
+        client.sendall(message(1, 1, 100))
+
+    loop = asyncio.get_running_loop()
+    latencies: list[float] = []
+    with serving(answer) as port:
+        async with opened(options(bastions["openssh"], **way)) as link, asyncio.timeout(20):
+            ours, theirs = socket.socketpair()
+            tune(ours)
+            tune(theirs)
+            with ours:
+                tap = RpcLatencyTap(latencies.append)
+                relay = await link.join(theirs, Endpoint("127.0.0.1", port), Histogram(), tap=tap)
+                began = time.monotonic()
+                await loop.sock_sendall(ours, message(1, 0, 100_000) + message(2, 0, 100_000))
+                got = 0
+                while got < len(message(2, 1, 70_000)):
+                    got += len(await loop.sock_recv(ours, 65536))
+                while not latencies:
+                    await asyncio.sleep(0.005)
+                assert (relay.waiting_since or 0) >= began
+                more.set()
+                while len(latencies) < 2:
+                    await asyncio.sleep(0.005)
+                assert relay.waiting_since is None
+                assert latencies[0] < latencies[1] < time.monotonic() - began
+
+
+async def test_thousands_of_tiny_packets_in_one_turn(bastions: dict[str, Bastion], way: dict[str, Any]) -> None:
     def drizzle(client: socket.socket) -> None:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for at in range(4000):
@@ -365,7 +422,7 @@ async def test_thousands_of_tiny_packets_in_one_turn(bastions: dict[str, Bastion
 
     loop = asyncio.get_running_loop()
     with serving(drizzle) as port:
-        async with opened(options(bastions["openssh"])) as link, asyncio.timeout(20):
+        async with opened(options(bastions["openssh"], **way)) as link, asyncio.timeout(20):
             sock = await link.socket(Endpoint("127.0.0.1", port))
             for _ in range(10):
                 time.sleep(0.1)  # noqa: ASYNC251 - block the loop, so that all data arrives together
@@ -377,7 +434,9 @@ async def test_thousands_of_tiny_packets_in_one_turn(bastions: dict[str, Bastion
             sock.close()
 
 
-async def test_a_connection_that_fails_during_uploads_is_noticed(bastions: dict[str, Bastion]) -> None:
+async def test_a_connection_that_fails_during_uploads_is_noticed(
+    bastions: dict[str, Bastion], way: dict[str, Any]
+) -> None:
     def swallow(client: socket.socket) -> None:
         while client.recv(1 << 20):
             pass
@@ -385,7 +444,7 @@ async def test_a_connection_that_fails_during_uploads_is_noticed(bastions: dict[
     loop = asyncio.get_running_loop()
     with serving(swallow) as port:
         for _ in range(5):
-            async with opened(options(bastions["openssh"], connections=PoolOptions(1, 1))) as link:
+            async with opened(options(bastions["openssh"], connections=PoolOptions(1, 1), **way)) as link:
                 socks = [await link.socket(Endpoint("127.0.0.1", port)) for _ in range(20)]
 
                 async def upload(sock: socket.socket) -> None:
@@ -403,41 +462,83 @@ async def test_a_connection_that_fails_during_uploads_is_noticed(bastions: dict[
                     sock.close()
 
 
-async def test_a_modified_packet_closes_the_connection(bastions: dict[str, Bastion], tmp_path: Path) -> None:
-    """If the path flips one bit, the authentication tag does not match, and the client gets no byte of the packet."""
-    loop = asyncio.get_running_loop()
-    flip = asyncio.Event()
-    port = bastions["openssh"].port
+@contextlib.asynccontextmanager
+async def changed(
+    bastion: Bastion, folder: Path, change: Callable[[bytes], bytes], **more: Any
+) -> AsyncIterator[SshConnectionPool]:
+    """Open a tunnel over a path that changes what the server sends."""
 
-    async def meddle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", bastion.port)
 
-        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, meddling: bool) -> None:
+        async def pump(
+            source: asyncio.StreamReader, sink: asyncio.StreamWriter, change: Callable[[bytes], bytes]
+        ) -> None:
             with contextlib.suppress(OSError):
                 while data := await source.read(65536):
-                    if meddling and flip.is_set():
-                        data = data[:-1] + bytes([data[-1] ^ 1])
-                    sink.write(data)
+                    sink.write(change(data))
                     await sink.drain()
             sink.close()
 
-        await asyncio.gather(pump(reader, far_writer, meddling=False), pump(far_reader, writer, meddling=True))
+        await asyncio.gather(pump(reader, far_writer, bytes), pump(far_reader, writer, change))
+
+    async with await asyncio.start_server(forward, "127.0.0.1", 0) as proxy:
+        known = folder / "known_hosts"
+        middle = proxy.sockets[0].getsockname()[1]
+        known.write_text(bastion.known_hosts.read_text().replace(f":{bastion.port} ", f":{middle} "))
+        chosen = options(
+            bastion, port=middle, known_hosts=(known,), keepalive=PATIENT, connections=PoolOptions(1, 1), **more
+        )
+        async with opened(chosen) as link, asyncio.timeout(20):
+            yield link
+
+
+async def test_a_modified_packet_closes_the_connection(
+    bastions: dict[str, Bastion], tmp_path: Path, way: dict[str, Any]
+) -> None:
+    """If the path flips one bit, the authentication tag does not match, and the client gets no byte of the packet."""
+    loop = asyncio.get_running_loop()
+    flip = False
+
+    def change(data: bytes) -> bytes:
+        return data[:-1] + bytes([data[-1] ^ 1]) if flip else data
 
     with serving(echoing) as echo:
-        async with await asyncio.start_server(meddle, "127.0.0.1", 0) as proxy:
-            known = tmp_path / "known_hosts"
-            middle = proxy.sockets[0].getsockname()[1]
-            known.write_text(bastions["openssh"].known_hosts.read_text().replace(f":{port} ", f":{middle} "))
-            chosen = options(bastions["openssh"], port=middle, known_hosts=(known,), keepalive=PATIENT)
-            async with opened(chosen) as link, asyncio.timeout(10):
-                await echo_once(link, echo)
-                sock = await link.socket(Endpoint("127.0.0.1", echo))
-                flip.set()
-                await loop.sock_sendall(sock, b"precious")
-                assert "MAC verification failed" in (await link.lost()).detail
-                with contextlib.suppress(ConnectionResetError):
-                    assert await loop.sock_recv(sock, 100) == b""
-                sock.close()
+        async with changed(bastions["openssh"], tmp_path, change, **way) as link:
+            await echo_once(link, echo)
+            sock = await link.socket(Endpoint("127.0.0.1", echo))
+            flip = True
+            await loop.sock_sendall(sock, b"precious")
+            assert "MAC verification failed" in (await link.lost()).detail
+            with contextlib.suppress(ConnectionResetError):
+                assert await loop.sock_recv(sock, 100) == b""
+            sock.close()
+
+
+async def test_garbage_instead_of_packets_closes_only_the_connection(
+    bastions: dict[str, Bastion], tmp_path: Path, way: dict[str, Any]
+) -> None:
+    """If a server sends random bytes of any length after the login, the only effect is that the connection closes."""
+    loop = asyncio.get_running_loop()
+    rng = random.Random(7)
+    noise: list[bytes] = []
+    least = 16 if way else 4  # asyncssh waits for a block of the cipher before it checks the length
+
+    def change(data: bytes) -> bytes:
+        return noise.pop() if noise else data
+
+    with serving(echoing) as echo:
+        async with opened(options(bastions["openssh"], **way)) as bystander:
+            for size in (1, 3, 4, 19, 20, 36, 100, 5000, 600_000):
+                async with changed(bastions["openssh"], tmp_path, change, **way) as link:
+                    with await link.socket(Endpoint("127.0.0.1", echo)) as sock:
+                        noise.append(rng.randbytes(size))
+                        await loop.sock_sendall(sock, b"ask")
+                        while noise:
+                            await asyncio.sleep(0.005)
+                        if size >= least:
+                            assert (await link.lost()).detail
+                await echo_once(bystander, echo)
 
 
 KINDS_OF_PACKET = st.sampled_from([90, 91, 92, 93, 94, 95, 96, 97, 98, 99, 100, 80, 81, 82, 2, 3, 4, 20, 21, 30, 127])
@@ -494,24 +595,3 @@ def test_any_sequence_of_authentic_packets_is_handled(
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=RelayLoop) as runner:
         patch.setattr(gcm_module.AesGcm, "__init__", remembering)
         runner.run(run())
-
-
-async def test_garbage_instead_of_packets_closes_only_the_connection(
-    bastions: dict[str, Bastion],
-) -> None:
-    """If a server sends random bytes of any length after the login, the only effect is that the connection closes."""
-    rng = random.Random(7)
-    for size in (1, 3, 4, 19, 20, 36, 100, 5000, 600_000):
-        async with opened(options(bastions["openssh"], keepalive=PATIENT), engine=False) as link:
-            transport = link._connections[0]._conn.packet_transport  # type: ignore[attr-defined]
-            noise = rng.randbytes(size)
-            for at in range(0, size, 100_000):
-                piece = noise[at : at + 100_000]
-                if transport.is_closing() or transport._conn.transport_closed:
-                    break
-                transport.reader._view[transport.reader._end : transport.reader._end + len(piece)] = piece
-                transport.reader._end += len(piece)
-                transport._resume()
-            if size >= 4:
-                async with asyncio.timeout(15):
-                    assert (await link.lost()).detail

@@ -72,7 +72,7 @@ def engine(request: pytest.FixtureRequest) -> bool:
 
 @contextlib.asynccontextmanager
 async def attacked(
-    folder: Path, attack: Callable[..., None], *, engine: bool = False
+    folder: Path, attack: Callable[..., None], *, engine: bool = True
 ) -> AsyncIterator[SshConnectionPool]:
     async with (
         hostile(folder / "bastion", attack) as bastion,

@@ -812,6 +812,8 @@ async def test_a_lost_path_resets_the_client_and_never_ends_it_cleanly(sshd: Bas
 
 async def test_ten_thousand_aborted_clients_leak_nothing(sshd: Bastion) -> None:
     """Clients reset their connections while the channel opens, like health checks with a short timeout."""
+    async with opened(options(sshd)):  # starts the engine, which keeps its descriptors
+        pass
     before = _descriptors()
     with serving(echoing) as port, socket.create_server(("127.0.0.1", 0), backlog=512) as server:
         server.setblocking(False)

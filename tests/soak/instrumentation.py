@@ -145,6 +145,14 @@ def _window_size(relay: Any) -> int:
     return int(grown.get("size", relay.window.size))
 
 
+def start_engine() -> None:
+    """Start the engine of the running loop, which keeps its descriptors until the loop closes."""
+    if is_built():
+        from gateway.ssh.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
+
+        engine_pool().host()
+
+
 def engine_growth() -> int:
     """Return the bytes by which the engine of the running loop has grown windows."""
     if not is_built():
@@ -201,7 +209,18 @@ class Budgets:
         return taken + self._process - flow_control.GROWTH_BUDGET.available + engine_growth()
 
     def unaccounted(self, link: SshConnectionPool) -> int:
-        """Return the bytes of the budgets in use that no channel accounts for; 0 while channels are being opened."""
+        """Return the bytes of the budgets in use that no channel accounts for; 0 while channels are being opened.
+
+        The thread of the engine can change windows while this method reads them. If the bytes do not match, the
+        method therefore reads them again.
+        """
+        for _ in range(10):
+            found = self._unaccounted(link)
+            if not found:
+                break
+        return found
+
+    def _unaccounted(self, link: SshConnectionPool) -> int:
         accounted = sum(
             max(0, size - flow_control.MIN_WINDOW) for each in link._connections for size in _windows(each).values()
         )

@@ -15,7 +15,7 @@ from tests.soak.jobs import beside, check, disturb, look
 from tests.soak.plan import PATHS, Bench, Outcome, Round
 from tests.soak.verdicts import Warnings, compare_reports
 from tests.support.front import DIAL_WITHIN, Front, fronting
-from tests.support.ssh_sessions import options
+from tests.support.ssh_sessions import options, until_engines_are_idle
 
 _PATIENCE = 90.0
 """Seconds after the start of the last stream within which all open streams must end."""
@@ -34,13 +34,14 @@ async def play(bench: Bench, chosen: Round) -> Outcome:
     log.addHandler(warnings)
     bench.link.shape(PATHS[chosen.path])
     exchanged = bench.exchanges.count
-    instrumentation.engine_growth()  # creates the engine of the loop, which has descriptors
+    instrumentation.start_engine()
     tasks, open_files = instrumentation.tasks(), descriptors()
     try:
         async with SshTunnel(_options(bench, chosen.cipher)).open(DirectLink(), lambda *_: None) as tunnel:
             link = tunnel.link
             assert isinstance(link, SshConnectionPool)
             await _load(bench, chosen, link, outcome)
+        await until_engines_are_idle()
     except Exception as error:  # noqa: BLE001 - after any error, the other rounds must run
         audit.note("the round was not played to its end", f"{type(error).__name__}: {error}")
     finally:

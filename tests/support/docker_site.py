@@ -88,11 +88,18 @@ class Site:
                 if condition():
                     return time.monotonic() - started
             if time.monotonic() - started > timeout:
-                logs = self.engine.docker("logs", "gateway", check=False)
-                there = (self.folder / "admin.sock").exists()
-                state = [self.get(path) for path in ("/api/v1/plan", "/api/v1/consumers")] if there else ""
-                pytest.fail(f"the condition does not hold within {timeout} s: {state}\n{logs.stdout}{logs.stderr}")
+                pytest.fail(f"the condition does not hold within {timeout} s: {self._state()}")
             time.sleep(0.05)
+
+    def _state(self) -> str:
+        paths = ("/api/v1/plan", "/api/v1/consumers", "/api/v1/status")
+        state: list[object] = []
+        if (self.folder / "admin.sock").exists():
+            with contextlib.suppress(Exception):
+                state = [self.get(path) for path in paths]
+        listed = self.engine.docker("ps", "-a", check=False).stdout
+        outputs = [self.engine.docker("logs", name, check=False) for name in ("gateway", "db")]
+        return "\n".join([str(state), listed, *(f"{each.stdout}{each.stderr}" for each in outputs)])
 
     def says(self, container: str, name: str = "orders", port: int = 3306, within: int = 1) -> str:
         """Connect to the backend `name` from a container; return the line that the backend sends."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gateway._dataplane import is_built
 from gateway.contracts.link import Link
 from gateway.contracts.values import Duration, Endpoint
 from gateway.demo.sshd import Bastion
@@ -35,11 +36,23 @@ def options(bastion: Bastion, **changes: Any) -> SshOptions:
 
 @contextlib.asynccontextmanager
 async def opened(
-    chosen: SshOptions, via: Link | None = None, *, engine: bool = False
+    chosen: SshOptions, via: Link | None = None, *, engine: bool = True
 ) -> AsyncIterator[SshConnectionPool]:
+    """Open a tunnel. If `engine` is false, the data plane in Python carries the channels with AES-GCM."""
     async with SshTunnel(chosen, engine=engine).open(via or DirectLink(), lambda *_: None) as tunnel:
         assert isinstance(tunnel.link, SshConnectionPool)
         yield tunnel.link
+
+
+async def until_engines_are_idle() -> None:
+    """Wait until the engines have closed the sockets of all SSH connections, which they do in their threads."""
+    if not is_built():
+        return
+    from gateway.ssh.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
+
+    async with asyncio.timeout(20):
+        while any(host.load for host in engine_pool().hosts):
+            await asyncio.sleep(0.005)
 
 
 async def refused(chosen: SshOptions) -> TunnelError:

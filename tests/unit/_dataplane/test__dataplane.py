@@ -3,6 +3,7 @@
 import contextlib
 import ipaddress
 import os
+import random
 import resource
 import select
 import socket
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from gateway.nfs.latency_tap import RpcRecordScanner
 from gateway.relay.sockets import reset_on_process_exit
 from tests.support.requirements import need_data_plane
 
@@ -101,10 +103,10 @@ class Rig:
     def kinds(self, token: int) -> list[int]:
         return [kind for kind, of, _, _ in self.records if of == token]
 
-    def join(self, *, window: int = 1 << 40) -> tuple[int, int, socket.socket]:
+    def join(self, *, window: int = 1 << 40, tap: int = 0) -> tuple[int, int, socket.socket]:
         """Open a channel and attach a client. Return the token, the channel number, and the client."""
         token = self.engine.token()
-        self.engine.channel(token, self.wire, 1 << 21, PACKET, False, numbers(12) + b"direct-tcpip", b"")
+        self.engine.channel(token, self.wire, 1 << 21, PACKET, tap, numbers(12) + b"direct-tcpip", b"")
         self.turn()
         (opened,) = self.hear()
         number = int.from_bytes(opened[17:21], "big")
@@ -277,6 +279,21 @@ def test_the_loss_of_a_connection_is_the_last_record(rig: Rig) -> None:
     assert client.recv(1) == b""  # on a unix socket, a reset looks like end-of-file
 
 
+@pytest.mark.parametrize("complete", [True, False])
+def test_the_gauge_shows_whether_the_end_is_complete_before_the_client_sees_it(rig: Rig, complete: bool) -> None:
+    """Python can handle the end that the client sees before it takes the record of this end."""
+    token, number, client = rig.join()
+    rig.peer.sendall(rig._theirs.seal(bytes([DATA]) + numbers(number, 5) + b"reply"))
+    if complete:
+        rig.peer.sendall(rig._theirs.seal(bytes([CLOSE]) + numbers(number)))
+    else:
+        rig.peer.close()
+    for _ in range(3):
+        rig.engine.turn()
+    assert (client.recv(100), client.recv(100)) == (b"reply", b"")
+    assert rig.engine.gauge(token)[6] is complete
+
+
 def test_latencies_are_reported_when_a_channel_ends(rig: Rig) -> None:
     token, number, client = rig.join()
     client.send(b"query")
@@ -286,6 +303,48 @@ def test_latencies_are_reported_when_a_channel_ends(rig: Rig) -> None:
     counts = [text for kind, _, _, text in rig.records if kind == rig.module.RECORD_HISTOGRAM]
     assert [sum(text[at] for at in range(0, 24, 8)) for text in counts] == [1]
     assert rig.engine.gauge(token)[:3] == (5, 5, 1)
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x00"], ids=["rpc", "garbage"]
+)
+@pytest.mark.parametrize("from_backend", [False, True])
+def test_the_headers_of_rpc_messages_are_reported(rig: Rig, from_backend: bool, garbage: bytes) -> None:
+    """The engine finds the same messages as the tap in Python, for any segmentation and any number of fragments."""
+    rng = random.Random(1)
+    token, number, client = rig.join(tap=rig.module.TAP_RPC)
+    messages = [rpc_message(rng.choice([0, 1]), rng.randrange(1 << 32), rng.randrange(5000), rng) for _ in range(60)]
+    stream, scanner, expected = b"".join(messages) + garbage, RpcRecordScanner(), []
+    while stream:
+        size = rng.choice([1, 3, 7, 100, 5000])
+        piece, stream = stream[:size], stream[size:]
+        expected += [(xid, kind) for xid, kind in scanner.records(memoryview(piece))]
+        if from_backend:
+            rig.say(bytes([DATA]) + numbers(number, len(piece)) + piece)
+            assert client.recv(5000) == piece
+        else:
+            client.send(piece)
+            rig.turn()
+            rig.hear()
+    if garbage:
+        expected.append((0, -1))
+    found = [arguments for kind, of, arguments, _ in rig.records if (kind, of) == (rig.module.RECORD_RPC, token)]
+    assert [(xid, kind) for _, _, xid, kind in found] == expected
+    assert len(expected) >= 60
+    assert {(where, abs(time.monotonic() - now / 1e9) < 60) for where, now, _, _ in found} == {
+        (int(from_backend), True)
+    }
+    assert rig.module.RECORD_TAP not in rig.kinds(token)
+
+
+def rpc_message(kind: int, xid: int, size: int, rng: random.Random) -> bytes:
+    """Return an RPC message in fragments of random sizes."""
+    body = numbers(xid, kind) + bytes(size)
+    cuts = sorted({len(body), *(rng.randrange(8, len(body) + 1) for _ in range(rng.randrange(3)))})
+    pieces = [body[start:end] for start, end in zip([0, *cuts], cuts, strict=False)]
+    return b"".join(
+        numbers(len(each) | (1 << 31 if at == len(pieces) - 1 else 0)) + each for at, each in enumerate(pieces)
+    )
 
 
 def test_wrong_arguments_are_refused(rig: Rig) -> None:

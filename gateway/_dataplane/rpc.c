@@ -1,0 +1,57 @@
+/* Finds the ONC RPC messages in the bytes of a channel (RFC 5531, sections 8 and 11), so that Python can measure their
+ * latencies without the bytes.
+ */
+#include "engine.h"
+
+#define LAST_FRAGMENT 0x80000000u
+#define FRAGMENT_HEADER 4u /* the record mark */
+#define FIRST_HEADER 12u   /* the record mark, the XID and the message type */
+#define MAX_FRAGMENT (64u * 1024u * 1024u)
+
+/* Handle a complete header of a fragment. Return false if the bytes are not RPC. */
+static bool on_header(struct channel *c, struct rpc_scanner *s, bool from_backend, uint64_t now)
+{
+    uint32_t mark = get_u32(s->header), length = mark & ~LAST_FRAGMENT, rest = s->header_size - FRAGMENT_HEADER;
+
+    if (length < rest || length - rest > MAX_FRAGMENT)
+        return false;
+    if (!s->is_continuation) {
+        const int64_t arguments[4] = {from_backend, (int64_t)now, get_u32(s->header + 4), get_u32(s->header + 8)};
+
+        if (arguments[3] != RPC_CALL && arguments[3] != RPC_REPLY)
+            return false;
+        emit(c->engine, RECORD_RPC, c->token, arguments, NULL, 0);
+    }
+    s->remaining = length - rest;
+    s->header_size = 0;
+    s->is_continuation = !(mark & LAST_FRAGMENT);
+    return true;
+}
+
+/* Report the messages that begin in the next bytes of one direction. After bytes that are not RPC, stop. */
+void rpc_scan(struct channel *c, bool from_backend, uint64_t now, const uint8_t *data, size_t size)
+{
+    struct rpc_scanner *s = &c->rpc[from_backend];
+    const int64_t not_rpc[4] = {from_backend, (int64_t)now, 0, -1};
+
+    while (size > 0) {
+        uint32_t missing = (s->is_continuation ? FRAGMENT_HEADER : FIRST_HEADER) - s->header_size;
+        size_t step = s->remaining ? s->remaining : missing;
+
+        if (step > size)
+            step = size;
+        if (s->remaining) {
+            s->remaining -= (uint32_t)step;
+        } else {
+            memcpy(s->header + s->header_size, data, step);
+            s->header_size += (uint32_t)step;
+            if (step == missing && !on_header(c, s, from_backend, now)) {
+                c->tap = TAP_NONE;
+                emit(c->engine, RECORD_RPC, c->token, not_rpc, NULL, 0);
+                return;
+            }
+        }
+        data += step;
+        size -= step;
+    }
+}
