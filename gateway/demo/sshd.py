@@ -14,7 +14,7 @@ from pathlib import Path
 from gateway.demo.process import Process, find, free_port, run
 
 _CONFIG = """\
-Endpoint {address}:{port}
+ListenAddress {address}:{port}
 HostKey {folder}/host_key
 {host_certificate}
 AuthorizedKeysFile {folder}/authorized_keys
