@@ -13,7 +13,7 @@ from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, Reason, RedialRequiredError
 from gateway.measurement import Histogram, Tap
-from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
+from gateway.ssh.asyncssh_opener import AsyncsshChannelOpener
 from gateway.ssh.client_connection import ClientConnection, EngineConnection
 from gateway.ssh.host_keys import HostKeyVerifier
 from gateway.ssh.options import SshOptions

@@ -12,7 +12,7 @@ import pytest
 from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion
 from gateway.ssh import socket_transport
-from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
+from gateway.ssh.asyncssh_opener import AsyncsshChannelOpener
 from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.socket_transport import SocketTransport
 from tests.support.configs import ssh_tunnel
