@@ -10,7 +10,7 @@ from gateway.errors import Reason, TunnelError
 from gateway.ssh import algorithms, asyncssh_internals
 from gateway.ssh.known_hosts import KnownHostEntries, load_known_hosts
 from gateway.ssh.options import SshOptions
-from gateway.ssh.packet_transport import transport_of
+from gateway.ssh.socket_transport import transport_of
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class HostKeyVerifier(asyncssh.SSHClient):
         self._conn = conn
         transport = transport_of(conn)
         if transport is not None:
-            self.greeting = lambda: bytes(transport.reader.greeting)
+            self.greeting = lambda: transport.greeting
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
         """Return whether to accept a key that is not in the trusted list."""

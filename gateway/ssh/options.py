@@ -99,9 +99,9 @@ class SshOptions:
         host_key_algorithms: Algorithms for host keys and for CA signatures, in order of preference. Algorithms with a
             trusted key are proposed first.
         data_plane: What carries the channels. `auto`: the gateway's own data plane in C with AES-GCM and
-            ChaCha20-Poly1305, and asyncssh's channels with other ciphers. If the data plane in C is not built, a
-            slower one in Python carries channels with AES-GCM. `native`: as `auto`, but it is an error if the data
-            plane in C is not built. `asyncssh`: always asyncssh's channels, which are slower.
+            ChaCha20-Poly1305, and asyncssh's channels with other ciphers or if the data plane in C is not built.
+            `native`: as `auto`, but it is an error if the data plane in C is not built. `asyncssh`: always asyncssh's
+            channels, which are slower.
         proxy_command: A program, with its arguments, whose standard input and output are the connection to the
             server. It runs without a shell. `{host}`, `{port}` and `{user}` are replaced by these keys.
         environment: Names of environment variables to pass to `proxy_command`, in addition to PATH, HOME, USER,

@@ -8,8 +8,7 @@ from typing import Any
 from gateway.contracts.accepting import AcceptedClientHandler, AcceptRule
 from gateway.contracts.link import Stream
 from gateway.measurement import Tap
-from gateway.ssh.flow_control import MAX_RECEIVE_PACKET
-from gateway.ssh.packet_writer import MAX_SEND_PACKET
+from gateway.ssh.flow_control import MAX_RECEIVE_PACKET, MAX_SEND_PACKET
 from gateway.ssh.pool_policy import CHANNELS_PER_CONNECTION
 from gateway.ssh.pooled_connection import PooledConnection, SshChannel
 

@@ -13,12 +13,11 @@ from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, Reason, RedialRequiredError
 from gateway.measurement import Histogram, Tap
-from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
+from gateway.ssh.asyncssh_opener import AsyncsshChannelOpener
 from gateway.ssh.client_connection import ClientConnection, EngineConnection
 from gateway.ssh.host_keys import HostKeyVerifier
-from gateway.ssh.native_channel_opener import NativeChannelOpener
 from gateway.ssh.options import SshOptions
-from gateway.ssh.packet_transport import PacketTransport, transport_of
+from gateway.ssh.socket_transport import SocketTransport, transport_of
 from gateway.text_sanitizer import error_text, one_line
 
 log = logging.getLogger(__name__)
@@ -109,7 +108,7 @@ class PooledConnection:
         """Whether the server has replied to at least one channel open."""
         transport = transport_of(conn)
         engine = conn.engine if isinstance(conn, ClientConnection) else None
-        self._transport: PacketTransport | EngineConnection | None = engine or transport
+        self._transport: SocketTransport | EngineConnection | None = engine or transport
         self.engine = engine
         """The transport of the connection, if an engine carries it."""
         self._last_heard = self._keepalive_sent = time.monotonic()
@@ -119,10 +118,8 @@ class PooledConnection:
         self._opener: ChannelOpener
         if engine is not None:
             self._opener = engine.make_opener()
-        elif transport is not None and isinstance(conn, ClientConnection) and conn.has_native_ciphers:
-            self._opener = NativeChannelOpener(conn, transport, lambda: self.round_trip)
         else:
-            self._opener = AsyncsshChannelOpener(conn, transport.writer if transport is not None else None)
+            self._opener = AsyncsshChannelOpener(conn, transport.queue if transport is not None else None)
 
     @property
     def load(self) -> int:
@@ -300,7 +297,7 @@ class PooledConnection:
 
     def data_plane(self) -> str:
         """Return the name of the data plane that carries the channels: `native` or `asyncssh`."""
-        return "asyncssh" if isinstance(self._opener, AsyncsshChannelOpener) else "native"
+        return "asyncssh" if self.engine is None else "native"
 
     def cipher(self) -> str:
         """Return the negotiated cipher of sent packets."""
