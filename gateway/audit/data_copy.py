@@ -87,7 +87,7 @@ def removed_on_failure(client: str, change: MountChanges, *created: str) -> list
 
 
 def started_on_failure(client: str, container: AuditedContainer) -> str:
-    """Return a trap that only starts the container again, if it was running, if the script fails; see `on_exit`."""
+    """Return a trap that starts a container that was running again if the script fails; see `on_exit`."""
     return on_exit(command(client, "start", container.name)) if container.running else END
 
 

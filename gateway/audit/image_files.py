@@ -87,7 +87,7 @@ def _size(entry: "os.DirEntry[str]") -> int:
 
 
 def _is_whiteout(entry: "os.DirEntry[str]") -> bool:
-    """Return whether an entry removes the same name of lower layers. In overlayfs, it is a character device 0/0."""
+    """Return whether an entry hides the same name in lower layers. In overlayfs, it is the character device 0/0."""
     try:
         status = entry.stat(follow_symlinks=False)
     except OSError:

@@ -191,7 +191,7 @@ def _of_path(snapshot: AuditSnapshot, path: str, title: str, identity: str = "")
 
 
 def _port(options: Mapping[str, str], medium: StorageMedium) -> str:
-    """Return the port of a server for a title; empty for the default port. Two ports can lead to two servers."""
+    """Return the port as the end of a title; empty for the default port. Two ports can belong to two servers."""
     port = options.get("port", "0")
     return "" if port in ("0", _PORTS.get(medium)) else f", port {port}"
 

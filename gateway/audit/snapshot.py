@@ -90,8 +90,8 @@ async def take_snapshot(engine: Engine, scope: AuditScope) -> AuditSnapshot:
     )  # fmt: skip
     if table is None:
         unchecked.append(
-            "the engine runs on another host or outside of this container: network mounts below binds are not found; "
-            "--mount-table takes a copy of the host's /proc/self/mountinfo"
+            "the engine runs on another host or outside of this container: binds of network mounts are not found: "
+            "pass a copy of the host's /proc/self/mountinfo with --mount-table"
         )
     if not is_here:
         unchecked.append(
@@ -157,7 +157,7 @@ class _OptionalRequests:
             if error.kind is ErrorKind.UNREACHABLE:
                 raise
             is_slow = error.kind is ErrorKind.TIMEOUT
-            verb = "does not respond to" if is_slow else "or a proxy before it, refuses"
+            verb = "does not respond to" if is_slow else "or a proxy in front of it, refuses"
             self.unchecked.append(f"the engine{' ' if is_slow else ', '}{verb} /{path}: {missing}")
             return None
 

@@ -95,5 +95,5 @@ def parse_lag(value: Any) -> float:
     except OverflowError as error:
         raise ValueError("the replication lag is not a finite number") from error
     if not math.isfinite(lag):
-        raise ValueError(f"the replication lag is {lag}")
+        raise ValueError(f"the replication lag is not a finite number ({lag})")
     return lag

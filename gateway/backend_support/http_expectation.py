@@ -62,7 +62,7 @@ class HttpExpectation:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"/[!-~]*", self.path) or "#" in self.path:
-            raise ValueError("path: must begin with / and contain no spaces: percent-encode other characters")
+            raise ValueError("path: must begin with / and contain only visible ASCII: percent-encode the rest")
         for each in self.status:
             if not 200 <= each <= 599:
                 raise ValueError(f"status: {each} is not a final status code: use 200 to 599")

@@ -55,8 +55,7 @@ class _HttpRoleBackend:
         except LinkLostError:
             raise
         except ReachError as error:
-            # Do not report the reason `auth`, because the HTTP server refused the request, and not the database a
-            # login.
+            # The reason `auth` would mean that the database refused a login, but the HTTP server refused a request.
             reason = Reason.QUERY if error.reason is Reason.AUTH else error.reason
             raise UnusableTargetError(reason, f"{name}: {error.detail}") from error
         except OSError as error:

@@ -136,7 +136,7 @@ class BackendKind:
 
     @property
     def kernel_mounts(self) -> bool:
-        """Whether kernels mount the backend. The host's network namespace must then reach the listener."""
+        """Whether kernels mount the backend. If so, it must be reachable from the network namespace of the host."""
         return self.mount is not None
 
     @property

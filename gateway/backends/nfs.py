@@ -166,7 +166,7 @@ def _describe_change(first: nfs4.NfsExport, now: nfs4.NfsExport) -> str:
 
 
 def _volume(options: NfsOptions, listener: Endpoint, hold: float) -> VolumeSpec | None:
-    """Return the definition of the volume. A mount of it waits for the server at least for `hold` seconds.
+    """Return the definition of the volume. Mounting it waits for the server for at least `hold` seconds.
 
     Docker's driver calls mount(2), which rejects options that only mount.nfs implements, such as `retry` and `bg`.
     The definition always contains the NFS version, because the kernel's default is version 3.
@@ -201,7 +201,7 @@ def _volume_problems(options: NfsOptions) -> Iterator[tuple[str, str]]:
 
 
 def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
-    """Return keys of a PersistentVolume's `spec`. Implements `KernelMountRules.persistent_volume`."""
+    """Return the NFS-specific keys of a PersistentVolume. Implements `KernelMountRules.persistent_volume`."""
     source = {"server": volume.address, "path": volume.export, "readOnly": volume.read_only}
     return {"nfs": source, "mountOptions": kubernetes_options(volume)}
 
@@ -223,7 +223,7 @@ def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
     if named.strip("[]") not in ("", server):
         notes.append(f"the device names {named}, but the target is addr={server}")
     if not version.startswith("4"):
-        notes.append(f"NFS version {version} becomes 4.2 through the gateway")
+        notes.append(f"NFS version {version} is not supported: the volume uses version 4.2")
     elif version in ("4.0", "4.1"):
         kept.insert(0, f"nfsvers={version}")
     volume: dict[str, Any] = {"read_only": True} if "ro" in mount else {}
@@ -259,7 +259,7 @@ def _advice(backends: Sequence[ConfiguredBackend]) -> Iterator[str]:
     """Warn about `hold` beyond the kernel's limit, and about backends that share an NFS server.
 
     A kernel treats two ports of one server as the same server (RFC 8881, section 2.10.5), and uses one connection for
-    both. Its traffic would use the connection through one of the backends only.
+    both. The traffic of both backends would then go through only one of them.
     """
     first: dict[object, str] = {}
     longest = _TIMEO * (1 + _MAX_RETRANS)

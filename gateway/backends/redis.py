@@ -111,7 +111,7 @@ async def _greet(client: RespClient, phases: Phases) -> bool:
 def _read_url(scheme: str, path: str) -> dict[str, str]:
     """Require TLS for `rediss`, and refuse a path. Implements `BackendKind.read_url`.
 
-    Each client selects its database, so a database number in the URL has no effect.
+    Each client selects its database, so a database number in the URL would have no effect.
     """
     without_path(scheme, path)
     return {"check.tls.mode": "verify"} if scheme == "rediss" else {}

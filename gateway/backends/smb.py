@@ -138,7 +138,7 @@ def _volume(options: SmbOptions, listener: Endpoint, hold: float) -> VolumeSpec 
 
 
 def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
-    """Return keys of a PersistentVolume's `spec`. Implements `KernelMountRules.persistent_volume`.
+    """Return the SMB-specific keys of a PersistentVolume. Implements `KernelMountRules.persistent_volume`.
 
     The volume uses the CSI driver for SMB, because Kubernetes has no built-in SMB volume.
     """

@@ -32,7 +32,7 @@ _METRICS_ONLY = "this token is valid for /metrics and /api/v1/sd only: use the t
 
 
 class AccessMiddleware:
-    """Refuses unknown Host headers (421) and unauthorized clients (401, 403), and enforces the rate limit by delays.
+    """Refuses unknown hosts (421) and unauthorized clients (401, 403), and delays requests above the rate limit.
 
     Args:
         rules: The access rules of the listener.
@@ -86,7 +86,7 @@ class AccessMiddleware:
         return web.Response(status=401, text=text, headers={"WWW-Authenticate": 'Bearer realm="gateway"'})
 
     def _current_role(self, request: web.Request) -> AccessRole:
-        """Return the role that the client's certificate, or its token and the current tokens, grant to the client."""
+        """Return the role that the client has because of its certificate or its bearer token."""
         transport = request.transport
         certified = bool(transport and transport.get_extra_info("peercert"))
         authorization = request.headers.get("Authorization")

@@ -20,8 +20,8 @@ class ConnectionLimits:
     Args:
         connections: Maximum number of concurrent connections.
         per_address: Maximum number of concurrent connections from one peer address.
-        head: Time to receive the headers of a request, from when the connection is accepted or the request's first
-            byte arrives.
+        head: Time to receive the headers of a request. It starts when the connection is accepted or, for a later
+            request, when the first byte arrives.
         idle: Time between two requests on one connection.
         response: Time from the end of the headers to the last byte of the response.
         request_bytes: Maximum size of one request in bytes, including its body.

@@ -55,8 +55,8 @@ class FailedPart:
     Args:
         level: The severity.
         part: `tunnel` or `backend`.
-        name: The name of the part.
-        state: Its state. A tunnel that retries is `down`, also during an attempt.
+        name: The name of the tunnel or backend.
+        state: The state. A tunnel that retries is `down`, even during an attempt.
         since: When the state began.
         reason: The reason; None if the state has no reason.
         cause: The cause of the state, in a few words.

@@ -91,9 +91,9 @@ class Transition:
 
 
 _KEPT = (SubjectType.BACKEND, SubjectType.TARGET, SubjectType.TUNNEL)
-"""The subjects whose states the log restores from the file after a restart."""
+"""The types of subjects whose states the log restores from the file after a restart."""
 _MANY = (SubjectType.BACKEND, SubjectType.TARGET)
-"""The subjects that can be numerous: hundreds of them can depend on one tunnel."""
+"""The types of subjects that can be numerous: hundreds of them can depend on one tunnel."""
 _HEALTHY = "up"
 """The state of a subject that works. If the first state of a subject is this one, the log adds no event. A start
 without failures therefore causes no events."""

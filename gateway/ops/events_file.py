@@ -87,7 +87,7 @@ class EventsFile:
             self._lock = None
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Write each event until cancelled."""
+        """Write new events to the file, until cancelled."""
         self._events.watchers.append(self._changed.set)
         try:
             ready()
@@ -133,7 +133,7 @@ class EventsFile:
             lock = lock_file(self._path.with_name(LOCK_NAME))
         except BlockingIOError:
             raise
-        except OSError:  # `write` reports it
+        except OSError:  # the first write reports the error
             log.debug("cannot lock %s", self._path, exc_info=True)
         try:
             return lock, read_events(self._path)

@@ -39,7 +39,7 @@ class PageHandlers:
 
     Args:
         service: The service whose state the pages show.
-        cache: Holds responses; None to render each response.
+        cache: The cache for rendered pages; None to render each response.
         executor: Compresses responses.
     """
 
@@ -125,7 +125,7 @@ class PageHandlers:
         return web.Response(body=page.body, headers=headers)
 
     async def _cached(self, name: str, compute: Callable[[], Awaitable[_Result]]) -> _Result:
-        """Return a cached result, or compute it if an event or a change of phase has occurred since."""
+        """Return a cached result. Compute it if it is too old, or older than the last event or change of phase."""
         if self._cache is None:
             return await compute()
         key = (name, self._service.phase(), self._service.events.last_id)

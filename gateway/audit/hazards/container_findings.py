@@ -25,7 +25,10 @@ def mounts(snapshot: AuditSnapshot) -> Iterator[tuple[AuditedContainer, AuditedM
 def database_in(
     snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountStorage
 ) -> str:
-    """Return the kind of database whose files a mount contains or usually contains; empty if there is none."""
+    """Return the kind of database that stores its files on a mount; empty if no kind is known.
+
+    The files determine the kind. If they cannot be read, the mount point and the image determine it.
+    """
     listed = snapshot.paths.get(store.host_path)
     found = listed.database if listed is not None else ""
     return found or database_files.at(mount.path, container.image, container.environment.get("PGDATA", ""))
