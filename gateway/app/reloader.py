@@ -21,7 +21,7 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import ConfigError, GatewayError
 from gateway.forwarding.listener import Listener
 from gateway.ops import logs
-from gateway.ops.events import EventLog, EventSubject, EventType
+from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.sd_notify import SdNotifier
 from gateway.ops.server import OpsServer
 
@@ -171,7 +171,7 @@ class Reloader:
                 await self._check_stale_files(self.config)
                 self._auditing.refused(error, trigger, origin)
                 self.successful, self.error, self.failed_at = False, str(error), time.time()
-                self._events.record(EventSubject(EventType.RELOAD), "failed", detail=self.error)
+                self._events.record(EventSubject(SubjectType.RELOAD), "failed", detail=self.error)
                 if not isinstance(error, GatewayError):
                     log.exception("reload failed")
                     raise GatewayError(f"{type(error).__name__}: {error}") from error
@@ -217,7 +217,7 @@ class Reloader:
                     log.warning(warning)
             previous, self.config = self.config, config
             self.successful, self.error, self.failed_at, self.applied_at = True, "", None, time.time()
-            self._events.record(EventSubject(EventType.RELOAD), "successful", detail=str(diff))
+            self._events.record(EventSubject(SubjectType.RELOAD), "successful", detail=str(diff))
             self._auditing.configured(previous, config, trigger)
             if config.audit != previous.audit:
                 await self._auditing.switch(config.audit, writer)

@@ -32,7 +32,7 @@ from gateway.config import Config
 from gateway.config.advice import advice
 from gateway.contracts.tracing import TraceExporter
 from gateway.contracts.values import Endpoint
-from gateway.ops.events import EventLog, EventSubject, EventType
+from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.events_file import EventsFile
 from gateway.ops.sd_notify import SdNotifier
 from gateway.ops.server import OpsServer
@@ -99,7 +99,7 @@ class GatewayService:
         listeners = bind_listeners(config, {}, self._passed, free_bind=True)
         self._passed.warn_unused(listeners)
         await self._events_file.load()
-        self._events.record(EventSubject(EventType.START), "started", detail=f"version {__version__}")
+        self._events.record(EventSubject(SubjectType.START), "started", detail=f"version {__version__}")
         async with (
             exporting(config) as exporter,
             self._ops.serving() as address,

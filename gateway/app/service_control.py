@@ -16,7 +16,7 @@ from gateway.config import Config
 from gateway.fleet.poller import FleetPoller
 from gateway.fleet.view import FleetView
 from gateway.measurement import Histogram
-from gateway.ops.events import EventLog, EventSubject, EventType
+from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.events_file import EventsFile
 from gateway.ops.status_views import BackendStatus, BackendView, ConfigText, ServiceView, phase
 from gateway.relay.sockets import PeerCredentials
@@ -177,7 +177,7 @@ class ServiceControl:
         """Set whether the service drains, and record a change."""
         if draining is not self.draining:
             self.draining = draining
-            self.events.record(EventSubject(EventType.DRAIN), self.phase())
+            self.events.record(EventSubject(SubjectType.DRAIN), self.phase())
 
     def shutdown(self) -> None:
         """Drain and stop. A second call ends the drain immediately."""

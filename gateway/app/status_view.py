@@ -21,7 +21,7 @@ from gateway.facts import Fact
 from gateway.health.check import Check
 from gateway.health.target_selection import TargetCandidate
 from gateway.measurement import Histogram
-from gateway.ops.events import EventLog, EventSubject, EventType
+from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import (
     ActionView,
@@ -76,7 +76,7 @@ def _tunnel(spec: TunnelSpec, reports: list[UplinkReport], events: EventLog) -> 
         state=worst.state,
         reason=worst.reason,
         detail=worst.described if worst.state is TunnelState.WAITING else worst.detail,
-        since=events.began(EventSubject(EventType.TUNNEL, spec.name), worst.state, worst.since),
+        since=events.began(EventSubject(SubjectType.TUNNEL, spec.name), worst.state, worst.since),
         connects=sum(each.connects for each in reports),
         failures=dict(sum((Counter(each.failures) for each in reports), Counter())),
         rtt=worst.link.rtt,
@@ -119,7 +119,7 @@ def backend_status(running: RunningBackend, events: EventLog) -> BackendStatus:
 
 def _since(running: RunningBackend, events: EventLog) -> float:
     clock = running.clock
-    return events.began(EventSubject(EventType.BACKEND, running.spec.name), clock.state, clock.since)
+    return events.began(EventSubject(SubjectType.BACKEND, running.spec.name), clock.state, clock.since)
 
 
 def backend_view(running: RunningBackend, events: EventLog, *, knows_containers: bool) -> BackendView:
@@ -224,7 +224,7 @@ def _target(
     """
     name, clock, checks = str(monitored.target), monitored.clock, monitored.checks
     check = checks[monitored.choose()]
-    since = events.began(EventSubject(EventType.TARGET, running.spec.name, name), clock.state, clock.since)
+    since = events.began(EventSubject(SubjectType.TARGET, running.spec.name, name), clock.state, clock.since)
     budgets = [running.budget(each.target, each.tunnel) for each in checks]
     aborted = max((each.aborted for each in budgets if each is not None), default=None)
     attempts = [each.attempts for each in checks]
