@@ -111,7 +111,7 @@ class DockerSync:
         """
         if self.reconciler is None or self._runtime is None:
             return None
-        from gateway.app.container_explanation import explain_containers  # noqa: PLC0415 - as above
+        from gateway.app.container_access import explain_containers  # noqa: PLC0415 - as above
 
         return explain_containers(self.reconciler, self._runtime.backends.values(), name)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from gateway.atomic_file import replace_file
 from gateway.config import Config
 from gateway.docker import own_container_id
-from gateway.errors import ConfigError, GatewayError, Problem
+from gateway.errors import ConfigError, ConfigProblem, GatewayError
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def with_instance(config: Config, *, record: bool = True, refuse: bool = True) -
             " gateway would no longer recognize what it has created in Docker. Set gateway.instance"
             " (GATEWAY_INSTANCE), or set a hostname for the container (hostname: in Compose, --hostname)"
         )
-        raise ConfigError([Problem(config.places.get(_KEY, "configuration"), _KEY, message)])
+        raise ConfigError([ConfigProblem(config.places.get(_KEY, "configuration"), _KEY, message)])
     if record and not configured:
         _write(path, name)
     return config
