@@ -100,7 +100,11 @@ class RelaySelector(selectors.EpollSelector):
             self._selector.unregister(fd)
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Run relay handlers until asyncio has work or `timeout` seconds have passed. None means no timeout."""
+        """Run relay handlers until asyncio has work. Return the events of descriptors that asyncio registered.
+
+        Args:
+            timeout: Maximum number of seconds to wait; None for no limit.
+        """
         deadline = math.inf if timeout is None else time.monotonic() + max(timeout, 0.0)
         wait = -1.0 if timeout is None else max(timeout, 0.0)
         poll = self._selector.poll
@@ -145,7 +149,7 @@ class RelaySelector(selectors.EpollSelector):
 
 
 class RelayLoop(asyncio.SelectorEventLoop):
-    """The service's event loop, with a `RelaySelector`, which it notifies of scheduled callbacks and timers."""
+    """The service's event loop. It uses a `RelaySelector`, and notifies it of scheduled callbacks and timers."""
 
     def __init__(self) -> None:
         self.relays = RelaySelector()
