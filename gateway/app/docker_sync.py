@@ -87,7 +87,7 @@ class DockerSync:
         self._supervisor.start(name, component)
 
     async def settled(self) -> None:
-        """Wait until the gateway's own container is attached to its networks, or one attempt has failed."""
+        """Wait until the gateway's own container is attached to its networks, or the first attempt has failed."""
         if self.reconciler is not None:
             await self.reconciler.settled.wait()
 
@@ -104,7 +104,7 @@ class DockerSync:
         return await self.reconciler.directory.wait_for(address, within) if self.reconciler else None
 
     def explain(self, name: str) -> list[dict[str, Any]] | None:
-        """Explain why matching containers can or cannot reach backends; return None if Docker is not configured.
+        """Explain which backends each matching container can reach; return None if Docker is not configured.
 
         Args:
             name: The name of a container, or the beginning of its ID.

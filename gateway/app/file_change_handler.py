@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class FileChangeHandler:
-    """Reloads what changed files contain: the configuration, or keys and certificates of tunnels and `ops`.
+    """Reloads the configuration, or the keys and certificates of tunnels and of `ops`, when their files change.
 
     Args:
         file: The configuration file; None if there is none.
@@ -47,7 +47,7 @@ class FileChangeHandler:
                 await self._ops.renew()
             except GatewayError as error:
                 log.error(
-                    "cannot load a file that `ops` names: still using the previously loaded version",
+                    "cannot load a file of the section ops: its previous version remains in use",
                     extra={"detail": str(error)},
                 )
         if self._file in changed:

@@ -1,4 +1,4 @@
-"""Runs the checks of backends in this process, and chooses targets by the results."""
+"""Runs the checks of backends in this process, and chooses targets based on the results."""
 
 import asyncio
 import contextlib
@@ -95,7 +95,7 @@ class LocalChecks:
 
 
 async def wait_first_results(backends: Callable[[], Iterable[RunningBackend]]) -> None:
-    """Wait until each target has the result of a first check, through any way.
+    """Wait until the first check of each target, through any of its ways, has finished.
 
     Args:
         backends: Returns the running backends.

@@ -28,7 +28,7 @@ def ops_settings(config: Config) -> OpsSettings:
 
 
 def file_problems(config: Config) -> list[ConfigProblem]:
-    """Return the errors of the files that the section `ops` uses. Blocks while it reads the files."""
+    """Return the errors in the files that the section `ops` names. Blocks while it reads the files."""
     try:
         read_secrets(ops_settings(config))
     except GatewayError as error:

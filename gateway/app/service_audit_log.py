@@ -47,7 +47,7 @@ class ServiceAuditLog:
 
     @property
     def trouble(self) -> list[str]:
-        """The reason why no events are written; empty if events are written or the audit log is disabled."""
+        """A message that says why no events are written; empty if there is no problem."""
         trouble = self._writer.fault if self._writer else None
         return [trouble] if trouble else []
 
@@ -100,7 +100,7 @@ class ServiceAuditLog:
         await self.switch(AuditSection(), None)
 
     def reopen(self) -> None:
-        """Reopen the file before the next write, because the file was possibly rotated."""
+        """Reopen the file before the next write, because the file might have been rotated."""
         if self._writer is not None:
             self._writer.reopen()
 
@@ -172,7 +172,7 @@ class ServiceAuditLog:
 
 @asynccontextmanager
 async def recording(config: Config) -> AsyncIterator[AuditRecorder]:
-    """Open the audit log for one command, and yield a recorder, which ignores events if the log is a standard stream.
+    """Open the audit log for one command, and yield a recorder. It ignores events if the log is a standard stream.
 
     Raises:
         GatewayError: The file cannot be opened.

@@ -220,7 +220,7 @@ def _target(
 ) -> TargetView:
     """Return the view of a target: its state through the way that new clients use, and counters of all ways.
 
-    As long as nothing has changed, the view is the same object, because a site has hundreds of targets.
+    If nothing has changed, return the previous view. This saves time, because a site can have hundreds of targets.
     """
     name, clock, checks = str(monitored.target), monitored.clock, monitored.checks
     check = checks[monitored.choose()]

@@ -42,7 +42,7 @@ class TransitionObserver:
         checked = [state for target, state in states if target.is_checked or state.state is not HealthState.UNKNOWN]
         for state in checked:
             if state.state is HealthState.BLOCKED:
-                continue  # the event of the tunnel is the cause; the target's health is unknown
+                continue  # the tunnel's own event already reports the cause
             subject = EventSubject(EventType.TARGET, name, str(state.target))
             self._events.observe(subject, state.state, state.reason, state.detail)
         if len(checked) == len(states):  # otherwise, the state of the backend is not the result of checks yet
