@@ -50,7 +50,7 @@ class DockerSync:
         for worker in runtime.workers.supervisors:
             worker.on_unknown_source = self._reconcile_soon
         if unchanged:
-            self._reconcile_soon()  # the backends can differ even if the section docker does not
+            self._reconcile_soon()  # the backends might have changed, although the section docker has not
             return
         revivals = self.reconciler.revivals if self.reconciler is not None else None
         for name in self._components:

@@ -31,7 +31,7 @@ class FileChangeHandler:
         self._runtime = runtime
 
     def watched(self) -> set[Path]:
-        """Return the files to watch. Blocks, because it reads files that contain the names of other files."""
+        """Return the files to watch. Blocks, because it reads files that can refer to other files."""
         config = self._reloader.config
         found = set(self._ops.files)
         if config.gateway.reload_on_change:
@@ -62,5 +62,5 @@ class FileChangeHandler:
 
 
 def _files_of(spec: TunnelSpec) -> set[Path]:
-    """Return the files of a tunnel, including the files whose names they contain. Blocks while it reads them."""
+    """Return the files of a tunnel, and the files to which they refer. Blocks while it reads them."""
     return files_of(spec.options).union(spec.kind.files(spec.options))

@@ -19,7 +19,7 @@ _FIRST_RESULT_POLL = 0.5
 
 
 class LocalChecks:
-    """Chooses targets by checks in this process; implements `gateway.app.runtime.TargetSelector`.
+    """Chooses targets based on checks in this process; implements `gateway.app.runtime.TargetSelector`.
 
     Args:
         components: Runs the checks.
@@ -86,7 +86,7 @@ class LocalChecks:
         running.on_failure(routed.target)
 
     def on_stall(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """Handle a response of a target that takes too long. See `gateway.app.runtime.TargetSelector`."""
+        """Handle a target that takes too long to respond. See `gateway.app.runtime.TargetSelector`."""
         running.on_stall(routed.target, routed.uplink.tunnel_name)
 
     def on_detour(self, running: RunningBackend, routed: RoutedTarget) -> None:

@@ -145,7 +145,7 @@ class MonitoredTarget:
             check.check_soon()
 
     def report_stall(self, tunnel: str | None) -> None:
-        """Notify the check that probes through `tunnel`, or the only check, that a client waits for a response."""
+        """Notify the check through `tunnel`, or the only check, that a client waits too long for a response."""
         for check in self.checks:
             if check.tunnel == tunnel or len(self.checks) == 1:
                 check.report_stall()

@@ -38,7 +38,7 @@ Loader = Callable[[], Config]
 
 
 class Reloader:
-    """Applies the first configuration, and each later version of the configuration.
+    """Applies the first configuration at startup, and later configurations on reloads.
 
     Args:
         config: The first configuration.
@@ -255,7 +255,7 @@ class Reloader:
         """Read the configuration in a thread, at most one at a time, because a file system can hang."""
         if self._loading is not None and not self._loading.done():
             raise GatewayError(
-                "a previous reload still reads the configuration files: check whether their file system hangs"
+                "a previous reload is still reading the configuration files: check whether their file system hangs"
             )
         self._loading = asyncio.get_running_loop().run_in_executor(None, self._loader)
         self._loading.add_done_callback(lambda done: done.cancelled() or done.exception())

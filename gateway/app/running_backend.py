@@ -85,8 +85,8 @@ class RunningBackend:
     def on_check_result(self) -> None:
         """Update the state and the order of targets, and move the clients of targets that have the wrong role.
 
-        The clients of a superseded primary are reset at once, because it accepts writes that are lost later. Other
-        clients are drained.
+        The clients of a superseded primary are reset at once, because it still accepts writes, which will be lost.
+        Other clients are drained.
         """
         candidates, prefer = self.candidates(), self.spec.prefer
         self.evaluate(candidates)
@@ -163,7 +163,7 @@ class RunningBackend:
                 each.check_soon(all_ways=each.target == target)
 
     def on_stall(self, target: Endpoint, tunnel: str | None = None) -> None:
-        """Notify the check that probes `target` through `tunnel` that a client waits for a response."""
+        """Notify the check of `target` through `tunnel` that a client waits too long for a response."""
         for each in self.targets:
             if each.target == target:
                 each.report_stall(tunnel)

@@ -52,7 +52,7 @@ class TargetSelector(Protocol):
         """Handle a failure of real traffic to a target."""
 
     def on_stall(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """Handle a response of a target that takes too long."""
+        """Handle a target that takes too long to respond."""
 
     def on_detour(self, running: RunningBackend, routed: RoutedTarget) -> None:
         """Handle a failed dial, after a dial through another way to the same target has succeeded."""

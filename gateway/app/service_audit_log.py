@@ -68,7 +68,7 @@ class ServiceAuditLog:
             writer.begin_close()
 
     async def switch(self, section: AuditSection, writer: AuditWriter | None) -> None:
-        """Use `writer`, and close the current writer, after waiting up to two seconds until its events are written.
+        """Replace the current writer. Close it when its events are written, or after two seconds.
 
         Args:
             section: The configuration of `writer`.
@@ -150,7 +150,9 @@ class ServiceAuditLog:
             )
 
     def refused(self, error: Exception, trigger: str, origin: ConfigOrigin | None) -> None:
-        """Record that a configuration was rejected, and where its errors are. Records no values, which can be secret.
+        """Record that a configuration was rejected, and where its errors are.
+
+        Values are omitted, because they can be secret.
 
         Args:
             error: Why the configuration was rejected.

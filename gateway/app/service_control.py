@@ -81,7 +81,7 @@ class ServiceControl:
         return [status_view.backend_status(each, self.events) for each in self._running()]
 
     async def view(self) -> ServiceView:
-        """Return the state of the service, from memory. Yields to the event loop between its parts."""
+        """Return the state of the service, from memory. Lets other tasks run between parts of the work."""
         views = []
         for number, each in enumerate(list(self._running())):
             views.append(self._backend(each))
@@ -157,7 +157,7 @@ class ServiceControl:
         self._auditing.command(command, peer, result)
 
     async def reload(self) -> str:
-        """Read the configuration again, apply it, and return what changed."""
+        """Read the configuration again, apply it, and return a description of the changes."""
         return await self._reloader.reload("admin")
 
     def drain(self) -> None:

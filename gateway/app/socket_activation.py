@@ -65,7 +65,7 @@ def passed_sockets() -> PassedSockets:
         try:
             os.set_inheritable(descriptor, False)
             sock = socket.socket(fileno=descriptor)
-        except OSError as error:  # a FIFO or a message queue
+        except OSError as error:  # the descriptor is a FIFO or a message queue
             log.warning(
                 "systemd passed a descriptor that is not a socket",
                 extra={"detail": f"{descriptor}: {error.strerror}"},

@@ -93,7 +93,7 @@ class FleetPoller:
         self._set_members(client, group, options)
 
     def _set_members(self, client: MemberClient, group: asyncio.TaskGroup, options: FleetOptions) -> None:
-        """Start a polling task for each new member, and stop the tasks of members that are not known any more."""
+        """Start a polling task for each new member, and stop the tasks of members that are no longer known."""
         members = self._discovery.known(options)
         self._retain(members)
         new = [member for member in members if member not in self._tasks]

@@ -65,7 +65,7 @@ class Acceptor:
         self.accepted = 0
         self.rejected: Tally = Tally()
         self.reserve = CancelReserve()
-        """Clients that exceed a limit, but may send a cancel request. The key is the client's task until the client
+        """Clients that exceed a limit, but might send a cancel request. The key is the client's task until the client
         is joined, and the relay's `ended` afterward."""
         self.pending: set[asyncio.Task[None] | None] = set()
         """Tasks of clients that are not joined yet."""
@@ -154,7 +154,7 @@ class Acceptor:
     def _over_limit(
         self, client: PendingClient, refusal: RefusalReason, usage: UsageCounters | None
     ) -> "_OverLimitClient | None":
-        """Return the refusal for a client that may send a cancel request; None to refuse the client immediately."""
+        """Return the refusal of a client that might send a cancel request; None to refuse the client immediately."""
         source = ClientSource.of(client.sock) if self._dialer.knows_cancel_requests and refusal in _LIMITS else None
         room = source is not None and self.reserve.has_room(source.address)
         if source is None or not room or self.admission.refusal(source, 0) is not None:

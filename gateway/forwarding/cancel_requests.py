@@ -98,7 +98,7 @@ class CancelRouter:
             target: The target that a new session would use; None if there is none.
 
         Returns:
-            None if the connection is not a cancel request.
+            The cancel request; None if the client sends other data.
 
         Raises:
             DialError: The client has disconnected.

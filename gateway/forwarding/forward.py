@@ -101,7 +101,7 @@ class Forward:
 
     @property
     def consumers(self) -> ConsumerUsage:
-        """The usage counters of each consumer, by its name."""
+        """The usage counters of each consumer, by the consumer's name."""
         return self._acceptor.consumers
 
     @property
@@ -161,7 +161,7 @@ class Forward:
         self._start_accepting()
 
     def review(self) -> None:
-        """Stop the link that accepts clients, if any, when the target of new clients or the rules have changed."""
+        """Stop a link from accepting clients if the target of new clients or the admission rules have changed."""
         if self._native is not None:
             self._native.review(self._dialer.target_dialer.route)
 
@@ -234,7 +234,7 @@ class Forward:
             timer = asyncio.get_running_loop().call_later(_RESERVE_TIMEOUT, relay.abort, CloseReason.ABORTED)
             relay.ended.add_done_callback(lambda _: timer.cancel())
         if self._native is not None:
-            self.review()  # cancel requests might now have several targets
+            self.review()  # a cancel request might now be for another target than that of the link
             self._native.offer(routed, self._dialer.target_dialer.route, self.listeners)
 
     def _add(

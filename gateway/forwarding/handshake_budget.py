@@ -65,7 +65,7 @@ class HandshakeBudget(AbortedLoginCount):
     def allows(self, now: float) -> bool:
         """Return whether a client can be admitted at the monotonic time `now`.
 
-        Near the limit, True reserves this admission: other clients must wait for `_THROTTLE_INTERVAL`.
+        Near the limit, a result of True counts as an admission: the next client must wait for `_THROTTLE_INTERVAL`.
         """
         if self.aborted < self.limit * _THROTTLE_SHARE:
             return True

@@ -104,7 +104,7 @@ class NativeAcceptor:
             each.delegate(self.withdraw)
 
     def review(self, route: Route) -> None:
-        """Stop accepting through the link if new clients now need another target, or if the rules have changed."""
+        """Stop the link from accepting clients if new clients need another target, or if the rules have changed."""
         listening = self._listening
         if listening is not None and not self._is_simple(self._ways[listening], route):
             self.withdraw()

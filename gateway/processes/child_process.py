@@ -144,7 +144,7 @@ class ChildProcess:
         return code
 
     async def exits_within(self, seconds: float) -> bool:
-        """Wait at most this number of seconds for the exit; return whether the process has exited or is exiting."""
+        """Wait at most `seconds` for the exit; return whether the process has exited or is exiting."""
         await asyncio.wait({self._exit}, timeout=seconds)
         if self.exit_code is None and not self._is_exiting():
             return False
@@ -167,7 +167,7 @@ class ChildProcess:
         self._reap()
 
     async def stop(self) -> None:
-        """Send SIGTERM to the process group, wait up to 3 seconds for the exit of the program, and send SIGKILL."""
+        """Send SIGTERM to the process group, wait up to 3 seconds for the program to exit, and kill the group."""
         if self.exit_code is None:
             self.was_stopped = True
             self._signal(signal.SIGTERM)

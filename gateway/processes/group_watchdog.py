@@ -35,6 +35,7 @@ def main(lines: Iterable[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    # Service managers send SIGTERM to all processes of a service, but the gateway still uses the groups in its drain.
+    # Ignore SIGTERM, which service managers send to all processes of a service: the gateway needs its child processes
+    # until its drain ends.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     main(sys.stdin.buffer)

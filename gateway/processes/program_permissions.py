@@ -61,8 +61,8 @@ def lookup_steps(path: Path) -> list[Path]:
 def program_writers(path: Path, steps: Sequence[Path]) -> Iterator[ProgramPermissionProblem]:
     """Yield a problem for each user or group, other than root and the gateway's user, that can change a program.
 
-    To replace the program, or a directory or link on its path, counts as a change. A program that everybody can
-    change is refused. If the gateway runs as root, a program that another user owns is refused too.
+    Replacing the program, or a directory or link on its path, counts as a change. A program that everybody can change
+    is refused. If the gateway runs as root, a program that another user owns is refused too.
 
     Args:
         path: The absolute path of the program.

@@ -175,7 +175,7 @@ def _path() -> str:
 def _why_not_found(command: Sequence[str]) -> str:
     name = command[0]
     if len(command) == 1 and len(name.split()) > 1:
-        first = name.split()[0]  # the rest can be a value from the environment
+        first = name.split()[0]  # do not show the rest, which can be a secret from the environment
         return f"the command is one word that starts with {first!r}; no shell splits it: write [program, argument, …]"
     if "/" not in name:
         return f"{name} is not installed: install it, or write its path"

@@ -70,7 +70,7 @@ class TunnelProcesses:
     def end_later(self, child: ChildProcess) -> None:
         """Wait in a task until a process exits by itself, and stop it after a time limit.
 
-        The limit is 60 seconds. If many other processes are late too, it is 5 seconds.
+        The limit is 60 seconds, or 5 seconds if `_MAX_SLOW` other processes already need more than 5 seconds.
         """
         if child in self._running:
             task = asyncio.create_task(self._end(child))

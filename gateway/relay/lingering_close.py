@@ -65,7 +65,7 @@ class LingeringCloser:
         return len(self._sockets)
 
     def close_later(self, sock: socket.socket, *, reset_after: bool) -> None:
-        """Take ownership of `sock`, shut its write side, and close it when the client sends end-of-file.
+        """Take ownership of `sock`, shut down its write side, and close it when the client sends end-of-file.
 
         The socket is also closed after `LINGER_TIMEOUT` without progress. The kernel then still delivers the data in
         its send buffer, except if `reset_after` is true.

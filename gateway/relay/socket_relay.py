@@ -64,7 +64,7 @@ class SocketRelay:
 
     @property
     def awaiting_response(self) -> bool:
-        """Whether the client was the last side to send data, and so probably waits for a response."""
+        """Whether the client was the last side to send data, and therefore probably waits for a response."""
         return self._request_at > 0
 
     @property

@@ -141,7 +141,7 @@ class StreamBridge:
         """Wait until both directions have ended, or until one direction can no longer make progress."""
         await asyncio.wait({upload, download}, return_when=asyncio.FIRST_COMPLETED)
         if not upload.done() and download.result() is _DownloadEnd.COMPLETE:
-            while not (upload.done() or self._far.was_reset):  # poll: a reset causes no event without a read
+            while not (upload.done() or self._far.was_reset):  # poll, because a reset is reported only to a read
                 await asyncio.wait({upload}, timeout=_POLL_INTERVAL)
         elif not upload.done() and download.result() is _DownloadEnd.UNREAD:
             await self._wait_for_upload(upload)
@@ -237,7 +237,7 @@ def _result(task: "asyncio.Task[bool] | asyncio.Task[_DownloadEnd]") -> object:
 
 
 def _upload_continues(relay: SocketRelay) -> bool:
-    """Return whether the bridge must still deliver the upload of an ended relay, because the upload ended cleanly."""
+    """Return whether the bridge must finish the upload of a relay that has ended, because the upload is complete."""
     return relay.upload_complete and relay.ended.result() in (CloseReason.FINISHED, CloseReason.CLIENT_RESET)
 
 

@@ -42,7 +42,7 @@ async def dial(
     Args:
         to: The host and port.
         phases: Records the durations of the phases `dns` and `tcp`.
-        timeout: Seconds for name resolution and connection together.
+        timeout: Time limit in seconds for name resolution and connection together.
         resolver: Resolves the host.
         socket_factory: Creates the socket.
 

@@ -144,7 +144,7 @@ def signature_algorithm_of(algorithm: str) -> str:
 
 
 def key_type_of(algorithm: str) -> str:
-    """Return the key type of a host key algorithm. Several algorithms share the type of RSA (RFC 8332, section 3)."""
+    """Return the key type of a host key algorithm. Several algorithms use ssh-rsa keys (RFC 8332, section 3)."""
     name = signature_algorithm_of(algorithm).removeprefix("webauthn-")
     return "ssh-rsa" if name.startswith(("rsa-sha2-", "ssh-rsa-sha")) else name
 

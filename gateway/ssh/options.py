@@ -103,7 +103,7 @@ class SshOptions:
             slower one in Python carries channels with AES-GCM. `native`: as `auto`, but it is an error if the data
             plane in C is not built. `asyncssh`: always asyncssh's channels, which are slower.
         proxy_command: A program, with its arguments, whose standard input and output are the connection to the
-            server. It runs without a shell. `{host}`, `{port}` and `{user}` are replaced by these keys.
+            server. It runs without a shell. `{host}`, `{port}` and `{user}` are replaced by the values of these keys.
         environment: Names of environment variables to pass to `proxy_command`, in addition to PATH, HOME, USER,
             LOGNAME, TZ and the locale.
         login_exit_codes: Exit codes with which `proxy_command` reports that its own login failed. The tunnel is then

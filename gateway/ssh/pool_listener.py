@@ -131,7 +131,7 @@ class PoolListener:
 
 
 class PoolListeners:
-    """The listeners of one pool. A listener stops when other connections than its own can get new channels.
+    """The listeners of one pool. A listener stops when the set of connections that can get new channels changes.
 
     Args:
         check_alive: Checks whether a connection that opens channels slowly is alive.

@@ -325,7 +325,7 @@ _CONNECT_REASONS = {
 
 
 def _connect_reason(text: str) -> Reason:
-    """Derive a reason from the message of a CHANNEL_OPEN_FAILURE. OpenSSH's messages are from (gai_)strerror(3)."""
+    """Derive a reason from the message of a CHANNEL_OPEN_FAILURE; OpenSSH uses strerror(3) and gai_strerror(3)."""
     lowered = text.lower()
     for phrase, reason in _CONNECT_REASONS.items():
         if phrase in lowered:
