@@ -18,9 +18,10 @@ from gateway.app.worker.worker_supervisor import WorkerSupervisor
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.config import BackendSpec, Config
 from gateway.contracts.tracing import TraceExporter
+from gateway.contracts.values import Endpoint
 from gateway.forwarding.admission import AdmissionRules, ConsumerResolver
 from gateway.forwarding.forward import Forward
-from gateway.forwarding.listener import ListenAddress, Listener
+from gateway.forwarding.listener import Listener
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import RoutedTarget, TargetIdentity
 from gateway.health.check import MonitoredUplink
@@ -88,7 +89,7 @@ class Runtime:
         self.config = replace(config, tunnels={}, backends={})
         self.uplinks = uplinks
         self.backends: dict[str, RunningBackend] = {}
-        self.listeners: dict[ListenAddress, Listener] = {}
+        self.listeners: dict[Endpoint, Listener] = {}
         self.workers = workers
         self.accepting = True
         """Whether the listeners accept clients; False after `stop_accepting`."""
@@ -103,7 +104,7 @@ class Runtime:
         self._recorder = recorder
         self._exporter = exporter
 
-    def apply(self, config: Config, listeners: dict[ListenAddress, Listener]) -> ConfigDiff:
+    def apply(self, config: Config, listeners: dict[Endpoint, Listener]) -> ConfigDiff:
         """Apply `config`. Components that are the same in both configurations continue to run.
 
         Args:
@@ -149,7 +150,7 @@ class Runtime:
         self,
         spec: BackendSpec,
         admission: AdmissionRules,
-        listeners: dict[ListenAddress, Listener],
+        listeners: dict[Endpoint, Listener],
         worker: WorkerSupervisor | None,
         records: TargetRecords,
     ) -> None:
@@ -174,7 +175,7 @@ class Runtime:
         running: RunningBackend,
         spec: BackendSpec,
         admission: AdmissionRules,
-        listeners: dict[ListenAddress, Listener],
+        listeners: dict[Endpoint, Listener],
     ) -> None:
         old = running.spec
         same = (old.kind, old.options) == (spec.kind, spec.options)
