@@ -1,4 +1,4 @@
-"""Owns the handshake budgets, which count how many more aborted handshakes each MySQL server tolerates."""
+"""Owns the handshake budgets, which track how many more aborted handshakes each MySQL server tolerates."""
 
 import time
 from collections.abc import Iterable

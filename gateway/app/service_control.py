@@ -47,7 +47,7 @@ class ServiceControl:
         events_file: EventsFile,
     ) -> None:
         self.started_at = time.time()
-        """Epoch seconds."""
+        """The time at which the service started, in epoch seconds."""
         self.startup_done = False
         self.draining = False
         self.stop_immediately = asyncio.Event()

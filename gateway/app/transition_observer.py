@@ -9,8 +9,8 @@ from gateway.ops.events import EventLog, EventSubject, EventType
 _IGNORED = (
     TunnelState.IDLE, TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHENTICATING, TunnelState.STOPPED,
 )  # fmt: skip
-"""During an attempt to open a tunnel, the previous state and its cause still apply. A configured tunnel
-is stopped only when the service stops."""
+"""States of tunnels that are not reported. During an attempt to open a tunnel, the previous state and its cause still
+apply. A configured tunnel is stopped only when the service stops."""
 
 
 class TransitionObserver:

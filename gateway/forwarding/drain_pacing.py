@@ -1,4 +1,4 @@
-"""Spreads the closes of a drain over time, so that clients do not all reconnect at once. Does no I/O."""
+"""Spreads the disconnections of a drain over time, so that clients do not all reconnect at once. Does no I/O."""
 
 from gateway.contracts.link import Relay
 

@@ -1,4 +1,4 @@
-"""Logs what child processes print, at a limited rate."""
+"""Logs the output of child processes, at a limited rate."""
 
 import logging
 import time

@@ -1,9 +1,10 @@
 """Keeps a client's socket open after the backend has closed, until the client has received all data.
 
 When a socket is closed with unread data, or receives data after the close, the kernel sends a reset, and the reset
-discards data that the client has not received (RFC 1122, section 4.2.2.13). So the socket stays open for a while: the
-client receives the rest of the response and end-of-file, and late data from the client is read and discarded. If data
-from the client was discarded, the socket is closed with a reset after the client has acknowledged the whole response.
+discards data that the client has not received (RFC 1122, section 4.2.2.13). Therefore, the socket stays open for a
+while: the client receives the rest of the response and end-of-file, and late data from the client is read and
+discarded. If data from the client was discarded, the socket is closed with a reset after the client has acknowledged
+the whole response.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """Defines an event loop whose selector runs the handlers of relays itself, without a task or callback.
 
 A relay handles an event with one or two system calls. If asyncio dispatched the event through its handles and
-queues, this would take longer than these calls. So the selector calls the relay handlers inside `select()`. It
-returns to asyncio only when asyncio has work: a descriptor that asyncio registered is ready, a timer is due, or a
+queues, this would take longer than these calls. Therefore, the selector calls the relay handlers inside `select()`.
+It returns to asyncio only when asyncio has work: a descriptor that asyncio registered is ready, a timer is due, or a
 handler has scheduled a callback.
 
 On any other event loop, `poller()` provides the same interface on top of `add_reader` and `add_writer`.

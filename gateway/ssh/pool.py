@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.5
 _SLOW_OPEN = 0.4
-"""Seconds to wait for the reply to a channel open before the pool checks whether the SSH connection is alive."""
+"""Seconds to wait for the reply to a channel open request before the pool checks that the connection is alive."""
 _TIMER_SLACK = 0.01
 """Number of seconds added to the delay of a timer, because the event loop can run a timer slightly too early."""
 _LATE_TICK = 1.0
