@@ -179,7 +179,7 @@ class GatewayService:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._shutdown_by, number)
         loop.add_signal_handler(signal.SIGHUP, reload)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # a SIGHUP can have arrived during the start
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # handle a SIGHUP that arrived during startup
 
     def _shutdown_by(self, number: signal.Signals) -> None:
         self._auditing.command(number.name, None, "done")
@@ -199,7 +199,7 @@ class GatewayService:
             async with asyncio.timeout(_DOCKER_TIMEOUT):
                 await docker.settled()
         except TimeoutError:
-            log.warning("docker is slow: names of backends may not resolve yet")
+            log.warning("Docker is slow: the names of backends might not resolve yet")
         self._control.startup_done = True
         log.info("started: the first round of checks is finished")
 

@@ -97,7 +97,7 @@ def _worst(reports: list[UplinkReport]) -> UplinkReport:
 
 
 def _details(all_details: list[dict[str, Any]], facts: tuple[Fact, ...]) -> dict[str, Any]:
-    """Return the details of a tunnel's first lane. Facts that can be added up are the sums over all lanes."""
+    """Return the details of a tunnel's first lane, with the additive facts summed over all lanes."""
     combined = dict(all_details[0]) if all_details else {}
     for key in (fact.key for fact in facts if fact.additive):
         if key in combined:
@@ -220,7 +220,7 @@ def _target(
 ) -> TargetView:
     """Return the view of a target: its state through the way that new clients use, and counters of all ways.
 
-    As long as nothing has changed, the view is the same object, because a site has hundreds of targets.
+    If nothing has changed, return the previous view. This saves time, because a site can have hundreds of targets.
     """
     name, clock, checks = str(monitored.target), monitored.clock, monitored.checks
     check = checks[monitored.choose()]
@@ -259,7 +259,7 @@ def _target(
 
 
 def _phases(checks: list[Check]) -> dict[str, tuple[int, float]]:
-    """Return the number and the sum of the durations of each phase, through all ways."""
+    """Return the count and the total duration of each phase, over the checks through all ways."""
     found: dict[str, tuple[int, float]] = {}
     for name, summary in (each for check in checks for each in check.phases.items()):
         count, seconds = found.get(name, (0, 0.0))

@@ -9,8 +9,8 @@ from gateway.ops.events import EventLog, EventSubject, SubjectType
 _IGNORED = (
     TunnelState.IDLE, TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHENTICATING, TunnelState.STOPPED,
 )  # fmt: skip
-"""During an attempt to open a tunnel, the previous state and its cause still apply. A configured tunnel
-is stopped only when the service stops."""
+"""States of tunnels that are not reported. During an attempt to open a tunnel, the previous state and its cause still
+apply. A configured tunnel is stopped only when the service stops."""
 
 
 class TransitionObserver:
@@ -42,7 +42,7 @@ class TransitionObserver:
         checked = [state for target, state in states if target.is_checked or state.state is not HealthState.UNKNOWN]
         for state in checked:
             if state.state is HealthState.BLOCKED:
-                continue  # the event of the tunnel is the cause; the target's health is unknown
+                continue  # the tunnel's own event already reports the cause
             subject = EventSubject(SubjectType.TARGET, name, str(state.target))
             self._events.observe(subject, state.state, state.reason, state.detail)
         if len(checked) == len(states):  # otherwise, the state of the backend is not the result of checks yet
