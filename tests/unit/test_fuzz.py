@@ -137,6 +137,10 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Build:
         ("channel.c", "    w->growth_available += c->growth;", "", "the growth of windows is not accounted"),
         ("delivery.c", "*total += *sent_of_first", "*total += offered", "a window of"),
         ("receive.c", "if (c->window_remaining < 0)", "if (0)", "a negative window"),
+        ("rpc.c", "s->is_continuation = !(mark & LAST_FRAGMENT);", "", "RPC are reported"),
+        ("rpc.c", "get_u32(s->header + 4)", "0", "a message has a wrong header"),
+        ("rpc.c", "length - rest > MAX_FRAGMENT", "length - rest > 150", "RPC are reported"),
+        ("delivery.c", "for (int at = rest; at != NO_INDEX && c->tap;", "for (int at = rest; 0;", "is not reported"),
         (
             "receive.c",
             "get_u32(p.body + header - 4) : 0;\n\n    if (p.size < header || ",
