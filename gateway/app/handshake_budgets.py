@@ -12,7 +12,7 @@ _Way = tuple[str | None, Endpoint]
 
 
 class HandshakeBudgets:
-    """The handshake budgets of this process, one for each server and tunnel, which backends share.
+    """The handshake budgets, one for each server and tunnel, which backends share.
 
     If a backend has several ways to a target, these ways lead to the same server. Their budgets and those of all ways
     that other backends combine with them are peers. Budgets survive a reload, as the server's count does.

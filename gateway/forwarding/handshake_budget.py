@@ -5,8 +5,7 @@ For each source address, MySQL counts the connections that end during the handsh
 host cache. A successful login from the address resets the count (MySQL Reference Manual, "The Host Cache"). Through a
 bastion, all clients share one address, so one client that repeatedly connects and disconnects would lock out all.
 
-All times are monotonic (`time.monotonic()`). All processes of a host share this clock, so the main process can send
-the time of a check's login to a worker.
+All times are monotonic (`time.monotonic()`).
 """
 
 from collections.abc import Sequence
