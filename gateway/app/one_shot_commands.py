@@ -132,7 +132,7 @@ def audit(config: Config, mount_table: Path | None = None) -> tuple[AuditReport,
             address.port: name
             for name, spec in config.backends.items()
             for address in spec.listen
-            if isinstance(address, Endpoint)
+            if not address.is_unix
         },
         socket=options.host.removeprefix("unix://") if options.host.startswith("unix://") else "",
         is_local=options.is_local,

@@ -17,8 +17,9 @@ from gateway.app.stale_bind_mounts import find_stale_files
 from gateway.config import Config
 from gateway.config.advice import advice
 from gateway.config.file_checks import named_files
+from gateway.contracts.values import Endpoint
 from gateway.errors import ConfigError, GatewayError
-from gateway.forwarding.listener import ListenAddress, Listener
+from gateway.forwarding.listener import Listener
 from gateway.ops import logs
 from gateway.ops.events import EventLog, EventSubject, EventType
 from gateway.ops.sd_notify import SdNotifier
@@ -98,7 +99,7 @@ class Reloader:
         self._loading: asyncio.Future[Config] | None = None
 
     def start(
-        self, runtime: Runtime, docker: DockerSync, ops: OpsServer, listeners: dict[ListenAddress, Listener]
+        self, runtime: Runtime, docker: DockerSync, ops: OpsServer, listeners: dict[Endpoint, Listener]
     ) -> None:
         """Apply the first configuration.
 
@@ -114,7 +115,7 @@ class Reloader:
         self._auditing.configured(Config(), self.config, "start")
 
     def _apply_to(
-        self, runtime: Runtime, docker: DockerSync, config: Config, listeners: dict[ListenAddress, Listener]
+        self, runtime: Runtime, docker: DockerSync, config: Config, listeners: dict[Endpoint, Listener]
     ) -> ConfigDiff:
         diff = runtime.apply(config, listeners)
         docker.apply(config, runtime)

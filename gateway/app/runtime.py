@@ -13,9 +13,10 @@ from gateway.app.uplink_manager import UplinkManager
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.config import BackendSpec, Config
 from gateway.contracts.tracing import TraceExporter
+from gateway.contracts.values import Endpoint
 from gateway.forwarding.admission import AdmissionRules, ConsumerResolver
 from gateway.forwarding.forward import Forward
-from gateway.forwarding.listener import ListenAddress, Listener
+from gateway.forwarding.listener import Listener
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import TargetIdentity
 from gateway.supervision.uplink import Uplink
@@ -49,7 +50,7 @@ class Runtime:
         self.config = replace(config, tunnels={}, backends={})
         self.uplinks = uplinks
         self.backends: dict[str, RunningBackend] = {}
-        self.listeners: dict[ListenAddress, Listener] = {}
+        self.listeners: dict[Endpoint, Listener] = {}
         self.accepting = True
         """Whether the listeners accept clients; False after `stop_accepting`."""
         self.on_state_change: Callable[[], None] = lambda: None
@@ -63,7 +64,7 @@ class Runtime:
         self._recorder = recorder
         self._exporter = exporter
 
-    def apply(self, config: Config, listeners: dict[ListenAddress, Listener]) -> ConfigDiff:
+    def apply(self, config: Config, listeners: dict[Endpoint, Listener]) -> ConfigDiff:
         """Apply `config`. Components that are the same in both configurations continue to run.
 
         Args:
@@ -102,7 +103,7 @@ class Runtime:
         for forward in self.forwards():
             forward.review()
 
-    def _add(self, spec: BackendSpec, admission: AdmissionRules, listeners: dict[ListenAddress, Listener]) -> None:
+    def _add(self, spec: BackendSpec, admission: AdmissionRules, listeners: dict[Endpoint, Listener]) -> None:
         route = Route((), list, lambda _: None, spec.hold)  # `_change` replaces it before the forward starts
         kind = spec.kind
         recorders = self._recorder, self._exporter
@@ -119,7 +120,7 @@ class Runtime:
         running: RunningBackend,
         spec: BackendSpec,
         admission: AdmissionRules,
-        listeners: dict[ListenAddress, Listener],
+        listeners: dict[Endpoint, Listener],
     ) -> None:
         old = running.spec
         same = (old.kind, old.options) == (spec.kind, spec.options)

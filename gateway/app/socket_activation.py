@@ -6,10 +6,9 @@ import logging
 import os
 import socket
 from collections.abc import Iterable
-from pathlib import Path
 
 from gateway.contracts.values import Endpoint
-from gateway.forwarding.listener import ListenAddress, prepare
+from gateway.forwarding.listener import prepare
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +27,7 @@ class PassedSockets:
     def __init__(self, sockets: Iterable[socket.socket] = ()) -> None:
         self._sockets = {key: sock for sock in sockets if (key := _key(sock)) is not None}
 
-    def duplicates(self, address: ListenAddress) -> list[socket.socket] | None:
+    def duplicates(self, address: Endpoint) -> list[socket.socket] | None:
         """Return new sockets for a listener, which owns them; None if systemd passed none for this address.
 
         Raises:
@@ -46,7 +45,7 @@ class PassedSockets:
             raise
         return copies or None
 
-    def warn_unused(self, addresses: Iterable[ListenAddress]) -> None:
+    def warn_unused(self, addresses: Iterable[Endpoint]) -> None:
         """Log each passed socket that no backend uses as a listener. Its clients would otherwise wait forever."""
         used = {key for address in addresses for key in _keys(address)}
         for key in sorted(self._sockets.keys() - used):
@@ -91,10 +90,10 @@ def _key(sock: socket.socket) -> str | None:
     return _of_host(name[0], name[1]) if sock.family in (socket.AF_INET, socket.AF_INET6) else None
 
 
-def _keys(address: ListenAddress) -> list[str]:
+def _keys(address: Endpoint) -> list[str]:
     """Return the addresses of the sockets of a listener."""
-    if isinstance(address, Path):
-        return [str(address)]
+    if address.is_unix:
+        return [address.host]
     hosts = ["127.0.0.1", "::1"] if address.host == "localhost" else [address.host]
     return [_of_host(host, address.port) for host in hosts]
 

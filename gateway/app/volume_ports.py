@@ -38,7 +38,7 @@ def with_ports(config: Config, *, record: bool = True) -> Config:
     path = config.gateway.state_dir / FILE
     ports = _read(path)
     taken = {*ports.values(), *(each.port for spec in config.backends.values() for each in spec.listen
-                                if isinstance(each, Endpoint))}  # fmt: skip
+                                if not each.is_unix)}  # fmt: skip
     for name in unassigned:
         if name not in ports:
             port = next((port for port in range(_FIRST, _LAST) if port not in taken), None)

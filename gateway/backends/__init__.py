@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from gateway.backend_support.volume import KernelMountRules, VolumeOptions, VolumeSpec
@@ -148,7 +147,7 @@ class BackendKind:
         volume: VolumeOptions | None = options.volume if self.mount else None
         return volume
 
-    def volume(self, options: Any, listen: Sequence[Endpoint | Path], hold: float) -> VolumeSpec | None:
+    def volume(self, options: Any, listen: Sequence[Endpoint], hold: float) -> VolumeSpec | None:
         """Return the definition of the Docker volume; None if there is no volume, or if no listener has an address.
 
         Args:
@@ -156,7 +155,7 @@ class BackendKind:
             listen: The listeners of the backend. The volume uses the first one with an address.
             hold: Seconds for which a client waits while the path to the backend is down.
         """
-        listener = next((address for address in listen if isinstance(address, Endpoint)), None)
+        listener = next((address for address in listen if not address.is_unix), None)
         return self.mount.build(options, listener, hold) if self.mount and listener else None
 
 

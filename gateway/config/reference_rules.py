@@ -3,7 +3,6 @@
 import contextlib
 import ipaddress
 from collections.abc import Iterator
-from pathlib import Path
 
 from gateway.config import values
 from gateway.config.docker_rules import docker_problems
@@ -13,7 +12,7 @@ from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequen
 from gateway.config.schema import known_keys
 from gateway.config.via_rules import via_problems
 from gateway.config.volume_rules import volume_problems
-from gateway.contracts.values import Endpoint
+from gateway.contracts.values import Endpoint, unix_endpoint
 from gateway.errors import Problem
 
 
@@ -48,9 +47,9 @@ def check_rules(config: Config, root: ParsedMapping, problems: list[Problem]) ->
 
 
 def _check_listeners(config: Config, root: ParsedMapping, problems: list[Problem]) -> None:
-    taken: list[tuple[str, Endpoint | Path]] = [
+    taken: list[tuple[str, Endpoint]] = [
         ("ops.listen", config.ops.listen),
-        ("ops.admin_socket", config.ops.admin_socket),
+        ("ops.admin_socket", unix_endpoint(config.ops.admin_socket)),
     ]
     if config.ops.probe_listen is not None:
         if conflict(config.ops.probe_listen, config.ops.listen):
@@ -66,7 +65,7 @@ def _check_listeners(config: Config, root: ParsedMapping, problems: list[Problem
             taken.append((key, listener))
 
 
-def _listeners(table: ParsedMapping) -> Iterator[tuple[str, Endpoint | Path]]:
+def _listeners(table: ParsedMapping) -> Iterator[tuple[str, Endpoint]]:
     tree = table.entries.get("listen", ("", ParsedScalar("", None)))[1]
     for each in tree.items if isinstance(tree, ParsedSequence) else [tree]:
         item = each.entries["unix"][1] if isinstance(each, ParsedMapping) and "unix" in each.entries else each
@@ -105,9 +104,9 @@ def _check_backends(config: Config, root: ParsedMapping, problems: list[Problem]
                 problems.append(Problem(place, f"backends.{name}.targets", message))
 
 
-def _is_own_listener(target: Endpoint, listener: Endpoint | Path) -> bool:
+def _is_own_listener(target: Endpoint, listener: Endpoint) -> bool:
     """Return whether a target is the address of the listener. A wildcard listener matches loopback addresses, too."""
-    if isinstance(listener, Path) or not conflict(target, listener):
+    if listener.is_unix or not conflict(target, listener):
         return False
     address = _address(target.host)
     return target.host == listener.host or (
@@ -115,9 +114,9 @@ def _is_own_listener(target: Endpoint, listener: Endpoint | Path) -> bool:
     )
 
 
-def conflict(one: Endpoint | Path, other: Endpoint | Path) -> bool:
+def conflict(one: Endpoint, other: Endpoint) -> bool:
     """Return whether two listeners cannot exist at the same time. Host names are not resolved."""
-    if isinstance(one, Path) or isinstance(other, Path):
+    if one.is_unix or other.is_unix:
         return one == other
     if one.port != other.port:
         return False
