@@ -84,7 +84,7 @@ class CheckManager:
 
 
 async def wait_first_results(backends: Callable[[], Iterable[RunningBackend]]) -> None:
-    """Wait until each target has the result of a first check, through any way.
+    """Wait until the first check of each target, through any of its ways, has finished.
 
     Args:
         backends: Returns the running backends.

@@ -39,7 +39,7 @@ def desired(config: Config, busy: frozenset[str] = frozenset()) -> DesiredState:
 
 
 def mount_listeners(config: Config) -> tuple[MountListener, ...]:
-    """Return the listeners whose addresses NFS and SMB volumes on the engine's host can use."""
+    """Return the addresses of listeners to which NFS and SMB volumes on the engine's host can connect."""
     found = []
     for name, spec in config.backends.items():
         if spec.kind.mount is None:

@@ -17,8 +17,8 @@ def bind_listeners(
         config: The configuration.
         existing: The listeners that are already bound. This function reuses them; the caller still owns them.
         passed: The sockets that systemd bound.
-        free_bind: Whether the host may get the addresses later. Only at startup: a reload with a wrong address would
-            close the previous listener.
+        free_bind: Whether to bind addresses that the host does not have yet. True only at startup, because a reload
+            with a wrong address would replace a listener that works.
 
     Returns:
         The listeners by address. The caller owns the new ones.
@@ -51,7 +51,7 @@ def _with_place(
     *,
     free_bind: bool,
 ) -> BindError:
-    """Return the error with the place of the listener and, for some causes, what to do."""
+    """Return the error with the listener's place in the configuration and, for some causes, a remedy."""
     key = f"backends.{spec.name}.listen"
     place = config.places.get(f"{key}[{spec.listen.index(address)}]") or config.places.get(key, "")
     own = next(
@@ -75,7 +75,7 @@ def _listener(address: Endpoint, passed: PassedSockets, *, free_bind: bool) -> L
 
 
 def restrict_sockets(config: Config, listeners: dict[Endpoint, Listener]) -> None:
-    """Set the file mode of each unix socket, if `config` allows only some processes to use it."""
+    """Restrict the file modes of the unix sockets that `config` does not open to every process."""
     for address in listeners.keys() - _open_to_all(config):
         listeners[address].set_mode(open_to_all=False)
 
@@ -83,7 +83,7 @@ def restrict_sockets(config: Config, listeners: dict[Endpoint, Listener]) -> Non
 def open_sockets(config: Config, listeners: dict[Endpoint, Listener]) -> None:
     """Allow every process to connect to the unix sockets for which the admission rules check the peer's credentials.
 
-    Call this function only after `config` is applied: the previous admission rules possibly do not check credentials.
+    Call this function only after `config` is applied, because the previous rules might not check the credentials.
     """
     for address in listeners.keys() & _open_to_all(config):
         listeners[address].set_mode(open_to_all=True)

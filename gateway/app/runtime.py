@@ -32,8 +32,8 @@ class Runtime:
         identity: Finds the consumer behind a source address, if Docker is configured.
         checks: Starts and stops the checks of the targets.
         budgets: The handshake budgets.
-        recorder: Records when client connections end.
-        exporter: Receives the spans of client connections; None if there are no traces.
+        recorder: Records clients in the audit log.
+        exporter: Receives the spans of client connections; None if traces are disabled.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Runtime:
         return diff
 
     def review_forwards(self) -> None:
-        """Let forwards adapt to changes outside their configuration, such as the start of the audit log."""
+        """Let forwards adapt to changes outside their configuration, for example, if the audit log was enabled."""
         for forward in self.forwards():
             forward.review()
 
@@ -153,7 +153,7 @@ class Runtime:
         self._components.retire_forward(running.forward, drain)
 
     def restart_checks(self, running: RunningBackend) -> None:
-        """Restart the checks of a backend. The new checks accept the current state of an export that has changed."""
+        """Restart the checks of a backend, so that they accept the current state of an export that has changed."""
         self._checks.update(running, self.uplinks.of_backend(running.spec.name), keep_results=True)
 
     def stop_accepting(self) -> None:
@@ -186,7 +186,7 @@ class Runtime:
             forward.abort_all()
 
     def renew(self, tunnel: str) -> None:
-        """Make an open tunnel use its keys or certificates that have changed on disk, without closing connections."""
+        """Make an open tunnel use keys or certificates that have changed on disk, without closing connections."""
         for uplink in self.uplinks.of_tunnel(tunnel):
             uplink.renew()
 

@@ -20,7 +20,7 @@ class PassedSockets:
     """The sockets that systemd bound. They stay open during a restart, and clients wait in their queues.
 
     Args:
-        sockets: The passed sockets; this object owns them. A listener gets duplicates. Therefore it can be closed
+        sockets: The passed sockets; this object owns them. Listeners get duplicates, so that a listener can be closed
             and opened again.
     """
 
@@ -46,7 +46,7 @@ class PassedSockets:
         return copies or None
 
     def warn_unused(self, addresses: Iterable[Endpoint]) -> None:
-        """Log each passed socket that no backend uses as a listener. Its clients would otherwise wait forever."""
+        """Log a warning for each passed socket that no backend listens on, because its clients wait forever."""
         used = {key for address in addresses for key in _keys(address)}
         for key in sorted(self._sockets.keys() - used):
             detail = f"no backend listens on {key}: remove it from the socket unit, or add a backend"
@@ -64,7 +64,7 @@ def passed_sockets() -> PassedSockets:
         try:
             os.set_inheritable(descriptor, False)
             sock = socket.socket(fileno=descriptor)
-        except OSError as error:  # a FIFO or a message queue
+        except OSError as error:  # the descriptor is a FIFO or a message queue
             log.warning(
                 "systemd passed a descriptor that is not a socket",
                 extra={"detail": f"{descriptor}: {error.strerror}"},

@@ -25,8 +25,8 @@ def with_ports(config: Config, *, record: bool = True) -> Config:
         record: Whether to write a new port to `state_dir`.
 
     Raises:
-        GatewayError: The record cannot be read or written, or no port is free. A wrong port would connect
-            existing volumes to another backend.
+        GatewayError: The record of ports cannot be read or written, or no port is free. Without the record, the
+            gateway might assign the port of another backend, which existing volumes use.
     """
     unassigned = [
         name

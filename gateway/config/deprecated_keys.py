@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from gateway.config.model import Config
-from gateway.errors import Problem
+from gateway.errors import ConfigProblem
 
 _OLD, _NEW = "gateway.workers", "gateway.threads"
 
 
-def replace_deprecated(config: Config, problems: list[Problem]) -> Config:
+def replace_deprecated(config: Config, problems: list[ConfigProblem]) -> Config:
     """Return the configuration with the value of `gateway.workers` in `gateway.threads`; 0 becomes `auto`.
 
     Args:
@@ -21,7 +21,7 @@ def replace_deprecated(config: Config, problems: list[Problem]) -> Config:
         return config
     if _NEW in config.places:
         message = f"cannot be set together with {_NEW} ({config.places[_NEW]}), which replaces it: remove {_OLD}"
-        problems.append(Problem(place, _OLD, message))
+        problems.append(ConfigProblem(place, _OLD, message))
     section = replace(config.gateway, threads=workers or "auto", workers=None)
     return replace(config, gateway=section, places={**config.places, _NEW: place})
 

@@ -13,7 +13,7 @@ from gateway.config.file_checks import all_secrets, place_of
 from gateway.config.model import Config
 from gateway.config.ops_rules import ops_advice, token_advice
 from gateway.contracts.values import IpNetwork
-from gateway.errors import Problem
+from gateway.errors import ConfigProblem
 from gateway.relay.resolver import is_loopback
 
 
@@ -26,7 +26,7 @@ class Weakness:
         advised: Whether the setting causes a warning without strict mode.
     """
 
-    problem: Problem
+    problem: ConfigProblem
     advised: bool
 
 
@@ -41,7 +41,7 @@ def weaknesses(config: Config) -> list[Weakness]:
         config: A configuration, or its valid parts.
     """
     return [
-        Weakness(Problem(place_of(config, key), key, message), advised)
+        Weakness(ConfigProblem(place_of(config, key), key, message), advised)
         for rule in RULES
         for key, message, advised in rule(config)
     ]

@@ -72,7 +72,7 @@ class Listener:
         return all(sock.family in (socket.AF_INET, socket.AF_INET6) for sock in self._sockets)
 
     def delegate(self, withdraw: Callable[[], None]) -> None:
-        """Stop accepting, because a link with duplicates of the sockets accepts the clients until `start`.
+        """Stop accepting until `start`, because a link accepts the clients through duplicates of the sockets.
 
         Args:
             withdraw: Called by `stop` and `close`. It must make the link stop accepting.
@@ -164,7 +164,7 @@ class Listener:
                 client.setblocking(False)
                 self._on_accept(client)
             except Exception:
-                log.exception("cannot handle an accepted client; reset it", extra={"listener": str(self.address)})
+                log.exception("cannot handle an accepted client: it is reset", extra={"listener": str(self.address)})
                 reset(client)
 
     def _pause(self, sock: socket.socket, error: Exception) -> None:

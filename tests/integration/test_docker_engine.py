@@ -15,7 +15,7 @@ from tests.support.docker_site import OPT_IN, Site
 from tests.support.engines import Engine, need_engine, running_engine
 from tests.support.files import REPOSITORY
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
