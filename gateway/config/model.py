@@ -31,8 +31,8 @@ class GatewaySection:
             /var/lib/gateway is `$XDG_STATE_HOME/gateway` (~/.local/state/gateway).
         workers: Number of additional processes that carry the traffic of bulk backends; 0: the main process carries
             all traffic.
-        threads: Number of threads of the data plane in C, which carries SSH channels; `auto`: one for each processor,
-            up to 4. A change needs a restart.
+        threads: Number of threads of the data plane in C, which moves the bytes of clients; `auto`: one for each
+            processor, up to 4. A change needs a restart.
         reload_on_change: Reload when the configuration file changes, and log in again when the key of a tunnel
             changes.
         strict: Refuse insecure settings, and let Docker containers use only `docker.grants`; see docs/secrets.md.

@@ -35,7 +35,7 @@ from tests.fuzz.ssh.pipe import Pipe
 from tests.fuzz.ssh.seal import CIPHER, Keys
 
 if is_built():
-    from gateway.ssh.engine_host import EngineHost, engine_pool
+    from gateway.relay.engine_host import EngineHost, engine_pool
     from gateway.ssh.engine_transport import hand_over
 
 NAMES = ("native", *(("engine",) if is_built() else ()), "asyncssh")
