@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from typing import Any
 
 from gateway.app import status_view
@@ -82,13 +83,23 @@ class ServiceControl:
 
     async def view(self) -> ServiceView:
         """Return the state of the service, from memory. Yields to the event loop between its parts."""
-        views = []
-        for number, each in enumerate(list(self._running())):
-            views.append(self._backend(each))
-            if number % _VIEWS_PER_TURN == _VIEWS_PER_TURN - 1:
-                await asyncio.sleep(0)
+        views = await self._backends(self._running())
         await asyncio.sleep(0)
         return self._view(views)
+
+    async def updated_view(self, view: ServiceView, changed: Collection[str]) -> ServiceView:
+        """Return a view with the current state of some backends. See `ControlledService.updated_view`."""
+        found = await self._backends(each for each in self._running() if each.spec.name in changed)
+        by_name = {each.name: each for each in found}
+        return replace(view, backends=[by_name.get(each.name, each) for each in view.backends])
+
+    async def _backends(self, backends: Iterable[RunningBackend]) -> list[BackendView]:
+        views = []
+        for number, each in enumerate(list(backends), 1):
+            views.append(self._backend(each))
+            if number % _VIEWS_PER_TURN == 0:
+                await asyncio.sleep(0)
+        return views
 
     def _backend(self, running: RunningBackend) -> BackendView:
         knows_containers = self._reloader.config.docker is not None

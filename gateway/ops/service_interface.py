@@ -1,5 +1,6 @@
 """Defines the interface through which the ops server (HTTP and admin socket) uses the service."""
 
+from collections.abc import Collection
 from typing import Any, Protocol
 
 from gateway.fleet.view import FleetView
@@ -22,6 +23,14 @@ class ControlledService(Protocol):
 
     async def view(self) -> ServiceView:
         """Return the state of the service, from memory. Yields to the event loop between its parts."""
+
+    async def updated_view(self, view: ServiceView, changed: Collection[str]) -> ServiceView:
+        """Return a view with the current state of some backends. Everything else is that of an earlier view.
+
+        Args:
+            view: The earlier view.
+            changed: The names of these backends. Names that do not exist have no effect.
+        """
 
     def configuration(self, backend: str | None = None) -> ConfigText:
         """Return a part of the configuration without secrets: for each section or name, its keys and values.
