@@ -9,7 +9,7 @@ from typing import Any
 
 from gateway.app import status_view
 from gateway.app.config_view import config_text
-from gateway.app.credential_expiry import ExpiryMonitor, expiry_warnings
+from gateway.app.credential_expiry import ExpiryMonitor, NamedCredential, expiry_warnings
 from gateway.app.reloader import Reloader
 from gateway.app.running_backend import RunningBackend
 from gateway.app.service_audit_log import ServiceAuditLog
@@ -84,8 +84,9 @@ class ServiceControl:
     async def view(self) -> ServiceView:
         """Return the state of the service, from memory. Yields to the event loop between its parts."""
         views = await self._backends(self._running())
+        certificates = self.expiry.found
         await asyncio.sleep(0)
-        return self._view(views)
+        return self._view(views, certificates)
 
     async def updated_view(self, view: ServiceView, changed: Collection[str]) -> ServiceView:
         """Return a view with the current state of some backends. See `ControlledService.updated_view`."""
@@ -105,8 +106,8 @@ class ServiceControl:
         knows_containers = self._reloader.config.docker is not None
         return status_view.backend_view(running, self.events, knows_containers=knows_containers)
 
-    def _view(self, backends: list[BackendView]) -> ServiceView:
-        reloader, certificates = self._reloader, self.expiry.found
+    def _view(self, backends: list[BackendView], certificates: list[NamedCredential]) -> ServiceView:
+        reloader = self._reloader
         runtime, docker = reloader.runtime, reloader.docker
         return ServiceView(
             version=status_view.VERSION,

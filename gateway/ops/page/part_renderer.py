@@ -69,12 +69,12 @@ class PartRenderer:
             longest: The duration of the longest check in seconds; None on a page with many targets, which shows fewer
                 details.
         """
-        names, label = escape(",".join(group.ways)), escape(model.heading(group))
-        yield f'<section id="via-{names}" class="group" aria-label="{label}" data-parts>\n'
+        names, label = ",".join(group.ways), escape(model.heading(group))
+        yield f'<section id="via-{escape(names)}" class="group" aria-label="{label}" data-parts>\n'
         part_id, content = f"path-{names}", (group.tunnels, bool(group.backends))
         yield self.part(part_id, content, path, part_id, group, self._now)
         if group.backends:
-            yield f'<ul id="backends-{names}" class="backends" data-parts>\n'
+            yield f'<ul id="backends-{escape(names)}" class="backends" data-parts>\n'
             large, scale = longest is None, max(longest or 0.0, SHORTEST_SCALE)
             for each in group.backends:
                 row = f"row-{each.name}"

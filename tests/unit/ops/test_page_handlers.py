@@ -116,3 +116,6 @@ async def test_a_command_and_a_change_of_phase_make_the_view_complete(shown: Fak
     shown.phase.return_value = "draining"
     await live.get(60.0)
     assert shown.built == [["orders", "reports"]] * 3
+    # Values that change without an event become too old.
+    await live.get(0.0)
+    assert len(shown.built) == 4
