@@ -71,9 +71,7 @@ class DataPlaneHook(BuildHookInterface[Any]):
             compile_extension(target, RELEASE)
         except (OSError, subprocess.SubprocessError) as error:
             reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[0]
-            self.app.display_warning(
-                f"The data plane in C is not built, so the slower one in Python is used: {reason}"
-            )
+            self.app.display_warning(f"The data plane in C is not built, so asyncssh carries SSH channels: {reason}")
             return
         if not in_place:
             build_data["force_include"][str(target)] = f"{FOLDER}/{NAME}"

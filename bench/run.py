@@ -204,7 +204,7 @@ SSHTUNNEL = [
     Row("new connections/s, 8 at once", lambda way: load("conn", way.port, 8, 100)),
 ]
 CIPHERS = ("chacha20-poly1305@openssh.com", "aes128-ctr")
-"""Ciphers other than AES-GCM. The native data plane supports only the first one."""
+"""Ciphers other than AES-GCM. The engine supports only the first one."""
 OF_A_CIPHER = [
     Row("ciphers: bulk to the backend, 1 flow, MB/s", bulk("up", 1, 300_000_000)),
     Row("ciphers: bulk from the backend, 1 flow, MB/s", bulk("down", 1, 300_000_000)),

@@ -38,7 +38,7 @@ def is_built() -> bool:
 
 
 def description() -> str:
-    """Return which native data plane is installed, and with which OpenSSL."""
+    """Return whether the data plane in C is built, and with which OpenSSL."""
     if not is_built():
-        return "native data plane in Python (the extension in C is not built)"
+        return "data plane of asyncssh (the data plane in C is not built)"
     return f"native data plane in C, {importlib.import_module('gateway._dataplane.engine').OPENSSL_VERSION}"

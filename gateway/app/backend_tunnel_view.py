@@ -9,7 +9,7 @@ from gateway.ops.status_views import BackendTunnelView
 
 
 def backend_tunnel_views(running: RunningBackend) -> list[BackendTunnelView]:
-    """Return one view for each tunnel that leads to a target of the backend, in the order of the configuration."""
+    """Return the status of each tunnel that leads to a target of the backend, in the order of the configuration."""
     in_use = {each.checks[each.choose()].tunnel for each in running.targets}
     found = []
     for tunnel in running.spec.tunnels:

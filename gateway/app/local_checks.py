@@ -1,4 +1,4 @@
-"""Runs the checks of backends in this process, and chooses targets by the results."""
+"""Runs the checks of backends in this process, and chooses targets based on the results."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ _FIRST_RESULT_POLL = 0.5
 
 
 class LocalChecks:
-    """Chooses targets by checks in this process; implements `gateway.app.runtime.TargetSelector`.
+    """Chooses targets based on checks in this process; implements `gateway.app.runtime.TargetSelector`.
 
     Args:
         components: Runs the checks.
@@ -86,7 +86,7 @@ class LocalChecks:
         running.on_failure(routed.target)
 
     def on_stall(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """Handle a response of a target that takes too long. See `gateway.app.runtime.TargetSelector`."""
+        """Handle a target that takes too long to respond. See `gateway.app.runtime.TargetSelector`."""
         running.on_stall(routed.target, routed.uplink.tunnel_name)
 
     def on_detour(self, running: RunningBackend, routed: RoutedTarget) -> None:
@@ -95,7 +95,7 @@ class LocalChecks:
 
 
 async def wait_first_results(backends: Callable[[], Iterable[RunningBackend]]) -> None:
-    """Wait until each target has the result of a first check, through any way.
+    """Wait until the first check of each target, through any of its ways, has finished.
 
     Args:
         backends: Returns the running backends.

@@ -28,7 +28,7 @@ from gateway.health.target_selection import (
 )
 
 TargetRecords = dict[tuple[str, Endpoint], TargetRecord]
-"""What is known about each target of a backend, by the name of the kind and the address."""
+"""The last probe results of each target of a backend, by the name of the kind and the address of the target."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ class RunningBackend:
         records: The records survive a reload that changes the options of a backend, its ways or its worker, because
             clients of a superseded primary would lose writes.
         routes: The ways to each target, as clients use them; empty if a worker serves the clients.
-        clock: The backend's state when it was last computed, and since when.
+        clock: The backend's last computed state, and the time at which it began.
         on_state_change: Called when the state changes.
         on_result: Called after each check.
     """
@@ -85,8 +85,8 @@ class RunningBackend:
     def on_check_result(self) -> None:
         """Update the state and the order of targets, and move the clients of targets that have the wrong role.
 
-        The clients of a superseded primary are reset at once, because it accepts writes that are lost later. Other
-        clients are drained.
+        The clients of a superseded primary are reset at once, because it still accepts writes, which will be lost.
+        Other clients are drained.
         """
         candidates, prefer = self.candidates(), self.spec.prefer
         self.evaluate(candidates)
@@ -104,7 +104,7 @@ class RunningBackend:
         self.on_result()
 
     def _set_urgent(self, candidates: list[TargetCandidate]) -> None:
-        """Check the targets that can become the primary more often, and superseded primaries too."""
+        """Check more often: targets that might become the primary, and superseded primaries that might be demoted."""
         prefer = self.spec.prefer
         lacking = lacks_primary(candidates, prefer)
         unconfirmed = superseded_primaries(candidates, prefer) - superseded_primaries(
@@ -136,7 +136,7 @@ class RunningBackend:
             target: The target.
             tunnel: The tunnel of the way; None if the way has no tunnel.
             at: Monotonic time at which the login succeeded.
-            limit: How many aborted handshakes the target's server tolerates; None if this is not known.
+            limit: The number of aborted handshakes that the target's server tolerates; None if it is not known.
         """
         budget = self.budget(target, tunnel)
         if budget is not None:
@@ -148,7 +148,7 @@ class RunningBackend:
         return [candidate.target for candidate in order_targets(self.candidates(), self.spec.prefer)]
 
     def ordered_routes(self) -> list[RoutedTarget]:
-        """Return the ways to the targets to try for a new client: all ways to the best target first."""
+        """Return the ways to dial for a new client. All ways to the best target come first."""
         by_target = {each.target: each for each in self.targets}
         return [routed for target in self.ordered_targets() for routed in by_target[target].routes()]
 
@@ -163,14 +163,14 @@ class RunningBackend:
                 each.check_soon(all_ways=each.target == target)
 
     def on_stall(self, target: Endpoint, tunnel: str | None = None) -> None:
-        """Notify the check that probes `target` through `tunnel` that a client waits for a response."""
+        """Notify the check of `target` through `tunnel` that a client waits too long for a response."""
         for each in self.targets:
             if each.target == target:
                 each.report_stall(tunnel)
         self._set_urgent(self.candidates())
 
     def on_detour(self, target: Endpoint, tunnel: str | None) -> None:
-        """Prefer other ways to `target`: a dial through `tunnel` failed, and then another way succeeded."""
+        """Prefer other ways to `target`, because a dial through `tunnel` failed and another way succeeded."""
         for each in self.targets:
             if each.target == target:
                 each.report_failed_dial(tunnel)

@@ -18,9 +18,10 @@ from gateway.app.worker.worker_supervisor import WorkerSupervisor
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.config import BackendSpec, Config
 from gateway.contracts.tracing import TraceExporter
+from gateway.contracts.values import Endpoint
 from gateway.forwarding.admission import AdmissionRules, ConsumerResolver
 from gateway.forwarding.forward import Forward
-from gateway.forwarding.listener import ListenAddress, Listener
+from gateway.forwarding.listener import Listener
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import RoutedTarget, TargetIdentity
 from gateway.health.check import MonitoredUplink
@@ -52,7 +53,7 @@ class TargetSelector(Protocol):
         """Handle a failure of real traffic to a target."""
 
     def on_stall(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """Handle a response of a target that takes too long."""
+        """Handle a target that takes too long to respond."""
 
     def on_detour(self, running: RunningBackend, routed: RoutedTarget) -> None:
         """Handle a failed dial, after a dial through another way to the same target has succeeded."""
@@ -66,11 +67,11 @@ class Runtime:
         uplinks: The uplinks of this process.
         config: The first configuration that will be passed to `apply`.
         identity: Finds the consumer behind a source address, if Docker is configured.
-        health: Decides to which targets clients connect.
+        health: Chooses the targets for new clients.
         budgets: The handshake budgets of this process.
         workers: The workers of this process, already started.
-        recorder: Records when client connections end.
-        exporter: Receives the spans of client connections; None if there are no traces.
+        recorder: Records clients in the audit log.
+        exporter: Receives the spans of client connections; None if traces are disabled.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Runtime:
         self.config = replace(config, tunnels={}, backends={})
         self.uplinks = uplinks
         self.backends: dict[str, RunningBackend] = {}
-        self.listeners: dict[ListenAddress, Listener] = {}
+        self.listeners: dict[Endpoint, Listener] = {}
         self.workers = workers
         self.accepting = True
         """Whether the listeners accept clients; False after `stop_accepting`."""
@@ -103,7 +104,7 @@ class Runtime:
         self._recorder = recorder
         self._exporter = exporter
 
-    def apply(self, config: Config, listeners: dict[ListenAddress, Listener]) -> ConfigDiff:
+    def apply(self, config: Config, listeners: dict[Endpoint, Listener]) -> ConfigDiff:
         """Apply `config`. Components that are the same in both configurations continue to run.
 
         Args:
@@ -141,7 +142,7 @@ class Runtime:
         return diff
 
     def review_forwards(self) -> None:
-        """Let forwards adapt to changes outside their configuration, such as the start of the audit log."""
+        """Let forwards adapt to changes outside their configuration; for example, if the audit log was enabled."""
         for each in self._local_forwards():
             each.review()
 
@@ -149,7 +150,7 @@ class Runtime:
         self,
         spec: BackendSpec,
         admission: AdmissionRules,
-        listeners: dict[ListenAddress, Listener],
+        listeners: dict[Endpoint, Listener],
         worker: WorkerSupervisor | None,
         records: TargetRecords,
     ) -> None:
@@ -174,7 +175,7 @@ class Runtime:
         running: RunningBackend,
         spec: BackendSpec,
         admission: AdmissionRules,
-        listeners: dict[ListenAddress, Listener],
+        listeners: dict[Endpoint, Listener],
     ) -> None:
         old = running.spec
         same = (old.kind, old.options) == (spec.kind, spec.options)
@@ -215,7 +216,7 @@ class Runtime:
             self._components.retire_forward(running.local, drain)
 
     def restart_checks(self, running: RunningBackend) -> None:
-        """Restart the checks of a backend. The new checks accept the current state of an export that has changed."""
+        """Restart the checks of a backend, so that they accept the current state of an export that has changed."""
         self._health.update(running, self._checked_uplinks(running), keep_results=True)
 
     def stop_accepting(self) -> None:
@@ -259,7 +260,7 @@ class Runtime:
         return [*local, *self._components.retiring_forwards()]
 
     def renew(self, tunnel: str) -> None:
-        """Make an open tunnel use its keys or certificates that have changed on disk, without closing connections."""
+        """Make an open tunnel use keys or certificates that have changed on disk, without closing connections."""
         for uplink in self.uplinks.of_tunnel(tunnel):
             uplink.renew()
         self.workers.send(WorkerCommand(WorkerAction.RENEW, tunnel))

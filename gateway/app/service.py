@@ -32,7 +32,7 @@ from gateway.config import Config
 from gateway.config.advice import advice
 from gateway.contracts.tracing import TraceExporter
 from gateway.contracts.values import Endpoint
-from gateway.ops.events import EventLog, EventSubject, EventType
+from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.events_file import EventsFile
 from gateway.ops.sd_notify import SdNotifier
 from gateway.ops.server import OpsServer
@@ -99,7 +99,7 @@ class GatewayService:
         listeners = bind_listeners(config, {}, self._passed, free_bind=True)
         self._passed.warn_unused(listeners)
         await self._events_file.load()
-        self._events.record(EventSubject(EventType.START), "started", detail=f"version {__version__}")
+        self._events.record(EventSubject(SubjectType.START), "started", detail=f"version {__version__}")
         async with (
             exporting(config) as exporter,
             self._ops.serving() as address,
@@ -179,7 +179,7 @@ class GatewayService:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._shutdown_by, number)
         loop.add_signal_handler(signal.SIGHUP, reload)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # a SIGHUP can have arrived during the start
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # handle a SIGHUP that arrived during startup
 
     def _shutdown_by(self, number: signal.Signals) -> None:
         self._auditing.command(number.name, None, "done")
@@ -199,7 +199,7 @@ class GatewayService:
             async with asyncio.timeout(_DOCKER_TIMEOUT):
                 await docker.settled()
         except TimeoutError:
-            log.warning("docker is slow: names of backends may not resolve yet")
+            log.warning("Docker is slow: the names of backends might not resolve yet")
         self._control.startup_done = True
         log.info("started: the first round of checks is finished")
 

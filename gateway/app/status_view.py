@@ -21,7 +21,7 @@ from gateway.facts import Fact
 from gateway.health.check import Check
 from gateway.health.target_selection import TargetCandidate
 from gateway.measurement import Histogram
-from gateway.ops.events import EventLog, EventSubject, EventType
+from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import (
     ActionView,
@@ -76,7 +76,7 @@ def _tunnel(spec: TunnelSpec, reports: list[UplinkReport], events: EventLog) -> 
         state=worst.state,
         reason=worst.reason,
         detail=worst.described if worst.state is TunnelState.WAITING else worst.detail,
-        since=events.began(EventSubject(EventType.TUNNEL, spec.name), worst.state, worst.since),
+        since=events.began(EventSubject(SubjectType.TUNNEL, spec.name), worst.state, worst.since),
         connects=sum(each.connects for each in reports),
         failures=dict(sum((Counter(each.failures) for each in reports), Counter())),
         rtt=worst.link.rtt,
@@ -97,7 +97,7 @@ def _worst(reports: list[UplinkReport]) -> UplinkReport:
 
 
 def _details(all_details: list[dict[str, Any]], facts: tuple[Fact, ...]) -> dict[str, Any]:
-    """Return the details of a tunnel's first lane. Facts that can be added up are the sums over all lanes."""
+    """Return the details of a tunnel's first lane, with the additive facts summed over all lanes."""
     combined = dict(all_details[0]) if all_details else {}
     for key in (fact.key for fact in facts if fact.additive):
         if key in combined:
@@ -119,7 +119,7 @@ def backend_status(running: RunningBackend, events: EventLog) -> BackendStatus:
 
 def _since(running: RunningBackend, events: EventLog) -> float:
     clock = running.clock
-    return events.began(EventSubject(EventType.BACKEND, running.spec.name), clock.state, clock.since)
+    return events.began(EventSubject(SubjectType.BACKEND, running.spec.name), clock.state, clock.since)
 
 
 def backend_view(running: RunningBackend, events: EventLog, *, knows_containers: bool) -> BackendView:
@@ -220,11 +220,11 @@ def _target(
 ) -> TargetView:
     """Return the view of a target: its state through the way that new clients use, and counters of all ways.
 
-    As long as nothing has changed, the view is the same object, because a site has hundreds of targets.
+    If nothing has changed, return the previous view. This saves time, because a site can have hundreds of targets.
     """
     name, clock, checks = str(monitored.target), monitored.clock, monitored.checks
     check = checks[monitored.choose()]
-    since = events.began(EventSubject(EventType.TARGET, running.spec.name, name), clock.state, clock.since)
+    since = events.began(EventSubject(SubjectType.TARGET, running.spec.name, name), clock.state, clock.since)
     budgets = [running.budget(each.target, each.tunnel) for each in checks]
     aborted = max((each.aborted for each in budgets if each is not None), default=None)
     attempts = [each.attempts for each in checks]
@@ -259,7 +259,7 @@ def _target(
 
 
 def _phases(checks: list[Check]) -> dict[str, tuple[int, float]]:
-    """Return the number and the sum of the durations of each phase, through all ways."""
+    """Return the count and the total duration of each phase, over the checks through all ways."""
     found: dict[str, tuple[int, float]] = {}
     for name, summary in (each for check in checks for each in check.phases.items()):
         count, seconds = found.get(name, (0, 0.0))

@@ -4,13 +4,13 @@ from gateway.app.running_backend import RunningBackend
 from gateway.app.runtime import Runtime
 from gateway.app.status_view import worst_report
 from gateway.contracts.states import HealthState, TunnelState
-from gateway.ops.events import EventLog, EventSubject, EventType
+from gateway.ops.events import EventLog, EventSubject, SubjectType
 
 _IGNORED = (
     TunnelState.IDLE, TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHENTICATING, TunnelState.STOPPED,
 )  # fmt: skip
-"""During an attempt to open a tunnel, the previous state and its cause still apply. A configured tunnel
-is stopped only when the service stops."""
+"""States of tunnels that are not reported. During an attempt to open a tunnel, the previous state and its cause still
+apply. A configured tunnel is stopped only when the service stops."""
 
 
 class TransitionObserver:
@@ -42,12 +42,12 @@ class TransitionObserver:
         checked = [state for target, state in states if target.is_checked or state.state is not HealthState.UNKNOWN]
         for state in checked:
             if state.state is HealthState.BLOCKED:
-                continue  # the event of the tunnel is the cause; the target's health is unknown
-            subject = EventSubject(EventType.TARGET, name, str(state.target))
+                continue  # the tunnel's own event already reports the cause
+            subject = EventSubject(SubjectType.TARGET, name, str(state.target))
             self._events.observe(subject, state.state, state.reason, state.detail)
         if len(checked) == len(states):  # otherwise, the state of the backend is not the result of checks yet
             found = running.evaluate()
-            self._events.observe(EventSubject(EventType.BACKEND, name), found.state, found.reason, found.detail)
+            self._events.observe(EventSubject(SubjectType.BACKEND, name), found.state, found.reason, found.detail)
 
     def _observe_tunnels(self) -> None:
         for name in self._runtime.config.tunnels:
@@ -56,4 +56,4 @@ class TransitionObserver:
     def _observe_tunnel(self, name: str) -> None:
         report = worst_report(self._runtime, name)
         if report is not None and report.state not in _IGNORED:
-            self._events.observe(EventSubject(EventType.TUNNEL, name), report.state, report.reason, report.detail)
+            self._events.observe(EventSubject(SubjectType.TUNNEL, name), report.state, report.reason, report.detail)

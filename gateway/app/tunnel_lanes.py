@@ -1,7 +1,7 @@
-"""Decides how often a process opens each tunnel: once for each traffic class (a lane). Does no I/O.
+"""Decides in which lanes a process opens each tunnel: one lane for each traffic class. Does no I/O.
 
 If a query and a bulk transfer share an SSH connection, the query waits at both ends of the connection, because sshd
-serves the channels of a connection in turn. Therefore each traffic class has its own lane through every tunnel. Two
+serves the channels of a connection in turn. Therefore each traffic class has its own lane in every tunnel. Two
 connections to a VPN must not use the same key, so a VPN has one lane for both classes.
 """
 
@@ -49,7 +49,7 @@ def backend_lanes(config: Config, backend: str, *, separate_bulk: bool) -> dict[
 def required_lanes(config: Config, backends: Collection[str], *, separate_bulk: bool) -> list[TunnelLane]:
     """Return the lanes that a process with these backends opens, outermost first.
 
-    The result includes the tunnels that no backend uses, because the status also shows their state.
+    The result includes the tunnels that no backend uses, because the status shows their state too.
 
     Args:
         config: The configuration.

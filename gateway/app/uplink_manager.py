@@ -23,7 +23,7 @@ class UplinkManager:
         self.direct = Uplink("direct", DirectTunnel(), quiet=True)
         self.by_lane: dict[TunnelLane, Uplink] = {}
         self.on_change: Callable[[str], None] = lambda _: None
-        """Called with the name of a tunnel when its state has possibly changed."""
+        """Called with the name of a tunnel when the tunnel's state might have changed."""
         self._components = components
         self._separate_bulk = separate_bulk
         self._config = Config()
@@ -69,7 +69,7 @@ class UplinkManager:
 
         Args:
             retired: The result of `apply`.
-            drain: Seconds.
+            drain: Maximum time to wait, in seconds.
             has_clients: Returns whether clients use an uplink.
         """
         for uplink in retired:

@@ -41,10 +41,11 @@ from gateway.audit_log.recorder import AuditRecorder
 from gateway.config import Config
 from gateway.contracts.link import Stream
 from gateway.contracts.tracing import TraceExporter
+from gateway.contracts.values import Endpoint
 from gateway.docker.consumers import ConsumerDirectory
 from gateway.errors import LinkLostError, ReachError, Reason
 from gateway.forwarding.forward import Forward
-from gateway.forwarding.listener import ListenAddress, Listener
+from gateway.forwarding.listener import Listener
 from gateway.forwarding.pending_client import PendingClient
 from gateway.measurement import Histogram
 from gateway.ops import logs
@@ -77,7 +78,7 @@ class WorkerProcess:
         self._components: ComponentManager | None = None
         self._targets = AssignedTargets(self._owner)
         self._budgets = HandshakeBudgets()
-        self._sockets: dict[ListenAddress, list[socket.socket]] = {}
+        self._sockets: dict[Endpoint, list[socket.socket]] = {}
         self._incomplete = False
         """Whether some of the listeners' descriptors were lost between the owner and this process."""
         self._directory = ConsumerDirectory(lambda: self._owner.send(UnknownSource()))
@@ -145,7 +146,7 @@ class WorkerProcess:
             self._runtime = self._create_runtime(self._components, message.config)
         self._audit.apply(message.config.audit)
         self._targets.assigned = {}  # the owner sends the new assignments later
-        listeners: dict[ListenAddress, Listener] = {}
+        listeners: dict[Endpoint, Listener] = {}
         for spec in message.config.backends.values():
             for address in spec.listen:
                 known, sent = self._runtime.listeners.get(address), self._sockets.pop(address, None)

@@ -11,7 +11,7 @@ from gateway.backends import BackendKind
 from gateway.config.redaction import Redactor
 from gateway.config.values import LogTarget, ThreadCount, unix_path
 from gateway.contracts.states import Preference, WayPreference
-from gateway.contracts.values import AT_LEAST_ONE, POSITIVE, Duration, Endpoint, IpNetwork
+from gateway.contracts.values import AT_LEAST_ONE, POSITIVE, Duration, Endpoint, IpNetwork, ListenAddress
 from gateway.docker.options import DockerOptions
 from gateway.errors import ConfigOrigin
 from gateway.fleet.options import FleetOptions
@@ -269,7 +269,7 @@ class CommonBackendOptions:
     via: tuple[str, ...] | None = None
     prefer: Preference | None = None
     prefer_way: WayPreference = "order"
-    listen: tuple[Endpoint | Path | UnixListener, ...] = ()
+    listen: tuple[ListenAddress | UnixListener, ...] = ()
     hold: Duration | None = None
     max_connections: int = field(default=1000, metadata=AT_LEAST_ONE)
     max_connections_per_consumer: int | None = field(default=None, metadata=AT_LEAST_ONE)
@@ -298,7 +298,7 @@ class BackendSpec:
     targets: tuple[Endpoint, ...]
     prefer: Preference
     prefer_way: WayPreference
-    listen: tuple[Endpoint | Path, ...]
+    listen: tuple[Endpoint, ...]
     hold: float
     max_connections: int
     max_connections_per_consumer: int | None

@@ -28,7 +28,7 @@ class ConnectionRecord:
         consumer: The client's container or the consumer of its unix socket; None if unknown.
         audited: Whether the audit log records the client.
         trace: The times at which the phases of the connection began; None while traces are disabled.
-        pending: Whether the client still waits: no join, refusal or end of the connection is recorded.
+        pending: Whether the client is neither joined nor refused nor disconnected.
     """
 
     __slots__ = ("accepted_at", "audited", "consumer", "pending", "source", "trace")

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from gateway.ops.events import EventType, Transition
+from gateway.ops.events import SubjectType, Transition
 from gateway.ops.service_interface import ControlledService
 from gateway.ops.status_views import ServiceView
 
@@ -64,6 +64,6 @@ class LiveView:
 
 def _changed_backends(events: Iterable[Transition] | None) -> set[str] | None:
     """Return the backends that events name; None if the events are not known, or concern other parts too."""
-    if events is None or any(each.subject.type not in (EventType.BACKEND, EventType.TARGET) for each in events):
+    if events is None or any(each.subject.type not in (SubjectType.BACKEND, SubjectType.TARGET) for each in events):
         return None
     return {each.subject.name for each in events if each.subject.name is not None}

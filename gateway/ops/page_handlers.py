@@ -88,8 +88,8 @@ class PageHandlers:
             root: The URL of `/`, relative to the page.
             render: Renders the page.
         """
-        # The templates and their library need 5 MB, so they are imported on first use. A thread imports them, because
-        # this takes long.
+        # The templates and their library need 5 MB, so they are imported on first use. The import is slow, so it runs
+        # in a thread and does not block the event loop.
         if _RENDERER not in sys.modules:
             await asyncio.to_thread(importlib.import_module, _RENDERER)
         from gateway.ops.page.render import render_login, render_missing  # noqa: PLC0415 - as above

@@ -1,4 +1,4 @@
-"""Caches responses for a short time, so that many concurrent clients cost little more than one client."""
+"""Caches responses for a short time, so that many concurrent clients need little more CPU time than one client."""
 
 import asyncio
 import time
@@ -23,7 +23,7 @@ class _Entry:
 class ResponseCache:
     """Computes a response once for all clients that request it until it expires.
 
-    The age is the time since the start of the computation (monotonic clock).
+    The age of a response is the time since its computation started (monotonic clock).
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class ResponseCache:
         return await asyncio.shield(entry.task)
 
     def clear(self) -> None:
-        """Remove all responses, because the state has changed. Callers that already wait still get a response."""
+        """Remove all responses, because the state has changed. Pending computations still return to their callers."""
         self._entries = {}
 
     @staticmethod
@@ -65,12 +65,12 @@ async def _call(compute: Callable[[], Awaitable[Any]]) -> Any:
 
 
 async def encode_in_slices(parts: Iterator[str]) -> bytes:
-    """Join the parts, and return them in UTF-8. Yields to the event loop every 0.2 ms."""
+    """Join the parts, and return the result in UTF-8. Yield to the event loop after each 0.2 ms."""
     return "".join(await collect_in_slices(parts)).encode()
 
 
 async def collect_in_slices(items: Iterator[_Item]) -> list[_Item]:
-    """Return all items of an iterator that computes them. Yields to the event loop every 0.2 ms."""
+    """Return all items of an iterator that computes them. Yield to the event loop after each 0.2 ms."""
     done: list[_Item] = []
     started = time.perf_counter()
     for each in items:

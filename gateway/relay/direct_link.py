@@ -20,7 +20,7 @@ class DirectLink:
     """A link that dials from this host and is never lost. It implements `gateway.contracts.link.Link`.
 
     Args:
-        timeout: Seconds for one dial.
+        timeout: Time limit for one dial, in seconds.
     """
 
     network = NetworkId()
@@ -29,7 +29,7 @@ class DirectLink:
         self._timeout = timeout
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """Connect a non-blocking socket to `to`. Measure the phases `dns` and `tcp`."""
+        """Dial `to`, and return the connected, non-blocking socket. Measure the phases `dns` and `tcp`."""
         return await dial(to, phases or Phases(), self._timeout)
 
     async def join(

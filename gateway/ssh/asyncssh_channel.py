@@ -1,25 +1,16 @@
-"""Relays between a client and an asyncssh channel. Supports all ciphers, but is slower than the native data plane."""
+"""Relays between a client and an asyncssh channel. Supports all ciphers, but is slower than the engine."""
 
-import asyncio
 import socket
 import time
-from functools import partial
-from typing import Any, cast
 
 import asyncssh
 
-from gateway.contracts.states import CloseReason
-from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram, Tap
-from gateway.ssh.asyncssh_internals import disable_auto_adjust, send_window, send_window_adjust, take_unread_data
+from gateway.ssh.asyncssh_internals import send_window, send_window_adjust, take_unread_data
 from gateway.ssh.channel_relay import ChannelRelay
-from gateway.ssh.flow_control import INITIAL_BUDGET, ByteBudget, ReceiveWindow
-from gateway.ssh.packet_writer import MAX_SEND_PACKET, PacketWriter
+from gateway.ssh.flow_control import MAX_SEND_PACKET
+from gateway.ssh.send_queue import SendQueue
 
-_NO_GROWTH = ByteBudget(0)
-MAX_PACKET = 32 * 1024
-"""Maximum packet size that the gateway offers, in bytes."""
-_Opened = tuple["asyncssh.SSHTCPChannel[bytes]", "asyncssh.SSHTCPSession[bytes]"]
 _READ_SIZE = 64 * 1024
 
 
@@ -31,13 +22,13 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
 
     Args:
         latency: The histogram for response latency.
-        writer: Schedules the relays of the connection for sending; None if the gateway does not own the SSH socket.
+        queue: Gives the relays of the connection their turns; None if the gateway does not own the SSH socket.
         tap: Observes the bytes until the tap is finished.
     """
 
-    def __init__(self, latency: Histogram, writer: PacketWriter | None, tap: Tap | None = None) -> None:
-        super().__init__(latency, ReceiveWindow(_NO_GROWTH, INITIAL_BUDGET), tap)
-        self._writer = writer
+    def __init__(self, latency: Histogram, queue: SendQueue | None, tap: Tap | None = None) -> None:
+        super().__init__(latency, tap)
+        self._queue = queue
         self._channel: asyncssh.SSHTCPChannel[bytes] | None = None
         self._window_full = False
 
@@ -70,9 +61,9 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
             except OSError as error:
                 self._on_client_unwritable(error)
             self.from_backend += sent
-            self._consumed(sent, self.last_active)
+            self._consumed(sent)
         if self._client_unwritable:
-            self._consumed(len(data), self.last_active)
+            self._consumed(len(data))
         elif sent < len(data):
             self._buffer(memoryview(data)[sent:])
             self._update_interest()
@@ -115,11 +106,11 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
     # `ChannelRelay` calls the methods below.
 
     def _read_client(self) -> None:
-        client, channel, writer = self._client, self._channel, self._writer
+        client, channel, queue = self._client, self._channel, self._queue
         if client is None or channel is None or self._channel_unwritable:
             return
-        if writer is not None and not writer.may_send:
-            writer.enqueue(self)
+        if queue is not None and not queue.may_send:
+            queue.enqueue(self)
             self._update_interest()
             return
         room = send_window(channel)
@@ -128,7 +119,7 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
             self._update_interest()
             return
         try:
-            data = client.recv(min(room, MAX_SEND_PACKET if writer is not None and writer.contended else _READ_SIZE))
+            data = client.recv(min(room, MAX_SEND_PACKET if queue is not None and queue.contended else _READ_SIZE))
         except BlockingIOError:
             return
         except OSError:
@@ -149,7 +140,7 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
             self._update_interest()
 
     def _accepts_data(self) -> bool:
-        return not self._window_full and (self._writer is None or not self._writer.is_queued(self))
+        return not self._window_full and (self._queue is None or not self._queue.is_queued(self))
 
     def _send_eof(self) -> None:
         if self._channel is not None:
@@ -160,10 +151,10 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
             self._channel.close()
 
     def _leave_send_queue(self) -> None:
-        if self._writer is not None:
-            self._writer.dequeue(self)
+        if self._queue is not None:
+            self._queue.dequeue(self)
 
-    def _consumed(self, count: int, now: float) -> None:
+    def _consumed(self, count: int) -> None:
         window = self.window
         window.consumed += count
         if (
@@ -171,80 +162,4 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
             and self._channel is not None
             and not (self._backend_eof or self._channel_unwritable)
         ):
-            send_window_adjust(self._channel, window.grant(now, None))
-
-
-class AsyncsshChannelOpener:
-    """Opens asyncssh channels; implements `gateway.ssh.pooled_connection.ChannelOpener`.
-
-    Args:
-        conn: The SSH connection.
-        writer: Schedules the relays of the connection for sending; None if the gateway does not own the SSH socket.
-    """
-
-    def __init__(self, conn: asyncssh.SSHClientConnection, writer: PacketWriter | None = None) -> None:
-        self._conn = conn
-        self._writer = writer
-        disable_auto_adjust(conn)
-        self._opening: set[asyncio.Task[_Opened]] = set()
-        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    @property
-    def opening_count(self) -> int:
-        """Number of channel opens without a reply from the server. Includes those whose callers no longer wait."""
-        return len(self._opening)
-
-    async def open(
-        self,
-        to: Endpoint,
-        latency: Histogram,
-        timeout: float,  # noqa: ASYNC109 - `ChannelOpener` defines it
-        tap: Tap | None = None,
-    ) -> AsyncsshChannel:
-        """Open a channel to `to`. A channel that opens after this method has raised is closed immediately."""
-        relay = AsyncsshChannel(latency, self._writer, tap)
-        # asyncssh leaks the channel if the opening task is cancelled (asyncssh #823). So a separate task opens the
-        # channel. If the caller stops waiting, the channel is aborted as soon as it is open.
-        opening: asyncio.Task[_Opened] = asyncio.ensure_future(self._open_channel(relay, to))
-        self._opening.add(opening)
-        opening.add_done_callback(self._opening.discard)
-        failure = self._failure
-        try:
-            both: set[asyncio.Future[Any]] = {opening, failure}
-            await asyncio.wait(both, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        except BaseException:
-            # asyncio calls the callback even if `opening` completes in this turn of the loop.
-            opening.add_done_callback(partial(_abort_late, relay))
-            raise
-        if opening.done():
-            opening.result()
-            return relay
-        opening.add_done_callback(partial(_abort_late, relay))
-        if failure.done():
-            failure.result()
-        raise TimeoutError
-
-    def fail_opens(self, error: Exception) -> None:
-        """Make every pending `open` raise `error`. See `gateway.ssh.pooled_connection.ChannelOpener`."""
-        failure, self._failure = self._failure, asyncio.get_running_loop().create_future()
-        failure.set_exception(error)
-        failure.exception()  # asyncio logs an exception that no caller retrieves
-
-    async def _open_channel(self, relay: AsyncsshChannel, to: Endpoint) -> _Opened:
-        try:
-            if to.is_unix:
-                opened: Any = await self._conn.create_unix_connection(
-                    cast("Any", lambda: relay), to.host, window=relay.window.size, max_pktsize=MAX_PACKET
-                )
-                return cast("_Opened", opened)
-            return await self._conn.create_connection(
-                lambda: relay, to.host, to.port, "127.0.0.1", 0, window=relay.window.size, max_pktsize=MAX_PACKET
-            )
-        except BaseException:
-            relay.window.close()
-            raise
-
-
-def _abort_late(relay: AsyncsshChannel, opening: asyncio.Task[_Opened]) -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        relay.abort(CloseReason.ABORTED)
+            send_window_adjust(self._channel, window.grant())

@@ -5,22 +5,16 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import asyncssh
+from asyncssh.constants import MSG_CHANNEL_WINDOW_ADJUST
 from asyncssh.packet import UInt32
 
 SUPPORTED_VERSIONS = ("2.24.",)
-"""Releases of asyncssh whose internals the native data plane supports. With other releases, asyncssh carries the
-channels."""
-
-MSG_IGNORE, MSG_KEXINIT = 2, 20
-MSG_CHANNEL_OPEN, MSG_CHANNEL_OPEN_CONFIRMATION = 90, 91
-MSG_CHANNEL_WINDOW_ADJUST, MSG_CHANNEL_DATA, MSG_CHANNEL_EXTENDED_DATA, MSG_CHANNEL_EOF = 93, 94, 95, 96
-MSG_CHANNEL_CLOSE, MSG_CHANNEL_REQUEST, MSG_CHANNEL_FAILURE = 97, 98, 100
-DATA_OVERHEAD = 10
-"""Bytes of a CHANNEL_DATA packet before the data: padding length, message number, channel, data length."""
+"""Releases of asyncssh whose internals `ClientConnection` supports. With other releases, asyncssh also provides the
+connection and its transport."""
 
 
 def is_supported() -> bool:
-    """Return whether the native data plane supports the installed asyncssh."""
+    """Return whether `ClientConnection` supports the installed asyncssh."""
     return asyncssh.__version__.startswith(SUPPORTED_VERSIONS)
 
 

@@ -1,4 +1,4 @@
-"""Implements the part of a relay over an SSH channel that handles the client's socket.
+"""Implements the part of a relay over an asyncssh channel that handles the client's socket.
 
 The two directions end independently (RFC 4254, section 5.3). A client that has sent EOF still gets the response. A
 backend that stops reading can still have sent data, and the relay delivers this data. CHANNEL_CLOSE ends the
@@ -17,50 +17,26 @@ from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.poller import HANGUP, READ, WRITE
 from gateway.relay.send_buffer import SendBuffer
 from gateway.relay.sockets import close_gracefully, reset, shutdown_write, was_reset
-from gateway.ssh.flow_control import ReceiveWindow
+from gateway.ssh.flow_control import INITIAL_BUDGET, ReceiveWindow
 
 log = logging.getLogger(__name__)
 
 
 class ChannelRelay:
-    """Base class of the relays between a client and an SSH channel; implements `gateway.contracts.link.Relay`.
+    """Base class of `AsyncsshChannel`: the client's socket, and the end of the relay.
 
     Args:
         latency: The histogram for response latency.
-        window: The channel's receive window. When the relay ends, it closes the window.
         tap: Observes the bytes until the tap is finished.
     """
 
-    __slots__ = (
-        "_backend_eof",
-        "_channel_closed",
-        "_channel_unwritable",
-        "_client",
-        "_client_data_lost",
-        "_client_eof",
-        "_client_unwritable",
-        "_client_was_reset",
-        "_eof_delivered",
-        "_latency",
-        "_link_lost",
-        "_request_time",
-        "_send_buffer",
-        "_tap",
-        "_watch",
-        "ended",
-        "from_backend",
-        "last_active",
-        "responses",
-        "to_backend",
-        "window",
-    )  # fmt: skip
-
-    def __init__(self, latency: Histogram, window: ReceiveWindow, tap: Tap | None = None) -> None:
+    def __init__(self, latency: Histogram, tap: Tap | None = None) -> None:
         self.ended: asyncio.Future[CloseReason] = asyncio.get_running_loop().create_future()
         self.last_active = time.monotonic()
         self.responses = 0
         self.to_backend = self.from_backend = 0
-        self.window = window
+        self.window = ReceiveWindow(INITIAL_BUDGET)
+        """The receive window of the channel. When the relay ends, it closes the window."""
         self._latency = latency
         self._tap = tap
         self._request_time = 0.0
@@ -133,7 +109,7 @@ class ChannelRelay:
         self._send_close()
         self._finish(close_reason)
 
-    # Subclasses implement these methods for their channel.
+    # `AsyncsshChannel` implements these methods.
 
     def _read_client(self) -> None:
         """Read from the client once, and send the data on the channel."""
@@ -155,16 +131,15 @@ class ChannelRelay:
         """Leave the queue of relays that wait to send."""
         raise NotImplementedError
 
-    def _consumed(self, count: int, now: float) -> None:
+    def _consumed(self, count: int) -> None:
         """Count bytes as consumed, and send a window adjust when one is due.
 
         Args:
             count: Bytes that were delivered to the client, or dropped because the client accepts no more data.
-            now: The monotonic time, in seconds.
         """
         raise NotImplementedError
 
-    # Subclasses call these methods for events of the channel.
+    # `AsyncsshChannel` calls these methods for events of the channel.
 
     def _on_backend_eof(self, *, close: bool) -> None:
         """Handle the end of the backend's stream; if `close` is true, the peer has also closed the channel."""
@@ -192,7 +167,7 @@ class ChannelRelay:
     # Methods for events of the client.
 
     def resume_sending(self) -> None:
-        """Read from the client once and send the data. `PacketWriter` calls this when it is the relay's turn."""
+        """Read from the client once and send the data. `SendQueue` calls this when it is the relay's turn."""
         if not self.ended.done():
             self._read_client()
             self._update_interest()
@@ -257,7 +232,7 @@ class ChannelRelay:
         self._client_was_reset |= was_reset(client, error)
         if self._send_buffer:
             dropped, self._send_buffer = self._send_buffer, None
-            self._consumed(len(dropped), time.monotonic())
+            self._consumed(len(dropped))
         if self._client_eof or self._channel_unwritable:
             self._send_close()
             self._finish(CloseReason.CLIENT_RESET)
@@ -279,8 +254,8 @@ class ChannelRelay:
         except OSError as error:
             self._on_client_unwritable(error)
             return
-        self.last_active = now = time.monotonic()
-        self._consumed(sent, now)
+        self.last_active = time.monotonic()
+        self._consumed(sent)
         self.from_backend += sent
         if not buffer:
             self._propagate_end()

@@ -1,8 +1,7 @@
-"""Extends asyncssh's client connection for the native data plane, and with stricter host key checks.
+"""Extends asyncssh's client connection with stricter host key checks, and for the engine in C.
 
-asyncssh handles the handshake, key exchanges, global requests and disconnects. asyncssh writes through
-`PacketTransport` as through any asyncio transport. Every packet that the native data plane does not handle goes to
-asyncssh, still encrypted, so all checks of asyncssh apply.
+asyncssh handles the handshake, key exchanges, global requests and disconnects. After the login, the engine can take
+over the socket and the packets of channels. asyncssh then gets all other packets through `EngineTransport`.
 """
 
 import asyncio
@@ -13,13 +12,11 @@ from typing import Any, Protocol
 
 import asyncssh
 from asyncssh.connection import SSHClientConnection, SSHClientConnectionOptions
-from asyncssh.encryption import GCMEncryption
+from asyncssh.constants import MSG_IGNORE, MSG_KEXINIT
 from asyncssh.packet import SSHPacket, String, UInt32
 
 from gateway.contracts.accepting import AcceptRule
 from gateway.ssh import algorithms
-from gateway.ssh.aes_gcm import AesGcm
-from gateway.ssh.asyncssh_internals import MSG_CHANNEL_OPEN, MSG_IGNORE, MSG_KEXINIT
 from gateway.ssh.engine_cipher import CipherKey, PassThroughCipher, cipher_key
 
 _ORIGIN = String("127.0.0.1") + UInt32(0)
@@ -34,31 +31,17 @@ _MAX_DEFERRED_PACKETS = 16 * 1024
 Above this number, the connection is closed."""
 
 
-class ControlWriter(Protocol):
-    """Writes control packets: the methods of `PacketWriter` that `ClientConnection` calls."""
-
-    def send_control(self, msg_type: int, payload: bytes) -> None:
-        """See `PacketWriter.send_control`."""
-
-    def update_may_send(self) -> None:
-        """See `PacketWriter.update_may_send`."""
-
-    def schedule_queue(self) -> None:
-        """See `PacketWriter.schedule_queue`."""
-
-
 class ConnectionTransport(Protocol):
-    """The transport of an SSH connection: the methods of `PacketTransport` that `ClientConnection` calls."""
+    """The transport of an SSH connection: the methods that `ClientConnection` calls."""
 
-    @property
-    def writer(self) -> ControlWriter:
-        """Sends packets."""
+    def on_sending_changed(self) -> None:
+        """Handle the start or end of a key exchange, or the close of the connection, which affect channel data."""
 
-    def schedule_resume(self) -> None:
-        """See `PacketTransport.schedule_resume`."""
+    def on_packet_processed(self) -> None:
+        """Handle that asyncssh has processed a packet."""
 
     def abort(self) -> None:
-        """See `PacketTransport.abort`."""
+        """Try once to send what is queued, then close the socket."""
 
 
 class EngineConnection(Protocol):
@@ -99,35 +82,30 @@ class EngineConnection(Protocol):
 
 
 class ClientConnection(SSHClientConnection):
-    """asyncssh's client connection, extended for the native data plane and stricter host key checks.
+    """asyncssh's client connection, extended with stricter host key checks, and for the engine in C.
 
     Args:
         options: asyncssh's options.
-        native: Whether the native data plane carries the channels if AES-GCM is negotiated.
     """
 
-    packet_transport: ConnectionTransport
+    own_transport: ConnectionTransport
+    """The transport, which stays set after asyncssh has released it."""
 
-    def __init__(self, options: SSHClientConnectionOptions, *, native: bool = True) -> None:
-        self._native = native
+    def __init__(self, options: SSHClientConnectionOptions) -> None:
         self._host_key_algorithm = ""
         self.host_keys_offered: list[str] = []
         """The host key algorithms that the server proposed."""
         self._send_encryption_object: Any = None
         self._recv_encryption_object: Any = None
-        self.send_cipher: AesGcm | None = None
-        """The cipher for sending, if the native data plane supports it."""
-        self.receive_cipher: AesGcm | None = None
-        """The cipher for receiving, if the native data plane supports it."""
         self.engine: EngineConnection | None = None
         """The transport, if the engine encrypts and decrypts the packets."""
         self.kex_started = 0.0
         """The monotonic time at which the last key exchange started, in seconds."""
         self.rekeys_often = False
-        """Whether the last two key exchanges were frequent. If so, the peer should send short packets."""
+        """Whether the engine's last two key exchanges were frequent. The peer should then send short packets."""
         self._last_rekey_soon = False
         super().__init__(asyncio.get_running_loop(), options, wait="auth")
-        self.bytes_until_rekey = self._rekey_bytes
+        self._bytes_until_rekey = self._rekey_bytes
         """Bytes to receive before `rekey` is due."""
 
     # Keys: asyncssh sets these two attributes at each key exchange.
@@ -138,9 +116,7 @@ class ClientConnection(SSHClientConnection):
 
     @_send_encryption.setter
     def _send_encryption(self, cipher: Any) -> None:
-        replaced = self._replacement(cipher, sealing=True)
-        self._send_encryption_object = replaced
-        self.send_cipher = replaced if isinstance(replaced, AesGcm) else None
+        self._send_encryption_object = self._replacement(cipher, sealing=True)
 
     @property
     def _recv_encryption(self) -> Any:
@@ -148,21 +124,17 @@ class ClientConnection(SSHClientConnection):
 
     @_recv_encryption.setter
     def _recv_encryption(self, cipher: Any) -> None:
-        replaced = self._replacement(cipher, sealing=False)
-        self._recv_encryption_object = replaced
-        self.receive_cipher = replaced if isinstance(replaced, AesGcm) else None
+        self._recv_encryption_object = self._replacement(cipher, sealing=False)
 
     def _replacement(self, cipher: Any, *, sealing: bool) -> Any:
         """Return the object that asyncssh uses in place of `cipher`, which has a new key."""
-        if self.engine is not None:
-            key = cipher_key(cipher)
-            if key is None:
-                raise asyncssh.KeyExchangeFailed(
-                    "the server changed to a cipher that the data plane does not support"
-                )
-            self.engine.set_key(key, sealing=sealing)
-            return PassThroughCipher()
-        return AesGcm(cipher) if self._native and isinstance(cipher, GCMEncryption) else cipher
+        if self.engine is None:
+            return cipher
+        key = cipher_key(cipher)
+        if key is None:
+            raise asyncssh.KeyExchangeFailed("the server changed to a cipher that the data plane does not support")
+        self.engine.set_key(key, sealing=sealing)
+        return PassThroughCipher()
 
     def cipher_keys(self) -> tuple[CipherKey, CipherKey] | None:
         """Return the keys for sending and receiving; None if the engine does not support the ciphers."""
@@ -172,8 +144,7 @@ class ClientConnection(SSHClientConnection):
     def use_engine(self, transport: Any) -> None:
         """Use `transport`, an `EngineTransport`, from now on. The engine has the keys of this connection."""
         self._send_encryption_object = self._recv_encryption_object = PassThroughCipher()
-        self.send_cipher = self.receive_cipher = None
-        self.engine = self._transport = self.packet_transport = transport
+        self.engine = self._transport = self.own_transport = transport
 
     # Host keys.
 
@@ -235,16 +206,6 @@ class ClientConnection(SSHClientConnection):
         """Whether asyncssh has released the transport."""
         return self._transport is None
 
-    @property
-    def has_native_ciphers(self) -> bool:
-        """Whether the native data plane supports the ciphers of both directions."""
-        return self.send_cipher is not None and self.receive_cipher is not None
-
-    @property
-    def native_ready(self) -> bool:
-        """Whether the native data plane can handle the packets that follow."""
-        return bool(self._auth_complete) and self.has_native_ciphers and self.between_packets
-
     # Receiving.
 
     @property
@@ -270,13 +231,15 @@ class ClientConnection(SSHClientConnection):
         """Set the sequence number of the next packet that asyncssh receives."""
         self._recv_seq = number
 
-    def count_received(self, count: int) -> None:
-        """Advance the sequence number by `count` packets that the native data plane received."""
-        self._recv_seq = (self._recv_seq + count) & 0xFFFFFFFF
+    def count_received(self, size: int) -> None:
+        """Count `size` bytes that the socket received, and start a key exchange when it is due."""
+        self._bytes_until_rekey -= size
+        if self._bytes_until_rekey <= 0:
+            self.rekey()
 
     def _finish_recv_packet(self, *args: Any, **kwargs: Any) -> None:
         super()._finish_recv_packet(*args, **kwargs)
-        self.packet_transport.schedule_resume()
+        self.own_transport.on_packet_processed()
 
     # Sending.
 
@@ -295,18 +258,6 @@ class ClientConnection(SSHClientConnection):
         """Bytes in one direction after which a key exchange is due."""
         return self._rekey_bytes
 
-    def count_sent(self, count: int, size: int) -> None:
-        """Advance the sequence number for packets that the native data plane sent. Starts a key exchange when due.
-
-        Args:
-            count: The number of packets.
-            size: Their total length in bytes.
-        """
-        self._send_seq = (self._send_seq + count) & 0xFFFFFFFF
-        self._rekey_bytes_sent += size
-        if self._rekey_bytes_sent >= self._rekey_bytes:
-            self.rekey()
-
     def rekey(self) -> None:
         """Start a key exchange. Do nothing if one is in progress or the login is not complete."""
         if self._kex_complete and self._auth_complete and self._transport:
@@ -314,8 +265,8 @@ class ClientConnection(SSHClientConnection):
             self._kexinit_sent = True
 
     def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
-        """Send a packet without asyncssh's empty MSG_IGNORE packet before it: only CBC ciphers need that packet."""
-        if pkttype == MSG_IGNORE and (self.send_cipher is not None or self.engine is not None):
+        """Send a packet. Omit the empty MSG_IGNORE packets of asyncssh, except for CBC ciphers, which need them."""
+        if pkttype == MSG_IGNORE and not str(self.get_extra_info("send_cipher")).endswith("-cbc"):
             return
         super().send_packet(pkttype, *args, handler=handler)
         if len(self._deferred_packets) > _MAX_DEFERRED_PACKETS:
@@ -324,23 +275,19 @@ class ClientConnection(SSHClientConnection):
 
     def _send_kexinit(self) -> None:
         now = time.monotonic()
-        received = (
-            self.engine.received_bytes if self.engine is not None else self._rekey_bytes - self.bytes_until_rekey
-        )
         soon = (
-            self._auth_complete
+            self.engine is not None
             and now - self.kex_started < _FREQUENT_REKEY_SECONDS
-            and received < _FREQUENT_REKEY_BYTES
+            and self.engine.received_bytes < _FREQUENT_REKEY_BYTES
         )
         self.rekeys_often, self._last_rekey_soon = soon and self._last_rekey_soon, soon
-        self.kex_started, self.bytes_until_rekey = now, self._rekey_bytes
+        self.kex_started, self._bytes_until_rekey = now, self._rekey_bytes
         super()._send_kexinit()
-        self.packet_transport.writer.update_may_send()
+        self.own_transport.on_sending_changed()
 
     def _send_deferred_packets(self) -> None:
         super()._send_deferred_packets()
-        self.packet_transport.writer.update_may_send()
-        self.packet_transport.writer.schedule_queue()
+        self.own_transport.on_sending_changed()
 
     def log_sent_packet(self, *args: Any) -> None:
         """Do nothing: logging would cost more than sending."""
@@ -352,7 +299,7 @@ class ClientConnection(SSHClientConnection):
 
     def _force_close(self, exc: Exception | None) -> None:
         super()._force_close(exc)  # closes the transport in the next turn of the loop
-        self.packet_transport.writer.update_may_send()
+        self.own_transport.on_sending_changed()
 
     def disconnect_on_violation(self, detail: str) -> None:
         """Send a disconnect message for a protocol violation by the peer, and close the connection."""
@@ -363,45 +310,16 @@ class ClientConnection(SSHClientConnection):
         self._send_disconnect(error.code, error.reason, error.lang)
         self._force_close(error)
 
-    # Channels.
-
-    def request_channel(self, channel: Any, host: str, port: int, window: int, max_packet: int) -> int:
-        """Send a CHANNEL_OPEN for a TCP port or for a unix socket on the server (RFC 4254, section 7.2).
-
-        Args:
-            channel: Handles the channel's packets.
-            host: A host name or address, or with a leading slash the path of a unix socket (OpenSSH's PROTOCOL,
-                section 2.4).
-            port: The TCP port; ignored for a unix socket.
-            window: The initial window in bytes.
-            max_packet: The maximum packet size in bytes.
-
-        Returns:
-            The local channel number.
-
-        Raises:
-            asyncssh.ChannelOpenError: The connection is closed.
-        """
-        number = self.add_channel(channel)
-        self.allow_packet_size(max_packet)
-        channel_type, where = channel_target(host, port)
-        self.packet_transport.writer.send_control(
-            MSG_CHANNEL_OPEN,
-            b"".join((channel_type, UInt32(number), UInt32(window), UInt32(max_packet), where)),
-        )
-        return number
-
-    def free_channel(self, number: int) -> None:
-        """Free the number of a channel that is closed on both sides."""
-        self._channels.pop(number, None)
-
 
 def channel_target(host: str, port: int) -> tuple[bytes, bytes]:
-    """Return two parts of CHANNEL_OPEN: the channel type, and what follows the maximum packet size.
+    """Return two parts of CHANNEL_OPEN for a TCP port or for a unix socket on the server (RFC 4254, section 7.2).
+
+    The parts are the channel type, and what follows the maximum packet size.
 
     Args:
-        host: See `ClientConnection.request_channel`.
-        port: See `ClientConnection.request_channel`.
+        host: A host name or address, or with a leading slash the path of a unix socket (OpenSSH's PROTOCOL,
+            section 2.4).
+        port: The TCP port; ignored for a unix socket.
     """
     unix = host.startswith("/")
     channel_type = b"direct-streamlocal@openssh.com" if unix else b"direct-tcpip"

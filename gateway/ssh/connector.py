@@ -19,7 +19,7 @@ from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.host_keys import HostKeyHistory, HostKeyVerifier, read_trust
 from gateway.ssh.login_errors import TryOtherKeyTypeError, login_error
 from gateway.ssh.options import SshOptions
-from gateway.ssh.packet_transport import close_now, log_in
+from gateway.ssh.socket_transport import close_now, log_in
 
 
 async def connect(
@@ -27,8 +27,6 @@ async def connect(
     dial: Callable[[], Awaitable[socket.socket]],
     progress: ProgressCallback,
     memory: HostKeyHistory,
-    *,
-    engine: bool,
 ) -> asyncssh.SSHClientConnection:
     """Connect, verify the host key and log in.
 
@@ -40,7 +38,6 @@ async def connect(
         dial: Opens a connected, non-blocking socket to the server. The SSH connection owns it.
         progress: Called when the login starts.
         memory: The tunnel's host key history, which a successful login updates.
-        engine: Whether the engine carries the connection after the login, if it was built.
 
     Returns:
         An authenticated connection; the caller must close it. Its extra info `verifier` is a `HostKeyVerifier`.
@@ -51,7 +48,7 @@ async def connect(
     refusals: list[HostKeyVerifier] = []
     while True:
         try:
-            return await _connect(options, await dial(), progress, memory, refusals, engine=engine)
+            return await _connect(options, await dial(), progress, memory, refusals)
         except TryOtherKeyTypeError:
             continue
 
@@ -62,8 +59,6 @@ async def _connect(
     progress: ProgressCallback,
     memory: HostKeyHistory,
     refusals: list[HostKeyVerifier],
-    *,
-    engine: bool,
 ) -> asyncssh.SSHClientConnection:
     """Connect once. On failure, close the connection and the socket.
 
@@ -74,7 +69,6 @@ async def _connect(
         memory: The tunnel's host key history.
         refusals: The host key verifiers of earlier connections. This function adds its own verifier if a key of
             another type might be trusted.
-        engine: See `connect`.
     """
     conn: asyncssh.SSHClientConnection | None = None
     verifier: HostKeyVerifier | None = None
@@ -88,7 +82,7 @@ async def _connect(
             verifier = HostKeyVerifier(trust, options, memory, refusals)
             async with credentials.login_arguments(options) as login:
                 tried = credentials.describe(options, login)
-                conn = await _log_in(options, sock, verifier, login, engine=engine)
+                conn = await _log_in(options, sock, verifier, login)
         verifier.remember_key_type(conn)
         conn.set_extra_info(verifier=verifier)
     except BaseException as error:
@@ -109,7 +103,7 @@ async def _connect(
 
 
 def _ensure_user_environment() -> None:
-    """Set LOGNAME and HOME if they are missing. asyncssh reads both, although it does not need them here."""
+    """Set LOGNAME and HOME if they are missing, because asyncssh fails without them."""
     try:
         getpass.getuser()
     except (KeyError, OSError):
@@ -131,7 +125,7 @@ def _peer_address(sock: socket.socket) -> str:
 
 
 async def _log_in(
-    options: SshOptions, sock: socket.socket, verifier: HostKeyVerifier, login: dict[str, Any], *, engine: bool
+    options: SshOptions, sock: socket.socket, verifier: HostKeyVerifier, login: dict[str, Any]
 ) -> asyncssh.SSHClientConnection:
     trust = verifier.trust
     arguments: dict[str, Any] = {
@@ -153,9 +147,8 @@ async def _log_in(
     }
     if not asyncssh_internals.is_supported():
         return await asyncssh.connect(sock=sock, **arguments)
-    native = options.data_plane != "asyncssh"
-    conn = await log_in(sock, native=native, **arguments)
-    if native and engine and is_built():
+    conn = await log_in(sock, **arguments)
+    if options.data_plane != "asyncssh" and is_built():
         from gateway.ssh.engine_transport import hand_over  # noqa: PLC0415 - the engine is optional
 
         try:
@@ -172,5 +165,5 @@ def _discard(conn: asyncssh.SSHClientConnection | None, sock: socket.socket) -> 
         close_now(conn)
     elif conn is not None:
         conn.abort()
-        return  # asyncio's transport owns the socket
+        return  # asyncio's transport owns the socket, and closes it
     sock.close()

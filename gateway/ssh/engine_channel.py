@@ -28,9 +28,7 @@ from gateway.relay.sockets import reset
 from gateway.ssh.engine_host import Arguments, EngineHost
 from gateway.ssh.flow_control import INITIAL_BUDGET, ByteBudget, ReceiveWindow
 
-_NO_GROWTH = ByteBudget(0)
-"""The engine has its own budgets for the growth of windows."""
-_IN_ENGINE = ReceiveWindow(_NO_GROWTH, _NO_GROWTH)
+_IN_ENGINE = ReceiveWindow(ByteBudget(0))
 """The window of each channel that the engine has opened, which takes no bytes from the budget for initial windows."""
 _REASONS = (
     CloseReason.FINISHED, CloseReason.CLIENT_RESET, CloseReason.LINK_LOST, CloseReason.ABORTED, CloseReason.MOVED,
@@ -70,7 +68,7 @@ class EngineChannel:
         self.opened: asyncio.Future[None] = loop.create_future()
         """Result of the channel open."""
         self.ended: asyncio.Future[CloseReason] = loop.create_future()
-        self.window = ReceiveWindow(_NO_GROWTH, INITIAL_BUDGET) if joined is None else _IN_ENGINE
+        self.window = ReceiveWindow(INITIAL_BUDGET) if joined is None else _IN_ENGINE
         self._host = host
         self._latency = latency
         self._tap = tap

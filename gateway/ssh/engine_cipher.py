@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from asyncssh.encryption import ChachaEncryption, Encryption, GCMEncryption
 
-from gateway.ssh.aes_gcm import TAG, AesGcm
-
+_TAG = 16
+"""Length of the authentication tag, in bytes."""
 _GCM_NAMES = {16: "aes128-gcm@openssh.com", 32: "aes256-gcm@openssh.com"}
 """Names of AES-GCM by the size of the key in bytes."""
 
@@ -26,8 +26,6 @@ class CipherKey(NamedTuple):
 
 def cipher_key(encryption: Encryption | None) -> CipherKey | None:
     """Return the key of `encryption`; None if the engine does not support the cipher."""
-    if isinstance(encryption, AesGcm):
-        return CipherKey(_GCM_NAMES[len(encryption.key)], encryption.key, bytes(encryption.nonce))
     if isinstance(encryption, GCMEncryption):
         gcm = encryption._cipher  # noqa: SLF001 - asyncssh keeps the key nowhere else
         return CipherKey(_GCM_NAMES[len(gcm._key)], gcm._key, gcm._iv)  # noqa: SLF001 - as above
@@ -58,4 +56,4 @@ class PassThroughCipher(Encryption):
 
 def with_tag(packet: bytes) -> bytes:
     """Return a received packet with its length and an unused tag, as asyncssh expects it with these ciphers."""
-    return len(packet).to_bytes(4, "big") + packet + bytes(TAG)
+    return len(packet).to_bytes(4, "big") + packet + bytes(_TAG)

@@ -10,8 +10,7 @@ from gateway.measurement import Histogram, Tap
 from gateway.ssh.client_connection import ClientConnection, channel_target
 from gateway.ssh.engine_channel import EngineChannel
 from gateway.ssh.engine_host import EngineHost
-from gateway.ssh.flow_control import MAX_RECEIVE_PACKET
-from gateway.ssh.packet_writer import MAX_SEND_PACKET
+from gateway.ssh.flow_control import MAX_RECEIVE_PACKET, MAX_SEND_PACKET
 
 
 class EngineChannelOpener:

@@ -28,8 +28,8 @@ from gateway.ssh.engine_cipher import CipherKey, with_tag
 from gateway.ssh.engine_host import Arguments, EngineHost, engine_pool
 from gateway.ssh.engine_listener import EngineListener, ListenerEvents
 from gateway.ssh.engine_opener import EngineChannelOpener
-from gateway.ssh.packet_transport import transport_of
 from gateway.ssh.pooled_connection import PooledConnection
+from gateway.ssh.socket_transport import transport_of
 
 log = logging.getLogger(__name__)
 _ACCEPT_BYTES = 64 * 1024
@@ -82,21 +82,10 @@ class EngineTransport(asyncio.Transport):
 
     # `ClientConnection` calls these methods.
 
-    @property
-    def writer(self) -> "EngineTransport":
-        """This object: the engine sends the packets."""
-        return self
-
-    def send_control(self, msg_type: int, payload: bytes) -> None:
-        """Send a packet; see `PacketWriter.send_control`."""
-        self._conn.send_packet(msg_type, payload)
-
-    def update_may_send(self) -> None:
+    def on_sending_changed(self) -> None:
         """Do nothing: the engine stops sending data at KEXINIT, and continues with the new key."""
 
-    schedule_queue = update_may_send
-
-    def schedule_resume(self) -> None:
+    def on_packet_processed(self) -> None:
         """Inform the engine later about packets that asyncssh has processed."""
         if self._unaccepted >= _ACCEPT_BYTES:
             self._loop.call_soon(self._accept)
@@ -124,7 +113,7 @@ class EngineTransport(asyncio.Transport):
     # The pool calls these methods.
 
     def last_heard(self, within: float) -> float:
-        """See `PacketTransport.last_heard`."""
+        """See `SocketTransport.last_heard`."""
         if not self._closed:
             self._last_received = self.host.engine.gauge(self.token)[3]
         if self._conn.may_send_data:
@@ -237,7 +226,7 @@ async def hand_over(conn: ClientConnection) -> None:
     seal, open_ = keys
     names = {name: transport.get_extra_info(name) for name in ("sockname", "peername")}
     engine_transport = EngineTransport(conn, engine_pool().host(), names)
-    sock, received = transport.release()
+    sock = transport.release()
     engine_transport.host.engine.wire(
         engine_transport.token,
         sock.detach(),
@@ -249,6 +238,6 @@ async def hand_over(conn: ClientConnection) -> None:
         flow_control.CONNECTION_GROWTH_BYTES,
         flow_control.MAX_WINDOW,
         flow_control.ADJUST_BYTES,
-        received,
+        b"",  # asyncssh has processed every byte
     )
     conn.use_engine(engine_transport)

@@ -12,8 +12,8 @@ PER_SERVER = 4
 """Maximum number of concurrent handshakes with one server. The limit is well below sshd's MaxStartups, above which
 sshd drops connections at random (sshd_config(5))."""
 PER_PROCESS = 64
-"""Maximum number of concurrent handshakes in one event loop. Each handshake blocks the loop for milliseconds. A
-handshake that waits for a server that does not answer does not block the loop."""
+"""Maximum number of concurrent handshakes in one event loop. The computations of each handshake block the loop for
+milliseconds. A handshake that waits for a response of the server does not block the loop."""
 
 
 class HandshakeLimiter:

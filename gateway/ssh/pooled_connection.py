@@ -13,19 +13,18 @@ from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, Reason, RedialRequiredError
 from gateway.measurement import Histogram, Tap
-from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
+from gateway.ssh.asyncssh_opener import AsyncsshChannelOpener
 from gateway.ssh.client_connection import ClientConnection, EngineConnection
 from gateway.ssh.host_keys import HostKeyVerifier
-from gateway.ssh.native_channel_opener import NativeChannelOpener
 from gateway.ssh.options import SshOptions
-from gateway.ssh.packet_transport import PacketTransport, transport_of
+from gateway.ssh.socket_transport import SocketTransport, transport_of
 from gateway.text_sanitizer import error_text, one_line
 
 log = logging.getLogger(__name__)
 
 _KEEPALIVE = b"keepalive@openssh.com"
 _RECENTLY_HEARD = 0.3
-"""Maximum silence, in seconds, after which a connection still needs no extra keepalive."""
+"""If data has arrived within this number of seconds, the connection is alive, and needs no extra keepalive."""
 
 
 class SshChannel(Relay, Protocol):
@@ -109,9 +108,9 @@ class PooledConnection:
         """Whether the server has replied to at least one channel open."""
         transport = transport_of(conn)
         engine = conn.engine if isinstance(conn, ClientConnection) else None
-        self._transport: PacketTransport | EngineConnection | None = engine or transport
+        self._transport: SocketTransport | EngineConnection | None = engine or transport
         self.engine = engine
-        """The transport of the connection, if an engine carries it."""
+        """The transport of the connection if an engine in C carries it; otherwise None."""
         self._last_heard = self._keepalive_sent = time.monotonic()
         self._keepalive_task: asyncio.Task[None] | None = None
         self._close_reason: str | None = None
@@ -119,10 +118,8 @@ class PooledConnection:
         self._opener: ChannelOpener
         if engine is not None:
             self._opener = engine.make_opener()
-        elif transport is not None and isinstance(conn, ClientConnection) and conn.has_native_ciphers:
-            self._opener = NativeChannelOpener(conn, transport, lambda: self.round_trip)
         else:
-            self._opener = AsyncsshChannelOpener(conn, transport.writer if transport is not None else None)
+            self._opener = AsyncsshChannelOpener(conn, transport.queue if transport is not None else None)
 
     @property
     def load(self) -> int:
@@ -300,7 +297,7 @@ class PooledConnection:
 
     def data_plane(self) -> str:
         """Return the name of the data plane that carries the channels: `native` or `asyncssh`."""
-        return "asyncssh" if isinstance(self._opener, AsyncsshChannelOpener) else "native"
+        return "asyncssh" if self.engine is None else "native"
 
     def cipher(self) -> str:
         """Return the negotiated cipher of sent packets."""
@@ -325,7 +322,7 @@ _CONNECT_REASONS = {
 
 
 def _connect_reason(text: str) -> Reason:
-    """Derive a reason from the message of a CHANNEL_OPEN_FAILURE. OpenSSH sends that of strerror or gai_strerror."""
+    """Derive a reason from the message of a CHANNEL_OPEN_FAILURE; OpenSSH uses strerror(3) and gai_strerror(3)."""
     lowered = text.lower()
     for phrase, reason in _CONNECT_REASONS.items():
         if phrase in lowered:

@@ -24,8 +24,6 @@ async def connect_through_program(
     output: OutputLog,
     progress: ProgressCallback,
     memory: HostKeyHistory,
-    *,
-    engine: bool,
 ) -> asyncssh.SSHClientConnection:
     """Start the program of `proxy_command`, and log in to the server over the program's standard streams.
 
@@ -35,7 +33,6 @@ async def connect_through_program(
         output: Logs the program's standard error.
         progress: See `connect`.
         memory: See `connect`.
-        engine: See `connect`.
 
     Raises:
         TunnelError: The program or the login failed; fatal if a retry cannot help.
@@ -50,7 +47,7 @@ async def connect_through_program(
         return StreamBridge(stream, short=True).sock
 
     try:
-        return await connect(options, dial, progress, memory, engine=engine)
+        return await connect(options, dial, progress, memory)
     except TunnelError as error:
         # If the program has exited, its exit code explains the failure better than the lost connection.
         if error.reason is Reason.RESET and streams and await streams[-1].child.exits_within(EXIT_DELAY):

@@ -44,13 +44,10 @@ class SshTunnel:
 
     Args:
         options: The tunnel's options.
-        engine: Whether the engine carries the channels if it was built. False only in tests of the data plane in
-            Python.
     """
 
-    def __init__(self, options: SshOptions, *, engine: bool = True) -> None:
+    def __init__(self, options: SshOptions) -> None:
         self._options = options
-        self._engine = engine
         self._memory = host_keys.HostKeyHistory()
         self._output = OutputLog(Path(options.proxy_command[0]).name if options.proxy_command else "")
 
@@ -84,11 +81,9 @@ class SshTunnel:
         progress(TunnelState.CONNECTING)
         async with handshake_limiter().slot(options.endpoint, via.network):
             if children is None:
-                conn = await connect(options, lambda: self._dial(via), progress, self._memory, engine=self._engine)
+                conn = await connect(options, lambda: self._dial(via), progress, self._memory)
             else:
-                conn = await connect_through_program(
-                    options, children, self._output, progress, self._memory, engine=self._engine
-                )
+                conn = await connect_through_program(options, children, self._output, progress, self._memory)
             return PooledConnection(conn, options)
 
     async def _dial(self, via: Link) -> socket.socket:

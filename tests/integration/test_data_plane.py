@@ -11,13 +11,13 @@ import pytest
 
 from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion
-from gateway.ssh import packet_transport
-from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
+from gateway.ssh import socket_transport
+from gateway.ssh.asyncssh_opener import AsyncsshChannelOpener
 from gateway.ssh.client_connection import ClientConnection
-from gateway.ssh.packet_transport import PacketTransport
+from gateway.ssh.socket_transport import SocketTransport
 from tests.support.configs import ssh_tunnel
 from tests.support.gateway_process import Gateway
-from tests.support.requirements import need_sshd
+from tests.support.requirements import need_data_plane, need_sshd
 from tests.support.servers import echoing, serving
 from tests.support.ssh_sessions import echo_once, opened, options
 
@@ -36,8 +36,7 @@ def bastion(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 async def test_asyncsshs_channels_with_a_cipher_that_the_plane_knows(
     bastion: Bastion, monkeypatch: pytest.MonkeyPatch, cipher: str
 ) -> None:
-    """The data planes `native` and `asyncssh` share the SSH transport and its key exchanges, but not the channels."""
-    monkeypatch.setattr(packet_transport, "REKEY_BYTES", 2 << 20)
+    monkeypatch.setattr(socket_transport, "REKEY_BYTES", 2 << 20)
     exchanges = 0
     original = ClientConnection.send_newkeys
 
@@ -53,7 +52,7 @@ async def test_asyncsshs_channels_with_a_cipher_that_the_plane_knows(
             session = link._connections[0]
             conn: Any = session._conn
             assert isinstance(conn, ClientConnection)
-            assert isinstance(conn.packet_transport, PacketTransport)
+            assert isinstance(conn.own_transport, SocketTransport)
             assert isinstance(session._opener, AsyncsshChannelOpener)
             async with asyncio.timeout(50):
                 await asyncio.gather(*(echo_once(link, port, os.urandom(size)) for size in (1, 32769, 3_000_000)))
@@ -68,6 +67,7 @@ async def test_asyncsshs_channels_with_a_cipher_that_the_plane_knows(
 def test_the_status_and_the_metrics_show_the_data_plane_in_use(
     gateway: Gateway, shared_bastion: Bastion, tmp_path: Path
 ) -> None:
+    need_data_plane()
     closed = free_port()
     gateway.write(f"""
         tunnels:

@@ -26,7 +26,7 @@ from gateway.demo.process import Process, find, free_port
 from gateway.errors import ReachError
 from gateway.measurement import Histogram
 from gateway.relay.sockets import reset, tune
-from gateway.ssh import client_connection, packet_transport
+from gateway.ssh import client_connection, socket_transport
 from gateway.ssh.algorithms import CIPHERS
 from gateway.ssh.pool import SshConnectionPool
 from tests.support.files import REPOSITORY
@@ -298,7 +298,7 @@ async def test_key_exchanges_by_either_side_during_transfers(
             await run("both-ways", port, peer.moves_for_keys)
         theirs = exchanges["them"]
         assert (theirs > 0, exchanges["us"]) == (True, 0)
-        monkeypatch.setattr(packet_transport, "REKEY_BYTES", 512 << 10)
+        monkeypatch.setattr(socket_transport, "REKEY_BYTES", 512 << 10)
         async with opened(options(peer)) as link, forwarding(link, backend) as port:
             await run("both-ways", port, 16 << 20)
     note(row, **{"rekeys by server + by gateway": f"{theirs} + {exchanges['us']}"})
@@ -343,7 +343,7 @@ async def test_any_host_key_of_several_may_be_the_known_one(tmp_path: Path, back
 async def test_keepalive_requests_of_a_server_are_answered(tmp_path: Path, backend: int) -> None:
     with serving(OpenSsh(tmp_path / "peer", first="ClientAliveInterval 1\nClientAliveCountMax 2")) as peer:
         async with opened(options(peer, keepalive=PATIENT)) as link, asyncio.timeout(40):
-            transport = link._connections[0]._conn.packet_transport  # type: ignore[attr-defined]
+            transport = link._connections[0]._conn.own_transport  # type: ignore[attr-defined]
             heard: set[float] = set()
             while (
                 len(heard) < 6

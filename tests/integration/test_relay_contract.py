@@ -46,11 +46,9 @@ KINDS = {
     "tls": Kind(Tls, share=3),
     "tls 1.2": Kind(Tls12),
     "stdio": Kind(Stdio, share=0.2),
-    "native": Kind(Scripted, ("native",), share=3),
-    "asyncssh": Kind(Scripted, ("asyncssh",)),
+    "asyncssh": Kind(Scripted, ("asyncssh",), share=3),
     "engine": Kind(Scripted, ("engine",), share=3),
     "engine with ChaCha20": Kind(Scripted, ("engine with ChaCha20",)),
-    "native, sshd": Kind(OpenSsh, ("native",)),
     "asyncssh, sshd": Kind(OpenSsh, ("asyncssh",)),
     "engine, sshd": Kind(OpenSsh, ("engine",)),
 }

@@ -30,7 +30,7 @@ from gateway.measurement import Histogram
 from gateway.relay.direct_link import DirectLink
 from gateway.relay.sockets import reset, tune
 from gateway.ssh import pool
-from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
+from gateway.ssh.asyncssh_opener import AsyncsshChannelOpener
 from gateway.ssh.options import KeepaliveOptions, PoolOptions
 from gateway.tunnels.ssh import SshTunnel
 from tests.support.lateness import Lateness
@@ -527,7 +527,7 @@ async def test_a_closed_ssh_connection_is_not_a_failure_of_the_target(sshd: Bast
         session = link._connections[0]
         client, theirs = socket.socketpair()
         with client, theirs:
-            session._conn.packet_transport._close(None)  # type: ignore[attr-defined]
+            session._conn.own_transport._close(None)  # type: ignore[attr-defined]
             assert not session.alive
             with pytest.raises(LinkLostError):
                 await session.join(theirs, Endpoint("127.0.0.1", 9), Histogram(), 5)

@@ -8,13 +8,13 @@ from typing import Any
 import asyncssh
 import pytest
 from asyncssh.connection import SSHConnection, SSHServerConnection
+from asyncssh.constants import MSG_KEXINIT
 from asyncssh.kex import get_kex
 from asyncssh.packet import NameList, SSHPacket
 
 from gateway.demo.sshd import Bastion
 from gateway.errors import Reason
 from gateway.ssh import algorithms
-from gateway.ssh.asyncssh_internals import MSG_KEXINIT
 from tests.support.host_keys import public, sshd_with, trusting
 from tests.support.requirements import need
 from tests.support.ssh_sessions import opened, options, refused

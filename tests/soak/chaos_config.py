@@ -61,6 +61,7 @@ def chaos_config(
             user: {spare.user}
             identity_files: [{spare.client_key}]
             known_hosts: [{spare.known_hosts}]
+            data_plane: asyncssh
           cloud:
             kind: command
             mode: port

@@ -8,16 +8,15 @@ import pytest
 
 from gateway._dataplane import is_built
 from gateway.relay.lingering_close import lingering_closer
-from gateway.ssh import client_connection, flow_control, packet_transport
+from gateway.ssh import client_connection, flow_control, socket_transport
 from gateway.ssh.asyncssh_channel import AsyncsshChannel
 from gateway.ssh.channel_relay import ChannelRelay
-from gateway.ssh.native_channel import NativeChannel
-from gateway.ssh.packet_writer import MAX_SEND_PACKET
+from gateway.ssh.flow_control import MAX_SEND_PACKET
 from gateway.ssh.pool import SshConnectionPool
 from gateway.ssh.pooled_connection import PooledConnection, SshChannel
 
 CIPHERS: tuple[str, ...] = ("aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com")
-"""A cipher for the native data plane, and a cipher for asyncssh's channels."""
+"""A cipher for the engine, and a cipher for asyncssh's channels."""
 
 
 def data_plane(cipher: str) -> Literal["auto", "asyncssh"]:
@@ -86,15 +85,6 @@ def _look(relay: Any) -> Seen | None:
         )  # fmt: skip
     if relay._client is None:
         return None
-    if isinstance(relay, NativeChannel):
-        window = relay.window
-        may_send = relay._remote_window > 0 and not (
-            relay._client_eof or relay._sent_close or relay._channel_unwritable
-        )
-        return Seen(
-            relay, relay._client.fileno(), window.size, window.remaining, window.consumed, relay.buffered,
-            relay.to_backend, relay.from_backend, may_send, relay._backend_eof,
-        )  # fmt: skip
     if isinstance(relay, AsyncsshChannel) and relay._channel is not None:
         channel: Any = relay._channel
         held = relay.buffered + sum(len(data) for data, _ in channel._recv_buf)
@@ -125,8 +115,7 @@ def _channels(session: PooledConnection) -> int:
 
 def _unknown(session: PooledConnection) -> int:
     """Return the number of channels that are being opened, and that asyncssh therefore hides."""
-    conn: Any = session._conn
-    return 0 if session.data_plane() == "native" and conn.engine is None else session._opener.opening_count
+    return session._opener.opening_count
 
 
 def _windows(session: PooledConnection) -> dict[int, int]:
@@ -134,7 +123,7 @@ def _windows(session: PooledConnection) -> dict[int, int]:
     relays: list[Any] = list(session._relays.values())
     channels: list[Any] = list(session._conn._channels.values())
     for channel in channels:
-        relay = channel if isinstance(channel, NativeChannel) else getattr(channel, "_session", None)
+        relay = getattr(channel, "_session", None)
         if relay is not None:
             relays.append(relay)
     return {id(relay): _window_size(relay) for relay in relays}
@@ -173,27 +162,21 @@ class Budgets:
 
     def __init__(self, first: int = 16 * MIB, process: int = 16 * MIB, least: int = 64 << 10) -> None:
         self._first, self._process, self._least = first, process, least
-        self._before = (0, 0, 0, 0)
+        self._before = (0, 0, 0)
 
     def __enter__(self) -> Self:
         self._before = (
             flow_control.INITIAL_BUDGET.available,
-            flow_control.GROWTH_BUDGET.available,
             flow_control.MIN_WINDOW,
             flow_control.GROWTH_BUDGET_BYTES,
         )
         flow_control.GROWTH_BUDGET_BYTES = self._process
-        flow_control.INITIAL_BUDGET.available, flow_control.GROWTH_BUDGET.available, flow_control.MIN_WINDOW = (
-            self._first,
-            self._process,
-            self._least,
-        )
+        flow_control.INITIAL_BUDGET.available, flow_control.MIN_WINDOW = self._first, self._least
         return self
 
     def __exit__(self, *_: object) -> None:
         (
             flow_control.INITIAL_BUDGET.available,
-            flow_control.GROWTH_BUDGET.available,
             flow_control.MIN_WINDOW,
             flow_control.GROWTH_BUDGET_BYTES,
         ) = self._before
@@ -205,8 +188,7 @@ class Budgets:
     @property
     def taken(self) -> int:
         """Return the bytes of the budgets in use: the sum of each window's size minus `MIN_WINDOW`."""
-        taken = self._first - flow_control.INITIAL_BUDGET.available
-        return taken + self._process - flow_control.GROWTH_BUDGET.available + engine_growth()
+        return self._first - flow_control.INITIAL_BUDGET.available + engine_growth()
 
     def unaccounted(self, link: SshConnectionPool) -> int:
         """Return the bytes of the budgets in use that no channel accounts for; 0 while channels are being opened.
@@ -248,7 +230,7 @@ class Exchanges:
             original(conn, k, h)
 
         self._patch.setattr(client_connection.ClientConnection, "send_newkeys", counted)
-        self._patch.setattr(packet_transport, "REKEY_BYTES", self._every)
+        self._patch.setattr(socket_transport, "REKEY_BYTES", self._every)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from asyncssh.packet import Boolean, SSHPacket, String, UInt32
-
-from gateway.ssh.asyncssh_internals import (
+from asyncssh.constants import (
     MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
     MSG_CHANNEL_EOF,
@@ -13,6 +11,8 @@ from gateway.ssh.asyncssh_internals import (
     MSG_CHANNEL_WINDOW_ADJUST,
     MSG_IGNORE,
 )
+from asyncssh.packet import Boolean, SSHPacket, String, UInt32
+
 from tests.support.ends import BACK, FORTH, End, Seen
 from tests.support.plans import Setup
 

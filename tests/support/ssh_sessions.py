@@ -35,11 +35,8 @@ def options(bastion: Bastion, **changes: Any) -> SshOptions:
 
 
 @contextlib.asynccontextmanager
-async def opened(
-    chosen: SshOptions, via: Link | None = None, *, engine: bool = True
-) -> AsyncIterator[SshConnectionPool]:
-    """Open a tunnel. If `engine` is false, the data plane in Python carries the channels with AES-GCM."""
-    async with SshTunnel(chosen, engine=engine).open(via or DirectLink(), lambda *_: None) as tunnel:
+async def opened(chosen: SshOptions, via: Link | None = None) -> AsyncIterator[SshConnectionPool]:
+    async with SshTunnel(chosen).open(via or DirectLink(), lambda *_: None) as tunnel:
         assert isinstance(tunnel.link, SshConnectionPool)
         yield tunnel.link
 

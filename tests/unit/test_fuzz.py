@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asyncssh.constants import MSG_CHANNEL_DATA
 
 from gateway.relay.send_buffer import SendBuffer
 from gateway.ssh.asyncssh_channel import AsyncsshChannel
+from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.flow_control import ReceiveWindow
-from gateway.ssh.native_channel import NativeChannel
-from gateway.ssh.packet_reader import PacketReader
-from gateway.ssh.packet_writer import PacketWriter
+from gateway.ssh.send_queue import SendQueue
 from tests.fuzz import run
 from tests.fuzz.findings import failure, file_name, minimize, name_of
 from tests.fuzz.native import run as native
@@ -61,25 +61,32 @@ def no_grant(patch: pytest.MonkeyPatch) -> None:
 
 
 def an_end_that_is_lost(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(NativeChannel, "on_peer_end", lambda self, *, close: self._free() if close else None)
+    patch.setattr(AsyncsshChannel, "eof_received", lambda _: True)
 
 
 def no_close(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(NativeChannel, "_send_close", lambda _: None)
+    patch.setattr(AsyncsshChannel, "_send_close", lambda _: None)
 
 
 def an_exception(patch: pytest.MonkeyPatch) -> None:
-    def deliver(self: Any, touched: list[NativeChannel]) -> None:
+    def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    patch.setattr(PacketReader, "_deliver", deliver)
+    patch.setattr(AsyncsshChannel, "data_received", fail)
 
 
 def data_between_keys(patch: pytest.MonkeyPatch) -> None:
     def update_may_send(self: Any) -> None:
         self.may_send = not self.blocked
 
-    patch.setattr(PacketWriter, "update_may_send", update_may_send)
+    def send_packet(self: Any, kind: int, *rest: bytes, handler: Any = None) -> None:
+        complete, self._kex_complete = self._kex_complete, self._kex_complete or kind == MSG_CHANNEL_DATA
+        send(self, kind, *rest, handler=handler)
+        self._kex_complete = complete
+
+    send = ClientConnection.send_packet
+    patch.setattr(SendQueue, "update_may_send", update_may_send)
+    patch.setattr(ClientConnection, "send_packet", send_packet)
 
 
 @pytest.mark.parametrize(
@@ -88,14 +95,14 @@ def data_between_keys(patch: pytest.MonkeyPatch) -> None:
         (one_less, (*OPEN, FULL), "received wrong bytes at offset"),
         (a_grant_too_much, (*OPEN, FULL, *[Step(Op.READ, b=9)] * 3), "buffered bytes and"),
         (no_grant, (*OPEN, FULL), "asyncssh, channel 0: .* bytes are granted"),
-        (an_end_that_is_lost, (*OPEN, SOME, Step(Op.EOF)), "native, channel 0: the client saw no end"),
-        (no_close, (*OPEN, Step(Op.CLOSE)), "native, channel 0: the channel is not closed"),
-        (an_exception, (*OPEN, SOME), "the data plane failed"),
+        (an_end_that_is_lost, (*OPEN, SOME, Step(Op.EOF)), "asyncssh, channel 0: the client saw no end"),
+        (no_close, (*OPEN, Step(Op.HALF_CLOSE), Step(Op.EOF)), "asyncssh, channel 0: the channel is not closed"),
+        (an_exception, (*OPEN, SOME), "ZeroDivisionError"),
         (data_between_keys, (*OPEN, *REKEYING, *[Step(Op.SEND, b=4)] * 2), "between KEXINIT and NEWKEYS"),
     ],
 )
 def test_an_injected_defect_is_detected(mutation: Mutation, steps: tuple[Step, ...], message: str) -> None:
-    script = encode(Script(steps=steps))
+    script = encode(Script(wired=True, steps=steps))
     ssh_receive.check(script)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(OracleError, match=message):
         mutation(patch)
@@ -130,6 +137,10 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Build:
         ("channel.c", "    w->growth_available += c->growth;", "", "the growth of windows is not accounted"),
         ("delivery.c", "*total += *sent_of_first", "*total += offered", "a window of"),
         ("receive.c", "if (c->window_remaining < 0)", "if (0)", "a negative window"),
+        ("rpc.c", "s->is_continuation = !(mark & LAST_FRAGMENT);", "", "RPC are reported"),
+        ("rpc.c", "get_u32(s->header + 4)", "0", "a message has a wrong header"),
+        ("rpc.c", "length - rest > MAX_FRAGMENT", "length - rest > 150", "RPC are reported"),
+        ("delivery.c", "for (int at = rest; at != NO_INDEX && c->tap;", "for (int at = rest; 0;", "is not reported"),
         (
             "receive.c",
             "get_u32(p.body + header - 4) : 0;\n\n    if (p.size < header || ",

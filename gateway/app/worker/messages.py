@@ -12,7 +12,6 @@ from gateway.contracts.values import Endpoint
 from gateway.docker.consumers import Consumer
 from gateway.errors import Reason
 from gateway.forwarding.consumer_usage import UsageCounters
-from gateway.forwarding.listener import ListenAddress
 from gateway.measurement import Histogram
 from gateway.ops.status_views import ConsumerView
 from gateway.supervision.uplink import Uplink
@@ -22,7 +21,7 @@ from gateway.supervision.uplink import Uplink
 class ListeningSockets:
     """Carries descriptors of sockets that listen on `address`, for the next `ApplyConfig` message."""
 
-    address: ListenAddress
+    address: Endpoint
     count: int
     """The number of descriptors that were sent. Fewer arrive if the receiving process has reached its descriptor
     limit."""

@@ -13,7 +13,7 @@ from gateway.audit_log.recorder import AuditRecorder
 from gateway.config import BackendSpec, Config
 from gateway.contracts.states import TrafficClass
 from gateway.contracts.values import Endpoint
-from gateway.forwarding.listener import ListenAddress, Listener
+from gateway.forwarding.listener import Listener
 from gateway.ssh.handshake_limiter import PER_SERVER, handshake_limiter
 from gateway.supervision.supervisor import Supervisor
 
@@ -59,7 +59,7 @@ class WorkerPool:
         # A hash of the name selects the worker, so that a backend keeps its worker when others are added or removed.
         return {name: self.supervisors[zlib.crc32(name.encode()) % len(self.supervisors)] for name in chosen}
 
-    def apply(self, config: Config, listeners: dict[ListenAddress, Listener]) -> dict[str, WorkerSupervisor]:
+    def apply(self, config: Config, listeners: dict[Endpoint, Listener]) -> dict[str, WorkerSupervisor]:
         """Send each worker its part of `config`. Return the worker of each backend that a worker serves."""
         assigned = self.assign(config)
         for worker in self.supervisors:

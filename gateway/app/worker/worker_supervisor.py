@@ -42,7 +42,7 @@ from gateway.contracts.states import TunnelState
 from gateway.contracts.values import Endpoint
 from gateway.docker.consumers import Consumer
 from gateway.errors import DialError, GatewayError, LinkLostError, Reason
-from gateway.forwarding.listener import ListenAddress, Listener
+from gateway.forwarding.listener import Listener
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class WorkerSupervisor:
         """Number of the worker's clients for which the audit log has no closing event yet."""
         self._paths: dict[str | None, UplinkStub] = {}
         self._config: Config | None = None
-        self._listeners: dict[ListenAddress, Listener] = {}
+        self._listeners: dict[Endpoint, Listener] = {}
         self._assignments: dict[str, TargetAssignment] = {}
         self._messenger: Messenger | None = None
         self._dials: dict[int, asyncio.Future[None]] = {}
@@ -150,7 +150,7 @@ class WorkerSupervisor:
                 messenger.close()
                 self._record_loss()
 
-    def apply(self, config: Config, listeners: dict[ListenAddress, Listener]) -> None:
+    def apply(self, config: Config, listeners: dict[Endpoint, Listener]) -> None:
         """Send a configuration to the worker, which then serves the backends in it."""
         self._config, self._listeners = config, listeners
         for name in config.backends:

@@ -19,7 +19,7 @@ _UPDATE_AGE = 9.0
 """Maximum age, in seconds, of values that change without an event, in the response to an open page. It is a little
 less than the time between two requests without an event (`REFRESH` in `page.js`)."""
 _COMPRESSION = 1
-"""Level of gzip. Higher levels take several times as long, and make a page only a little smaller."""
+"""The gzip level. Higher levels take several times as long, and reduce the size of a page only a little."""
 _LARGE = 32768
 """Number of bytes above which a thread compresses a response. Passing less to a thread takes longer than compressing
 it."""
@@ -29,7 +29,7 @@ _MAX_RESPONSES = 16
 
 @dataclass(frozen=True)
 class PageResponse:
-    """A page as HTML in UTF-8, and the same compressed with gzip. All clients share both."""
+    """A rendered page, which all clients share: its HTML in UTF-8, and the HTML compressed with gzip."""
 
     body: bytes
     compressed: bytes

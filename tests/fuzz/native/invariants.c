@@ -107,6 +107,7 @@ static void check_channel(const struct channel *c)
     if (c->gauge) {
         CHECK(c->gauge->object == c, "the gauge is of another channel");
         CHECK(atomic_load(&c->gauge->held) == c->held.size, "the gauge has other held bytes");
+        CHECK(atomic_load(&c->gauge->eof_delivered) == c->eof_delivered, "the gauge has another end of the stream");
     } else {
         CHECK(c->ended, "a channel without a gauge");
     }

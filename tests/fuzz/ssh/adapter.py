@@ -1,9 +1,8 @@
 """The only module of the SSH fuzzer that uses internals of the gateway and of asyncssh.
 
 `connect` returns a connection that is already logged in. `connect` sets the keys without a key exchange; therefore,
-one execution takes only milliseconds. The connection `native` carries channels on the gateway's native data plane in
-Python, and the connection `engine` on the engine in C. The connection `asyncssh` carries channels on asyncssh's
-channels.
+one execution takes only milliseconds. The engine in C carries the channels of the connection `engine`, and asyncssh
+those of the connection `asyncssh`.
 """
 
 import asyncio
@@ -28,8 +27,8 @@ from gateway.ssh.asyncssh_channel import AsyncsshChannel
 from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.options import SshOptions
-from gateway.ssh.packet_transport import PacketTransport
 from gateway.ssh.pooled_connection import PooledConnection, SshChannel
+from gateway.ssh.socket_transport import SocketTransport
 from tests.fuzz.ssh.peer import SERVER_VERSION, SESSION_ID
 from tests.fuzz.ssh.pipe import Pipe
 from tests.fuzz.ssh.seal import CIPHER, Keys
@@ -38,7 +37,7 @@ if is_built():
     from gateway.ssh.engine_host import EngineHost, engine_pool
     from gateway.ssh.engine_transport import hand_over
 
-NAMES = ("native", *(("engine",) if is_built() else ()), "asyncssh")
+NAMES = (*(("engine",) if is_built() else ()), "asyncssh")
 """The names of the connections."""
 _FAR_AWAY = 1e9
 GATEWAY = str(Path(gateway.__file__).parent)
@@ -61,10 +60,7 @@ class Owner(asyncssh.SSHClient):
 @contextmanager
 def small_windows(size: int) -> Iterator[None]:
     """Reset the budgets, and give each new channel a window of only `size` bytes, which fills quickly."""
-    flow_control.INITIAL_BUDGET.available, flow_control.GROWTH_BUDGET.available = (
-        flow_control.INITIAL_BUDGET_BYTES,
-        flow_control.GROWTH_BUDGET_BYTES,
-    )
+    flow_control.INITIAL_BUDGET.available = flow_control.INITIAL_BUDGET_BYTES
     names = {"INITIAL_WINDOW": size, "MIN_WINDOW": size // 4, "ADJUST_BYTES": size // 8}
     before = {name: getattr(flow_control, name) for name in names}
     try:
@@ -78,17 +74,8 @@ def small_windows(size: int) -> Iterator[None]:
 
 def budget_taken() -> int:
     """Return the bytes of the process's budgets that channels have taken and not returned."""
-    return (
-        flow_control.INITIAL_BUDGET_BYTES
-        - flow_control.INITIAL_BUDGET.available
-        + flow_control.GROWTH_BUDGET_BYTES
-        - flow_control.GROWTH_BUDGET.available
-        + _growth_of_engine()
-    )
-
-
-def _growth_of_engine() -> int:
-    return engine_pool().grown_bytes if is_built() else 0
+    taken = flow_control.INITIAL_BUDGET_BYTES - flow_control.INITIAL_BUDGET.available
+    return taken + (engine_pool().grown_bytes if is_built() else 0)
 
 
 def run_engine_inside(loop: RelayLoop) -> None:
@@ -123,7 +110,7 @@ class Connection:
     """One SSH connection from the view of its peer, and the gateway's object for the connection.
 
     Args:
-        name: `native`, `engine` or `asyncssh`.
+        name: `engine` or `asyncssh`.
         conn: asyncssh's connection, which is logged in.
         pipe: The transport of a connection without a socket; otherwise None.
         sock: The peer's end of the connection's socket; None without a socket.
@@ -222,8 +209,8 @@ async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems:
     """Return a connection that is logged in.
 
     Args:
-        name: `native`, `engine` or `asyncssh`.
-        wired: Whether `asyncssh` uses the gateway's transport, as in production; the others always use it.
+        name: `engine` or `asyncssh`.
+        wired: Whether `asyncssh` uses the gateway's transport, as in production; `engine` always uses it.
         keys: The keys until the first key exchange.
         narrow: Whether the gateway's socket has a small send buffer.
         problems: See `Connection`.
@@ -238,19 +225,16 @@ async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems:
             sock.setblocking(False)
         if narrow:
             near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        extended = ClientConnection(options, native=name != "asyncssh")
-        transport = extended.packet_transport = PacketTransport(near, extended)
-        conn = extended
+        conn = extended = ClientConnection(options)
+        transport = extended.own_transport = SocketTransport(near, extended)
     else:
         pipe = Pipe()
         conn = pipe.conn = SSHClientConnection(asyncio.get_running_loop(), options)
         transport = pipe  # type: ignore[assignment]
     conn.connection_made(transport)
     _log_in(conn, keys)
-    if isinstance(conn, ClientConnection):
-        transport.reader.resume()  # A login pauses the reader; asyncssh has now finished the login.
-        if name == "engine":
-            await hand_over(conn)
+    if isinstance(conn, ClientConnection) and name == "engine":
+        await hand_over(conn)
     conn.set_extra_info(verifier=conn._owner)
     made = Connection(name, conn, pipe, far, problems)
     await asyncio.sleep(0)
@@ -271,7 +255,7 @@ def _log_in(conn: Any, keys: Keys) -> None:
     conn._send_seq = conn._recv_seq = 7
     conn._rekey_time = time.monotonic() + _FAR_AWAY
     conn._wait = None
-    conn._send_deferred_packets()  # This call also permits the native data plane to send.
+    conn._send_deferred_packets()  # This call also permits the relays to send.
 
 
 def _waiting(relay: object) -> list[Any]:

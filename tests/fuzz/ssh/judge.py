@@ -20,7 +20,7 @@ _PLENTY = 1 << 20
 _CLOSED_BY_BOTH = frozenset(
     {"window", "packets of no bytes", "confirmation", "refusal", "adjust", "request", "close"}
 )
-"""Illegal steps after which native and asyncssh both close the connection."""
+"""Illegal steps after which the engine and asyncssh both close the connection."""
 
 
 async def settle(drive: Drive) -> None:
@@ -163,8 +163,8 @@ def compare(drive: Drive) -> None:
     the channel.
 
     After an illegal step of the peer, this function compares only how the connections ended. `_CLOSED_BY_BOTH`
-    contains the illegal steps after which both asyncssh and the native data plane close the connection. After the
-    other illegal steps, the native data plane can differ. It ignores a second CHANNEL_EOF, data of length zero after
+    contains the illegal steps after which both asyncssh and the engine close the connection. After the other illegal
+    steps, the engine can differ. It ignores a second CHANNEL_EOF, data of length zero after
     CHANNEL_EOF, extended data (which a TCP channel does not use), and bytes beyond the end of a message. It answers
     an unexpected reply with MSG_UNIMPLEMENTED. None of these differences is harmful.
 

@@ -32,7 +32,7 @@ class PeerSteps(Turns):
     def _closing(self, step: Step) -> bool:
         """Return whether the gateway can have closed the channel.
 
-        In this case, asyncssh omits a check that the native data plane makes.
+        In this case, asyncssh omits a check that the engine makes.
         """
         slot = self.current.get(step.slot)
         if slot is None:

@@ -1,4 +1,4 @@
-"""Fuzz the receive paths of both native SSH data planes against asyncssh's channels; see docs/testing.md."""
+"""Fuzz the receive paths of both SSH data planes against each other; see docs/testing.md."""
 
 import asyncio
 import logging

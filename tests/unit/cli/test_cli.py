@@ -50,7 +50,7 @@ def test_a_full_disk_is_reported_in_one_line() -> None:
 def test_the_version_names_the_data_plane() -> None:
     version, plane = CliRunner().invoke(cli, ["--version"]).output.splitlines()
     assert version == f"gateway, version {__version__}"
-    assert plane.startswith("native data plane in C, OpenSSL 3" if is_built() else "native data plane in Python")
+    assert plane.startswith("native data plane in C, OpenSSL 3" if is_built() else "data plane of asyncssh")
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -14,7 +14,7 @@ from gateway.config.model import SECTIONS, CommonBackendOptions, CommonCheckOpti
 from gateway.config.schema import hints_by_key
 from gateway.config.variables import setting_names
 from gateway.contracts.security import Secret
-from gateway.contracts.values import Duration, Endpoint
+from gateway.contracts.values import Duration, Endpoint, unix_endpoint
 from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
 from gateway.errors import ConfigError
 from gateway.ssh.options import SshOptions
@@ -84,7 +84,7 @@ def test_variables_of_the_environment_are_expanded(tmp_path: Path) -> None:
     text = "backends: {a: {kind: tcp, targets: ['${HOST}:${PORT:-80}'], listen: '/run/$$x'}}"
     backend = read(text, tmp_path, HOST="db").backends["a"]
     assert backend.targets == (Endpoint("db", 80),)
-    assert backend.listen == (Path("/run/$x"),)
+    assert backend.listen == (unix_endpoint(Path("/run/$x")),)
 
 
 def test_secrets_read_their_file_at_each_use_and_are_never_printed(tmp_path: Path) -> None:

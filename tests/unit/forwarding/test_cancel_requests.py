@@ -13,7 +13,7 @@ import pytest
 
 from gateway.backend_support.postgres_cancel import PostgresCancelProtocol
 from gateway.contracts.link import Link
-from gateway.contracts.values import Endpoint
+from gateway.contracts.values import Endpoint, unix_endpoint
 from gateway.forwarding import cancel_requests, forward
 from gateway.forwarding.admission import AdmissionRules
 from gateway.forwarding.forward import Forward
@@ -317,7 +317,7 @@ async def test_reads_the_request_of_a_unix_client_that_has_closed(tmp_path: Path
         await at.session()
         bound = bind_unix(tmp_path / "sock", 0o600)
         bound.listen()
-        at.listeners.append(Listener(tmp_path / "sock", [bound]))
+        at.listeners.append(Listener(unix_endpoint(tmp_path / "sock"), [bound]))
         at.forward._start_accepting()
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(tmp_path / "sock"))

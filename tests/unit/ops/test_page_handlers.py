@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from gateway.contracts.states import HealthState
-from gateway.ops.events import EventLog, EventSubject, EventType
+from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.live_view import LiveView
 from gateway.ops.page_handlers import PageHandlers
 from gateway.ops.status_views import ServiceView
@@ -26,7 +26,7 @@ class FakeService:
     def __init__(self) -> None:
         self.backends = {name: backend(name) for name in ("orders", "reports")}
         self.events = EventLog()
-        self.events.record(EventSubject(EventType.START), "started")
+        self.events.record(EventSubject(SubjectType.START), "started")
         self.built: list[list[str]] = []
         """The backends that each view built."""
         self.configuration = Mock(return_value={})
@@ -45,7 +45,7 @@ class FakeService:
 
     def change(self, name: str, state: HealthState) -> None:
         self.backends[name] = replace(self.backends[name], state=state)
-        self.events.observe(EventSubject(EventType.BACKEND, name), state)
+        self.events.observe(EventSubject(SubjectType.BACKEND, name), state)
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ async def test_after_an_event_open_pages_share_what_has_changed(shown: FakeServi
     assert "<title>orders is down" not in html
     assert re.findall('<(li|template) id="row-([a-z]+)"', html) == [("li", "orders"), ("template", "reports")]
     # An event of another part can change everything.
-    shown.events.observe(EventSubject(EventType.TUNNEL, "edge"), "backoff")
+    shown.events.observe(EventSubject(SubjectType.TUNNEL, "edge"), "backoff")
     html, _, _ = content(await get(pages, version))
     assert "7 connected" in html
     assert "<script>" in content(await get(pages, "0"))[0]

@@ -13,7 +13,7 @@ from gateway.contracts.states import HealthState, TunnelState
 from gateway.contracts.values import Endpoint
 from gateway.fleet.members import Member
 from gateway.fleet.view import FleetView, MemberView
-from gateway.ops.events import EventLog, EventSubject, EventType
+from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.page.parts import PageParts
 from gateway.ops.page.render import (
     render_fleet,
@@ -36,8 +36,8 @@ def test_the_outer_tunnel_of_a_tunnel_is_shown() -> None:
 
 def test_text_from_outside_is_escaped() -> None:
     log = EventLog()
-    log.record(EventSubject(EventType.TARGET, EVIL, EVIL), EVIL, EVIL, EVIL)
-    log.record(EventSubject(EventType.BACKEND, EVIL), EVIL, EVIL, EVIL)
+    log.record(EventSubject(SubjectType.TARGET, EVIL, EVIL), EVIL, EVIL, EVIL)
+    log.record(EventSubject(SubjectType.BACKEND, EVIL), EVIL, EVIL, EVIL)
     evil = {"reason": EVIL, "detail": EVIL}
     history = [Checked(HealthState.DOWN, detail=EVIL, reason=EVIL)]
     bad = target(
@@ -92,7 +92,7 @@ def test_a_page_with_500_failed_backends_has_less_than_300_kb() -> None:
     ]  # fmt: skip
     log = EventLog()
     for each in backends:
-        log.observe(EventSubject(EventType.BACKEND, each.name), "down", "timeout", "x" * 500)
+        log.observe(EventSubject(SubjectType.BACKEND, each.name), "down", "timeout", "x" * 500)
     page = status_page(service([tunnel()], backends), log.latest())
     assert all(each.name in page for each in backends)
     assert len(page.encode()) < 300_000
@@ -171,7 +171,7 @@ def test_an_open_page_gets_only_the_parts_that_it_does_not_have() -> None:
     assert update(known) == ""
     assert parts.version == known
     shown[3] = replace(shown[3], state=HealthState.DOWN)
-    log.observe(EventSubject(EventType.BACKEND, "b3"), "down")
+    log.observe(EventSubject(SubjectType.BACKEND, "b3"), "down")
     found = update(known)
     fresh = re.findall(r'<\w+ id="([^"]+)"', re.sub("<template.*?</template>", "", found))
     containers = re.findall(r'id="([^"]+)"[^>]* data-parts>', found)
@@ -194,7 +194,7 @@ def test_every_child_of_an_element_with_parts_has_a_unique_id() -> None:
         [tunnel("edge", via=["outer"]), tunnel("outer"), tunnel("unused")], [shown, backend("b")], warnings=["w"]
     )
     log = EventLog()
-    log.observe(EventSubject(EventType.BACKEND, "orders"), "down")
+    log.observe(EventSubject(SubjectType.BACKEND, "orders"), "down")
     parts = PageParts()
     fleet = FleetView([MemberView(Member("http", Endpoint(name, 9090))) for name in "ab"])
     pages = (

@@ -1,4 +1,4 @@
-"""The packet writer sends fewer packets per turn on a slow path."""
+"""The send queue sends fewer packets per turn on a slow path."""
 
 import asyncio
 import socket
@@ -10,37 +10,37 @@ import pytest
 
 from gateway.contracts.states import CloseReason
 from gateway.ssh.client_connection import ClientConnection
-from gateway.ssh.packet_writer import PacketWriter
+from gateway.ssh.send_queue import SendQueue
 
 
 class Relay:
     """A relay that counts its turns, and enters the queue again after each turn."""
 
-    def __init__(self, writer: PacketWriter) -> None:
-        self._writer = writer
+    def __init__(self, queue: SendQueue) -> None:
+        self._queue = queue
         self.short: list[bool] = []
-        """For each turn: whether the writer requested a short turn."""
+        """For each turn: whether the queue requested a short turn."""
 
     def resume_sending(self) -> None:
-        self.short.append(self._writer.contended)
-        self._writer.write(bytes(32 * 1024))
+        self.short.append(self._queue.contended)
+        self._queue.write(bytes(32 * 1024))
 
     def abort(self, close_reason: CloseReason) -> None:
         pytest.fail("a relay was reset")
 
 
-def fill(writer: PacketWriter) -> None:
+def fill(queue: SendQueue) -> None:
     """Send data until the socket accepts no more data."""
-    while not writer.blocked:
-        writer.write(bytes(32 * 1024))
-        writer.flush()
+    while not queue.blocked:
+        queue.write(bytes(32 * 1024))
+        queue.flush()
 
 
-def drain(writer: PacketWriter, peer: socket.socket) -> None:
-    """Let the peer read until the writer has sent its backlog."""
-    while writer.blocked:
+def drain(queue: SendQueue, peer: socket.socket) -> None:
+    """Let the peer read until the queue has sent its backlog."""
+    while queue.blocked:
         peer.recv(1 << 20)
-        writer.drain()
+        queue.drain()
 
 
 async def test_turns_stay_short_when_a_slow_path_takes_a_burst() -> None:
@@ -51,14 +51,14 @@ async def test_turns_stay_short_when_a_slow_path_takes_a_burst() -> None:
         client.setblocking(False)
         connection = cast(ClientConnection, SimpleNamespace(transport_closed=False, may_send_data=True))
         with peer:
-            writer = PacketWriter(client, connection, lambda: None, lambda error: pytest.fail(str(error)))
-            relays = [Relay(writer), Relay(writer)]
+            queue = SendQueue(client, connection, lambda: None, lambda error: pytest.fail(str(error)))
+            relays = [Relay(queue), Relay(queue)]
             for pause in (0.05, 0.0):
-                fill(writer)
+                fill(queue)
                 for relay in relays:
-                    writer.enqueue(relay)
+                    queue.enqueue(relay)
                 time.sleep(pause)  # noqa: ASYNC251 - the event loop has no other task
-                drain(writer, peer)
+                drain(queue, peer)
             await asyncio.sleep(0)
             assert [relay.short for relay in relays] == [[True, True], [True, True]]
-            writer.close()
+            queue.close()

@@ -1,8 +1,9 @@
-"""Implements the asyncio transport of an SSH connection, with the packet reader and writer of the data plane."""
+"""Logs in to an SSH server over a socket, and implements the asyncio transport of the SSH connection."""
 
 import asyncio
 import logging
 import socket
+import time
 from typing import Any
 
 import asyncssh
@@ -10,20 +11,19 @@ from asyncssh.connection import SSHClientConnectionOptions
 
 from gateway.relay.poller import READ, WRITE, poller
 from gateway.ssh.client_connection import ClientConnection
-from gateway.ssh.packet_reader import PacketReader
-from gateway.ssh.packet_writer import PacketWriter
+from gateway.ssh.send_queue import SendQueue
 
 log = logging.getLogger(__name__)
 
 REKEY_BYTES = 16 << 30
 """Bytes in each direction between two key exchanges. This value is far below the limit of one AES-GCM key (NIST SP
 800-38D, section 8.3), and large enough that key exchanges do not affect throughput."""
-_FAILED = "the data plane failed; its SSH connection is closed"
-"""Log message for an unexpected exception. After it, the state of the reader and of the relays can be
-inconsistent."""
+_RECEIVE_SIZE = 128 * 1024
+"""Maximum number of bytes per read. For each packet, asyncssh copies all the bytes that follow it in the read."""
+_MAX_GREETING = 255
 
 
-class PacketTransport(asyncio.Transport):
+class SocketTransport(asyncio.Transport):
     """Owns the socket of one SSH connection. asyncssh uses it as the transport of the connection.
 
     Args:
@@ -33,13 +33,15 @@ class PacketTransport(asyncio.Transport):
 
     def __init__(self, sock: socket.socket, conn: ClientConnection) -> None:
         super().__init__()
-        self.reader = PacketReader(sock, conn, self._close)
-        self.writer = PacketWriter(sock, conn, self._update_interest, self._close)
+        self.queue = SendQueue(sock, conn, self._update_interest, self._close)
+        """Sends the packets, and gives the relays of the connection their turns."""
+        self.greeting = b""
+        """The first bytes that the peer sent. A server that refuses the connection can send the reason in them."""
+        self._last_received = time.monotonic()
         self._sock = sock
         self._conn = conn
         self._fd = sock.fileno()
         self._closed = False
-        self._loop = asyncio.get_running_loop()
         self._ready = poller()
         self._mask = READ
         self._ready.add(self._fd, self._on_event, READ)
@@ -64,17 +66,30 @@ class PacketTransport(asyncio.Transport):
         return self._closed
 
     def write(self, data: Any) -> None:
-        """See `PacketWriter.write`."""
-        self.writer.write(data)
+        """Send a packet; see `SendQueue.write`."""
+        self.queue.write(data)
 
     def abort(self) -> None:
         """Try once to write the batch, then close the socket."""
         if self._closed:
             return
-        self.writer.flush()
+        self.queue.flush()
         self._close(None)
 
     close = abort
+
+    # `ClientConnection` calls these methods.
+
+    def on_sending_changed(self) -> None:
+        """Let the relays of the connection send, or stop them; see `SendQueue.update_may_send`."""
+        self.queue.update_may_send()
+        if self.queue.may_send:
+            self.queue.give_turns_later()
+
+    def on_packet_processed(self) -> None:
+        """Do nothing: asyncssh buffers the packets that follow."""
+
+    # The pool calls this method.
 
     def last_heard(self, within: float) -> float:
         """Return when the peer last showed that it is alive.
@@ -89,64 +104,60 @@ class PacketTransport(asyncio.Transport):
             The monotonic time, in seconds.
         """
         if self._conn.may_send_data:
-            return self.reader.last_received
-        return min(self.reader.last_received, self._conn.kex_started + within)
-
-    # ClientConnection calls this method.
-
-    def schedule_resume(self) -> None:
-        """Dispatch the buffered packets in the next loop iteration, after asyncssh has processed its packet."""
-        if self.reader.buffered:
-            self._loop.call_soon(self._resume)
+            return self._last_received
+        return min(self._last_received, self._conn.kex_started + within)
 
     # `hand_over` calls these methods.
 
     def can_release(self) -> bool:
         """Return whether everything is sent and processed, and no key exchange is in progress."""
-        self.writer.finish_turn()
-        return not self._closed and self.writer.may_send and self._conn.between_packets
+        self.queue.flush()
+        return not self._closed and self.queue.may_send and self._conn.between_packets
 
-    def release(self) -> tuple[socket.socket, bytes]:
-        """Stop using the socket.
-
-        Returns:
-            The socket, which the caller owns, and the bytes that were received and not processed.
-        """
+    def release(self) -> socket.socket:
+        """Stop using the socket, which the caller then owns."""
         self._closed = True
         self._ready.remove(self._fd)
-        self.reader.close()
-        self.writer.close()
-        return self._sock, self.reader.take_buffered()
-
-    def _resume(self) -> None:
-        try:
-            self.reader.resume()
-            self._update_interest()
-        except Exception as error:
-            log.exception(_FAILED)
-            self._close(error)
+        self.queue.close()
+        return self._sock
 
     def _update_interest(self) -> None:
-        # If READ stayed in the mask, epoll would report the socket continuously while the receive buffer is full.
-        paused = self.reader.full or self.writer.congested
-        mask = (0 if paused else READ) | (WRITE if self.writer.blocked else 0)
+        mask = (0 if self.queue.congested else READ) | (WRITE if self.queue.blocked else 0)
         if mask != self._mask and not self._closed:
             self._mask = mask
             self._ready.modify(self._fd, mask)
 
     def _on_event(self, event: int) -> None:
         try:
-            if event & WRITE and self.writer.blocked:
-                self.writer.drain()
+            if event & WRITE and self.queue.blocked:
+                self.queue.drain()
                 self._update_interest()
             if event & ~WRITE and not self._closed:
-                self.reader.receive()
+                self._receive()
                 # In the common case, data can be sent and there is no backlog, so the event mask does not change.
-                if self._mask != READ or not self.writer.may_send or self.reader.full:
+                if self._mask != READ or not self.queue.may_send:
                     self._update_interest()
         except Exception as error:
-            log.exception(_FAILED)
+            log.exception("the transport failed; its SSH connection is closed")
             self._close(error)
+
+    def _receive(self) -> None:
+        """Read from the socket once, and pass the data to asyncssh. Start a key exchange when it is due."""
+        try:
+            data = self._sock.recv(_RECEIVE_SIZE)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._close(error)
+            return
+        if not data:
+            self._close(None)
+            return
+        self._last_received = time.monotonic()
+        self.greeting = self.greeting or data[:_MAX_GREETING]
+        if not self._conn.transport_closed:
+            self._conn.data_received(data)
+        self._conn.count_received(len(data))
 
     def _close(self, error: Exception | None) -> None:
         if self._closed:
@@ -154,17 +165,15 @@ class PacketTransport(asyncio.Transport):
         self._closed = True
         self._ready.remove(self._fd)
         self._sock.close()
-        self.reader.close()
-        self.writer.close()
+        self.queue.close()
         self._conn.connection_lost(error)
 
 
-async def log_in(sock: socket.socket, *, native: bool, **arguments: Any) -> ClientConnection:
+async def log_in(sock: socket.socket, **arguments: Any) -> ClientConnection:
     """Connect and log in over `sock`, as `asyncssh.connect` does, with a `ClientConnection` and its transport.
 
     Args:
         sock: A connected, non-blocking socket. It is closed when the connection closes, or when this function raises.
-        native: Whether the native data plane carries the channels if the negotiated cipher is AES-GCM.
         arguments: Arguments of `asyncssh.connect`.
 
     Raises:
@@ -172,8 +181,8 @@ async def log_in(sock: socket.socket, *, native: bool, **arguments: Any) -> Clie
     """
     options = await SSHClientConnectionOptions.construct(None, rekey_bytes=REKEY_BYTES, **arguments)
     options.waiter = asyncio.get_running_loop().create_future()
-    conn = ClientConnection(options, native=native)
-    transport = conn.packet_transport = PacketTransport(sock, conn)
+    conn = ClientConnection(options)
+    transport = conn.own_transport = SocketTransport(sock, conn)
     try:
         conn.connection_made(transport)
         conn.set_extra_info(host=arguments["host"], port=arguments["port"])
@@ -185,18 +194,18 @@ async def log_in(sock: socket.socket, *, native: bool, **arguments: Any) -> Clie
     return conn
 
 
-def transport_of(conn: asyncssh.SSHClientConnection) -> PacketTransport | None:
+def transport_of(conn: asyncssh.SSHClientConnection) -> SocketTransport | None:
     """Return the transport of a connection from `log_in`.
 
     Returns:
         None if the engine carries the connection, or if the connection is from `asyncssh.connect`.
     """
-    transport = conn.packet_transport if isinstance(conn, ClientConnection) else None
-    return transport if isinstance(transport, PacketTransport) else None
+    transport = conn.own_transport if isinstance(conn, ClientConnection) else None
+    return transport if isinstance(transport, SocketTransport) else None
 
 
 def close_now(conn: ClientConnection) -> None:
     """Close a connection's socket and cancel its tasks, without waiting."""
-    conn.packet_transport.abort()
+    conn.own_transport.abort()
     for task in list(conn._tasks):  # noqa: SLF001 - asyncssh has no public API for them
         task.cancel()

@@ -1,0 +1,94 @@
+"""Opens asyncssh channels."""
+
+import asyncio
+from functools import partial
+from typing import Any, cast
+
+import asyncssh
+
+from gateway.contracts.states import CloseReason
+from gateway.contracts.values import Endpoint
+from gateway.measurement import Histogram, Tap
+from gateway.ssh.asyncssh_channel import AsyncsshChannel
+from gateway.ssh.asyncssh_internals import disable_auto_adjust
+from gateway.ssh.send_queue import SendQueue
+
+_MAX_PACKET = 32 * 1024
+"""Maximum packet size that the gateway offers, in bytes."""
+_Opened = tuple["asyncssh.SSHTCPChannel[bytes]", "asyncssh.SSHTCPSession[bytes]"]
+
+
+class AsyncsshChannelOpener:
+    """Opens asyncssh channels; implements `gateway.ssh.pooled_connection.ChannelOpener`.
+
+    Args:
+        conn: The SSH connection.
+        queue: Gives the relays of the connection their turns; None if the gateway does not own the SSH socket.
+    """
+
+    def __init__(self, conn: asyncssh.SSHClientConnection, queue: SendQueue | None = None) -> None:
+        self._conn = conn
+        self._queue = queue
+        disable_auto_adjust(conn)
+        self._opening: set[asyncio.Task[_Opened]] = set()
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def opening_count(self) -> int:
+        """Number of channel opens without a reply from the server. Includes those whose callers no longer wait."""
+        return len(self._opening)
+
+    async def open(
+        self,
+        to: Endpoint,
+        latency: Histogram,
+        timeout: float,  # noqa: ASYNC109 - `ChannelOpener` defines it
+        tap: Tap | None = None,
+    ) -> AsyncsshChannel:
+        """Open a channel to `to`. A channel that opens after this method has raised is closed immediately."""
+        relay = AsyncsshChannel(latency, self._queue, tap)
+        # asyncssh leaks the channel if the opening task is cancelled (asyncssh #823). So a separate task opens the
+        # channel. If the caller stops waiting, the channel is aborted as soon as it is open.
+        opening: asyncio.Task[_Opened] = asyncio.ensure_future(self._open_channel(relay, to))
+        self._opening.add(opening)
+        opening.add_done_callback(self._opening.discard)
+        failure = self._failure
+        try:
+            both: set[asyncio.Future[Any]] = {opening, failure}
+            await asyncio.wait(both, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:
+            # asyncio calls the callback even if `opening` completes in this turn of the loop.
+            opening.add_done_callback(partial(_abort_late, relay))
+            raise
+        if opening.done():
+            opening.result()
+            return relay
+        opening.add_done_callback(partial(_abort_late, relay))
+        if failure.done():
+            failure.result()
+        raise TimeoutError
+
+    def fail_opens(self, error: Exception) -> None:
+        """Make every pending `open` raise `error`. See `gateway.ssh.pooled_connection.ChannelOpener`."""
+        failure, self._failure = self._failure, asyncio.get_running_loop().create_future()
+        failure.set_exception(error)
+        failure.exception()  # asyncio logs an exception that no caller retrieves
+
+    async def _open_channel(self, relay: AsyncsshChannel, to: Endpoint) -> _Opened:
+        try:
+            if to.is_unix:
+                opened: Any = await self._conn.create_unix_connection(
+                    cast("Any", lambda: relay), to.host, window=relay.window.size, max_pktsize=_MAX_PACKET
+                )
+                return cast("_Opened", opened)
+            return await self._conn.create_connection(
+                lambda: relay, to.host, to.port, "127.0.0.1", 0, window=relay.window.size, max_pktsize=_MAX_PACKET
+            )
+        except BaseException:
+            relay.window.close()
+            raise
+
+
+def _abort_late(relay: AsyncsshChannel, opening: asyncio.Task[_Opened]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        relay.abort(CloseReason.ABORTED)

@@ -1,0 +1,220 @@
+"""Sends the packets of one SSH connection, many packets per system call, and gives its relays their turns.
+
+asyncssh encrypts the packets. The queue sends them in one batch at the end of the event loop's iteration, or when the
+batch is full. Data that the socket does not accept waits in a backlog. While there is a backlog, relays that have
+data to send wait for their turns. They send in round-robin order.
+"""
+
+import logging
+import socket
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from gateway.contracts.states import CloseReason
+from gateway.relay.poller import poller
+from gateway.relay.send_buffer import SendBuffer
+from gateway.relay.sockets import NOTSENT_LOWAT, limit_unsent
+from gateway.ssh.client_connection import ClientConnection
+from gateway.ssh.flow_control import MAX_SEND_PACKET
+
+log = logging.getLogger(__name__)
+
+_BATCH_SIZE = 8 * (MAX_SEND_PACKET + 64)
+_SLOW_BATCH_SIZE = 2 * (MAX_SEND_PACKET + 64)
+_SLOW_DRAIN = 0.02
+"""Seconds to write a backlog. If it takes longer, the path counts as slow: turns and batches are then short."""
+_SLOW_PERIOD = 1.0
+"""Seconds for which a path counts as slow after such a backlog, because slow paths often accept data in bursts."""
+_FAST_NOTSENT_LOWAT = 4 * NOTSENT_LOWAT
+"""Limit on unsent bytes in the kernel on a fast path. A larger limit causes fewer wakeups per byte, and the kernel
+still sends this data within milliseconds."""
+_FAST_DRAIN = 0.001
+"""Seconds to send half of `NOTSENT_LOWAT`. If it takes less time, the path is fast (above 64 MB/s)."""
+_NOT_FAST_DRAIN = 0.01
+"""Seconds to send half of `_FAST_NOTSENT_LOWAT`. If it takes longer, the path is no longer fast (below 26 MB/s)."""
+MAX_CONTROL_BACKLOG = 1024 * 1024
+"""Backlog in bytes above which receiving stops. This limits the replies that wait for a peer that does not read."""
+
+
+class ChannelSender(Protocol):
+    """A relay that waits in a `SendQueue` for its turn to send channel data."""
+
+    def resume_sending(self) -> None:
+        """Send the data of one turn now."""
+
+    def abort(self, close_reason: CloseReason) -> None:
+        """Reset both ends now."""
+
+
+class SendQueue:
+    """Batches and sends the packets of one SSH connection, and queues the relays that wait to send.
+
+    Args:
+        sock: A connected, non-blocking socket, owned by `SocketTransport`.
+        conn: The asyncssh connection.
+        on_blocked_changed: Called after `blocked` changes.
+        on_error: Called with an error of the socket.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        conn: ClientConnection,
+        on_blocked_changed: Callable[[], None],
+        on_error: Callable[[Exception], None],
+    ) -> None:
+        self._waiting: dict[ChannelSender, None] = {}
+        """Relays that wait to send, in order of arrival."""
+        self.may_send = False
+        """Whether channel data can be sent now; see `update_may_send`."""
+        self.blocked = False
+        """Whether encrypted data waits in the backlog."""
+        self._sock = sock
+        self._conn = conn
+        self._on_blocked_changed = on_blocked_changed
+        self._on_error = on_error
+        self._closed = False
+        self._batch: list[bytes] = []
+        self._batched = 0
+        """Bytes in `_batch`."""
+        self._batch_limit = _BATCH_SIZE
+        self._slow_until = 0.0
+        """The monotonic time until which the path counts as slow, in seconds."""
+        self._round_size = 0
+        """Relays that waited when the queue was last served."""
+        self._backlog = SendBuffer()
+        """Encrypted data that the socket has not accepted."""
+        self._blocked_at = 0.0
+        """The monotonic time at which `blocked` last became true, in seconds."""
+        self._notsent_lowat = NOTSENT_LOWAT
+        limit_unsent(sock)
+        self._flush_scheduled = False
+        self._ready = poller()
+
+    @property
+    def contended(self) -> bool:
+        """Whether turns must be short, because the path is slow and relays wait in the queue."""
+        return self._batch_limit == _SLOW_BATCH_SIZE and (self._round_size > 1 or bool(self._waiting))
+
+    @property
+    def congested(self) -> bool:
+        """Whether the backlog is so large that receiving must stop, because replies would make it larger."""
+        return self.blocked and len(self._backlog) > MAX_CONTROL_BACKLOG
+
+    def enqueue(self, sender: ChannelSender) -> None:
+        """Queue `sender` for its next turn. A sender that is already queued keeps its position."""
+        self._waiting.setdefault(sender)
+
+    def is_queued(self, sender: ChannelSender) -> bool:
+        """Return whether `sender` is in the queue."""
+        return sender in self._waiting
+
+    def dequeue(self, sender: ChannelSender) -> None:
+        """Remove `sender` from the queue. Do nothing if `sender` is not queued."""
+        self._waiting.pop(sender, None)
+
+    def update_may_send(self) -> None:
+        """Set `may_send`: False while the socket is full or closed, and during a key exchange; otherwise True."""
+        self.may_send = not (self.blocked or self._closed or self._conn.transport_closed) and self._conn.may_send_data
+
+    def write(self, packet: bytes) -> None:
+        """Add a packet to the batch."""
+        if self._closed:
+            return
+        if self._batched + len(packet) > self._batch_limit:
+            self.flush()
+        if self.blocked:
+            self._append_backlog(packet)
+            return
+        self._batch.append(packet)
+        self._batched += len(packet)
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._ready.at_iteration_end(self._flush_at_iteration_end)
+
+    def flush(self) -> None:
+        """Write the batch to the socket. Data that the socket does not accept is appended to the backlog."""
+        batch, self._batch, self._batched = self._batch, [], 0
+        if not batch or self._closed:
+            return
+        data = batch[0] if len(batch) == 1 else b"".join(batch)
+        try:
+            sent = self._sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._on_error(error)
+            return
+        if sent < len(data):
+            self._append_backlog(memoryview(data)[sent:])
+
+    def drain(self) -> None:
+        """Write the backlog to the socket when it is writable again; then give the queued relays their turns."""
+        try:
+            self._backlog.send_to(self._sock)
+        except OSError as error:
+            self._on_error(error)
+            return
+        if self._backlog:
+            return
+        self.blocked = False
+        self._adapt(time.monotonic() - self._blocked_at)
+        self.update_may_send()
+        self._on_blocked_changed()
+        self._give_turns()
+
+    def give_turns_later(self) -> None:
+        """Give the queued relays their turns at the end of this loop iteration. Called after a key exchange."""
+        self._ready.at_iteration_end(self._give_turns)
+
+    def close(self) -> None:
+        """Stop sending, and drop all data. Called when the socket is closed."""
+        self._closed = True
+        self._backlog = SendBuffer()
+        self._batch, self._batched = [], 0
+        self._waiting.clear()
+        self.update_may_send()
+
+    def _adapt(self, seconds: float) -> None:
+        """Adapt the batch size and the limit on unsent data in the kernel to the speed of the path.
+
+        Args:
+            seconds: How long the socket was full.
+        """
+        now = self._blocked_at + seconds
+        if seconds > _SLOW_DRAIN:
+            self._slow_until = now + _SLOW_PERIOD
+        self._batch_limit = _SLOW_BATCH_SIZE if now < self._slow_until else _BATCH_SIZE
+        lowat = self._notsent_lowat
+        if seconds < _FAST_DRAIN:
+            lowat = _FAST_NOTSENT_LOWAT
+        elif seconds > _NOT_FAST_DRAIN:
+            lowat = NOTSENT_LOWAT
+        if lowat != self._notsent_lowat:
+            self._notsent_lowat = lowat
+            limit_unsent(self._sock, lowat)
+
+    def _flush_at_iteration_end(self) -> None:
+        self._flush_scheduled = False
+        self.flush()
+
+    def _append_backlog(self, data: bytes | memoryview) -> None:
+        self._backlog.append(data)
+        if not self.blocked:
+            self.blocked = True
+            self._blocked_at = time.monotonic()
+            self.update_may_send()
+            self._on_blocked_changed()
+
+    def _give_turns(self) -> None:
+        """Give each queued relay one turn, in order of arrival, until the socket is full."""
+        self._round_size = len(self._waiting)
+        while self._waiting and self.may_send:
+            sender = next(iter(self._waiting))
+            del self._waiting[sender]
+            try:
+                sender.resume_sending()
+            except Exception:
+                log.exception("a relay failed; its client is reset")
+                sender.abort(CloseReason.ABORTED)
