@@ -11,10 +11,17 @@ from gateway.ops.status_views import ServiceView
 
 
 class ViewAt(NamedTuple):
-    """A view, and the ID of the latest event that it contains; 0 if there is none."""
+    """A view of the service.
+
+    Args:
+        view: The view.
+        event: The ID of the latest event that it contains; 0 if there is none.
+        number: The number of the view, which increases with each view.
+    """
 
     view: ServiceView
     event: int
+    number: int
 
 
 class LiveView:
@@ -51,10 +58,11 @@ class LiveView:
             else:
                 changed = _changed_backends(self._service.events.since(last.event))
             if last is None or changed is None:
-                self._last = ViewAt(await self._service.view(), event)
+                view = await self._service.view()
                 self._completed, self._commands_seen = now, commands
             else:
-                self._last = ViewAt(await self._service.updated_view(last.view, changed), event)
+                view = await self._service.updated_view(last.view, changed)
+            self._last = ViewAt(view, event, last.number + 1 if last else 1)
             return self._last
 
     def clear(self) -> None:

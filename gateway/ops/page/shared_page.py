@@ -54,8 +54,8 @@ class SharedPage:
         self._parts = PageParts()
         self._title = ""
         self._event = 0
-        self._shown: ServiceView | None = None
-        """The view that the parts show."""
+        self._view_number = 0
+        """The number of the view that the parts show; 0 if there is none. A reference would keep the view alive."""
         self._rendered = 0.0
         """Monotonic time of the last rendering."""
         self._responses: dict[int | None, PageResponse] = {}
@@ -82,15 +82,15 @@ class SharedPage:
     async def _update(self, max_age: float, render: RenderPage) -> bool:
         """Render the page if its content can have changed; return whether it exists. Cancelling it has no effect."""
         now = time.monotonic()
-        view, event = await self._live.get(max_age)
-        if view is self._shown and now - self._rendered < self._max_age:
+        view, event, number = await self._live.get(max_age)
+        if number == self._view_number and now - self._rendered < self._max_age:
             return True
         rendering = render(view, self._parts)
         if rendering is None:
             return False
         items = await collect_in_slices(rendering.items)
         self._parts.commit(items)
-        self._title, self._event, self._shown, self._rendered = rendering.title, event, view, now
+        self._title, self._event, self._view_number, self._rendered = rendering.title, event, number, now
         self._responses.clear()
         return True
 
