@@ -136,9 +136,6 @@ class ServiceControl:
             ],
             credentials=status_view.credential_views(certificates),
             audit_dropped=self._auditing.dropped,
-            workers={worker.number: worker.pid if worker.running else None for worker in runtime.workers.supervisors}
-            if runtime
-            else {},
         )
 
     def configuration(self, backend: str | None = None) -> ConfigText:

@@ -32,7 +32,7 @@ _OWNER_ONLY = 0o600
 _SHUTDOWN_TIMEOUT = 1.0
 """Seconds for which a stopping server waits for pending responses."""
 _COMMAND_TIMEOUT = 120.0
-"""Time limit of a command in seconds. It is long, because a reload waits for files and workers."""
+"""Time limit of a command in seconds. It is long, because a reload waits for files."""
 _KEEPALIVE = 3600.0
 _STREAM_SHARE = 4
 """At most this fraction (1/4) of a listener's connections are event streams."""
