@@ -2,12 +2,14 @@
  *
  *   load serve PORT                            serves each connection as the sink, source or echo that it requests
  *   load up|down PORT FLOWS BYTES              prints MB/s
- *   load pp PORT CONNECTIONS REQUEST ANSWER SECONDS    prints round trips/s, p50 us, p99 us
+ *   load pp PORT CONNECTIONS REQUEST ANSWER SECONDS [PAUSE]    prints round trips/s, p50 us, p99 us, p99.9 us; each
+ *                                              connection sends its next request PAUSE microseconds (default: 0) after
+ *                                              the response
  *   load conn PORT CONCURRENCY COUNT           opens connections, sends one byte each way, and closes them; prints
- *                                              connections/s, p50 us, p99 us
+ *                                              connections/s, p50 us, p99 us, p99.9 us
  *   load idle PORT CONNECTIONS PINGS           opens connections, prints "open", waits for a line, pings one random
- *                                              connection at a time, prints p50 us, p99 us; then waits for the end
- *                                              of stdin
+ *                                              connection at a time, prints p50 us, p99 us, p99.9 us; then waits for
+ *                                              the end of stdin
  *   load delay PORT TO MICROSECONDS            runs a proxy with a constant delay each way, without a bandwidth limit
  *
  * A connection begins with 17 bytes: 's' (sink), 'r' (source) or 'e' (echo), a count, and two sizes.
@@ -71,12 +73,17 @@ static void send_head(int fd, char kind, uint64_t count, uint32_t ask, uint32_t 
     char h[HEAD]; h[0] = kind; memcpy(h + 1, &count, 8); memcpy(h + 9, &ask, 4); memcpy(h + 13, &answer, 4);
     send_all(fd, h, HEAD);
 }
+static int events_before(struct epoll_event *events, double due) {   /* 0: the time `due` has come */
+    double wait = due - now();
+    struct timespec limit = {.tv_sec = wait > 0 ? (time_t)wait : 0, .tv_nsec = wait > 0 ? (long)((wait - (time_t)wait) * 1e9) : 0};
+    return epoll_pwait2(poller, events, EVENTS, &limit, NULL);
+}
 static int events_now(struct epoll_event *events) {
     int n = epoll_wait(poller, events, EVENTS, STALL_MS);
     if (n <= 0) { fprintf(stderr, "stalled\n"); exit(2); }
     return n;
 }
-static void print_latency(float *us, size_t n) { qsort(us, n, sizeof *us, by_value); printf("%.1f %.1f", us[n / 2], us[(size_t)(n * .99)]); }
+static void print_latency(float *us, size_t n) { qsort(us, n, sizeof *us, by_value); printf("%.1f %.1f %.1f", us[n / 2], us[(size_t)(n * .99)], us[(size_t)(n * .999)]); }
 
 /* ---- serve ---- */
 struct peer { int fd, got; char head[HEAD]; uint64_t left; uint32_t ask, answer, have, owed; };
@@ -177,15 +184,16 @@ static int bulk(int port, int up, int flows, uint64_t bytes) {
     printf("%.1f\n", (double)bytes * flows / (now() - begin) / 1e6);
     return 0;
 }
-static int ping_pong(int port, int count, uint32_t ask, uint32_t reply, double seconds) {
+static int ping_pong(int port, int count, uint32_t ask, uint32_t reply, double seconds, double pause) {
     struct epoll_event events[EVENTS];
-    struct flow *all = calloc(count, sizeof *all);
+    struct flow *all = calloc(count, sizeof *all), **paused = calloc(count, sizeof *paused);
+    size_t first = 0, last = 0;              /* all pauses are equal, so they end in the order in which they began */
     size_t room = 8000000, n_us = 0; float *us = malloc(room * sizeof *us);
     for (int i = 0; i < count; i++) { all[i].fd = dial(port, 0); send_head(all[i].fd, 'e', 0, ask, reply); send_all(all[i].fd, buffer, ask); receive_all(all[i].fd, reply); }
     for (int i = 0; i < count; i++) { watch(EPOLL_CTL_ADD, all[i].fd, EPOLLIN, all + i); all[i].since = now(); send_all(all[i].fd, buffer, ask); }
     double begin = now(), t = begin;
     while (t < begin + seconds) {
-        int n = events_now(events);
+        int n = first < last ? events_before(events, paused[first % count]->since + pause) : events_now(events);
         for (int i = 0; i < n; i++) {
             struct flow *f = events[i].data.ptr;
             ssize_t k = recv(f->fd, buffer, CHUNK, MSG_DONTWAIT);
@@ -194,7 +202,12 @@ static int ping_pong(int port, int count, uint32_t ask, uint32_t reply, double s
             t = now();
             if (n_us < room) us[n_us++] = (t - f->since) * 1e6;
             f->got = 0; f->since = t;
-            send_all(f->fd, buffer, ask);
+            if (pause > 0) paused[last++ % count] = f;
+            else send_all(f->fd, buffer, ask);
+        }
+        for (; first < last && paused[first % count]->since + pause <= (t = now()); first++) {
+            paused[first % count]->since = t;
+            send_all(paused[first % count]->fd, buffer, ask);
         }
     }
     printf("%.0f ", n_us / (t - begin)); print_latency(us, n_us); puts("");
@@ -294,7 +307,8 @@ int main(int n, char **a) {
     if (n == 3 && !strcmp(a[1], "serve")) serve(atoi(a[2]));
     if (n == 5 && !strcmp(a[1], "up")) return bulk(atoi(a[2]), 1, atoi(a[3]), strtoull(a[4], 0, 10));
     if (n == 5 && !strcmp(a[1], "down")) return bulk(atoi(a[2]), 0, atoi(a[3]), strtoull(a[4], 0, 10));
-    if (n == 7 && !strcmp(a[1], "pp")) return ping_pong(atoi(a[2]), atoi(a[3]), atoi(a[4]), atoi(a[5]), atof(a[6]));
+    if ((n == 7 || n == 8) && !strcmp(a[1], "pp"))
+        return ping_pong(atoi(a[2]), atoi(a[3]), atoi(a[4]), atoi(a[5]), atof(a[6]), n == 8 ? atof(a[7]) / 1e6 : 0);
     if (n == 5 && !strcmp(a[1], "conn")) return connections(atoi(a[2]), atoi(a[3]), atoi(a[4]));
     if (n == 5 && !strcmp(a[1], "idle")) return idle(atoi(a[2]), atoi(a[3]), atoi(a[4]));
     if (n == 5 && !strcmp(a[1], "delay")) delay(atoi(a[2]), atoi(a[3]), atof(a[4]) / 1e6);

@@ -52,7 +52,7 @@ class GatewayError(Exception):
 
 
 @dataclass(frozen=True)
-class Problem:
+class ConfigProblem:
     """One error in a configuration, with its place and how to fix it.
 
     Args:
@@ -94,7 +94,7 @@ class ConfigError(GatewayError):
         origin: The sources that were read, if known.
     """
 
-    def __init__(self, problems: list[Problem], origin: ConfigOrigin | None = None) -> None:
+    def __init__(self, problems: list[ConfigProblem], origin: ConfigOrigin | None = None) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = problems
         self.origin = origin

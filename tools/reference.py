@@ -40,7 +40,7 @@ from gateway.config.values import LogTarget, ThreadCount
 from gateway.config.variables import OTHER_VARIABLES, setting_names, variable_of
 from gateway.contracts.security import Secret
 from gateway.contracts.states import HealthState, TunnelState
-from gateway.contracts.values import Duration, Endpoint, IpAddress, IpNetwork, Size
+from gateway.contracts.values import Duration, Endpoint, IpAddress, IpNetwork, ListenAddress, Size
 from gateway.docker.errors import BlockedReason
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions, PeerOptions
 from gateway.docker.plan import ActionKind, AttachmentState
@@ -49,8 +49,8 @@ from gateway.fleet.members import MemberAddress
 from gateway.forwarding.admission import RefusalReason
 from gateway.measurement import Histogram
 from gateway.ops.authorization import AccessRole
-from gateway.ops.fact_metrics import fact_families
 from gateway.ops.get_handlers import ROLES
+from gateway.ops.kind_specific_metrics import fact_families
 from gateway.ops.metrics import families
 from gateway.ops.server import OpsServer
 from gateway.ops.status_views import ServiceView
@@ -65,7 +65,7 @@ _NEEDS = {
 }
 _NAMES = {
     str: "text", int: "number", bool: "true or false", Duration: "duration", Size: "size", Path: "path",
-    Secret: "secret", Endpoint: "host:port", Endpoint | Path: "address or path", IpNetwork: "network",
+    Secret: "secret", Endpoint: "host:port", ListenAddress: "host:port or path", IpNetwork: "network",
     IpAddress: "IP address", MemberAddress: "address of a gateway", LogTarget: "path, `stdout` or `stderr`",
     ThreadCount: "number or `auto`",
 }  # fmt: skip

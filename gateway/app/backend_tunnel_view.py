@@ -9,7 +9,7 @@ from gateway.ops.status_views import BackendTunnelView
 
 
 def backend_tunnel_views(running: RunningBackend) -> list[BackendTunnelView]:
-    """Return one view for each tunnel that leads to a target of the backend, in the order of the configuration."""
+    """Return the status of each tunnel that leads to a target of the backend, in the order of the configuration."""
     in_use = {each.checks[each.choose()].tunnel for each in running.targets}
     found = []
     for tunnel in running.spec.tunnels:
@@ -46,7 +46,5 @@ def _trouble(monitored: MonitoredTarget, at: int) -> tuple[Reason | None, str] |
 
 
 def _clients(running: RunningBackend, tunnel: str) -> int:
-    if running.local is None:  # a worker has one way to each target
-        return running.forward.active
     uplinks = {each.uplink for ways in running.routes.values() for each in ways if each.uplink.tunnel_name == tunnel}
-    return sum(running.local.active_on(uplink) for uplink in uplinks)
+    return sum(running.forward.active_on(uplink) for uplink in uplinks)

@@ -14,7 +14,7 @@ _WHOLE = ("kind",)
 
 
 def changed_keys(old: Config, new: Config) -> dict[str, list[str]]:
-    """Return what differs between `old` and `new`.
+    """Return the keys in which `old` and `new` differ.
 
     Returns:
         The tunnels and backends that are `added` and `removed`, and the keys that are `changed`.

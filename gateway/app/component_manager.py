@@ -51,10 +51,10 @@ class ComponentManager:
 
         Args:
             uplinks: The uplinks.
-            drain: Seconds.
+            drain: Maximum time to wait, in seconds.
             busy: Returns whether an uplink is in use.
         """
-        # All uplinks are recorded before the first task runs, because one uplink can run inside another.
+        # Record all uplinks before the first task runs: `busy` considers uplinks that run inside another one.
         self._retiring_uplinks.update(uplinks)
         for uplink in uplinks:
             self._group.create_task(self._retire_uplink(uplink, drain, busy))
@@ -64,7 +64,7 @@ class ComponentManager:
         return list(self._retiring_forwards)
 
     def retiring_uplinks(self) -> list[Uplink]:
-        """Return the uplinks that drain."""
+        """Return the uplinks that are being drained."""
         return list(self._retiring_uplinks)
 
     def stop_early(self, uplinks: Collection[Uplink]) -> Callable[[], Awaitable[None]]:
@@ -97,7 +97,7 @@ class ComponentManager:
 async def _wait_unused(busy: Callable[[], bool], within: float) -> None:
     """Wait until `busy` returns False, or `within` seconds have passed."""
     deadline = time.monotonic() + within
-    # Polling is the simplest way to wait: client connections end at many places in the code, and this loop runs only
-    # during a drain.
+    # Polling is the simplest solution, because client connections end at many places in the code, and this loop runs
+    # only during a drain.
     while time.monotonic() < deadline and busy():  # noqa: ASYNC110 - see above
         await asyncio.sleep(min(_DRAIN_POLL, within))

@@ -1,4 +1,4 @@
-"""Computes what a reload starts, changes and stops. Does no I/O."""
+"""Computes which tunnels, backends and sections a reload starts, changes and stops. Does no I/O."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,14 @@ from gateway.config import Config
 from gateway.errors import UsageError
 
 _FIXED = ("gateway", "ops", "traces")
-"""Sections whose keys are read only at the start."""
+"""Sections whose keys are read only at startup."""
 NO_CHANGE = "no change"
-"""The text of a `ConfigDiff` without differences."""
+"""The string form of a `ConfigDiff` without differences."""
 
 
 @dataclass(frozen=True)
 class ConfigDiff:
-    """What a reload must start, change and stop: the names of tunnels, backends and sections.
+    """The names of the tunnels, backends and sections that a reload must start, change or stop.
 
     Args:
         tunnels_closed: Tunnels to close after their clients have drained.
@@ -54,7 +54,7 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
     fixed = [key for key in changed_keys(old, new)["changed"] if key.partition(".")[0] in _FIXED]
     if fixed:
         places = [": ".join(filter(None, (new.places.get(key), key))) for key in fixed]
-        raise UsageError(f"{', '.join(places)}: changed, and the sections gateway, ops and traces need a restart")
+        raise UsageError(f"{', '.join(places)}: changed, but a change of gateway, ops or traces requires a restart")
     reopened = {name for name in new.tunnels if old.tunnels.get(name) != new.tunnels[name]}
     while True:  # reopening a tunnel also reopens every tunnel inside it, at any depth
         inner = {name for name, spec in new.tunnels.items() if reopened.intersection(spec.via)} - reopened
@@ -67,7 +67,7 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
         for name in common
         if old.backends[name] != new.backends[name]
         or reopened.intersection(new.backends[name].tunnels)
-        or (old.docker is None) != (new.docker is None)  # only a section docker identifies consumers
+        or (old.docker is None) != (new.docker is None)  # consumers are identified only with a section docker
     }
     return ConfigDiff(
         tunnels_closed=frozenset(name for name in old.tunnels if name in reopened or name not in new.tunnels),

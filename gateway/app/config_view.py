@@ -21,21 +21,21 @@ _OF_SPEC = {"options": "", "check_options": "check"}
 _OMITTED = ("name", "place", "sockets")
 """Fields of a tunnel or backend that are not keys."""
 _SENSITIVE = ("password_command", "command", "proxy_command", "send", "expect", "expect_pattern", "headers")
-"""Keys whose type is not that of a secret, but whose values can contain a secret."""
+"""Keys whose values can contain a secret although their type is not `Secret`."""
 _HIDDEN = "(hidden)"
 _QUERY = re.compile(r"((?:[a-z][a-z0-9+.-]*:/)?/[^?]*\?).+", re.IGNORECASE | re.DOTALL)
-"""A path or URL with a query, which can contain a secret. The group ends before the query."""
+"""Matches a path or URL with a query, which can contain a secret. The group is the part before the query."""
 _SINGLE = (str, int, float, Path, Endpoint, Secret, BackendKind, TunnelKind)
 """Types of values that are not split into keys."""
 
 
 def config_text(config: Config, backend: str | None = None) -> ConfigText:
-    """Return keys and values of a configuration. Values from the environment are shown as references.
+    """Return the keys and values of a configuration. Values from the environment are shown as references.
 
     Args:
         config: The configuration.
-        backend: The backend whose keys to return. None: all keys except those of backends, of which there can be
-            many.
+        backend: The backend whose keys to return; None for all keys except those of backends, because there can be
+            many backends.
     """
     parts: dict[str, Any]
     if backend is not None:
@@ -52,7 +52,7 @@ def config_text(config: Config, backend: str | None = None) -> ConfigText:
 
 
 def _pairs(key: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Yield a key and a text for each value, with dots for nested keys."""
+    """Yield a dotted key and a string for each value, at any depth."""
     if key.rpartition(".")[2] in _SENSITIVE and value:
         yield key, _HIDDEN
     elif isinstance(value, _SINGLE):
@@ -63,7 +63,7 @@ def _pairs(key: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the keys and values of a mapping, a dataclass or a list; nothing for an absent value."""
+    """Yield the keys and values of a mapping, a dataclass or a list; yield nothing for an absent value."""
     if isinstance(value, Mapping):
         yield from ((str(name), inner) for name, inner in value.items())
     elif dataclasses.is_dataclass(value):

@@ -15,7 +15,7 @@ from gateway.ops.status_json import iso
 log = logging.getLogger(__name__)
 
 _POLL_INTERVAL = 5.0
-"""Seconds between two reads of the files; some certificates are valid only for minutes."""
+"""Seconds between two reads of the files. The interval is short, because some certificates are valid for minutes."""
 _READ_TIMEOUT = 30.0
 """Seconds after which a warning is logged if the files are still being read."""
 
@@ -24,7 +24,7 @@ NamedCredential = tuple[str, MonitoredCertificate]
 
 
 def read_credentials(config: Config) -> list[NamedCredential]:
-    """Return the certificates in the files of a configuration; skip unreadable files. Blocks while it reads."""
+    """Read the certificates in the files of a configuration. Skip unreadable files. Blocks."""
     found = [
         (name, credential)
         for name, tunnel in config.tunnels.items()
@@ -50,7 +50,7 @@ def _tls_credentials(name: str, ca_file: Path | None, cert_file: Path | None) ->
 
 
 def server_credentials(backends: list[RunningBackend]) -> Iterator[NamedCredential]:
-    """Yield the certificates that servers presented to checks."""
+    """Yield the certificates that servers have presented to checks."""
     for backend in backends:
         for each in backend.targets:
             certificate = each.record.probe_result.certificate
@@ -69,7 +69,7 @@ def expiry_warnings(found: list[NamedCredential], now: float) -> list[str]:
     for name, credential in found:
         validity = credential.validity
         if validity.expires_soon(now):
-            when = "has expired" if validity.expires <= now else "expires"
+            when = "expired" if validity.expires <= now else "expires"
             warnings.append(f"{name}: {credential.name}: the certificate {when} at {iso(validity.expires)}: renew it")
     return warnings
 
@@ -107,7 +107,7 @@ class ExpiryMonitor:
             await asyncio.sleep(_POLL_INTERVAL)
 
     async def _refresh(self) -> None:
-        """Read the certificate files in one thread. While an earlier read hangs, return the previous result."""
+        """Read the certificate files in a thread. While an earlier read hangs, keep the previous result."""
         if self._reading is None or self._reading.done():
             self._reading = asyncio.get_running_loop().run_in_executor(None, read_credentials, self._config())
             self._reading.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -117,8 +117,8 @@ class ExpiryMonitor:
         except TimeoutError:
             if not self._timed_out:
                 log.warning(
-                    "reading the certificate files takes too long, so their expiry may be out of date:"
-                    " check whether their file system hangs"
+                    "reading the certificate files takes too long, so the known expiry times may be out of date:"
+                    " check whether the file system hangs"
                 )
             self._timed_out = True
         else:

@@ -22,7 +22,7 @@ def desired(config: Config, busy: frozenset[str] = frozenset()) -> DesiredState:
     reached = tuple(
         name
         for name, spec in config.backends.items()
-        if any(isinstance(address, Endpoint) and not is_loopback_only(address) for address in spec.listen)
+        if any(not address.is_unix and not is_loopback_only(address) for address in spec.listen)
     )
     by_label = {name: spec.allow.label for name, spec in config.backends.items() if spec.allow.label is not None}
     return DesiredState(
@@ -39,7 +39,7 @@ def desired(config: Config, busy: frozenset[str] = frozenset()) -> DesiredState:
 
 
 def mount_listeners(config: Config) -> tuple[MountListener, ...]:
-    """Return the listeners whose addresses NFS and SMB volumes on the engine's host can use."""
+    """Return the addresses of listeners to which NFS and SMB volumes on the engine's host can connect."""
     found = []
     for name, spec in config.backends.items():
         if spec.kind.mount is None:
@@ -47,7 +47,7 @@ def mount_listeners(config: Config) -> tuple[MountListener, ...]:
         volume = spec.kind.volume_options(spec.options)
         more = [volume.address] if volume is not None and volume.address is not None else []
         for each in spec.listen:
-            if isinstance(each, Endpoint):
+            if not each.is_unix:
                 hosts = ["127.0.0.1", "::1"] if each.host == "localhost" else [each.host]
                 found += [MountListener(name, host, each.port) for host in (*hosts, *more)]
     return tuple(found)

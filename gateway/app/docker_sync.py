@@ -47,10 +47,8 @@ class DockerSync:
         runtime.on_state_change = self._reconcile_soon
         unchanged = self._config is not None and self._config.docker == config.docker
         self._config, self._runtime = config, runtime
-        for worker in runtime.workers.supervisors:
-            worker.on_unknown_source = self._reconcile_soon
         if unchanged:
-            self._reconcile_soon()  # the backends can differ even if the section docker does not
+            self._reconcile_soon()  # the backends might have changed, although the section docker has not
             return
         revivals = self.reconciler.revivals if self.reconciler is not None else None
         for name in self._components:
@@ -62,7 +60,6 @@ class DockerSync:
             self.reconciler = Reconciler(
                 config.docker, self.desired, self._link, config.gateway.state_dir, self._recorder, revivals
             )
-            self.reconciler.directory.watchers.append(self._send_to_workers)
             self._start(f"docker #{next(self._numbers)}", self.reconciler)
             if config.docker.peers is not None:
                 self._start_peers(config.docker, config.docker.peers, config.gateway.instance, self.reconciler)
@@ -87,7 +84,7 @@ class DockerSync:
         self._supervisor.start(name, component)
 
     async def settled(self) -> None:
-        """Wait until the gateway's own container is attached to its networks, or one attempt has failed."""
+        """Wait until the gateway's own container is attached to its networks, or the first attempt has failed."""
         if self.reconciler is not None:
             await self.reconciler.settled.wait()
 
@@ -104,14 +101,14 @@ class DockerSync:
         return await self.reconciler.directory.wait_for(address, within) if self.reconciler else None
 
     def explain(self, name: str) -> list[dict[str, Any]] | None:
-        """Explain why matching containers can or cannot reach backends; return None if Docker is not configured.
+        """Explain which backends each matching container can reach; return None if Docker is not configured.
 
         Args:
             name: The name of a container, or the beginning of its ID.
         """
         if self.reconciler is None or self._runtime is None:
             return None
-        from gateway.app.container_explanation import explain_containers  # noqa: PLC0415 - as above
+        from gateway.app.container_access import explain_containers  # noqa: PLC0415 - as above
 
         return explain_containers(self.reconciler, self._runtime.backends.values(), name)
 
@@ -140,10 +137,6 @@ class DockerSync:
     def _reconcile_soon(self) -> None:
         if self.reconciler is not None:
             self.reconciler.trigger()
-
-    def _send_to_workers(self, consumers: dict[str, Consumer]) -> None:
-        for worker in self._runtime.workers.supervisors if self._runtime else ():
-            worker.set_consumers(consumers)
 
     def _link(self, tunnel: str) -> Link | None:
         uplinks = self._runtime.uplinks.of_tunnel(tunnel) if self._runtime else []

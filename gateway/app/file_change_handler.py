@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class FileChangeHandler:
-    """Reloads what changed files contain: the configuration, or keys and certificates of tunnels and `ops`.
+    """Reloads the configuration, or the keys and certificates of tunnels and of `ops`, when their files change.
 
     Args:
         file: The configuration file; None if there is none.
@@ -31,7 +31,7 @@ class FileChangeHandler:
         self._runtime = runtime
 
     def watched(self) -> set[Path]:
-        """Return the files to watch. Blocks, because it reads files that contain the names of other files."""
+        """Return the files to watch. Blocks, because it reads files that can refer to other files."""
         config = self._reloader.config
         found = set(self._ops.files)
         if config.gateway.reload_on_change:
@@ -47,7 +47,7 @@ class FileChangeHandler:
                 await self._ops.renew()
             except GatewayError as error:
                 log.error(
-                    "cannot load a file that `ops` names: still using the previously loaded version",
+                    "cannot load a file of the section ops: its previous version remains in use",
                     extra={"detail": str(error)},
                 )
         if self._file in changed:
@@ -62,5 +62,5 @@ class FileChangeHandler:
 
 
 def _files_of(spec: TunnelSpec) -> set[Path]:
-    """Return the files of a tunnel, including the files whose names they contain. Blocks while it reads them."""
+    """Return the files of a tunnel, and the files to which they refer. Blocks while it reads them."""
     return files_of(spec.options).union(spec.kind.files(spec.options))

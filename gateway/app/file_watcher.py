@@ -1,4 +1,4 @@
-"""Detects changed files by polling, which works on every file system and for replaced symbolic links."""
+"""Detects changed files by polling, which works on every file system and detects replaced symbolic links."""
 
 import asyncio
 import logging
@@ -19,7 +19,7 @@ class FileWatcher:
 
     Args:
         files: Returns the files to watch. Each poll calls it in a thread.
-        on_change: An async function; called with the files that changed, once they have stayed the same for one poll.
+        on_change: An async function that is called with the changed files, one poll after their last change.
         initial: The stamps of files that the caller has already read.
     """
 

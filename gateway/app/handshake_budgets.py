@@ -1,4 +1,4 @@
-"""Owns the handshake budgets: how many more handshakes can be aborted before a MySQL server blocks this host."""
+"""Owns the handshake budgets, which track how many more aborted handshakes each MySQL server tolerates."""
 
 import time
 from collections.abc import Iterable
@@ -12,10 +12,11 @@ _Way = tuple[str | None, Endpoint]
 
 
 class HandshakeBudgets:
-    """The handshake budgets of this process, one for each server and tunnel, which backends share.
+    """The handshake budgets: one for each target and tunnel, shared by all backends.
 
-    If a backend has several ways to a target, these ways lead to the same server. Their budgets and those of all ways
-    that other backends combine with them are peers. Budgets survive a reload, as the server's count does.
+    All ways of a backend to one target lead to the same server, so their budgets are peers (see `join_budgets`). If
+    two backends have a way in common, all their ways to this target are peers. Budgets survive a reload, because the
+    server's count continues.
     """
 
     def __init__(self) -> None:
@@ -52,7 +53,7 @@ class HandshakeBudgets:
         return self._budgets.get((tunnel, target)) if spec.kind.abort_limit is not None else None
 
     def record_abandoned_dial(self, tunnel: str | None, target: Endpoint) -> None:
-        """Record that a check's dial timed out. If it connects later, the server counts an aborted handshake."""
+        """Record an abandoned dial of a check. If the dial still connects, the server counts an aborted handshake."""
         budget = self._budgets.get((tunnel, target))
         if budget is not None:
             budget.record_abandoned(time.monotonic())

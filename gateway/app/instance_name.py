@@ -13,7 +13,7 @@ from pathlib import Path
 from gateway.atomic_file import replace_file
 from gateway.config import Config
 from gateway.docker import own_container_id
-from gateway.errors import ConfigError, GatewayError, Problem
+from gateway.errors import ConfigError, ConfigProblem, GatewayError
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +52,10 @@ def with_instance(config: Config, *, record: bool = True, refuse: bool = True) -
     if refuse and _is_container_id(name):
         message = (
             f"the hostname {name} is the ID of this container, and changes when the container is recreated: the"
-            " gateway would no longer recognize what it has created in Docker. Set gateway.instance"
+            " gateway would no longer recognize the objects that it created in Docker. Set gateway.instance"
             " (GATEWAY_INSTANCE), or set a hostname for the container (hostname: in Compose, --hostname)"
         )
-        raise ConfigError([Problem(config.places.get(_KEY, "configuration"), _KEY, message)])
+        raise ConfigError([ConfigProblem(config.places.get(_KEY, "configuration"), _KEY, message)])
     if record and not configured:
         _write(path, name)
     return config
@@ -87,7 +87,7 @@ def _write(path: Path, name: str) -> None:
     try:
         replace_file(path, f"{name}\n")
     except OSError as error:
-        # If the file cannot be written, the name stays the same until the hostname changes.
+        # Do not fail, because the name stays the same until the hostname changes.
         log.warning(
             "cannot record the name of this gateway", extra={"detail": f"{path}: {error.strerror}: set {_KEY}"}
         )

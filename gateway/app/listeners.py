@@ -4,21 +4,21 @@ import errno
 
 from gateway.app.socket_activation import PassedSockets
 from gateway.config import BackendSpec, Config
-from gateway.contracts.values import Endpoint
-from gateway.forwarding.listener import BindError, ListenAddress, Listener
+from gateway.contracts.values import Endpoint, unix_endpoint
+from gateway.forwarding.listener import BindError, Listener
 
 
 def bind_listeners(
-    config: Config, existing: dict[ListenAddress, Listener], passed: PassedSockets, *, free_bind: bool
-) -> dict[ListenAddress, Listener]:
+    config: Config, existing: dict[Endpoint, Listener], passed: PassedSockets, *, free_bind: bool
+) -> dict[Endpoint, Listener]:
     """Bind a listener for each address of `config`.
 
     Args:
         config: The configuration.
         existing: The listeners that are already bound. This function reuses them; the caller still owns them.
         passed: The sockets that systemd bound.
-        free_bind: Whether the host may get the addresses later. Only at startup: a reload with a wrong address would
-            close the previous listener.
+        free_bind: Whether to bind addresses that the host does not have yet. True only at startup, because a reload
+            with a wrong address would replace a listener that works.
 
     Returns:
         The listeners by address. The caller owns the new ones.
@@ -26,7 +26,7 @@ def bind_listeners(
     Raises:
         BindError: An address cannot be bound. The listeners that this call created are closed.
     """
-    bound: dict[ListenAddress, Listener] = {}
+    bound: dict[Endpoint, Listener] = {}
     try:
         for spec in config.backends.values():
             for address in spec.listen:
@@ -45,21 +45,17 @@ def bind_listeners(
 def _with_place(
     error: BindError,
     spec: BackendSpec,
-    address: ListenAddress,
+    address: Endpoint,
     config: Config,
-    existing: dict[ListenAddress, Listener],
+    existing: dict[Endpoint, Listener],
     *,
     free_bind: bool,
 ) -> BindError:
-    """Return the error with the place of the listener and, for some causes, what to do."""
+    """Return the error with the listener's place in the configuration and, for some causes, a remedy."""
     key = f"backends.{spec.name}.listen"
     place = config.places.get(f"{key}[{spec.listen.index(address)}]") or config.places.get(key, "")
     own = next(
-        (
-            each
-            for each in existing
-            if isinstance(each, Endpoint) and isinstance(address, Endpoint) and each.port == address.port
-        ),
+        (each for each in existing if not each.is_unix and not address.is_unix and each.port == address.port),
         None,
     )
     number, hint = getattr(error.__cause__, "errno", None), ""
@@ -70,7 +66,7 @@ def _with_place(
     return BindError(": ".join(filter(None, (place, key, f"{error}{hint}"))))
 
 
-def _listener(address: ListenAddress, passed: PassedSockets, *, free_bind: bool) -> Listener:
+def _listener(address: Endpoint, passed: PassedSockets, *, free_bind: bool) -> Listener:
     try:
         sockets = passed.duplicates(address)
     except OSError as error:
@@ -78,20 +74,22 @@ def _listener(address: ListenAddress, passed: PassedSockets, *, free_bind: bool)
     return Listener(address, sockets, free_bind=free_bind)
 
 
-def restrict_sockets(config: Config, listeners: dict[ListenAddress, Listener]) -> None:
-    """Set the file mode of each unix socket, if `config` allows only some processes to use it."""
+def restrict_sockets(config: Config, listeners: dict[Endpoint, Listener]) -> None:
+    """Restrict the file modes of the unix sockets that `config` does not open to every process."""
     for address in listeners.keys() - _open_to_all(config):
         listeners[address].set_mode(open_to_all=False)
 
 
-def open_sockets(config: Config, listeners: dict[ListenAddress, Listener]) -> None:
+def open_sockets(config: Config, listeners: dict[Endpoint, Listener]) -> None:
     """Allow every process to connect to the unix sockets for which the admission rules check the peer's credentials.
 
-    Call this function only after `config` is applied: the previous admission rules possibly do not check credentials.
+    Call this function only after `config` is applied, because the previous rules might not check the credentials.
     """
     for address in listeners.keys() & _open_to_all(config):
         listeners[address].set_mode(open_to_all=True)
 
 
-def _open_to_all(config: Config) -> set[ListenAddress]:
-    return {each.unix for spec in config.backends.values() for each in spec.sockets if each.uid or each.gid}
+def _open_to_all(config: Config) -> set[Endpoint]:
+    return {
+        unix_endpoint(each.unix) for spec in config.backends.values() for each in spec.sockets if each.uid or each.gid
+    }

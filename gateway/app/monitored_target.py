@@ -17,7 +17,7 @@ from gateway.supervision.uplink import describe_all
 log = logging.getLogger(__name__)
 
 _DOUBT_EXPIRES = 60.0
-"""Seconds after which new clients use a suspect way again, if no check has shown whether the way works."""
+"""Seconds after a failed dial during which new clients avoid the way, unless a check through the way succeeds."""
 
 
 class MonitoredTarget:
@@ -26,7 +26,7 @@ class MonitoredTarget:
     Args:
         checks: The check through each way, in the order of the configuration. All have the same `record`.
         choice: Chooses among the ways.
-        routes: The ways as clients use them; empty if a worker serves the clients.
+        routes: The ways as clients use them.
     """
 
     def __init__(self, checks: list[Check], choice: TunnelSelector, routes: tuple[RoutedTarget, ...]) -> None:
@@ -34,14 +34,15 @@ class MonitoredTarget:
         self.choice = choice
         self._routes = routes
         self.clock = TimedState(time.time())
-        """The state of the target when it was last computed, and since when, regardless of the way."""
+        """The target's last computed state and the time at which it began. A change of the way does not reset it."""
         self.view: tuple[object, TargetView] | None = None
-        """The latest view of the target, after everything on which it depends; see `status_view`."""
+        """The values from which the target's view was last computed, and this view; see `status_view`."""
         self._dial_failed_at: dict[int, float] = {}
-        """For each way: when a dial through it last failed while another way worked, in monotonic seconds."""
+        """Monotonic time, in seconds, at which a dial last failed through each way while another way worked, by
+        the index of the way."""
 
     def inherit(self, other: "MonitoredTarget") -> None:
-        """Continue the results of the ways that existed before a reload."""
+        """Continue with the results of `other`, the same target before a reload, for the ways that still exist."""
         previous = {check.tunnel: check for check in other.checks}
         self.choice.inherit(other.choice)
         self.clock = other.clock
@@ -81,7 +82,7 @@ class MonitoredTarget:
         return chosen
 
     def health(self) -> list[TunnelCandidate]:
-        """Return what is known about each way."""
+        """Return the state and latency of each way, for the choice of the way."""
         return [
             TunnelCandidate(
                 is_open=check.uplink.link is not None,
@@ -123,7 +124,7 @@ class MonitoredTarget:
 
     @property
     def record(self) -> TargetRecord:
-        """What the checks through all ways share."""
+        """The last probe results, which the checks through all ways share."""
         return self.checks[0].record
 
     @property
@@ -144,9 +145,9 @@ class MonitoredTarget:
             check.check_soon()
 
     def report_stall(self, tunnel: str | None) -> None:
-        """Notify the check that probes through `tunnel`, or the only check, that a client waits for a response."""
+        """Notify the check through `tunnel` that a client waits too long for a response."""
         for check in self.checks:
-            if check.tunnel == tunnel or len(self.checks) == 1:
+            if check.tunnel == tunnel:
                 check.report_stall()
 
     def report_failed_dial(self, tunnel: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Runs `gateway check`, `plan`, `apply` and `audit`: once, without a running service."""
+"""Implements `gateway check`, `plan`, `apply` and `audit`, which run once and need no running service."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ from gateway.supervision.uplink import Uplink
 from gateway.text_sanitizer import error_text
 
 _CLOSE_TIMEOUT = 5.0
-"""Seconds to wait until a lost tunnel is closed."""
+"""Seconds to wait until a tunnel that has lost its link is closed."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def plan(config: Config) -> Plan:
     """Return the changes that `apply` would make in Docker.
 
     Raises:
-        EngineError: The engine cannot be reached, or its answers cannot be used.
+        EngineError: The engine cannot be reached, or its responses cannot be used.
         UsageError: The configuration has no section `docker`.
     """
     return _with_engine(config, Reconciler.dry_run)
@@ -95,7 +95,7 @@ def apply(config: Config) -> tuple[Plan, list[str]]:
         The executed actions, and the errors of the actions that failed.
 
     Raises:
-        EngineError: The engine cannot be reached, or its answers cannot be used.
+        EngineError: The engine cannot be reached, or its responses cannot be used.
         GatewayError: The audit log cannot be opened; nothing was changed.
         UsageError: The configuration has no section `docker`.
     """
@@ -109,15 +109,17 @@ async def _apply_and_record(config: Config) -> tuple[Plan, list[str]]:
 
 
 def audit(config: Config, mount_table: Path | None = None) -> tuple[AuditReport, list[str]]:
-    """Return the hazards to data and secrets, and one line of text for each way to forge a consumer's identity.
+    """Return the hazards to data and secrets, and one message for each finding of the reconciler.
+
+    The reconciler finds, for example, containers that can spoof the address of another consumer.
 
     Args:
         config: The configuration, with a section `docker`.
-        mount_table: A copy of the mount table of the engine's host; None: use the mount table of this host, if the
+        mount_table: A copy of the mount table of the engine's host; None to use the mount table of this host, if the
             engine runs on it.
 
     Raises:
-        EngineError: The engine cannot be reached, or its answers cannot be used.
+        EngineError: The engine cannot be reached, or its responses cannot be used.
         UsageError: `mount_table` cannot be read, or the configuration has no section `docker`.
     """
     options = config.docker
@@ -132,7 +134,7 @@ def audit(config: Config, mount_table: Path | None = None) -> tuple[AuditReport,
             address.port: name
             for name, spec in config.backends.items()
             for address in spec.listen
-            if isinstance(address, Endpoint)
+            if not address.is_unix
         },
         socket=options.host.removeprefix("unix://") if options.host.startswith("unix://") else "",
         is_local=options.is_local,
@@ -181,7 +183,7 @@ async def _with_reconciler(
 
 
 def _with_client_host(error: EngineError, options: DockerOptions) -> EngineError:
-    """Return the error with a note if `docker` uses another engine than the configuration."""
+    """Return the error, with a note if the `docker` command uses a different engine than the configuration."""
     host = os.environ.get("DOCKER_HOST", "")
     if error.kind is not ErrorKind.UNREACHABLE or options.tunnel is not None or host in ("", options.host):
         return error
@@ -224,7 +226,7 @@ async def _check_target(spec: BackendSpec, target: Endpoint, way: str | None, up
 
 
 async def _wait_until_not_up(uplink: Uplink) -> None:
-    """Wait until an uplink whose link was lost has closed the tunnel: only then does it describe the cause."""
+    """Wait until an uplink whose link was lost has closed the tunnel, because only then does it know the cause."""
     changed = asyncio.Event()
     uplink.watchers.append(changed.set)
     with contextlib.suppress(TimeoutError):

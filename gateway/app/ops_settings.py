@@ -1,7 +1,7 @@
 """Builds the settings of the HTTP server for health, metrics and status from the section `ops`."""
 
 from gateway.config import Config
-from gateway.errors import GatewayError, Problem
+from gateway.errors import ConfigProblem, GatewayError
 from gateway.ops.settings import OpsSettings, read_secrets
 from gateway.ops.tls import TlsFiles
 
@@ -27,11 +27,11 @@ def ops_settings(config: Config) -> OpsSettings:
     )
 
 
-def file_problems(config: Config) -> list[Problem]:
-    """Return the errors of the files that the section `ops` uses. Blocks while it reads the files."""
+def file_problems(config: Config) -> list[ConfigProblem]:
+    """Return the errors in the files that the section `ops` names. Blocks while it reads the files."""
     try:
         read_secrets(ops_settings(config))
     except GatewayError as error:
         key, _, message = str(error).partition(": ")
-        return [Problem(config.places.get(key, key), key, message)]
+        return [ConfigProblem(config.places.get(key, key), key, message)]
     return []

@@ -1,4 +1,4 @@
-"""Configures the interpreter, the process and the event loop, in the main process and in workers."""
+"""Configures the interpreter, the process and the event loop."""
 
 import asyncio
 import ctypes
@@ -8,7 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 _FILE_THREADS = 16
-"""Number of threads that read files and keys. Reads are short, so all threads are busy only while a file system
+"""Number of threads that read files and keys. Reads are short, so all threads are busy only if a file system
 hangs."""
 _SWITCH_INTERVAL = 0.0005
 """Seconds after which a thread must release the GIL to a waiting thread. With the default of 5 ms, a thread that

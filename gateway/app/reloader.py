@@ -1,4 +1,4 @@
-"""Loads the configuration and applies it to the running service, at the start and on reloads."""
+"""Loads the configuration, and applies it to the running service at startup and on reloads."""
 
 import asyncio
 import logging
@@ -17,10 +17,11 @@ from gateway.app.stale_bind_mounts import find_stale_files
 from gateway.config import Config
 from gateway.config.advice import advice
 from gateway.config.file_checks import named_files
+from gateway.contracts.values import Endpoint
 from gateway.errors import ConfigError, GatewayError
-from gateway.forwarding.listener import ListenAddress, Listener
+from gateway.forwarding.listener import Listener
 from gateway.ops import logs
-from gateway.ops.events import EventLog, EventSubject, EventType
+from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.sd_notify import SdNotifier
 from gateway.ops.server import OpsServer
 
@@ -31,13 +32,14 @@ _LOAD_TIMEOUT = 30.0
 read forever."""
 
 _RECENT = 30.0
-"""Seconds after an automatic reload in which a requested reload without changes reports the automatic one."""
+"""Seconds after an automatic reload for which a requested reload that finds no changes reports those of the automatic
+reload."""
 
 Loader = Callable[[], Config]
 
 
 class Reloader:
-    """Applies the first configuration, and each later version of the configuration.
+    """Applies the first configuration at startup, and later configurations on reloads.
 
     Args:
         config: The first configuration.
@@ -72,8 +74,8 @@ class Reloader:
         self.successful = True
         """Whether the last reload was successful."""
         self.applied_at = time.time()
-        """When the last successful reload ended, in epoch seconds; before the first reload, when the service
-        started."""
+        """The time at which the last successful reload ended, or the service started if there was none, in epoch
+        seconds."""
         self.error = ""
         """The error of the last reload; empty if it was successful."""
         self.failed_at: float | None = None
@@ -96,11 +98,9 @@ class Reloader:
         self._last_change = ("", NO_CHANGE, 0.0)
         """The trigger, the changes and the monotonic time of the last reload that changed something."""
         self._loading: asyncio.Future[Config] | None = None
-        self._workers_behind = asyncio.Event()
-        """Set while a worker possibly still uses the admission rules of the previous configuration."""
 
     def start(
-        self, runtime: Runtime, docker: DockerSync, ops: OpsServer, listeners: dict[ListenAddress, Listener]
+        self, runtime: Runtime, docker: DockerSync, ops: OpsServer, listeners: dict[Endpoint, Listener]
     ) -> None:
         """Apply the first configuration.
 
@@ -116,7 +116,7 @@ class Reloader:
         self._auditing.configured(Config(), self.config, "start")
 
     def _apply_to(
-        self, runtime: Runtime, docker: DockerSync, config: Config, listeners: dict[ListenAddress, Listener]
+        self, runtime: Runtime, docker: DockerSync, config: Config, listeners: dict[Endpoint, Listener]
     ) -> ConfigDiff:
         diff = runtime.apply(config, listeners)
         docker.apply(config, runtime)
@@ -140,8 +140,8 @@ class Reloader:
             trigger: What requested the reload, for the audit log: `admin`, `signal` or `file`.
 
         Returns:
-            What has changed, and warnings. If nothing has changed since a recent automatic reload, what that reload
-            changed.
+            A description of the changes, and warnings. If nothing has changed since a recent automatic reload, the
+            changes of that reload.
 
         Raises:
             GatewayError: The configuration was not applied; nothing was changed.
@@ -165,12 +165,11 @@ class Reloader:
                 origin = error.origin if isinstance(error, ConfigError) else origin
                 if trigger == "file" and origin and origin.sha256 == last_digest:
                     raise
-                # A bind mount still shows the old file after the file was replaced. This can be the cause of the
-                # error.
+                # A possible cause of the error: a bind mount still shows the old file after the file was replaced.
                 await self._check_stale_files(self.config)
                 self._auditing.refused(error, trigger, origin)
                 self.successful, self.error, self.failed_at = False, str(error), time.time()
-                self._events.record(EventSubject(EventType.RELOAD), "failed", detail=self.error)
+                self._events.record(EventSubject(SubjectType.RELOAD), "failed", detail=self.error)
                 if not isinstance(error, GatewayError):
                     log.exception("reload failed")
                     raise GatewayError(f"{type(error).__name__}: {error}") from error
@@ -181,7 +180,7 @@ class Reloader:
                 self._notifier.ready()
 
     def _describe(self, diff: str, trigger: str) -> str:
-        """Record the changes of a reload. Return what to report about the reload; see `reload`."""
+        """Remember the changes of a reload, and return the changes to report; see `reload`."""
         if diff != NO_CHANGE:
             self._last_change = (trigger, diff, time.monotonic())
             return diff
@@ -200,14 +199,14 @@ class Reloader:
 
     async def _apply(self, runtime: Runtime, docker: DockerSync, config: Config, trigger: str) -> str:
         self.check_running()
-        diff_configs(runtime.config, config)  # refuse a change that needs a restart before opening the audit log
+        diff_configs(runtime.config, config)  # if a change requires a restart, fail before the audit log is opened
         writer = await self._auditing.prepare(config.audit)
         try:
             self.check_running()
             listeners = bind_listeners(config, runtime.listeners, self._passed, free_bind=False)
             restrict_sockets(config, listeners)
-            self._workers_behind.set()
             diff = self._apply_to(runtime, docker, config, listeners)
+            open_sockets(config, listeners)
             if config.log != self.config.log:
                 logs.configure(config.log.level, config.log.format)
             previous_advice, self.advice = self.advice, advice(config)
@@ -216,32 +215,17 @@ class Reloader:
                     log.warning(warning)
             previous, self.config = self.config, config
             self.successful, self.error, self.failed_at, self.applied_at = True, "", None, time.time()
-            self._events.record(EventSubject(EventType.RELOAD), "successful", detail=str(diff))
+            self._events.record(EventSubject(SubjectType.RELOAD), "successful", detail=str(diff))
             self._auditing.configured(previous, config, trigger)
             if config.audit != previous.audit:
                 await self._auditing.switch(config.audit, writer)
                 runtime.review_forwards()
-                self._auditing.configured(previous, config, trigger)  # the audit log also records the error
+                self._auditing.configured(previous, config, trigger)  # record the change in the new audit log too
         except BaseException:
             self._auditing.discard(writer)
             raise
-        if await runtime.workers.settled():
-            self._workers_behind.clear()
-            open_sockets(config, listeners)
-        else:
-            log.warning("a worker has not applied the configuration in time")
         log.info("reloaded", extra={"changes": str(diff)})
         return str(diff)
-
-    async def open_sockets_later(self) -> None:
-        """Open the sockets to all processes after slow workers have applied a configuration. Runs until cancelled."""
-        while True:
-            await self._workers_behind.wait()
-            assert self.runtime is not None  # noqa: S101 - the event is set only after `start`
-            config, listeners = self.runtime.config, self.runtime.listeners
-            if await self.runtime.workers.settled() and self.runtime.config is config:
-                self._workers_behind.clear()
-                open_sockets(config, listeners)
 
     async def _check_stale_files(self, config: Config) -> list[str]:
         """Log and return warnings about files that were replaced on the host."""
@@ -255,7 +239,7 @@ class Reloader:
         """Read the configuration in a thread, at most one at a time, because a file system can hang."""
         if self._loading is not None and not self._loading.done():
             raise GatewayError(
-                "a previous reload still reads the configuration files: check whether their file system hangs"
+                "a previous reload is still reading the configuration files: check whether their file system hangs"
             )
         self._loading = asyncio.get_running_loop().run_in_executor(None, self._loader)
         self._loading.add_done_callback(lambda done: done.cancelled() or done.exception())

@@ -6,9 +6,6 @@ from dataclasses import dataclass, field
 
 from gateway.app.handshake_budgets import HandshakeBudgets
 from gateway.app.monitored_target import MonitoredTarget
-from gateway.app.worker.messages import CheckLogin, TargetAssignment
-from gateway.app.worker.stubs import ForwardStub
-from gateway.app.worker.worker_supervisor import WorkerSupervisor
 from gateway.config import BackendSpec
 from gateway.contracts.timed_state import TimedState
 from gateway.contracts.values import Endpoint
@@ -28,7 +25,7 @@ from gateway.health.target_selection import (
 )
 
 TargetRecords = dict[tuple[str, Endpoint], TargetRecord]
-"""What is known about each target of a backend, by the name of the kind and the address."""
+"""The last probe results of each target of a backend, by the name of the kind and the address of the target."""
 
 
 @dataclass
@@ -38,23 +35,19 @@ class RunningBackend:
     Args:
         spec: The configuration of the backend.
         forward: Serves the clients of the backend.
-        budgets: The handshake budgets of this process.
-        worker: The worker process that serves the clients; None if this process serves them.
-        local: The same object as `forward` if this process serves the clients; None if a worker serves them.
-        targets: The targets with their checks; empty in a worker.
-        records: The records survive a reload that changes the options of a backend, its ways or its worker, because
-            clients of a superseded primary would lose writes.
-        routes: The ways to each target, as clients use them; empty if a worker serves the clients.
-        clock: The backend's state when it was last computed, and since when.
+        budgets: The handshake budgets.
+        targets: The targets with their checks.
+        records: The records survive a reload that changes the options of a backend or its ways, because clients of a
+            superseded primary would lose writes.
+        routes: The ways to each target, as clients use them.
+        clock: The backend's last computed state, and the time at which it began.
         on_state_change: Called when the state changes.
         on_result: Called after each check.
     """
 
     spec: BackendSpec
-    forward: Forward | ForwardStub
+    forward: Forward
     budgets: HandshakeBudgets
-    worker: WorkerSupervisor | None = None
-    local: Forward | None = None
     targets: list[MonitoredTarget] = field(default_factory=list)
     records: TargetRecords = field(default_factory=dict)
     routes: dict[Endpoint, tuple[RoutedTarget, ...]] = field(default_factory=dict)
@@ -85,26 +78,21 @@ class RunningBackend:
     def on_check_result(self) -> None:
         """Update the state and the order of targets, and move the clients of targets that have the wrong role.
 
-        The clients of a superseded primary are reset at once, because it accepts writes that are lost later. Other
-        clients are drained.
+        The clients of a superseded primary are reset at once, because it still accepts writes, which will be lost.
+        Other clients are drained.
         """
         candidates, prefer = self.candidates(), self.spec.prefer
         self.evaluate(candidates)
-        logins = self._logins()
-        for login in logins:
-            self.record_login(*login)
+        for check in self.checks:
+            self._record_login(check)
         wrong_role = wrong_role_targets(candidates, prefer)
         left = superseded_primaries(candidates, prefer, confirmed=True)
-        if self.worker is not None:
-            assignment = TargetAssignment(self.spec.name, tuple(self.ordered_targets()), wrong_role, left, logins)
-            self.worker.assign_targets(assignment)
-        elif self.local is not None:
-            self.local.move_clients(wrong_role, left)
+        self.forward.move_clients(wrong_role, left)
         self._set_urgent(candidates)
         self.on_result()
 
     def _set_urgent(self, candidates: list[TargetCandidate]) -> None:
-        """Check the targets that can become the primary more often, and superseded primaries too."""
+        """Check more often: targets that might become the primary, and superseded primaries that might be demoted."""
         prefer = self.spec.prefer
         lacking = lacks_primary(candidates, prefer)
         unconfirmed = superseded_primaries(candidates, prefer) - superseded_primaries(
@@ -112,13 +100,6 @@ class RunningBackend:
         )
         for check in self.checks:
             check.set_urgent(urgent=(lacking and not check.failing) or check.target in unconfirmed)
-
-    def _logins(self) -> tuple[CheckLogin, ...]:
-        return tuple(
-            CheckLogin(check.target, check.tunnel, check.succeeded_at, check.record.probe_result.abort_limit)
-            for check in self.checks
-            if self.budget(check.target, check.tunnel) is not None and check.succeeded_at is not None
-        )
 
     def budget(self, target: Endpoint, tunnel: str | None) -> HandshakeBudget | None:
         """Return the handshake budget of a way; None if its server does not count aborted handshakes.
@@ -129,26 +110,19 @@ class RunningBackend:
         """
         return self.budgets.of(self.spec, target, tunnel)
 
-    def record_login(self, target: Endpoint, tunnel: str | None, at: float, limit: int | None) -> None:
-        """Record a successful login of a check in the handshake budget of its way.
-
-        Args:
-            target: The target.
-            tunnel: The tunnel of the way; None if the way has no tunnel.
-            at: Monotonic time at which the login succeeded.
-            limit: How many aborted handshakes the target's server tolerates; None if this is not known.
-        """
-        budget = self.budget(target, tunnel)
-        if budget is not None:
-            budget.record_login(at)
-            set_limit(budget.peers, limit or budget.limit)
+    def _record_login(self, check: Check) -> None:
+        """Record the last successful login of a check in the handshake budget of its way."""
+        budget = self.budget(check.target, check.tunnel)
+        if budget is not None and check.succeeded_at is not None:
+            budget.record_login(check.succeeded_at)
+            set_limit(budget.peers, check.record.probe_result.abort_limit or budget.limit)
 
     def ordered_targets(self) -> list[Endpoint]:
         """Return the targets to try for a new client, best first."""
         return [candidate.target for candidate in order_targets(self.candidates(), self.spec.prefer)]
 
     def ordered_routes(self) -> list[RoutedTarget]:
-        """Return the ways to the targets to try for a new client: all ways to the best target first."""
+        """Return the ways to dial for a new client. All ways to the best target come first."""
         by_target = {each.target: each for each in self.targets}
         return [routed for target in self.ordered_targets() for routed in by_target[target].routes()]
 
@@ -162,15 +136,15 @@ class RunningBackend:
             if roles or each.target == target:
                 each.check_soon(all_ways=each.target == target)
 
-    def on_stall(self, target: Endpoint, tunnel: str | None = None) -> None:
-        """Notify the check that probes `target` through `tunnel` that a client waits for a response."""
+    def on_stall(self, target: Endpoint, tunnel: str | None) -> None:
+        """Notify the check of `target` through `tunnel` that a client waits too long for a response."""
         for each in self.targets:
             if each.target == target:
                 each.report_stall(tunnel)
         self._set_urgent(self.candidates())
 
     def on_detour(self, target: Endpoint, tunnel: str | None) -> None:
-        """Prefer other ways to `target`: a dial through `tunnel` failed, and then another way succeeded."""
+        """Prefer other ways to `target`, because a dial through `tunnel` failed and another way succeeded."""
         for each in self.targets:
             if each.target == target:
                 each.report_failed_dial(tunnel)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from gateway import __version__
 from gateway import _dataplane as data_plane
+from gateway.app.check_manager import CheckManager, wait_first_results
 from gateway.app.component_manager import ComponentManager
 from gateway.app.docker_sync import DockerSync
 from gateway.app.file_change_handler import FileChangeHandler
 from gateway.app.file_watcher import FileStamps, FileWatcher
 from gateway.app.handshake_budgets import HandshakeBudgets
 from gateway.app.listeners import bind_listeners
-from gateway.app.local_checks import LocalChecks, wait_first_results
 from gateway.app.ops_settings import ops_settings
 from gateway.app.process_setup import prepare_loop, prepare_process
 from gateway.app.reloader import Loader, Reloader
@@ -27,12 +27,11 @@ from gateway.app.socket_activation import passed_sockets
 from gateway.app.trace_exporter import exporting
 from gateway.app.transition_observer import TransitionObserver
 from gateway.app.uplink_manager import UplinkManager
-from gateway.app.worker.worker_pool import WorkerPool
 from gateway.config import Config
 from gateway.config.advice import advice
 from gateway.contracts.tracing import TraceExporter
 from gateway.contracts.values import Endpoint
-from gateway.ops.events import EventLog, EventSubject, EventType
+from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.events_file import EventsFile
 from gateway.ops.sd_notify import SdNotifier
 from gateway.ops.server import OpsServer
@@ -99,7 +98,7 @@ class GatewayService:
         listeners = bind_listeners(config, {}, self._passed, free_bind=True)
         self._passed.warn_unused(listeners)
         await self._events_file.load()
-        self._events.record(EventSubject(EventType.START), "started", detail=f"version {__version__}")
+        self._events.record(EventSubject(SubjectType.START), "started", detail=f"version {__version__}")
         async with (
             exporting(config) as exporter,
             self._ops.serving() as address,
@@ -118,7 +117,6 @@ class GatewayService:
             background = {
                 group.create_task(self._measure_lag()),
                 group.create_task(self._await_startup(runtime, docker)),
-                group.create_task(self._reloader.open_sockets_later()),
             }
             self._handle_signals(group, background)
             self._notifier.ready()
@@ -145,28 +143,17 @@ class GatewayService:
     ) -> Runtime:
         config, recorder = self._reloader.config, self._auditing.recorder
         components, budgets = ComponentManager(supervisor, group), HandshakeBudgets()
-
-        def on_worker_failure(backend: str, target: Endpoint, stalled: bool) -> None:
-            running = runtime.backends.get(backend)
-            if running is not None:
-                (running.on_stall if stalled else running.on_failure)(target)  # a worker has one way to each target
-
         data_plane.settings.threads = data_plane.thread_count(config.gateway.threads)
-        workers = WorkerPool(config.gateway.workers, on_worker_failure, recorder)
-        workers.start(supervisor)
-        uplinks = UplinkManager(components, separate_bulk=True)
-        runtime = Runtime(
+        return Runtime(
             components,
-            uplinks,
+            UplinkManager(components),
             config,
             docker,
-            LocalChecks(components, budgets),
+            CheckManager(components, budgets),
             budgets,
-            workers,
             recorder,
             exporter,
         )
-        return runtime
 
     def _handle_signals(self, group: asyncio.TaskGroup, background: set[asyncio.Task[None]]) -> None:
         def reload() -> None:
@@ -179,7 +166,7 @@ class GatewayService:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._shutdown_by, number)
         loop.add_signal_handler(signal.SIGHUP, reload)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # a SIGHUP can have arrived during the start
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # handle a SIGHUP that arrived during startup
 
     def _shutdown_by(self, number: signal.Signals) -> None:
         self._auditing.command(number.name, None, "done")
@@ -199,7 +186,7 @@ class GatewayService:
             async with asyncio.timeout(_DOCKER_TIMEOUT):
                 await docker.settled()
         except TimeoutError:
-            log.warning("docker is slow: names of backends may not resolve yet")
+            log.warning("Docker is slow: the names of backends might not resolve yet")
         self._control.startup_done = True
         log.info("started: the first round of checks is finished")
 

@@ -47,7 +47,7 @@ class ServiceAuditLog:
 
     @property
     def trouble(self) -> list[str]:
-        """The reason why no events are written; empty if events are written or the audit log is disabled."""
+        """A message that says why no events are written; empty if there is no problem."""
         trouble = self._writer.fault if self._writer else None
         return [trouble] if trouble else []
 
@@ -68,7 +68,7 @@ class ServiceAuditLog:
             writer.begin_close()
 
     async def switch(self, section: AuditSection, writer: AuditWriter | None) -> None:
-        """Use `writer`, and close the current writer, after waiting up to two seconds until its events are written.
+        """Replace the current writer. Close it when its events are written, or after two seconds.
 
         Args:
             section: The configuration of `writer`.
@@ -100,7 +100,7 @@ class ServiceAuditLog:
         await self.switch(AuditSection(), None)
 
     def reopen(self) -> None:
-        """Reopen the file before the next write, because the file was possibly rotated."""
+        """Reopen the file before the next write, because the file might have been rotated."""
         if self._writer is not None:
             self._writer.reopen()
 
@@ -150,7 +150,9 @@ class ServiceAuditLog:
             )
 
     def refused(self, error: Exception, trigger: str, origin: ConfigOrigin | None) -> None:
-        """Record that a configuration was rejected, and where its errors are. Records no values, which can be secret.
+        """Record that a configuration was rejected, and where its errors are.
+
+        Values are omitted, because they can be secret.
 
         Args:
             error: Why the configuration was rejected.
@@ -172,7 +174,7 @@ class ServiceAuditLog:
 
 @asynccontextmanager
 async def recording(config: Config) -> AsyncIterator[AuditRecorder]:
-    """Open the audit log for one command, and yield a recorder, which ignores events if the log is a standard stream.
+    """Open the audit log for one command, and yield a recorder. It ignores events if the log is a standard stream.
 
     Raises:
         GatewayError: The file cannot be opened.

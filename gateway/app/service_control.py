@@ -16,7 +16,7 @@ from gateway.config import Config
 from gateway.fleet.poller import FleetPoller
 from gateway.fleet.view import FleetView
 from gateway.measurement import Histogram
-from gateway.ops.events import EventLog, EventSubject, EventType
+from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.events_file import EventsFile
 from gateway.ops.status_views import BackendStatus, BackendView, ConfigText, ServiceView, phase
 from gateway.relay.sockets import PeerCredentials
@@ -24,7 +24,7 @@ from gateway.relay.sockets import PeerCredentials
 log = logging.getLogger(__name__)
 
 _VIEWS_PER_TURN = 5
-"""Number of backends whose views are built without a pause. In a pause, other tasks of the event loop run."""
+"""Number of backends whose views are built before other tasks of the event loop can run."""
 
 
 class ServiceControl:
@@ -47,7 +47,7 @@ class ServiceControl:
         events_file: EventsFile,
     ) -> None:
         self.started_at = time.time()
-        """Epoch seconds."""
+        """The time at which the service started, in epoch seconds."""
         self.startup_done = False
         self.draining = False
         self.stop_immediately = asyncio.Event()
@@ -62,7 +62,7 @@ class ServiceControl:
         self._auditing = auditing
         self._stop = stop
         self._described: tuple[Config, ConfigText] | None = None
-        """The configuration and its text, which is computed once."""
+        """The last shown configuration and its text, to compute the text only once."""
 
     def _running(self) -> Iterable[RunningBackend]:
         runtime = self._reloader.runtime
@@ -81,7 +81,7 @@ class ServiceControl:
         return [status_view.backend_status(each, self.events) for each in self._running()]
 
     async def view(self) -> ServiceView:
-        """Return the state of the service, from memory. Yields to the event loop between its parts."""
+        """Return the state of the service, from memory. Lets other tasks run between parts of the work."""
         views = []
         for number, each in enumerate(list(self._running())):
             views.append(self._backend(each))
@@ -124,9 +124,6 @@ class ServiceControl:
             ],
             credentials=status_view.credential_views(certificates),
             audit_dropped=self._auditing.dropped,
-            workers={worker.number: worker.pid if worker.running else None for worker in runtime.workers.supervisors}
-            if runtime
-            else {},
         )
 
     def configuration(self, backend: str | None = None) -> ConfigText:
@@ -149,7 +146,7 @@ class ServiceControl:
         return docker.explain(name) if docker else None
 
     def fleet(self) -> FleetView:
-        """Return the members of the fleet and their last answers, from memory."""
+        """Return the members of the fleet and their last responses, from memory."""
         return self.fleet_poller.view()
 
     def record_command(self, command: str, peer: PeerCredentials | None, result: str) -> None:
@@ -157,17 +154,17 @@ class ServiceControl:
         self._auditing.command(command, peer, result)
 
     async def reload(self) -> str:
-        """Read the configuration again, apply it, and return what changed."""
+        """Read the configuration again, apply it, and return a description of the changes."""
         return await self._reloader.reload("admin")
 
     def drain(self) -> None:
-        """Report not ready from now on. See `gateway.ops.service_interface.ControlledService`."""
+        """Report the service as not ready. See `gateway.ops.service_interface.ControlledService`."""
         if not self.draining:
             log.info("draining: not ready, still serving")
         self.set_draining(draining=True)
 
     def undrain(self) -> None:
-        """Report ready again. See `gateway.ops.service_interface.ControlledService`."""
+        """Report the service as ready again. See `gateway.ops.service_interface.ControlledService`."""
         self._reloader.check_running()
         if self.draining:
             log.info("ready again")
@@ -177,7 +174,7 @@ class ServiceControl:
         """Set whether the service drains, and record a change."""
         if draining is not self.draining:
             self.draining = draining
-            self.events.record(EventSubject(EventType.DRAIN), self.phase())
+            self.events.record(EventSubject(SubjectType.DRAIN), self.phase())
 
     def shutdown(self) -> None:
         """Drain and stop. A second call ends the drain immediately."""
@@ -202,7 +199,7 @@ class ServiceControl:
         return True
 
     def fail(self, backend: str, *, failing: bool) -> bool:
-        """Set whether to reset the clients of a backend while its path is down, or to hold them."""
+        """Set whether to reset the clients of a backend, instead of holding them, while its tunnels are down."""
         running = self._find(backend)
         if running is not None:
             running.forward.set_fail_fast(enabled=failing)

@@ -6,10 +6,9 @@ import logging
 import os
 import socket
 from collections.abc import Iterable
-from pathlib import Path
 
 from gateway.contracts.values import Endpoint
-from gateway.forwarding.listener import ListenAddress, prepare
+from gateway.forwarding.listener import prepare
 
 log = logging.getLogger(__name__)
 
@@ -21,14 +20,14 @@ class PassedSockets:
     """The sockets that systemd bound. They stay open during a restart, and clients wait in their queues.
 
     Args:
-        sockets: The passed sockets; this object owns them. A listener gets duplicates. Therefore it can be closed
+        sockets: The passed sockets; this object owns them. Listeners get duplicates, so that a listener can be closed
             and opened again.
     """
 
     def __init__(self, sockets: Iterable[socket.socket] = ()) -> None:
         self._sockets = {key: sock for sock in sockets if (key := _key(sock)) is not None}
 
-    def duplicates(self, address: ListenAddress) -> list[socket.socket] | None:
+    def duplicates(self, address: Endpoint) -> list[socket.socket] | None:
         """Return new sockets for a listener, which owns them; None if systemd passed none for this address.
 
         Raises:
@@ -46,8 +45,8 @@ class PassedSockets:
             raise
         return copies or None
 
-    def warn_unused(self, addresses: Iterable[ListenAddress]) -> None:
-        """Log each passed socket that no backend uses as a listener. Its clients would otherwise wait forever."""
+    def warn_unused(self, addresses: Iterable[Endpoint]) -> None:
+        """Log a warning for each passed socket that no backend listens on, because its clients wait forever."""
         used = {key for address in addresses for key in _keys(address)}
         for key in sorted(self._sockets.keys() - used):
             detail = f"no backend listens on {key}: remove it from the socket unit, or add a backend"
@@ -65,7 +64,7 @@ def passed_sockets() -> PassedSockets:
         try:
             os.set_inheritable(descriptor, False)
             sock = socket.socket(fileno=descriptor)
-        except OSError as error:  # a FIFO or a message queue
+        except OSError as error:  # the descriptor is a FIFO or a message queue
             log.warning(
                 "systemd passed a descriptor that is not a socket",
                 extra={"detail": f"{descriptor}: {error.strerror}"},
@@ -91,10 +90,10 @@ def _key(sock: socket.socket) -> str | None:
     return _of_host(name[0], name[1]) if sock.family in (socket.AF_INET, socket.AF_INET6) else None
 
 
-def _keys(address: ListenAddress) -> list[str]:
+def _keys(address: Endpoint) -> list[str]:
     """Return the addresses of the sockets of a listener."""
-    if isinstance(address, Path):
-        return [str(address)]
+    if address.is_unix:
+        return [address.host]
     hosts = ["127.0.0.1", "::1"] if address.host == "localhost" else [address.host]
     return [_of_host(host, address.port) for host in hosts]
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from gateway import __version__
 from gateway.config import Config
 from gateway.contracts.tracing import TraceExporter
-from gateway.errors import GatewayError, Problem
+from gateway.errors import ConfigProblem, GatewayError
 from gateway.secret_files import read_secret, unreadable
 
 _PACKAGE = "opentelemetry.exporter.otlp.proto.http"
@@ -21,7 +21,7 @@ async def exporting(config: Config) -> AsyncIterator[TraceExporter | None]:
     Raises:
         GatewayError: A file or a package that the section `traces` needs cannot be used.
     """
-    exporter = await asyncio.to_thread(create_exporter, config)
+    exporter = await asyncio.to_thread(_create_exporter, config)
     try:
         yield exporter
     finally:
@@ -29,7 +29,7 @@ async def exporting(config: Config) -> AsyncIterator[TraceExporter | None]:
             await exporter.close()
 
 
-def create_exporter(config: Config) -> TraceExporter | None:
+def _create_exporter(config: Config) -> TraceExporter | None:
     """Return a new exporter, which the caller must close; None if traces are not configured. Blocks.
 
     Raises:
@@ -47,7 +47,7 @@ def create_exporter(config: Config) -> TraceExporter | None:
     return OtlpExporter(traces.endpoint, token, traces.tls, traces.sample_percent, attributes)
 
 
-def trace_problems(config: Config) -> list[Problem]:
+def trace_problems(config: Config) -> list[ConfigProblem]:
     """Return the errors of the packages and files that the section `traces` needs. Blocks."""
     traces = config.traces
     if traces.endpoint is None:
@@ -72,10 +72,10 @@ def trace_problems(config: Config) -> list[Problem]:
 def _is_installed() -> bool:
     try:
         return importlib.util.find_spec(_PACKAGE) is not None
-    except ModuleNotFoundError:  # a parent package is missing
+    except ModuleNotFoundError:  # `find_spec` raises it if a parent package is missing
         return False
 
 
-def _problem(config: Config, key: str, message: str) -> Problem:
+def _problem(config: Config, key: str, message: str) -> ConfigProblem:
     key = f"traces.{key}"
-    return Problem(config.places.get(key, key), key, message)
+    return ConfigProblem(config.places.get(key, key), key, message)

@@ -25,8 +25,8 @@ def with_ports(config: Config, *, record: bool = True) -> Config:
         record: Whether to write a new port to `state_dir`.
 
     Raises:
-        GatewayError: The record cannot be read or written, or no port is free. A wrong port would connect
-            existing volumes to another backend.
+        GatewayError: The record of ports cannot be read or written, or no port is free. Without the record, the
+            gateway might assign the port of another backend, which existing volumes use.
     """
     unassigned = [
         name
@@ -38,7 +38,7 @@ def with_ports(config: Config, *, record: bool = True) -> Config:
     path = config.gateway.state_dir / FILE
     ports = _read(path)
     taken = {*ports.values(), *(each.port for spec in config.backends.values() for each in spec.listen
-                                if isinstance(each, Endpoint))}  # fmt: skip
+                                if not each.is_unix)}  # fmt: skip
     for name in unassigned:
         if name not in ports:
             port = next((port for port in range(_FIRST, _LAST) if port not in taken), None)

@@ -1,4 +1,4 @@
-"""Decides whether a container's root user has a capability. Does no I/O."""
+"""Determines whether root in a container ignores permission bits. Does no I/O."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

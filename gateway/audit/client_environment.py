@@ -1,4 +1,4 @@
-"""Adds variables such as DOCKER_HOST to fixes, so that their commands use the audited engine. Does no I/O."""
+"""Adds variables such as DOCKER_HOST to the fixes, so that their commands use the audited engine. Does no I/O."""
 
 from dataclasses import replace
 
@@ -11,12 +11,12 @@ _VARIABLES = {"docker": "DOCKER_HOST", "podman": "CONTAINER_HOST"}
 
 
 def with_environment(report: AuditReport, options: DockerOptions, default_host: str, client: str) -> AuditReport:
-    """Return the report with fixes that first select the engine, if the client would use another one.
+    """Return the report. If the client uses another engine by default, each fix first selects the audited engine.
 
     Args:
         report: The report.
-        options: The engine that the audit examined.
-        default_host: The address of the engine that the client uses without this function; empty if it is not known.
+        options: The connection to the audited engine.
+        default_host: The address of the engine that the client uses by default; empty if it is not known.
         client: The engine's command line client.
     """
     first = _selection(options, default_host, client)

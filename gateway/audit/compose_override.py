@@ -14,6 +14,7 @@ from gateway.audit.data_copy import (
     started_on_failure,
     without_volumes,
 )
+from gateway.audit.host_config_options import UnsupportedContainerSettingError
 from gateway.audit.model import AuditedContainer, AuditSnapshot
 from gateway.audit.mount_changes import (
     MountChanges,
@@ -24,7 +25,6 @@ from gateway.audit.mount_changes import (
     tmpfs_options,
     unmounted_paths,
 )
-from gateway.audit.run_options import UnsupportedOptionError
 from gateway.audit.shell_commands import command, script
 from gateway.docker.compose_command import FILES, compose_command
 from gateway.docker.grants import SERVICE
@@ -38,19 +38,23 @@ def override(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
     Args:
         snapshot: The snapshot.
         container: A container that has the labels of Compose.
-        change: How the mounts change.
+        change: The changes of the mounts.
 
     Raises:
-        UnsupportedOptionError: The override file cannot contain the options of a mount, the service has several
-            containers, which Compose would all replace, or the name of the image leads to another image.
+        UnsupportedContainerSettingError: The override file cannot contain the options of a mount, the service has
+            several containers, which Compose would all replace, or the image's name now refers to another image.
     """
     replicas = [each for each in snapshot.containers if container.service and each.service == container.service]
     if len(replicas) > 1:
-        raise UnsupportedOptionError(f"Compose would replace all {len(replicas)} containers of {container.service}")
+        raise UnsupportedContainerSettingError(
+            f"Compose would replace all {len(replicas)} containers of {container.service}"
+        )
     if needs_long_syntax(container):
-        raise UnsupportedOptionError("options of a mount")
+        raise UnsupportedContainerSettingError("options of a mount")
     if container.exact_image != container.image:
-        raise UnsupportedOptionError(f"Compose possibly uses another image: {container.image} has changed")
+        raise UnsupportedContainerSettingError(
+            f"Compose may use another image, because {container.image} has changed"
+        )
     labels, name, client = container.labels, container.name, snapshot.client
     service, first = labels[SERVICE], labels[FILES].partition(",")[0]
     path = posixpath.join(posixpath.dirname(first), f"{service}.audit.yaml")
@@ -65,7 +69,7 @@ def override(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
     lines += [END, command(client, "kill", name)] if is_live(container, change) else []
     saved = f"before-audit:{name}"
     lines.append(command(client, "commit", name, saved))
-    # From here on, the new volume can have the only copy of the data, so that a failure must not remove it.
+    # From here on, the new volume can contain the only copy of the data, so a failure must not remove the volume.
     lines.append(END if is_live(container, change) else started_on_failure(client, container))
     start = "--detach" if container.running else "--no-start"
     same_image = ("--no-build", "--pull", "never")
@@ -85,7 +89,8 @@ def _lines(container: AuditedContainer, change: MountChanges, service: str, *, o
         given = tmpfs_options(container)
         lines += _list("tmpfs", (f"{each}{given.get(each, '')}" for each in tmpfs if each in left))
     if from_files(container, overridden=overridden) & unmounted_paths(change):
-        # A mount of `secrets` or `configs` is not in `volumes`. The list above has those that stay.
+        # Compose would keep a mount that comes from `secrets` or `configs`. Therefore, clear both lists: `volumes`
+        # above already contains the mounts from them that must remain.
         lines += [*_list("secrets", ()), *_list("configs", ())]
     used = {each.volume for each in container.mounts if each.volume and each.path in left}
     named = sorted({*new_volumes(change), *used})
@@ -98,5 +103,5 @@ def _list(key: str, values: Iterable[str]) -> list[str]:
 
 
 def _quote(text: str) -> str:
-    """Return a text as a YAML scalar with doubled dollars, because Compose expands variables after a single one."""
+    """Return a string as a YAML scalar. Dollar signs are doubled, because Compose expands `$NAME`, not `$$NAME`."""
     return "'" + text.replace("'", "''").replace("$", "$$") + "'"

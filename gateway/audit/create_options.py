@@ -4,29 +4,29 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
 
+from gateway.audit.host_config_options import UnsupportedContainerSettingError, each_of, host_config_options
 from gateway.audit.model import AuditedContainer
-from gateway.audit.run_options import UnsupportedOptionError, each_of, host_options
 from gateway.secret_redaction import has_secrets
 
 
 def options(container: AuditedContainer, cgroup_mode: str) -> tuple[list[str], list[str]]:
-    """Return the options except for name, mounts and environment, and the words that follow the image.
+    """Return the options, except those for name, mounts and environment, and the arguments after the image.
 
     Args:
         container: The existing container.
-        cgroup_mode: See `Snapshot`.
+        cgroup_mode: As in `AuditSnapshot`.
 
     Raises:
-        UnsupportedOptionError: The container has settings that this module cannot convert, or settings that
+        UnsupportedContainerSettingError: The container has settings that this module cannot convert, or settings that
             probably hold secrets.
     """
-    found = list(host_options(container.inspection.get("HostConfig") or {}, cgroup_mode))
+    found = list(host_config_options(container.inspection.get("HostConfig") or {}, cgroup_mode))
     entrypoint, command = _command(container)
     found += [*_own(container), *entrypoint]
     if not all(each.isprintable() for each in (*found, *command)):
-        raise UnsupportedOptionError("options or arguments with line breaks")
+        raise UnsupportedContainerSettingError("options or arguments with line breaks")
     if has_secrets([*found, *command]):
-        raise UnsupportedOptionError("options or arguments that seem to hold secrets")
+        raise UnsupportedContainerSettingError("options or arguments that seem to hold secrets")
     return found, command
 
 
@@ -34,19 +34,19 @@ def variables(container: AuditedContainer) -> list[str]:
     """Return the names of the environment variables that do not come from the image.
 
     Raises:
-        UnsupportedOptionError: A value contains a line break.
+        UnsupportedContainerSettingError: A value contains a line break.
     """
     from_image = set(container.defaults.get("Env") or ())
     given = [
         str(each) for each in (container.inspection.get("Config") or {}).get("Env") or () if each not in from_image
     ]
     if any("\n" in each for each in given):
-        raise UnsupportedOptionError("environment variables with line breaks")
+        raise UnsupportedContainerSettingError("environment variables with line breaks")
     return [each.partition("=")[0] for each in given]
 
 
 def networks(container: AuditedContainer) -> Iterator[tuple[str, list[str]]]:
-    """Yield each user-defined network, with its options for `docker network connect` or `docker create`."""
+    """Yield each user-defined network, with the container's options for `docker network connect` on this network."""
     found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
     for name, endpoint in found.items():
         if name in ("bridge", "host", "none", "podman"):
@@ -64,7 +64,7 @@ def networks(container: AuditedContainer) -> Iterator[tuple[str, list[str]]]:
 def changed_addresses(container: AuditedContainer, first: str) -> Iterator[str]:
     """Yield the networks, except `first`, on which the new container gets another MAC address.
 
-    `docker create` sets the address on its network, but `docker network connect` has no option for it.
+    `docker create` can set the address on the first network, but `docker network connect` has no option for it.
     """
     found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
     return (
@@ -79,7 +79,7 @@ def _own(container: AuditedContainer) -> Iterator[str]:
     image = container.defaults
     for key in ("Healthcheck", "Domainname"):
         if config.get(key) and config[key] != image.get(key):
-            raise UnsupportedOptionError(key)
+            raise UnsupportedContainerSettingError(key)
     for key, flag in (("User", "-u"), ("WorkingDir", "-w"), ("StopSignal", "--stop-signal")):
         if config.get(key) and config[key] != image.get(key):
             yield from (flag, str(config[key]))
@@ -101,7 +101,8 @@ def _own(container: AuditedContainer) -> Iterator[str]:
 def _mac_address(container: AuditedContainer) -> str:
     """Return the MAC address of the first network; empty if the engine derived it from the IPv4 address.
 
-    Since Docker 28, the engine generates random addresses, which look like given ones: the new container keeps them.
+    Since Docker 28, the engine generates random addresses, which cannot be distinguished from configured ones. The
+    new container keeps them.
     """
     config: Mapping[str, Any] = container.inspection.get("Config") or {}
     found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
@@ -119,7 +120,7 @@ def _chosen(address: Any, endpoint: Mapping[str, Any]) -> str:
 
 
 def _command(container: AuditedContainer) -> tuple[list[str], list[str]]:
-    """Return the option for the entrypoint, and the words that follow the image on the command line."""
+    """Return the option for the entrypoint, and the arguments after the image on the command line."""
     config: Mapping[str, Any] = container.inspection.get("Config") or {}
     command = [str(each) for each in config.get("Cmd") or ()]
     entrypoint = [str(each) for each in config.get("Entrypoint") or ()]

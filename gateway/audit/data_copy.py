@@ -1,4 +1,4 @@
-"""Writes commands that copy a container's data to another container while nothing changes the data. Does no I/O."""
+"""Writes commands that copy a container's data while no process changes the data. Does no I/O."""
 
 import shlex
 
@@ -7,20 +7,20 @@ from gateway.audit.mount_changes import MountChanges, new_volumes
 from gateway.audit.shell_commands import COPY_ROOT, command, copy, save, script
 
 END = "trap - EXIT"
-"""The command after which a failure runs no further command."""
+"""The command that removes the trap of `on_exit`: a later failure then undoes nothing."""
 
 
 def helper_created(
     client: str, container: AuditedContainer, change: MountChanges, helper: str, *created: str
 ) -> list[str]:
-    """Return commands that create the helper container of `frozen`; empty if the change copies no data.
+    """Return commands that create the helper container for `frozen`; empty if the change copies no data.
 
     Args:
         client: The engine's command line client.
         container: The container to read from.
-        change: How the mounts change.
+        change: The changes of the mounts.
         helper: The name of the helper container.
-        created: The other containers that a failure removes.
+        created: The other new containers, which the script also removes if it fails.
     """
     if not change.copied:
         return []
@@ -35,16 +35,16 @@ def frozen(client: str, container: AuditedContainer, change: MountChanges, helpe
     The commands are lines of a script that stops at the first command that fails. Until `END`, a failure removes the
     created containers and the new volumes, and the old container runs again. The same script can then run again.
 
-    A container that stops completes its writes, so the commands stop it before they copy the data. If the data exists
-    only while the container runs, they pause it, and the caller must kill it. A database then recovers from the copy
-    as after a power failure.
+    The commands stop the container before they copy the data, because it then completes its writes. If the data
+    exists only while the container runs, they pause it instead, and the caller must kill it afterward. A database
+    then recovers from the copy as after a power failure.
 
     Args:
         client: The engine's command line client.
         container: The container to read from.
-        change: How the mounts change.
-        helper: The name of the container to write to, from `helper_created`.
-        created: The other containers that a failure removes.
+        change: The changes of the mounts.
+        helper: The name of the helper container that `helper_created` creates. It mounts the new volumes.
+        created: The other new containers, which the script also removes if it fails.
     """
     copies = [copy(client, container, helper, path) for path in change.copied]
     copies += [command(client, "rm", "-v", helper)] if change.copied else []
@@ -58,13 +58,16 @@ def frozen(client: str, container: AuditedContainer, change: MountChanges, helpe
 
 
 def on_exit(*commands: str) -> str:
-    """Return a command after which the end of the script runs other commands, until `END`."""
-    # With `set -e`, the first command that fails would also end the trap.
+    """Return a command that sets a trap: when the script exits, it runs `commands`. `END` removes the trap."""
+    # With `set -e`, the first failing command in the trap would end it.
     return f"trap {shlex.quote('; '.join(('set +e', *commands)))} EXIT"
 
 
 def without_volumes(client: str, change: MountChanges) -> list[str]:
-    """Return commands that stop the script if a new volume exists: it can be foreign, or have part of the data."""
+    """Return commands that stop the script if a volume with the name of a new volume exists.
+
+    Such a volume can belong to another application, or contain a part of the data from an earlier attempt.
+    """
     return [
         f"{command(client, 'volume', 'inspect', each)} > /dev/null 2>&1 && "
         f"{{ echo {shlex.quote(f'the volume {each} exists: run gateway audit again')} >&2; exit 1; }}"
@@ -78,18 +81,18 @@ def created_volumes(client: str, change: MountChanges) -> list[str]:
 
 
 def removed_on_failure(client: str, change: MountChanges, *created: str) -> list[str]:
-    """Return a command after which a failure removes the new volumes and the created containers."""
+    """Return a trap that removes the new volumes and `created` if the script fails; see `on_exit`."""
     removal = _removal(client, change, *created)
     return [on_exit(*removal)] if removal else []
 
 
 def started_on_failure(client: str, container: AuditedContainer) -> str:
-    """Return a command after which a failure starts the container again, if it ran, and removes nothing."""
+    """Return a trap that starts a container that was running again if the script fails; see `on_exit`."""
     return on_exit(command(client, "start", container.name)) if container.running else END
 
 
 def saved(client: str, container: AuditedContainer, paths: tuple[str, ...]) -> str:
-    """Return a script that saves directories of a container below the shell's current directory, and changes nothing.
+    """Return a script that copies directories of a container to the shell's current directory, and changes no data.
 
     The script pauses the container while it copies the data.
 
@@ -106,7 +109,7 @@ def saved(client: str, container: AuditedContainer, paths: tuple[str, ...]) -> s
 
 
 def is_live(container: AuditedContainer, change: MountChanges) -> bool:
-    """Return whether the container's data is lost when the container stops."""
+    """Return whether the data to copy is lost when the container stops."""
     return container.running and (container.removed or change.vanishes)
 
 

@@ -1,4 +1,4 @@
-"""Recognizes the files of databases by their names, and the directories and images that hold them. Does no I/O."""
+"""Recognizes database files by their names, and by the directories and images that usually hold them. Does no I/O."""
 
 import posixpath
 import re

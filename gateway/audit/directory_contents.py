@@ -28,7 +28,7 @@ _MOST_NAMES = 2000
 _MOST_ENTRIES = 10000
 _MOST_LEVELS = 3
 _MOST_OPENED = 200
-"""The maximum number of files to open below a directory to find keys."""
+"""The maximum number of files below a directory that are opened to find keys."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class DirectoryContents:
     """The names in a directory, and the database and the private key that were found in it.
 
     Args:
-        entries: See `HostPath`.
-        database: See `HostPath`.
-        key: See `HostPath`.
+        entries: The names in the directory; None if there are too many, or if the directory cannot be read.
+        database: The kind of database whose files are in the directory or a few levels below; empty if there is none.
+        key: A private key in the directory or a few levels below; None if none was found, or if there is a database.
         is_complete: Whether all names down to the third level of subdirectories were read, or a database was found.
     """
 
@@ -53,20 +53,20 @@ def read_directory(top: str, skipped: Collection[str], is_late: Callable[[], boo
 
     Args:
         top: The path of the directory.
-        skipped: Paths of directories that are not opened.
-        is_late: Returns whether to stop.
+        skipped: Paths of directories that must not be opened.
+        is_late: Returns whether to stop reading.
     """
     reader = _DirectoryReader(top)
     while reader.waiting and len(reader.names) < _MOST_NAMES and not is_late():
         reader.read_next(skipped)
     database = in_files(reader.names)[0]
     is_complete = bool(database) or not (reader.is_truncated or reader.waiting)
-    # A database creates TLS keys in its directory, which the container needs.
+    # Do not report a key next to a database: databases create their own TLS keys, and need them.
     return DirectoryContents(reader.entries, database, None if database else reader.first_key(), is_complete)
 
 
 class _DirectoryReader:
-    """Reads a directory and its subdirectories, until it has found what the audit needs.
+    """Reads the names in a directory and its subdirectories, one directory at a time, and searches for private keys.
 
     Args:
         top: The path of the directory.
@@ -83,7 +83,7 @@ class _DirectoryReader:
         self._has_other_files = False
 
     def read_next(self, skipped: Collection[str]) -> None:
-        """Read the next directory."""
+        """Read the first directory in `waiting`, and append its subdirectories to `waiting`."""
         inner, level = self.waiting.pop(0)
         try:
             with os.scandir(posixpath.join(self._top, inner) if inner else self._top) as listing:
@@ -131,7 +131,7 @@ def file_key(path: str, status: os.stat_result) -> FoundKey | None:
 
 
 def _is_candidate(entry: "os.DirEntry[str]") -> bool:
-    """Return whether a file is regular, and can be a key by its name, size and permission bits."""
+    """Return whether a file can be a key: whether it is regular, and has a suitable name, size and mode."""
     if not is_name_of_candidate(entry.name):
         return False
     try:

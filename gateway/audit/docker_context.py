@@ -1,4 +1,4 @@
-"""Determines which engine the program `docker` uses if nothing selects one on its command line."""
+"""Determines the engine that the program `docker` uses if its command line does not select one."""
 
 import json
 from collections.abc import Mapping
@@ -11,8 +11,8 @@ def default_host(environment: Mapping[str, str]) -> str:
     """Return the address of the engine that `docker` uses; empty if a context selects it (`docker context use`).
 
     Args:
-        environment: The environment variables of `docker`. `DOCKER_HOST` takes precedence over `DOCKER_CONTEXT`, and
-            this over the context in `config.json`.
+        environment: The environment variables of `docker`. `DOCKER_HOST` takes precedence over `DOCKER_CONTEXT`,
+            which takes precedence over the context in `config.json`.
     """
     if environment.get("DOCKER_HOST"):
         return environment["DOCKER_HOST"]

@@ -8,13 +8,13 @@ from gateway.text_sanitizer import one_line
 
 _ANONYMOUS = "com.docker.volume.anonymous"
 _SHORT_ID = 12
-"""The length of the short ID of an image. A shorter text can be a name, too."""
+"""The length of the short ID of an image. A shorter string of hexadecimal digits can also be a name."""
 
 
 def container_of(
     inspection: Mapping[str, Any], image: Mapping[str, Any] | None, layer: int | None, *, is_own: bool
 ) -> AuditedContainer:
-    """Return a container.
+    """Return the container that an inspect response describes.
 
     Args:
         inspection: The response to an inspect request for the container.
@@ -41,12 +41,12 @@ def container_of(
 
 
 def image_reference(name: str, image_id: str, tags: Collection[str] | None) -> str:
-    """Return the name of a container's image if it leads to that image, and the image's ID otherwise.
+    """Return the name of a container's image if the name still refers to that image, and the image's ID otherwise.
 
     Args:
         name: The name with which the container was created.
         image_id: The ID of the image; empty if it is not known.
-        tags: The names that the image has now; None if they are not known.
+        tags: The current names of the image; None if they are not known.
     """
     short = name.removeprefix("sha256:")
     is_fixed = "@" in name or (len(short) >= _SHORT_ID and image_id.removeprefix("sha256:").startswith(short))
@@ -55,7 +55,7 @@ def image_reference(name: str, image_id: str, tags: Collection[str] | None) -> s
 
 
 def _full_name(name: str) -> str:
-    """Return the name of an image with its tag, and without the registry and the directory that are the default."""
+    """Return the name of an image with its tag, and without the default prefix (`docker.io/library/`)."""
     short = name.removeprefix("docker.io/").removeprefix("library/")
     return short if ":" in short.rpartition("/")[2] else f"{short}:latest"
 

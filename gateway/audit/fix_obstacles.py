@@ -11,12 +11,12 @@ _NAMESPACES = ("NetworkMode", "PidMode", "IpcMode")
 
 
 def obstacles(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChanges) -> list[str]:
-    """Return the reasons why no commands are safe; empty if commands can replace the container.
+    """Return the reasons why no commands can replace the container safely; empty if they can.
 
     Args:
         snapshot: The snapshot, with the other containers.
         container: The container to replace.
-        change: How the mounts change.
+        change: The changes of the mounts.
     """
     return [
         *_owners(snapshot, change), *_nested(container, change), *_shared(snapshot, container, change),
@@ -30,7 +30,7 @@ def _owners(snapshot: AuditSnapshot, change: MountChanges) -> Iterator[str]:
 
 
 def _nested(container: AuditedContainer, change: MountChanges) -> Iterator[str]:
-    """Yield the mounts below and above copied paths: a copy would also read and write the files of these mounts."""
+    """Yield a reason for each mount below or above a copied path: a copy would mix the files of both mounts."""
     for path in change.copied:
         for mount in container.mounts:
             if mount.path != path and (is_below(mount.path, path) or is_below(path, mount.path)):
@@ -39,7 +39,7 @@ def _nested(container: AuditedContainer, change: MountChanges) -> Iterator[str]:
 
 
 def _shared(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChanges) -> Iterator[str]:
-    """Yield the copied paths whose data other containers also use: these containers would keep the old data."""
+    """Yield a reason for each copied path whose data other containers also use: they would still use the old data."""
     stores = {each.path: store_of(snapshot, each) for each in container.mounts}
     for path in change.copied:
         store = stores.get(path)
@@ -58,12 +58,12 @@ def _shared(snapshot: AuditSnapshot, container: AuditedContainer, change: MountC
 
 
 def _reads_all_volumes(snapshot: AuditSnapshot, mount: AuditedMount) -> bool:
-    """Return whether a mount is read-only and contains all volumes: the container then also sees the new volume."""
+    """Return whether a mount is read-only and contains all volumes, so that its container also sees a new volume."""
     return not mount.writable and mount.kind == "bind" and is_below(snapshot.volume_directory, mount.source)
 
 
 def _is_same(one: MountStorage, other: MountStorage) -> bool:
-    """Return whether two places have the same data, or one of them is a directory inside the other."""
+    """Return whether two mounts store the same data, or one of them is a directory inside the other."""
     if one.identity and one.identity == other.identity:
         return True
     first, second = one.host_path, other.host_path
@@ -71,7 +71,7 @@ def _is_same(one: MountStorage, other: MountStorage) -> bool:
 
 
 def _dependants(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterator[str]:
-    """Yield the containers that use a namespace of the container: it ends with the container."""
+    """Yield a reason if other containers use a namespace of the container, because the namespace ends with it."""
     names = sorted(
         other.name
         for other in _others(snapshot, container)
@@ -85,7 +85,10 @@ def _dependants(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterato
 
 
 def _linked(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterator[str]:
-    """Yield the containers with a legacy link to the container. A link follows the old container to its new name."""
+    """Yield a reason if other containers have a legacy link to the container.
+
+    When the old container is renamed, the link still refers to it, and not to the new container.
+    """
     names = sorted(
         {
             other.name

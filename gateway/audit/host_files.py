@@ -25,7 +25,7 @@ _KINDS: Mapping[int, Literal["directory", "file", "socket", "other"]] = {
 
 
 def parse_mounts(text: str) -> tuple[HostMount, ...]:
-    """Parse a mount table (proc_pid_mountinfo(5)). Skip lines in another format."""
+    """Parse a mount table (proc_pid_mountinfo(5)). Skip lines that do not have this format."""
     return tuple(filter(None, map(_parse_line, text.splitlines())))
 
 
@@ -58,7 +58,7 @@ class HostFiles:
 
     def __init__(self, mounts_by_point: Mapping[str, HostMount], deadline: float) -> None:
         self.truncated: list[str] = []
-        """Directories with more files than `HostFiles` reads, each with a path or another name for messages."""
+        """Directories with more files than `HostFiles` reads: their paths, or other names for messages."""
         self._mounts = mounts_by_point
         self._deadline = deadline
         self._network = {point for point, each in mounts_by_point.items() if _is_remote(each)}

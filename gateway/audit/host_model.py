@@ -14,7 +14,7 @@ class HostMount:
     Args:
         point: The mount point.
         file_system: The type of the file system, such as `ext4` or `nfs4`.
-        source: What is mounted, such as `server:/export`.
+        source: The mounted device, directory or export, such as `server:/export`.
         options: Options of the mount and of the file system.
     """
 
@@ -26,12 +26,12 @@ class HostMount:
 
 @dataclass(frozen=True)
 class FoundKey:
-    """A private key that a file of the host contains.
+    """A private key in a mounted file or directory of the host.
 
     Args:
-        kind: What the key is for.
-        path: The path below the directory; empty if the file itself is mounted.
-        is_alone: Whether the directory contains no other files than keys.
+        kind: The use of the key: `SSH key` or `TLS key`.
+        path: The path of the key below the mounted directory; empty if the mount is the file with the key.
+        is_alone: Whether the directory contains only keys and files that belong to them, such as public keys.
     """
 
     kind: KeyKind

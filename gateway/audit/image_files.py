@@ -22,7 +22,7 @@ def image_names(host: HostFiles, layers: Iterable[str], path: str) -> set[str] |
     """Return the names in a directory of an image; None if the layers cannot be read.
 
     Args:
-        host: The host.
+        host: The files of the host.
         layers: Directories of the layers, uppermost first.
         path: The directory inside the image.
     """
@@ -50,7 +50,7 @@ def changes(host: HostFiles, layer: str, title: str) -> dict[str, int] | None:
     If the layer has too many paths, return some of them, and add the layer to `host.truncated`.
 
     Args:
-        host: The host.
+        host: The files of the host.
         layer: The directory of the container's writable layer.
         title: The name of the layer, for messages.
     """
@@ -87,7 +87,7 @@ def _size(entry: "os.DirEntry[str]") -> int:
 
 
 def _is_whiteout(entry: "os.DirEntry[str]") -> bool:
-    """Return whether an entry hides the same name in lower layers. In overlayfs, this is a 0/0 character device."""
+    """Return whether an entry hides the same name in lower layers. In overlayfs, it is the character device 0/0."""
     try:
         status = entry.stat(follow_symlinks=False)
     except OSError:
@@ -99,7 +99,7 @@ def user_of(host: HostFiles, layers: Iterable[str], given: str, more_groups: Ite
     """Return the numeric IDs of a container's user; None if the image's files do not contain the user's name.
 
     Args:
-        host: The host.
+        host: The files of the host.
         layers: Directories of the container's layers, uppermost first.
         given: The user as configured: `USER` or `USER:GROUP`, by name or number. Empty means root.
         more_groups: Additional groups, by name or number.
@@ -121,7 +121,7 @@ def user_of(host: HostFiles, layers: Iterable[str], given: str, more_groups: Ite
 
 
 def _is_id(text: str) -> bool:
-    """Return whether a text is the ID of a user or group. The text can come from an image, and can be very long."""
+    """Return whether a string is the ID of a user or group. An image can contain a string of any length."""
     return re.fullmatch("[0-9]{1,10}", text) is not None
 
 
@@ -138,7 +138,7 @@ def _table(host: HostFiles, layers: list[str], name: str) -> Iterator[list[str]]
 
 
 def _directory(host: HostFiles, layer: str, path: str) -> str | None:
-    """Return a directory of a layer; None if it is absent or if its path contains a symbolic link from the image."""
+    """Return a directory of a layer; None if it is absent, or if the image has a symbolic link in its path."""
     found = layer if host.is_local(layer) else None
     for part in filter(None, path.split("/")):
         if found is not None:

@@ -1,4 +1,4 @@
-"""Defines the snapshot that an audit examines: containers and volumes. `host_model` has the files of the host."""
+"""Defines the snapshot that an audit examines: containers and volumes. `host_model.py` defines the host's files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,8 +23,9 @@ class AuditedMount:
         source: The path on the engine's host; empty for `tmpfs`.
         volume: The name of the volume; empty if `kind` is not `volume`.
         writable: Whether the mount is writable in the container.
-        hides: Entries that the image has at this path and the mounted directory does not have.
-        is_stale: Whether the host has replaced the file since the container mounted it.
+        hides: Names of entries that the mount hides, because the image has them at this path and the mounted
+            directory does not.
+        is_stale: Whether the file was replaced on the host since the container mounted it.
     """
 
     kind: Literal["volume", "bind", "tmpfs"]
@@ -38,7 +39,7 @@ class AuditedMount:
 
 @dataclass(frozen=True)
 class ContainerUser:
-    """The numeric user of a container's main process.
+    """The user of a container's main process, by numeric IDs.
 
     Args:
         uid: The user's ID.
@@ -70,8 +71,8 @@ class AuditedContainer:
         is_own: Whether the container runs the gateway itself, which needs access to keys and to the engine's socket.
         inspection: The engine's response to an inspect request. The commands of fixes are derived from this response.
         image_config: The configuration of the image; None if it is not known.
-        image_reference: How commands name the image: its name, or its ID if the name possibly leads to another image;
-            empty if it is not known.
+        image_reference: The image in commands: its name, or its ID if the name may refer to another image now; empty
+            if it is not known.
     """
 
     id: str
@@ -91,13 +92,13 @@ class AuditedContainer:
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """The container's labels, except labels of its image, which must not affect a fix; empty if not known."""
+        """The container's labels without those of its image, which must not affect a fix; empty if not known."""
         image = None if self.image_config is None else self.image_config.get("Labels") or {}
         return split((self.inspection.get("Config") or {}).get("Labels") or {}, image)[0]
 
     @property
     def exact_image(self) -> str:
-        """The name or ID that leads to the image of the container."""
+        """The name or ID that refers to exactly the image of the container."""
         return self.image_reference or self.image
 
     @property
@@ -163,7 +164,8 @@ class AuditSnapshot:
         forwards: The name of the gateway's backend for each listener port.
         host_mounts: The mount table of the engine's host; None if it is not known.
         paths: The mounted files and directories of the host, by path, except those on network file systems.
-        unchecked: What the audit could not read, and which hazards it cannot find for this reason.
+        unchecked: Messages about data that the audit could not read, and about the hazards that it therefore cannot
+            find.
         client: The engine's command line client.
         socket: The path of the engine's socket.
         cgroup_mode: The cgroup namespace mode that containers have by default.

@@ -1,4 +1,4 @@
-"""Defines changes of a container's mounts, and converts the result to `docker create` options. Does no I/O."""
+"""Defines changes of a container's mounts, and converts the new mounts to `docker create` options. Does no I/O."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ class MountChanges:
         copied: Paths of directories whose content the fix copies from the old container to the new mount.
         vanishes: Whether the copied content is lost when the container stops.
         driver_options: Options of `docker volume create` for the new volumes.
-        setup: Commands that the fix runs first.
+        setup: Commands to run before the changes.
     """
 
     mounts: Mapping[str, str] = field(default_factory=dict)
@@ -36,12 +36,12 @@ def unmounted_paths(change: MountChanges) -> set[str]:
 
 
 def new_volumes(change: MountChanges) -> list[str]:
-    """Return the names of the volumes that the commands create."""
+    """Return the names of the volumes to create."""
     return sorted({each for each in change.mounts.values() if not each.startswith("/")})
 
 
 def volume_options(container: AuditedContainer, change: MountChanges) -> list[str]:
-    """Return the options of `docker create` for a container's mounts."""
+    """Return the options of `docker create` for the mounts of a container after the change."""
     given = tmpfs_options(container)
     found: list[str] = []
     for mount in container.mounts:
@@ -51,7 +51,7 @@ def volume_options(container: AuditedContainer, change: MountChanges) -> list[st
 
 
 def short_mounts(container: AuditedContainer, change: MountChanges) -> Iterator[str]:
-    """Yield the mounts in the short syntax of `-v` and Compose."""
+    """Yield the mounts after the change, except tmpfs, in the short syntax of `-v` and Compose."""
     given = _given_options(container)
     for mount in container.mounts:
         if mount.kind != "tmpfs" and mount.path not in unmounted_paths(change):
@@ -80,13 +80,14 @@ def tmpfs_options(container: AuditedContainer) -> dict[str, str]:
 
 
 def from_files(container: AuditedContainer, *, overridden: bool) -> set[str]:
-    """Return the paths of mounts that possibly come from `secrets` or `configs` of a Compose file.
+    """Return the paths of mounts that may come from `secrets` or `configs` of a Compose file.
 
-    The inspection does not show whether Compose has created such a mount from `secrets`, `configs` or `volumes`.
+    The engine does not report whether Compose created such a mount from `secrets`, `configs` or `volumes`.
 
     Args:
         container: The container.
-        overridden: Whether an override file lists all mounts as `volumes`, also those of `secrets` and `configs`.
+        overridden: Whether an override file lists all mounts in `volumes`, including those of `secrets` and
+            `configs`.
     """
     if overridden:
         return {each.path for each in container.mounts if each.kind == "bind" and not each.writable}
@@ -102,7 +103,7 @@ def needs_long_syntax(container: AuditedContainer) -> bool:
 
 
 def _given_options(container: AuditedContainer) -> dict[str, list[str]]:
-    """Return the options of each mount for the third part of a `-v` value, by path."""
+    """Return the options of each mount, by path. In a value of `-v`, they follow the path after a colon."""
     found = {}
     for bind in (container.inspection.get("HostConfig") or {}).get("Binds") or ():
         parts = str(bind).split(":")

@@ -13,7 +13,7 @@ from gateway.backends import kind_of_file_system
 
 
 class StorageMedium(StrEnum):
-    """Where storage keeps data: on a local disk, in memory, or on a server."""
+    """The kinds of storage: a local disk, memory, or a server."""
 
     LOCAL = "local"
     MEMORY = "memory"
@@ -25,7 +25,7 @@ class StorageMedium(StrEnum):
 
     @property
     def is_network(self) -> bool:
-        """Whether a server, or a program in user space, holds the data."""
+        """Whether a server, or a program in user space (FUSE), provides the data."""
         return self in (StorageMedium.NFS, StorageMedium.SMB, StorageMedium.FUSE, StorageMedium.NETWORK)
 
 
@@ -36,7 +36,7 @@ class MountStorage:
     Args:
         medium: The kind of storage.
         title: The name of the storage, for messages.
-        identity: A text that identifies the data. Two mounts of the same data have the same identity.
+        identity: A string that identifies the data. Two mounts of the same data have the same identity.
         options: The mount options of a network file system; empty for other storage.
         host_path: The path on the engine's host; empty if there is no such path.
         host_mount: The host's network or memory mount that contains `host_path`; None if there is no such mount.
@@ -120,14 +120,14 @@ def is_below(path: str, directory: str) -> bool:
 
 
 def bound_directory(volume: AuditedVolume) -> str:
-    """Return the directory of the host that a volume mounts with `o=bind`; empty if the volume is another one."""
+    """Return the host's directory that a volume with the option `o=bind` mounts; empty for any other volume."""
     options = split_options(volume.options.get("o", ""))
     is_bind = volume.driver == "local" and ("bind" in options or "rbind" in options)
     return volume.options.get("device", "") if is_bind else ""
 
 
 def as_bind(snapshot: AuditSnapshot, mount: AuditedMount) -> AuditedMount:
-    """Return a mount of a volume with `o=bind` as a bind of the host's directory, and other mounts unchanged."""
+    """Convert a mount of a volume with the option `o=bind` to a bind mount. Return any other mount unchanged."""
     volume = snapshot.volumes.get(mount.volume) if mount.kind == "volume" else None
     directory = bound_directory(volume) if volume is not None else ""
     return replace(mount, kind="bind", source=posixpath.normpath(directory)) if directory else mount
@@ -161,13 +161,13 @@ def of_volume(snapshot: AuditSnapshot, volume: AuditedVolume) -> MountStorage:
     title = volume.name[:12] if volume.anonymous else volume.name
     store = _of_path(snapshot, volume.mountpoint, title, f"volume {volume.name}")
     if store.host_mount is not None and store.host_mount == memory_of_engine(snapshot):
-        # A report of each volume would be wrong: another volume of this engine would also be in memory.
+        # Do not report each volume. The usual fix, another volume of this engine, would also be in memory.
         return MountStorage(StorageMedium.LOCAL, title, store.identity, host_path=store.host_path)
     return store
 
 
 def memory_of_engine(snapshot: AuditSnapshot) -> HostMount | None:
-    """Return the mount in memory that contains the engine's volumes; None if they are on a disk, or not known."""
+    """Return the memory file system that contains the engine's volumes; None if they are on a disk, or unknown."""
     path = snapshot.volume_directory
     above = mount_above(snapshot.mounts_by_point, posixpath.normpath(path)) if path else None
     return above if above is not None and medium_of(above.file_system) is StorageMedium.MEMORY else None
@@ -191,7 +191,7 @@ def _of_path(snapshot: AuditSnapshot, path: str, title: str, identity: str = "")
 
 
 def _port(options: Mapping[str, str], medium: StorageMedium) -> str:
-    """Return the port of a server as part of a title. Two ports of one address can lead to two servers."""
+    """Return the port as the end of a title; empty for the default port. Two ports can belong to two servers."""
     port = options.get("port", "0")
     return "" if port in ("0", _PORTS.get(medium)) else f", port {port}"
 

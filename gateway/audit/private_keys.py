@@ -1,4 +1,4 @@
-"""Recognizes private keys by the names and by the content of files. Does no I/O."""
+"""Recognizes private keys by the names and the content of files. Does no I/O."""
 
 import posixpath
 import re
@@ -20,7 +20,7 @@ _CONTENT = re.compile(rb"-----BEGIN ([A-Z]+ )*PRIVATE KEY-----")
 
 
 def by_name(path: str) -> KeyKind | None:
-    """Return the kind of key that a path usually contains; None if it is not the path of a key."""
+    """Return the kind of key that a file with this path usually contains; None if the name is not typical of keys."""
     if _SSH_NAME.search(path):
         return "SSH key"
     return "TLS key" if _TLS_NAME.search(path) else None
@@ -29,7 +29,8 @@ def by_name(path: str) -> KeyKind | None:
 def by_content(start: bytes, path: str) -> KeyKind | None:
     """Return the kind of key that a file contains; None if it contains none.
 
-    A PEM file can contain a key for SSH or for TLS (RFC 7468). Without a name of a TLS key, it counts as an SSH key.
+    A PEM file can contain a key for SSH or for TLS (RFC 7468). It counts as an SSH key, unless its name is typical of
+    a TLS key.
 
     Args:
         start: The start of the file.
@@ -43,14 +44,15 @@ def by_content(start: bytes, path: str) -> KeyKind | None:
 
 
 def is_name_of_candidate(name: str) -> bool:
-    """Return whether the content of a file with this name can be a key. Numbers are the names of databases' files."""
+    """Return whether a file with this name can be a key. A number cannot, because databases use numbers as names."""
     return (posixpath.splitext(name)[1] in _SUFFIXES or by_name(name) is not None) and not name.isdigit()
 
 
 def is_candidate(name: str, mode: int, size: int) -> bool:
-    """Return whether the content of a file can be a key.
+    """Return whether a file with this name, mode and size can be a key.
 
-    Programs refuse keys that other users can read, so a name without a suffix needs permissions for the owner only.
+    Programs refuse keys that other users can read. A file without a suffix must therefore be readable only by its
+    owner.
 
     Args:
         name: The name of the file.
@@ -62,5 +64,5 @@ def is_candidate(name: str, mode: int, size: int) -> bool:
 
 
 def is_companion(path: str) -> bool:
-    """Return whether a file is of use only together with a key, such as a public key."""
+    """Return whether a file usually belongs to a key, such as a public key or a list of known hosts."""
     return path.endswith(".pub") or posixpath.basename(path) in ("known_hosts", "config", "authorized_keys")

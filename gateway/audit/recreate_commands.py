@@ -23,9 +23,9 @@ from gateway.audit.data_copy import (
     without_volumes,
 )
 from gateway.audit.fix_obstacles import obstacles
+from gateway.audit.host_config_options import UnsupportedContainerSettingError, restart_policy
 from gateway.audit.model import ONE_OFF, AuditedContainer, AuditSnapshot
 from gateway.audit.mount_changes import MountChanges, volume_options
-from gateway.audit.run_options import UnsupportedOptionError, restart_policy
 from gateway.audit.service_update import NODE_LABEL, service_update
 from gateway.audit.shell_commands import command, script
 from gateway.docker.compose_command import COMPOSE_LABELS, FILES, compose_command
@@ -36,18 +36,18 @@ _INSPECT_ENV = "{{range .Config.Env}}{{println .}}{{end}}"
 
 
 def volume_for(snapshot: AuditSnapshot, container: AuditedContainer, path: str) -> str:
-    """Return the name of a new volume for a path of a container."""
+    """Return an unused name for a new volume that replaces a path of a container."""
     name = re.sub(r"[^a-zA-Z0-9_.-]+", "-", f"{container.name}-{posixpath.basename(path) or 'data'}")
     return free_name(name, snapshot.volumes)
 
 
 def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChanges) -> str:
-    """Return shell commands that replace a container.
+    """Return shell commands that replace a container; only comments if no commands are safe.
 
     Args:
         snapshot: The snapshot. It lists the container and volume names that are in use.
         container: The container.
-        change: How the mounts change.
+        change: The changes of the mounts.
     """
     words = (
         container.name,
@@ -58,10 +58,10 @@ def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
         *_known(container),
     )
     if not all(each.isprintable() for each in words):
-        return f"# {one_line(container.name)}: a path has control characters: no command is safe to print"
+        return f"# {one_line(container.name)}: a path contains control characters: no command is safe to print"
     binds = (each.source for each in container.mounts if each.kind == "bind")
     if any(":" in each for each in (*change.mounts, *change.mounts.values(), *_paths(container), *binds)):
-        return f"# {container.name}: a path has a colon, which separates the parts of -v: change its mounts by hand"
+        return f"# {container.name}: a path contains a colon, which -v does not support: change the mounts manually"
     if reasons := obstacles(snapshot, container, change):
         return _by_hand(snapshot.client, container, change, reasons)
     labels, client = container.labels, snapshot.client
@@ -71,7 +71,7 @@ def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
         if compose_command(labels) and labels[FILES].startswith("/") and labels.get(ONE_OFF) != "True":
             return override(snapshot, container, change)
         return _run(snapshot, container, change)
-    except UnsupportedOptionError as error:
+    except UnsupportedContainerSettingError as error:
         return _manual_steps(container, change, str(error), client)
 
 
@@ -101,7 +101,7 @@ def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChan
     lines += [command(client, "update", "--restart", "no", name)] if policy else []
     lines += [command(client, "rename", name, old), command(client, "rename", new, name)]
     lines += [command(client, "start", name)] if container.running else []
-    # These commands also work if the script stopped between the two renames, and remove no container.
+    # These commands remove no container, and also work if the script stopped between the two renames.
     back = [("stop", name), ("rename", name, new), ("rename", old, name)]
     back += [("update", "--restart", "no", new), ("update", *policy, name)] if policy else []
     back += [("start", name)] if container.running else []
@@ -125,21 +125,21 @@ def _create(snapshot: AuditSnapshot, container: AuditedContainer, change: MountC
     create = command(client, "create", *from_stdin, "--name", new, *own, *mounts, container.exact_image, *arguments)
     if not names:
         return create
-    # The values can be secrets, so the command does not print them, but pipes them to `docker create`.
+    # The values can be secrets, so the command pipes them to `docker create` and does not contain them.
     pattern = "|".join(re.escape(each) for each in names)
     listed = command(client, "inspect", "-f", _INSPECT_ENV, container.name)
     return f"{listed} | grep -E {shlex.quote(f'^({pattern})=')} | {create}"
 
 
 def _first_network(container: AuditedContainer) -> str:
-    """Return the name of the network that the container was created with, also if the network was given by its ID."""
+    """Return the name of the network with which the container was created. The engine may report its ID instead."""
     mode = str((container.inspection.get("HostConfig") or {}).get("NetworkMode", ""))
     found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
     return next((name for name, endpoint in found.items() if mode == endpoint.get("NetworkID")), mode)
 
 
 def free_name(name: str, taken: Collection[str]) -> str:
-    """Return a name that is not in `taken`: the name itself, or the name with a number."""
+    """Return a name that is not in `taken`: `name` itself, or `name` with a number appended."""
     number, free = 2, name
     while free in taken:
         number, free = number + 1, f"{name}-{number}"
@@ -153,12 +153,12 @@ def _manual_steps(container: AuditedContainer, change: MountChanges, left_out: s
         copies.insert(0, script(*without_volumes(client, change), *change.setup, *created_volumes(client, change)))
     return "\n".join((
         *copies, f"# create {container.name} again as you created it, but with these mounts: {mounts}",
-        f"# (not printed here: {left_out})",
+        f"# (no command can create it exactly: {left_out})",
     ))  # fmt: skip
 
 
 def _by_hand(client: str, container: AuditedContainer, change: MountChanges, reasons: Iterable[str]) -> str:
-    """Return comments that name the reasons why no command is safe, and the steps that remain."""
+    """Return comments with the reasons why no command is safe, and with the steps that the user must perform."""
     lines = [f"# {one_line(each)}" for each in reasons]
     name = one_line(container.name)
     lines = [

@@ -1,11 +1,14 @@
-"""Defines the result of an audit: findings, and where the containers' data is stored."""
+"""Defines the result of an audit: the findings, and the storage locations of the containers' data."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Severity(StrEnum):
-    """How soon a hazard causes harm: without any action, after a routine command, or only after another event."""
+    """How soon a hazard causes harm.
+
+    High: without any action. Medium: after a routine command. Low: only after another event.
+    """
 
     HIGH = "high"
     MEDIUM = "medium"
@@ -19,7 +22,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class StorageLocation:
-    """Where a part of a container's data is stored.
+    """The storage location of a part of a container's data.
 
     Args:
         container: The container's name.
@@ -27,7 +30,7 @@ class StorageLocation:
         mode: `rw` or `ro`.
         kind: `volume`, `anonymous volume`, `network volume`, `bind`, `network bind`, `tmpfs` or `layer`.
         place: The storage that holds the data: the name of a volume, a path on the host, or a server.
-        lost_by: The actions that delete the data.
+        lost_by: The commands and events that destroy the data.
     """
 
     container: str
@@ -83,7 +86,7 @@ class AuditReport:
     Args:
         findings: The hazards, most severe first.
         places: The places where the containers store data.
-        unchecked: What the audit could not read. See `Snapshot`.
+        unchecked: Messages about data that the audit could not read. See `AuditSnapshot`.
     """
 
     findings: tuple[Finding, ...]

@@ -21,12 +21,13 @@ ANONYMOUS = HazardRule(
 REMOVED = HazardRule(
     "removed-with-container",
     "--rm removes a volume with data",
-    "With --rm, the engine removes the anonymous volumes of the container together with it, when it stops.",
+    "With --rm, the engine removes the container and its anonymous volumes when the container stops.",
 )
 MEMORY = HazardRule(
     "data-in-memory",
     "data in memory",
-    "A tmpfs exists while the container runs, and a directory of the host in memory until the next boot.",
+    "The data in a tmpfs is lost when the container stops. The data in a host directory in memory is lost at the "
+    "next boot.",
 )
 REMOTE_DATABASE = HazardRule(
     "database-on-remote-mount",
@@ -37,13 +38,13 @@ REMOTE_DATABASE = HazardRule(
 UNUSED = HazardRule(
     "unused-volume",
     "a volume that no container uses",
-    "Nothing shows to whom it belongs. docker volume prune -a removes it, and docker run with another name does not "
-    "find it.",
+    "The engine does not record which application it belongs to. docker volume prune -a removes it, and a container "
+    "that uses another volume name does not find the data.",
 )
 WRITERS = HazardRule(
     "several-writers",
     "several containers write to one place",
-    "Without locks that all of them use, they overwrite each other's files. Database files are corrupted.",
+    "Unless all of them use the same locks, they overwrite each other's changes. Database files are corrupted.",
 )
 WRITABLE_HOST = HazardRule(
     "writable-host-directory",
@@ -88,7 +89,7 @@ SOFT = HazardRule(
 NO_LOCKS = HazardRule(
     "no-locks",
     "a network mount without locks",
-    "Locks stay on this client. Programs on other clients do not see them, and write at the same time.",
+    "Locks apply only on this client. Programs on other clients do not see them, and write at the same time.",
 )
 OLD_VERSION = HazardRule(
     "nfs-version",

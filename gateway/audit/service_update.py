@@ -11,13 +11,13 @@ NODE_LABEL = "com.docker.swarm.node.id"
 def service_update(service: str, container: AuditedContainer, change: MountChanges, client: str) -> str:
     """Return commands that change the mounts of a service.
 
-    If the change copies data, the commands only save the data of this task: an update starts new tasks, possibly on
-    other nodes, with empty volumes. Comments then contain the steps that remain.
+    If the change copies data, the commands only save the data of this task, because an update starts new tasks with
+    empty volumes, possibly on other nodes. Comments then contain the remaining steps.
 
     Args:
         service: The name of the service.
         container: A task of the service.
-        change: How the mounts change.
+        change: The changes of the mounts.
         client: The engine's command line client.
     """
     pin = [f"node.id=={container.labels[NODE_LABEL]}"] if change.copied and container.labels.get(NODE_LABEL) else []

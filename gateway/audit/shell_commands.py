@@ -10,17 +10,18 @@ _HOST_NAME = {"docker": "{{.Name}}", "podman": "{{.Host.Hostname}}"}
 """The template for the engine's host name in the output of `info`, for each command line client."""
 
 KEEP_OWNERS = "-a=false"
-"""The option of `cp` for a copy into a container. With `-a`, the engine gives each file to the container's user."""
+"""The option of `docker cp` that keeps the owners of the files that it copies into a container. With `-a`, the
+container's user becomes their owner."""
 
 COPY_ROOT = "/audit-copy"
-"""The directory of a helper container below which it mounts the new volumes, each at its path in the old container.
+"""The directory of a helper container that contains the new volumes, each at its path in the old container.
 
-`docker cp` sets the owner and the mode of a directory only if it copies the directory into the parent directory. A
-helper is necessary, because the parent directory of the new container can be read-only, and its path can have links.
+`docker cp` sets the owner and the mode of a directory only if it copies the directory into its parent directory. The
+copy needs a helper, because in the new container, the parent directory can be read-only or behind a symbolic link.
 """
 
 NEW_FILES = "set -o noclobber; umask 077"
-"""A command after which redirections overwrite no file, and only the user can read the files that they create."""
+"""The command after which redirections do not overwrite files, and create files that only the user can read."""
 
 
 def script(*lines: str) -> str:
@@ -34,7 +35,7 @@ def command(*words: str) -> str:
 
 
 def only_on_host(client: str) -> str:
-    """Return a command that stops a script on another host than the engine's: its paths lead to other files."""
+    """Return a command that stops a script unless it runs on the engine's host, to which the script's paths refer."""
     name = command(client, "info", "-f", _HOST_NAME[client])
     message = "echo 'run these commands on the host of the engine' >&2"
     return f'test "$({name})" = "$(uname -n)" || {{ {message}; exit 1; }}'
@@ -81,19 +82,20 @@ def save(client: str, container: AuditedContainer, path: str) -> str:
 
 
 def _is_live_tmpfs(container: AuditedContainer, path: str) -> bool:
-    """Return whether the directory is a tmpfs that `docker cp` cannot read (docker container cp, "Corner cases")."""
+    """Return whether a directory is a mounted tmpfs, which `docker cp` cannot read (docker container cp, manual)."""
     return container.running and any(each.kind == "tmpfs" and each.path == path for each in container.mounts)
 
 
 def _read_tmpfs(client: str, container: AuditedContainer, path: str) -> list[str]:
     """Return commands that read a directory through the host's /proc. The last one writes a tar archive to stdout."""
-    # The archive has the name of the directory, as that of `docker cp`.
+    # The paths in the archive begin with the name of the directory, as in an archive of `docker cp`.
     name = re.sub(r"([\\&,])", r"\\\1", posixpath.basename(path))
     return [
         only_on_host(client),
         f"pid=$({command(client, 'inspect', '-f', '{{.State.Pid}}', container.name)})",
         f'exec 3< "/proc/$pid/root"{command(path)}',
-        # A symbolic link in the container can lead to a host file, whose mount is not in the container's mount table.
+        # A symbolic link in the container can lead to a file of the host. Stop if the mount of the opened directory
+        # is not in the container's mount table.
         """mount=$(awk '/^mnt_id:/ {print $2}' /proc/self/fdinfo/3)""",
         'grep -q "^$mount " "/proc/$pid/mountinfo"',
         command("tar", "-c", "-C", "/proc/self/fd/3", "--transform", rf"s,^\.,{name},S", "."),

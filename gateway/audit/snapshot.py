@@ -20,14 +20,14 @@ from gateway.text_sanitizer import one_line
 
 _PARALLEL = 8
 _COMPARING = 15.0
-"""The timeout in seconds for all requests for changed files together."""
+"""Timeout in seconds for all requests for the changed files of containers together."""
 _REMOVED = 2
 """The value of `Kind`, in the engine's list of changes, for a removed file."""
 
 
 @dataclass(frozen=True)
 class AuditScope:
-    """Defines what an audit examines in addition to the engine, and which objects belong to the gateway.
+    """The data that an audit examines in addition to the engine's responses, and the containers of the gateway.
 
     Args:
         forwards: The name of the gateway's backend for each listener port.
@@ -49,7 +49,7 @@ async def take_snapshot(engine: Engine, scope: AuditScope) -> AuditSnapshot:
 
     Args:
         engine: The engine.
-        scope: What the audit examines.
+        scope: The scope of the audit.
 
     Raises:
         EngineError: A required request failed.
@@ -90,8 +90,8 @@ async def take_snapshot(engine: Engine, scope: AuditScope) -> AuditSnapshot:
     )  # fmt: skip
     if table is None:
         unchecked.append(
-            "the engine runs on another host or outside of this container: network mounts below binds are not found; "
-            "--mount-table takes a copy of the host's /proc/self/mountinfo"
+            "the engine runs on another host or outside of this container: binds of network mounts are not found: "
+            "pass a copy of the host's /proc/self/mountinfo with --mount-table"
         )
     if not is_here:
         unchecked.append(
@@ -107,9 +107,9 @@ async def take_snapshot(engine: Engine, scope: AuditScope) -> AuditSnapshot:
 async def _with_changes(
     engine: Engine, containers: tuple[AuditedContainer, ...], unchecked: list[str]
 ) -> tuple[AuditedContainer, ...]:
-    """Request the changed files of those containers whose layers this process cannot read.
+    """Request the changed files of each container whose layer this process cannot read.
 
-    The engine compares a layer with the whole image. This takes seconds for a large image, so there is a timeout.
+    The engine compares the layer with the whole image. This takes seconds for a large image, so there is a timeout.
     """
     changes: dict[str, Mapping[str, int]] = {}
     waiting = sorted((each for each in containers if each.changes is None), key=lambda each: each.layer, reverse=True)
@@ -139,11 +139,13 @@ class _OptionalRequests:
         self.engine = engine
 
     async def get(self, path: str, missing: str, **params: Any) -> Any:
-        """Return the response to a GET; None if a proxy refuses it, or if the engine does not answer or support it.
+        """Return the response to a GET request.
+
+        Return None if a proxy refuses the request, or if the engine does not support it or respond in time.
 
         Args:
             path: The path below the API version.
-            missing: What the audit does not find without the response.
+            missing: The part of the message in `unchecked` about the hazards that the audit then cannot find.
             params: The query parameters.
 
         Raises:
@@ -155,13 +157,15 @@ class _OptionalRequests:
             if error.kind is ErrorKind.UNREACHABLE:
                 raise
             is_slow = error.kind is ErrorKind.TIMEOUT
-            verb = "does not answer" if is_slow else "or a proxy before it, refuses"
+            verb = "does not respond to" if is_slow else "or a proxy in front of it, refuses"
             self.unchecked.append(f"the engine{' ' if is_slow else ', '}{verb} /{path}: {missing}")
             return None
 
 
 async def _list_containers(engine: Engine, unchecked: list[str]) -> tuple[Any, bool]:
-    """Return the list of containers, and whether it has the sizes of layers. An engine can be slow to find them.
+    """Return the list of containers, and whether it contains the sizes of layers.
+
+    If the engine needs too long to determine the sizes, request the list without them.
 
     Raises:
         EngineError: The request failed.
@@ -171,7 +175,7 @@ async def _list_containers(engine: Engine, unchecked: list[str]) -> tuple[Any, b
     except EngineError as error:
         if error.kind is not ErrorKind.TIMEOUT:
             raise
-    unchecked.append("the engine does not answer /containers/json?size=1: sizes of writable layers are not found")
+    unchecked.append("the engine does not respond to /containers/json?size=1: sizes of writable layers are not found")
     return await engine.get("containers/json", all="1"), False
 
 
@@ -179,13 +183,13 @@ async def _container(
     requests: _OptionalRequests, listed: Mapping[str, Any], layer: int | None,
     images: dict[str, Mapping[str, Any] | None], *, is_own: bool,
 ) -> AuditedContainer | None:  # fmt: skip
-    """Return a container; None if the engine does not inspect it, or has removed it since it listed the container."""
+    """Return a container; None if the engine cannot inspect it, or if it was removed after the list was created."""
     try:
         inspection = await requests.engine.get(f"containers/{listed['Id']}/json")
     except EngineError as error:
         if error.kind in (ErrorKind.TIMEOUT, ErrorKind.FAILED):
             name = one_line(", ".join(each.lstrip("/") for each in listed.get("Names") or ()) or str(listed["Id"]))
-            requests.unchecked.append(f"the engine does not inspect {name} ({error}): its hazards are not found")
+            requests.unchecked.append(f"the engine cannot inspect {name} ({error}): its hazards are not found")
         elif error.kind is not ErrorKind.NOT_FOUND:
             raise
         return None

@@ -1,4 +1,4 @@
-"""Reads files of the engine's host and adds the results to a snapshot."""
+"""Reads files of the engine's host, and adds the results to a snapshot."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -16,9 +16,9 @@ from gateway.audit.storage_locations import VOLATILE
 from gateway.text_sanitizer import one_line
 
 _READING = 1.5
-"""The timeout for reading directories, in seconds."""
+"""Timeout in seconds for reading all directories together."""
 _NAMED = 5
-"""The maximum number of directories that a line names."""
+"""Maximum number of directories that a message names."""
 
 
 def with_files(snapshot: AuditSnapshot, info: Mapping[str, Any], unchecked: list[str]) -> AuditSnapshot:
@@ -27,7 +27,7 @@ def with_files(snapshot: AuditSnapshot, info: Mapping[str, Any], unchecked: list
     Args:
         snapshot: The snapshot from the engine's responses.
         info: The engine's response to `/info`.
-        unchecked: What the audit could not read so far. The function appends to this list.
+        unchecked: Messages about data that the audit could not read. The function appends to this list.
     """
     host = HostFiles(snapshot.mounts_by_point, time.monotonic() + _READING)
     volumes = {
@@ -64,7 +64,7 @@ def with_files(snapshot: AuditSnapshot, info: Mapping[str, Any], unchecked: list
     if host.is_late:
         unchecked.append(
             f"reading files ended after {_READING:g} s: databases and keys in mounted directories, and databases in "
-            "layers and /dev/shm, are possibly not found"
+            "layers and /dev/shm, may be missing from the report"
         )
     elif unread:
         unchecked.append(
@@ -73,7 +73,7 @@ def with_files(snapshot: AuditSnapshot, info: Mapping[str, Any], unchecked: list
     if host.truncated:
         named = ", ".join(map(one_line, host.truncated[:_NAMED]))
         more = f" and {len(host.truncated) - _NAMED} more" if len(host.truncated) > _NAMED else ""
-        unchecked.append(f"too many files in {named}{more}: databases and keys there are possibly not found")
+        unchecked.append(f"too many files in {named}{more}: databases and keys there may be missing from the report")
     return replace(snapshot, containers=tuple(containers), volumes=volumes, paths=paths, unchecked=tuple(unchecked))
 
 

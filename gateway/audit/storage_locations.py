@@ -1,4 +1,4 @@
-"""Lists where each container's data is stored, and which actions delete the data. Does no I/O."""
+"""Lists the storage locations of each container's data, and the actions that delete the data. Does no I/O."""
 
 from collections.abc import Iterator
 
@@ -8,15 +8,15 @@ from gateway.audit.report import StorageLocation
 from gateway.text_sanitizer import format_bytes
 
 EMPTIED_AT_BOOT = ("/tmp", "/run", "/var/run", "/dev/shm")  # noqa: S108 - compared with the sources of mounts
-"""Directories of a host that are possibly cleared at the next boot."""
+"""Directories that a host may clear at the next boot."""
 VOLATILE = (
     "/tmp", "/run", "/var/run", "/var/cache", "/var/tmp", "/var/log", "/dev", "/proc", "/sys", "/root/.cache",  # noqa: S108
 )  # fmt: skip
-"""Directories of a container that hold only temporary data."""
+"""Directories of a container that usually contain only temporary data."""
 
 
 def places(snapshot: AuditSnapshot) -> Iterator[StorageLocation]:
-    """Yield where each container's data is stored, sorted by container and path."""
+    """Yield the storage locations of each container's data, sorted by container and path."""
     for container in sorted(snapshot.containers, key=lambda each: each.name):
         if container.layer:
             how = "its stop (--rm)" if container.removed else "docker rm, compose up with a new image"
@@ -38,13 +38,17 @@ def _kind_and_loss(
     if mount.kind == "tmpfs":
         return "tmpfs", "its next stop"
     if store.medium.is_network:
-        server = "the program or server behind it" if store.medium is StorageMedium.FUSE else "the server's disk"
+        server = (
+            "the program or server behind it"
+            if store.medium is StorageMedium.FUSE
+            else "a failure of the server's disk"
+        )
         return f"network {mount.kind}", f"{server}; not by Docker"
     volume = snapshot.volumes.get(mount.volume)
     if mount.kind == "bind" or volume is None:
         if store.medium is StorageMedium.MEMORY or any(is_below(mount.source, each) for each in EMPTIED_AT_BOOT):
             return "bind", "the host's next boot"
-        return "bind", "rm on the host, the host's disk"
+        return "bind", "rm on the host, a failure of the host's disk"
     if store.medium is StorageMedium.MEMORY:
         return "volume", "the stop of the last container that uses it"
     if volume.anonymous:
@@ -55,6 +59,6 @@ def _kind_and_loss(
             "docker rm -v, docker volume prune; docker rm and docker run mount a new, empty one",
         )
     if volume.driver != "local":
-        return "volume", "docker volume rm, and what its driver does"
-    end = "the host's disk" if memory_of_engine(snapshot) is None else "the host's next boot"
+        return "volume", "docker volume rm, actions of the volume driver"
+    end = "a failure of the host's disk" if memory_of_engine(snapshot) is None else "the host's next boot"
     return "volume", f"docker volume rm, compose down -v, {end}"

@@ -1,4 +1,4 @@
-"""Finds the last use of a volume in the engine's events. An engine keeps a few hundred events until it restarts."""
+"""Finds the last use of each volume in the engine's events. An engine keeps only a few hundred events in memory."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ from gateway.docker.engine import Engine
 from gateway.docker.errors import EngineError
 
 _MAX_SECONDS = 10.0
-"""The timeout for reading events, in seconds. Some engines do not close the stream at the requested end time."""
+"""Timeout in seconds for reading events. Some engines do not close the stream at the requested end time."""
 
 
 async def last_uses(engine: Engine, names: Mapping[str, str]) -> tuple[dict[str, str], bool]:

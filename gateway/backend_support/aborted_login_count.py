@@ -1,8 +1,8 @@
-"""Estimates how many aborted logins a server has counted for the gateway's address. Does no I/O.
+"""Estimates the number of aborted logins that a server has counted for the gateway's address. Does no I/O.
 
 MySQL counts aborted logins by source address, and a successful login resets the count of its address (MySQL Reference
-Manual, "The Host Cache"). The gateway does not know the addresses: the ways to a server can have separate addresses,
-or share one behind NAT.
+Manual, "The Host Cache"). The gateway does not know the addresses that the server sees: if several tunnels lead to a
+server, each of them can have its own address, or they can share one behind NAT.
 """
 
 from collections import deque
@@ -18,18 +18,19 @@ class AbortedLoginCount:
 
     def __init__(self: Self) -> None:
         self.peers: Sequence[Self] = [self]
-        """All ways to the server, including this one."""
+        """The counts for all tunnels to the server, including this one."""
         self.last_login = -inf
-        """When the last login through this way succeeded."""
+        """The time of the last successful login through this tunnel."""
         self._aborted: deque[float] = deque(maxlen=_MAX_COUNT)
         """Times of the logins that were aborted after `last_login`."""
 
     @property
     def aborted(self) -> int:
-        """The highest number that the server can have counted for the address of this way, with any set of ways.
+        """The largest number that the server can have counted for the source address of this tunnel.
 
-        The number for a set of ways with one address is the number of logins that were aborted through these ways
-        after the last login through one of them.
+        The gateway does not know which other tunnels share this address. For a set of tunnels with one address, the
+        server has counted the logins that were aborted through these tunnels since the last successful login through
+        one of them. The result is the maximum for all possible sets.
         """
         last_logins = {each.last_login for each in self.peers if each.last_login >= self.last_login}
         return max(
@@ -37,7 +38,7 @@ class AbortedLoginCount:
         )
 
     def aborted_after(self, at: float) -> int:
-        """Return the number of logins that were aborted through this way after the time `at`."""
+        """Return the number of logins that were aborted through this tunnel after the time `at`."""
         return len(self._aborted) if at == self.last_login else sum(each > at for each in self._aborted)
 
     def add_abort(self, at: float) -> None:
@@ -45,7 +46,7 @@ class AbortedLoginCount:
         self._aborted.append(at)
 
     def reset(self, at: float) -> None:
-        """Record a successful login through this way at the time `at`. The counts of other ways do not change."""
+        """Record a successful login through this tunnel at the time `at`. Other tunnels keep their counts."""
         if at > self.last_login:
             self.last_login = at
             self._aborted = deque((each for each in self._aborted if each > at), maxlen=_MAX_COUNT)

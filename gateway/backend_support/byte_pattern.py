@@ -1,4 +1,4 @@
-"""Compiles regular expressions for responses of servers. RE2 needs linear time for any expression and response."""
+"""Compiles regular expressions for servers' responses. RE2 needs linear time, even if a response is hostile."""
 
 from typing import Protocol
 

@@ -31,7 +31,7 @@ def reveal(password: Secret | None) -> str:
 
 
 class PasswordSource:
-    """Gets the passwords for one backend's targets, and caches the output of `password_command`.
+    """Provides the passwords for one backend's targets, and caches the output of `password_command`.
 
     If a check times out before the program exits, the program continues until `password_timeout`. A later check then
     uses the output.
@@ -48,7 +48,7 @@ class PasswordSource:
         Args:
             check: The check of the backend.
             target: The target.
-            phases: Receives a hint for the message of a timeout.
+            phases: Receives a hint, which the error message contains if the check times out during this call.
 
         Raises:
             ReachError: The file cannot be read, or the program fails.
@@ -77,18 +77,18 @@ class PasswordSource:
             self._cache[command] = (started, task.result())
 
     def report(self, check: LoginCheckOptions, target: Endpoint, error: BaseException | None) -> None:
-        """Report the outcome of a login; after an authentication error, the next login does not use the cache.
+        """Report the outcome of a login. After an authentication error, the next login runs the program again.
 
         Args:
             check: The check of the backend.
             target: The target.
-            error: The error of the login, if it failed.
+            error: The error of the login; None if the login succeeded.
         """
         if isinstance(error, UnusableTargetError) and error.reason is Reason.AUTH and check.password_command:
             self._cache.pop(_command(check, target), None)
 
 
 def _command(check: LoginCheckOptions, target: Endpoint) -> tuple[str, ...]:
-    """Return the command with the placeholders replaced."""
+    """Return `password_command` with its placeholders replaced by the target and the user."""
     values = {"host": target.host, "port": str(target.port), "user": check.user or ""}
     return fill_placeholders(check.password_command, values)

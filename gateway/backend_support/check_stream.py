@@ -1,4 +1,4 @@
-"""Opens the connections of checks, with TLS if it is configured, and limits what a check reads."""
+"""Opens the connections of checks, with TLS if it is configured, and limits the number of bytes that each reads."""
 
 import asyncio
 import contextlib
@@ -17,9 +17,9 @@ from gateway.errors import Reason, UnusableTargetError
 
 _CHUNK = 16 * 1024
 """Maximum number of bytes of one line, and of one read."""
-_NO_TLS = "the server does not answer the TLS handshake: it possibly does not use TLS on this port"
+_NO_TLS = "the server does not respond to the TLS handshake: check that it uses TLS on this port"
 _CLOSE_TIMEOUT = 0.5
-"""Seconds to wait for the server's part of the TLS shutdown."""
+"""Seconds to wait for the server's close_notify alert when a TLS connection is closed (RFC 8446, section 6.1)."""
 
 
 class CheckStream:
@@ -62,7 +62,7 @@ class CheckStream:
         """Return the next `count` bytes.
 
         Raises:
-            UnusableTargetError: The server sends more than the limit, or closes the connection before.
+            UnusableTargetError: The server sends more than the limit, or closes the connection too early.
         """
         if count > self._left:
             raise self._too_much()
@@ -75,7 +75,7 @@ class CheckStream:
         r"""Return the next line without its end (`\r\n`).
 
         Raises:
-            UnusableTargetError: The line is too long, or the server closes the connection before its end.
+            UnusableTargetError: The line is too long, or the server closes the connection before the end of the line.
         """
         try:
             return self._count(await self._reader.readuntil(b"\r\n"))[:-2]
@@ -121,7 +121,7 @@ class CheckDialer:
         Args:
             link: The link through which the target is reached.
             target: The target.
-            phases: Receives the durations of the phases of the dial, and of `tls`.
+            phases: Receives the duration of each phase of the connection attempt, including `tls`.
 
         Raises:
             ReachError: The target cannot be reached, or the TLS handshake fails.

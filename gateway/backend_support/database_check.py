@@ -57,7 +57,7 @@ def credentials(options: object, check: Any) -> list[MonitoredCertificate]:
 
 
 def endpoints(check: DatabaseCheckOptions, target: Endpoint) -> tuple[Endpoint, ...]:
-    """Return the target, and its HTTP server if there is one; see `BackendKind.endpoints`."""
+    """Return the target, and the HTTP server that reports its role, if there is one; see `BackendKind.endpoints`."""
     via_http = check.via_http
     return (target, via_http.server(target)) if via_http is not None else (target,)
 
@@ -85,7 +85,7 @@ def parse_lag(value: Any) -> float:
     """Convert the replication lag that a server reports to seconds.
 
     Args:
-        value: The lag in seconds, as a number or as text.
+        value: The lag in seconds, as a number or a string.
 
     Raises:
         ValueError: The value is not a finite number.
@@ -95,5 +95,5 @@ def parse_lag(value: Any) -> float:
     except OverflowError as error:
         raise ValueError("the replication lag is not a finite number") from error
     if not math.isfinite(lag):
-        raise ValueError(f"the replication lag is {lag}")
+        raise ValueError(f"the replication lag is not a finite number ({lag})")
     return lag

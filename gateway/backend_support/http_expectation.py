@@ -36,17 +36,17 @@ class HttpRoleOptions:
         if (self.json is None) == (self.header is None):
             raise ValueError("needs either json or header: set one of them")
         if self.json is not None and not all(self.json.split(".")):
-            raise ValueError("json: has an empty name: write it like node.role")
+            raise ValueError("json: has an empty name: write one dot between two names, as in node.role")
         if self.header is not None and not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", self.header):
             raise ValueError("header: is not the name of a header field: use letters, digits and -, as in X-Role")
         both = {each.lower() for each in self.primary} & {each.lower() for each in self.replica}
         if both:
-            raise ValueError(f"replica: {min(both)} means primary, too: remove one of them")
+            raise ValueError(f"replica: {min(both)} is also a value of primary: remove one of them")
 
 
 @dataclass(frozen=True)
 class HttpExpectation:
-    """What a check requests over HTTP, and the response that it expects. Redirects are not followed.
+    """The HTTP request of a check, and the response that the check expects. Redirects are not followed.
 
     Args:
         path: The path to request, optionally with a query.
@@ -62,7 +62,7 @@ class HttpExpectation:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"/[!-~]*", self.path) or "#" in self.path:
-            raise ValueError("path: must begin with / and contain no spaces: percent-encode other characters")
+            raise ValueError("path: must begin with / and contain only visible ASCII: percent-encode the rest")
         for each in self.status:
             if not 200 <= each <= 599:
                 raise ValueError(f"status: {each} is not a final status code: use 200 to 599")
@@ -73,15 +73,15 @@ class HttpExpectation:
 
 
 def check_status(expected: HttpExpectation, response: HttpResponse, refused: str) -> None:
-    """Check the status of a response.
+    """Check the status code of a response.
 
     Args:
         expected: The expected response.
-        response: The response.
-        refused: What a refusal means (status 401 and 403), and what to do.
+        response: The received response.
+        refused: The cause and the remedy for the error message, if the status code is 401 or 403.
 
     Raises:
-        UnusableTargetError: The status is not expected.
+        UnusableTargetError: `expected` does not contain the status code.
     """
     if response.status in expected.status:
         return
@@ -90,13 +90,13 @@ def check_status(expected: HttpExpectation, response: HttpResponse, refused: str
     if response.status in (401, 403):
         raise UnusableTargetError(Reason.AUTH, f"{detail}: {refused}")
     if 300 <= response.status < 400:
-        location = response.headers.get("Location", "an unknown place").partition("?")[0]
+        location = response.headers.get("Location", "an unknown location").partition("?")[0]
         detail += f": redirects are not followed (to {location})"
     raise UnusableTargetError(Reason.QUERY, detail)
 
 
 def role_result(role: HttpRoleOptions, response: HttpResponse) -> ProbeResult:
-    """Return the role that a response contains. With a value that is not a known role, the target is unusable.
+    """Return a probe result with the role that a response contains. If the role is not known, the target is unusable.
 
     Args:
         role: Where the response contains the role.
@@ -123,13 +123,13 @@ def role_result(role: HttpRoleOptions, response: HttpResponse) -> ProbeResult:
 
 
 def of_role(role: DatabaseRole) -> ProbeResult:
-    """Return the result for a target with this role."""
+    """Return a probe result for a target with this role."""
     read_only = role == "replica"
     return ProbeResult(role=role, read_only=read_only, facts={READ_ONLY: read_only})
 
 
 def _json_value(path: str, body: bytes) -> str | None:
-    """Return the text of a field of a JSON document; None if it is absent, a list or an object."""
+    """Return the value of a field of a JSON document as a string; None if it is absent, a list or an object."""
     try:
         value: Any = json.loads(body)
     except (ValueError, RecursionError) as error:

@@ -9,7 +9,7 @@ from gateway.backend_support.http_response_end import ReceivedDataSocket, Respon
 from gateway.errors import Reason, UnusableTargetError
 
 MAX_RESPONSE = 64 * 1024
-"""Maximum size of a response in bytes, header included."""
+"""Maximum size of a response in bytes, including the header."""
 
 
 class HttpResponse(NamedTuple):
@@ -34,7 +34,8 @@ def basic_login(user: str, password: str) -> str:
 async def get(stream: CheckStream, path: str, host: str, authorization: str | None = None) -> HttpResponse:
     """Send a GET request, and read the response.
 
-    Do not wait for the end of the connection if the header contains a length. A tunnel can forward the end late.
+    If the header contains the length of the body, do not wait for the server to close the connection, because a
+    tunnel can forward the end of the stream late.
 
     Args:
         stream: A connection on which nothing was sent.
@@ -43,7 +44,7 @@ async def get(stream: CheckStream, path: str, host: str, authorization: str | No
         authorization: The value of the Authorization header; None to send none.
 
     Raises:
-        UnusableTargetError: The response is not valid, or too long.
+        UnusableTargetError: The response is not valid HTTP, or too long.
         OSError: The connection failed.
     """
     fields = [

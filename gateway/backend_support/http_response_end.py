@@ -8,17 +8,17 @@ _MAX_LINE = 1024
 
 
 class ReceivedDataSocket:
-    """Passes data that was already received to `http.client.HTTPResponse`, in place of a socket.
+    """Replaces the socket of an `http.client.HTTPResponse`, which then parses data that was already received.
 
     Args:
-        data: The data.
+        data: The received data.
     """
 
     def __init__(self, data: bytes) -> None:
         self._data = data
 
     def makefile(self, mode: str) -> io.BytesIO:
-        """Return the data as a file."""
+        """Return the data as a binary file object."""
         del mode
         return io.BytesIO(self._data)
 
@@ -31,7 +31,7 @@ class ResponseEndDetector:
 
     def __init__(self) -> None:
         self._scanned = 0
-        """Number of bytes that are already parsed."""
+        """Number of bytes that were already parsed."""
         self._in_header = True
         self._is_chunked = False
         self._in_trailer = False
@@ -42,7 +42,8 @@ class ResponseEndDetector:
         """Return whether the response is complete.
 
         Args:
-            received: All data since the start of the response. The next call gets the same data and more.
+            received: All data since the start of the response. Later calls must pass this data with the new data
+                appended.
         """
         if self._in_header:
             found = received.find(b"\r\n\r\n", max(0, self._scanned - 3))
@@ -68,7 +69,7 @@ class ResponseEndDetector:
             self._end = len(header) + response.length
 
     def _read_chunk_line(self, received: bytearray) -> bool:
-        """Read the next line of a chunked body, and skip the data after it. Return whether the line is complete."""
+        """Parse the next line of a chunked body, and skip the chunk after it. Return whether the line is complete."""
         end = received.find(b"\r\n", self._scanned)
         if end < 0:
             self._is_chunked = len(received) - self._scanned < _MAX_LINE

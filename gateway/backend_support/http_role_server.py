@@ -20,7 +20,8 @@ class HttpRoleServer(HttpExpectation):
 
     Args:
         port: The port of the HTTP server.
-        role: Where the response contains the role. Absent: `status` means primary, and every other status replica.
+        role: Where the response contains the role. Absent: a status code in `status` means primary, and any other
+            status code means replica.
         tls: TLS settings of the connection to the HTTP server.
     """
 
@@ -54,7 +55,7 @@ class _HttpRoleBackend:
         except LinkLostError:
             raise
         except ReachError as error:
-            # A refused request is not a failed login to the database.
+            # The reason `auth` would mean that the database refused a login, but the HTTP server refused a request.
             reason = Reason.QUERY if error.reason is Reason.AUTH else error.reason
             raise UnusableTargetError(reason, f"{name}: {error.detail}") from error
         except OSError as error:
@@ -84,10 +85,10 @@ class _HttpRoleBackend:
 
 
 def with_http_role(backend: Backend, via_http: HttpRoleServer | None) -> Backend:
-    """Return a backend that takes its role from an HTTP server.
+    """Return a backend whose probes get the role from an HTTP server.
 
     Args:
-        backend: The backend.
+        backend: The backend to wrap.
         via_http: The HTTP server; None: return `backend`.
     """
     return backend if via_http is None else _HttpRoleBackend(backend, via_http)

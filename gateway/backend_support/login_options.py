@@ -27,7 +27,7 @@ class LoginCheckOptions:
         password_environment: Names of environment variables to pass to the program, in addition to PATH, HOME and the
             locale.
         password_timeout: Time limit for the program.
-        password_cache: How long to reuse the printed password, unless a login with it is refused.
+        password_cache: How long to reuse the printed password. If the server refuses it, the program runs again.
         tls: TLS settings of the check's connection. They do not affect clients.
     """
 
@@ -90,7 +90,7 @@ def insecure_settings(options: object, check: Any, plain: bool) -> Iterator[Inse
         return
     yield from insecure_program("check.password_command", check.password_command)
     if check.tls.mode == "off":
-        message = "is off, so the check logs in with its password on an unencrypted connection: use mode: verify"
+        message = "is off, so the check sends its login over an unencrypted connection: use mode: verify"
         yield InsecureSetting("check.tls.mode", message, plain)
     elif check.tls.mode == "require":
         message = "is require, which does not verify the server: use mode: verify, with ca_file"

@@ -1,8 +1,8 @@
 """Limits and delays the logins of checks to a server that counts aborted logins. Does no I/O.
 
-If the server does not answer, a check aborts its login at the deadline. A server that was suspended counts all
-aborted logins when it resumes. If the count reaches `max_connect_errors`, the server blocks the source address (MySQL
-Reference Manual, "The Host Cache").
+If the server does not respond, a check aborts its login at the deadline. A server that was suspended, for example by
+its virtual machine, counts all aborted logins when it resumes. If the count reaches `max_connect_errors`, the server
+blocks the source address (MySQL Reference Manual, "The Host Cache").
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from gateway.backend_support.aborted_login_count import AbortedLoginCount
 _FREE_FRACTION = 4
 """Pauses begin when the count exceeds `limit` divided by this number."""
 _FIRST_PAUSE, _MAX_PAUSE = 10.0, 600.0
-"""Duration of the first pause, and of the longest pause for each way that fails, in seconds. Each aborted login
-doubles the duration."""
+"""Duration of the first pause, and the maximum duration of a pause for each failing tunnel to the server, in seconds.
+Each aborted login doubles the duration."""
 
 
 class LoginPacing(AbortedLoginCount):
@@ -31,7 +31,7 @@ class LoginPacing(AbortedLoginCount):
         super().__init__()
         self.limit = limit
         self.in_progress = 0
-        """Number of logins through this way that are not finished. Each of them can still be aborted."""
+        """Number of logins through this tunnel that are in progress. Each of them can still be aborted."""
         self._turn = asyncio.Lock()
         self._not_before = 0.0
 
@@ -41,7 +41,10 @@ class LoginPacing(AbortedLoginCount):
 
     @contextlib.asynccontextmanager
     async def attempt(self) -> AsyncIterator[None]:
-        """See `LoginLimiter`."""
+        """Wait until a login can start, and count it as in progress until the end of the `async with` block.
+
+        Logins run one at a time if the logins in progress could make the count exceed its limit.
+        """
         possible = self.aborted + sum(each.in_progress for each in self.peers)
         async with self._turn if possible >= self._free else contextlib.nullcontext():
             self.in_progress += 1
@@ -51,7 +54,7 @@ class LoginPacing(AbortedLoginCount):
                 self.in_progress -= 1
 
     def record_abort(self, now: float) -> None:
-        """See `LoginLimiter`."""
+        """Record a login that was aborted at the time `now`, and start a pause if there were too many."""
         self.add_abort(now)
         excess = self.aborted - self._free
         if excess > 0:
@@ -59,10 +62,10 @@ class LoginPacing(AbortedLoginCount):
             self._not_before = now + min(_FIRST_PAUSE * 2.0 ** (excess - 1), _MAX_PAUSE * failing)
 
     def record_success(self, now: float) -> None:
-        """See `LoginLimiter`."""
+        """Record a successful login at the time `now`, and end the pause."""
         self.reset(now)
         self._not_before = 0.0
 
     def pause(self, now: float) -> float:
-        """See `LoginLimiter`."""
+        """Return the number of seconds from the time `now` until the next login may start; 0 if it may start now."""
         return max(0.0, self._not_before - now)

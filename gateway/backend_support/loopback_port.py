@@ -17,12 +17,12 @@ from gateway.relay.sockets import tune
 
 @dataclass(frozen=True)
 class LoopbackPort:
-    """A loopback port that accepts connections only from this process.
+    """A loopback port that forwards connections of this process, and closes connections of other processes.
 
     Args:
         port: The port on 127.0.0.1 to connect to.
-        join: Receives the local address of a client socket, accepts the connection of this socket, and connects it
-            to the target. Call `join` after the client socket has started to connect.
+        join: Receives the local address of the client socket, accepts the connection of this socket, and relays it to
+            the target. Call `join` after the client socket has started to connect.
     """
 
     port: int
@@ -36,7 +36,7 @@ async def loopback_port(link: Connector, target: Endpoint, phases: Phases) -> As
     Args:
         link: The link through which the target is reached.
         target: The target.
-        phases: Receives the durations of the phases of the dial.
+        phases: Receives the duration of each phase of the connection attempt to the target.
     """
     listener = socket.socket()
     joins: list[asyncio.Task[Relay]] = []
@@ -68,7 +68,7 @@ async def _join(
         accepted, peer = await _accept(listener)
         if peer == local:
             break
-        accepted.close()  # the connection is from another process
+        accepted.close()  # another process has opened the connection
     tune(accepted)
     try:
         return SocketRelay(accepted, await link.socket(target, phases), Histogram())
@@ -78,7 +78,7 @@ async def _join(
 
 
 async def _accept(listener: socket.socket) -> tuple[socket.socket, tuple[str, int]]:
-    """Accept a connection. Unlike `loop.sock_accept`, do not leak an accepted connection if cancelled."""
+    """Accept a connection. `loop.sock_accept` would leak an accepted connection if it were cancelled."""
     loop = asyncio.get_running_loop()
     while True:
         try:

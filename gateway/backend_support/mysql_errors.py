@@ -1,4 +1,4 @@
-"""Maps MySQL error numbers to the reasons of failed checks, and adds a remedy to each message."""
+"""Maps MySQL error numbers to the reasons and remedies of failed checks."""
 
 import ssl
 
@@ -32,9 +32,10 @@ _REASONS = {
 """Server and client error numbers from the MySQL and MariaDB manuals. Any other number is the error of a
 failed query.
 
-With error 1130 the server rejects all users from the source address. Clients therefore cannot connect either.
+With error 1130, the server rejects all users from the source address. The reason is therefore not `AUTH`, which means
+that only the check cannot log in.
 """
-_LOGIN = "check check.user and check.password_file, and that the account can log in from this address"
+_LOGIN = "correct check.user and check.password_file, and check that the account can log in from this address"
 _TLS = "; an account that requires TLS needs check.tls"
 _REMEDIES = {
     1040: "raise max_connections of the server, or lower it for the backend",
@@ -56,7 +57,7 @@ _REMEDIES = {
 
 
 def mysql_error(error: pymysql.err.MySQLError, *, uses_tls: bool) -> UnusableTargetError:
-    """Convert an error of PyMySQL.
+    """Return the check's error for an error of PyMySQL, with a remedy if one is known.
 
     Args:
         error: The error.
@@ -76,6 +77,6 @@ def mysql_error(error: pymysql.err.MySQLError, *, uses_tls: bool) -> UnusableTar
 
 
 def protocol_error(error: Exception) -> UnusableTargetError:
-    """Return the error for a response that does not follow the protocol."""
+    """Return the check's error for a response that does not follow the protocol."""
     detail = f"the response violates the MySQL protocol ({error}): check that the target is a MySQL server"
     return UnusableTargetError(Reason.PROTOCOL, detail)

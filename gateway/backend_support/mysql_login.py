@@ -1,4 +1,4 @@
-"""Logs in to MySQL and MariaDB, sends no password to an unverified server, and limits the received data.
+"""Logs in to MySQL and MariaDB. Sends no password to an unverified server, and limits the received data.
 
 PyMySQL uses any authentication plugin that the server requests. With some plugins, PyMySQL sends the password in
 plaintext. With others, it encrypts the password with a key that the unverified server has sent. `MysqlLogin` sends
@@ -108,7 +108,10 @@ class MysqlLogin(pymysql.connections.Connection):
         remedy = "set check.tls.mode: verify"
         if plugin in _WITH_PUBLIC_KEY and not self.ssl:
             remedy += ", or check.server_public_key_file"
-        self.refuse(f"the server requests the password itself ({plugin}{cached}), but is not verified", remedy)
+        self.refuse(
+            f"the server requests the password and not a challenge response ({plugin}{cached}), but is not verified",
+            remedy,
+        )
 
     def send_password(self, plugin: str) -> MysqlPacket:
         """Send the password if the plugin is permitted, and return the response.
@@ -130,11 +133,13 @@ class MysqlLogin(pymysql.connections.Connection):
         return self.exchange(_auth.sha2_rsa_encrypt(self.password, login.salt, login.server_public_key))
 
     def refuse(self, why: str, remedy: str = "", response: bytes = _EMPTY_PASSWORD) -> NoReturn:
-        """Send a wrong response, and raise. The server would count a handshake that is closed without a response.
+        """Send a wrong response, and raise an error.
+
+        Closing the connection without a response would be an aborted handshake, which the server counts.
 
         Args:
-            why: The text for `detail` of the error.
-            remedy: As for `UnusableTargetError`.
+            why: The error message.
+            remedy: The remedy; empty if there is none.
             response: A valid response of the plugin that does not contain the password.
 
         Raises:
@@ -149,8 +154,8 @@ class MysqlLogin(pymysql.connections.Connection):
     def _get_server_information(self) -> None:
         with self._phases("greeting"):
             super()._get_server_information()  # type: ignore[misc]
-        # The greeting contains the server's default plugin. If the user has a different plugin, the server requests a
-        # switch later. If the default is sha256_password, PyMySQL would send the password immediately.
+        # The greeting names the server's default plugin. If this is, for example, sha256_password, PyMySQL would send
+        # the password immediately. Start with another plugin: the server then requests a switch to the user's plugin.
         login: Any = self
         if login._auth_plugin_name not in ("", _NATIVE, _CACHING):  # noqa: SLF001
             login._auth_plugin_name = _NATIVE  # noqa: SLF001
@@ -180,7 +185,7 @@ class MysqlLogin(pymysql.connections.Connection):
             return self.send_password(plugin)
         try:
             response: MysqlPacket = super()._process_auth(plugin_name, auth_packet, handler)  # type: ignore[misc]
-        except RuntimeError:  # PyMySQL raises this error if PyNaCl is missing
+        except RuntimeError:  # PyMySQL raises this error if PyNaCl is not installed
             self.refuse(
                 f"the server requests the plugin {plugin}, which needs PyNaCl",
                 "pip install 'gateway[ed25519]'",

@@ -24,7 +24,7 @@ def query_status(
     Args:
         connection: A connection that has logged in.
         max_lag: Largest lag of a usable replica, in seconds. None: no limit.
-        has_password: Whether the login has used a password. If so, report a server that accepts every login.
+        has_password: Whether the check has a password. If so, a server that accepts any login is degraded.
 
     Raises:
         MySQLError: A query failed.
@@ -43,8 +43,7 @@ def query_status(
     if failure and (read_only or max_lag is not None):
         unusable = (Reason.LAG, failure)
     elif failure:
-        # A server that accepts writes can be part of circular replication. It is usable even if the other server
-        # fails.
+        # A server that accepts writes can be part of circular replication. It stays usable if the other server fails.
         degraded = (Reason.LAG, f"{failure}; if the server was promoted, run RESET REPLICA ALL")
     elif is_replica and max_lag is not None and lag is not None and lag > max_lag:
         unusable = (Reason.LAG, f"{lag:g} s behind its source (max_lag {max_lag:g} s)")
@@ -66,7 +65,7 @@ def query_status(
 
 
 def _query_replication(cursor: DictCursor) -> tuple[float | None, bool, str | None]:
-    """Return the lag in seconds, whether the server is a replica, and why its replication fails."""
+    """Return the lag in seconds, whether the server is a replica, and the error if its replication fails."""
     status: dict[str, Any] | None = None
     queries: tuple[Callable[[], object], ...] = (
         lambda: cursor.execute("SHOW REPLICA STATUS"),

@@ -73,7 +73,8 @@ async def run_password_command(command: Sequence[str], inherited: Sequence[str],
             await _kill_group(process)
         await asyncio.wait({stderr_reader}, timeout=_STDERR_TIMEOUT)
         stderr_reader.cancel()
-        # Close the pipes, because another process can hold the other ends open. There is no public method for this.
+        # Close the pipes explicitly, because another process can hold the other ends open. asyncio has no public
+        # method for this.
         process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
     if len(output) > _MAX_OUTPUT:
         failure = f"{name} printed more than {_MAX_OUTPUT >> 10} KiB"
@@ -117,7 +118,7 @@ async def _read_stderr(stream: asyncio.StreamReader | None, stderr: bytearray) -
 
 
 async def _kill_group(process: asyncio.subprocess.Process) -> None:
-    """Kill the process group, because child processes of the program can run longer than the program."""
+    """Kill the process group, because the program's child processes can run longer than the program itself."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(TimeoutError):

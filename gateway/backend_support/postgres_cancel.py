@@ -1,8 +1,8 @@
-"""Recognizes PostgreSQL's cancel requests, and reads the keys for them from the logins of sessions.
+"""Recognizes PostgreSQL's cancel requests, and reads the cancel key of each session from its login.
 
 See the PostgreSQL manual, chapter "Frontend/Backend Protocol", sections 54.2.9 "Canceling Requests in Progress" and
 54.7 "Message Formats". A client sends a cancel request on a separate connection. Each connection starts with
-packets that have a length and a code. First, the client can send SSLRequest and GSSENCRequest. The server answers
+packets that have a length and a code. First, the client can send SSLRequest and GSSENCRequest. The server responds to
 each with one byte. Then the client sends StartupMessage or CancelRequest. After StartupMessage, the server sends
 messages that have a type and a length. The key is in BackendKeyData, the second to last message of the login.
 """
@@ -26,7 +26,7 @@ _BEFORE_KEY = b"RSvN"
 """Types of messages before the key: Authentication, ParameterStatus, NegotiateProtocolVersion, NoticeResponse."""
 _BACKEND_KEY_DATA, _READY_FOR_QUERY, _ERROR_RESPONSE = b"K", b"Z", b"E"
 _MAX_LOGIN = 1 << 20
-"""Maximum number of bytes from the server before the key. After more bytes, the tap stops."""
+"""Maximum number of bytes from the server before the key. If there are more, the tap stops searching."""
 
 
 class PostgresLoginTap:
@@ -51,7 +51,7 @@ class PostgresLoginTap:
         self._needed = _MESSAGE.size
         """Number of bytes of the current message that the tap must read before it can continue."""
         self._unanswered = 0
-        """Number of SSLRequest and GSSENCRequest packets that the server has not answered yet."""
+        """Number of SSLRequest and GSSENCRequest packets to which the server has not responded yet."""
         self._started = False
         """Whether the client has sent StartupMessage."""
         self._skip = 0
@@ -65,7 +65,7 @@ class PostgresLoginTap:
         return self._key is not None and compare_digest(self._key, request.data[_PACKET.size :])
 
     def on_request(self, data: memoryview, now: float) -> None:
-        """Observe `data` from the client. Reads nothing after StartupMessage, and therefore no password."""
+        """Observe `data` from the client. Ignore data after StartupMessage, because it can contain a password."""
         del now
         position = 0
         while position < len(data) and not (self._started or self.finished):
@@ -144,7 +144,8 @@ class PostgresCancelProtocol:
     def classify(self, first: bytes) -> CancelRequest | EncryptionRequest | Classification:
         """Classify a connection by its first bytes. See `gateway.cancel_protocol.CancelProtocol`."""
         if first[0] != 0:
-            # The client uses direct TLS or another protocol, because valid packets are shorter than 16 MiB.
+            # Valid packets are shorter than 16 MiB, so the first byte of their length is 0. The client uses direct
+            # TLS or another protocol.
             return Classification.SESSION
         if len(first) < _PACKET.size:
             return Classification.INCOMPLETE

@@ -30,7 +30,8 @@ class CertificateFetcher:
 
     def __init__(self) -> None:
         self._cache: dict[Endpoint, tuple[float, ValidityPeriod | None]] = {}
-        """Time at which each certificate was fetched, in seconds since the epoch, and the certificate's validity."""
+        """For each server: the time of the last attempt in seconds since the epoch, and the certificate's
+        validity."""
 
     async def validity(self, link: Connector, target: Endpoint) -> ValidityPeriod | None:
         """Return the validity of a server's certificate.
@@ -48,7 +49,7 @@ class CertificateFetcher:
         expires_soon = validity is not None and validity.expires_soon(now)
         if abs(now - fetched_at) < (_INTERVAL_BEFORE_EXPIRY if expires_soon else _INTERVAL):
             return validity
-        with contextlib.suppress(ReachError, OSError, TimeoutError):  # the check itself reports the failure
+        with contextlib.suppress(ReachError, OSError, TimeoutError):  # the probe has already succeeded
             async with asyncio.timeout(_TIMEOUT):
                 validity = await _fetch(link, target)
         self._cache[target] = (now, validity)
@@ -58,7 +59,7 @@ class CertificateFetcher:
 async def _fetch(link: Connector, target: Endpoint) -> ValidityPeriod | None:
     """Perform a TLS handshake with the server, and return the validity of its certificate."""
     loop = asyncio.get_running_loop()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # does not verify the server
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # only reads the certificate, and sends no secret
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     sock = await link.socket(target)

@@ -35,11 +35,11 @@ _REASONS = {
 _REMEDIES = {
     "requested a hashed password": "the server requests MD5 authentication, which is weak: set password_encryption ="
     " 'scram-sha-256', set the user's password again, and write scram-sha-256 in pg_hba.conf",
-    "requested a cleartext password": "the server requests the password itself: write scram-sha-256 in pg_hba.conf",
+    "requested a cleartext password": "the server requests the plain password: write scram-sha-256 in pg_hba.conf",
     "did not offer an authentication method that supports channel binding": "the server's identity is not verified:"
     " for a pooler or proxy without channel binding, set check.tls.mode: verify",
     "authenticated client without channel binding": NO_PASSWORD,
-    "password authentication failed": "check check.user and check.password_file",
+    "password authentication failed": "correct check.user and check.password_file",
     "no pg_hba.conf entry": "add a line for this user, database and address to pg_hba.conf, or set check.tls if the"
     " line requires TLS",
     "no password supplied": "set check.password_file",
@@ -57,10 +57,10 @@ _REMEDIES = {
 
 
 def login_error(text: str) -> UnusableTargetError:
-    """Return the error for a failed login, with a remedy if one is known.
+    """Return the check's error for a failed login, with a remedy if one is known.
 
     Args:
-        text: The message of libpq.
+        text: The error message of libpq.
     """
     lowered = text.lower()
     reason = next((reason for phrase, reason in _REASONS.items() if phrase in lowered), Reason.PROTOCOL)

@@ -1,8 +1,8 @@
-"""Logs in with libpq. Each step runs in a thread, because a server can make a step take very long.
+"""Logs in with libpq. Each step runs in a thread, because a server can make a step last for half an hour.
 
-In SCRAM the server chooses how many times the client hashes its password (RFC 5802, section 3). libpq accepts up to
-2³¹ iterations. They take half an hour and cannot be interrupted. psycopg holds the GIL during such a call and would
-block the event loop. Therefore this module calls libpq with ctypes, which releases the GIL.
+In SCRAM, the server chooses how many times the client hashes its password (RFC 5802, section 3). libpq accepts up to
+2³¹ iterations, and cannot be interrupted during them. psycopg holds the GIL during such a call and would block the
+event loop. Therefore, this module calls libpq with ctypes, which releases the GIL.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ def _connect_poll(conn: PGconn) -> int:
     # ctypes finds the function in the library with which psycopg's extension module is linked (dlsym(3)).
     connect_poll = ctypes.CDLL(sys.modules[type(conn).__module__].__file__).PQconnectPoll
     connect_poll.argtypes, connect_poll.restype = [ctypes.c_void_p], ctypes.c_int
-    return int(connect_poll(conn.pgconn_ptr))  # type: ignore[attr-defined] # the protocol leaves it out
+    return int(connect_poll(conn.pgconn_ptr))  # type: ignore[attr-defined] # `PGconn` does not declare it
 
 
 class PostgresLogin:
@@ -49,12 +49,12 @@ class PostgresLogin:
         return self._polling is not None and not self._polling.done()
 
     async def poll(self, phases: Phases) -> pq.PollingStatus:
-        """Call `PQconnectPoll` in a thread.
+        """Call `PQconnectPoll` in a thread, and return its result.
 
-        If the caller is cancelled, the call continues with the lowest priority until libpq returns.
+        If the caller is cancelled, the thread continues with the lowest priority until libpq returns.
 
         Args:
-            phases: Receives a hint for the message of a timeout.
+            phases: Receives a hint, which the error message contains if the check times out during this call.
 
         Raises:
             psycopg.Error: The connection is closed.
@@ -87,7 +87,7 @@ class PostgresLogin:
         return result
 
     def finish(self) -> None:
-        """Close the connection immediately, except during a call of libpq: then close it when the call returns."""
+        """Close the connection: immediately, or, while a thread runs a call of libpq, when this call returns."""
         if self._polling is None or self._polling.done():
             self.conn.finish()
         else:

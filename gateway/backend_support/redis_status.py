@@ -32,20 +32,20 @@ _REASONS = {
     "ERR operation not permitted": Reason.AUTH,
     "ERR wrong number of arguments for 'auth'": Reason.AUTH,
 }
-"""Reasons by the first words of an error reply. Redis before 6 has no codes for logins."""
+"""Reasons by the first words of an error reply. Redis before version 6 has no error codes for failed logins."""
 _WRONG_LOGIN = "correct check.password_file, and check.user for an ACL user"
 _REMEDIES = {
     "NOAUTH": "set check.password_file, and check.user for an ACL user",
     "WRONGPASS": _WRONG_LOGIN,
     "ERR invalid password": _WRONG_LOGIN,
-    "NOPERM": "permit the user of the check +ping +role +info",
-    "DENIED": "set a password or protected-mode no on the server",
+    "NOPERM": "grant the user of the check the ACL rules +ping +role +info",
+    "DENIED": "on the server, set a password, or set protected-mode to no",
     "ERR wrong number of arguments for 'auth'": "the server has no ACL users: remove check.user",
 }
 
 
 def reply_error(error: RespError) -> UnusableTargetError:
-    """Convert an error reply, with a remedy if one is known.
+    """Return the check's error for an error reply, with a remedy if one is known.
 
     Args:
         error: The error reply.
@@ -56,7 +56,7 @@ def reply_error(error: RespError) -> UnusableTargetError:
 
 
 def read_info(replies: list[Reply]) -> dict[str, str]:
-    """Return the fields of INFO replies. Refused sections have no fields.
+    """Return the fields of INFO replies. Skip the sections that the server refuses to return.
 
     Args:
         replies: One reply for each section.
@@ -67,11 +67,11 @@ def read_info(replies: list[Reply]) -> dict[str, str]:
 
 
 def evaluate(role_reply: Reply, info: Mapping[str, str], max_lag: float | None) -> ProbeResult:
-    """Derive the result of a probe.
+    """Derive the result of a probe from the replies to ROLE and INFO.
 
     Args:
         role_reply: The reply to ROLE; its first item is `master`, `slave` or `sentinel`.
-        info: The fields of INFO; empty if the user must not run it.
+        info: The fields of INFO; empty if the user has no permission to run it.
         max_lag: Largest lag of a usable replica, in seconds. None: no limit.
 
     Raises:
@@ -101,7 +101,9 @@ def _role(role_reply: Reply, info: Mapping[str, str]) -> DatabaseRole:
     word = role_reply[0] if isinstance(role_reply, list) and role_reply else info.get("role", "").encode()
     if word == b"sentinel" or info.get("redis_mode") == "sentinel":
         raise UnusableTargetError(
-            Reason.PROTOCOL, "this is a Sentinel, not a Redis server", "set the server's port (6379)"
+            Reason.PROTOCOL,
+            "this is a Sentinel, not a Redis server",
+            "set the port of the Redis server (usually 6379)",
         )
     if word == b"master":
         return "primary"
@@ -119,7 +121,7 @@ def _version(info: Mapping[str, str]) -> str | None:
 
 
 def _lag(info: Mapping[str, str]) -> float | None:
-    """Return an upper limit of the lag in seconds: how long ago the replica last received data from its primary."""
+    """Return an upper limit of the lag: the seconds since the replica last received data from its primary."""
     fields = ("master_link_down_since_seconds", "master_last_io_seconds_ago")
     # A lag is negative if it is not known, or if the clock of the server was set back.
     lag = max((_number(info, field, -(1 << 63)) for field in fields if field in info), default=-1)

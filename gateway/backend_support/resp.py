@@ -13,7 +13,7 @@ _MAX_ITEMS = 1024
 
 
 class RespError(str):
-    """An error reply of the server. The text begins with an upper-case code, such as NOAUTH."""
+    """An error reply of the server. The string begins with an upper-case code, such as NOAUTH."""
 
     __slots__ = ()
 
@@ -48,7 +48,7 @@ class RespClient:
     async def _read(self, depth: int) -> Reply:
         self._items += 1
         if depth > _MAX_DEPTH or self._items > _MAX_ITEMS:
-            raise _invalid("too many nested or listed items")
+            raise _invalid("a reply has too many items or too many levels of arrays")
         line = await self._stream.read_line()
         mark, rest = line[:1], line[1:]
         if mark == b"+":
@@ -71,7 +71,7 @@ class RespClient:
             raise _invalid("a length is negative")
         data = await self._stream.read_exactly(size + 2)
         if data[-2:] != b"\r\n":
-            raise _invalid("a text is longer than its length")
+            raise _invalid("a string is longer than its declared length")
         return data[:-2]
 
 

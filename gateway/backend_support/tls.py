@@ -44,7 +44,7 @@ def context(tls: TlsOptions, key: str = "check.tls") -> ssl.SSLContext | None:
 
 
 def describe_tls_error(error: ssl.SSLError, key: str = "check.tls") -> str:
-    """Return why a TLS handshake failed, and what to do.
+    """Return a message with the cause of a failed TLS handshake and the remedy.
 
     Args:
         error: The error of the handshake.

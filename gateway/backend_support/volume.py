@@ -62,21 +62,21 @@ ImportedVolume = tuple[dict[str, Any], list[str]]
 
 @dataclass(frozen=True)
 class KernelMountRules:
-    """How kernels mount backends of a kind such as NFS. The options of the kind have a field `volume`.
+    """The rules for mounting backends of one kind, such as NFS. The options of the kind must have a field `volume`.
 
     Args:
-        file_systems: Types of file systems, as arguments of `mount -t`. A longer type with the same
-            prefix, such as `nfs4`, counts too.
+        file_systems: The kind's types of file systems, as for `mount -t`. A longer type with the same prefix, such as
+            `nfs4`, also belongs to the kind.
         build: Receives the options, the listener's address and `hold` in seconds. Returns the volume, or None if no
             volume is configured.
         versions: The protocol versions that are allowed in mount options.
         reserved: Mount options that users must not set, in addition to those of all kinds. They cannot work
             through the gateway, or the gateway sets them.
-        problems: Receives the options. Yields each invalid key and the problem, if there is a volume.
+        problems: Receives the options of a backend with a volume. Yields each invalid key, and the problem.
         persistent_volume: Returns the keys of a Kubernetes PersistentVolume's `spec` that depend on the kind: the
             source, and `mountOptions`.
-        import_volume: Returns a backend from the driver options of a Docker volume. Raises `ValueError` if the
-            driver options are not valid. None: `gateway import` does not import volumes of this kind.
+        import_volume: Converts the driver options of a Docker volume to a backend. Raises `ValueError` if the driver
+            options are not valid. None: `gateway import` does not import volumes of this kind.
         render_export: Receives the options and the addresses of the clients. Returns the line for the export in the
             server's configuration. None: the server's configuration needs no such line.
     """
@@ -91,13 +91,13 @@ class KernelMountRules:
     render_export: Callable[[Any, Sequence[str]], str] | None = None
 
     def mounts(self, file_system: str) -> bool:
-        """Return whether backends of this kind are mounted with a type of file system."""
+        """Return whether a type of file system, such as `nfs4`, belongs to this kind."""
         return file_system.startswith(self.file_systems)
 
 
 _VERSION_OPTIONS = ("vers=", "nfsvers=")
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 - keys, not bound
-"""Maps listener addresses that mount options do not accept to addresses that they accept."""
+"""Maps a listener's address that is not valid in mount options to the loopback address that reaches the listener."""
 
 
 def mount_address(volume: VolumeOptions, listener: Endpoint) -> str:
@@ -111,7 +111,10 @@ def mount_address(volume: VolumeOptions, listener: Endpoint) -> str:
 
 
 def kubernetes_options(volume: VolumeSpec) -> list[str]:
-    """Return the mount options of a Kubernetes PersistentVolume, which has the address and the mode in its source."""
+    """Return the mount options for a Kubernetes PersistentVolume.
+
+    They omit the address and the read-only mode, because the source of the PersistentVolume contains both.
+    """
     return [each for each in volume.options if each not in ("ro", "rw", f"addr={volume.address}")]
 
 
@@ -126,7 +129,8 @@ def build_volume(
         kind: Type of the file system.
         export: The export or share.
         device: The device argument of mount(2).
-        options: Options of mount(2) for the file system. This function adds address, port, mode and `mount_options`.
+        options: Options of mount(2) for the file system. This function adds the address, the port, `ro` or `rw`, and
+            `volume.mount_options`.
     """
     address = mount_address(volume, listener)
     mode = "ro" if volume.read_only else "rw"

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from gateway.backend_support.volume import KernelMountRules, VolumeOptions, VolumeSpec
@@ -26,7 +25,7 @@ class ConfiguredBackend(Protocol):
 
     @property
     def hold(self) -> float:
-        """How long a new client waits while the path is down, in seconds."""
+        """Maximum number of seconds for which a new client waits while no target can be reached."""
 
     def ways(self, target: Endpoint) -> tuple[str, ...]:
         """Return the tunnels to a target. Empty: the gateway connects to the target directly."""
@@ -38,12 +37,12 @@ class ConfiguredBackend(Protocol):
 
 @dataclass(frozen=True)
 class ImportRules:
-    """What `gateway import` writes for a backend of one kind, in addition to its target.
+    """The rules for what `gateway import` writes for backends of one kind, in addition to the target.
 
     Args:
         other_ports: Usual ports of the service in addition to `default_port`.
         keys: Required keys, with placeholder values that the user must replace.
-        note: What the user must change or add. Empty if there is nothing to change.
+        note: A note to the user about keys to change or add; empty if there are none.
         password_without_user: Whether the check can log in with a password only.
     """
 
@@ -82,28 +81,28 @@ class BackendKind:
         aliases: Other names of the service. If the configuration uses one as `kind`, the error suggests `name`.
         read_url: Receives the scheme and the decoded path of a URL, and returns configuration keys, with dots for
             nested keys. The path is empty or starts with a slash. Raises `ValueError` if the path is not valid.
-        hold: Default of the key `hold`: how long clients wait while the path to the backend is down.
+        hold: Default of the key `hold`: the maximum time for which clients wait while no target can be reached.
         endpoints: Receives the check and a target, and returns the endpoints that the gateway dials for the target.
         has_roles: Receives the check, and returns whether each target has a role: primary or replica.
-        traffic_class: `BULK`: the backend's clients use separate SSH connections and, if there are workers, separate
-            processes.
-        mount: How kernels mount the backend. None: programs connect to the backend.
+        traffic_class: `BULK`: the backend's clients use separate SSH connections.
+        mount: The rules for mounting the backend in the kernel. None: programs connect to the backend directly.
         facts: The facts that probes report, in display order.
         privileged_only: Receives the options, and returns whether the listener refuses source ports above 1023.
         abort_limit: The number of consecutive aborted handshakes after which a server blocks their source address.
             None: servers of this kind do not count aborted handshakes.
-        tap: Creates a tap that measures latency in the traffic. None: the protocol alternates requests and responses.
+        tap: Creates a tap that measures latency in the traffic. None: requests and responses alternate, so that the
+            relay itself measures the latency.
         cancels: Recognizes cancel requests on separate connections. Must be None if `tap` is set.
         prompt: Seconds without a response to a client after which the target is suspect. None: there is no limit.
-        imports: How `gateway import` writes a backend.
+        imports: The rules for the configuration that `gateway import` writes.
         advice: Receives all configured backends of this kind, and yields warnings. Each warning names the backend
             and the remedy.
         insecure_settings: Receives the options, the check, and whether the path to a target is unencrypted and leaves
             this host. Yields the insecure settings. Reads no files except the modes of programs.
         credentials: Reads the certificate files from the options and the check. Skips unreadable files. Can block.
-        init_keys: The keys of `check` that `gateway init` asks for. A secret is asked for as a file.
-        verify: Checks the options, the check, and the files that they name. Raises `GatewayError` if they cannot
-            work without a change by the operator.
+        init_keys: The keys of `check` that `gateway init` asks for. For a secret, it asks for the path of a file.
+        verify: Checks the options, the check, and the files that they name. Raises `GatewayError` if the operator
+            must change one of them.
         remedies: The remedies that differ from `gateway.remedies.TARGET_REMEDIES`.
     """
 
@@ -145,11 +144,11 @@ class BackendKind:
         return frozenset((self.default_port, *self.imports.other_ports)) - {0}
 
     def volume_options(self, options: Any) -> VolumeOptions | None:
-        """Return the options of the Docker volume; None if the backend configures no volume."""
+        """Return the options of the backend's Docker volume; None if no volume is configured."""
         volume: VolumeOptions | None = options.volume if self.mount else None
         return volume
 
-    def volume(self, options: Any, listen: Sequence[Endpoint | Path], hold: float) -> VolumeSpec | None:
+    def volume(self, options: Any, listen: Sequence[Endpoint], hold: float) -> VolumeSpec | None:
         """Return the definition of the Docker volume; None if there is no volume, or if no listener has an address.
 
         Args:
@@ -157,22 +156,19 @@ class BackendKind:
             listen: The listeners of the backend. The volume uses the first one with an address.
             hold: Seconds for which a client waits while the path to the backend is down.
         """
-        listener = next((address for address in listen if isinstance(address, Endpoint)), None)
+        listener = next((address for address in listen if not address.is_unix), None)
         return self.mount.build(options, listener, hold) if self.mount and listener else None
-
-    def __reduce__(self) -> tuple[Callable[[str], "BackendKind"], tuple[str]]:
-        return (KINDS.__getitem__, (self.name,))
 
 
 KINDS: KindRegistry[BackendKind] = KindRegistry(__name__, __path__)
 
 
 def target_remedy(kind: str, reason: str | None) -> str:
-    """Return what the operator can do about a failed target; empty if there is no remedy.
+    """Return the recommended action for a failed target; empty if there is none.
 
     Args:
         kind: The name of the kind.
-        reason: Why the target failed.
+        reason: The reason of the failure; None if the target has not failed.
     """
     if reason is None:
         return ""

@@ -17,7 +17,7 @@ from gateway.errors import Reason, UnusableTargetError
 from gateway.facts import VERSION
 
 _NO_LOGIN = "the server requires a login: set check.user and check.password_file"
-_WRONG_LOGIN = "the server refuses the login: correct check.user and check.password_file, or permit the user the path"
+_WRONG_LOGIN = "the server refuses the login: correct check.user and check.password_file, or grant the user access"
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class HttpBackend:
 
 
 def _read_url(scheme: str, path: str) -> dict[str, str]:
-    """See `BackendKind.read_url`: return the path as `check.path`; `https` requires TLS."""
+    """Return a URL's path as `check.path`; for `https`, require TLS. Implements `BackendKind.read_url`."""
     return ({"check.path": path} if path else {}) | ({"check.tls.mode": "verify"} if scheme == "https" else {})
 
 
@@ -92,6 +92,6 @@ KIND = BackendKind(
     init_keys=("path", "user", "password"),
     remedies={
         Reason.QUERY: "correct check.path or check.status, or read the log of the server",
-        Reason.ROLE: "add the value to primary or replica of check.role, promote a primary, or correct prefer",
+        Reason.ROLE: "promote a primary, correct prefer, or add the server's value to check.role.primary or replica",
     },
 )

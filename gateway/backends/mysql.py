@@ -45,7 +45,8 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import ReachError, Reason, UnusableTargetError
 
 _IO_TIMEOUT = 3600.0
-"""Time limit of one blocking operation of PyMySQL, in seconds. The check closes the socket earlier."""
+"""Time limit of one blocking operation of PyMySQL, in seconds. It is not reached, because the check shuts the socket
+down at its own deadline."""
 _THREAD_TIMEOUT = 1.0
 """Seconds to wait for a thread after its socket was shut down. The thread exits immediately, except if the machine is
 busy."""
@@ -91,7 +92,8 @@ class MysqlBackend:
         """Log in, and query role, version and replication lag; see `gateway.contracts.backend.Backend`.
 
         The server and `phases.logins` both count each login that is aborted at the deadline. After several aborted
-        logins, a probe that starts during a pause fails without a login.
+        logins, `phases.logins` requires a pause before the next login. A probe during this pause fails without a
+        login.
         """
         if self.check.user is None:
             return ProbeResult(unprobed="check.user is not set, and MySQL must not be probed without a login")
@@ -105,7 +107,7 @@ class MysqlBackend:
             raise ReachError(
                 Reason.TIMEOUT,
                 f"the last {logins.aborted} logins timed out, and the server counts them (max_connect_errors): the"
-                f" next login follows in {pause:.0f} s",
+                f" next attempt to log in is in {pause:.0f} s",
             )
         # Get the password before connecting, because the server counts every failure after the connection is open.
         password = await self._passwords.get(self.check, target, phases)
@@ -124,7 +126,7 @@ class MysqlBackend:
         try:
             return await asyncio.shield(query)
         except asyncio.CancelledError:
-            with contextlib.suppress(OSError):  # the socket is possibly closed already
+            with contextlib.suppress(OSError):  # the socket may already be closed
                 handle.shutdown(socket.SHUT_RDWR)  # unblocks the thread
             if not login.logged_in:
                 phases.on_abandoned()
@@ -157,7 +159,7 @@ class MysqlBackend:
         )
 
     def _query(self, login: MysqlLogin, sock: socket.socket, phases: Phases) -> ProbeResult:
-        """Log in and query the status. Blocks until `sock` is shut down."""
+        """Log in and query the status. Blocks; shut `sock` down to cancel this call."""
         try:
             login.connect(sock)
             with phases("query"):
@@ -175,7 +177,7 @@ class MysqlBackend:
 
 
 def _close(query: "asyncio.Future[ProbeResult]", *sockets: socket.socket) -> None:
-    """Close the sockets of a thread after its exit, and mark its exception as retrieved."""
+    """Close the sockets that a finished query used, and mark its exception as retrieved."""
     for each in sockets:
         each.close()
     if not query.cancelled():
@@ -197,7 +199,7 @@ def _read_public_key(file: Path | None) -> bytes | None:
     try:
         key = load_pem_public_key(data)
     except ValueError as error:
-        detail = f"check.server_public_key_file: {file}: contains no public key in PEM"
+        detail = f"check.server_public_key_file: {file}: does not contain a public key in PEM format"
         raise ReachError(Reason.AUTH, detail) from error
     if not isinstance(key, RSAPublicKey):
         raise ReachError(Reason.AUTH, f"check.server_public_key_file: {file}: is not an RSA key")
@@ -205,7 +207,7 @@ def _read_public_key(file: Path | None) -> bytes | None:
 
 
 def _verify(options: EmptyOptions, check: MysqlCheckOptions) -> None:
-    """See `BackendKind.verify`."""
+    """Check the files and the program that a check names. Implements `BackendKind.verify`."""
     verify(options, check)
     _read_public_key(check.server_public_key_file)
     if check.server_public_key_file is not None and check.tls.mode != "off":

@@ -49,7 +49,7 @@ _IMPORTED_OPTIONS = frozenset({
 EXPORT_READ_ONLY = Fact("read_only", "Whether the export refuses writes, if `check.write` is set.", describe=hidden)
 SPACE = Fact(
     "space_bytes",
-    "Space of the export.",
+    "Total and available space of the export.",
     metric="gateway_nfs_space_bytes",
     label="kind",
     describe=lambda space: f"{format_bytes(space['available'])} free",
@@ -159,14 +159,14 @@ class NfsBackend:
 
 
 def _describe_change(first: nfs4.NfsExport, now: nfs4.NfsExport) -> str:
-    """Describe a change of the export that makes existing mounts stale; return an empty text if there is none."""
+    """Describe a change of the export that makes existing mounts stale; return an empty string if there is none."""
     if first.fsid != now.fsid:
-        return f"the target exports another file system than before ({first.fsid}, now {now.fsid})"
-    return "the target exports another directory than before" if first.handle != now.handle else ""
+        return f"the target exports a different file system than before ({first.fsid}, now {now.fsid})"
+    return "the target exports a different directory than before" if first.handle != now.handle else ""
 
 
 def _volume(options: NfsOptions, listener: Endpoint, hold: float) -> VolumeSpec | None:
-    """Return the definition of the volume. Its mount waits at least as long as the gateway holds its connection.
+    """Return the definition of the volume. Mounting it waits for the server for at least `hold` seconds.
 
     Docker's driver calls mount(2), which rejects options that only mount.nfs implements, such as `retry` and `bg`.
     The definition always contains the NFS version, because the kernel's default is version 3.
@@ -185,29 +185,29 @@ def _retrans(hold: float) -> int:
     """Return the value of the mount option `retrans`: the number of retransmissions before a call fails (nfs(5)).
 
     Over TCP, a call fails `_TIMEO * (1 + retrans)` seconds after it was sent, and after 600 s at the latest
-    (`NFS_MAX_TCP_TIMEOUT`). With the option `hard`, the kernel then repeats calls of an existing mount. A call of
-    mount(2) fails.
+    (`NFS_MAX_TCP_TIMEOUT`). With the option `hard`, the kernel then repeats the calls of an existing mount, but a new
+    mount fails. The value must therefore cover `hold`.
     """
     return min(max(2, math.ceil(hold / _TIMEO)), _MAX_RETRANS)
 
 
 def _volume_problems(options: NfsOptions) -> Iterator[tuple[str, str]]:
-    """See `KernelMountRules.problems`."""
+    """Yield each key that is not valid for a volume, and the problem. Implements `KernelMountRules.problems`."""
     if not options.export.startswith("/") or ".." in options.export.split("/"):
-        yield "export", f"{options.export!r} must begin with / and have no .. for a volume"
+        yield "export", f"{options.export!r} must begin with / and contain no .. if volume is set"
     volume = options.volume
     if volume is not None and "noresvport" in volume.mount_options and not options.allow_unprivileged_ports:
         yield "volume.mount_options", "noresvport: needs allow_unprivileged_ports: true"
 
 
 def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
-    """See `KernelMountRules.persistent_volume`."""
+    """Return the NFS-specific keys of a PersistentVolume. Implements `KernelMountRules.persistent_volume`."""
     source = {"server": volume.address, "path": volume.export, "readOnly": volume.read_only}
     return {"nfs": source, "mountOptions": kubernetes_options(volume)}
 
 
 def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
-    """See `KernelMountRules.import_volume`."""
+    """Convert a Docker volume's driver options to a backend. Implements `KernelMountRules.import_volume`."""
     mount = dict(part.strip().partition("=")[::2] for part in driver_options.get("o", "").split(","))
     server, _, export = driver_options.get("device", "").rpartition(":")
     named, server = server, (mount.pop("addr", "") or server).strip("[]")
@@ -223,7 +223,7 @@ def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
     if named.strip("[]") not in ("", server):
         notes.append(f"the device names {named}, but the target is addr={server}")
     if not version.startswith("4"):
-        notes.append(f"NFS version {version} becomes 4.2 through the gateway")
+        notes.append(f"NFS version {version} is not supported: the volume uses version 4.2")
     elif version in ("4.0", "4.1"):
         kept.insert(0, f"nfsvers={version}")
     volume: dict[str, Any] = {"read_only": True} if "ro" in mount else {}
@@ -232,7 +232,7 @@ def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
 
 
 def _imported_options(mount: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Return the mount options to keep, and a note for each other option."""
+    """Return the mount options to import, and a note that lists the other options."""
     written = {name: f"{name}={value}" if value else name for name, value in mount.items()}
     kept = [text for name, text in written.items() if name in _IMPORTED_OPTIONS]
     others = [text for name, text in written.items() if name not in {*_IMPORTED_OPTIONS, "ro", "rw", "hard", ""}]
@@ -240,7 +240,7 @@ def _imported_options(mount: Mapping[str, str]) -> tuple[list[str], list[str]]:
 
 
 def _render_export(options: NfsOptions, clients: Sequence[str]) -> str:
-    """See `KernelMountRules.render_export`: a line of exports(5).
+    """Return a line for the server's exports(5). Implements `KernelMountRules.render_export`.
 
     The line contains the option `insecure`, because sshd and the gateway connect from ports above 1023.
     """
@@ -250,7 +250,7 @@ def _render_export(options: NfsOptions, clients: Sequence[str]) -> str:
 
 
 def _read_url(scheme: str, path: str) -> dict[str, str]:
-    """See `BackendKind.read_url`: return the path as the key `export`."""
+    """Return a URL's path as the key `export`. Implements `BackendKind.read_url`."""
     del scheme
     return {"export": path} if path.strip("/") else {}
 
@@ -258,7 +258,8 @@ def _read_url(scheme: str, path: str) -> dict[str, str]:
 def _advice(backends: Sequence[ConfiguredBackend]) -> Iterator[str]:
     """Warn about `hold` beyond the kernel's limit, and about backends that share an NFS server.
 
-    Kernels treat all ports of a server as one server (RFC 8881, section 2.10.5).
+    A kernel treats two ports of one server as the same server (RFC 8881, section 2.10.5), and uses one connection for
+    both. The traffic of both backends would then go through only one of them.
     """
     first: dict[object, str] = {}
     longest = _TIMEO * (1 + _MAX_RETRANS)

@@ -74,7 +74,7 @@ _SQLSTATES = {
 _MAX_BYTES = 64 * 1024
 """Maximum number of bytes to accept from a server in one check. A usual check receives less than 8 KiB."""
 _DEFAULT_DATABASE = "postgres"
-"""The database that initdb creates for clients that need any database."""
+"""The database to which the check connects by default. initdb creates it on every server."""
 _STILL_COMPUTING = (
     "the previous login is still computing: the server requests too many SCRAM iterations (if you trust the server,"
     " lower scram_iterations and set the user's password again)"
@@ -134,7 +134,7 @@ class PostgresBackend:
     async def _query(
         self, link: Connector, target: Endpoint, phases: Phases, password: str
     ) -> tuple[list[str | None], bool]:
-        """Log in and run `_QUERY`. Return the selected row, and whether the server has requested the password."""
+        """Log in and run `_QUERY`. Return the selected row, and whether the server requested the password."""
         async with loopback_port(link, target, phases) as local:
             conn = pq.PGconn.connect_start(self._conninfo(target, local.port, password))
             login = PostgresLogin(conn)
@@ -177,7 +177,7 @@ class PostgresBackend:
         return make_conninfo("", **arguments).encode()
 
     def _evaluate(self, row: list[str | None], target: Endpoint, now: float) -> ProbeResult:
-        """Convert the row that `_QUERY` has selected to a probe result. `now` is a monotonic time."""
+        """Convert the row that `_QUERY` selected to a probe result. `now` is the monotonic time."""
         in_recovery, default_read_only, version, lag_text, streaming = row
         read_only = in_recovery == "t" or default_read_only == "t"
         lag = parse_lag(lag_text) if lag_text is not None else None
@@ -239,7 +239,7 @@ async def _wait_event(fd: int, *, write: bool) -> None:
 
 async def _connect(login: PostgresLogin, sock: socket.socket, phases: Phases) -> None:
     """Log in, and record the duration of each phase of the login."""
-    # libpq requires that its caller first waits for writability, then for what the last poll returned (section 34.1).
+    # First wait until the socket is writable, and then for the event that the last poll returned (section 34.1).
     conn, write = login.conn, True
     while True:
         with phases(_STATUS_PHASE.get(pq.ConnStatus(conn.status), "auth")):
@@ -254,7 +254,7 @@ async def _connect(login: PostgresLogin, sock: socket.socket, phases: Phases) ->
 
 
 async def _run_query(conn: PGconn, sock: socket.socket, sql: bytes) -> list[str | None]:
-    """Run a query, and return the values of the first row as text."""
+    """Run a query, and return the values of the first row as strings."""
     conn.send_query(sql)
     while conn.flush():
         await _wait_ready(sock, write=True)
@@ -275,7 +275,7 @@ async def _run_query(conn: PGconn, sock: socket.socket, sql: bytes) -> list[str 
 
 
 def _error_message(conn: PGconn) -> str:
-    """Return libpq's error message without the loopback address, which is not the address of the server."""
+    """Return libpq's error message without the address of the loopback port, which would confuse the reader."""
     text = conn.error_message.decode(errors="replace").strip()
     return re.sub(r"^connection to server at .*?, port \d+ failed: ", "", text)
 

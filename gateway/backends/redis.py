@@ -80,7 +80,8 @@ class RedisBackend:
             raise reply_error(reply)
 
     async def _query(self, client: RespClient) -> ProbeResult:
-        # While a server loads its data, it answers ROLE and INFO, but not PING.
+        # Send PING to detect a server that is still loading its data, because such a server responds to ROLE and
+        # INFO.
         sections = (("INFO", section) for section in _SECTIONS)
         ping, role, *infos = await client.run(("PING",), ("ROLE",), *sections)
         if isinstance(ping, RespError):
@@ -92,10 +93,10 @@ class RedisBackend:
 
 
 async def _greet(client: RespClient, phases: Phases) -> bool:
-    """Send PING. Return whether the server answers without a login.
+    """Send PING. Return whether the server accepts it without a login.
 
     Raises:
-        UnusableTargetError: The server serves no clients, for example because it still loads its data.
+        UnusableTargetError: The server does not serve clients, for example because it is still loading its data.
     """
     with phases("greeting"):
         (reply,) = await client.run(("PING",))
@@ -108,7 +109,10 @@ async def _greet(client: RespClient, phases: Phases) -> bool:
 
 
 def _read_url(scheme: str, path: str) -> dict[str, str]:
-    """See `BackendKind.read_url`: `rediss` requires TLS. Clients choose the database number, not the gateway."""
+    """Require TLS for `rediss`, and refuse a path. Implements `BackendKind.read_url`.
+
+    Each client selects its database, so a database number in the URL would have no effect.
+    """
     without_path(scheme, path)
     return {"check.tls.mode": "verify"} if scheme == "rediss" else {}
 
@@ -133,7 +137,7 @@ KIND = BackendKind(
     credentials=credentials,
     init_keys=("user", "password"),
     remedies={
-        Reason.HOST_BLOCKED: "set a password or protected-mode no on the server",
+        Reason.HOST_BLOCKED: "on the server, set a password, or set protected-mode to no",
         Reason.QUERY: "correct the privileges of check.user",
         Reason.NO_SPACE: "raise maxmemory on the server, delete keys, or set an eviction policy (maxmemory-policy)",
     },

@@ -138,7 +138,10 @@ def _volume(options: SmbOptions, listener: Endpoint, hold: float) -> VolumeSpec 
 
 
 def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
-    """See `KernelMountRules.persistent_volume`. Uses the CSI driver for SMB, because Kubernetes has none."""
+    """Return the SMB-specific keys of a PersistentVolume. Implements `KernelMountRules.persistent_volume`.
+
+    The volume uses the CSI driver for SMB, because Kubernetes has no built-in SMB volume.
+    """
     attributes = {"source": f"//{volume.address}/{volume.export}"}
     csi = {
         "driver": "smb.csi.k8s.io",
@@ -150,7 +153,7 @@ def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
 
 
 def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
-    """See `KernelMountRules.import_volume`."""
+    """Convert a Docker volume's driver options to a backend. Implements `KernelMountRules.import_volume`."""
     mount = dict(part.strip().partition("=")[::2] for part in driver_options.get("o", "").split(","))
     match = re.fullmatch(r"//([^/]+)/+([^/]+)(/.*)?", driver_options.get("device", ""))
     if match is None:
@@ -160,7 +163,7 @@ def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
         raise ValueError(f"port={port} is not a port number")
     server = mount.pop("addr", "") or mount.pop("ip", "") or match[1]
     keys: dict[str, Any] = {"targets": [str(Endpoint(server.strip("[]"), int(port)))], "share": match[2]}
-    notes = [f"directory {match[3]} of the share: mount it on the host"] if match[3] else []
+    notes = [f"directory {match[3]} of the share is not imported: mount it on the host"] if match[3] else []
     if server != match[1]:
         notes.append(f"the device names {match[1]}, but the target is addr={server}")
     login = sorted({"user", "username", "password", "pass", "credentials", "cred"} & mount.keys())
@@ -180,7 +183,7 @@ def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
 
 
 def _read_url(scheme: str, path: str) -> dict[str, str]:
-    """See `BackendKind.read_url`: return the path as the key `share`."""
+    """Return a URL's path as the key `share`. Implements `BackendKind.read_url`."""
     del scheme
     return {"share": path.removeprefix("/")} if path.strip("/") else {}
 

@@ -1,4 +1,4 @@
-"""Defines `kind: tcp` for any TCP service. The probe can send data, and compare the response."""
+"""Defines `kind: tcp` for any TCP service. The probe can send data, and compare the response with an expected one."""
 
 import re
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from gateway.errors import Reason, UnusableTargetError
 _MAX_RESPONSE = 16 * 1024
 """Maximum number of bytes to read while waiting for the expected response."""
 _MAX_PIECES = 100
-"""Maximum number of reads, because the whole response is compared after each of them."""
+"""Maximum number of reads. It limits the CPU time, because the whole response is compared after each read."""
 _MAX_SHOWN = 80
 """Maximum number of bytes of a response in an error."""
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|[rnt0\\]|)")
@@ -31,10 +31,10 @@ class TcpCheckOptions:
     r"""The `check:` keys of a TCP backend. Without `send`, `expect` and TLS, a check only connects.
 
     Args:
-        send: Text to send after connecting, with the escapes `\r`, `\n`, `\t`, `\0`, `\\` and `\xHH`.
-        expect: Text that the response must contain within its first 16 KiB, with the same escapes.
-        expect_pattern: A regular expression that the response must match there, in the syntax of RE2, instead of
-            `expect`. It needs `pip install 'gateway[patterns]'`; the image contains it.
+        send: String to send after connecting, with the escapes `\r`, `\n`, `\t`, `\0`, `\\` and `\xHH`.
+        expect: String that the first 16 KiB of the response must contain, with the same escapes.
+        expect_pattern: A regular expression in the syntax of RE2 that the first 16 KiB of the response must match,
+            instead of `expect`. It needs `pip install 'gateway[patterns]'`; the image contains this package.
         tls: TLS settings of the check's connection. They do not affect clients.
     """
 
@@ -75,7 +75,7 @@ class TcpBackend:
         self._dialer = CheckDialer(check.tls, _MAX_RESPONSE)
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """Connect, send the text, and wait for the expected response; see `gateway.contracts.backend.Backend`."""
+        """Connect, send `send`, and wait for the expected response; see `gateway.contracts.backend.Backend`."""
         async with self._dialer.open(link, target, phases) as stream:
             if self._send or self._expect or self._pattern is not None:
                 with phases("query"):
@@ -102,10 +102,10 @@ class TcpBackend:
 
 
 def unescape(text: str) -> bytes:
-    r"""Return the bytes of a text with escapes, in UTF-8.
+    r"""Replace the escapes in a string, and return the result in UTF-8.
 
     Raises:
-        ValueError: The text contains a backslash that does not begin an escape.
+        ValueError: The string contains a backslash that does not begin an escape.
     """
     return b"".join(_pieces(text))
 

@@ -89,7 +89,7 @@ def _tunnel(kind: str, before: dict[str, Any]) -> dict[str, Any]:
     return {"kind": kind, **_ask_keys(found.options, keys, before)}
 
 
-def _backend(kind: str, via: list[str], taken: Iterable[Endpoint | Path], before: dict[str, Any]) -> dict[str, Any]:
+def _backend(kind: str, via: list[str], taken: Iterable[Endpoint], before: dict[str, Any]) -> dict[str, Any]:
     found = backends.KINDS[kind]
     answers: dict[str, Any] = {"kind": kind, **({"via": via[0]} if via else {})}
     target = click.prompt(
@@ -113,7 +113,7 @@ def _backend(kind: str, via: list[str], taken: Iterable[Endpoint | Path], before
     return {**answers, **({"check": check} if check else {})}
 
 
-def _free_listener(answer: str | None, port: int, taken: Collection[Endpoint | Path]) -> str:
+def _free_listener(answer: str | None, port: int, taken: Collection[Endpoint]) -> str:
     """Return the previous answer, a loopback address with `port`, or one with a later port: the first that is free.
 
     Args:

@@ -20,7 +20,7 @@ from gateway.config.model import (
 from gateway.config.parsed_tree import ParsedMapping, ParsedScalar
 from gateway.config.schema import known_keys
 from gateway.config.suggestions import suggest
-from gateway.contracts.values import Endpoint
+from gateway.contracts.values import Endpoint, unix_endpoint
 from gateway.docker.options import DockerOptions
 
 
@@ -126,14 +126,13 @@ def _backend(name: str, table: ParsedMapping, decoder: Decoder) -> BackendSpec |
         targets=tuple(targets),
         own_ways={target: via for target, via in targets.items() if via is not None},
         prefer=common.prefer or ("primary" if kind.has_roles(check_options) and len(targets) > 1 else "order"),
-        listen=tuple(each.unix if isinstance(each, UnixListener) else each for each in common.listen),
+        listen=tuple(unix_endpoint(each.unix) if isinstance(each, UnixListener) else each for each in common.listen),
         sockets=tuple(each for each in common.listen if isinstance(each, UnixListener)),
         hold=kind.hold if common.hold is None else common.hold,
         max_connections=common.max_connections,
         max_connections_per_consumer=common.max_connections_per_consumer,
         allow=common.allow,
         prefer_way=common.prefer_way,
-        worker=common.worker,
         check=check,
         options=options,
         check_options=check_options,

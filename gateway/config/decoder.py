@@ -14,7 +14,7 @@ from gateway.config.scalar_decoder import SCALARS, broken_rule, one_of, read_sca
 from gateway.config.schema import is_secret, known_keys
 from gateway.config.suggestions import suggest
 from gateway.contracts.security import Secret
-from gateway.errors import Problem
+from gateway.errors import ConfigProblem
 
 
 class InvalidValue:
@@ -31,7 +31,7 @@ class Decoder:
         problems: The list to which problems are added.
     """
 
-    def __init__(self, problems: list[Problem]) -> None:
+    def __init__(self, problems: list[ConfigProblem]) -> None:
         self.problems = problems
         self.places: dict[str, str] = {}
         """The place of each value, by its key."""
@@ -46,7 +46,7 @@ class Decoder:
             key: The dotted key of the value.
             message: The message, without place and key.
         """
-        self.problems.append(Problem(place, key, message))
+        self.problems.append(ConfigProblem(place, key, message))
 
     def value(self, tree: Tree, hint: Any, key: str, shorthand: str | None = None) -> Any:
         """Decode a value.
@@ -209,7 +209,7 @@ class Decoder:
         )
 
 
-def at_key(places: Mapping[str, str], place: str, key: str, message: str) -> Problem:
+def at_key(places: Mapping[str, str], place: str, key: str, message: str) -> ConfigProblem:
     """Return a problem whose place and key are those of the key at the start of the message.
 
     If the message does not start with a present key, the problem has the place and the key of the mapping.
@@ -223,7 +223,7 @@ def at_key(places: Mapping[str, str], place: str, key: str, message: str) -> Pro
     name, _, rest = message.partition(": ")
     inner = f"{key}.{name}" if key else name
     written = places.get(inner) or places.get(f"{inner}[0]")
-    return Problem(written, inner, rest) if written and rest else Problem(place, key, message)
+    return ConfigProblem(written, inner, rest) if written and rest else ConfigProblem(place, key, message)
 
 
 def _alternative(tree: Tree, arguments: tuple[Any, ...]) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from gateway.config.decoder import at_key
 from gateway.config.model import SECTIONS, Config
 from gateway.contracts.security import Secret
-from gateway.errors import GatewayError, Problem
+from gateway.errors import ConfigProblem, GatewayError
 from gateway.fleet.member_file import read_members
 from gateway.fleet.members import exposed_token
 from gateway.secret_files import ExposedError, check_not_exposed, unreadable
@@ -29,25 +29,25 @@ def named_files(config: Config) -> set[Path]:
     return set().union(*map(files_of, parts))
 
 
-def check_files(config: Config) -> list[Problem]:
+def check_files(config: Config) -> list[ConfigProblem]:
     """Check that all files to which a configuration refers can be used, and return the problems.
 
     Blocks while it reads the files. These problems do not invalidate the configuration: a running service reports
     each as an error of one tunnel or backend, and continues to run the others.
     """
     problems = [
-        Problem(_place(config, where, where), where, message)
+        ConfigProblem(_place(config, where, where), where, message)
         for where, path, shown in (*_paths(config.docker, "docker"), *_paths(config.fleet, "fleet"))
         if (message := _unreadable(path, shown))
     ]
     if isinstance(config.audit.log, Path) and (message := _unwritable(config.audit.log)):
-        problems.append(Problem(_place(config, "audit.log", "audit"), "audit.log", message))
+        problems.append(ConfigProblem(_place(config, "audit.log", "audit"), "audit.log", message))
     for section, specs in (("tunnels", config.tunnels), ("backends", config.backends)):
         for name, spec in specs.items():
             key = f"{section}.{name}"
             parts = {key: spec.options, f"{key}.check": getattr(spec, "check_options", None)}
             found = [
-                Problem(_place(config, where, spec.place), where, message)
+                ConfigProblem(_place(config, where, spec.place), where, message)
                 for prefix, part in parts.items()
                 for where, path, shown in _paths(part, prefix)
                 if (message := _unreadable(path, shown))
@@ -61,7 +61,7 @@ def check_files(config: Config) -> list[Problem]:
     return [replace(each, message=config.redactor.redact(each.message, each.place)) for each in problems]
 
 
-def exposed_fleet_token(config: Config) -> list[Problem]:
+def exposed_fleet_token(config: Config) -> list[ConfigProblem]:
     """Return a problem if `fleet.file` has a member that would get the token without encryption.
 
     Blocks while it reads the file. Ignores a file that cannot be read.
@@ -73,10 +73,10 @@ def exposed_fleet_token(config: Config) -> list[Problem]:
         message = exposed_token(read_members(path)[0])
     except (OSError, GatewayError):  # `FleetPoller` reports the error
         return []
-    return [Problem(place_of(config, "fleet.file"), "fleet.file", f"{path}: {message}")] if message else []
+    return [ConfigProblem(place_of(config, "fleet.file"), "fleet.file", f"{path}: {message}")] if message else []
 
 
-def exposed_secrets(config: Config, file: Path | None, literals: list[tuple[str, str]]) -> list[Problem]:
+def exposed_secrets(config: Config, file: Path | None, literals: list[tuple[str, str]]) -> list[ConfigProblem]:
     """Return a problem for each file with a secret that every user can read, including the configuration file.
 
     Args:
@@ -88,13 +88,13 @@ def exposed_secrets(config: Config, file: Path | None, literals: list[tuple[str,
     for where, secret in all_secrets(config):
         message = _exposed(secret.path)
         if message:
-            problems.append(Problem(place_of(config, f"{where}_file"), f"{where}_file", message))
+            problems.append(ConfigProblem(place_of(config, f"{where}_file"), f"{where}_file", message))
     in_file = [(place, key) for place, key in literals if file and place.startswith(f"{file}:")]
     message = _exposed(file) if in_file else None
     if message:
         place, key = in_file[0]
         name = key.rpartition(".")[2]
-        problems.append(Problem(place, key, f"the secret is in this file, and {message} (or use {name}_file)"))
+        problems.append(ConfigProblem(place, key, f"the secret is in this file, and {message} (or use {name}_file)"))
     return problems
 
 

@@ -17,7 +17,7 @@ from gateway.config.file_checks import check_files
 from gateway.config.loader import ConfigSources, load
 from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequence, Tree
 from gateway.config.variables import PREFIX
-from gateway.errors import ConfigError, Problem
+from gateway.errors import ConfigError, ConfigProblem
 
 
 def from_urls(tunnel_urls: tuple[str, ...], backend_urls: tuple[str, ...]) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def from_urls(tunnel_urls: tuple[str, ...], backend_urls: tuple[str, ...]) -> di
         ConfigError: A URL is not valid, or contains a secret.
     """
     load(ConfigSources(tunnels=tunnel_urls, backends=backend_urls, environment={}), serves=bool(backend_urls))
-    problems: list[Problem] = []
+    problems: list[ConfigProblem] = []
     config: dict[str, Any] = {}
     for section, given in (("tunnels", tunnel_urls), ("backends", backend_urls)):
         for text in given:
@@ -56,7 +56,7 @@ def to_yaml(config: dict[str, Any]) -> str:
     return yaml.safe_dump(config, sort_keys=False, width=100, allow_unicode=True)
 
 
-def problems_of(config: dict[str, Any]) -> list[Problem]:
+def problems_of(config: dict[str, Any]) -> list[ConfigProblem]:
     """Return the problems that `gateway validate` would report. Reads the files to which the configuration refers."""
     # Ignore settings in `GATEWAY_…` variables: they would be merged into the configuration, but are not part of it.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}

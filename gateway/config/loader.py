@@ -10,6 +10,7 @@ from gateway import backends, tunnels
 from gateway.config import url_parser
 from gateway.config.builder import build
 from gateway.config.decoder import Decoder
+from gateway.config.deprecated_keys import replace_deprecated
 from gateway.config.dialed_servers import direct_addresses, servers_behind_several
 from gateway.config.file_checks import exposed_fleet_token, exposed_secrets
 from gateway.config.model import SECTIONS, Config
@@ -21,7 +22,7 @@ from gateway.config.strict_mode import weaknesses
 from gateway.config.variable_expansion import expand, references
 from gateway.config.variables import PREFIX, setting_names, unknown_variables, url_variables, variable_of
 from gateway.config.yaml_parser import UNSET, parse_yaml, read_text
-from gateway.errors import ConfigError, ConfigOrigin, Problem
+from gateway.errors import ConfigError, ConfigOrigin, ConfigProblem
 
 _EXAMPLES = {"tunnel": "bastion=ssh://user@host", "backend": "orders=mysql://db:3306"}
 _MAX_PROBLEMS = 200
@@ -64,7 +65,7 @@ def load(sources: ConfigSources, *, serves: bool = True) -> Config:
     Raises:
         ConfigError: The configuration is invalid. The error lists all problems.
     """
-    problems: list[Problem] = []
+    problems: list[ConfigProblem] = []
     redactor = Redactor()
     place = str(sources.file) if sources.file else "configuration"
     root, text, digest = ParsedMapping(place), "", None
@@ -83,14 +84,14 @@ def load(sources: ConfigSources, *, serves: bool = True) -> Config:
     for section, flag in (("tunnels", "tunnel"), ("backends", "backend")):
         _put_urls(root, section, flag, sources, problems, redactor)
     decoder = Decoder(problems)
-    config = build(root, decoder)
+    config = replace_deprecated(build(root, decoder), problems)
     check_rules(config, root, problems)
     problems += exposed_secrets(config, sources.file, decoder.literal_secrets)
     if config.gateway.strict:
         problems += [each.problem for each in weaknesses(config)] + exposed_fleet_token(config)
     if serves and not (problems or config.backends):
         problems.append(
-            Problem(place, "backends", _NOTHING_TO_SERVE) if sources.file else Problem("", "", _NO_SOURCE)
+            ConfigProblem(place, "backends", _NOTHING_TO_SERVE) if sources.file else ConfigProblem("", "", _NO_SOURCE)
         )
     origin = ConfigOrigin(
         str(sources.file) if sources.file else None, digest, _variables(sources, text), _flags(sources)
@@ -128,15 +129,17 @@ def _flags(sources: ConfigSources) -> tuple[str, ...]:
     return tuple(given)
 
 
-def _for_display(problems: list[Problem], redactor: Redactor) -> list[Problem]:
+def _for_display(problems: list[ConfigProblem], redactor: Redactor) -> list[ConfigProblem]:
     """Redact and sort the problems for output. Shorten the list to `_MAX_PROBLEMS`, and add a count of the rest."""
     ordered = sorted(problems, key=_order)
     rest = len(ordered) - _MAX_PROBLEMS
     shown = [replace(each, message=redactor.redact(each.message, each.place)) for each in ordered[:_MAX_PROBLEMS]]
-    return [*shown, Problem(shown[-1].place, "", f"and {rest} more problems")] if rest > 0 else shown
+    return [*shown, ConfigProblem(shown[-1].place, "", f"and {rest} more problems")] if rest > 0 else shown
 
 
-def _put_setting(root: ParsedMapping, path: tuple[str, ...], place: str, text: str, problems: list[Problem]) -> None:
+def _put_setting(
+    root: ParsedMapping, path: tuple[str, ...], place: str, text: str, problems: list[ConfigProblem]
+) -> None:
     """Add the value of a flag or variable to the tree. Commas in the value separate the items of a list."""
     value: ParsedScalar | ParsedSequence = ParsedScalar(place, text or None)
     if is_list(dict(hints_by_key(SECTIONS[path[0]]))[".".join(path[1:])]):
@@ -153,7 +156,12 @@ def _put_setting(root: ParsedMapping, path: tuple[str, ...], place: str, text: s
 
 
 def _put_urls(
-    root: ParsedMapping, section: str, flag: str, sources: ConfigSources, problems: list[Problem], redactor: Redactor
+    root: ParsedMapping,
+    section: str,
+    flag: str,
+    sources: ConfigSources,
+    problems: list[ConfigProblem],
+    redactor: Redactor,
 ) -> None:
     prefix = f"{PREFIX}{flag.upper()}_"
     for variable in url_variables(sources.environment, flag):
@@ -161,7 +169,9 @@ def _put_urls(
         try:
             expanded = expand(sources.environment[variable], sources.environment, redactor.references)
         except KeyError as error:
-            problems.append(Problem(variable, "", f"the environment variable {error.args[0]} is not set: set it"))
+            problems.append(
+                ConfigProblem(variable, "", f"the environment variable {error.args[0]} is not set: set it")
+            )
             continue
         redactor.add(variable, *url_parser.values_in(expanded))
         _put_url(root, section, name, expanded, variable, problems)
@@ -171,20 +181,20 @@ def _put_urls(
         name, equals, text = argument.partition("=")
         place = f"--{flag} {name}"
         if not equals or "://" in name:
-            problems.append(Problem(f"--{flag}", "", f"must be NAME=URL, as in --{flag} {_EXAMPLES[flag]}"))
+            problems.append(ConfigProblem(f"--{flag}", "", f"must be NAME=URL, as in --{flag} {_EXAMPLES[flag]}"))
             continue
         if name in given:
-            problems.append(Problem(place, "", "is given twice: remove one"))
+            problems.append(ConfigProblem(place, "", "is given twice: remove one"))
         given.add(name)
         table = _put_url(root, section, name, text, place, problems)
         problems.extend(
-            Problem(place, key, f"is visible in process lists: use {key}_file or the environment")
+            ConfigProblem(place, key, f"is visible in process lists: use {key}_file or the environment")
             for key in (url_parser.secrets_in(table, kinds) if table else [])
         )
 
 
 def _put_url(
-    root: ParsedMapping, section: str, name: str, text: str, place: str, problems: list[Problem]
+    root: ParsedMapping, section: str, name: str, text: str, place: str, problems: list[ConfigProblem]
 ) -> ParsedMapping | None:
     if section == "tunnels":
         table = url_parser.tunnel_tree(text, place, tunnels.KINDS, problems)
@@ -195,7 +205,7 @@ def _put_url(
     return table
 
 
-def _put(root: ParsedMapping, section: str, key: str, value: Tree, problems: list[Problem]) -> None:
+def _put(root: ParsedMapping, section: str, key: str, value: Tree, problems: list[ConfigProblem]) -> None:
     if section not in root.entries or (
         isinstance(held := root.entries[section][1], ParsedScalar) and held.text is None
     ):
@@ -204,9 +214,9 @@ def _put(root: ParsedMapping, section: str, key: str, value: Tree, problems: lis
     if isinstance(inner, ParsedMapping):
         inner.put(key, value)
     else:
-        problems.append(Problem(inner.place, section, "must be a mapping: write KEY: VALUE on indented lines"))
+        problems.append(ConfigProblem(inner.place, section, "must be a mapping: write KEY: VALUE on indented lines"))
 
 
-def _order(problem: Problem) -> tuple[str, int, int]:
+def _order(problem: ConfigProblem) -> tuple[str, int, int]:
     match = re.fullmatch(r"(.*?):(\d+):(\d+)", problem.place)
     return (match[1], int(match[2]), int(match[3])) if match else (problem.place, 0, 0)

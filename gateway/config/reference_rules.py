@@ -3,7 +3,6 @@
 import contextlib
 import ipaddress
 from collections.abc import Iterator
-from pathlib import Path
 
 from gateway.config import values
 from gateway.config.docker_rules import docker_problems
@@ -13,11 +12,11 @@ from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequen
 from gateway.config.schema import known_keys
 from gateway.config.via_rules import via_problems
 from gateway.config.volume_rules import volume_problems
-from gateway.contracts.values import Endpoint
-from gateway.errors import Problem
+from gateway.contracts.values import Endpoint, unix_endpoint
+from gateway.errors import ConfigProblem
 
 
-def check_rules(config: Config, root: ParsedMapping, problems: list[Problem]) -> None:
+def check_rules(config: Config, root: ParsedMapping, problems: list[ConfigProblem]) -> None:
     """Add a problem for each violation of a rule to `problems`.
 
     The function reads references and listeners from the tree, so that it also checks parts that have other problems.
@@ -32,41 +31,43 @@ def check_rules(config: Config, root: ParsedMapping, problems: list[Problem]) ->
     try:
         values.unix_path(config.ops.admin_socket)
     except ValueError as error:
-        problems.append(Problem(_place(root, "ops", "admin_socket"), "ops.admin_socket", str(error)))
+        problems.append(ConfigProblem(_place(root, "ops", "admin_socket"), "ops.admin_socket", str(error)))
     for key, message in ops_problems(config.ops):
-        problems.append(Problem(_place(root, "ops", *key.split(".")), f"ops.{key}", message))
+        problems.append(ConfigProblem(_place(root, "ops", *key.split(".")), f"ops.{key}", message))
     _check_tunnels(config, root, problems)
     _check_backends(config, root, problems)
     for name, key, message in volume_problems(config):
         place = _place(root, "backends", name, *key.split("."))
-        problems.append(Problem(place, f"backends.{name}.{key}", message))
+        problems.append(ConfigProblem(place, f"backends.{name}.{key}", message))
     if config.docker is not None:
         for path, message in docker_problems(config, config.docker, {name for name, _ in tables(root, "tunnels")}):
             key = ".".join(("docker", *path))
             written = config.places.get(key) if "[" in path[0] else None
-            problems.append(Problem(written or _place(root, "docker", *path), key, message))
+            problems.append(ConfigProblem(written or _place(root, "docker", *path), key, message))
 
 
-def _check_listeners(config: Config, root: ParsedMapping, problems: list[Problem]) -> None:
-    taken: list[tuple[str, Endpoint | Path]] = [
+def _check_listeners(config: Config, root: ParsedMapping, problems: list[ConfigProblem]) -> None:
+    taken: list[tuple[str, Endpoint]] = [
         ("ops.listen", config.ops.listen),
-        ("ops.admin_socket", config.ops.admin_socket),
+        ("ops.admin_socket", unix_endpoint(config.ops.admin_socket)),
     ]
     if config.ops.probe_listen is not None:
         if conflict(config.ops.probe_listen, config.ops.listen):
             message = f"{config.ops.probe_listen} is already used by ops.listen: choose another port"
-            problems.append(Problem(_place(root, "ops", "probe_listen"), "ops.probe_listen", message))
+            problems.append(ConfigProblem(_place(root, "ops", "probe_listen"), "ops.probe_listen", message))
         taken.append(("ops.probe_listen", config.ops.probe_listen))
     for name, table in tables(root, "backends"):
         key = f"backends.{name}.listen"
         for place, listener in _listeners(table):
             other = next((other for other, address in taken if conflict(listener, address)), None)
             if other is not None:
-                problems.append(Problem(place, key, f"{listener} is already used by {other}: choose another address"))
+                problems.append(
+                    ConfigProblem(place, key, f"{listener} is already used by {other}: choose another address")
+                )
             taken.append((key, listener))
 
 
-def _listeners(table: ParsedMapping) -> Iterator[tuple[str, Endpoint | Path]]:
+def _listeners(table: ParsedMapping) -> Iterator[tuple[str, Endpoint]]:
     tree = table.entries.get("listen", ("", ParsedScalar("", None)))[1]
     for each in tree.items if isinstance(tree, ParsedSequence) else [tree]:
         item = each.entries["unix"][1] if isinstance(each, ParsedMapping) and "unix" in each.entries else each
@@ -75,42 +76,41 @@ def _listeners(table: ParsedMapping) -> Iterator[tuple[str, Endpoint | Path]]:
                 yield item.place, values.listener(item.text)
 
 
-def _check_tunnels(config: Config, root: ParsedMapping, problems: list[Problem]) -> None:
+def _check_tunnels(config: Config, root: ParsedMapping, problems: list[ConfigProblem]) -> None:
     for name, tunnel in config.tunnels.items():
         if tunnel.via and (why := tunnel.kind.refuses_via(tunnel.options)):
-            problems.append(Problem(_place(root, "tunnels", name, "via"), f"tunnels.{name}.via", why))
+            problems.append(ConfigProblem(_place(root, "tunnels", name, "via"), f"tunnels.{name}.via", why))
 
 
-def _check_backends(config: Config, root: ParsedMapping, problems: list[Problem]) -> None:
+def _check_backends(config: Config, root: ParsedMapping, problems: list[ConfigProblem]) -> None:
     for name, spec in config.backends.items():
         if not spec.kind.has_roles(spec.check_options) and spec.prefer not in ("any", "order"):
             remedy = "set check.role" if "role" in known_keys(spec.kind.check) else "use any or order"
             message = f"{spec.prefer} needs roles, which {spec.kind.name} does not have: {remedy}"
-            problems.append(Problem(_place(root, "backends", name, "prefer"), f"backends.{name}.prefer", message))
-        if spec.worker and spec.has_several_ways:
-            message = "cannot be true, because a worker supports only one tunnel for a backend: remove worker"
-            problems.append(Problem(_place(root, "backends", name, "worker"), f"backends.{name}.worker", message))
+            problems.append(
+                ConfigProblem(_place(root, "backends", name, "prefer"), f"backends.{name}.prefer", message)
+            )
         if spec.allow.label is not None and "docker" not in root.entries:
             place = _place(root, "backends", name, "allow")
             message = "needs the section docker, which maps addresses to containers: add it"
-            problems.append(Problem(place, f"backends.{name}.allow.label", message))
+            problems.append(ConfigProblem(place, f"backends.{name}.allow.label", message))
         if spec.allow.label is not None and config.docker is not None:
             known = f"{config.docker.label_prefix}.backends"
             if spec.allow.label.startswith(f"{config.docker.label_prefix}.") and spec.allow.label != known:
                 place = config.places.get(f"backends.{name}.allow.label", spec.place)
                 message = f"the label {spec.allow.label} does not list backends: use {known} or your own label"
-                problems.append(Problem(place, f"backends.{name}.allow.label", message))
+                problems.append(ConfigProblem(place, f"backends.{name}.allow.label", message))
         for target in spec.targets:
             if not spec.ways(target) and any(_is_own_listener(target, listener) for listener in spec.listen):
                 place = _place(root, "backends", name, "targets")
                 remedy = "set the address of the server, or choose another listen"
                 message = f"{target} is the listener of this backend: {remedy}"
-                problems.append(Problem(place, f"backends.{name}.targets", message))
+                problems.append(ConfigProblem(place, f"backends.{name}.targets", message))
 
 
-def _is_own_listener(target: Endpoint, listener: Endpoint | Path) -> bool:
+def _is_own_listener(target: Endpoint, listener: Endpoint) -> bool:
     """Return whether a target is the address of the listener. A wildcard listener matches loopback addresses, too."""
-    if isinstance(listener, Path) or not conflict(target, listener):
+    if listener.is_unix or not conflict(target, listener):
         return False
     address = _address(target.host)
     return target.host == listener.host or (
@@ -118,9 +118,9 @@ def _is_own_listener(target: Endpoint, listener: Endpoint | Path) -> bool:
     )
 
 
-def conflict(one: Endpoint | Path, other: Endpoint | Path) -> bool:
+def conflict(one: Endpoint, other: Endpoint) -> bool:
     """Return whether two listeners cannot exist at the same time. Host names are not resolved."""
-    if isinstance(one, Path) or isinstance(other, Path):
+    if one.is_unix or other.is_unix:
         return one == other
     if one.port != other.port:
         return False

@@ -9,7 +9,7 @@ from gateway.config import values
 from gateway.config.parsed_tree import ParsedScalar
 from gateway.config.suggestions import similar
 from gateway.contracts.security import Secret
-from gateway.contracts.values import Duration, Endpoint, IpAddress, IpNetwork, Size
+from gateway.contracts.values import Duration, Endpoint, IpAddress, IpNetwork, ListenAddress, Size
 from gateway.fleet.members import MemberAddress, parse_member
 
 SCALARS: dict[Any, Callable[[str], Any]] = {
@@ -21,7 +21,7 @@ SCALARS: dict[Any, Callable[[str], Any]] = {
     Path: values.path,
     Secret: Secret,
     Endpoint: values.endpoint,
-    Endpoint | Path: values.listener,
+    ListenAddress: values.listener,
     IpNetwork: values.network,
     IpAddress: values.address,
     values.LogTarget: values.log_target,

@@ -8,13 +8,12 @@ A rule is a function that yields findings; `RULES` lists the rules.
 import ipaddress
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from gateway.config.file_checks import all_secrets, place_of
 from gateway.config.model import Config
 from gateway.config.ops_rules import ops_advice, token_advice
 from gateway.contracts.values import IpNetwork
-from gateway.errors import Problem
+from gateway.errors import ConfigProblem
 from gateway.relay.resolver import is_loopback
 
 
@@ -27,7 +26,7 @@ class Weakness:
         advised: Whether the setting causes a warning without strict mode.
     """
 
-    problem: Problem
+    problem: ConfigProblem
     advised: bool
 
 
@@ -42,7 +41,7 @@ def weaknesses(config: Config) -> list[Weakness]:
         config: A configuration, or its valid parts.
     """
     return [
-        Weakness(Problem(place_of(config, key), key, message), advised)
+        Weakness(ConfigProblem(place_of(config, key), key, message), advised)
         for rule in RULES
         for key, message, advised in rule(config)
     ]
@@ -68,7 +67,7 @@ def _kinds_of_backend(config: Config) -> Iterator[StrictFinding]:
 
 def _open_listeners(config: Config) -> Iterator[StrictFinding]:
     for name, spec in config.backends.items():
-        addresses = [address for address in spec.listen if not isinstance(address, Path)]
+        addresses = [address for address in spec.listen if not address.is_unix]
         open_to_all = not spec.allow.networks and spec.allow.label is None
         if open_to_all and (addresses or spec.kind.volume_options(spec.options) is not None):
             message = "is absent, so every client that reaches the listener may connect: list the allowed networks"

@@ -10,7 +10,7 @@ from gateway.config.model import CommonBackendOptions, CommonCheckOptions, Commo
 from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequence, Tree
 from gateway.config.schema import hints_by_key, is_list, is_secret
 from gateway.config.suggestions import suggest
-from gateway.errors import Problem
+from gateway.errors import ConfigProblem
 from gateway.tunnels import TunnelKind
 
 K = TypeVar("K")
@@ -24,7 +24,7 @@ def values_in(text: str) -> Iterator[str]:
 
 
 def tunnel_tree(
-    text: str, place: str, kinds: Mapping[str, TunnelKind], problems: list[Problem]
+    text: str, place: str, kinds: Mapping[str, TunnelKind], problems: list[ConfigProblem]
 ) -> ParsedMapping | None:
     """Convert a URL such as `ssh://user@host:port?identity_files=…` to the mapping of a tunnel in a file.
 
@@ -42,14 +42,16 @@ def tunnel_tree(
         return None
     kind, scheme, authority, query = found
     if re.match(r"[^/]*:[^/]*@", authority):
-        problems.append(Problem(place, "", "a password in the URL is visible in process lists: use password_file="))
+        problems.append(
+            ConfigProblem(place, "", "a password in the URL is visible in process lists: use password_file=")
+        )
         return None
     table = ParsedMapping(place)
     table.put("kind", ParsedScalar(place, kind.name))
     try:
         keys = (kind.read_url or _user_host_port)(scheme, authority)
     except ValueError as error:
-        problems.append(Problem(place, "", str(error)))
+        problems.append(ConfigProblem(place, "", str(error)))
         return None
     for key, value in keys.items():
         table.put(key, ParsedScalar(place, value or None))
@@ -69,7 +71,7 @@ def _user_host_port(scheme: str, authority: str) -> dict[str, str]:
 
 
 def backend_tree(
-    text: str, place: str, kinds: Mapping[str, BackendKind], problems: list[Problem]
+    text: str, place: str, kinds: Mapping[str, BackendKind], problems: list[ConfigProblem]
 ) -> ParsedMapping | None:
     """Convert a URL such as `mysql://db-1:3306,db-2:3306?via=…` to the mapping of a backend in a file.
 
@@ -87,7 +89,7 @@ def backend_tree(
         return None
     kind, scheme, authority, query = found
     if "@" in authority:
-        problems.append(Problem(place, "", "the URL of a backend cannot contain a user: use check.user="))
+        problems.append(ConfigProblem(place, "", "the URL of a backend cannot contain a user: use check.user="))
         return None
     authority, slash, path = authority.partition("/")
     table = ParsedMapping(place)
@@ -98,7 +100,7 @@ def backend_tree(
     try:
         keys = kind.read_url(scheme, slash + unquote(path))
     except ValueError as error:
-        problems.append(Problem(place, "", str(error)))
+        problems.append(ConfigProblem(place, "", str(error)))
         return None
     for key, value in keys.items():
         _put(table, key.split("."), ParsedScalar(place, value), place)
@@ -121,19 +123,19 @@ def _split(
     kinds: Mapping[str, K],
     schemes_of: Callable[[K], tuple[str, ...]],
     example: str,
-    problems: list[Problem],
+    problems: list[ConfigProblem],
 ) -> tuple[K, str, str, str] | None:
     if "://" not in text:
-        problems.append(Problem(place, "", f"must be a URL such as {example}"))
+        problems.append(ConfigProblem(place, "", f"must be a URL such as {example}"))
         return None
     try:
         parts = urlsplit(text)
     except ValueError as error:
         message = f"is not a URL ({error}): use brackets only for an IPv6 address, as in [fd00::1]:3306"
-        problems.append(Problem(place, "", message))
+        problems.append(ConfigProblem(place, "", message))
         return None
     if "#" in text:
-        problems.append(Problem(place, "", "the text after # would be ignored: write %23 instead of #"))
+        problems.append(ConfigProblem(place, "", "the text after # would be ignored: write %23 instead of #"))
         return None
     # Most kinds have the same name as their scheme. Try this name first, because other kinds must be imported to find
     # their schemes.
@@ -143,24 +145,24 @@ def _split(
     else:
         schemes = {scheme: kind for kind in kinds.values() for scheme in schemes_of(kind)}
     if parts.scheme not in schemes:
-        problems.append(Problem(place, "", f"unknown scheme {parts.scheme!r}{suggest(parts.scheme, schemes)}"))
+        problems.append(ConfigProblem(place, "", f"unknown scheme {parts.scheme!r}{suggest(parts.scheme, schemes)}"))
         return None
     return schemes[parts.scheme], parts.scheme, parts.netloc + parts.path, parts.query
 
 
 def _put_query(
-    table: ParsedMapping, query: str, keys: Mapping[str, Any], place: str, problems: list[Problem]
+    table: ParsedMapping, query: str, keys: Mapping[str, Any], place: str, problems: list[ConfigProblem]
 ) -> None:
     seen: set[str] = set()
     for part in filter(None, query.split("&")):
         name, _, text = part.partition("=")
         key = unquote(name)
         if key.partition(".")[0] == "kind":
-            problems.append(Problem(place, key, "is set by the scheme of the URL: remove it"))
+            problems.append(ConfigProblem(place, key, "is set by the scheme of the URL: remove it"))
             continue
         listed = key in keys and is_list(keys[key])
         if key in seen and not listed:
-            problems.append(Problem(place, key, "is given twice: remove one"))
+            problems.append(ConfigProblem(place, key, "is given twice: remove one"))
         seen.add(key)
         # Do not decode a plus as a space (RFC 3986): only HTML forms use that encoding, and fingerprints contain
         # plus signs.

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from gateway.contracts.values import Duration, Endpoint, IpAddress, IpNetwork, Size
+from gateway.contracts.values import Duration, Endpoint, IpAddress, IpNetwork, ListenAddress, Size, unix_endpoint
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d)")
@@ -95,10 +95,10 @@ def endpoint(text: str, default_port: int = 0) -> Endpoint:
     return Endpoint(match[1] or match[2], port)
 
 
-def listener(text: str) -> Endpoint | Path:
+def listener(text: str) -> ListenAddress:
     """Parse `address:port` or the path of a unix socket."""
     if text.startswith(("/", "unix:")):
-        return unix_path(Path(text.removeprefix("unix://").removeprefix("unix:")))
+        return ListenAddress(unix_endpoint(unix_path(Path(text.removeprefix("unix://").removeprefix("unix:")))))
     match = re.fullmatch(r":?(\d+)", text)
     if match:
         port = match[1]
@@ -113,7 +113,7 @@ def listener(text: str) -> Endpoint | Path:
             raise ValueError(f"{text!r} must be an IP address of this host, as in 127.0.0.1:{found.port}") from None
     if found.port > _MAX_PORT or found.port == 0:
         raise ValueError(f"{text!r} needs a port from 1 to {_MAX_PORT}")
-    return found
+    return ListenAddress(found)
 
 
 def log_target(text: str) -> LogTarget:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from gateway.config.model import SECTIONS
 from gateway.config.schema import hints_by_key, is_record
-from gateway.errors import Problem
+from gateway.errors import ConfigProblem
 
 PREFIX = "GATEWAY_"
 URL_FLAGS = ("tunnel", "backend")
@@ -58,7 +58,7 @@ def url_variables(environment: Mapping[str, str], flag: str) -> list[str]:
     ]
 
 
-def unknown_variables(environment: Mapping[str, str], mentioned: Collection[str]) -> Iterator[Problem]:
+def unknown_variables(environment: Mapping[str, str], mentioned: Collection[str]) -> Iterator[ConfigProblem]:
     """Yield a problem for each `GATEWAY_…` variable that is neither a setting nor used by the configuration.
 
     Args:
@@ -74,7 +74,7 @@ def unknown_variables(environment: Mapping[str, str], mentioned: Collection[str]
     }
     for name in environment:
         if name.startswith(PREFIX) and name not in used and not _is_of_service(name, environment):
-            yield Problem(name, "", f"unknown variable{_hint(name, settings)}")
+            yield ConfigProblem(name, "", f"unknown variable{_hint(name, settings)}")
 
 
 def _hint(name: str, settings: list[str]) -> str:

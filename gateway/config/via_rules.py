@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequence, Tree, tables
 from gateway.config.suggestions import suggest
-from gateway.errors import Problem
+from gateway.errors import ConfigProblem
 
 
 class _ViaEntry(NamedTuple):
@@ -15,7 +15,7 @@ class _ViaEntry(NamedTuple):
     place: str
 
 
-def via_problems(root: ParsedMapping) -> Iterator[Problem]:
+def via_problems(root: ParsedMapping) -> Iterator[ConfigProblem]:
     """Yield a problem for each invalid `via`. Reads the tree, to include tunnels and backends with other problems."""
     known = [name for name, _ in tables(root, "tunnels")]
     for section in ("tunnels", "backends"):
@@ -46,21 +46,21 @@ def _written(tunnel: ParsedMapping) -> Iterator[_ViaEntry]:
         yield from _items(tunnel.entries["via"][1])
 
 
-def _of_via(key: str, tree: Tree, known: list[str]) -> Iterator[Problem]:
+def _of_via(key: str, tree: Tree, known: list[str]) -> Iterator[ConfigProblem]:
     if isinstance(tree, ParsedSequence) and not tree.items:
-        yield Problem(tree.place, key, "is an empty list: name a tunnel, or remove the key to connect directly")
+        yield ConfigProblem(tree.place, key, "is an empty list: name a tunnel, or remove the key to connect directly")
     seen: set[str] = set()
     for tunnel, place in _items(tree):
         if tunnel not in known:
-            yield Problem(
+            yield ConfigProblem(
                 place, key, f"there is no tunnel {tunnel!r}{suggest(tunnel, known) or ': add it to tunnels'}"
             )
         elif tunnel in seen:
-            yield Problem(place, key, f"{tunnel} is given twice: remove one")
+            yield ConfigProblem(place, key, f"{tunnel} is given twice: remove one")
         seen.add(tunnel)
 
 
-def _loops(ways: dict[str, list[_ViaEntry]]) -> Iterator[Problem]:
+def _loops(ways: dict[str, list[_ViaEntry]]) -> Iterator[ConfigProblem]:
     """Yield a problem for each loop: tunnels that run inside each other, so that none can be opened first."""
     finished: set[str] = set()
     reported: set[str] = set()
@@ -80,7 +80,7 @@ def _loops(ways: dict[str, list[_ViaEntry]]) -> Iterator[Problem]:
                 path.append((way.tunnel, iter(ways[way.tunnel])))
 
 
-def _loop(loop: list[str], ways: dict[str, list[_ViaEntry]]) -> Problem:
+def _loop(loop: list[str], ways: dict[str, list[_ViaEntry]]) -> ConfigProblem:
     """Return the problem of a loop. Its place is the entry in the first tunnel's `via` that names the next tunnel."""
     place = next(way.place for way in ways[loop[0]] if way.tunnel == loop[1])
-    return Problem(place, f"tunnels.{loop[0]}.via", f"forms a loop: {' → '.join(loop)}: change one via")
+    return ConfigProblem(place, f"tunnels.{loop[0]}.via", f"forms a loop: {' → '.join(loop)}: change one via")

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 from gateway.backend_support.volume import KernelMountRules, VolumeOptions
 from gateway.config.model import BackendSpec, Config
-from gateway.contracts.values import Endpoint
 from gateway.relay.resolver import is_address
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
@@ -32,7 +31,7 @@ def volume_problems(config: Config) -> Iterator[tuple[str, str, str]]:
 def _of_volume(spec: BackendSpec, volume: VolumeOptions, mount: KernelMountRules) -> Iterator[tuple[str, str]]:
     if not _NAME.fullmatch(volume.name):
         yield "volume.name", f"{volume.name!r} is not a volume name: use letters, digits and '_.-', at least two"
-    if spec.listen and not any(isinstance(address, Endpoint) for address in spec.listen):
+    if spec.listen and all(address.is_unix for address in spec.listen):
         yield "listen", "a volume needs a TCP address: add one to the unix socket, or remove listen"
     if volume.address is not None and not is_address(volume.address):
         yield (

@@ -10,7 +10,7 @@ import yaml
 from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequence, Tree
 from gateway.config.variable_expansion import expand
 from gateway.config.yaml_errors import yaml_error
-from gateway.errors import Problem
+from gateway.errors import ConfigProblem
 from gateway.input_limits import MAX_VALUES, LimitedLoader, TooLargeError, read_limited
 from gateway.secret_files import unreadable
 
@@ -19,7 +19,7 @@ UNSET = "the environment variable {name} is not set: set it, or write ${{{name}:
 _TOO_DEEP = "is nested too deeply: check the brackets"
 
 
-def read_text(path: Path, problems: list[Problem]) -> tuple[str, str | None]:
+def read_text(path: Path, problems: list[ConfigProblem]) -> tuple[str, str | None]:
     """Read a file.
 
     Args:
@@ -36,7 +36,7 @@ def read_text(path: Path, problems: list[Problem]) -> tuple[str, str | None]:
         digest = hashlib.sha256(data).hexdigest()
         return data.decode(), digest
     except (OSError, UnicodeDecodeError) as error:
-        problems.append(Problem(str(path), "", _unreadable(path, error)))
+        problems.append(ConfigProblem(str(path), "", _unreadable(path, error)))
         return "", digest
 
 
@@ -51,7 +51,7 @@ def _unreadable(path: Path, error: OSError | UnicodeDecodeError) -> str:
 def parse_yaml(
     path: Path,
     text: str,
-    problems: list[Problem],
+    problems: list[ConfigProblem],
     environment: Mapping[str, str],
     used: dict[str, str],
     unset: str = UNSET,
@@ -70,27 +70,29 @@ def parse_yaml(
     try:
         root = yaml.compose(text, Loader=LimitedLoader)
     except RecursionError:
-        problems.append(Problem(str(path), "", _TOO_DEEP))
+        problems.append(ConfigProblem(str(path), "", _TOO_DEEP))
         return empty
     except TooLargeError as error:
-        problems.append(Problem(str(path), "", str(error)))
+        problems.append(ConfigProblem(str(path), "", str(error)))
         return empty
     except yaml.YAMLError as error:
         line, column, message = yaml_error(error, text)
-        problems.append(Problem(f"{path}:{line}:{column}", "", message))
+        problems.append(ConfigProblem(f"{path}:{line}:{column}", "", message))
         return empty
     if root is None:
         return empty
     try:
         tree = _Reader(str(path), problems, environment, used, unset).tree(root, "")
     except RecursionError:
-        problems.append(Problem(str(path), "", _TOO_DEEP))
+        problems.append(ConfigProblem(str(path), "", _TOO_DEEP))
         return empty
     except TooLargeError as error:
-        problems.append(Problem(str(path), "", str(error)))
+        problems.append(ConfigProblem(str(path), "", str(error)))
         return empty
     if not isinstance(tree, ParsedMapping):
-        problems.append(Problem(tree.place, "", "the document must be a mapping of sections, such as `tunnels:`"))
+        problems.append(
+            ConfigProblem(tree.place, "", "the document must be a mapping of sections, such as `tunnels:`")
+        )
         return empty
     return tree
 
@@ -99,7 +101,12 @@ class _Reader:
     """Converts the nodes of a YAML document to a `Tree`, with the line and column of each value."""
 
     def __init__(
-        self, name: str, problems: list[Problem], environment: Mapping[str, str], used: dict[str, str], unset: str
+        self,
+        name: str,
+        problems: list[ConfigProblem],
+        environment: Mapping[str, str],
+        used: dict[str, str],
+        unset: str,
     ) -> None:
         self._name = name
         self._problems = problems
@@ -115,7 +122,7 @@ class _Reader:
             raise TooLargeError
         place = self._place(node)
         if node in self._within:
-            self._problems.append(Problem(place, key, "refers to itself: remove the alias"))
+            self._problems.append(ConfigProblem(place, key, "refers to itself: remove the alias"))
             return ParsedScalar(place, None, broken=True)
         self._within.append(node)
         try:
@@ -139,7 +146,7 @@ class _Reader:
             name = str(key_node.value)
             if not isinstance(key_node, yaml.ScalarNode):
                 self._problems.append(
-                    Problem(
+                    ConfigProblem(
                         self._place(key_node),
                         key,
                         "a key must be plain text: remove the brackets or braces around it",
@@ -153,7 +160,7 @@ class _Reader:
             if name in table.entries:
                 first = table.entries[name][0].rpartition(":")[0]
                 self._problems.append(
-                    Problem(self._place(key_node), path, f"is given twice (first at {first}): remove one")
+                    ConfigProblem(self._place(key_node), path, f"is given twice (first at {first}): remove one")
                 )
                 continue
             table.entries[name] = (self._place(key_node), self.tree(value_node, path))
@@ -171,7 +178,7 @@ class _Reader:
         try:
             text = expand(written, self._environment, used)
         except KeyError as error:
-            self._problems.append(Problem(place, key, self._unset.format(name=error.args[0])))
+            self._problems.append(ConfigProblem(place, key, self._unset.format(name=error.args[0])))
             return ParsedScalar(place, None, broken=True)
         if not used:
             return ParsedScalar(place, text)

@@ -1,6 +1,7 @@
 """Values of a configuration: durations, sizes, endpoints, and the limits of numbers."""
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
 from typing import NamedTuple, NewType
 
 IpAddress = IPv4Address | IPv6Address
@@ -32,3 +33,13 @@ class Endpoint(NamedTuple):
         if self.is_unix:
             return self.host
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+ListenAddress = NewType("ListenAddress", Endpoint)
+"""An address of this host or a unix socket, to listen on. A configuration contains it as `127.0.0.1:3306` or as the
+path of the socket."""
+
+
+def unix_endpoint(path: Path) -> Endpoint:
+    """Return the endpoint of a unix socket."""
+    return Endpoint(str(path), 0)

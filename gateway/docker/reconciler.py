@@ -15,6 +15,7 @@ from gateway.contracts.link import Link
 from gateway.docker.consumers import ConsumerDirectory, client_networks
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine import Engine, connected
+from gateway.docker.engine_events import EngineEvents
 from gateway.docker.errors import EngineError
 from gateway.docker.identity_warnings import image_labels, is_gateway, spoofing
 from gateway.docker.inspections import RETRY
@@ -26,22 +27,21 @@ from gateway.docker.ownership import OwnershipRecord
 from gateway.docker.plan import (
     REVIVALS,
     ActionKind,
-    AttachmentState,
     DesiredState,
     Plan,
     PlannedAction,
     marked_endpoints,
 )
 from gateway.docker.plan_executor import PlanExecutor
+from gateway.docker.plan_log import log_changes
 from gateway.docker.planning import plan
 from gateway.docker.planning.gateway_container import as_running_gateway, reserved_addresses
-from gateway.docker.signal_events import record_event, record_past_events
+from gateway.docker.signal_events import record_past_events
 from gateway.docker.snapshot_reader import SnapshotReader
 from gateway.docker.start_attempts import StartAttempts
 
 log = logging.getLogger(__name__)
 
-_DEBOUNCE, _MAX_DEBOUNCE = 0.2, 2.0
 _MAX_CONNECTION_AGE = 600.0
 _EVENT_OVERLAP = 5.0
 """Number of seconds in the past at which an event stream starts, so that events between two streams are not lost."""
@@ -49,9 +49,6 @@ _JITTER = 0.1
 _RECONNECT = BackoffPolicy(first=0.5, cap=10.0, floor=0.1)
 _MAX_ROUNDS = 20
 """The maximum number of rounds of `apply_once`. More are needed only if another program undoes the changes."""
-_END_EVENTS = ("die", "destroy", "stop", "kill", "remove")
-_IGNORED_EVENTS = ("exec_", "health_status", "top", "attach", "resize", "export", "archive-path", "extract-to-dir")
-"""Container events that do not change a snapshot. Some of them occur many times a minute."""
 
 
 class Reconciler:
@@ -86,7 +83,6 @@ class Reconciler:
             consumers=lambda: frozenset(desired().by_label.values()),
             starting=lambda: self._executor.starter.requested,
         )
-        self._dirty = asyncio.Event()
         self._detach_limiter = DetachLimiter(options.max_detaches, options.resync)
         self.directory = ConsumerDirectory(self.trigger)
         self.observed: EngineSnapshot | None = None
@@ -109,6 +105,7 @@ class Reconciler:
             revivals or StartAttempts(),
         )
         self._failures, self.revivals = self._executor.failures, self._executor.revivals
+        self._events = EngineEvents(self._observer, self.directory, self.revivals, self._executor.starter.requested)
         self.writes, self.errors = self._executor.writes, self._executor.errors
         self.settled = asyncio.Event()
         """Set after the gateway's container was attached, or after an attempt to attach it failed."""
@@ -128,7 +125,7 @@ class Reconciler:
 
     def trigger(self) -> None:
         """Request a reconciliation. It starts after the debounce time."""
-        self._dirty.set()
+        self._events.changed.set()
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Reconcile until cancelled."""
@@ -160,52 +157,21 @@ class Reconciler:
         clock, self._events_since = await record_past_events(
             engine, self.revivals, self._executor.starter.requested, self._options.timeout
         )
-        watching = asyncio.ensure_future(self._watch(engine, clock - _EVENT_OVERLAP))
+        watching = asyncio.ensure_future(self._events.watch(engine, clock - _EVENT_OVERLAP))
         recycle_at = time.monotonic() + _MAX_CONNECTION_AGE * random.uniform(1 - _JITTER, 1)  # noqa: S311 - jitter
         try:
             while time.monotonic() < recycle_at:
                 if watching.done():
                     watching.result()
                     return
-                self._dirty.clear()
+                self._events.changed.clear()
                 wake, _ = await self.reconcile(engine)
                 ready()
-                await self._wait_for_change(wake, watching)
+                resync = self._options.resync * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - jitter
+                await self._events.wait(min(resync, wake), watching)
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
-
-    async def _watch(self, engine: Engine, since: float) -> None:
-        async for event in engine.events(since, ("container", "network", "service", "volume")):
-            action = str(event.get("Action", ""))
-            if event.get("Type") == "container":
-                if action.startswith(_IGNORED_EVENTS):
-                    continue
-                container = str(event.get("Actor", {}).get("ID", ""))
-                if action == "start":
-                    self._observer.forget_start(container)
-                record_event(event, self.revivals, self._executor.starter.requested)
-                if action in _END_EVENTS:
-                    self.directory.forget(container)
-            else:
-                # A start that fails has no event of the container, but events of its networks and volumes.
-                self._observer.expire_start(str(event.get("Actor", {}).get("Attributes", {}).get("container", "")))
-                if action == "disconnect":
-                    self.directory.forget(engine.flavor.disconnected_container(event))
-            self._dirty.set()
-
-    async def _wait_for_change(self, wake: float, watching: "asyncio.Task[None]") -> None:
-        """Wait for an event and the debounce time after it; without an event, at most `wake` or `resync` seconds."""
-        resync = self._options.resync * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - jitter
-        dirty = asyncio.ensure_future(self._dirty.wait())
-        try:
-            await asyncio.wait({dirty, watching}, timeout=min(resync, wake), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            dirty.cancel()
-        latest = time.monotonic() + _MAX_DEBOUNCE
-        while self._dirty.is_set() and time.monotonic() < latest:
-            self._dirty.clear()
-            await asyncio.sleep(_DEBOUNCE)
 
     async def dry_run(self, engine: Engine) -> Plan:
         """Return the plan without executing it.
@@ -273,7 +239,7 @@ class Reconciler:
         due_for_retry = [each for each in possible if self._not_before(each) <= now]
         # Pass only actions that are due, so that others do not use up the limit of detached endpoints.
         due, held = self._detach_limiter.admit(due_for_retry, now)
-        self._log_changes(planned, now)
+        log_changes(planned, self._log_limiter, now)
         self.plan = self._with_failures(_without(planned, held))
         self._ownership.record_addresses(reserved_addresses(desired, observed))
         done = await self._executor.run(engine, planned.actions, due, wait=once)
@@ -309,29 +275,6 @@ class Reconciler:
         if action.verb is ActionKind.RESTART and action.last_start is not None:
             again = max(again, self._events_since + action.last_start.max_stop_time)
         return max(again, self._failures.not_before(action))
-
-    def _log_changes(self, planned: Plan, now: float) -> None:
-        """Log new warnings and refusals."""
-        refused = [
-            (each.network, each.container, str(each.reason), each.message)
-            for each in planned.attachments
-            if each.state is AttachmentState.BLOCKED
-        ]
-        dead = [(each.container, str(each.cause), each.detail, each.message, each.command) for each in planned.dead]
-        new = set(self._log_limiter.select(dead, now))
-        for container, cause, detail, why, command in filter(new.__contains__, dead):
-            extra = {"container": container, "cause": cause, "detail": detail, "why": why, "command": command}
-            log.warning("docker: container unavailable", extra=extra)
-        if count := self._log_limiter.take_suppressed(now):
-            log.info("docker: log lines suppressed", extra={"count": count})
-        for each in self._log_limiter.select((*planned.warnings, *refused), now):
-            if isinstance(each, tuple):
-                extra = dict(zip(("network", "container", "reason", "detail"), each, strict=True))
-                log.info("docker: attachment refused", extra=extra)
-            elif each in planned.label_errors:
-                log.info("docker: invalid label", extra={"detail": each})
-            else:
-                log.warning("docker: warning", extra={"detail": each})
 
     async def exposures(self, engine: Engine) -> tuple[list[str], frozenset[str]]:
         """Return findings for `gateway audit`, and the IDs of the gateway's containers.

@@ -60,7 +60,7 @@ class MemberClient:
     """Requests the summaries of members. Use it as an asynchronous context manager, which closes all connections.
 
     Args:
-        timeout: Seconds for one request, from the lookup of the name to the last byte of the response.
+        timeout: Time limit in seconds for one request, from the name lookup to the last byte of the response.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -83,7 +83,7 @@ class MemberClient:
         await self._session.close()
 
     async def ask(self, member: Member) -> MemberSummary:
-        """Return the summary of a member.
+        """Request and return the summary of a member.
 
         The client does not follow redirects, so that it sends the token only to configured addresses.
 
@@ -124,7 +124,7 @@ class MemberClient:
 
 
 class _MemberResolver(AbstractResolver):
-    """Resolves the host names of members for aiohttp. Concurrent requests for one name share a lookup."""
+    """Resolves the host names of members for aiohttp. Concurrent requests to one host name share one lookup."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -138,4 +138,4 @@ class _MemberResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Do nothing, because other clients can wait for the same lookups."""
+        """Do nothing: the lookups continue, because other clients might wait for them."""

@@ -1,4 +1,4 @@
-"""Runs a blocking read of a file in a thread, with a deadline, because a network file system can hang."""
+"""Runs blocking reads of files in a thread, with a deadline, because a network file system can hang."""
 
 import asyncio
 from collections.abc import Callable
@@ -18,7 +18,9 @@ class DeadlineReader(Generic[_T]):
         self._reading: asyncio.Future[_T] | None = None
 
     async def run(self, read: Callable[[], _T], within: float) -> _T:
-        """Return the result of `read`; or of an earlier call that still runs, in which case `read` is not called.
+        """Call `read` in a thread, and return its result.
+
+        If an earlier function still runs, do not call `read`, but wait for the result of the earlier function.
 
         Args:
             read: The function.
@@ -26,7 +28,7 @@ class DeadlineReader(Generic[_T]):
 
         Raises:
             TimeoutError: The function has not returned in time. It continues to run.
-            Exception: The exception of the function.
+            Exception: The function raised this exception.
         """
         if self._reading is None or self._reading.done():
             self._reading = asyncio.get_running_loop().run_in_executor(None, read)

@@ -1,4 +1,4 @@
-"""Describes why the request to a member failed, and what to do. Does no I/O."""
+"""Describes why a request to a member failed, and how to fix it. Does no I/O."""
 
 import errno
 import os
@@ -28,16 +28,16 @@ _NUMBER = re.compile(r"\[Errno (\d+)\]")
 
 
 def describe_timeout(seconds: float) -> str:
-    """Return the error for a member that does not respond.
+    """Return the error message for a member that does not respond.
 
     Args:
-        seconds: The time for one request.
+        seconds: The time limit for one request.
     """
     return f"no response within {seconds:g} s: {_OTHER_REMEDY}"
 
 
 def describe_status(status: int) -> str:
-    """Return the error for an HTTP status other than 200."""
+    """Return the error message for an HTTP status other than 200."""
     if 300 <= status < 400:
         known = "it redirects, and redirects are not followed: use the address of ops.listen"
     else:
@@ -46,7 +46,7 @@ def describe_status(status: int) -> str:
 
 
 def describe_lookup(error: OSError | UnicodeError) -> str:
-    """Return the error for a host name that does not resolve."""
+    """Return the error message for a host name that does not resolve."""
     if isinstance(error, UnicodeError):
         return "the host name is not valid: correct the address of the member"
     text = one_line(error.strerror or str(error))
@@ -54,10 +54,10 @@ def describe_lookup(error: OSError | UnicodeError) -> str:
 
 
 def describe(error: aiohttp.ClientError | OSError | UnicodeError, member: Member) -> str:
-    """Return the error for a failed request.
+    """Return the error message for a failed request.
 
     Args:
-        error: The error of the connection or of the HTTP protocol.
+        error: The error of the connection or of the HTTP client.
         member: The member. The remedy depends on its scheme.
     """
     cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
@@ -93,7 +93,7 @@ def _describe_tls(error: ssl.SSLError) -> str:
 
 
 def _correct_port(member: Member) -> str:
-    """Return what to do if the server at the address is not a gateway, or its use of TLS differs from the scheme."""
+    """Return the remedy if the server at the address is not a gateway, or if the scheme does not match its TLS."""
     if member.scheme == "http":
         return "use the port of the member's ops.listen, and https:// if it has ops.tls"
     return "use the port of the member's ops.listen, and set fleet.tls.cert_file if it requires a client certificate"

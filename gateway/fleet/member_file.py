@@ -1,4 +1,4 @@
-"""Reads the file with the addresses of members."""
+"""Reads the file that lists the addresses of members."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ _MAX_BYTES = 1 << 20
 
 
 def read_members(path: Path) -> tuple[list[MemberAddress], list[str]]:
-    """Return the members in a file, and a message for each line that is not valid. Blocks.
+    """Read the addresses of members from a file; also return a message for each invalid line. Blocks.
 
     Raises:
         OSError: The file cannot be read.
-        GatewayError: The file is too large, is not text, or has too many addresses.
+        GatewayError: The file is too large, is not valid UTF-8, or has too many addresses.
     """
     with path.open("rb") as file:
         content = file.read(_MAX_BYTES + 1)

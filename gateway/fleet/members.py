@@ -93,7 +93,7 @@ def parse_member(text: str) -> MemberAddress:
 
 
 def parse_file(text: str) -> tuple[list[MemberAddress], list[str]]:
-    """Return the members in a file with one address per line, and a message for each line that is not valid.
+    """Parse a file with one address per line. Return the addresses, and a message for each invalid line.
 
     Args:
         text: The content of the file. Empty lines and lines that start with `#` are ignored.
@@ -115,7 +115,7 @@ def parse_file(text: str) -> tuple[list[MemberAddress], list[str]]:
 
 
 def exposed_token(members: Iterable[MemberAddress]) -> str | None:
-    """Return a message about the first member that would get the token without encryption; None if there is none."""
+    """Return a warning about the first member that gets the token without encryption; None if there is none."""
     exposed = next((each for each in members if each.exposes_token), None)
     return exposed and f"the token is sent to {exposed} without encryption: use https://, and set ops.tls there"
 

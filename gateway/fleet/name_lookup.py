@@ -27,7 +27,8 @@ async def lookup(
 ) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
     """Look up a host name, and return the family and the address of each result.
 
-    If the same lookup is already in progress, wait for its result. There is no deadline; the caller sets one.
+    If the same lookup is already in progress, wait for its result. The lookup has no deadline, so the caller must set
+    one.
 
     Raises:
         OSError: The name does not resolve, or no thread can be started.
@@ -41,7 +42,7 @@ async def lookup(
         def on_done(done: asyncio.Future[list[Any]]) -> None:
             in_flight.pop(name, None)
             if not done.cancelled():
-                done.exception()  # retrieve it: asyncio logs it otherwise, if all waiting tasks are cancelled
+                done.exception()  # retrieve it: asyncio would log it if every task that waits for it were cancelled
 
         pending.add_done_callback(on_done)
     found = await asyncio.shield(pending)

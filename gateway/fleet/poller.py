@@ -19,12 +19,12 @@ from gateway.fleet.view import FleetView, MemberView
 log = logging.getLogger(__name__)
 
 _DISCOVERY_INTERVAL = 15.0
-"""Seconds between two reads of the file, the names and the credentials."""
+"""Seconds after which the member file and the credentials are read and the names are looked up again."""
 _POLL_INTERVAL = 0.5
 """Seconds between two checks for a changed configuration."""
 _JITTER = 0.05
 _SPACING = 0.002
-"""Seconds between the first requests to two members. Many simultaneous requests would block the event loop."""
+"""Seconds between the first requests to two new members. Many simultaneous requests would block the event loop."""
 
 
 class FleetPoller:
@@ -47,7 +47,7 @@ class FleetPoller:
             DeadlineReader()
         )
         self._stamps: list[tuple[Path, int, int]] | None = None
-        """Path, modification time in nanoseconds and inode of each file when it was last read."""
+        """Path, modification time in nanoseconds, and inode of each credential file when it was last read."""
 
     def view(self) -> FleetView:
         """Return the current state of all members, and the current errors of discovery and credentials."""
@@ -93,7 +93,7 @@ class FleetPoller:
         self._set_members(client, group, options)
 
     def _set_members(self, client: MemberClient, group: asyncio.TaskGroup, options: FleetOptions) -> None:
-        """Start a polling task for each new member, and stop the tasks of members that are not known any more."""
+        """Start a polling task for each new member, and stop the tasks of members that are no longer known."""
         members = self._discovery.known(options)
         self._retain(members)
         new = [member for member in members if member not in self._tasks]
@@ -137,11 +137,14 @@ class FleetPoller:
 def _read_changed(
     options: FleetOptions, known: list[tuple[Path, int, int]] | None
 ) -> tuple[list[tuple[Path, int, int]], MemberCredentials | None]:
-    """Return the current stamps of the files, and the credentials; None instead of unchanged credentials. Blocks.
+    """Read the credentials if their files have changed. Blocks.
 
     Args:
         options: The section `fleet`.
         known: The stamps at the last successful read; None to read the files in any case.
+
+    Returns:
+        The current stamps of the files, and the credentials; None instead of the credentials if nothing has changed.
 
     Raises:
         GatewayError: A file cannot be used.
@@ -151,7 +154,7 @@ def _read_changed(
 
 
 def _stamps(options: FleetOptions) -> list[tuple[Path, int, int]]:
-    """Return path, modification time and inode of each credential file, to detect that it was replaced. Blocks."""
+    """Return the path, modification time and inode of each credential file, to detect its replacement. Blocks."""
     found = []
     for path in filter(None, (options.token_file, options.tls.ca_file, options.tls.cert_file, options.tls.key_file)):
         try:
@@ -169,7 +172,7 @@ async def ask(client: MemberClient, member: Member, before: MemberView) -> Membe
     Args:
         client: The client.
         member: The member.
-        before: The previous state. If the request fails, the result keeps its summary, and has the error.
+        before: The previous state. If the request fails, the new state contains the previous summary and the error.
     """
     started = time.monotonic()
     try:
@@ -186,7 +189,7 @@ async def ask_once(options: FleetOptions, discovery: MemberDiscovery, before: Fl
     Args:
         options: The section `fleet`.
         discovery: Finds the members. If a lookup or a read fails, it returns the members that it found before.
-        before: The previous state. If a request fails, the result keeps the member's previous summary.
+        before: The previous state. If a request fails, the new state contains the member's previous summary.
 
     Raises:
         GatewayError: The token or a certificate cannot be used.

@@ -22,11 +22,12 @@ class MemberProblem:
 
     Args:
         name: `tunnel NAME` or `backend NAME`.
-        state: Its state.
-        reason: The reason; empty if the state has no reason.
-        detail: One line of text.
+        state: The state of the tunnel or backend.
+        reason: The reason for the state; empty if the state has no reason.
+        detail: One line with details of the reason.
         since: When the state began (RFC 3339, UTC); empty if the version of the member does not report it.
-        effects: The consequences, such as `3 backends blocked`; empty if there are none, or as for `since`.
+        effects: The consequences, such as `3 backends blocked`; empty if there are none, or if the version of the
+            member does not report them.
     """
 
     name: str
@@ -100,13 +101,13 @@ def _text(found: dict[str, Any], key: str, max_length: int = _MAX_NAME) -> str:
 
 
 def _time(value: object) -> str:
-    """Return a time in the format of RFC 3339, in UTC; empty if the value is not such a time, or too far away."""
+    """Convert a time in the format of RFC 3339 to UTC. Return an empty string if it is not valid or out of range."""
     try:
         read = datetime.fromisoformat(value if isinstance(value, str) else "")
         found = read.astimezone(UTC)
     except (ValueError, OverflowError):
         return ""
-    # A time at the limit of `datetime` cannot be converted to every time zone.
+    # Exclude the last year that `datetime` supports: its times cannot be converted to every time zone.
     valid = read.tzinfo is not None and 1970 <= found.year < MAXYEAR
     return found.isoformat(timespec="milliseconds").replace("+00:00", "Z") if valid else ""
 

@@ -1,4 +1,4 @@
-"""Defines the state of a fleet at one moment, as plain data."""
+"""Defines the state of a fleet and its members at one moment, as plain data."""
 
 from dataclasses import dataclass, field
 
@@ -36,7 +36,7 @@ class MemberView:
 
 @dataclass(frozen=True)
 class FleetView:
-    """The state of all members, and messages about files and names that cannot be read."""
+    """The state of all members, and messages about files that cannot be read and names that cannot be resolved."""
 
     members: list[MemberView] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)

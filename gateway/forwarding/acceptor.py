@@ -23,16 +23,16 @@ from gateway.measurement import Tally
 log = logging.getLogger(__name__)
 
 _IDENTIFY_TIMEOUT = 3.0
-"""Maximum seconds that a client waits until its container is known, if admission depends on the container."""
+"""Maximum time, in seconds, that a client waits until its container is known, if admission depends on it."""
 _SHORT_IDENTIFY_TIMEOUT = 0.5
-"""Maximum seconds that a client waits until its container is known, if only counters depend on the container."""
+"""Maximum time, in seconds, that a client waits until its container is known, if only counters depend on it."""
 _ANY_SOURCE = ClientSource()
-"""The source of all clients if no rule depends on the source, which saves the system calls that determine it."""
+"""Used instead of the client's source if no rule depends on it, to save the system calls that determine it."""
 _LIMITS = (RefusalReason.MAX_CONNECTIONS, RefusalReason.CONSUMER_QUOTA)
 
 
 class _OverLimitClient(NamedTuple):
-    """The refusal of a client that exceeds a limit. It applies unless the client sends a cancel request."""
+    """A client that exceeds a limit, and the reason to refuse it unless it sends a cancel request."""
 
     refusal: RefusalReason
     address: str | None
@@ -48,7 +48,7 @@ class Acceptor:
         dialer: Reads cancel requests.
         connections: The joined clients, which count toward the limits.
         audit: Records clients in the audit log.
-        join: Joins an admitted client to a target. Runs in a task of the client.
+        join: Joins an admitted client to a target. It runs in the client's task.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Acceptor:
         self.accepted = 0
         self.rejected: Tally = Tally()
         self.reserve = CancelReserve()
-        """Clients that exceed a limit, but may send a cancel request. The key is the client's task until the client
+        """Clients that exceed a limit, but might send a cancel request. The key is the client's task until the client
         is joined, and the relay's `ended` afterward."""
         self.pending: set[asyncio.Task[None] | None] = set()
         """Tasks of clients that are not joined yet."""
@@ -87,7 +87,7 @@ class Acceptor:
 
     @property
     def accepts_anyone(self) -> bool:
-        """Whether admission depends only on clients' IP addresses and number, and the audit log is off.
+        """Whether admission depends only on the IP addresses and the number of clients, and no clients are recorded.
 
         If so, a link can accept the clients without this object.
         """
@@ -154,7 +154,7 @@ class Acceptor:
     def _over_limit(
         self, client: PendingClient, refusal: RefusalReason, usage: UsageCounters | None
     ) -> "_OverLimitClient | None":
-        """Return the refusal for a client that may send a cancel request; None to refuse the client immediately."""
+        """Return the refusal of a client that might send a cancel request; None to refuse the client immediately."""
         source = ClientSource.of(client.sock) if self._dialer.knows_cancel_requests and refusal in _LIMITS else None
         room = source is not None and self.reserve.has_room(source.address)
         if source is None or not room or self.admission.refusal(source, 0) is not None:
@@ -179,8 +179,8 @@ class Acceptor:
             on_done(task)
 
         async def run() -> None:
-            # Without the callback, the task ends one iteration of the event loop earlier. It is necessary only for
-            # tasks that are cancelled before they start, because these never run the `finally` block.
+            # The callback is necessary only for a task that is cancelled before it starts, because such a task never
+            # runs the `finally` block. Without the callback, a task ends one iteration of the event loop earlier.
             task.remove_done_callback(on_cancelled_before_start)
             try:
                 await job(client)
@@ -208,7 +208,7 @@ class Acceptor:
         client.reset()
 
     async def _identify_and_connect(self, client: PendingClient, address: str) -> None:
-        """Wait until the client's container is known. It can still be starting. Then admit and join the client."""
+        """Wait until the client's container, which might still be starting, is known. Admit and join the client."""
         identity = self.admission.identity
         within = _IDENTIFY_TIMEOUT if self.admission.label is not None else _SHORT_IDENTIFY_TIMEOUT
         consumer = await identity.wait_for(address, within) if identity else None
@@ -224,7 +224,7 @@ class Acceptor:
     def _admit(
         self, client: PendingClient, address: str | None, consumer: ClientConsumer | None
     ) -> tuple[RefusalReason, UsageCounters] | None:
-        """Reserve a slot of the client's consumer. Return the refusal and its counters if the client is refused."""
+        """Count the client toward its consumer's quota; if it is refused, return the reason and the counters."""
         if client.record is not None:
             client.record.consumer = consumer
         # If containers are not known, the address identifies the consumer. The status omits such consumers.

@@ -53,7 +53,7 @@ class ConsumerResolver(Protocol):
 
 @dataclass(frozen=True)
 class ClientSource:
-    """Where a client connects from: IP address and port, or the unix socket and the credentials of the peer."""
+    """The origin of a client: its IP address and port, or the path of the unix socket and the peer's credentials."""
 
     address: str | None = None
     port: int = 0
@@ -96,7 +96,7 @@ class UnixSocketRule:
     """Which users may connect to one unix socket.
 
     Args:
-        consumer: The consumer to which the socket's connections are counted; None if they are not counted separately.
+        consumer: The consumer whose quota and counters include the socket's connections; None if there is none.
         uids: User IDs that are allowed to connect; empty to allow all.
         gids: Primary group IDs that are allowed to connect; empty to allow all.
     """
@@ -120,12 +120,12 @@ class AdmissionRules:
     Args:
         backend: The backend's name.
         allow: Networks that are allowed to connect; empty to allow all.
-        label: The label of a consumer that must contain the backend's name; None if no label is required.
+        label: The name of the label in which a consumer must list the backend; None if no label is required.
         max_connections: Limit on concurrent connections.
         per_consumer: Limit on concurrent connections of one consumer; None for no limit.
         privileged_only: Whether to admit only source ports below 1024, which only privileged processes can bind.
         identity: Maps source addresses to consumers; None if consumers are not known.
-        sockets: Access rules of unix sockets by path. Only file permissions protect other sockets.
+        sockets: Access rules of unix sockets by path. Sockets without a rule are protected only by file permissions.
     """
 
     backend: str

@@ -1,4 +1,4 @@
-"""Forwards a cancel request to the target of its session, and to all other targets that might have it."""
+"""Forwards a cancel request to the target that serves the session, and to all others that might serve it."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from gateway.forwarding.target_dialer import TargetDialer
 from gateway.measurement import Histogram
 
 _DIAL_TIMEOUT = 5.0
-"""Time limit, in seconds, for a dial with a cancel request. A late request might cancel the session's next query."""
+"""Time limit, in seconds, for the dial of a cancel request. A late request might cancel the session's next query."""
 
 
 async def join_cancel_request(
@@ -35,7 +35,10 @@ async def join_cancel_request(
         dialer: Dials the targets.
         latency: Records the response latencies.
         candidates: The targets that might have the session; at least one.
-        default: The way for a new session; None if there is none.
+        default: The way that a new session would use; None if there is none.
+
+    Returns:
+        The way to the target to which the request was joined, and the relay.
 
     Raises:
         DialError: The target cannot be reached.

@@ -18,14 +18,14 @@ _MAX_ENCRYPTION_REQUESTS = 2
 _POLL_INTERVAL = 0.01
 """Seconds between two attempts to classify an incomplete first message."""
 _REPLY_TIMEOUT = 2.0
-"""Time limit, in seconds, for a target's answer to an encryption request."""
+"""Time limit, in seconds, for a target's reply to an encryption request."""
 _REPLY_TTL = 1.0
-"""Seconds for which a target's answer to an encryption request is cached."""
+"""Seconds for which a target's reply to an encryption request is cached."""
 _COPY_TIMEOUT = 2.0
 
 
 class _CachedReply:
-    """A target's last reply to a client's request for encryption, and its monotonic time, in seconds."""
+    """A target's last reply to an encryption request, and the monotonic time at which it arrived, in seconds."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
@@ -49,15 +49,15 @@ class CancelRouter:
         self._replies: dict[tuple[TargetIdentity, bytes], _CachedReply] = {}
 
     def login_tap(self) -> LoginTap:
-        """Return a tap for a new connection."""
+        """Return a tap for a new connection. It observes the login to find the session's cancel key."""
         return self._protocol.login_tap()
 
     def add_session(self, target: TargetIdentity, login: LoginTap) -> None:
-        """Add a connection that was made to `target`."""
+        """Record that `target` serves the session whose login the tap observes."""
         self._sessions.setdefault(target, set()).add(login)
 
     def remove_session(self, target: TargetIdentity, login: LoginTap) -> None:
-        """Remove a connection that has ended, and its cancel key."""
+        """Remove a session that has ended, and its cancel key."""
         logins = self._sessions[target]
         logins.discard(login)
         if not logins:
@@ -76,7 +76,7 @@ class CancelRouter:
 
         Args:
             request: The cancel request.
-            default: The target for a new session; None if there is none.
+            default: The target that a new session would use; None if there is none.
         """
         sessions = self._sessions.items()
         matching = [target for target, logins in sessions if any(login.matches(request) for login in logins)]
@@ -88,17 +88,17 @@ class CancelRouter:
     ) -> CancelRequest | None:
         """Wait for a client's first bytes, and return its cancel request. The bytes stay unread.
 
-        A client may first request encryption. If the target refuses encryption, this method sends the refusal, and
-        the client continues unencrypted. With any other reply, the client's cancel request will be encrypted,
-        and this method returns None. The target then gets the encryption request from the client.
+        A client may first request encryption. If the target refuses encryption, this method sends the refusal to the
+        client, which continues unencrypted. With any other reply, the client's cancel request will be encrypted, and
+        this method returns None. The relay then forwards the client's encryption request to the target.
 
         Args:
             client: The client's socket.
             watcher: Watches the client.
-            target: The target for a new session; None if there is none.
+            target: The target that a new session would use; None if there is none.
 
         Returns:
-            None if the connection is not a cancel request.
+            The cancel request; None if the client sends other data.
 
         Raises:
             DialError: The client has disconnected.
@@ -106,9 +106,9 @@ class CancelRouter:
         for _ in range(_MAX_ENCRYPTION_REQUESTS + 1):
             first = await self._classify(client, watcher)
             if isinstance(first, CancelRequest):
-                await asyncio.sleep(
-                    0
-                )  # a data plane in a thread has reported the session's key by the next iteration
+                # Yield once: the data plane reports the session's key through the event loop, before the next
+                # iteration.
+                await asyncio.sleep(0)
                 return first
             if not isinstance(first, EncryptionRequest):
                 return None
@@ -144,7 +144,7 @@ class CancelRouter:
     async def _reply_to(self, request: EncryptionRequest, target: TargetIdentity) -> bytes:
         """Return the target's reply to an encryption request; empty if the request was not sent or has no reply."""
         if any(login.key_hidden for login in self._sessions.get(target, ())):
-            return b""  # a target that supports encryption would log an error for each such connection
+            return b""  # the target supports encryption: do not ask, because it would log an error for the connection
         loop = asyncio.get_running_loop()
         self._replies = {
             key: each for key, each in self._replies.items() if each.lock.locked() or each.is_fresh(loop.time())
@@ -158,7 +158,7 @@ class CancelRouter:
 
 
 async def send_copy(request: CancelRequest, target: TargetIdentity) -> None:
-    """Send a cancel request to another target on a new connection, and wait until the target closes it."""
+    """Send a cancel request to another target over a new connection, and wait until the target closes it."""
     link, loop = target.link, asyncio.get_running_loop()
     try:
         async with asyncio.timeout(_COPY_TIMEOUT):

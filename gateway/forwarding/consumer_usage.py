@@ -117,7 +117,7 @@ class ConsumerUsage(dict[str, UsageCounters]):
     def usage_of(self, name: str, container_id: str) -> UsageCounters:
         """Return the counters of a consumer. Create them if the consumer has none.
 
-        If `MAX_CONSUMERS` consumers have counters already, first merge those of an idle consumer into `OTHERS`.
+        If `MAX_CONSUMERS` consumers already have counters, merge those of an idle consumer into `OTHERS` first.
 
         Args:
             name: The consumer's name.

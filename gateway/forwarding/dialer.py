@@ -24,15 +24,15 @@ _RETRY_FACTOR = 2.0
 _NEXT_AFTER = 2.0
 """Time limit, in seconds, for a dial if another target or another way to the target can be tried after it."""
 _RECHECK_INTERVAL = 1.0
-"""Interval, in seconds, at which a waiting client reads the ways to the targets again if the route has several
-uplinks. The way to a target can change while the client waits."""
+"""Interval, in seconds, at which the ways to the targets are determined again for a waiting client if the route has
+several uplinks, because the ways can change during the wait."""
 _NO_PRIMARY = "no target is a writable primary"
 _PERMANENT = {Reason.CHANNEL_PROHIBITED}
-"""Reasons that a retry does not remove."""
+"""Reasons of failures that a retry cannot fix."""
 
 
 class _PermanentDialError(DialError):
-    """No target can be reached, for reasons that a retry does not remove."""
+    """No target can be reached, for reasons that a retry cannot fix."""
 
 
 class JoinResult(NamedTuple):
@@ -190,9 +190,9 @@ class Dialer:
         return JoinResult(routed, relay, login)
 
     async def _cancel_request(self, client: PendingClient, routed: RoutedTarget | None) -> CancelRequest | None:
-        """Return the client's cancel request; None if it sends none or if the request can only be for `routed`.
+        """Return the client's cancel request; None if it sends none, or if only `routed` can be the request's target.
 
-        To save time, the client's first bytes are checked only if targets other than that of `routed` have sessions.
+        To save time, this method reads the client's first bytes only if another target has sessions.
         """
         cancels = self._cancels
         target = routed.identity if routed is not None else None

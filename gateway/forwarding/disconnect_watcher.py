@@ -20,7 +20,7 @@ class DisconnectWatcher:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start watching for the current task, which a reset cancels. Do nothing if watching has already started."""
+        """Start watching. A reset then cancels the current task. Do nothing if watching has already started."""
         if not self._watching:
             self._watching = True
             self._task = asyncio.current_task()

@@ -1,4 +1,4 @@
-"""Spreads the closes of a drain over time, so that clients do not all reconnect at once. Does no I/O."""
+"""Spreads the disconnections of a drain over time, so that clients do not all reconnect at once. Does no I/O."""
 
 from gateway.contracts.link import Relay
 
@@ -29,7 +29,7 @@ class DrainPace:
 def drain_order(relays: list[Relay], count: int) -> list[Relay]:
     """Return the `count` connections to close first.
 
-    Connections that wait for no response come first. Among these, and among the others, those that have been silent
-    longest come first.
+    Connections that do not wait for a response come before those that do. Within both groups, the connections that
+    have been silent for the longest time come first.
     """
     return sorted(relays, key=lambda relay: (relay.awaiting_response, relay.last_active))[:count]

@@ -28,10 +28,10 @@ from gateway.measurement import Histogram, Tally, TapFactory
 
 _STALL_SCAN_INTERVAL = 0.5
 _STALL_REPORT_INTERVAL = 10.0
-"""Minimum seconds between two stall reports for one way, because each report triggers a check of the server."""
+"""Minimum time, in seconds, between two stall reports for one way, because each report triggers a check."""
 _RESERVE_TIMEOUT = 10.0
-"""Seconds after which the forward resets a client that exceeds a limit, even if the server has not closed its
-side."""
+"""Seconds after which the forward resets a client that exceeds a limit and was joined to send a cancel request. A
+server normally closes such a connection immediately."""
 
 
 class Forward:
@@ -101,7 +101,7 @@ class Forward:
 
     @property
     def consumers(self) -> ConsumerUsage:
-        """The usage counters of each consumer, by its name."""
+        """The usage counters of each consumer, by the consumer's name."""
         return self._acceptor.consumers
 
     @property
@@ -134,7 +134,7 @@ class Forward:
     async def _report_stalls(self) -> None:
         """Report targets that do not respond to their clients within `prompt` seconds, so that a check follows.
 
-        The forward must search for them, because a server that hangs does not reset its connections.
+        The forward must search for such targets, because a server that hangs does not reset its connections.
         """
         if self._prompt is None:
             await asyncio.Event().wait()
@@ -161,7 +161,7 @@ class Forward:
         self._start_accepting()
 
     def review(self) -> None:
-        """Stop accepting through a link if the target of new clients or the rules have changed."""
+        """Stop a link from accepting clients if the target of new clients or the admission rules have changed."""
         if self._native is not None:
             self._native.review(self._dialer.target_dialer.route)
 
@@ -210,7 +210,7 @@ class Forward:
                 listener.start(self._acceptor.accept)
 
     async def _connect(self, client: PendingClient) -> None:
-        """Join one client within the hold time, or count the reason why no target could be joined."""
+        """Join one client within the hold time, or count the reason why it could not be joined to a target."""
         task = asyncio.current_task()
         try:
             latency = client.slot.usage.latency if client.slot else self._latency
@@ -234,7 +234,7 @@ class Forward:
             timer = asyncio.get_running_loop().call_later(_RESERVE_TIMEOUT, relay.abort, CloseReason.ABORTED)
             relay.ended.add_done_callback(lambda _: timer.cancel())
         if self._native is not None:
-            self.review()  # cancel requests might now have several targets
+            self.review()  # a cancel request might now be for another target than that of the link
             self._native.offer(routed, self._dialer.target_dialer.route, self.listeners)
 
     def _add(

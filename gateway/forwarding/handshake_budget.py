@@ -3,10 +3,10 @@
 For each source address, MySQL counts the connections that end during the handshake. When the count reaches
 `max_connect_errors`, MySQL refuses all connections from that address with error 1129, until an operator flushes the
 host cache. A successful login from the address resets the count (MySQL Reference Manual, "The Host Cache"). Through a
-bastion, all clients share one address, so one client that repeatedly connects and disconnects would lock out all.
+bastion, all clients share one address, so one client that repeatedly connects and disconnects would lock out all
+others.
 
-All times are monotonic (`time.monotonic()`). All processes of a host share this clock, so the main process can send
-the time of a check's login to a worker.
+All times are monotonic (`time.monotonic()`).
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from gateway.backend_support.login_pacing import LoginPacing
 _THROTTLE_SHARE = 0.9
 """Fraction of the limit above which the budget admits clients one at a time."""
 _THROTTLE_INTERVAL = 10.0
-"""Minimum seconds between two admitted clients while a budget admits clients one at a time. All budgets of one server
-share this interval. A successful login through a way resets the budget of that way, and so ends the throttling."""
+"""Minimum time, in seconds, between two admitted clients while a budget admits clients one at a time. All budgets of
+one server share this interval. A successful login resets the budget of its way, which ends the throttling."""
 _ABANDONED_DIAL_DELAY = 10.0
 """Seconds within which an abandoned dial can still connect. The server then counts an aborted handshake, even if a
 login has reset the count in the meantime."""
@@ -47,7 +47,7 @@ class HandshakeBudget(AbortedLoginCount):
         return self.logins.limit
 
     def record_aborted(self, at: float) -> None:
-        """Count a client that disconnected at the monotonic time `at`, and that possibly had not logged in."""
+        """Count a client that disconnected at the monotonic time `at`, possibly before it had logged in."""
         self.add_abort(at)
 
     def record_abandoned(self, at: float) -> None:
@@ -64,7 +64,7 @@ class HandshakeBudget(AbortedLoginCount):
     def allows(self, now: float) -> bool:
         """Return whether a client can be admitted at the monotonic time `now`.
 
-        Near the limit, True reserves this admission: other clients must wait for `_THROTTLE_INTERVAL`.
+        Near the limit, a result of True counts as an admission: the next client must wait for `_THROTTLE_INTERVAL`.
         """
         if self.aborted < self.limit * _THROTTLE_SHARE:
             return True

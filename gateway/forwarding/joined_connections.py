@@ -27,7 +27,8 @@ class JoinedConnection:
         routed: The target, and the uplink used.
         slot: The slot of the client's consumer; None if consumers are not counted.
         began: Monotonic time at which the client was joined.
-        login: Observes the client's login, to route its cancel requests later; None if the kind has none.
+        login: Observes the client's login, to route its cancel requests later; None if the kind has no cancel
+            requests.
         record: The client's record for the audit log and the trace; None if both are disabled.
     """
 
@@ -97,7 +98,7 @@ class JoinedConnections:
                 relay.abort(CloseReason.ABORTED)
 
     def stalled(self, before: float) -> Iterator[RoutedTarget]:
-        """Yield the way of each client that has waited for a response since before the monotonic time `before`."""
+        """Yield the way of each client that began to wait for a response before the monotonic time `before`."""
         for each in self:
             since = each.relay.waiting_since
             if since is not None and since < before:

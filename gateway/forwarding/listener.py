@@ -18,7 +18,6 @@ from gateway.relay.sockets import bind_unix, reset, reset_on_process_exit, tune
 
 log = logging.getLogger(__name__)
 
-ListenAddress = Endpoint | Path
 BACKLOG = 4096
 _UNIX_MODE, _OPEN_UNIX_MODE = 0o660, 0o666
 _ACCEPTS_PER_TURN = 64
@@ -46,7 +45,7 @@ class Listener:
     """
 
     def __init__(
-        self, address: ListenAddress, sockets: list[socket.socket] | None = None, *, free_bind: bool = False
+        self, address: Endpoint, sockets: list[socket.socket] | None = None, *, free_bind: bool = False
     ) -> None:
         self.address = address
         self._sockets = _bind(address, free_bind=free_bind) if sockets is None else sockets
@@ -55,17 +54,12 @@ class Listener:
         self._withdraw: Callable[[], None] | None = None
         self._file: os.stat_result | None = None
         self._open_to_all = False
-        if isinstance(address, Path) and self._bound_here:
+        if address.is_unix and self._bound_here:
             try:
-                self._file = address.lstat()
+                self._file = Path(address.host).lstat()
             except OSError as error:
                 self.close()
                 raise BindError(f"cannot listen on {address}: {describe_bind_error(error, unix=True)}") from error
-
-    @property
-    def descriptors(self) -> list[int]:
-        """File descriptors of the sockets, for another process that accepts clients from these sockets."""
-        return [sock.fileno() for sock in self._sockets]
 
     @property
     def sockets(self) -> list[socket.socket]:
@@ -78,7 +72,7 @@ class Listener:
         return all(sock.family in (socket.AF_INET, socket.AF_INET6) for sock in self._sockets)
 
     def delegate(self, withdraw: Callable[[], None]) -> None:
-        """Stop accepting, because a link with duplicates of the sockets accepts the clients until `start`.
+        """Stop accepting until `start`, because a link accepts the clients through duplicates of the sockets.
 
         Args:
             withdraw: Called by `stop` and `close`. It must make the link stop accepting.
@@ -120,7 +114,7 @@ class Listener:
                 self._register(sock)
 
     def stop(self) -> None:
-        """Stop accepting, but keep the sockets bound, so that another process or listener can accept from them."""
+        """Stop accepting, but keep the sockets bound, so that another backend can accept from them."""
         self._end_delegation()
         self._on_accept = None
         for sock in self._sockets:
@@ -139,8 +133,8 @@ class Listener:
                 poller().remove(sock.fileno())
             sock.close()
         self._on_accept = None
-        if isinstance(self.address, Path) and self._bound_here:
-            self.address.unlink(missing_ok=True)
+        if self.address.is_unix and self._bound_here:
+            Path(self.address.host).unlink(missing_ok=True)
         self._sockets, self._file = [], None
 
     def _register(self, sock: socket.socket) -> None:
@@ -170,7 +164,7 @@ class Listener:
                 client.setblocking(False)
                 self._on_accept(client)
             except Exception:
-                log.exception("cannot handle an accepted client; reset it", extra={"listener": str(self.address)})
+                log.exception("cannot handle an accepted client: it is reset", extra={"listener": str(self.address)})
                 reset(client)
 
     def _pause(self, sock: socket.socket, error: Exception) -> None:
@@ -187,9 +181,9 @@ def prepare(sock: socket.socket) -> None:
     reset_on_process_exit(sock)
 
 
-def _bind(address: ListenAddress, *, free_bind: bool) -> list[socket.socket]:
-    if isinstance(address, Path):
-        return [_bind_unix(address)]
+def _bind(address: Endpoint, *, free_bind: bool) -> list[socket.socket]:
+    if address.is_unix:
+        return [_bind_unix(Path(address.host))]
     hosts = ["127.0.0.1", "::1"] if address.host == "localhost" else [address.host]
     bound: list[socket.socket] = []
     for host in hosts:
@@ -217,13 +211,13 @@ def _bind_unix(path: Path) -> socket.socket:
     return sock
 
 
-def _change_mode(address: ListenAddress, bound: os.stat_result, mode: int) -> None:
+def _change_mode(address: Endpoint, bound: os.stat_result, mode: int) -> None:
     """Change the mode of a socket's file, but not of a file or symlink that has replaced it.
 
     Raises:
         OSError: The file does not exist, or is not the socket that was bound.
     """
-    descriptor = os.open(str(address), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    descriptor = os.open(address.host, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISSOCK(found.st_mode) or not os.path.samestat(found, bound):

@@ -15,10 +15,10 @@ from gateway.forwarding.routed_target import RoutedTarget
 from gateway.measurement import Histogram
 
 _RETRY_AFTER = 1.0
-"""Seconds to wait after a link has failed or could not start to accept clients, before it is offered them again."""
+"""Seconds to wait after a link failed or could not start to accept clients, before the forward offers them again."""
 _MIN_HOLD = 3.0
-"""Minimum hold time, in seconds, with which a link accepts clients. With a shorter one, the forward accepts them,
-because its dials keep the time limit more exactly."""
+"""Minimum hold time, in seconds, with which a link accepts clients. With a shorter hold time, the forward accepts
+them, because it enforces the time limit more precisely."""
 _MIN_ROOM = 0.25
 """Fraction of `max_connections` that must be free before a link starts to accept clients."""
 _PERMIT_SHARE = 0.125
@@ -31,15 +31,15 @@ class NativeAcceptor:
 
     A link starts to accept clients after the forward has joined a client through it. When the route or a rule
     changes, a dial fails, or too few connections remain, the forward accepts clients again. It also handles the
-    clients that the link has accepted but returns.
+    clients that the link returns because it could not join them.
 
     Args:
         acceptor: Accepts the clients that the link returns.
         latency: Records the response latencies.
         on_joined: Called for each client that the link has joined, with the way to the target, the relay, and the tap
             that observes the login.
-        cancels: Routes cancel requests; None if clients of this kind send none on separate connections. A link sends
-            all requests to one target, so it accepts clients only while other targets have no sessions.
+        cancels: Routes cancel requests; None if clients of this kind send none on separate connections. A link dials
+            only one target, so it accepts clients only while no other target has sessions.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class NativeAcceptor:
         self._on_joined = on_joined
         self._cancels = cancels
         self._listening: LinkListener | None = None
-        """The part of the link that currently accepts the clients; None if the forward accepts them."""
+        """The link's listener that currently accepts the clients; None if the forward accepts them."""
         self._ways: dict[LinkListener, RoutedTarget] = {}
         """The way of each `LinkListener` that can still join or return clients."""
         self._bound: list[Listener] = []
@@ -104,13 +104,13 @@ class NativeAcceptor:
             each.delegate(self.withdraw)
 
     def review(self, route: Route) -> None:
-        """Stop accepting through the link if new clients now need another target, or if the rules have changed."""
+        """Stop the link from accepting clients if new clients need another target, or if the rules have changed."""
         listening = self._listening
         if listening is not None and not self._is_simple(self._ways[listening], route):
             self.withdraw()
 
     def _is_simple(self, routed: RoutedTarget, route: Route) -> bool:
-        """Return whether all new clients use this way, independent of their identity and of the data they send."""
+        """Return whether all new clients use this way, regardless of their identity and the data that they send."""
         return (
             self._acceptor.accepts_anyone
             and (self._cancels is None or not self._cancels.has_sessions_elsewhere(routed.identity))

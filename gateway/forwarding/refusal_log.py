@@ -9,10 +9,10 @@ from gateway.forwarding.admission import ClientSource, RefusalReason
 log = logging.getLogger(__name__)
 
 _REPEAT = 600.0
-"""Seconds after which the same source and reason are logged again."""
+"""Seconds after which a refusal with the same source and reason is logged again."""
 _WINDOW = 60.0
 _MAX_LINES = 10
-"""Maximum number of lines within `_WINDOW` seconds. Another line then reports how many clients were omitted."""
+"""Maximum number of lines within `_WINDOW` seconds. One more line reports the number of omitted clients."""
 
 
 class RefusalLog:

@@ -8,7 +8,7 @@ from gateway.measurement import Histogram
 
 
 class LinkSource(Protocol):
-    """Provides forwards with the current link of a tunnel. Uplinks implement this protocol."""
+    """Provides the current link of a tunnel. Uplinks implement this protocol."""
 
     tunnel_name: str | None
     """Name of the tunnel; None if the link is the direct link."""

@@ -1,4 +1,4 @@
-"""Dials the targets of one route. Limits the concurrent dials through each way, and the aborted handshakes."""
+"""Dials the targets of one route. Limits the number of concurrent dials and of aborted handshakes for each way."""
 
 import asyncio
 import time
@@ -17,8 +17,8 @@ from gateway.relay.dial_retry import retry_dial
 MIN_DIAL = 0.05
 """Minimum time limit for a dial, in seconds. It applies even if the hold time has passed or is zero."""
 _DIALS_PER_WAY = 64
-"""Maximum number of concurrent dials to a target through one way. Without it, all held clients would be dialed at the
-same moment after an outage."""
+"""Maximum number of concurrent dials to a target through one way. Without this limit, the gateway would dial for all
+held clients at the same moment after an outage."""
 
 
 class TargetDialer:
@@ -97,7 +97,7 @@ class TargetDialer:
             budget.record_login(began)
 
     def _count_aborted(self, routed: RoutedTarget, record: Callable[[HandshakeBudget, float], None]) -> None:
-        """Count a handshake that was aborted or can still be aborted. Request a check if a login is needed.
+        """Count a handshake that was aborted or might be aborted. Request a check if a login is needed.
 
         Args:
             routed: The way.

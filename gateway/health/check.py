@@ -1,4 +1,4 @@
-"""Runs the scheduled check of one target through one tunnel, over the same link as the traffic."""
+"""Runs the scheduled check of one target through one tunnel, over the link that also carries the traffic."""
 
 import asyncio
 import contextlib
@@ -27,11 +27,11 @@ log = logging.getLogger(__name__)
 
 _JITTER = 0.05
 _FIRST_SPREAD = 0.2
-"""Maximum random delay of the first check, in seconds, so that the first checks do not all run at the same time."""
+"""Maximum random delay before the first check, in seconds, so that the first checks do not all run at once."""
 
 _LATENCY_SAMPLES = 5
 _MIN_INTERVAL = 1.0
-"""Minimum interval between checks that failed traffic triggers, in seconds; `fast_interval` if that is shorter."""
+"""Minimum interval, in seconds, between checks that failures of traffic trigger; or `fast_interval`, if shorter."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class CheckSchedule:
 
 
 class MonitoredUplink(Protocol):
-    """The state of an uplink, for a check. Uplinks and the stubs of uplinks in a worker implement this protocol."""
+    """The state of an uplink, for a check. Uplinks implement this protocol."""
 
     name: str
     settled: asyncio.Event
@@ -62,7 +62,7 @@ class MonitoredUplink(Protocol):
         """The current link; None while the tunnel has no link."""
 
     def describe(self) -> str:
-        """Return one line with the tunnel's state and the cause of the state."""
+        """Return one line that describes the tunnel's state and its cause."""
 
 
 class Check:
@@ -75,8 +75,8 @@ class Check:
         uplink: The uplink that leads to the target.
         schedule: The intervals and limits of the check.
         on_change: Called after each check, and after each change of the state without a check.
-        on_abandoned: Called for each dial that the check abandons although it can still succeed at the server.
-        record: The target's last probe results, which the checks through its other ways update too.
+        on_abandoned: Called for each dial that the check abandons while the server might still accept it.
+        record: The target's last probe results, shared with the checks through the target's other ways.
         tunnel: The name of the tunnel; None if the check uses no tunnel.
         logins: Limits the logins of the check; None if the server does not count aborted logins.
     """
@@ -107,7 +107,7 @@ class Check:
         self.succeeded_at: float | None = None
         """Monotonic time of the last successful check; None if no check has succeeded."""
         self.every = 1
-        """Factor for the interval. It is larger than 1 for ways that clients do not use, which need fewer checks."""
+        """Factor by which the interval is multiplied. It is larger than 1 for ways that clients do not use."""
         self.latency: float | None = None
         """Median of `durations`, in seconds; None if no check has succeeded."""
         self.durations: deque[float] = deque(maxlen=_LATENCY_SAMPLES)
@@ -126,14 +126,14 @@ class Check:
         self._logins = logins
         self._wake = asyncio.Event()
         self._immediate = False
-        """Whether the next check can start before the minimum interval has elapsed."""
+        """Whether the next check may start before the minimum interval has elapsed."""
         self._probe_started = 0.0
         self.urgent = False
         """Whether to check the target every `fast_interval`, regardless of its state; see `set_urgent`."""
         self._blocked_at = -math.inf
-        """Monotonic time of the last entry in the history that shows the target as blocked."""
+        """Monotonic time at which an entry for a blocked target was last added to the history."""
         self._lost_links = 0
-        """Number of consecutive probes that failed because they lost their link."""
+        """Number of consecutive probes whose link was lost during the probe."""
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Check the target on schedule until cancelled. Call `ready` after each check."""
@@ -156,7 +156,7 @@ class Check:
         return self.verdict.pending or (self.last is not None and not self.last.passed)
 
     def inherit(self, other: "Check") -> None:
-        """Take over the state and the counters of `other`, the check of the same way before a reload."""
+        """Continue with the state and the counters of `other`, the check of the same way before a reload."""
         self.last, self.last_success, self.succeeded_at = other.last, other.last_success, other.succeeded_at
         self.latency, self.durations = other.latency, other.durations
         self.history = other.history
@@ -170,7 +170,7 @@ class Check:
             self.first_result.set()
 
     def check_soon(self) -> None:
-        """Schedule an early check, because traffic has failed. There is a minimum interval between such checks."""
+        """Schedule an early check, because traffic has failed. A minimum interval limits how often this happens."""
         self._wake.set()
 
     def set_urgent(self, *, urgent: bool) -> None:
@@ -215,7 +215,7 @@ class Check:
             self._lost_links += 1
             if self.uplink.link is None or self._lost_links >= self.schedule.fall:
                 return self._block()
-            return False  # the next check follows soon, on another connection of the link
+            return False  # the next check follows soon, over another connection of the link
         self._lost_links = 0
         if result.probe_result is not None and result.probe_result.unprobed:
             return self._publish(self.verdict.add(result))

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 _NOT_PROBED = "set check.user and check.password_file, so that the gateway can check the server"
 """The remedy for a target that is not probed."""
 _LOGIN_REASONS = (Reason.AUTH, Reason.UNAUTHENTICATED)
-"""Reasons why the login of a check fails although clients, which have other accounts, can possibly log in."""
+"""Reasons why the login of a check fails although clients, which use other accounts, might be able to log in."""
 
 
 async def probe_once(
@@ -31,7 +31,7 @@ async def probe_once(
     on_abandoned: Callable[[], None] = lambda: None,
     logins: LoginLimiter | None = None,
 ) -> CheckResult:
-    """Probe a target once, and return the result. A failed probe is a result too, not an exception.
+    """Probe a target once, and return the result. A failed probe returns a result, and raises no exception.
 
     Args:
         backend: The backend, which implements the probe.

@@ -10,7 +10,7 @@ class TargetRecord:
 
     def __init__(self) -> None:
         self.probe_result = ProbeResult()
-        """The result of the last probe that returned one."""
+        """The result of the last probe that returned a result."""
         self.probed = 0.0
         """Monotonic time at which the last probe that got a response started."""
         self.promoted = 0.0
@@ -33,7 +33,8 @@ class TargetRecord:
             started: Monotonic time at which the probe started.
             now: The current monotonic time.
         """
-        answered = result.passed or result.probe_result is not None  # a refused login is a response without a result
+        # A refused login is a response too, although it returns no probe result.
+        answered = result.passed or result.probe_result is not None
         if not answered or started < self.probed:
             return
         self.probed = started

@@ -23,12 +23,13 @@ class TargetCandidate:
     """A target of a backend, with the results of its checks.
 
     Args:
-        remedy: The fix for this failure, as in `gateway.errors.UnusableTargetError`; empty to use that of `reason`.
+        remedy: How to fix this failure, as in `gateway.errors.UnusableTargetError`; empty to use the general remedy
+            for `reason`.
         promoted: Monotonic time at which a check found that the target was promoted from replica to primary; 0 if
             there was no promotion.
         probed: Monotonic time at which the last probe that got a response started.
-        failing: Whether the last probe failed, or a client has waited too long for a response since that probe. Only
-            the way that new clients use counts.
+        failing: Whether the last probe failed, or a client has waited too long for a response since that probe. This
+            considers only the way that new clients use.
     """
 
     target: Endpoint
@@ -46,7 +47,7 @@ class TargetCandidate:
 class BackendHealth(NamedTuple):
     """The state of a backend, and why it is not up.
 
-    `remedy` is the fix for this failure, in the imperative; it is empty if the general remedy of `reason` is enough.
+    `remedy` says how to fix this failure, in the imperative; it is empty if the general remedy for `reason` applies.
     """
 
     state: HealthState
@@ -58,10 +59,10 @@ class BackendHealth(NamedTuple):
 def superseded_primaries(
     candidates: list[TargetCandidate], prefer: Preference, *, confirmed: bool = False
 ) -> frozenset[Endpoint]:
-    """Return the primaries that another target has replaced, and that no check has found demoted.
+    """Return the targets that were primaries at their last probe, but that another target has replaced.
 
     A primary that was unreachable during a failover can still accept writes until it is demoted, and these writes are
-    then lost. A primary is superseded if a target that is not down was promoted after it.
+    lost. A primary is superseded if a target that is not down was promoted after it.
 
     Args:
         candidates: The targets in the order of the configuration.
@@ -98,7 +99,9 @@ def order_targets(candidates: list[TargetCandidate], prefer: Preference) -> list
 
 
 def wrong_role_targets(candidates: list[TargetCandidate], prefer: Preference) -> frozenset[Endpoint]:
-    """Return the targets that have the wrong role, so that their clients must move. Some of them can be down.
+    """Return the targets with the wrong role, whose clients must reconnect to another target.
+
+    The result can contain targets that are down.
 
     Args:
         candidates: The targets in the order of the configuration.

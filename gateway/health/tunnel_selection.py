@@ -2,7 +2,7 @@
 
 New clients stop using a way immediately if its tunnel is down or suspect, or if the target works only through another
 way. They start using a preferred way when a check through it succeeds. If that way has failed before, they return
-only after it has worked for `RETURN_AFTER`, so that new clients do not use a way that fails repeatedly.
+to it only after it has worked for `RETURN_AFTER`, so that new clients do not use a way that fails repeatedly.
 """
 
 from collections import Counter
@@ -15,8 +15,8 @@ from gateway.contracts.states import HealthState, WayPreference
 RETURN_AFTER = 30.0
 """Number of seconds for which a way must work after a failure before new clients return to it."""
 _FASTER, _MIN_GAIN = 0.8, 0.001
-"""If `latency` is preferred, new clients move to another way only if it is faster by two criteria: its latency is at
-most this fraction of the current way's latency, and lower by at least this number of seconds."""
+"""If `latency` is preferred, new clients move to another way only if its latency is at most this fraction of the
+current way's latency, and also lower by at least this number of seconds."""
 _CONFIRMATIONS = 8
 """Number of checks through each of two ways during which one way must remain faster. On a busy machine, the latencies
 of equally fast ways can differ for several consecutive checks."""
@@ -33,8 +33,8 @@ class TunnelCandidate:
         state: The state of the target according to the checks through this way.
         latency: Median duration of the last successful checks through this way, in seconds; None if none succeeded.
         checks: Number of checks through this way since the start.
-        dial_failed: Whether a client's dial failed through this way but succeeded through another one. A successful
-            check through this way resets the value to False.
+        dial_failed: Whether a client's dial failed through this way but succeeded through another one, and no check
+            through this way has succeeded since then.
     """
 
     is_open: bool
@@ -62,7 +62,7 @@ def working_ways(ways: Sequence[TunnelCandidate]) -> list[int]:
 
 
 def confirmed_ways(ways: Sequence[TunnelCandidate]) -> list[int]:
-    """Return the indexes of the ways that have proved to work, so that new clients can move to them.
+    """Return the indexes of the ways that are known to work, so that new clients can move to them.
 
     These are the ways through which the target is up or degraded. If there are none, for example because the target
     is not checked, these are the ways that work and through which the target's state is unknown.
@@ -138,8 +138,8 @@ class TunnelSelector:
         self.has_failed = [False] * len(self.names)
         """Whether each way has stopped working at least once."""
         self._slower_since: tuple[int, ...] | None = None
-        """Number of checks through each way at the time when the current way became slower than another one; None if
-        the current way is not slower."""
+        """Number of checks through each way when the current way became slower than another one; None if it is not
+        slower."""
 
     def update(self, ways: Sequence[TunnelCandidate], now: float) -> int:
         """Choose the way for new clients from the latest check results, and return its index.
@@ -186,7 +186,7 @@ class TunnelSelector:
         return faster if confirmations >= _CONFIRMATIONS else current
 
     def inherit(self, other: "TunnelSelector") -> None:
-        """Take over the counters and the choice of `other`, the selector for this target before a reload."""
+        """Continue with the counters and the choice of `other`, the selector for this target before a reload."""
         self.switches = other.switches
         for at, name in enumerate(self.names):
             if name in other.names:

@@ -11,8 +11,8 @@ from gateway.errors import Reason
 HISTORY = 100
 _FLAP_WINDOW = 21
 _FLAP_START, _FLAP_STOP = 0.30, 0.20
-"""Fractions of state changes among the recent results: flapping starts above the first, and stops below the second
-(Nagios Core manual, "Detection and Handling of State Flapping")."""
+"""Flapping starts if the fraction of state changes among the recent results exceeds the first value, and stops if it
+is at most the second (Nagios Core manual, "Detection and Handling of State Flapping")."""
 
 
 _IMMEDIATE = (Reason.NO_SPACE, Reason.READ_ONLY)
@@ -31,7 +31,7 @@ class CheckResult:
         detail: One line with details of the reason.
         phases: Duration of each phase of the check, in seconds.
         probe_result: The probe's result; None if the probe failed.
-        remedy: The fix for this failure, as in `UnusableTargetError`; empty to use that of `reason`.
+        remedy: How to fix this failure, as in `UnusableTargetError`; empty to use the general remedy for `reason`.
     """
 
     at: float
@@ -50,12 +50,12 @@ class CheckResult:
 
     @property
     def succeeded(self) -> bool:
-        """Whether the check succeeded. False if only its login was refused, although clients can use the target."""
+        """Whether the check succeeded. False if its login was refused, even if clients can use the target."""
         return self.passed and self.reason is not Reason.AUTH
 
 
 class CheckHistory:
-    """Keeps the latest check results of a target. Failures are kept longer, because they have a separate limit.
+    """Keeps the latest check results of a target. Failures have a separate limit, so they are kept for longer.
 
     Args:
         size: Maximum number of latest results, and maximum number of failures.
@@ -88,7 +88,7 @@ class CheckHistory:
         return list(self._failures)
 
     def results(self) -> list[CheckResult]:
-        """Return all kept results, oldest first: older failures, followed by the results of `latest`."""
+        """Return all results that are kept, oldest first: older failures, followed by the results of `latest`."""
         latest = set(map(id, self._latest))
         return [*(each for each in self._failures if id(each) not in latest), *self._latest]
 
@@ -135,7 +135,7 @@ class Verdict:
         return self.state is not before
 
     def record_stall(self) -> None:
-        """Count stalled traffic as one failed check, regardless of the number of stalls since the last check."""
+        """Count stalled traffic as one failed check. Repeated stalls before the next check count once."""
         if self.state in (HealthState.UP, HealthState.DEGRADED):
             self._consecutive = max(self._consecutive, 1)
 
@@ -158,7 +158,7 @@ class Verdict:
 
     @property
     def pending(self) -> bool:
-        """Whether the last results contradict the state, but are too few to change it, so a check follows soon."""
+        """Whether the last results contradict the state but are too few to change it. A check then follows soon."""
         return self._consecutive > 0
 
     def _set(self, result: CheckResult) -> None:

@@ -12,10 +12,12 @@ _ROLE = web.RequestKey("role", AccessRole)
 _CURRENT_ROLE = web.RequestKey[Callable[[web.Request], AccessRole]]("current_role")
 _PROBES_PER_SECOND, _PROBE_BURST = 200, 40
 _READS_PER_SECOND, _READ_BURST = 25, 10
-"""Rate limits of clients that read data, in requests per second and in requests. With these limits, a client that
-polls continuously takes about one percent of the event loop's time. A scrape needs a few requests."""
+"""The rate limit for all paths except those of probes: requests per second, and the number of requests in a burst. A
+client that polls continuously then takes about one percent of the event loop's time. A scrape needs a few
+requests."""
 HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
-"""The headers of every response. A response that is sent in parts must set them itself."""
+"""The headers of every response. `AccessMiddleware` adds them after the handler has returned. A handler that streams
+its response must set them itself, because it sends its headers earlier."""
 _UNKNOWN_HOST = """\
 unknown host name: connect to an address or to localhost, or add the name to ops.hosts
 (GATEWAY_OPS_HOSTS, --ops-hosts)
@@ -30,13 +32,13 @@ _METRICS_ONLY = "this token is valid for /metrics and /api/v1/sd only: use the t
 
 
 class AccessMiddleware:
-    """Refuses unknown Host headers (421) and unauthorized clients (401, 403), and limits the request rate by delays.
+    """Refuses unknown hosts (421) and unauthorized clients (401, 403), and delays requests above the rate limit.
 
     Args:
-        rules: What the listener requires of its clients.
+        rules: The access rules of the listener.
         tokens: Returns the tokens that are currently accepted.
         roles: The role that each path requires. All other paths require `AccessRole.EVERYTHING`.
-        probes: The paths with the higher request rate of probes.
+        probes: The paths of probes, which have a higher rate limit.
     """
 
     def __init__(
@@ -84,7 +86,7 @@ class AccessMiddleware:
         return web.Response(status=401, text=text, headers={"WWW-Authenticate": 'Bearer realm="gateway"'})
 
     def _current_role(self, request: web.Request) -> AccessRole:
-        """Return the role that the current tokens grant to the client."""
+        """Return the role that the client has because of its certificate or its bearer token."""
         transport = request.transport
         certified = bool(transport and transport.get_extra_info("peercert"))
         authorization = request.headers.get("Authorization")
@@ -104,11 +106,16 @@ async def _wait_for_turn(limiter: RateLimiter) -> None:
 
 
 def may_see_details(request: web.Request) -> bool:
-    """Return whether errors can show hosts, users and paths to the client. Clients of the admin socket see them."""
+    """Return whether the client may read error details, which can contain hosts, users and paths.
+
+    Clients of the admin socket may always read them.
+    """
     return bool(request.get(_ROLE, AccessRole.EVERYTHING) is AccessRole.EVERYTHING)
 
 
 def is_still_authorized(request: web.Request) -> bool:
     """Return whether the current tokens grant at least the role that the client had when it sent the request."""
     current_role = request.get(_CURRENT_ROLE)
-    return current_role is None or current_role(request) >= request[_ROLE]  # there is no role on the admin socket
+    return (
+        current_role is None or current_role(request) >= request[_ROLE]
+    )  # requests on the admin socket have no role

@@ -1,4 +1,4 @@
-"""Decides whether the ops server accepts a request: Host headers, tokens and client certificates."""
+"""Decides whether the ops server accepts a request, based on its Host header, token and client certificate."""
 
 import hmac
 import ipaddress
@@ -15,7 +15,7 @@ _BEARER = "bearer "
 
 
 class AccessRole(IntEnum):
-    """What an HTTP client may read. Each role includes the permissions of all roles with a lower value."""
+    """The data that an HTTP client may read. Each role includes the permissions of all roles with a lower value."""
 
     PROBES = 0
     METRICS = 1
@@ -37,7 +37,7 @@ class BearerTokens:
 
 @dataclass(frozen=True)
 class AccessRules:
-    """Which Host headers a listener of the ops server accepts, and whether it requires authentication.
+    """The Host headers that a listener of the ops server accepts, and whether it requires authentication.
 
     Args:
         hosts: Accepted Host headers in addition to IP addresses and localhost, as `normalize_hosts` returns them.
@@ -56,7 +56,8 @@ def normalize_hosts(names: Iterable[str]) -> frozenset[str]:
 def is_accepted_host(rules: AccessRules, headers: list[str]) -> bool:
     """Return whether the Host headers of a request are accepted. The check prevents DNS rebinding.
 
-    Browsers always send one Host header, so a request without one is accepted (RFC 9112, section 3.2).
+    Browsers always send one Host header. A request without a Host header is accepted, because it does not come from a
+    browser (RFC 9112, section 3.2).
 
     Args:
         rules: The rules of the listener.
@@ -73,7 +74,7 @@ def is_accepted_host(rules: AccessRules, headers: list[str]) -> bool:
 def granted_role(
     rules: AccessRules, tokens: BearerTokens, authorization: str | None, *, certified: bool
 ) -> AccessRole:
-    """Return the role of a client.
+    """Return the role that the certificate or the token of a client grants.
 
     Args:
         rules: The rules of the listener.
@@ -95,15 +96,15 @@ def granted_role(
 def read_token(path: Path | None, key: str) -> str | None:
     """Return the token in a file; None if `path` is None.
 
-    Only the owner of the file is allowed to access it. If another user than that of this process owns the file (a
-    mounted secret), the group of the file is also allowed to read it.
+    Only the owner of the file may have access to it. If the file, for example a mounted secret, belongs to another
+    user than that of this process, its group may also read it.
 
     Args:
         path: The file.
         key: The configuration key, for errors.
 
     Raises:
-        GatewayError: The file cannot be read, is readable for other users, or does not contain a valid token.
+        GatewayError: The file cannot be read, is readable by other users, or does not contain a valid token.
     """
     if path is None:
         return None

@@ -36,7 +36,7 @@ def backend_metrics(backends: list[BackendView]) -> Iterator[Metric]:
     rejected = CounterMetricFamily(
         "gateway_connections_rejected",
         "Rejected clients, by reason: a rule or a limit (not_allowed, unprivileged_port, unknown_consumer,"
-        " max_connections, consumer_quota), or the cause for which no target could be reached.",
+        " max_connections, consumer_quota), or the reason why no target could be reached.",
         labels=["backend", "reason"],
     )
     resets = CounterMetricFamily(
@@ -70,16 +70,18 @@ def backend_metrics(backends: list[BackendView]) -> Iterator[Metric]:
 
 
 def way_metrics(backends: list[BackendView]) -> Iterator[Metric]:
-    """Yield the metrics of the ways to the targets of each backend."""
+    """Yield the metrics of the tunnels through which each backend can reach its targets."""
     names = ["backend", "tunnel"]
     up = GaugeMetricFamily(
         "gateway_way_up",
-        "1 if new clients of the backend can use the tunnel. It does not depend on the state of the targets, except"
-        " if they work only through another tunnel.",
+        "1 if new clients of the backend can use the tunnel. 0 if the tunnel is down, or if the targets can be"
+        " reached only through another tunnel. A target that fails through all tunnels does not change the value.",
         labels=names,
     )
     switches = CounterMetricFamily(
-        "gateway_way_switches", "Moves of new clients of the backend to the tunnel.", labels=names
+        "gateway_way_switches",
+        "Number of times that new clients of the backend switched to the tunnel.",
+        labels=names,
     )
     for each in backends:
         for way in each.ways:

@@ -1,4 +1,4 @@
-"""Limits the connections of an ops listener, and selects which to close for a new one. Does no I/O."""
+"""Limits the connections of an ops listener, and selects the connection that a new one replaces. Does no I/O."""
 
 import resource
 from collections.abc import Hashable, Iterator
@@ -20,8 +20,8 @@ class ConnectionLimits:
     Args:
         connections: Maximum number of concurrent connections.
         per_address: Maximum number of concurrent connections from one peer address.
-        head: Time to receive the headers of a request, from when the connection is accepted or the request's first
-            byte arrives.
+        head: Time to receive the headers of a request. It starts when the connection is accepted or, for a later
+            request, when the first byte arrives.
         idle: Time between two requests on one connection.
         response: Time from the end of the headers to the last byte of the response.
         request_bytes: Maximum size of one request in bytes, including its body.
@@ -36,7 +36,7 @@ class ConnectionLimits:
 
 
 def limits_for(descriptors: int, response: float = 30.0) -> ConnectionLimits:
-    """Return the limits of a listener.
+    """Return the limits of a listener. The number of connections depends on the limit for file descriptors.
 
     Args:
         descriptors: RLIMIT_NOFILE of the process (getrlimit(2)).
@@ -71,15 +71,14 @@ class ConnectionTable(Generic[Key]):
         return iter([*self._idle, *self._responding])
 
     def add(self, key: Key, address: str | None) -> Key | None:
-        """Add a connection.
+        """Add a connection. If this exceeds a limit, remove the connection that `oldest` returns.
 
         Args:
             key: The connection.
             address: The connection's peer address; None for a unix socket.
 
         Returns:
-            The connection that the caller must close, and that is removed from the table; None if no limit is
-            exceeded.
+            The removed connection, which the caller must close; None if no limit is exceeded.
         """
         evicted = None
         if address is not None and self._count(address) >= self._limits.per_address:
@@ -97,7 +96,7 @@ class ConnectionTable(Generic[Key]):
             self._responding[key] = self._idle.pop(key)
 
     def response_sent(self, key: Key) -> None:
-        """Record that a response was sent on a connection, which now waits for another request."""
+        """Record that the response on a connection is complete, and that the connection is now idle."""
         if key in self._responding:
             self._idle[key] = self._responding.pop(key)
 
@@ -107,7 +106,9 @@ class ConnectionTable(Generic[Key]):
         self._responding.pop(key, None)
 
     def oldest(self, address: str | None = None) -> Key | None:
-        """Return the connection to close first: the longest idle one; if none is idle, that of the oldest request.
+        """Return the connection that has been idle longest or, if none is idle, the one with the oldest request.
+
+        Return None if there is no connection.
 
         Args:
             address: Consider only this peer address; None: consider all connections.

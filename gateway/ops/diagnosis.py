@@ -16,7 +16,7 @@ from gateway.ops.reason_descriptions import cause, remedy, state_name, without_r
 from gateway.ops.status_views import BackendView, ServiceView, TunnelView
 
 MAX_CAUSES = 5
-"""Number of causes that the page and the commands show. They count the others."""
+"""Number of causes that the page and the commands show. They show only the number of further causes."""
 SEVERITY = (
     HealthState.DOWN,
     HealthState.BLOCKED,
@@ -28,7 +28,7 @@ SEVERITY = (
 """The states of backends, worst first."""
 _OPEN = (TunnelState.UP, TunnelState.DRAINING)
 _ATTEMPTING = (TunnelState.IDLE, TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHENTICATING)
-"""States during an attempt to open a tunnel. The cause of an earlier failure still applies."""
+"""States during an attempt to open a tunnel. The reason of the previous failure still applies."""
 
 
 class Level(StrEnum):
@@ -45,7 +45,7 @@ class _Effect(Enum):
     BLOCKED = auto()
     DEGRADED = auto()
     REROUTED = auto()
-    """The backend uses another way."""
+    """The backend uses another tunnel."""
 
 
 @dataclass(frozen=True)
@@ -55,20 +55,20 @@ class FailedPart:
     Args:
         level: The severity.
         part: `tunnel` or `backend`.
-        name: The name of the part.
-        state: Its state. A tunnel that retries is `down`, also during an attempt.
+        name: The name of the tunnel or backend.
+        state: The state. A tunnel that retries is `down`, even during an attempt.
         since: When the state began.
         reason: The reason; None if the state has no reason.
-        cause: Why, in a few words.
-        detail: One line of text.
+        cause: The cause of the state, in a few words.
+        detail: More information about the cause, in one line.
         blocked: The backends that the tunnel blocks.
         degraded: The backends that are degraded because of the tunnel.
-        rerouted: The other backends that could use the tunnel, and use another way.
-        rerouted_tunnels: The open tunnels that could run inside the tunnel, and run inside another one.
-        waiting: Number of containers that wait, or of clients if containers are not known.
-        waiters: What `waiting` counts: `container` or `client`.
-        remedy: What to do; empty if there is nothing to do. Commands are in backquotes.
-        only_check: Whether only the check fails, and clients are served.
+        rerouted: The backends that can use the tunnel, but currently use another one.
+        rerouted_tunnels: The open tunnels that can run inside the tunnel, but currently run inside another one.
+        waiting: Number of containers that wait for a connection; of clients if Docker is not configured.
+        waiters: The unit of `waiting`: `container` or `client`.
+        remedy: The recommended action; empty if there is none. Commands are in backquotes.
+        only_check: Whether only the check fails, while the backend still serves clients.
     """
 
     level: Level
@@ -90,30 +90,30 @@ class FailedPart:
 
     @property
     def effects(self) -> str:
-        """The consequences as text; empty if there are none."""
+        """The consequences, separated by semicolons; empty if there are none."""
         counts = [
             (len(self.blocked), "backend", "blocked"),
             (len(self.degraded), "backend", "degraded"),
-            (len(self.rerouted), "backend", "with another way"),
-            (len(self.rerouted_tunnels), "tunnel", "with another way"),
+            (len(self.rerouted), "backend", "rerouted"),
+            (len(self.rerouted_tunnels), "tunnel", "rerouted"),
             (self.waiting, self.waiters, "waiting"),
         ]
         found = [f"{plural(count, noun)} {what}" for count, noun, what in counts if count]
         return "; ".join([*found, *(["only the check fails, clients are served"] if self.only_check else [])])
 
     def explains(self, backend: str) -> bool:
-        """Return whether the part is a cause of the state of a backend."""
+        """Return whether this part causes the state of a backend."""
         own = self.part == "backend" and self.name == backend
         return own or backend in self.blocked or backend in self.degraded
 
     def concerns(self, backend: str) -> bool:
-        """Return whether the part is on the path to a backend."""
+        """Return whether this part is on a path to a backend, even if the backend currently uses another path."""
         return self.explains(backend) or backend in self.rerouted
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The severity of the state of the whole service, with the tunnels and backends that have failed.
+    """The severity of the service's state, with the tunnels and backends that have failed.
 
     Args:
         level: The severity.
@@ -160,11 +160,11 @@ def ways(backend: BackendView) -> list[str]:
 
 
 def chain(tunnels: Mapping[str, TunnelView], names: Iterable[str]) -> list[TunnelView]:
-    """Return the tunnels of one or several ways, with all tunnels around them, outermost first.
+    """Return the given tunnels and all tunnels that they run inside, outermost first.
 
     Args:
         tunnels: All tunnels by name.
-        names: The innermost tunnel of each way.
+        names: The names of the innermost tunnels. Unknown names are skipped.
     """
     found: dict[str, TunnelView] = {}
     for name in names:
@@ -175,7 +175,10 @@ def chain(tunnels: Mapping[str, TunnelView], names: Iterable[str]) -> list[Tunne
 
 
 def failed_tunnels(tunnels: Mapping[str, TunnelView], name: str) -> list[TunnelView]:
-    """Return why a tunnel is down: the outermost tunnels that have failed; empty if the tunnel is open.
+    """Return the tunnels whose failure keeps a tunnel down; empty if the tunnel is open.
+
+    These are the outermost failed tunnels if none of the tunnel's outer tunnels is open, and otherwise the tunnel
+    itself.
 
     Args:
         tunnels: All tunnels by name.
@@ -189,7 +192,10 @@ def failed_tunnels(tunnels: Mapping[str, TunnelView], name: str) -> list[TunnelV
 
 
 def _effect_of_tunnels(tunnels: Mapping[str, TunnelView], backend: BackendView) -> tuple[_Effect, list[str]]:
-    """Return how failed tunnels affect a backend, and their names; no names if they do not affect it."""
+    """Return the effect of failed tunnels on a backend, and the names of these tunnels.
+
+    The list of names is empty if no failed tunnel affects the backend.
+    """
     failed = [failed_tunnels(tunnels, name) for name in ways(backend)]
     roots = list({each.name: None for tunnels_of_way in failed for each in tunnels_of_way})
     if backend.state is HealthState.BLOCKED:
@@ -268,7 +274,7 @@ def _tunnel_causes(
 
 
 def _rerouted_tunnels(view: ServiceView, tunnels: Mapping[str, TunnelView], failed: TunnelView) -> Iterator[str]:
-    """Yield the open tunnels that could run inside the failed tunnel, and run inside another one."""
+    """Yield the open tunnels that can run inside the failed tunnel, but currently run inside another one."""
     for each in view.tunnels:
         if each.state in _OPEN and any(failed in failed_tunnels(tunnels, via) for via in each.via):
             yield each.name
@@ -281,13 +287,16 @@ def _retries(tunnel: TunnelView) -> bool:
 
 
 def _backend_causes(view: ServiceView, explained: Collection[str]) -> Iterator[FailedPart]:
-    """Yield the backends that do not work, except those whose cause is a tunnel (`explained`)."""
+    """Yield a part for each backend that is not up, resets clients (`gateway fail`), or has reached its limit.
+
+    A backend in `explained` is not up because of a failed tunnel, so its state yields no part.
+    """
     for backend in view.backends:
         unchecked = backend.state is HealthState.UNKNOWN and not view.startup_done
         if not (backend.state is HealthState.UP or unchecked or backend.name in explained):
             why, detail = cause(backend.reason, backend.state), without_remedy(backend.detail, backend.remedy)
             found = _backend_cause(view, backend, backend_level(backend.state), why, detail, remedy(backend))
-            # A check logs in with its own account.
+            # The check logs in with its own account, so a refused login does not affect the clients.
             refused = backend.state is HealthState.DEGRADED and backend.reason == Reason.AUTH
             yield replace(found, only_check=refused)
         if backend.failing:
@@ -319,7 +328,7 @@ def _backend_cause(
 
 
 def _waiting(view: ServiceView, backends: Iterable[BackendView]) -> tuple[int, str]:
-    """Return how many containers, or clients if containers are not known, wait, and which of both are counted."""
+    """Return the number of waiting containers, or of waiting clients without Docker, and the unit of this number."""
     if view.docker is None:
         return sum(each.waiting for each in backends), "client"
     return len({name for each in backends for name, use in each.consumers.items() if use.waiting}), "container"

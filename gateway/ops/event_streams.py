@@ -11,13 +11,14 @@ from gateway.ops.events import EventLog
 from gateway.ops.http_listener import extend_deadline
 
 _HEARTBEAT = 10.0
-"""Seconds without an event after which the stream sends a comment. Proxies close silent connections."""
+"""Seconds without an event after which the stream sends a comment, because proxies close idle connections."""
 _RETRY_MS = 2000
 """Milliseconds after which a browser reconnects."""
 _BATCH = 50
 """Number of events in one write."""
 _SEND_BUFFER = 32 * 1024
-"""Size of the socket's send buffer in bytes. A client that does not read reaches its deadline sooner."""
+"""Size of the socket's send buffer in bytes. It is small, so that it fills soon if a client does not read. The
+deadline of the connection is extended only while the client reads."""
 _RESET = "event: reset\ndata: {}\n"
 """Sent to a client that missed events: it must read the status again."""
 
@@ -72,7 +73,7 @@ class EventStreams:
     async def _send(self, request: web.Request, response: web.StreamResponse, wake: asyncio.Event) -> None:
         resumed = request.headers.get("Last-Event-ID")
         sent = self._events.last_id if resumed is None else _event_id(resumed)
-        # The ID must be one of the log: a client sends it when it reconnects.
+        # Send only an ID that the log contains, because the client sends it back when it reconnects.
         known = "" if self._events.since(sent) is None else f"id: {sent}\n"
         await response.write(f"retry: {_RETRY_MS}\n{known}\n".encode())
         while not self._closed and is_still_authorized(request):

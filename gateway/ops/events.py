@@ -18,11 +18,12 @@ from gateway.text_sanitizer import one_line
 MAX_EVENTS = 1000
 """Number of events of backends and targets that are kept, in memory and in the file."""
 MAX_CAUSES = 200
-"""Number of events of tunnels and the service that are kept. Many events of backends do not replace their cause."""
+"""Number of events of tunnels and the service that are kept. They have their own limit, so that many events of
+backends do not replace the event of the tunnel that caused them."""
 
 
-class EventType(StrEnum):
-    """What an event is about: a backend, target or tunnel, or a start, drain or reload of the service."""
+class SubjectType(StrEnum):
+    """The type of an event's subject: a backend, a target, a tunnel, or a start, drain or reload of the service."""
 
     START = "start"
     BACKEND = "backend"
@@ -36,12 +37,12 @@ class EventSubject(NamedTuple):
     """The backend, target or tunnel whose state has changed, or the service itself.
 
     Args:
-        type: The type of the part.
+        type: The type of the subject.
         name: The name of the backend or tunnel; None for the service itself.
-        target: The target, for `EventType.TARGET`.
+        target: The target, for `SubjectType.TARGET`; otherwise None.
     """
 
-    type: EventType
+    type: SubjectType
     name: str | None = None
     target: str | None = None
 
@@ -55,9 +56,9 @@ class Transition:
         at: When the state changed, in seconds since the epoch.
         subject: What changed.
         state: The new state.
-        previous: The state before; None if it is not known.
-        reason: The reason for the state; None if it needs no reason.
-        detail: One line of text.
+        previous: The previous state; None if it is not known.
+        reason: The reason for the state; None if the state has no reason.
+        detail: More information about the change, in one line.
     """
 
     id: int
@@ -89,19 +90,21 @@ class Transition:
         }
 
 
-_KEPT = (EventType.BACKEND, EventType.TARGET, EventType.TUNNEL)
-"""Types of parts whose states continue after a restart."""
-_MANY = (EventType.BACKEND, EventType.TARGET)
-"""Types of parts of which a tunnel can have hundreds."""
+_KEPT = (SubjectType.BACKEND, SubjectType.TARGET, SubjectType.TUNNEL)
+"""The types of subjects whose states the log restores from the file after a restart."""
+_MANY = (SubjectType.BACKEND, SubjectType.TARGET)
+"""The types of subjects that can be numerous: hundreds of them can depend on one tunnel."""
 _HEALTHY = "up"
-"""The first state of a part causes no event if it is this state. A start without failures thus causes no events."""
+"""The state of a subject that works. If the first state of a subject is this one, the log adds no event. A start
+without failures therefore causes no events."""
 
 
 class EventLog:
     """The latest events in memory, oldest first.
 
-    If the log is full, a new event of a backend or target replaces the oldest of these, and another event the oldest
-    of the others. The log keeps the events that began failures that still last.
+    Events of backends and targets have one limit, and all other events have another limit (`MAX_CAUSES`). At the
+    limit, a new event replaces the oldest event with the same limit. The log keeps a replaced event if the failure
+    that it reports is still ongoing.
 
     Args:
         limit: Maximum number of events of backends and targets.
@@ -118,11 +121,11 @@ class EventLog:
         """ID of the latest event that was replaced; 0 if there is none."""
         self._states: dict[EventSubject, str] = {}
         self._clocks: dict[EventSubject, TimedState] = {}
-        """The state of each part in the log, also in previous runs."""
+        """The latest state of each subject, and when this state began, possibly in a previous run."""
         self._last: dict[EventSubject, Transition] = {}
-        """The latest event of each part."""
+        """The latest event of each subject."""
         self._ongoing: dict[EventSubject, Transition] = {}
-        """The events that began an ongoing failure, and that many later events have replaced."""
+        """Replaced events that the log keeps, because the failures that they report are still ongoing."""
         self._merged: list[Transition] | None = None
         """All events, oldest first; None if they have changed since they were last merged."""
         self._last_id = 0
@@ -135,7 +138,8 @@ class EventLog:
     def load(self, events: Iterable[Transition]) -> None:
         """Add the events of previous runs to those of this run.
 
-        A part whose state differs from the last one of the previous runs, without an event of this run, gets one.
+        If the current state of a subject differs from its last state in the previous runs, and this run has not added
+        an event for it, add one.
 
         Args:
             events: The events, oldest first. Those that the log already contains are skipped.
@@ -154,7 +158,7 @@ class EventLog:
         for event in merged:
             self._add(event)
         for full in (each for each in (self._effects, self._causes) if len(each) == each.maxlen):
-            self._replaced = max(self._replaced, full[0].id)  # a previous run can have replaced the events before it
+            self._replaced = max(self._replaced, full[0].id)  # a previous run may have replaced older events
         self._last_id = merged[-1].id if merged else 0
         self._states = {**current, **{subject: previous[subject] for subject in previous.keys() - subjects}}
         for subject, state in current.items():
@@ -164,10 +168,10 @@ class EventLog:
         """Add an event if the state of `subject` differs from the state in its latest event.
 
         Args:
-            subject: The part.
-            state: Its current state.
-            reason: As in `Transition`.
-            detail: Text of any length.
+            subject: The subject.
+            state: The current state of the subject.
+            reason: The reason for the state; None if the state has no reason.
+            detail: More information about the change. It is shortened to one line.
         """
         previous = self._states.get(subject)
         if previous is None and state == _HEALTHY:
@@ -176,7 +180,7 @@ class EventLog:
             self.record(subject, state, reason, detail)
 
     def record(self, subject: EventSubject, state: str, reason: str | None = None, detail: str = "") -> None:
-        """Add an event. The arguments are those of `observe`."""
+        """Add an event, even if the state has not changed. The arguments are those of `observe`."""
         now = self._clock()
         # IDs that contain the time increase even if the file of a previous run is lost.
         number = max(self._last_id + 1, int(now * 1000))
@@ -188,13 +192,13 @@ class EventLog:
             watcher()
 
     def began(self, subject: EventSubject, state: str, otherwise: float) -> float:
-        """Return when a failure began, also if it began in a previous run, in seconds since the epoch.
+        """Return the time when a failure began, possibly in a previous run, in seconds since the epoch.
 
         Args:
-            subject: The part.
-            state: Its current state.
-            otherwise: When the state began in this run. Returned if the part is up, or if the log does not contain
-                the beginning of the state.
+            subject: The subject.
+            state: The current state of the subject.
+            otherwise: The time when the state began in this run. It is returned if the subject is up, or if the log
+                does not contain the beginning of the failure.
         """
         clock = self._clocks.get(subject)
         if state == _HEALTHY or clock is None or clock.state != _timed(subject, state):
@@ -202,7 +206,10 @@ class EventLog:
         return clock.since
 
     def since(self, event_id: int) -> list[Transition] | None:
-        """Return the events after the one with this ID; None if the log does not contain it or a later event."""
+        """Return the events after the event with this ID.
+
+        Return None if the log has never contained this ID, or if it no longer contains all events after it.
+        """
         events = self.latest()
         at = bisect_right(events, event_id, key=lambda event: event.id)
         if at == 0 or events[at - 1].id != event_id or event_id < self._replaced:
@@ -230,7 +237,7 @@ class EventLog:
         events.append(event)
 
     def _replace(self, oldest: Transition) -> None:
-        """Keep an event that is about to be replaced only if it began a failure that still lasts."""
+        """Keep an event that is about to be replaced in `_ongoing`, if the failure that it reports is ongoing."""
         self._replaced = max(self._replaced, oldest.id)
         if self._last.get(oldest.subject) is oldest and oldest.state != _HEALTHY:
             self._ongoing[oldest.subject] = oldest
@@ -239,7 +246,11 @@ class EventLog:
 
 
 def _timed(subject: EventSubject, state: str) -> str:
-    """Return the state whose beginning counts. A tunnel is down from a failure until it is up again."""
-    if subject.type is EventType.TUNNEL and state in list(TunnelState):
+    """Return the state whose duration is measured.
+
+    For a tunnel, all states from a failure until the tunnel is up again are one state: an attempt to reconnect does
+    not end the failure.
+    """
+    if subject.type is SubjectType.TUNNEL and state in list(TunnelState):
         return TunnelState(state).availability
     return state

@@ -27,15 +27,15 @@ _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _READ_TIMEOUT = 2.0
 _WRITE_TIMEOUT = 2.0
-"""Seconds to wait for a file system. It can hang; the service does not wait for it longer than this."""
+"""Maximum number of seconds for which the service waits for the file system, which can hang."""
 
 
 class EventsFile:
     """Saves the events of an event log to a file; implements `gateway.contracts.component.Component`.
 
-    The file has one JSON object per line. A file that cannot be read or written is logged once, and reported in
-    `trouble`. Damaged lines are skipped. If another process uses the file, the events stay in memory. A file is
-    replaced only after its events are in the log.
+    The file has one JSON object per line. If the file cannot be read or written, one log record and `trouble` report
+    this. Damaged lines are skipped. If another process uses the file, the events stay in memory. The file is replaced
+    only after its events were added to the log, so that none of them is lost.
 
     Args:
         folder: `gateway.state_dir`. It is created if necessary.
@@ -44,7 +44,8 @@ class EventsFile:
 
     def __init__(self, folder: Path, events: EventLog) -> None:
         self.trouble: list[str] = []
-        """Why the file cannot be read or written, and what to do. Empty if there is no error, or no permission."""
+        """The error and the remedy, if the file cannot be read or written. Empty if there is no error, or if the
+        gateway lacks the permission to write."""
         self._path = folder / NAME
         self._events = events
         self._changed = asyncio.Event()
@@ -54,11 +55,11 @@ class EventsFile:
         self._written = 0
         """ID of the last event in the file."""
         self._lines = 0
-        """Number of lines in the file. Above the limit, the file is replaced; initially, it always is."""
+        """Number of lines in the file. Above a limit, the next write replaces the file instead of appending to it."""
         self._writing: asyncio.Future[None] | None = None
         self._reported: set[str] = set()
         self._intact = False
-        """Whether lines can be appended to the file."""
+        """Whether lines can be appended to the file: the last write succeeded. The first write replaces the file."""
         self._is_foreign = False
         """Whether another process uses the file."""
         self._lock: int | None = None
@@ -66,10 +67,10 @@ class EventsFile:
         self._closed = False
 
     async def load(self) -> None:
-        """Lock the file, and add its events to the log. Waits at most two seconds for the file system.
+        """Lock the file, and add its events to the log. Wait at most two seconds for the file system.
 
-        If the file system is slower, the events are added as soon as they are read. The caller must call `close` at
-        the end.
+        If the file system is slower, the events are added as soon as they are read. The caller must call `close` to
+        unlock the file.
         """
         if self._reading is None:
             self._reading = asyncio.ensure_future(asyncio.to_thread(self._lock_and_read))
@@ -79,14 +80,14 @@ class EventsFile:
             self._report("events stay in memory until the file system of gateway.state_dir responds", "timeout")
 
     def close(self) -> None:
-        """Unlock the file."""
+        """Unlock the file, also if `load` has not finished yet."""
         self._closed = True
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Write each event until cancelled."""
+        """Write new events to the file, until cancelled."""
         self._events.watchers.append(self._changed.set)
         try:
             ready()
@@ -100,9 +101,9 @@ class EventsFile:
             self._events.watchers.remove(self._changed.set)
 
     async def write(self) -> None:
-        """Write the events that are not in the file yet, after reading it.
+        """Write the events that the file does not contain yet. First read the file, if it has not been read yet.
 
-        Waits at most two seconds for the read, and for each of two writes.
+        Wait at most two seconds for each step: the read, a pending earlier write, and this write.
         """
         self._changed.clear()
         if not self._is_read and not self._is_foreign:
@@ -127,11 +128,12 @@ class EventsFile:
         """
         lock = None
         try:
-            # `_replace` replaces the file with the events, and would leave the new one unlocked.
+            # Lock a separate file. `_replace` replaces the events file, and a lock on the old file would not protect
+            # the new one.
             lock = lock_file(self._path.with_name(LOCK_NAME))
         except BlockingIOError:
             raise
-        except OSError:  # `write` reports it
+        except OSError:  # the first write reports the error
             log.debug("cannot lock %s", self._path, exc_info=True)
         try:
             return lock, read_events(self._path)
@@ -167,7 +169,7 @@ class EventsFile:
             self._changed.set()
 
     def _job(self) -> Callable[[], None]:
-        """Return a function that writes the events; call it in a thread."""
+        """Return a function that appends the new events to the file, or replaces the file. Call it in a thread."""
         added = self._events.since(self._written) if self._intact else None
         if added is not None and self._lines + len(added) <= 2 * MAX_EVENTS:
             job, events = _append, added

@@ -10,22 +10,23 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from gateway.ops.events import EventSubject, EventType, Transition
+from gateway.ops.events import EventSubject, SubjectType, Transition
 from gateway.text_sanitizer import one_line
 
 _MAX_BYTES = 4 << 20
-"""Only this part at the end of a file is read. A complete file is smaller."""
+"""Number of bytes at the end of the file that are read. A file that the gateway wrote is smaller."""
 _DAMAGED = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
 _CLOCK_ERROR = 86400.0
-"""Seconds. An ID is a time, and can be later than the present by this much, because a clock can be set back."""
+"""Number of seconds by which the time in an event's ID can be later than the current time. The clock may have been
+set back since the event."""
 
 
 def parse(text: str, now: float) -> Iterator[Transition]:
-    """Yield the events in the text of a file. Skip damaged lines, and lines that are not in order.
+    """Yield the events in an events file. Skip damaged lines, and lines whose IDs do not increase.
 
     Args:
-        text: The text.
-        now: The present time in seconds since the epoch. A line with an ID that is over a day later is damaged.
+        text: The content of the file.
+        now: The current time in seconds since the epoch. A line whose ID is more than a day later is damaged.
     """
     events = []
     for line in text.splitlines():
@@ -33,7 +34,7 @@ def parse(text: str, now: float) -> Iterator[Transition]:
             events.append(_event(json.loads(line), int((now + _CLOCK_ERROR) * 1000)))
     last = 0
     for event, following in zip_longest(events, events[1:]):
-        # An ID that is too large must not exclude all events after it.
+        # Skip an event whose ID is larger than the next one. Otherwise, one wrong ID would exclude all later events.
         if event.id > last and (following is None or event.id < following.id):
             last = event.id
             yield event
@@ -44,7 +45,7 @@ def _event(body: dict[str, Any], largest: int) -> Transition:
 
     Args:
         body: The object.
-        largest: The largest ID that an event can have.
+        largest: The largest valid ID.
 
     Raises:
         ValueError, TypeError, KeyError, ArithmeticError: The object is not an event.
@@ -58,7 +59,7 @@ def _event(body: dict[str, Any], largest: int) -> Transition:
     return Transition(
         id=body["id"],
         at=datetime.fromisoformat(body["time"]).timestamp(),
-        subject=EventSubject(EventType(body["type"]), text("name"), text("target")),
+        subject=EventSubject(SubjectType(body["type"]), text("name"), text("target")),
         state=one_line(body["state"]),
         previous=text("previous"),
         reason=text("reason"),
@@ -76,5 +77,5 @@ def read_events(path: Path) -> list[Transition]:
         status = os.fstat(file.fileno())
         file.seek(max(0, status.st_size - _MAX_BYTES))
         text = file.read(_MAX_BYTES).decode(errors="replace")
-    # After a boot without a real-time clock, the present time can be earlier than that of the file.
+    # After a boot without a real-time clock, the current time can be earlier than the time of the last write.
     return list(parse(text, max(time.time(), status.st_mtime)))

@@ -20,7 +20,7 @@ def fleet_json(view: FleetView, now: float) -> dict[str, Any]:
 
     Args:
         view: The members.
-        now: Seconds since the epoch, for the age of the answers.
+        now: The current time in seconds since the epoch, to compute the age of the members' responses.
     """
     return {
         "members": [
@@ -60,7 +60,7 @@ def discovery_json(view: FleetView) -> list[dict[str, Any]]:
 
 
 def summary_json(view: ServiceView) -> dict[str, Any]:
-    """Return the body of `/api/v1/summary`, which other gateways show about this one. Its size is limited."""
+    """Return the body of `/api/v1/summary`, from which other gateways show this one. Its size is limited."""
     return {
         "instance": view.instance,
         "version": view.version,

@@ -1,4 +1,4 @@
-"""Decides how severe the state of each member of a fleet is. Does no I/O."""
+"""Determines the severity of the state of each member of a fleet. Does no I/O."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ from gateway.ops.diagnosis import Level, backend_level
 
 
 def fails(member: MemberView) -> bool:
-    """Return whether a member has responded, and something does not work there."""
+    """Return whether a member has responded, and reports a problem or a failed reload."""
     found = member.summary
     return not member.error and found is not None and bool(found.problems or not found.reload_successful)
 
@@ -22,6 +22,9 @@ def member_level(member: MemberView) -> Level:
 
 
 def worst_first(members: Iterable[MemberView]) -> list[MemberView]:
-    """Return the members by severity: first those that do not respond. Equal members keep their order."""
+    """Return the members in order of severity: first those that do not respond.
+
+    Members with the same severity keep their order.
+    """
     levels = list(Level)
     return sorted(members, key=lambda each: (levels.index(member_level(each)), not each.error))

@@ -53,7 +53,7 @@ class GetHandlers:
         renderer: Renders the metrics.
         cached: Whether to cache responses. Even with the cache, a change of phase, such as draining, is visible
             immediately.
-        max_streams: Maximum number of clients that read events.
+        max_streams: Maximum number of concurrent event streams (`/api/v1/events`).
     """
 
     def __init__(
@@ -227,7 +227,8 @@ class GetHandlers:
 
 
 ROLES = {path: role for path, (_, role) in GetHandlers.PATHS.items()}
-"""The role that each path requires. Without `AccessRole.EVERYTHING`, pages contain no data and prompt for a token."""
+"""The role that each path requires. Everyone can open the pages, but without `AccessRole.EVERYTHING`, they contain no
+data and prompt for a token."""
 PROBES = ("/livez", "/healthz", "/startupz", "/readyz", "/readyz/{backend}")
 """The paths of `ops.probe_listen`."""
 
@@ -239,7 +240,7 @@ async def _render(
 
 
 def json_response(body: object, *, status: int = 200) -> web.Response:
-    """Return a small JSON response."""
+    """Return a JSON response. `body` must be small, because it is encoded without yielding to the event loop."""
     return web.Response(
         text=json.dumps(body, indent=1, allow_nan=False) + "\n", status=status, content_type="application/json"
     )
@@ -249,7 +250,7 @@ def not_found(what: str, name: str, known: Iterable[str] = ()) -> web.Response:
     """Return a response with status 404.
 
     Args:
-        what: `backend`, `tunnel` or `container`.
+        what: The type of the object: `backend`, `tunnel` or `container`.
         name: The name in the request.
         known: The names that exist, if the client can see them.
     """
@@ -259,7 +260,7 @@ def not_found(what: str, name: str, known: Iterable[str] = ()) -> web.Response:
 
 
 def _readiness_query(request: web.Request) -> tuple[list[str], int]:
-    """Return the values of `require` and `min-ready`.
+    """Return the values of the query parameters `require` and `min-ready`.
 
     Raises:
         HTTPBadRequest: `min-ready` is not a number.

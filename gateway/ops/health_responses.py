@@ -52,12 +52,14 @@ def readiness(
     *,
     details: bool = True,
 ) -> JsonResponse:
-    """Return the response of `/readyz`. By default, the response does not depend on the backends.
+    """Return the response of `/readyz`.
+
+    With an empty `require` and a `min_ready` of 0, the status code does not depend on the backends.
 
     Args:
         phase: `starting`, `ready` or `draining`.
         backends: All backends.
-        require: The backends that must be up or degraded. An unknown name makes the response 503.
+        require: The backends that must be up or degraded. If a name is unknown, the status code is 503.
         min_ready: The number of backends that must be up or degraded.
         details: As for `backend_readiness`.
     """

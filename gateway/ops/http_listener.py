@@ -87,7 +87,7 @@ class HttpListener:
         await asyncio.gather(*self._opening, return_exceptions=True)
 
     def abort_certified(self) -> None:
-        """Close the connections of clients with a certificate, because the accepted authorities possibly changed."""
+        """Close the connections of clients with a certificate, because the accepted authorities may have changed."""
         for connection in self._connections:
             transport = connection.transport
             if connection.adopted if transport is None else transport.get_extra_info("peercert"):
@@ -105,7 +105,7 @@ class HttpListener:
         request[_CONNECTION] = connection
         try:
             response = await handler(request)
-        except web.HTTPException as error:  # aiohttp would send it after this method returns
+        except web.HTTPException as error:  # if it were raised, aiohttp would send it only after this method
             allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
             response = web.Response(
                 status=error.status, text=f"{(error.text or error.reason).rstrip()}\n", headers=allow
@@ -192,30 +192,30 @@ class HttpListener:
             self.connection_closed(connection)
 
     def handler_for(self, connection: LimitedConnection) -> web.RequestHandler:
-        """See `ConnectionOwner`."""
+        """Return the protocol that parses the requests of a new connection."""
         handler = self._server()
         self._by_handler[handler] = connection
         return handler
 
     def connection_closed(self, connection: LimitedConnection) -> None:
-        """See `ConnectionOwner`."""
+        """Remove a closed connection, and keep its file descriptor if the reserve needs one."""
         connection.stop_timer()
         self._connections.remove(connection)
         self._by_handler.pop(connection.handler, None)
         self._keep_descriptor(connection.client)
-        self._loop.call_soon(self._fill_reserve)  # asyncio closes the socket before the next turn of the loop
+        self._loop.call_soon(self._fill_reserve)  # asyncio closes the socket before the loop's next iteration
 
     def request_received(self, connection: LimitedConnection) -> None:
-        """See `ConnectionOwner`."""
+        """Record that a complete request has arrived on the connection."""
         self._connections.request_received(connection)
 
     def response_sent(self, connection: LimitedConnection) -> None:
-        """See `ConnectionOwner`."""
+        """Record that the response on the connection is complete."""
         self._connections.response_sent(connection)
 
 
 def extend_deadline(request: web.Request) -> None:
-    """Restart the time limit of a response without an end, if the client keeps up with reading it."""
+    """Restart the deadline of a streamed response, if the client reads it fast enough that no data is buffered."""
     request[_CONNECTION].extend_response()
 
 
@@ -233,7 +233,7 @@ async def bind(listen: Endpoint) -> list[socket.socket]:
             try:
                 bound.append(listen_tcp(family, address, BACKLOG, free_bind=True))
             except OSError as error:
-                if not bound or error.errno not in _NO_IPV6_ERRNOS:  # if the host lacks IPv6, 127.0.0.1 is enough
+                if not bound or error.errno not in _NO_IPV6_ERRNOS:  # without IPv6, the IPv4 address is enough
                     raise
             else:
                 bound[-1].setblocking(False)

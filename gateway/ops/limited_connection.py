@@ -10,7 +10,7 @@ from gateway.ops.connection_limits import ConnectionLimits
 
 
 class ConnectionOwner(Protocol):
-    """The listener that owns the connections, and that each connection notifies about its requests."""
+    """The interface through which a connection notifies the listener that owns it."""
 
     def handler_for(self, connection: "LimitedConnection") -> web.RequestHandler:
         """Return the protocol that parses the requests of a new connection."""
@@ -22,7 +22,7 @@ class ConnectionOwner(Protocol):
         """Record that the response on the connection is complete."""
 
     def connection_closed(self, connection: "LimitedConnection") -> None:
-        """Remove a connection that is closed."""
+        """Remove the connection, because it is closed."""
 
 
 class LimitedConnection(asyncio.Protocol):
@@ -63,22 +63,25 @@ class LimitedConnection(asyncio.Protocol):
             self.open_task.cancel()
 
     def stop_timer(self) -> None:
-        """Cancel the current timer."""
+        """Cancel the current deadline."""
         self._timer.cancel()
 
     def request_received(self) -> None:
-        """Start the timer for the response."""
+        """Record that a complete request has arrived, and start the deadline of the response."""
         self._received = 0
         self._set_deadline(self._limits.response)
         self._owner.request_received(self)
 
     def extend_response(self) -> None:
-        """Restart the timer for a response without an end, if the client has received everything sent so far."""
+        """Restart the deadline of a streamed response, if the kernel has accepted all data sent so far.
+
+        While the client does not read, the kernel's buffer is full, and the deadline stays.
+        """
         if self.transport is not None and not self.transport.get_write_buffer_size():
             self._set_deadline(self._limits.response)
 
     def response_sent(self) -> None:
-        """Start the timer for the next request."""
+        """Record that the response is complete, and start the deadline of the next request."""
         if self.transport is not None and not self.transport.is_closing():
             self._idle = self._received == 0
             self._set_deadline(self._limits.idle if self._idle else self._limits.head)
@@ -89,13 +92,13 @@ class LimitedConnection(asyncio.Protocol):
         self._timer = self._loop.call_later(seconds, self.abort)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See `asyncio.Protocol`."""
-        self.transport = transport  # type: ignore[assignment] # asyncio passes the transport of a stream
+        """Create the protocol that parses the requests (see `asyncio.BaseProtocol`)."""
+        self.transport = transport  # type: ignore[assignment] # for a stream socket, it is an `asyncio.Transport`
         self.handler = self._owner.handler_for(self)
         self.handler.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        """See `asyncio.Protocol`."""
+        """Pass data to the handler, or abort the connection if the request is too large (see `asyncio.Protocol`)."""
         self._received += len(data)
         if self.handler is None or self._received > self._limits.request_bytes:
             self.abort()
@@ -106,22 +109,22 @@ class LimitedConnection(asyncio.Protocol):
         self.handler.data_received(data)
 
     def eof_received(self) -> None:
-        """See `asyncio.Protocol`."""
+        """Notify the handler (see `asyncio.Protocol`)."""
         if self.handler is not None:
             self.handler.eof_received()
 
     def pause_writing(self) -> None:
-        """See `asyncio.Protocol`."""
+        """Notify the handler (see `asyncio.BaseProtocol`)."""
         if self.handler is not None:
             self.handler.pause_writing()
 
     def resume_writing(self) -> None:
-        """See `asyncio.Protocol`."""
+        """Notify the handler (see `asyncio.BaseProtocol`)."""
         if self.handler is not None:
             self.handler.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See `asyncio.Protocol`."""
+        """Notify the handler and the listener (see `asyncio.BaseProtocol`)."""
         if self.handler is not None:
             self.handler.connection_lost(exc)
         self._owner.connection_closed(self)

@@ -1,4 +1,4 @@
-"""Configures structured logs: JSON, or readable lines on a terminal. The only module that imports structlog."""
+"""Configures structured logs: JSON, or lines of text on a terminal. Only this module imports structlog."""
 
 import logging
 import sys
@@ -56,7 +56,7 @@ def configure(level: str, fmt: str) -> None:
 def _sanitize(
     logger: structlog.typing.WrappedLogger, method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Remove control characters, because text from a server must not control the terminal or forge log lines."""
+    """Replace control characters, because strings from a server must not control the terminal or forge log lines."""
     del logger, method
     return {
         key: value

@@ -1,4 +1,4 @@
-"""Creates the Prometheus metrics at each scrape, so that they contain only objects that are configured now."""
+"""Creates the Prometheus metrics at each scrape, so that they contain only objects of the current configuration."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ from prometheus_client.samples import Sample
 
 from gateway.contracts.states import TunnelState
 from gateway.ops.backend_metrics import backend_metrics, check_metrics, consumer_metrics, way_metrics
-from gateway.ops.fact_metrics import target_fact_metrics, tunnel_fact_metrics
+from gateway.ops.kind_specific_metrics import target_fact_metrics, tunnel_fact_metrics
 from gateway.ops.status_views import (
     ATTACHMENT_STATES,
     DEAD_CAUSES,
@@ -33,7 +33,8 @@ _PROCESS = ProcessCollector(registry=None)
 """Reads the CPU time, memory and file descriptors of this process from /proc."""
 _SAMPLES_PER_TURN = 100
 _PAUSE = 0.001
-"""Length in seconds of one pause in rendering. Rendering a hundred samples takes about half of this time."""
+"""Seconds for which the rendering thread sleeps after each `_SAMPLES_PER_TURN` samples, so that the event loop can
+run. Rendering these samples takes about half of this time."""
 
 
 def render(view: ServiceView, accept: str) -> tuple[bytes, str]:
@@ -55,7 +56,10 @@ def content_type(accept: str) -> str:
 
 
 def families(view: ServiceView) -> Iterator[Metric]:
-    """Yield every metric with its samples. Omit the metrics of kinds that are not in the view."""
+    """Yield every metric with its samples.
+
+    The metrics that only some kinds of tunnels or backends have are omitted if the view contains none of these kinds.
+    """
     return chain(
         _service(view),
         _tunnels(view.tunnels),
@@ -87,7 +91,7 @@ class _ViewCollector(Collector):
 
 
 class _YieldingSamples(list[Sample]):
-    """Iterates over samples, and regularly yields to the event loop."""
+    """A list of samples. Iterating over it sleeps regularly, so that the thread of the event loop can run."""
 
     def __iter__(self) -> Iterator[Sample]:
         for number, sample in enumerate(super().__iter__()):
@@ -115,7 +119,7 @@ def _service(view: ServiceView) -> Iterator[Metric]:
     yield CounterMetricFamily("gateway_audit_dropped", "Events dropped from the audit log.", value=view.audit_dropped)
     yield GaugeMetricFamily(
         "gateway_tasks",
-        "Tasks of the event loop; grows only with clients and with members of the fleet.",
+        "Number of asyncio tasks. It increases only with the number of clients and of fleet members.",
         value=view.tasks,
     )
     lag = HistogramMetricFamily("gateway_event_loop_lag_seconds", "Delay of timers in the event loop.")
@@ -128,14 +132,17 @@ def _tunnels(tunnels: list[TunnelView]) -> Iterator[Metric]:
     state = GaugeMetricFamily(
         "gateway_tunnel_state", "1 for the current state of the tunnel.", labels=["tunnel", "state"]
     )
-    connects = CounterMetricFamily("gateway_tunnel_connects", "Successful connects of the tunnel.", labels=["tunnel"])
+    connects = CounterMetricFamily(
+        "gateway_tunnel_connects", "Successful connection attempts of the tunnel.", labels=["tunnel"]
+    )
     failures = CounterMetricFamily(
         "gateway_tunnel_failures",
-        "Failed connects and losses of the tunnel, by reason; tunnel: the tunnel, or its outer tunnel, was lost.",
+        "Failed connection attempts and lost connections of the tunnel, by reason. The reason tunnel means that the"
+        " open tunnel, or its outer tunnel, was lost.",
         labels=["tunnel", "reason"],
     )
     rtt = GaugeMetricFamily(
-        "gateway_tunnel_rtt_seconds", "Last round trip to the far side of the tunnel.", labels=["tunnel"]
+        "gateway_tunnel_rtt_seconds", "Last round-trip time to the far side of the tunnel.", labels=["tunnel"]
     )
     opened = HistogramMetricFamily(
         "gateway_channel_open_duration_seconds",
@@ -172,7 +179,9 @@ def _docker(view: DockerView | None) -> Iterator[Metric]:
         labels=["reason"],
     )
     revived = CounterMetricFamily(
-        "gateway_containers_revived", "Containers that the gateway started, by what was missing.", labels=["reason"]
+        "gateway_containers_revived",
+        "Containers that the gateway started after a missing volume, network or network namespace became available.",
+        labels=["reason"],
     )
     if view is not None:
         for cause in DEAD_CAUSES:
@@ -192,7 +201,8 @@ def _docker(view: DockerView | None) -> Iterator[Metric]:
 def _credentials(credentials: list[CertificateView]) -> Iterator[Metric]:
     expiry = GaugeMetricFamily(
         "gateway_credential_expiry_timestamp_seconds",
-        "Earliest expiry of the certificates of a tunnel, a backend or a section (docker, fleet, ops, traces).",
+        "Earliest expiry of the certificates of a tunnel, a backend or a configuration section (docker, fleet, ops,"
+        " traces).",
         labels=["kind", "name"],
     )
     first: dict[tuple[str, str], float] = {}

@@ -19,16 +19,16 @@ from gateway.ops.service_interface import ControlledService
 from gateway.ops.status_views import ServiceView
 
 _MAX_AGE = 1.0
-"""Seconds for which a page is cached, if there is no event meanwhile."""
+"""Seconds for which a page is cached, unless an event occurs during this time."""
 _RENDERER = "gateway.ops.page.render"
 _Result = TypeVar("_Result")
 _COMPRESSION = 1
-"""Level of gzip. Higher levels take several times as long, and make a page only a little smaller."""
+"""The gzip level. Higher levels take several times as long, and reduce the size of a page only a little."""
 
 
 @dataclass(frozen=True)
 class _Page:
-    """A page as HTML in UTF-8, and the same compressed with gzip. All clients share both."""
+    """A rendered page, which all clients share: its HTML in UTF-8, and the HTML compressed with gzip."""
 
     body: bytes
     compressed: bytes
@@ -39,7 +39,7 @@ class PageHandlers:
 
     Args:
         service: The service whose state the pages show.
-        cache: Holds responses; None to render each response.
+        cache: The cache for rendered pages; None to render each response.
         executor: Compresses responses.
     """
 
@@ -96,8 +96,8 @@ class PageHandlers:
             root: The URL of `/`, relative to the page.
             render: Yields the parts of the page; None if the page does not exist.
         """
-        # The templates and their library need 5 MB, so they are imported on first use. A thread imports them, because
-        # this takes long.
+        # The templates and their library need 5 MB, so they are imported on first use. The import is slow, so it runs
+        # in a thread and does not block the event loop.
         if _RENDERER not in sys.modules:
             await asyncio.to_thread(importlib.import_module, _RENDERER)
         from gateway.ops.page.render import SECURITY_POLICY, render_login, render_missing  # noqa: PLC0415 - as above
@@ -125,7 +125,7 @@ class PageHandlers:
         return web.Response(body=page.body, headers=headers)
 
     async def _cached(self, name: str, compute: Callable[[], Awaitable[_Result]]) -> _Result:
-        """Return a result that is not older than the latest event and the latest change of phase."""
+        """Return a cached result. Compute it if it is too old, or older than the last event or change of phase."""
         if self._cache is None:
             return await compute()
         key = (name, self._service.phase(), self._service.events.last_id)

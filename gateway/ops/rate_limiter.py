@@ -2,11 +2,11 @@
 
 
 class RateLimiter:
-    """Schedules requests: first a burst without delay, then a constant rate. All times are monotonic, in seconds.
+    """A token bucket that delays requests. All times are monotonic, in seconds.
 
     Args:
         rate: Requests per second.
-        burst: Number of requests that are served without delay after a pause.
+        burst: Number of requests that are not delayed after a time without requests.
     """
 
     def __init__(self, rate: float, burst: int) -> None:
@@ -15,10 +15,10 @@ class RateLimiter:
         self._due = 0.0
 
     def reserve(self, now: float) -> float:
-        """Count a request that arrives at the time `now`, and return the seconds for which it must wait."""
+        """Count a request that arrives at the time `now`, and return the number of seconds for which it must wait."""
         self._due = max(self._due, now - self._burst_time) + self._interval
         return max(0.0, self._due - now)
 
     def cancel(self) -> None:
-        """Release the reservation of a request whose client disconnected while it waited."""
+        """Cancel the reservation of a request, because its client disconnected while the request waited."""
         self._due -= self._interval

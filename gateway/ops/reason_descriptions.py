@@ -1,4 +1,4 @@
-"""Describes the state of a tunnel or backend in a few words: its name, its cause, and the remedy."""
+"""Describes the state of a tunnel or backend in a few words: the state's name, the cause and the remedy."""
 
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.errors import Reason
@@ -37,12 +37,12 @@ _STATES: dict[str, str] = {
 
 
 def state_name(state: str) -> str:
-    """Return the name of a state on the page and in the tables of commands."""
+    """Return the name under which the status page and the commands show a state."""
     return _NAMES.get(state, state)
 
 
 def cause(reason: str | None, state: str) -> str:
-    """Return why a part has its state, in a few words.
+    """Return the cause of the state of a tunnel or backend, in a few words.
 
     Args:
         reason: The reason; None if the state has no reason.
@@ -52,16 +52,16 @@ def cause(reason: str | None, state: str) -> str:
 
 
 def without_remedy(detail: str, remedy: str) -> str:
-    """Return the detail of a target or backend without the remedy at its end, which the reader sees separately.
+    """Return an error detail without the remedy at its end, because the page and the commands show it separately.
 
     Args:
-        detail: The detail. If a failure has a specific remedy, the detail ends with it.
+        detail: The detail of a target or backend. It ends with the remedy if the failure has a specific one.
         remedy: The remedy; empty if there is none.
     """
     return detail.removesuffix(f": {remedy}") if remedy else detail
 
 
 def remedy(part: TunnelView | BackendView) -> str:
-    """Return what to do about the state of a tunnel or backend; empty if there is nothing to do."""
+    """Return the recommended action for the state of a tunnel or backend; empty if there is none."""
     found = tunnel_remedy(part.kind, part.reason) if isinstance(part, TunnelView) else part.remedy
     return "; ".join(filter(None, (found, _STATES.get(part.state, "").format(name=part.name))))

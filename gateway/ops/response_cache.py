@@ -1,4 +1,4 @@
-"""Caches responses for a short time, so that many concurrent clients cost little more than one client."""
+"""Caches responses for a short time, so that many concurrent clients need little more CPU time than one client."""
 
 import asyncio
 import time
@@ -22,7 +22,7 @@ class _Entry:
 class ResponseCache:
     """Computes a response once for all clients that request it until it expires.
 
-    The age is the time since the start of the computation (monotonic clock).
+    The age of a response is the time since its computation started (monotonic clock).
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class ResponseCache:
         return await asyncio.shield(entry.task)
 
     def clear(self) -> None:
-        """Remove all responses, because the state has changed. Callers that already wait still get a response."""
+        """Remove all responses, because the state has changed. Pending computations still return to their callers."""
         self._entries = {}
 
     @staticmethod
@@ -64,7 +64,7 @@ async def _call(compute: Callable[[], Awaitable[Any]]) -> Any:
 
 
 async def encode_in_slices(parts: Iterator[str]) -> bytes:
-    """Join the parts, and return them in UTF-8. Yields to the event loop every 0.2 ms."""
+    """Join the parts, and return the result in UTF-8. Yield to the event loop after each 0.2 ms."""
     done: list[str] = []
     started = time.perf_counter()
     for part in parts:

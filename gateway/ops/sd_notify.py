@@ -23,8 +23,8 @@ class SdNotifier:
         """Seconds between two keep-alive pings; None if the service manager expects none."""
         self._due = 0.0
         self._unsent: str | None = None
-        """The last state, if it could not be sent yet. It is sent again, because the service manager stops the
-        service if some states do not arrive."""
+        """The last state, if it could not be sent. `watchdog` sends it again: for example, the service manager stops
+        a service whose `READY=1` does not arrive."""
 
     def ready(self) -> None:
         """Report that the service has started, or has finished a reload."""
@@ -39,7 +39,7 @@ class SdNotifier:
         self._send_state("STOPPING=1")
 
     def watchdog(self) -> None:
-        """Send `WATCHDOG=1`, if the last one was sent a third of `WATCHDOG_USEC` ago. Call this method often."""
+        """Send `WATCHDOG=1`, if a third of `WATCHDOG_USEC` has passed since the last one. Call this method often."""
         if self._unsent is not None and self._send(self._unsent, timeout=0.0):
             self._unsent = None
         now = time.monotonic()
@@ -57,7 +57,7 @@ class SdNotifier:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
                 sock.settimeout(timeout)
                 sock.sendto(message.encode(), self._address)
-        except OSError as error:  # continue to serve if the manager does not read, or no descriptor is free
+        except OSError as error:  # the service must continue, even if the manager does not read
             log.debug("cannot notify the service manager", extra={"detail": str(error)})
             return False
         return True

@@ -31,7 +31,7 @@ _OWNER_ONLY = 0o600
 _SHUTDOWN_TIMEOUT = 1.0
 """Seconds for which a stopping server waits for pending responses."""
 _COMMAND_TIMEOUT = 120.0
-"""Time limit of a command in seconds. It is long, because a reload waits for files and workers."""
+"""Time limit of a command in seconds. It is long, because a reload waits for files."""
 _KEEPALIVE = 3600.0
 _STREAM_SHARE = 4
 """At most this fraction (1/4) of a listener's connections are event streams."""
@@ -41,10 +41,10 @@ _QUIET.setLevel(logging.CRITICAL)
 
 
 class OpsServer:
-    """Serves HTTP requests and admin commands from memory: no request starts a check.
+    """Serves HTTP requests and admin commands. Responses come from memory: no request starts a check.
 
     Args:
-        service: The service whose state the server returns, and that its commands control.
+        service: The service whose state the server returns, and that the admin commands control.
         settings: The addresses of the server, and the requirements for clients of each address.
     """
 
@@ -70,8 +70,8 @@ class OpsServer:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._renderer.shutdown, wait=False)
             self._secrets = await asyncio.to_thread(read_secrets, settings)
-            # Bind the admin socket first, because a client can expect the admin socket to exist once the TCP port
-            # responds.
+            # Bind the admin socket first: once the TCP port responds, a client can expect that the admin socket
+            # exists.
             await self._serve_admin(stack, settings.admin_socket)
             if settings.probe_listen is not None:
                 probes = self._cached.handlers(probes_only=True)
@@ -80,7 +80,7 @@ class OpsServer:
 
     @property
     def files(self) -> set[Path]:
-        """The files to watch. Call `renew` when one of them changes."""
+        """The files with tokens and certificates. The caller must watch them, and call `renew` when one changes."""
         return self._settings.files
 
     async def renew(self) -> None:
@@ -148,7 +148,7 @@ class OpsServer:
         """Serve `app` until `stack` closes.
 
         Args:
-            stack: Closes the listener, then its connections.
+            stack: On exit, closes the listener and then its connections.
             listener: The listener.
             app: The application.
             sockets: Listening sockets, which the listener owns.
@@ -174,14 +174,14 @@ class OpsServer:
 
     @classmethod
     def paths(cls) -> list[tuple[str, str]]:
-        """Return each method and path that is served."""
+        """Return the method and the path of each endpoint."""
         return [("GET", path) for path in ROLES] + [("POST", path) for path in cls._ADMIN]
 
     @web.middleware
     async def _clear_cache(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Make the effect of a command visible to the next request."""
+        """Clear the cache after each command, so that the next request shows the effect of the command."""
         response = await handler(request)
         if request.method == "POST":
             self._cached.clear_cache()

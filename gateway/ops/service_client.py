@@ -44,7 +44,7 @@ class ServiceClient:
         token_file: File with the bearer token for the HTTP address. None to send no token.
         ca_file: Certificate authorities for an https:// URL, in PEM. None to use the system's certificate
             authorities.
-        timeout: Seconds to wait for each step of a response.
+        timeout: Timeout in seconds for the connection attempt and for each read.
     """
 
     url: str | None
@@ -76,7 +76,7 @@ class ServiceClient:
         return code, body
 
     def get_json(self, path: str) -> tuple[int, dict[str, Any]]:
-        """Send a GET request like `get`, for a path whose response contains `backends`, `consumers` or `members`.
+        """Send a GET request for a JSON object that contains `backends`, `consumers` or `members`. See `get`.
 
         Raises:
             ServiceUnreachableError: The service does not respond, or the response is not from a gateway.
@@ -98,7 +98,7 @@ class ServiceClient:
         return self._request_socket("POST", path)
 
     def _connection(self, url: str) -> tuple[http.client.HTTPConnection, str]:
-        """Return a connection that is not open yet, and the path of the URL.
+        """Return an HTTP connection that is not open yet, and the path of the URL, which is the prefix of all paths.
 
         Raises:
             ValueError: The URL is not valid.
@@ -170,8 +170,8 @@ class ServiceClient:
             raise ServiceUnreachableError(message) from error
         except (OSError, http.client.HTTPException) as error:
             raise ServiceUnreachableError(
-                f"cannot connect to a gateway at {where}: {_why(error, where)}: start it with gateway run, or say"
-                " where it is (--admin-socket, --url)"
+                f"cannot connect to a gateway at {where}: {_why(error, where)}: start it with gateway run, or set"
+                " its address with --admin-socket or --url"
             ) from error
         finally:
             connection.close()
@@ -184,7 +184,7 @@ class ServiceClient:
 
 
 def _why(error: OSError | http.client.HTTPException, where: str) -> str:
-    """Return why a request failed, without text of the server."""
+    """Return the cause of a failed request, without any string from the server, which can be another program."""
     if isinstance(error, ssl.SSLError):
         return f"the TLS handshake failed ({(error.reason or str(error)).replace('_', ' ').lower()})"
     if not isinstance(error, OSError):
@@ -197,14 +197,15 @@ def _why(error: OSError | http.client.HTTPException, where: str) -> str:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # the request reports it
+    except OSError:  # the request then reports this error
         return True
 
 
 def _default_url(path: str) -> tuple[str, str]:
-    """Return the name of an environment variable, and the URL of the service from its value.
+    """Return the environment variable with the address of the service, and the URL for this address.
 
-    `GATEWAY_OPS_PROBE_LISTEN` is used if that listener serves `path`.
+    The variable is `GATEWAY_OPS_PROBE_LISTEN` if it is set and this listener serves `path`; otherwise
+    `GATEWAY_OPS_LISTEN`.
     """
     probes = os.environ.get("GATEWAY_OPS_PROBE_LISTEN")
     if probes and path.startswith(_PROBES):

@@ -12,7 +12,7 @@ class ControlledService(Protocol):
     """The service that the ops server shows and controls: its state, and its admin commands."""
 
     events: EventLog
-    """The latest transitions."""
+    """The log of state changes."""
 
     def phase(self) -> str:
         """Return `starting`, `ready` or `draining`."""
@@ -21,30 +21,30 @@ class ControlledService(Protocol):
         """Return the status of each backend."""
 
     async def view(self) -> ServiceView:
-        """Return the state of the service, from memory. Yields to the event loop between its parts."""
+        """Return the state of the service, from memory. Yield to the event loop after each part."""
 
     def configuration(self, backend: str | None = None) -> ConfigText:
-        """Return a part of the configuration without secrets: for each section or name, its keys and values.
+        """Return the keys and values of each section of the configuration, without secrets.
 
         Args:
-            backend: The backend whose keys to return; None: all keys except those of backends.
+            backend: Return only the keys of this backend. None: return all keys except those of backends.
         """
 
     def history(self, backend: str) -> dict[str, list[dict[str, Any]]] | None:
         """Return the last checks of a backend by target, oldest first; None if there is no such backend."""
 
     def fleet(self) -> FleetView:
-        """Return the members of the fleet and their last answers, from memory."""
+        """Return the members of the fleet and their last responses, from memory."""
 
     async def reload(self) -> str:
-        """Read the configuration again, apply it, and return what changed.
+        """Read the configuration again, apply it, and return a summary of the changes.
 
         Raises:
             ConfigError, BindError: The new configuration is not valid. Nothing was changed.
         """
 
     def containers(self, name: str) -> list[dict[str, Any]] | None:
-        """Explain which backends each matching container reaches, and why; None if Docker is not configured.
+        """Return, for each matching container, which backends it can reach and why; None if Docker is not configured.
 
         Args:
             name: The name of a container, or the beginning of its ID.
@@ -60,22 +60,22 @@ class ControlledService(Protocol):
         """
 
     def drain(self) -> None:
-        """Report not ready from now on."""
+        """Drain: respond to `/readyz` with 503 from now on. Clients are still accepted."""
 
     def undrain(self) -> None:
-        """Report ready again.
+        """End a drain: `/readyz` can respond with 200 again.
 
         Raises:
             GatewayError: The service is stopping.
         """
 
     def shutdown(self) -> None:
-        """Drain and stop. A second call stops immediately."""
+        """Drain, then stop. A second call stops immediately."""
 
     def pause(self, backend: str, *, paused: bool) -> bool:
         """Pause or resume the checks of a backend.
 
-        Resuming checks that are not paused restarts them; the first check then accepts a changed export.
+        Resuming checks that are not paused restarts them. The next check then accepts an NFS export that has changed.
 
         Returns:
             False if there is no such backend.
@@ -85,7 +85,7 @@ class ControlledService(Protocol):
         """
 
     def fail(self, backend: str, *, failing: bool) -> bool:
-        """Set whether to reset the clients of a backend while its path is down, or to hold them.
+        """Set whether clients of a backend are reset (`failing`) or wait while no target can be reached.
 
         Returns:
             False if there is no such backend.

@@ -21,10 +21,10 @@ class OpsSettings:
         probe_listen: Address of a second HTTP server for probes, without authentication and TLS. None: no server.
         hosts: Accepted Host headers in addition to addresses and localhost.
         token_file: File with the token that grants access to everything.
-        metrics_token_file: File with a token that grants access to `/metrics` only.
+        metrics_token_file: File with a token that grants access to `/metrics` and `/api/v1/sd` only.
         tls: Certificate and key of `listen`. None: plain HTTP.
         authenticated: Whether everything on `listen` except probes requires a token or a client certificate.
-        redact: Removes from an error the values that must not be shown.
+        redact: Replaces secret values in an error message.
     """
 
     listen: Endpoint
@@ -39,16 +39,16 @@ class OpsSettings:
 
     @property
     def files(self) -> set[Path]:
-        """The files to read again when they change."""
+        """The files with tokens, certificates and keys. The server reads them again when one of them changes."""
         tls = self.tls
         tls_files = [tls.cert_file, tls.key_file, tls.client_ca_file] if tls else []
         return {path for path in (self.token_file, self.metrics_token_file, *tls_files) if path is not None}
 
     def rules(self, *, probes: bool = False) -> AccessRules:
-        """Return what a listener requires of its clients.
+        """Return the access rules of a listener.
 
         Args:
-            probes: Whether the listener is `probe_listen`, which shows details to no client.
+            probes: Whether the listener is `probe_listen`, which never shows details.
         """
         own = [each.host for each in (self.listen, self.probe_listen) if each is not None]
         return AccessRules(hosts=normalize_hosts([*own, *self.hosts]), authenticate=self.authenticated or probes)
@@ -63,7 +63,7 @@ class OpsSecrets:
 
 
 def read_secrets(settings: OpsSettings) -> OpsSecrets:
-    """Read all files. Can block.
+    """Read the token and TLS files. Can block.
 
     Raises:
         GatewayError: A file cannot be read or is not valid.
@@ -77,4 +77,4 @@ def read_secrets(settings: OpsSettings) -> OpsSecrets:
             tls=server_context(settings.tls) if settings.tls is not None else None,
         )
     except GatewayError as error:
-        raise GatewayError(settings.redact(str(error))) from None  # hide the cause, because it contains the value
+        raise GatewayError(settings.redact(str(error))) from None  # the cause contains the secret value

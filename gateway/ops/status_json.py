@@ -23,12 +23,12 @@ def iso(seconds: float | None) -> str | None:
 
 
 def _via_json(via: tuple[str, ...]) -> str | list[str] | None:
-    """Return `via` as in a configuration: nothing, a name, or a list of names."""
+    """Return `via` as it is written in a configuration: None, a name, or a list of names."""
     return list(via) if len(via) > 1 else next(iter(via), None)
 
 
 def tunnel_json(view: TunnelView) -> dict[str, Any]:
-    """Return a tunnel in `/api/v1/status`."""
+    """Return the JSON object of a tunnel in `/api/v1/status`."""
     return {
         "kind": view.kind,
         "via": _via_json(view.via),
@@ -50,7 +50,7 @@ _COMMON_TARGET_KEYS: dict[str, FactValue] = {
     "read_only": None, "lag_seconds": None, "version": None, "identity": None, "space_bytes": {},
     "lease_seconds": None,
 }  # fmt: skip
-"""The keys of every target in version 1 of the API, even if its kind does not declare such a fact."""
+"""The keys that version 1 of the API has for every target, even if the target's kind does not declare such a fact."""
 
 
 def _texts(facts: Iterable[Fact], values: Mapping[Fact, object]) -> list[str]:
@@ -58,11 +58,11 @@ def _texts(facts: Iterable[Fact], values: Mapping[Fact, object]) -> list[str]:
 
 
 def target_json(view: TargetView, facts: Iterable[Fact] = ()) -> dict[str, Any]:
-    """Return a target in `/api/v1/status`.
+    """Return the JSON object of a target in `/api/v1/status`.
 
     Args:
         view: The target.
-        facts: The facts that its kind declares.
+        facts: The facts that the target's kind declares.
     """
     known = {fact.key: view.facts[fact] for fact in facts if view.facts.get(fact) is not None}
     return {
@@ -90,7 +90,7 @@ def target_json(view: TargetView, facts: Iterable[Fact] = ()) -> dict[str, Any]:
 
 
 def backend_json(view: BackendView) -> dict[str, Any]:
-    """Return a backend in `/api/v1/status`."""
+    """Return the JSON object of a backend in `/api/v1/status`."""
     return {
         "kind": view.kind,
         "via": _via_json(view.via),
@@ -156,7 +156,7 @@ def consumers_json(view: ServiceView) -> dict[str, Any]:
 
 
 def docker_json(view: DockerView | None) -> dict[str, Any] | None:
-    """Return the Docker engine in `/api/v1/status`; None if Docker is not configured."""
+    """Return the JSON object of the Docker engine in `/api/v1/status`; None if Docker is not configured."""
     if view is None:
         return None
     return {
@@ -181,10 +181,11 @@ def _json(value: Any) -> str:
 
 
 def iter_json(body: dict[str, Any]) -> Iterator[str]:
-    """Yield a JSON object as text, in short parts: one for each member, and for each member of inner objects.
+    """Yield a JSON object as short strings, so that the caller can yield to the event loop between them.
 
     Args:
-        body: The object. A value can be an iterator of keys and values. These are then computed one at a time.
+        body: The object. A value can be an iterator of pairs of key and value, which represents an object. Its
+            members are then computed one at a time.
     """
     yield "{"
     for number, (name, value) in enumerate(body.items()):
@@ -205,7 +206,7 @@ def _members(pairs: Iterator[tuple[str, Any]]) -> Iterator[str]:
 
 
 def diagnosis_json(diagnosis: Diagnosis) -> dict[str, Any]:
-    """Return the diagnosis in `/api/v1/status`."""
+    """Return the JSON object of the diagnosis in `/api/v1/status`."""
     return {
         "level": diagnosis.level,
         "headline": diagnosis.headline,
@@ -214,7 +215,7 @@ def diagnosis_json(diagnosis: Diagnosis) -> dict[str, Any]:
 
 
 def service_json(view: ServiceView) -> dict[str, Any]:
-    """Return the body of `/api/v1/status`, for `iter_json`."""
+    """Return the body of `/api/v1/status`. Pass it to `iter_json`, because some values are iterators."""
     return {
         "status": view.status,
         "instance": view.instance,
@@ -235,7 +236,6 @@ def service_json(view: ServiceView) -> dict[str, Any]:
             for each in view.credentials
         ],
         "io_flusher": view.io_flusher,
-        "workers": {str(number): pid for number, pid in view.workers.items()},
         "tunnels": ((tunnel.name, tunnel_json(tunnel)) for tunnel in view.tunnels),
         "backends": ((backend.name, backend_json(backend)) for backend in view.backends),
         "docker": docker_json(view.docker),

@@ -1,4 +1,4 @@
-"""Defines the state of the service at one moment, as plain data that any thread can render.
+"""Defines immutable snapshots of the state of the service, which any thread can render.
 
 Times are seconds since the epoch; durations are in seconds.
 """
@@ -12,7 +12,8 @@ from gateway.facts import Fact, FactValue
 from gateway.measurement import Histogram
 
 ConfigText = dict[str, list[tuple[str, str]]]
-"""For each part of the configuration, such as `ops` or `backends.orders`: pairs of key and value, without secrets."""
+"""Pairs of key and value for each section of the configuration, such as `ops` or `backends.orders`. Without
+secrets."""
 ATTACHMENT_STATES = ("attached", "pending", "drifted", "blocked")
 DEAD_CAUSES = ("volume", "network", "namespace")
 
@@ -53,15 +54,15 @@ class PastCheck(Protocol):
 
     @property
     def state(self) -> HealthState:
-        """The state that follows from this check alone."""
+        """The state of the target according to this check alone, without `rise` and `fall`."""
 
     @property
     def reason(self) -> str | None:
-        """Why the state is not `up`."""
+        """The reason for the state; None if the state is `up`."""
 
     @property
     def detail(self) -> str:
-        """One line of text."""
+        """More information about the reason, in one line."""
 
     @property
     def succeeded(self) -> bool:
@@ -70,7 +71,7 @@ class PastCheck(Protocol):
 
 @dataclass(frozen=True)
 class TargetView:
-    """One target of a backend, with the result of the last check through the tunnel that new clients use."""
+    """The state of one target of a backend, as found by the checks through the tunnel that new clients use."""
 
     target: str
     way: str | None
@@ -93,7 +94,7 @@ class TargetView:
     duration: Histogram
     phases: dict[str, tuple[int, float]]
     remedy: str = ""
-    """What to do, in the imperative; empty if there is nothing to do."""
+    """The recommended action, in the imperative; empty if there is none."""
     history: Sequence[PastCheck] = ()
     """The latest checks, oldest first. A check that did not run because the target was blocked has the state
     `blocked`."""
@@ -103,23 +104,23 @@ class TargetView:
 
 @dataclass(frozen=True)
 class BackendTunnelView:
-    """A tunnel through which clients of a backend can reach its targets, and how many use it."""
+    """A tunnel through which clients of a backend can reach its targets, and the number of clients that use it."""
 
     tunnel: str
     up: bool
-    """Whether new clients reach a target through the tunnel, or would reach it if the target worked."""
+    """Whether new clients can use the tunnel. A target that fails through all tunnels does not change the value."""
     reason: str | None
     detail: str
     in_use: bool
-    """Whether new clients of a target use this way."""
+    """Whether new clients of at least one target use this tunnel."""
     clients: int
     switches: int
-    """How often new clients of a target moved to this way."""
+    """Number of times that new clients of a target switched to this tunnel."""
 
 
 @dataclass(frozen=True)
 class ConsumerView:
-    """How much one container uses one backend: connections, bytes and latency."""
+    """The use of one backend by one container: connections, bytes and latency."""
 
     id: str
     active: int
@@ -209,7 +210,7 @@ class PeerView:
 
 @dataclass(frozen=True)
 class DockerView:
-    """What the gateway observes and manages in Docker: attachments, volumes, and planned changes."""
+    """The objects in Docker that the gateway observes and manages: attachments, volumes, and planned changes."""
 
     trouble: str | None
     looked_at: float | None
@@ -243,7 +244,7 @@ class CertificateView:
 
 @dataclass(frozen=True)
 class BackendStatus:
-    """The state of one backend in short, without its targets, for the health endpoints."""
+    """A summary of the state of one backend, without its targets, for the health endpoints."""
 
     name: str
     state: HealthState
@@ -274,7 +275,7 @@ class BackendView:
     from_backend: int
     latency: Histogram
     remedy: str = ""
-    """What to do, in the imperative; empty if there is nothing to do."""
+    """The recommended action, in the imperative; empty if there is none."""
     ways: list[BackendTunnelView] = field(default_factory=list)
     waiting: int = 0
     """Number of clients that are not connected to a target yet. `connections` includes these clients."""
@@ -306,8 +307,6 @@ class ServiceView:
     accepting: bool = True
     """Whether the listeners accept clients. False after the first phase of a shutdown."""
     warnings: list[str] = field(default_factory=list)
-    workers: dict[int, int | None] = field(default_factory=dict)
-    """The process ID of each worker; None while the worker starts."""
     docker: DockerView | None = None
     credentials: list[CertificateView] = field(default_factory=list)
     """Certificates in the order of their expiry."""
@@ -316,8 +315,8 @@ class ServiceView:
     audit_dropped: int = 0
     """Number of events that were dropped from the audit log."""
     io_flusher: bool = False
-    """Whether the process is an IO flusher (prctl(2), PR_SET_IO_FLUSHER): the kernel's writeback can depend on the
-    process."""
+    """Whether the process is an IO flusher (prctl(2), PR_SET_IO_FLUSHER). Its memory allocations then do not wait for
+    writeback, which can depend on the process, for example if it carries an NFS mount."""
 
     @property
     def status(self) -> str:

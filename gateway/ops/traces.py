@@ -21,20 +21,20 @@ from gateway.contracts.tracing import TracedConnection
 from gateway.tls_client import ClientTls
 
 _SHUTDOWN_TIMEOUT = 3.0
-"""Seconds for which a stop waits until the collector has the last spans."""
+"""Maximum number of seconds for which `close` waits until the collector has received the last spans."""
 _NANOSECONDS = 1e9
 _SDK_LOG = logging.getLogger("opentelemetry.exporter.otlp.proto.http.trace_exporter")
 _SDK_LOG.setLevel(logging.ERROR)
-"""The SDK logs a warning for each retry, and an error when it drops a batch."""
+"""Hides the warning that the SDK logs for each retry. The SDK logs an error when it drops a batch."""
 _SUCCESSFUL = (CloseReason.FINISHED, CloseReason.CLIENT_RESET, CloseReason.MOVED)
 
 
 class OtlpExporter:
     """Exports spans over OTLP; implements `gateway.contracts.tracing.TraceExporter`.
 
-    A thread of the SDK sends the spans in batches (OTLP over HTTP). While the collector does not answer, the queue
-    fills, and further spans are dropped. The environment variables of the OpenTelemetry specification for headers,
-    compression, batches and resource attributes (`OTEL_…`) apply.
+    A thread of the SDK sends the spans in batches (OTLP over HTTP). While the collector does not respond, the queue
+    fills, and further spans are dropped. The SDK also reads the environment variables of the OpenTelemetry
+    specification (`OTEL_…`) for headers, compression, batches and resource attributes.
 
     Args:
         endpoint: The URL of the collector, with the path.
@@ -64,7 +64,7 @@ class OtlpExporter:
         self._tracer = self._provider.get_tracer("gateway")
 
     def export(self, connection: TracedConnection) -> None:
-        """Queue the span of a connection, or drop it if the receiver is too slow. Return immediately."""
+        """Queue the span of a connection, or drop it if the queue is full. Return immediately."""
         attributes: dict[str, str | int | None] = {
             "gateway.backend": connection.backend,
             "gateway.tunnel": connection.tunnel,
@@ -100,7 +100,7 @@ class OtlpExporter:
             finally:
                 loop.call_soon_threadsafe(done.set)
 
-        # A daemon thread, because `shutdown` blocks while the collector does not answer.
+        # Use a daemon thread, because `shutdown` blocks while the collector does not respond.
         threading.Thread(target=shut_down, name="traces-shutdown", daemon=True).start()
         try:
             async with asyncio.timeout(_SHUTDOWN_TIMEOUT):
@@ -112,7 +112,8 @@ class OtlpExporter:
 class _StatusAdapter(HTTPAdapter):
     """An HTTP adapter for `requests` that reads the status and headers of a response, but not the body.
 
-    The exporter needs only the status. requests reads the body without a limit, so a collector could fill the memory.
+    The exporter needs only the status. The library `requests` would read a body of any size, so that a collector
+    could fill the memory.
     """
 
     def send(self, *args: Any, **kwargs: Any) -> requests.Response:

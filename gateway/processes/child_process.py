@@ -18,38 +18,40 @@ from gateway.text_sanitizer import one_line
 
 _TERMINATE_TIMEOUT = 3.0
 _OUTPUT_TIMEOUT = 0.5
-"""Seconds to wait for the end of the output after the process has exited. Another process can hold the pipe open."""
+"""Seconds to wait for the end of the output after the process has exited. The wait needs a limit, because another
+process can hold the pipe open."""
 _CHUNK = 64 * 1024
 _MAX_LINE = 1000
-"""Maximum length of an output line, in characters. The callback receives no more of a longer line."""
+"""Maximum length of an output line, in characters. Longer lines are truncated."""
 _MAX_PENDING = 4 * _MAX_LINE
-"""Maximum number of bytes to keep of a line that is not complete."""
+"""Maximum number of bytes of an incomplete line that are kept."""
 _PF_EXITING = 0x4
-"""A flag of a process that exits (linux/sched.h), in the field `flags` of proc_pid_stat(5)."""
+"""Flag of a process that is exiting (linux/sched.h). It is set in the field `flags` of proc_pid_stat(5)."""
 _MAX_LINES = 200
-"""Maximum number of lines of each chunk of output that the callback receives; earlier lines of the chunk are dropped.
-Without this limit, a program that prints megabytes would delay the event loop."""
+"""Maximum number of lines that the callback receives from one chunk of output: the last ones. Without this limit, a
+program that prints megabytes would delay the event loop."""
 
 
 class ChildProcess:
     """A running child process, the leader of its own process group.
 
-    The process ID stays reserved until `kill` or `stop` has ended the group. Otherwise, a signal could reach another
-    process.
+    The process ID stays reserved until `kill` or `stop` has ended the group. Otherwise, a signal could reach an
+    unrelated process that reuses the ID.
 
     Args:
-        process: The process. The owner of the `ChildProcess` calls `stop` or `kill`, also after the exit.
-        output: The pipe that contains the output of the process. `ChildProcess` closes it.
+        process: The process. The owner of the `ChildProcess` must call `stop` or `kill`, even after the process has
+            exited.
+        output: The read end of the pipe that receives the output of the process. `ChildProcess` closes it.
         on_line: Called with each line of output.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], output: int, on_line: Callable[[str], None]) -> None:
         self.last_line = ""
-        """The last line of output that is not empty."""
+        """The last line of output that was not empty; empty before the first one."""
         self.exit_code: int | None = None
         """The exit code, or the negative number of the signal that killed the process; None if it still runs."""
         self.was_stopped = False
-        """Whether `kill` or `stop` was called before the exit was noticed."""
+        """Whether `kill` or `stop` was called before the process was found to have exited."""
         self._process = process
         self._was_killed = False
         """Whether SIGKILL was sent to each process of the group."""
@@ -75,7 +77,7 @@ class ChildProcess:
 
         Args:
             command: The program and its arguments.
-            package: The package to install if the program is missing; empty if it is not known.
+            package: The package that contains the program, for the error message; empty if it is not known.
             on_line: Called with each line of output.
             environment: Variables to add to `minimal_environment`.
             pass_fds: File descriptors that the program inherits.
@@ -83,7 +85,7 @@ class ChildProcess:
             stdin: The file descriptor of the standard input. The caller closes it.
             stdout: The file descriptor of the standard output, which the caller closes. By default, `on_line`
                 receives the standard output and the standard error; otherwise, only the standard error.
-            file: The path of the file to execute (`Program.file`). By default, search the program in PATH.
+            file: The path of the file to execute (`Program.file`). By default, PATH is searched for the program.
 
         Raises:
             TunnelError: The program is not installed, or the system cannot start another process.
@@ -105,7 +107,7 @@ class ChildProcess:
                     env={**minimal_environment(), **(environment or {})},
                     cwd="/",
                     pass_fds=pass_fds,
-                    start_new_session=True,  # Ctrl-C must reach only the gateway, which then stops each child itself
+                    start_new_session=True,  # Ctrl-C must reach only the gateway, which stops its child processes
                 )  # fmt: skip
             except BaseException:
                 os.close(output)
@@ -126,7 +128,7 @@ class ChildProcess:
             pending = pending[:_MAX_PENDING]
             for line in lines[-_MAX_LINES:]:
                 self._handle_line(line)
-            await asyncio.sleep(0)  # a pipe that always contains data would block the event loop
+            await asyncio.sleep(0)  # otherwise, a pipe that always contains data would block the event loop
         if pending:
             self._handle_line(pending)
 
@@ -142,7 +144,7 @@ class ChildProcess:
         return code
 
     async def exits_within(self, seconds: float) -> bool:
-        """Wait at most this number of seconds for the exit; return whether the process has exited or is exiting."""
+        """Wait at most `seconds` for the exit; return whether the process has exited or is exiting."""
         await asyncio.wait({self._exit}, timeout=seconds)
         if self.exit_code is None and not self._is_exiting():
             return False
@@ -150,7 +152,7 @@ class ChildProcess:
         return True
 
     def _is_exiting(self) -> bool:
-        """Return whether the process is exiting. On a slow machine, this is visible before the exit is reported."""
+        """Return whether the kernel is ending the process. On a busy machine, the exit is reported much later."""
         try:
             fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()
         except OSError:
@@ -165,7 +167,7 @@ class ChildProcess:
         self._reap()
 
     async def stop(self) -> None:
-        """Send SIGTERM to each process of the group, and SIGKILL to those that are left after at most 3 seconds."""
+        """Send SIGTERM to the process group, wait up to 3 seconds for the program to exit, and kill the group."""
         if self.exit_code is None:
             self.was_stopped = True
             self._signal(signal.SIGTERM)
@@ -182,7 +184,7 @@ class ChildProcess:
         return code
 
     def _reap(self) -> None:
-        """Release the process ID if no process of the group is left to be killed."""
+        """Release the process ID if the process has exited and SIGKILL was sent to its group."""
         if self._was_killed and self.exit_code is not None:
             self._process.wait()
 
@@ -206,7 +208,7 @@ def starting(command: Sequence[str]) -> Iterator[None]:
 
 
 def describe_exit(code: int) -> str:
-    """Return an exit code as text.
+    """Return a description of an exit code, such as `exit code 1` or `signal 9`.
 
     Args:
         code: The exit code, or the negative number of a signal.

@@ -4,8 +4,8 @@ Usage: `python group_watchdog.py`
 
 The kernel kills a child process when its parent exits (PR_SET_PDEATHSIG in prctl(2)), but not the processes that the
 child has started. Therefore this program reads the IDs of process groups from its standard input: `+ID` adds a group,
-`-ID` removes it. At the end of the input, it kills the groups that are left. The program imports only the standard
-library, so that it starts quickly.
+`-ID` removes it. The input ends when the gateway exits, and the program then kills the remaining groups. The program
+imports only the standard library, so that it starts quickly.
 """
 
 import os
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 
 def main(lines: Iterable[bytes]) -> None:
-    """Read the groups, and kill those that are left at the end.
+    """Read the changes of the groups until the input ends, and kill the remaining groups.
 
     Args:
         lines: The lines of the input.
@@ -35,6 +35,7 @@ def main(lines: Iterable[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    # Service managers send this signal to all processes of a service. The gateway then still needs its groups.
+    # Ignore SIGTERM, which service managers send to all processes of a service: the gateway needs its child processes
+    # until its drain ends.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     main(sys.stdin.buffer)

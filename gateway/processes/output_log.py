@@ -1,4 +1,4 @@
-"""Logs what child processes print, at a limited rate."""
+"""Logs the output of child processes, at a limited rate."""
 
 import logging
 import time
@@ -37,6 +37,6 @@ class OutputLog:
             log.info("program output", extra={"program": self._program, "line": line})
         elif self._logged == _MOST_LINES + 1:
             log.warning(
-                "program prints too much: further lines are not logged",
+                "program prints too many lines: the next lines are not logged",
                 extra={"program": self._program, "seconds": _WINDOW},
             )

@@ -45,8 +45,8 @@ def main(parent: int, privileges: str, file: str, command: list[str]) -> None:
         _drop_privileges(privileges.partition(":")[2])
     # Request the signal after the change of the user ID, because the change cancels an earlier request.
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # Python ignores these signals, and the program would inherit this setting. It would then continue after its
-    # reader has exited.
+    # Python ignores these signals, and the program would inherit this setting. Without SIGPIPE, it would continue to
+    # write after its reader has exited.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     if os.getppid() == parent:
@@ -56,13 +56,16 @@ def main(parent: int, privileges: str, file: str, command: list[str]) -> None:
 def _drop_privileges(user: str) -> None:
     """Drop all capabilities except CAP_NET_ADMIN, for this program and its descendants (capabilities(7)).
 
-    If this process does not have CAP_NET_ADMIN, drop all capabilities. The command then reports the missing one.
+    If this process does not have CAP_NET_ADMIN, drop all capabilities. The command reports that it is not permitted.
+
+    Args:
+        user: The number to use as user ID and group ID; empty to keep the current IDs.
     """
     # Without this step, a set-user-ID program could regain the capabilities.
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     for capability in range(_MAX_CAPABILITY + 1):
         if capability != _CAP_NET_ADMIN:
-            # Ignore the failure of this call without CAP_SETPCAP, because the call is only defense in depth.
+            # The call fails without CAP_SETPCAP. Ignore the failure, because the call is only defense in depth.
             _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
     if user:
         _check(_libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0))

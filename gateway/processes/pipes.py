@@ -16,11 +16,11 @@ def open_pipe() -> tuple[int, int]:
 
 
 async def read_pipe(pipe: int, most: int) -> bytes:
-    """Wait for data; return at most `most` bytes, and no bytes at the end of the stream.
+    """Wait for data, and return it. Return no bytes if the stream has ended.
 
     Args:
-        pipe: A non-blocking read end.
-        most: The maximum number of bytes.
+        pipe: The read end, non-blocking.
+        most: The maximum number of bytes to return.
     """
     while True:
         try:
@@ -33,7 +33,7 @@ async def write_pipe(pipe: int, data: bytes | memoryview) -> None:
     """Write all of `data`.
 
     Args:
-        pipe: A non-blocking write end.
+        pipe: The write end, non-blocking.
         data: The data.
 
     Raises:

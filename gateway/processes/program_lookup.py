@@ -15,12 +15,12 @@ from gateway.relay.per_loop import per_loop
 
 
 class LookupTimeoutError(Exception):
-    """The file system did not answer a lookup in time. The message contains the path."""
+    """The file system did not respond to a lookup in time. The message contains the path."""
 
 
 @dataclass
 class _ExaminedPath:
-    """The path that the thread examines now."""
+    """The path that the lookup thread is examining, for the message of a timeout."""
 
     path: str
 
@@ -42,7 +42,7 @@ def _in_flight(loop: asyncio.AbstractEventLoop) -> dict[tuple[str, ...], _Lookup
 
 
 async def look_up_program(command: Sequence[str], timeout: float) -> Program:  # noqa: ASYNC109
-    """Call `resolve_program` in a thread.
+    """Call `resolve_program` in a thread, with a time limit.
 
     Args:
         command: The program and its arguments.
@@ -50,8 +50,8 @@ async def look_up_program(command: Sequence[str], timeout: float) -> Program:  #
 
     Raises:
         GatewayError: See `resolve_program`.
-        LookupTimeoutError: The file system does not answer within the time limit.
-        OSError: A file was removed meanwhile, or no thread can be started.
+        LookupTimeoutError: The file system does not respond within the time limit.
+        OSError: A file was removed during the lookup, or no thread can be started.
     """
     key, in_flight = tuple(command), _in_flight()
     lookup = in_flight.get(key)
@@ -62,7 +62,7 @@ async def look_up_program(command: Sequence[str], timeout: float) -> Program:  #
             return await asyncio.wrap_future(lookup.found)
     except TimeoutError:
         raise LookupTimeoutError(
-            f"{lookup.examined.path}: the file system did not answer within {timeout:g} s"
+            f"{lookup.examined.path}: the file system did not respond within {timeout:g} s"
         ) from None
     finally:
         if lookup.found.done() and in_flight.get(key) is lookup:

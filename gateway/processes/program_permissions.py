@@ -13,11 +13,11 @@ _MAX_LINKS = 40
 
 
 class ProgramPermissionProblem(NamedTuple):
-    """Other users can change a program: who they are, the fix, and whether the gateway refuses the program.
+    """A permission that lets other users change a program.
 
     Args:
-        problem: Who they are, and the command that prevents it.
-        refused: Whether the gateway does not run the program. Otherwise, only strict mode refuses it.
+        problem: A message that names the users and the command that removes the permission.
+        refused: Whether the gateway always refuses to run the program; False if only strict mode refuses it.
     """
 
     problem: str
@@ -25,7 +25,7 @@ class ProgramPermissionProblem(NamedTuple):
 
 
 def lookup_steps(path: Path) -> list[Path]:
-    """Return each directory and symbolic link that the kernel visits to find a file, and last the file itself.
+    """Return each directory and symbolic link that the kernel visits to find a file, followed by the file itself.
 
     The path of each step contains no symbolic links above its last component (path_resolution(7)).
 
@@ -59,9 +59,10 @@ def lookup_steps(path: Path) -> list[Path]:
 
 
 def program_writers(path: Path, steps: Sequence[Path]) -> Iterator[ProgramPermissionProblem]:
-    """Yield the users other than root and the gateway's user who can change or replace a program.
+    """Yield a problem for each user or group, other than root and the gateway's user, that can change a program.
 
-    A program that everybody can change is refused. If the gateway runs as root, one of another owner is refused, too.
+    Replacing the program, or a directory or link on its path, counts as a change. A program that everybody can change
+    is refused. If the gateway runs as root, a program that another user owns is refused too.
 
     Args:
         path: The absolute path of the program.
@@ -73,7 +74,7 @@ def program_writers(path: Path, steps: Sequence[Path]) -> Iterator[ProgramPermis
     for each in reversed(steps):
         status = each.lstat()
         is_link = stat.S_ISLNK(status.st_mode)
-        # Only in a sticky directory, the owner of a link can replace it without permissions for the directory.
+        # The owner of a link can replace it only in a sticky directory. Elsewhere, the directory's mode decides.
         if is_link and not each.parent.stat().st_mode & stat.S_ISVTX:
             continue
         mode = 0 if is_link else stat.S_IMODE(status.st_mode)
@@ -93,5 +94,5 @@ def program_writers(path: Path, steps: Sequence[Path]) -> Iterator[ProgramPermis
 
 
 def _is_traversable(path: Path, permissions: int) -> bool:
-    """Return whether the mode of each parent directory grants one of some permissions."""
+    """Return whether every parent directory grants at least one of the given permission bits."""
     return all(each.stat().st_mode & permissions for each in path.parents)

@@ -16,14 +16,15 @@ _MINIMAL = ("LANG", "LC_ALL", "TZ")
 """Environment variables that each child process inherits, in addition to PATH. Other variables can contain passwords
 (`GATEWAY_…`)."""
 _OF_USER = ("HOME", "USER", "LOGNAME")
+"""Additional variables for programs that the operator configures."""
 
 
 class Program(NamedTuple):
     """A checked program: the path in the configuration, and the executable file to which it resolves.
 
     Args:
-        name: The absolute path by which the configuration finds the program. It can be a symbolic link. The program
-            gets it as its first argument (`argv[0]`), because some programs depend on it.
+        name: The absolute path at which the program was found. It can be a symbolic link. The program gets it as
+            `argv[0]`, because some programs depend on the name by which they are called.
         file: The path of the file to execute, without symbolic links.
     """
 
@@ -41,14 +42,14 @@ def _ignore_path(path: str) -> None:
 
 
 def resolve_program(command: Sequence[str], visit: Callable[[str], None] = _ignore_path) -> Program:
-    """Find the program of a command, and check who can change it. Blocks while the file system does not answer.
+    """Find the program of a command, and check who can change it. Blocks until the file system responds.
 
     Args:
         command: The program and its arguments.
-        visit: Called with each path before the file system is asked for it.
+        visit: Called with each path before the path is looked up.
 
     Raises:
-        GatewayError: The program does not exist or cannot be executed, or others can change it; see
+        GatewayError: The program does not exist or cannot be executed, or other users can change it; see
             `gateway.processes.program_permissions`.
     """
     name, found = command[0], None
@@ -67,7 +68,7 @@ def resolve_program(command: Sequence[str], visit: Callable[[str], None] = _igno
 
 
 def insecure_program(key: str, command: Sequence[str]) -> Iterator[InsecureSetting]:
-    """Yield an insecure setting if a group or another user can change a program that is not refused.
+    """Yield an insecure setting if other users can change a program that only strict mode refuses.
 
     Args:
         key: The configuration key of the command.
@@ -92,7 +93,7 @@ def environment_of_user(inherited: Sequence[str]) -> dict[str, str]:
 
 
 def placeholder_problem(word: str, known: Sequence[str]) -> str | None:
-    """Return the problem if a word contains a placeholder that does not exist, or None.
+    """Return an error message if a word contains an unknown placeholder; otherwise None.
 
     Args:
         word: One word of a command.
@@ -124,7 +125,7 @@ def check_command(key: str, command: Sequence[str], known: Sequence[str]) -> Non
         known: The names of the placeholders.
 
     Raises:
-        ValueError: The command is empty, or a placeholder does not exist. The message starts with the key.
+        ValueError: The command is empty or contains an unknown placeholder. The message starts with the key.
     """
     if not command or not command[0]:
         raise ValueError(f"{key}: is empty: write [program, argument, …]")
@@ -153,14 +154,14 @@ def check_environment(key: str, names: Sequence[str]) -> None:
 
 
 def unset_variables(key: str, names: Sequence[str]) -> Iterator[str]:
-    """Yield a warning if a program cannot inherit some environment variables because they are not set.
+    """Yield a warning that lists the variables that a program cannot inherit because they are not set.
 
     Args:
         key: The configuration key of the list.
         names: The names of the variables.
     """
     if unset := [name for name in names if name not in os.environ]:
-        yield f"{key}: not set in the gateway's environment: {', '.join(unset)} (set it, or remove it here)"
+        yield f"{key}: not set in the gateway's environment: {', '.join(unset)} (set it, or remove it from the list)"
 
 
 def _existing(names: Sequence[str]) -> dict[str, str]:
@@ -174,10 +175,8 @@ def _path() -> str:
 def _why_not_found(command: Sequence[str]) -> str:
     name = command[0]
     if len(command) == 1 and len(name.split()) > 1:
-        first = name.split()[0]  # the rest can be a value from the environment
-        return (
-            f"{first!r} and the text after it are one word, because there is no shell: write [program, argument, …]"
-        )
+        first = name.split()[0]  # do not show the rest, which can be a secret from the environment
+        return f"the command is one word that starts with {first!r}; no shell splits it: write [program, argument, …]"
     if "/" not in name:
         return f"{name} is not installed: install it, or write its path"
     if Path(name).exists():

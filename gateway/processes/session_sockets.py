@@ -6,7 +6,7 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
-"""The target of the link of a socket in `/proc/PID/fd`; the number is the inode (proc_pid_fd(5))."""
+"""Matches a link in `/proc/PID/fd` that refers to a socket; the number is the socket's inode (proc_pid_fd(5))."""
 
 
 def session_sockets(session: int) -> set[int] | None:
@@ -40,5 +40,5 @@ def _sockets_of(process: Path) -> set[int]:
 
 
 def _session_of(process: Path) -> int:
-    """Return the session ID of a process, the fourth field after the name (proc_pid_stat(5))."""
+    """Return the session ID of a process. It is the fourth field after the name in proc_pid_stat(5)."""
     return int((process / "stat").read_text(errors="replace").rpartition(") ")[2].split()[3])

@@ -1,7 +1,7 @@
 """Combines standard input and output of a child process into one stream that supports half-close.
 
-The child process gets two pipes, as a ProxyCommand of OpenSSH does (sshconnect.c, ssh_proxy_connect). With a single
-socket for both directions, the program could not end its output while it still reads its input.
+The child process gets two pipes, like a ProxyCommand of OpenSSH (sshconnect.c, ssh_proxy_connect). With a single
+socket for both directions, the program could not close its output while it still reads its input.
 """
 
 import fcntl
@@ -19,14 +19,14 @@ from gateway.processes.tunnel_processes import TunnelProcesses
 _CHUNK = 64 * 1024
 _WRITE_CHUNK = 16 * 1024
 EXIT_DELAY = 0.5
-"""Seconds to wait for the exit code that explains a failure. The kernel closes the pipes of a process before the exit
-code is available."""
+"""Seconds to wait for the exit code that explains a failure, because the kernel closes the pipes of a process before
+the exit code is available."""
 _OUTPUT_END_DELAY = 2.0
-"""Seconds to wait for the exit after the end of the output, because the exit code shows whether the output is
-complete. The client waits for the end meanwhile. A program that still runs after this time has only ended its
-output."""
+"""Seconds to wait for the exit of the program after the end of its output, because the exit code shows whether the
+output is complete. The client gets end-of-file after this wait. A program that continues to run has closed its output
+deliberately, so its output counts as complete."""
 _BOTH_ENDS_DELAY = 5.0
-"""The same limit if the input has ended too, so that the program has no reason to continue."""
+"""The same limit if the input has ended too. It is longer, because such a program is expected to exit."""
 
 
 class StdioStream:
@@ -35,9 +35,9 @@ class StdioStream:
     Args:
         child: The child process.
         command: The program and its arguments.
-        output: The pipe that contains the output of the process. The stream owns it.
-        input: The pipe to the input of the process. The stream owns it.
-        end_later: Called with the process when both directions have ended.
+        output: The read end of the pipe from the process's standard output, non-blocking. The stream owns it.
+        input: The write end of the pipe to the process's standard input, non-blocking. The stream owns it.
+        end_later: Called by `close` with the process, to stop the process if it does not exit by itself.
     """
 
     supports_half_close = True
@@ -61,7 +61,7 @@ class StdioStream:
         self._writing = False
         self._written = 0
         self._read = 0
-        """Number of bytes that the process has read, at the last call of `last_progress`."""
+        """Number of bytes that the process had read at the last call of `last_progress`."""
         self._last_read = self._last_received
 
     @classmethod
@@ -103,11 +103,11 @@ class StdioStream:
         return cls(child, command, from_child, to_child, children.end_later)
 
     def limit_unsent(self) -> None:
-        """Do nothing: the pipes are small."""
+        """Do nothing, because a pipe buffers little data."""
 
     @property
     def was_reset(self) -> bool:
-        """Whether the process has exited before it has read all data."""
+        """Whether the process exited before it read all data."""
         return self.child.exit_code is not None and self.unread > 0
 
     @property
@@ -116,10 +116,10 @@ class StdioStream:
         return _buffered(self._input) or int(self._writing)
 
     def last_progress(self, now: float) -> float:
-        """Return when the process last printed data, or was last observed to have read data.
+        """Return the monotonic time at which the process last printed data, or was last found to have read data.
 
         Args:
-            now: Monotonic time in seconds.
+            now: The current monotonic time, in seconds.
         """
         read = self._written - _buffered(self._input)
         if read > self._read:
@@ -128,23 +128,23 @@ class StdioStream:
 
     @property
     def accepts_input(self) -> bool:
-        """Whether the user of the stream has not ended its direction."""
+        """Whether the input of the process is still open, so that the user of the stream can write."""
         return self._input >= 0
 
     @property
     def has_output(self) -> bool:
-        """Whether the process has printed data that was not read."""
+        """Whether the process has printed data that has not been read yet."""
         return _buffered(self._output) > 0
 
     async def wait_readable(self) -> None:
-        """Wait until the process has printed data or ended its output."""
+        """Wait until the process has printed data or closed its output."""
         await wait_readable(self._output)
 
     async def read(self) -> bytes:
         """Wait for data.
 
         Returns:
-            The data; empty if the process has ended its output, and has not failed.
+            The data; empty if the process has closed its output without a failure.
 
         Raises:
             ConnectionResetError: The process has failed: its exit code is not 0.
@@ -164,7 +164,7 @@ class StdioStream:
         """Write all of `data`.
 
         Raises:
-            BrokenPipeError: The process reads no more data.
+            BrokenPipeError: The process has closed its input.
         """
         self._writing = True
         view = memoryview(data)
@@ -175,7 +175,7 @@ class StdioStream:
         self._writing = False
 
     async def end(self) -> None:
-        """End the input of the process. Its output continues."""
+        """Close the input of the process. The process can still write its output."""
         self._close_input()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Runs the child processes of one tunnel, and stops them with the tunnel, even if the gateway is killed."""
+"""Runs the child processes of one tunnel, and stops them when the tunnel closes or the gateway is killed."""
 
 import asyncio
 import contextlib
@@ -14,18 +14,18 @@ from gateway.processes.child_process import ChildProcess
 log = logging.getLogger(__name__)
 
 _END_TIMEOUT = 5.0
-"""Seconds that a program has to exit after its connection has ended. In this time, it can deliver the last data."""
+"""Seconds for a program to deliver its last data and exit after its connection has ended."""
 _SLOW_END_TIMEOUT = 55.0
-"""Additional seconds for programs that are still running, for example because their path is slow; at most `_MAX_SLOW`
+"""Additional seconds for programs that still run, for example because their network path is slow. At most `_MAX_SLOW`
 programs get this time at once."""
 _MAX_SLOW = 16
 _RESTART_PAUSE = 1.0
 _WATCHDOG_TIMEOUT = 3.0
-"""Seconds for the exit of the watchdog after the end of its input."""
+"""Seconds to wait for the watchdog to exit after the end of its input."""
 
 
 class TunnelProcesses:
-    """The child processes of one tunnel, each in its own process group. `async with` stops them at its end.
+    """The child processes of one tunnel, each in its own process group. When `async with` ends, it stops them.
 
     If the gateway is killed, a watchdog process kills each process of these groups.
     """
@@ -68,7 +68,10 @@ class TunnelProcesses:
         return child
 
     def end_later(self, child: ChildProcess) -> None:
-        """Stop a process if it does not exit by itself within 60 seconds, or 5 seconds if many processes do not."""
+        """Wait in a task until a process exits by itself, and stop it after a time limit.
+
+        The limit is 60 seconds, or 5 seconds if `_MAX_SLOW` other processes already need more than 5 seconds.
+        """
         if child in self._running:
             task = asyncio.create_task(self._end(child))
             self._ending.add(task)
@@ -91,7 +94,7 @@ class TunnelProcesses:
             await child.wait()
             await child.stop()
         finally:
-            child.kill()  # the wait was cancelled
+            child.kill()  # if the wait was cancelled, `stop` has not run
             self._watchdog.remove(child.pid)
             del self._running[child]
 
@@ -161,7 +164,7 @@ class _Watchdog:
             for group in self._groups:
                 self._send(f"+{group}")
             code = await process.wait()
-            log.warning("the watchdog of child processes ended and is started again", extra={"code": code})
+            log.warning("the watchdog of child processes exited: restarting it", extra={"code": code})
         finally:
             await self._end(process)
 

@@ -5,15 +5,15 @@ import os
 import socket
 
 _REMEDIES = {
-    errno.EADDRINUSE: "another process, such as a second gateway, uses it (see ss -ltnp): stop it, or choose another",
+    errno.EADDRINUSE: "another process, such as a second gateway, uses it (ss -ltnp): stop it or choose another port",
     errno.EACCES: "ports below 1024 need root or CAP_NET_BIND_SERVICE: choose another port, or grant the capability",
     errno.EADDRNOTAVAIL: "choose an address of this host (ip address lists them)",
     errno.EAFNOSUPPORT: "this host has no IPv6: choose an IPv4 address",
 }
 _UNIX_REMEDIES = {
-    errno.EADDRINUSE: "another process, such as a second gateway, listens on it: stop it, or choose another path",
-    errno.EACCES: "this user may not write to the folder: choose another folder, or change its owner",
-    errno.EPERM: "this user may not change the folder: choose another folder, or change its owner",
+    errno.EADDRINUSE: "another process, such as a second gateway, listens on it: stop it or choose another path",
+    errno.EACCES: "this user has no write permission for the folder: choose another folder, or change its owner",
+    errno.EPERM: "this user is not permitted to change the folder: choose another folder, or change its owner",
     errno.EROFS: "choose a folder on a writable file system",
     errno.ENOENT: "create the folder",
     errno.ENOTDIR: "a part of the path is a file: choose another path",
@@ -22,11 +22,11 @@ _UNIX_REMEDIES = {
 
 
 def describe_bind_error(error: OSError, *, unix: bool = False) -> str:
-    """Return why a socket cannot be bound, and what to do.
+    """Return a message that says why a socket cannot be bound, and how to fix it.
 
     Args:
         error: The error of bind(2), listen(2) or getaddrinfo(3).
-        unix: Whether it is a unix socket.
+        unix: Whether the socket is a unix socket.
     """
     if isinstance(error, socket.gaierror):
         return f"{error.strerror}: choose an address of this host"

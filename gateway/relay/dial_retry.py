@@ -22,14 +22,15 @@ async def retry_dial(
         dial: Makes one attempt. Its argument is the remaining time, in seconds.
         on_abandoned: Called for each abandoned attempt that might still connect. Such a connection closes without a
             login, and some servers count this as an aborted handshake.
-        within: Seconds for all attempts together. In addition, the link limits the duration of each attempt.
+        within: Time limit in seconds for all attempts together. In addition, the link limits the duration of each
+            attempt.
 
     Returns:
-        What `dial` returns.
+        The result of the first call of `dial` that succeeds.
 
     Raises:
         DialError: `dial` raised it.
-        LinkLostError: `dial` raised it, or `dial` raised `RedialRequiredError` and no time remains.
+        LinkLostError: `dial` raised it. If it is a `RedialRequiredError`, no time remains for another attempt.
     """
     deadline = time.monotonic() + within
     left = within

@@ -12,7 +12,7 @@ from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, ProgressCallback
 from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram, Tap
-from gateway.relay.socket_relay import SocketRelay
+from gateway.relay.straight_relay import relay_sockets
 from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
 
 
@@ -20,7 +20,7 @@ class DirectLink:
     """A link that dials from this host and is never lost. It implements `gateway.contracts.link.Link`.
 
     Args:
-        timeout: Seconds for one dial.
+        timeout: Time limit for one dial, in seconds.
     """
 
     network = NetworkId()
@@ -29,14 +29,14 @@ class DirectLink:
         self._timeout = timeout
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """Connect a non-blocking socket to `to`. Measure the phases `dns` and `tcp`."""
+        """Dial `to`, and return the connected, non-blocking socket. Measure the phases `dns` and `tcp`."""
         return await dial(to, phases or Phases(), self._timeout)
 
     async def join(
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
         """Dial `to`, and forward bytes between the target and `client`. See `gateway.contracts.link.Link`."""
-        return SocketRelay(client, await dial(to, Phases(), min(self._timeout, within)), latency, tap)
+        return relay_sockets(client, await dial(to, Phases(), min(self._timeout, within)), latency, tap)
 
     async def lost(self) -> NoReturn:
         """Wait forever: this link cannot be lost."""

@@ -9,7 +9,7 @@ from gateway.relay.stalled_peers import StalledPeers, stalled_peers
 class FdRegistration:
     """Keeps one socket registered with the running loop's poller, from creation until `close`.
 
-    A new registration replaces the handler that was registered for the same descriptor before.
+    If the descriptor is already registered, the new registration replaces the handler and the mask.
 
     Args:
         sock: The socket. It must stay open until `close`.
@@ -31,10 +31,11 @@ class FdRegistration:
     def set_events(self, mask: int, *, shut: bool) -> None:
         """Set the events to wait for.
 
-        With an empty mask, the poller still watches a TCP socket for failure. If the socket's write side is also
-        shut, epoll continuously reports the peer's normal end-of-file as a hang-up. The registration is then
-        edge-triggered, and `is_failure` distinguishes end-of-file from failure. With an empty mask, the poller does
-        not watch a unix socket, because epoll reports a hang-up when the peer closes, even if unread data remains.
+        With an empty mask, the poller still watches a TCP socket for failure. However, if the socket's write side has
+        been shut down, epoll continuously reports the peer's normal end-of-file as a hang-up. In this case, the
+        registration is edge-triggered, and `is_failure` distinguishes end-of-file from failure. With an empty mask,
+        the poller does not watch a unix socket, because epoll reports a hang-up when the peer closes, even if unread
+        data remains.
 
         Args:
             mask: READ, WRITE, both, or 0.
@@ -57,7 +58,7 @@ class FdRegistration:
         self.mask = mask
 
     def is_failure(self, event: int) -> bool:
-        """Return whether `event`, received while neither READ nor WRITE was set, means that the socket failed."""
+        """Return whether `event` means that the socket failed. Only for a mask that has neither READ nor WRITE."""
         return bool(event & ERROR) or not self.mask & EDGE
 
     def close(self) -> None:

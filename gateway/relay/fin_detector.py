@@ -2,8 +2,8 @@
 
 If the socket fails after `splice` has written some data to it, `splice` returns the number of bytes, and the kernel
 drops the error (ECONNRESET). Later writes report EPIPE, and reads report end-of-file, as after a FIN. The kernel
-counts a FIN as one received byte, but not as an unread byte. So the counters of TCP_INFO and FIONREAD distinguish a
-FIN from a reset.
+counts a FIN as one received byte, but not as an unread byte. Therefore the counters of TCP_INFO and FIONREAD show
+whether the end was a FIN or a reset.
 """
 
 import fcntl
@@ -19,12 +19,12 @@ _tcp_info = struct.Struct("=B127xQ")
 
 
 class FinDetector:
-    """Detects a received FIN by comparing the kernel's receive counters with those at its creation.
+    """Detects a received FIN by comparing the kernel's receive counters with their values at its creation.
 
     Args:
         sock: A TCP socket, owned by the caller.
-        baseline: The number of received bytes, minus the unread bytes, the bytes that the caller has read, and the
-            FIN.
+        baseline: The kernel's number of received bytes at the creation, minus the unread bytes, minus the bytes that
+            the caller has read, and minus 1 if a FIN has already been counted.
     """
 
     __slots__ = ("_baseline", "_sock")

@@ -1,9 +1,10 @@
 """Keeps a client's socket open after the backend has closed, until the client has received all data.
 
 When a socket is closed with unread data, or receives data after the close, the kernel sends a reset, and the reset
-discards data that the client has not received (RFC 1122, section 4.2.2.13). So the socket stays open for a while: the
-client receives the rest of the response and end-of-file, and late data from the client is read and discarded. If data
-from the client was discarded, the socket ends in a reset after the client has acknowledged the whole response.
+discards data that the client has not received (RFC 1122, section 4.2.2.13). Therefore, the socket stays open for a
+while: the client receives the rest of the response and end-of-file, and late data from the client is read and
+discarded. If data from the client was discarded, the socket is closed with a reset after the client has acknowledged
+the whole response.
 """
 
 import asyncio
@@ -20,9 +21,9 @@ from gateway.relay.poller import READ, RelayLoop, poller
 from gateway.relay.sockets import close_gracefully, deliver_after_close, reset, shutdown_write
 
 LINGER_TIMEOUT = 60.0
-"""Seconds without progress before a socket is closed: the kernel's default tcp_fin_timeout (tcp(7))."""
+"""Seconds without progress after which a socket is closed. Equal to the kernel's default tcp_fin_timeout (tcp(7))."""
 _MAX_SOCKETS = 4096
-"""Maximum number of lingering sockets per event loop. To add a further socket, the closer closes the oldest one."""
+"""Maximum number of lingering sockets per event loop. At this limit, each new socket replaces the oldest one."""
 _SCAN_INTERVAL = 0.25
 _DISCARD_SIZE = 256 * 1024
 _TCP_CLOSE = 7
@@ -36,7 +37,7 @@ class _LingeringSocket:
     Args:
         sock: The socket. Its write side has been shut down.
         deadline: Monotonic time at which to close the socket, in seconds.
-        reset_after: Whether data from the client did not reach the backend, so that the client must be reset.
+        reset_after: Whether to close the socket with a reset, because data from the client did not reach the backend.
         reading: Whether the poller watches the socket for data from the client.
         unacknowledged: Number of bytes that the client had not acknowledged when the deadline was last extended.
     """
@@ -65,7 +66,7 @@ class LingeringCloser:
         return len(self._sockets)
 
     def close_later(self, sock: socket.socket, *, reset_after: bool) -> None:
-        """Take ownership of `sock`, shut its write side, and close it when the client sends end-of-file.
+        """Take ownership of `sock`, shut down its write side, and close it when the client sends end-of-file.
 
         The socket is also closed after `LINGER_TIMEOUT` without progress. The kernel then still delivers the data in
         its send buffer, except if `reset_after` is true.
@@ -86,7 +87,7 @@ class LingeringCloser:
             self._loop.call_later(_SCAN_INTERVAL, self._scan)
 
     def close_all(self) -> None:
-        """Close every socket. The kernel still delivers the data in its send buffers."""
+        """Close every socket. The kernel still delivers the data in the send buffers of the sockets."""
         for each in self._sockets.values():
             close_gracefully(each.sock)
         self._sockets.clear()
@@ -136,7 +137,7 @@ class LingeringCloser:
                 self._loop.call_later(_SCAN_INTERVAL, self._scan)
 
     def _close_or_extend(self, fd: int, each: _LingeringSocket, now: float) -> None:
-        """Close a socket. If it must be reset and its client still acknowledges data, extend its deadline instead."""
+        """Close a socket, or extend its deadline if it must be reset and its client still acknowledges data."""
         left = _unacknowledged(each.sock)
         if each.reset_after and 0 < left < each.unacknowledged and not _is_closed(each.sock):
             each.unacknowledged, each.deadline = left, now + LINGER_TIMEOUT
@@ -154,7 +155,10 @@ def lingering_closer(loop: asyncio.AbstractEventLoop) -> LingeringCloser:
 
 
 def _is_closed(sock: socket.socket) -> bool:
-    """Return whether the kernel has closed the connection. Unacknowledged data then stays in its buffer (tcp(7))."""
+    """Return whether the kernel has closed the connection.
+
+    Unacknowledged data remains in the send buffer of a closed connection, so an empty buffer is not a criterion.
+    """
     if sock.family == socket.AF_UNIX:
         return False
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE

@@ -1,4 +1,4 @@
-"""Binds listening TCP sockets, if requested also to addresses that the host does not have yet."""
+"""Creates listening TCP sockets, optionally on addresses that the host does not have yet."""
 
 import errno
 import ipaddress
@@ -14,14 +14,14 @@ _IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # linux/in.h, linux/in6.h
 def listen_tcp(
     family: socket.AddressFamily, address: tuple[Any, ...], backlog: int, *, free_bind: bool
 ) -> socket.socket:
-    """Return a listening socket. The caller owns it.
+    """Create a TCP socket, bind it, and listen. The caller owns the socket.
 
     Args:
         family: AF_INET or AF_INET6. An IPv6 socket accepts no IPv4 clients.
-        address: The socket address, which starts with an IP address and a port.
-        backlog: The length of the kernel's queue of connections.
-        free_bind: Whether to bind an address that the host does not have yet (ip(7), IP_FREEBIND), and log a warning.
-            Docker, for example, creates its bridge and the address of the bridge after the gateway starts.
+        address: The address in the format of `socket.bind`. The first two items are the IP address and the port.
+        backlog: Maximum number of connections in the kernel's accept queue (listen(2)).
+        free_bind: If the host does not have the address yet, whether to bind it anyway (ip(7), IP_FREEBIND) and log a
+            warning. For example, Docker can create its bridge, with the address, after the gateway starts.
 
     Raises:
         OSError: The address cannot be bound.
@@ -40,7 +40,7 @@ def listen_tcp(
             _set_free_bind(sock)
             sock.bind(address)
             log.warning(
-                "this host does not have the address of a listener yet: no client can connect before it does",
+                "this host does not have the address of a listener yet: until it does, no client can connect",
                 extra={"listener": f"[{host}]:{port}" if ":" in host else f"{host}:{port}"},
             )
         sock.listen(backlog)
@@ -51,7 +51,7 @@ def listen_tcp(
 
 
 def _can_appear(host: str) -> bool:
-    """Return whether an interface can get the address later. A loopback address without loopback has no use."""
+    """Return whether an interface can get the address later. False for loopback, which exists from the start."""
     try:
         return not ipaddress.ip_address(host).is_loopback
     except ValueError:  # a name, or an address with a zone

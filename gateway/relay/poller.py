@@ -1,8 +1,8 @@
 """Defines an event loop whose selector runs the handlers of relays itself, without a task or callback.
 
 A relay handles an event with one or two system calls. If asyncio dispatched the event through its handles and
-queues, this would take longer than these calls. So the selector calls the relay handlers inside `select()`. It
-returns to asyncio only when asyncio has work: a descriptor that asyncio registered is ready, a timer is due, or a
+queues, this would take longer than these calls. Therefore, the selector calls the relay handlers inside `select()`.
+It returns to asyncio only when asyncio has work: a descriptor that asyncio registered is ready, a timer is due, or a
 handler has scheduled a callback.
 
 On any other event loop, `poller()` provides the same interface on top of `add_reader` and `add_writer`.
@@ -100,7 +100,11 @@ class RelaySelector(selectors.EpollSelector):
             self._selector.unregister(fd)
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Run relay handlers until asyncio has work or `timeout` seconds have passed. None means no timeout."""
+        """Run relay handlers until asyncio has work. Return the events of descriptors that asyncio registered.
+
+        Args:
+            timeout: Maximum number of seconds to wait; None for no limit.
+        """
         deadline = math.inf if timeout is None else time.monotonic() + max(timeout, 0.0)
         wait = -1.0 if timeout is None else max(timeout, 0.0)
         poll = self._selector.poll
@@ -145,7 +149,7 @@ class RelaySelector(selectors.EpollSelector):
 
 
 class RelayLoop(asyncio.SelectorEventLoop):
-    """The service's event loop, with a `RelaySelector`, which it notifies of scheduled callbacks and timers."""
+    """The service's event loop. It uses a `RelaySelector`, and notifies it of scheduled callbacks and timers."""
 
     def __init__(self) -> None:
         self.relays = RelaySelector()

@@ -1,8 +1,8 @@
 """Copies bytes in one direction of a socket relay: reads from one socket and writes to another.
 
-Small messages pass through one shared buffer with `recv_into` and `send`. If two consecutive
-reads return 64 KiB or more, the direction carries bulk data. It then switches to `splice` through a pipe, which does
-not copy the bytes into this process.
+Small messages pass through one shared buffer with `recv_into` and `send`. If two consecutive reads return 64 KiB or
+more, the direction carries bulk data. It then switches to `splice` through a pipe, which does not copy the bytes into
+this process.
 """
 
 import contextlib
@@ -63,7 +63,7 @@ class RelayDirection:
 
     @property
     def blocked(self) -> bool:
-        """Whether data waits until the sink accepts more."""
+        """Whether data is pending that the sink has not accepted yet."""
         return self.pending is not None or self.pipe_bytes > 0
 
     def pump(self) -> None:
@@ -97,7 +97,7 @@ class RelayDirection:
             self.pending = memoryview(bytes(_VIEW[sent:count]))
 
     def drain(self) -> None:
-        """Write pending data, as much as the sink accepts.
+        """Write as much of the pending data as the sink accepts.
 
         Raises:
             SocketError: The sink failed.
@@ -139,7 +139,7 @@ class RelayDirection:
         self.discarding = self.sink_shut = self.undelivered = True
 
     def sink_was_reset(self) -> bool:
-        """Return whether the sink's peer reset the connection before its end-of-file, and `splice` dropped the error.
+        """Return whether the sink's peer reset the connection without an end-of-file, and `splice` dropped the error.
 
         Call this only after the sink has failed, or after a read from the sink has returned end-of-file.
         """
@@ -166,7 +166,7 @@ class RelayDirection:
             raise SocketError(self.sink, error, writing=True) from error
 
     def _start_splicing(self) -> tuple[int, int] | None:
-        """Open the pipe. Return None if no descriptors are available, or if the sink has already failed."""
+        """Open and return the pipe; return None if no descriptors are available or the sink has already failed."""
         if self.sink.family != socket.AF_UNIX:
             self.fin_detector = FinDetector.of(self.sink, self.reverse.byte_count)
             if self.fin_detector is None:
@@ -196,12 +196,12 @@ class RelayDirection:
 
 
 class SocketError(Exception):
-    """A read from a socket of the relay, or a write to it, failed.
+    """A read from, or a write to, a socket of the relay failed.
 
     Args:
         sock: The socket.
-        error: The error.
-        writing: Whether a write to the socket failed. If not, a read from the socket failed.
+        error: The error of the system call.
+        writing: Whether the write failed; False if the read failed.
     """
 
     def __init__(self, sock: socket.socket, error: OSError, *, writing: bool) -> None:

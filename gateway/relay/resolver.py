@@ -1,7 +1,7 @@
 """Resolves host names in dedicated threads, with at most one concurrent lookup for each name.
 
-A lookup blocks its thread while the name server does not answer. Concurrent requests for one name share one lookup,
-and so occupy only one thread. Lookups do not block the threads of the loop's default executor.
+A lookup blocks its thread until the name server responds. Concurrent requests for one name share one lookup, and
+therefore occupy only one thread. Lookups do not block the threads of the loop's default executor.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ def _in_flight(loop: asyncio.AbstractEventLoop) -> dict[Endpoint, asyncio.Future
 
 
 def is_address(host: str) -> bool:
-    """Return whether `host` is an IP address, with or without a zone (RFC 4007), instead of a name."""
+    """Return whether `host` is an IP address, with or without a zone (RFC 4007), and not a name."""
     try:
         ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -43,7 +43,12 @@ def is_loopback(host: str) -> bool:
 
 
 async def resolve(to: Endpoint) -> Addresses:
-    """Resolve `to`. Shuffle the addresses of each family, so that dials do not all start with the same address.
+    """Resolve a host, and return its addresses.
+
+    The addresses of each family are shuffled, so that dials do not all start with the same address.
+
+    Args:
+        to: The host and port.
 
     Raises:
         socket.gaierror: The name does not resolve.
@@ -60,7 +65,7 @@ async def resolve(to: Endpoint) -> Addresses:
         def on_done(done: asyncio.Future[Addresses]) -> None:
             in_flight.pop(to, None)
             if not done.cancelled():
-                done.exception()  # mark it as retrieved, because every task that waits for it might be cancelled
+                done.exception()  # retrieve it: asyncio would log it if every task that waits for it were cancelled
 
         lookup.add_done_callback(on_done)
     return _shuffled(await asyncio.shield(lookup))
@@ -83,7 +88,7 @@ def _shuffled(addresses: Addresses) -> Addresses:
 
 @lru_cache(maxsize=1024)
 def _literal(to: Endpoint) -> Addresses:
-    """Return the address if the host is an IP address; otherwise an empty list. Never blocks."""
+    """Return a list with the address if the host is an IP address; otherwise, an empty list. Never blocks."""
     try:
         return socket.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (socket.gaierror, UnicodeError):

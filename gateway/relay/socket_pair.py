@@ -1,4 +1,4 @@
-"""Creates socket pairs, which give code that needs a socket access to a connection inside a tunnel."""
+"""Creates socket pairs, so that code that requires a socket can use a connection inside a tunnel."""
 
 import socket
 from collections.abc import Callable
@@ -11,7 +11,7 @@ def _never_broken() -> bool:
 
 
 class PairSocket(socket.socket):
-    """One end of a socket pair, which its user treats like a TCP connection.
+    """One end of a socket pair, which code can use like the socket of a TCP connection.
 
     On a socket pair, a reset looks like end-of-file. After end-of-file, `broken` returns whether there was a reset.
     """

@@ -64,12 +64,15 @@ class SocketRelay:
 
     @property
     def awaiting_response(self) -> bool:
-        """Whether the client was the last side to send data, and so probably waits for a response."""
+        """Whether the client was the last side to send data, and therefore probably waits for a response."""
         return self._request_at > 0
 
     @property
     def waiting_since(self) -> float | None:
-        """Monotonic time since which the client has waited for a response; None if it does not wait or if unknown."""
+        """Monotonic time, in seconds, at which the client began to wait for a response.
+
+        None if the client does not wait, or if the tap cannot parse the requests.
+        """
         return waiting_since(self._tap, self._request_at)
 
     def abort(self, close_reason: CloseReason) -> None:
@@ -87,7 +90,7 @@ class SocketRelay:
         return self._upload.sink_shut and not self._upload.undelivered
 
     def fail_upload(self) -> None:
-        """Reset the client after it has received the whole response, because the backend did not get all its data.
+        """Reset the client after it has received the whole response, because some of its data did not arrive.
 
         Until the reset, the relay reads and discards data from the client.
         """
@@ -146,12 +149,13 @@ class SocketRelay:
     def _stop_writing_to(self, sock: socket.socket, error: OSError | None = None) -> None:
         """Handle a socket that accepts no more data.
 
-        If the peer of `sock` had ended its stream before, deliver the rest of the stream to the other socket.
-        Otherwise reset both sockets.
+        If the peer of `sock` has already sent end-of-file, deliver the rest of its data to the other socket.
+        Otherwise, reset both sockets.
 
         Args:
             sock: The client's or the backend's socket.
-            error: The socket's error, if a system call raised it. The kernel reports a socket error only once.
+            error: The socket's error if a system call has already raised it, because the kernel reports each error
+                only once; otherwise None.
         """
         upload, download = self._upload, self._download
         reads, writes = (upload, download) if sock is self._client else (download, upload)

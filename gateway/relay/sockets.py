@@ -1,4 +1,4 @@
-"""Sets socket options, and binds, closes and resets sockets: TCP_NODELAY, keepalive, unix sockets."""
+"""Sets options of sockets, such as keepalive, binds unix sockets, and closes or resets sockets."""
 
 import contextlib
 import errno
@@ -89,7 +89,7 @@ def reset_on_process_exit(listener: socket.socket) -> None:
 
 
 def deliver_after_close(sock: socket.socket) -> None:
-    """Deliver data in the send buffer when `sock` is closed. Reverts `reset_on_process_exit`."""
+    """Make the kernel deliver the data in the send buffer after `sock` is closed. Reverts `reset_on_process_exit`."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
 
 
@@ -100,9 +100,9 @@ def close_gracefully(sock: socket.socket) -> None:
 
 
 def was_reset(sock: socket.socket, error: OSError | None) -> bool:
-    """Return whether the peer of a failed socket reset the connection before the end of its stream.
+    """Return whether the peer of a failed socket reset the connection before it sent end-of-file.
 
-    EPIPE means that the peer had already ended its stream.
+    EPIPE does not count as a reset, because it means that the peer had already sent end-of-file.
 
     Args:
         sock: The failed socket.
@@ -144,9 +144,7 @@ def peer_of(sock: socket.socket | TransportSocket) -> PeerCredentials | None:
 
 
 def bind_unix(path: Path, mode: int) -> socket.socket:
-    """Bind a non-blocking unix socket at `path`. The socket file is created with the permissions `mode`.
-
-    If no process uses an existing socket file at `path`, this function replaces it.
+    """Bind a non-blocking unix socket at `path`. Replace a stale socket file, on which no process listens.
 
     Args:
         path: Where to create the socket file.

@@ -1,10 +1,10 @@
 """Suspends TCP_USER_TIMEOUT for peers that acknowledge data but do not read it.
 
 The kernel closes a connection if the peer's receive window has been zero for TCP_USER_TIMEOUT, even if the peer
-answers every window probe (tcp(7)). A consumer can legitimately pause for minutes, and RFC 9293, section 3.8.6.1,
-requires a sender to keep the connection open while probes are acknowledged. If a socket has accepted no data for a
-while, and its peer has acknowledged a probe in that time, this module disables the timeout until the socket accepts
-data again. If the peer stops answering in the meantime, the kernel detects this by its unanswered probes.
+acknowledges every window probe (tcp(7)). However, a consumer can legitimately pause for minutes, and a sender must
+keep the connection open while probes are acknowledged (RFC 9293, section 3.8.6.1). If a socket has accepted no data
+for a while, and its peer has acknowledged a probe in that time, this module disables the timeout until the socket
+accepts data again. Meanwhile, the kernel still closes the connection if the peer no longer acknowledges probes.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ _SCAN_INTERVAL = 10.0
 _STALLED_AFTER = 30.0
 """Seconds without progress after which a socket is considered stalled."""
 _ACK_MARGIN = 5.0
-"""Seconds after the start of a stall. An acknowledgment after this time answers a window probe. An earlier
-acknowledgment might answer data that was sent before the window closed."""
+"""An acknowledgment more than this number of seconds after the start of a stall belongs to a window probe. An earlier
+one might belong to data that was sent before the window closed."""
 _LAST_ACK_OFFSET = 56
 """Offset of `tcpi_last_ack_recv`, in milliseconds, in `struct tcp_info` (linux/tcp.h)."""
 
 
 class StalledPeers:
-    """The sockets of one event loop whose peers do not read, so that they accept no more data.
+    """Tracks the sockets of one event loop that accept no more data because their peers do not read.
 
     Args:
         loop: The event loop.

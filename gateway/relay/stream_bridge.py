@@ -20,7 +20,7 @@ from gateway.relay.socket_relay import SocketRelay
 _CHUNK = 128 * 1024
 _SHORT_CHUNK = 16 * 1024
 _SHORT_BACKLOG = 16 * 1024
-"""Limit on the bytes in a socket pair if `short` is true. Urgent data waits until these bytes have been sent."""
+"""Limit on the bytes in a socket pair if `short` is true. Urgent data queues behind these bytes."""
 _POLL_INTERVAL = 0.5
 _SILENCE_TIMEOUT = 15.0
 """Seconds without data from the far side after which the bridge ends the stream, if the user has ended its direction.
@@ -38,7 +38,7 @@ class _DownloadEnd(enum.Enum):
 
 
 class BridgedStream(Protocol):
-    """A stream, such as TLS, that a `StreamBridge` connects to a socket pair. One task reads, another writes."""
+    """A stream, such as TLS, that a `StreamBridge` connects to a socket pair. Reads and writes can be concurrent."""
 
     @property
     def supports_half_close(self) -> bool:
@@ -49,16 +49,16 @@ class BridgedStream(Protocol):
         """Whether the stream failed. If so, sent data might be lost."""
 
     def limit_unsent(self) -> None:
-        """Keep the buffers small."""
+        """Keep the stream's send buffers small, so that urgent data does not queue behind bulk data."""
 
     async def read(self) -> bytes:
-        """Wait for data; return no bytes if the far side has ended its direction. Raises `OSError` on failure."""
+        """Wait for data; return no bytes if the far side has sent end-of-file. Raises `OSError` on failure."""
 
     async def write(self, data: bytes) -> None:
         """Send all of `data`. Raises `OSError` on failure."""
 
     async def end(self) -> None:
-        """End the direction to the far side. Raises `OSError` on failure."""
+        """Send end-of-file to the far side. Raises `OSError` on failure."""
 
     def close(self) -> None:
         """Close the stream. The far side still receives all sent data."""
@@ -68,7 +68,7 @@ class BridgedStream(Protocol):
 
 
 class StreamBridge:
-    """Copies bytes between a stream and a socket pair (`sock` is the other end) until both directions end.
+    """Copies bytes between a stream and a socket pair until both directions end. The user of the stream uses `sock`.
 
     Args:
         far: The stream. The bridge owns it.
@@ -85,7 +85,7 @@ class StreamBridge:
         self.sock.broken = lambda: self._broken
         self._broken = False
         self.on_upload_lost: Callable[[], None] = lambda: None
-        """Called if the far side does not accept all data from the user. The download can continue after this."""
+        """Called if the far side does not accept all data from the user. The download can still continue."""
         self.upload_is_complete: Callable[[], bool] = lambda: True
         """Returns whether the user ended its stream cleanly. On a socket pair, a reset looks like end-of-file."""
         self._uploaded = 0
@@ -141,7 +141,7 @@ class StreamBridge:
         """Wait until both directions have ended, or until one direction can no longer make progress."""
         await asyncio.wait({upload, download}, return_when=asyncio.FIRST_COMPLETED)
         if not upload.done() and download.result() is _DownloadEnd.COMPLETE:
-            while not (upload.done() or self._far.was_reset):  # poll: a reset causes no event without a read
+            while not (upload.done() or self._far.was_reset):  # poll, because a reset is reported only to a read
                 await asyncio.wait({upload}, timeout=_POLL_INTERVAL)
         elif not upload.done() and download.result() is _DownloadEnd.UNREAD:
             await self._wait_for_upload(upload)
@@ -237,7 +237,7 @@ def _result(task: "asyncio.Task[bool] | asyncio.Task[_DownloadEnd]") -> object:
 
 
 def _upload_continues(relay: SocketRelay) -> bool:
-    """Return whether the bridge must still deliver the upload of an ended relay, because the upload ended cleanly."""
+    """Return whether the bridge must finish the upload of a relay that has ended, because the upload is complete."""
     return relay.upload_complete and relay.ended.result() in (CloseReason.FINISHED, CloseReason.CLIENT_RESET)
 
 

@@ -42,7 +42,7 @@ async def dial(
     Args:
         to: The host and port.
         phases: Records the durations of the phases `dns` and `tcp`.
-        timeout: Seconds for name resolution and connection together.
+        timeout: Time limit in seconds for name resolution and connection together.
         resolver: Resolves the host.
         socket_factory: Creates the socket.
 
@@ -64,9 +64,9 @@ async def dial(
             Reason.TIMEOUT, f"{to}: no connection within {timeout:.3g} s: check the address, the port and firewalls"
         ) from error
     except socket.gaierror as error:
-        raise DialError(Reason.DNS, f"{to.host}: {error.strerror}: check the spelling, and the DNS server") from error
+        raise DialError(Reason.DNS, f"{to.host}: {error.strerror}: check the spelling and the DNS server") from error
     except UnicodeError as error:
-        raise DialError(Reason.DNS, f"{to.host}: is not a valid host name: correct it") from error
+        raise DialError(Reason.DNS, f"{to.host!r} is not a valid host name: correct it") from error
     except OSError as error:
         raise _dial_error(to, error) from error
     tune_tcp(sock)
@@ -74,7 +74,7 @@ async def dial(
 
 
 async def _connect(addresses: list[Any], socket_factory: SocketFactory) -> Stream:
-    """Connect to several addresses in parallel, and keep the first connection that succeeds (RFC 8305)."""
+    """Connect to the addresses with staggered, parallel attempts; return the first connection (RFC 8305)."""
     if len(addresses) > 1:
         return await aiohappyeyeballs.start_connection(
             addresses,
@@ -123,7 +123,7 @@ async def _connect_socket(sock: Stream, address: Any) -> None:
 
 
 def _reject_self_connection(sock: Stream) -> None:
-    """Raise if a socket is connected to itself, after closing it.
+    """Close the socket and raise an error if it is connected to itself.
 
     A socket can connect to itself if the target is on this host, no process listens on the target port, and the
     kernel chooses this port as the source port (RFC 9293, section 3.5: simultaneous open).
@@ -147,5 +147,5 @@ def _dial_error(to: Endpoint, error: OSError) -> DialError:
     if numbers == {errno.ETIMEDOUT}:
         return DialError(Reason.TIMEOUT, f"{to}: {text}: check the address, the port and firewalls")
     if numbers and numbers <= _REFUSED:
-        return DialError(Reason.REFUSED, f"{to}: {text}: check that a server listens on this port, and firewalls")
+        return DialError(Reason.REFUSED, f"{to}: {text}: check firewalls, and that a server listens on this port")
     return DialError(Reason.RESET, f"{to}: {text}")

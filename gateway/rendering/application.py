@@ -9,7 +9,6 @@ import yaml
 
 from gateway.backend_support.volume import VolumeSpec
 from gateway.config import Config
-from gateway.contracts.values import Endpoint
 from gateway.relay.resolver import is_loopback
 
 
@@ -91,7 +90,7 @@ def reachability_warnings(config: Config) -> Iterator[str]:
     """Yield a warning for each listener that only containers in the host's network namespace can reach."""
     for name, spec in config.backends.items():
         for address in spec.listen:
-            if isinstance(address, Endpoint) and is_loopback(address.host) and not spec.kind.kernel_mounts:
+            if not address.is_unix and is_loopback(address.host) and not spec.kind.kernel_mounts:
                 yield (
                     f"backends.{name}.listen: only containers with the host's network reach {address}:"
                     " use 0.0.0.0, or --host"
@@ -101,7 +100,7 @@ def reachability_warnings(config: Config) -> Iterator[str]:
 def _ports(config: Config) -> Iterator[tuple[str, int]]:
     """Yield the name and the first listener port of each backend that programs connect to."""
     for name, spec in config.backends.items():
-        port = next((address.port for address in spec.listen if isinstance(address, Endpoint)), None)
+        port = next((address.port for address in spec.listen if not address.is_unix), None)
         if port is not None and not spec.kind.kernel_mounts:
             yield name, port
 

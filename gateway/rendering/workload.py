@@ -8,7 +8,6 @@ from typing import Any
 import yaml
 
 from gateway.config import Config
-from gateway.contracts.values import Endpoint
 from gateway.relay.resolver import is_loopback
 from gateway.rendering.persistent_volumes import persistent_volumes
 from gateway.rendering.workload_rules import SECRETS, WRITABLE, needs_secret, privileged_ports, validate
@@ -153,7 +152,7 @@ def _probe_port(config: Config) -> int:
     """Return the port of `ops.probe_listen`; if not set, the next unused port above that of `ops.listen`."""
     if config.ops.probe_listen is not None:
         return config.ops.probe_listen.port
-    addresses = [each for spec in config.backends.values() for each in spec.listen if isinstance(each, Endpoint)]
+    addresses = [each for spec in config.backends.values() for each in spec.listen if not each.is_unix]
     taken = {config.ops.listen.port, *(each.port for each in addresses)}
     return next(port for port in count(config.ops.listen.port) if port not in taken)
 
@@ -164,7 +163,7 @@ def _probe(path: str, **more: int) -> dict[str, Any]:
 
 def _services(config: Config, labels: dict[str, str]) -> Iterator[dict[str, Any]]:
     for backend, spec in config.backends.items():
-        if ports := sorted({address.port for address in spec.listen if isinstance(address, Endpoint)}):
+        if ports := sorted({address.port for address in spec.listen if not address.is_unix}):
             yield {
                 "apiVersion": "v1",
                 "kind": "Service",

@@ -8,7 +8,6 @@ from typing import Any
 
 from gateway.config import Config
 from gateway.contracts.security import Secret
-from gateway.contracts.values import Endpoint
 from gateway.errors import UsageError
 from gateway.relay.resolver import is_loopback
 
@@ -77,7 +76,7 @@ def _validate_backends(config: Config, *, services: bool) -> None:
         if mounted or not services:
             continue
         for address in spec.listen:
-            if isinstance(address, Endpoint) and is_loopback(address.host):
+            if not address.is_unix and is_loopback(address.host):
                 raise UsageError(f"backends.{backend}.listen: other pods cannot reach {address}: use 0.0.0.0")
         if not _is_dns_label(backend, _LONGEST_SERVICE_NAME):
             raise UsageError(
@@ -92,7 +91,7 @@ def needs_secret(config: Config) -> bool:
 
 def privileged_ports(config: Config) -> list[int]:
     """Return the listener ports that require a privilege or a sysctl (ip(7), ip_unprivileged_port_start)."""
-    addresses = [each for spec in config.backends.values() for each in spec.listen if isinstance(each, Endpoint)]
+    addresses = [each for spec in config.backends.values() for each in spec.listen if not each.is_unix]
     return sorted({each.port for each in addresses if each.port < FIRST_UNPRIVILEGED_PORT})
 
 

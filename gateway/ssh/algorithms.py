@@ -1,4 +1,4 @@
-"""Defines the default SSH algorithms, lists those that asyncssh supports here, and negotiates with servers."""
+"""Defines the default SSH algorithms, lists those that this machine supports, and negotiates with servers."""
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
@@ -144,7 +144,7 @@ def signature_algorithm_of(algorithm: str) -> str:
 
 
 def key_type_of(algorithm: str) -> str:
-    """Return the key type of a host key algorithm. Several algorithms use RSA keys (RFC 8332, section 3)."""
+    """Return the key type of a host key algorithm. Several algorithms use ssh-rsa keys (RFC 8332, section 3)."""
     name = signature_algorithm_of(algorithm).removeprefix("webauthn-")
     return "ssh-rsa" if name.startswith(("rsa-sha2-", "ssh-rsa-sha")) else name
 

@@ -8,9 +8,9 @@ from gateway.ssh.options import SshOptions
 from gateway.ssh.public_keys import public_keys
 
 _NO_LISTENER = "none.invalid:1"
-"""Value of permitlisten that allows no listener. Without a permitlisten, sshd allows all listeners. The value `none`
-is valid only in sshd_config (PermitListen). The host name in this value never resolves (RFC 6761, section 6.4). Only
-root can listen on the port in this value. If root does, sshd binds the port on the loopback address."""
+"""Value of permitlisten that permits no listener. A value is necessary, because sshd permits all listeners without a
+permitlisten, and `none` is valid only in sshd_config (PermitListen). The host name in this value never resolves (RFC
+6761, section 6.4), and only root can listen on port 1. For root, sshd binds this port on the loopback address."""
 _HOST = re.compile(r"[\w.:%\[\]-]+")
 _SOURCE = re.compile(r"!?[\w.:/*?%-]+")
 
@@ -57,9 +57,9 @@ def sshd_config_lines(user: str, *, unix_sockets: bool) -> list[str]:
 def render_authorized_keys(
     name: str, options: SshOptions, targets: Sequence[str], sources: Sequence[str], *, unix_sockets: bool
 ) -> list[str]:
-    """Return lines for authorized_keys that permit a tunnel on its server, with sshd_config(5) lines as comments.
+    """Return the lines for a server's authorized_keys that permit a tunnel, with sshd_config(5) lines as comments.
 
-    Reads the tunnel's keys, and can block.
+    Reads the tunnel's keys. Blocks.
 
     Args:
         name: The tunnel's name.

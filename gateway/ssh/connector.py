@@ -103,7 +103,7 @@ async def _connect(
 
 
 def _ensure_user_environment() -> None:
-    """Set LOGNAME and HOME if they are missing. asyncssh reads both, although it does not need them here."""
+    """Set LOGNAME and HOME if they are missing, because asyncssh fails without them."""
     try:
         getpass.getuser()
     except (KeyError, OSError):
@@ -165,5 +165,5 @@ def _discard(conn: asyncssh.SSHClientConnection | None, sock: socket.socket) -> 
         close_now(conn)
     elif conn is not None:
         conn.abort()
-        return  # asyncio's transport owns the socket
+        return  # asyncio's transport owns the socket, and closes it
     sock.close()

@@ -49,7 +49,7 @@ async def login_arguments(options: SshOptions) -> AsyncIterator[dict[str, Any]]:
 
 
 def describe(options: SshOptions, login: dict[str, Any]) -> str:
-    """Return the credentials of a login as text for messages: types and fingerprints of the keys, and their sources.
+    """Describe the credentials of a login for messages: the types, fingerprints and sources of the keys.
 
     Args:
         options: The tunnel's options.
@@ -93,7 +93,7 @@ def load_keys(options: SshOptions) -> list[Any]:
         except (asyncssh.KeyImportError, OSError) as error:
             encrypted = isinstance(error, asyncssh.KeyImportError) and "assphrase" in str(error)
             hint = "set passphrase_file" if encrypted else "set the path of a private key"
-            detail = f"{path}: is not a usable private key ({error_text(error)}): {hint}"
+            detail = f"{path}: not a usable private key ({error_text(error)}): {hint}"
             raise TunnelError(Reason.AUTH, detail, fatal=True) from error
     if options.certificate_files:
         certificates = [each for path in options.certificate_files for each in _certificates(path)]
@@ -148,7 +148,7 @@ def _certificate_path(path: Path) -> Path:
 
 
 def _key_pairs(path: Path, content: bytes, passphrase: str | None) -> Sequence[Any]:
-    """Return the key pairs of an identity file: with the certificate `KEY-cert.pub`, if it exists, and without."""
+    """Return the key pair of an identity file, and the same pair with the certificate `KEY-cert.pub` if it exists."""
     certificate = _certificate_path(path)
     return asyncssh.load_keypairs(
         [(content, _certificates(certificate)[0] if certificate.exists() else b"")], passphrase

@@ -91,7 +91,7 @@ def read_trust(options: SshOptions, address: str = "") -> TrustedHostKeys:
 
 @dataclass
 class HostKeyHistory:
-    """What a tunnel remembers about its server's host key from one connection to the next.
+    """The data about its server's host key that a tunnel keeps from one connection to the next.
 
     Args:
         key_type: The type of the host key that most recently matched a pinned fingerprint; None before the first
@@ -102,7 +102,7 @@ class HostKeyHistory:
 
 
 class HostKeyVerifier(asyncssh.SSHClient):
-    """Accepts or refuses host keys that are not in asyncssh's trusted list, and records what the server offered.
+    """Accepts or refuses host keys that are not in asyncssh's trusted list, and records the refused keys.
 
     Args:
         trust: The trusted host keys.
@@ -149,7 +149,7 @@ class HostKeyVerifier(asyncssh.SSHClient):
         return any(each in theirs and algorithms.key_type_of(each) != self.refused_key_type for each in self.proposal)
 
     def remember_key_type(self, conn: asyncssh.SSHClientConnection) -> None:
-        """Store the type of the host key of an authenticated connection in the tunnel's memory."""
+        """Store the type of an authenticated connection's host key in the tunnel's host key history."""
         key = conn.get_server_host_key()
         if self.trust.fingerprints and key is not None:
             self._memory.key_type = key.get_algorithm()

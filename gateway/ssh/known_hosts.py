@@ -20,8 +20,8 @@ _PARSE_ERRORS = (ValueError, NameError)
 for X.509 is not installed."""
 _SSH_PORT = 22
 _MTIME_SETTLED_NS = 2_000_000_000
-"""Nanoseconds for which a changed file must be read again at each use. File times are coarse: a second change within
-this time might leave them unaltered."""
+"""Nanoseconds for which a changed file must be read again at each use. File times are coarse, so a second change
+within this time might not change them."""
 _MAX_CACHED_LOOKUPS = 64
 _Stamp = tuple[tuple[int, ...], ...]
 
@@ -40,7 +40,7 @@ class KnownHosts:
     """The parsed content of known_hosts files.
 
     Args:
-        hosts: asyncssh's representation.
+        hosts: The lines of all files, parsed by asyncssh (`asyncssh.import_known_hosts`).
         stamp: Identifies the version of the files; None if a file changed so recently that it must be read again.
     """
 
@@ -92,7 +92,7 @@ _parsed: dict[tuple[Path, ...], KnownHosts] = {}
 
 
 def load_known_hosts(paths: tuple[Path, ...]) -> KnownHosts:
-    """Return the content of known_hosts files; parse them only if a file has changed. Blocks; call it in a thread.
+    """Return the content of known_hosts files. Parse them only if a file has changed. Blocks: call it in a thread.
 
     Raises:
         TunnelError: A file cannot be read or has an invalid line; fatal.
@@ -154,7 +154,7 @@ def _read(path: Path) -> tuple[str, tuple[int, ...] | None]:
     An invalid line is an error, because the operator might have written it to revoke a key.
 
     Returns:
-        The text, and a stamp that identifies the file's version. The stamp is None if the file changed recently.
+        The content, and a stamp that identifies the file's version. The stamp is None if the file changed recently.
     """
     try:
         with path.open("rb") as file:

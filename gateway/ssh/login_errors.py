@@ -15,7 +15,8 @@ _LOGIN_REFUSED = {
     asyncssh.DISC_ILLEGAL_USER_NAME,
 }
 _OPENSSH_REFUSALS = ("Not allowed at this time", "Exceeded MaxStartups")
-"""Texts that OpenSSH sends instead of its version if the client has a penalty, or if too many clients log in."""
+"""Messages that OpenSSH sends in place of its version if the client has a penalty or too many clients are logging
+in."""
 
 
 class TryOtherKeyTypeError(TunnelError):
@@ -23,7 +24,7 @@ class TryOtherKeyTypeError(TunnelError):
 
 
 def login_error(error: Exception, options: SshOptions, verifier: HostKeyVerifier, tried: str) -> TunnelError:
-    """Return the tunnel error for an error of a login.
+    """Convert an error of a login to a tunnel error.
 
     Args:
         error: An error of asyncssh or of the socket.
@@ -50,7 +51,13 @@ def login_error(error: Exception, options: SshOptions, verifier: HostKeyVerifier
 
 
 def _refusal(options: SshOptions, tried: str, reason: str = "") -> TunnelError:
-    """Return the error of a refused login. The server does not reveal what is wrong: user, key or account."""
+    """Return the error of a refused login. The server does not reveal whether the user name or the key is wrong.
+
+    Args:
+        options: The tunnel's options.
+        tried: The credentials that the login used.
+        reason: The reason that the server sent; empty if it sent none.
+    """
     says = f", and says {reason!r}" if reason else ""
     user = options.user
     detail = (

@@ -18,7 +18,7 @@ def _check_host(text: str) -> None:
     """Check the name or address of a server.
 
     Raises:
-        ValueError: The text contains more than a name or an address.
+        ValueError: The string is not only a name or an address.
     """
     if "@" in text:
         raise ValueError(f"{text!r} contains a user: set user instead")
@@ -37,11 +37,11 @@ class KeepaliveOptions:
     """When the gateway sends keepalives, and when it replaces a silent SSH connection.
 
     Args:
-        interval: Between two keepalives.
+        interval: Time between two keepalives.
         suspect: Silence after which new clients use another connection, and a replacement is dialed.
-        replace: Further silence after which the connection is closed, if other connections answer.
-        lost: Silence after which the connection is closed even if no other connection answers. A stall that ends
-            earlier breaks no client's connection.
+        replace: Further silence after which the connection is closed, if other connections receive data.
+        lost: Silence after which the connection is closed even if no other connection receives data. If the network
+            recovers earlier, the connections of clients continue.
     """
 
     interval: Duration = field(default=Duration(2.0), metadata=POSITIVE)
@@ -63,8 +63,8 @@ class PoolOptions:
     """The minimum and maximum number of SSH connections of a tunnel, for each traffic class.
 
     Args:
-        min: Connections to keep open. With two, losing one does not delay new clients.
-        max: Upper limit; further connections are opened when the open ones carry many channels.
+        min: Connections to keep open. With two, the loss of one does not delay new clients.
+        max: Upper limit. The tunnel opens further connections when the open ones carry many channels.
     """
 
     min: int = field(default=2, metadata=AT_LEAST_ONE)
@@ -103,7 +103,7 @@ class SshOptions:
             `native`: as `auto`, but it is an error if the data plane in C is not built. `asyncssh`: always asyncssh's
             channels, which are slower.
         proxy_command: A program, with its arguments, whose standard input and output are the connection to the
-            server. It runs without a shell. `{host}`, `{port}` and `{user}` are replaced by these keys.
+            server. It runs without a shell. `{host}`, `{port}` and `{user}` are replaced by the values of these keys.
         environment: Names of environment variables to pass to `proxy_command`, in addition to PATH, HOME, USER,
             LOGNAME, TZ and the locale.
         login_exit_codes: Exit codes with which `proxy_command` reports that its own login failed. The tunnel is then

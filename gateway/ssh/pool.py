@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.5
 _SLOW_OPEN = 0.4
-"""Seconds to wait for the reply to a channel open before the pool checks whether the SSH connection is alive."""
+"""Seconds to wait for the reply to a channel open request before the pool checks that the connection is alive."""
 _TIMER_SLACK = 0.01
-"""Number of seconds added to a timer, because the event loop can run a timer up to this much too early."""
+"""Number of seconds added to the delay of a timer, because the event loop can run a timer slightly too early."""
 _LATE_TICK = 1.0
 """If a tick is this many seconds late, or half of `keepalive.suspect` if that is less, the pool assumes that this
 process was suspended."""
@@ -122,7 +122,7 @@ class SshConnectionPool:
 
     def _check_alive(self, connection: PooledConnection) -> None:
         connection.check_alive()
-        # Do not wait for the next tick, because the dialer would try another target before it.
+        # Do not wait for the next tick, because the backend's dialer would try another target before the tick.
         self._loop.call_later(SLOW_KEEPALIVE + _TIMER_SLACK, lambda: self._apply_policy(time.monotonic()))
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
@@ -209,7 +209,7 @@ class SshConnectionPool:
             self._shrink(now)
 
     def _apply_policy(self, now: float) -> None:
-        """Evaluate the state of each connection, and start the actions that the policy returns."""
+        """Evaluate the state of each connection, and perform the actions that the policy returns."""
         alive = [connection for connection in self._connections if connection.alive]
         pool = [
             ConnectionHealth(

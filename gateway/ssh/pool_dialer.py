@@ -61,7 +61,7 @@ class PoolDialer:
         self._wake.set()
 
     def renew(self) -> None:
-        """End the waits for the next attempts, because keys or certificates have changed, and dial again."""
+        """Dial again without waiting for the retry delays, because keys or certificates have changed."""
         self._renewals += 1
         self._renewed.set()
         self.wake()

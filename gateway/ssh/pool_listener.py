@@ -1,4 +1,4 @@
-"""Accepts clients in the engines that carry the SSH connections of a pool."""
+"""Lets the engines in C that carry the SSH connections of a pool accept clients."""
 
 import asyncio
 import logging
@@ -15,20 +15,21 @@ from gateway.ssh.pooled_connection import PooledConnection, SshChannel
 log = logging.getLogger(__name__)
 
 _RECALL_AFTER = 2.0
-"""Seconds for which clients wait for their channels after the listener has stopped. The handler then dials again,
-through another way if there is one."""
+"""Seconds for which clients wait for their channels after the listener has stopped. After this time, the handler gets
+the clients back, and dials again, through another way if there is one."""
 
 
 class PoolListener:
     """Accepts clients for one target; implements `gateway.contracts.accepting.LinkListener`.
 
-    When one engine stops, the others stop too, because the handler then accepts clients, and counts them exactly.
+    Each engine that carries connections of the pool accepts some of the clients. When one engine stops accepting, the
+    others stop too, and the handler accepts all clients.
 
     Args:
         rule: The rule.
         permits: Number of clients to accept until more are permitted.
         connections: The connections that carry the channels. An engine carries each of them.
-        handler: Gets the clients.
+        handler: Receives the events of the listener, and the clients that are returned.
         owner: The listeners of the pool.
 
     Raises:
@@ -77,7 +78,7 @@ class PoolListener:
         return sum(each.unused for each in self._listeners)
 
     def permit(self, count: int) -> None:
-        """See `gateway.contracts.accepting.LinkListener`. The listener with the fewest unused permits gets them."""
+        """See `gateway.contracts.accepting.LinkListener`. The engine with the fewest unused permits gets them."""
         if self._active:
             min(self._listeners, key=lambda each: each.unused).permit(count)
 
@@ -96,7 +97,7 @@ class PoolListener:
             each.recall()
 
     def stop(self, *, failed: bool) -> None:
-        """Accept no more clients, and let the handler accept them; see `AcceptedClientHandler.on_stopped`."""
+        """Stop accepting, so that the handler accepts the clients itself; see `AcceptedClientHandler.on_stopped`."""
         if self._active:
             self.withdraw()
             self._handler.on_stopped(self, failed=failed)
@@ -129,10 +130,10 @@ class PoolListener:
 
 
 class PoolListeners:
-    """The listeners of one pool. They stop when the connections change that can get new channels.
+    """The listeners of one pool. A listener stops when the set of connections that can get new channels changes.
 
     Args:
-        check_alive: Checks whether a connection is alive, because it opens channels slowly.
+        check_alive: Checks whether a connection that opens channels slowly is alive.
         grow: Opens another connection if all have many channels.
     """
 
@@ -147,7 +148,7 @@ class PoolListeners:
             self._check_alive(each)
 
     def remove(self, listener: PoolListener) -> None:
-        """Forget a listener that has ended."""
+        """Remove a listener whose engines have all stopped."""
         self._listeners.discard(listener)
 
     def listen(
@@ -159,7 +160,10 @@ class PoolListeners:
             rule: The rule.
             permits: Number of clients to accept until more are permitted.
             connections: The connections that can get new channels.
-            handler: Gets the clients.
+            handler: Receives the events of the listener, and the clients that are returned.
+
+        Returns:
+            The listener; None if clients cannot be accepted, for example because no engine carries a connection.
         """
         if not connections or any(each.engine is None for each in connections):
             return None

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 _KEEPALIVE = b"keepalive@openssh.com"
 _RECENTLY_HEARD = 0.3
-"""Maximum silence, in seconds, after which a connection still needs no extra keepalive."""
+"""If data has arrived within this number of seconds, the connection is alive, and needs no extra keepalive."""
 
 
 class SshChannel(Relay, Protocol):
@@ -110,7 +110,7 @@ class PooledConnection:
         engine = conn.engine if isinstance(conn, ClientConnection) else None
         self._transport: SocketTransport | EngineConnection | None = engine or transport
         self.engine = engine
-        """The transport of the connection, if an engine carries it."""
+        """The transport of the connection if an engine in C carries it; otherwise None."""
         self._last_heard = self._keepalive_sent = time.monotonic()
         self._keepalive_task: asyncio.Task[None] | None = None
         self._close_reason: str | None = None
@@ -322,7 +322,7 @@ _CONNECT_REASONS = {
 
 
 def _connect_reason(text: str) -> Reason:
-    """Derive a reason from the message of a CHANNEL_OPEN_FAILURE. OpenSSH sends that of strerror or gai_strerror."""
+    """Derive a reason from the message of a CHANNEL_OPEN_FAILURE; OpenSSH uses strerror(3) and gai_strerror(3)."""
     lowered = text.lower()
     for phrase, reason in _CONNECT_REASONS.items():
         if phrase in lowered:

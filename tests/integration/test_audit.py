@@ -679,31 +679,20 @@ def test_exit_codes_and_formats(engine: Engine) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_an_audit_of_many_containers_is_fast_and_changes_nothing(tmp_path: Path) -> None:
-    # An engine that keeps its data in memory: on a busy disk, 300 containers take many minutes.
+def test_an_audit_of_many_containers_changes_nothing(tmp_path: Path) -> None:
+    # `bench/audit_fleet.py` measures how long an audit of 300 running containers takes.
     with running_engine(tmp_path / "engine") as engine:
-        _audit_many_containers(engine)
-
-
-def _audit_many_containers(engine: Engine) -> None:
-    for number in range(300):
-        # A start takes several times longer than a creation, so only every tenth container runs and has a layer.
-        # `bench/audit_fleet.py` starts all of them.
-        volume = ("-v", f"many-{number}:/data")
-        if number % 10:
-            engine.docker("create", "--name", f"many-{number}", *volume, "busybox", "sleep", "1")
-        else:
-            engine.run(f"many-{number}", *volume, command=("sh", "-c", "echo line > /file; exec sleep 9999"))
-    before = engine.state()
-    audit(engine)  # an unmeasured run loads the interpreter's files into the page cache
-    began = time.monotonic()
-    report = audit(engine)
-    took = time.monotonic() - began
-    assert [each["kind"] for each in report["places"]].count("layer") == 30
-    assert len(report["places"]) == 330
-    assert engine.state() == before
-    load = os.getloadavg()[0] / (os.cpu_count() or 1)
-    assert took < 3 * max(1, load), f"{took:.1f} s at a load of {load:.1f} per core"
+        for number in range(40):
+            volume = ("-v", f"many-{number}:/data")
+            if number % 10:
+                engine.docker("create", "--name", f"many-{number}", *volume, "busybox", "sleep", "1")
+            else:
+                engine.run(f"many-{number}", *volume, command=("sh", "-c", "echo line > /file; exec sleep 9999"))
+        before = engine.state()
+        report = audit(engine)
+        assert [each["kind"] for each in report["places"]].count("layer") == 4
+        assert len(report["places"]) == 44
+        assert engine.state() == before
 
 
 def test_a_service_of_a_swarm_loses_a_key_but_no_data(engine: Engine, host: Path, tmp_path: Path) -> None:

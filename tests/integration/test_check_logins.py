@@ -175,7 +175,7 @@ def test_a_key_file_that_is_wrong_or_unused_is_refused(
         return caught.value.detail
 
     KIND.verify(EmptyOptions(), MysqlCheckOptions(server_public_key_file=key_file))
-    assert "no public key in PEM" in refusal(server_public_key_file=authority.ca)
+    assert "not contain a public key in PEM" in refusal(server_public_key_file=authority.ca)
     assert "No such file" in refusal(server_public_key_file=tmp_path / "nothing")
     assert "not used with TLS" in refusal(server_public_key_file=key_file, tls=TlsOptions("require"))
     elliptic = tmp_path / "ec.pem"

@@ -21,7 +21,7 @@ from tests.support.gateway_process import command
 from tests.support.podman import running_podman
 from tests.support.prometheus import dashboard_queries, sampled
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module", params=[running_engine, running_podman], ids=["docker", "podman"])

@@ -9,7 +9,7 @@ import pytest
 from tests.support.docker_site import OPT_IN, Site
 from tests.support.engines import Engine, running_engine
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 ATTACHED = ("attached", None)
 

@@ -44,7 +44,7 @@ from tests.support.swarms import BRIDGE, SPACES
 from tests.support.vpn import OpenVpnServer
 from tests.support.wireguard_peer import WireGuardPeer
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(2400)]
 
 Record = Callable[[str, object], None]
 COMPOSE = REPOSITORY / "configs" / "compose"
@@ -619,7 +619,7 @@ def test_the_volume_of_the_example_equals_that_of_the_gateway(yard: Yard, up: st
         assert part in rendered.stdout, rendered
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2400)
 def test_the_vpn_example(yard: Yard) -> None:
     download(*build(yard.engine), "-t", "gateway-vpn", "--target", "vpn", ".", cwd=REPOSITORY)
     yard.prepare("vpn")
@@ -730,7 +730,7 @@ def test_the_legacy_example_before_and_after_its_import(yard: Yard, tmp_path: Pa
         assert yard.engine.docker(*run_read).stdout == "hello over NFS\n"
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2400)
 def test_the_nfs_example_with_its_mount(yard: Yard, tmp_path: Path) -> None:
     """Run the example in a virtual machine that has a kernel with NFS."""
     need_guest()
@@ -769,9 +769,9 @@ compose logs gateway
                 files={"gateway.tar": image, "example": yard.folder / "nfs"},
             )
         )  # fmt: skip
-        guest.wait_for("ENGINE-READY", 180)
-        guest.wait_for("EXAMPLE-UP", 240)
-        guest.wait_for("hello over NFS", 60)
+        guest.wait_for("ENGINE-READY", 600)
+        guest.wait_for("EXAMPLE-UP", 600)
+        guest.wait_for("hello over NFS", 600)
 
 
 def test_a_swarm_with_a_gateway_on_every_node(yard: Yard, swarm: tuple[Engine, Engine]) -> None:

@@ -13,7 +13,7 @@ from tests.support.docker_site import OPT_IN, SAYING, Site
 from tests.support.engines import Engine, running_engine
 from tests.support.gateway_process import command
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

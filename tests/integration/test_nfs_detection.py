@@ -89,7 +89,7 @@ WAYS: dict[str, tuple[Callable[[NfsServer], None], Callable[[NfsServer], object]
 
 @pytest.mark.parametrize("waits", [True, False], ids=["one at a time", "many at once"])
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_a_hanging_server_in_use_is_down_quickly(
     gateway: Gateway, shared_bastion: Bastion, server: NfsServer, way: str, waits: bool
 ) -> None:
@@ -99,17 +99,6 @@ def test_a_hanging_server_in_use_is_down_quickly(
         break_it(server)
         wait_down(gateway, reason)
         repair(server)
-        gateway.wait_up("media", timeout=30)
-
-
-@pytest.mark.timeout(120)
-def test_a_worker_reports_a_hanging_server(gateway: Gateway, shared_bastion: Bastion, server: NfsServer) -> None:
-    port = start(gateway, shared_bastion, server, "{}", "--workers", "1")
-    assert gateway.status()["workers"].keys() == {"1"}  # this worker carries NFS
-    with in_use(port, waits=True):
-        server.send(signal.SIGSTOP)
-        wait_down(gateway, "timeout")
-        server.send(signal.SIGCONT)
         gateway.wait_up("media", timeout=30)
 
 
@@ -139,7 +128,7 @@ def test_a_full_and_a_read_only_export_are_down_at_the_next_check(
     gateway.wait_up("media")
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_a_recreated_directory_is_reported_until_checks_are_resumed(
     gateway: Gateway, shared_bastion: Bastion, server: NfsServer
 ) -> None:

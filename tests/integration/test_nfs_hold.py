@@ -15,7 +15,7 @@ from tests.support.configs import write_nfs
 from tests.support.gateway_process import Gateway
 from tests.support.guest import HOST, Guest, need_guest
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(480)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 
 
 def test_the_mount_of_a_volume_waits_as_long_as_hold(
@@ -34,9 +34,9 @@ def test_the_mount_of_a_volume_waits_as_long_as_hold(
     options = ",".join((*volume.options, "clientaddr=10.0.2.15"))
     script = f"mount -i -t nfs4 -o {options} {volume.device} /mnt && cat /mnt/hello || echo MOUNT-FAILED\n"
     with Guest(tmp_path / "guest", script) as guest:
-        guest.wait_for("GUEST-STARTED", 90)
+        guest.wait_for("GUEST-STARTED", 300)
         gateway.wait(lambda: gateway.backend("media")["connections"]["active"] >= 1, timeout=30)
         time.sleep(290)
         assert not guest.said("(MOUNT-FAILED)")
         bastion.start()
-        guest.wait_for("hello over NFS", 60)
+        guest.wait_for("hello over NFS", 600)

@@ -19,7 +19,7 @@ from tests.support.configs import write_nfs
 from tests.support.gateway_process import Gateway
 from tests.support.guest import Guest, mount, need_guest
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture
@@ -55,10 +55,10 @@ mkdir /mnt/folder && rmdir /mnt/folder && echo FOLDERS
 umount /mnt && echo UNMOUNTED
 """
     with Guest(tmp_path / "guest", script) as guest:
-        guest.wait_for("RENAMED", 120)
+        guest.wait_for("RENAMED", 360)
         # The gateway spreads the connections of a mount with `nconnect` over several SSH connections.
         assert len(carriers(server.port)) >= 2
-        guest.wait_for("GUEST-DONE", 120)
+        guest.wait_for("GUEST-DONE", 360)
         for word in ("MOUNTED", "hello over NFS", "WROTE", "RENAMED", "LOCKED", "FOLDERS", "UNMOUNTED"):
             guest.wait_for(word)
         assert guest.said(r"SUM (\w+)") == [hashlib.sha256((server.export / "renamed").read_bytes()).hexdigest()]
@@ -89,7 +89,7 @@ while [ $i -lt {rounds} ]; do echo "BACK $i $(sha256sum < /mnt/piece.$i)"; i=$((
 """
     kills, resumed = 0, []
     with Guest(tmp_path / "guest", script) as guest:
-        guest.wait_for("MOUNTED", 90)
+        guest.wait_for("MOUNTED", 300)
         while len(guest.said(r"PIECE (\d+)")) < rounds and kills < 60:
             before = len(guest.said(r"PIECE (\d+)"))
             bastion.kill_sessions()
@@ -99,7 +99,7 @@ while [ $i -lt {rounds} ]; do echo "BACK $i $(sha256sum < /mnt/piece.$i)"; i=$((
                 time.sleep(0.01)
             resumed.append(time.monotonic() - killed)
             time.sleep(max(0.0, 0.5 - (time.monotonic() - killed)))
-        guest.wait_for("GUEST-DONE", 120)
+        guest.wait_for("GUEST-DONE", 360)
         assert not guest.said(r"IO-ERROR (.*)")
         written = dict(line.split() for line in guest.said(r"PIECE (\d+ \w+)"))
         back = dict(line.split() for line in guest.said(r"BACK (\d+ \w+)"))
@@ -137,7 +137,7 @@ wait
 echo "AFTERWARDS $(lock /other/ledger 2>&1)"
 """
     with Guest(tmp_path / "guest", script) as guest:
-        guest.wait_for("OTHER 0", 90)
+        guest.wait_for("OTHER 0", 300)
         for _ in range(10):
             bastion.kill_sessions()
             asked = len(guest.said(r"OTHER (\d+)"))
@@ -146,7 +146,7 @@ echo "AFTERWARDS $(lock /other/ledger 2>&1)"
                 assert time.monotonic() < deadline, guest.lines[-10:]
                 time.sleep(0.05)
         touch_nfs(server.port, f"{server.pseudo}/enough")
-        guest.wait_for("GUEST-DONE", 60)
+        guest.wait_for("GUEST-DONE", 600)
         assert guest.said(r"^(LOCKED)$") == ["LOCKED"]
         answers = guest.said(r"OTHER \d+ (.*)")
         assert len(answers) > 30
@@ -165,11 +165,11 @@ def test_a_mount_before_its_tunnel_waits(
     bastion.stop()
     gateway.start()
     with Guest(tmp_path / "guest", f"{mount(port)} && cat /mnt/hello\n") as guest:
-        guest.wait_for("GUEST-STARTED", 90)
+        guest.wait_for("GUEST-STARTED", 300)
         gateway.wait(lambda: gateway.backend("media")["connections"]["active"] >= 1, timeout=30)
         time.sleep(8)
         bastion.start()
-        guest.wait_for("hello over NFS", 60)
+        guest.wait_for("hello over NFS", 600)
 
 
 def test_mounts_survive_a_frozen_bastion_a_restarted_server_and_a_restarted_gateway(
@@ -189,7 +189,7 @@ while [ $i -lt 4000 ]; do
 done
 """
     with Guest(tmp_path / "guest", script) as guest:
-        guest.wait_for("MOUNTED", 90)
+        guest.wait_for("MOUNTED", 300)
 
         def goes_on(timeout: float) -> None:
             before = len(guest.said(r"LINE (\d+)"))
@@ -213,7 +213,7 @@ done
         gateway.start()
         goes_on(60)
         touch_nfs(server.port, f"{server.pseudo}/enough")
-        guest.wait_for("GUEST-DONE", 60)
+        guest.wait_for("GUEST-DONE", 600)
         assert not guest.said(r"IO-ERROR (\d+)")
         lines = len(guest.said(r"LINE (\d+)"))
     assert len((server.export / "log").read_text().split()) == lines

@@ -15,7 +15,7 @@ from tests.support.guest import HOST, Guest, need_guest
 from tests.support.guest_engine import ENGINE, ENGINE_PROGRAMS
 from tests.support.requirements import need
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
 _WRITES = 30
 _WRITE = (
@@ -73,24 +73,24 @@ run --rm -v media:/media box cat /media/hello > /got && echo "AGAIN $(cat /got)"
 """
     gateway.start()
     with Guest(tmp_path / "guest", script, memory=2048, programs=ENGINE_PROGRAMS, forwards={engine: 2375}) as guest:
-        guest.wait_for("ENGINE-READY", 180)
-        guest.wait_for("hello over NFS", 60)
-        guest.wait_for("VOLUME-THERE", 30)
-        guest.wait_for("WRITING", 60)
+        guest.wait_for("ENGINE-READY", 600)
+        guest.wait_for("hello over NFS", 600)
+        guest.wait_for("VOLUME-THERE", 600)
+        guest.wait_for("WRITING", 600)
         kills = 0
         while not any("WRITTEN" in line for line in guest.lines) and kills < 120:
             bastion.kill_sessions()
             kills += 1
             time.sleep(1)
-        guest.wait_for("WRITTEN", 60)
+        guest.wait_for("WRITTEN", 600)
         assert not guest.said(r"(IO-ERROR.*)")
         written = dict(line.split() for line in guest.said(r"PIECE (\S+ \w+)"))
         plan = command("plan", "-c", str(gateway.config))
         assert "nothing to change" in plan.stdout, plan.stdout + plan.stderr
         text = gateway.config.read_text()
         gateway.config.write_text(text.replace(f"address: {HOST}", f"address: {HOST}, mount_options: [nconnect=2]"))
-        guest.wait_for("MADE-AGAIN", 60)
-        guest.wait_for("AGAIN hello over NFS", 60)
+        guest.wait_for("MADE-AGAIN", 600)
+        guest.wait_for("AGAIN hello over NFS", 600)
     assert kills > 5
     assert len(written) == 2 * _WRITES
     for name, digest in written.items():

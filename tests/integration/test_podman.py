@@ -16,7 +16,7 @@ from tests.support.gateway_process import command
 from tests.support.podman import NOBODY, Podman, need_podman, running_podman
 from tests.support.requirements import need
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

@@ -479,7 +479,7 @@ async def test_a_changed_nfs_file_system_is_reported(tmp_path: Path, small_expor
         first = second
         result = await probe(backend, second.port)
         assert (result.state, result.reason) == (HealthState.DEGRADED, Reason.EXPORT), result.detail
-        assert "another file system than before" in result.detail
+        assert "a different file system than before" in result.detail
     finally:
         first.stop()
 
@@ -501,7 +501,7 @@ async def test_a_recreated_nfs_directory_is_reported(tmp_path: Path) -> None:
         server.start()
         result = await probe(backend, server.port)
         assert (result.state, result.reason) == (HealthState.DEGRADED, Reason.EXPORT)
-        assert "another directory than before" in result.detail
+        assert "a different directory than before" in result.detail
     finally:
         server.stop()
 

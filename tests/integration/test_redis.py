@@ -101,7 +101,7 @@ async def test_each_failed_login_has_a_reason_and_a_remedy(pair: Pair) -> None:
         ({"password": Secret("wrong")}, Reason.AUTH, "WRONGPASS"),
         ({"user": None, "password": Secret("wrong")}, Reason.AUTH, "WRONGPASS"),
         ({"user": None, "password": None}, Reason.AUTH, "NOAUTH Authentication required: set check.password_file"),
-        ({"tls": TlsOptions("require")}, Reason.TIMEOUT, "the server does not answer the TLS handshake"),
+        ({"tls": TlsOptions("require")}, Reason.TIMEOUT, "the server does not respond to the TLS handshake"),
     ):
         result = await probe(backend(pair.primary, **changes), port, timeout=DEADLINE)
         assert (result.reason, words in result.detail) == (reason, True), result.detail
@@ -109,7 +109,7 @@ async def test_each_failed_login_has_a_reason_and_a_remedy(pair: Pair) -> None:
     pair.primary.run("ACL", "SETUSER", "narrow", "on", ">narrow", "-@all", "+ping")
     narrow = await probe(backend(pair.primary, user="narrow", password=Secret("narrow")), port)
     assert (narrow.state, narrow.reason) == (HealthState.DEGRADED, Reason.AUTH)
-    assert "permit the user of the check +ping +role +info" in narrow.detail
+    assert "grant the user of the check the ACL rules +ping +role +info" in narrow.detail
     pair.primary.run("ACL", "SETUSER", "narrow", "+role")
     without_info = await probe(backend(pair.primary, user="narrow", password=Secret("narrow")), port)
     assert without_info.state is HealthState.UP, without_info.detail

@@ -31,7 +31,7 @@ from tests.support.files import REPOSITORY
 from tests.support.gateway_process import command
 from tests.support.volume_plugin import volume_plugin
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 RESTARTS = "--restart=unless-stopped"
 PORT = 20490

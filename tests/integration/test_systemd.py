@@ -118,8 +118,8 @@ def test_the_systemd_units_start_reload_are_watched_and_stop(root: Path, tmp_pat
             )
             with Guest(tmp_path / "guest", _SCRIPT, memory=2048, root=root) as guest:
                 guest.wait_for("STARTED active", 300)
-                guest.wait_for("UP", 90)
-                guest.wait_for("GUEST-DONE", 400)
+                guest.wait_for("UP", 300)
+                guest.wait_for("GUEST-DONE", 1200)
                 words = ("BEFORE", "EARLY", "BRIDGE", "CAPS", "STILL", "WATCHDOG", "LATE", "STOPPED", "ORDER")
                 said = {word: guest.said(rf"^{word} (.*)") for word in words}
                 assert said == {

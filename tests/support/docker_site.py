@@ -81,7 +81,7 @@ class Site:
         found = [each for each in self.get("/api/v1/plan")["attachments"] if each["container"] == name]
         return (found[0]["state"], found[0]["reason"]) if found else None
 
-    def wait(self, condition: Callable[[], bool], timeout: float = 60.0) -> float:
+    def wait(self, condition: Callable[[], bool], timeout: float = 120.0) -> float:
         started = time.monotonic()
         while True:
             with contextlib.suppress(Exception):
@@ -106,15 +106,15 @@ class Site:
         client = f"timeout {within} nc -w {within} {name} {port} </dev/null"
         return self.engine.docker("exec", container, "sh", "-c", client, check=False, timeout=20).stdout.strip()
 
-    def reaches(self, container: str, timeout: float = 60.0) -> float:
+    def reaches(self, container: str, timeout: float = 120.0) -> float:
         return self.wait(lambda: self.says(container) == "orders-here", timeout)
 
 
 class Patient(Site):
     """A site that waits longer for conditions, for tests that need more time on a busy machine."""
 
-    def wait(self, condition: Callable[[], bool], timeout: float = 60.0) -> float:
-        return super().wait(condition, max(timeout, 60.0))
+    def wait(self, condition: Callable[[], bool], timeout: float = 120.0) -> float:
+        return super().wait(condition, max(timeout, 120.0))
 
 
 def address(engine: Engine, container: str, network: str = "apps") -> str:

@@ -113,7 +113,7 @@ class Guest:
                 self.times.append(time.time())
                 self._said.notify_all()
 
-    def wait_for(self, text: str, timeout: float = 60.0) -> str:
+    def wait_for(self, text: str, timeout: float = 180.0) -> str:
         """Wait for the first line with `text`; return this line. Fail if the machine stops without such a line."""
         deadline = time.monotonic() + timeout
         with self._said:

@@ -1,11 +1,11 @@
-"""Finds what containers can access on the host: private keys, engine socket, system directories. Does no I/O."""
+"""Finds access of containers to the host: to private keys, the engine's socket, system directories. Does no I/O."""
 
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
 
 from gateway.audit import private_keys, rules
-from gateway.audit.hazards.finding import on_container
+from gateway.audit.hazards.container_findings import on_container
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot, ContainerUser
 from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import as_bind, is_below, store_of
@@ -27,7 +27,7 @@ _SOCKET_DIRECTORIES = ("/", "/run", "/var/run", "/var")
 
 
 def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
-    """Yield the hazards that result from a container's access to the host."""
+    """Yield the hazards that result from access to the host, and from missing access to a mount."""
     containers = [each for each in snapshot.containers if not each.is_former_task]
     for container in containers:
         for mount in (as_bind(snapshot, each) for each in container.mounts):
@@ -42,7 +42,7 @@ def _bind(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMo
     without = MountChanges(dropped=frozenset({mount.path}))
     gives_socket = _SOCKETS.search(mount.source) or mount.source == snapshot.socket
     if gives_socket or mount.source in _SOCKET_DIRECTORIES or is_below(snapshot.socket, mount.source):
-        what = f"{mount.source} of the host" + ("" if gives_socket else ", which has the engine's socket")
+        what = f"{mount.source} of the host" + ("" if gives_socket else ", which contains the engine's socket")
         yield on_container(snapshot, rules.ENGINE_SOCKET, Severity.HIGH, container, mount.path, what, without)
     elif mount.writable and _is_system(snapshot, mount.source):
         severity = Severity.MEDIUM if _below_any(mount.source, _MODERATE_TREES) else Severity.HIGH
@@ -77,7 +77,7 @@ def _key(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMou
         kind = found.key.kind
         path = posixpath.join(mount.source, found.key.path) if found.key.path else mount.source
         if not found.key.is_alone:
-            fix = f"# mount only the files that {container.name} needs, and not {one_line(path)}"
+            fix = f"# mount only the files that {container.name} needs, without {one_line(path)}"
     if kind is None:
         return
     severity = Severity.MEDIUM if kind == "SSH key" else Severity.LOW
@@ -97,12 +97,12 @@ def _not_writable(snapshot: AuditSnapshot, container: AuditedContainer, mount: A
     group = min(user.groups, default=user.uid)
     fix = command("chown", "-h", f"{user.uid}:{group}", store.host_path)
     if not store.host_path.isprintable():
-        fix = "# the name of the directory has control characters: no command is safe to print"
+        fix = "# the name of the directory contains control characters: no command is safe to print"
     yield on_container(snapshot, rules.NOT_WRITABLE, Severity.MEDIUM, container, mount.path, what, fix)
 
 
 def _belongs_to_host(path: str) -> bool:
-    """Return whether a directory belongs to the host's operating system. A fix must not change its owner."""
+    """Return whether a directory belongs to the host's operating system, so that a fix must not change its owner."""
     return path in (*_SYSTEM, *_SOCKET_DIRECTORIES) or _below_any(path, _SYSTEM_TREES)
 
 

@@ -1,9 +1,12 @@
-"""Finds hazards of network mounts: unsafe options, databases on them, and bind mounts of them. Does no I/O."""
+"""Finds hazards of network mounts: unsafe options, database files, and bind mounts of the host's network mounts.
+
+Does no I/O.
+"""
 
 from collections.abc import Iterator
 
 from gateway.audit import rules
-from gateway.audit.hazards.finding import database_in, mounts, on_container
+from gateway.audit.hazards.container_findings import database_in, mounts, on_container
 from gateway.audit.hazards.network_fixes import (
     after_mount,
     changed_options,
@@ -19,7 +22,7 @@ from gateway.audit.report import Finding, HazardRule, Severity
 from gateway.text_sanitizer import one_line
 
 Issue = tuple[HazardRule, Severity, str]
-"""A kind of hazard, its severity, and a description of what was found."""
+"""A kind of hazard, its severity, and a description of the finding."""
 
 
 def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
@@ -93,7 +96,7 @@ def _nfs(store: MountStorage, *, writable: bool, database: str) -> Iterator[Issu
         yield rules.NO_LOCKS, _severity(database), f"{option} on {store.title}"
     version = nfs_version(store)
     if not version:
-        yield rules.OLD_VERSION, Severity.MEDIUM, f"no version on {store.title}, so that it is 3"
+        yield rules.OLD_VERSION, Severity.MEDIUM, f"no version on {store.title}, so the kernel uses version 3"
     elif version[0] in "23":
         yield rules.OLD_VERSION, Severity.MEDIUM, f"version {version} on {store.title}"
     elif version == "4.0":

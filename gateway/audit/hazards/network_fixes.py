@@ -14,11 +14,12 @@ from gateway.text_sanitizer import one_line
 _SMB_VERSION = "3"
 """Version 3.0 or a later one, whichever is the latest that client and server support (mount.cifs(8))."""
 _LOGIN = {"user", "username", "pass", "passwd", "password", "password2"}
-"""Options of a login, which a credentials file can contain (mount.cifs(8))."""
+"""Mount options for the login, which a credentials file can contain instead (mount.cifs(8))."""
 _UNSAFE_IN_FSTAB = re.compile(r"[\s\\#]")
-"""Characters that fstab(5) needs in octal notation. A space separates the fields of a line."""
+"""Characters that must be in octal notation in fstab(5), where a space separates the fields of a line."""
 _KEPT_OF_HOST = {"addr", "port", "sec", "ro", "nosuid", "nodev", "noexec"}
-"""Options in the mount table that a new volume needs too. All others are defaults or concern only the old mount."""
+"""Options in the host's mount table that a new volume also needs. The others are defaults or specific to the
+mount."""
 
 
 def safe_volume(
@@ -73,7 +74,7 @@ def safe_options(volume: AuditedVolume | None, store: MountStorage) -> tuple[str
 def after_mount(mount: HostMount) -> str:
     """Return commands that order the engine's start after a host mount (systemd.unit(5), RequiresMountsFor)."""
     if not mount.point.isprintable():
-        return "# the name of the directory has control characters: no command is safe to print"
+        return "# the name of the directory contains control characters: no command is safe to print"
     folder = "/etc/systemd/system/docker.service.d"
     escaped = mount.point.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     # A container can have several such mounts, so the command appends to the file.
@@ -82,7 +83,11 @@ def after_mount(mount: HostMount) -> str:
 
 
 def changed_options(mount: HostMount) -> str:
-    """Return the steps that make the options of a host's SMB mount safe. The engine does not know what mounts it."""
+    """Return the steps to make the options of a host's SMB mount safe.
+
+    The steps are comments and not commands, because the audit does not know whether fstab or a systemd unit mounts
+    it.
+    """
     point, is_old = command(one_line(mount.point)), mount.options.get("vers", "").startswith("1")
     changes = [f"set vers={_SMB_VERSION}"] if is_old else []
     changes += ["remove nobrl"] if "nobrl" in mount.options else []
@@ -94,11 +99,14 @@ def changed_options(mount: HostMount) -> str:
 
 
 def host_mount(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountStorage) -> str:
-    """Return commands that mount a share on the host with a credentials file, which a volume cannot use."""
+    """Return commands that replace a volume with a password by a mount on the host with a credentials file.
+
+    A volume cannot use a credentials file, because only mount.cifs(8) reads it, and the engine calls mount(2).
+    """
     volume, client = snapshot.volumes[mount.volume], snapshot.client
-    if ",," in volume.options.get("o", ""):  # a comma in a password (mount.cifs(8))
+    if ",," in volume.options.get("o", ""):  # mount.cifs(8) writes a comma in a password like this
         then = f"mount {one_line(store.title)} on the host with credentials=FILE, and mount that directory"
-        return f"# an option has a comma, so no command is safe to print: {then} instead of {mount.volume}"
+        return f"# an option contains a comma, so no command is safe to print: {then} instead of {mount.volume}"
     device, _, options = safe_options(volume, store)
     address = store.options.get("addr", "")
     # mount.cifs(8) accepts only an IP address as addr=, and resolves the name in the device.

@@ -1,11 +1,11 @@
-"""Finds data that is lost when a container is removed: in its layer, in anonymous volumes, in memory. Does no I/O."""
+"""Finds data that is lost with its container: in the writable layer, in anonymous volumes, in memory. Does no I/O."""
 
 import posixpath
 from collections.abc import Iterator, Mapping
 
 from gateway.audit import database_files, rules
 from gateway.audit.data_copy import saved
-from gateway.audit.hazards.finding import database_in, mounts, on_container
+from gateway.audit.hazards.container_findings import database_in, mounts, on_container
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import MountStorage, StorageMedium, is_below, memory_of_engine
@@ -16,7 +16,7 @@ from gateway.audit.storage_locations import EMPTIED_AT_BOOT, VOLATILE
 from gateway.text_sanitizer import format_bytes, one_line
 
 _SMALL = 1 << 20
-"""A size in bytes. Smaller layers without database files are not reported: they probably hold only logs or locks."""
+"""Size in bytes. Smaller layers without database files are not reported: they probably contain only logs or locks."""
 _SHARED = {"/app", "/bin", "/etc", "/home", "/lib", "/opt", "/root", "/run", "/srv", "/tmp", "/usr", "/var",  # noqa: S108
            "/usr/src/app", "/var/lib", "/var/log", "/var/run", "/usr/local"}  # fmt: skip
 """Directories that also hold files of the image, or that programs expect to be empty when they start."""
@@ -24,7 +24,7 @@ _SET_BY_ENGINE = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/etc/mtab"
 
 
 def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
-    """Yield a finding for data that is lost when a container is removed."""
+    """Yield a finding for all data that is lost when a container is removed, or when the container or host stops."""
     yield from _engine_in_memory(snapshot)
     for container in snapshot.containers:
         yield from _layer(snapshot, container)
@@ -71,16 +71,18 @@ def _main_directory(written: Mapping[str, int]) -> str:
 
 
 def _move(snapshot: AuditSnapshot, container: AuditedContainer, directory: str) -> str | MountChanges:
-    """Return the fix that moves a directory's content to a volume: either commands, or a change of mounts."""
+    """Return the fix that moves a directory's content to a volume: either commands, or the changes of the mounts."""
     if not directory.isprintable():
-        return "# the name of the directory has control characters: no command is safe to print"
+        return "# the name of the directory contains control characters: no command is safe to print"
     if directory == "/":
         shown = command(snapshot.client, "diff", container.name)
-        then = f"# then let {container.name} store them in a directory, and mount a volume there"
+        then = f"# then configure {container.name} to store them in one directory, and mount a volume there"
         return f"{shown}  # shows the files\n{then}"
     work = (container.inspection.get("Config") or {}).get("WorkingDir")
     if directory in _SHARED or directory == work:
-        then = f"# then let {container.name} store it in a directory of its own, and mount a volume there"
+        then = (
+            f"# then configure {container.name} to store the data in a separate directory, and mount a volume there"
+        )
         return f"{saved(snapshot.client, container, (directory,))}\n{then}"
     return MountChanges({directory: volume_for(snapshot, container, directory)}, copied=(directory,))
 
@@ -98,7 +100,7 @@ def _anonymous(
     rule = rules.ANONYMOUS
     if container.removed:
         rule, severity = rules.REMOVED, Severity.LOW if size == 0 and not database else Severity.HIGH
-        what = f"{what}, and --rm"
+        what = f"{what}, which --rm removes"
     yield on_container(snapshot, rule, severity, container, mount.path, what, fix)
 
 
@@ -134,7 +136,7 @@ def _shared_memory(snapshot: AuditSnapshot, container: AuditedContainer) -> Iter
         pid = f"$({command(snapshot.client, 'inspect', '-f', '{{.State.Pid}}', container.name)})"
         save = f'tar -c -C "/proc/{pid}/root/dev/shm" . > {command(f"{container.name}-shm.tar")}'
         fix = f"""{script(only_on_host(snapshot.client), NEW_FILES, save)}
-# then let {container.name} store it in a directory of its own, and mount a volume there"""
+# then configure {container.name} to store the data in a separate directory, and mount a volume there"""
         what = f"{container.shared_memory} files in /dev/shm"
         yield on_container(snapshot, rules.MEMORY, Severity.HIGH, container, "/dev/shm", what, fix)  # noqa: S108
 
@@ -146,13 +148,13 @@ def _emptied_at_boot(snapshot: AuditSnapshot, container: AuditedContainer, mount
         and any(is_below(mount.source, each) for each in EMPTIED_AT_BOOT)
         and _is_directory(snapshot, mount)
     ):
-        what = f"data in {mount.source}, which the host's next boot may empty"
+        what = f"data in {mount.source}, which the host may clear at the next boot"
         fix = MountChanges({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
         yield on_container(snapshot, rules.MEMORY, Severity.MEDIUM, container, mount.path, what, fix)
 
 
 def _is_directory(snapshot: AuditSnapshot, mount: AuditedMount) -> bool:
-    """Return whether a bind mount can hold data. Directories that contain only sockets hold none."""
+    """Return whether a bind mount is a directory that can hold data, and not a file or a directory of sockets."""
     found = snapshot.paths.get(mount.source)
     if mount.source in EMPTIED_AT_BOOT or mount.source.endswith((".sock", ".pid", ".lock")):
         return False

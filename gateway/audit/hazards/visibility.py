@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from gateway.audit import rules
 from gateway.audit.data_copy import on_exit
-from gateway.audit.hazards.finding import on_container
+from gateway.audit.hazards.container_findings import on_container
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.mount_storage import is_below, store_of
 from gateway.audit.report import Finding, Severity
@@ -39,16 +39,14 @@ def _hides(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedM
 def _copy_missing(client: str, container: AuditedContainer, mount: AuditedMount, title: str) -> str:
     """Return commands that copy the hidden entries of the image to the mounted directory.
 
-    The engine extracts the files inside a container. There, symbolic links cannot lead to other files of the host.
+    The engine extracts the files inside a container, where symbolic links cannot lead to other files of the host.
     """
     source = mount.volume or mount.source
     image, path = container.exact_image, mount.path
     if not source:
-        return (
-            f"# mount {one_line(title)} at another path than {one_line(path)}, which has files of {one_line(image)}"
-        )
+        return f"# mount {one_line(title)} at a path other than {one_line(path)}, where {one_line(image)} has files"
     if not all(each.isprintable() for each in (source, image, path, *mount.hides)):
-        return "# a name has control characters: no command is safe to print"
+        return "# a name contains control characters: no command is safe to print"
     original, changed = f"{container.name}-image", f"{container.name}-copy"
     copies = (
         f"{command(client, 'cp', '-a', f'{original}:{posixpath.join(path, name)}', '-')} | "
@@ -75,13 +73,13 @@ def _single_file(snapshot: AuditSnapshot, container: AuditedContainer, mount: Au
     found = snapshot.paths.get(mount.source)
     is_file = found.kind == "file" if found is not None else posixpath.splitext(mount.source)[1] in _SUFFIXES
     if mount.is_stale:
-        what = f"{mount.source} was replaced on the host; {container.name} still has the old one"
+        what = f"{mount.source} was replaced on the host; {container.name} still sees the old one"
         fix = command(snapshot.client, "restart", container.name)
         yield on_container(snapshot, rules.SINGLE_FILE, Severity.MEDIUM, container, mount.path, what, fix)
     elif is_file:
         what = f"the file {mount.source}"
         fix = "\n".join((
-            f"# after each change of {mount.source}; or mount a directory that has only this file",
+            f"# run this after each change of {mount.source}, or mount a directory that contains only this file",
             command(snapshot.client, "restart", container.name),
         ))  # fmt: skip
         yield on_container(snapshot, rules.SINGLE_FILE, Severity.LOW, container, mount.path, what, fix)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from gateway.audit import rules
 from gateway.audit.data_copy import END, on_exit
-from gateway.audit.hazards.finding import database_in, mounts, on_container
+from gateway.audit.hazards.container_findings import database_in, mounts, on_container
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
 from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import MountStorage, StorageMedium, of_volume

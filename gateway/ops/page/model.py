@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.diagnosis import SEVERITY, Level, backend_level, chain, tunnel_level, ways
-from gateway.ops.events import EventType, Transition
+from gateway.ops.events import SubjectType, Transition
 from gateway.ops.page.time_format import is_recent
 from gateway.ops.status_views import BackendView, ServiceView, TunnelView
 
@@ -94,7 +94,7 @@ def changes(events: Sequence[Transition], limit: int = MAX_CHANGES) -> list[Rece
     """
     found: list[RecentChange] = []
     for event in reversed(events):
-        if event.subject.type is EventType.TARGET:
+        if event.subject.type is SubjectType.TARGET:
             continue
         last = next((each for each in found[-3:] if _similar(each.event, event)), None)
         if last is None:
@@ -143,8 +143,8 @@ def consumer_rows(backends: Iterable[BackendView]) -> Iterator[ConsumerRow]:
 def event_level(event: Transition) -> Level:
     """Return the severity of an event's state."""
     match event.subject.type:
-        case EventType.BACKEND | EventType.TARGET if event.state in list(HealthState):
+        case SubjectType.BACKEND | SubjectType.TARGET if event.state in list(HealthState):
             return backend_level(HealthState(event.state))
-        case EventType.TUNNEL if event.state in list(TunnelState):
+        case SubjectType.TUNNEL if event.state in list(TunnelState):
             return tunnel_level(TunnelState(event.state))
     return Level.WARNING if event.state in ("draining", "failed") else Level.GOOD

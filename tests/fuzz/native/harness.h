@@ -24,6 +24,17 @@ _Noreturn void fail(const char *file, int line, const char *format, ...) __attri
 const uint8_t *pattern(uint32_t seed, uint64_t offset);
 #define MAX_PATTERN (512u * 1024u)
 
+/* The next fragment in a stream of ONC RPC messages. A zeroed struct is the start. */
+struct rpc_view {
+    uint64_t next;  /* its offset */
+    bool continues; /* it continues a message */
+};
+
+struct rpc_message {
+    uint64_t end; /* the offset after the header */
+    uint32_t xid, type;
+};
+
 /* memory.c */
 void memory_reset(void);
 void memory_received(const void *end); /* lets the engine access the memory for received bytes up to `end` */
@@ -82,7 +93,8 @@ struct far_channel {
     bool withdrawn;   /* accepted when Python had withdrawn the rule */
     uint32_t early_room; /* `room` of its socket when it is accepted */
     /* Python */
-    bool opened, final, tap;
+    enum tap tap;
+    bool opened, final, untapped;
     bool link_lost; /* aborted because Python closes the connection; without that, the channel may stay open */
     /* the server */
     bool known, confirmed, closed, ended; /* known: CHANNEL_OPEN has arrived. closed, ended: by the server. */
@@ -93,6 +105,8 @@ struct far_channel {
     /* the client */
     bool failed; /* it is gone, or a reset was sent */
     uint64_t written, delivered, tapped_up, tapped_down;
+    struct rpc_view rpc[2]; /* from the client, from the server: the messages after those that were reported */
+    bool not_rpc;           /* bytes were reported that are not RPC */
 };
 
 struct far_wire {
@@ -120,6 +134,12 @@ const uint8_t *data_up(const struct far_channel *, uint64_t offset);
 const uint8_t *data_down(const struct far_channel *, uint64_t offset);
 bool exact(const struct far_channel *); /* whether the server's bytes are known: it has sent nothing illegal */
 
+/* rpc_data.c */
+const uint8_t *rpc_pattern(uint32_t seed, uint64_t offset);
+bool rpc_next(const uint8_t *stream, struct rpc_view *, struct rpc_message *);
+void rpc_reported(struct far_channel *, const struct message_header *record);
+void rpc_settled(const struct far_channel *, bool down, uint64_t passed);
+
 extern struct engine *engine;
 extern struct far_wire wires[MAX_WIRES];
 extern struct far_channel channels[MAX_CHANNELS];
@@ -140,10 +160,11 @@ void peer_new_key(struct far_wire *, int cipher);
 void peer_forget(struct far_wire *);
 
 /* python.c */
+enum tap tap_of(uint8_t choice);
 void python_command(enum command, uint64_t token, int64_t a, int64_t b, int64_t c);
 void python_payload(enum command, uint64_t token, const void *payload, size_t size);
 void python_wire(int cipher, uint32_t max_packet, uint64_t rekey_bytes, const uint8_t *received, size_t size);
-void python_channel(struct far_wire *, uint32_t window, bool tap, uint8_t type_size);
+void python_channel(struct far_wire *, uint32_t window, enum tap, uint8_t type_size);
 void python_packet(struct far_wire *, uint8_t message, size_t size);
 void python_new_seal_key(struct far_wire *, int cipher);
 void python_key(struct far_wire *, enum command, int cipher);

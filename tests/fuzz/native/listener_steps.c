@@ -34,7 +34,7 @@ static void listen_step(const struct step *s)
     uint8_t payload[sizeof(struct listener_setup) + MAX_WIRES * sizeof(uint64_t) +
                     MAX_NETWORKS * sizeof(struct network) + 8] = {0};
     struct listener_setup setup = {.histogram = s->a >> 4, .min_window = size_of(s->b % 31), .max_packet = 262144,
-                                   .type_size = 4, .rest_size = 4, .tap = s->a >> 2 & 1};
+                                   .type_size = 4, .rest_size = 4, .tap = tap_of(s->a >> 2)};
     size_t size = sizeof setup;
 
     if (listener_count == MAX_LISTENERS)

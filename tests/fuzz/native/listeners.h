@@ -13,7 +13,7 @@ struct far_listener {
     int fd;
     uint64_t token, permits, accepted, joined, returned;
     uint8_t networks; /* the index of a set of networks */
-    bool tap;
+    enum tap tap;
     bool withdrawn, unlisten_sent; /* by Python; `withdrawn`: before the command */
     bool withdraws;                /* Python withdraws the rule while the engine accepts the next client */
     bool recalled, accept_failed, stopped, final;

@@ -39,8 +39,13 @@ void python_wire(int cipher, uint32_t max_packet, uint64_t rekey_bytes, const ui
                                   .payload = (uint32_t)(sizeof setup + size)}, &setup, received, size);
 }
 
+enum tap tap_of(uint8_t choice)
+{
+    return !(choice & 1) ? TAP_NONE : choice & 2 ? TAP_RPC : TAP_BYTES;
+}
+
 /* Open a channel. Its index follows the maximum packet size, where the server finds it. */
-void python_channel(struct far_wire *w, uint32_t window, bool tap, uint8_t type_size)
+void python_channel(struct far_wire *w, uint32_t window, enum tap tap, uint8_t type_size)
 {
     struct far_channel *c = &channels[channel_count];
     uint8_t payload[sizeof(struct channel_setup) + 4 + 255] = {0}, index[4];
@@ -118,7 +123,7 @@ static void on_tap(struct far_channel *c, const struct message_header *h, const 
 {
     uint64_t *offset = h->a ? &c->tapped_down : &c->tapped_up;
 
-    CHECK(c->tap && h->payload, "an unexpected tap");
+    CHECK(c->tap == TAP_BYTES && h->payload, "an unexpected tap");
     CHECK(!exact(c) || memcmp(payload, h->a ? data_down(c, *offset) : data_up(c, *offset), h->payload) == 0,
           "the tap gets wrong bytes");
     *offset += h->payload;
@@ -126,11 +131,13 @@ static void on_tap(struct far_channel *c, const struct message_header *h, const 
 
 static void on_ended(struct far_channel *c, const struct message_header *h)
 {
+    bool complete = atomic_load(&slot_find(engine, c->token)->eof_delivered);
+
     CHECK(c->opened, "the end of a channel that is not open");
-    CHECK(h->a <= CLOSE_MOVED && (h->c == 0 || h->c == 1) && (h->d == 0 || h->d == 1), "wrong arguments");
-    CHECK(!h->d || !exact(c) || c->failed || c->delivered == c->sent, "the end was delivered before the data");
+    CHECK(h->a <= CLOSE_MOVED && (h->c == 0 || h->c == 1) && h->d == 0, "wrong arguments");
+    CHECK(!complete || !exact(c) || c->failed || c->delivered == c->sent, "the end was delivered before the data");
     if (h->b >= 0) {
-        CHECK(h->b == c->fd && h->d && file_of(c->fd)->shut && !file_of(c->fd)->registered, "a wrong descriptor");
+        CHECK(h->b == c->fd && complete && file_of(c->fd)->shut && !file_of(c->fd)->registered, "a wrong descriptor");
         fake_close(c->fd);
     }
 }
@@ -146,6 +153,9 @@ static void on_channel_record(struct far_channel *c, const struct message_header
         break;
     case RECORD_TAP:
         on_tap(c, h, payload);
+        break;
+    case RECORD_RPC:
+        rpc_reported(c, h);
         break;
     case RECORD_REFUSED:
         CHECK(!c->opened, "the refusal of an open channel");

@@ -9,7 +9,7 @@ static bool channel_step(const struct step *s)
     switch (s->kind) {
     case STEP_OPEN:
         if (channel_count < MAX_CHANNELS && !chosen_wire(s)->final)
-            python_channel(chosen_wire(s), window < 4 ? 4 : window, s->a & 1, s->a >> 1);
+            python_channel(chosen_wire(s), window < 4 ? 4 : window, tap_of(s->a), s->a >> 1);
         return true;
     case STEP_ABORT:
         if (!c || c->final || (c->listener && !c->opened))
@@ -20,6 +20,8 @@ static bool channel_step(const struct step *s)
     case STEP_UNTAP:
         if (c && !c->final && (!c->listener || c->opened))
             python_command(COMMAND_UNTAP, c->token, 0, 0, 0);
+        if (c)
+            c->untapped = true;
         return true;
     case STEP_CLOSE_HISTOGRAM:
         python_command(COMMAND_CLOSE_HISTOGRAM, 0, s->a >> 4, 0, 0);

@@ -68,6 +68,8 @@ static void check_settled_channel(const struct far_channel *c)
     CHECK(c->delivered == c->sent, "%llu of %llu bytes are delivered", (unsigned long long)c->delivered,
           (unsigned long long)c->sent);
     CHECK(f->shut == c->ended, "the end of the server's stream is not delivered");
+    rpc_settled(c, true, c->sent);
+    rpc_settled(c, false, c->written - f->available);
     CHECK(!f->available || !c->send_window || !c->max_packet, "%llu bytes of the client wait",
           (unsigned long long)f->available);
     CHECK(c->engine_ended == (f->ended && !f->available && c->send_window),

@@ -18,12 +18,12 @@ static uint32_t seed_down(const struct far_channel *c)
 
 const uint8_t *data_up(const struct far_channel *c, uint64_t offset)
 {
-    return pattern(seed_up(c), offset);
+    return c->tap == TAP_RPC ? rpc_pattern(seed_up(c), offset) : pattern(seed_up(c), offset);
 }
 
 const uint8_t *data_down(const struct far_channel *c, uint64_t offset)
 {
-    return pattern(seed_down(c), offset);
+    return c->tap == TAP_RPC ? rpc_pattern(seed_down(c), offset) : pattern(seed_down(c), offset);
 }
 
 bool exact(const struct far_channel *c)
@@ -153,11 +153,20 @@ ssize_t fake_sendmsg(int fd, const struct msghdr *message, int flags)
     return (ssize_t)total;
 }
 
+/* Whether the gauge shows that the client gets the end of the server's stream. */
+static bool end_is_known(const struct far_channel *c)
+{
+    struct gauge *gauge = slot_find(engine, c->token);
+
+    return gauge && atomic_load(&gauge->eof_delivered);
+}
+
 int fake_shutdown(int fd, int how)
 {
     struct file *f = socket_of(fd);
 
     CHECK(how == SHUT_WR && !f->shut, "a second shutdown");
+    CHECK(end_is_known(&channels[f->owner]), "Python does not know the end of the stream");
     f->shut = true;
     return 0;
 }

@@ -8,7 +8,7 @@ from gateway import backends, tunnels
 from gateway.config import Config, ConfigSources, load, url_parser
 from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequence, Tree
 from gateway.config.redaction import Redactor
-from gateway.errors import ConfigError, Problem
+from gateway.errors import ConfigError, ConfigProblem
 from tests.fuzz.files import as_file
 
 LONGEST, UNIT, HEAD = 1024, 1, 1
@@ -64,7 +64,7 @@ def check(data: bytes) -> None:
 
 
 def _tree(section: str, url: str) -> ParsedMapping | None:
-    problems: list[Problem] = []
+    problems: list[ConfigProblem] = []
     if section == "tunnels":
         found = url_parser.tunnel_tree(url, "here", tunnels.KINDS, problems)
     else:
@@ -92,7 +92,7 @@ def _load(sources: ConfigSources) -> Config | ConfigError:
         return error
 
 
-def _problems(made: Config | ConfigError) -> list[Problem]:
+def _problems(made: Config | ConfigError) -> list[ConfigProblem]:
     return made.problems if isinstance(made, ConfigError) else []
 
 

@@ -76,7 +76,7 @@ def test_the_warning_starts_in_the_last_third_but_at_most_a_week_before(
     assert len(reported) == soon
     if soon:
         assert reported[0].startswith(
-            "bastion: /k-cert.pub: the certificate " + ("expires at" if left > 0 else "has expired")
+            "bastion: /k-cert.pub: the certificate " + ("expires at" if left > 0 else "expired at")
         )
 
 

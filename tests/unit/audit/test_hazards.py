@@ -401,7 +401,7 @@ def test_a_key_inside_a_mounted_directory_is_found() -> None:
     (finding,) = findings(app, paths={"/root": home})
     assert (finding.rule, finding.severity) == (rules.PRIVATE_KEY, Severity.MEDIUM)
     assert finding.what == "SSH key /root/.ssh/id_rsa of the host, read-only"
-    assert finding.fix == "# mount only the files that app needs, and not /root/.ssh/id_rsa"
+    assert finding.fix == "# mount only the files that app needs, without /root/.ssh/id_rsa"
     only = replace(directory("deploy"), key=FoundKey("SSH key", "deploy"))
     (finding,) = findings(container(bind("/srv/keys", "/keys", writable=False)), paths={"/srv/keys": only})
     assert "docker create --name app-new example/app:1" in finding.fix
@@ -471,13 +471,13 @@ def test_permission_bits_are_read_as_the_kernel_does() -> None:
         ({"type": "cifs", "o": "addr=192.0.2.11", "device": "//192.0.2.11/db"}, "network volume",
          "//192.0.2.11/db", ""),
         ({"type": "nfs4", "o": "addr=10.0.0.9", "device": ":/x"}, "network volume", "10.0.0.9:/x",
-         "the server's disk"),
+         "a failure of the server's disk"),
         ({"type": "nfs", "o": "addr=10.0.0.9", "device": "nas:/x"}, "network volume", "10.0.0.9:/x", ""),
         ({"type": "nfs", "o": "addr=127.0.0.1,port=20490", "device": "127.0.0.1:/m"}, "network volume",
          "media of this gateway, 127.0.0.1:/m", ""),
         ({"type": "nfs", "o": "addr=127.0.0.1,port=20491", "device": ":/m"}, "network volume",
          "127.0.0.1:/m, port 20491", ""),
-        ({}, "volume", "data", "docker volume rm, compose down -v, the host's disk"),
+        ({}, "volume", "data", "docker volume rm, compose down -v, a failure of the host's disk"),
     ],
 )  # fmt: skip
 def test_a_place_shows_where_the_data_is_stored_and_what_loses_it(

@@ -234,7 +234,7 @@ def test_options_that_no_command_can_read_are_left_to_the_user() -> None:
     app = container(AuditedMount("volume", "/data", "", "share"))
     options = {"type": "cifs", "o": "addr=192.0.2.1,password=hun,,ter2", "device": "//nas/x"}
     (finding,) = decide(AuditSnapshot((app,), {"share": AuditedVolume("share", options=options)})).findings
-    assert finding.fix.startswith("# an option has a comma")
+    assert finding.fix.startswith("# an option contains a comma")
     assert len(finding.fix.splitlines()) == 1
 
 
@@ -363,7 +363,7 @@ def test_a_name_that_leads_to_another_image_is_not_used(labels: Mapping[str, str
     app = replace(container(Labels=labels), image_reference="sha256:1")
     text = "\n".join(lines(app, MOVE))
     assert "mariadb:11 " not in f"{text} ".replace("mariadb:11 has changed", "")
-    assert ("possibly uses another image" in text) if labels else ("-v db-mysql:/var/lib/mysql sha256:1\n" in text)
+    assert ("may use another image" in text) if labels else ("-v db-mysql:/var/lib/mysql sha256:1\n" in text)
 
 
 def test_helpers_leave_no_anonymous_volumes() -> None:
@@ -484,7 +484,7 @@ def test_compose_replaces_no_other_container() -> None:
     first, second = container(Labels=COMPOSE), replace(container(Labels=COMPOSE), name="db-2")
     text = "\n".join(lines(first, MOVE, second))
     assert "compose -p" not in text
-    assert "(not printed here: Compose would replace all 2 containers of shop/db)" in text
+    assert "(no command can create it exactly: Compose would replace all 2 containers of shop/db)" in text
     one_off = container(Labels={**COMPOSE, "com.docker.compose.oneoff": "True"})
     assert "compose -p" not in "\n".join(lines(one_off, MOVE))
 
@@ -547,7 +547,7 @@ def test_a_value_of_mount_is_quoted_for_a_task_of_a_service() -> None:
 @pytest.mark.parametrize("mount", [AuditedMount("bind", "/x", "/srv:/x"), AuditedMount("volume", "/x:ro", "", "v")])
 def test_a_path_with_a_colon_gives_no_command(mount: AuditedMount) -> None:
     (only,) = lines(container(mount), MOVE)
-    assert only.startswith("# db: a path has a colon")
+    assert only.startswith("# db: a path contains a colon")
 
 
 def test_a_copy_never_includes_another_mount() -> None:

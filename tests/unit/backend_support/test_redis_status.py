@@ -57,7 +57,7 @@ def test_either_role_or_info_is_enough() -> None:
     assert evaluate(refused, {"role": "master"}, None).role == "primary"
     assert evaluate(refused, REPLICATING, None).role == "replica"
     assert evaluate(SLAVE, {}, None).role == "replica"
-    with pytest.raises(UnusableTargetError, match="permit the user of the check") as caught:
+    with pytest.raises(UnusableTargetError, match="grant the user of the check") as caught:
         evaluate(refused, {}, None)
     assert caught.value.reason is Reason.AUTH
 

@@ -267,7 +267,7 @@ def test_a_wrong_check_is_an_error_with_its_key(changes: dict[str, object], erro
         ({"json": "a", "header": "b"}, "needs either json or header"),
         ({"json": "a..b"}, "json: has an empty name"),
         ({"header": "a b"}, "header: is not the name"),
-        ({"json": "a", "primary": ("x", "Y"), "replica": ("y",)}, "replica: y means primary, too"),
+        ({"json": "a", "primary": ("x", "Y"), "replica": ("y",)}, "replica: y is also a value of primary"),
     ],
 )
 def test_a_wrong_role_is_an_error_with_its_key(changes: dict[str, object], error: str) -> None:

@@ -44,7 +44,7 @@ def check_positions(folder: Path) -> None:
     )
     reported = str(CliRunner().invoke(cli, ["validate", "-c", str(file)]).exception)
     assert f"{file}:2:44: tunnels.a.command: absent-program is not installed" in reported
-    assert f"{file}:3:44: tunnels.b.command: 'nc' and the text after it are one word" in reported
+    assert f"{file}:3:44: tunnels.b.command: the command is one word that starts with 'nc'" in reported
     assert f"{file}:4:44: tunnels.c.command: {writable}: everybody can change it (mode 0777): chmod o-w" in reported
     assert "tunnels.d.agent" in reported
     file.write_text(file.read_text().replace(", agent: /x", ""))

@@ -181,7 +181,7 @@ async def test_a_file_system_that_does_not_answer_does_not_block_the_event_loop(
     )
     try:
         async with opened(options) as link:
-            with pytest.raises(ReachError, match=r"command: /slow/cat: the file system did not answer within 0.2 s"):
+            with pytest.raises(ReachError, match=r"command: /slow/cat: the file system did not respond within 0.2 s"):
                 await link.socket(GOOD)
             await entered.get()
             assert (await link.lost()).reason is Reason.TIMEOUT

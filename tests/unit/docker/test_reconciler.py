@@ -6,10 +6,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from gateway.docker.engine_events import EngineEvents
 from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.model import LastStart
 from gateway.docker.options import DockerOptions, NetworkOptions
@@ -61,23 +62,22 @@ class Recorder:
     ],
 )
 async def test_an_event_is_handled_by_its_kind(
-    tmp_path: Path, happened: dict[str, Any], changes: bool, ended: list[str], started: list[str]
+    happened: dict[str, Any], changes: bool, ended: list[str], started: list[str]
 ) -> None:
     async def events(since: float, kinds: tuple[str, ...]) -> AsyncIterator[dict[str, Any]]:
         del since, kinds
         yield happened
 
-    options = DockerOptions(networks={"apps": NetworkOptions()})
-    made: Any = Reconciler(options, lambda: DesiredState("site-a", options, ()), lambda _: None, tmp_path)
-    made.directory, made._observer = Recorder(), Recorder()
-    made.revivals.record_signal(OTHER, 15, 1.0)
-    await made._watch(SimpleNamespace(events=events, flavor=DOCKER), 0.0)
-    assert made._dirty.is_set() is changes
-    assert made.directory.forgotten == ended
-    assert made._observer.forgotten == started
+    observer, directory, attempts = Recorder(), Recorder(), StartAttempts()
+    made: Any = EngineEvents(cast("Any", observer), cast("Any", directory), attempts, set())
+    attempts.record_signal(OTHER, 15, 1.0)
+    await made.watch(SimpleNamespace(events=events, flavor=DOCKER), 0.0)
+    assert made.changed.is_set() is changes
+    assert directory.forgotten == ended
+    assert observer.forgotten == started
     if happened["Type"] != "container":
-        assert made._observer.expired == [happened["Actor"]["Attributes"].get("container", "")]
-    assert made.revivals.signals == {OTHER: {15: 1.0}} | ({ID: {9: AT}} if happened["Action"] == "kill" else {})
+        assert observer.expired == [happened["Actor"]["Attributes"].get("container", "")]
+    assert attempts.signals == {OTHER: {15: 1.0}} | ({ID: {9: AT}} if happened["Action"] == "kill" else {})
 
 
 def past_engine(past: list[dict[str, Any]]) -> Any:
@@ -145,21 +145,21 @@ async def test_a_signal_by_another_client_counts_until_the_next_start(tmp_path: 
 
     made._executor.starter.requested.add(ID)
     happened.append(kill)
-    await made._watch(engine, 0.0)
+    await made._events.watch(engine, 0.0)
     assert made.desired().signals == {}, "the gateway's own restart sends this signal"
 
     made._executor.starter.requested.clear()
     happened.append(hang_up)
-    await made._watch(engine, 0.0)
+    await made._events.watch(engine, 0.0)
     assert made.revivals.permits(restart, 1000.0), "programs continue after this signal"
 
     happened.append(kill)
-    await made._watch(engine, 0.0)
+    await made._events.watch(engine, 0.0)
     assert made.desired().signals == {ID: {1: AT, 15: AT}}
     assert not made.revivals.permits(restart, 1000.0), "the restart was planned before the signal"
     assert made.revivals.permits(later, 1000.0), "the event of a later start was lost"
 
     happened.append(start)
-    await made._watch(engine, 0.0)
+    await made._events.watch(engine, 0.0)
     assert made.desired().signals == {}
     assert made.revivals.permits(restart, 1000.0)

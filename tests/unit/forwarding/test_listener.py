@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gateway.contracts.values import Endpoint
+from gateway.contracts.values import Endpoint, unix_endpoint
 from gateway.demo.process import free_port
 from gateway.forwarding import listener as listener_module
 from gateway.forwarding.listener import AcceptHandler, BindError, Listener
@@ -30,7 +30,7 @@ def test_localhost_binds_both_addresses_or_none() -> None:
         with socket.create_server(("127.0.0.1", port)):
             """Assert that no socket is left on this address."""
     listener = Listener(Endpoint("localhost", port))
-    assert len(listener.descriptors) == 2
+    assert len(listener.sockets) == 2
     listener.close()
 
 
@@ -38,10 +38,9 @@ def test_localhost_binds_both_addresses_or_none() -> None:
 def test_an_address_that_the_host_does_not_have_yet_is_bound(host: str, caplog: pytest.LogCaptureFixture) -> None:
     listener = Listener(Endpoint(host, 0), free_bind=True)
     try:
-        (descriptor,) = listener.descriptors
-        with socket.socket(fileno=socket.dup(descriptor)) as sock:
-            assert sock.getsockname()[0] == host
-            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+        (sock,) = listener.sockets
+        assert sock.getsockname()[0] == host
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
     finally:
         listener.close()
     assert "this host does not have the address of a listener yet" in caplog.text
@@ -54,7 +53,7 @@ def mode(path: Path) -> int:
 @pytest.mark.parametrize("what", ["link", "file", "socket", "nothing"])
 def test_set_mode_changes_only_the_bound_socket(tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str) -> None:
     path, secret = tmp_path / "listen.sock", tmp_path / "secret"
-    listener, other = Listener(path), socket.socket(socket.AF_UNIX)
+    listener, other = Listener(unix_endpoint(path)), socket.socket(socket.AF_UNIX)
     if what in ("link", "file"):
         secret.touch(0o600)
     else:
@@ -74,7 +73,7 @@ def test_set_mode_changes_only_the_bound_socket(tmp_path: Path, caplog: pytest.L
 
 def test_set_mode_only_acts_on_changes(tmp_path: Path) -> None:
     path = tmp_path / "listen.sock"
-    listener = Listener(path)
+    listener = Listener(unix_endpoint(path))
     assert mode(path) == 0o660
     listener.set_mode(open_to_all=True)
     assert mode(path) == 0o666
@@ -142,7 +141,7 @@ async def test_a_client_whose_handler_raises_is_reset_and_the_next_one_is_accept
 
     with caplog.at_level(logging.ERROR):
         async with accepting(faulty(), serve) as listener:
-            address = ("127.0.0.1", listener.address.port)  # type: ignore[union-attr]
+            address = ("127.0.0.1", listener.address.port)
             assert await ends(address) is None
             assert "cannot handle an accepted client" in caplog.text
             fails.append(False)
@@ -165,7 +164,7 @@ async def test_the_listener_continues_after_any_error_of_accept(fault: Exception
             client.send(b"hello")
 
     async with accepting(faulty(fault, fault), serve) as listener:
-        address = ("127.0.0.1", listener.address.port)  # type: ignore[union-attr]
+        address = ("127.0.0.1", listener.address.port)
         assert await ends(address) == b"hello"
         assert await ends(address) == b"hello"
 
@@ -187,7 +186,7 @@ async def test_registration_with_the_poller_is_retried(monkeypatch: pytest.Monke
     watching = SimpleNamespace(add=add, remove=real.remove)
     monkeypatch.setattr(listener_module, "poller", lambda: watching)
     async with accepting(faulty(), serve) as listener:
-        assert await ends(("127.0.0.1", listener.address.port)) == b"hello"  # type: ignore[union-attr]
+        assert await ends(("127.0.0.1", listener.address.port)) == b"hello"
     assert not faults
 
 
@@ -199,7 +198,7 @@ async def test_stop_during_accept_accepts_no_more_clients() -> None:
         listener.close()
 
     async with accepting(faulty(), serve) as listener:
-        address = ("127.0.0.1", listener.address.port)  # type: ignore[union-attr]
+        address = ("127.0.0.1", listener.address.port)
         with socket.create_connection(address), socket.create_connection(address):
             async with asyncio.timeout(20):
                 while not taken:

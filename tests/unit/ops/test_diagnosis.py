@@ -35,7 +35,7 @@ def test_a_backend_with_a_way_that_works_is_not_blocked() -> None:
     tunnels = [tunnel("a", TunnelState.BACKOFF, reason="timeout"), tunnel("b")]
     [cause] = diagnose(service(tunnels, [backend("x", via=["a", "b"])])).causes
     assert (cause.name, cause.level, cause.blocked, cause.rerouted) == ("a", Level.WARNING, (), ("x",))
-    assert cause.effects == "1 backend with another way"
+    assert cause.effects == "1 backend rerouted"
 
 
 def test_a_tunnel_inside_another_outer_tunnel_is_counted() -> None:
@@ -43,7 +43,7 @@ def test_a_tunnel_inside_another_outer_tunnel_is_counted() -> None:
     inner = tunnel("inner", via=("a", "b"))
     [cause] = diagnose(service([*edges, inner, tunnel("other", via=("b",))], [backend("x", via=["inner"])])).causes
     assert (cause.rerouted, cause.rerouted_tunnels) == ((), ("inner",))
-    assert cause.effects == "1 tunnel with another way"
+    assert cause.effects == "1 tunnel rerouted"
 
 
 def test_each_way_of_a_blocked_backend_has_a_cause() -> None:

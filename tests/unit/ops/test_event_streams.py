@@ -12,12 +12,12 @@ import pytest
 from gateway.contracts.values import Endpoint
 from gateway.ops import event_streams, server
 from gateway.ops.connection_limits import ConnectionLimits
-from gateway.ops.events import EventLog, EventSubject, EventType
+from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.server import OpsServer
 from gateway.ops.settings import OpsSettings
 
 WITHIN = 20.0
-ORDERS = EventSubject(EventType.BACKEND, "orders")
+ORDERS = EventSubject(SubjectType.BACKEND, "orders")
 Reader = asyncio.StreamReader
 
 

@@ -1,8 +1,8 @@
 """The log of transitions: which states cause an event, and which events a client has missed."""
 
-from gateway.ops.events import EventLog, EventSubject, EventType
+from gateway.ops.events import EventLog, EventSubject, SubjectType
 
-ORDERS = EventSubject(EventType.BACKEND, "orders")
+ORDERS = EventSubject(SubjectType.BACKEND, "orders")
 
 
 def test_a_state_causes_an_event_when_it_changes() -> None:
@@ -48,7 +48,7 @@ def test_a_client_gets_the_events_since_one_that_the_log_contains() -> None:
 
 def test_events_of_many_backends_do_not_replace_the_event_of_their_tunnel() -> None:
     log = EventLog(limit=3)
-    log.observe(EventSubject(EventType.TUNNEL, "bastion"), "backoff")
+    log.observe(EventSubject(SubjectType.TUNNEL, "bastion"), "backoff")
     for number in range(5):
         log.record(ORDERS, str(number))
     assert [each.state for each in log.latest()] == ["backoff", "2", "3", "4"]
@@ -61,23 +61,23 @@ def test_events_of_many_backends_do_not_replace_the_event_of_their_tunnel() -> N
 def test_states_of_a_previous_run_continue() -> None:
     before = EventLog()
     before.observe(ORDERS, "down")
-    before.record(EventSubject(EventType.DRAIN), "draining")
+    before.record(EventSubject(SubjectType.DRAIN), "draining")
     after = EventLog()
     after.load(before.latest())
     after.observe(ORDERS, "down")
     assert after.last_id == before.last_id
     after.observe(ORDERS, "up")
-    after.record(EventSubject(EventType.DRAIN), "draining")
+    after.record(EventSubject(SubjectType.DRAIN), "draining")
     assert [(each.previous, each.state) for each in after.latest()[-2:]] == [("down", "up"), (None, "draining")]
 
 
 def test_events_of_a_previous_run_are_added_to_those_of_this_run() -> None:
     clock = iter(range(1, 10))
     before, after = EventLog(clock=lambda: next(clock)), EventLog(clock=lambda: next(clock))
-    tunnel = EventSubject(EventType.TUNNEL, "bastion")
+    tunnel = EventSubject(SubjectType.TUNNEL, "bastion")
     before.observe(ORDERS, "down")
     before.observe(tunnel, "backoff")
-    after.record(EventSubject(EventType.START), "started")
+    after.record(EventSubject(SubjectType.START), "started")
     after.observe(ORDERS, "up")
     after.observe(tunnel, "quarantined")
     seen = after.last_id
@@ -98,7 +98,7 @@ def test_events_of_a_previous_run_are_added_to_those_of_this_run() -> None:
 def test_a_failure_began_when_it_did_in_a_previous_run() -> None:
     clock = iter(range(1, 20))
     before, after = EventLog(clock=lambda: next(clock)), EventLog(clock=lambda: next(clock))
-    tunnel, recovered = EventSubject(EventType.TUNNEL, "bastion"), EventSubject(EventType.BACKEND, "recovered")
+    tunnel, recovered = EventSubject(SubjectType.TUNNEL, "bastion"), EventSubject(SubjectType.BACKEND, "recovered")
     for subject, state in ((ORDERS, "down"), (tunnel, "suspect"), (tunnel, "backoff"), (ORDERS, "blocked"),
                            (recovered, "down"), (recovered, "up")):  # fmt: skip
         before.observe(subject, state)
@@ -119,7 +119,7 @@ def test_the_beginning_of_a_failure_is_not_replaced_by_many_events() -> None:
     log.observe(ORDERS, "down")
     began = log.latest()[0]
     for number in range(9):
-        log.observe(EventSubject(EventType.BACKEND, "flapping"), ("down", "up")[number % 2])
+        log.observe(EventSubject(SubjectType.BACKEND, "flapping"), ("down", "up")[number % 2])
     assert log.latest()[0] == began
     assert len(log.latest()) == 4
     after = EventLog(limit=3)

@@ -19,13 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.ops import events_file
-from gateway.ops.events import EventLog, EventSubject, EventType
+from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.events_file import LOCK_NAME, NAME, EventsFile
 from gateway.ops.events_file_reader import parse
 from gateway.ops.file_lock import lock_file
 
-ORDERS = EventSubject(EventType.BACKEND, "orders")
-DB = EventSubject(EventType.TARGET, "orders", "db:3306")
+ORDERS = EventSubject(SubjectType.BACKEND, "orders")
+DB = EventSubject(SubjectType.TARGET, "orders", "db:3306")
 WITHIN = 20.0
 
 

@@ -1,7 +1,7 @@
 """The arrangement of the page: groups, order, recent changes and consumers."""
 
 from gateway.contracts.states import HealthState
-from gateway.ops.events import EventLog, EventSubject, EventType
+from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.page.model import changes, consumer_rows, groups, some
 from tests.support.status_views import backend, consumer, service, tunnel
 
@@ -28,14 +28,14 @@ def test_backends_are_grouped_by_tunnel_and_the_worst_come_first() -> None:
 def test_similar_events_at_one_time_become_one_change() -> None:
     now = [100.0]
     log = EventLog(clock=lambda: now[0])
-    log.observe(EventSubject(EventType.TUNNEL, "bastion"), "backoff", "auth")
+    log.observe(EventSubject(SubjectType.TUNNEL, "bastion"), "backoff", "auth")
     for name in "abcde":
-        log.observe(EventSubject(EventType.TARGET, name, "db:1"), "blocked", "tunnel")
-        log.observe(EventSubject(EventType.BACKEND, name), "blocked", "tunnel")
+        log.observe(EventSubject(SubjectType.TARGET, name, "db:1"), "blocked", "tunnel")
+        log.observe(EventSubject(SubjectType.BACKEND, name), "blocked", "tunnel")
     now[0] += 60
-    log.observe(EventSubject(EventType.BACKEND, "a"), "up")
-    log.record(EventSubject(EventType.RELOAD), "failed", detail="x")
-    log.record(EventSubject(EventType.RELOAD), "failed", detail="x")
+    log.observe(EventSubject(SubjectType.BACKEND, "a"), "up")
+    log.record(EventSubject(SubjectType.RELOAD), "failed", detail="x")
+    log.record(EventSubject(SubjectType.RELOAD), "failed", detail="x")
     found = changes(log.latest())
     assert [(each.event.subject.type, some(each.names)) for each in found] == [
         ("reload", ""),
@@ -50,7 +50,7 @@ def test_similar_events_at_one_time_become_one_change() -> None:
 def test_events_with_different_causes_stay_separate() -> None:
     log = EventLog(clock=lambda: 100.0)
     for name, cause in (("a", "refused"), ("b", "wrong key"), ("c", "refused")):
-        log.observe(EventSubject(EventType.BACKEND, name), "blocked", "tunnel", cause)
+        log.observe(EventSubject(SubjectType.BACKEND, name), "blocked", "tunnel", cause)
     assert [each.names for each in changes(log.latest())] == [["c", "a"], ["b"]]
 
 

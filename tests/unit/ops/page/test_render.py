@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.contracts.states import HealthState, TunnelState
-from gateway.ops.events import EventLog, EventSubject, EventType
+from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.page.render import (
     SECURITY_POLICY,
     render_backend,
@@ -32,8 +32,8 @@ def test_the_outer_tunnel_of_a_tunnel_is_shown() -> None:
 
 def test_text_from_outside_is_escaped() -> None:
     log = EventLog()
-    log.record(EventSubject(EventType.TARGET, EVIL, EVIL), EVIL, EVIL, EVIL)
-    log.record(EventSubject(EventType.BACKEND, EVIL), EVIL, EVIL, EVIL)
+    log.record(EventSubject(SubjectType.TARGET, EVIL, EVIL), EVIL, EVIL, EVIL)
+    log.record(EventSubject(SubjectType.BACKEND, EVIL), EVIL, EVIL, EVIL)
     evil = {"reason": EVIL, "detail": EVIL}
     history = [Checked(HealthState.DOWN, detail=EVIL, reason=EVIL)]
     bad = target(
@@ -89,7 +89,7 @@ def test_a_page_with_500_failed_backends_has_less_than_300_kb() -> None:
     ]  # fmt: skip
     log = EventLog()
     for each in backends:
-        log.observe(EventSubject(EventType.BACKEND, each.name), "down", "timeout", "x" * 500)
+        log.observe(EventSubject(SubjectType.BACKEND, each.name), "down", "timeout", "x" * 500)
     page = "".join(render_index(service([tunnel()], backends), log.latest(), {}, NOW, RowCache()))
     assert all(each.name in page for each in backends)
     assert len(page.encode()) < 300_000

@@ -1,4 +1,4 @@
-"""Creates the metrics of the facts (such as a replication lag) that kinds of tunnels and backends report."""
+"""Creates the metrics that only some kinds of tunnels or backends have, such as a replication lag (`facts.py`)."""
 
 from collections.abc import Iterable, Iterator
 from itertools import product
@@ -10,11 +10,11 @@ from gateway.ops.status_views import BackendView, TunnelView
 
 
 def fact_families(facts: Iterable[Fact], *labels: str) -> dict[str, GaugeMetricFamily]:
-    """Return, by name, an empty metric for each fact that is exported as a metric.
+    """Return an empty metric for each fact that is exported as a metric. The keys are the names of the metrics.
 
     Args:
         facts: The facts.
-        labels: The labels before the label of the fact.
+        labels: The names of the first labels. If a fact declares a label, this label follows them.
     """
     return {
         fact.metric: GaugeMetricFamily(fact.metric, fact.help, labels=[*labels, *filter(None, [fact.label])])

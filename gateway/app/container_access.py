@@ -1,4 +1,4 @@
-"""Explains why containers can or cannot reach backends, from the state of the running service."""
+"""Explains which backends containers can reach, and why, from the state of the running service."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from gateway.ops.status_json import iso
 
 
 def explain_containers(reconciler: Reconciler, backends: Iterable[RunningBackend], name: str) -> list[dict[str, Any]]:
-    """Return an explanation for each container that matches `name`.
+    """Explain, for each container that matches `name`, which backends it can reach, and why.
 
     Args:
         reconciler: The reconciler of the engine.

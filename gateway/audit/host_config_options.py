@@ -4,36 +4,36 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 _MOUNTS = {"Binds", "Mounts", "Tmpfs", "VolumesFrom", "AutoRemove"}
-"""Keys of `HostConfig` that describe mounts. The new mounts replace their values."""
+"""Keys of `HostConfig` that describe mounts. They need no options, because the new container gets other mounts."""
 _NO_OPTIONS = {"MaskedPaths", "ReadonlyPaths", "CgroupnsMode", "ContainerIDFile", "ConsoleSize", "Isolation",
                "VolumeDriver", "Cgroup", "IOMaximumBandwidth", "IOMaximumIOps"}  # fmt: skip
-"""Keys of `HostConfig` that need no conversion here: the engine sets them, or other code converts them."""
+"""Other keys of `HostConfig` without an entry in `_OPTIONS`: the engine sets them, or other code converts them."""
 _MOUNT_OPTIONS = ("VolumeOptions", "BindOptions", "TmpfsOptions", "ClusterOptions", "ImageOptions")
 
 
-class UnsupportedOptionError(Exception):
-    """Some settings of a container cannot be reproduced, or they hold secrets. The message names these settings."""
+class UnsupportedContainerSettingError(Exception):
+    """A container has settings that commands cannot reproduce, or that contain secrets. The message names them."""
 
 
-def host_options(host: Mapping[str, Any], cgroup_mode: str) -> Iterator[str]:
-    """Yield the options, except those for mounts.
+def host_config_options(host: Mapping[str, Any], cgroup_mode: str) -> Iterator[str]:
+    """Yield the options of `docker create` that reproduce a `HostConfig`, except those for mounts.
 
     Args:
         host: The `HostConfig`.
-        cgroup_mode: See `Snapshot`.
+        cgroup_mode: As in `AuditSnapshot`.
 
     Raises:
-        UnsupportedOptionError: `host` has a key that this function does not convert.
+        UnsupportedContainerSettingError: `host` has a key that this function does not convert.
     """
     left_out = sorted(
         key for key, value in host.items() if value and key not in _OPTIONS.keys() | _MOUNTS | _NO_OPTIONS
     )
     if left_out:
-        raise UnsupportedOptionError(", ".join(left_out))
+        raise UnsupportedContainerSettingError(", ".join(left_out))
     if any(each.get(key) for each in host.get("Mounts") or () for key in _MOUNT_OPTIONS):
-        raise UnsupportedOptionError("options of --mount")
+        raise UnsupportedContainerSettingError("options of --mount")
     if host.get("MaskedPaths") == [] and not host.get("Privileged"):
-        raise UnsupportedOptionError("--security-opt systempaths=unconfined")
+        raise UnsupportedContainerSettingError("--security-opt systempaths=unconfined")
     if host.get("CgroupnsMode") not in (None, "", cgroup_mode):
         yield from ("--cgroupns", str(host["CgroupnsMode"]))
     for key, option in _OPTIONS.items():
@@ -43,7 +43,7 @@ def host_options(host: Mapping[str, Any], cgroup_mode: str) -> Iterator[str]:
 
 
 def each_of(flag: str) -> Callable[[Any], Iterator[str]]:
-    """Return a function that yields an option and a value for each of several values."""
+    """Return a function that yields `flag` and the value for each value of its argument."""
 
     def options(values: Any) -> Iterator[str]:
         for value in values:
@@ -69,15 +69,17 @@ def _ports(bindings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def restart_policy(policy: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the options for a restart policy; none for a container that the engine does not restart."""
+    """Yield the options for a restart policy; none for the policy `no`."""
     name, count = policy.get("Name", "no"), policy.get("MaximumRetryCount", 0)
     if name not in ("", "no"):
         yield from ("--restart", f"{name}:{count}" if count else name)
 
 
 def _security(values: Any) -> Iterator[str]:
-    if any(str(each).startswith(("seccomp={", "seccomp:{")) for each in values):  # the client reads it from a file
-        raise UnsupportedOptionError("--security-opt seccomp=FILE")
+    if any(
+        str(each).startswith(("seccomp={", "seccomp:{")) for each in values
+    ):  # --security-opt needs a file with this profile
+        raise UnsupportedContainerSettingError("--security-opt seccomp=FILE")
     yield from each_of("--security-opt")(values)
 
 

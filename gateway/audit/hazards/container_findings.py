@@ -1,4 +1,4 @@
-"""Creates findings about containers, and contains functions that several kinds of hazards share."""
+"""Iterates over the mounts of containers, and creates findings about containers. Does no I/O."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ from gateway.text_sanitizer import one_line
 def mounts(snapshot: AuditSnapshot) -> Iterator[tuple[AuditedContainer, AuditedMount, MountStorage]]:
     """Yield each mount of each container, with the storage that holds the mount's data.
 
-    A mount of a volume with `o=bind` is a bind of the host's directory.
+    A mount of a volume with the option `o=bind` is yielded as a bind mount of the host's directory.
     """
     for container in snapshot.containers:
         for mount in (as_bind(snapshot, each) for each in container.mounts):
@@ -25,7 +25,10 @@ def mounts(snapshot: AuditSnapshot) -> Iterator[tuple[AuditedContainer, AuditedM
 def database_in(
     snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountStorage
 ) -> str:
-    """Return the kind of database whose files are on a mount; empty if no kind is known."""
+    """Return the kind of database that stores its files on a mount; empty if no kind is known.
+
+    The files determine the kind. If they cannot be read, the mount point and the image determine it.
+    """
     listed = snapshot.paths.get(store.host_path)
     found = listed.database if listed is not None else ""
     return found or database_files.at(mount.path, container.image, container.environment.get("PGDATA", ""))
@@ -48,8 +51,8 @@ def on_container(
         severity: How soon the hazard causes harm.
         container: The container.
         path: The path inside the container.
-        what: What was found.
-        fix: The commands that fix the hazard, or the change of the container's mounts from which to write them.
+        what: A description of the finding.
+        fix: The commands that fix the hazard, or the changes of the mounts, for which this function writes commands.
     """
     commands = fix if isinstance(fix, str) else recreate(snapshot, container, fix)
     source = container.labels.get(FILES, "").partition(",")[0]

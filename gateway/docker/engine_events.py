@@ -1,0 +1,87 @@
+"""Reads the events of an engine, and waits for changes that need a reconciliation."""
+
+import asyncio
+import time
+from collections.abc import Collection
+
+from gateway.docker.consumers import ConsumerDirectory
+from gateway.docker.engine import Engine
+from gateway.docker.signal_events import record_event
+from gateway.docker.snapshot_reader import SnapshotReader
+from gateway.docker.start_attempts import StartAttempts
+
+_DEBOUNCE, _MAX_DEBOUNCE = 0.2, 2.0
+_TYPES = ("container", "network", "service", "volume")
+_END_EVENTS = ("die", "destroy", "stop", "kill", "remove")
+_IGNORED_EVENTS = ("exec_", "health_status", "top", "attach", "resize", "export", "archive-path", "extract-to-dir")
+"""Container events that do not change a snapshot. Some of them occur many times a minute."""
+
+
+class EngineEvents:
+    """The events of one engine, which correct what is known about its containers before the next snapshot.
+
+    Args:
+        observer: Forgets the states of containers that start.
+        directory: Forgets the addresses of containers that end or leave a network.
+        revivals: Records the signals to containers.
+        requested: The containers whose start the gateway has requested.
+    """
+
+    def __init__(
+        self,
+        observer: SnapshotReader,
+        directory: ConsumerDirectory,
+        revivals: StartAttempts,
+        requested: Collection[str],
+    ) -> None:
+        self._observer = observer
+        self._directory = directory
+        self._revivals = revivals
+        self._requested = requested
+        self.changed = asyncio.Event()
+        """Set when a reconciliation is needed."""
+
+    async def watch(self, engine: Engine, since: float) -> None:
+        """Read events until the connection ends.
+
+        Args:
+            engine: The engine.
+            since: The time of the first event, in seconds since the epoch, on the engine's clock.
+
+        Raises:
+            EngineError: The engine cannot be used any more.
+        """
+        async for event in engine.events(since, _TYPES):
+            action = str(event.get("Action", ""))
+            if event.get("Type") == "container":
+                if action.startswith(_IGNORED_EVENTS):
+                    continue
+                container = str(event.get("Actor", {}).get("ID", ""))
+                if action == "start":
+                    self._observer.forget_start(container)
+                record_event(event, self._revivals, self._requested)
+                if action in _END_EVENTS:
+                    self._directory.forget(container)
+            else:
+                # A start that fails has no event of the container, but events of its networks and volumes.
+                self._observer.expire_start(str(event.get("Actor", {}).get("Attributes", {}).get("container", "")))
+                if action == "disconnect":
+                    self._directory.forget(engine.flavor.disconnected_container(event))
+            self.changed.set()
+
+    async def wait(self, at_most: float, watching: "asyncio.Task[None]") -> None:
+        """Wait for a change and the debounce time after it.
+
+        Args:
+            at_most: The maximum time to wait for a change, in seconds.
+            watching: The task that runs `watch`; its end ends the wait.
+        """
+        change = asyncio.ensure_future(self.changed.wait())
+        try:
+            await asyncio.wait({change, watching}, timeout=at_most, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            change.cancel()
+        latest = time.monotonic() + _MAX_DEBOUNCE
+        while self.changed.is_set() and time.monotonic() < latest:
+            self.changed.clear()
+            await asyncio.sleep(_DEBOUNCE)

@@ -1,0 +1,38 @@
+"""Logs what is new in a plan: containers that are unavailable, attachments that are refused, and warnings."""
+
+import logging
+
+from gateway.docker.log_limiter import LogLimiter
+from gateway.docker.plan import AttachmentState, Plan
+
+log = logging.getLogger(__name__)
+
+
+def log_changes(planned: Plan, limiter: LogLimiter, now: float) -> None:
+    """Log the warnings and refusals that `limiter` has not selected before.
+
+    Args:
+        planned: The plan.
+        limiter: Selects the lines to log.
+        now: The monotonic time in seconds.
+    """
+    refused = [
+        (each.network, each.container, str(each.reason), each.message)
+        for each in planned.attachments
+        if each.state is AttachmentState.BLOCKED
+    ]
+    dead = [(each.container, str(each.cause), each.detail, each.message, each.command) for each in planned.dead]
+    new = set(limiter.select(dead, now))
+    for container, cause, detail, why, command in filter(new.__contains__, dead):
+        extra = {"container": container, "cause": cause, "detail": detail, "why": why, "command": command}
+        log.warning("docker: container unavailable", extra=extra)
+    if count := limiter.take_suppressed(now):
+        log.info("docker: log lines suppressed", extra={"count": count})
+    for each in limiter.select((*planned.warnings, *refused), now):
+        if isinstance(each, tuple):
+            extra = dict(zip(("network", "container", "reason", "detail"), each, strict=True))
+            log.info("docker: attachment refused", extra=extra)
+        elif each in planned.label_errors:
+            log.info("docker: invalid label", extra={"detail": each})
+        else:
+            log.warning("docker: warning", extra={"detail": each})
