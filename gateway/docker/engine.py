@@ -61,7 +61,7 @@ class Engine:
     Args:
         docker: The aiodocker client; the caller closes it.
         timeout: The timeout of one request, in seconds.
-        connect_again: See `separate`.
+        connect_again: Returns a context manager for another connection to the same engine.
     """
 
     def __init__(

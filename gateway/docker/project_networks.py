@@ -35,7 +35,9 @@ def group(name: str, labels: Mapping[str, str]) -> str:
 
 
 def network_of(configured: str, options: NetworkOptions, name: str, labels: Mapping[str, str]) -> str:
-    """Return the name of the network to which a container or service is attached instead of a configured network.
+    """Return the actual name of a configured network for a container or service.
+
+    With `per: project`, this is the name of the separate network of the container's or service's project.
 
     Args:
         configured: The configured name.

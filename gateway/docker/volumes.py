@@ -28,8 +28,9 @@ class VolumeStatus:
 
     Args:
         change: The necessary action; None if the volume needs no action.
-        state: How the volume differs from the configuration, such as `kept` or `blocked`.
-        message: The reason for `state`; empty if `state` is `kept`.
+        state: `kept`: the volume is correct. `pending`: it will be created or recreated. `drifted`: its options
+            differ, but it is in use. `blocked`: another program created a volume of that name.
+        message: Details; can be empty if `state` is `kept`.
     """
 
     spec: VolumeSpec

@@ -87,7 +87,7 @@ def _stopped(builder: PlanBuilder, container: Container) -> DeadContainer | None
     if requested is not None and start.error.endswith(CANCELED):
         detail = "the gateway was stopped, or lost its connection to the engine, while it started the container"
         if requested.cause is StartFailureCause.VOLUME:
-            if all(each.backend != requested.backend for each in builder.desired.mount_listeners):
+            if all(each.backend != requested.backend for each in builder.desired.mount_addresses):
                 message, command = f"backend {requested.backend} is not configured", f"docker start {container.name}"
                 return dead_container(container, requested.cause, detail, DeadContainerState.OFF, message, command)
             return _when_up(builder, container, requested.backend, detail)
@@ -108,7 +108,7 @@ def _without_volume(builder: PlanBuilder, container: Container, failed: FailedSt
     backend = next(
         (
             each.backend
-            for each in builder.desired.mount_listeners
+            for each in builder.desired.mount_addresses
             if each.is_at(failed.address, failed.port, bridges)
         ),
         None,
@@ -177,5 +177,5 @@ def _without_network(builder: PlanBuilder, container: Container, failed: FailedS
     if not reconnect:
         return recreate(container, StartFailureCause.NETWORK, detail)
     command = f"{reconnect} && docker start {container.name}"
-    message = "the gateway did not attach it to the network, and a start alone fails again"
+    message = "the gateway did not attach it to the network: every start fails until the container is reconnected"
     return dead_container(container, StartFailureCause.NETWORK, detail, DeadContainerState.RECREATE, message, command)

@@ -241,7 +241,7 @@ def test_a_container_that_cannot_be_attached_gets_no_project_network() -> None:
     assert [(each.network, each.reason) for each in refused.attachments] == [("apps-shop", BlockedReason.NOT_GRANTED)]
     odd = planned(container("web", "a b"))
     assert made(odd) == []
-    reported = f"web: label {PROJECT}: 'a b' cannot be part of a network's name, so it gets no network"
+    reported = f"web: label {PROJECT}: 'a b' cannot be part of a network's name, so it is attached to no network"
     assert odd.warnings == (reported,)
 
 
