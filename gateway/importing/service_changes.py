@@ -113,7 +113,8 @@ def _remove_variables(edit: YamlEdit, container: ImportedContainer, gone: list[s
     for variable in gone:
         if variable not in present:
             result.add_note(
-                f"{container.where}: {variable} is no longer needed; remove it where it is set, as in an env_file"
+                f"{container.where}: {variable} is no longer needed; remove it where it is set, for example in an"
+                " env_file"
             )
         elif isinstance(existing, dict):
             edit.remove((*path, variable))

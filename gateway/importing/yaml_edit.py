@@ -192,7 +192,7 @@ class YamlEdit:
             node = self._entry(node, path[:length])[1]
 
     def _in_flow(self, path: KeyPath) -> bool:
-        """Return whether a value is in a flow-style collection. If so, record the outermost one, to rewrite it."""
+        """Return whether a value is in a flow-style collection. If so, mark the outermost one for rewriting."""
         node = self._root
         for index, key in enumerate(path):
             if isinstance(node, yaml.CollectionNode) and node.flow_style:
