@@ -363,4 +363,4 @@ SECTIONS: dict[str, type] = {
     "fleet": FleetOptions,
     "traces": TracesSection,
 }
-"""The sections whose keys each have one value. Each of these keys is also a flag and an environment variable."""
+"""The sections with a fixed set of keys. Each of these keys can also be set by a flag and an environment variable."""

@@ -25,7 +25,7 @@ _REMEDIES = (
     (r"escape", "write a backslash twice, or use single quotation marks"),
 )
 """Pairs of a pattern in the messages of PyYAML, and a remedy. The first match applies."""
-_OTHER = "check the quotation marks, brackets and indentation here"
+_OTHER = "check the quotation marks, brackets and indentation at this position"
 
 
 def yaml_error(error: yaml.YAMLError, text: str) -> tuple[int, int, str]:
