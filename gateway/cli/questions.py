@@ -133,7 +133,7 @@ def _free_listener(answer: str | None, port: int, taken: Collection[Endpoint]) -
 
 
 def _required(cls: type) -> list[str]:
-    """Return the keys without a default."""
+    """Return the keys of a dataclass that have no default."""
     missing = dataclasses.MISSING
     return [each.name for each in dataclasses.fields(cls) if each.default is missing is each.default_factory]
 

@@ -81,7 +81,7 @@ def exports(
 
 
 def _application_command(name: str, text: str) -> click.Command:
-    """Create the command that prints what the function `name` of `rendering/application.py` returns."""
+    """Create the command that prints the result of the function `name` of `rendering/application.py`."""
 
     @click.command(name, help=text)
     @config_options

@@ -30,7 +30,7 @@ def _peers(config: Config) -> Iterator[str]:
 def _resolvers(config: Config) -> Iterator[str]:
     """Yield a warning for each host name that is reached through tunnels of several kinds.
 
-    Each kind of tunnel uses other name servers. Their responses can differ, so that one name leads to different
+    Each kind of tunnel uses different name servers. Their responses can differ, so that one name leads to different
     hosts.
     """
     for name, spec in config.backends.items():

@@ -53,7 +53,7 @@ class Decoder:
 
         Args:
             tree: The value.
-            hint: The type hint.
+            hint: The type hint of the dataclass field.
             key: The dotted key of the value, for messages.
             shorthand: The field of the dataclass to set if the value is not a mapping.
 

@@ -35,7 +35,8 @@ class GatewaySection:
             up to 4. A change needs a restart.
         reload_on_change: Reload when the configuration file changes, and log in again when the key of a tunnel
             changes.
-        strict: Refuse insecure settings, and let Docker containers use only `docker.grants`; see docs/secrets.md.
+        strict: Refuse insecure settings, and let Docker containers use only the backends that `docker.grants` allow;
+            see docs/secrets.md.
     """
 
     instance: str = field(default_factory=socket.gethostname)
@@ -194,7 +195,7 @@ class CommonCheckOptions:
 
 @dataclass(frozen=True)
 class AllowRules:
-    """The key `allow`: the clients that may connect. A list is short for `networks`.
+    """The key `allow`: the clients that may connect. If the value is a list, it sets `networks`.
 
     Args:
         networks: Allowed source networks; absent: all clients that reach the listener.

@@ -13,7 +13,7 @@ _MAX_ADDRESS_FAILURES = 3
 """Number of timeouts after which the gateway requests another address instead of its previous one. A single timeout
 can be caused by a slow swarm manager, and must not change the address."""
 PREREQUISITES = (ActionKind.CREATE_NETWORK, ActionKind.CREATE_VOLUME, ActionKind.RECREATE_VOLUME)
-"""Actions that other actions depend on."""
+"""Kinds of actions that must succeed before the other actions on the same network or volume."""
 
 
 class ActionFailures:
@@ -100,8 +100,8 @@ class ActionFailures:
     ) -> None:
         """Count a failure, and exclude the addresses of the action if they are the probable cause.
 
-        Other addresses are excluded after the first failure. The gateway's previous address is excluded only after
-        several failures, unless the engine has certainly refused it.
+        The gateway's previous address is excluded only after several failures, unless the engine has certainly
+        refused it. Any other address is excluded after the first failure.
 
         Args:
             action: The failed action.

@@ -54,7 +54,7 @@ def consumer(container: Container, grants: Iterable[Grant], *, strict: bool) -> 
 def client_networks(observed: EngineSnapshot, options: DockerOptions) -> AbstractSet[str] | None:
     """Return the networks on which a client's address identifies a container of this engine; None for all networks.
 
-    On all other networks, another client can have the address of a container. If the engine runs on another host,
+    On all other networks, another host can have the same address as a container. If the engine runs on another host,
     the result is empty, because this is possible on every network.
     """
     own = observed.own_container

@@ -21,8 +21,8 @@ class EngineEvents:
     """Reads the events of one engine, and updates the gateway's data about containers before the next snapshot.
 
     Args:
-        observer: Its cached last start of a container is removed when the container starts.
-        directory: The addresses of containers that exit or leave a network are removed from it.
+        observer: Caches the last start of each container, which is removed when the container starts again.
+        directory: Contains the addresses of containers, which are removed when a container exits or leaves a network.
         revivals: Records the signals that other clients send to containers.
         requested: IDs of the containers that the engine is starting at the request of the gateway.
     """

@@ -69,7 +69,7 @@ class LastStart:
 
     @property
     def max_stop_time(self) -> float:
-        """The time in seconds in which a stop probably ends."""
+        """The time in seconds within which a stop of the container probably completes."""
         return self.stop_timeout if self.stop_timeout >= 0 else _LONG_STOP
 
     def may_be_stopped_by(self, signals: Mapping[int, float], clock: float) -> bool:
@@ -154,7 +154,7 @@ class Container:
 
 @dataclass(frozen=True)
 class NetworkInfo:
-    """A network in this engine's list.
+    """A network that this engine lists.
 
     Args:
         options: The driver's options, as the engine reports them.

@@ -93,7 +93,7 @@ class OwnershipRecord:
 
     @property
     def namespaces(self) -> frozenset[str]:
-        """IDs of containers whose network namespace others share, see `gateway.docker.plan.Plan.namespaces`."""
+        """IDs of containers whose network namespace others share, see `gateway.docker.planning.lost_namespaces`."""
         return self._namespaces
 
     def record_namespaces(self, containers: frozenset[str]) -> None:
@@ -105,11 +105,11 @@ class OwnershipRecord:
 
     @property
     def later_starts(self) -> dict[str, float]:
-        """See `gateway.docker.plan.Plan.later_starts`."""
+        """The recorded results of `gateway.docker.planning.lost_namespaces.later_starts`."""
         return dict(self._later_starts)
 
     def record_later_starts(self, starts: Mapping[str, float]) -> None:
-        """Record starts, and keep the recorded starts of other containers."""
+        """Record results of `lost_namespaces.later_starts`. Keep the recorded results of other containers."""
         recorded = {**self._later_starts, **starts}
         if recorded != self._later_starts:
             self._merge()

@@ -127,7 +127,7 @@ class DesiredState:
         busy: IDs of containers that have connections through the gateway.
         volumes: The configured volumes.
         serving: Whether any client has connections through the gateway.
-        by_label: The label by which a backend admits containers, by backend.
+        by_label: The label by which each backend admits containers, by the name of the backend.
         strict: Whether only grants admit containers, and labels do not.
         configured: The configured networks, if `expand_projects` has replaced some of them in `options` with the
             networks of projects; otherwise empty.
@@ -234,9 +234,9 @@ class Plan:
     """Warnings about containers that can spoof addresses. They are separate, because they change often."""
     dead: tuple[DeadContainer, ...] = ()
     namespaces: frozenset[str] = frozenset()
-    """See `gateway.docker.planning.lost_namespaces.shared_namespaces`."""
+    """IDs of containers whose network namespace others share, see `gateway.docker.planning.lost_namespaces`."""
     later_starts: Mapping[str, float] = field(default_factory=dict)
-    """See `gateway.docker.planning.lost_namespaces.later_starts`."""
+    """The result of `gateway.docker.planning.lost_namespaces.later_starts`."""
 
 
 def backends_on(desired: DesiredState, network: str) -> tuple[str, ...]:

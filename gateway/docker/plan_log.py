@@ -35,4 +35,4 @@ def log_changes(planned: Plan, limiter: LogLimiter, now: float) -> None:
         elif each in planned.label_errors:
             log.info("docker: invalid label", extra={"detail": each})
         else:
-            log.warning("docker: warning", extra={"detail": each})
+            log.warning("docker: problem found", extra={"detail": each})

@@ -72,7 +72,7 @@ def compose_diff(text: str, name: str, result: ImportResult) -> str:
 
 
 def _edit(text: str, name: str, *, has_services: bool) -> YamlEdit:
-    """Start the edit of a Compose file.
+    """Create the `YamlEdit` for a Compose file.
 
     Args:
         text: The content of the file.

@@ -69,7 +69,7 @@ def change_service(edit: YamlEdit, container: ImportedContainer, replaced: set[s
 
 
 def _remove_links(edit: YamlEdit, container: ImportedContainer, replaced: set[str]) -> None:
-    """Remove links to services that the gateway replaces. The gateway has the alias of each link."""
+    """Remove links to services that the gateway replaces. The gateway gets the alias of each removed link."""
     aliases = [alias for alias, name in container.links.items() if name in replaced]
     links = edit.get("services", container.name, "links")
     if aliases and isinstance(links, list):

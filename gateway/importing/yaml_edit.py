@@ -211,7 +211,7 @@ class YamlEdit:
 
         Args:
             node: The node.
-            otherwise: The earliest result, for a node without content.
+            otherwise: The minimum of the result, for a node without content.
         """
         while isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
             last = node.value[-1]

@@ -54,7 +54,7 @@ def revive(builder: PlanBuilder) -> tuple[DeadContainer, ...]:
 
 
 def _allowed(builder: PlanBuilder, container: Container, dead: DeadContainer) -> DeadContainer:
-    """Return the dead container. If the gateway may not start it, change its state and message to the reason."""
+    """Return `dead`. If the gateway may not start the container, set its state and message to the reason."""
     if dead.state not in (DeadContainerState.STARTING, DeadContainerState.WAITING):
         return dead
     options, desired, start = builder.options, builder.desired, container.last_start
@@ -120,7 +120,7 @@ def _without_volume(builder: PlanBuilder, container: Container, failed: FailedSt
 
 
 def _when_up(builder: PlanBuilder, container: Container, backend: str, detail: str) -> DeadContainer:
-    """Return the dead container for a failed mount. It is started now, or as soon as the volume's backend is up."""
+    """Return a `DeadContainer` for a failed mount. It is started now, or when the volume's backend is up."""
     usable = builder.desired.usable
     dead = dead_container(container, StartFailureCause.VOLUME, detail, DeadContainerState.STARTING)
     if usable is not None and backend in usable:

@@ -29,7 +29,7 @@ def shared_namespaces(builder: PlanBuilder) -> frozenset[str]:
 
 
 def without_namespace(builder: PlanBuilder, container: Container) -> DeadContainer | None:
-    """Return the dead container if a start failed because the owner of the network namespace was not running."""
+    """Return a `DeadContainer` for a container whose start failed because its namespace's owner was not running."""
     owner = _owner(builder, container)
     if owner is None:
         return _without_owner(builder, container)
@@ -50,7 +50,7 @@ def without_namespace(builder: PlanBuilder, container: Container) -> DeadContain
 
 
 def without_namespace_while_running(builder: PlanBuilder, container: Container) -> DeadContainer | None:
-    """Return the dead container if a running container has lost its shared network namespace; otherwise None."""
+    """Return a `DeadContainer` for a running container that has lost its shared network namespace; otherwise None."""
     if not container.joins:
         return None
     owner = _owner(builder, container)
