@@ -32,7 +32,7 @@ SETTINGS = {
     "log-level": ("LEVEL", "debug, info, warning or error."),
     "log-format": ("FORMAT", "text, json, or auto: text on a terminal."),
     "audit-log": ("FILE", "Audit log: a file, stdout or stderr."),
-    "audit-queue": ("COUNT", "Maximum of events that wait to be written."),
+    "audit-queue": ("COUNT", "Maximum number of queued audit events."),
     "fleet-members": ("ADDRESSES", "Gateways to show on /fleet, comma-separated."),
     "fleet-file": ("FILE", "File with addresses of gateways for /fleet."),
     "fleet-token-file": ("FILE", "Token that is sent to these gateways."),

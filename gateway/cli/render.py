@@ -28,7 +28,7 @@ def render() -> None:
     "origins",
     multiple=True,
     metavar="PATTERN",
-    help="Address, network or pattern from which the keys may log in, such as 192.0.2.0/24. Can be repeated.",
+    help="Address, network or pattern from which logins are allowed, such as 192.0.2.0/24. Can be repeated.",
 )
 def authorized_keys(
     file: Path | None,

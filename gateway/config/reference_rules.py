@@ -108,7 +108,7 @@ def _check_backends(config: Config, root: ParsedMapping, problems: list[ConfigPr
         for target in spec.targets:
             if not spec.ways(target) and any(_is_own_listener(target, listener) for listener in spec.listen):
                 place = _place(root, "backends", name, "targets")
-                remedy = "set the address of the server, or choose another listen"
+                remedy = "set the address of the server, or change listen"
                 message = f"{target} is the listener of this backend: {remedy}"
                 problems.append(ConfigProblem(place, f"backends.{name}.targets", message))
 

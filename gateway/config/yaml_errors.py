@@ -21,7 +21,7 @@ _REMEDIES = (
     (r"scanning a quoted scalar|end of stream|document separator", "close the quotation mark"),
     (r"expected <block end>", "start all keys of a mapping, and all items of a list, in the same column"),
     (r"expected the node content", "add a value, or quote it"),
-    (r"expected a single document", "remove the line ---: a configuration is one document"),
+    (r"expected a single document", "remove the line ---: a configuration has only one document"),
     (r"escape", "write a backslash twice, or use single quotation marks"),
 )
 """Pairs of a pattern in the messages of PyYAML, and a remedy. The first match applies."""

@@ -151,8 +151,8 @@ def _merge(client: ImportedClient, name: str, result: ImportResult) -> None:
     for key in ("export", "share"):
         if key in keys and backend.get(key, keys[key]) != keys[key] and client.volume:
             result.add_note(
-                f"{client.where}: backend {name} manages another volume; create this one, with addr=127.0.0.1,"
-                f" port={split_target(backend['listen'])[1]} and {key} {keys[key]}"
+                f"{client.where}: backend {name} manages another volume; create this volume yourself, with"
+                f" addr=127.0.0.1, port={split_target(backend['listen'])[1]} and {key} {keys[key]}"
             )
             keys.pop("volume", None)
     if "volume" in backend and "volume" in keys and client.volume != backend["volume"]["name"]:

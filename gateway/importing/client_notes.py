@@ -28,7 +28,7 @@ def _address(
             f", or start the container with --add-host {client.backend}:host-gateway if the gateway runs on this host"
         )
     if host in LOOPBACK:
-        text += f"; for that, run the gateway in a container and listen on {ANY_ADDRESS}:{port}"
+        text += f"; to make this possible, run the gateway in a container and listen on {ANY_ADDRESS}:{port}"
     linked = container.links.get(client.host, "")
     if any(linked in each.names and each.replaced for each in result.containers):
         text += f"; remove the link to {linked}"

@@ -167,7 +167,7 @@ def _program_keys(
         )
     result.add_note(
         f"{where}: the program gets only the environment variables PATH, HOME, USER, LOGNAME, TZ and the locale; add"
-        " others that it needs to environment"
+        " other variables that it needs to the key environment"
     )
     keys: dict[str, Any] = {"proxy_command": list(found.words)}
     return keys | ({"environment": list(found.environment)} if found.environment else {})

@@ -142,6 +142,6 @@ def _gluetun_wireguard(container: ImportedContainer, name: str, choice: str, res
     if not host:
         container.use(*[f"environment.{key}" for key in _CHOICE])
         result.add_note(
-            f"{container.where}: take Endpoint and PublicKey in {path} from the provider's file ({choice})"
+            f"{container.where}: copy Endpoint and PublicKey from the provider's file to {path} ({choice})"
         )
     return keys

@@ -116,7 +116,7 @@ def reattach_stopped_gateway(builder: PlanBuilder) -> None:
             if not ours or container.state in RUNNING or not (missing or stale):
                 continue
             message = (
-                f"its network was removed, and it cannot start: {builder.observed.flavor.command}"
+                f"its network was removed, and it cannot start: run {builder.observed.flavor.command}"
                 f" network disconnect {name} {container.name}, or gateway apply"
             )
             builder.report_container(container, name, AttachmentState.DRIFTED, None, message)

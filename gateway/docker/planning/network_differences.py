@@ -24,7 +24,7 @@ def differing(builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo)
             )
         else:
             yield (
-                f"network {there.name} was not created by this gateway, and {differs}: set {keep} to accept that, or "
+                f"network {there.name} was not created by this gateway, and {differs}: set {keep} to accept this, or "
                 "recreate the network with other options"
             )
 

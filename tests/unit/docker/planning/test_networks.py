@@ -136,7 +136,7 @@ def test_a_foreign_network_that_is_not_internal_is_reported() -> None:
     assert line.startswith(
         "network apps was not created by this gateway, and it is not internal: containers reach external networks"
     )
-    assert "set internal: false to accept that" in line
+    assert "set internal: false to accept this" in line
 
 
 def test_each_option_that_differs_on_an_own_network_is_reported() -> None:
