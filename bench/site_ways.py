@@ -254,23 +254,26 @@ def _gateway(
     known = f"known_hosts: [{bastion.known_hosts}], host_key_alias: '[127.0.0.1]:{bastion.port}'"
     options = f"kind: tcp, targets: ['127.0.0.1:{server}'], max_connections: 100000, check: {{interval: 1h}}"
     lines = [
-        "gateway: {workers: 1}",
         f"ops: {{listen: 127.0.0.1:{ops}, admin_socket: {folder}/admin.sock}}",
         "shutdown: {delay: 0s, drain: 1s}",
         "tunnels:",
-        f"  near: {{{keys}, port: {bastion.port}, known_hosts: [{bastion.known_hosts}]}}",
+        # The transfer beside queries has separate SSH connections, as backends of kind nfs have.
+        *(
+            f"  {name}: {{{keys}, port: {bastion.port}, known_hosts: [{bastion.known_hosts}]}}"
+            for name in ("near", "bulk")
+        ),
         *(f"  far{delay}: {{{keys}, port: {port}, {known}}}" for delay, port in far.items()),
         "backends:",
-        f"  load: {{{options}, via: near, listen: 127.0.0.1:{listen}, worker: false}}",
-        f"  bulk: {{{options}, via: near, listen: 127.0.0.1:{bulk}, worker: true}}",
+        f"  load: {{{options}, via: near, listen: 127.0.0.1:{listen}}}",
+        f"  bulk: {{{options}, via: bulk, listen: 127.0.0.1:{bulk}}}",
         *(
-            f"  far{delay}: {{{options}, via: far{delay}, listen: 127.0.0.1:{port}, worker: false}}"
+            f"  far{delay}: {{{options}, via: far{delay}, listen: 127.0.0.1:{port}}}"
             for delay, port in delayed.items()
         ),
     ]
     if database:
         target = f"kind: postgres, targets: ['127.0.0.1:{database}'], via: near"
-        lines.append(f"  queries: {{{target}, listen: 127.0.0.1:{queries}, worker: false}}")
+        lines.append(f"  queries: {{{target}, listen: 127.0.0.1:{queries}}}")
     (folder / "gateway.yaml").write_text("\n".join(lines) + "\n")
     arguments = [sys.executable, "-m", "gateway", "run", "-c", str(folder / "gateway.yaml")]
     process = start(arguments, _name(root), ops, listen, *delayed.values(), root=root)

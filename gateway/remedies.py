@@ -21,7 +21,6 @@ TUNNEL_REMEDIES: Mapping[str, str] = {
     Reason.PROTOCOL: "check that the address and the port belong to a server of this kind",
     Reason.PERMISSION: "give the gateway the capability or the device that the detail names",
     Reason.TUNNEL: "repair the outer tunnel first",
-    Reason.STARTING: "if this lasts, the worker process ends repeatedly: read the log of the gateway",
 }
 """For each reason of a tunnel, a sentence in the imperative."""
 

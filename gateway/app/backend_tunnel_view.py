@@ -46,7 +46,5 @@ def _trouble(monitored: MonitoredTarget, at: int) -> tuple[Reason | None, str] |
 
 
 def _clients(running: RunningBackend, tunnel: str) -> int:
-    if running.local is None:  # a worker has one way to each target
-        return running.forward.active
     uplinks = {each.uplink for ways in running.routes.values() for each in ways if each.uplink.tunnel_name == tunnel}
-    return sum(running.local.active_on(uplink) for uplink in uplinks)
+    return sum(running.forward.active_on(uplink) for uplink in uplinks)

@@ -47,8 +47,6 @@ class DockerSync:
         runtime.on_state_change = self._reconcile_soon
         unchanged = self._config is not None and self._config.docker == config.docker
         self._config, self._runtime = config, runtime
-        for worker in runtime.workers.supervisors:
-            worker.on_unknown_source = self._reconcile_soon
         if unchanged:
             self._reconcile_soon()  # the backends might have changed, although the section docker has not
             return
@@ -62,7 +60,6 @@ class DockerSync:
             self.reconciler = Reconciler(
                 config.docker, self.desired, self._link, config.gateway.state_dir, self._recorder, revivals
             )
-            self.reconciler.directory.watchers.append(self._send_to_workers)
             self._start(f"docker #{next(self._numbers)}", self.reconciler)
             if config.docker.peers is not None:
                 self._start_peers(config.docker, config.docker.peers, config.gateway.instance, self.reconciler)
@@ -140,10 +137,6 @@ class DockerSync:
     def _reconcile_soon(self) -> None:
         if self.reconciler is not None:
             self.reconciler.trigger()
-
-    def _send_to_workers(self, consumers: dict[str, Consumer]) -> None:
-        for worker in self._runtime.workers.supervisors if self._runtime else ():
-            worker.set_consumers(consumers)
 
     def _link(self, tunnel: str) -> Link | None:
         uplinks = self._runtime.uplinks.of_tunnel(tunnel) if self._runtime else []

@@ -12,7 +12,7 @@ _Way = tuple[str | None, Endpoint]
 
 
 class HandshakeBudgets:
-    """The handshake budgets of this process: one for each target and tunnel, shared by all backends.
+    """The handshake budgets: one for each target and tunnel, shared by all backends.
 
     All ways of a backend to one target lead to the same server, so their budgets are peers (see `join_budgets`). If
     two backends have a way in common, all their ways to this target are peers. Budgets survive a reload, because the

@@ -26,7 +26,7 @@ class MonitoredTarget:
     Args:
         checks: The check through each way, in the order of the configuration. All have the same `record`.
         choice: Chooses among the ways.
-        routes: The ways as clients use them; empty if a worker serves the clients.
+        routes: The ways as clients use them.
     """
 
     def __init__(self, checks: list[Check], choice: TunnelSelector, routes: tuple[RoutedTarget, ...]) -> None:
@@ -145,9 +145,9 @@ class MonitoredTarget:
             check.check_soon()
 
     def report_stall(self, tunnel: str | None) -> None:
-        """Notify the check through `tunnel`, or the only check, that a client waits too long for a response."""
+        """Notify the check through `tunnel` that a client waits too long for a response."""
         for check in self.checks:
-            if check.tunnel == tunnel or len(self.checks) == 1:
+            if check.tunnel == tunnel:
                 check.report_stall()
 
     def report_failed_dial(self, tunnel: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Configures the interpreter, the process and the event loop, in the main process and in workers."""
+"""Configures the interpreter, the process and the event loop."""
 
 import asyncio
 import ctypes

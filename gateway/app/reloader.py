@@ -98,8 +98,6 @@ class Reloader:
         self._last_change = ("", NO_CHANGE, 0.0)
         """The trigger, the changes and the monotonic time of the last reload that changed something."""
         self._loading: asyncio.Future[Config] | None = None
-        self._workers_behind = asyncio.Event()
-        """Set while a worker possibly still uses the admission rules of the previous configuration."""
 
     def start(
         self, runtime: Runtime, docker: DockerSync, ops: OpsServer, listeners: dict[Endpoint, Listener]
@@ -207,8 +205,8 @@ class Reloader:
             self.check_running()
             listeners = bind_listeners(config, runtime.listeners, self._passed, free_bind=False)
             restrict_sockets(config, listeners)
-            self._workers_behind.set()
             diff = self._apply_to(runtime, docker, config, listeners)
+            open_sockets(config, listeners)
             if config.log != self.config.log:
                 logs.configure(config.log.level, config.log.format)
             previous_advice, self.advice = self.advice, advice(config)
@@ -226,23 +224,8 @@ class Reloader:
         except BaseException:
             self._auditing.discard(writer)
             raise
-        if await runtime.workers.settled():
-            self._workers_behind.clear()
-            open_sockets(config, listeners)
-        else:
-            log.warning("a worker has not applied the configuration in time")
         log.info("reloaded", extra={"changes": str(diff)})
         return str(diff)
-
-    async def open_sockets_later(self) -> None:
-        """Open the sockets to all processes after slow workers have applied a configuration. Runs until cancelled."""
-        while True:
-            await self._workers_behind.wait()
-            assert self.runtime is not None  # noqa: S101 - the event is set only after `start`
-            config, listeners = self.runtime.config, self.runtime.listeners
-            if await self.runtime.workers.settled() and self.runtime.config is config:
-                self._workers_behind.clear()
-                open_sockets(config, listeners)
 
     async def _check_stale_files(self, config: Config) -> list[str]:
         """Log and return warnings about files that were replaced on the host."""

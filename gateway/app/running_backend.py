@@ -6,9 +6,6 @@ from dataclasses import dataclass, field
 
 from gateway.app.handshake_budgets import HandshakeBudgets
 from gateway.app.monitored_target import MonitoredTarget
-from gateway.app.worker.messages import CheckLogin, TargetAssignment
-from gateway.app.worker.stubs import ForwardStub
-from gateway.app.worker.worker_supervisor import WorkerSupervisor
 from gateway.config import BackendSpec
 from gateway.contracts.timed_state import TimedState
 from gateway.contracts.values import Endpoint
@@ -38,23 +35,19 @@ class RunningBackend:
     Args:
         spec: The configuration of the backend.
         forward: Serves the clients of the backend.
-        budgets: The handshake budgets of this process.
-        worker: The worker process that serves the clients; None if this process serves them.
-        local: The same object as `forward` if this process serves the clients; None if a worker serves them.
-        targets: The targets with their checks; empty in a worker.
-        records: The records survive a reload that changes the options of a backend, its ways or its worker, because
-            clients of a superseded primary would lose writes.
-        routes: The ways to each target, as clients use them; empty if a worker serves the clients.
+        budgets: The handshake budgets.
+        targets: The targets with their checks.
+        records: The records survive a reload that changes the options of a backend or its ways, because clients of a
+            superseded primary would lose writes.
+        routes: The ways to each target, as clients use them.
         clock: The backend's last computed state, and the time at which it began.
         on_state_change: Called when the state changes.
         on_result: Called after each check.
     """
 
     spec: BackendSpec
-    forward: Forward | ForwardStub
+    forward: Forward
     budgets: HandshakeBudgets
-    worker: WorkerSupervisor | None = None
-    local: Forward | None = None
     targets: list[MonitoredTarget] = field(default_factory=list)
     records: TargetRecords = field(default_factory=dict)
     routes: dict[Endpoint, tuple[RoutedTarget, ...]] = field(default_factory=dict)
@@ -90,16 +83,11 @@ class RunningBackend:
         """
         candidates, prefer = self.candidates(), self.spec.prefer
         self.evaluate(candidates)
-        logins = self._logins()
-        for login in logins:
-            self.record_login(*login)
+        for check in self.checks:
+            self._record_login(check)
         wrong_role = wrong_role_targets(candidates, prefer)
         left = superseded_primaries(candidates, prefer, confirmed=True)
-        if self.worker is not None:
-            assignment = TargetAssignment(self.spec.name, tuple(self.ordered_targets()), wrong_role, left, logins)
-            self.worker.assign_targets(assignment)
-        elif self.local is not None:
-            self.local.move_clients(wrong_role, left)
+        self.forward.move_clients(wrong_role, left)
         self._set_urgent(candidates)
         self.on_result()
 
@@ -113,13 +101,6 @@ class RunningBackend:
         for check in self.checks:
             check.set_urgent(urgent=(lacking and not check.failing) or check.target in unconfirmed)
 
-    def _logins(self) -> tuple[CheckLogin, ...]:
-        return tuple(
-            CheckLogin(check.target, check.tunnel, check.succeeded_at, check.record.probe_result.abort_limit)
-            for check in self.checks
-            if self.budget(check.target, check.tunnel) is not None and check.succeeded_at is not None
-        )
-
     def budget(self, target: Endpoint, tunnel: str | None) -> HandshakeBudget | None:
         """Return the handshake budget of a way; None if its server does not count aborted handshakes.
 
@@ -129,19 +110,12 @@ class RunningBackend:
         """
         return self.budgets.of(self.spec, target, tunnel)
 
-    def record_login(self, target: Endpoint, tunnel: str | None, at: float, limit: int | None) -> None:
-        """Record a successful login of a check in the handshake budget of its way.
-
-        Args:
-            target: The target.
-            tunnel: The tunnel of the way; None if the way has no tunnel.
-            at: Monotonic time at which the login succeeded.
-            limit: The number of aborted handshakes that the target's server tolerates; None if it is not known.
-        """
-        budget = self.budget(target, tunnel)
-        if budget is not None:
-            budget.record_login(at)
-            set_limit(budget.peers, limit or budget.limit)
+    def _record_login(self, check: Check) -> None:
+        """Record the last successful login of a check in the handshake budget of its way."""
+        budget = self.budget(check.target, check.tunnel)
+        if budget is not None and check.succeeded_at is not None:
+            budget.record_login(check.succeeded_at)
+            set_limit(budget.peers, check.record.probe_result.abort_limit or budget.limit)
 
     def ordered_targets(self) -> list[Endpoint]:
         """Return the targets to try for a new client, best first."""
@@ -162,7 +136,7 @@ class RunningBackend:
             if roles or each.target == target:
                 each.check_soon(all_ways=each.target == target)
 
-    def on_stall(self, target: Endpoint, tunnel: str | None = None) -> None:
+    def on_stall(self, target: Endpoint, tunnel: str | None) -> None:
         """Notify the check of `target` through `tunnel` that a client waits too long for a response."""
         for each in self.targets:
             if each.target == target:

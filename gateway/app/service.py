@@ -9,13 +9,13 @@ from pathlib import Path
 
 from gateway import __version__
 from gateway import _dataplane as data_plane
+from gateway.app.check_manager import CheckManager, wait_first_results
 from gateway.app.component_manager import ComponentManager
 from gateway.app.docker_sync import DockerSync
 from gateway.app.file_change_handler import FileChangeHandler
 from gateway.app.file_watcher import FileStamps, FileWatcher
 from gateway.app.handshake_budgets import HandshakeBudgets
 from gateway.app.listeners import bind_listeners
-from gateway.app.local_checks import LocalChecks, wait_first_results
 from gateway.app.ops_settings import ops_settings
 from gateway.app.process_setup import prepare_loop, prepare_process
 from gateway.app.reloader import Loader, Reloader
@@ -27,7 +27,6 @@ from gateway.app.socket_activation import passed_sockets
 from gateway.app.trace_exporter import exporting
 from gateway.app.transition_observer import TransitionObserver
 from gateway.app.uplink_manager import UplinkManager
-from gateway.app.worker.worker_pool import WorkerPool
 from gateway.config import Config
 from gateway.config.advice import advice
 from gateway.contracts.tracing import TraceExporter
@@ -118,7 +117,6 @@ class GatewayService:
             background = {
                 group.create_task(self._measure_lag()),
                 group.create_task(self._await_startup(runtime, docker)),
-                group.create_task(self._reloader.open_sockets_later()),
             }
             self._handle_signals(group, background)
             self._notifier.ready()
@@ -145,28 +143,17 @@ class GatewayService:
     ) -> Runtime:
         config, recorder = self._reloader.config, self._auditing.recorder
         components, budgets = ComponentManager(supervisor, group), HandshakeBudgets()
-
-        def on_worker_failure(backend: str, target: Endpoint, stalled: bool) -> None:
-            running = runtime.backends.get(backend)
-            if running is not None:
-                (running.on_stall if stalled else running.on_failure)(target)  # a worker has one way to each target
-
         data_plane.settings.threads = data_plane.thread_count(config.gateway.threads)
-        workers = WorkerPool(config.gateway.workers, on_worker_failure, recorder)
-        workers.start(supervisor)
-        uplinks = UplinkManager(components, separate_bulk=True)
-        runtime = Runtime(
+        return Runtime(
             components,
-            uplinks,
+            UplinkManager(components),
             config,
             docker,
-            LocalChecks(components, budgets),
+            CheckManager(components, budgets),
             budgets,
-            workers,
             recorder,
             exporter,
         )
-        return runtime
 
     def _handle_signals(self, group: asyncio.TaskGroup, background: set[asyncio.Task[None]]) -> None:
         def reload() -> None:

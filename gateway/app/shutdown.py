@@ -10,7 +10,6 @@ log = logging.getLogger(__name__)
 
 _POLL = 0.05
 _MIN_IDLE = 0.05
-_WORKER_REPORT_WAIT = 0.3
 
 
 async def shut_down(runtime: Runtime, options: ShutdownSection, immediately: asyncio.Event) -> None:
@@ -26,9 +25,6 @@ async def shut_down(runtime: Runtime, options: ShutdownSection, immediately: asy
     log.info("stopping", extra={"delay": options.delay, "drain": options.drain, "clients": runtime.active})
     await _wait(options.delay, immediately)
     runtime.stop_accepting()
-    if runtime.workers.supervisors:
-        # The next reports include the clients that the workers accepted last.
-        await _wait(_WORKER_REPORT_WAIT, immediately)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + options.drain
     while runtime.active and (left := deadline - loop.time()) > 0 and not immediately.is_set():

@@ -13,11 +13,12 @@ from gateway.app.docker_sync import DockerSync
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend
 from gateway.app.runtime import Runtime
-from gateway.app.worker.messages import NO_UPLINK, UplinkReport, consumer_view, uplink_report
 from gateway.backends import target_remedy
 from gateway.config import TunnelSpec
+from gateway.contracts.link import LinkStatus
 from gateway.contracts.states import TunnelState
 from gateway.facts import Fact
+from gateway.forwarding.consumer_usage import UsageCounters
 from gateway.health.check import Check
 from gateway.health.target_selection import TargetCandidate
 from gateway.measurement import Histogram
@@ -29,6 +30,7 @@ from gateway.ops.status_views import (
     BackendStatus,
     BackendView,
     CertificateView,
+    ConsumerView,
     DeadContainerView,
     DockerView,
     KnownConsumer,
@@ -38,6 +40,7 @@ from gateway.ops.status_views import (
     TunnelView,
     VolumeView,
 )
+from gateway.supervision.uplink import Uplink
 
 VERSION = __version__
 PYTHON_VERSION = platform.python_version()
@@ -51,22 +54,17 @@ def tunnel_views(runtime: Runtime, events: EventLog) -> list[TunnelView]:
         events: The log, which contains failures that began before a restart.
     """
     configured = [
-        _tunnel(
-            spec,
-            [*map(uplink_report, runtime.uplinks.of_tunnel(spec.name)), *runtime.workers.reports(spec.name)],
-            events,
-        )
-        for spec in runtime.config.tunnels.values()
+        _tunnel(spec, runtime.uplinks.of_tunnel(spec.name), events) for spec in runtime.config.tunnels.values()
     ]
-    draining: dict[str, tuple[TunnelSpec, list[UplinkReport]]] = {}
+    draining: dict[str, tuple[TunnelSpec, list[Uplink]]] = {}
     for spec, uplink in runtime.uplinks.draining():
-        draining.setdefault(spec.name, (spec, []))[1].append(uplink_report(uplink))
-    return configured + [_tunnel(spec, reports, events) for spec, reports in draining.values()]
+        draining.setdefault(spec.name, (spec, []))[1].append(uplink)
+    return configured + [_tunnel(spec, uplinks, events) for spec, uplinks in draining.values()]
 
 
-def _tunnel(spec: TunnelSpec, reports: list[UplinkReport], events: EventLog) -> TunnelView:
-    """Combine the lanes of a tunnel, in this process and in the workers. The tunnel is up if all its lanes are up."""
-    worst = _worst(reports)
+def _tunnel(spec: TunnelSpec, uplinks: list[Uplink], events: EventLog) -> TunnelView:
+    """Combine the uplinks of a tunnel's lanes. The tunnel is up if all its lanes are up."""
+    worst, statuses = worst_uplink(uplinks), {each: _link_status(each) for each in uplinks}
     return TunnelView(
         name=spec.name,
         kind=spec.kind.name,
@@ -75,25 +73,24 @@ def _tunnel(spec: TunnelSpec, reports: list[UplinkReport], events: EventLog) -> 
         far_side=spec.kind.create(spec.options).far_side,
         state=worst.state,
         reason=worst.reason,
-        detail=worst.described if worst.state is TunnelState.WAITING else worst.detail,
+        detail=worst.describe() if worst.state is TunnelState.WAITING else worst.detail,
         since=events.began(EventSubject(SubjectType.TUNNEL, spec.name), worst.state, worst.since),
-        connects=sum(each.connects for each in reports),
-        failures=dict(sum((Counter(each.failures) for each in reports), Counter())),
-        rtt=worst.link.rtt,
-        channel_open=reduce(Histogram.plus, (each.channel_open for each in reports), Histogram()),
-        details=_details([each.link.details for each in reports if each.link.details], spec.kind.facts),
+        connects=sum(each.connects for each in uplinks),
+        failures=dict(sum((Counter(each.failures) for each in uplinks), Counter())),
+        rtt=statuses[worst].rtt,
+        channel_open=reduce(Histogram.plus, (each.channel_open for each in uplinks), Histogram()),
+        details=_details([each.details for each in statuses.values() if each.details], spec.kind.facts),
         facts=spec.kind.facts,
     )
 
 
-def worst_report(runtime: Runtime, tunnel: str) -> UplinkReport | None:
-    """Return the report of the lane that determines the state of a tunnel; None if the tunnel has no lane."""
-    reports = [*map(uplink_report, runtime.uplinks.of_tunnel(tunnel)), *runtime.workers.reports(tunnel)]
-    return _worst(reports) if reports else None
+def worst_uplink(uplinks: list[Uplink]) -> Uplink:
+    """Return the uplink of the lane that determines the state of a tunnel. Each tunnel has at least one lane."""
+    return min(uplinks, key=lambda each: each.link is not None)
 
 
-def _worst(reports: list[UplinkReport]) -> UplinkReport:
-    return min(reports, key=lambda each: each.up, default=NO_UPLINK)
+def _link_status(uplink: Uplink) -> LinkStatus:
+    return uplink.opened.status() if uplink.opened else LinkStatus()
 
 
 def _details(all_details: list[dict[str, Any]], facts: tuple[Fact, ...]) -> dict[str, Any]:
@@ -158,11 +155,18 @@ def backend_view(running: RunningBackend, events: EventLog, *, knows_containers:
         max_connections=spec.max_connections,
         failing=forward.fail_fast,
         consumers={
-            name: consumer_view(usage)
+            name: _consumer(usage)
             for name, usage in forward.consumers.items()
             if knows_containers or name in {socket.consumer for socket in spec.sockets}
         },
     )
+
+
+def _consumer(usage: UsageCounters) -> ConsumerView:
+    return ConsumerView(
+        usage.id, usage.active, usage.total, dict(usage.rejected), usage.to_backend, usage.from_backend,
+        usage.latency.copy(), usage.waiting,
+    )  # fmt: skip
 
 
 def docker_view(docker: DockerSync) -> DockerView | None:

@@ -21,7 +21,7 @@ async def exporting(config: Config) -> AsyncIterator[TraceExporter | None]:
     Raises:
         GatewayError: A file or a package that the section `traces` needs cannot be used.
     """
-    exporter = await asyncio.to_thread(create_exporter, config)
+    exporter = await asyncio.to_thread(_create_exporter, config)
     try:
         yield exporter
     finally:
@@ -29,7 +29,7 @@ async def exporting(config: Config) -> AsyncIterator[TraceExporter | None]:
             await exporter.close()
 
 
-def create_exporter(config: Config) -> TraceExporter | None:
+def _create_exporter(config: Config) -> TraceExporter | None:
     """Return a new exporter, which the caller must close; None if traces are not configured. Blocks.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from gateway.app.running_backend import RunningBackend
 from gateway.app.runtime import Runtime
-from gateway.app.status_view import worst_report
+from gateway.app.status_view import worst_uplink
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.events import EventLog, EventSubject, SubjectType
 
@@ -26,15 +26,11 @@ class TransitionObserver:
         self._events = events
         runtime.on_check_result = self._observe_backend
         runtime.uplinks.on_change = self._observe_tunnel
-        for worker in runtime.workers.supervisors:
-            worker.on_report = self._observe_tunnels
 
     def close(self) -> None:
         """Stop observing, because the tunnels are about to be closed."""
         self._runtime.on_check_result = lambda _: None
         self._runtime.uplinks.on_change = lambda _: None
-        for worker in self._runtime.workers.supervisors:
-            worker.on_report = lambda: None
 
     def _observe_backend(self, running: RunningBackend) -> None:
         name = running.spec.name
@@ -49,11 +45,8 @@ class TransitionObserver:
             found = running.evaluate()
             self._events.observe(EventSubject(SubjectType.BACKEND, name), found.state, found.reason, found.detail)
 
-    def _observe_tunnels(self) -> None:
-        for name in self._runtime.config.tunnels:
-            self._observe_tunnel(name)
-
     def _observe_tunnel(self, name: str) -> None:
-        report = worst_report(self._runtime, name)
-        if report is not None and report.state not in _IGNORED:
-            self._events.observe(EventSubject(SubjectType.TUNNEL, name), report.state, report.reason, report.detail)
+        uplinks = self._runtime.uplinks.of_tunnel(name)
+        worst = worst_uplink(uplinks) if uplinks else None  # a removed tunnel has no lane
+        if worst is not None and worst.state not in _IGNORED:
+            self._events.observe(EventSubject(SubjectType.TUNNEL, name), worst.state, worst.reason, worst.detail)

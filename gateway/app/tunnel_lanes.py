@@ -1,11 +1,10 @@
-"""Decides in which lanes a process opens each tunnel: one lane for each traffic class. Does no I/O.
+"""Decides in which lanes to open each tunnel: one lane for each traffic class. Does no I/O.
 
 If a query and a bulk transfer share an SSH connection, the query waits at both ends of the connection, because sshd
 serves the channels of a connection in turn. Therefore each traffic class has its own lane in every tunnel. Two
 connections to a VPN must not use the same key, so a VPN has one lane for both classes.
 """
 
-from collections.abc import Collection
 from typing import NamedTuple
 
 from gateway.config import Config
@@ -28,37 +27,20 @@ def _lane(config: Config, tunnel: str, *, bulk: bool) -> TunnelLane:
     return TunnelLane(tunnel, bulk and not config.tunnels[tunnel].kind.single)
 
 
-def uses_single_tunnel(config: Config, backend: str) -> bool:
-    """Return whether the path to a backend includes a tunnel that only one process is allowed to open."""
-    return any(config.tunnels[name].kind.single for name in required_tunnels(config, [backend]))
-
-
-def backend_lanes(config: Config, backend: str, *, separate_bulk: bool) -> dict[str, TunnelLane]:
-    """Return the lanes of a backend's clients and checks, by tunnel; empty if they use the direct link.
-
-    Args:
-        config: The configuration.
-        backend: The name of the backend.
-        separate_bulk: Whether bulk traffic uses separate lanes.
-    """
+def backend_lanes(config: Config, backend: str) -> dict[str, TunnelLane]:
+    """Return the lanes of a backend's clients and checks, by tunnel; empty if they use the direct link."""
     spec = config.backends[backend]
-    bulk = separate_bulk and spec.kind.traffic_class is TrafficClass.BULK
+    bulk = spec.kind.traffic_class is TrafficClass.BULK
     return {name: _lane(config, name, bulk=bulk) for name in spec.tunnels}
 
 
-def required_lanes(config: Config, backends: Collection[str], *, separate_bulk: bool) -> list[TunnelLane]:
-    """Return the lanes that a process with these backends opens, outermost first.
+def required_lanes(config: Config) -> list[TunnelLane]:
+    """Return all lanes to open, outermost first.
 
     The result includes the tunnels that no backend uses, because the status shows their state too.
-
-    Args:
-        config: The configuration.
-        backends: The names of the process's backends.
-        separate_bulk: Whether bulk traffic uses separate lanes.
     """
-    found = {lane for name in backends for lane in backend_lanes(config, name, separate_bulk=separate_bulk).values()}
-    unused = config.tunnels.keys() - set(required_tunnels(config, config.backends))
-    found |= {TunnelLane(name, bulk=False) for name in unused}
+    found = {lane for name in config.backends for lane in backend_lanes(config, name).values()}
+    found |= {TunnelLane(name, bulk=False) for name in config.tunnels.keys() - _used_tunnels(config)}
     complete: set[TunnelLane] = set()
     while found:
         complete |= found
@@ -66,14 +48,14 @@ def required_lanes(config: Config, backends: Collection[str], *, separate_bulk: 
     return sorted(complete, key=lambda lane: (_depth(config, lane.tunnel), lane))
 
 
-def required_tunnels(config: Config, backends: Collection[str]) -> list[str]:
-    """Return the tunnels on the paths to these backends, in the order of the configuration."""
-    needed: set[str] = set()
-    found = {tunnel for name in backends for tunnel in config.backends[name].tunnels}
+def _used_tunnels(config: Config) -> set[str]:
+    """Return the tunnels on the paths to all backends."""
+    used: set[str] = set()
+    found = {tunnel for spec in config.backends.values() for tunnel in spec.tunnels}
     while found:
-        needed |= found
-        found = {outer for name in found for outer in config.tunnels[name].via} - needed
-    return [name for name in config.tunnels if name in needed]
+        used |= found
+        found = {outer for name in found for outer in config.tunnels[name].via} - used
+    return used
 
 
 def _depth(config: Config, tunnel: str) -> int:

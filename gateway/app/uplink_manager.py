@@ -12,30 +12,27 @@ from gateway.supervision.uplink import Uplink
 
 
 class UplinkManager:
-    """Owns the uplinks of this process: one for each tunnel and traffic class, and one for direct connections.
+    """Owns the uplinks: one for each tunnel and traffic class, and one for direct connections.
 
     Args:
         components: Runs the uplinks.
-        separate_bulk: Whether bulk traffic uses separate lanes.
     """
 
-    def __init__(self, components: ComponentManager, *, separate_bulk: bool) -> None:
+    def __init__(self, components: ComponentManager) -> None:
         self.direct = Uplink("direct", DirectTunnel(), quiet=True)
         self.by_lane: dict[TunnelLane, Uplink] = {}
         self.on_change: Callable[[str], None] = lambda _: None
         """Called with the name of a tunnel when the tunnel's state might have changed."""
         self._components = components
-        self._separate_bulk = separate_bulk
         self._config = Config()
         self._specs: WeakKeyDictionary[Uplink, TunnelSpec] = WeakKeyDictionary()
         components.start("tunnel direct", self.direct)
 
-    def apply(self, config: Config, backends: Collection[str], closed: Collection[str]) -> list[Uplink]:
+    def apply(self, config: Config, closed: Collection[str]) -> list[Uplink]:
         """Open the uplinks that are missing.
 
         Args:
             config: The new configuration.
-            backends: The names of the backends that this process serves or checks.
             closed: The names of the tunnels to close.
 
         Returns:
@@ -43,7 +40,7 @@ class UplinkManager:
             uplinks use the new ones.
         """
         self._config = config
-        required = required_lanes(config, backends, separate_bulk=self._separate_bulk)
+        required = required_lanes(config)
         obsolete = [lane for lane in self.by_lane if lane.tunnel in closed or lane not in required]
         retired = [self.by_lane.pop(lane) for lane in obsolete]
         for lane in required:
@@ -82,7 +79,7 @@ class UplinkManager:
 
     def of_backend(self, name: str) -> dict[str | None, Uplink]:
         """Return the uplinks that lead to the targets of a backend, by tunnel; None: the direct uplink."""
-        lanes = backend_lanes(self._config, name, separate_bulk=self._separate_bulk)
+        lanes = backend_lanes(self._config, name)
         return {None: self.direct, **{tunnel: self.by_lane[lane] for tunnel, lane in lanes.items()}}
 
     def of_tunnel(self, name: str) -> list[Uplink]:

@@ -1,8 +1,7 @@
-"""Records the audit events of one process, except while the audit log is disabled."""
+"""Records audit events, except while the audit log is disabled."""
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from gateway.audit_log.events import AuditEvent
@@ -10,30 +9,18 @@ from gateway.audit_log.refusal_limiter import WINDOW, RefusalKey, RefusalLogLimi
 
 
 class EventSink(Protocol):
-    """Receives audit events. Its methods never block."""
+    """Receives audit events."""
 
     def put(self, event: AuditEvent) -> None:
-        """Queue an event, or count it as dropped."""
-
-    def count_lost(self, count: int, why: str) -> None:
-        """Count events that were lost before they reached the sink, and record the loss in the log.
-
-        Args:
-            count: The number of events.
-            why: The field `reason` of the `dropped` event.
-        """
+        """Queue an event, or count it as dropped. Never blocks."""
 
 
 class AuditRecorder:
-    """Records events of one process. Use it only in the event loop."""
+    """Records events. Use it only in the event loop."""
 
     def __init__(self) -> None:
         self.sink: EventSink | None = None
         """The receiver of the events. None: the audit log is disabled."""
-        self.open_clients = 0
-        """Number of clients whose disconnection is not recorded yet."""
-        self.on_client_opened: Callable[[], None] = lambda: None
-        """Called when `open_clients` increases."""
         self._refusals = RefusalLogLimiter()
         self._timer: asyncio.TimerHandle | None = None
 

@@ -79,16 +79,6 @@ class AuditWriter:
         elif not self._wake.is_set():
             self._wake.set()
 
-    def count_lost(self, count: int, why: str) -> None:
-        """Count events that were lost before they reached the sink, and record the loss in the log."""
-        with self._lock:
-            self.dropped += count
-            if len(self._queue) >= self._max_queued:
-                self._unreported += count
-            else:
-                self._queue.append(AuditEvent(time.time(), "dropped", {"count": count, "reason": why}))
-        self._wake.set()
-
     def reopen(self) -> None:
         """Reopen the target before the next write, because it is possible that the file was rotated."""
         self._reopen = True
@@ -171,7 +161,16 @@ class AuditWriter:
                 self._writing.append(encode_line(each, self._instance))
             except Exception:
                 log.exception("audit event cannot be encoded", extra={"event": each.name})
-                self.count_lost(1, "not_encodable")
+                self._record_not_encodable()
+
+    def _record_not_encodable(self) -> None:
+        with self._lock:
+            self.dropped += 1
+            if len(self._queue) >= self._max_queued:
+                self._unreported += 1
+            else:
+                self._queue.append(AuditEvent(time.time(), "dropped", {"count": 1, "reason": "not_encodable"}))
+        self._wake.set()
 
     def _write_all(self) -> None:
         """Write all lines, and retry until this succeeds. During `begin_close`, retry once, then drop the lines."""

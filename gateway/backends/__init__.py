@@ -84,8 +84,7 @@ class BackendKind:
         hold: Default of the key `hold`: the maximum time for which clients wait while no target can be reached.
         endpoints: Receives the check and a target, and returns the endpoints that the gateway dials for the target.
         has_roles: Receives the check, and returns whether each target has a role: primary or replica.
-        traffic_class: `BULK`: the backend's clients use separate SSH connections and, if there are workers, separate
-            processes.
+        traffic_class: `BULK`: the backend's clients use separate SSH connections.
         mount: The rules for mounting the backend in the kernel. None: programs connect to the backend directly.
         facts: The facts that probes report, in display order.
         privileged_only: Receives the options, and returns whether the listener refuses source ports above 1023.
@@ -159,9 +158,6 @@ class BackendKind:
         """
         listener = next((address for address in listen if not address.is_unix), None)
         return self.mount.build(options, listener, hold) if self.mount and listener else None
-
-    def __reduce__(self) -> tuple[Callable[[str], "BackendKind"], tuple[str]]:
-        return (KINDS.__getitem__, (self.name,))
 
 
 KINDS: KindRegistry[BackendKind] = KindRegistry(__name__, __path__)

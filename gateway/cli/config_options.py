@@ -14,8 +14,8 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 SETTINGS = {
     "instance": ("NAME", "Name of this gateway in logs and status."),
     "state-dir": ("DIR", "Folder for state that survives a restart."),
-    "workers": ("COUNT", "Processes that move the bytes of bulk backends."),
     "threads": ("COUNT", "Threads of the data plane in C, or auto."),
+    "workers": ("COUNT", "Deprecated synonym of --threads."),
     "reload-on-change": ("BOOL", "Reload when the file changes: true or false."),
     "strict": (None, "Refuse insecure settings."),
     "ops-listen": ("ADDRESS", "HTTP server for health, metrics and status."),
@@ -52,7 +52,7 @@ SETTINGS = {
 
 The configuration model has the same settings, but is slow to import; a test compares the two.
 """
-_HIDDEN = ("fleet-", "traces-")
+_HIDDEN = ("workers", "fleet-", "traces-")
 """Prefixes of flags that only docs/reference.md lists, so that a help page fits a terminal."""
 
 

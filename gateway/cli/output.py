@@ -118,7 +118,7 @@ def _shortened(cell: str, width: int) -> str:
 
 def format_reason(part: dict[str, Any]) -> str:
     """Return why a tunnel, backend or target in `/api/v1/status` has its state; empty if there is no reason."""
-    if part["reason"] in (None, "tunnel"):  # the detail names the tunnel
+    if part["reason"] in (None, "tunnel"):  # the detail contains the reason: it names the tunnel
         return str(part["detail"])
     return f"{part['reason']}: {part['detail']}"
 

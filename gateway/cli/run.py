@@ -83,9 +83,13 @@ def validate(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, .
         *(f"{each.key}: {each.message}" for each in exposed_fleet_token(config)),
         *credential_expiry.expiry_warnings(credential_expiry.read_credentials(config), time.time()),
     ):
-        print_text(f"warning: {sentence}", fg="yellow", err=True)
+        _print_warning(sentence)
     counts = (("tunnel", len(config.tunnels)), ("backend", len(config.backends)))
     click.echo("valid: " + ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for what, count in counts))
+
+
+def _print_warning(warning: str) -> None:
+    print_text(f"warning: {warning}", fg="yellow", err=True)
 
 
 @click.command()
@@ -108,11 +112,15 @@ def check(
     """
     from gateway.app import one_shot_commands  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
+    from gateway.config.deprecated_keys import deprecation_warnings  # noqa: PLC0415 - slow to import
     from gateway.ops import logs  # noqa: PLC0415 - slow to import
 
     logs.configure("error", "auto")
     try:
-        checked = one_shot_commands.check(load(config_sources(file, tunnels, backends, settings)), names)
+        config = load(config_sources(file, tunnels, backends, settings))
+        for warning in () if nagios else deprecation_warnings(config):
+            _print_warning(warning)
+        checked = one_shot_commands.check(config, names)
     except ConfigError as error:
         if nagios:
             print_text(f"GATEWAY UNKNOWN - {error.problems[0]}")

@@ -133,7 +133,6 @@ def _backend(name: str, table: ParsedMapping, decoder: Decoder) -> BackendSpec |
         max_connections_per_consumer=common.max_connections_per_consumer,
         allow=common.allow,
         prefer_way=common.prefer_way,
-        worker=common.worker,
         check=check,
         options=options,
         check_options=check_options,

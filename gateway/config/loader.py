@@ -10,6 +10,7 @@ from gateway import backends, tunnels
 from gateway.config import url_parser
 from gateway.config.builder import build
 from gateway.config.decoder import Decoder
+from gateway.config.deprecated_keys import replace_deprecated
 from gateway.config.dialed_servers import direct_addresses, servers_behind_several
 from gateway.config.file_checks import exposed_fleet_token, exposed_secrets
 from gateway.config.model import SECTIONS, Config
@@ -83,7 +84,7 @@ def load(sources: ConfigSources, *, serves: bool = True) -> Config:
     for section, flag in (("tunnels", "tunnel"), ("backends", "backend")):
         _put_urls(root, section, flag, sources, problems, redactor)
     decoder = Decoder(problems)
-    config = build(root, decoder)
+    config = replace_deprecated(build(root, decoder), problems)
     check_rules(config, root, problems)
     problems += exposed_secrets(config, sources.file, decoder.literal_secrets)
     if config.gateway.strict:

@@ -21,7 +21,7 @@ from gateway.tunnels import TunnelKind
 
 @dataclass(frozen=True)
 class GatewaySection:
-    """The section `gateway`: name, state directory, workers and strict mode.
+    """The section `gateway`: name, state directory, threads and strict mode.
 
     Args:
         instance: The gateway's name in logs, status and labels; absent: the hostname. With a section `docker`, the
@@ -29,10 +29,9 @@ class GatewaySection:
             that is the ID of its container, because this ID changes when the container is recreated.
         state_dir: Folder for data that must survive a restart. The default for a user who cannot write to
             /var/lib/gateway is `$XDG_STATE_HOME/gateway` (~/.local/state/gateway).
-        workers: Number of additional processes that carry the traffic of bulk backends; 0: the main process carries
-            all traffic.
-        threads: Number of threads of the data plane in C, which carries SSH channels; `auto`: one for each processor,
-            up to 4. A change needs a restart.
+        threads: Number of threads of the data plane in C, which moves the bytes of clients; `auto`: one for each
+            processor, up to 4. A change needs a restart.
+        workers: Deprecated synonym of `threads`, where 0 means `auto`. The gateway warns if it is set.
         reload_on_change: Reload when the configuration file changes, and log in again when the key of a tunnel
             changes.
         strict: Refuse insecure settings, and let Docker containers use only the backends that `docker.grants` allow;
@@ -41,8 +40,8 @@ class GatewaySection:
 
     instance: str = field(default_factory=socket.gethostname)
     state_dir: Path = field(default_factory=default_paths.state_dir)
-    workers: int = 0
     threads: ThreadCount = "auto"
+    workers: int | None = None
     reload_on_change: bool = True
     strict: bool = False
 
@@ -261,8 +260,6 @@ class CommonBackendOptions:
         max_connections_per_consumer: Maximum number of clients of one container (of one address, if containers are
             not known); absent: 80 % of `max_connections` for known containers, so that no container can use all.
         allow: Networks that may connect, as a list, or `{label: gateway.backends}`; absent: all.
-        worker: Whether a worker carries the traffic of the backend, if `workers` is set; absent: only for bulk kinds.
-            The main process carries the traffic of a backend with several tunnels.
     """
 
     kind: str
@@ -275,7 +272,6 @@ class CommonBackendOptions:
     max_connections: int = field(default=1000, metadata=AT_LEAST_ONE)
     max_connections_per_consumer: int | None = field(default=None, metadata=AT_LEAST_ONE)
     allow: AllowRules = field(default_factory=AllowRules, metadata={"shorthand": "networks"})
-    worker: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -304,7 +300,6 @@ class BackendSpec:
     max_connections: int
     max_connections_per_consumer: int | None
     allow: AllowRules
-    worker: bool | None
     check: CommonCheckOptions
     options: Any
     check_options: Any

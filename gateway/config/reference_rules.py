@@ -90,11 +90,6 @@ def _check_backends(config: Config, root: ParsedMapping, problems: list[ConfigPr
             problems.append(
                 ConfigProblem(_place(root, "backends", name, "prefer"), f"backends.{name}.prefer", message)
             )
-        if spec.worker and spec.has_several_ways:
-            message = "cannot be true, because a worker supports only one tunnel for a backend: remove worker"
-            problems.append(
-                ConfigProblem(_place(root, "backends", name, "worker"), f"backends.{name}.worker", message)
-            )
         if spec.allow.label is not None and "docker" not in root.entries:
             place = _place(root, "backends", name, "allow")
             message = "needs the section docker, which maps addresses to containers: add it"

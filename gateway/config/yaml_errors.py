@@ -1,4 +1,4 @@
-"""Explains why a file is not valid YAML, and what to change. Does no I/O.
+"""Explains why a file is not valid YAML, and how to correct it. Does no I/O.
 
 The messages contain no values, because an unquoted password can look like an alias or a tag.
 """

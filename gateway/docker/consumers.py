@@ -112,7 +112,7 @@ class ConsumerDirectory:
                     if networks is None or name in networks:
                         found.update(dict.fromkeys(endpoint.addresses, who))
         self.local = found
-        self.replace({**self._remote, **self.local})
+        self._replace({**self._remote, **self.local})
 
     def update_remote(self, consumers: dict[str, Consumer]) -> None:
         """Replace the consumers of other nodes; consumers of this engine take precedence.
@@ -122,13 +122,13 @@ class ConsumerDirectory:
         """
         if consumers != self._remote:
             self._remote = consumers
-            self.replace({**self._remote, **self.local})
+            self._replace({**self._remote, **self.local})
 
     def consumers(self) -> set[Consumer]:
         """Return all consumers."""
         return set(self._by_address.values())
 
-    def replace(self, consumers: dict[str, Consumer]) -> None:
+    def _replace(self, consumers: dict[str, Consumer]) -> None:
         """Replace all consumers. If they changed, call the watchers. In any case, wake up calls of `wait_for`."""
         changed, self._by_address = consumers != self._by_address, consumers
         if changed:
@@ -143,7 +143,7 @@ class ConsumerDirectory:
         self._forgotten[container_id] = time.monotonic()
         self.local = {address: each for address, each in self.local.items() if each.id != container_id}
         if any(each.id == container_id for each in self._by_address.values()):
-            self.replace({address: each for address, each in self._by_address.items() if each.id != container_id})
+            self._replace({address: each for address, each in self._by_address.items() if each.id != container_id})
 
     def lookup(self, address: str) -> Consumer | None:
         """Return the consumer with this address; None if it is unknown."""

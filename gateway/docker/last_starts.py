@@ -1,4 +1,4 @@
-"""Inspects the last start of each container, if this start could have failed because of the gateway."""
+"""Inspects the last start of each container that may have failed to start because a volume or network was missing."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -61,7 +61,7 @@ class OwnershipRecord:
             for name, each in written.get("addresses", {}).items()  # absent in files of earlier versions
         }
         starts: dict[str, RequestedStart] = {}
-        with contextlib.suppress(*_UNREADABLE):  # without this entry, the gateway only does not repeat a start
+        with contextlib.suppress(*_UNREADABLE):  # if the starts are damaged, the gateway only does not repeat them
             starts = {
                 str(container): RequestedStart(StartFailureCause(cause), str(backend))
                 for container, (cause, backend) in written.get("starts", {}).items()

@@ -63,10 +63,7 @@ class ConnectionAudit:
         """Return a new record for an accepted client; None while both the audit log and traces are disabled."""
         audited = self._recorder.enabled
         trace = ConnectionTrace() if self._exporter is not None else None
-        if audited:
-            self._recorder.open_clients += 1
-            self._recorder.on_client_opened()
-        elif trace is None:
+        if not audited and trace is None:
             return None
         return ConnectionRecord(source, time.monotonic(), None, audited=audited, trace=trace, pending=True)
 
@@ -119,7 +116,6 @@ class ConnectionAudit:
             close_reason: Why the connection ended.
         """
         if record is not None:
-            self._recorder.open_clients -= record.audited
             self._write(record, routed, relay, close_reason, None)
 
     def _end(self, record: ConnectionRecord) -> bool:
@@ -127,7 +123,6 @@ class ConnectionAudit:
         if not record.pending:
             return False
         record.pending = False
-        self._recorder.open_clients -= record.audited
         return True
 
     def _write(

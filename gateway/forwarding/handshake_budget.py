@@ -6,8 +6,7 @@ host cache. A successful login from the address resets the count (MySQL Referenc
 bastion, all clients share one address, so one client that repeatedly connects and disconnects would lock out all
 others.
 
-All times are monotonic (`time.monotonic()`). All processes of a host share this clock, so the main process can send
-the time of a check's login to a worker.
+All times are monotonic (`time.monotonic()`).
 """
 
 from collections.abc import Sequence

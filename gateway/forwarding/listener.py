@@ -62,11 +62,6 @@ class Listener:
                 raise BindError(f"cannot listen on {address}: {describe_bind_error(error, unix=True)}") from error
 
     @property
-    def descriptors(self) -> list[int]:
-        """File descriptors of the sockets, for another process that accepts clients from these sockets."""
-        return [sock.fileno() for sock in self._sockets]
-
-    @property
     def sockets(self) -> list[socket.socket]:
         """The listening sockets, which the listener owns."""
         return self._sockets
@@ -119,7 +114,7 @@ class Listener:
                 self._register(sock)
 
     def stop(self) -> None:
-        """Stop accepting, but keep the sockets bound, so that another process or listener can accept from them."""
+        """Stop accepting, but keep the sockets bound, so that another backend can accept from them."""
         self._end_delegation()
         self._on_accept = None
         for sock in self._sockets:

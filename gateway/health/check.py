@@ -51,7 +51,7 @@ class CheckSchedule:
 
 
 class MonitoredUplink(Protocol):
-    """The state of an uplink, for a check. Uplinks and the stubs of uplinks in a worker implement this protocol."""
+    """The state of an uplink, for a check. Uplinks implement this protocol."""
 
     name: str
     settled: asyncio.Event

@@ -1,4 +1,4 @@
-"""Defines the address of a database, as environment variables describe it."""
+"""Defines the address of a database, as parsed from environment variables."""
 
 import re
 from dataclasses import dataclass

@@ -236,7 +236,6 @@ def service_json(view: ServiceView) -> dict[str, Any]:
             for each in view.credentials
         ],
         "io_flusher": view.io_flusher,
-        "workers": {str(number): pid for number, pid in view.workers.items()},
         "tunnels": ((tunnel.name, tunnel_json(tunnel)) for tunnel in view.tunnels),
         "backends": ((backend.name, backend_json(backend)) for backend in view.backends),
         "docker": docker_json(view.docker),

@@ -307,8 +307,6 @@ class ServiceView:
     accepting: bool = True
     """Whether the listeners accept clients. False after the first phase of a shutdown."""
     warnings: list[str] = field(default_factory=list)
-    workers: dict[int, int | None] = field(default_factory=dict)
-    """The process ID of each worker; None while the worker starts."""
     docker: DockerView | None = None
     credentials: list[CertificateView] = field(default_factory=list)
     """Certificates in the order of their expiry."""

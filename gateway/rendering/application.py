@@ -1,4 +1,4 @@
-"""Renders what an application needs to use the backends: environment variables, labels and volumes."""
+"""Renders the environment variables, labels and volumes that an application needs to use the backends."""
 
 import re
 import shlex

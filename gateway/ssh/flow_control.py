@@ -10,6 +10,8 @@ the first channels (at least 256 of them), 256 KiB for each further channel, and
 together. A window counts until its last byte is delivered to the client, even if its channel closes earlier.
 """
 
+from gateway._dataplane import settings
+
 INITIAL_WINDOW = 2 * 1024 * 1024
 MIN_WINDOW = 256 * 1024
 """The initial window of a channel, in bytes, when `INITIAL_BUDGET_BYTES` is used up."""
@@ -24,7 +26,7 @@ MAX_SEND_PACKET = 32 * 1024
 ADJUST_BYTES = 256 * 1024
 """Bytes consumed before a window adjust. Many implementations adjust at half of the window. The sender is then idle
 for half of each round trip."""
-GROWTH_BUDGET_BYTES = 512 * 1024 * 1024
+GROWTH_BUDGET_BYTES = settings.growth_bytes
 """Limit, in bytes, on the growth of all windows of this process together, beyond their initial sizes."""
 CONNECTION_GROWTH_BYTES = 128 * 1024 * 1024
 """Limit, in bytes, on the window growth of one SSH connection. It keeps one long path from using the whole budget."""

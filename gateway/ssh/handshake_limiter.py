@@ -8,10 +8,10 @@ from gateway.contracts.link import NetworkId
 from gateway.contracts.values import Endpoint
 from gateway.relay.per_loop import per_loop
 
-PER_SERVER = 4
+_PER_SERVER = 4
 """Maximum number of concurrent handshakes with one server. The limit is well below sshd's MaxStartups, above which
 sshd drops connections at random (sshd_config(5))."""
-PER_PROCESS = 64
+_PER_LOOP = 64
 """Maximum number of concurrent handshakes in one event loop. The computations of each handshake block the loop for
 milliseconds. A handshake that waits for a response of the server does not block the loop."""
 
@@ -20,11 +20,8 @@ class HandshakeLimiter:
     """Limits the handshakes of one event loop. The caller must give each handshake a deadline."""
 
     def __init__(self) -> None:
-        self.per_server = PER_SERVER
-        """Maximum number of concurrent handshakes with one server. A change takes effect for a server when
-        no handshake with that server is pending."""
         self._servers: dict[tuple[NetworkId, Endpoint], tuple[asyncio.Semaphore, list[None]]] = {}
-        self._all = asyncio.Semaphore(PER_PROCESS)
+        self._all = asyncio.Semaphore(_PER_LOOP)
 
     @asynccontextmanager
     async def slot(self, server: Endpoint, network: NetworkId) -> AsyncIterator[None]:
@@ -35,7 +32,7 @@ class HandshakeLimiter:
             network: The network in which the server's address is valid.
         """
         key = (network, server)
-        semaphore, users = self._servers.setdefault(key, (asyncio.Semaphore(self.per_server), []))
+        semaphore, users = self._servers.setdefault(key, (asyncio.Semaphore(_PER_SERVER), []))
         users.append(None)
         try:
             async with semaphore, self._all:

@@ -64,8 +64,8 @@ class TunnelKind:
         read_url: Receives the scheme of a URL, and the part after `://` without the query. Returns the
             configuration keys. None if that part is `user@host:port`.
         identity: Receives the options, and returns an identity. The server permits only one connection with the same
-            identity at a time, so the tunnel is opened once for all traffic classes, and not in workers. A changed
-            tunnel opens only after the previous one has closed. None if the server permits any number.
+            identity at a time, so the tunnel is opened once for all traffic classes. A changed tunnel opens only
+            after the previous one has closed. None if the server permits any number.
         credentials: Receives the options, and reads the validity of the certificates that they refer to. Skips
             unreadable files. Can block.
         renewed: Receives the options, and returns the certificate files that can be renewed without a new key. After
@@ -105,9 +105,6 @@ class TunnelKind:
     def single(self) -> bool:
         """Whether servers permit only one connection with the same identity at a time."""
         return self.identity is not None
-
-    def __reduce__(self) -> tuple[Callable[[str], "TunnelKind"], tuple[str]]:
-        return (KINDS.__getitem__, (self.name,))
 
 
 KINDS: KindRegistry[TunnelKind] = KindRegistry(__name__, __path__)

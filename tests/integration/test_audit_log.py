@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.demo.nfs import NfsServer
 from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion
 from tests.support.audit_lines import Line, lines
-from tests.support.clients import connect, connect_unix, echo, is_refused, is_reset, read_nfs
+from tests.support.clients import connect, connect_unix, echo, is_refused, is_reset
 from tests.support.configs import CHECK, ssh_tunnel
 from tests.support.gateway_process import Gateway, command
 from tests.support.requirements import need
@@ -181,7 +180,7 @@ def test_a_configuration_that_is_reloaded_by_command_is_recorded_once(
     for number, (old, new, code, key) in enumerate(
         [
             ("timeout: 1s", "timeout: 2s", 0, ""),
-            ("instance: test", "instance: test, workers: 1", 2, "gateway.workers"),
+            ("instance: test", "instance: test, threads: 7", 2, "gateway.threads"),
         ],
         1,
     ):
@@ -230,55 +229,6 @@ def test_refusals_are_counted_and_write_few_lines(gateway: Gateway, log: Path, e
         str(shop), os.getuid(), "not_allowed", None,
     )  # fmt: skip
     assert lines(log, "connection") == []
-
-
-def test_connections_of_workers_are_recorded(
-    gateway: Gateway, log: Path, shared_nfs: NfsServer, shared_bastion: Bastion, echo_port: int
-) -> None:
-    media, bulk = free_port(), free_port()
-    gateway.write(f"""
-        audit: {{log: {log}}}
-        tunnels:
-          bastion: {ssh_tunnel(shared_bastion)}
-        backends:
-          media:
-            kind: nfs
-            via: bastion
-            targets: ["127.0.0.1:{shared_nfs.port}"]
-            export: /media
-            listen: 127.0.0.1:{media}
-            allow_unprivileged_ports: true
-            check: {{interval: 1s}}
-          bulk:
-            kind: tcp
-            targets: ["127.0.0.1:{echo_port}"]
-            listen: 127.0.0.1:{bulk}
-            allow: [127.0.0.1]
-            worker: true
-            {CHECK}
-    """)
-    gateway.start("--workers", "1", "--shutdown-drain", "300ms").wait_up("media", "bulk")
-    assert read_nfs(media) == "hello over NFS\n"
-    line = wait_for(gateway, log, "connection", backend="media")[0]
-    assert (line["tunnel"], line["target"]) == ("bastion", f"127.0.0.1:{shared_nfs.port}")
-    assert line["bytes_to_backend"] > 100
-    assert line["bytes_from_backend"] > 100
-    assert line["instance"] == "test"
-    assert is_refused(bulk, ("127.0.0.2", 0))
-    wait_for(gateway, log, "refused", backend="bulk", source="127.0.0.2")
-    # If a worker is killed, its records are lost, and the log reports that records are missing.
-    with connect(bulk) as one, connect(bulk) as two:
-        assert echo(one) == echo(two) == b"hello"
-        worker = gateway.status()["workers"]["1"]
-        os.kill(worker, signal.SIGKILL)
-        (lost,) = wait_for(gateway, log, "dropped")
-        assert (lost["count"], lost["reason"]) == (2, "worker 1 ended with open connections")
-    assert dropped(gateway) == 2
-    with connect(bulk) as open_one:
-        assert echo(open_one) == b"hello"
-        gateway.stop()
-    assert [each["ending"] for each in lines(log, "connection", backend="bulk")] == ["aborted"]
-    assert lines(log)[-1]["event"] == "stop"
 
 
 def backend(log: Path | str, echo_port: int, listen: int, queue: int = 10_000) -> str:

@@ -256,20 +256,6 @@ def test_a_query_is_cancelled_while_there_is_no_target_for_new_clients(
             server.execute("ALTER SYSTEM RESET default_transaction_read_only", "SELECT pg_reload_conf()")
 
 
-def test_queries_are_cancelled_in_a_worker(
-    gateway: Gateway, shared_bastion: Bastion, servers: tuple[Postgres, Postgres]
-) -> None:
-    one, other = servers
-    port = free_port()
-    write(gateway, shared_bastion, "plane", [other], port, "worker: true\n            max_connections: 1")
-    gateway.start("--workers", "1", "--reload-on-change", "false").wait_up("reports")
-    with connect(other, port) as session, running(other, session) as query:
-        write(gateway, shared_bastion, "plane", [one], port, "worker: true\n            max_connections: 1")
-        assert gateway.command("reload").returncode == 0
-        negotiated(query.session)
-        query.wait_cancelled()
-
-
 def tls_session(server: Postgres, port: int) -> "psycopg.Connection[Any]":
     return psycopg.connect(
         host="127.0.0.1", port=port, user=server.user, password=server.password, dbname=server.database,

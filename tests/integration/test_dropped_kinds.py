@@ -29,7 +29,7 @@ folder = os.path.dirname(__file__)
 gateway.backends.__path__.append(f"{folder}/backends")
 gateway.tunnels.__path__.append(f"{folder}/tunnels")
 """
-"""The module `sitecustomize`, which Python imports in each process, including the workers."""
+"""The module `sitecustomize`, which Python imports at the start of each process."""
 HELLO = b"hello from a dropped kind\n"
 
 
@@ -78,9 +78,8 @@ def hop_port(tmp_path: Path, web_port: int) -> Iterator[int]:
     forwarder.stop()
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_service_checks_shows_and_forwards_added_kinds(
-    workers: str, kinds: Path, tmp_path: Path, hop_port: int, gateway: Gateway
+    kinds: Path, tmp_path: Path, hop_port: int, gateway: Gateway
 ) -> None:
     listen = free_port()
     # No server has the address of the target; only the forwarder connects to a server.
@@ -96,9 +95,8 @@ def test_a_service_checks_shows_and_forwards_added_kinds(
     # The URL scheme selects the method HEAD.
     assert '"HEAD /hello.txt HTTP/1.1" 200' in (tmp_path / "www.log").read_text()
     gateway.write("")
-    gateway.start(*given, "--workers", workers, environment=extended(kinds))
+    gateway.start(*given, environment=extended(kinds))
     gateway.wait_up("files")
-    assert len(gateway.status()["workers"]) == int(workers)
     with urllib.request.urlopen(f"http://127.0.0.1:{listen}/hello.txt", timeout=20) as response:
         assert response.read() == HELLO
     (target,) = gateway.backend("files")["targets"]

@@ -102,17 +102,6 @@ def test_a_hanging_server_in_use_is_down_quickly(
         gateway.wait_up("media", timeout=30)
 
 
-@pytest.mark.timeout(600)
-def test_a_worker_reports_a_hanging_server(gateway: Gateway, shared_bastion: Bastion, server: NfsServer) -> None:
-    port = start(gateway, shared_bastion, server, "{}", "--workers", "1")
-    assert gateway.status()["workers"].keys() == {"1"}  # this worker carries NFS
-    with in_use(port, waits=True):
-        server.send(signal.SIGSTOP)
-        wait_down(gateway, "timeout")
-        server.send(signal.SIGCONT)
-        gateway.wait_up("media", timeout=30)
-
-
 def test_a_full_and_a_read_only_export_are_down_at_the_next_check(
     gateway: Gateway, shared_bastion: Bastion, server: NfsServer
 ) -> None:

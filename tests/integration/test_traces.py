@@ -75,9 +75,8 @@ def receiver() -> Iterator[Receiver]:
             thread.join()
 
 
-@pytest.mark.parametrize("workers", [0, 1])
 def test_each_connection_has_a_span_with_its_phases(
-    gateway: Gateway, bastion: Bastion, echo_port: int, receiver: Receiver, tmp_path: Path, workers: int
+    gateway: Gateway, bastion: Bastion, echo_port: int, receiver: Receiver, tmp_path: Path
 ) -> None:
     ports = {name: free_port() for name in ("echo", "closed", "private", "unused")}
     write_secret(tmp_path / "token", f"{TOKEN}\n")
@@ -86,16 +85,12 @@ def test_each_connection_has_a_span_with_its_phases(
         tunnels:
           bastion: {ssh_tunnel(bastion)}
         backends:
-          echo: {{kind: tcp, via: bastion, targets: ["127.0.0.1:{echo_port}"], listen: "127.0.0.1:{ports["echo"]}",
-                  worker: true}}
+          echo: {{kind: tcp, via: bastion, targets: ["127.0.0.1:{echo_port}"], listen: "127.0.0.1:{ports["echo"]}"}}
           closed: {{kind: tcp, targets: ["127.0.0.1:{ports["unused"]}"], listen: "127.0.0.1:{ports["closed"]}",
                     hold: 0s}}
           private: {{kind: tcp, targets: ["127.0.0.1:{echo_port}"], listen: "127.0.0.1:{ports["private"]}",
                      allow: [192.0.2.0/24]}}
     """)
-    gateway.config.write_text(
-        gateway.config.read_text().replace("instance: test", f"instance: test, workers: {workers}")
-    )
     gateway.start(environment={"OTEL_BSP_SCHEDULE_DELAY": "100"})
     gateway.wait_up("echo")
     bastion.crash()
@@ -157,7 +152,7 @@ def test_a_collector_that_does_not_answer_delays_neither_traffic_nor_the_stop(
 
 
 def test_nothing_is_imported_without_the_section() -> None:
-    modules = "import sys, gateway.app.service, gateway.app.worker_process; print(*sys.modules)"
+    modules = "import sys, gateway.app.service; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", modules], capture_output=True, text=True, timeout=30, check=True, cwd=REPOSITORY
     )

@@ -136,7 +136,7 @@ def _without_network(builder: PlanBuilder, container: Container, failed: FailedS
         name for name, endpoint in container.endpoints.items() if failed.network in ("", name, endpoint.network_id)
     ]
     if not named and (container.network_mode != failed.network or len(container.endpoints) == 1):
-        named = list(container.endpoints)  # since then, it was attached to a new network of the same name
+        named = list(container.endpoints)  # after the failed start, it was attached to a new network of the same name
     ours = [
         name
         for name in named

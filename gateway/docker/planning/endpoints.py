@@ -1,4 +1,4 @@
-"""Compares existing endpoints with the desired state, and repairs them."""
+"""Compares existing endpoints with the desired state, and plans their repair."""
 
 from gateway.docker.errors import BlockedReason
 from gateway.docker.model import RUNNING, Container, EndpointInfo

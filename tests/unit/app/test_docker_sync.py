@@ -25,7 +25,7 @@ async def test_a_changed_configuration_keeps_the_attempts_to_start_containers(tm
         del name
 
     supervisor: Any = SimpleNamespace(start=lambda *_: None, stop=stop)
-    runtime: Any = SimpleNamespace(workers=SimpleNamespace(supervisors=()), backends={})
+    runtime: Any = SimpleNamespace(backends={})
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
         sync = DockerSync(supervisor, group, AuditRecorder())
         sync.apply(config(tmp_path, "true"), runtime)

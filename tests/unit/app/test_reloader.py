@@ -31,7 +31,7 @@ async def test_a_reload_reports_what_a_recent_automatic_reload_changed(
 
     sources = ConfigSources(file, environment={})
     first = write("h:1")
-    runtime = Mock(config=first, listeners={}, apply=apply, workers=Mock(settled=AsyncMock(return_value=True)))
+    runtime = Mock(config=first, listeners={}, apply=apply)
     subject = Reloader(
         first, lambda: load(sources), file, ServiceAuditLog("a"), Mock(), asyncio.Event(), Mock(), Mock()
     )

@@ -2,19 +2,16 @@
 
 import asyncio
 import time
-from dataclasses import replace
 from unittest.mock import Mock
 
 import pytest
 
+from gateway.app.check_manager import CheckManager
 from gateway.app.handshake_budgets import HandshakeBudgets
-from gateway.app.local_checks import LocalChecks
 from gateway.app.running_backend import RunningBackend
 from gateway.app.runtime import Runtime
 from gateway.app.status_view import backend_view
 from gateway.app.uplink_manager import UplinkManager
-from gateway.app.worker.worker_pool import WorkerPool
-from gateway.app.worker.worker_supervisor import WorkerSupervisor
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.config import Config, ConfigSources, load
 from gateway.contracts.backend import ProbeResult
@@ -31,22 +28,17 @@ OLD, NEW = Endpoint("old", 6379), Endpoint("new", 6379)
 
 
 def config(backend: str) -> Config:
-    loaded = load(
-        ConfigSources(tunnels=("a=ssh://u@a", "b=ssh://u@b"), backends=(f"shop={backend}",), environment={})
-    )
-    return replace(loaded, gateway=replace(loaded.gateway, workers=1))
+    tunnels = ("a=ssh://u@a", "b=ssh://u@b")
+    return load(ConfigSources(tunnels=tunnels, backends=(f"shop={backend}",), environment={}))
 
 
 def started(first: Config) -> Runtime:
-    """Return a runtime with one worker. Neither the worker nor the components run."""
+    """Return a runtime whose components do not run."""
     components, budgets = Mock(), HandshakeBudgets()
     components.retiring_forwards.return_value = []
     components.retiring_uplinks.return_value = []
-    uplinks = UplinkManager(components, separate_bulk=False)
-    workers = WorkerPool(0, lambda *_: None, AuditRecorder())
-    workers.supervisors = [WorkerSupervisor(1, lambda *_: None)]
-    health = LocalChecks(components, budgets)
-    runtime = Runtime(components, uplinks, first, Mock(), health, budgets, workers, AuditRecorder())
+    uplinks, checks = UplinkManager(components), CheckManager(components, budgets)
+    runtime = Runtime(components, uplinks, first, Mock(), checks, budgets, AuditRecorder())
     runtime.apply(first, {})
     return runtime
 
@@ -75,8 +67,6 @@ REDIS = "redis://old,new?prefer=primary&check.password_file=/p&via="
     [
         pytest.param("a", "b", id="another tunnel"),
         pytest.param("a", "a,b", id="another tunnel in addition"),
-        pytest.param("a&worker=true", "a,b", id="from a worker to the main process"),
-        pytest.param("a", "b&worker=true", id="from the main process to a worker"),
     ],
 )
 async def test_an_old_primary_stays_superseded_after_a_reload(before: str, after: str) -> None:

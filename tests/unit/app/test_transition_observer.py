@@ -25,7 +25,6 @@ def running(state: HealthState, *targets: Any) -> Any:
 
 
 def observed(runtime: Any) -> tuple[Any, EventLog]:
-    runtime.workers.supervisors = []
     log = EventLog()
     return TransitionObserver(runtime, log), log
 
@@ -63,7 +62,6 @@ def test_attempts_to_open_a_tunnel_cause_no_event() -> None:
     runtime = Mock()
     uplink = Mock(reason=Reason.AUTH, detail="no", since=0.0, connects=0, failures={}, link=None, opened=None)
     runtime.uplinks.of_tunnel = lambda _: [uplink]
-    runtime.workers.reports = lambda _: []
     transitions, log = observed(runtime)
     for state in (
         TunnelState.CONNECTING, TunnelState.BACKOFF, TunnelState.CONNECTING, TunnelState.BACKOFF, TunnelState.UP,

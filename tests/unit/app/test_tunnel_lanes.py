@@ -10,14 +10,14 @@ def config(*backends: str) -> Config:
 
 def test_each_traffic_class_has_its_own_lane_through_every_hop() -> None:
     both = config("orders=mysql://db?via=inner", "media=nfs://nas/x?via=inner", "straight=tcp://a:1")
-    found = required_lanes(both, both.backends, separate_bulk=True)
+    found = required_lanes(both)
     assert found == [
         TunnelLane("edge", bulk=False), TunnelLane("edge", bulk=True), TunnelLane("inner", bulk=False),
         TunnelLane("inner", bulk=True),
         TunnelLane("spare", bulk=False),
     ]  # fmt: skip
-    assert backend_lanes(both, "media", separate_bulk=True) == {"inner": TunnelLane("inner", bulk=True)}
-    assert backend_lanes(both, "straight", separate_bulk=True) == {}
+    assert backend_lanes(both, "media") == {"inner": TunnelLane("inner", bulk=True)}
+    assert backend_lanes(both, "straight") == {}
 
 
 def test_each_way_has_its_own_lane_and_a_tunnel_opens_after_all_tunnels_that_can_carry_it() -> None:
@@ -28,25 +28,13 @@ def test_each_way_has_its_own_lane_and_a_tunnel_opens_after_all_tunnels_that_can
             environment={},
         )
     )
-    assert required_lanes(several, {"orders"}, separate_bulk=True) == [
+    assert [lane for lane in required_lanes(several) if not lane.bulk] == [
         TunnelLane("y", bulk=False), TunnelLane("z", bulk=False), TunnelLane("x", bulk=False),
         TunnelLane("a", bulk=False),
     ]  # fmt: skip
-    assert [lane for lane in required_lanes(several, several.backends, separate_bulk=True) if lane.bulk] == [
-        TunnelLane("z", bulk=True)
-    ]
+    assert [lane for lane in required_lanes(several) if lane.bulk] == [TunnelLane("z", bulk=True)]
 
 
 def test_a_tunnel_for_bulk_traffic_only_has_one_lane() -> None:
     bulk = config("media=nfs://nas/x?via=inner", "orders=mysql://db?via=edge")
-    assert TunnelLane("inner", bulk=False) not in required_lanes(bulk, bulk.backends, separate_bulk=True)
-
-
-def test_a_worker_has_one_lane_and_the_owner_opens_nothing_for_it() -> None:
-    both = config("orders=mysql://db?via=inner", "media=nfs://nas/x?via=inner")
-    assert required_lanes(both, {"media"}, separate_bulk=False)[:2] == [
-        TunnelLane("edge", bulk=False),
-        TunnelLane("inner", bulk=False),
-    ]
-    owner = required_lanes(both, {"orders"}, separate_bulk=True)
-    assert not any(lane.bulk for lane in owner)
+    assert TunnelLane("inner", bulk=False) not in required_lanes(bulk)

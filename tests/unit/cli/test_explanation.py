@@ -108,7 +108,6 @@ def test_every_reason_has_a_remedy() -> None:
     assert set(TARGET_REMEDIES) == set(Reason)
     packages = ("tunnels", "ssh", "vpn", "proxy", "command", "supervision")
     sources = [path.read_text() for package in packages for path in (REPOSITORY / "gateway" / package).glob("*.py")]
-    sources.append((REPOSITORY / "gateway/app/worker/worker_supervisor.py").read_text())
     names = set(re.findall(r"\bReason\.([A-Z_]+)", "".join(sources)))
     assert set(TUNNEL_REMEDIES) == {Reason[name] for name in names}
 

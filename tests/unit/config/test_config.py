@@ -47,8 +47,9 @@ def test_the_full_configuration_has_every_key() -> None:
     classes += [kind.options for kind in tunnels.KINDS.values()]
     classes += [part for kind in backends.KINDS.values() for part in (kind.options, kind.check)]
     keys = {key.rpartition(".")[2] for cls in classes for key, _ in hints_by_key(cls)}
-    # `allow` has a short form, a list of networks, and the docs show `username` and `password` with proxies.
-    assert [key for key in sorted(keys) if not re.search(rf"\b{key}(_file)?: ", text + " ")] == []
+    # `allow` has a short form, a list of networks, and the docs show `username` and `password` with proxies. The
+    # deprecated key `workers` is an error beside `threads`.
+    assert [key for key in sorted(keys - {"workers"}) if not re.search(rf"\b{key}(_file)?: ", text + " ")] == []
 
 
 def test_the_demo_configuration_is_valid() -> None:
@@ -294,6 +295,20 @@ def test_a_url_may_contain_a_password_from_the_environment() -> None:
 
 def test_the_flags_of_the_commands_match_the_model() -> None:
     assert list(SETTINGS) == list(setting_names())
+
+
+@pytest.mark.parametrize(("workers", "threads"), [("2", 2), ("0", "auto")])
+def test_workers_are_a_deprecated_synonym_of_threads(tmp_path: Path, workers: str, threads: object) -> None:
+    backend = "backends: {a: {kind: tcp, targets: ['a:1']}}\n"
+    config = read(f"gateway: {{workers: {workers}}}\n{backend}", tmp_path)
+    assert config == read(f"gateway: {{threads: {threads}}}\n{backend}", tmp_path)
+    assert config.gateway.threads == threads
+    (warning,) = advice(config)
+    assert warning == (
+        f"{tmp_path}/gateway.yaml:1:20: gateway.workers: is deprecated, because threads have replaced the worker"
+        f" processes: set gateway.threads to {threads} instead"
+    )
+    assert read(backend, tmp_path, GATEWAY_WORKERS=workers).gateway.threads == threads
 
 
 def test_valid_but_unwise_settings_give_advice(tmp_path: Path) -> None:

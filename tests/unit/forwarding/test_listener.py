@@ -30,7 +30,7 @@ def test_localhost_binds_both_addresses_or_none() -> None:
         with socket.create_server(("127.0.0.1", port)):
             """Assert that no socket is left on this address."""
     listener = Listener(Endpoint("localhost", port))
-    assert len(listener.descriptors) == 2
+    assert len(listener.sockets) == 2
     listener.close()
 
 
@@ -38,10 +38,9 @@ def test_localhost_binds_both_addresses_or_none() -> None:
 def test_an_address_that_the_host_does_not_have_yet_is_bound(host: str, caplog: pytest.LogCaptureFixture) -> None:
     listener = Listener(Endpoint(host, 0), free_bind=True)
     try:
-        (descriptor,) = listener.descriptors
-        with socket.socket(fileno=socket.dup(descriptor)) as sock:
-            assert sock.getsockname()[0] == host
-            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+        (sock,) = listener.sockets
+        assert sock.getsockname()[0] == host
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
     finally:
         listener.close()
     assert "this host does not have the address of a listener yet" in caplog.text

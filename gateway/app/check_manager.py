@@ -1,4 +1,4 @@
-"""Runs the checks of backends in this process, and chooses targets based on the results."""
+"""Starts and stops the checks of backends, and waits for their first results."""
 
 import asyncio
 import contextlib
@@ -10,16 +10,16 @@ from gateway.app.handshake_budgets import HandshakeBudgets
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend
 from gateway.contracts.backend import Backend
-from gateway.forwarding.routed_target import RoutedTarget
-from gateway.health.check import Check, CheckSchedule, MonitoredUplink
+from gateway.health.check import Check, CheckSchedule
 from gateway.health.target_record import TargetRecord
 from gateway.health.tunnel_selection import TunnelSelector
+from gateway.supervision.uplink import Uplink
 
 _FIRST_RESULT_POLL = 0.5
 
 
-class LocalChecks:
-    """Chooses targets based on checks in this process; implements `gateway.app.runtime.TargetSelector`.
+class CheckManager:
+    """Starts and stops the checks of backends.
 
     Args:
         components: Runs the checks.
@@ -30,10 +30,15 @@ class LocalChecks:
         self._components = components
         self._budgets = budgets
 
-    def update(
-        self, running: RunningBackend, uplinks: Mapping[str | None, MonitoredUplink], *, keep_results: bool
-    ) -> None:
-        """Start checks of the targets of `running.spec`, and stop the backend's previous checks."""
+    def update(self, running: RunningBackend, uplinks: Mapping[str | None, Uplink], *, keep_results: bool) -> None:
+        """Start checks of the targets of `running.spec`, and stop the backend's previous checks.
+
+        Args:
+            running: The backend.
+            uplinks: The uplinks that lead to the targets, by tunnel; None: the direct uplink.
+            keep_results: Whether targets that were checked before keep their results. The roles and promotions in
+                `running.records` stay known in any case.
+        """
         spec = running.spec
         previous = {each.target: each for each in running.targets} if keep_results else {}
         self.remove(running)
@@ -73,25 +78,9 @@ class LocalChecks:
         running.on_check_result()
 
     def remove(self, running: RunningBackend) -> None:
-        """Stop checking the targets. See `gateway.app.runtime.TargetSelector`."""
+        """Stop checking the targets."""
         for check in running.checks:
             self._components.stop_soon(check)
-
-    def routes(self, running: RunningBackend) -> list[RoutedTarget]:
-        """Return the ways to the targets to try for a new client, best first."""
-        return running.ordered_routes()
-
-    def on_failure(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """Handle a failure of real traffic to a target. See `gateway.app.runtime.TargetSelector`."""
-        running.on_failure(routed.target)
-
-    def on_stall(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """Handle a target that takes too long to respond. See `gateway.app.runtime.TargetSelector`."""
-        running.on_stall(routed.target, routed.uplink.tunnel_name)
-
-    def on_detour(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """Handle a failed dial, after a dial through another way to the same target has succeeded."""
-        running.on_detour(routed.target, routed.uplink.tunnel_name)
 
 
 async def wait_first_results(backends: Callable[[], Iterable[RunningBackend]]) -> None:
