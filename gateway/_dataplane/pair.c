@@ -26,13 +26,10 @@ static void set_mask(struct side *s, uint32_t mask)
 
     if (!s->is_unix && (mask ^ s->mask) & EPOLLOUT)
         stall_set(e, &s->stall, s->fd, mask & EPOLLOUT);
-    if (epoll_ctl(e->epoll, operation, s->fd, &event) == 0) {
+    if (epoll_ctl(e->epoll, operation, s->fd, &event) == 0)
         s->mask = mask;
-        return;
-    }
-    s->mask = 0; /* the kernel has no memory */
-    s->stall.since = 0;
-    pair_abort(s->pair, CLOSE_ABORTED);
+    else /* the kernel has no memory */
+        pair_abort(s->pair, CLOSE_ABORTED);
 }
 
 /* Set the events to wait for; see `client_update_mask` about those of a socket that waits for nothing. */

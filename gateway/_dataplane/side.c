@@ -47,14 +47,6 @@ static void stop_writing_to(struct side *s, int error)
         s->pair->reason = CLOSE_CLIENT_RESET;
 }
 
-static void shut_other(struct side *s)
-{
-    if (s->shut)
-        return;
-    s->shut = true;
-    shutdown(s->other->fd, SHUT_WR); /* fails if the connection has failed, which the next call reports */
-}
-
 /* Write what waits, as much as the other socket accepts. */
 static void drain(struct side *s)
 {
@@ -76,10 +68,9 @@ static void drain(struct side *s)
         }
     }
     pipe_release(s->pair->engine, &s->pipe);
-    if (s->eof && !side_waits(s))
-        shut_other(s);
 }
 
+/* Pass the end of a stream on. Nothing waits: otherwise, the socket would not have been read. */
 static void on_eof(struct side *s)
 {
     if (fin_missing(s)) {
@@ -87,8 +78,10 @@ static void on_eof(struct side *s)
         return;
     }
     s->eof = true;
-    if (!side_waits(s))
-        shut_other(s);
+    if (s->shut)
+        return;
+    s->shut = true;
+    shutdown(s->other->fd, SHUT_WR); /* fails if the connection has failed, which the next call reports */
 }
 
 static void count_read(struct side *s, uint64_t count, uint64_t now)

@@ -137,7 +137,7 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Build:
         ("channel.c", "    w->growth_available += c->growth;", "", "the growth of windows is not accounted"),
         ("delivery.c", "*total += *sent_of_first", "*total += offered", "a window of"),
         ("receive.c", "if (c->window_remaining < 0)", "if (0)", "a negative window"),
-        ("rpc.c", "s->is_continuation = !(mark & LAST_FRAGMENT);", "", "RPC are reported"),
+        ("rpc.c", "s->is_continuation = !(mark & LAST_FRAGMENT);", "", "a message that has not arrived"),
         ("rpc.c", "get_u32(s->header + 4)", "0", "a message has a wrong header"),
         ("rpc.c", "length - rest > MAX_FRAGMENT", "length - rest > 150", "RPC are reported"),
         (
@@ -165,6 +165,18 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Build:
         ("listener.c", "if (!withdrawn(l) && allowed", "if (allowed", "after the rule was withdrawn"),
         ("listener.c", ">> (8 - rest)", ">> (9 - rest)", "a forbidden address"),
         ("pending.c", "            give_back(c);", "", "in a wrong state is pending"),
+        ("side.c", "    if (fin_missing(s)) {", "    if (0) {", "a reset is passed on as an end of stream"),
+        (
+            "side.c",
+            "    pipe_release(s->pair->engine, &s->pipe);\n}\n\n/* Pass the end",
+            "}\n\n/* Pass the end",
+            "a pipe without data",
+        ),
+        ("side.c", "data + sent, size - (size_t)sent", "data, size - (size_t)sent", "an end gets wrong bytes"),
+        ("side.c", "e->cannot_splice = count < 0", "e->cannot_splice = 0", "is reset without a reason"),
+        ("side.c", "!s->pair->observer.tap && !s->discarding &&", "!s->discarding &&", "the tap"),
+        ("pair.c", "    if (!e->pairs)\n        pipes_close(e);", "", "pipes are kept without pairs"),
+        ("pair.c", "    else if (s->discarding)\n        lingering = s->fd;", "", "gets no reset"),
         (
             "pending.c",
             "    if (l->stopped && !l->pending)\n        listener_free(l);",

@@ -2,10 +2,12 @@
 #ifndef GATEWAY_FUZZ_FAKE_CALLS_H
 #define GATEWAY_FUZZ_FAKE_CALLS_H
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/socket.h>
@@ -39,6 +41,12 @@ int fake_setsockopt(int fd, int level, int name, const void *value, socklen_t si
 /* listeners.c */
 int fake_accept4(int fd, struct sockaddr *address, socklen_t *size, int flags);
 
+/* pairs.c */
+int fake_pipe2(int ends[2], int flags);
+int fake_fcntl(int fd, int command, ...);
+int fake_ioctl(int fd, unsigned long request, int *value);
+ssize_t fake_splice(int in, void *in_offset, int out, void *out_offset, size_t size, unsigned flags);
+
 /* memory.c */
 void *fake_malloc(size_t size);
 void *fake_calloc(size_t count, size_t size);
@@ -68,6 +76,10 @@ int fake_munmap(void *address, size_t size);
 #define getsockopt(...) fake_getsockopt(__VA_ARGS__)
 #define setsockopt(...) fake_setsockopt(__VA_ARGS__)
 #define accept4(...) fake_accept4(__VA_ARGS__)
+#define pipe2(...) fake_pipe2(__VA_ARGS__)
+#define fcntl(...) fake_fcntl(__VA_ARGS__)
+#define ioctl(...) fake_ioctl(__VA_ARGS__)
+#define splice(...) fake_splice(__VA_ARGS__)
 #define malloc(...) fake_malloc(__VA_ARGS__)
 #define calloc(...) fake_calloc(__VA_ARGS__)
 #define realloc(...) fake_realloc(__VA_ARGS__)

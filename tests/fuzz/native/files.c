@@ -1,5 +1,5 @@
 /* Fake descriptors: epoll, eventfd, timerfd, and the clock. An operation on a closed descriptor aborts. */
-#include "harness.h"
+#include "pairs.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -90,6 +90,7 @@ int fake_epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event)
     CHECK(f->registered == (operation != EPOLL_CTL_ADD), "operation %d on descriptor %d", operation, fd);
     if (operation != EPOLL_CTL_DEL && fault(&faults.epoll)) {
         errno = ENOMEM;
+        faults.injected = true;
         return -1;
     }
     f->registered = operation != EPOLL_CTL_DEL;
@@ -172,7 +173,11 @@ ssize_t fake_write(int fd, const void *data, size_t size)
 
 int fake_close(int fd)
 {
-    *file_of(fd) = (struct file){0};
+    struct file *f = file_of(fd);
+
+    if (f->kind == FILE_SIDE)
+        pair_closed(f);
+    *f = (struct file){0};
     return 0;
 }
 

@@ -9,7 +9,7 @@
 #include "engine.h"
 
 #define FIRST_FD 1000
-#define MAX_FILES 512
+#define MAX_FILES 2048
 #define MAX_WIRES 2
 #define MAX_CHANNELS 192
 #define MAX_PACKET 262208u /* of the server, with its overhead */
@@ -40,17 +40,18 @@ void memory_reset(void);
 void memory_received(const void *end); /* lets the engine access the memory for received bytes up to `end` */
 
 /* files.c */
-enum file_kind { FILE_CLOSED, FILE_EPOLL, FILE_EVENT, FILE_TIMER, FILE_CLIENT, FILE_WIRE, FILE_LISTENER };
+enum file_kind { FILE_CLOSED, FILE_EPOLL, FILE_EVENT, FILE_TIMER, FILE_CLIENT, FILE_WIRE, FILE_LISTENER, FILE_SIDE, FILE_PIPE };
 
 struct file {
     enum file_kind kind;
-    int owner; /* the index of the channel, wire or listener */
+    int owner; /* the index of the channel, wire or listener; of a side: twice that of the pair, plus 1 for the backend;
+                  of a pipe's end for writing: the other end */
     bool registered;
     uint32_t mask, reported; /* reported: what an edge-triggered registration has reported */
     void *data;
-    uint64_t counter; /* of an eventfd; the expiration of a timer */
+    uint64_t counter; /* of an eventfd; the expiration of a timer; the bytes in a pipe */
     /* sockets */
-    bool is_unix, shut; /* shut: after shutdown(2) */
+    bool is_unix, shut, resets; /* shut: after shutdown(2); resets: SO_LINGER makes close(2) send a reset */
     bool ended, closed, dead; /* the other end: has sent FIN; is closed, and resets on data; is closed on both sides */
     int error;                /* SO_ERROR */
     uint64_t available;       /* bytes that can be received; clients that can be accepted */
@@ -70,7 +71,8 @@ uint32_t file_ready(const struct file *);
 
 /* Faults, which the script causes. 0: no fault. Otherwise, the call with this number fails, counted from 1. */
 struct faults {
-    uint32_t allocation, epoll, interrupt, cipher, accept;
+    uint32_t allocation, epoll, interrupt, cipher, accept, pipe, splice;
+    bool injected; /* whether a call has failed that can end a connection */
     uint32_t acknowledged; /* milliseconds since the last acknowledgment, for TCP_INFO */
     bool in_turn;       /* allocations fail only in a turn: otherwise, Python gets an exception and retries */
     bool memory_failed; /* whether an allocation has failed */
@@ -132,6 +134,8 @@ struct far_wire {
 /* sockets.c: the bytes that a client sends, and those that the server sends. */
 const uint8_t *data_up(const struct far_channel *, uint64_t offset);
 const uint8_t *data_down(const struct far_channel *, uint64_t offset);
+bool socket_failed(struct file *, bool receiving);
+void socket_sent(struct file *);
 bool exact(const struct far_channel *); /* whether the server's bytes are known: it has sent nothing illegal */
 
 /* rpc_data.c */
@@ -141,6 +145,7 @@ void rpc_reported(struct far_channel *, const struct message_header *record);
 void rpc_settled(const struct far_channel *, bool down, uint64_t passed);
 
 extern struct engine *engine;
+extern bool engine_runs; /* whether Python has not closed it */
 extern struct far_wire wires[MAX_WIRES];
 extern struct far_channel channels[MAX_CHANNELS];
 extern int wire_count, channel_count;
@@ -173,7 +178,7 @@ bool python_take(void); /* returns false if the engine has failed */
 /* invariants.c */
 void check_engine(void); /* aborts if an invariant does not hold */
 
-/* The kinds of steps: of the server, of clients, of Python, of the system, and about listeners. */
+/* The kinds of steps: of the server, of clients, of Python, of the system, about listeners, and about pairs. */
 #define STEPS(X) \
     X(CONFIRM) X(REFUSE) X(DATA) X(EXTENDED) X(ADJUST) X(EOF) X(CLOSE) X(REQUEST) X(OTHER) X(NEW_KEYS) X(RAW_PACKET) \
     X(RAW_STREAM) X(WIRE_ROOM) X(WIRE_END) \
@@ -181,7 +186,8 @@ void check_engine(void); /* aborts if an invariant does not hold */
     X(OPEN) X(ABORT) X(UNTAP) X(CLOSE_HISTOGRAM) X(WIRE) X(PACKET) X(ACCEPT) X(ROUND_TRIP) X(EXCHANGE) X(OPEN_KEY) \
     X(WIRE_CLOSE) \
     X(FAIL) X(CLOCK) X(ORDER) \
-    X(LISTEN) X(CONNECT) X(PERMIT) X(UNLISTEN) X(RECALL)
+    X(LISTEN) X(CONNECT) X(PERMIT) X(UNLISTEN) X(RECALL) \
+    X(PAIR) X(SIDE_WRITE) X(SIDE_END) X(SIDE_ROOM) X(PAIR_ABORT) X(PAIR_UNTAP)
 #define STEP_ENUMERATOR(name) STEP_##name,
 enum step_kind { STEPS(STEP_ENUMERATOR) STEP_KINDS };
 

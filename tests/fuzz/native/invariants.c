@@ -1,5 +1,6 @@
 /* Invariants of the engine's state, which hold after each turn. */
 #include "listeners.h"
+#include "pairs.h"
 
 static void check_mask(int fd, uint32_t mask, uint32_t wanted)
 {
@@ -134,5 +135,6 @@ void check_engine(void)
         growth += c->growth;
     }
     check_listeners();
+    check_pairs();
     CHECK(growth == growth_budget, "the growth of windows is not accounted");
 }

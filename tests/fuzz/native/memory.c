@@ -43,7 +43,7 @@ static bool refuse(void)
 {
     if (!faults.in_turn || !fault(&faults.allocation))
         return false;
-    faults.memory_failed = true;
+    faults.memory_failed = faults.injected = true;
     errno = ENOMEM;
     return true;
 }

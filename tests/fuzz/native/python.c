@@ -1,5 +1,6 @@
 /* Python's side: commands and records, as gateway/ssh/engine_host.py and its neighbors use them. */
 #include "listeners.h"
+#include "pairs.h"
 
 #include <errno.h>
 
@@ -181,7 +182,7 @@ static void on_record(const struct message_header *h, const uint8_t *payload)
             on_wire_record(&wires[at], h, payload);
             return;
         }
-    if (listener_record(h))
+    if (listener_record(h) || pair_record(h, payload))
         return;
     for (int at = channel_count; at-- > 0;)
         if (channels[at].token == h->token) {

@@ -1,5 +1,6 @@
 /* The end of a script: everything that waits must arrive, and the engine must become idle. */
 #include "listeners.h"
+#include "pairs.h"
 
 #define MAX_TURNS 5000
 #define SLAB_SLOTS 256u
@@ -29,7 +30,7 @@ static bool waits_for_python(void)
 static void unblock(void)
 {
     for (int at = 0; at < file_count; at++)
-        if (files[at].kind == FILE_CLIENT || files[at].kind == FILE_WIRE)
+        if (files[at].kind == FILE_CLIENT || files[at].kind == FILE_WIRE || files[at].kind == FILE_SIDE)
             files[at].room = UNLIMITED;
     listeners_unblock();
     for (int at = 0; at < wire_count; at++) {
@@ -91,7 +92,7 @@ bool settle(void)
 {
     int turns = 0;
 
-    faults = (struct faults){.memory_failed = faults.memory_failed};
+    faults = (struct faults){.memory_failed = faults.memory_failed, .injected = faults.injected};
     do {
         CHECK(turns++ < MAX_TURNS, "the engine does not become idle");
         unblock();
@@ -100,6 +101,7 @@ bool settle(void)
             return false;
     } while (waits_for_python() || !idle());
     check_settled_listeners();
+    check_settled_pairs();
     check_slots();
     if (tainted)
         return true;

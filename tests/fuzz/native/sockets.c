@@ -1,5 +1,5 @@
 /* Fake sockets: clients and the SSH connection. Room and errors are what the script has set. */
-#include "harness.h"
+#include "pairs.h"
 
 #include <errno.h>
 #include <linux/tcp.h>
@@ -35,12 +35,12 @@ static struct file *socket_of(int fd)
 {
     struct file *f = file_of(fd);
 
-    CHECK(f->kind == FILE_CLIENT || f->kind == FILE_WIRE, "descriptor %d is not a socket", fd);
+    CHECK(f->kind == FILE_CLIENT || f->kind == FILE_WIRE || f->kind == FILE_SIDE, "descriptor %d is not a socket", fd);
     return f;
 }
 
 /* Return whether the call must fail, with its errno; `receiving`: after a reset, what has arrived is received first. */
-static bool failed(struct file *f, bool receiving)
+bool socket_failed(struct file *f, bool receiving)
 {
     if (fault(&faults.interrupt)) {
         errno = EINTR;
@@ -77,6 +77,11 @@ static size_t receive(struct file *f, uint8_t *data, size_t size)
         w->input_start += count;
         if (w->input_start == w->input_end)
             w->input_start = w->input_end = 0;
+    } else if (count && f->kind == FILE_SIDE) {
+        bool is_backend;
+        const struct far_pair *p = pair_of(f, &is_backend);
+
+        memcpy(data, pair_data(p, is_backend, p->sides[is_backend].written - f->available), count);
     } else if (count) {
         struct far_channel *c = &channels[f->owner];
 
@@ -101,7 +106,7 @@ ssize_t fake_recvmsg(int fd, struct msghdr *message, int flags)
 
     CHECK(flags & MSG_DONTWAIT, "the call would block");
     CHECK(message->msg_iovlen && message->msg_iov[0].iov_len, "nothing to receive into");
-    if (failed(f, true))
+    if (socket_failed(f, true))
         return -1;
     for (size_t at = 0; at < message->msg_iovlen; at++)
         total += receive(f, message->msg_iov[at].iov_base, message->msg_iov[at].iov_len);
@@ -112,12 +117,23 @@ static void deliver(struct file *f, const uint8_t *data, size_t size)
 {
     if (f->kind == FILE_WIRE) {
         peer_receive(&wires[f->owner], data, size);
+    } else if (f->kind == FILE_SIDE) {
+        pair_passed(f, data, size);
     } else {
         struct far_channel *c = &channels[f->owner];
 
         CHECK(!exact(c) || c->delivered + size <= c->sent, "the client gets more than the server has sent");
         CHECK(!exact(c) || memcmp(data, data_down(c, c->delivered), size) == 0, "the client gets wrong bytes");
         c->delivered += size;
+    }
+}
+
+/* Handle that data was sent: if the other end is closed, it answers with a reset. */
+void socket_sent(struct file *f)
+{
+    if (f->closed) {
+        f->dead = f->ended = true;
+        f->error = EPIPE;
     }
 }
 
@@ -135,7 +151,7 @@ ssize_t fake_sendmsg(int fd, const struct msghdr *message, int flags)
     size_t total = 0;
 
     CHECK(flags & MSG_DONTWAIT && flags & MSG_NOSIGNAL, "the call would block, or raise a signal");
-    if (failed(f, false))
+    if (socket_failed(f, false))
         return -1;
     for (size_t at = 0; at < message->msg_iovlen && f->room; at++) {
         const struct iovec *part = &message->msg_iov[at];
@@ -146,10 +162,7 @@ ssize_t fake_sendmsg(int fd, const struct msghdr *message, int flags)
         f->room -= count;
         total += count;
     }
-    if (f->closed) { /* the other end answers with a reset */
-        f->dead = f->ended = true;
-        f->error = EPIPE;
-    }
+    socket_sent(f);
     return (ssize_t)total;
 }
 
@@ -166,8 +179,10 @@ int fake_shutdown(int fd, int how)
     struct file *f = socket_of(fd);
 
     CHECK(how == SHUT_WR && !f->shut, "a second shutdown");
-    CHECK(end_is_known(&channels[f->owner]), "Python does not know the end of the stream");
+    CHECK(f->kind == FILE_SIDE || end_is_known(&channels[f->owner]), "Python does not know the end of the stream");
     f->shut = true;
+    if (f->kind == FILE_SIDE)
+        pair_shut(f);
     return 0;
 }
 
@@ -186,13 +201,18 @@ int fake_getsockopt(int fd, int level, int name, void *value, socklen_t *size)
         return -1;
     }
     ((struct tcp_info *)value)->tcpi_last_ack_recv = faults.acknowledged;
+    if (f->kind == FILE_SIDE)
+        pair_info(f, value);
     return 0;
 }
 
 int fake_setsockopt(int fd, int level, int name, const void *value, socklen_t size)
 {
-    socket_of(fd);
+    struct file *f = socket_of(fd);
+
     CHECK(level == SOL_SOCKET || level == IPPROTO_TCP, "option %d of an unexpected level", name);
     CHECK(value && size, "no value");
+    if (level == SOL_SOCKET && name == SO_LINGER)
+        f->resets = ((const struct linger *)value)->l_onoff;
     return 0;
 }

@@ -1,5 +1,6 @@
 /* The steps of a script, and the turns of the engine between them. */
 #include "listeners.h"
+#include "pairs.h"
 
 #include <stdio.h>
 
@@ -62,7 +63,7 @@ static bool fault_step(const struct step *s)
 {
     switch (s->kind) {
     case STEP_FAIL:
-        switch (s->a % 5) {
+        switch (s->a % 7) {
         case 0:
             faults.allocation = s->b + 1u;
             break;
@@ -75,8 +76,14 @@ static bool fault_step(const struct step *s)
         case 3:
             faults.cipher = s->b % 16 + 1u;
             break;
-        default:
+        case 4:
             faults.accept = s->b % 4 + 1u;
+            break;
+        case 5:
+            faults.pipe = s->b % 4 + 1u;
+            break;
+        default:
+            faults.splice = s->b % 4 + 1u;
         }
         return true;
     case STEP_CLOCK:
@@ -103,7 +110,8 @@ void describe(const struct step *s)
 /* Run a step, and then a turn of the engine. Return false if the engine has failed. */
 bool run_step(const struct step *s)
 {
-    if (!server_step(s) && !client_step(s) && !listener_step(s) && !python_step(s))
+    if (!server_step(s) && !client_step(s) && !listener_step(s) && !pair_step(s) &&
+        !python_step(s))
         fault_step(s);
     if (s->which & HOLD)
         return true;

@@ -1,7 +1,9 @@
 /* The fuzz target: runs a script. Its first bytes select the settings; each step has four bytes, and some have more. */
 #include "listeners.h"
+#include "pairs.h"
 
 struct engine *engine;
+bool engine_runs;
 struct far_wire wires[MAX_WIRES];
 struct far_channel channels[MAX_CHANNELS];
 int wire_count, channel_count;
@@ -37,6 +39,8 @@ static void start(const uint8_t *head)
     files_reset();
     steps_reset();
     listeners_reset();
+    pairs_reset();
+    engine_runs = true;
     memset(wires, 0, sizeof wires);
     wire_count = channel_count = 0;
     tainted = false;
@@ -54,6 +58,7 @@ static void start(const uint8_t *head)
 
 static void stop(void)
 {
+    engine_runs = false;
     engine_clear(engine);
     free(engine);
     CHECK(open_files() == 0, "%d descriptors are not closed", open_files());
