@@ -1,4 +1,4 @@
-"""Opens, controls and counts a channel whose bytes the C engine relays."""
+"""Opens and controls a channel whose bytes the C engine relays, and reads the channel's counters."""
 
 import asyncio
 import socket
@@ -29,14 +29,14 @@ from gateway.ssh.engine_host import Arguments, EngineHost
 from gateway.ssh.flow_control import INITIAL_BUDGET, ByteBudget, ReceiveWindow
 
 _IN_ENGINE = ReceiveWindow(ByteBudget(0))
-"""The window of each channel that the engine has opened, which takes no bytes from the budget for initial windows."""
+"""The window of each channel that the engine has opened. It takes no bytes from the budget for initial windows."""
 _REASONS = (
     CloseReason.FINISHED, CloseReason.CLIENT_RESET, CloseReason.LINK_LOST, CloseReason.ABORTED, CloseReason.MOVED,
 )  # fmt: skip
 """Close reasons in the order of `enum close_reason` in `engine.h`."""
 
 Gauge = tuple[int, int, int, float, float, int, bool]
-"""Figures of a channel; see `Engine.gauge`."""
+"""The counters and times of a channel; see `Engine.gauge`."""
 _UNKNOWN: Gauge = (0, 0, 0, 0.0, 0.0, 0, False)
 
 
@@ -75,13 +75,13 @@ class EngineChannel:
         self._on_answered = on_answered
         self._histogram: int | None = None
         self._final: Gauge | None = None
-        """The last values of the gauge, after the token was released."""
+        """The last counters and times, if the token is no longer valid; otherwise None."""
         self._token = host.add(self, joined)
         if joined is not None:
             self._histogram = host.histograms.acquire(latency)
             self.opened.set_result(None)
 
-    # Figures, which the engine updates.
+    # Counters and times, which the engine updates.
 
     def _gauge(self) -> Gauge:
         return self._host.engine.gauge(self._token) if self._final is None else self._final
@@ -125,7 +125,7 @@ class EngineChannel:
     def cut_short(self) -> bool:
         """Whether the client did not get the end of the backend's stream.
 
-        The value is final when the client sees the end of its stream, which can be before the engine's last record.
+        The value is final as soon as the client's stream has ended, even if the engine has not sent its last record.
         """
         return not self._gauge()[6]
 
@@ -136,13 +136,13 @@ class EngineChannel:
     # The opener and the pool call these methods.
 
     def request(self, wire: int, max_packet: int, head: bytes, rest: bytes) -> None:
-        """Send CHANNEL_OPEN. `opened` gets the result.
+        """Send CHANNEL_OPEN. The future `opened` gets the result.
 
         Args:
-            wire: The token of the connection.
-            max_packet: The maximum packet size in bytes.
+            wire: The token of the SSH connection.
+            max_packet: The maximum size of received packets, in bytes.
             head: The channel type.
-            rest: The rest of the packet, after the maximum packet size.
+            rest: The bytes of CHANNEL_OPEN after the maximum packet size.
         """
         tap = TAP_NONE if self._tap is None else TAP_BYTES if self._tap.tracker is None else TAP_RPC
         self._host.engine.channel(self._token, wire, self.window.size, max_packet, tap, head, rest)
@@ -162,7 +162,7 @@ class EngineChannel:
         if tap is None or tap.tracker is None:
             flags |= ATTACH_MEASURE
         self._histogram = self._host.histograms.acquire(self._latency)
-        poller().remove(client.fileno())  # another object can still watch it
+        poller().remove(client.fileno())  # an earlier owner of the socket can have left it registered
         self._host.engine.attach(self._token, client.detach(), self._histogram, flags)
 
     def abort(self, close_reason: CloseReason) -> None:
@@ -217,7 +217,7 @@ class EngineChannel:
             self._host.command(COMMAND_UNTAP, self._token)
 
     def _release(self) -> None:
-        """Free the token at the last record, and keep the final figures."""
+        """Store the final counters and times, and free the token, because the engine has sent the last record."""
         self._final = self._gauge()
         self._host.forget(self._token)
         if self._histogram is not None:

@@ -34,7 +34,7 @@ class EngineHost:
 
     Args:
         loop: The event loop.
-        growth_bytes: Limit on the growth of all receive windows of the engine together.
+        growth_bytes: Limit, in bytes, on the growth of all receive windows of the engine together.
         thread: Whether the engine runs in its own thread. If not, it runs inside the event loop, which makes tests
             deterministic.
     """
@@ -82,7 +82,7 @@ class EngineHost:
         return token
 
     def forget(self, token: int) -> None:
-        """Free a token, at the last record of its object or if the object was never created in the engine."""
+        """Free a token. Call this at the last record of its object, or if the engine could not create the object."""
         del self._objects[token]
         self.engine.release(token)
 
@@ -102,7 +102,7 @@ class EngineHost:
             if not self._thread:
                 self.engine.turn()
             records = self.engine.take()
-        except (OSError, MemoryError):  # in both cases, records are lost
+        except (OSError, MemoryError):  # records are lost, so the objects no longer match the state of the engine
             log.exception("the data plane has failed; its connections are closed")
             self._restart()
             return
@@ -130,7 +130,7 @@ class EngineHost:
 
 
 class EnginePool:
-    """The C engines of one event loop. Each has a thread.
+    """The C engines of one event loop. Each engine has a thread.
 
     Args:
         loop: The event loop.
@@ -143,7 +143,7 @@ class EnginePool:
         self._loop = loop
 
     def host(self) -> EngineHost:
-        """Return the host for a new SSH connection: a new one, or at the limit the one with the lowest load."""
+        """Return the host for a new SSH connection: a new host or, at the limit, the one with the lowest load."""
         if len(self.hosts) < self._threads:
             self.hosts.append(EngineHost(self._loop, flow_control.GROWTH_BUDGET_BYTES // self._threads))
             return self.hosts[-1]
@@ -162,5 +162,5 @@ class EnginePool:
 
 @per_loop
 def engine_pool(loop: asyncio.AbstractEventLoop) -> EnginePool:
-    """Return the engines of the running loop."""
+    """Return the engines of an event loop."""
     return EnginePool(loop)
