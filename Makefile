@@ -59,12 +59,12 @@ sanitize: setup  ## run the tests of the engine with Address-, UndefinedBehavior
 	$(BIN)/python hatch_build.py --sanitize-threads
 	status=0; \
 	LD_PRELOAD="$$(gcc -print-file-name=libtsan.so)" TSAN_OPTIONS="report_signal_unsafe=0 exitcode=66" \
-	CONTRACT_EXAMPLES=$(or $(EXAMPLES),200) $(BIN)/pytest -q -k "engine or dataplane" tests/unit/_dataplane tests/unit/ssh \
+	CONTRACT_EXAMPLES=$(or $(EXAMPLES),200) $(BIN)/pytest -q -k "engine or dataplane" tests/unit/_dataplane tests/unit/relay tests/unit/ssh \
 		tests/integration/test_relay_contract.py $(ARGS) || status=$$?; \
 	$(BIN)/python hatch_build.py --sanitize; \
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc CONTRACT_EXAMPLES=$(or $(EXAMPLES),200) \
-	$(BIN)/pytest -q -k "engine or dataplane or ssh_receive" tests/unit/_dataplane tests/unit/ssh tests/unit/test_fuzz.py \
+	$(BIN)/pytest -q -k "engine or dataplane or ssh_receive" tests/unit/_dataplane tests/unit/relay tests/unit/ssh tests/unit/test_fuzz.py \
 		tests/integration/test_relay_contract.py $(ARGS) || status=$$?; \
 	$(BIN)/python hatch_build.py; exit $$status
 

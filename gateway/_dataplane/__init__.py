@@ -1,4 +1,7 @@
-"""The engine: moves the bytes of SSH channels, in C. Its module `engine` is missing if it could not be built."""
+"""The engine: moves the bytes of SSH channels and between sockets, in C.
+
+Its module `engine` is missing if it could not be built.
+"""
 
 import importlib
 import importlib.util
@@ -16,9 +19,11 @@ class Settings:
 
     Args:
         threads: Maximum number of engines, each with a thread, of an event loop.
+        growth_bytes: Limit on the growth of the receive windows of all SSH channels together, in bytes.
     """
 
     threads: int = 1
+    growth_bytes: int = 512 * 1024 * 1024
 
 
 settings = Settings()

@@ -44,7 +44,7 @@ struct channel *channel_open(struct engine *e, struct wire *w, uint64_t token, c
         *c = (struct channel){
             .source.kind = SOURCE_CHANNEL, .engine = e, .wire = w, .token = token, .gauge = gauge, .fd = -1,
             .first_piece = NO_INDEX, .last_piece = NO_INDEX, .window_size = setup->window,
-            .window_remaining = setup->window, .next = e->channels, .tap = setup->tap,
+            .window_remaining = setup->window, .next = e->channels, .observer.tap = setup->tap,
             .adjust_threshold = w->adjust_bytes < setup->window / 4 ? w->adjust_bytes : setup->window / 4,
         };
     if (!c || !wire_add_channel(w, c)) {

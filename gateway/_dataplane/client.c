@@ -11,20 +11,14 @@ static void set_mask(struct channel *c, uint32_t mask)
     bool waits = mask & EPOLLOUT, waited = c->mask & EPOLLOUT;
     struct epoll_event event = {.events = mask, .data.ptr = &c->source};
 
-    if (!c->is_unix && waits != waited) {
-        c->blocked_since = waits ? clock_ns() : 0;
-        if (waits)
-            schedule_stall_scan(c->engine);
-        else if (c->timeout_suspended)
-            set_user_timeout(c->fd, c->engine->user_timeout);
-        c->timeout_suspended = false;
-    }
+    if (!c->is_unix && waits != waited)
+        stall_set(c->engine, &c->stall, c->fd, waits);
     /* Fails only without memory in the kernel. The client is then reset. */
     int operation = !mask ? EPOLL_CTL_DEL : c->mask ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
 
     if (epoll_ctl(c->engine->epoll, operation, c->fd, &event) < 0) {
         c->mask = 0;
-        c->blocked_since = 0;
+        c->stall.since = 0;
         ending_abort(c, CLOSE_ABORTED);
         return;
     }
@@ -79,16 +73,6 @@ void client_attach(struct channel *c, int fd, int histogram, int64_t flags)
     ending_propagate(c);
 }
 
-void report_tap(struct channel *c, bool from_backend, uint64_t now, const uint8_t *data, size_t size)
-{
-    const int64_t arguments[4] = {from_backend, (int64_t)now, 0, 0};
-
-    if (c->tap == TAP_RPC)
-        rpc_scan(c, from_backend, now, data, size);
-    else
-        emit(c->engine, RECORD_TAP, c->token, arguments, data, size);
-}
-
 static void on_eof(struct channel *c)
 {
     if (c->client_was_reset) {
@@ -130,8 +114,8 @@ static void send_read(struct channel *c, uint8_t *batch, size_t count, uint32_t 
     for (uint8_t *packet = batch; count > 0; packet += stride) {
         uint32_t size = count < MAX_SEND_PACKET ? (uint32_t)count : MAX_SEND_PACKET;
 
-        if (c->tap)
-            report_tap(c, false, now, packet + DATA_HEADER, size);
+        if (c->observer.tap)
+            report_tap(c->engine, c->token, &c->observer, false, now, packet + DATA_HEADER, size);
         send_data(w, c->peer, size);
         count -= size;
     }

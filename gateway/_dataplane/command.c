@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "listener.h"
+#include "pair.h"
 
 static void change_key(struct wire *w, enum command command, const struct key_setup *setup)
 {
@@ -54,11 +55,21 @@ static void command_channel(struct channel *c, const struct message_header *head
         client_attach(c, (int)header->a, (int)header->b, header->c);
         break;
     case COMMAND_UNTAP:
-        c->tap = TAP_NONE;
+        c->observer.tap = TAP_NONE;
         c->measure = true;
         break;
     default:
         ending_abort(c, (enum close_reason)header->a);
+    }
+}
+
+static void command_pair(struct pair *p, const struct message_header *header)
+{
+    if (header->kind == COMMAND_UNTAP) {
+        p->observer.tap = TAP_NONE;
+        p->measure = true;
+    } else if (header->kind == COMMAND_ABORT) {
+        pair_abort(p, (enum close_reason)header->a);
     }
 }
 
@@ -93,6 +104,9 @@ static void run_command(struct engine *e, const struct message_header *header, c
     case COMMAND_CLOSE_HISTOGRAM:
         histogram_emit(e, (uint32_t)header->a, true);
         break;
+    case COMMAND_PAIR:
+        pair_create(e, header->token, (const void *)payload);
+        break;
     case COMMAND_LISTEN:
         listener_create(e, header->token, (const void *)payload, header->payload);
         break;
@@ -108,7 +122,9 @@ static void run_command(struct engine *e, const struct message_header *header, c
     case COMMAND_ATTACH:
     case COMMAND_UNTAP:
     case COMMAND_ABORT:
-        if (object)
+        if (object && ((struct source *)object)->kind == SOURCE_SIDE)
+            command_pair(object, header);
+        else if (object)
             command_channel(object, header);
         else if (header->kind == COMMAND_ATTACH) /* the channel has ended meanwhile */
             reset_fd((int)header->a, (header->c & ATTACH_UNIX) != 0);

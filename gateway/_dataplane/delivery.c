@@ -133,9 +133,10 @@ static void deliver(struct channel *c)
     size_t skip = 0;
     int rest = c->first_piece;
 
-    if (c->tap && !c->ended)
-        for (int at = rest; at != NO_INDEX && c->tap; at = c->engine->pieces[at].next)
-            report_tap(c, true, now, c->engine->pieces[at].data, c->engine->pieces[at].size);
+    if (!c->ended)
+        for (int at = rest; at != NO_INDEX && c->observer.tap; at = c->engine->pieces[at].next)
+            report_tap(c->engine, c->token, &c->observer, true, now, c->engine->pieces[at].data,
+                       c->engine->pieces[at].size);
     if (c->attached && !c->held.size && !c->client_broken && !c->ended) {
         gauge_set(&c->gauge->last_active, now);
         if (c->request_time)

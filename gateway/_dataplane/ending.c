@@ -22,6 +22,14 @@ void reset_fd(int fd, bool is_unix)
     close(fd);
 }
 
+/* Close a socket with an end of stream, after the data that waits in the kernel. */
+void close_gracefully(int fd, bool is_unix)
+{
+    if (!is_unix)
+        set_linger(fd, false);
+    close(fd);
+}
+
 /* Pass the end of the backend's stream on when nothing is held; finish when both directions have ended. */
 void ending_propagate(struct channel *c)
 {
@@ -105,9 +113,7 @@ void ending_finish(struct channel *c, enum close_reason reason)
         if (!c->eof_delivered || (reason != CLOSE_FINISHED && reason != CLOSE_LINK_LOST)) {
             reset_fd(c->fd, c->is_unix);
         } else if (c->client_eof && !c->link_lost) {
-            if (!c->is_unix)
-                set_linger(c->fd, false);
-            close(c->fd);
+            close_gracefully(c->fd, c->is_unix);
         } else {
             arguments[1] = c->fd;
         }

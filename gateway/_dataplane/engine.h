@@ -1,5 +1,5 @@
-/* The engine: one epoll loop, in its own thread, that moves the bytes of SSH channels. docs/architecture.md
- * describes it.
+/* The engine: one epoll loop, in its own thread, that moves the bytes of SSH channels and of pairs of sockets.
+ * docs/architecture.md describes it.
  *
  * Only the engine's thread calls `engine_turn`, and it never takes the GIL. Other threads only append commands, take
  * records, and read gauges. Without a thread, tests call `engine_turn` themselves.
@@ -31,6 +31,7 @@
 #define MAX_UNACCEPTED ((size_t)256 * 1024) /* bytes of packets for Python above which receiving stops */
 #define MAX_RECORDS ((size_t)4 * 1024 * 1024) /* bytes of records that Python has not taken above which the thread waits */
 #define MAX_BOUNDS 32u
+#define MAX_PIPES 16u
 #define SECOND 1000000000ull
 #define NO_INDEX (-1)
 
@@ -72,6 +73,7 @@ enum command {
     COMMAND_PERMIT,   /* of a listener; a: further clients to accept */
     COMMAND_UNLISTEN, /* accept no more clients */
     COMMAND_RECALL,   /* of a listener or wire: return the clients whose channels are not open */
+    COMMAND_PAIR,     /* payload: struct pair_setup */
 };
 
 /* Records, from the engine to Python. */
@@ -91,11 +93,15 @@ enum record {
                           c: nanoseconds since the client was accepted */
     RECORD_RETURNED,   /* of a listener; a: descriptor of a client that is Python's; b: nanoseconds as above */
     RECORD_STOPPED,    /* a listener accepts no more clients. Records of pending clients can follow. */
+    RECORD_PAIR_ENDED, /* a: enum close_reason; b, c: descriptors of a client and a backend that must linger and then be
+                          reset, or -1. The last record of a pair. */
 };
 
-enum close_reason { CLOSE_FINISHED, CLOSE_CLIENT_RESET, CLOSE_LINK_LOST, CLOSE_ABORTED, CLOSE_MOVED };
-enum attach_flag { ATTACH_MEASURE = 1, ATTACH_UNIX = 2 };
-enum tap { TAP_NONE, TAP_BYTES, TAP_RPC }; /* what to report of a channel, from the first byte on */
+enum close_reason {
+    CLOSE_FINISHED, CLOSE_CLIENT_RESET, CLOSE_LINK_LOST, CLOSE_ABORTED, CLOSE_MOVED, CLOSE_BACKEND_RESET
+};
+enum attach_flag { ATTACH_MEASURE = 1, ATTACH_UNIX = 2, ATTACH_UNIX_BACKEND = 4 };
+enum tap { TAP_NONE, TAP_BYTES, TAP_RPC }; /* what to report of a channel or pair, from the first byte on */
 enum rpc_type { RPC_CALL, RPC_REPLY };
 
 struct message_header {
@@ -146,12 +152,14 @@ struct gauge {
         uint32_t next_free; /* of a free slot */
         _Atomic uint32_t eof_delivered; /* of a channel: whether its client got the end of the backend's stream */
     };
-    void *object; /* a struct wire, channel or listener; only the engine uses it */
+    void *object; /* a struct wire, channel, listener or pair; only the engine uses it */
 };
 
-enum source_kind { SOURCE_TIMER, SOURCE_WAKE, SOURCE_WIRE, SOURCE_CHANNEL, SOURCE_LISTENER, SOURCE_FREED };
+enum source_kind {
+    SOURCE_TIMER, SOURCE_WAKE, SOURCE_WIRE, SOURCE_CHANNEL, SOURCE_LISTENER, SOURCE_SIDE, SOURCE_FREED
+};
 
-/* What an epoll event refers to: the first member of a wire, a channel and a listener. */
+/* What an epoll event refers to: the first member of a wire, a channel, a listener and a side of a pair. */
 struct source {
     enum source_kind kind;
     struct source *next_freed;
@@ -169,7 +177,7 @@ struct piece {
     int next;
 };
 
-/* The ONC RPC messages in one direction of a channel. */
+/* The ONC RPC messages in one direction of a channel or pair. */
 struct rpc_scanner {
     uint32_t remaining; /* bytes of the fragment that have not arrived */
     uint32_t header_size;
@@ -177,8 +185,27 @@ struct rpc_scanner {
     bool is_continuation; /* whether the next fragment continues a message */
 };
 
+/* What is reported of a channel or pair. */
+struct observer {
+    enum tap tap;
+    struct rpc_scanner rpc[2]; /* from the client, from the backend */
+};
+
+/* A socket that accepts no more data. A zeroed struct is a socket that does. */
+struct stall {
+    uint64_t since; /* 0: the socket accepts data, or is a unix socket */
+    bool suspended; /* whether its TCP_USER_TIMEOUT is disabled */
+};
+
+/* Holds bulk data between two sockets. */
+struct pipe {
+    int read_end, write_end; /* -1: not open */
+    size_t size;             /* bytes in the pipe */
+};
+
 struct channel;
 struct listener;
+struct pair;
 struct wire;
 
 struct engine {
@@ -202,6 +229,12 @@ struct engine {
     struct wire *wires, *dirty, *broken;
     struct channel *channels, *touched;
     struct listener *listeners;
+    struct pair *pairs;
+    uint8_t *buffer; /* for the bytes of pairs; NULL before the first pair */
+    size_t share;    /* bytes that a pair may read in this turn */
+    struct pipe pipes[MAX_PIPES]; /* empty pipes, which pairs use again */
+    uint32_t pipe_count;
+    bool cannot_splice; /* the kernel does not support it */
     struct source *freed; /* objects to free at the end of the turn: events can still refer to them */
     struct piece *pieces;
     int piece_count, piece_capacity;
@@ -256,9 +289,7 @@ struct channel {
     bool open, abandoned, attached, is_unix, measure, bulk, queued, has_turn, touched;
     bool client_eof, client_broken, client_was_reset;
     bool backend_eof, channel_closed, channel_unwritable, link_lost, eof_delivered, sent_close, freed, ended;
-    bool timeout_suspended;
     bool unannounced; /* whether Python does not know the token: the client of a listener is not joined yet */
-    enum tap tap;
     int fd; /* before the client is attached: the client of a listener that waits for the channel to open */
     uint32_t mask, number, peer, peer_max_packet, until_sample;
     int32_t histogram, first_piece, last_piece;
@@ -272,9 +303,10 @@ struct channel {
     uint64_t peer_window;
     int64_t window_remaining;
     uint64_t window_size, growth, consumed, adjust_threshold, period_bytes, period_start;
-    uint64_t request_time, blocked_since, accepted_at;
+    uint64_t request_time, accepted_at;
+    struct stall stall;
     struct chunks held; /* bytes that the client's socket has not accepted */
-    struct rpc_scanner rpc[2]; /* from the client, from the backend */
+    struct observer observer;
 };
 
 uint64_t clock_ns(void);
@@ -315,7 +347,7 @@ void thread_reported(struct engine *);
 bool histogram_ensure(struct engine *, uint32_t index);
 void histogram_add(struct engine *, uint32_t index, uint64_t ns);
 void histogram_emit(struct engine *, uint32_t index, bool closed);
-void schedule_stall_scan(struct engine *);
+void stall_set(struct engine *, struct stall *, int fd, bool stalled);
 void set_user_timeout(int fd, uint32_t milliseconds);
 void timer_arm(struct engine *);
 void timer_expired(struct engine *);
@@ -378,10 +410,10 @@ void client_read(struct channel *);
 void client_update_mask(struct channel *);
 void client_unwritable(struct channel *, int error);
 void client_unregister(struct channel *);
-void report_tap(struct channel *, bool from_backend, uint64_t now, const uint8_t *data, size_t size);
 
 /* rpc.c */
-void rpc_scan(struct channel *, bool from_backend, uint64_t now, const uint8_t *data, size_t size);
+void report_tap(struct engine *, uint64_t token, struct observer *, bool from_backend, uint64_t now, const uint8_t *data,
+                size_t size);
 
 /* delivery.c: data for the client. */
 void client_add_piece(struct channel *, const uint8_t *data, uint32_t size);
@@ -395,5 +427,6 @@ void ending_link_lost(struct channel *);
 void ending_abort(struct channel *, enum close_reason);
 void ending_finish(struct channel *, enum close_reason);
 void reset_fd(int fd, bool is_unix);
+void close_gracefully(int fd, bool is_unix);
 
 #endif

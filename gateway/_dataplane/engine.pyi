@@ -29,13 +29,15 @@ TAP_BYTES: Final[int]
 TAP_RPC: Final[int]
 ATTACH_MEASURE: Final[int]
 ATTACH_UNIX: Final[int]
+ATTACH_UNIX_BACKEND: Final[int]
+RECORD_PAIR_ENDED: Final[int]
 OPENSSL_VERSION: Final[str]
 
 class Engine:
     """One epoll loop, and its thread.
 
-    Tokens name connections and channels. Sockets that are passed belong to the engine. Commands are asynchronous: the
-    thread runs them in order.
+    Tokens name connections, channels and pairs of sockets. Sockets that are passed belong to the engine. Commands are
+    asynchronous: the thread runs them in order.
 
     Args:
         bounds: Upper bounds of the buckets of histograms, in seconds, ascending.
@@ -82,7 +84,7 @@ class Engine:
         """Free a token whose object has ended or was never created."""
 
     def gauge(self, token: int, /) -> tuple[int, int, int, float, float, int, bool]:
-        """Return the figures of a connection or channel.
+        """Return the figures of a connection, channel or pair.
 
         In this order: bytes to and from the backend, responses, last activity, time of the pending request, held
         bytes, and whether the end of the backend's stream was passed on to the client. Times are monotonic and in
@@ -95,7 +97,7 @@ class Engine:
         """
 
     def inspect(self, token: int, /) -> dict[str, int] | None:
-        """Return the internal state of a connection, channel or listener, for tests; None if it has ended.
+        """Return the internal state of a connection, channel, listener or pair, for tests; None if it has ended.
 
         The queued commands are not part of this state.
         """
@@ -161,6 +163,18 @@ class Engine:
 
     def attach(self, token: int, fd: int, histogram: int, flags: int, /) -> None:
         """Join a client to an open channel. `flags` is a combination of ATTACH_MEASURE and ATTACH_UNIX."""
+
+    def pair(self, token: int, client: int, backend: int, histogram: int, flags: int, tap: int, /) -> None:
+        """Relay bytes between two connected sockets until both directions have ended.
+
+        Args:
+            token: A new token.
+            client: The client's socket.
+            backend: The backend's socket.
+            histogram: The histogram for response latency.
+            flags: A combination of ATTACH_MEASURE, ATTACH_UNIX (of the client) and ATTACH_UNIX_BACKEND.
+            tap: See `channel`.
+        """
 
     def listen(
         self,

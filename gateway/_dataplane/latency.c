@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "listener.h"
+#include "pair.h"
 
 #define HISTOGRAM_DELAY (SECOND / 10)
 #define STALL_SCAN_INTERVAL (10 * SECOND)
@@ -74,29 +75,46 @@ static uint64_t since_acknowledgment(int fd)
     return info.tcpi_last_ack_recv * (SECOND / 1000);
 }
 
-void schedule_stall_scan(struct engine *e)
+static void schedule_stall_scan(struct engine *e)
 {
     if (!e->stall_scan_due)
         e->stall_scan_due = clock_ns() + STALL_SCAN_INTERVAL;
 }
 
-/* Disable TCP_USER_TIMEOUT for clients that acknowledge window probes but do not read.
+/* Record that a TCP socket accepts no more data, or accepts data again. */
+void stall_set(struct engine *e, struct stall *s, int fd, bool stalled)
+{
+    if (stalled)
+        schedule_stall_scan(e);
+    else if (s->suspended)
+        set_user_timeout(fd, e->user_timeout);
+    *s = (struct stall){.since = stalled ? clock_ns() : 0};
+}
+
+/* Disable TCP_USER_TIMEOUT if the peer acknowledges window probes but does not read.
  *
  * The kernel would close the connection after a zero window of that duration, although RFC 9293, section 3.8.6.1,
  * requires a sender to keep it open.
  */
+static void check_stalled(struct engine *e, struct stall *s, int fd, uint64_t now)
+{
+    if (!s->since)
+        return;
+    schedule_stall_scan(e);
+    if (!s->suspended && now - s->since >= STALLED_AFTER && since_acknowledgment(fd) < now - s->since - ACK_MARGIN) {
+        s->suspended = true;
+        set_user_timeout(fd, 0);
+    }
+}
+
 static void scan_stalled(struct engine *e, uint64_t now)
 {
     e->stall_scan_due = 0;
-    for (struct channel *c = e->channels; c; c = c->next) {
-        if (!c->blocked_since)
-            continue;
-        schedule_stall_scan(e);
-        if (!c->timeout_suspended && now - c->blocked_since >= STALLED_AFTER &&
-            since_acknowledgment(c->fd) < now - c->blocked_since - ACK_MARGIN) {
-            c->timeout_suspended = true;
-            set_user_timeout(c->fd, 0);
-        }
+    for (struct channel *c = e->channels; c; c = c->next)
+        check_stalled(e, &c->stall, c->fd, now);
+    for (struct pair *p = e->pairs; p; p = p->next) {
+        check_stalled(e, &p->client.stall, p->client.fd, now);
+        check_stalled(e, &p->backend.stall, p->backend.fd, now);
     }
 }
 

@@ -8,8 +8,12 @@
 #include <unistd.h>
 
 #include "listener.h"
+#include "pair.h"
 
 #define MAX_EVENTS 256
+#define MAX_TURN ((size_t)4 * 1024 * 1024) /* bytes that all pairs together read in a turn, unless these are many */
+#define MIN_SHARE ((size_t)64 * 1024)
+#define MAX_SHARE ((size_t)1024 * 1024)
 
 static struct source timer_source = {.kind = SOURCE_TIMER}, wake_source = {.kind = SOURCE_WAKE};
 
@@ -41,7 +45,7 @@ bool engine_init(struct engine *e, const uint64_t *bounds, uint32_t bound_count)
            getrandom(e->padding, sizeof e->padding, 0) == sizeof e->padding;
 }
 
-/* Free a wire, channel or listener at the end of the turn. */
+/* Free a wire, channel, listener or pair at the end of the turn. */
 void free_later(struct engine *e, struct source *source)
 {
     source->kind = SOURCE_FREED;
@@ -79,6 +83,9 @@ static void dispatch(struct engine *e, const struct epoll_event *event)
     case SOURCE_LISTENER:
         listener_event((struct listener *)source);
         break;
+    case SOURCE_SIDE:
+        side_event((struct side *)source, event->events);
+        break;
     default: /* the object was freed by an earlier event of this turn */
         break;
     }
@@ -114,6 +121,14 @@ static void finish_turn(struct engine *e)
     free_now(e);
 }
 
+/* Return how many bytes a pair may read: a fair share, so that those with little data do not wait long. */
+static size_t share_of(int events)
+{
+    size_t share = MAX_TURN / (size_t)events;
+
+    return share < MIN_SHARE ? MIN_SHARE : share > MAX_SHARE ? MAX_SHARE : share;
+}
+
 /* Run the commands that wait, then wait for events and handle them. Return 0, or the error of epoll_wait(2). */
 int engine_turn(struct engine *e, int timeout_ms)
 {
@@ -128,6 +143,7 @@ int engine_turn(struct engine *e, int timeout_ms)
     error = count < 0 && errno != EINTR ? errno : 0;
     if (count > 0) {
         pthread_mutex_lock(&e->turn);
+        e->share = share_of(count);
         for (int at = 0; at < count; at++)
             dispatch(e, &events[at]);
         run_commands(e);
@@ -168,6 +184,9 @@ void engine_clear(struct engine *e)
         if (e->channels == c)
             channel_release(c);
     }
+    while (e->pairs)
+        pair_abort(e->pairs, CLOSE_ABORTED);
+    pipes_close(e);
     free_now(e);
     close_reported(&e->records);
     const int descriptors[] = {e->epoll, e->timer, e->wake, e->report};
@@ -180,6 +199,7 @@ void engine_clear(struct engine *e)
     free(e->slabs);
     free(e->pieces);
     free(e->histograms);
+    free(e->buffer);
     bytes_free(&e->commands);
     bytes_free(&e->running);
     bytes_free(&e->records);

@@ -138,6 +138,7 @@ static PyMethodDef methods[] = {
     {"key", method_key, METH_VARARGS, NULL},        {"send", method_send, METH_VARARGS, NULL},
     {"command", method_command, METH_VARARGS, NULL}, {"channel", method_channel, METH_VARARGS, NULL},
     {"attach", method_attach, METH_VARARGS, NULL},  {"listen", method_listen, METH_VARARGS, NULL},
+    {"pair", method_pair, METH_VARARGS, NULL},
     {"inspect", method_inspect, METH_O, NULL},      {"growth", method_growth, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
@@ -172,6 +173,7 @@ static int add_constants(PyObject *module)
         {"RECORD_JOINED", RECORD_JOINED}, {"RECORD_RETURNED", RECORD_RETURNED}, {"RECORD_STOPPED", RECORD_STOPPED},
         {"RECORD_RPC", RECORD_RPC}, {"TAP_NONE", TAP_NONE}, {"TAP_BYTES", TAP_BYTES}, {"TAP_RPC", TAP_RPC},
         {"ATTACH_MEASURE", ATTACH_MEASURE}, {"ATTACH_UNIX", ATTACH_UNIX},
+        {"ATTACH_UNIX_BACKEND", ATTACH_UNIX_BACKEND}, {"RECORD_PAIR_ENDED", RECORD_PAIR_ENDED},
     };
 
     for (size_t at = 0; at < sizeof constants / sizeof *constants; at++)

@@ -30,6 +30,7 @@ PyObject *method_send(PyObject *self, PyObject *args);
 PyObject *method_command(PyObject *self, PyObject *args);
 PyObject *method_channel(PyObject *self, PyObject *args);
 PyObject *method_attach(PyObject *self, PyObject *args);
+PyObject *method_pair(PyObject *self, PyObject *args);
 PyObject *queued(struct engine *, const struct message_header *, const void *payload, const void *more,
                  size_t more_size);
 

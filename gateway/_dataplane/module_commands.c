@@ -2,6 +2,7 @@
 #include <openssl/crypto.h>
 
 #include "module.h"
+#include "pair.h"
 
 /* Queue a command. Return None, or NULL with an exception. */
 PyObject *queued(struct engine *e, const struct message_header *header, const void *payload, const void *more,
@@ -190,4 +191,20 @@ PyObject *method_attach(PyObject *self, PyObject *args)
     header.b = histogram;
     header.c = flags;
     return queued(e, &header, NULL, NULL, 0);
+}
+
+PyObject *method_pair(PyObject *self, PyObject *args)
+{
+    struct engine *e = engine_of(self);
+    struct message_header header = {.kind = COMMAND_PAIR, .payload = sizeof(struct pair_setup)};
+    struct pair_setup setup = {0};
+    unsigned long long token;
+    int tap, flags;
+
+    if (!e || !PyArg_ParseTuple(args, "KiiIii", &token, &setup.client, &setup.backend, &setup.histogram, &flags, &tap))
+        return NULL;
+    header.token = token;
+    setup.flags = (uint32_t)flags;
+    setup.tap = (uint32_t)tap;
+    return queued(e, &header, &setup, NULL, 0);
 }

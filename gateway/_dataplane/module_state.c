@@ -3,6 +3,7 @@
 
 #include "listener.h"
 #include "module.h"
+#include "pair.h"
 
 static PyObject *record_tuple(const struct message_header *header, const uint8_t *payload)
 {
@@ -89,12 +90,23 @@ PyObject *method_gauge(PyObject *self, PyObject *token)
                          PyBool_FromLong(atomic_load(&g->eof_delivered) != 0));
 }
 
+static PyObject *state_of_pair(const struct pair *p)
+{
+    return Py_BuildValue("{s:i,s:i,s:n,s:n,s:n,s:n}", "client", p->client.fd, "backend", p->backend.fd, "held",
+                         (Py_ssize_t)(p->client.held.size + p->backend.held.size), "piped",
+                         (Py_ssize_t)(p->client.pipe.size + p->backend.pipe.size), "pipes",
+                         (Py_ssize_t)(p->client.pipe.read_end >= 0) + (p->backend.pipe.read_end >= 0), "moved",
+                         (Py_ssize_t)(p->client.tracks_fin || p->backend.tracks_fin));
+}
+
 static PyObject *state_of(struct gauge *g)
 {
     if (!g || !g->object)
         Py_RETURN_NONE;
     if (((struct source *)g->object)->kind == SOURCE_LISTENER)
         return Py_BuildValue("{s:I}", "pending", ((struct listener *)g->object)->pending);
+    if (((struct source *)g->object)->kind == SOURCE_SIDE)
+        return state_of_pair(g->object);
     if (((struct source *)g->object)->kind == SOURCE_WIRE) {
         const struct wire *w = g->object;
 
@@ -113,7 +125,7 @@ static PyObject *state_of(struct gauge *g)
                          "backend_eof", PyBool_FromLong(c->backend_eof), "closed", PyBool_FromLong(c->channel_closed));
 }
 
-/* Return the state of a wire, channel or listener as a dict, for tests. Waits for the end of a turn of the thread. */
+/* Return the state of a wire, channel, listener or pair as a dict, for tests. Waits for the end of a turn of the thread. */
 PyObject *method_inspect(PyObject *self, PyObject *token)
 {
     struct engine *e = engine_of(self);

@@ -42,12 +42,14 @@ bool queue_command(struct engine *e, const struct message_header *header, const 
     return at != NULL;
 }
 
-/* Close the descriptor of a client in a record that Python does not handle. */
+/* Close the descriptors in a record that Python does not handle. */
 void close_client_of(const struct message_header *header)
 {
-    if (header->kind == RECORD_ENDED && header->b >= 0)
+    if ((header->kind == RECORD_ENDED || header->kind == RECORD_PAIR_ENDED) && header->b >= 0)
         close((int)header->b);
-    else if (header->kind == RECORD_RETURNED)
+    if (header->kind == RECORD_PAIR_ENDED && header->c >= 0)
+        close((int)header->c);
+    if (header->kind == RECORD_RETURNED)
         close((int)header->a);
 }
 

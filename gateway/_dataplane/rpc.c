@@ -1,5 +1,5 @@
-/* Finds the ONC RPC messages in the bytes of a channel (RFC 5531, sections 8 and 11), so that Python can measure their
- * latencies without the bytes.
+/* Reports the bytes of a channel or pair to Python, or only the ONC RPC messages in them (RFC 5531, sections 8 and 11), so
+ * that Python can measure their latencies without the bytes.
  */
 #include "engine.h"
 
@@ -9,7 +9,7 @@
 #define MAX_FRAGMENT (64u * 1024u * 1024u)
 
 /* Handle a complete header of a fragment. Return false if the bytes are not RPC. */
-static bool on_header(struct channel *c, struct rpc_scanner *s, bool from_backend, uint64_t now)
+static bool on_header(struct engine *e, uint64_t token, struct rpc_scanner *s, bool from_backend, uint64_t now)
 {
     uint32_t mark = get_u32(s->header), length = mark & ~LAST_FRAGMENT, rest = s->header_size - FRAGMENT_HEADER;
 
@@ -20,7 +20,7 @@ static bool on_header(struct channel *c, struct rpc_scanner *s, bool from_backen
 
         if (arguments[3] != RPC_CALL && arguments[3] != RPC_REPLY)
             return false;
-        emit(c->engine, RECORD_RPC, c->token, arguments, NULL, 0);
+        emit(e, RECORD_RPC, token, arguments, NULL, 0);
     }
     s->remaining = length - rest;
     s->header_size = 0;
@@ -29,9 +29,10 @@ static bool on_header(struct channel *c, struct rpc_scanner *s, bool from_backen
 }
 
 /* Report the messages that begin in the next bytes of one direction. After bytes that are not RPC, stop. */
-void rpc_scan(struct channel *c, bool from_backend, uint64_t now, const uint8_t *data, size_t size)
+static void scan(struct engine *e, uint64_t token, struct observer *o, bool from_backend, uint64_t now, const uint8_t *data,
+                 size_t size)
 {
-    struct rpc_scanner *s = &c->rpc[from_backend];
+    struct rpc_scanner *s = &o->rpc[from_backend];
     const int64_t not_rpc[4] = {from_backend, (int64_t)now, 0, -1};
 
     while (size > 0) {
@@ -45,13 +46,24 @@ void rpc_scan(struct channel *c, bool from_backend, uint64_t now, const uint8_t 
         } else {
             memcpy(s->header + s->header_size, data, step);
             s->header_size += (uint32_t)step;
-            if (step == missing && !on_header(c, s, from_backend, now)) {
-                c->tap = TAP_NONE;
-                emit(c->engine, RECORD_RPC, c->token, not_rpc, NULL, 0);
+            if (step == missing && !on_header(e, token, s, from_backend, now)) {
+                o->tap = TAP_NONE;
+                emit(e, RECORD_RPC, token, not_rpc, NULL, 0);
                 return;
             }
         }
         data += step;
         size -= step;
     }
+}
+
+void report_tap(struct engine *e, uint64_t token, struct observer *o, bool from_backend, uint64_t now, const uint8_t *data,
+                size_t size)
+{
+    const int64_t arguments[4] = {from_backend, (int64_t)now, 0, 0};
+
+    if (o->tap == TAP_RPC)
+        scan(e, token, o, from_backend, now, data, size);
+    else
+        emit(e, RECORD_TAP, token, arguments, data, size);
 }

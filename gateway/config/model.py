@@ -29,8 +29,8 @@ class GatewaySection:
             that is the ID of its container, because this ID changes when the container is recreated.
         state_dir: Folder for data that must survive a restart. The default for a user who cannot write to
             /var/lib/gateway is `$XDG_STATE_HOME/gateway` (~/.local/state/gateway).
-        threads: Number of threads of the data plane in C, which carries SSH channels; `auto`: one for each processor,
-            up to 4. A change needs a restart.
+        threads: Number of threads of the data plane in C, which moves the bytes of clients; `auto`: one for each
+            processor, up to 4. A change needs a restart.
         workers: Deprecated synonym of `threads`, where 0 means `auto`. The gateway warns if it is set.
         reload_on_change: Reload when the configuration file changes, and log in again when the key of a tunnel
             changes.

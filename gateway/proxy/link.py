@@ -16,7 +16,7 @@ from gateway.proxy.options import ProxyOptions
 from gateway.proxy.reply_error import ProxyReplyError
 from gateway.proxy.streams import TlsProxyStream
 from gateway.relay.dial_retry import retry_dial
-from gateway.relay.socket_relay import SocketRelay
+from gateway.relay.straight_relay import relay_sockets
 from gateway.relay.stream_bridge import StreamBridge
 from gateway.text_sanitizer import error_text
 
@@ -60,7 +60,7 @@ class ProxyLink:
     ) -> Relay:
         """Dial `to`, and forward bytes between the target and `client`. See `gateway.contracts.link.Link`."""
         sock, bridge = await self._dial(to, min(self._options.dial_timeout, within), short=False)
-        return SocketRelay(client, sock, latency, tap) if bridge is None else bridge.join(client, latency, tap)
+        return relay_sockets(client, sock, latency, tap) if bridge is None else bridge.join(client, latency, tap)
 
     async def _dial(
         self,

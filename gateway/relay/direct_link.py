@@ -12,7 +12,7 @@ from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, ProgressCallback
 from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram, Tap
-from gateway.relay.socket_relay import SocketRelay
+from gateway.relay.straight_relay import relay_sockets
 from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
 
 
@@ -36,7 +36,7 @@ class DirectLink:
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
         """Dial `to`, and forward bytes between the target and `client`. See `gateway.contracts.link.Link`."""
-        return SocketRelay(client, await dial(to, Phases(), min(self._timeout, within)), latency, tap)
+        return relay_sockets(client, await dial(to, Phases(), min(self._timeout, within)), latency, tap)
 
     async def lost(self) -> NoReturn:
         """Wait forever: this link cannot be lost."""

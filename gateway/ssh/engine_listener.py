@@ -18,9 +18,9 @@ from gateway.contracts.accepting import AcceptRule
 from gateway.contracts.link import Stream
 from gateway.contracts.values import IpNetwork
 from gateway.measurement import Tap
+from gateway.relay.engine_host import Arguments, EngineHost
 from gateway.ssh.client_connection import channel_target
 from gateway.ssh.engine_channel import EngineChannel
-from gateway.ssh.engine_host import Arguments, EngineHost
 from gateway.ssh.flow_control import INITIAL_WINDOW, MIN_WINDOW
 from gateway.ssh.pooled_connection import PooledConnection
 
@@ -45,7 +45,7 @@ class ListenerEvents(Protocol):
 
 
 class EngineListener:
-    """One listening socket of an engine; implements `gateway.ssh.engine_host.EngineObject`.
+    """One listening socket of an engine; implements `gateway.relay.engine_host.EngineObject`.
 
     Args:
         host: The host of the engine.

@@ -7,9 +7,9 @@ import asyncssh
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram, Tap
+from gateway.relay.engine_host import EngineHost
 from gateway.ssh.client_connection import ClientConnection, channel_target
 from gateway.ssh.engine_channel import EngineChannel
-from gateway.ssh.engine_host import EngineHost
 from gateway.ssh.flow_control import MAX_RECEIVE_PACKET, MAX_SEND_PACKET
 
 

@@ -21,11 +21,11 @@ from gateway._dataplane.engine import (
     RECORD_VIOLATION,
 )
 from gateway.contracts.accepting import AcceptRule
+from gateway.relay.engine_host import Arguments, EngineHost, engine_pool
 from gateway.ssh import flow_control
 from gateway.ssh.asyncssh_internals import has_strict_kex
 from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.engine_cipher import CipherKey, with_tag
-from gateway.ssh.engine_host import Arguments, EngineHost, engine_pool
 from gateway.ssh.engine_listener import EngineListener, ListenerEvents
 from gateway.ssh.engine_opener import EngineChannelOpener
 from gateway.ssh.pooled_connection import PooledConnection

@@ -11,6 +11,8 @@ together. A window occupies its budget until its last byte is delivered to the c
 earlier.
 """
 
+from gateway._dataplane import settings
+
 INITIAL_WINDOW = 2 * 1024 * 1024
 MIN_WINDOW = 256 * 1024
 """The initial window of a channel, in bytes, when `INITIAL_BUDGET_BYTES` is used up."""
@@ -26,7 +28,7 @@ MAX_SEND_PACKET = 32 * 1024
 ADJUST_BYTES = 256 * 1024
 """Number of consumed bytes after which the gateway sends a window adjust. Many implementations wait until half of the
 window is consumed, and the sender is then idle for half of each round trip."""
-GROWTH_BUDGET_BYTES = 512 * 1024 * 1024
+GROWTH_BUDGET_BYTES = settings.growth_bytes
 """Limit, in bytes, on the growth of all windows of this process together, beyond their initial sizes."""
 CONNECTION_GROWTH_BYTES = 128 * 1024 * 1024
 """Limit, in bytes, on the window growth of one SSH connection, so that a connection with a long round trip does not

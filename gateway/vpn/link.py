@@ -14,7 +14,7 @@ from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, Reason, TunnelError
 from gateway.measurement import Histogram, Tap
-from gateway.relay.socket_relay import SocketRelay
+from gateway.relay.straight_relay import relay_sockets
 from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
 from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.dns import VpnResolver
@@ -94,7 +94,7 @@ class VpnLink:
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
         """Dial `to`, and forward bytes between the target and `client`. See `gateway.contracts.link.Link`."""
-        relay = SocketRelay(client, await self._dial(to, Phases(), min(DIAL_TIMEOUT, within)), latency, tap)
+        relay = relay_sockets(client, await self._dial(to, Phases(), min(DIAL_TIMEOUT, within)), latency, tap)
         self._relays.add(relay)
         relay.ended.add_done_callback(lambda _: self._relays.discard(relay))
         return relay

@@ -15,7 +15,7 @@ from hypothesis import Phase, given, settings
 from gateway.relay import lingering_close, stream_bridge
 from gateway.relay.poller import RelayLoop
 from tests.support import relay_contract as contract
-from tests.support.far_sides import Socks, Straight, Tls, Tls12
+from tests.support.far_sides import InEngine, Socks, Straight, Tls, Tls12
 from tests.support.plans import Setup, Step, plans
 from tests.support.requirements import need_sshd
 from tests.support.ssh_far_sides import OpenSsh, Scripted
@@ -42,6 +42,7 @@ class Kind(NamedTuple):
 
 KINDS = {
     "straight": Kind(Straight, share=3),
+    "straight, in the engine": Kind(InEngine, share=3),
     "socks5": Kind(Socks, share=3),
     "tls": Kind(Tls, share=3),
     "tls 1.2": Kind(Tls12),

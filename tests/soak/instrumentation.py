@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 import pytest
 
 from gateway._dataplane import is_built
+from gateway._dataplane import settings as engine_settings
 from gateway.relay.lingering_close import lingering_closer
 from gateway.ssh import client_connection, flow_control, socket_transport
 from gateway.ssh.asyncssh_channel import AsyncsshChannel
@@ -137,7 +138,7 @@ def _window_size(relay: Any) -> int:
 def start_engine() -> None:
     """Start the engine of the running loop, which keeps its descriptors until the loop closes."""
     if is_built():
-        from gateway.ssh.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
+        from gateway.relay.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
 
         engine_pool().host()
 
@@ -146,7 +147,7 @@ def engine_growth() -> int:
     """Return the bytes by which the engine of the running loop has grown windows."""
     if not is_built():
         return 0
-    from gateway.ssh.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
+    from gateway.relay.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
 
     return engine_pool().grown_bytes
 
@@ -168,9 +169,9 @@ class Budgets:
         self._before = (
             flow_control.INITIAL_BUDGET.available,
             flow_control.MIN_WINDOW,
-            flow_control.GROWTH_BUDGET_BYTES,
+            engine_settings.growth_bytes,
         )
-        flow_control.GROWTH_BUDGET_BYTES = self._process
+        engine_settings.growth_bytes = self._process
         flow_control.INITIAL_BUDGET.available, flow_control.MIN_WINDOW = self._first, self._least
         return self
 
@@ -178,7 +179,7 @@ class Budgets:
         (
             flow_control.INITIAL_BUDGET.available,
             flow_control.MIN_WINDOW,
-            flow_control.GROWTH_BUDGET_BYTES,
+            engine_settings.growth_bytes,
         ) = self._before
 
     def bound(self, count: int) -> int:

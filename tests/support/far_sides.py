@@ -8,9 +8,11 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 
-from gateway.contracts.link import Link, Relay
+from gateway.contracts.link import Link, Relay, Stream
+from gateway.contracts.phases import Phases
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram, Tap
@@ -19,13 +21,36 @@ from gateway.proxy.options import ProxyOptions
 from gateway.relay.direct_link import DirectLink
 from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.poller import RelayLoop
+from gateway.relay.socket_relay import SocketRelay
+from gateway.relay.straight_relay import relay_sockets
 from tests.support.certificates import Authority
 from tests.support.ends import BACK, FORTH, End
 from tests.support.far_listener import Listener, shrink
 from tests.support.plans import Setup, Step
 from tests.support.relay_adaptor import Joined
+from tests.support.requirements import need_data_plane
 from tests.support.tcp_end import TcpEnd
 from tests.support.tls_end import TlsEnd
+
+
+class _SmallBuffers(DirectLink):
+    """A direct link whose sockets have small buffers if the setup asks for them."""
+
+    def __init__(self, setup: Setup, relay: Callable[[Stream, Stream, Histogram, Tap | None], Relay]) -> None:
+        super().__init__()
+        self._setup = setup
+        self._relay = relay
+
+    async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
+        made = await super().socket(to, phases)
+        shrink(made, small=self._setup.small)
+        return made
+
+    async def join(
+        self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
+    ) -> Relay:
+        del within
+        return self._relay(client, await self.socket(to), latency, tap)
 
 
 class Straight:
@@ -84,9 +109,6 @@ class Straight:
             client.dispose()
             inner.close()
             raise
-        backend = getattr(relay, "_backend", None)  # a relay has this socket only after it has dialed its backend
-        if isinstance(backend, socket.socket) and backend.family == socket.AF_INET and backend.fileno() >= 0:
-            shrink(backend, small=setup.small)
         return Joined(client, far, relay)
 
     def order(self, _: Step) -> bool:
@@ -101,7 +123,7 @@ class Straight:
         return left + (["a socket that lingers"] if lingering else [])
 
     def _link(self, setup: Setup) -> tuple[Link, Endpoint]:
-        return DirectLink(), self._far.address(setup)
+        return _SmallBuffers(setup, SocketRelay), self._far.address(setup)
 
     async def _far_side(self, setup: Setup, changed: Callable[[], None]) -> End:
         return await self._tcp_end(await self._far.accept(setup), setup, changed)
@@ -120,14 +142,48 @@ def _watched() -> int:
     return len(loop.relays._handlers)
 
 
-class Socks(Straight):
+class InEngine(Straight):
+    """Direct connections whose bytes the C engine relays."""
+
+    name = "straight, in the engine"
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        super().__init__(folder, *arguments)
+        need_data_plane()
+
+    async def open(self) -> None:
+        from gateway.relay.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
+
+        engine_pool().host()
+
+    async def join(self, setup: Setup, changed: Callable[[], None], tap: Tap | None) -> Joined:
+        joined = await super().join(setup, changed, tap)
+        assert type(joined.relay).__name__ == "EnginePair"
+        return joined
+
+    def refresh(self) -> None:
+        from gateway.relay.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
+
+        engine_pool().handle_records()
+
+    def leftovers(self, relay: Relay) -> list[str]:
+        from gateway.relay.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
+
+        left = ["a pair"] if any(host.load for host in engine_pool().hosts) else []
+        return super().leftovers(relay) + left
+
+    def _link(self, setup: Setup) -> tuple[Link, Endpoint]:
+        return _SmallBuffers(setup, relay_sockets), self._far.address(setup)
+
+
+class Socks(InEngine):
     """A SOCKS5 proxy (RFC 1928): the far side first completes the proxy's handshake, and then acts as the target."""
 
     name = "socks5"
 
     def _link(self, setup: Setup) -> tuple[Link, Endpoint]:
         url = f"socks5://{self._far.address(setup)}"
-        return ProxyLink(ProxyOptions(url=url), DirectLink()), Endpoint("127.0.0.1", 1)
+        return ProxyLink(ProxyOptions(url=url), _SmallBuffers(setup, relay_sockets)), Endpoint("127.0.0.1", 1)
 
     async def _far_side(self, setup: Setup, changed: Callable[[], None]) -> End:
         loop = asyncio.get_running_loop()

@@ -140,7 +140,12 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Build:
         ("rpc.c", "s->is_continuation = !(mark & LAST_FRAGMENT);", "", "RPC are reported"),
         ("rpc.c", "get_u32(s->header + 4)", "0", "a message has a wrong header"),
         ("rpc.c", "length - rest > MAX_FRAGMENT", "length - rest > 150", "RPC are reported"),
-        ("delivery.c", "for (int at = rest; at != NO_INDEX && c->tap;", "for (int at = rest; 0;", "is not reported"),
+        (
+            "delivery.c",
+            "for (int at = rest; at != NO_INDEX && c->observer.tap;",
+            "for (int at = rest; 0;",
+            "is not reported",
+        ),
         (
             "receive.c",
             "get_u32(p.body + header - 4) : 0;\n\n    if (p.size < header || ",
@@ -155,7 +160,7 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Build:
         ("chunks.c", "c->sent += count;", "c->sent += count + (count > 100);", "wrong bytes"),
         ("queue.c", "        close_client_of(&header);", ";", "descriptors are not closed"),
         ("latency.c", "    e->stall_scan_due = 0;", "", "does not become idle"),
-        ("client.c", "        c->blocked_since = 0;", "", "descriptor -1 is closed"),
+        ("client.c", "        c->stall.since = 0;", "", "descriptor -1 is closed"),
         ("listener.c", "l->accepted < l->permitted && !withdrawn(l)", "!withdrawn(l)", "clients are accepted"),
         ("listener.c", "if (!withdrawn(l) && allowed", "if (allowed", "after the rule was withdrawn"),
         ("listener.c", ">> (8 - rest)", ">> (9 - rest)", "a forbidden address"),

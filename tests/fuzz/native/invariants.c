@@ -91,7 +91,7 @@ static void check_client(const struct channel *c)
     check_mask(c->fd, c->mask, wanted);
     CHECK(c->held.size || !c->backend_eof || c->eof_delivered || c->client_broken,
           "the end of the stream is not passed on");
-    CHECK(c->is_unix || (c->blocked_since != 0) == (c->held.size != 0), "a wrong time of the stall");
+    CHECK(c->is_unix || (c->stall.since != 0) == (c->held.size != 0), "a wrong time of the stall");
     CHECK(c->open && c->fd >= 0, "a client without a channel");
 }
 

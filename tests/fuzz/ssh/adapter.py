@@ -34,7 +34,7 @@ from tests.fuzz.ssh.pipe import Pipe
 from tests.fuzz.ssh.seal import CIPHER, Keys
 
 if is_built():
-    from gateway.ssh.engine_host import EngineHost, engine_pool
+    from gateway.relay.engine_host import EngineHost, engine_pool
     from gateway.ssh.engine_transport import hand_over
 
 NAMES = (*(("engine",) if is_built() else ()), "asyncssh")

@@ -48,7 +48,7 @@ def sock() -> Iterator[socket.socket]:
 def listen(sock: socket.socket, events: Events) -> tuple[Any, Any]:
     """Return the host of an engine in the event loop, and a listener whose connection does not exist."""
     need_data_plane()
-    from gateway.ssh.engine_host import EngineHost  # noqa: PLC0415 - the engine is optional
+    from gateway.relay.engine_host import EngineHost  # noqa: PLC0415 - the engine is optional
     from gateway.ssh.engine_listener import EngineListener  # noqa: PLC0415 - the engine is optional
 
     host = EngineHost(asyncio.get_running_loop(), 1 << 20, thread=False)

@@ -31,7 +31,7 @@ async def test_a_failure_ends_every_object_and_replaces_the_engine(
     failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     need_data_plane()
-    from gateway.ssh.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
+    from gateway.relay.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
 
     host, thing = engine_pool().host(), Thing()
     token = host.add(thing)
@@ -52,7 +52,7 @@ async def test_a_failure_ends_every_object_and_replaces_the_engine(
 
 async def test_new_connections_go_to_the_engine_with_the_lowest_load(monkeypatch: pytest.MonkeyPatch) -> None:
     need_data_plane()
-    from gateway.ssh.engine_host import EnginePool  # noqa: PLC0415 - the engine is optional
+    from gateway.relay.engine_host import EnginePool  # noqa: PLC0415 - the engine is optional
 
     monkeypatch.setattr(_dataplane.settings, "threads", 2)
     pool = EnginePool(asyncio.get_running_loop())

@@ -1,4 +1,4 @@
-"""Runs the C engine, which relays SSH channels, and dispatches its notifications to Python objects."""
+"""Runs the C engine, which relays SSH channels and pairs of sockets, and dispatches its records to Python objects."""
 
 import asyncio
 import logging
@@ -7,11 +7,10 @@ from typing import Protocol
 from gateway._dataplane import settings
 from gateway._dataplane.engine import RECORD_HISTOGRAM, Engine
 from gateway.measurement import LATENCY_BUCKETS
+from gateway.relay.engine_latency import LatencyHistograms
 from gateway.relay.per_loop import per_loop
 from gateway.relay.poller import READ, RelayLoop, poller
 from gateway.relay.sockets import USER_TIMEOUT_MS
-from gateway.ssh import flow_control
-from gateway.ssh.engine_latency import LatencyHistograms
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +19,7 @@ Arguments = tuple[int, int, int, int]
 
 
 class EngineObject(Protocol):
-    """An SSH connection or channel in the C engine, which receives the engine's notifications about it."""
+    """An SSH connection, channel or pair in the C engine, which receives the engine's notifications about it."""
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
         """Handle a record. After the last record, the object calls `EngineHost.forget`."""
@@ -58,7 +57,7 @@ class EngineHost:
 
     @property
     def load(self) -> int:
-        """Number of SSH connections and channels."""
+        """Number of SSH connections, channels, pairs and listeners."""
         return len(self._objects)
 
     @property
@@ -143,9 +142,9 @@ class EnginePool:
         self._loop = loop
 
     def host(self) -> EngineHost:
-        """Return the host for a new SSH connection: a new host or, at the limit, the one with the lowest load."""
+        """Return the host for a new connection or pair: a new host or, at the limit, the one with the lowest load."""
         if len(self.hosts) < self._threads:
-            self.hosts.append(EngineHost(self._loop, flow_control.GROWTH_BUDGET_BYTES // self._threads))
+            self.hosts.append(EngineHost(self._loop, settings.growth_bytes // self._threads))
             return self.hosts[-1]
         return min(self.hosts, key=lambda host: host.load)
 

@@ -1,0 +1,148 @@
+/* A pair: its registrations, and its end.
+ *
+ * Each end gets either every byte that the other end has sent before its end of stream, or a reset.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "pair.h"
+
+#define HANGUP ((uint32_t)(EPOLLHUP | EPOLLERR))
+
+static void report_ended(struct engine *e, uint64_t token, enum close_reason reason, int client, int backend)
+{
+    const int64_t arguments[4] = {reason, client, backend, 0};
+
+    emit(e, RECORD_PAIR_ENDED, token, arguments, NULL, 0);
+}
+
+static void set_mask(struct side *s, uint32_t mask)
+{
+    struct engine *e = s->pair->engine;
+    struct epoll_event event = {.events = mask, .data.ptr = &s->source};
+    int operation = !mask ? EPOLL_CTL_DEL : s->mask ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+
+    if (!s->is_unix && (mask ^ s->mask) & EPOLLOUT)
+        stall_set(e, &s->stall, s->fd, mask & EPOLLOUT);
+    if (epoll_ctl(e->epoll, operation, s->fd, &event) == 0) {
+        s->mask = mask;
+        return;
+    }
+    s->mask = 0; /* the kernel has no memory */
+    s->stall.since = 0;
+    pair_abort(s->pair, CLOSE_ABORTED);
+}
+
+/* Set the events to wait for; see `client_update_mask` about those of a socket that waits for nothing. */
+static void update_mask(struct side *s)
+{
+    uint32_t mask;
+
+    if (s->pair->ended)
+        return;
+    mask = (s->eof || side_waits(s) ? 0 : EPOLLIN) | (side_waits(s->other) ? EPOLLOUT : 0);
+    if (!mask && !s->is_unix)
+        mask = HANGUP | (s->other->shut ? (uint32_t)EPOLLET : 0);
+    if (mask != s->mask)
+        set_mask(s, mask);
+}
+
+/* Close a socket. Return its descriptor instead if Python must let it linger, because data from its peer was lost. */
+static int close_side(struct side *s, bool reset)
+{
+    int lingering = -1;
+
+    if (s->mask)
+        set_mask(s, 0);
+    if (reset)
+        reset_fd(s->fd, s->is_unix);
+    else if (s->discarding)
+        lingering = s->fd;
+    else
+        close_gracefully(s->fd, s->is_unix);
+    s->fd = -1;
+    side_drop(s);
+    s->source.kind = SOURCE_FREED;
+    return lingering;
+}
+
+static void finish(struct pair *p, enum close_reason reason, bool reset)
+{
+    struct engine *e = p->engine;
+    int client, backend;
+
+    if (p->ended)
+        return;
+    p->ended = true;
+    client = close_side(&p->client, reset);
+    backend = close_side(&p->backend, reset);
+    if (p->measure && e->histograms[p->histogram].dirty)
+        histogram_emit(e, p->histogram, false);
+    if (p->previous)
+        p->previous->next = p->next;
+    else
+        e->pairs = p->next;
+    if (p->next)
+        p->next->previous = p->previous;
+    if (!e->pairs)
+        pipes_close(e);
+    p->gauge->object = NULL;
+    report_ended(e, p->token, reason, client, backend);
+    free_later(e, &p->client.source);
+}
+
+/* Reset both sockets now. */
+void pair_abort(struct pair *p, enum close_reason reason)
+{
+    finish(p, reason, true);
+}
+
+/* Finish if both directions have ended; otherwise, update the registrations. */
+void pair_update(struct pair *p)
+{
+    if (p->client.shut && p->backend.shut) {
+        finish(p, p->reason, false);
+        return;
+    }
+    update_mask(&p->client);
+    update_mask(&p->backend);
+}
+
+static bool prepare(struct engine *e, const struct pair_setup *setup)
+{
+    if (!e->buffer)
+        e->buffer = malloc(PAIR_BUFFER);
+    return e->buffer && histogram_ensure(e, setup->histogram);
+}
+
+/* Relay between two connected sockets. The engine owns the descriptors from now on. */
+void pair_create(struct engine *e, uint64_t token, const struct pair_setup *setup)
+{
+    bool client_is_unix = setup->flags & ATTACH_UNIX, backend_is_unix = setup->flags & ATTACH_UNIX_BACKEND;
+    struct gauge *gauge = slot_find(e, token);
+    struct pair *p = gauge && prepare(e, setup) ? calloc(1, sizeof *p) : NULL;
+
+    if (!p) {
+        reset_fd(setup->client, client_is_unix);
+        reset_fd(setup->backend, backend_is_unix);
+        report_ended(e, token, CLOSE_ABORTED, -1, -1);
+        return;
+    }
+    *p = (struct pair){
+        .client = {.source.kind = SOURCE_SIDE, .fd = setup->client, .is_unix = client_is_unix},
+        .backend = {.source.kind = SOURCE_SIDE, .fd = setup->backend, .is_unix = backend_is_unix},
+        .engine = e, .next = e->pairs, .token = token, .gauge = gauge, .histogram = setup->histogram,
+        .measure = setup->flags & ATTACH_MEASURE, .observer.tap = setup->tap,
+    };
+    p->client.pair = p->backend.pair = p;
+    p->client.other = &p->backend;
+    p->backend.other = &p->client;
+    p->client.pipe = p->backend.pipe = (struct pipe){.read_end = -1, .write_end = -1};
+    if (e->pairs)
+        e->pairs->previous = p;
+    e->pairs = p;
+    gauge->object = p;
+    pair_update(p);
+}

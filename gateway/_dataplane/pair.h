@@ -1,0 +1,73 @@
+/* Pairs: a client's socket and a backend's socket, between which the engine relays the bytes unchanged. */
+#ifndef GATEWAY_DATAPLANE_PAIR_H
+#define GATEWAY_DATAPLANE_PAIR_H
+
+#include "engine.h"
+
+#define PAIR_BUFFER ((size_t)128 * 1024)
+
+struct pair_setup {
+    int32_t client, backend; /* descriptors */
+    uint32_t histogram;
+    uint32_t flags; /* enum attach_flag */
+    uint32_t tap;   /* enum tap */
+};
+
+/* One socket of a pair, and the direction that reads from it and writes to the other socket. */
+struct side {
+    struct source source; /* must be first */
+    struct pair *pair;
+    struct side *other;
+    int fd;
+    uint32_t mask;
+    bool is_unix;
+    bool eof;        /* the peer has ended its stream */
+    bool shut;       /* the other socket's write side is shut down, or it accepts no more data */
+    bool discarding; /* the other socket accepts no more data, so what is read is dropped */
+    bool tracks_fin; /* whether `fin_baseline` is set */
+    int bulk_reads;  /* consecutive reads of much data */
+    uint64_t read;   /* bytes, with those that were dropped */
+    uint64_t fin_baseline;
+    struct stall stall;
+    struct chunks held; /* read, but not accepted by the other socket, as are the bytes in `pipe` */
+    struct pipe pipe;
+};
+
+struct pair {
+    struct side client; /* must be first: the pair is freed as its source */
+    struct side backend;
+    struct engine *engine;
+    struct pair *previous, *next;
+    uint64_t token;
+    struct gauge *gauge;
+    uint64_t request_time;
+    uint32_t histogram;
+    bool measure, ended;
+    enum close_reason reason; /* when both directions have ended */
+    struct observer observer;
+};
+
+static inline bool side_waits(const struct side *s)
+{
+    return s->held.size > 0 || s->pipe.size > 0;
+}
+
+/* pair.c */
+void pair_create(struct engine *, uint64_t token, const struct pair_setup *);
+void pair_abort(struct pair *, enum close_reason);
+void pair_update(struct pair *);
+
+/* side.c: the bytes of one direction. */
+void side_event(struct side *, uint32_t events);
+void side_drop(struct side *); /* frees the bytes that wait */
+
+/* fin.c */
+bool fin_track(struct side *);
+bool fin_missing(const struct side *);
+
+/* pipes.c */
+bool pipe_take(struct engine *, struct pipe *);
+void pipe_release(struct engine *, struct pipe *);
+void pipes_close(struct engine *);
+
+#endif

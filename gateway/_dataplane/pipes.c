@@ -1,0 +1,54 @@
+/* The pipes of bulk transfers. A pair without waiting data has none. Empty pipes are used again while there are pairs. */
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "pair.h"
+
+#define PIPE_SIZE (1024 * 1024)
+#define MIN_PIPE_SIZE (256 * 1024) /* with a smaller pipe, splice(2) is slower than copying */
+
+static void close_pipe(struct pipe *p)
+{
+    if (p->read_end >= 0) {
+        close(p->read_end);
+        close(p->write_end);
+    }
+    *p = (struct pipe){.read_end = -1, .write_end = -1};
+}
+
+/* Open a pipe, or take an empty one. Return false if there are no descriptors, or only small pipes (pipe(7)). */
+bool pipe_take(struct engine *e, struct pipe *p)
+{
+    int ends[2];
+
+    if (e->pipe_count) {
+        *p = e->pipes[--e->pipe_count];
+        return true;
+    }
+    if (pipe2(ends, O_NONBLOCK | O_CLOEXEC) < 0)
+        return false;
+    *p = (struct pipe){.read_end = ends[0], .write_end = ends[1]};
+    if (fcntl(ends[1], F_SETPIPE_SZ, PIPE_SIZE) < MIN_PIPE_SIZE) {
+        close_pipe(p);
+        return false;
+    }
+    return true;
+}
+
+/* Give a pipe back. If it is not empty, or enough pipes are kept, close it. */
+void pipe_release(struct engine *e, struct pipe *p)
+{
+    if (p->read_end >= 0 && !p->size && e->pipe_count < MAX_PIPES) {
+        e->pipes[e->pipe_count++] = *p;
+        *p = (struct pipe){.read_end = -1, .write_end = -1};
+    } else {
+        close_pipe(p);
+    }
+}
+
+void pipes_close(struct engine *e)
+{
+    while (e->pipe_count)
+        close_pipe(&e->pipes[--e->pipe_count]);
+}

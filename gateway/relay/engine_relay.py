@@ -1,0 +1,141 @@
+"""Defines the base class of relays whose bytes the C engine moves. It controls the relay and reads its counters."""
+
+import asyncio
+
+from gateway._dataplane.engine import (
+    COMMAND_ABORT,
+    COMMAND_UNTAP,
+    RECORD_RPC,
+    RECORD_TAP,
+    TAP_BYTES,
+    TAP_NONE,
+    TAP_RPC,
+)
+from gateway.contracts.states import CloseReason
+from gateway.measurement import Histogram, Tap, waiting_since
+from gateway.relay.engine_host import Arguments, EngineHost
+
+CLOSE_REASONS = (
+    CloseReason.FINISHED, CloseReason.CLIENT_RESET, CloseReason.LINK_LOST, CloseReason.ABORTED, CloseReason.MOVED,
+    CloseReason.BACKEND_RESET,
+)  # fmt: skip
+"""Close reasons in the order of `enum close_reason` in `engine.h`."""
+
+Gauge = tuple[int, int, int, float, float, int, bool]
+"""The counters and times of a relay; see `Engine.gauge`."""
+_UNKNOWN: Gauge = (0, 0, 0, 0.0, 0.0, 0, False)
+
+
+class EngineRelay:
+    """A relay whose bytes the C engine moves; implements `gateway.contracts.link.Relay`.
+
+    Args:
+        host: The host of the engine.
+        latency: The histogram for response latency.
+        tap: Observes the bytes until the tap is finished.
+        token: The token of an object that the engine has created; None for a new token.
+    """
+
+    __slots__ = ("_final", "_histogram", "_host", "_latency", "_tap", "_token", "ended")
+
+    def __init__(self, host: EngineHost, latency: Histogram, tap: Tap | None, token: int | None = None) -> None:
+        self.ended: asyncio.Future[CloseReason] = asyncio.get_running_loop().create_future()
+        self._host = host
+        self._latency = latency
+        self._tap = tap
+        self._histogram: int | None = None
+        self._final: Gauge | None = None
+        """The last counters and times, if the token is no longer valid; otherwise None."""
+        self._token = host.add(self, token)
+
+    # Counters and times, which the engine updates.
+
+    def _gauge(self) -> Gauge:
+        return self._host.engine.gauge(self._token) if self._final is None else self._final
+
+    @property
+    def to_backend(self) -> int:
+        """Number of bytes read from the client. See `gateway.contracts.link.Relay`."""
+        return self._gauge()[0]
+
+    @property
+    def from_backend(self) -> int:
+        """Number of bytes read from the backend. See `gateway.contracts.link.Relay`."""
+        return self._gauge()[1]
+
+    @property
+    def responses(self) -> int:
+        """Number of times that the backend responded after the client had sent data."""
+        return self._gauge()[2]
+
+    @property
+    def last_active(self) -> float:
+        """Monotonic time of the last activity on either side, in seconds. See `gateway.contracts.link.Relay`."""
+        return self._gauge()[3]
+
+    @property
+    def awaiting_response(self) -> bool:
+        """Whether the client was the last side to send data, and so probably waits for a response."""
+        return self._gauge()[4] > 0
+
+    @property
+    def waiting_since(self) -> float | None:
+        """Monotonic time since which the client has waited for a response; None if it does not wait or if unknown."""
+        return waiting_since(self._tap, self._gauge()[4])
+
+    def inspect(self) -> dict[str, int]:
+        """Return the internal state of the relay, for tests; empty if the relay has ended."""
+        return (self._host.engine.inspect(self._token) or {}) if self._final is None else {}
+
+    def abort(self, close_reason: CloseReason) -> None:
+        """See `gateway.contracts.link.Relay`."""
+        if self._final is None and not self.ended.done():
+            self._host.command(COMMAND_ABORT, self._token, CLOSE_REASONS.index(close_reason))
+
+    # The engine's host calls these methods.
+
+    def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
+        """See `EngineObject.on_record`. Handles the records for the tap."""
+        if kind == RECORD_TAP:
+            self._feed_tap(arguments[1] / 1e9, payload, from_backend=bool(arguments[0]))
+        elif kind == RECORD_RPC and self._tap is not None and self._tap.tracker is not None:
+            from_backend, now, xid, rpc_type = arguments
+            self._tap.tracker.on_message(xid, rpc_type, now / 1e9, from_backend=bool(from_backend))
+
+    def on_engine_failed(self) -> None:
+        """See `EngineObject.on_engine_failed`."""
+        self._final, self._histogram = _UNKNOWN, None
+        self._end(CloseReason.LINK_LOST)
+
+    # Subclasses use these methods.
+
+    @property
+    def _tap_mode(self) -> int:
+        return TAP_NONE if self._tap is None else TAP_BYTES if self._tap.tracker is None else TAP_RPC
+
+    @property
+    def _measures(self) -> bool:
+        """Whether the engine measures the response latency. If not, the tap measures it."""
+        return self._tap is None or self._tap.tracker is None
+
+    def _feed_tap(self, now: float, data: bytes, *, from_backend: bool) -> None:
+        tap = self._tap
+        if tap is None:
+            return
+        with memoryview(data) as view:
+            (tap.on_response if from_backend else tap.on_request)(view, now)
+        if tap.finished:
+            self._tap = None
+            self._host.command(COMMAND_UNTAP, self._token)
+
+    def _release(self) -> None:
+        """Store the final counters and times, and free the token, because the engine has sent the last record."""
+        self._final = self._gauge()
+        self._host.forget(self._token)
+        if self._histogram is not None:
+            self._host.histograms.release(self._histogram)
+            self._histogram = None
+
+    def _end(self, close_reason: CloseReason) -> None:
+        if not self.ended.done():
+            self.ended.set_result(close_reason)
