@@ -30,7 +30,7 @@ class SilenceTimeouts:
 
     def __post_init__(self) -> None:
         if not self.suspect < self.down <= self.lost <= self.restart:
-            raise ValueError("needs suspect < down <= lost <= restart: change one of them")
+            raise ValueError("must satisfy suspect < down <= lost <= restart: change one of them")
 
     @property
     def thresholds(self) -> SilenceThresholds:
