@@ -1,6 +1,6 @@
 """Lists the default remedy for each reason for which a tunnel or target can fail.
 
-`gateway explain` ends with such a sentence, and docs/troubleshooting.md describes each reason in detail.
+`gateway explain` prints the remedy as its last line, and docs/troubleshooting.md describes each reason in detail.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ TUNNEL_REMEDIES: Mapping[str, str] = {
     Reason.PERMISSION: "give the gateway the capability or the device that the detail names",
     Reason.TUNNEL: "repair the outer tunnel first",
 }
-"""For each reason of a tunnel, a sentence in the imperative."""
+"""For each reason for which a tunnel can fail: the remedy, as an instruction to the operator."""
 
 TARGET_REMEDIES: Mapping[str, str] = {
     Reason.TIMEOUT: "check that the server answers on its own host, and raise check.timeout if it is only slow",
@@ -48,4 +48,4 @@ TARGET_REMEDIES: Mapping[str, str] = {
     Reason.NO_SPACE: "free space on the server",
     Reason.TUNNEL: "repair the tunnel first",
 }
-"""For each reason of a target, a sentence in the imperative."""
+"""For each reason for which a target can fail: the remedy, as an instruction to the operator."""
