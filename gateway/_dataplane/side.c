@@ -52,10 +52,10 @@ static void shut_other(struct side *s)
     if (s->shut)
         return;
     s->shut = true;
-    shutdown(s->other->fd, SHUT_WR); /* fails if the connection has failed, which the next call reports */
+    shutdown(s->other->fd, SHUT_WR); /* if this fails, the next call on the socket reports the error */
 }
 
-/* Write what waits, as much as the other socket accepts. */
+/* Write the waiting bytes, as many as the other socket accepts. */
 static void drain(struct side *s)
 {
     if (s->held.size && chunks_send(&s->held, s->other->fd) < 0) {
