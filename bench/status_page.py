@@ -1,16 +1,18 @@
 """Measure the status page of a site with many backends: size, time to serve, and how much open pages delay traffic.
 
-The state of one backend changes every second. An open page reads the event stream. It requests the page after each
-event, at most once a second, and at each multiple of ten seconds, as its script does. The exit code is 1 if a result
-exceeds its limit.
+The state of one backend changes every second. An open page reads the event stream. It requests what has changed after
+each event, at most once a second, and at each multiple of ten seconds, as its script does. The exit code is 1 if a
+result exceeds its limit.
 
 Usage: python bench/status_page.py [BACKENDS] [PAGES] [SECONDS]
 """
 
 import asyncio
 import contextlib
+import gzip
 import http.client
 import os
+import re
 import socket
 import statistics
 import subprocess
@@ -36,7 +38,8 @@ _CHANGE = 1.0
 """Seconds between two changes of the state of a backend."""
 _SETTLE = 2.0
 """Seconds between two measurements of the traffic."""
-_MAX_SIZE, _MAX_MS, _MAX_RATIO = 300_000, 200.0, 1.2
+_MAX_SIZE, _MAX_MS, _MAX_UPDATE_MS, _MAX_RATIO = 300_000, 200.0, 3.0, 1.2
+_VERSION = re.compile(rb'data-version="(\w+)"')
 
 
 def main(backends: int, pages: int, seconds: float) -> int:
@@ -46,12 +49,13 @@ def main(backends: int, pages: int, seconds: float) -> int:
     extra = f"  changing: {{kind: tcp, targets: ['127.0.0.1:{changing}'], check: {check}}}"
     print(f"{backends} backends, {pages} open pages, a change every {_CHANGE:g} s, {_ROUNDS} rounds of {seconds:g} s")
     with site(backends - 1, 5, [extra]) as running, _changes(changing):
-        size, taken = _page(running.pid, running.ops)
+        size, taken, updates = _page(running.pid, running.ops)
         rounds = [_round(running, pages, seconds, alone_first=number % 2 == 0) for number in range(_ROUNDS)]
     print(f"  load average: {' '.join(f'{each:.1f}' for each in os.getloadavg())}, {os.cpu_count()} CPUs")
     results = (
         ("size", size / 1000, _MAX_SIZE / 1000, "kB"),
         ("time to serve, median", statistics.median(taken), _MAX_MS, "ms"),
+        ("CPU time of an update, median", statistics.median(updates), _MAX_UPDATE_MS, "ms"),
         (
             "p99 of the traffic beside the open pages, median",
             statistics.median(rounds),
@@ -84,38 +88,52 @@ def _changes(port: int) -> Iterator[None]:
         thread.join()
 
 
-def _page(pid: int, ops: int) -> tuple[int, list[float]]:
-    """Return the size of the page in bytes, and the milliseconds that each request takes."""
-    taken, size = [], 0
-    before = _cpu_seconds(pid)
-    time.sleep(1.1 * _REQUESTS)
-    idle, before = _cpu_seconds(pid) - before, _cpu_seconds(pid)
-    for _ in range(_REQUESTS):
-        time.sleep(1.1)  # The response is cached for a second.
-        started = time.perf_counter()
-        size = len(_get(ops))
-        taken.append((time.perf_counter() - started) * 1e3)
-    cpu = (_cpu_seconds(pid) - before - idle) / _REQUESTS * 1e3
-    print(f"  the page: {size / 1000:.0f} kB ({len(_get(ops, 'gzip')) / 1000:.0f} kB compressed)", end=", ")
-    print(f"{cpu:.0f} ms of CPU time,", end=" ")
-    print(f"served in {statistics.median(taken):.0f} ms (median), {max(taken):.0f} ms (worst of {_REQUESTS})")
-    return size, taken
+def _page(pid: int, ops: int) -> tuple[int, list[float], list[float]]:
+    """Return the size of the page in bytes, the milliseconds to serve it, and those of CPU time of each update.
 
-
-def _get(ops: int, encoding: str = "identity") -> bytes:
+    An update is the request of an open page after a change.
+    """
+    taken, used, updates, size = [], [], [], 0
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", ops, timeout=30)) as connection:
-        return _get_on(connection, encoding)
+        for _ in range(_REQUESTS):
+            time.sleep(1.1)  # The response is cached for a second.
+            started, before = time.perf_counter(), _cpu_seconds(pid)
+            size = len(_get(connection, "/", "identity"))
+            taken.append((time.perf_counter() - started) * 1e3)
+            used.append((_cpu_seconds(pid) - before) * 1e3)
+        page, version = _get_page(connection, "")
+        for _ in range(_REQUESTS):
+            time.sleep(1.1)  # The state changes meanwhile.
+            before = _cpu_seconds(pid)
+            update, version = _get_page(connection, version)
+            updates.append((_cpu_seconds(pid) - before) * 1e3)
+    print(
+        f"  the page: {size / 1000:.0f} kB ({page / 1000:.0f} kB compressed), {statistics.median(used):.1f} ms",
+        end=" ",
+    )
+    print(f"of CPU time, served in {statistics.median(taken):.0f} ms, worst of {_REQUESTS} {max(taken):.0f} ms")
+    print(
+        f"  the last update: {update / 1000:.1f} kB compressed; an update: {statistics.median(updates):.1f} ms",
+        end=" ",
+    )
+    print(f"of CPU time, worst of {_REQUESTS} {max(updates):.1f} ms")
+    return size, taken, updates
 
 
-def _get_on(connection: http.client.HTTPConnection, encoding: str) -> bytes:
-    connection.request("GET", "/", headers={"Accept-Encoding": encoding})
+def _get(connection: http.client.HTTPConnection, path: str, encoding: str) -> bytes:
+    connection.request("GET", path, headers={"Accept-Encoding": encoding})
     return connection.getresponse().read()
 
 
+def _get_page(connection: http.client.HTTPConnection, version: str) -> tuple[int, str]:
+    """Request what `page.js` requests; return the compressed size in bytes, and the version of the response."""
+    body = _get(connection, f"/?since={version}", "gzip")
+    return len(body), _VERSION.findall(gzip.decompress(body))[0].decode()
+
+
 def _cpu_seconds(pid: int) -> float:
-    """Return the CPU time of a process in seconds (proc_pid_stat(5))."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Return the CPU time of a process in seconds (clock_getcpuclockid(3))."""
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def _round(running: Site, pages: int, seconds: float, *, alone_first: bool) -> float:
@@ -190,7 +208,7 @@ class _OpenPage:
                         self._due.notify()
 
     def _request(self) -> None:
-        earliest = 0.0
+        earliest, version = 0.0, ""
         while True:
             with self._due:
                 while not self._done and (left := max(self._next, earliest) - time.monotonic()) > 0:
@@ -199,7 +217,7 @@ class _OpenPage:
                     return
                 self._next = time.monotonic() + _REFRESH - time.time() % _REFRESH
             earliest = time.monotonic() + _SHORTEST
-            _get_on(self._connection, "gzip")
+            _, version = _get_page(self._connection, version)
             self.loads += 1
 
 

@@ -3,12 +3,13 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from typing import Any
 
 from gateway.app import status_view
 from gateway.app.config_view import config_text
-from gateway.app.credential_expiry import ExpiryMonitor, expiry_warnings
+from gateway.app.credential_expiry import ExpiryMonitor, NamedCredential, expiry_warnings
 from gateway.app.reloader import Reloader
 from gateway.app.running_backend import RunningBackend
 from gateway.app.service_audit_log import ServiceAuditLog
@@ -82,20 +83,31 @@ class ServiceControl:
 
     async def view(self) -> ServiceView:
         """Return the state of the service, from memory. Lets other tasks run between parts of the work."""
-        views = []
-        for number, each in enumerate(list(self._running())):
-            views.append(self._backend(each))
-            if number % _VIEWS_PER_TURN == _VIEWS_PER_TURN - 1:
-                await asyncio.sleep(0)
+        views = await self._backends(self._running())
+        certificates = self.expiry.found
         await asyncio.sleep(0)
-        return self._view(views)
+        return self._view(views, certificates)
+
+    async def updated_view(self, view: ServiceView, changed: Collection[str]) -> ServiceView:
+        """Return a view with the current state of some backends. See `ControlledService.updated_view`."""
+        found = await self._backends(each for each in self._running() if each.spec.name in changed)
+        by_name = {each.name: each for each in found}
+        return replace(view, backends=[by_name.get(each.name, each) for each in view.backends])
+
+    async def _backends(self, backends: Iterable[RunningBackend]) -> list[BackendView]:
+        views = []
+        for number, each in enumerate(list(backends), 1):
+            views.append(self._backend(each))
+            if number % _VIEWS_PER_TURN == 0:
+                await asyncio.sleep(0)
+        return views
 
     def _backend(self, running: RunningBackend) -> BackendView:
         knows_containers = self._reloader.config.docker is not None
         return status_view.backend_view(running, self.events, knows_containers=knows_containers)
 
-    def _view(self, backends: list[BackendView]) -> ServiceView:
-        reloader, certificates = self._reloader, self.expiry.found
+    def _view(self, backends: list[BackendView], certificates: list[NamedCredential]) -> ServiceView:
+        reloader = self._reloader
         runtime, docker = reloader.runtime, reloader.docker
         return ServiceView(
             version=status_view.VERSION,

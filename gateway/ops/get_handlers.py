@@ -16,6 +16,7 @@ from gateway.ops.access_middleware import may_see_details
 from gateway.ops.authorization import AccessRole
 from gateway.ops.event_streams import EventStreams
 from gateway.ops.fleet_json import discovery_json, fleet_json, summary_json
+from gateway.ops.live_view import LiveView
 from gateway.ops.page_handlers import PageHandlers
 from gateway.ops.response_cache import ResponseCache, encode_in_slices
 from gateway.ops.service_interface import ControlledService
@@ -50,6 +51,7 @@ class GetHandlers:
 
     Args:
         service: The service whose state the responses describe.
+        live_view: The view of its state.
         renderer: Renders the metrics.
         cached: Whether to cache responses. Even with the cache, a change of phase, such as draining, is visible
             immediately.
@@ -57,19 +59,27 @@ class GetHandlers:
     """
 
     def __init__(
-        self, service: ControlledService, renderer: ThreadPoolExecutor, *, cached: bool, max_streams: int
+        self,
+        service: ControlledService,
+        live_view: LiveView,
+        renderer: ThreadPoolExecutor,
+        *,
+        cached: bool,
+        max_streams: int,
     ) -> None:
         self._service = service
         self._renderer = renderer
         self._cache = ResponseCache()
         self._cached = cached
-        self._pages = PageHandlers(service, self._cache if cached else None, renderer)
+        self._live_view = live_view
+        self._pages = PageHandlers(service, self._live_view, renderer, max_age=_MAX_AGE if cached else 0.0)
         self._streams = EventStreams(service.events, max_streams)
         self._api = importlib.resources.files("gateway.ops").joinpath("openapi.yaml").read_bytes()
 
     def clear_cache(self) -> None:
         """Remove all cached responses, because a command has changed the state."""
         self._cache.clear()
+        self._live_view.clear()
 
     async def close_streams(self, _: web.Application) -> None:
         """End the event streams, because the server stops."""
@@ -191,10 +201,7 @@ class GetHandlers:
         return await self._respond((path, self._service.phase()), compute)
 
     async def _view(self) -> ServiceView:
-        if not self._cached:
-            return await self._service.view()
-        view: ServiceView = await self._cache.get(("view", self._service.phase()), _MAX_AGE, self._service.view)
-        return view
+        return (await self._live_view.get(_MAX_AGE if self._cached else 0.0)).view
 
     async def _respond(
         self, key: Hashable, compute: Callable[[], Awaitable[_RenderedResponse]], max_age: float = _MAX_AGE

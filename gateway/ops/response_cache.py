@@ -4,10 +4,11 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+_Item = TypeVar("_Item")
 _SLICE = 0.0002
-"""Maximum number of seconds for which encoding is allowed to block the event loop."""
+"""Maximum number of seconds for which computing a response is allowed to block the event loop."""
 
 
 @dataclass
@@ -65,11 +66,16 @@ async def _call(compute: Callable[[], Awaitable[Any]]) -> Any:
 
 async def encode_in_slices(parts: Iterator[str]) -> bytes:
     """Join the parts, and return the result in UTF-8. Yield to the event loop after each 0.2 ms."""
-    done: list[str] = []
+    return "".join(await collect_in_slices(parts)).encode()
+
+
+async def collect_in_slices(items: Iterator[_Item]) -> list[_Item]:
+    """Return all items of an iterator that computes them. Yield to the event loop after each 0.2 ms."""
+    done: list[_Item] = []
     started = time.perf_counter()
-    for part in parts:
-        done.append(part)
+    for each in items:
+        done.append(each)
         if time.perf_counter() - started > _SLICE:
             await asyncio.sleep(0)
             started = time.perf_counter()
-    return "".join(done).encode()
+    return done

@@ -22,6 +22,7 @@ from gateway.ops.connection_limits import limits_for
 from gateway.ops.get_handlers import PROBES, ROLES, GetHandlers, RequestHandler, not_found
 from gateway.ops.get_handlers import json_response as _json
 from gateway.ops.http_listener import BACKLOG, HttpListener, bind
+from gateway.ops.live_view import LiveView
 from gateway.ops.service_interface import ControlledService
 from gateway.ops.settings import OpsSecrets, OpsSettings, read_secrets
 from gateway.relay.bind_errors import describe_bind_error
@@ -56,8 +57,9 @@ class OpsServer:
         # Rendering many metrics takes tens of milliseconds, too long for the event loop.
         self._renderer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
         streams = limits_for(_max_descriptors()).connections // _STREAM_SHARE
-        self._uncached = GetHandlers(service, self._renderer, cached=False, max_streams=streams)
-        self._cached = GetHandlers(service, self._renderer, cached=True, max_streams=streams)
+        live_view = LiveView(service)
+        self._uncached = GetHandlers(service, live_view, self._renderer, cached=False, max_streams=streams)
+        self._cached = GetHandlers(service, live_view, self._renderer, cached=True, max_streams=streams)
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[Endpoint]:

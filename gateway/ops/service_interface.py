@@ -1,5 +1,6 @@
 """Defines the interface through which the ops server (HTTP and admin socket) uses the service."""
 
+from collections.abc import Collection
 from typing import Any, Protocol
 
 from gateway.fleet.view import FleetView
@@ -22,6 +23,14 @@ class ControlledService(Protocol):
 
     async def view(self) -> ServiceView:
         """Return the state of the service, from memory. Yield to the event loop after each part."""
+
+    async def updated_view(self, view: ServiceView, changed: Collection[str]) -> ServiceView:
+        """Return a view with the current state of some backends. Everything else is that of an earlier view.
+
+        Args:
+            view: The earlier view.
+            changed: The names of these backends. Names that do not exist have no effect.
+        """
 
     def configuration(self, backend: str | None = None) -> ConfigText:
         """Return the keys and values of each section of the configuration, without secrets.

@@ -150,7 +150,12 @@ def test_an_outage_is_shown_within_two_seconds(browser: Browser, shop: Shop) -> 
     browser.emulate("light", 400)
     browser.open(shop.gateway)
     assert "All 3 backends are up" in browser.text("#diagnosis")
-    browser.run("document.querySelector('a[href=\"backends/orders\"]').focus()")
+    browser.run("""
+        document.querySelector('.backends a[href="backends/orders"]').focus();
+        document.getElementById("configuration-details").open = true;
+        const parts = ["diagnosis", "verdict", "row-orders", "configuration"];
+        window.before = new Map(parts.map(id => [id, document.getElementById(id)]));
+    """)
     shown: list[float] = []
     with Lateness() as machine:
         shop.bastion.crash()
@@ -164,7 +169,14 @@ def test_an_outage_is_shown_within_two_seconds(browser: Browser, shop: Shop) -> 
     diagnosis = browser.text("#diagnosis")
     assert "since" in diagnosis
     assert "To do" in diagnosis
-    assert browser.run("return document.activeElement.getAttribute('href')") == "backends/orders"
+    assert (
+        browser.run("return document.activeElement.closest('.backends') && document.activeElement.innerText")
+        == "orders"
+    )
+    # The page replaces only what has changed, and keeps the live region.
+    replaced = "return [...before].filter(([id, part]) => document.getElementById(id) !== part).map(([id]) => id)"
+    assert browser.run(replaced) == ["verdict", "row-orders"]
+    assert browser.run("return document.getElementById('configuration-details').open")
     assert browser.run("return document.title").startswith("bastion down; 3 backends: 2 blocked, 1 up")
     order = browser.run("return [...document.querySelectorAll('.backends .name')].map(each => each.innerText)")
     assert order == ["orders", "reports", "direct"]
@@ -176,6 +188,27 @@ def test_an_outage_is_shown_within_two_seconds(browser: Browser, shop: Shop) -> 
     shop.restore()
     browser.wait(lambda: "All 3 backends are up" in browser.text("#diagnosis"))
     assert "bastion" in browser.text("#changes")
+    assert browser.messages() == []
+
+
+def test_a_reload_moves_a_backend_to_another_group(browser: Browser, shop: Shop) -> None:
+    browser.open(shop.gateway)
+    before = shop.gateway.config.read_text()
+    groups = """
+        const names = (group, selector) => [...group.querySelectorAll(selector)].map(each => each.innerText);
+        return [...document.querySelectorAll(".group")].map(group => names(group, "h2, .backends .name")).sort();
+    """
+    assert browser.run(groups) == [["Through bastion", "orders", "reports"], ["Without a tunnel", "direct"]]
+    try:
+        shop.gateway.config.write_text(before.replace(", via: bastion}", "}"))
+        assert shop.gateway.command("reload").returncode == 0
+        moved = [["Through bastion", "orders"], ["Without a tunnel", "direct", "reports"]]
+        browser.wait(lambda: browser.run(groups) == moved)
+    finally:
+        shop.gateway.config.write_text(before)
+        assert shop.gateway.command("reload").returncode == 0
+    browser.wait(lambda: ["Through bastion", "orders", "reports"] in browser.run(groups))
+    shop.gateway.wait_up("reports")
     assert browser.messages() == []
 
 

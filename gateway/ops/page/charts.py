@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 
 from gateway.contracts.states import HealthState
@@ -33,8 +34,27 @@ def history_chart(checks: Sequence[PastCheck], columns: int = WIDTH) -> Chart:
         checks: The checks, oldest first, at most `WIDTH`.
         columns: Maximum number of columns. If there are more checks, a column shows the worst of several checks.
     """
+    return _strip(bytes([_RESULTS[each.state] for each in checks]), columns)
+
+
+_CLASSES = ("ok", "warn", "blocked", "fail")
+_WORDS = ("succeeded", "degraded", "blocked", "failed")
+"""The words for the results in `_CLASSES`."""
+_RESULTS = {
+    HealthState.UP: 0,
+    HealthState.DEGRADED: 1,
+    HealthState.PAUSED: 1,
+    HealthState.UNKNOWN: 1,
+    HealthState.BLOCKED: 2,
+    HealthState.DOWN: 3,
+}
+"""The index of each state in `_CLASSES`."""
+
+
+@lru_cache(maxsize=1024)  # The checks of most targets have the same results.
+def _strip(results: bytes, columns: int) -> Chart:
+    """Return the chart of results, which are indexes in `_CLASSES`. `columns` is that of `history_chart`."""
     per_column = -(-WIDTH // columns)
-    results = bytes(map(_result, checks))
     groups = bytes(max(results[at : at + per_column]) for at in range(0, len(results), per_column))
     paths: dict[str, str] = {}
     at = WIDTH - len(groups) * per_column
@@ -44,11 +64,6 @@ def history_chart(checks: Sequence[PastCheck], columns: int = WIDTH) -> Chart:
         paths[name] = f"{paths.get(name, '')}M{at} 5h{length}"
         at += length
     return Chart(_label(results), list(paths.items()))
-
-
-_CLASSES = ("ok", "warn", "blocked", "fail")
-_WORDS = ("succeeded", "degraded", "blocked", "failed")
-"""The words for the results in `_CLASSES`."""
 
 
 def _label(results: bytes) -> str:
@@ -61,15 +76,6 @@ def _label(results: bytes) -> str:
         return f"all {len(results)} checks {found[0][1]}"
     bad = ", ".join(f"{count} {word}" for count, word in found if word != _WORDS[0])
     return f"of {len(results)} checks: {bad}"
-
-
-def _result(check: PastCheck) -> int:
-    """Return the index of a check's class in `_CLASSES`."""
-    if check.state is HealthState.DOWN:
-        return 3
-    if check.state is HealthState.BLOCKED:
-        return 2
-    return 0 if check.succeeded and check.state is not HealthState.DEGRADED else 1
 
 
 def phases_chart(phases: dict[str, float], longest: float) -> Chart:

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.diagnosis import SEVERITY, Level, backend_level, chain, tunnel_level, ways
 from gateway.ops.events import SubjectType, Transition
-from gateway.ops.page.time_format import is_recent
-from gateway.ops.status_views import BackendView, ServiceView, TunnelView
+from gateway.ops.status_views import BackendView, DeadContainerView, ServiceView, TunnelView
 
 MAX_CHANGES = 30
 _SAME_TIME = 5.0
@@ -55,6 +54,42 @@ class ConsumerRow:
     rejected: int
 
 
+@dataclass(frozen=True)
+class Notices:
+    """What the notices of the status page show.
+
+    Args:
+        reload_failed_at: When the last reload failed, in seconds since the epoch; None if it was successful.
+        reload_error: Why it failed.
+        docker_trouble: Why the engine does not work; None if it works.
+        dead: The containers that are unavailable.
+        warnings: The warnings.
+    """
+
+    reload_failed_at: float | None
+    reload_error: str
+    docker_trouble: str | None
+    dead: Sequence[DeadContainerView]
+    warnings: Sequence[str]
+
+    @property
+    def exist(self) -> bool:
+        """Whether there is a notice."""
+        return self.reload_failed_at is not None or bool(self.docker_trouble or self.dead or self.warnings)
+
+
+def notices(view: ServiceView) -> Notices:
+    """Return the notices for the status page."""
+    docker = view.docker
+    return Notices(
+        view.reload_failed_at,
+        view.reload_error,
+        docker.trouble if docker else None,
+        docker.dead if docker else (),
+        [*view.warnings, *(docker.warnings if docker else ())],
+    )
+
+
 def groups(view: ServiceView) -> list[TunnelGroup]:
     """Return the backends by tunnel, and the tunnels that no backend needs; the worst group first."""
     tunnels = {tunnel.name: tunnel for tunnel in view.tunnels}
@@ -70,19 +105,9 @@ def groups(view: ServiceView) -> list[TunnelGroup]:
     )
 
 
-def row_content(backend: BackendView, now: float) -> object:
-    """Return everything that the row of a backend shows, in a form that can be compared.
-
-    Args:
-        backend: The backend.
-        now: The time of the page, in seconds since the epoch.
-    """
-    return (
-        (backend.kind, backend.state, backend.reason, backend.detail, backend.failing),
-        (backend.since, is_recent(backend.since, now), backend.connections, backend.waiting),
-        [(way.tunnel, way.in_use) for way in backend.ways],
-        backend.targets,
-    )
+def heading(group: TunnelGroup) -> str:
+    """Return the heading of a group."""
+    return f"Through {' or '.join(group.ways)}" if group.ways else "Without a tunnel"
 
 
 def changes(events: Sequence[Transition], limit: int = MAX_CHANGES) -> list[RecentChange]:

@@ -1,9 +1,9 @@
 "use strict";
-// Replaces the parts of the page that have changed, when the gateway sends an event and every ten seconds.
+// Fetches the parts of the page that have changed, when the gateway sends an event and every ten seconds.
 const REFRESH = 10000, SHORTEST = 1000, TIMEOUT = 8000;
 const root = document.body.dataset.root;
-const sources = new Map();  // the HTML of each part, as the gateway sent it
 let token = "";  // in memory only
+let version = document.body.dataset.version;  // of the parts that the page shows
 let shownEvent = 0, lastEvent = 0, answered = Date.now(), started = 0, timer = null, busy = false, connection = null;
 
 const headers = extra => token ? { Authorization: "Bearer " + token, ...extra } : extra;
@@ -17,51 +17,40 @@ function localize(part) {
     each.textContent = local(time);
     each.title = time.toISOString();
   }
+  return part;
 }
 
-function identify(part) {  // a selector of the focused element, which survives the replacement of its part
-  const focused = document.activeElement;
-  if (!part.contains(focused)) return null;
-  if (focused.id) return "#" + CSS.escape(focused.id);
-  const href = focused.getAttribute("href");
-  if (href !== null) return `a[href="${CSS.escape(href)}"]`;
-  return focused.tagName === "SUMMARY" ? `#${CSS.escape(focused.parentElement.id)} > summary` : null;
+function find(element) {  // a function that finds the element again after its part was replaced
+  const part = element.closest("[data-parts] > *"), href = element.getAttribute("href");
+  if (!part) return () => null;
+  let selector = null;
+  if (element.id) selector = "#" + CSS.escape(element.id);
+  else if (href !== null) selector = `a[href="${CSS.escape(href)}"]`;
+  else if (element.tagName === "SUMMARY") selector = `#${CSS.escape(element.parentElement.id)} > summary`;
+  return () => selector && document.getElementById(part.id)?.querySelector(selector);
 }
 
-function replace(part, fresh) {
-  const selector = identify(part);
-  for (const each of part.querySelectorAll("details[open]")) {
-    const same = fresh.querySelector("#" + CSS.escape(each.id));
-    if (same) same.open = true;
+function update(shown, fresh, known) {  // a template represents a part that has not changed
+  const wanted = [...fresh.children].map(each => {
+    const part = known.get(each.id);
+    if (part && "parts" in each.dataset) { update(part, each, known); return part; }
+    return part && each.tagName === "TEMPLATE" ? part : localize(document.adoptNode(each));
+  });
+  const kept = new Set(wanted);
+  for (const each of [...shown.children]) if (!kept.has(each)) each.remove();
+  let next = shown.firstElementChild;
+  for (const each of wanted) {
+    if (each === next) next = next.nextElementSibling; else shown.insertBefore(each, next);
   }
-  part.replaceWith(fresh);
-  if (selector) fresh.querySelector(selector)?.focus({ preventScroll: true });
 }
 
 function show(page) {
-  const main = document.querySelector("main"), parts = [...page.querySelectorAll("header, main > section")];
-  const wanted = new Set(parts.map(part => part.id));
-  for (const part of main.querySelectorAll(":scope > section")) if (!wanted.has(part.id)) { part.remove(); sources.delete(part.id); }
-  let previous = null;
-  for (const fresh of parts) {
-    const part = document.getElementById(fresh.id), source = fresh.outerHTML;
-    let current = part;
-    if (sources.get(fresh.id) !== source) {
-      sources.set(fresh.id, source);
-      current = document.adoptNode(fresh);
-      localize(current);
-      if (part) replace(part, current);
-    }
-    if (current.tagName === "HEADER") continue;
-    if (previous ? previous.nextElementSibling !== current : main.firstElementChild !== current) {
-      const selector = identify(current);
-      previous ? previous.after(current) : main.prepend(current);
-      if (selector) current.querySelector(selector)?.focus({ preventScroll: true });
-    }
-    previous = current;
-  }
-  document.title = page.title;
-  shownEvent = Number(page.body.dataset.event);
+  const focused = document.activeElement, again = find(focused);
+  const open = [...document.querySelectorAll("details[open]")].map(each => each.id);
+  const known = new Map([...document.querySelectorAll("[data-parts] > *")].map(each => [each.id, each]));
+  update(document.getElementById("page"), page.getElementById("page"), known);
+  for (const id of open) document.getElementById(id)?.setAttribute("open", "");
+  if (document.activeElement !== focused) again()?.focus({ preventScroll: true });
 }
 
 function showAnswered(ok) {
@@ -82,11 +71,15 @@ async function refresh() {
   started = Date.now();
   const sent = token;
   try {
-    const response = await fetch(location.pathname + location.search, { headers: headers({}), signal: AbortSignal.timeout(TIMEOUT) });
+    const response = await fetch(`${location.pathname}?since=${version}`, { headers: headers({}), signal: AbortSignal.timeout(TIMEOUT) });
     const text = await response.text();
     if (!response.ok && response.status !== 404) throw new Error(text);
     showAnswered(true);
-    show(new DOMParser().parseFromString(text, "text/html"));
+    const page = new DOMParser().parseFromString(text, "text/html"), state = page.body.dataset;
+    if (state.version !== version) show(page);
+    version = state.version;
+    shownEvent = Number(state.event);
+    document.title = page.title;
     if (sent && sent === token && document.getElementById("refused")) {
       token = "";
       document.getElementById("refused").textContent = "The gateway does not accept this token.";
@@ -154,7 +147,7 @@ document.addEventListener("visibilitychange", () => {
   if (!document.getElementById("login")) stream();
 });
 
-for (const part of document.querySelectorAll("header, main > section")) { sources.set(part.id, part.outerHTML); localize(part); }
+localize(document);
 shownEvent = lastEvent = Number(document.body.dataset.event);
 if (!document.getElementById("login")) stream();
 schedule(REFRESH - Date.now() % REFRESH);

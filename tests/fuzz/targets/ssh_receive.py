@@ -50,7 +50,11 @@ async def _run(chosen: script.Script, problems: list[str]) -> None:
     adapter.run_engine_inside(loop)
     watcher = select.poll()
     watcher.register(loop.relays.fileno(), select.POLLIN)
-    drive = Drive(chosen, lambda: not loop._ready and not watcher.poll(0))  # type: ignore[attr-defined]
+
+    def idle() -> bool:
+        return not (loop._ready or loop.relays._at_end or watcher.poll(0))  # type: ignore[attr-defined]
+
+    drive = Drive(chosen, idle)
     sides = drive.sides
     try:
         for name in adapter.NAMES:

@@ -13,11 +13,10 @@ from gateway.cli.diagnosis import print_notices
 from gateway.cli.output import format_clock
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.diagnosis import diagnose
-from gateway.ops.page.render import render_backend, render_index
-from gateway.ops.page.row_cache import RowCache
 from gateway.ops.service_client import ServiceClient
 from gateway.ops.status_json import consumers_json, iso, iter_json, service_json
 from gateway.ops.status_views import ServiceView
+from tests.support.status_pages import backend_page, status_page
 from tests.support.status_views import NOW, backend, consumer, docker, service, tunnel
 
 BROKEN = tunnel("bastion", TunnelState.QUARANTINED, reason="auth", detail="Permission denied", since=NOW - 60)
@@ -84,7 +83,7 @@ def sentences(lines: list[str], label: str = "") -> list[str]:
 
 @pytest.mark.parametrize("view", SITES.values(), ids=SITES)
 def test_the_page_and_the_commands_show_the_same_causes(monkeypatch: pytest.MonkeyPatch, view: ServiceView) -> None:
-    page = shown_on("".join(render_index(view, [], {}, NOW, RowCache())))
+    page = shown_on(status_page(view))
     status = shown_by(monkeypatch, view, "status")
     top = shown_by(monkeypatch, view, "top", "--count", "1", "--interval", "0.1")
     expected = sentences(page)
@@ -94,7 +93,7 @@ def test_the_page_and_the_commands_show_the_same_causes(monkeypatch: pytest.Monk
     assert headline in page
     assert [any(line.startswith(f"{headline}; ") for line in lines) for lines in (status, top)] == [True, True]
     for each in view.backends[:3]:
-        own = sentences(shown_on("".join(render_backend(view, each, [], {}, NOW))))
+        own = sentences(shown_on(backend_page(view, each)))
         explained = [
             re.sub("^(root cause|warning): ", "", line) for line in shown_by(monkeypatch, view, "explain", each.name)
         ]
@@ -110,7 +109,7 @@ def test_the_page_and_the_commands_show_the_same_notices(monkeypatch: pytest.Mon
         reload_successful=False, reload_failed_at=NOW - 60, reload_error="gateway.yaml:1:1: no " + "bad " * 40,
         warnings=["the certificate has expired: renew it"],
     )  # fmt: skip
-    page = "".join(render_index(view, [], {}, NOW, RowCache()))
+    page = status_page(view)
     expected = f"The last reload failed at {{}}, and the previous configuration is in effect: {view.reload_error}"
     section = page[page.index('<section id="notices"') :].partition("</section>")[0]
     assert expected.format("07:59:00 UTC") in re.sub("<.*?>", "", section)
@@ -135,7 +134,7 @@ def test_listeners_are_closed_after_the_start_of_a_shutdown(monkeypatch: pytest.
         view = service(backends=[backend("orders")], accepting=accepting)
         explained = shown_by(monkeypatch, view, "explain", "orders")
         assert [line.split()[2] for line in explained if line.startswith("listener")] == [state]
-        page = "".join(render_backend(view, view.backends[0], [], {}, NOW))
+        page = backend_page(view, view.backends[0])
         assert ("(closed, because the gateway stops)" in page) == (not accepting)
 
 

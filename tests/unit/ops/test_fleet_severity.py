@@ -13,7 +13,9 @@ from gateway.fleet.view import FleetView, MemberView
 from gateway.ops.diagnosis import Level
 from gateway.ops.fleet_json import fleet_json, summary_json
 from gateway.ops.fleet_severity import member_level, worst_first
+from gateway.ops.page.parts import PageParts
 from gateway.ops.page.render import render_fleet
+from tests.support.status_pages import whole_page
 from tests.support.status_views import NOW, backend, service, tunnel
 
 SUMMARY = MemberSummary(
@@ -61,7 +63,8 @@ def test_the_worst_members_come_first() -> None:
 
 
 def test_the_page_shows_since_when_and_the_effects() -> None:
-    page = "".join(render_fleet(service([], []), FleetView([READY, WARNING, BLOCKED]), [], NOW))
+    parts = PageParts()
+    page = whole_page(render_fleet(service([], []), FleetView([READY, WARNING, BLOCKED]), NOW, parts), parts)
     text = " ".join(re.sub("<[^>]+>", "", page).split())
     assert "tunnel bastion is down since 2026-01-01 10:20 UTC (3 backends blocked): timeout: no answer" in text
     assert "backend orders is degraded: auth: Access denied" in text  # from an older version

@@ -1,0 +1,119 @@
+"""Renders the parts that several pages share: groups of backends, consumers and changes."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from markupsafe import escape
+
+from gateway.ops.events import Transition
+from gateway.ops.page import model
+from gateway.ops.page.parts import PageItem, PageParts, Part
+from gateway.ops.page.templates import TEMPLATES
+
+SHORTEST_SCALE = 0.005
+"""Minimum duration, in seconds, of a check whose bar has the full width."""
+END_SECTION = "</section>\n"
+_PERIOD = 3600.0
+"""Seconds after which parts are rendered again, because a time becomes so old that it is shown with its date."""
+
+
+def macros(template: str) -> Any:
+    """Return the macros of a template as functions."""
+    return TEMPLATES.get_template(template).module
+
+
+_MACROS = macros("parts.html")
+
+
+class PartRenderer:
+    """Renders the parts of one page that have changed.
+
+    Args:
+        parts: The parts of the page when it was last rendered.
+        now: The time in seconds since the epoch.
+        root: The URL of `/`, relative to the page.
+    """
+
+    def __init__(self, parts: PageParts, now: float, root: str) -> None:
+        self._parts = parts
+        self._now = now
+        self._root = root
+
+    def part(self, part_id: str, content: object, macro: Callable[..., str], *arguments: object) -> Part:
+        """Return a part. Call `macro` with `arguments` to render it if its content has changed.
+
+        Args:
+            part_id: The ID of its element.
+            content: Everything on which its HTML depends, except the time.
+            macro: Renders the element.
+            arguments: The arguments of the macro.
+        """
+        return self._parts.get(part_id, (self._now // _PERIOD, content), lambda: macro(*arguments))
+
+    def start(self) -> Iterator[PageItem]:
+        """Yield the beginning of the main part of a page, up to the diagnosis.
+
+        The live region (role `status`) contains the part that changes, so screen readers announce the change.
+        """
+        yield '<main id="main" data-parts>\n'
+        yield '<section id="diagnosis" role="status" aria-label="Diagnosis" data-parts>\n'
+
+    def group(
+        self, group: model.TunnelGroup, path: Callable[..., str], *, longest: float | None
+    ) -> Iterator[PageItem]:
+        """Yield a group of backends.
+
+        Args:
+            group: The group.
+            path: Renders its heading and its tunnels.
+            longest: The duration of the longest check in seconds; None on a page with many targets, which shows fewer
+                details.
+        """
+        names, label = ",".join(group.ways), escape(model.heading(group))
+        yield f'<section id="via-{escape(names)}" class="group" aria-label="{label}" data-parts>\n'
+        part_id, content = f"path-{names}", (group.tunnels, bool(group.backends))
+        yield self.part(part_id, content, path, part_id, group, self._now)
+        if group.backends:
+            yield f'<ul id="backends-{escape(names)}" class="backends" data-parts>\n'
+            large, scale = longest is None, max(longest or 0.0, SHORTEST_SCALE)
+            for each in group.backends:
+                row = f"row-{each.name}"
+                yield self.part(row, (each, longest), _MACROS.backend_row, row, each, large, scale, self._now)
+            yield "</ul>\n"
+        yield END_SECTION
+
+    def consumers(self, rows: Sequence[model.ConsumerRow], limit: int) -> Iterator[PageItem]:
+        """Yield the table of consumers.
+
+        Args:
+            rows: The consumers.
+            limit: Maximum number of rows that the table shows.
+        """
+        yield '<div id="consumers-table" class="wide" tabindex="0" role="region" aria-label="Table of containers"'
+        yield ' data-parts>\n<table id="consumers-rows" data-parts>\n'
+        yield self.part("consumers-head", None, _MACROS.consumers_head)
+        for each in rows[:limit]:
+            row = f"consumer-{each.name}/{each.backend}"
+            yield self.part(row, each, _MACROS.consumer_row, row, each, self._root)
+        yield "</table></div>\n"
+        if len(rows) > limit:
+            yield self.part(
+                "consumers-more", len(rows) - limit, _MACROS.consumers_more, len(rows) - limit, self._root
+            )
+
+    def changes(self, changes: Iterable[tuple[Transition, str]]) -> Iterator[PageItem]:
+        """Yield the section of recent changes.
+
+        Args:
+            changes: The events and the names of the parts that changed, latest first.
+        """
+        yield '<section id="changes" aria-label="Recent changes" data-parts>\n'
+        found = list(changes)
+        yield self.part("changes-heading", bool(found), _MACROS.changes_heading, bool(found))
+        if found:
+            yield '<ol id="changes-lines" data-parts>\n'
+            for event, names in found:
+                line = f"change-{event.id}"
+                yield self.part(line, (event, names), _MACROS.change_line, line, event, names, self._now)
+            yield "</ol>\n"
+        yield END_SECTION

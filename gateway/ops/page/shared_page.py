@@ -1,0 +1,114 @@
+"""Renders one page for all clients that have it open, and sends each client the parts that it does not have.
+
+Yields to the event loop between its steps, so that no step delays the traffic by a millisecond.
+"""
+
+import asyncio
+import gzip
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from gateway.ops.live_view import LiveView
+from gateway.ops.page.parts import PageParts
+from gateway.ops.page.render import Rendering, document
+from gateway.ops.response_cache import collect_in_slices
+from gateway.ops.status_views import ServiceView
+
+RenderPage = Callable[[ServiceView, PageParts], Rendering | None]
+"""Renders a page with its parts when it was last rendered; returns None if the page does not exist."""
+_UPDATE_AGE = 9.0
+"""Maximum age, in seconds, of values that change without an event, in the response to an open page. It is a little
+less than the time between two requests without an event (`REFRESH` in `page.js`)."""
+_COMPRESSION = 1
+"""The gzip level. Higher levels take several times as long, and reduce the size of a page only a little."""
+_LARGE = 32768
+"""Number of bytes above which a thread compresses a response. Passing less to a thread takes longer than compressing
+it."""
+_MAX_RESPONSES = 16
+"""Maximum number of responses that are kept. Open pages usually have the same version."""
+
+
+@dataclass(frozen=True)
+class PageResponse:
+    """A rendered page, which all clients share: its HTML in UTF-8, and the HTML compressed with gzip."""
+
+    body: bytes
+    compressed: bytes
+
+
+class SharedPage:
+    """One page and its responses.
+
+    Args:
+        live: The view that the page shows.
+        executor: Compresses large responses.
+        root: The URL of `/`, relative to the page.
+        max_age: Maximum age of the content of a whole page, in seconds.
+    """
+
+    def __init__(self, live: LiveView, executor: Executor, root: str, max_age: float) -> None:
+        self._live = live
+        self._executor = executor
+        self._root = root
+        self._max_age = max_age
+        self._lock = asyncio.Lock()
+        self._parts = PageParts()
+        self._title = ""
+        self._event = 0
+        self._view_number = 0
+        """The number of the view that the parts show; 0 if there is none. A reference would keep the view alive."""
+        self._rendered = 0.0
+        """Monotonic time of the last rendering."""
+        self._responses: dict[int | None, PageResponse] = {}
+        """The responses with this content, by the version that the client has; None: the whole page."""
+
+    async def get(self, since: str, render: RenderPage) -> PageResponse | None:
+        """Return the page, or what has changed.
+
+        Args:
+            since: The version that the client has. If it is not known, the response is the whole page.
+            render: Renders the page.
+        """
+        async with self._lock:
+            known = self._parts.known_version(since)
+            if not await self._update(self._max_age if known is None else _UPDATE_AGE, render):
+                return None
+            response = self._responses.get(known)
+            if response is None:
+                if len(self._responses) == _MAX_RESPONSES:
+                    self._responses.clear()
+                response = self._responses[known] = await self._respond(known)
+            return response
+
+    async def _update(self, max_age: float, render: RenderPage) -> bool:
+        """Render the page if its content can have changed; return whether it exists. Cancelling it has no effect."""
+        now = time.monotonic()
+        view, event, number = await self._live.get(max_age)
+        if number == self._view_number and now - self._rendered < self._max_age:
+            return True
+        await asyncio.sleep(0)
+        rendering = render(view, self._parts)
+        if rendering is None:
+            return False
+        await asyncio.sleep(0)
+        items = await collect_in_slices(rendering.items)
+        await asyncio.sleep(0)
+        self._parts.commit(items)
+        self._title, self._event, self._view_number, self._rendered = rendering.title, event, number, now
+        self._responses.clear()
+        return True
+
+    async def _respond(self, since: int | None) -> PageResponse:
+        await asyncio.sleep(0)
+        content = self._parts.html(since)
+        await asyncio.sleep(0)
+        version = self._parts.version
+        text = document(self._title, self._root, self._event, version, content, whole=since is None)
+        await asyncio.sleep(0)
+        body = text.encode()
+        if len(body) < _LARGE:
+            return PageResponse(body, gzip.compress(body, _COMPRESSION))
+        loop = asyncio.get_running_loop()
+        return PageResponse(body, await loop.run_in_executor(self._executor, gzip.compress, body, _COMPRESSION))

@@ -1,0 +1,125 @@
+"""Loads the templates of the HTML pages, which escape all values."""
+
+import base64
+import hashlib
+import importlib.resources
+import re
+from collections.abc import Iterator
+from datetime import datetime
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from gateway.fleet.summary import MemberProblem
+from gateway.fleet.view import MemberView
+from gateway.ops.diagnosis import MAX_CAUSES, backend_level, plural, tunnel_level
+from gateway.ops.fleet_severity import member_level
+from gateway.ops.page import model
+from gateway.ops.page.charts import PHASES, WIDTH, Chart, history_chart, milliseconds, phases_chart
+from gateway.ops.page.time_format import clock_time
+from gateway.ops.reason_descriptions import state_name, without_remedy
+from gateway.ops.status_json import iso
+from gateway.ops.status_views import BackendView, TargetView
+from gateway.text_sanitizer import format_bytes
+
+_COARSE = 20
+"""Number of columns of a history chart on a page with many targets."""
+
+
+def _read(name: str) -> str:
+    return importlib.resources.files(__package__).joinpath(name).read_text()
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+_STYLE, _SCRIPT = _read("page.css"), _read("page.js")
+SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'", f"style-src {_hash(_STYLE)}", f"script-src {_hash(_SCRIPT)}", "connect-src 'self'",
+        "img-src data:", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
+    )
+)  # fmt: skip
+"""The Content-Security-Policy of all pages. It permits only the style and the script of this package."""
+
+
+def _with_code(text: str) -> Markup:
+    """Return a text of this project as HTML, with code for what is in backquotes."""
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - it is escaped
+
+
+def _used_ways(backend: BackendView) -> str:
+    return f"via {', '.join(way.tunnel for way in backend.ways if way.in_use) or 'no tunnel'}"
+
+
+def _facts(backend: BackendView, target: TargetView) -> str:
+    return ", ".join(filter(None, (fact.text(target.facts.get(fact)) for fact in backend.facts)))
+
+
+def _counts(found: dict[str, int]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in found.items())
+
+
+def age(member: MemberView, now: float) -> str:
+    """Return the time since the last answer, in the largest fitting unit."""
+    seconds = max(0, round(now - (member.answered_at or now)))
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def _notes(member: MemberView) -> list[str]:
+    """Return why a member does not respond, and whether its last reload failed."""
+    reload_failed = member.summary is not None and not member.summary.reload_successful
+    return [*filter(None, [member.error]), *(["the last reload failed"] if reload_failed else [])]
+
+
+def _problems(member: MemberView) -> Iterator[tuple[MemberProblem, float | None]]:
+    """Yield each problem of a member, and when it began in seconds since the epoch; None if this is not known."""
+    for each in member.summary.problems if member.summary else ():
+        yield each, datetime.fromisoformat(each.since).timestamp() if each.since else None
+
+
+def _history(target: TargetView, columns: int = WIDTH) -> Chart:
+    return history_chart(target.history, columns)
+
+
+TEMPLATES = Environment(
+    loader=PackageLoader("gateway.ops", "page"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+"""The templates. Those of parts define one macro for each part."""
+TEMPLATES.globals.update(
+    style=Markup(_STYLE),  # noqa: S704 - a file of this package
+    script=Markup(_SCRIPT),  # noqa: S704 - as above
+    iso=iso,
+    clock_time=clock_time,
+    plural=plural,
+    backend_level=backend_level,
+    tunnel_level=tunnel_level,
+    milliseconds=milliseconds,
+    bytes=format_bytes,
+    event_level=model.event_level,
+    history=_history,
+    width=WIDTH,
+    coarse=_COARSE,
+    phases_chart=phases_chart,
+    state_name=state_name,
+    without_remedy=without_remedy,
+    facts=_facts,
+    with_code=_with_code,
+    phase_names=PHASES,
+    heading=model.heading,
+    used_ways=_used_ways,
+    age=age,
+    counts=_counts,
+    notes=_notes,
+    problems=_problems,
+    member_level=member_level,
+    max_causes=MAX_CAUSES,
+)

@@ -1,0 +1,38 @@
+"""Renders the HTML pages in one step."""
+
+from collections.abc import Sequence
+
+from gateway.ops.events import Transition
+from gateway.ops.page.parts import PageParts
+from gateway.ops.page.render import Rendering, document, render_backend, render_index
+from gateway.ops.status_views import BackendView, ConfigText, ServiceView
+from tests.support.status_views import NOW
+
+
+def whole_page(rendering: Rendering, parts: PageParts) -> str:
+    """Return a whole page as HTML, and set its items in `parts`, with which it was rendered."""
+    parts.commit(list(rendering.items))
+    return document(rendering.title, "", 0, parts.version, parts.html())
+
+
+def status_page(
+    view: ServiceView,
+    events: Sequence[Transition] = (),
+    configuration: ConfigText | None = None,
+    now: float = NOW,
+    parts: PageParts | None = None,
+) -> str:
+    """Return the status page as HTML. `parts` are those of an earlier page; None if there is none."""
+    parts = parts or PageParts()
+    return whole_page(render_index(view, events, configuration or {}, now, parts), parts)
+
+
+def backend_page(
+    view: ServiceView,
+    shown: BackendView,
+    events: Sequence[Transition] = (),
+    configuration: ConfigText | None = None,
+) -> str:
+    """Return the page of a backend as HTML."""
+    parts = PageParts()
+    return whole_page(render_backend(view, shown, events, configuration or {}, NOW, parts), parts)
