@@ -86,12 +86,12 @@ class Engine:
     def gauge(self, token: int, /) -> tuple[int, int, int, float, float, int, bool]:
         """Return the counters and times of an object.
 
-        For a channel or pair, in this order: the numbers of bytes to and from the backend, the number of responses, the
-        time of the last activity, the time of the pending request (0 if there is none), the number of held bytes, and
-        whether the end of the backend's stream was passed on to the client. For a connection, the second value is the
-        number of bytes received since the last key exchange, the third is the number of channels, and the fourth is the
-        time at which data was last received. For a listener, the first value is the number of accepted clients. Times
-        are monotonic, in seconds.
+        For a channel or pair, in this order: the numbers of bytes to and from the backend, the number of responses,
+        the time of the last activity, the time of the pending request (0 if there is none), the number of held bytes,
+        and whether the end of the backend's stream was passed on to the client. For a connection, the second value is
+        the number of bytes received since the last key exchange, the third is the number of channels, and the fourth
+        is the time at which data was last received. For a listener, the first value is the number of accepted
+        clients. Times are monotonic, in seconds.
 
         Raises:
             KeyError: The token was released.
