@@ -55,7 +55,7 @@ TapFactory = Callable[[Callable[[float], None]], Tap]
 
 
 def waiting_since(tap: Tap | None, request_at: float) -> float | None:
-    """Return the monotonic time since which a client has waited for a response; None if the client does not wait.
+    """Return the monotonic time at which a client began to wait for a response; None if the client does not wait.
 
     Args:
         tap: The tap of the connection; None if it has none.

@@ -68,7 +68,7 @@ def read_connection(host: str, port: int, client: int) -> LocalPort:
 
 
 def _find(host: str, port: int, client: int) -> _Socket:
-    """Return the socket that receives the packets of a client; without a client, the listener.
+    """Return the socket that receives the packets of a client; the listener if `client` is 0.
 
     Raises:
         OSError: There is no such socket, or the kernel has no sock_diag.

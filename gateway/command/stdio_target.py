@@ -117,7 +117,7 @@ class StdioTarget:
             self._spare = None
 
     async def _try_once(self, seconds: float) -> None:
-        """Open a connection for the next client, and check it. If such a trial is in progress, wait for its result.
+        """Open a connection for the next client, and test it. If another call already does so, wait for its result.
 
         Args:
             seconds: Seconds to wait for output or the exit of the program, see `_TRIAL`.

@@ -34,7 +34,7 @@ class LinkListener(Protocol):
 
     @property
     def waiting(self) -> int:
-        """Number of clients that the link has accepted, but passed to neither `on_joined` nor `on_returned` yet."""
+        """Number of accepted clients that the link has not passed to `on_joined` or `on_returned` yet."""
 
     @property
     def unused(self) -> int:

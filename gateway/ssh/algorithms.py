@@ -94,7 +94,7 @@ class NoCommonAlgorithmError(asyncssh.KeyExchangeFailed):
 
 
 def supported(key: str) -> list[str]:
-    """Return the algorithms that asyncssh supports on this machine for a configuration key. Omits GSSAPI."""
+    """Return the algorithms that asyncssh supports on this machine for a configuration key. Omit those of GSSAPI."""
     return [name.decode("ascii") for name in _SUPPORTED[key]() if not name.startswith(b"gss-")]
 
 

@@ -66,12 +66,12 @@ class ChannelRelay:
 
     @property
     def awaiting_response(self) -> bool:
-        """Whether the client was the last side to send data, and so probably waits for a response."""
+        """Whether the client probably waits for a response, because it was the last side to send data."""
         return self._request_time > 0
 
     @property
     def waiting_since(self) -> float | None:
-        """Monotonic time since which the client has waited for a response; None if it does not wait or if unknown."""
+        """Monotonic time at which the client began to wait for a response; None if it does not wait or if unknown."""
         return waiting_since(self._tap, self._request_time)
 
     @property

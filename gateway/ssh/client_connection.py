@@ -22,9 +22,10 @@ from gateway.ssh.engine_cipher import CipherKey, PassThroughCipher, cipher_key
 _ORIGIN = String("127.0.0.1") + UInt32(0)
 _STREAMLOCAL_RESERVED = String("") + UInt32(0)
 _FREQUENT_REKEY_BYTES, _FREQUENT_REKEY_SECONDS = 4 << 20, 10.0
-"""A key exchange counts as frequent if, since the previous one, fewer bytes were received and fewer seconds have
-passed. To decide when a key exchange is due, OpenSSH adds the length of the next packet in bytes to a count of blocks
-(packet.c, ssh_packet_need_rekeying). With a small RekeyLimit, every long packet therefore starts a key exchange."""
+"""A key exchange counts as frequent if less data than this was received, and less time than this has passed, since
+the previous one. Such exchanges occur with OpenSSH and a small RekeyLimit: to decide when an exchange is due, OpenSSH
+adds the length of the next packet in bytes to a count of blocks (packet.c, ssh_packet_need_rekeying), so every long
+packet starts one."""
 
 _MAX_DEFERRED_PACKETS = 16 * 1024
 """Maximum number of packets, including replies to the peer's requests, that asyncssh delays during a key exchange.
@@ -32,7 +33,7 @@ Above this number, the connection is closed."""
 
 
 class ConnectionTransport(Protocol):
-    """The transport of an SSH connection: the methods that `ClientConnection` calls."""
+    """The methods of an SSH connection's transport that `ClientConnection` calls."""
 
     def on_sending_changed(self) -> None:
         """Start or stop sending channel data: a key exchange has started or ended, or the connection closes."""
@@ -245,7 +246,7 @@ class ClientConnection(SSHClientConnection):
 
     @property
     def may_send_data(self) -> bool:
-        """Whether channel data can be sent now, which is forbidden during a key exchange (RFC 4253, section 7.1)."""
+        """Whether channel data can be sent now. A key exchange forbids channel data (RFC 4253, section 7.1)."""
         return bool(self._kex_complete)
 
     @property

@@ -71,7 +71,7 @@ class EngineTransport(asyncio.Transport):
         return self._closed
 
     def write(self, data: Any) -> None:
-        """Send a packet of asyncssh, which is not encrypted."""
+        """Pass an unencrypted packet of asyncssh to the engine, which encrypts and sends it."""
         if not self._closed:
             self.host.engine.send(self.token, data)
 

@@ -53,7 +53,7 @@ class ByteBudget:
         return True
 
     def release(self, size: int) -> None:
-        """Return to the budget `size` bytes that were taken."""
+        """Give `size` bytes that were taken back to the budget."""
         self.available += size
 
 
@@ -65,7 +65,7 @@ class ReceiveWindow:
     """The receive window of one channel. The relay that owns it must call `close`.
 
     Args:
-        budget: The budget for the size.
+        budget: The budget from which the window takes its initial size, apart from `MIN_WINDOW`.
     """
 
     __slots__ = ("_budget", "adjust_threshold", "consumed", "size")

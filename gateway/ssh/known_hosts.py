@@ -127,7 +127,7 @@ def _with_lower_host(line: str) -> str:
 
 
 def _error_location(paths: tuple[Path, ...], texts: list[str]) -> str:
-    """Return file and line number of the first line that asyncssh cannot parse."""
+    """Return the file and the line number of the first line that asyncssh cannot parse."""
     for path, text in zip(paths, texts, strict=True):
         for number, line in enumerate(text.splitlines(), 1):
             try:

@@ -218,6 +218,6 @@ def _quote(word: str) -> str:
 def printable_name(name: str) -> str:
     """Return the name of a directive for use in a message.
 
-    Return `it` if the name does not look like that of a directive, because it can be part of a misplaced secret.
+    If the name does not look like that of a directive, it can be part of a misplaced secret: return the word `it`.
     """
     return name if len(name) <= _MAX_NAME and _PRINTABLE_NAME.fullmatch(name) else "it"

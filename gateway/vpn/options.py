@@ -98,7 +98,7 @@ class WireGuardOptions(VpnOptions):
 
 
 def read_path(scheme: str, rest: str) -> dict[str, str]:
-    """Return the option `config`, the path in a URL such as `openvpn:///etc/gateway/office.ovpn`.
+    """Return the path in a URL such as `openvpn:///etc/gateway/office.ovpn` as the option `config`.
 
     Args:
         scheme: The scheme. It is not used.
