@@ -420,9 +420,6 @@ async def test_the_tap_is_dropped_after_the_login(
             assert login.finished
             assert not login.key_hidden
             assert relay._tap is None
-            if path == "direct":
-                assert relay._upload.on_data is None
-                assert relay._download.on_data is None
             asked = b"\0\0\0\x10" + CANCEL + session.info.backend_pid.to_bytes(4, "big")
             assert login._key is not None
             assert login.matches(CancelRequest(asked + login._key[4:]))

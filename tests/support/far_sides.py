@@ -157,6 +157,7 @@ class InEngine(Straight):
         engine_pool().host()
 
     async def join(self, setup: Setup, changed: Callable[[], None], tap: Tap | None) -> Joined:
+        self._load = self._engine_load()  # of the SSH connections of other kinds
         joined = await super().join(setup, changed, tap)
         assert type(joined.relay).__name__ == "EnginePair"
         return joined
@@ -167,10 +168,12 @@ class InEngine(Straight):
         engine_pool().handle_records()
 
     def leftovers(self, relay: Relay) -> list[str]:
+        return super().leftovers(relay) + (["a pair"] if self._engine_load() > self._load else [])
+
+    def _engine_load(self) -> int:
         from gateway.relay.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
 
-        left = ["a pair"] if any(host.load for host in engine_pool().hosts) else []
-        return super().leftovers(relay) + left
+        return sum(host.load for host in engine_pool().hosts)
 
     def _link(self, setup: Setup) -> tuple[Link, Endpoint]:
         return _SmallBuffers(setup, relay_sockets), self._far.address(setup)
