@@ -25,9 +25,9 @@ TUNNEL_REMEDIES: Mapping[str, str] = {
 """For each reason for which a tunnel can fail: the remedy, as an instruction to the operator."""
 
 TARGET_REMEDIES: Mapping[str, str] = {
-    Reason.TIMEOUT: "check that the server answers on its own host, and raise check.timeout if it is only slow",
+    Reason.TIMEOUT: "check that the server responds on its own host, and raise check.timeout if it is only slow",
     Reason.REFUSED: "start the server, or correct the address in targets",
-    Reason.RESET: "read the log of the server: it closes connections before it answers",
+    Reason.RESET: "read the log of the server: it closes connections before it responds",
     Reason.DNS: "correct the host name in targets; the tunnel's server resolves it",
     Reason.HOST_KEY: "correct known_hosts or host_keys of the tunnel",
     Reason.AUTH: "correct check.user and check.password_file",

@@ -187,7 +187,7 @@ class CommandLink:
             self._lost.set_result(TunnelError(failures[-1].reason, failures[-1].detail))
 
     async def _monitor(self) -> None:
-        """Check periodically whether the processes read what was sent to them."""
+        """Check periodically whether the processes read the data that was sent to them."""
         tick = min(_MAX_TICK, self._options.suspect / 3)
         while True:
             await asyncio.sleep(tick)

@@ -42,7 +42,7 @@ class ConnectionTransport(Protocol):
         """Handle that asyncssh has processed a packet."""
 
     def abort(self) -> None:
-        """Try once to send what is queued, then close the socket."""
+        """Try once to send the queued packets, then close the socket."""
 
 
 class EngineConnection(Protocol):

@@ -76,7 +76,7 @@ class EngineTransport(asyncio.Transport):
             self.host.engine.send(self.token, data)
 
     def abort(self) -> None:
-        """Try once to send what is queued, then close the socket."""
+        """Try once to send the queued packets, then close the socket."""
         self._close(None)
 
     close = abort
