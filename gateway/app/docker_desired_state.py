@@ -3,7 +3,7 @@
 from gateway.backend_support.volume import VolumeSpec
 from gateway.config import Config
 from gateway.contracts.values import Endpoint
-from gateway.docker.dead_containers import MountListener
+from gateway.docker.dead_containers import VolumeMountAddress
 from gateway.docker.plan import DesiredState
 
 
@@ -34,11 +34,11 @@ def desired(config: Config, busy: frozenset[str] = frozenset()) -> DesiredState:
         by_label=by_label,
         strict=config.gateway.strict,
         direct=config.direct,
-        mount_listeners=mount_listeners(config),
+        mount_addresses=mount_addresses(config),
     )
 
 
-def mount_listeners(config: Config) -> tuple[MountListener, ...]:
+def mount_addresses(config: Config) -> tuple[VolumeMountAddress, ...]:
     """Return the addresses of listeners to which NFS and SMB volumes on the engine's host can connect."""
     found = []
     for name, spec in config.backends.items():
@@ -49,7 +49,7 @@ def mount_listeners(config: Config) -> tuple[MountListener, ...]:
         for each in spec.listen:
             if not each.is_unix:
                 hosts = ["127.0.0.1", "::1"] if each.host == "localhost" else [each.host]
-                found += [MountListener(name, host, each.port) for host in (*hosts, *more)]
+                found += [VolumeMountAddress(name, host, each.port) for host in (*hosts, *more)]
     return tuple(found)
 
 

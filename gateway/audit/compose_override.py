@@ -38,7 +38,7 @@ def override(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
     Args:
         snapshot: The snapshot.
         container: A container that has the labels of Compose.
-        change: The changes of the mounts.
+        change: The changes to the mounts.
 
     Raises:
         UnsupportedContainerSettingError: The override file cannot contain the options of a mount, the service has

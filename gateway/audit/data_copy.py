@@ -18,7 +18,7 @@ def helper_created(
     Args:
         client: The engine's command line client.
         container: The container to read from.
-        change: The changes of the mounts.
+        change: The changes to the mounts.
         helper: The name of the helper container.
         created: The other new containers, which the script also removes if it fails.
     """
@@ -42,7 +42,7 @@ def frozen(client: str, container: AuditedContainer, change: MountChanges, helpe
     Args:
         client: The engine's command line client.
         container: The container to read from.
-        change: The changes of the mounts.
+        change: The changes to the mounts.
         helper: The name of the helper container that `helper_created` creates. It mounts the new volumes.
         created: The other new containers, which the script also removes if it fails.
     """

@@ -16,7 +16,7 @@ def obstacles(snapshot: AuditSnapshot, container: AuditedContainer, change: Moun
     Args:
         snapshot: The snapshot, with the other containers.
         container: The container to replace.
-        change: The changes of the mounts.
+        change: The changes to the mounts.
     """
     return [
         *_owners(snapshot, change), *_nested(container, change), *_shared(snapshot, container, change),

@@ -47,7 +47,7 @@ def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
     Args:
         snapshot: The snapshot. It lists the container and volume names that are in use.
         container: The container.
-        change: The changes of the mounts.
+        change: The changes to the mounts.
     """
     words = (
         container.name,

@@ -17,7 +17,7 @@ def service_update(service: str, container: AuditedContainer, change: MountChang
     Args:
         service: The name of the service.
         container: A task of the service.
-        change: The changes of the mounts.
+        change: The changes to the mounts.
         client: The engine's command line client.
     """
     pin = [f"node.id=={container.labels[NODE_LABEL]}"] if change.copied and container.labels.get(NODE_LABEL) else []

@@ -114,7 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         if error.errno not in _OUTPUT_ERRORS:
             raise
-        sys.stdout = None  # Python would write the rest of the output at exit
+        sys.stdout = None  # otherwise, Python tries to write the rest of the output at exit, and fails again
         with contextlib.suppress(OSError):
             print_text(f"gateway: cannot write: {error.strerror}: free space, or write to another place", err=True)
         sys.exit(FAILED)

@@ -59,7 +59,7 @@ resume = _named_command(
     "resume",
     "backends",
     "Resume the checks of backend NAME.\n\n"
-    "If it is not paused, check it as for the first time: this accepts an NFS export that was replaced.",
+    "If it is not paused, its next check counts as the first one, which accepts an NFS export that was replaced.",
 )
 reconnect = _named_command("reconnect", "tunnels", "Open tunnel NAME again.")
 
@@ -71,6 +71,6 @@ reconnect = _named_command("reconnect", "tunnels", "Open tunnel NAME again.")
 def fail(name: str, undo: bool, admin_socket: str | None) -> None:
     """Reset clients of backend NAME while its path is down.
 
-    By default, the gateway holds clients until the path is back. This lets them fail immediately instead.
+    By default, the gateway holds clients until the path is back. After this command, they fail immediately instead.
     """
     _post(admin_socket, f"/-/backends/{quote(name, safe='')}/{'hold' if undo else 'fail'}")

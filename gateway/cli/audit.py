@@ -38,7 +38,7 @@ def audit(
 ) -> None:
     """Find hazards to the data and secrets of containers.
 
-    Shows where containers store data, what can lose it, and the commands that fix each hazard. Also warns about
+    Shows where containers store data, how it can be lost, and the commands that fix each hazard. Also warns about
     containers that can send from another container's address. Changes nothing.
     """
     from gateway.app import one_shot_commands  # noqa: PLC0415 - slow to import

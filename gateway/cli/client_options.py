@@ -31,7 +31,7 @@ _SIMILAR = 0.8
 def _warn_of_misspelled_variables(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
     """Print a warning for each variable that resembles one of `_VARIABLES`; a callback of Click.
 
-    This is not an error, because the configuration of the service can mention variables of any name.
+    This is not an error, because the configuration of the service can refer to variables of any name.
     """
     del parameter
     known = {*_VARIABLES, *(name.replace("-", "_").upper() for name in SETTINGS)}
@@ -44,7 +44,7 @@ def _warn_of_misspelled_variables(context: click.Context, parameter: click.Param
 
 
 def _configured_socket() -> str | None:
-    """Return `ops.admin_socket` of the file in GATEWAY_CONFIG; None without a valid file that has the key."""
+    """Return `ops.admin_socket` from the file in GATEWAY_CONFIG; None if there is no such file or no such key."""
     file = Path(os.environ.get("GATEWAY_CONFIG", ""))
     try:
         if not file.is_file() or "admin_socket" not in (text := file.read_text(encoding="utf-8")):

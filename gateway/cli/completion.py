@@ -69,7 +69,7 @@ def _names(parameters: dict[str, Any], section: str) -> list[str]:
 
 
 def _configured(file: Path, section: str) -> list[str]:
-    """Return the names in a configuration file, also if the file has other errors."""
+    """Return the names in a configuration file, even if the file has errors in other sections."""
     from gateway.config.yaml_parser import parse_yaml, read_text  # noqa: PLC0415 - slow to import
 
     text, _ = read_text(file, [])

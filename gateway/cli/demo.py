@@ -6,7 +6,7 @@ import click
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="Exit when it is done.")
+@click.option("--once", is_flag=True, help="Exit when the demo is complete.")
 def demo(once: bool) -> None:
     """Try the gateway with real servers on loopback.
 

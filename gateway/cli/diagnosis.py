@@ -46,7 +46,7 @@ def describe_cause(cause: dict[str, Any]) -> str:
 
 
 def print_cause(cause: dict[str, Any], label: str = "", *, details: bool = True) -> None:
-    """Print a cause, its detail, and what to do.
+    """Print a cause, its detail and its remedy.
 
     Args:
         cause: An item of `causes` of a diagnosis.
@@ -61,7 +61,7 @@ def print_cause(cause: dict[str, Any], label: str = "", *, details: bool = True)
 
 
 def print_diagnosis(status: dict[str, Any], *, details: bool = True) -> None:
-    """Print the worst causes, then the number of the others, of backends in each state, and of clients.
+    """Print the worst causes, the number of other causes, the headline of the diagnosis, and the number of clients.
 
     Args:
         status: The body of `/api/v1/status`.
@@ -79,7 +79,7 @@ def print_diagnosis(status: dict[str, Any], *, details: bool = True) -> None:
 
 
 def print_notices(status: dict[str, Any]) -> None:
-    """Print whether the last reload failed, and the warnings.
+    """Print the error of the last reload, if it failed, and the warnings.
 
     Args:
         status: The body of `/api/v1/status`.

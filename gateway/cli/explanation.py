@@ -1,4 +1,4 @@
-"""Computes what `explain` prints: the path to a backend, the root cause of a failure, and what to do. Does no I/O."""
+"""Computes the output of `gateway explain`: the path to a backend, the root causes and the remedies. Does no I/O."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -37,7 +37,7 @@ class BackendExplanation:
 
     Args:
         parts: The path in the order in which a client takes it.
-        root_causes: The failed parts because of which the backend has its state, as in `/api/v1/status`.
+        root_causes: The failed parts that cause the state of the backend, as in `/api/v1/status`.
         warnings: Other failed parts on the path, such as a tunnel of another way.
     """
 
@@ -115,7 +115,7 @@ def _admission(backend: dict[str, Any]) -> PathPart:
 
 
 def _phases(target: dict[str, Any]) -> Iterator[PathPart]:
-    """Yield the phases of the last check, in order. A failed check has failed in the phase that is yielded last."""
+    """Yield the phases of the last check, in order. If the check failed, it failed in the last phase."""
     phases = list(target["last_phases_seconds"].items())
     failed = target["state"] not in _USABLE and target["reason"] not in (None, "tunnel")
     for at, (phase, seconds) in enumerate(phases):

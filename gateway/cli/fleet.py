@@ -53,8 +53,8 @@ def fleet(
 ) -> None:
     """Show many gateways in one table, worst first.
 
-    A MEMBER is HOST:PORT or https://HOST:PORT of a gateway's ops.listen. dns+HOST:PORT stands for all addresses of a
-    name. Without members, show those of the section `fleet` of the running service.
+    A MEMBER is HOST:PORT or https://HOST:PORT of a gateway's ops.listen. dns+HOST:PORT stands for all addresses to
+    which the name resolves. Without members, show those of the section `fleet` of the running service.
     """
     fetch = _fetch_from_members(members, file, timeout, client) if members or file else _fetch_from_service(client)
 
@@ -65,7 +65,7 @@ def fleet(
         else:
             _print(found, wide=output == "wide")
         if not watch and all(each["summary"] is None for each in found["members"]):
-            raise ServiceUnreachableError("no gateway has answered")
+            raise ServiceUnreachableError("no gateway has responded")
 
     if watch:
         watching(show, _WATCH_INTERVAL, immediately=True)
@@ -153,7 +153,7 @@ def _row(member: dict[str, Any], counts: Callable[[dict[str, int] | None], str],
 
 
 def _note(member: dict[str, Any], *, wide: bool) -> str:
-    """Return why a member does not answer, or what does not work there; if `wide` is true, one problem per line."""
+    """Return why a member does not respond, or its problems; with `wide`, all of them, one per line."""
     summary = member["summary"] or {}
     reload = "the last reload failed" if summary.get("reload_successful") is False else ""
     problems = [
@@ -165,14 +165,14 @@ def _note(member: dict[str, Any], *, wide: bool) -> str:
 
 
 def _describe(problem: dict[str, Any]) -> str:
-    """Return the state of a failed part, since when, and the consequences. Older versions send only the state."""
+    """Return the state of a failed part, the time of the failure and its consequences, if the member sends them."""
     since = f" since {format_clock(problem['since'])}" if problem.get("since") else ""
     effects = f" ({problem['effects']})" if problem.get("effects") else ""
     return f"{problem['name']} is {state_name(problem['state'])}{since}{effects}"
 
 
 def _uptime(started_at: str | None) -> str:
-    """Return the age of a member's process; `-` if its answer has no valid time."""
+    """Return the age of a member's process; `-` if its response has no valid time."""
     try:
         return format_age(started_at) if started_at else "-"
     except (ValueError, TypeError, OverflowError):

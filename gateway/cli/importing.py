@@ -26,14 +26,15 @@ _FORMS = ("ssh", "ssh-config", "compose", "docker-run", "env", "fstab")
 def import_(sources: tuple[str, ...], diff: bool) -> None:
     """Convert existing setups to a configuration.
 
-    Prints notes about what to check or complete to standard error.
+    Prints notes about the parts to check or complete to standard error.
 
     A SOURCE is a file, a command line as one word, NAME=VALUE, or - for standard input: `ssh -L` and `docker run`
     commands, ssh_config files, Compose files, files of variables, fstab, scripts, systemd units, OpenVPN and
     WireGuard files. Sources that belong together are joined: a volume at localhost:2049 and `ssh -L 2049:...` become
     one backend.
 
-    The form is recognized. To set it, write it before the source: ssh, ssh-config, compose, docker-run, env or fstab.
+    The form of a source is recognized. To set it, write one of these words before the source: ssh, ssh-config,
+    compose, docker-run, env or fstab.
     """
     from gateway.importing.conversion import convert, note_rest  # noqa: PLC0415 - slow to import
 

@@ -31,7 +31,7 @@ def init(file: Path, tunnels: tuple[str, ...], backends: tuple[str, ...]) -> Non
         raise UsageError(f"{file}: {error.strerror}: choose another file") from error
     if exists:
         raise UsageError(f"{file} exists: edit it, or name another file (gateway init FILE)")
-    if not os.access(file.parent, os.W_OK | os.X_OK):  # before the questions
+    if not os.access(file.parent, os.W_OK | os.X_OK):  # check this before asking questions
         raise UsageError(f"{file.parent}: cannot create a file there: choose another file")
     config: dict[str, Any] = from_urls(tunnels, backends) if backends else ask_config(tunnels)
     problems = problems_of(config)

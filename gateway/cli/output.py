@@ -32,7 +32,7 @@ def output_option(*formats: str) -> Callable[[_Command], _Command]:
 
 
 def print_text(text: object, fg: str | None = None, *, err: bool = False, keep_lines: bool = False) -> None:
-    """Print text that can come from a server; replace control characters.
+    """Print text that can come from a server, with control characters replaced.
 
     Args:
         text: The text.
@@ -73,7 +73,7 @@ def print_table(
     Args:
         heads: The title of each column.
         rows: The rows, each with one cell per column.
-        notes: The lines of text for each row, which are printed below the row; an empty text prints nothing.
+        notes: The note for each row, which is printed below the row and can have several lines; empty for no note.
         width: The maximum number of columns of the terminal. If necessary, the longest cells are shortened. None: no
             limit.
     """
@@ -109,7 +109,7 @@ def _total_width(widths: list[int]) -> int:
 
 
 def _shortened(cell: str, width: int) -> str:
-    """Return a cell with an ellipsis in its middle if it is too long: the end of an address contains its port."""
+    """Shorten a cell with an ellipsis in its middle, because the end of an address contains the port."""
     if len(cell) <= width:
         return cell
     tail = (width - 1) // 2
@@ -118,7 +118,7 @@ def _shortened(cell: str, width: int) -> str:
 
 def format_reason(part: dict[str, Any]) -> str:
     """Return why a tunnel, backend or target in `/api/v1/status` has its state; empty if there is no reason."""
-    if part["reason"] in (None, "tunnel"):  # the detail names the tunnel
+    if part["reason"] in (None, "tunnel"):  # the detail contains the reason: it names the tunnel
         return str(part["detail"])
     return f"{part['reason']}: {part['detail']}"
 
@@ -129,7 +129,7 @@ def format_ms(seconds: float | None) -> str:
 
 
 def plain_commands(text: str) -> str:
-    """Return a text without the backquotes around commands."""
+    """Return a message without the backquotes around commands."""
     return text.replace("`", "")
 
 

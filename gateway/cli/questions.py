@@ -33,7 +33,8 @@ _HINTS = {
     "identity_files": "To create one: ssh-keygen -t ed25519 -f tunnel_key",
     "known_hosts": "To create one: ssh-keyscan -p {port} {host} > known_hosts",
 }
-"""How to create the files of a key, if this user has no usual ones. The texts can contain earlier answers."""
+"""For each key that contains files: how to create them, if this user has none of the usual files. Words in braces are
+replaced by earlier answers."""
 _KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 
 
@@ -114,12 +115,14 @@ def _backend(kind: str, via: list[str], taken: Iterable[Endpoint], before: dict[
 
 
 def _free_listener(answer: str | None, port: int, taken: Collection[Endpoint]) -> str:
-    """Return the previous answer, a loopback address with `port`, or one with a later port: the first that is free.
+    """Return the default listener: the previous answer, if its address is free, or else a free loopback address.
+
+    The loopback address has the server's port or, if that is not free, the next free one.
 
     Args:
         answer: The previous answer; None if there is none.
         port: The port of the server.
-        taken: The addresses that are not free.
+        taken: The addresses that other listeners use.
     """
     addresses = (f"127.0.0.1:{each}" for each in itertools.chain(range(port, 65536), range(1024, port)))
     return next(
@@ -130,7 +133,7 @@ def _free_listener(answer: str | None, port: int, taken: Collection[Endpoint]) -
 
 
 def _required(cls: type) -> list[str]:
-    """Return the keys without a default."""
+    """Return the keys of a dataclass that have no default."""
     missing = dataclasses.MISSING
     return [each.name for each in dataclasses.fields(cls) if each.default is missing is each.default_factory]
 
@@ -159,7 +162,7 @@ def _ask_keys(
 
 
 def _ask_key(cls: type, key: str, before: dict[str, Any], answers: dict[str, Any]) -> tuple[str, Any]:
-    """Ask for one key. Return the key to write (`password_file` for `password`) and its value; `""`: no answer.
+    """Ask for one key. Return the key to write (`password_file` for `password`) and its value; empty for no answer.
 
     Args:
         cls: The dataclass.
@@ -239,7 +242,7 @@ def _yes_or_no(text: str) -> bool:
 
 
 def _existing_file(text: str) -> str:
-    """Return the absolute path of a file or socket. A path with environment variables is returned as it is."""
+    """Return the absolute path of a file or socket. A path with environment variables is returned unchanged."""
     try:
         expanded = expand(text, os.environ)
     except KeyError as error:
@@ -277,7 +280,7 @@ def _absolute(text: str) -> Path:
 
 
 def _default(cls: type, key: str) -> Any:
-    """Return the default answer: a usual file of this user, or the default of the key. None if there is none."""
+    """Return the default answer: a usual file that this user has, or else the default of the key, or else None."""
     usual = {"identity_files": _KEYS, "known_hosts": ("~/.ssh/known_hosts",)}.get(key, ())
     # A missing home directory, or one that this user cannot read, has no usual files.
     with contextlib.suppress(ValueError, OSError):
@@ -302,7 +305,7 @@ def _shown(key: str, default: Any) -> str:
 
 
 def _description(cls: type, key: str, *, all_of_it: bool) -> str:
-    """Return the text about a key, or its first sentence, from the docstring of the dataclass or of a base class."""
+    """Return the description of a key, or its first sentence, from the docstring of the dataclass or its base."""
     for each in cls.__mro__:
         found = re.search(rf"^    {key}: (.+(?:\n {{8}}.+)*)", inspect.cleandoc(each.__doc__ or ""), re.MULTILINE)
         if found:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def render() -> None:
-    """Print what to paste into other configurations.
+    """Print configuration to paste into other programs.
 
     For servers, applications and clusters.
     """
@@ -28,7 +28,7 @@ def render() -> None:
     "origins",
     multiple=True,
     metavar="PATTERN",
-    help="Address, network or pattern from which the keys may log in, such as 192.0.2.0/24. Can be repeated.",
+    help="Address, network or pattern from which logins are allowed, such as 192.0.2.0/24. Can be repeated.",
 )
 def authorized_keys(
     file: Path | None,
@@ -66,8 +66,8 @@ def exports(
 ) -> None:
     """Print lines for /etc/exports on the NFS servers.
 
-    They permit only the client that the server sees: the tunnel's SSH server or proxy. Otherwise, give the client
-    with --from.
+    They permit only the address from which the server sees the gateway's connections: that of the tunnel's SSH server
+    or proxy. If the configuration does not show this address, add it with --from.
     """
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.rendering.exports import exports as lines  # noqa: PLC0415 - slow to import
@@ -81,7 +81,7 @@ def exports(
 
 
 def _application_command(name: str, text: str) -> click.Command:
-    """Create the command that prints what the function `name` of `rendering/application.py` returns."""
+    """Create the command that prints the result of the function `name` of `rendering/application.py`."""
 
     @click.command(name, help=text)
     @config_options

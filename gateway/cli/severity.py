@@ -28,13 +28,13 @@ def backend_rank(state: str) -> int:
 
 
 def outer_tunnels(tunnel: dict[str, Any]) -> list[str]:
-    """Return the tunnels inside one of which a tunnel runs; empty if it connects directly."""
+    """Return the `via` of a tunnel as a list: the tunnels inside one of which it runs; empty if there are none."""
     via = tunnel["via"]
     return via if isinstance(via, list) else [via] if via is not None else []
 
 
 def describe_via(tunnel: dict[str, Any]) -> str:
-    """Return the outer tunnel inside which a tunnel runs, or all possible ones if it is not open; `-` for none."""
+    """Return the outer tunnel of a tunnel, or all possible ones if the tunnel is not open; `-` if it has none."""
     return tunnel.get("via_in_use") or ", ".join(outer_tunnels(tunnel)) or "-"
 
 
@@ -77,7 +77,7 @@ def way_rows(label: str, backend: dict[str, Any], explained: Collection[str] = (
 
 
 def _describe_way(way: dict[str, Any], *, explained: bool) -> str:
-    """Return why clients cannot use a way, unless that is `explained` elsewhere, and how they use it."""
+    """Return why a way is down, unless this is `explained` elsewhere, and the number of its clients and switches."""
     use = f"clients: {way['clients']}, switches: {way['switches']}"
     if way["in_use"]:
         use += ", used by new clients"

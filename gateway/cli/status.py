@@ -36,7 +36,7 @@ _WIDE_HEADS = ["KIND", "LISTEN", "TOTAL", "SENT", "RECEIVED", "FACTS"]
 def status(client: ServiceClient, output: str, watch: bool) -> None:
     """Show tunnels, backends and their checks, worst first.
 
-    The first lines say what does not work, since when, what depends on it, and what to do, as on the status page.
+    The first lines show each failed part with its cause, its consequences and the remedy, as on the status page.
     """
 
     def show() -> None:
@@ -137,7 +137,7 @@ def _failed_tunnels(service: dict[str, Any], backend: str) -> str:
 def _backend_rows(
     name: str, backend: dict[str, Any], failed_tunnels: str, *, wide: bool
 ) -> Iterator[tuple[list[str], str]]:
-    """Yield the rows of a backend with the text below each: first the backend, then its targets.
+    """Yield the rows of a backend, each with the note below it: first the backend, then its targets.
 
     The row of the backend contains its only target if both have the same state. The details of `failed_tunnels` are
     in the diagnosis and in the rows of the tunnels, so the rows of many backends do not repeat them.

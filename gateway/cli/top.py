@@ -32,8 +32,8 @@ _HEADS = ["BACKEND", "STATE", "CONSUMER", "CLIENTS", "WAIT", "NEW/S", "SENT/S", 
 def top(client: ServiceClient, interval: float, count: int | None) -> None:
     """Show the current traffic by backend and consumer.
 
-    The first lines say what does not work. Backends are in the order of `gateway status`, and those with the same
-    state by their traffic. Consumers are containers, and require Docker in the configuration.
+    The first lines show the failed parts. Backends are sorted by state, as in `gateway status`, and then by traffic.
+    Consumers are containers, and require Docker in the configuration.
     """
     meter = _Meter(client)
     meter.read()
@@ -50,7 +50,7 @@ def top(client: ServiceClient, interval: float, count: int | None) -> None:
 
 
 class _Meter:
-    """Computes rates from two readings of the counters. After a restart of the service, it starts again."""
+    """Computes rates from two readings of the counters. After a failed reading, it takes a new first reading."""
 
     def __init__(self, client: ServiceClient) -> None:
         self._client = client
@@ -95,7 +95,7 @@ def _counters(client: ServiceClient) -> tuple[dict[tuple[str, str], dict[str, fl
 
 
 def _row(after: dict[str, Any], before: dict[str, Any], seconds: float) -> tuple[float, list[str]]:
-    """Return the traffic, for the order of rows, and the cells after the names."""
+    """Return the traffic, by which rows are sorted, and the cells after the names."""
 
     def rate(name: str) -> float:
         return max(0.0, float(after[name] - before[name]) / seconds)

@@ -1,4 +1,4 @@
-"""Repeats the output of a command until Ctrl-C (`--watch`), also while the service restarts."""
+"""Repeats the output of a command until Ctrl-C (`--watch`), even if the service restarts meanwhile."""
 
 import io
 import sys
@@ -52,7 +52,7 @@ class _Screen:
         """Show an error, and on a terminal the latest output below it."""
         if self._clear:
             click.clear()
-        print_wrapped(f"no answer since {self._updated_at:%H:%M:%S}, retrying: {error}", fg="red", err=True)
+        print_wrapped(f"no response since {self._updated_at:%H:%M:%S}, retrying: {error}", fg="red", err=True)
         if self._output and self._clear and sys.stdout.isatty():
             click.echo("The last known state:")
             click.echo(self._output, nl=False)
@@ -61,7 +61,7 @@ class _Screen:
 def watching(
     show: Callable[[], None], interval: float, count: int | None = None, *, immediately: bool = False
 ) -> None:
-    """Call `show` repeatedly until Ctrl-C. While the service does not answer, print the error, and keep the output.
+    """Call `show` repeatedly until Ctrl-C. While the service does not respond, print the error, and keep the output.
 
     Args:
         show: Requests the data, and prints it.

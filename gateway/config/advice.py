@@ -32,7 +32,7 @@ def _peers(config: Config) -> Iterator[str]:
 def _resolvers(config: Config) -> Iterator[str]:
     """Yield a warning for each host name that is reached through tunnels of several kinds.
 
-    Each kind of tunnel uses other name servers. Their responses can differ, so that one name leads to different
+    Each kind of tunnel uses different name servers. Their responses can differ, so that one name leads to different
     hosts.
     """
     for name, spec in config.backends.items():
@@ -60,8 +60,8 @@ def _no_effect(config: Config) -> Iterator[str]:
         key = f"backends.{name}"
         if spec.prefer_way != "order" and not spec.has_several_ways:
             yield (
-                f"{_at(config, f'{key}.prefer_way')}: has no effect on a backend without several tunnels: list them"
-                " in via, or remove prefer_way"
+                f"{_at(config, f'{key}.prefer_way')}: has no effect, because the backend has only one path: list"
+                " several tunnels in via, or remove prefer_way"
             )
         check = spec.check_options
         if isinstance(check, LoginCheckOptions) and check.user and not check.has_password:

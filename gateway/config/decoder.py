@@ -18,7 +18,7 @@ from gateway.errors import ConfigProblem
 
 
 class InvalidValue:
-    """The type of `INVALID`, which stands for a value whose problem is already recorded."""
+    """The type of `INVALID`, which replaces an invalid value after its problem is recorded."""
 
 
 INVALID = InvalidValue()
@@ -53,12 +53,12 @@ class Decoder:
 
         Args:
             tree: The value.
-            hint: The type hint.
+            hint: The type hint of the dataclass field.
             key: The dotted key of the value, for messages.
             shorthand: The field of the dataclass to set if the value is not a mapping.
 
         Returns:
-            The value; `INVALID` after adding a problem.
+            The value. If it is not valid, the method adds a problem and returns `INVALID`.
 
         Raises:
             TypeError: The hint is not supported.
@@ -87,7 +87,7 @@ class Decoder:
         raise TypeError(f"{key}: no decoder for {hint}")
 
     def record(self, tree: Tree, cls: type, key: str) -> Any:
-        """Decode a mapping as the dataclass `cls`; return `INVALID` after adding a problem."""
+        """Decode a mapping as the dataclass `cls`. If it is invalid, add a problem and return `INVALID`."""
         table = self.table(tree, key)
         if table is None:
             return INVALID
@@ -95,7 +95,7 @@ class Decoder:
         return self.fields(table, cls, key)
 
     def fields(self, table: ParsedMapping, cls: type, key: str) -> Any:
-        """Decode the keys of `table` that are fields of `cls`; return `INVALID` after adding a problem."""
+        """Decode the fields of `cls` from `table`. If one is invalid, add a problem and return `INVALID`."""
         hints = typing.get_type_hints(cls)
         found: dict[str, Any] = {}
         invalid = False
@@ -210,9 +210,9 @@ class Decoder:
 
 
 def at_key(places: Mapping[str, str], place: str, key: str, message: str) -> ConfigProblem:
-    """Return a problem whose place and key are those of the key at the start of the message.
+    """Return the problem for a message about a mapping or, if the message starts with a key, about this key.
 
-    If the message does not start with a present key, the problem has the place and the key of the mapping.
+    If the mapping does not contain the key, the problem has the place and the key of the mapping.
 
     Args:
         places: The place of each key, by dotted key.

@@ -48,7 +48,7 @@ def _per_project(docker: DockerOptions, name: str, network: NetworkOptions) -> I
             yield ("networks", other), f"starts with {name}-, like the networks of {name} (per: project): rename one"
     for key in ("ip_range", "address"):
         if getattr(network, key) is not None:
-            yield ("networks", name, key), "is for a single network, but per: project creates several: remove it"
+            yield ("networks", name, key), "applies to a single network, but per: project creates several: remove it"
     bits = PROJECT_BITS[network.subnet.version] if network.subnet is not None else 0
     if network.subnet is not None and network.subnet.prefixlen > bits:
         yield (
@@ -66,7 +66,7 @@ def _addresses(network: NetworkOptions) -> Iterator[tuple[str, str]]:
     if address is not None and subnet is not None and address.version == subnet.version and address not in subnet:
         yield "address", f"{address} is not in the subnet {subnet}: choose an address in it"
     elif address is not None and inner is not None and address in inner:
-        yield "address", f"{address} is in ip_range, which is for other containers: choose an address outside"
+        yield "address", f"{address} is in ip_range, which is for other containers: choose another address"
 
 
 def _peers(config: Config, peers: PeerOptions) -> Iterator[Violation]:
@@ -102,7 +102,10 @@ def _address(docker: DockerOptions, tunnels: set[str]) -> Iterator[Violation]:
         except ValueError as error:
             yield ("host",), str(error)
     elif docker.via is not None:
-        yield ("via",), "is for a tcp:// host: for a unix socket behind a tunnel, set host to ssh://TUNNEL/path"
+        yield (
+            ("via",),
+            "applies only to a tcp:// host: for a unix socket behind a tunnel, set host to ssh://TUNNEL/path",
+        )
     via = docker.tunnel
     if via is not None and via not in tunnels:
         yield (
@@ -110,7 +113,7 @@ def _address(docker: DockerOptions, tunnels: set[str]) -> Iterator[Violation]:
             f"there is no tunnel {via!r}{suggest(via, tunnels) or ': add it to tunnels'}",
         )
     if docker.tls.is_set and not host.startswith("tcp://"):
-        yield ("tls",), "is for a tcp:// host: remove it, or change host"
+        yield ("tls",), "applies only to a tcp:// host: remove it, or change host"
     if (docker.tls.cert_file is None) != (docker.tls.key_file is None):
         yield ("tls",), "needs both cert_file and key_file: add the missing one"
 

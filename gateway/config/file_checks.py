@@ -148,7 +148,7 @@ def place_of(config: Config, key: str) -> str:
 
 
 def _paths(value: Any, key: str) -> Iterator[tuple[str, Path, str]]:
-    """Yield the key and the path of each file, and the path as messages show it."""
+    """Yield the key and the path of each file, and the form of the path for messages."""
     if isinstance(value, Path):
         yield key, value, str(value)
     elif isinstance(value, Secret) and value.path is not None:

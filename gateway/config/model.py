@@ -34,7 +34,8 @@ class GatewaySection:
         workers: Deprecated synonym of `threads`, where 0 means `auto`. The gateway warns if it is set.
         reload_on_change: Reload when the configuration file changes, and log in again when the key of a tunnel
             changes.
-        strict: Refuse insecure settings, and let Docker containers use only `docker.grants`; see docs/secrets.md.
+        strict: Refuse insecure settings, and let Docker containers use only the backends that `docker.grants` allow;
+            see docs/secrets.md.
     """
 
     instance: str = field(default_factory=socket.gethostname)
@@ -193,7 +194,7 @@ class CommonCheckOptions:
 
 @dataclass(frozen=True)
 class AllowRules:
-    """The key `allow`: the clients that may connect. A list is short for `networks`.
+    """The key `allow`: the clients that may connect. If the value is a list, it sets `networks`.
 
     Args:
         networks: Allowed source networks; absent: all clients that reach the listener.
@@ -358,4 +359,4 @@ SECTIONS: dict[str, type] = {
     "fleet": FleetOptions,
     "traces": TracesSection,
 }
-"""The sections whose keys each have one value. Each of these keys is also a flag and an environment variable."""
+"""The sections with a fixed set of keys. Each of these keys can also be set by a flag and an environment variable."""

@@ -9,8 +9,8 @@ class ParsedScalar:
 
     Args:
         place: The file, line and column of the value, or the environment variable or flag that contains it.
-        text: The text of the value; None if the value is empty.
-        broken: Whether the value is invalid. Its problem has already been added.
+        text: The value as a string; None if the value is empty.
+        broken: Whether the value is invalid, and its problem has already been reported.
         written: The text before the expansion of environment variables, which errors show instead of `text`. None if
             errors may show `text`, because it contains no value that must stay secret.
     """

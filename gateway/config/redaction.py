@@ -13,7 +13,7 @@ part of an ordinary word."""
 _SUGGESTION = re.compile(
     r"(?:(?:: use| is not) one of [\w.@+-]+(?:, [\w.@+-]+)*)?(?:; did you mean '[\w.@+-]+'\?|: use '[\w.@+-]+')?$"
 )
-"""Matches the known names at the end of a message. They are not values, but can contain a misspelled value."""
+"""Matches the suggested names at the end of a message. They must not be redacted, even if one contains a value."""
 _COMMON = {"true", "false", "yes", "off", "null", "none"}
 
 

@@ -19,7 +19,7 @@ from gateway.errors import ConfigProblem
 def check_rules(config: Config, root: ParsedMapping, problems: list[ConfigProblem]) -> None:
     """Add a problem for each violation of a rule to `problems`.
 
-    The function reads references and listeners from the tree, so that it also checks parts that have other problems.
+    The function reads references and listeners from the tree, because `config` lacks the parts with other problems.
 
     Args:
         config: The valid parts of the configuration.
@@ -72,7 +72,7 @@ def _listeners(table: ParsedMapping) -> Iterator[tuple[str, Endpoint]]:
     for each in tree.items if isinstance(tree, ParsedSequence) else [tree]:
         item = each.entries["unix"][1] if isinstance(each, ParsedMapping) and "unix" in each.entries else each
         if isinstance(item, ParsedScalar) and item.text:
-            with contextlib.suppress(ValueError):  # the decoder has added a problem
+            with contextlib.suppress(ValueError):  # the decoder has already reported the invalid value
                 yield item.place, values.listener(item.text)
 
 
@@ -103,7 +103,7 @@ def _check_backends(config: Config, root: ParsedMapping, problems: list[ConfigPr
         for target in spec.targets:
             if not spec.ways(target) and any(_is_own_listener(target, listener) for listener in spec.listen):
                 place = _place(root, "backends", name, "targets")
-                remedy = "set the address of the server, or choose another listen"
+                remedy = "set the address of the server, or change listen"
                 message = f"{target} is the listener of this backend: {remedy}"
                 problems.append(ConfigProblem(place, f"backends.{name}.targets", message))
 

@@ -36,7 +36,7 @@ def read_scalar(tree: ParsedScalar, text: str, read: Callable[[str], Any]) -> An
 
     Args:
         tree: The value in the tree.
-        text: The text of the value, after the expansion of environment variables.
+        text: The value as a string, after the expansion of environment variables.
         read: The parser.
 
     Raises:
@@ -98,7 +98,7 @@ def broken_rule(value: Any, rules: Mapping[str, Any]) -> str | None:
     Args:
         value: The decoded value.
         rules: The metadata of the field: limits of a number (`POSITIVE`, `AT_LEAST_ONE`, `PORT`), or `check`, a
-            function that raises `ValueError` for an invalid text.
+            function that raises `ValueError` for an invalid string.
     """
     if isinstance(value, str) and "check" in rules:
         try:

@@ -26,7 +26,7 @@ def values_in(text: str) -> Iterator[str]:
 def tunnel_tree(
     text: str, place: str, kinds: Mapping[str, TunnelKind], problems: list[ConfigProblem]
 ) -> ParsedMapping | None:
-    """Convert a URL such as `ssh://user@host:port?identity_files=…` to the mapping of a tunnel in a file.
+    """Convert a URL such as `ssh://user@host:port?identity_files=…` to the keys of a tunnel, as in a file.
 
     Args:
         text: The URL.
@@ -35,7 +35,7 @@ def tunnel_tree(
         problems: The list to which problems are added.
 
     Returns:
-        The mapping; None after adding a problem.
+        The mapping. If the URL is not valid, the function adds a problem and returns None.
     """
     found = _split(text, place, kinds, lambda kind: kind.schemes, "ssh://user@host", problems)
     if found is None:
@@ -73,7 +73,7 @@ def _user_host_port(scheme: str, authority: str) -> dict[str, str]:
 def backend_tree(
     text: str, place: str, kinds: Mapping[str, BackendKind], problems: list[ConfigProblem]
 ) -> ParsedMapping | None:
-    """Convert a URL such as `mysql://db-1:3306,db-2:3306?via=…` to the mapping of a backend in a file.
+    """Convert a URL such as `mysql://db-1:3306,db-2:3306?via=…` to the keys of a backend, as in a file.
 
     Args:
         text: The URL.
@@ -82,7 +82,7 @@ def backend_tree(
         problems: The list to which problems are added.
 
     Returns:
-        The mapping; None after adding a problem.
+        The mapping. If the URL is not valid, the function adds a problem and returns None.
     """
     found = _split(text, place, kinds, lambda kind: kind.schemes, "mysql://host:port", problems)
     if found is None:

@@ -144,7 +144,7 @@ def path(text: str) -> Path:
 def unix_path(path: Path) -> Path:
     """Check that a path is not too long for a unix socket (unix(7)), and return the path."""
     if len(bytes(path)) > _MAX_UNIX_PATH:
-        raise ValueError(f"{path} is longer than the {_MAX_UNIX_PATH} bytes of a unix socket's path: shorten it")
+        raise ValueError(f"{path} is too long for a unix socket: shorten it to {_MAX_UNIX_PATH} bytes")
     return path
 
 

@@ -12,7 +12,7 @@ def expand(text: str, environment: Mapping[str, str], used: dict[str, str] | Non
     """Expand `${NAME}` and `${NAME:-default}`. `$$` is a dollar sign.
 
     Args:
-        text: The text.
+        text: The string with references.
         environment: The environment variables.
         used: Receives the reference, such as `${NAME}`, for each value that errors must not show. The value of the
             variable is the key.

@@ -32,7 +32,7 @@ def _of_volume(spec: BackendSpec, volume: VolumeOptions, mount: KernelMountRules
     if not _NAME.fullmatch(volume.name):
         yield "volume.name", f"{volume.name!r} is not a volume name: use letters, digits and '_.-', at least two"
     if spec.listen and all(address.is_unix for address in spec.listen):
-        yield "listen", "a volume needs a TCP address: add one to the unix socket, or remove listen"
+        yield "listen", "a volume needs a TCP address: add one in addition to the unix socket, or remove listen"
     if volume.address is not None and not is_address(volume.address):
         yield (
             "volume.address",
@@ -56,6 +56,7 @@ def _of_option(mount: KernelMountRules, option: str) -> str | None:
         return f"{key} is set by the gateway, because the mount depends on it: remove it"
     if key in _SECRET:
         return (
-            f"{key}: every user of Docker can read the options of a volume: mount on the host, and use a bind mount"
+            f"{key}: every user of Docker can read the options of a volume: mount the share on the host, and use a"
+            " bind mount"
         )
     return None

@@ -1,4 +1,4 @@
-"""Explains why a file is not valid YAML, and what to change. Does no I/O.
+"""Explains why a file is not valid YAML, and how to correct it. Does no I/O.
 
 The messages contain no values, because an unquoted password can look like an alias or a tag.
 """
@@ -21,11 +21,11 @@ _REMEDIES = (
     (r"scanning a quoted scalar|end of stream|document separator", "close the quotation mark"),
     (r"expected <block end>", "start all keys of a mapping, and all items of a list, in the same column"),
     (r"expected the node content", "add a value, or quote it"),
-    (r"expected a single document", "remove the line ---: a configuration is one document"),
+    (r"expected a single document", "remove the line ---: a configuration has only one document"),
     (r"escape", "write a backslash twice, or use single quotation marks"),
 )
 """Pairs of a pattern in the messages of PyYAML, and a remedy. The first match applies."""
-_OTHER = "check the quotation marks, brackets and indentation here"
+_OTHER = "check the quotation marks, brackets and indentation at this position"
 
 
 def yaml_error(error: yaml.YAMLError, text: str) -> tuple[int, int, str]:

@@ -1,4 +1,4 @@
-"""Records failed actions, with the time of the next attempt and the error, and refused addresses. Does no I/O."""
+"""Records which actions failed, when to retry each, and which addresses the engine refused. Does no I/O."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -13,7 +13,7 @@ _MAX_ADDRESS_FAILURES = 3
 """Number of timeouts after which the gateway requests another address instead of its previous one. A single timeout
 can be caused by a slow swarm manager, and must not change the address."""
 PREREQUISITES = (ActionKind.CREATE_NETWORK, ActionKind.CREATE_VOLUME, ActionKind.RECREATE_VOLUME)
-"""Actions that other actions depend on."""
+"""Kinds of actions that must succeed before the other actions on the same network or volume."""
 
 
 class ActionFailures:
@@ -23,7 +23,7 @@ class ActionFailures:
         self._failed: dict[tuple[str, str], tuple[Backoff, float, EngineError]] = {}
         """The backoff, the time of the next attempt and the last error, by the action's key."""
         self._address_failures: dict[tuple[str, tuple[str, ...]], int] = {}
-        """Failed attempts by network and addresses."""
+        """The number of failed attempts to get these addresses, by network and addresses."""
         self.refused: dict[str, frozenset[str]] = {}
         """Addresses that the engine refused to the gateway, by network."""
 
@@ -35,7 +35,7 @@ class ActionFailures:
         Args:
             action: The failed action.
             error: The error.
-            now: The time.
+            now: The current time.
             previous: The gateway's previous addresses, by network.
         """
         if action.addresses and error.may_be_address:
@@ -46,13 +46,13 @@ class ActionFailures:
         return before is None or str(error) != str(before[2])
 
     def succeeded(self, action: PlannedAction) -> None:
-        """Remove the failures of an action, and of the actions that depend on it."""
+        """Remove the recorded failures of an action, and of the actions that depend on it. These are then due."""
         self._failed.pop(action.key, None)
         if action.verb in PREREQUISITES:
             self._failed = {key: each for key, each in self._failed.items() if key[0] != action.key[0]}
 
     def retain(self, actions: Iterable[PlannedAction]) -> None:
-        """Remove the failures of all actions except these."""
+        """Keep only the failures of these actions, for example those of the current plan."""
         keys = {action.key for action in actions}
         self._failed = {key: failure for key, failure in self._failed.items() if key in keys}
 
@@ -100,8 +100,8 @@ class ActionFailures:
     ) -> None:
         """Count a failure, and exclude the addresses of the action if they are the probable cause.
 
-        Other addresses are excluded after the first failure. The gateway's previous address is excluded only after
-        several failures, unless the engine has certainly refused it.
+        The gateway's previous address is excluded only after several failures, unless the engine has certainly
+        refused it. Any other address is excluded after the first failure.
 
         Args:
             action: The failed action.

@@ -8,19 +8,20 @@ from gateway.contracts.values import IpAddress, IpNetwork
 from gateway.docker.model import NetworkInfo
 
 _MIN_HOST_BITS = 3
-"""The minimum number of host bits of a subnet that the gateway divides. Smaller subnets have too few addresses."""
+"""The minimum number of host bits of a subnet in which the gateway sets a separate range for containers. Smaller
+subnets have too few addresses."""
 _MAX_CANDIDATES = 1 << 16
-"""The maximum number of addresses to try in one block. An IPv6 subnet has too many addresses to try all of them."""
+"""The maximum number of addresses to try in one subnet. An IPv6 subnet has too many addresses to try all of them."""
 
 
 def range_for_others(subnet: IpNetwork) -> IpNetwork | None:
-    """Return the upper half of a subnet, as the range (`--ip-range`) for the addresses of containers.
+    """Return the upper half of a subnet, from which the engine then assigns addresses to containers (`--ip-range`).
 
     Args:
         subnet: The network's subnet.
 
     Returns:
-        None if the subnet is too small to be divided.
+        None if the subnet is too small for a separate range.
     """
     if subnet.max_prefixlen - subnet.prefixlen < _MIN_HOST_BITS:
         return None
@@ -45,7 +46,7 @@ def choose(
     claimed: Collection[str] = (),
     refused: Collection[str] = (),
 ) -> tuple[str, ...]:
-    """Choose the gateway's addresses, one in each divided subnet.
+    """Choose the gateway's addresses, one in each subnet that has a separate range for containers (`--ip-range`).
 
     A hash of the gateway's name selects the address. The selection is repeatable without a record, and agents on
     different nodes rarely select the same address. If two agents do, the engine refuses the second request, and that
@@ -59,7 +60,7 @@ def choose(
         refused: Addresses that the engine refused.
 
     Returns:
-        The addresses. There is none for a subnet that is not divided or has no free address.
+        The addresses. A subnet without a separate range, or without a free address, contributes none.
     """
     found = [str(fixed)] if fixed is not None else []
     for subnet, inner in _divided(network):

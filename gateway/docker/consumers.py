@@ -39,7 +39,7 @@ class Consumer:
 
 
 def consumer(container: Container, grants: Iterable[Grant], *, strict: bool) -> Consumer:
-    """Return a container as a consumer.
+    """Return the consumer for a container, with the backends that grants allow the container to use.
 
     Args:
         container: The container.
@@ -54,8 +54,8 @@ def consumer(container: Container, grants: Iterable[Grant], *, strict: bool) -> 
 def client_networks(observed: EngineSnapshot, options: DockerOptions) -> AbstractSet[str] | None:
     """Return the networks on which a client's address identifies a container of this engine; None for all networks.
 
-    On all other networks, another client can have the address of a container. If the engine runs on another host,
-    this applies to all networks.
+    On all other networks, another host can have the same address as a container. If the engine runs on another host,
+    the result is empty, because this is possible on every network.
     """
     own = observed.own_container
     if own is not None:
@@ -66,7 +66,7 @@ def client_networks(observed: EngineSnapshot, options: DockerOptions) -> Abstrac
 
 
 class ConsumerDirectory:
-    """Finds the consumer behind an address; updated from each snapshot.
+    """Finds the consumer that has a source address. The reconciler updates it from each snapshot.
 
     Args:
         request_snapshot: Called to request an immediate snapshot of the engine.
@@ -129,6 +129,7 @@ class ConsumerDirectory:
         return set(self._by_address.values())
 
     def _replace(self, consumers: dict[str, Consumer]) -> None:
+        """Replace all consumers. If they changed, call the watchers. In any case, wake up calls of `wait_for`."""
         changed, self._by_address = consumers != self._by_address, consumers
         if changed:
             self._unknown.clear()

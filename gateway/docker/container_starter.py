@@ -1,7 +1,7 @@
 """Starts containers in background tasks, because a start can take long: the engine first mounts the volumes.
 
-If the client disconnects, the engine cancels the start. Therefore, each start has its own connection, which stays
-open when a snapshot fails.
+If the client disconnects, the engine cancels the start. A failed snapshot closes the main connection, so each start
+uses a separate connection.
 """
 
 import asyncio
@@ -26,7 +26,8 @@ class ContainerStarter:
         execute: Executes an action on a connection, and returns whether it succeeded.
         failed: Called if the container could not be inspected before its start.
         ended: Called with the ID of a container after each attempt.
-        permits: Returns whether an action is still allowed when its turn comes. It can have waited for other starts.
+        permits: Returns whether an action is still allowed. Called immediately before the start, because the action
+            can have waited for other starts.
     """
 
     def __init__(

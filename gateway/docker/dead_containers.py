@@ -52,11 +52,11 @@ class DeadContainer:
 
 
 @dataclass(frozen=True)
-class MountListener:
-    """A listener through which the engine's host mounts volumes.
+class VolumeMountAddress:
+    """An address at which the engine's host mounts the volumes of a backend, through a listener of the backend.
 
     Args:
-        backend: The name of the listener's backend.
+        backend: The name of the backend.
         host: The listener's IP address, which can be a wildcard, or the `volume.address` of the backend.
         port: The listener's port.
     """
@@ -66,7 +66,7 @@ class MountListener:
     port: int
 
     def is_at(self, address: str, port: int, bridges: Collection[str] = ()) -> bool:
-        """Return whether a mount connects to this listener.
+        """Return whether a mount with these options connects to this address.
 
         Args:
             address: The mount option `addr`.

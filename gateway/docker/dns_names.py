@@ -11,7 +11,7 @@ from gateway.docker.plan import OWNER_ALIAS_PREFIX, DesiredState, NameConflict
 WITHOUT_NAMES = frozenset({"bridge", "host", "none"})
 """Docker's predefined networks, on which its DNS server resolves no names."""
 _GATEWAY = "gateway"
-"""The key that stands for the gateway in tables of the containers and services that hold a name."""
+"""The key of the gateway in tables of the containers and services that have a name."""
 _BACKEND = "a backend"
 _SHORT_ID = 12
 
@@ -50,7 +50,7 @@ class DnsClient:
     Args:
         id: The ID of the container or service.
         title: The name of the container or service, for messages.
-        aliases: The aliases that it requests on the network, in lower case.
+        aliases: The aliases that it requests on the network of the gateway, in lower case.
         hosts: The names in the container's hosts file.
     """
 
@@ -61,7 +61,7 @@ class DnsClient:
 
 
 class NameTable:
-    """Indexes which containers and services hold each name on each network.
+    """Finds the containers and services to which a name resolves on each network.
 
     Args:
         desired: The desired state.
@@ -72,7 +72,7 @@ class NameTable:
         self._desired = desired
         self._own = observed.own
         self._holders: dict[str, dict[str, dict[str, str]]] = {}
-        """The ID and description of each container or service that holds a name, by network and name."""
+        """The ID and description of each container or service to which a name resolves, by network and name."""
         own_service = ""
         for container in observed.containers:
             if container.id == observed.own:
@@ -95,7 +95,7 @@ class NameTable:
         backends: Collection[str],
         elsewhere: Iterable[str],
     ) -> Iterator[NameConflict]:
-        """Yield the names that resolve to two hosts.
+        """Yield each name that resolves to one host on the network of the gateway, and to another host elsewhere.
 
         Args:
             who: The container or service that resolves them.
@@ -119,7 +119,7 @@ class NameTable:
                     ours = {**ours, who.id: "an alias that it requests"}
                 if name in backends:
                     ours = {_GATEWAY: _BACKEND}
-                # If one container holds the name on both networks, the name resolves to the same host.
+                # If one container has the name on both networks, the name resolves to the same host.
                 what = next((text for key, text in ours.items() if key not in others), None)
                 if what is not None:
                     yield NameConflict(who.title, network, name, what, f"{min(others.values())} on network {place}")

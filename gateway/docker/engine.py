@@ -19,7 +19,7 @@ from gateway.docker.options import DockerOptions
 from gateway.errors import GatewayError, ReachError
 
 NEWEST = (1, 48)
-"""The newest API version that the gateway supports. `Flavor.oldest` is the oldest supported version."""
+"""The newest API version that the gateway supports. `EngineFlavor.oldest` is the oldest supported version."""
 _CONNECT_TIMEOUT = 5.0
 PING_EVERY = 10.0
 """Seconds without an event, or without the response to a start, after which the gateway pings the engine."""
@@ -61,7 +61,7 @@ class Engine:
     Args:
         docker: The aiodocker client; the caller closes it.
         timeout: The timeout of one request, in seconds.
-        connect_again: See `separate`.
+        connect_again: Returns a context manager for another connection to the same engine.
     """
 
     def __init__(

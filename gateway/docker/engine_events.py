@@ -18,13 +18,13 @@ _IGNORED_EVENTS = ("exec_", "health_status", "top", "attach", "resize", "export"
 
 
 class EngineEvents:
-    """The events of one engine, which correct what is known about its containers before the next snapshot.
+    """Reads the events of one engine, and updates the gateway's data about containers before the next snapshot.
 
     Args:
-        observer: Forgets the states of containers that start.
-        directory: Forgets the addresses of containers that end or leave a network.
-        revivals: Records the signals to containers.
-        requested: The containers whose start the gateway has requested.
+        observer: Caches the last start of each container, which is removed when the container starts again.
+        directory: Contains the addresses of containers, which are removed when a container exits or leaves a network.
+        revivals: Records the signals that other clients send to containers.
+        requested: IDs of the containers that the engine is starting at the request of the gateway.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class EngineEvents:
 
         Args:
             engine: The engine.
-            since: The time of the first event, in seconds since the epoch, on the engine's clock.
+            since: The time from which to read events, in seconds since the epoch, on the engine's clock.
 
         Raises:
-            EngineError: The engine cannot be used any more.
+            EngineError: The connection failed, or the engine does not respond to a ping.
         """
         async for event in engine.events(since, _TYPES):
             action = str(event.get("Action", ""))
@@ -63,14 +63,14 @@ class EngineEvents:
                 if action in _END_EVENTS:
                     self._directory.forget(container)
             else:
-                # A start that fails has no event of the container, but events of its networks and volumes.
+                # A failed start causes no event of the container, only events of its networks and volumes.
                 self._observer.expire_start(str(event.get("Actor", {}).get("Attributes", {}).get("container", "")))
                 if action == "disconnect":
                     self._directory.forget(engine.flavor.disconnected_container(event))
             self.changed.set()
 
     async def wait(self, at_most: float, watching: "asyncio.Task[None]") -> None:
-        """Wait for a change and the debounce time after it.
+        """Wait for a change, and then until no change follows for 0.2 s, but at most 2 s.
 
         Args:
             at_most: The maximum time to wait for a change, in seconds.

@@ -15,8 +15,8 @@ class EngineFlavor:
         oldest: The oldest API version that the gateway supports.
         release: The release with that version, for messages.
         has_swarm: Whether the implementation supports swarms, and therefore overlay networks and services.
-        lists_aliases: Whether the list of containers contains the aliases but not the network mode (Podman), instead
-            of the network mode but not the aliases (Docker). An inspection contains both.
+        lists_aliases: True if the list of containers contains aliases but no network modes (Podman); false if it
+            contains network modes but no aliases (Docker). An inspection always contains both.
         inspection: A prefix for the path of inspections. With it, the response contains the capabilities.
         ranges: A path, including the API version, that lists the networks with their address ranges; empty if the
             list at `/networks` contains the ranges.

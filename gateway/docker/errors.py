@@ -61,7 +61,7 @@ class EngineError(GatewayError):
 
     @property
     def blocked(self) -> BlockedReason:
-        """The reason why an attachment failed, which the engine reports only in the text of its message."""
+        """The reason why an attachment failed. It is parsed from the message, because the engine reports no code."""
         return next((reason for pattern, reason in _BLOCKED if pattern.search(self.message)), BlockedReason.REFUSED)
 
     @property
@@ -99,7 +99,8 @@ _KINDS = {
     504: ErrorKind.UNREACHABLE,
     900: ErrorKind.UNREACHABLE,
 }
-"""Maps the HTTP status of the engine, or of a proxy in front of it, to the kind of error. aiodocker adds 900."""
+"""Maps the HTTP status of the engine, or of a proxy in front of it, to the kind of error. aiodocker uses 900 if it
+cannot connect to the engine."""
 
 
 def as_engine_error(error: Exception) -> EngineError:

@@ -41,7 +41,7 @@ def granted(grants: Iterable[Grant], name: str | None, labels: Mapping[str, str]
 
 
 def owner(container_id: str, labels: Mapping[str, str]) -> tuple[str, str]:
-    """Return the kind and name of the owner of a container's aliases: a project, a service or the container."""
+    """Return who owns a container's aliases, as kind and name: its project, its swarm service or the container."""
     for kind in (PROJECT, SWARM_SERVICE):
         if kind in labels:
             return kind, labels[kind]

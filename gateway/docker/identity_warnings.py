@@ -1,4 +1,4 @@
-"""Warns about containers whose identity can be forged, by spoofed addresses or labels of images. Does no I/O."""
+"""Warns about containers whose identity can be forged, by a spoofed address or by labels in an image. Does no I/O."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -40,7 +40,7 @@ def _names(listed: Any) -> set[str]:
 
 
 def image_labels(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
-    """Yield a line for each container whose image has labels that would take effect as the container's labels."""
+    """Yield a warning for each container whose image has labels that the gateway evaluates on containers."""
     prefix = desired.options.label_prefix
     matter = {f"{prefix}.{key}" for key in KEYS} | set(desired.by_label.values())
     matter |= {label.partition("=")[0] for rule in desired.options.attach for label in rule.labels}
@@ -58,7 +58,7 @@ def image_labels(desired: DesiredState, observed: EngineSnapshot) -> Iterator[st
 
 
 def spoofing(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
-    """Yield a line for each network on which a container can spoof the address of a consumer."""
+    """Yield a warning for each network on which a container can spoof the address of a consumer."""
     sources = client_networks(observed, desired.options)
     by_network: dict[str, list[tuple[Container, Container]]] = {}
     for container in observed.containers:

@@ -1,7 +1,8 @@
 """Caches container inspections. The values that the gateway uses never change, except those of the last start.
 
-While the engine starts a container or copies files from it (`docker cp`), it does not answer inspections of this
-container. This takes minutes if a mount waits or if the files are large. Therefore, a snapshot waits only briefly.
+While the engine starts a container or copies files from it (`docker cp`), it does not respond to inspections of this
+container: the container is locked. This takes minutes if a mount waits or if the files are large. Therefore, a
+snapshot waits only briefly for a locked container.
 """
 
 import asyncio
@@ -20,10 +21,11 @@ from gateway.docker.identity_warnings import can_spoof
 from gateway.docker.model import LastStart
 
 _MAX_LOCKED, _MIN_WAIT = 1.0, 0.1
-"""The time in seconds that the inspections of one snapshot wait for locked containers, in total, and the minimum for
-each inspection."""
+"""The maximum total time that one snapshot waits for inspections of locked containers, and the time that each
+inspection can always take, in seconds."""
 _RUNNING_FACTOR = 3.0
-"""The factor by which these times are longer for a container that runs. The engine is then more probably slow."""
+"""The factor by which these times are longer for a running container. If the engine does not respond about a running
+container, the engine is probably slow, and the container is not locked."""
 RETRY = 10.0
 """Seconds after which a container is inspected again if it is locked, or if its inspection failed."""
 _STOP_TIMEOUT = 10.0
@@ -58,7 +60,7 @@ class InspectionCache:
         self._starts: dict[str, tuple[float, LastStart]] = {}
         """The last start at the last inspection, and the monotonic time of that inspection, by container ID."""
         self._locked: dict[str, float] = {}
-        """The monotonic time at which an inspection of the container was not answered or failed, by container ID."""
+        """The monotonic time at which an inspection of the container timed out or failed, by container ID."""
         self._problems: dict[str, str] = {}
         """See `problem`."""
         self._idle: frozenset[str] = frozenset()
@@ -76,7 +78,7 @@ class InspectionCache:
         self._idle, self._starting, self._left = frozenset(idle), frozenset(starting), _MAX_LOCKED
 
     def is_locked(self, container: str) -> bool:
-        """Return whether the engine does not answer about the container now, so that the cached values can be old."""
+        """Return whether the engine does not respond about the container, so that the cached values can be old."""
         locked_at = self._locked.get(container)
         return container in self._starting or (locked_at is not None and locked_at + RETRY > time.monotonic())
 
@@ -101,7 +103,7 @@ class InspectionCache:
         return self._starts[container][0] if container in self._starts else 0.0
 
     def expire_starts(self) -> None:
-        """Let each cached last start expire, because the gateway may have missed events of starts."""
+        """Mark the last start of each container for inspection, because the gateway may have missed start events."""
         self._starts = {key: (0.0, start) for key, (_, start) in self._starts.items()}
 
     def expire_start(self, container: str) -> None:
@@ -154,8 +156,8 @@ class InspectionCache:
         except EngineError as error:
             if error.kind is ErrorKind.NOT_FOUND:
                 return None
-            # An error about one container does not concern the others. Podman's inspections have the network mode,
-            # without which a container cannot be identified by its address.
+            # Docker's error about one container must not prevent the snapshot of the others. With Podman, raise it:
+            # only inspections contain the network mode, which is required to identify a container by its address.
             if error.kind not in (ErrorKind.FAILED, ErrorKind.TIMEOUT) or engine.flavor is not DOCKER:
                 raise
             self._lock(container, began)
@@ -181,13 +183,18 @@ class InspectionCache:
         return networks
 
     def _max_wait(self, engine: Engine, container: str) -> float | None:
-        """Return how long to wait for an inspection, in seconds; None for the timeout of requests."""
+        """Return how long to wait for an inspection, in seconds; None to wait until the engine's request timeout."""
         if engine.flavor is not DOCKER:
             return None
         return max(_MIN_WAIT, self._left) * (1.0 if container in self._idle else _RUNNING_FACTOR)
 
     def _lock(self, container: str, began: float) -> None:
-        """Record that an inspection, which began at this monotonic time, was not answered or failed."""
+        """Record a timeout or failure of an inspection. Subtract its duration from the remaining wait time.
+
+        Args:
+            container: The container's ID.
+            began: The monotonic time at which the inspection began.
+        """
         now = self._locked[container] = time.monotonic()
         self._left -= (now - began) / (1.0 if container in self._idle else _RUNNING_FACTOR)
 
@@ -209,14 +216,14 @@ def last_start(inspection: Mapping[str, Any]) -> LastStart:
 
 
 def signal_number(text: str) -> int:
-    """Return the number of a signal, such as `SIGHUP`, `HUP` or `1`; 0 for other text, such as `RTMIN+3`."""
+    """Return the number of a signal, such as `SIGHUP`, `HUP` or `1`; 0 for other strings, such as `RTMIN+3`."""
     if text.isdecimal():
         return int(text)
     return signal.Signals.__members__.get(f"SIG{text.upper().removeprefix('SIG')}", 0)
 
 
 def epoch(text: str) -> float:
-    """Convert a time from the engine (RFC 3339) to seconds since the epoch; 0 if the text has no time."""
+    """Convert a time from the engine (RFC 3339) to seconds since the epoch; 0 if it is not a valid time."""
     try:
         at = datetime.fromisoformat(text).timestamp()
     except ValueError:

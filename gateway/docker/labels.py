@@ -48,7 +48,7 @@ class LabelRequest:
 def read(
     labels: Mapping[str, str], prefix: str, instance: str, backends: Iterable[str], *, granted: bool = False
 ) -> tuple[LabelRequest | None, list[str]]:
-    """Return the request to this gateway in the labels, or None if there is none, and a message for each error.
+    """Parse labels. Return the request to this gateway (None if there is none), and a message for each error.
 
     Args:
         labels: The labels that the gateway evaluates.
@@ -129,7 +129,8 @@ def _key_errors(mine: Mapping[str, str], prefix: str, *, takes_part: bool) -> It
     Args:
         mine: The labels with the gateway's prefix, without the prefix.
         prefix: The prefix.
-        takes_part: Whether the container opts in. If not, unknown labels can belong to another program.
+        takes_part: Whether the container opts in. If not, unknown labels can belong to another program, so only those
+            that resemble a known label are errors.
     """
     for key in sorted(mine.keys() - KEYS):
         # Limit the length, because the creator of a container could make the comparison slow with long keys.
@@ -161,7 +162,7 @@ def by_rules(name: str, labels: Mapping[str, str], rules: Iterable[AttachRule]) 
 
 
 def with_grants(request: LabelRequest, given: GrantedAccess, *, explicit: bool) -> LabelRequest:
-    """Return the request. If it has no backends or no aliases, add those of the grants.
+    """Return the request, with the backends and aliases of the grants where the request specifies none.
 
     Args:
         request: The request by labels.

@@ -1,4 +1,4 @@
-"""Inspects the last start of each container, if this start could have failed because of the gateway."""
+"""Inspects the last start of each container that may have failed to start because a volume or network was missing."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,8 +9,8 @@ from gateway.docker.inspections import InspectionCache
 from gateway.docker.model import RUNNING, Container
 
 _MAX_AGE, _MAX_AGE_RUNNING = 2.0, 30.0
-"""Seconds after which the last start of a container is inspected again. A failed start possibly causes no event, and
-events can cause several snapshots a second, so the age of the inspection decides."""
+"""Seconds after which the last start of a container is inspected again. Events cannot replace this limit: a failed
+start may cause no event, and unrelated events can cause several snapshots a second."""
 _MAX_INSPECTIONS = 50
 """The maximum number of inspections in one snapshot. Containers with the oldest inspections come first."""
 NEXT = 1.0
@@ -24,7 +24,9 @@ async def with_last_starts(
     matters: Callable[[str], bool],
     now: float,
 ) -> tuple[tuple[Container, ...], bool]:
-    """Add the last starts to the containers, and return whether all last starts that may have failed are known.
+    """Add the last start to each container whose start may have failed, or that shares a network namespace.
+
+    Return the containers, and whether the last start of each of them was inspected at least once.
 
     Args:
         engine: The engine.

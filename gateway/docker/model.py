@@ -69,7 +69,7 @@ class LastStart:
 
     @property
     def max_stop_time(self) -> float:
-        """The time in seconds in which a stop probably ends."""
+        """The time in seconds within which a stop of the container probably completes."""
         return self.stop_timeout if self.stop_timeout >= 0 else _LONG_STOP
 
     def may_be_stopped_by(self, signals: Mapping[int, float], clock: float) -> bool:
@@ -88,7 +88,9 @@ class LastStart:
 
 
 def start_order(at: float, clock: float) -> tuple[bool, float]:
-    """Return a sort key for the time of a start. A start in the future was before the engine's clock was set back.
+    """Return a sort key for the time of a start.
+
+    A start that seems to be in the future sorts first, because it happened before the engine's clock was set back.
 
     Args:
         at: The time in seconds since the epoch.
@@ -111,12 +113,12 @@ class Container:
         hostname: The configured host name, in lower case, which resolves on each network like the container's name;
             empty if there is none, or if it is not known.
         hosts: The names in the container's hosts file, in lower case; empty if they are not known.
-        given_names: Aliases that the engine adds on every network, in addition to its short ID.
+        given_names: Aliases that the engine adds on every network, in addition to the container's short ID.
         has_volumes: Whether the container mounts volumes.
         exit_success: Whether the container exited with code 0.
         last_start: The last start of the container; None if it is not known.
-        is_locked: Whether the engine does not answer requests about the container now, for example because it is
-            starting it.
+        is_locked: Whether the engine does not respond to requests about the container now, for example while the
+            engine starts the container.
         problem: Why the engine cannot inspect the container; empty if it can.
     """
 
@@ -152,7 +154,7 @@ class Container:
 
 @dataclass(frozen=True)
 class NetworkInfo:
-    """A network in this engine's list.
+    """A network that this engine lists.
 
     Args:
         options: The driver's options, as the engine reports them.

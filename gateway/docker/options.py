@@ -116,8 +116,9 @@ class DockerOptions:
         attach: Rules that attach containers without labels.
         grants: Rules that let containers use backends. With `gateway.strict`, labels have no effect without such a
             rule.
-        on_name_conflict: `warn` or `refuse` to attach a container for which a name on a network of the gateway
-            resolves to another host, on another network of the container or in its hosts file.
+        on_name_conflict: The reaction if a name on a network of the gateway resolves to another host on another
+            network of a container, or in the container's hosts file. `warn`: attach the container, and warn.
+            `refuse`: do not attach it.
         services: Whether to attach swarm services by changing their specification, which restarts their tasks.
         revive: Whether to start containers after a failed start that a volume or a network of the gateway caused, and
             to restart containers that lost their network because they share the network namespace of a container that

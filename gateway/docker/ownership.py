@@ -1,6 +1,7 @@
-"""Stores the ownership record: the endpoints, addresses and starts that the gateway must know after its restart.
+"""Stores the ownership record, from which a restarted gateway reads what an earlier process did on the engine.
 
-The gateway writes the record before it attaches or starts a container, so that a crash cannot lose an entry.
+The record lists the endpoints and addresses that the gateway created, and the container starts that it requested. The
+gateway writes the record before it attaches or starts a container, so that a crash cannot lose an entry.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 class OwnershipRecord:
-    """Stores in a file which objects the gateway created on one engine.
+    """Stores in a file which endpoints and addresses the gateway created, and which starts it requested.
 
     Args:
         folder: The directory of the record's file. The directory is created if it is missing.
@@ -32,7 +33,7 @@ class OwnershipRecord:
         self._namespaces: frozenset[str] = frozenset()
         self._later_starts: dict[str, float] = {}
         self.adopting = True
-        """Whether no record existed. If so, the gateway regards endpoints with its owner alias as its own."""
+        """Whether the file did not exist. If so, the gateway regards endpoints with its owner alias as its own."""
         self.problem: str | None = None
         """Why the file cannot be used. The gateway then detaches nothing that an earlier process attached."""
         try:
@@ -46,7 +47,7 @@ class OwnershipRecord:
             with contextlib.suppress(OSError):  # keep the file, so that an operator can repair it
                 self._path.rename(self._path.with_suffix(".broken"))
         self._read_problem = self.problem
-        """The problem that a later write does not solve."""
+        """Why the file could not be read. A later successful write does not clear this problem."""
 
     def _read(
         self,
@@ -60,7 +61,7 @@ class OwnershipRecord:
             for name, each in written.get("addresses", {}).items()  # absent in files of earlier versions
         }
         starts: dict[str, RequestedStart] = {}
-        with contextlib.suppress(*_UNREADABLE):  # an unreadable start is only not repeated
+        with contextlib.suppress(*_UNREADABLE):  # if the starts are damaged, the gateway only does not repeat them
             starts = {
                 str(container): RequestedStart(StartFailureCause(cause), str(backend))
                 for container, (cause, backend) in written.get("starts", {}).items()
@@ -92,7 +93,7 @@ class OwnershipRecord:
 
     @property
     def namespaces(self) -> frozenset[str]:
-        """IDs of containers whose network namespace others share, see `gateway.docker.plan.Plan.namespaces`."""
+        """IDs of containers whose network namespace others share, see `gateway.docker.planning.lost_namespaces`."""
         return self._namespaces
 
     def record_namespaces(self, containers: frozenset[str]) -> None:
@@ -104,11 +105,11 @@ class OwnershipRecord:
 
     @property
     def later_starts(self) -> dict[str, float]:
-        """See `gateway.docker.plan.Plan.later_starts`."""
+        """The recorded results of `gateway.docker.planning.lost_namespaces.later_starts`."""
         return dict(self._later_starts)
 
     def record_later_starts(self, starts: Mapping[str, float]) -> None:
-        """Record starts, and keep the recorded starts of other containers."""
+        """Record results of `lost_namespaces.later_starts`. Keep the recorded results of other containers."""
         recorded = {**self._later_starts, **starts}
         if recorded != self._later_starts:
             self._merge()
@@ -122,7 +123,7 @@ class OwnershipRecord:
         self._write()
 
     def end_starts(self, containers: Collection[str]) -> None:
-        """Remove the requested starts of these containers, because the engine responded or the containers run."""
+        """Remove the requested starts of these containers, after the engine responded or the containers started."""
         if any(each in self._starts for each in containers):
             self._merge()
             self._starts = {key: each for key, each in self._starts.items() if key not in containers}

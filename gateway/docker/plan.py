@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from gateway.backend_support.volume import VolumeSpec
-from gateway.docker.dead_containers import DeadContainer, MountListener
+from gateway.docker.dead_containers import DeadContainer, VolumeMountAddress
 from gateway.docker.errors import BlockedReason
 from gateway.docker.failed_starts import RequestedStart
 from gateway.docker.model import Container, EngineSnapshot, LastStart
@@ -127,21 +127,22 @@ class DesiredState:
         busy: IDs of containers that have connections through the gateway.
         volumes: The configured volumes.
         serving: Whether any client has connections through the gateway.
-        by_label: The label by which a backend admits containers, by backend.
+        by_label: The label by which each backend admits containers, by the name of the backend.
         strict: Whether only grants admit containers, and labels do not.
-        configured: The networks of the configuration, if `options` contains the networks of projects instead, see
-            `expand_projects`; empty if not.
+        configured: The configured networks, if `expand_projects` has replaced some of them in `options` with the
+            networks of projects; otherwise empty.
         claimed: The gateway's previous addresses, by network.
         refused: The addresses that the engine refused, by network.
         direct: Addresses that the gateway reaches directly. A new network must not contain these addresses.
-        mount_listeners: The listeners through which the engine's host mounts volumes.
+        mount_addresses: The addresses at which the engine's host mounts volumes.
         usable: The backends that serve clients now; None if this is not known, because a command runs without the
             service.
         given_up: The containers that failed too many times and are not started again, see `StartAttempts`.
-        restarted: The containers that were started after a start of another container, see `StartAttempts` and
-            `Plan.later_starts`.
-        interrupted: The starts that this gateway requested and the engine did not answer, by the container's ID.
-        namespaces: The containers whose namespace others used at the last snapshot, see `Plan.namespaces`.
+        restarted: Containers that were started after the owner of their network namespace, each with the start of
+            the owner, see `StartAttempts.restarted` and `Plan.later_starts`.
+        interrupted: The starts that this gateway requested and to which the engine did not respond, by the
+            container's ID.
+        namespaces: The containers whose network namespace others shared at the last snapshot, see `Plan.namespaces`.
         signals: The signals that other clients sent to each container, see `StartAttempts`.
     """
 
@@ -157,7 +158,7 @@ class DesiredState:
     claimed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     refused: Mapping[str, frozenset[str]] = field(default_factory=dict)
     direct: tuple[str, ...] = ()
-    mount_listeners: tuple[MountListener, ...] = ()
+    mount_addresses: tuple[VolumeMountAddress, ...] = ()
     usable: frozenset[str] | None = None
     given_up: frozenset[tuple[str, float]] = frozenset()
     restarted: frozenset[tuple[str, float]] = frozenset()
@@ -184,7 +185,7 @@ class DesiredState:
         return OWNER_ALIAS_PREFIX + _NO_HOST_NAME.sub("-", self.instance.lower())[:_MARK_LENGTH]
 
     def is_gateway(self, container: Container) -> bool:
-        """Return whether a container is a gateway, because it has this gateway's owner alias and a backend's name."""
+        """Return whether a container is the gateway: it has this gateway's owner alias and the name of a backend."""
         backends = {each.lower() for each in self.backends}
         return any(
             self.owner_alias in each.names and not backends.isdisjoint(each.names)
@@ -201,7 +202,7 @@ class NameConflict:
         network: The network of the gateway.
         name: The name.
         ours: The host on that network.
-        other: The other host, and where it resolves.
+        other: The other host, and where the name resolves to it.
     """
 
     container: str
@@ -222,7 +223,7 @@ class Plan:
     attachments: tuple[AttachmentStatus, ...] = ()
     warnings: tuple[str, ...] = ()
     postponed: int = 0
-    """The number of endpoints that the gateway detaches later because of the limit `max_detaches`."""
+    """The number of endpoints that the gateway detaches later, because the limit `max_detaches` is reached."""
     volumes: tuple[VolumeStatus, ...] = ()
     label_errors: frozenset[str] = frozenset()
     """The warnings about labels."""
@@ -233,9 +234,9 @@ class Plan:
     """Warnings about containers that can spoof addresses. They are separate, because they change often."""
     dead: tuple[DeadContainer, ...] = ()
     namespaces: frozenset[str] = frozenset()
-    """IDs of the containers, possibly removed, whose namespace others use and which concern the gateway."""
+    """IDs of containers whose network namespace others share, see `gateway.docker.planning.lost_namespaces`."""
     later_starts: Mapping[str, float] = field(default_factory=dict)
-    """See `gateway.docker.planning.lost_namespaces.later_starts`."""
+    """The result of `gateway.docker.planning.lost_namespaces.later_starts`."""
 
 
 def backends_on(desired: DesiredState, network: str) -> tuple[str, ...]:

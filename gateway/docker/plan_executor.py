@@ -1,4 +1,4 @@
-"""Executes plans in order. Counts and audits every write, and adds new endpoints to the ownership record."""
+"""Executes the actions of plans. Counts and audits each write, and adds new endpoints to the ownership record."""
 
 import asyncio
 import logging
@@ -67,7 +67,7 @@ class PlanExecutor:
         self.writes: Tally = Tally()
         self.errors: dict[tuple[str, str], int] = {}
         self.seen: set[tuple[str, str]] = set()
-        """Endpoints of this gateway that a snapshot has contained and that this gateway did not detach."""
+        """Endpoints that this gateway created and did not detach, and that a snapshot has contained."""
 
     async def run(
         self, engine: Engine, planned: Sequence[PlannedAction], due: Sequence[PlannedAction], *, wait: bool

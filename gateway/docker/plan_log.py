@@ -1,4 +1,4 @@
-"""Logs what is new in a plan: containers that are unavailable, attachments that are refused, and warnings."""
+"""Logs new lines of a plan: containers that are unavailable, attachments that are refused, and warnings."""
 
 import logging
 
@@ -35,4 +35,4 @@ def log_changes(planned: Plan, limiter: LogLimiter, now: float) -> None:
         elif each in planned.label_errors:
             log.info("docker: invalid label", extra={"detail": each})
         else:
-            log.warning("docker: warning", extra={"detail": each})
+            log.warning("docker: problem found", extra={"detail": each})

@@ -8,9 +8,9 @@ from gateway.docker.options import NetworkOptions
 
 STACK = "com.docker.stack.namespace"
 _KINDS = (("", PROJECT), ("-stack-", STACK), ("-service-", SWARM_SERVICE))
-"""The prefixes that distinguish the suffixes of services and single containers from those of projects. A project's
-name never begins with a dash, so a container does not share a network with a project of the same name. The prefixes
-contain no dot, because the name of an overlay is a DNS label."""
+"""The labels that contain a container's project, stack or service, each with a prefix for this name in the name of
+the network. A project's name never begins with a dash, so a service `shop` does not share a network with a project
+`shop`. The prefixes contain no dot, because the name of an overlay is a DNS label."""
 PROJECT_BITS = {4: 24, 6: 64}
 """The prefix length of a project's network, by IP version."""
 _PART_OF_A_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -35,7 +35,9 @@ def group(name: str, labels: Mapping[str, str]) -> str:
 
 
 def network_of(configured: str, options: NetworkOptions, name: str, labels: Mapping[str, str]) -> str:
-    """Return the name of the network to which a container or service is attached instead of a configured network.
+    """Return the actual name of a configured network for a container or service.
+
+    With `per: project`, this is the name of the separate network of the container's or service's project.
 
     Args:
         configured: The configured name.

@@ -207,7 +207,8 @@ class Reconciler:
 
         Args:
             engine: The engine.
-            once: Whether a command calls this method. The gateway can then run in another container.
+            once: Whether a command such as `gateway apply` calls this method. The command can run in another
+                container than the gateway.
 
         Raises:
             EngineError: A request for the snapshot failed; nothing was executed.
@@ -228,7 +229,6 @@ class Reconciler:
             log.info("docker engine usable again")
         self.observed, self.observed_at, self.problem = observed, time.time(), None
         now = time.monotonic()
-        # The limit of detached endpoints counts only the actions that are due.
         self.revivals.observed(planned.dead, now, observed.clock)
         self.revivals.retain(there)
         self._ownership.record_namespaces(planned.namespaces)
@@ -259,7 +259,7 @@ class Reconciler:
         return max(0.05, min(waits, default=self._options.resync)), done
 
     def _started(self, observed: EngineSnapshot, now: float) -> set[str]:
-        """Return the containers whose requested start needs no record, because they run or do not exist any more."""
+        """Return the containers whose requested start needs no record any more, because they run or were removed."""
         states = {each.id: each.state for each in observed.containers}
         return {
             key
@@ -301,6 +301,6 @@ class Reconciler:
 
 
 def _without(planned: Plan, held: list[PlannedAction]) -> Plan:
-    """Return the plan without the actions that the limit postpones, and with their count as `postponed`."""
+    """Return the plan without the postponed actions, and with the number of endpoints that these would detach."""
     actions = tuple(action for action in planned.actions if action not in held)
     return replace(planned, actions=actions, postponed=sum(action.detaches for action in held))

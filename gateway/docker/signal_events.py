@@ -12,8 +12,8 @@ from gateway.docker.inspections import epoch, signal_number
 from gateway.docker.start_attempts import StartAttempts
 
 _KEPT = 200
-"""If the engine returns fewer past events, it has returned all events since its start. It keeps the last 256 (moby,
-`daemon/events`), of which the response lacks those that are newer than the request."""
+"""If the engine returns fewer past events, these are all events since its start. The engine keeps the last 256 (moby,
+`daemon/events`), and the response omits those that are newer than the request."""
 
 
 def record_event(event: Mapping[str, Any], attempts: StartAttempts, requested: Collection[str]) -> None:
@@ -36,13 +36,15 @@ def record_event(event: Mapping[str, Any], attempts: StartAttempts, requested: C
 async def record_past_events(
     engine: Engine, attempts: StartAttempts, requested: Collection[str], within: float
 ) -> tuple[float, float]:
-    """Record the events that the engine has kept. Without them, a restart could undo a stop that has begun before.
+    """Record the past events that the engine has kept.
+
+    They show which containers another client has begun to stop. The gateway must not restart these containers.
 
     Args:
         engine: The engine.
         attempts: See `record_event`.
         requested: See `record_event`.
-        within: The maximum time in seconds. After it, the events are incomplete.
+        within: The maximum time to read events, in seconds. After it, the remaining events are not recorded.
 
     Returns:
         The engine's time at the beginning, in seconds since the epoch, and the monotonic time since which all events

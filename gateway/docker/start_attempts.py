@@ -54,7 +54,7 @@ class StartAttempts:
 
     @property
     def restarted(self) -> frozenset[tuple[str, float]]:
-        """Pairs of the ID of a restarted container, and the start of its namespace's owner that was the reason."""
+        """The restarted containers, each as its ID and the `owner_start` that was the reason for the restart."""
         return frozenset(self._restarted.items())
 
     @property
@@ -74,7 +74,10 @@ class StartAttempts:
         self._signals.pop(container, None)
 
     def permits(self, action: PlannedAction, now: float) -> bool:
-        """Return whether an action that was planned before can still be executed."""
+        """Return whether a planned action is still allowed.
+
+        A restart is not allowed if another client has sent a signal that possibly stops the container.
+        """
         start, signals = action.last_start, self._signals.get(action.container_id, {})
         clock = self._clock_offset and self._clock_offset + now
         return action.verb is not ActionKind.RESTART or start is None or not start.may_be_stopped_by(signals, clock)
@@ -99,7 +102,7 @@ class StartAttempts:
         self._attempts = {key: each for key, each in self._attempts.items() if each.dead_at + STABLE > now}
 
     def attempted(self, action: PlannedAction, now: float, *, started: bool = False, answered: bool = True) -> None:
-        """Record an attempt. The count restarts if the owner of the container's network namespace has a new start.
+        """Record an attempt. If the owner of the container's network namespace was started again, restart the count.
 
         Args:
             action: The start or restart.

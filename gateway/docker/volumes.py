@@ -28,8 +28,9 @@ class VolumeStatus:
 
     Args:
         change: The necessary action; None if the volume needs no action.
-        state: How the volume differs from the configuration, such as `kept` or `blocked`.
-        message: The reason for `state`; empty if `state` is `kept`.
+        state: `kept`: the volume is correct. `pending`: it will be created or recreated. `drifted`: its options
+            differ, but it is in use. `blocked`: another program created a volume of that name.
+        message: Details; can be empty if `state` is `kept`.
     """
 
     spec: VolumeSpec
@@ -98,7 +99,7 @@ def mount_problems(
     if not specs:
         return
     if any("rootless" in str(each) for each in info.get("SecurityOptions") or ()):
-        yield "volumes: a rootless engine cannot mount NFS or SMB: mount it on the host, and use a bind mount"
+        yield "volumes: a rootless engine cannot mount NFS or SMB: mount the share on the host, and use a bind mount"
     if "Docker Desktop" in str(info.get("OperatingSystem", "")):
         yield "volumes: Docker Desktop mounts in a virtual machine with its own 127.0.0.1: set volume.address"
     loopback = [spec.name for spec in specs if spec.address.startswith("127.") or spec.address == "::1"]

@@ -78,7 +78,7 @@ def _change_url(
     new = None
     if server is not None and written is not None:
         new = replaced(written, *server.span(), address, lambda each: container.references.get(each, ""))
-    elif server is not None and hide_secrets(old) == old:  # `environment` overrides `env_file`
+    elif server is not None and hide_secrets(old) == old:  # set it in `environment`, which overrides `env_file`
         new = (old[: server.start()] + address + old[server.end() :]).replace("$", "$$")
     if new is None:
         shown = server[0] if server is not None else "host and port"

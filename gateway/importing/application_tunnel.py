@@ -56,7 +56,7 @@ def _login(container: ImportedContainer, result: ImportResult) -> dict[str, Any]
     path = variable(*_KEYS)
     if is_private_key(path) or (path and "/" not in path):
         path = f"/run/secrets/{container.name or 'ssh'}_key"
-        result.add_note(f"{container.where}: write the private key in the variable to {path}")
+        result.add_note(f"{container.where}: write the private key from the variable to {path}")
         keys["identity_files"] = [path]
     elif path or mounted_key(container):
         keys["identity_files"] = [context.path(path or mounted_key(container))]

@@ -99,7 +99,7 @@ def _add_direct(client: ImportedClient, result: ImportResult) -> None:
     host = "127.0.0.1" if kernel or on_host else ANY_ADDRESS
     port = _VOLUME_PORT if kernel else client.port
     if via is None and client.host in HOST_NAMES and port == client.port:
-        port += 1  # with the address of its target, the listener would accept its own connections
+        port += 1  # with the address of its own target, the listener would connect to itself
     listen = _free_listener(f"{host}:{port}", "", result)
     name = result.new_backend_name(client.volume or client.name)
     backend: dict[str, Any] = {"kind": client.kind}
@@ -111,7 +111,7 @@ def _add_direct(client: ImportedClient, result: ImportResult) -> None:
 
 
 def _free_listener(listen: str, where: str, result: ImportResult) -> str:
-    """Return `listen`; if another backend uses its port, return it with the next unused port.
+    """Return the listener with a port that no other backend uses: its own port, or else the next free port.
 
     Args:
         listen: The listener: `host:port` or the path of a unix socket.
@@ -151,8 +151,8 @@ def _merge(client: ImportedClient, name: str, result: ImportResult) -> None:
     for key in ("export", "share"):
         if key in keys and backend.get(key, keys[key]) != keys[key] and client.volume:
             result.add_note(
-                f"{client.where}: backend {name} manages another volume; create this one, with addr=127.0.0.1,"
-                f" port={split_target(backend['listen'])[1]} and {key} {keys[key]}"
+                f"{client.where}: backend {name} manages another volume; create this volume yourself, with"
+                f" addr=127.0.0.1, port={split_target(backend['listen'])[1]} and {key} {keys[key]}"
             )
             keys.pop("volume", None)
     if "volume" in backend and "volume" in keys and client.volume != backend["volume"]["name"]:
@@ -172,7 +172,7 @@ def _remove_login(client: ImportedClient) -> None:
 
 
 def _join_checks(client: ImportedClient, check: dict[str, Any], name: str, result: ImportResult) -> None:
-    """Add a client's login to the check of a backend. If another client has set the user or database, add a note."""
+    """Add a client's login to the check of a backend. If the check has another user or database, add a note."""
     backend = result.backends[name]
     others: list[str] = []
     if check.get("user") == backend["check"].get("user"):
@@ -202,8 +202,8 @@ def _unique_volume(client: ImportedClient, keys: dict[str, Any], result: ImportR
 def _note_missing(name: str, result: ImportResult) -> None:
     """Add a placeholder for each required key that the backend lacks, and a note that asks the user to replace it.
 
-    If a backend of this kind needs no keys, add the kind's note if the backend has no check. Remove a note that no
-    longer applies.
+    For a kind that requires no keys, add the kind's note, for example about a login for the check, while the backend
+    has no check. Remove the note when it no longer applies.
     """
     backend = result.backends[name]
     imports = KINDS[backend["kind"]].imports

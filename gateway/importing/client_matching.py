@@ -90,8 +90,8 @@ def _forward_of_host(client: ImportedClient, result: ImportResult) -> ImportedFo
     forward = next((each for each in result.forwards if (HERE, client.port) in each.names), None)
     if forward is not None:
         result.add_note(
-            f"{client.where}: in a container, {client.host} is the container itself, so it never reached the forward"
-            f" of {forward.where}"
+            f"{client.where}: in a container, {client.host} is the container itself, so this client never reached the"
+            f" forward of {forward.where}"
         )
     return forward
 

@@ -13,7 +13,8 @@ def _address(
 ) -> str:
     """Return an instruction for the user: the address to which a container must connect.
 
-    Mark a link (`links` in Compose) that the backend replaces as used.
+    If the client uses a link (`links` in Compose) to a container that the gateway replaces, mark the link as used, so
+    that no note lists it.
     """
     listen, variables = backend["listen"], ", ".join(client.variables)
     if listen.startswith("/"):
@@ -27,7 +28,7 @@ def _address(
             f", or start the container with --add-host {client.backend}:host-gateway if the gateway runs on this host"
         )
     if host in LOOPBACK:
-        text += f"; for that, run the gateway in a container and listen on {ANY_ADDRESS}:{port}"
+        text += f"; to make this possible, run the gateway in a container and listen on {ANY_ADDRESS}:{port}"
     linked = container.links.get(client.host, "")
     if any(linked in each.names and each.replaced for each in result.containers):
         text += f"; remove the link to {linked}"
@@ -41,7 +42,7 @@ def _address(
 def _missing_file(client: ImportedClient, container: ImportedContainer) -> str:
     """Return an instruction to create the password file of a check; empty if a source contains the file.
 
-    A source does not contain the file if it is, for example, an external secret.
+    For example, no source contains the file of an external secret.
     """
     path = client.keys.get("check", {}).get("password_file", "")
     variable = next((each for each in client.login if container.environment[each] == path), "")

@@ -72,7 +72,7 @@ def compose_diff(text: str, name: str, result: ImportResult) -> str:
 
 
 def _edit(text: str, name: str, *, has_services: bool) -> YamlEdit:
-    """Start the edit of a Compose file.
+    """Create the `YamlEdit` for a Compose file.
 
     Args:
         text: The content of the file.
@@ -85,8 +85,7 @@ def _edit(text: str, name: str, *, has_services: bool) -> YamlEdit:
     edit = YamlEdit(text)
     if edit.get("services", "gateway") is not None:
         raise UsageError(
-            f"{name}: the file already has a service named gateway: restore the file from before an earlier diff, or"
-            " rename the service"
+            f"{name}: the file already has a service named gateway: undo the earlier diff, or rename the service"
         )
     if has_services and edit.get("services") is None:
         raise UsageError(f"{name}: the file has Compose file format 1; put the services below `services:`")
@@ -94,7 +93,7 @@ def _edit(text: str, name: str, *, has_services: bool) -> YamlEdit:
 
 
 def _relative(changes: list[tuple[str, str, str]], folder: str, result: ImportResult) -> list[tuple[str, str, str]]:
-    """Make the paths of changes relative to `folder` if patch(1) would refuse them: absolute paths, and `..`.
+    """Make paths relative to `folder` if patch(1) would refuse them, because they are absolute or contain `..`.
 
     Args:
         changes: The path, the old content and the new content of each file in `folder`.
@@ -110,7 +109,7 @@ def _relative(changes: list[tuple[str, str, str]], folder: str, result: ImportRe
 
 
 def _note_ports(found: ComposeGatewayConfig, ports: list[str], result: ImportResult) -> None:
-    """Add a note on the addresses for programs of this host, and mark the ports of replaced services as used."""
+    """Add a note on the ports published for programs on this host. Mark the ports of replaced services as used."""
     mounted = {name for name, keys in found.backends.items() if KINDS[keys["kind"]].kernel_mounts}
     on_loopback: list[str] = []
     for forward in result.forwards:

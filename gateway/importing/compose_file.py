@@ -112,7 +112,7 @@ def _extended(
 
 
 def _interpolate(value: Any, files: EnvFiles, folder: str) -> Any:
-    """Replace variables in all strings of a value, as Compose does. Keep unset ones without default as `${NAME}`."""
+    """Replace variables in all strings of a value, as Compose does. Keep references without a value as `${NAME}`."""
     if isinstance(value, dict):
         return {key: _interpolate(each, files, folder) for key, each in value.items()}
     if isinstance(value, list):

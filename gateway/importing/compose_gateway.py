@@ -26,7 +26,7 @@ _FILES = {
 
 @dataclass
 class ComposeGatewayConfig:
-    """The imported configuration in the form for a gateway that runs as a Compose service.
+    """The imported configuration, adapted for a gateway that runs as a Compose service.
 
     Args:
         tunnels: The tunnels.

@@ -8,7 +8,7 @@ from gateway.importing.compose_values import environment, list_of, mapping
 from gateway.importing.docker_options import read_bind
 
 _REPLACED = ("command", "entrypoint", "test")
-"""Keys whose lists the override file replaces. It extends other lists."""
+"""Keys whose list the override file replaces. For other keys, Compose appends the list of the override file."""
 _LISTS = ("dns", "dns_opt", "dns_search", "env_file", "label_file", "tmpfs")
 """Keys of services whose value can be a string or a list. Compose merges both as lists."""
 _NAME = re.compile(r"(?:docker-)?compose(\.override)?\.ya?ml")

@@ -20,7 +20,7 @@ def mapping(value: Any, where: str) -> dict[str, Any]:
 
 
 def list_of(value: Any, where: str) -> list[Any]:
-    """Convert a value to a list: a list remains, a string becomes the only item, and an absent value has no items.
+    """Convert a value to a list: a string becomes a list of one item, and an absent value becomes an empty list.
 
     Raises:
         UsageError: The value is neither a list nor a string.

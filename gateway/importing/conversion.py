@@ -72,7 +72,7 @@ def _convert(sources: Sequence[ImportSource]) -> ImportResult:
 
 
 def _overrides(given: Sequence[tuple[ImportSource, str]]) -> dict[str, ImportSource]:
-    """Find the Compose files with an override file among the sources. Return the override files by Compose file."""
+    """Return the override file of each Compose file that has one, by the name of the Compose file."""
     files = [(*posixpath.split(source.name), source) for source, form in given if form == "compose" and source.name]
     overrides = {folder: source for folder, name, source in files if is_override(name)}
     return {source.name: overrides[folder] for folder, name, source in files if is_base(name) and folder in overrides}
@@ -163,16 +163,16 @@ def _note_ports(container: ImportedContainer, result: ImportResult) -> None:
             inner = split_target(backend["listen"])[1]
             container.use(*container.port_parts)
             publish = (
-                f"publish 127.0.0.1:{port}:{inner} on the gateway's container; if the gateway runs on this host, "
+                f"publish 127.0.0.1:{port}:{inner} on the gateway's container; or, if the gateway runs on this host, "
             )
             result.add_note(
-                f"{container.where}: its published ports: for programs of this host that use port {port},"
+                f"{container.where}: for programs on this host that use its published port {port},"
                 f" {'' if KINDS[backend['kind']].kernel_mounts else publish}connect to port {inner}"
             )
 
 
 def note_rest(result: ImportResult) -> None:
-    """Add a note for each container that lists the parts of its definition that the import did not use.
+    """For each container, add a note that lists the parts of its definition that the import did not use.
 
     Args:
         result: Contains the containers. Receives the notes.

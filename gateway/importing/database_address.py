@@ -1,4 +1,4 @@
-"""Defines the address of a database, as environment variables describe it."""
+"""Defines the address of a database, as parsed from environment variables."""
 
 import re
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _WORDS = {"pgsql": "postgres", "pg": "postgres", "psycopg": "postgres", "psycopg
           "asyncpg": "postgres", "pymysql": "mysql", "mysql2": "mysql"}  # fmt: skip
 """The kind of database for each driver name."""
 _WITHOUT_PROTOCOL = ("tcp", "http")
-"""Kinds that the name of a variable does not imply."""
+"""Kinds that are ignored in `DatabaseAddress.words`, because `tcp` and `http` do not name a kind of database."""
 _TLS = re.compile(r"(?i)\b(?:(?:pg)?sslmode|ssl-mode|mode|ssl|usessl|tls)=(require\w*|verify[\w-]*|true|1)\b")
 """URL parameters that request TLS."""
 
@@ -30,7 +30,7 @@ class DatabaseAddress:
         variables: The variables that contain the address: host and port, or a URL.
         prefix: The common prefix of the variables' names.
         host: The host, in its original spelling.
-        port: The port as text; empty if no variable names the port.
+        port: The port as a string; empty if no variable contains the port.
         words: Words, separated by spaces, that can contain the name of a database kind or of a driver.
         user: The user; empty if it is not known.
         password: The name of the variable with the password; empty if there is none.

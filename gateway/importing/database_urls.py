@@ -55,9 +55,6 @@ def find_urls(container: ImportedContainer, result: ImportResult) -> Iterator[Da
     Args:
         container: The container with the variables.
         result: Receives notes on connection strings that the import does not support.
-
-    urllib.parse cannot parse these URLs: it changes the case of the host, and accepts neither several hosts nor
-    references to variables.
     """
     environment = container.environment
     for name, value in environment.items():
@@ -71,7 +68,7 @@ def find_urls(container: ImportedContainer, result: ImportResult) -> Iterator[Da
 def _is_imported(name: str, scheme: str) -> bool:
     """Return whether a URL is the address of a database.
 
-    For a scheme that does not show this, such as `tcp`, the name of the variable must end with `URL`, `URI` or `DSN`.
+    If the scheme does not show this, as with `tcp`, the name of the variable must end with `URL`, `URI` or `DSN`.
     """
     kind = kind_of_word(scheme)
     if scheme in OTHER_PORTS or (kind is not None and kind.default_port and kind.mount is None):
@@ -118,6 +115,7 @@ def _address(name: str, url: _Url, environment: dict[str, str]) -> DatabaseAddre
 
 def _parse(text: str) -> _Url | None:
     """Split a string into the parts of a URL. Return None if the string is not a URL with a host."""
+    # urllib.parse changes the case of the host, and accepts neither several hosts nor references to variables.
     match = _URL.fullmatch(text)
     if match is None:
         return None

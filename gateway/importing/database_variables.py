@@ -39,7 +39,7 @@ def find_clients(container: ImportedContainer, result: ImportResult) -> list[Imp
         ):
             result.add_note(
                 f"{where}: the driver connects to the names of the replica set's"
-                " members, not to the backend: add a backend for each member, or directConnection=true"
+                " members, not to the backend: add a backend for each member, or set directConnection=true"
             )
         named = DATABASE_NAME.search(address.prefix) or address.words in OTHER_PORTS
         optional = not named and not note and not keys and kind == "tcp"
@@ -134,5 +134,5 @@ def _password_note(address: DatabaseAddress, keys: dict[str, Any]) -> str:
         return ""
     value = "the password in" if address.password == address.variables[0] else "the value of"
     if address.password.endswith("PASSFILE"):
-        value = "the password in the file of"
+        return f"write the password in the file that {address.password} names to PASSWORD_FILE"
     return f"write {value} {address.password} to PASSWORD_FILE"

@@ -17,7 +17,7 @@ Volumes = dict[str, dict[str, str]]
 
 
 def import_docker(words: list[str], source: str, read_env_file: EnvFileReader, result: ImportResult) -> Volumes:
-    """Convert a docker command.
+    """Read a docker command: the container that it runs, and the volumes that it creates.
 
     Args:
         words: The words of the command. The first word is `docker` or `podman`.
@@ -144,7 +144,7 @@ def _apply_network(container: ImportedContainer, name: str, value: str) -> None:
 def _mounted_by(
     container: ImportedContainer, kind: str, mount: ImportedMount, result: ImportResult
 ) -> tuple[dict[str, str], ImportedMount]:
-    """Interpret a `--mount` with a file system as its type, such as `type=nfs`, which docker refuses.
+    """Interpret a `--mount` option whose type is a file system, such as `type=nfs`. Docker refuses such an option.
 
     Add a note with the correct option. Return the driver options and the mount that the user intended.
     """
@@ -162,7 +162,7 @@ def _mounted_by(
 
 
 def _correct(container: ImportedContainer, driver: dict[str, str], result: ImportResult) -> Volumes:
-    """Interpret `docker run --opt`, which docker refuses, as options of a volume.
+    """Interpret `docker run --opt`, which Docker refuses, as options of a volume.
 
     Add a note with the correct command. Return the driver options of the volume that the user intended, by its name.
     """

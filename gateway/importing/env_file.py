@@ -15,8 +15,8 @@ def parse_env_file(text: str, value: Callable[[str], str] | None = None) -> dict
 
     Args:
         text: The content of the file: `NAME=value` lines, with comments, quotes and `export`.
-        value: Returns the value of a variable that the file does not set before; empty if it is not known. If it is
-            None, references to variables stay as they are, as in `docker run`.
+        value: Returns the value of a variable that no earlier line of the file sets; empty if it is not known. If
+            this argument is None, references to variables are not replaced, as in `docker run`.
     """
     found: dict[str, str] = {}
 

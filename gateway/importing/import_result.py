@@ -65,7 +65,7 @@ class ImportResult:
             UsageError: The value of the key `host`, or the argument `host` if there is no such key, is not valid.
         """
         if not is_host(str(keys.get("host", host))):
-            raise UsageError(f"{keys.get('host', host)!r} is not a host")
+            raise UsageError(f"{keys.get('host', host)!r} is not a host name or an IP address")
         for name, existing in self.tunnels.items():
             if existing == keys:
                 return name

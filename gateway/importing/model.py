@@ -1,4 +1,4 @@
-"""Defines what an import reads from files and commands: containers, forwards, and clients of remote services."""
+"""Defines the objects that an import reads from files and commands: containers, forwards and clients."""
 
 import re
 from collections.abc import Callable

@@ -22,7 +22,7 @@ _SHELLS = frozenset({
 
 
 def import_unit(text: str, source: str, read_env_file: EnvFileReader, result: ImportResult) -> Volumes:
-    """Convert the commands in a systemd unit (systemd.service(5)).
+    """Import the docker, ssh and mount commands in a systemd unit (systemd.service(5)).
 
     Args:
         text: The content of the unit.
@@ -68,7 +68,7 @@ def _unit_line(line: str) -> str:
 def import_script(
     text: str, source: str, read_env_file: EnvFileReader, result: ImportResult, form: str = ""
 ) -> Volumes:
-    """Convert the commands in a script or a command line.
+    """Import the docker, ssh and mount commands in a script or a command line. Add notes on other commands.
 
     Args:
         text: The script or command line.
@@ -127,12 +127,12 @@ def _schedule(words: list[str]) -> dict[str, str]:
 def _note_other(words: list[str], source: str, result: ImportResult) -> None:
     """Add a note on a command that is not imported."""
     if words != ["done"]:
-        printed = words[0] in ("echo", "printf")  # its words can be a secret for the next command of a pipe
+        printed = words[0] in ("echo", "printf")  # it can print a secret for the next command in a pipe
         result.add_note(f"{source}`{f'{words[0]} …' if printed else redacted(words)}`: not imported")
 
 
 def _command_line(words: list[str]) -> str:
-    """Return the command line that a shell, or a program such as tmux, gets as an argument, if it runs ssh.
+    """Return the argument of a shell, or of a program such as tmux, that is a command line with ssh.
 
     Return an empty string if no argument contains an ssh command with a forward.
     """

@@ -69,7 +69,7 @@ def change_service(edit: YamlEdit, container: ImportedContainer, replaced: set[s
 
 
 def _remove_links(edit: YamlEdit, container: ImportedContainer, replaced: set[str]) -> None:
-    """Remove links to services that the gateway replaces. The gateway has the alias of each link."""
+    """Remove links to services that the gateway replaces. The gateway gets the alias of each removed link."""
     aliases = [alias for alias, name in container.links.items() if name in replaced]
     links = edit.get("services", container.name, "links")
     if aliases and isinstance(links, list):
@@ -113,7 +113,8 @@ def _remove_variables(edit: YamlEdit, container: ImportedContainer, gone: list[s
     for variable in gone:
         if variable not in present:
             result.add_note(
-                f"{container.where}: {variable} is no longer needed; remove it where it is set, as in an env_file"
+                f"{container.where}: {variable} is no longer needed; remove it where it is set, for example in an"
+                " env_file"
             )
         elif isinstance(existing, dict):
             edit.remove((*path, variable))

@@ -188,7 +188,8 @@ def _word(text: str, position: int) -> tuple[str, int]:
                 text, position
             )
             if match is None:
-                raise UsageError(f"the quote {letter} in line {text.count(chr(10), 0, position) + 1} is not closed")
+                line = text.count("\n", 0, position) + 1
+                raise UsageError(f"the quotation mark {letter} in line {line} is not closed")
             parts.append(match[1] if letter == "'" else re.sub(r'\\(["\\$`])', r"\1", match[1]))
             position = match.end()
         else:

@@ -51,5 +51,7 @@ def recognize(source: ImportSource) -> str:
         return "env"
     if re.search(r"(?m)(^|[\s;&/])(ssh|autossh|docker|podman|mount)\s", text):
         return "script"
-    shown = source.name or text.strip().splitlines()[0][:60] if text.strip() else source.name or "an empty text"
-    raise UsageError(f"{shown}: the form is not recognized; write one of these before the source: {', '.join(FORMS)}")
+    shown = source.name or text.strip().splitlines()[0][:60] if text.strip() else source.name or "an empty source"
+    raise UsageError(
+        f"{shown}: the format is not recognized; write one of these before the source: {', '.join(FORMS)}"
+    )

@@ -34,7 +34,7 @@ _SCHEDULE = re.compile(r"(?:@\w+|[\w*/,-]+(?: [\w*/,-]+){4})(?= |$)")
 
 
 def ssh_program(words: Sequence[str]) -> int | None:
-    """Return the index of `ssh` or `autossh` if this is the program that a command runs.
+    """Return the index of the word `ssh` or `autossh`; None if the command runs another program.
 
     Args:
         words: The words of the command, or of a line of crontab(5).
@@ -85,7 +85,7 @@ def has_forward(words: Sequence[str]) -> bool:
 def import_command(
     words: list[str], context: SshCommandContext, result: ImportResult, *, need_forward: bool = True
 ) -> None:
-    """Convert an ssh command with local forwards.
+    """Convert an ssh command to tunnels and local forwards.
 
     Args:
         words: The command line, with or without the name of the program.
@@ -108,7 +108,7 @@ def import_command(
         elif not config.destination:
             config.destination = word
         else:
-            result.add_note(f"{where}: the gateway runs no command on the server: {redacted([word, *words])}")
+            result.add_note(f"{where}: the gateway runs no commands, so it ignores {redacted([word, *words])}")
             break
     if not config.destination:
         raise UsageError(f"{where}: the command contains no server")

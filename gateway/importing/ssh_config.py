@@ -14,7 +14,7 @@ _Block = tuple[list[str], list[tuple[str, str]]]
 
 
 def import_config(text: str, where: str, result: ImportResult) -> None:
-    """Convert the hosts in an ssh_config file that have a LocalForward. Add notes on other hosts.
+    """Convert the hosts that have a LocalForward to tunnels and local forwards. Add notes on other hosts.
 
     Args:
         text: The content of the file.

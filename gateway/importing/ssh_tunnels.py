@@ -158,7 +158,7 @@ def _program_keys(
     if found.braces:
         result.add_note(
             f"{where}: {', '.join(found.braces)} would be a placeholder, so proxy_command has spaces inside the"
-            " braces; verify that the program still does the same"
+            " braces; verify that the program still works"
         )
     if found.needs_shell:
         result.add_note(
@@ -167,7 +167,7 @@ def _program_keys(
         )
     result.add_note(
         f"{where}: the program gets only the environment variables PATH, HOME, USER, LOGNAME, TZ and the locale; add"
-        " others that it needs to environment"
+        " other variables that it needs to the key environment"
     )
     keys: dict[str, Any] = {"proxy_command": list(found.words)}
     return keys | ({"environment": list(found.environment)} if found.environment else {})
@@ -191,7 +191,7 @@ def note_unused(config: SshHostConfig, where: str, name: str, result: ImportResu
     for key, spelling in config.unused.items():
         values = ", ".join(config.keywords[key])
         if key in ("remoteforward", "dynamicforward"):
-            result.add_note(f"{where}: {spelling} {values}: not imported; only local forwards are")
+            result.add_note(f"{where}: {spelling} {values}: not imported; only local forwards are imported")
         elif key in _ALGORITHMS:
             target = f"tunnels.{name}.{_ALGORITHMS[key]}"
             result.add_note(f"{where}: {spelling} {values}: not imported; set {target} if the server needs it")

@@ -32,7 +32,7 @@ _KEY_NAME = re.compile(r"(?i)(^|[/_.-])(id_\w+|(\w*_)?key|\w+\.pem|identity)$")
 
 
 def import_tunnel(container: ImportedContainer, result: ImportResult) -> bool:
-    """Convert a container if it runs an SSH tunnel. Return whether it does.
+    """If a container runs an SSH tunnel, add the tunnel and its local forwards. Return whether it runs one.
 
     Args:
         container: The container.
@@ -80,7 +80,7 @@ def mounted_key(container: ImportedContainer) -> str:
 
 
 def _by_command(container: ImportedContainer, context: SshCommandContext, result: ImportResult) -> bool:
-    """Convert the ssh command that a container runs, directly or in a shell. Return whether it has a forward."""
+    """Convert the ssh commands that a container runs, directly or in a shell. Return whether any has a forward."""
     words = container.command
     line = next((word for word in words if _LINE.search(word)), None)
     commands = [words]
@@ -168,7 +168,7 @@ def _forward(container: ImportedContainer, result: ImportResult) -> str:
     """Return the local forward that the container's variables describe; empty if they describe no forward."""
     mode = container.variable("SSH_MODE", "MODE")
     if mode == "-R" or (not mode and "jnovack/autossh" in container.image) or container.variable("REMOTE"):
-        result.add_note(f"{container.where}: a remote forward (-R) is not imported; only local forwards are")
+        result.add_note(f"{container.where}: a remote forward (-R) is not imported; only local forwards are imported")
         return ""
     if "SSH_SERVER" in container.environment and "SSH_TUNNEL_PORT" in container.environment:
         target = container.variable("SSH_TUNNEL_HOST") or "127.0.0.1"

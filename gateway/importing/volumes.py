@@ -1,4 +1,4 @@
-"""Imports Docker volumes and fstab(5) lines that mount a network file system."""
+"""Imports Docker volumes, mount(8) commands and fstab(5) lines that mount a network file system."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from gateway.secret_redaction import redacted
 
 
 def import_volume(name: str, options: Mapping[str, str], where: str, result: ImportResult, key: str = "") -> None:
-    """Convert a Docker volume.
+    """Add a client for a Docker volume that mounts a network file system. Add a note on any other volume.
 
     Args:
         name: The volume's name.
@@ -88,7 +88,7 @@ def _add_client(
 
 
 def _replaced_options(options: str) -> list[str]:
-    """Return the NFS mount options that a mount through the gateway does not keep."""
+    """Return the NFS mount options that a mount through the gateway omits."""
     names = {*REPLACED, "intr", "nointr"}
     same = re.compile(r"hard|tcp|proto=tcp|(nfs)?vers=4\.\d")
     return [each for each in options.split(",") if each.partition("=")[0] in names and not same.fullmatch(each)]
@@ -107,7 +107,7 @@ def is_fstab(text: str) -> bool:
 
 
 def import_fstab(text: str, source: str, result: ImportResult) -> None:
-    """Convert the network file systems in an fstab(5) file.
+    """Add a client for each network file system in an fstab(5) file.
 
     Args:
         text: The content of the file.
@@ -128,7 +128,7 @@ def import_fstab(text: str, source: str, result: ImportResult) -> None:
 
 
 def import_mount_command(words: list[str], where: str, result: ImportResult) -> None:
-    """Convert a `mount -t nfs` command (mount(8)).
+    """Add a client for a mount(8) command that mounts a network file system. Add a note on any other command.
 
     Args:
         words: The words after `mount`.
@@ -153,7 +153,7 @@ def import_mount_command(words: list[str], where: str, result: ImportResult) -> 
 
 
 def import_mount(device: str, folder: str, file_system: str, options: str, where: str, result: ImportResult) -> None:
-    """Convert a mount of this host.
+    """Add a client for a network file system that this host mounts. Add a note on any other file system.
 
     Args:
         device: The device, such as `server:/export`.

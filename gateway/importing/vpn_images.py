@@ -15,7 +15,7 @@ _WIREGUARD_FILE = re.compile(r"(^|/)wg\w*\.conf$")
 
 
 def import_vpn(container: ImportedContainer, result: ImportResult) -> bool:
-    """Convert a container if it is a VPN client. Return whether it is one.
+    """If a container is a VPN client, add its tunnel. Return whether it is one.
 
     Args:
         container: The container.
@@ -24,7 +24,7 @@ def import_vpn(container: ImportedContainer, result: ImportResult) -> bool:
     if _SERVERS.search(container.image) or (
         "wireguard" in container.image and ({"PEERS", "SERVERURL"} & container.environment.keys())
     ):
-        result.add_note(f"{container.where}: a VPN server is not imported; only clients are")
+        result.add_note(f"{container.where}: a VPN server is not imported; only VPN clients are imported")
         return False
     keys = _gluetun(container, result) or _openvpn(container, result) or _wireguard(container)
     if not keys:
@@ -142,6 +142,6 @@ def _gluetun_wireguard(container: ImportedContainer, name: str, choice: str, res
     if not host:
         container.use(*[f"environment.{key}" for key in _CHOICE])
         result.add_note(
-            f"{container.where}: take Endpoint and PublicKey in {path} from the provider's file ({choice})"
+            f"{container.where}: copy Endpoint and PublicKey from the provider's file to {path} ({choice})"
         )
     return keys

@@ -192,7 +192,7 @@ class YamlEdit:
             node = self._entry(node, path[:length])[1]
 
     def _in_flow(self, path: KeyPath) -> bool:
-        """Return whether a value is in a flow-style collection. If so, record the outermost one, to rewrite it."""
+        """Return whether a value is in a flow-style collection. If so, mark the outermost one for rewriting."""
         node = self._root
         for index, key in enumerate(path):
             if isinstance(node, yaml.CollectionNode) and node.flow_style:
@@ -211,7 +211,7 @@ class YamlEdit:
 
         Args:
             node: The node.
-            otherwise: The earliest result, for a node without content.
+            otherwise: The minimum of the result, for a node without content.
         """
         while isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
             last = node.value[-1]

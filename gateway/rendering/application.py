@@ -1,4 +1,4 @@
-"""Renders what an application needs to use the backends: environment variables, labels and volumes."""
+"""Renders the environment variables, labels and volumes that an application needs to use the backends."""
 
 import re
 import shlex
@@ -13,7 +13,7 @@ from gateway.relay.resolver import is_loopback
 
 
 def env(config: Config, host: str | None) -> list[str]:
-    """Return a host and a port variable, such as `ORDERS_HOST=…`, for each backend that programs connect to.
+    """Return a host and a port variable, such as `ORDERS_HOST=…`, for each backend except those that kernels mount.
 
     Args:
         config: The configuration.
@@ -98,7 +98,7 @@ def reachability_warnings(config: Config) -> Iterator[str]:
 
 
 def _ports(config: Config) -> Iterator[tuple[str, int]]:
-    """Yield the name and the first listener port of each backend that programs connect to."""
+    """Yield the name and the first listener port of each backend, except backends that kernels mount."""
     for name, spec in config.backends.items():
         port = next((address.port for address in spec.listen if not address.is_unix), None)
         if port is not None and not spec.kind.kernel_mounts:

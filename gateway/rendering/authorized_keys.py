@@ -8,7 +8,7 @@ from gateway.tunnels import KINDS
 
 
 def authorized_keys(config: Config, sources: Sequence[str]) -> list[str]:
-    """Return the lines for each tunnel of a kind that supports them (`TunnelKind.render_authorized_keys`).
+    """Return authorized_keys lines for each tunnel whose kind has `TunnelKind.render_authorized_keys`.
 
     The function reads the tunnels' key files and blocks until it has read them.
 
@@ -17,7 +17,7 @@ def authorized_keys(config: Config, sources: Sequence[str]) -> list[str]:
         sources: Addresses, networks and patterns from which logins with the keys are allowed; empty to allow all.
 
     Raises:
-        GatewayError: No tunnel is of a kind that supports such lines, or the lines of a tunnel cannot be rendered.
+        GatewayError: No tunnel has such a kind, or the lines of a tunnel cannot be rendered.
     """
     lines: list[str] = []
     for name, spec in config.tunnels.items():
@@ -33,7 +33,7 @@ def authorized_keys(config: Config, sources: Sequence[str]) -> list[str]:
 
 
 def _dialed(config: Config, tunnel: str) -> list[str]:
-    """Return each `host:port` that the gateway dials through a tunnel: servers of inner tunnels, targets, engine."""
+    """Return the servers of inner tunnels, the targets and the engine that the gateway dials through a tunnel."""
     targets = [
         str(endpoint)
         for spec in config.backends.values()

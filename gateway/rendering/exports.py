@@ -17,7 +17,9 @@ _CLIENT = re.compile(r"@[\w.-]+|(?!-)[\w.*?-]+(\[[\w-]+\][\w.*?-]*)*|[\da-fA-F.:
 
 
 def exports(config: Config, origins: Sequence[str]) -> list[str]:
-    """Return the lines for each server of a backend that kernels mount, after a comment with the server and the file.
+    """Return the lines that each server needs in /etc/exports to export its backends to the gateway.
+
+    Before the lines for each server, a comment contains the server and the path of the file.
 
     Args:
         config: The configuration.
@@ -25,8 +27,8 @@ def exports(config: Config, origins: Sequence[str]) -> list[str]:
             tunnel, servers see the addresses of the bastion. Empty to derive the addresses from the configuration.
 
     Raises:
-        UsageError: No backend needs such a line, the gateway's source address at a server is not known, or an origin
-            is not valid.
+        UsageError: No backend needs such a line, an origin is not valid, or the configuration does not show from
+            which address a server sees the gateway's connections.
     """
     for origin in origins:
         if not _CLIENT.fullmatch(origin) or ("/" in origin and _network(origin) is None):
@@ -69,16 +71,17 @@ def _for_server(host: str, lines: Sequence[str]) -> Iterator[str]:
 def _clients(config: Config, name: str, ways: Sequence[str], target: Endpoint) -> list[str]:
     """Return the source addresses of the connections to a target, as the server sees them: one for each way.
 
-    IPv6 addresses have no brackets, because exports(5) defines brackets as a wildcard. If a target is on the tunnel's
-    server, the server's own file of host names (hosts(5)) can give its name a loopback address, such as 127.0.1.1.
+    IPv6 addresses have no brackets, because exports(5) defines brackets as a wildcard. If the target is the tunnel's
+    server, the result includes `localhost`, because this server can resolve its own name to a loopback address, such
+    as 127.0.1.1 (hosts(5)).
     """
     if target.host in _LOOPBACK:
         return ["localhost"]
     tunnels = [config.tunnels[way] for way in ways]
     if not tunnels or not all(tunnel.kind.server_dials_targets for tunnel in tunnels):
         raise UsageError(
-            f"backends.{name}: the address from which {target.host} sees the gateway is not in the configuration:"
-            " give it with --from"
+            f"backends.{name}: the configuration does not show from which address the gateway's connections reach"
+            f" {target.host}: add this address with --from"
         )
     servers = dict.fromkeys(next(iter(tunnel.kind.servers(tunnel.options))).host for tunnel in tunnels)
     is_on_server = target.host in servers and not is_address(target.host)

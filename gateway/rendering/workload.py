@@ -33,7 +33,8 @@ def kubernetes(config: Config, text: str, name: str, image: str, *, podman: bool
 
     Args:
         config: The configuration.
-        text: The text of the configuration file for the ConfigMap. It must not contain secrets, only paths of files.
+        text: The content of the configuration file for the ConfigMap. It must not contain secrets, only paths of
+            files with secrets.
         name: The name of the workload, the ConfigMap and the Secret.
         image: The container's image.
         podman: Whether the manifests are for `podman kube play`. If so, there are no Services or PersistentVolumes.
@@ -149,7 +150,7 @@ def _pod(config: Config, name: str, image: str, *, on_nodes: bool) -> dict[str, 
 
 
 def _probe_port(config: Config) -> int:
-    """Return the port of `ops.probe_listen`; if not set, the next unused port above that of `ops.listen`."""
+    """Return the port of `ops.probe_listen`; if it is not set, the first unused port above that of `ops.listen`."""
     if config.ops.probe_listen is not None:
         return config.ops.probe_listen.port
     addresses = [each for spec in config.backends.values() for each in spec.listen if not each.is_unix]

@@ -136,7 +136,7 @@ def test_top_survives_a_restart_of_the_service(running: Gateway) -> None:
             running.wait(lambda: "2 backends: 1 down, 1 up" in output.read_text())
             running.stop()
             deadline = time.monotonic() + 20
-            while "no answer since" not in output.read_text():
+            while "no response since" not in output.read_text():
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
             before = output.stat().st_size

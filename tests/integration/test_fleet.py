@@ -217,7 +217,7 @@ def test_the_command_asks_members_and_the_running_service(fleet: Fleet) -> None:
     )  # fmt: skip
     assert secure.stdout.splitlines()[1].split()[0] == "other"
     unreachable = command("fleet", fleet.address("dead"))
-    assert (unreachable.returncode, "no gateway has answered" in unreachable.stderr) == (3, True)
+    assert (unreachable.returncode, "no gateway has responded" in unreachable.stderr) == (3, True)
     service = fleet.main.command("fleet", "--file", str(fleet.folder / "members"), "--timeout", "1")
     assert "evil forged" in service.stdout
     assert "\x1b" not in service.stdout

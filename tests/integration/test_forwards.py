@@ -352,6 +352,7 @@ def test_a_unix_socket_admits_listed_users_and_counts_as_one_consumer(gateway: G
             assert client.stdout
             assert client.stdout.readline() == "answered\n"
             assert ask(path, 1000) == "refused"  # the client exceeds the quota of its consumer
+        time.sleep(1.1)  # the service caches a response for a second
         used = gateway.http.get("/api/v1/consumers")[1]["consumers"]["shop"]["backends"]["a"]
         assert (used["total"], used["rejected"], used["bytes_to_backend"]) == (2, {"consumer_quota": 1}, 10)
         rejected = gateway.http.get("/api/v1/status")[1]["backends"]["a"]["connections"]["rejected"]

@@ -19,7 +19,7 @@ from gateway.contracts.values import Duration
 from gateway.docker import last_starts
 from gateway.docker import reconciler as reconciler_module
 from gateway.docker import start_attempts as revivals_module
-from gateway.docker.dead_containers import DeadContainer, DeadContainerState, MountListener
+from gateway.docker.dead_containers import DeadContainer, DeadContainerState, VolumeMountAddress
 from gateway.docker.engine import connected
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.plan import ActionKind, DesiredState
@@ -83,8 +83,8 @@ class Host:
         self._reconciler = Reconciler(options, self._desired, lambda _: None, folder)
 
     def _desired(self) -> DesiredState:
-        mounted = (MountListener("media", "127.0.0.1", PORT),)
-        return DesiredState("site-a", self._options, ("media",), mount_listeners=mounted, usable=self.usable)
+        mounted = (VolumeMountAddress("media", "127.0.0.1", PORT),)
+        return DesiredState("site-a", self._options, ("media",), mount_addresses=mounted, usable=self.usable)
 
     @property
     def revivals(self) -> StartAttempts:

@@ -71,7 +71,7 @@ def _main_directory(written: Mapping[str, int]) -> str:
 
 
 def _move(snapshot: AuditSnapshot, container: AuditedContainer, directory: str) -> str | MountChanges:
-    """Return the fix that moves a directory's content to a volume: either commands, or the changes of the mounts."""
+    """Return the fix that moves a directory's content to a volume: either commands, or the changes to the mounts."""
     if not directory.isprintable():
         return "# the name of the directory contains control characters: no command is safe to print"
     if directory == "/":

@@ -76,7 +76,7 @@ def _not_admitted(
             return _without_label(subject, fact, fact.label, who, base)
     addresses = [ipaddress.ip_address(each) for each in base.endpoints[network].addresses]
     if fact.allow and not any(address in allowed for address in addresses for allowed in fact.allow):
-        why = f"its address {', '.join(map(str, addresses))} is in none of the networks of allow"
+        why = f"its address {', '.join(map(str, addresses))} is in none of the networks in allow"
         return _no(fact, why, f"add the addresses of network {network} to backends.{fact.name}.allow")
     return None
 
@@ -132,7 +132,7 @@ def _unasked(subject: ExplainedContainer, fact: ExplainedBackend, configured: li
         why = f"its label {enable} comes from its image, and is ignored"
         return _no(fact, why, f"set {enable}=true on the container, or {grant}")
     if subject.desired.strict and subject.grant is None:
-        return _no(fact, "no rule in docker.grants matches it, and with gateway.strict nothing else counts", grant)
+        return _no(fact, "no rule in docker.grants matches it, and gateway.strict requires one", grant)
     if subject.label_errors:
         return _no(fact, "; ".join(subject.label_errors), f"correct its labels and recreate it, or {grant}")
     if enable in mine and not labels.enabled(mine[enable]):

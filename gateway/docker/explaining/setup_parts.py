@@ -26,7 +26,7 @@ def parts(subject: ExplainedContainer) -> Iterator[SetupPart]:
         given += f"; aliases {', '.join(subject.grant.aliases)}" if subject.grant.aliases else ""
         yield SetupPart("grants", "docker.grants", "given", given)
     elif subject.desired.strict:
-        yield SetupPart("grants", "docker.grants", "none", "with gateway.strict, nothing but grants counts")
+        yield SetupPart("grants", "docker.grants", "none", "with gateway.strict, only grants count")
     relevant = dict.fromkeys((*(name for name in subject.networks if subject.endpoint(name)), *subject.attachments))
     for name in relevant or subject.options.networks:
         yield _network(subject, name)

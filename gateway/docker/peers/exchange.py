@@ -24,7 +24,7 @@ _LOOKUP_INTERVAL = 5.0
 _LOOKUP_TIMEOUT = 30.0
 """The timeout of one DNS lookup, in seconds."""
 _MAX_HANDSHAKES = 2
-"""The maximum number of concurrent TLS handshakes of one address. It keeps a client from using all descriptors."""
+"""The maximum number of concurrent TLS handshakes from one address. It keeps a client from using all descriptors."""
 _ACCEPT_RETRY = 0.1
 """Seconds to wait after a failed `accept`."""
 _HEARTBEAT = b"\n"
@@ -120,7 +120,7 @@ class PeerExchange:
                 try:
                     client, (address, *_) = await loop.sock_accept(sock)
                 except OSError as error:  # the process has no free descriptors, or the client has disconnected
-                    log.debug("docker: cannot accept a connection of a peer", extra={"detail": str(error)})
+                    log.debug("docker: cannot accept a connection from a peer", extra={"detail": str(error)})
                     await asyncio.sleep(_ACCEPT_RETRY)
                     continue
                 if self._handshakes[address] >= _MAX_HANDSHAKES:
@@ -151,7 +151,7 @@ class PeerExchange:
         await self._send_reports(network, asyncio.StreamWriter(transport, protocol, reader, loop))
 
     async def _send_reports(self, network: SharedNetwork, writer: asyncio.StreamWriter) -> None:
-        """Send the report at the start and after each change. Send heartbeats in between."""
+        """Send the report when the peer connects and after each change. Send heartbeats in between."""
         sent = _HEARTBEAT
         try:
             while network in self._servers:

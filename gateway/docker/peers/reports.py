@@ -53,7 +53,7 @@ class AddressEntry:
 
 @dataclass(frozen=True)
 class AddressReport:
-    """The containers of one agent's engine on one network.
+    """The addresses of one agent's containers on one network, as the agent reports them to its peers.
 
     Args:
         instance: The agent's name.
@@ -133,7 +133,9 @@ def decode(line: bytes, network: SharedNetwork, peer: str) -> AddressReport:
             one_line(str(decoded["instance"])), str(decoded["address"]), str(decoded["network"]), entries
         )
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise ValueError(f"invalid report ({type(error).__name__}): it may have another version") from error
+        raise ValueError(
+            f"invalid report ({type(error).__name__}): the peer may run another version of the gateway"
+        ) from error
     if found.address != peer:
         raise ValueError(f"its report is from {one_line(found.address)}, not from {peer}")
     if found.network != network.id:

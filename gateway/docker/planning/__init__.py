@@ -43,7 +43,8 @@ def plan(
     builder.warnings += external_route_warnings(builder)
     if builder.options.services and not observed.flavor.has_swarm:
         builder.warnings.append(
-            f"docker.services: {observed.flavor.name} has no swarm services: remove the key, and label containers"
+            f"docker.services: {observed.flavor.name} has no swarm services: remove the key, and set the labels on"
+            " containers"
         )
     builder.warnings += [
         f"container {each.name} cannot be inspected, so the gateway does not change it: repair or remove it: "

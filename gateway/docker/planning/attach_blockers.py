@@ -21,9 +21,9 @@ def container_block_reason(container: Container) -> tuple[BlockedReason | None, 
     if mode == "host":
         return BlockedReason.HOST_NETWORK, "it uses the host's network: connect to listeners at the host's addresses"
     if mode == "none":
-        return BlockedReason.NO_NETWORK, "it was created with --network none: recreate it without that"
+        return BlockedReason.NO_NETWORK, "it was created with --network none: recreate it without this option"
     if mode in _USER_MODE:
-        message = f"it uses {mode}, with which Podman joins no network: create it with --network bridge"
+        message = f"it uses {mode}, with which Podman cannot join a network: recreate it with --network bridge"
         return BlockedReason.NOT_ATTACHABLE, message
     if container.is_task:
         return (

@@ -94,7 +94,7 @@ def _connect(builder: PlanBuilder, container: Container, name: str, aliases: tup
         builder.report_container(container, name, AttachmentState.PENDING, None, f"it is {container.state}")
         return
     if _awaits_replacement(builder, container, name):
-        message = "it was detached from the network, which is being replaced: it is attached to the new network"
+        message = "it was detached from the network, which is being replaced: it will be attached to the new network"
         builder.report_container(container, name, AttachmentState.PENDING, None, message)
         return
     builder.report_container(container, name, AttachmentState.PENDING)

@@ -22,7 +22,7 @@ from gateway.docker.project_networks import network_of
 from gateway.text_sanitizer import one_line
 
 _MAX_LABEL_ERRORS = 10
-"""The maximum number of lines about one container. More lines would hide the warnings about other containers."""
+"""The maximum number of warnings about the labels of one container. More would hide the warnings about others."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,11 @@ class PlanBuilder:
         self.names = NameTable(desired, observed)
         self.name_conflicts: list[NameConflict] = []
         self.outdated: set[str] = set()
-        """Networks that this gateway created with options that have changed since."""
+        """Networks that this gateway created, and whose configured options have changed since then."""
         self._containers_named: dict[str, dict[str, list[tuple[Container, bool]]]] = {}
         """The results of `containers_named`, by network and name."""
         self.reserved: dict[tuple[str, str], AliasHolder] = {}
-        """The holders of aliases in this plan, by network and alias."""
+        """The container or service for which this plan reserves each alias, by network and alias."""
 
     def driver(self, options: NetworkOptions) -> str:
         """Return the driver of a network with these options."""
@@ -188,7 +188,7 @@ class PlanBuilder:
         try:
             return [network_of(each, configured[each], name, found) for each in meant]
         except ValueError as error:
-            self.warnings.append(f"{who}: {error}, so it gets no network")
+            self.warnings.append(f"{who}: {error}, so it is attached to no network")
             return []
 
     def gateway_aliases(self, network: str) -> tuple[str, ...]:
@@ -202,7 +202,7 @@ class PlanBuilder:
         return {each.lower() for each in self.gateway_aliases(network)}
 
     def containers_named(self, network: str, name: str) -> list[tuple[Container, bool]]:
-        """Return the containers to which a name resolves on a network, each with whether the name is an alias.
+        """Return the containers to which a name resolves on a network, and for each, whether the name is an alias.
 
         Args:
             network: The network's name.

@@ -54,7 +54,7 @@ def revive(builder: PlanBuilder) -> tuple[DeadContainer, ...]:
 
 
 def _allowed(builder: PlanBuilder, container: Container, dead: DeadContainer) -> DeadContainer:
-    """Return the dead container. If the gateway may not start it, change its state and message to the reason."""
+    """Return `dead`. If the gateway may not start the container, set its state and message to the reason."""
     if dead.state not in (DeadContainerState.STARTING, DeadContainerState.WAITING):
         return dead
     options, desired, start = builder.options, builder.desired, container.last_start
@@ -87,7 +87,7 @@ def _stopped(builder: PlanBuilder, container: Container) -> DeadContainer | None
     if requested is not None and start.error.endswith(CANCELED):
         detail = "the gateway was stopped, or lost its connection to the engine, while it started the container"
         if requested.cause is StartFailureCause.VOLUME:
-            if all(each.backend != requested.backend for each in builder.desired.mount_listeners):
+            if all(each.backend != requested.backend for each in builder.desired.mount_addresses):
                 message, command = f"backend {requested.backend} is not configured", f"docker start {container.name}"
                 return dead_container(container, requested.cause, detail, DeadContainerState.OFF, message, command)
             return _when_up(builder, container, requested.backend, detail)
@@ -108,7 +108,7 @@ def _without_volume(builder: PlanBuilder, container: Container, failed: FailedSt
     backend = next(
         (
             each.backend
-            for each in builder.desired.mount_listeners
+            for each in builder.desired.mount_addresses
             if each.is_at(failed.address, failed.port, bridges)
         ),
         None,
@@ -120,7 +120,7 @@ def _without_volume(builder: PlanBuilder, container: Container, failed: FailedSt
 
 
 def _when_up(builder: PlanBuilder, container: Container, backend: str, detail: str) -> DeadContainer:
-    """Return the dead container for a failed mount. It is started now, or as soon as the volume's backend is up."""
+    """Return a `DeadContainer` for a failed mount. It is started now, or when the volume's backend is up."""
     usable = builder.desired.usable
     dead = dead_container(container, StartFailureCause.VOLUME, detail, DeadContainerState.STARTING)
     if usable is not None and backend in usable:
@@ -136,7 +136,7 @@ def _without_network(builder: PlanBuilder, container: Container, failed: FailedS
         name for name, endpoint in container.endpoints.items() if failed.network in ("", name, endpoint.network_id)
     ]
     if not named and (container.network_mode != failed.network or len(container.endpoints) == 1):
-        named = list(container.endpoints)  # since then, it was attached to a new network of the same name
+        named = list(container.endpoints)  # after the failed start, it was attached to a new network of the same name
     ours = [
         name
         for name in named
@@ -177,5 +177,5 @@ def _without_network(builder: PlanBuilder, container: Container, failed: FailedS
     if not reconnect:
         return recreate(container, StartFailureCause.NETWORK, detail)
     command = f"{reconnect} && docker start {container.name}"
-    message = "the gateway did not attach it to the network, and a start alone fails again"
+    message = "the gateway did not attach it to the network: every start fails until the container is reconnected"
     return dead_container(container, StartFailureCause.NETWORK, detail, DeadContainerState.RECREATE, message, command)

@@ -21,7 +21,7 @@ def dead_container(
     message: str = "",
     command: str = "",
 ) -> DeadContainer:
-    """Return a dead container. See `DeadContainer` for the arguments."""
+    """Create the `DeadContainer` for a container. The other arguments are the fields of `DeadContainer`."""
     return DeadContainer(container.name, container.id, cause, detail, state, message, command)
 
 
@@ -31,7 +31,7 @@ def safe_command(command: str) -> str:
 
 
 def recreate(container: Container, cause: StartFailureCause, detail: str) -> DeadContainer:
-    """Return the dead container for a container that must be recreated, because every start would fail.
+    """Create the `DeadContainer` for a container that must be recreated, because every start would fail.
 
     If Compose created the container, the result includes the command that recreates it.
     """

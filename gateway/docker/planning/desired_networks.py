@@ -1,4 +1,4 @@
-"""Returns the desired networks of a container, from its labels, grants and rules."""
+"""Determines the desired networks of a container from its labels, grants and rules."""
 
 from gateway.docker import labels
 from gateway.docker.consumers import client_networks

@@ -1,4 +1,4 @@
-"""Compares existing endpoints with the desired state, and repairs them."""
+"""Compares existing endpoints with the desired state, and plans their repair."""
 
 from gateway.docker.errors import BlockedReason
 from gateway.docker.model import RUNNING, Container, EndpointInfo
@@ -114,7 +114,7 @@ def _repair_block(builder: PlanBuilder, container: Container) -> str:
 
 
 def _stale(builder: PlanBuilder, container: Container, name: str, aliases: tuple[str, ...], *, ours: bool) -> None:
-    """Reattach a container that cannot start because its endpoint is on a removed network of the same name."""
+    """Plan to reattach a container that cannot start, because its endpoint is on a removed network of this name."""
     builder.report_container(
         container, name, AttachmentState.DRIFTED, None, removed_network_message(builder, container, name, ours=ours)
     )

@@ -18,7 +18,7 @@ _FIX = 'see docs/docker.md, "The gateway\'s address"'
 def own_addresses(builder: PlanBuilder, name: str) -> tuple[str, ...]:
     """Return the addresses to request for the gateway's container on a network.
 
-    If the result has no address of an address family, the engine chooses the address.
+    For an address family without an address in the result, the engine chooses the address.
 
     Args:
         builder: The plan so far.
@@ -35,7 +35,7 @@ def own_addresses(builder: PlanBuilder, name: str) -> tuple[str, ...]:
 
 
 def reserved_addresses(desired: DesiredState, observed: EngineSnapshot) -> dict[str, tuple[str, ...]]:
-    """Return the gateway's current addresses, by network, without those that the engine can assign to containers."""
+    """Return the gateway's current addresses, by network, except those that the engine can assign to others."""
     own = observed.own_container
     networks = {each.name: each for each in observed.networks}
     found = {}
@@ -116,7 +116,7 @@ def reattach_stopped_gateway(builder: PlanBuilder) -> None:
             if not ours or container.state in RUNNING or not (missing or stale):
                 continue
             message = (
-                f"its network was removed, and it cannot start: {builder.observed.flavor.command}"
+                f"its network was removed, and it cannot start: run {builder.observed.flavor.command}"
                 f" network disconnect {name} {container.name}, or gateway apply"
             )
             builder.report_container(container, name, AttachmentState.DRIFTED, None, message)
@@ -177,10 +177,11 @@ def _taken(builder: PlanBuilder, own: Container, name: str) -> Iterator[str]:
 
 
 def as_running_gateway(desired: DesiredState, observed: EngineSnapshot) -> EngineSnapshot:
-    """Return `observed` as the running gateway sees it, if a command such as `apply` runs outside the container.
+    """Return the snapshot with the running gateway's container as `own`, for a command such as `gateway apply`.
 
     A command can run on the host or in a temporary container. Without this function, it would regard the temporary
-    container as the gateway's, and attach it instead. If `docker.container` is set, it identifies the container.
+    container as the gateway's, and attach that container instead. If `docker.container` is set, the snapshot is
+    returned unchanged, because this key already identifies the container.
     """
     own = observed.own_container
     if desired.options.container is not None or (own is not None and desired.is_gateway(own)):

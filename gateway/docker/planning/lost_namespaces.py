@@ -13,9 +13,10 @@ from gateway.docker.project_networks import configured_as
 
 
 def shared_namespaces(builder: PlanBuilder) -> frozenset[str]:
-    """Return the IDs of the owners of shared network namespaces that concern the gateway.
+    """Return the IDs of the containers whose network namespace others share, if they concern the gateway.
 
-    An owner that concerned the gateway at an earlier snapshot is included even after its removal.
+    A container concerns the gateway if it is the gateway or is on one of the gateway's networks. If this was true at
+    an earlier snapshot, the container is included even after its removal.
     """
     found = set()
     for container in filter(lambda each: each.joins, builder.observed.containers):
@@ -28,7 +29,7 @@ def shared_namespaces(builder: PlanBuilder) -> frozenset[str]:
 
 
 def without_namespace(builder: PlanBuilder, container: Container) -> DeadContainer | None:
-    """Return the dead container if a start failed because the owner of the network namespace was not running."""
+    """Return a `DeadContainer` for a container whose start failed because its namespace's owner was not running."""
     owner = _owner(builder, container)
     if owner is None:
         return _without_owner(builder, container)
@@ -49,7 +50,7 @@ def without_namespace(builder: PlanBuilder, container: Container) -> DeadContain
 
 
 def without_namespace_while_running(builder: PlanBuilder, container: Container) -> DeadContainer | None:
-    """Return the dead container if a running container has lost its shared network namespace; otherwise None."""
+    """Return a `DeadContainer` for a running container that has lost its shared network namespace; otherwise None."""
     if not container.joins:
         return None
     owner = _owner(builder, container)
@@ -76,9 +77,10 @@ def without_namespace_while_running(builder: PlanBuilder, container: Container) 
 
 
 def later_starts(builder: PlanBuilder) -> dict[str, float]:
-    """Return the containers that started after the engine's clock was set back and whose owner started before.
+    """Return the containers that started after the engine's clock was set back, if their owner started before that.
 
-    When the clock reaches the start of the owner, it would otherwise seem that the owner was started last.
+    The owner is the container whose network namespace they share. When the clock reaches the start of the owner
+    again, the owner would otherwise seem to have started last, and the gateway would restart these containers.
 
     Returns:
         The start of the owner, in seconds since the epoch, by the container's ID.

@@ -24,7 +24,7 @@ def container_conflicts(builder: PlanBuilder, container: Container, network: str
 
 
 def report_foreign_endpoints(builder: PlanBuilder, container: Container, wanted: Collection[str]) -> None:
-    """Add a container's name conflicts on those of the gateway's networks to which another program attached it.
+    """Add name conflicts on each network of the gateway to which another program attached the container.
 
     Args:
         builder: The plan so far.
@@ -63,7 +63,8 @@ def service_conflicts(builder: PlanBuilder, service: Service, network: str, alia
 def _elsewhere(builder: PlanBuilder, container: Container, network: str) -> list[str]:
     """Return the other networks on which to look for conflicts.
 
-    Of two networks of the gateway, only one includes the other, so that a conflict is reported once.
+    Of the networks of the gateway, only those that sort before `network` are returned. Two such networks are then
+    compared once, and a conflict between them is reported once.
     """
     return [each for each in container.endpoints if each not in builder.options.networks or each < network]
 

@@ -19,12 +19,12 @@ def differing(builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo)
             first = "attach the gateway's container to another network that is not internal, then " if alone else ""
             yield (
                 f"network {there.name}: {differs}: set {keep} to keep it; to replace it, {first}give it another name "
-                "in docker.networks: the gateway creates that, moves containers to it and removes this one; or "
-                f"disconnect every container, the gateway's last, and run {command} network rm {there.name}"
+                "in docker.networks: the gateway creates the new one, moves containers to it and removes this one;"
+                f" or disconnect every container, the gateway's last, and run {command} network rm {there.name}"
             )
         else:
             yield (
-                f"network {there.name} was not created by this gateway, and {differs}: set {keep} to accept that, or "
+                f"network {there.name} was not created by this gateway, and {differs}: set {keep} to accept this, or "
                 "recreate the network with other options"
             )
 

@@ -28,7 +28,7 @@ def create_networks(builder: PlanBuilder) -> None:
 def remove_networks(builder: PlanBuilder) -> None:
     """Plan the removal of managed networks that are neither configured nor used.
 
-    A network that becomes used meanwhile is safe, because the engine refuses to remove it.
+    If a container joins a network before the removal, the engine refuses to remove the network.
     """
     # Compare names, too: a container that was never started has no network ID, only the name of its network.
     used = {each.network_id for container in builder.observed.containers for each in container.endpoints.values()}

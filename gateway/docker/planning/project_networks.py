@@ -13,8 +13,9 @@ from gateway.docker.project_networks import configured_as
 def expand_projects(desired: DesiredState, observed: EngineSnapshot) -> DesiredState:
     """Return the desired state with each network that has `per: project` replaced with the networks of projects.
 
-    These networks are those that containers and services request, and those with a container of this engine. The
-    latter need not be requested, because agents on other nodes and Compose files can also create such networks.
+    The result contains a network for each project with a container or service that requests it. It also contains the
+    existing networks that have a container of this engine, because agents on other nodes and Compose files can create
+    such networks.
 
     Args:
         desired: The desired state, as configured.

@@ -50,9 +50,9 @@ def _wanted(builder: PlanBuilder, service: Service) -> tuple[LabelRequest | None
 
 
 def _attached(builder: PlanBuilder, service: Service) -> tuple[dict[str, frozenset[str]], set[str]]:
-    """Return the networks that a service should have, with aliases, and the IDs of those that it requests.
+    """Return the desired networks of a service with its aliases, and the IDs of the networks that it requests.
 
-    The former are the service's current networks and the requested ones. Report the status of each requested network.
+    The desired networks are the current and the requested ones. Report the status of each requested network.
     """
     mark, who = builder.desired.owner_alias, f"service {service.name}"
 

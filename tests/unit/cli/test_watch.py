@@ -25,7 +25,7 @@ def test_an_error_does_not_end_the_repetition_and_keeps_the_output(
 
     watching(show, 0.001, immediately=True)
     printed = capsys.readouterr()
-    assert printed.err.startswith("no answer since ")
+    assert printed.err.startswith("no response since ")
     assert printed.err.endswith("retrying: cannot connect\n")
     if terminal:
         screens = printed.out.split("\033[2J\033[1;1H")

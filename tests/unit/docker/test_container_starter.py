@@ -10,7 +10,7 @@ from aiodocker.exceptions import DockerError
 
 from gateway.backoff import BackoffPolicy
 from gateway.docker import container_starter, inspections, last_starts, start_attempts
-from gateway.docker.dead_containers import DeadContainerState, MountListener
+from gateway.docker.dead_containers import DeadContainerState, VolumeMountAddress
 from gateway.docker.errors import EngineError, ErrorKind, as_engine_error
 from gateway.docker.failed_starts import RequestedStart, StartFailureCause
 from gateway.docker.options import DockerOptions, NetworkOptions
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(60)
 OPTIONS = DockerOptions(networks={"apps": NetworkOptions()}, revive=True)
 DESIRED = DesiredState(
     "site-a", OPTIONS, ("media",), usable=frozenset({"media"}),
-    mount_listeners=(MountListener("media", "127.0.0.1", 20490),),
+    mount_addresses=(VolumeMountAddress("media", "127.0.0.1", 20490),),
 )  # fmt: skip
 OPT_IN = {"gateway.enable": "true"}
 REFUSED = (

@@ -111,7 +111,12 @@ def test_the_capabilities_of_a_podman_container_are_read() -> None:
 @pytest.mark.parametrize(
     ("mode", "networks", "reason", "message"),
     [
-        ("pasta", {"apps": NetworkOptions()}, BlockedReason.NOT_ATTACHABLE, "it uses pasta, with which Podman joins"),
+        (
+            "pasta",
+            {"apps": NetworkOptions()},
+            BlockedReason.NOT_ATTACHABLE,
+            "it uses pasta, with which Podman cannot join",
+        ),
         (
             "bridge",
             {"apps": NetworkOptions("overlay")},

@@ -5,11 +5,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from gateway.app.docker_desired_state import mount_listeners, volumes
+from gateway.app.docker_desired_state import mount_addresses, volumes
 from gateway.app.volume_ports import with_ports
 from gateway.cli import cli
 from gateway.config import Config, ConfigSources, load
-from gateway.docker.dead_containers import MountListener
+from gateway.docker.dead_containers import VolumeMountAddress
 from gateway.docker.volumes import VolumeInfo, create_body, mount_problems, volume_status
 from gateway.errors import GatewayError
 from gateway.rendering.application import compose, docker_run, env
@@ -44,8 +44,8 @@ def test_the_options_of_a_volume_are_mount_options(tmp_path: Path) -> None:
     ],
 )
 def test_volumes_reach_a_listener_at_its_addresses(tmp_path: Path, backend: str, hosts: list[str]) -> None:
-    found = mount_listeners(config(tmp_path, f"media=nfs://nas:2049/m?{backend}"))
-    assert found == tuple(MountListener("media", host, 20490) for host in hosts)
+    found = mount_addresses(config(tmp_path, f"media=nfs://nas:2049/m?{backend}"))
+    assert found == tuple(VolumeMountAddress("media", host, 20490) for host in hosts)
 
 
 @pytest.mark.parametrize(("hold", "retrans"), [("10s", 2), ("2m", 2), ("5m", 5), ("301s", 6), ("1h", 9)])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.docker.compose_command import FILES
-from gateway.docker.dead_containers import DeadContainer, DeadContainerState, MountListener
+from gateway.docker.dead_containers import DeadContainer, DeadContainerState, VolumeMountAddress
 from gateway.docker.engine_actions import execute
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.failed_starts import FailedStart, RequestedStart, StartFailureCause, read_error
@@ -43,12 +43,12 @@ OWN_FAULT = (
 ALWAYS = LastStart(restarts=True, at=100.0)
 APPS = NetworkInfo("n1", "apps", "bridge", "local", attachable=False, internal=True)
 START = PlannedAction(ActionKind.START, "", container="web", container_id="id-web", cause=StartFailureCause.NETWORK)
-MEDIA = MountListener("media", "127.0.0.1", 20490)
+MEDIA = VolumeMountAddress("media", "127.0.0.1", 20490)
 
 
 def desired(**more: Any) -> DesiredState:
     options = DockerOptions(networks={"apps": NetworkOptions()}, revive=more.pop("revive", True))
-    more = {"mount_listeners": (MEDIA,), "usable": frozenset({"media"}), **more}
+    more = {"mount_addresses": (MEDIA,), "usable": frozenset({"media"}), **more}
     return DesiredState("site-a", options, ("orders", "media"), **more)
 
 
@@ -144,12 +144,12 @@ def test_a_command_without_the_service_starts_no_container_with_a_volume() -> No
 
 
 @pytest.mark.parametrize(
-    "mount_listener",
-    [MountListener("media", "127.0.0.1", 20491), MountListener("media", "192.0.2.1", 20490)],
+    "mount_address",
+    [VolumeMountAddress("media", "127.0.0.1", 20491), VolumeMountAddress("media", "192.0.2.1", 20490)],
     ids=["another port", "another address"],
 )
-def test_a_volume_of_another_server_is_ignored(mount_listener: MountListener) -> None:
-    assert planned(failed(REFUSED), wanted=desired(mount_listeners=(mount_listener,))).dead == ()
+def test_a_volume_of_another_server_is_ignored(mount_address: VolumeMountAddress) -> None:
+    assert planned(failed(REFUSED), wanted=desired(mount_addresses=(mount_address,))).dead == ()
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_volume_reaches_a_wildcard_listener_at_loopback_and_bridge_addresses(
     )
     container = failed(REFUSED.replace("addr=127.0.0.1", f"addr={address}"))
     for host in ("0.0.0.0", "::"):  # noqa: S104
-        wildcard = desired(mount_listeners=(replace(MEDIA, host=host),))
+        wildcard = desired(mount_addresses=(replace(MEDIA, host=host),))
         assert bool(planned(container, networks=networks, wanted=wildcard).dead) == (host == listener)
     assert planned(container, networks=networks).dead == (), "the listener has one loopback address"
 

@@ -136,7 +136,7 @@ def test_a_foreign_network_that_is_not_internal_is_reported() -> None:
     assert line.startswith(
         "network apps was not created by this gateway, and it is not internal: containers reach external networks"
     )
-    assert "set internal: false to accept that" in line
+    assert "set internal: false to accept this" in line
 
 
 def test_each_option_that_differs_on_an_own_network_is_reported() -> None:
@@ -241,7 +241,7 @@ def test_a_container_that_cannot_be_attached_gets_no_project_network() -> None:
     assert [(each.network, each.reason) for each in refused.attachments] == [("apps-shop", BlockedReason.NOT_GRANTED)]
     odd = planned(container("web", "a b"))
     assert made(odd) == []
-    reported = f"web: label {PROJECT}: 'a b' cannot be part of a network's name, so it gets no network"
+    reported = f"web: label {PROJECT}: 'a b' cannot be part of a network's name, so it is attached to no network"
     assert odd.warnings == (reported,)
 
 
