@@ -1,4 +1,4 @@
-"""The entry point of `python -m gateway` and of the console script."""
+"""The entry point of `python -m gateway` and of the console script `gateway`."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command from the command line."""
+    """Run the command that the command-line arguments specify."""
     if sys.argv[1:2] == ["run"]:
         # Set the handlers before the slow imports: HUP must wait until the service can reload, and TERM must always
         # stop it.

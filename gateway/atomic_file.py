@@ -13,7 +13,7 @@ def replace_file(path: Path, text: str) -> None:
         text: The new content, which is written as UTF-8.
 
     Raises:
-        OSError: The file cannot be written. The old content is unchanged.
+        OSError: The file cannot be written. The file still has its old content.
     """
     temporary = path.with_suffix(".new")
     path.parent.mkdir(parents=True, exist_ok=True)

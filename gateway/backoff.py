@@ -13,8 +13,8 @@ class BackoffPolicy:
         first: Upper bound of the first delay. Each failure doubles the upper bound.
         cap: Maximum of the upper bound.
         floor: Minimum delay.
-        forgive_every: Seconds of success that offset one failure. Therefore, the delays of a flapping component
-            increase, and a component that ran for a long time is retried soon.
+        forgive_every: Seconds of success that cancel one counted failure. Therefore, the delays of a flapping
+            component increase, and a component that ran for a long time is retried soon.
     """
 
     first: float = 0.25
@@ -34,7 +34,7 @@ class Backoff:
     """Computes the delays between the attempts of one component.
 
     Args:
-        policy: The parameters.
+        policy: The limits of the delays.
         rng: The random number generator for the jitter.
     """
 

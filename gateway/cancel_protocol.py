@@ -8,7 +8,7 @@ from gateway.measurement import Tap
 
 
 class Classification(Enum):
-    """What the first bytes of a connection show if not a request: a session, or too few bytes to decide."""
+    """The result of `classify` if the first bytes are not a request: a session, or too few bytes to decide."""
 
     SESSION = "session"
     INCOMPLETE = "incomplete"
@@ -36,11 +36,11 @@ class EncryptionRequest:
 
 
 class LoginTap(Tap, Protocol):
-    """A tap that reads a login until the server has sent the key for cancel requests."""
+    """A tap that observes the login of a session until the server has sent the key for cancel requests."""
 
     @property
     def key_hidden(self) -> bool:
-        """Whether the connection is a session with an unreadable cancel key, for example because of encryption."""
+        """Whether the connection is a session whose cancel key the tap cannot read, for example if encrypted."""
 
     def matches(self, request: CancelRequest) -> bool:
         """Return whether `request` cancels a query of this session."""

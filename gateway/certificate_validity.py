@@ -41,8 +41,8 @@ def pem_validities(data: bytes) -> list[ValidityPeriod]:
 def file_validities(path: Path | None) -> list[ValidityPeriod]:
     """Return the validity of each PEM certificate in a file.
 
-    The result is empty for None and for a file that is unreadable, too large or not a regular file. The code that
-    uses the file reports such errors.
+    The result is empty if `path` is None, or if the file is unreadable, too large or not a regular file. The code
+    that uses the file reports such errors.
     """
     try:
         return pem_validities(_content(path)) if path is not None else []
@@ -51,7 +51,7 @@ def file_validities(path: Path | None) -> list[ValidityPeriod]:
 
 
 def _content(path: Path) -> bytes:
-    """Read a regular file. For other files, such as a FIFO, return an empty value, and do not block."""
+    """Return the content of a regular file. For other files, such as a FIFO, return empty bytes without blocking."""
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         status = os.fstat(file.fileno())
         usable = stat.S_ISREG(status.st_mode) and status.st_size <= _LARGEST
@@ -59,10 +59,10 @@ def _content(path: Path) -> bytes:
 
 
 def ca_credentials(path: Path | None) -> list[MonitoredCertificate]:
-    """Return a CA file as one credential; return an empty list if the file contains no certificate.
+    """Return one monitored certificate for a CA file; return an empty list if the file contains no certificate.
 
-    The credential expires with the last certificate in the file, because any CA in the file can be the one that has
-    signed the peer's certificate.
+    It expires when the last certificate in the file expires, because any of these CAs can be the one that has signed
+    the peer's certificate.
     """
     validities = file_validities(path)
     return (

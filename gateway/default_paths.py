@@ -1,4 +1,4 @@
-"""Returns the default paths of the service's files, for root and for other users."""
+"""Defines the default paths of the service's files, for root and for other users."""
 
 import os
 import stat
@@ -43,7 +43,7 @@ def make_folder(socket: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700 if folder == _private_folder() else 0o777)
     if not is_trusted(socket):
         raise GatewayError(
-            f"{folder} belongs to another user or is writable by others: remove it, or set XDG_RUNTIME_DIR"
+            f"{folder} belongs to another user, or other users can write to it: remove it, or set XDG_RUNTIME_DIR"
         )
 
 

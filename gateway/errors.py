@@ -48,7 +48,7 @@ class Reason(StrEnum):
 
 
 class GatewayError(Exception):
-    """Base class of all exceptions that Gateway defines."""
+    """The base class of the errors whose messages are for a user or an operator."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class ConfigError(GatewayError):
 
     Args:
         problems: All problems found.
-        origin: The sources that were read, if known.
+        origin: The file, variables and flags that were read; None if they are not known.
     """
 
     def __init__(self, problems: list[ConfigProblem], origin: ConfigOrigin | None = None) -> None:

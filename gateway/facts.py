@@ -19,9 +19,9 @@ class Fact:
         metric: Name of the gauge. Empty: the fact has no metric.
         label: Name of a label of the gauge. Its value is the fact's value if that is a string, or each key if the
             fact's value is a mapping.
-        describe: Returns a short description of the value for the status command and the status page; empty to hide
-            the value there.
-        additive: Whether a tunnel with several links reports the sum of their values.
+        describe: Returns a short description of the value for the status command and the status page; an empty string
+            hides the value there.
+        additive: Whether a tunnel with several links reports the sum of the values of its links.
     """
 
     key: str
@@ -72,5 +72,5 @@ def hidden(value: object) -> str:
 
 VERSION = Fact("version", "The server's version.")
 IDENTITY = Fact(
-    "identity", "An identifier that stays the same for as long as the server is the same.", describe=hidden
+    "identity", "An identifier of the server, which changes only if another server replaces it.", describe=hidden
 )

@@ -1,4 +1,4 @@
-"""Limits the size of files and YAML documents that users provide, and so the memory and CPU time to read them."""
+"""Limits the size of files and YAML documents that users provide, to limit the memory and CPU time to read them."""
 
 import errno
 import re
@@ -29,7 +29,7 @@ class TooLargeError(yaml.YAMLError):
     """A YAML document has more than `MAX_VALUES` values."""
 
     def __init__(self) -> None:
-        super().__init__(f"has more than {MAX_VALUES} values, including those that aliases repeat")
+        super().__init__(f"has more than {MAX_VALUES} values, including the values that aliases repeat")
 
 
 class LimitedLoader(yaml.SafeLoader):

@@ -1,4 +1,4 @@
-"""Defines the interface of taps, and counters and histograms that are fast enough for each byte of traffic."""
+"""Defines the interface of taps, and counters and histograms that are fast enough for each read of traffic."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -16,11 +16,11 @@ class Tap(Protocol):
 
     @property
     def finished(self) -> bool:
-        """Whether the tap needs no more bytes. If so, the relay removes the tap when the backend next sends data."""
+        """Whether the tap needs no more bytes. If so, the relay removes the tap when the backend sends data again."""
 
     @property
     def tracker(self) -> "RequestTracker | None":
-        """Matches responses to requests; None if the two alternate, so that each response is for the last request."""
+        """Matches responses to requests; None if they alternate, so each response belongs to the last request."""
 
     def on_request(self, data: memoryview, now: float, /) -> None:
         """Observe `data` from the client, received at the monotonic time `now`."""
@@ -55,7 +55,7 @@ TapFactory = Callable[[Callable[[float], None]], Tap]
 
 
 def waiting_since(tap: Tap | None, request_at: float) -> float | None:
-    """Return the monotonic time since which a client has waited for a response; None if the client does not wait.
+    """Return the monotonic time at which a client began to wait for a response; None if the client does not wait.
 
     Args:
         tap: The tap of the connection; None if it has none.

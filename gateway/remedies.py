@@ -1,6 +1,6 @@
 """Lists the default remedy for each reason for which a tunnel or target can fail.
 
-`gateway explain` ends with such a sentence, and docs/troubleshooting.md describes each reason in detail.
+`gateway explain` prints the remedy as its last line, and docs/troubleshooting.md describes each reason in detail.
 """
 
 from collections.abc import Mapping
@@ -22,12 +22,12 @@ TUNNEL_REMEDIES: Mapping[str, str] = {
     Reason.PERMISSION: "give the gateway the capability or the device that the detail names",
     Reason.TUNNEL: "repair the outer tunnel first",
 }
-"""For each reason of a tunnel, a sentence in the imperative."""
+"""For each reason for which a tunnel can fail: the remedy, as an instruction to the operator."""
 
 TARGET_REMEDIES: Mapping[str, str] = {
-    Reason.TIMEOUT: "check that the server answers on its own host, and raise check.timeout if it is only slow",
+    Reason.TIMEOUT: "check that the server responds on its own host, and raise check.timeout if it is only slow",
     Reason.REFUSED: "start the server, or correct the address in targets",
-    Reason.RESET: "read the log of the server: it closes connections before it answers",
+    Reason.RESET: "read the log of the server: it closes connections before it responds",
     Reason.DNS: "correct the host name in targets; the tunnel's server resolves it",
     Reason.HOST_KEY: "correct known_hosts or host_keys of the tunnel",
     Reason.AUTH: "correct check.user and check.password_file",
@@ -48,4 +48,4 @@ TARGET_REMEDIES: Mapping[str, str] = {
     Reason.NO_SPACE: "free space on the server",
     Reason.TUNNEL: "repair the tunnel first",
 }
-"""For each reason of a target, a sentence in the imperative."""
+"""For each reason for which a target can fail: the remedy, as an instruction to the operator."""

@@ -2,7 +2,7 @@
 
 Private keys follow OpenSSH's rule: only the owner can read them. Passwords and configurations with secrets must not
 be readable by everybody. A file is readable by everybody if the mode of the file permits others to read it, and the
-mode of each parent directory permits others to traverse the directory.
+mode of each parent directory permits others to traverse it.
 
 Container runtimes mount secrets with mode 0444 (Docker) or 0644 (Kubernetes) into a container, which has no other
 users. The checks accept such mounts: a mount of a single file (Docker, Compose, swarm) or, in a pod, an in-memory
@@ -76,8 +76,8 @@ def read_secret(path: Path) -> bytes:
 def read_private_key(path: Path, what: str = "private key") -> bytes:
     """Read a file; refuse it if users other than its owner can read it, as OpenSSH does.
 
-    If another user owns the file (a mounted secret), its group is allowed to read it, but not everybody. The function
-    opens the file only once, so that it reads the file that it has checked.
+    If another user than that of this process owns the file (a mounted secret), its group is also allowed to read it.
+    The function opens the file only once, so that it reads the file that it has checked.
 
     Args:
         path: The file.
@@ -154,7 +154,7 @@ def _is_runtime_mount(path: Path) -> bool:
 
 
 def _mount(path: Path) -> tuple[str, str]:
-    """Return the mount point and file system type of a file (proc_pid_mountinfo(5)); empty texts if not known."""
+    """Return the mount point and file system type of a file (proc_pid_mountinfo(5)); empty strings if not known."""
     ancestors = {str(path), *map(str, path.parents)}
     mount = ("", "")
     try:
@@ -164,7 +164,7 @@ def _mount(path: Path) -> tuple[str, str]:
     for line in lines:
         fields, _, source = line.partition(" - ")
         point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields.split()[4])
-        # A later mount at the same point covers the earlier one.
+        # `>=`, because a later mount at the same mount point covers the earlier one.
         if point in ancestors and len(point) >= len(mount[0]):
             mount = (point, source.split()[0])
     return mount

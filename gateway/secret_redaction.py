@@ -1,4 +1,4 @@
-"""Recognizes secrets in text and command lines, and replaces them."""
+"""Recognizes secrets in strings and command lines, and replaces them."""
 
 import re
 import shlex
@@ -25,14 +25,14 @@ _OPTIONS_OF_PROGRAMS = (
     ("lftp", r"-u\s*[^\s,'\"]*,"),
     ("curl", r"(?:-u|--user)\s*"),
 )
-"""Names of programs, and the option whose value is a secret. Each pattern matches the text up to the secret."""
+"""Names of programs, and the option whose value is a secret. Each pattern matches the characters up to the secret."""
 
 
 def _after(program: str) -> str:
     """Return a pattern that matches the name of a program and its arguments.
 
-    The arguments do not contain the name again. Otherwise, the time to search a text that repeats the name would grow
-    with the square of its length.
+    The pattern does not match a second occurrence of the name. Otherwise, the time to search a string that repeats
+    the name would grow with the square of the string's length.
     """
     return rf"\b{program}\w*\b(?:(?!\b{program})[^;|&])*?"
 
@@ -54,7 +54,7 @@ _HIDDEN = (
     re.compile(r"(?i)(\bauthorization\s*:\s*(?:(?:basic|bearer|token)\s+)?)[^\s'\"]+"),
 )
 """Patterns of secrets: private keys, passwords in URLs, settings, options of common programs. The group of each
-pattern matches the text before the secret."""
+pattern matches the characters before the secret."""
 
 
 def is_secret(name: str) -> bool:
@@ -63,19 +63,19 @@ def is_secret(name: str) -> bool:
 
 
 def is_private_key(text: str) -> bool:
-    """Return whether a text is a private key (PEM, or PEM in base64), not the path of a key file."""
+    """Return whether a string is a private key (PEM, or PEM in base64), not the path of a key file."""
     return "-----BEGIN" in text or text.startswith("LS0tLS1CRUdJTi")
 
 
 def hide_secrets(text: str) -> str:
-    """Return a text in which `***` replaces each part that is probably a secret."""
+    """Return the string with `***` in place of each part that is probably a secret."""
     for pattern in _HIDDEN:
         text = pattern.sub(r"\1***", text)
     return text
 
 
 def redacted(words: Sequence[str]) -> str:
-    """Return words as a command line in which `***` replaces secrets.
+    """Join words to a command line, with `***` in place of secrets.
 
     Args:
         words: The words of a command.
@@ -94,7 +94,7 @@ def has_secrets(words: Sequence[str]) -> bool:
     Args:
         words: Options and arguments of a command.
     """
-    # A switch is not a secret, although its name can match, as in Traefik's `passhostheader=true`.
+    # A boolean option is not a secret, even if its name matches, as in Traefik's `passhostheader=true`.
     words = [each for each in words if not re.search(r"(?i)=(?:true|false)$", each)]
     return any(_SECRET.search(word) for word in words) or redacted(words) != _joined(words)
 

@@ -22,7 +22,7 @@ Default_Ignorable_Code_Point, and the blank Braille pattern."""
 def printable(text: str) -> str:
     """Replace each control character and invisible character with a question mark, and each tab with a space.
 
-    Newlines remain.
+    Newlines are kept.
     """
     if text.isprintable() and _INVISIBLE.isdisjoint(text):
         return text

@@ -14,7 +14,7 @@ class ClientTls:
     Args:
         ca_file: PEM file with the certificate authorities to trust. Default: those of the system.
         cert_file: PEM file with the client's certificate, if the server requests one.
-        key_file: PEM file with the private key. Default: `cert_file` contains the key.
+        key_file: PEM file with the private key. By default, `cert_file` must contain the key.
     """
 
     ca_file: Path | None = None

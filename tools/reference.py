@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from gateway import backends, tunnels
 from gateway.backend_support.http_expectation import HttpRoleOptions
 from gateway.backend_support.http_role_server import HttpRoleServer
-from gateway.backend_support.tls import TlsOptions
+from gateway.backend_support.tls import CheckTlsOptions
 from gateway.cli import cli
 from gateway.config.model import (
     SECTIONS,
@@ -122,7 +122,7 @@ def _configuration() -> Iterator[str]:
         for title, cls in ((f"kind `{name}`", backend.options), (f"kind `{name}`, `check`", backend.check)):
             if dataclasses.fields(cls):
                 yield from _table(f"`backends.NAME`, {title}", cls)
-    yield from _table("`check.tls`, `check.via_http.tls`", TlsOptions)
+    yield from _table("`check.tls`, `check.via_http.tls`", CheckTlsOptions)
     yield from _table("`check.via_http`, kinds `mysql` and `postgres`", HttpRoleServer)
     yield from _table("`check.role` of kind `http`, `check.via_http.role`", HttpRoleOptions)
     yield from _table("`docker`", DockerOptions)

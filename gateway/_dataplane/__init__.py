@@ -1,6 +1,6 @@
-"""The engine: moves the bytes of SSH channels and between sockets, in C.
+"""Contains the engine, which moves the bytes of SSH channels and of pairs of sockets, in C.
 
-Its module `engine` is missing if it could not be built.
+The module `engine` of this package is missing if it could not be built.
 """
 
 import importlib
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 _MAX_AUTO_THREADS = 4
-"""More threads than this help only with a very high load, which an operator configures."""
+"""Maximum for `threads: auto`. More threads help only with a very high load, for which an operator sets a number."""
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Settings:
     """The settings of the data plane in this process.
 
     Args:
-        threads: Maximum number of engines, each with a thread, of an event loop.
+        threads: Maximum number of engines of an event loop. Each engine has a thread.
         growth_bytes: Limit on the growth of the receive windows of all SSH channels together, in bytes.
     """
 
@@ -31,7 +31,7 @@ settings = Settings()
 
 
 def thread_count(configured: int | Literal["auto"]) -> int:
-    """Return the number of threads. `auto` is one for each processor that this process may use, up to 4."""
+    """Return the number of threads. With `auto`, one for each processor that this process may use, up to 4."""
     if configured == "auto":
         return min(len(os.sched_getaffinity(0)), _MAX_AUTO_THREADS)
     return configured
@@ -43,7 +43,7 @@ def is_built() -> bool:
 
 
 def description() -> str:
-    """Return whether the data plane in C is built, and with which OpenSSL."""
+    """Describe the data plane for `gateway --version`: whether the engine is built, and with which OpenSSL."""
     if not is_built():
         return "data plane of asyncssh (the data plane in C is not built)"
     return f"native data plane in C, {importlib.import_module('gateway._dataplane.engine').OPENSSL_VERSION}"

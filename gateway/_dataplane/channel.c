@@ -69,7 +69,7 @@ void channel_create(struct engine *e, struct wire *w, uint64_t token, const stru
         report_refused(e, token, OPEN_CONNECT_FAILED, (const uint8_t *)refusal, sizeof refusal - 1);
 }
 
-/* Report that a channel did not open. Python does not know the channel of a pending client, but gets the client. */
+/* Report that a channel did not open. If a client of a listener waits for it, return the client to Python instead. */
 static void report_unopened(struct channel *c, uint32_t code, const uint8_t *text, size_t size)
 {
     if (c->listener)
@@ -138,7 +138,7 @@ void channel_send_close(struct channel *c)
     }
 }
 
-/* Return what the window has grown to the budgets. */
+/* Return the bytes by which the window has grown to the budgets. */
 static void release_growth(struct channel *c)
 {
     c->engine->growth_available += c->growth;
@@ -157,7 +157,7 @@ void channel_free(struct channel *c)
     c->freed = true;
     dequeue_channel(c);
     wire_remove_channel(w, c);
-    w->growth_available += c->growth; /* `growth` stays taken from the engine's budget until the client has all bytes */
+    w->growth_available += c->growth; /* the engine's budget gets `growth` back only when the client has all bytes */
     c->wire = NULL;
 }
 
@@ -213,7 +213,7 @@ void channel_release_gauge(struct channel *c)
     c->gauge = NULL;
 }
 
-/* Free a channel that has ended and has no number any more. */
+/* Free a channel that has ended and has released its channel number. */
 void channel_release(struct channel *c)
 {
     struct engine *e = c->engine;

@@ -23,7 +23,7 @@ bool chunks_append(struct chunks *, const uint8_t *data, size_t size);
 /* Send as much as the socket accepts. Return the number of bytes, or -1 if the socket failed (errno). */
 ssize_t chunks_send(struct chunks *, int fd);
 
-/* Return the memory of the queue, in bytes, without its first chunk, which can be sent in part. */
+/* Return the memory of the queue, in bytes. Excludes the first chunk, of which a part can be sent already. */
 size_t chunks_memory(const struct chunks *);
 
 void chunks_free(struct chunks *);

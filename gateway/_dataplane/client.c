@@ -13,7 +13,7 @@ static void set_mask(struct channel *c, uint32_t mask)
 
     if (!c->is_unix && waits != waited)
         stall_set(c->engine, &c->stall, c->fd, waits);
-    /* Fails only without memory in the kernel. The client is then reset. */
+    /* `epoll_ctl` fails only if the kernel has no memory. The client is then reset. */
     int operation = !mask ? EPOLL_CTL_DEL : c->mask ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
 
     if (epoll_ctl(c->engine->epoll, operation, c->fd, &event) < 0) {

@@ -1,4 +1,4 @@
-/* Executes the commands of Python, in order. */
+/* Executes the commands from Python, in order. */
 #include <errno.h>
 #include <openssl/crypto.h>
 #include <unistd.h>
@@ -150,7 +150,7 @@ void run_commands(struct engine *e)
         memcpy(&header, taken.data + at, sizeof header);
         run_command(e, &header, taken.data + at + sizeof header);
     }
-    OPENSSL_cleanse(taken.data, taken.size); /* keys */
+    OPENSSL_cleanse(taken.data, taken.size); /* the commands can contain keys */
     taken.size = 0;
     e->running = taken;
 }

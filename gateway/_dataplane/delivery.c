@@ -4,7 +4,7 @@
 
 #include "engine.h"
 
-#define MAX_IOVECS 64u  /* with more pieces, several calls are made; the kernel refuses more than 1024 */
+#define MAX_IOVECS 64u  /* pieces per system call; the kernel refuses more than 1024 */
 #define SAMPLE_EVERY 4u /* the latency of one in four responses is recorded, starting with the first */
 
 /* Add data that has arrived on the channel. It stays in the receive buffer until `client_deliver_all`. */
@@ -38,13 +38,13 @@ void client_add_piece(struct channel *c, const uint8_t *data, uint32_t size)
     }
 }
 
-/* Count bytes before they are sent, so that no client has received bytes that are not counted. */
+/* Count bytes before they are sent: the counters must include all bytes that a client has received. */
 static void count_offered(struct channel *c, size_t offered)
 {
     atomic_fetch_add_explicit(&c->gauge->from_backend, offered, memory_order_relaxed);
 }
 
-/* Correct the count after the call: `sent` is its result. */
+/* Correct the count after the system call. `sent` is the result of the call. */
 static void count_sent(struct channel *c, size_t offered, ssize_t sent)
 {
     size_t rest = offered - (sent > 0 ? (size_t)sent : 0);
@@ -126,7 +126,7 @@ static int send_pieces(struct channel *c, size_t *sent_of_first, uint64_t *total
     return at;
 }
 
-/* Send the data that has arrived to the client, and keep what its socket does not accept. */
+/* Send the data that has arrived to the client, and hold the bytes that the client's socket does not accept. */
 static void deliver(struct channel *c)
 {
     uint64_t now = clock_ns(), total = 0;
@@ -163,7 +163,7 @@ void client_deliver_all(struct engine *e)
     e->piece_count = 0;
 }
 
-/* Send what is held for the client. */
+/* Send the held bytes to the client. */
 void client_flush(struct channel *c)
 {
     size_t offered = c->held.size;

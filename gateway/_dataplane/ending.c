@@ -30,7 +30,7 @@ void close_gracefully(int fd, bool is_unix)
     close(fd);
 }
 
-/* Pass the end of the backend's stream on when nothing is held; finish when both directions have ended. */
+/* Pass the end of the backend's stream on if no bytes are held for the client. Finish if both directions have ended. */
 void ending_propagate(struct channel *c)
 {
     if (!c->attached || c->ended)
@@ -41,7 +41,7 @@ void ending_propagate(struct channel *c)
     }
     if (c->backend_eof && !c->eof_delivered) {
         c->eof_delivered = true;
-        atomic_store(&c->gauge->eof_delivered, 1); /* before the client can see the end */
+        atomic_store(&c->gauge->eof_delivered, 1); /* set this before the client can see the end */
         shutdown(c->fd, SHUT_WR);
     }
     if (c->link_lost) {
@@ -70,7 +70,7 @@ void ending_backend(struct channel *c, bool close)
 /* Handle the loss of the SSH connection: reset the client, but first deliver a complete response. */
 void ending_link_lost(struct channel *c)
 {
-    if (c->channel_closed) /* the SSH connection is not needed any more */
+    if (c->channel_closed) /* the channel no longer needs the SSH connection */
         return;
     c->link_lost = c->channel_unwritable = true;
     dequeue_channel(c);

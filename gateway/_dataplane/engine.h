@@ -20,7 +20,7 @@
 
 #define MAX_SEND_PACKET 32768u /* data bytes per sent packet: the maximum that OpenSSH accepts */
 #define DATA_HEADER 14u        /* packet length, padding length, message number, channel, data length */
-#define DATA_OVERHEAD 10u      /* the same without the packet length */
+#define DATA_OVERHEAD 10u      /* DATA_HEADER without the packet length */
 #define MIN_PADDING 4u
 #define MAX_PADDING (MAX_BLOCK_SIZE + MIN_PADDING)
 #define PACKET_STRIDE (DATA_HEADER + MAX_SEND_PACKET + MAX_PADDING + TAG_SIZE)
@@ -28,8 +28,8 @@
 #define BATCH_SIZE ((size_t)8 * PACKET_STRIDE)
 #define SLOW_BATCH_SIZE ((size_t)2 * PACKET_STRIDE)
 #define RECEIVE_SIZE ((size_t)512 * 1024)
-#define MAX_UNACCEPTED ((size_t)256 * 1024) /* bytes of packets for Python above which receiving stops */
-#define MAX_RECORDS ((size_t)4 * 1024 * 1024) /* bytes of records that Python has not taken above which the thread waits */
+#define MAX_UNACCEPTED ((size_t)256 * 1024) /* receiving stops while Python has more bytes of packets to process */
+#define MAX_RECORDS ((size_t)4 * 1024 * 1024) /* the thread waits while Python has more bytes of records to take */
 #define MAX_BOUNDS 32u
 #define MAX_PIPES 16u
 #define SECOND 1000000000ull
@@ -91,7 +91,7 @@ enum record {
     RECORD_RPC,        /* a: 1 if the bytes are from the backend; b: time; c: XID; d: enum rpc_type, or -1: not RPC */
     RECORD_JOINED,     /* of a listener; a: token of the new channel, whose client is joined; b: token of its wire;
                           c: nanoseconds since the client was accepted */
-    RECORD_RETURNED,   /* of a listener; a: descriptor of a client that is Python's; b: nanoseconds as above */
+    RECORD_RETURNED,   /* of a listener; a: descriptor of a client that Python now owns; b: nanoseconds as above */
     RECORD_STOPPED,    /* a listener accepts no more clients. Records of pending clients can follow. */
     RECORD_PAIR_ENDED, /* a: enum close_reason; b, c: descriptors of a client and a backend that must linger and then be
                           reset, or -1. The last record of a pair. */
@@ -101,7 +101,7 @@ enum close_reason {
     CLOSE_FINISHED, CLOSE_CLIENT_RESET, CLOSE_LINK_LOST, CLOSE_ABORTED, CLOSE_MOVED, CLOSE_BACKEND_RESET
 };
 enum attach_flag { ATTACH_MEASURE = 1, ATTACH_UNIX = 2, ATTACH_UNIX_BACKEND = 4 };
-enum tap { TAP_NONE, TAP_BYTES, TAP_RPC }; /* what to report of a channel or pair, from the first byte on */
+enum tap { TAP_NONE, TAP_BYTES, TAP_RPC }; /* which bytes or messages to report to Python, from the first byte on */
 enum rpc_type { RPC_CALL, RPC_REPLY };
 
 struct message_header {
@@ -136,12 +136,12 @@ struct wire_setup {
 struct channel_setup {
     uint32_t window;
     uint32_t max_packet;
-    uint32_t type_size; /* bytes after this struct up to the channel number in CHANNEL_OPEN; then what follows the
-                           maximum packet size (RFC 4254, section 5.1) */
+    uint32_t type_size; /* size of the first part after this struct: CHANNEL_OPEN up to the channel number. The second
+                           part is the rest of CHANNEL_OPEN after the maximum packet size (RFC 4254, section 5.1) */
     uint32_t tap;       /* enum tap */
 };
 
-/* Figures of a wire or channel that Python reads at any time. Only the engine writes them. One cache line. */
+/* The counters and times of an object. Python reads them at any time; only the engine writes them. One cache line. */
 struct gauge {
     _Atomic uint64_t to_backend, from_backend, responses;
     _Atomic uint64_t last_active; /* of a wire: when data was last received */
@@ -159,7 +159,7 @@ enum source_kind {
     SOURCE_TIMER, SOURCE_WAKE, SOURCE_WIRE, SOURCE_CHANNEL, SOURCE_LISTENER, SOURCE_SIDE, SOURCE_FREED
 };
 
-/* What an epoll event refers to: the first member of a wire, a channel, a listener and a side of a pair. */
+/* The object of an epoll event. It is the first member of a wire, a channel, a listener and a side of a pair. */
 struct source {
     enum source_kind kind;
     struct source *next_freed;
@@ -185,13 +185,13 @@ struct rpc_scanner {
     bool is_continuation; /* whether the next fragment continues a message */
 };
 
-/* What is reported of a channel or pair. */
+/* Which bytes or messages of a channel or pair are reported to Python. */
 struct observer {
     enum tap tap;
     struct rpc_scanner rpc[2]; /* from the client, from the backend */
 };
 
-/* A socket that accepts no more data. A zeroed struct is a socket that does. */
+/* Whether and since when a socket accepts no more data. A zeroed struct is a socket that accepts data. */
 struct stall {
     uint64_t since; /* 0: the socket accepts data, or is a unix socket */
     bool suspended; /* whether its TCP_USER_TIMEOUT is disabled */
@@ -218,7 +218,7 @@ struct engine {
     pthread_mutex_t lock; /* protects the fields up to `first_free` */
     pthread_cond_t taken; /* Python has taken records, or the thread must stop */
     struct bytes commands, records;
-    bool wake_pending, report_pending; /* whether the eventfd was written and not handled yet */
+    bool wake_pending, report_pending; /* whether the eventfd was written, but not handled yet */
     bool stopping;
     int failed;        /* the error that has ended the thread; 0: none */
     bool records_lost; /* memory was exhausted */
@@ -234,7 +234,7 @@ struct engine {
     size_t share;    /* bytes that a pair may read in this turn */
     struct pipe pipes[MAX_PIPES]; /* empty pipes, which pairs use again */
     uint32_t pipe_count;
-    bool cannot_splice; /* the kernel does not support it */
+    bool cannot_splice; /* whether the kernel does not support splice(2) between these sockets */
     struct source *freed; /* objects to free at the end of the turn: events can still refer to them */
     struct piece *pieces;
     int piece_count, piece_capacity;
@@ -244,7 +244,7 @@ struct engine {
     bool histograms_dirty;
     uint64_t histograms_due, stall_scan_due, slow_scan_due, timer_set; /* 0: not scheduled */
     uint64_t growth_available;
-    uint64_t growth_reserve; /* bytes of the budget that initial windows of accepted clients leave for growth */
+    uint64_t growth_reserve; /* bytes of the budget that the initial windows of accepted clients must not use */
     uint32_t user_timeout; /* TCP_USER_TIMEOUT of clients, in milliseconds */
     uint8_t padding[MAX_PADDING];
 };

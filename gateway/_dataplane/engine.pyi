@@ -1,4 +1,4 @@
-"""The engine in C. `engine.h` describes the commands and records."""
+"""Declares the engine in C. `engine.h` describes the commands and records."""
 
 from typing import Final, Self
 
@@ -36,12 +36,12 @@ OPENSSL_VERSION: Final[str]
 class Engine:
     """One epoll loop, and its thread.
 
-    Tokens name connections, channels and pairs of sockets. Sockets that are passed belong to the engine. Commands are
-    asynchronous: the thread runs them in order.
+    A token identifies a connection, channel, listener or pair of sockets. The engine takes ownership of each socket
+    that is passed to it. Commands are asynchronous: the thread runs them in order.
 
     Args:
         bounds: Upper bounds of the buckets of histograms, in seconds, ascending.
-        growth_bytes: Limit on the growth of all receive windows together.
+        growth_bytes: Limit, in bytes, on the growth of all receive windows together.
         user_timeout: TCP_USER_TIMEOUT of clients, in milliseconds.
 
     Raises:
@@ -53,28 +53,28 @@ class Engine:
         """Start the thread.
 
         Raises:
-            OSError: The thread cannot be created, or it runs already.
+            OSError: The thread cannot be created, or is already running.
         """
 
     def close(self) -> None:
         """Stop the thread, reset all clients, and close all sockets. Other methods then raise ValueError."""
 
     def fileno(self) -> int:
-        """Return a descriptor that is readable when `take` has records; before `start`, when `turn` has work."""
+        """Return a descriptor that is readable when `take` has records (without a thread: when `turn` has work)."""
 
     def turn(self) -> None:
         """Run the queued commands, and handle the events that have occurred. For tests without the thread.
 
         Raises:
-            OSError: The thread runs.
+            OSError: The thread is running.
         """
 
     def take(self) -> list[tuple[int, int, tuple[int, int, int, int], bytes]]:
         """Remove and return the records, in order: kind, token, four arguments, payload.
 
         Raises:
-            OSError: Records were lost, or the thread has ended. The engine must be closed.
-            MemoryError: Memory was exhausted, and the records are lost. The engine must be closed.
+            OSError: Records were lost, or the thread has ended. The caller must close the engine.
+            MemoryError: Memory was exhausted, and the records are lost. The caller must close the engine.
         """
 
     def token(self) -> int:
@@ -84,13 +84,14 @@ class Engine:
         """Free a token whose object has ended or was never created."""
 
     def gauge(self, token: int, /) -> tuple[int, int, int, float, float, int, bool]:
-        """Return the figures of a connection, channel or pair.
+        """Return the counters and times of an object.
 
-        In this order: bytes to and from the backend, responses, last activity, time of the pending request, held
-        bytes, and whether the end of the backend's stream was passed on to the client. Times are monotonic and in
-        seconds; 0 means that no request is pending. For a connection, the second value is the number of bytes that
-        were received since the last key exchange, and the third is the number of channels. For a listener, the first
-        value is the number of accepted clients.
+        For a channel or pair, in this order: the numbers of bytes to and from the backend, the number of responses,
+        the time of the last activity, the time of the pending request (0 if there is none), the number of held bytes,
+        and whether the end of the backend's stream was passed on to the client. For a connection, the second value is
+        the number of bytes received since the last key exchange, the third is the number of channels, and the fourth
+        is the time at which data was last received. For a listener, the first value is the number of accepted
+        clients. Times are monotonic, in seconds.
 
         Raises:
             KeyError: The token was released.
@@ -99,11 +100,11 @@ class Engine:
     def inspect(self, token: int, /) -> dict[str, int] | None:
         """Return the internal state of a connection, channel, listener or pair, for tests; None if it has ended.
 
-        The queued commands are not part of this state.
+        The state does not include commands that are still queued.
         """
 
     def growth(self) -> int:
-        """Return the bytes that are left of the budget for the growth of windows."""
+        """Return the number of bytes by which windows can still grow."""
 
     def wire(
         self,
@@ -129,21 +130,21 @@ class Engine:
             open_: The same for receiving.
             max_packet_length: Maximum length of a received packet.
             strict: Whether new keys reset the sequence numbers.
-            rekey_bytes: Bytes in one direction after which RECORD_REKEY_DUE is sent.
+            rekey_bytes: Number of bytes in one direction after which the engine emits RECORD_REKEY_DUE.
             growth_bytes: Limit on the growth of the receive windows of this connection.
             max_window: Maximum receive window of a channel.
-            adjust_bytes: Consumed bytes after which a window adjust is sent.
-            received: Bytes that were received from the socket and not processed.
+            adjust_bytes: Number of consumed bytes after which the engine sends a window adjust.
+            received: Bytes that were received from the socket, but not processed.
         """
 
     def key(self, token: int, sealing: bool, cipher: str, key: bytes, iv: bytes, /) -> None:
         """Replace the key for sending (after NEWKEYS was sent) or for receiving (after NEWKEYS was received)."""
 
     def send(self, token: int, packet: bytes, /) -> None:
-        """Send a packet of Python: length, padding length, payload and padding, not encrypted."""
+        """Encrypt and send a packet of asyncssh: length, padding length, payload and padding."""
 
     def command(self, command: int, token: int, argument: int, /) -> None:
-        """Queue a command with one argument. After COMMAND_UNLISTEN, every client that is accepted is returned."""
+        """Queue a command with one argument. After COMMAND_UNLISTEN, the engine returns every accepted client."""
 
     def channel(
         self, token: int, wire: int, window: int, max_packet: int, tap: int, head: bytes, rest: bytes, /
@@ -155,8 +156,8 @@ class Engine:
             wire: The token of the connection.
             window: The initial receive window.
             max_packet: The maximum size of received packets.
-            tap: TAP_BYTES reports the bytes as RECORD_TAP until COMMAND_UNTAP, and TAP_RPC reports the headers of ONC
-                RPC messages as RECORD_RPC. TAP_NONE reports nothing.
+            tap: `TAP_BYTES` to report the bytes as RECORD_TAP until COMMAND_UNTAP, `TAP_RPC` to report the headers of
+                ONC RPC messages as RECORD_RPC, `TAP_NONE` to report nothing.
             head: The channel type, as in CHANNEL_OPEN.
             rest: The bytes of CHANNEL_OPEN after the maximum packet size.
         """
@@ -200,7 +201,7 @@ class Engine:
             histogram: The histogram for response latency.
             permits: Number of clients to accept. COMMAND_PERMIT permits more.
             min_window: The smallest initial receive window.
-            window: The initial receive window while at most half of the budgets for growth is used.
+            window: The initial receive window, as long as at most half of each budget for growth is used.
             max_packet: The maximum size of received packets.
             tap: Whether to report the bytes as RECORD_TAP, until COMMAND_UNTAP.
             wires: Tokens of the connections, as native unsigned 64-bit integers.

@@ -13,7 +13,7 @@
 
 enum tcp_state { STATE_ESTABLISHED = 1, STATE_CLOSE_WAIT = 8 }; /* linux/tcp_states.h */
 
-/* Return the received bytes that this process has read or the FIN has added; set the state of the connection. */
+/* Return the number of received bytes that are not unread: those that were read, plus one for a FIN. Set the state. */
 static bool counters(const struct side *s, uint8_t *state, uint64_t *received)
 {
     struct tcp_info info = {0};

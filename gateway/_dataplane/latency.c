@@ -91,7 +91,7 @@ void stall_set(struct engine *e, struct stall *s, int fd, bool stalled)
     *s = (struct stall){.since = stalled ? clock_ns() : 0};
 }
 
-/* Disable TCP_USER_TIMEOUT if the peer acknowledges window probes but does not read.
+/* Disable TCP_USER_TIMEOUT while the peer acknowledges window probes but does not read.
  *
  * The kernel would close the connection after a zero window of that duration, although RFC 9293, section 3.8.6.1,
  * requires a sender to keep it open.
@@ -139,7 +139,7 @@ void timer_arm(struct engine *e)
 void timer_expired(struct engine *e)
 {
     uint64_t now = clock_ns(), count;
-    ssize_t size = read(e->timer, &count, sizeof count); /* fails if the timer was set again meanwhile */
+    ssize_t size = read(e->timer, &count, sizeof count); /* fails if the timer was set again after it expired */
 
     (void)size;
     e->timer_set = 0;

@@ -1,4 +1,4 @@
-/* Accepts clients by a rule of Python, and opens their channels. Clients that the rule does not admit go to Python. */
+/* Accepts clients by a rule from Python, and opens their channels. Returns clients that the rule refuses to Python. */
 #include <errno.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -9,7 +9,7 @@
 #define ACCEPTS_PER_TURN 64u
 #define MAX_PENDING 64u /* channels of a listener that open at the same time; further clients wait in the kernel */
 
-/* Start to accept clients. If that fails, or as soon as the rule does not apply any more, RECORD_STOPPED is sent. */
+/* Start to accept clients. Emits RECORD_STOPPED if this fails, or when the listener stops later. */
 void listener_create(struct engine *e, uint64_t token, const struct listener_setup *setup, size_t size)
 {
     struct gauge *gauge = slot_find(e, token);
@@ -119,7 +119,7 @@ static uint32_t load_of(const struct wire *w)
     return w->used_count - w->free_count;
 }
 
-/* Return the connection with the fewest channels, in turn among equals; NULL if all are closed. */
+/* Return the connection with the fewest channels, round-robin among several of them; NULL if all are closed. */
 static struct wire *choose_wire(struct listener *l)
 {
     const uint64_t *tokens = (const void *)(l->setup + 1);
@@ -178,7 +178,7 @@ static void take_client(struct listener *l, int fd, const struct sockaddr_storag
         report_returned(l, fd, 0);
 }
 
-/* Accept clients that wait. Stop if no more are permitted, or on an error: Python then accepts, or reports the error. */
+/* Accept the waiting clients. Stop if no more are permitted, or on an error: Python then accepts the clients. */
 void listener_event(struct listener *l)
 {
     struct sockaddr_storage from;

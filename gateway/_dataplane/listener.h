@@ -11,8 +11,8 @@ struct network {
     uint8_t address[16];
 };
 
-/* The rule of a listener. These follow: the tokens of the wires, the networks, the channel type, and what follows the
- * maximum packet size in CHANNEL_OPEN (RFC 4254, section 5.1). */
+/* The rule of a listener. After this struct follow the tokens of the wires, the networks, the channel type, and the
+ * bytes after the maximum packet size in CHANNEL_OPEN (RFC 4254, section 5.1). */
 struct listener_setup {
     uint64_t permits; /* clients to accept until more are permitted */
     int32_t fd;       /* a listening TCP socket, non-blocking */

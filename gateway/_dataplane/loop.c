@@ -11,7 +11,7 @@
 #include "pair.h"
 
 #define MAX_EVENTS 256
-#define MAX_TURN ((size_t)4 * 1024 * 1024) /* bytes that all pairs together read in a turn, unless these are many */
+#define MAX_TURN ((size_t)4 * 1024 * 1024) /* bytes that all pairs read together in a turn, if MIN_SHARE permits */
 #define MIN_SHARE ((size_t)64 * 1024)
 #define MAX_SHARE ((size_t)1024 * 1024)
 
@@ -121,7 +121,7 @@ static void finish_turn(struct engine *e)
     free_now(e);
 }
 
-/* Return how many bytes a pair may read: a fair share, so that those with little data do not wait long. */
+/* Return how many bytes each pair may read in this turn. The limit keeps pairs with little data from waiting long. */
 static size_t share_of(int events)
 {
     size_t share = MAX_TURN / (size_t)events;
@@ -168,12 +168,12 @@ void close_reported(const struct bytes *records)
 void engine_clear(struct engine *e)
 {
     thread_stop(e);
-    run_commands(e); /* takes the descriptors of commands that wait */
+    run_commands(e); /* takes ownership of the descriptors in waiting commands */
     for (struct listener *l = e->listeners, *next; l; l = next) {
         next = l->next;
         listener_stop(l);
     }
-    while (e->wires) /* returns the pending clients, too */
+    while (e->wires) /* also returns the clients that wait for a channel */
         wire_free(e->wires);
     while (e->channels) {
         struct channel *c = e->channels;

@@ -203,7 +203,7 @@ static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, .m_name = "engine", .m_size = 0, .m_slots = module_slots,
 };
 
-PyMODINIT_FUNC PyInit_engine(void); /* Python calls it */
+PyMODINIT_FUNC PyInit_engine(void); /* Python calls this function when it imports the module */
 
 PyMODINIT_FUNC PyInit_engine(void)
 {

@@ -1,4 +1,4 @@
-/* What the files of the Python module share. */
+/* Declarations that the files of the Python module share. */
 #ifndef GATEWAY_DATAPLANE_MODULE_H
 #define GATEWAY_DATAPLANE_MODULE_H
 

@@ -13,7 +13,7 @@ PyObject *queued(struct engine *e, const struct message_header *header, const vo
     Py_RETURN_NONE;
 }
 
-/* Copy a key. Return false, with an exception, if its size cannot be right. */
+/* Copy a key. Return false, with an exception, if its size is not valid. */
 static bool fill_key(struct key_setup *setup, const char *cipher, const Py_buffer *key, const Py_buffer *iv)
 {
     const struct cipher_type *type = cipher_type_named(cipher);

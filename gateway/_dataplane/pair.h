@@ -23,13 +23,13 @@ struct side {
     bool is_unix;
     bool eof;        /* the peer has ended its stream */
     bool shut;       /* the other socket's write side is shut down, or it accepts no more data */
-    bool discarding; /* the other socket accepts no more data, so what is read is dropped */
+    bool discarding; /* the other socket accepts no more data, so the bytes that are read are dropped */
     bool tracks_fin; /* whether `fin_baseline` is set */
     int bulk_reads;  /* consecutive reads of much data */
-    uint64_t read;   /* bytes, with those that were dropped */
+    uint64_t read;   /* number of bytes read, including dropped bytes */
     uint64_t fin_baseline;
     struct stall stall;
-    struct chunks held; /* read, but not accepted by the other socket, as are the bytes in `pipe` */
+    struct chunks held; /* bytes that were read, and that the other socket has not accepted yet */
     struct pipe pipe;
 };
 

@@ -1,7 +1,7 @@
 /* Clients of listeners whose channels are not open yet: each is joined when its channel opens, or returned to Python. */
 #include "listener.h"
 
-#define SLOW_OPEN (4 * SECOND / 10) /* a pending reply for longer makes the listener stop: Python checks the connection */
+#define SLOW_OPEN (4 * SECOND / 10) /* if a reply takes longer, the listener stops: Python checks the connection */
 
 static void schedule(struct engine *e, uint64_t due)
 {
@@ -63,7 +63,7 @@ void pending_joined(struct channel *c)
     client_attach(c, fd, histogram, ATTACH_MEASURE);
 }
 
-/* Report a client that is Python's again. */
+/* Report a client that is returned to Python. */
 void report_returned(const struct listener *l, int fd, uint64_t waited)
 {
     const int64_t arguments[4] = {fd, (int64_t)waited, 0, 0};

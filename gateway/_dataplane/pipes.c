@@ -1,4 +1,5 @@
-/* The pipes of bulk transfers. A pair without waiting data has none. Empty pipes are used again while there are pairs. */
+/* The pipes of bulk transfers. A pair has a pipe only while data waits in it. While there are pairs, empty pipes are
+ * kept and used again. */
 #include <errno.h>
 #include <fcntl.h>
 #include <unistd.h>
@@ -17,7 +18,7 @@ static void close_pipe(struct pipe *p)
     *p = (struct pipe){.read_end = -1, .write_end = -1};
 }
 
-/* Open a pipe, or take an empty one. Return false if there are no descriptors, or only small pipes (pipe(7)). */
+/* Take a kept pipe, or open one. Return false if there are no descriptors, or the kernel limits its size (pipe(7)). */
 bool pipe_take(struct engine *e, struct pipe *p)
 {
     int ends[2];

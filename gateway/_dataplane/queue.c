@@ -53,8 +53,8 @@ void close_client_of(const struct message_header *header)
         close((int)header->a);
 }
 
-/* Append a record. Python is notified at the end of the turn, but of bytes for a tap immediately: it must have seen them
- * when it handles what the client does next. */
+/* Append a record. Python is notified at the end of the turn, but immediately of bytes for a tap: it must see these
+ * bytes before it handles the next action of the client. */
 void emit(struct engine *e, enum record kind, uint64_t token, const int64_t arguments[4], const void *payload,
           size_t size)
 {

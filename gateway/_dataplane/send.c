@@ -10,16 +10,16 @@
 
 #include "engine.h"
 
-#define SLOW_DRAIN (SECOND / 50)    /* the path is slow if the socket was full for longer */
+#define SLOW_DRAIN (SECOND / 50)    /* if the socket was full for longer, the path is slow */
 #define SLOW_PERIOD SECOND          /* how long a path then counts as slow */
 #define FAST_DRAIN (SECOND / 1000)  /* the path is fast if the socket was full for less (above 64 MB/s) */
 #define NOT_FAST_DRAIN (SECOND / 100) /* below 26 MB/s, the path is no longer fast */
 #define NOTSENT_LOWAT (128 * 1024)
 #define FAST_NOTSENT_LOWAT (4 * NOTSENT_LOWAT) /* fewer wakeups per byte; still sent within milliseconds */
-#define MAX_WAITING ((size_t)1024 * 1024) /* above this, receiving stops: replies would make the batch larger */
+#define MAX_WAITING ((size_t)1024 * 1024) /* if more bytes wait, receiving stops: replies would add more bytes */
 #define MAX_DEFERRED 16384u
 
-/* Whether channel data can be sent now. During a key exchange, it must not (RFC 4253, section 7.1). */
+/* Whether channel data can be sent now. This is forbidden during a key exchange (RFC 4253, section 7.1). */
 bool may_send(const struct wire *w)
 {
     return !(w->blocked || w->paused || w->closed || w->disconnected);
@@ -94,7 +94,7 @@ static void adapt(struct wire *w)
         set_unsent_limit(w, false);
 }
 
-/* Write what waits when the socket is writable again; then give the waiting channels their turns. */
+/* Write the waiting bytes when the socket is writable again; then give the waiting channels their turns. */
 void send_drain(struct wire *w)
 {
     if (w->closed || !w->blocked)
@@ -171,7 +171,8 @@ static uint8_t padding_for(const struct wire *w, size_t size)
     return (uint8_t)(padding < MIN_PADDING ? padding + block : padding);
 }
 
-/* Send a packet of Python: its length, padding length, payload and padding. Starts and ends a key exchange. */
+/* Send a packet from Python: its length, padding length, payload and padding. KEXINIT starts a key exchange, and
+ * NEWKEYS ends it. */
 void send_plain(struct wire *w, const uint8_t *packet, size_t size)
 {
     uint8_t *at;
@@ -266,7 +267,7 @@ void send_data(struct wire *w, uint32_t peer, uint32_t size)
     seal(w, DATA_OVERHEAD + size + padding);
 }
 
-/* Send what waited for the end of the key exchange. */
+/* Send the packets that waited for the end of the key exchange. */
 void send_resume(struct wire *w)
 {
     struct bytes deferred = w->deferred;

@@ -47,7 +47,7 @@ static void stop_writing_to(struct side *s, int error)
         s->pair->reason = CLOSE_CLIENT_RESET;
 }
 
-/* Write what waits, as much as the other socket accepts. */
+/* Write the waiting bytes, as many as the other socket accepts. */
 static void drain(struct side *s)
 {
     if (s->held.size && chunks_send(&s->held, s->other->fd) < 0) {

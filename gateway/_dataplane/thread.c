@@ -34,7 +34,7 @@ static bool wait_for_python(struct engine *e)
     return !stopping;
 }
 
-/* Notify Python if records wait, once until it takes them. `error` is what has ended the thread, or 0. */
+/* Notify Python if records wait, only once until Python takes them. `error` is the error that ends the thread, or 0. */
 void thread_report(struct engine *e, int error)
 {
     bool due;

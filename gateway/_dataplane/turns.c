@@ -1,7 +1,7 @@
 /* Channels that wait for the socket of their connection take turns, in order of arrival. */
 #include "engine.h"
 
-/* Whether turns must be short, because the path is slow and channels wait. */
+/* Whether each channel may send only one packet per turn, because the path is slow and channels wait. */
 bool contended(const struct wire *w)
 {
     return w->batch_limit == SLOW_BATCH_SIZE && (w->round_size > 1 || w->queue_first);

@@ -26,8 +26,8 @@ from gateway.docker.options import DockerOptions
 from gateway.docker.plan import Plan
 from gateway.docker.reconciler import Reconciler
 from gateway.errors import LinkLostError, Reason, UsageError
+from gateway.health.check_results import CheckResult
 from gateway.health.probe import probe_once
-from gateway.health.verdict import CheckResult
 from gateway.relay.direct_link import DirectTunnel
 from gateway.relay.poller import RelayLoop
 from gateway.supervision.supervisor import Supervisor, supervise

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 MAX_TEXT = 500
-"""Maximum length of external text in an event, in characters. An example of such a text is a requested path."""
+"""Maximum length of a string from outside the gateway in an event, in characters. An example is a requested path."""
 _encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), default=str).encode
 
 

@@ -13,7 +13,7 @@ _MAX_WRITE = 64 * 1024
 """Maximum number of bytes per write to a file. For a pipe the limit is PIPE_BUF: writes up to this size are
 atomic, even if several processes write to the pipe."""
 _POLL_TIMEOUT = 1000
-"""Milliseconds to wait until a pipe is writable, if another process has made the pipe non-blocking."""
+"""Milliseconds to wait until a pipe is writable. Necessary only if another process has made the pipe non-blocking."""
 
 
 class LogDestination:
@@ -45,7 +45,7 @@ class LogDestination:
         status = os.fstat(fd)
         file = (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
         if file is None or file != self._file:
-            self._first_line_written = 0  # the new file does not have the first part of the line
+            self._first_line_written = 0  # write the line from its start: the new file does not have its first part
         self._fd, self._file = fd, file
         if file is not None and not self._first_line_written and status.st_size and _ends_mid_line(self._target):
             try:
@@ -64,8 +64,8 @@ class LogDestination:
         """Write `lines`. Remove each line from `lines` when the line is written completely.
 
         Raises:
-            OSError: The lines that remain in `lines` are not written. It is possible that a part of the first line
-                is written. The next call writes the rest of this line.
+            OSError: The lines that remain in `lines` are not written, except possibly a part of the first one. The
+                next call writes the rest of this line.
         """
         if self._fd is None or self._rotated():
             self.open()

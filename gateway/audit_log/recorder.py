@@ -20,7 +20,7 @@ class AuditRecorder:
 
     def __init__(self) -> None:
         self.sink: EventSink | None = None
-        """The receiver of the events. None: the audit log is disabled."""
+        """The receiver of the events; None if the audit log is disabled."""
         self._refusals = RefusalLogLimiter()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -40,7 +40,7 @@ class AuditRecorder:
             self.sink.put(AuditEvent(time.time(), event, fields))
 
     def record_refusal(self, key: RefusalKey) -> None:
-        """Record that a client was refused. Repetitions within a second are recorded later as one event."""
+        """Record that a client was refused. Repetitions within a second are combined into one later event."""
         if self.sink is None:
             return
         first = self._refusals.add(key, time.monotonic())

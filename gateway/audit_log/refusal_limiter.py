@@ -6,7 +6,7 @@ WINDOW = 1.0
 """Minimum time between two lines for the same key, in seconds."""
 _MAX_KEYS = 1024
 OTHERS = "others"
-"""The value of `source` in a common key. This key counts further refusals if there are too many keys."""
+"""The value of `source` in the key that counts the refusals of all further sources, if there are too many keys."""
 
 
 class RefusalKey(NamedTuple):
@@ -33,7 +33,7 @@ class RefusalLogLimiter:
         return bool(self._windows)
 
     def add(self, key: RefusalKey, now: float) -> RefusalKey | None:
-        """Count a refusal at the monotonic time `now`. Return the key of the line to write; None: write no line."""
+        """Count a refusal at the monotonic time `now`. Return the key of the line to write; None to write no line."""
         if key not in self._windows and len(self._windows) >= _MAX_KEYS:
             key = key._replace(source=OTHERS, path=None, uid=None, consumer=None)
         due, waiting = self._windows.get(key, (0.0, 0))

@@ -80,7 +80,7 @@ class AuditWriter:
             self._wake.set()
 
     def reopen(self) -> None:
-        """Reopen the target before the next write, because it is possible that the file was rotated."""
+        """Reopen the target before the next write, because the file was possibly rotated."""
         self._reopen = True
 
     @property
@@ -107,7 +107,7 @@ class AuditWriter:
         return self._thread.is_alive()
 
     def begin_close(self) -> None:
-        """Request that the thread writes the queued events and exits. `alive` is false after the exit."""
+        """Request that the thread writes the queued events and exits. After the exit, `alive` is False."""
         self._closing.set()
         self._wake.set()
 
@@ -173,7 +173,7 @@ class AuditWriter:
         self._wake.set()
 
     def _write_all(self) -> None:
-        """Write all lines, and retry until this succeeds. During `begin_close`, retry once, then drop the lines."""
+        """Write all lines, and retry until this succeeds. After `begin_close`, retry once, then drop the lines."""
         last = False
         while self._writing:
             try:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
 from gateway.backend_support import tls
-from gateway.backend_support.tls import TlsOptions
+from gateway.backend_support.tls import CheckTlsOptions
 from gateway.certificate_validity import der_validity
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
@@ -107,7 +107,7 @@ class CheckDialer:
         key: The configuration key of the TLS settings, for messages.
     """
 
-    def __init__(self, options: TlsOptions, limit: int, key: str = "check.tls") -> None:
+    def __init__(self, options: CheckTlsOptions, limit: int, key: str = "check.tls") -> None:
         self._options = options
         self._limit = limit
         self._key = key

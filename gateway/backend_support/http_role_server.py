@@ -6,7 +6,7 @@ from gateway.backend_support import http_request
 from gateway.backend_support.check_stream import CheckDialer
 from gateway.backend_support.http_expectation import HttpExpectation, check_status, of_role, role_result
 from gateway.backend_support.role_facts import READ_ONLY
-from gateway.backend_support.tls import TlsOptions
+from gateway.backend_support.tls import CheckTlsOptions
 from gateway.contracts.backend import Backend, ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
@@ -26,7 +26,7 @@ class HttpRoleServer(HttpExpectation):
     """
 
     port: int = field(kw_only=True, metadata=PORT)
-    tls: TlsOptions = field(default_factory=TlsOptions)
+    tls: CheckTlsOptions = field(default_factory=CheckTlsOptions)
 
     def server(self, target: Endpoint) -> Endpoint:
         """Return the address of the HTTP server for a target."""

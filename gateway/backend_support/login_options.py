@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.backend_support import tls
-from gateway.backend_support.tls import TlsOptions
+from gateway.backend_support.tls import CheckTlsOptions
 from gateway.certificate_validity import ca_credentials
 from gateway.contracts.security import InsecureSetting, MonitoredCertificate, Secret
 from gateway.contracts.values import POSITIVE, Duration
@@ -37,7 +37,7 @@ class LoginCheckOptions:
     password_environment: tuple[str, ...] = ()
     password_timeout: Duration = field(default=Duration(10.0), metadata=POSITIVE)
     password_cache: Duration = Duration(600.0)
-    tls: TlsOptions = field(default_factory=TlsOptions)
+    tls: CheckTlsOptions = field(default_factory=CheckTlsOptions)
 
     def __post_init__(self) -> None:
         if self.password_command and self.password is not None:

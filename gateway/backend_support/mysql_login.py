@@ -1,9 +1,10 @@
 """Logs in to MySQL and MariaDB. Sends no password to an unverified server, and limits the received data.
 
 PyMySQL uses any authentication plugin that the server requests. With some plugins, PyMySQL sends the password in
-plaintext. With others, it encrypts the password with a key that the unverified server has sent. `MysqlLogin` sends
-the password only over verified TLS, or encrypted with a public key of the server from the configuration (MySQL
-Reference Manual, "Caching SHA-2 Pluggable Authentication"; MariaDB documentation, "Authentication Plugins").
+plaintext. With others, it encrypts the password with a key that the unverified server has sent.
+`RestrictedMysqlConnection` sends the password only over verified TLS, or encrypted with a public key of the server
+from the configuration (MySQL Reference Manual, "Caching SHA-2 Pluggable Authentication"; MariaDB documentation,
+"Authentication Plugins").
 """
 
 import contextlib
@@ -43,7 +44,7 @@ _EMPTY_PASSWORD = b"\0"
 _ED25519_SIGNATURE_SIZE = 64
 
 
-class MysqlLogin(pymysql.connections.Connection):
+class RestrictedMysqlConnection(pymysql.connections.Connection):
     """A PyMySQL connection that restricts authentication plugins, limits received data, and records phases.
 
     The class overrides five private methods of PyMySQL 1.2.
@@ -215,10 +216,11 @@ class MysqlLogin(pymysql.connections.Connection):
 class _CachingSha2:
     """The authentication plugin `caching_sha2_password`, for `auth_plugin_map` of `pymysql.connect`.
 
-    It replaces PyMySQL's plugin, which does not call `MysqlLogin.check_plugin` after a second switch request.
+    It replaces PyMySQL's plugin, which does not call `RestrictedMysqlConnection.check_plugin` after a second switch
+    request.
     """
 
-    def __init__(self, login: MysqlLogin) -> None:
+    def __init__(self, login: RestrictedMysqlConnection) -> None:
         self._login = login
 
     def authenticate(self, packet: Any) -> Any:
@@ -242,7 +244,7 @@ class _Sha256:
     It replaces PyMySQL's plugin, which encrypts the password with a key that the unverified server sends.
     """
 
-    def __init__(self, login: MysqlLogin) -> None:
+    def __init__(self, login: RestrictedMysqlConnection) -> None:
         self._login = login
 
     def authenticate(self, packet: Any) -> Any:

@@ -10,7 +10,7 @@ from gateway.tls_client import ClientTls
 
 
 @dataclass(frozen=True)
-class TlsOptions:
+class CheckTlsOptions:
     """The TLS settings of a check.
 
     Args:
@@ -25,7 +25,7 @@ class TlsOptions:
     server_name: str | None = None
 
 
-def context(tls: TlsOptions, key: str = "check.tls") -> ssl.SSLContext | None:
+def context(tls: CheckTlsOptions, key: str = "check.tls") -> ssl.SSLContext | None:
     """Return a client context for TLS settings; None if TLS is off.
 
     Args:

@@ -34,7 +34,7 @@ from gateway.backend_support.http_role_server import with_http_role
 from gateway.backend_support.login_options import insecure_settings
 from gateway.backend_support.login_pacing import LoginPacing
 from gateway.backend_support.mysql_errors import mysql_error, protocol_error
-from gateway.backend_support.mysql_login import MysqlLogin
+from gateway.backend_support.mysql_login import RestrictedMysqlConnection
 from gateway.backend_support.mysql_status import query_status
 from gateway.backends import BackendKind, EmptyOptions, ImportRules
 from gateway.contracts.backend import ProbeResult
@@ -137,11 +137,11 @@ class MysqlBackend:
             if login.logged_in:
                 logins.record_success(time.monotonic())
 
-    def _create_login(self, target: Endpoint, phases: Phases, password: str) -> MysqlLogin:
+    def _create_login(self, target: Endpoint, phases: Phases, password: str) -> RestrictedMysqlConnection:
         """Return a login that is not connected yet. Reads files, and can block."""
         check = self.check
         context = tls.context(check.tls)
-        return MysqlLogin(
+        return RestrictedMysqlConnection(
             phases,
             verified=check.tls.mode == "verify",
             server_public_key=_read_public_key(check.server_public_key_file) if context is None else None,
@@ -158,7 +158,7 @@ class MysqlBackend:
             program_name="gateway-check",
         )
 
-    def _query(self, login: MysqlLogin, sock: socket.socket, phases: Phases) -> ProbeResult:
+    def _query(self, login: RestrictedMysqlConnection, sock: socket.socket, phases: Phases) -> ProbeResult:
         """Log in and query the status. Blocks; shut `sock` down to cancel this call."""
         try:
             login.connect(sock)

@@ -8,7 +8,7 @@ from gateway.backend_support import tls
 from gateway.backend_support.byte_pattern import compile_pattern
 from gateway.backend_support.check_stream import CheckDialer, CheckStream
 from gateway.backend_support.login_options import credentials
-from gateway.backend_support.tls import TlsOptions
+from gateway.backend_support.tls import CheckTlsOptions
 from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
@@ -41,7 +41,7 @@ class TcpCheckOptions:
     send: str | None = None
     expect: str | None = None
     expect_pattern: str | None = None
-    tls: TlsOptions = field(default_factory=TlsOptions)
+    tls: CheckTlsOptions = field(default_factory=CheckTlsOptions)
 
     def __post_init__(self) -> None:
         for key in ("send", "expect"):

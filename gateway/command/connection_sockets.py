@@ -39,7 +39,8 @@ class _Socket(NamedTuple):
 def read_connection(host: str, port: int, client: int) -> LocalPort:
     """Return the listener of a local port and one of its connections.
 
-    If the kernel cannot answer, read the tables of all sockets instead, which blocks for longer.
+    If sock_diag does not find a socket or is missing, read the tables of all sockets instead, which blocks for
+    longer.
 
     Args:
         host: The address that the client has dialed: 127.0.0.1 or ::1.
@@ -50,13 +51,13 @@ def read_connection(host: str, port: int, client: int) -> LocalPort:
         The state of the port. `owners` also contains the user who accepted the connection. `unread` is empty.
 
     Raises:
-        OSError: The kernel does not answer, and a table cannot be read.
+        OSError: sock_diag does not work, and a table cannot be read.
     """
     try:
         connection = _find(host, port, client)
         listener = connection if connection.state == LISTEN else _find(host, port, 0)
     except OSError as error:
-        log.debug("sock_diag does not find a connection, so the tables are read: %s", error)
+        log.debug("sock_diag does not find a connection, so the socket tables in /proc are read: %s", error)
         return read_local_ports({port: host})[port]
     found = LocalPort({listener.owner}, {listener.inode}, listener.queue)
     if connection.inode:  # a process has the socket open
@@ -67,7 +68,7 @@ def read_connection(host: str, port: int, client: int) -> LocalPort:
 
 
 def _find(host: str, port: int, client: int) -> _Socket:
-    """Return the socket that receives the packets of a client; without a client, the listener.
+    """Return the socket that receives the packets of a client; the listener if `client` is 0.
 
     Raises:
         OSError: There is no such socket, or the kernel has no sock_diag.
@@ -79,7 +80,7 @@ def _find(host: str, port: int, client: int) -> _Socket:
     header = _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 1, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as netlink:
         netlink.sendto(header + request, (0, 0))
-        # The kernel has answered before `sendto` returns.
+        # The kernel queues its reply before `sendto` returns, so `recv` does not need to wait.
         answer = netlink.recv(_MAX_ANSWER, socket.MSG_DONTWAIT)
     if _HEADER.unpack_from(answer)[1] == _NLMSG_ERROR:
         number = -struct.unpack_from("=i", answer, _HEADER.size)[0]

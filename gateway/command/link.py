@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 _MAX_TICK = 1.0
 _RECENT = 600.0
-"""Seconds after its last dial for which a target keeps its process. When the tunnel reopens, such a target is tried
+"""Seconds for which a target keeps its process after the last dial. When the tunnel reopens, it tries such a target
 again."""
 
 
@@ -55,7 +55,7 @@ class CommandLink:
         options: The options of the tunnel.
         network: The network of this host.
         children: Owns the child processes.
-        progress: Called when no process answers, and when one answers again.
+        progress: Called when no process responds any more, and when one responds again.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class CommandLink:
         self._relays: set[Relay] = set()
         self._tasks = OwnedTasks()
         self._is_suspect = False
-        # The status shows no arguments, because a value from the environment could be a secret.
+        # The status contains a hash instead of the arguments, because an argument can contain a secret.
         digest = hashlib.sha256("\0".join(options.command).encode()).hexdigest()[:8]
         self.network = network.behind(f"{name} {digest}")
 
@@ -187,7 +187,7 @@ class CommandLink:
             self._lost.set_result(TunnelError(failures[-1].reason, failures[-1].detail))
 
     async def _monitor(self) -> None:
-        """Check periodically whether the processes read what was sent to them."""
+        """Check periodically whether the processes read the data that was sent to them."""
         tick = min(_MAX_TICK, self._options.suspect / 3)
         while True:
             await asyncio.sleep(tick)
@@ -218,5 +218,5 @@ class CommandLink:
 
     def _on_monitor_done(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and (error := task.exception()) is not None and not self._lost.done():
-            log.error("the monitor of a program failed", extra={"program": self._context.name}, exc_info=error)
+            log.error("monitoring a program failed", extra={"program": self._context.name}, exc_info=error)
             self._lost.set_result(TunnelError(Reason.RESET, f"{type(error).__name__}: {error}"))

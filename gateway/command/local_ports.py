@@ -37,8 +37,8 @@ class LocalPort:
     def has_waiting_clients(self) -> bool:
         """Whether a connection waits to be accepted, or all accepted connections have unread data.
 
-        If only some connections have unread data, the program can be waiting for the targets of these connections, so
-        the value is False.
+        The value is False if only some connections have unread data, because the program can be waiting for the
+        targets of these connections.
         """
         return self.backlog > 0 or (bool(self.unread) and all(self.unread.values()))
 

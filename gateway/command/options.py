@@ -43,10 +43,12 @@ class CommandOptions:
     def __post_init__(self) -> None:
         has_port = any("{local_port}" in word for word in self.command)
         if self.mode == "stdio" and has_port:
-            raise ValueError("command: contains {local_port}, which only mode: port has: remove it, or change mode")
+            raise ValueError("command: contains {local_port}, which requires mode: port: remove it, or change mode")
         check_command("command", self.command, _PLACEHOLDERS[self.mode])
         check_environment("environment", self.environment)
         if self.mode == "port" and not has_port:
-            raise ValueError("command: lacks {local_port}, where the program must listen (mode: port): add it")
+            raise ValueError(
+                "command: lacks {local_port}, the port on which the program must listen (mode: port): add it"
+            )
         if self.suspect > self.lost:
-            raise ValueError("suspect: must not be more than lost")
+            raise ValueError("suspect: must not be more than lost: lower suspect, or raise lost")

@@ -32,7 +32,7 @@ _MIN_ACCEPT_POLL, _MAX_ACCEPT_POLL = 0.005, 0.2
 
 
 class NotAcceptedError(Exception):
-    """The program has not accepted a connection to its local port. The client can use another process."""
+    """The program has not accepted a connection to its local port. Another process can serve the client."""
 
 
 class PortProcess:
@@ -55,7 +55,7 @@ class PortProcess:
         self.last_received = time.monotonic()
         """Monotonic time of the last data from the process, in seconds."""
         self.last_dial = self.last_received
-        """Monotonic time of the last connection, in seconds."""
+        """Monotonic time of the last call of `connect`, in seconds."""
         self.suspect = False
         """Whether the process does not respond although data waits for it. New clients then use another process."""
         self.retired = False
@@ -178,7 +178,8 @@ class PortProcess:
     async def _wait_accepted(self, sock: Stream, *, leave: bool) -> None:
         """Wait until the process has accepted a connection.
 
-        The kernel completes connections even for a process that hangs, so the connection alone proves nothing.
+        The kernel completes connections even for a process that hangs, so a completed connection does not show that
+        the process works.
 
         Args:
             sock: The connection. It is reset if this method raises.
@@ -223,7 +224,7 @@ class PortProcess:
     async def _check_listeners(self) -> None:
         """Raise `TunnelError` if a process outside the program's session (setsid(2)) listens on the port.
 
-        Another program of the same user can bind the port before this program does. Its connections would lead to
+        Another program of the same user can bind the port before this program does. Connections to it would reach
         another target.
         """
         before = await self._read_sockets()
@@ -232,7 +233,7 @@ class PortProcess:
             return
         after = await self._read_sockets()  # excludes listeners that the program has closed since the first call
         if (before.listeners - own) & after.listeners:
-            await self.child.exits_within(EXIT_DELAY)  # the error of a failed program is more specific
+            await self.child.exits_within(EXIT_DELAY)  # if the program exits, its own error is more specific
             await self._check_running()
             detail = f"another program listens on the local port {self.port} of {self.name}"
             raise TunnelError(Reason.PERMISSION, detail)

@@ -32,7 +32,7 @@ class PortTarget:
         self._to = to
         self._context = context
         self._processes: list[PortProcess] = []
-        """The processes that accepted a connection after their start and have not exited, newest last."""
+        """The running processes that have accepted a connection since their start, newest last."""
         self._starting: asyncio.Task[PortProcess] | None = None
         self._trials: set[PortProcess] = set()
         """The processes that `_try` currently tests. If they do not accept a connection, they are killed."""
@@ -105,9 +105,9 @@ class PortTarget:
                 self._context.children.end_later(process.child)
 
     async def _try(self, process: PortProcess) -> None:
-        """Kill a silent process, unless it accepts a connection.
+        """Kill a silent process, unless it accepts a new connection.
 
-        If it accepts one, it might be silent only because its target does not read.
+        A process that accepts a new connection might be silent only because its target does not read.
         """
         try:
             accepts = await process.accepts(self._context.options.suspect)
@@ -117,7 +117,7 @@ class PortTarget:
             process.close_unused()
         elif not accepts:
             log.warning(
-                "program does not respond and is killed",
+                "killing a program that does not respond",
                 extra={"program": process.name, "target": str(self._to), "seconds": self._context.options.lost},
             )
             process.child.kill()

@@ -20,7 +20,7 @@ _TRIAL = 1.0
 """Seconds for which a trial of a connection waits for output or the exit of the program. A program that is still
 silent after this time probably waits for the client, so the trial succeeds."""
 _TRIAL_AFTER_LOSS = 3.0
-"""Like `_TRIAL`, but for the first connection of a new link, because the program may have failed before."""
+"""Like `_TRIAL`, but for the first connection of a reopened tunnel, because the program might have failed before."""
 _SPARE_TIMEOUT = 5.0
 """Seconds for which the connection of a trial waits for a client before it is closed."""
 
@@ -93,7 +93,7 @@ class StdioTarget:
             silence = timer.update(now, stream.last_progress(now), waits=stream.unread > 0)
             if silence >= self._context.options.lost:
                 log.warning(
-                    "program does not respond and is killed",
+                    "killing a program that does not respond",
                     extra={"program": self._context.name, "target": str(self._to), "seconds": round(silence)},
                 )
                 stream.child.kill()
@@ -117,7 +117,7 @@ class StdioTarget:
             self._spare = None
 
     async def _try_once(self, seconds: float) -> None:
-        """Open a connection for the next client, and check it. If such a trial is in progress, wait for its result.
+        """Open a connection for the next client, and test it. If another call already does so, wait for its result.
 
         Args:
             seconds: Seconds to wait for output or the exit of the program, see `_TRIAL`.
@@ -154,7 +154,7 @@ class StdioTarget:
         except TimeoutError:
             return
         if not stream.has_output and await stream.child.exits_within(EXIT_DELAY):
-            self._streams.pop(stream, None)  # so that `_wait` does not count the failure again
+            self._streams.pop(stream, None)  # remove the stream, so that `_wait` does not count the failure again
             error = exit_error(stream.command, stream.child, self._context.options.login_exit_codes)
             self._on_failure(error)
             raise error

@@ -119,7 +119,7 @@ class CommandTarget(Protocol):
 
 
 class RetryPause:
-    """Decides when the next attempt is allowed after a failure."""
+    """Decides when the next attempt to start a program is allowed after a failure."""
 
     def __init__(self) -> None:
         self.failure: TunnelError | None = None
@@ -135,7 +135,7 @@ class RetryPause:
         self.failure, self._backoff = None, Backoff(RECONNECT)
 
     def ended(self, lasted: float) -> None:
-        """Reduce the count of failures after a process that had worked for `lasted` seconds exited."""
+        """Reduce the count of failures, because the process that has exited had worked for `lasted` seconds."""
         self._backoff.succeeded(lasted)
 
     def failed(self, error: TunnelError) -> None:
@@ -156,7 +156,7 @@ class RetryPause:
 
 
 class OwnedTasks:
-    """Runs background tasks, and cancels them when their owner closes."""
+    """Runs background tasks, and cancels them on `close`."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()

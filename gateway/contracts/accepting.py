@@ -12,7 +12,7 @@ from gateway.measurement import Histogram, Tap
 
 @dataclass(frozen=True)
 class AcceptRule:
-    """The rule by which a link accepts clients: the sockets, the allowed networks, and the target to join them to.
+    """The rule by which a link accepts clients: on which sockets, from which networks, and for which target.
 
     Args:
         sockets: Listening TCP sockets, non-blocking. The link uses duplicates; the caller still owns the sockets.
@@ -30,11 +30,11 @@ class AcceptRule:
 
 
 class LinkListener(Protocol):
-    """Accepts clients by one rule, until it stops or is withdrawn."""
+    """Accepts clients according to one `AcceptRule`, until it stops or is withdrawn."""
 
     @property
     def waiting(self) -> int:
-        """Number of accepted clients for which the link has not called the handler yet."""
+        """Number of accepted clients that the link has not passed to `on_joined` or `on_returned` yet."""
 
     @property
     def unused(self) -> int:
@@ -51,7 +51,7 @@ class LinkListener(Protocol):
         """
 
     def recall(self) -> None:
-        """Pass all clients that are not joined yet to the handler's `on_returned`."""
+        """Pass all accepted clients that are not joined to the target yet to the handler's `on_returned`."""
 
 
 class AcceptedClientHandler(Protocol):
@@ -86,7 +86,7 @@ class AcceptedClientHandler(Protocol):
         """
 
     def on_closed(self, listener: LinkListener) -> None:
-        """Remove a listener that accepts no more clients and has none left. No further call concerns it."""
+        """Handle that a stopped listener has passed all its clients to the handler. This is the last call."""
 
 
 @runtime_checkable
@@ -94,10 +94,10 @@ class AcceptingLink(Protocol):
     """A link that can accept clients."""
 
     def listen(self, rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> LinkListener | None:
-        """Accept clients by a rule.
+        """Accept clients according to a rule, and join them to the target of the rule.
 
         Args:
-            rule: The rule.
+            rule: The sockets, the target, and the allowed clients.
             permits: Number of clients to accept. `LinkListener.permit` increases it.
             handler: Receives the clients.
 

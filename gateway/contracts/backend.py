@@ -23,9 +23,9 @@ class ProbeResult:
         read_only: Whether the database refuses writes, so that clients of a primary must not connect.
         facts: Values of the facts that the kind declares. Unknown facts are missing. Numbers that are not finite are
             replaced with None.
-        degraded: Reason and detail that make the target `degraded` instead of `up`.
-        unusable: Reason and detail that make the target `down`, although it responds.
-        unprobed: Why the target was not probed; the state of the target is then `unknown`.
+        degraded: Reason and detail that make the target `degraded` instead of `up`; None if it is not degraded.
+        unusable: Reason and detail that make the target `down`, although it responds; None if it is usable.
+        unprobed: Why the target was not probed, so that its state is `unknown`; None if it was probed.
         abort_limit: Consecutive aborted handshakes after which the server blocks this host; None if it does not
             count them.
         certificate: Validity period of the server's certificate; None if the server presented none.

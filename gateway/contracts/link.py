@@ -119,7 +119,7 @@ class Link(Connector, Protocol):
             to: The target.
             latency: Records the response latencies: from the last byte of a request to the first byte of its
                 response.
-            within: Seconds for the dial. The link's own deadline may be shorter.
+            within: Maximum number of seconds for the dial. The link can have a shorter limit.
             tap: Observes the bytes until the tap is finished.
 
         Returns:

@@ -21,4 +21,4 @@ class LoginLimiter(Protocol):
         """Record a login that was aborted at the time `now`."""
 
     def record_success(self, now: float) -> None:
-        """Record a successful login at the time `now`, after which the server counts aborted logins from 0."""
+        """Record a successful login at the time `now`. It resets the server's count of aborted logins to 0."""

@@ -16,7 +16,7 @@ class Phases:
     Args:
         seconds: Duration of each phase in seconds, in order, including a phase that has failed.
         unfinished: The phase that is in progress or has failed; empty if the latest phase has succeeded.
-        on_abandoned: Called for each dial of the probe that was abandoned but might still connect.
+        on_abandoned: Called for each dial that the probe no longer waits for, but that can still succeed.
         logins: Limits the probe's logins; None if nothing limits them.
         timeout_hint: Likely cause if the current phase times out; empty if it is unknown.
         timeout_failure: Reason and message (one line) to report instead of `timeout` if the probe times out, because

@@ -15,7 +15,7 @@ class Secret:
 
     Args:
         value: The secret; None if `path` contains it.
-        path: A file that contains the secret, optionally followed by one newline.
+        path: A file that contains the secret. One newline at the end of the file is not part of the secret.
         unexpanded_path: The path as written in the configuration, if it contains environment variables.
     """
 
@@ -62,7 +62,7 @@ class Secret:
 
 
 class ValidityPeriod(NamedTuple):
-    """Validity period of a certificate, in seconds since the epoch (`time.time()`)."""
+    """The beginning and end of a certificate's validity, in seconds since the epoch (`time.time()`)."""
 
     begins: float
     expires: float

@@ -1,4 +1,4 @@
-"""The times of one client connection, and the interface of the exporter that turns them into a span."""
+"""Records the times of one client connection, and defines the interface of the exporter that sends them as a span."""
 
 import time
 from dataclasses import dataclass
@@ -98,7 +98,7 @@ class TraceExporter(Protocol):
     """Sends the span of each ended client connection to a collector."""
 
     def export(self, connection: TracedConnection) -> None:
-        """Queue the span of a connection, or drop it if the receiver is too slow. Return immediately."""
+        """Queue the span of a connection, or drop it if the collector is too slow. Return immediately."""
 
     async def close(self) -> None:
         """Send the queued spans within a deadline, and stop."""

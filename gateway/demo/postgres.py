@@ -119,7 +119,7 @@ class Postgres:
         self._process.send(number)
 
     def execute(self, *statements: str) -> None:
-        """Run SQL statements as the superuser. Wait until the server accepts logins."""
+        """Run SQL statements as the superuser. If the server is starting, first wait until it accepts logins."""
         with self._as_superuser() as connection:
             for statement in statements:
                 connection.execute(statement.encode())

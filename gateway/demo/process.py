@@ -25,7 +25,7 @@ class DemoError(GatewayError):
 
 PORTS = range(15000, 32000)
 """Ports for servers. They are below the range that the kernel uses for outgoing connections (ip(7),
-ip_local_port_range). Therefore an outgoing connection cannot take a port before the server binds it."""
+ip_local_port_range), so no outgoing connection uses a port before the server binds it."""
 _allocated: set[int] = set()
 
 
@@ -117,7 +117,7 @@ class Process:
             )
 
     def wait_listening(self, port: int, timeout: float = 30.0) -> None:
-        """Wait until the child listens. Do not connect, because some servers count aborted connections.
+        """Wait until the child listens. Does not connect to it, because some servers count aborted connections.
 
         Args:
             port: The TCP port.

@@ -1,4 +1,4 @@
-"""Runs those servers of the demo that this machine can run."""
+"""Runs the servers of the demo for which this machine has the programs and permissions."""
 
 import contextlib
 import os
@@ -22,9 +22,9 @@ class DemoServers:
     Args:
         folder: The folder for all files.
         bastion: The SSH server.
-        mariadb: None if it is not installed.
-        postgres: None if it is not installed.
-        nfs: None if it is not installed or this process is not root.
+        mariadb: The MariaDB server; None if MariaDB is not installed.
+        postgres: The PostgreSQL server; None if PostgreSQL is not installed.
+        nfs: The NFS server; None if NFS-Ganesha is not installed, or this process is not root.
         skipped: The servers that cannot run, each with its missing requirement.
         ports: The port on which the gateway listens for each backend, and for `ops`.
     """

@@ -18,9 +18,10 @@ from gateway.contracts.login_limiter import LoginLimiter
 from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
 from gateway.errors import LinkLostError, Reason
+from gateway.health.check_results import CheckHistory, CheckResult
 from gateway.health.probe import probe_once
 from gateway.health.target_record import TargetRecord
-from gateway.health.verdict import CheckHistory, CheckResult, Verdict
+from gateway.health.target_state_evaluator import TargetStateEvaluator
 from gateway.measurement import Histogram, Summary, Tally
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class Check:
         self.target = target
         self.tunnel = tunnel
         self.schedule = schedule
-        self.verdict = Verdict(schedule.rise, schedule.fall)
+        self.verdict = TargetStateEvaluator(schedule.rise, schedule.fall)
         self.history = CheckHistory()
         self.last: CheckResult | None = None
         self.record = record or TargetRecord()

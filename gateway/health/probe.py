@@ -12,7 +12,7 @@ from gateway.contracts.phases import Phases
 from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
 from gateway.errors import LinkLostError, ReachError, Reason, UnusableTargetError
-from gateway.health.verdict import CheckResult
+from gateway.health.check_results import CheckResult
 from gateway.text_sanitizer import error_text, one_line
 
 log = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.states import DatabaseRole
-from gateway.health.verdict import CheckResult
+from gateway.health.check_results import CheckResult
 
 
 class TargetRecord:

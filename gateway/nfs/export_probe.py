@@ -13,10 +13,10 @@ from gateway.nfs.nfs41_session import SESSION_LOST, Nfs41Session
 from gateway.nfs.rpc import RpcClient
 
 CANARY = f".gateway-canary-{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]}"
-"""Name of the directory that the write check creates. The name depends on the host, so that gateways on several hosts
-can check the same export."""
+"""Name of the directory that the write check creates. It contains a hash of the host name, so that gateways on
+several hosts can check the same export."""
 _Slot = tuple[Endpoint, int]
-"""A target, and a number. Simultaneous queries of the same target have different numbers."""
+"""A target, and a number that distinguishes simultaneous queries of this target."""
 _INSTANCE_ID = secrets.token_hex(4)
 """Part of the client owner in NFSv4.1 sessions. It distinguishes this process from the server's other clients."""
 
@@ -33,8 +33,9 @@ class ExportProbe:
         self._path = path
         self._write = write
         self._sessions: dict[_Slot, Nfs41Session] = {}
-        """The NFSv4.1 sessions with targets that do not support NFSv4.0. Queries reuse them, because a server would
-        keep the state of each new session for some time."""
+        """The NFSv4.1 sessions with targets that do not support NFSv4.0. Queries reuse them, because a server keeps
+        the state of an unused session for some time, and a new session for each query would fill the server's
+        memory."""
         self._in_use: set[_Slot] = set()
         """The slots of the queries in progress. Each slot has a separate session, because a session carries one
         request at a time."""
@@ -107,7 +108,7 @@ class ExportProbe:
 
     def _check_readable(self, export: nfs4.NfsExport) -> None:
         if not export.readable:
-            raise UnusableTargetError(Reason.PERMISSION, f"{self._path}: permission to read is denied")
+            raise UnusableTargetError(Reason.PERMISSION, f"{self._path}: the server does not permit reading it")
 
     def _keep(self, session: Nfs41Session | None, slot: _Slot) -> None:
         if session is not None:

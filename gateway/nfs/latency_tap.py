@@ -101,7 +101,7 @@ class RpcLatencyTap:
                 self._observe(now - called_at)
         elif rpc_type == _CALL:
             if len(self._pending) >= _MAX_PENDING:
-                self._pending.clear()  # the server does not reply to these calls
+                self._pending.clear()  # the server does not reply, so these calls would stay pending forever
             self._pending.setdefault(xid, now)
 
     @property

@@ -40,11 +40,11 @@ class Nfs41Session:
     # Each of the following methods returns the encoded arguments of an operation.
 
     def exchange_id_arguments(self) -> bytes:
-        """Return the arguments of EXCHANGE_ID: no state protection, and no implementation ID."""
+        """Return the arguments of EXCHANGE_ID. They request no state protection, and contain no implementation ID."""
         return self._verifier + opaque(self._owner) + uint(0) + uint(0) + uint(0)
 
     def create_session_arguments(self) -> bytes:
-        """Return the arguments of CREATE_SESSION: one slot in each direction, so one request at a time."""
+        """Return the arguments of CREATE_SESSION. They request one slot, which permits one request at a time."""
         channel = b"".join(map(uint, (0, _MAX_SIZE, _MAX_SIZE, 4096, _MAX_OPERATIONS, 1, 0)))
         callbacks = uint(_CALLBACK_PROGRAM) + uint(1) + uint(0)
         return uhyper(self._client_id) + uint(self._client_sequence) + uint(0) + channel + channel + callbacks

@@ -80,7 +80,7 @@ class RpcClient:
         return self._read_header(XdrReader(await self._receive_record()))
 
     async def _receive_record(self) -> bytes:
-        """Receive all fragments of one record (RFC 5531, section 11), and return the joined bytes.
+        """Receive all fragments of one record (RFC 5531, section 11), and return their concatenated content.
 
         Raises:
             XdrError: The record is too large, or has too many fragments.

@@ -69,7 +69,7 @@ class ProxyLink:
         *,
         short: bool,
     ) -> tuple[Stream, StreamBridge | None]:
-        """Connect to a target. Return the socket, and the bridge at its other end if the proxy uses TLS."""
+        """Connect to a target. Return the socket and, if the proxy uses TLS, the bridge between socket and proxy."""
         try:
             async with asyncio.timeout(timeout), proxy_connection(self._options, self._via) as stream:
                 login = read_login(self._options)
@@ -83,13 +83,13 @@ class ProxyLink:
                 bridge = StreamBridge(stream.tls, short=short)
                 return bridge.sock, bridge
         except TimeoutError as error:
-            raise DialError(Reason.TIMEOUT, f"{to}: the proxy did not answer within {timeout:.3g} s") from error
+            raise DialError(Reason.TIMEOUT, f"{to}: the proxy did not connect within {timeout:.3g} s") from error
         except ProxyReplyError as error:
             prohibited = error.reason is Reason.CHANNEL_PROHIBITED
             remedy = "permit it in the proxy's rules" if prohibited else "check the address and port"
             raise DialError(error.reason, f"{to}: the proxy refuses the connection: {error}: {remedy}") from error
         except UnicodeError as error:
-            raise DialError(Reason.DNS, f"{to.host}: is not a valid host name: correct it") from error
+            raise DialError(Reason.DNS, f"{to.host!r} is not a valid host name: correct it") from error
         except OSError as error:
             raise DialError(Reason.RESET, f"{to}: the connection to the proxy failed: {error_text(error)}") from error
         except TunnelError as error:
@@ -97,7 +97,7 @@ class ProxyLink:
             raise LinkLostError(error.detail) from error
 
     async def probe(self) -> None:
-        """Connect to the proxy. Also log in to a SOCKS5 proxy, because its login does not need a target.
+        """Connect to the proxy. If it is a SOCKS5 proxy, log in, because a SOCKS5 login does not need a target.
 
         Raises:
             TunnelError: The proxy cannot be used.
@@ -113,7 +113,7 @@ class ProxyLink:
                 stream.close()
         except TimeoutError as error:
             raise TunnelError(
-                Reason.TIMEOUT, f"{endpoint}: the proxy does not answer: check the address, the port and firewalls"
+                Reason.TIMEOUT, f"{endpoint}: the proxy does not respond: check the address, the port and firewalls"
             ) from error
         except ProxyReplyError as error:
             fatal = error.reason is Reason.AUTH

@@ -41,7 +41,7 @@ def read_login(options: ProxyOptions) -> ProxyLogin | None:
     if user is None:
         user, colon, password = password.partition(":")
         if not colon:
-            detail = "password_file contains no user name: set user, or write user:password"
+            detail = "password_file contains no user name: set user, or write user:password into the file"
             raise TunnelError(Reason.AUTH, detail, fatal=True)
     _check_encodable(user, password, socks=options.is_socks)
     return ProxyLogin(user, password)

@@ -19,7 +19,7 @@ class ProxyOptions:
         url: `socks5://host:port`, `http://host:port` (CONNECT), or `https://host:port` (CONNECT, with TLS to the
             proxy).
         user: User name. Without `user` and `password` there is no login.
-        password: Password of `user`; without `user`, `user:password`.
+        password: Password of `user`. If `user` is not set, the user name and the password as `user:password`.
         ca_file: Certificate authorities for an `https` proxy, in PEM. Default: those of the system.
         connect_timeout: Time limit for a connection to the proxy.
         dial_timeout: Time limit for a connection to a target through the proxy.
@@ -48,11 +48,11 @@ class ProxyOptions:
         try:
             port = parts.port
         except ValueError as error:
-            raise ValueError(f"url: {self.url!r}: the port is not valid: use a port from 1 to 65535") from error
+            raise ValueError(f"url: the port in {self.url!r} is not valid: use a port from 1 to 65535") from error
         if not parts.hostname or port == 0 or parts.path.strip("/") or parts.query:
             raise ValueError(f"url: {self.url!r} must be {parts.scheme}://host:port")
         if parts.username is not None and self.user is not None:
-            raise ValueError("url: contains a user name, and user is set as well: remove one of them")
+            raise ValueError("url: contains a user name, but user is set too: remove one of them")
 
     @property
     def endpoint(self) -> Endpoint:

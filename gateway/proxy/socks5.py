@@ -43,9 +43,11 @@ async def log_in(stream: ProxyStream, login: ProxyLogin | None) -> None:
     version, method = await stream.read_exactly(2)
     _check_version(version)
     if method == _NO_ACCEPTABLE_METHOD:
-        raise ProxyReplyError(Reason.AUTH, "no offered authentication method is acceptable")
+        raise ProxyReplyError(Reason.AUTH, "the proxy accepts none of the offered authentication methods")
     if method not in methods:
-        raise ProxyReplyError(Reason.AUTH, f"unexpected authentication method {method}")
+        raise ProxyReplyError(
+            Reason.AUTH, f"the proxy selected a method of authentication that was not offered: {method}"
+        )
     if method == _NO_LOGIN or login is None:
         return
     user, password = login.user.encode("ascii"), login.password.encode("ascii")
@@ -82,7 +84,7 @@ async def connect(stream: ProxyStream, to: Endpoint) -> None:
 
 
 def _encoded(host: str) -> bytes:
-    """Encode `host` as address type, then the address or the length and the name (RFC 1928, section 5)."""
+    """Encode `host` as the address type, followed by the address, or by length and name (RFC 1928, section 5)."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

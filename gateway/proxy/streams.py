@@ -1,4 +1,4 @@
-"""Defines the streams for the handshake with a proxy, without and with TLS. They never read ahead."""
+"""Defines the streams for the handshake with a proxy, without and with TLS. They never read more than requested."""
 
 import asyncio
 import socket

@@ -16,7 +16,7 @@ from gateway.relay.stalled_peers import stalled_peers
 
 _CHUNK = 128 * 1024
 _BACKLOG = 64 * 1024
-"""Limit on unsent bytes in the kernel. It is lower than for SSH without TLS, because the bridge also buffers data."""
+"""Limit on unsent bytes in the kernel. It is lower than without TLS, because the bridge buffers data in addition."""
 
 
 class TlsSocket:
@@ -43,7 +43,7 @@ class TlsSocket:
         self._at_end = False
 
     def limit_unsent(self) -> None:
-        """Prepare the socket for SSH: limit the unsent data in the kernel, and the time between retransmissions."""
+        """Prepare the socket for SSH: limit the unsent data in the kernel and the time between retransmissions."""
         cap_retransmit_interval(self._sock)
         limit_unsent(self._sock, _BACKLOG)
 
@@ -69,7 +69,7 @@ class TlsSocket:
         try:
             await self._do_handshake()
         except BaseException:
-            self._send_outgoing()  # sends the alert, which reports the cause to the server
+            self._send_outgoing()  # sends the TLS alert, which reports the cause to the server
             self._stop_sending()
             raise
         self._process_incoming()
@@ -211,7 +211,7 @@ class TlsSocket:
         self._sent = sent
         if sent is not None:
             sent.set_exception(error)
-            sent.exception()  # mark it as retrieved, because possibly no task waits for it
+            sent.exception()  # retrieve the exception: otherwise, asyncio logs it if no task waits for `sent`
 
     def _stop_sending(self) -> None:
         self._sent = None

@@ -33,7 +33,7 @@ class EngineHost:
 
     Args:
         loop: The event loop.
-        growth_bytes: Limit on the growth of all receive windows of the engine together.
+        growth_bytes: Limit, in bytes, on the growth of all receive windows of the engine together.
         thread: Whether the engine runs in its own thread. If not, it runs inside the event loop, which makes tests
             deterministic.
     """
@@ -81,7 +81,7 @@ class EngineHost:
         return token
 
     def forget(self, token: int) -> None:
-        """Free a token, at the last record of its object or if the object was never created in the engine."""
+        """Free a token. Call this at the last record of its object, or if the engine could not create the object."""
         del self._objects[token]
         self.engine.release(token)
 
@@ -101,7 +101,7 @@ class EngineHost:
             if not self._thread:
                 self.engine.turn()
             records = self.engine.take()
-        except (OSError, MemoryError):  # in both cases, records are lost
+        except (OSError, MemoryError):  # records are lost, so the objects no longer match the state of the engine
             log.exception("the data plane has failed; its connections are closed")
             self._restart()
             return
@@ -129,7 +129,7 @@ class EngineHost:
 
 
 class EnginePool:
-    """The C engines of one event loop. Each has a thread.
+    """The C engines of one event loop. Each engine has a thread.
 
     Args:
         loop: The event loop.
@@ -142,7 +142,7 @@ class EnginePool:
         self._loop = loop
 
     def host(self) -> EngineHost:
-        """Return the host for a new connection or pair: a new one, or at the limit the one with the lowest load."""
+        """Return the host for a new connection or pair: a new host or, at the limit, the one with the lowest load."""
         if len(self.hosts) < self._threads:
             self.hosts.append(EngineHost(self._loop, settings.growth_bytes // self._threads))
             return self.hosts[-1]
@@ -161,5 +161,5 @@ class EnginePool:
 
 @per_loop
 def engine_pool(loop: asyncio.AbstractEventLoop) -> EnginePool:
-    """Return the engines of the running loop."""
+    """Return the engines of an event loop."""
     return EnginePool(loop)

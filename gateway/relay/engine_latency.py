@@ -6,7 +6,7 @@ from gateway._dataplane.engine import COMMAND_CLOSE_HISTOGRAM, Engine
 from gateway.measurement import LATENCY_BUCKETS, Histogram
 
 _MAX_UNUSED = 64
-"""Number of histograms without channels that stay open, because new channels often use them again."""
+"""Number of histograms that stay open although no channel uses them, because new channels often use them again."""
 _unpack_counts = struct.Struct(f"={len(LATENCY_BUCKETS) + 1}Q").unpack
 
 

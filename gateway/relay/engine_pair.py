@@ -31,7 +31,7 @@ class EnginePair(EngineRelay):
         flags = ATTACH_MEASURE if self._measures else 0
         for sock, flag in ((client, ATTACH_UNIX), (backend, ATTACH_UNIX_BACKEND)):
             flags |= flag if sock.family == socket.AF_UNIX else 0
-            poller().remove(sock.fileno())  # another object can still watch it
+            poller().remove(sock.fileno())  # an earlier owner of the socket can have left it registered
         host.engine.pair(
             self._token, client.detach(), backend.detach(), self._histogram, flags, self._tap_mode
         )  # fmt: skip

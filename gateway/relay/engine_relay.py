@@ -1,4 +1,4 @@
-"""Controls and counts a relay whose bytes the C engine moves; the base class of its kinds."""
+"""Defines the base class of relays whose bytes the C engine moves. It controls the relay and reads its counters."""
 
 import asyncio
 
@@ -22,7 +22,7 @@ CLOSE_REASONS = (
 """Close reasons in the order of `enum close_reason` in `engine.h`."""
 
 Gauge = tuple[int, int, int, float, float, int, bool]
-"""Figures of a relay; see `Engine.gauge`."""
+"""The counters and times of a relay; see `Engine.gauge`."""
 _UNKNOWN: Gauge = (0, 0, 0, 0.0, 0.0, 0, False)
 
 
@@ -45,10 +45,10 @@ class EngineRelay:
         self._tap = tap
         self._histogram: int | None = None
         self._final: Gauge | None = None
-        """The last values of the gauge, after the token was released."""
+        """The last counters and times, if the token is no longer valid; otherwise None."""
         self._token = host.add(self, token)
 
-    # Figures, which the engine updates.
+    # Counters and times, which the engine updates.
 
     def _gauge(self) -> Gauge:
         return self._host.engine.gauge(self._token) if self._final is None else self._final
@@ -75,16 +75,16 @@ class EngineRelay:
 
     @property
     def awaiting_response(self) -> bool:
-        """Whether the client was the last side to send data, and so probably waits for a response."""
+        """Whether the client probably waits for a response, because it was the last side to send data."""
         return self._gauge()[4] > 0
 
     @property
     def waiting_since(self) -> float | None:
-        """Monotonic time since which the client has waited for a response; None if it does not wait or if unknown."""
+        """Monotonic time at which the client began to wait for a response; None if it does not wait or if unknown."""
         return waiting_since(self._tap, self._gauge()[4])
 
     def inspect(self) -> dict[str, int]:
-        """Return the internal state, for tests; empty if the relay has ended."""
+        """Return the internal state of the relay, for tests; empty if the relay has ended."""
         return (self._host.engine.inspect(self._token) or {}) if self._final is None else {}
 
     def abort(self, close_reason: CloseReason) -> None:
@@ -107,7 +107,7 @@ class EngineRelay:
         self._final, self._histogram = _UNKNOWN, None
         self._end(CloseReason.LINK_LOST)
 
-    # For the kinds of relays.
+    # Subclasses use these methods.
 
     @property
     def _tap_mode(self) -> int:
@@ -115,7 +115,7 @@ class EngineRelay:
 
     @property
     def _measures(self) -> bool:
-        """Whether the engine measures the latency, and not the tap."""
+        """Whether the engine measures the response latency. If not, the tap measures it."""
         return self._tap is None or self._tap.tracker is None
 
     def _feed_tap(self, now: float, data: bytes, *, from_backend: bool) -> None:
@@ -129,7 +129,7 @@ class EngineRelay:
             self._host.command(COMMAND_UNTAP, self._token)
 
     def _release(self) -> None:
-        """Free the token at the last record, and keep the final figures."""
+        """Store the final counters and times, and free the token, because the engine has sent the last record."""
         self._final = self._gauge()
         self._host.forget(self._token)
         if self._histogram is not None:

@@ -20,8 +20,8 @@ if _HAS_ENGINE:
 def relay_sockets(client: socket.socket, backend: socket.socket, latency: Histogram, tap: Tap | None = None) -> Relay:
     """Relay bytes between two sockets, until both directions have ended.
 
-    The C engine relays between sockets of the kernel. A `PairSocket` needs the relay in the event loop, because its
-    end does not show whether the tunneled stream was reset.
+    The C engine relays between sockets of the kernel. A `PairSocket` needs the relay in the event loop: from the end
+    of its stream alone, the engine cannot recognize whether the tunneled stream was reset.
 
     Args:
         client: The accepted socket, non-blocking. The relay owns it.
@@ -33,7 +33,7 @@ def relay_sockets(client: socket.socket, backend: socket.socket, latency: Histog
         try:
             host = engine_pool().host()
         except OSError as error:
-            log.warning("the data plane cannot start: %s", error.strerror)
+            log.warning("the data plane cannot start, so the event loop relays the connection: %s", error.strerror)
         else:
             return EnginePair(host, client, backend, latency, tap)
     return SocketRelay(client, backend, latency, tap)

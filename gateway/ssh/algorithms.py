@@ -75,7 +75,7 @@ _SUPPORTED: dict[str, Callable[[], Sequence[bytes]]] = {
 }
 _LABELS = {"kex": "key exchange", "ciphers": "cipher", "macs": "MAC", "host_key_algorithms": "host key algorithm"}
 _MAX_LISTED = 400
-"""Maximum length of a server's list in an error message, in characters."""
+"""Maximum length of a server's list of algorithms in an error message, in characters."""
 
 
 class NoCommonAlgorithmError(asyncssh.KeyExchangeFailed):
@@ -94,7 +94,7 @@ class NoCommonAlgorithmError(asyncssh.KeyExchangeFailed):
 
 
 def supported(key: str) -> list[str]:
-    """Return the algorithms that asyncssh supports on this machine for a configuration key, except GSSAPI."""
+    """Return the algorithms that asyncssh supports on this machine for a configuration key. Omit those of GSSAPI."""
     return [name.decode("ascii") for name in _SUPPORTED[key]() if not name.startswith(b"gss-")]
 
 
@@ -207,7 +207,7 @@ def _choose(key: str, client: Mapping[str, Sequence[bytes]], server: Sequence[by
 def needs_strict_kex(cipher: str, mac: str) -> bool:
     """Return whether an attacker can drop packets if the key exchange is not strict (CVE-2023-48795).
 
-    An attacker can drop packets with ChaCha20 and with an encrypt-then-MAC algorithm. AES-GCM is not affected,
-    because it counts packets separately from the sequence number.
+    ChaCha20 and the encrypt-then-MAC algorithms are vulnerable. AES-GCM is not, because it counts packets
+    independently of the sequence number.
     """
     return cipher.startswith("chacha20") or mac.endswith("-etm@openssh.com")

@@ -22,7 +22,7 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
 
     Args:
         latency: The histogram for response latency.
-        queue: Gives the relays of the connection their turns; None if the gateway does not own the SSH socket.
+        queue: Decides when each relay of the connection may send; None if the gateway does not own the SSH socket.
         tap: Observes the bytes until the tap is finished.
     """
 
@@ -92,7 +92,7 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
             self._update_interest()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Handle the close of the channel or the loss of its connection. Buffer undelivered data of asyncssh."""
+        """Handle the close of the channel or the loss of its connection. Take over the data that asyncssh holds."""
         del exc
         unread = take_unread_data(self._channel)
         for piece in unread.data:
@@ -114,7 +114,7 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
             self._update_interest()
             return
         room = send_window(channel)
-        if not room:  # else asyncssh would buffer data outside the send queue, and lose it if the peer closes
+        if not room:  # do not write: asyncssh would buffer the data, and lose it if the peer closes the channel
             self._window_full = True
             self._update_interest()
             return

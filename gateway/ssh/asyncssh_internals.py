@@ -9,8 +9,8 @@ from asyncssh.constants import MSG_CHANNEL_WINDOW_ADJUST
 from asyncssh.packet import UInt32
 
 SUPPORTED_VERSIONS = ("2.24.",)
-"""Releases of asyncssh whose internals `ClientConnection` supports. With other releases, asyncssh also provides the
-connection and its transport."""
+"""Releases of asyncssh whose internals `ClientConnection` supports. With other releases, the gateway uses asyncssh's
+own connection and transport classes."""
 
 
 def is_supported() -> bool:
@@ -51,8 +51,9 @@ def disable_auto_adjust(conn: asyncssh.SSHClientConnection) -> None:
     """Stop new channels of `conn` from sending window adjusts. The caller must call `send_window_adjust` instead.
 
     asyncssh grants a full window for each packet that a session reads, regardless of the data that asyncssh still
-    buffers. If a session read slowly, the peer could therefore send without limit. This function also changes when
-    new channels call their session's `resume_writing`: whenever the window for sending opens. Without the change,
+    buffers. If a session read slowly, the peer could therefore send without limit.
+
+    New channels also call their session's `resume_writing` whenever the peer increases the send window. Otherwise,
     asyncssh calls `resume_writing` only when its send buffer drains.
     """
     for name in ("create_tcp_channel", "create_unix_channel"):

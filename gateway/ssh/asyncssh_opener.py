@@ -1,4 +1,4 @@
-"""Opens asyncssh channels."""
+"""Opens channels on an SSH connection through asyncssh."""
 
 import asyncio
 from functools import partial
@@ -23,7 +23,7 @@ class AsyncsshChannelOpener:
 
     Args:
         conn: The SSH connection.
-        queue: Gives the relays of the connection their turns; None if the gateway does not own the SSH socket.
+        queue: Decides when each relay of the connection may send; None if the gateway does not own the SSH socket.
     """
 
     def __init__(self, conn: asyncssh.SSHClientConnection, queue: SendQueue | None = None) -> None:
@@ -35,7 +35,7 @@ class AsyncsshChannelOpener:
 
     @property
     def opening_count(self) -> int:
-        """Number of channel opens without a reply from the server. Includes those whose callers no longer wait."""
+        """Number of CHANNEL_OPEN requests without a reply from the server, even if their callers no longer wait."""
         return len(self._opening)
 
     async def open(
@@ -45,7 +45,7 @@ class AsyncsshChannelOpener:
         timeout: float,  # noqa: ASYNC109 - `ChannelOpener` defines it
         tap: Tap | None = None,
     ) -> AsyncsshChannel:
-        """Open a channel to `to`. A channel that opens after this method has raised is closed immediately."""
+        """Open a channel to `to`. If this method raises and the channel opens later, it is closed immediately."""
         relay = AsyncsshChannel(latency, self._queue, tap)
         # asyncssh leaks the channel if the opening task is cancelled (asyncssh #823). So a separate task opens the
         # channel. If the caller stops waiting, the channel is aborted as soon as it is open.
@@ -57,7 +57,7 @@ class AsyncsshChannelOpener:
             both: set[asyncio.Future[Any]] = {opening, failure}
             await asyncio.wait(both, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         except BaseException:
-            # asyncio calls the callback even if `opening` completes in this turn of the loop.
+            # asyncio calls the callback even if `opening` completes in this iteration of the event loop.
             opening.add_done_callback(partial(_abort_late, relay))
             raise
         if opening.done():
@@ -72,7 +72,7 @@ class AsyncsshChannelOpener:
         """Make every pending `open` raise `error`. See `gateway.ssh.pooled_connection.ChannelOpener`."""
         failure, self._failure = self._failure, asyncio.get_running_loop().create_future()
         failure.set_exception(error)
-        failure.exception()  # asyncio logs an exception that no caller retrieves
+        failure.exception()  # retrieve the exception: otherwise, asyncio logs it if no `open` is pending
 
     async def _open_channel(self, relay: AsyncsshChannel, to: Endpoint) -> _Opened:
         try:

@@ -8,8 +8,8 @@ from gateway.ssh.options import SshOptions
 from gateway.ssh.public_keys import public_keys
 
 _NO_LISTENER = "none.invalid:1"
-"""Value of permitlisten that permits no listener. A value is necessary, because sshd permits all listeners without a
-permitlisten, and `none` is valid only in sshd_config (PermitListen). The host name in this value never resolves (RFC
+"""Value of permitlisten that permits no usable listener. The option must be set, because without it, sshd permits all
+listeners, and `none` is valid only in sshd_config (PermitListen). The host name in this value never resolves (RFC
 6761, section 6.4), and only root can listen on port 1. For root, sshd binds this port on the loopback address."""
 _HOST = re.compile(r"[\w.:%\[\]-]+")
 _SOURCE = re.compile(r"!?[\w.:/*?%-]+")
@@ -35,7 +35,7 @@ def key_options(targets: Sequence[str], sources: Sequence[str]) -> str:
             raise UsageError(f"--from: {each!r} is not an address, a network or a pattern")
     permits = [f'permitopen="{each}"' for each in targets]
     origin = [f'from="{",".join(sources)}"'] if sources else []
-    # `restrict` does not forbid commands.
+    # `restrict` does not forbid commands, so `command` replaces the client's command with one that does nothing.
     denials = [f'permitlisten="{_NO_LISTENER}"', 'command="false"']
     return ",".join(["restrict", "port-forwarding", *permits, *denials, *origin])
 

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class ChannelRelay:
-    """Base class of `AsyncsshChannel`: the client's socket, and the end of the relay.
+    """Base class of `AsyncsshChannel`, which handles the client's socket and the end of the relay.
 
     Args:
         latency: The histogram for response latency.
@@ -66,12 +66,12 @@ class ChannelRelay:
 
     @property
     def awaiting_response(self) -> bool:
-        """Whether the client was the last side to send data, and so probably waits for a response."""
+        """Whether the client probably waits for a response, because it was the last side to send data."""
         return self._request_time > 0
 
     @property
     def waiting_since(self) -> float | None:
-        """Monotonic time since which the client has waited for a response; None if it does not wait or if unknown."""
+        """Monotonic time at which the client began to wait for a response; None if it does not wait or if unknown."""
         return waiting_since(self._tap, self._request_time)
 
     @property
@@ -98,8 +98,8 @@ class ChannelRelay:
     def abort(self, close_reason: CloseReason) -> None:
         """Reset the client and close the channel now, unless the client must still get a complete response.
 
-        If the gateway received the whole response before the link was lost, it first delivers the response to the
-            client.
+        If the gateway received the whole response before the link was lost, the relay first delivers this response to
+        the client.
         """
         if self.ended.done():
             return
@@ -152,7 +152,7 @@ class ChannelRelay:
     def _on_link_lost(self) -> None:
         """Handle the loss of the SSH connection: reset the client, but first deliver a complete response."""
         if self._channel_closed:
-            return  # the peer closed the channel before: the SSH connection is not needed any more
+            return  # the peer has already closed the channel, so the relay no longer needs the SSH connection
         self._link_lost = self._channel_unwritable = True
         self._leave_send_queue()
         if self._client is None:
@@ -178,7 +178,7 @@ class ChannelRelay:
             return
         try:
             if event == watch.mask == READ:
-                self._read_client()  # without `_update_interest`: the callees call it when needed
+                self._read_client()  # the called methods call `_update_interest` when it is necessary
             else:
                 self._handle_client_event(event, watch)
         except Exception:
@@ -219,8 +219,8 @@ class ChannelRelay:
         """Stop sending to the client.
 
         If the client had ended its stream earlier, it might have closed the connection normally. The relay then still
-        delivers the client's data to the backend. After a reset, the relay sends what the channel accepts
-        immediately, and aborts, because SSH cannot forward a reset (RFC 4254, section 5.3).
+        delivers the client's data to the backend. After a reset, the relay sends only the data that the channel
+        accepts immediately, and aborts, because SSH cannot forward a reset (RFC 4254, section 5.3).
 
         Args:
             error: The socket's error, if a system call returned it. The kernel reports the error only once.
@@ -271,7 +271,7 @@ class ChannelRelay:
     # The end of the relay.
 
     def _propagate_end(self) -> None:
-        """Pass the backend's EOF on once the send buffer is empty; finish when both directions have ended."""
+        """Pass the backend's EOF on to the client after all its data. Finish when both directions have ended."""
         if self._client is None or self.ended.done():
             return
         if self._send_buffer:

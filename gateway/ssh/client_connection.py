@@ -1,4 +1,4 @@
-"""Extends asyncssh's client connection with stricter host key checks, and for the engine in C.
+"""Extends asyncssh's client connection with stricter host key checks and with support for the engine in C.
 
 asyncssh handles the handshake, key exchanges, global requests and disconnects. After the login, the engine can take
 over the socket and the packets of channels. asyncssh then gets all other packets through `EngineTransport`.
@@ -22,9 +22,10 @@ from gateway.ssh.engine_cipher import CipherKey, PassThroughCipher, cipher_key
 _ORIGIN = String("127.0.0.1") + UInt32(0)
 _STREAMLOCAL_RESERVED = String("") + UInt32(0)
 _FREQUENT_REKEY_BYTES, _FREQUENT_REKEY_SECONDS = 4 << 20, 10.0
-"""A key exchange counts as frequent if fewer bytes and fewer seconds than these have passed since the previous one.
-OpenSSH adds the length of the next packet in bytes to a count of blocks (packet.c, ssh_packet_need_rekeying). With a
-small RekeyLimit, every long packet therefore starts a key exchange."""
+"""A key exchange counts as frequent if less data than this was received, and less time than this has passed, since
+the previous one. Such exchanges occur with OpenSSH and a small RekeyLimit: to decide when an exchange is due, OpenSSH
+adds the length of the next packet in bytes to a count of blocks (packet.c, ssh_packet_need_rekeying), so every long
+packet starts one."""
 
 _MAX_DEFERRED_PACKETS = 16 * 1024
 """Maximum number of packets, including replies to the peer's requests, that asyncssh delays during a key exchange.
@@ -32,16 +33,16 @@ Above this number, the connection is closed."""
 
 
 class ConnectionTransport(Protocol):
-    """The transport of an SSH connection: the methods that `ClientConnection` calls."""
+    """The methods of an SSH connection's transport that `ClientConnection` calls."""
 
     def on_sending_changed(self) -> None:
-        """Handle the start or end of a key exchange, or the close of the connection, which affect channel data."""
+        """Start or stop sending channel data: a key exchange has started or ended, or the connection closes."""
 
     def on_packet_processed(self) -> None:
         """Handle that asyncssh has processed a packet."""
 
     def abort(self) -> None:
-        """Try once to send what is queued, then close the socket."""
+        """Try once to send the queued packets, then close the socket."""
 
 
 class EngineConnection(Protocol):
@@ -82,7 +83,7 @@ class EngineConnection(Protocol):
 
 
 class ClientConnection(SSHClientConnection):
-    """asyncssh's client connection, extended with stricter host key checks, and for the engine in C.
+    """asyncssh's client connection, extended with stricter host key checks and with support for the engine in C.
 
     Args:
         options: asyncssh's options.
@@ -98,7 +99,7 @@ class ClientConnection(SSHClientConnection):
         self._send_encryption_object: Any = None
         self._recv_encryption_object: Any = None
         self.engine: EngineConnection | None = None
-        """The transport, if the engine encrypts and decrypts the packets."""
+        """The transport, if the engine encrypts and decrypts the packets; otherwise None."""
         self.kex_started = 0.0
         """The monotonic time at which the last key exchange started, in seconds."""
         self.rekeys_often = False
@@ -108,7 +109,7 @@ class ClientConnection(SSHClientConnection):
         self._bytes_until_rekey = self._rekey_bytes
         """Bytes to receive before `rekey` is due."""
 
-    # Keys: asyncssh sets these two attributes at each key exchange.
+    # asyncssh sets these two attributes to new ciphers at each key exchange.
 
     @property
     def _send_encryption(self) -> Any:
@@ -142,7 +143,7 @@ class ClientConnection(SSHClientConnection):
         return None if seal is None or open_ is None else (seal, open_)
 
     def use_engine(self, transport: Any) -> None:
-        """Use `transport`, an `EngineTransport`, from now on. The engine has the keys of this connection."""
+        """Use `transport`, an `EngineTransport`, from now on. The engine must already have this connection's keys."""
         self._send_encryption_object = self._recv_encryption_object = PassThroughCipher()
         self.engine = self._transport = self.own_transport = transport
 
@@ -245,7 +246,7 @@ class ClientConnection(SSHClientConnection):
 
     @property
     def may_send_data(self) -> bool:
-        """Whether channel data can be sent now. During a key exchange, it must not (RFC 4253, section 7.1)."""
+        """Whether channel data can be sent now. A key exchange forbids channel data (RFC 4253, section 7.1)."""
         return bool(self._kex_complete)
 
     @property
@@ -265,13 +266,13 @@ class ClientConnection(SSHClientConnection):
             self._kexinit_sent = True
 
     def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
-        """Send a packet. Omit the empty MSG_IGNORE packets of asyncssh, except for CBC ciphers, which need them."""
+        """Send a packet. Skip the empty MSG_IGNORE packets of asyncssh, which only CBC ciphers need."""
         if pkttype == MSG_IGNORE and not str(self.get_extra_info("send_cipher")).endswith("-cbc"):
             return
         super().send_packet(pkttype, *args, handler=handler)
         if len(self._deferred_packets) > _MAX_DEFERRED_PACKETS:
             self._deferred_packets.clear()
-            self.disconnect_on_violation("requests too many answers during a key exchange")
+            self.disconnect_on_violation("requests too many replies during a key exchange")
 
     def _send_kexinit(self) -> None:
         now = time.monotonic()
@@ -298,7 +299,7 @@ class ClientConnection(SSHClientConnection):
     # Closing.
 
     def _force_close(self, exc: Exception | None) -> None:
-        super()._force_close(exc)  # closes the transport in the next turn of the loop
+        super()._force_close(exc)  # closes the transport in the next iteration of the event loop
         self.own_transport.on_sending_changed()
 
     def disconnect_on_violation(self, detail: str) -> None:
@@ -312,9 +313,9 @@ class ClientConnection(SSHClientConnection):
 
 
 def channel_target(host: str, port: int) -> tuple[bytes, bytes]:
-    """Return two parts of CHANNEL_OPEN for a TCP port or for a unix socket on the server (RFC 4254, section 7.2).
+    """Return the parts of CHANNEL_OPEN that identify a TCP port or a unix socket (RFC 4254, section 7.2).
 
-    The parts are the channel type, and what follows the maximum packet size.
+    The parts are the channel type, and the bytes after the maximum packet size.
 
     Args:
         host: A host name or address, or with a leading slash the path of a unix socket (OpenSSH's PROTOCOL,

@@ -1,4 +1,4 @@
-"""Opens, controls and counts a channel whose bytes the C engine relays."""
+"""Opens and controls a channel whose bytes the C engine relays, and reads the channel's counters."""
 
 import asyncio
 import socket
@@ -17,7 +17,7 @@ from gateway.relay.sockets import reset
 from gateway.ssh.flow_control import INITIAL_BUDGET, ByteBudget, ReceiveWindow
 
 _IN_ENGINE = ReceiveWindow(ByteBudget(0))
-"""The window of each channel that the engine has opened, which takes no bytes from the budget for initial windows."""
+"""The window of each channel that the engine has opened. It takes no bytes from the budget for initial windows."""
 
 
 class EngineChannel(EngineRelay):
@@ -59,20 +59,20 @@ class EngineChannel(EngineRelay):
     def cut_short(self) -> bool:
         """Whether the client did not get the end of the backend's stream.
 
-        The value is final when the client sees the end of its stream, which can be before the engine's last record.
+        The value is final as soon as the client's stream has ended, even if the engine has not sent its last record.
         """
         return not self._gauge()[6]
 
     # The opener and the pool call these methods.
 
     def request(self, wire: int, max_packet: int, head: bytes, rest: bytes) -> None:
-        """Send CHANNEL_OPEN. `opened` gets the result.
+        """Send CHANNEL_OPEN. The future `opened` gets the result.
 
         Args:
-            wire: The token of the connection.
-            max_packet: The maximum packet size in bytes.
+            wire: The token of the SSH connection.
+            max_packet: The maximum size of received packets, in bytes.
             head: The channel type.
-            rest: The rest of the packet, after the maximum packet size.
+            rest: The bytes of CHANNEL_OPEN after the maximum packet size.
         """
         self._host.engine.channel(self._token, wire, self.window.size, max_packet, self._tap_mode, head, rest)
 
@@ -90,7 +90,7 @@ class EngineChannel(EngineRelay):
         if self._measures:
             flags |= ATTACH_MEASURE
         self._histogram = self._host.histograms.acquire(self._latency)
-        poller().remove(client.fileno())  # another object can still watch it
+        poller().remove(client.fileno())  # an earlier owner of the socket can have left it registered
         self._host.engine.attach(self._token, client.detach(), self._histogram, flags)
 
     def abort(self, close_reason: CloseReason) -> None:

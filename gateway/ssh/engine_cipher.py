@@ -55,5 +55,5 @@ class PassThroughCipher(Encryption):
 
 
 def with_tag(packet: bytes) -> bytes:
-    """Return a received packet with its length and an unused tag, as asyncssh expects it with these ciphers."""
+    """Return a received packet in the format that asyncssh expects: with its length, and an unused tag of zeros."""
     return len(packet).to_bytes(4, "big") + packet + bytes(_TAG)

@@ -1,4 +1,4 @@
-"""Represents listening sockets from which an engine accepts clients, and reports the clients."""
+"""Makes an engine accept clients from a listening socket, and reports which clients were joined to the target."""
 
 import os
 import socket
@@ -29,19 +29,19 @@ _NETWORK = struct.Struct("BB16s")
 
 
 class ListenerEvents(Protocol):
-    """Gets the results of an `EngineListener`; see `gateway.contracts.accepting.AcceptedClientHandler`."""
+    """Receives the clients of an `EngineListener`; see `gateway.contracts.accepting.AcceptedClientHandler`."""
 
     def on_joined(self, connection: PooledConnection, relay: EngineChannel, tap: Tap | None, seconds: float) -> None:
-        """Handle a client that was joined over `connection`, `seconds` after it was accepted."""
+        """Handle a client that was joined to the target over `connection`, `seconds` after it was accepted."""
 
     def on_returned(self, client: Stream, seconds: float) -> None:
-        """Handle a client that was not joined, `seconds` after it was accepted."""
+        """Handle a client that was not joined to the target, `seconds` after it was accepted. The callee owns it."""
 
     def on_stopped(self) -> None:
-        """Handle that the listener accepts no more clients, unless `withdraw` was called."""
+        """Handle that the listener accepts no more clients. Not called after `withdraw`."""
 
     def on_closed(self, listener: "EngineListener") -> None:
-        """Handle that a listener has stopped and has no more clients."""
+        """Handle that a listener has stopped, and that all its clients were joined or returned."""
 
 
 class EngineListener:
@@ -50,11 +50,11 @@ class EngineListener:
     Args:
         host: The host of the engine.
         sock: The listening socket. The engine uses a duplicate.
-        rule: The rule.
+        rule: The target, the allowed clients, and how to measure them.
         permits: Number of clients to accept until more are permitted.
         connections: The SSH connections of this engine that carry the channels, by token.
         max_packet: The maximum size of received packets, in bytes.
-        events: Gets the results.
+        events: Receives the clients.
 
     Raises:
         OSError: The process has no file descriptors left.
@@ -77,7 +77,7 @@ class EngineListener:
         self._events = events
         self._permitted = permits
         self._handled = 0
-        """Accepted clients that were joined or returned."""
+        """Number of accepted clients that were joined to the target or returned to `events`."""
         self._stopped = self._withdrawn = self._closed = False
         descriptor = os.dup(sock.fileno())
         self._histogram = host.histograms.acquire(rule.latency)
@@ -147,7 +147,7 @@ class EngineListener:
             self._events.on_closed(self)
 
     def on_engine_failed(self) -> None:
-        """See `EngineObject.on_engine_failed`. The engine has reset the clients that were not joined."""
+        """See `EngineObject.on_engine_failed`. The engine has reset the clients that still waited for a channel."""
         self._stopped = self._closed = True
         if not self._withdrawn:
             self._events.on_stopped()

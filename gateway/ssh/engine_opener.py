@@ -30,7 +30,7 @@ class EngineChannelOpener:
 
     @property
     def opening_count(self) -> int:
-        """Number of channel opens without a reply from the server. Includes those whose callers no longer wait."""
+        """Number of CHANNEL_OPEN requests without a reply from the server, even if their callers no longer wait."""
         return len(self._opening)
 
     async def open(
@@ -40,9 +40,9 @@ class EngineChannelOpener:
         timeout: float,  # noqa: ASYNC109 - `ChannelOpener` defines it
         tap: Tap | None = None,
     ) -> EngineChannel:
-        """Open a channel to `to`. A channel that opens after this method has raised is closed immediately."""
+        """Open a channel to `to`. If this method raises and the channel opens later, it is closed immediately."""
         if self._conn.transport_closed:
-            raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "SSH connection closed")
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "the SSH connection is closed")
         relay = EngineChannel(self._host, latency, tap, self._opening.discard)
         self._opening.add(relay)
         max_packet = MAX_SEND_PACKET if self._conn.rekeys_often else MAX_RECEIVE_PACKET

@@ -33,7 +33,8 @@ from gateway.ssh.socket_transport import transport_of
 
 log = logging.getLogger(__name__)
 _ACCEPT_BYTES = 64 * 1024
-"""Bytes of packets that asyncssh has processed before the engine is informed. The engine permits 256 KiB."""
+"""The transport reports processed packets to the engine when they amount to this number of bytes. The engine stops
+receiving while 256 KiB are not reported."""
 _RETRY_SECONDS = 0.005
 """Seconds between two checks of whether the connection is ready to be passed to the engine."""
 
@@ -57,7 +58,7 @@ class EngineTransport(asyncio.Transport):
         self._closed = False
         self._last_received = 0.0
         self._unaccepted = 0
-        """Bytes of packets that asyncssh has received, and that the engine has not been informed about."""
+        """Bytes of packets that asyncssh has received, and that were not reported to the engine as processed yet."""
 
     # asyncssh calls these methods.
 
@@ -70,12 +71,12 @@ class EngineTransport(asyncio.Transport):
         return self._closed
 
     def write(self, data: Any) -> None:
-        """Send a packet of asyncssh, which is not encrypted."""
+        """Pass an unencrypted packet of asyncssh to the engine, which encrypts and sends it."""
         if not self._closed:
             self.host.engine.send(self.token, data)
 
     def abort(self) -> None:
-        """Try once to send what is queued, then close the socket."""
+        """Try once to send the queued packets, then close the socket."""
         self._close(None)
 
     close = abort
@@ -86,7 +87,7 @@ class EngineTransport(asyncio.Transport):
         """Do nothing: the engine stops sending data at KEXINIT, and continues with the new key."""
 
     def on_packet_processed(self) -> None:
-        """Inform the engine later about packets that asyncssh has processed."""
+        """Schedule the report of processed packets to the engine, if they amount to `_ACCEPT_BYTES`."""
         if self._unaccepted >= _ACCEPT_BYTES:
             self._loop.call_soon(self._accept)
 
@@ -142,7 +143,7 @@ class EngineTransport(asyncio.Transport):
         return EngineListener(self.host, sock, rule, permits, connections, max_packet, events)
 
     def recall_clients(self) -> None:
-        """Return the clients of listeners that wait for a channel of this connection."""
+        """Make the engine return accepted clients that wait for a channel of this connection; see `LinkListener`."""
         if not self._closed:
             self.host.command(COMMAND_RECALL, self.token)
 
@@ -204,7 +205,7 @@ class EngineTransport(asyncio.Transport):
 
 
 async def hand_over(conn: ClientConnection) -> None:
-    """Let the engine carry the connection, if it supports the ciphers.
+    """Pass the connection to the engine, if the engine supports the ciphers.
 
     Args:
         conn: A connection from `log_in` that has no channels. Its transport must not be used afterwards.
@@ -219,7 +220,7 @@ async def hand_over(conn: ClientConnection) -> None:
     while not transport.can_release():
         if conn.transport_closed or transport.is_closing():
             raise asyncssh.ConnectionLost("the connection was lost after the login")
-        await asyncio.sleep(_RETRY_SECONDS)  # a key exchange is in progress, or the socket is full
+        await asyncio.sleep(_RETRY_SECONDS)  # wait until the key exchange is complete and all data is sent
     keys = conn.cipher_keys()
     if keys is None:
         return
@@ -238,6 +239,6 @@ async def hand_over(conn: ClientConnection) -> None:
         flow_control.CONNECTION_GROWTH_BYTES,
         flow_control.MAX_WINDOW,
         flow_control.ADJUST_BYTES,
-        b"",  # asyncssh has processed every byte
+        b"",  # no unprocessed bytes: `can_release` has checked that asyncssh has processed all of them
     )
     conn.use_engine(engine_transport)

@@ -1,4 +1,4 @@
-"""Limits of SSH channels, and the receive windows of channels that have one in Python. Does no I/O.
+"""Defines the limits of SSH channels, and the receive windows that Python manages instead of the engine. Does no I/O.
 
 A window of W bytes limits a channel to W bytes per round trip (RFC 4254, section 5.2). A window occupies memory only
 when the client reads slowly. In the engine, a window grows if the channel uses more than half of it within one round
@@ -7,7 +7,8 @@ trip, which happens only on a path with a long round trip. The windows of asyncs
 The budgets bound the memory that slow clients can occupy. N channels hold at most `INITIAL_BUDGET_BYTES` +
 `GROWTH_BUDGET_BYTES` + N * `MIN_WINDOW`, plus a tenth of that for the Python objects. In numbers: 2 MiB for each of
 the first channels (at least 256 of them), 256 KiB for each further channel, and 512 MiB for all grown windows
-together. A window counts until its last byte is delivered to the client, even if its channel closes earlier.
+together. A window occupies its budget until its last byte is delivered to the client, even if its channel closes
+earlier.
 """
 
 from gateway._dataplane import settings
@@ -16,7 +17,8 @@ INITIAL_WINDOW = 2 * 1024 * 1024
 MIN_WINDOW = 256 * 1024
 """The initial window of a channel, in bytes, when `INITIAL_BUDGET_BYTES` is used up."""
 INITIAL_BUDGET_BYTES = 512 * 1024 * 1024
-"""Limit, in bytes, on the sum of the initial windows of all channels, without `MIN_WINDOW` for each channel."""
+"""Limit, in bytes, on the sum of the initial windows of all channels. It excludes the `MIN_WINDOW` that each channel
+gets in any case."""
 MAX_WINDOW = 32 * 1024 * 1024
 MAX_RECEIVE_PACKET = 128 * 1024
 """Maximum packet size of the engine's channels, in bytes. With 32 KiB and a large window, sshd uses several times the
@@ -24,12 +26,13 @@ CPU time."""
 MAX_SEND_PACKET = 32 * 1024
 """Data bytes per sent packet: the maximum that OpenSSH accepts."""
 ADJUST_BYTES = 256 * 1024
-"""Bytes consumed before a window adjust. Many implementations adjust at half of the window. The sender is then idle
-for half of each round trip."""
+"""Number of consumed bytes after which the gateway sends a window adjust. Many implementations wait until half of the
+window is consumed, and the sender is then idle for half of each round trip."""
 GROWTH_BUDGET_BYTES = settings.growth_bytes
 """Limit, in bytes, on the growth of all windows of this process together, beyond their initial sizes."""
 CONNECTION_GROWTH_BYTES = 128 * 1024 * 1024
-"""Limit, in bytes, on the window growth of one SSH connection. It keeps one long path from using the whole budget."""
+"""Limit, in bytes, on the window growth of one SSH connection, so that a connection with a long round trip does not
+use the whole budget."""
 
 
 class ByteBudget:
@@ -50,7 +53,7 @@ class ByteBudget:
         return True
 
     def release(self, size: int) -> None:
-        """Return to the budget `size` bytes that were taken."""
+        """Give `size` bytes that were taken back to the budget."""
         self.available += size
 
 
@@ -62,7 +65,7 @@ class ReceiveWindow:
     """The receive window of one channel. The relay that owns it must call `close`.
 
     Args:
-        budget: The budget for the size.
+        budget: The budget from which the window takes its initial size, apart from `MIN_WINDOW`.
     """
 
     __slots__ = ("_budget", "adjust_threshold", "consumed", "size")

@@ -45,6 +45,6 @@ class HandshakeLimiter:
 
 @per_loop
 def handshake_limiter(loop: asyncio.AbstractEventLoop) -> HandshakeLimiter:
-    """Return the limiter of the running loop."""
+    """Return the limiter of an event loop."""
     del loop
     return HandshakeLimiter()

@@ -19,7 +19,7 @@ class TrustedHostKeys:
 
     Args:
         keys: Keys that are pinned or listed in known_hosts.
-        fingerprints: Pinned fingerprints. A fingerprint does not reveal the type of its key.
+        fingerprints: Pinned fingerprints. A fingerprint does not reveal the type of the key.
         listed: The entries of the known_hosts files.
         insecure: Whether every key is accepted.
     """
@@ -91,7 +91,7 @@ def read_trust(options: SshOptions, address: str = "") -> TrustedHostKeys:
 
 @dataclass
 class HostKeyHistory:
-    """The data about its server's host key that a tunnel keeps from one connection to the next.
+    """The data about the server's host key that a tunnel keeps from one connection to the next.
 
     Args:
         key_type: The type of the host key that most recently matched a pinned fingerprint; None before the first

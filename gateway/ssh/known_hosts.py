@@ -20,8 +20,8 @@ _PARSE_ERRORS = (ValueError, NameError)
 for X.509 is not installed."""
 _SSH_PORT = 22
 _MTIME_SETTLED_NS = 2_000_000_000
-"""Nanoseconds for which a changed file must be read again at each use. File times are coarse, so a second change
-within this time might not change them."""
+"""Age, in nanoseconds, below which the modification time of a file is not reliable: file timestamps are coarse, so a
+second change shortly after the first might not change them. Such a file is read again at each use."""
 _MAX_CACHED_LOOKUPS = 64
 _Stamp = tuple[tuple[int, ...], ...]
 
@@ -127,7 +127,7 @@ def _with_lower_host(line: str) -> str:
 
 
 def _error_location(paths: tuple[Path, ...], texts: list[str]) -> str:
-    """Return file and line number of the first line that asyncssh cannot parse."""
+    """Return the file and the line number of the first line that asyncssh cannot parse."""
     for path, text in zip(paths, texts, strict=True):
         for number, line in enumerate(text.splitlines(), 1):
             try:

@@ -1,4 +1,4 @@
-"""Converts errors of an SSH login to tunnel errors that contain the credentials tried and the remedy."""
+"""Converts errors of an SSH login to tunnel errors that name the credentials used and the remedy."""
 
 import shlex
 
@@ -83,7 +83,7 @@ def _host_key_error(
         detail = (
             f"{endpoint}: the host key has CHANGED: the server offers {offered}, and {files} lists another key: if"
             f" the server was reinstalled, remove the old key ({removal}) and add the new one;"
-            " otherwise, another server possibly intercepts the connection"
+            " otherwise, another server might be intercepting the connection"
         )
     else:
         detail = (

@@ -18,7 +18,7 @@ def _check_host(text: str) -> None:
     """Check the name or address of a server.
 
     Raises:
-        ValueError: The string is not only a name or an address.
+        ValueError: The string is not a host name or an address, or contains more, such as a user or a port.
     """
     if "@" in text:
         raise ValueError(f"{text!r} contains a user: set user instead")

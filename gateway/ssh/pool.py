@@ -33,8 +33,8 @@ _SLOW_OPEN = 0.4
 _TIMER_SLACK = 0.01
 """Number of seconds added to the delay of a timer, because the event loop can run a timer slightly too early."""
 _LATE_TICK = 1.0
-"""If a tick is this many seconds late, or half of `keepalive.suspect` if that is less, the pool assumes that this
-process was suspended."""
+"""If a tick is late by this number of seconds, or by half of `keepalive.suspect` if that is less, the pool assumes
+that this process was suspended."""
 _NO_ANSWER_HINT = (
     "the SSH server has not replied to any channel open yet: check that it permits TCP forwarding, "
     "and that the target's firewall does not drop packets"
@@ -106,11 +106,11 @@ class SshConnectionPool:
             self._slow_opens.end(token)
 
     def listen(self, rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> PoolListener | None:
-        """Accept clients by a rule. See `gateway.contracts.accepting.AcceptingLink`."""
+        """Accept clients in C, and join them to a target. See `gateway.contracts.accepting.AcceptingLink`."""
         return self._listeners.listen(rule, permits, [each for each in self._usable if each.alive], handler)
 
     def _choose(self) -> PooledConnection | None:
-        """Return the connection for the next channel; None if there is none. If all are loaded, open another one."""
+        """Return the connection for the next channel; None if there is none. If all have many channels, dial one."""
         usable = [connection for connection in self._usable if connection.alive]
         if not usable:
             return None
@@ -171,7 +171,8 @@ class SshConnectionPool:
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            # The pool does not work without this task. Report the link as lost, so the uplink reopens the tunnel.
+            # Without this task, the pool does not work: report the link as lost, so that the uplink reopens the
+            # tunnel.
             log.error("the connection pool of %s failed", self._options.endpoint, exc_info=error)
             if not self._lost.done():
                 self._lost.set_result(TunnelError(Reason.RESET, f"{type(error).__name__}: {error}"))

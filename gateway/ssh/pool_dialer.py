@@ -14,8 +14,8 @@ from gateway.text_sanitizer import one_line
 log = logging.getLogger(__name__)
 
 _MIN_RETRY, _MAX_RETRY = 0.25, 10.0
-"""First and last maximum of the retry delay, in seconds. The maximum doubles after each failure, and the delay is a
-random time between zero and the maximum."""
+"""The retry delay is a random time between zero and an upper bound. These are the first and the highest upper bound,
+in seconds. The upper bound doubles after each failure."""
 _FATAL_RETRY = 60.0
 """Retry delay after a refused login, in seconds. The delay is long because sshd penalizes repeated failures
 (sshd_config(5), PerSourcePenalties)."""
@@ -102,5 +102,5 @@ class PoolDialer:
                 await asyncio.wait_for(self._renewed.wait(), pause)
         else:
             self._retry_delay, self.last_error = _MIN_RETRY, ""
-            connection.outdated = renewals != self._renewals  # the login may have used the old credentials
+            connection.outdated = renewals != self._renewals  # if so, the login possibly used the old credentials
             self._add(connection)

@@ -1,4 +1,4 @@
-"""Lets the engines in C that carry the SSH connections of a pool accept clients."""
+"""Accepts clients in C, in the data plane that carries the SSH connections of a pool."""
 
 import asyncio
 import logging
@@ -15,22 +15,22 @@ from gateway.ssh.pooled_connection import PooledConnection, SshChannel
 log = logging.getLogger(__name__)
 
 _RECALL_AFTER = 2.0
-"""Seconds for which clients wait for their channels after the listener has stopped. After this time, the handler gets
-the clients back, and dials again, through another way if there is one."""
+"""Seconds for which accepted clients wait for their channels after the listener has stopped. After this time, the
+pool returns the clients to the handler, which dials again, through another tunnel if there is one."""
 
 
 class PoolListener:
     """Accepts clients for one target; implements `gateway.contracts.accepting.LinkListener`.
 
     Each engine that carries connections of the pool accepts some of the clients. When one engine stops accepting, the
-    others stop too, and the handler accepts all clients.
+    others stop too, and the handler must accept all clients itself.
 
     Args:
-        rule: The rule.
+        rule: The sockets, the target, and the allowed clients.
         permits: Number of clients to accept until more are permitted.
         connections: The connections that carry the channels. An engine carries each of them.
         handler: Receives the events of the listener, and the clients that are returned.
-        owner: The listeners of the pool.
+        owner: The set of all listeners of the pool, which contains this listener until it is closed.
 
     Raises:
         OSError: The process has no file descriptors left.
@@ -48,9 +48,9 @@ class PoolListener:
         self._handler = handler
         self._owner = owner
         self._active = True
-        """Whether clients are accepted."""
+        """Whether the engines accept clients."""
         self._listeners: list[Any] = []
-        """The listeners of the engines: `gateway.ssh.engine_listener.EngineListener`."""
+        """One `gateway.ssh.engine_listener.EngineListener` for each engine and socket."""
         by_host: dict[Any, dict[int, PooledConnection]] = {}
         for each in connections:
             if each.engine is not None:
@@ -130,7 +130,7 @@ class PoolListener:
 
 
 class PoolListeners:
-    """The listeners of one pool. A listener stops when the set of connections that can get new channels changes.
+    """The listeners of one pool. All stop when the set of connections that can get new channels changes.
 
     Args:
         check_alive: Checks whether a connection that opens channels slowly is alive.
@@ -143,21 +143,21 @@ class PoolListeners:
         self._listeners: set[PoolListener] = set()
 
     def check(self, connections: Sequence[PooledConnection]) -> None:
-        """Check whether connections are alive, because a listener has stopped while clients wait for channels."""
+        """Check whether connections are alive. Called if a listener has stopped while clients wait for channels."""
         for each in connections:
             self._check_alive(each)
 
     def remove(self, listener: PoolListener) -> None:
-        """Remove a listener whose engines have all stopped."""
+        """Remove a listener that is closed."""
         self._listeners.discard(listener)
 
     def listen(
         self, rule: AcceptRule, permits: int, connections: Sequence[PooledConnection], handler: AcceptedClientHandler
     ) -> PoolListener | None:
-        """Accept clients by a rule; see `gateway.contracts.accepting.AcceptingLink.listen`.
+        """Accept clients, and join them to a target; see `gateway.contracts.accepting.AcceptingLink.listen`.
 
         Args:
-            rule: The rule.
+            rule: The sockets, the target, and the allowed clients.
             permits: Number of clients to accept until more are permitted.
             connections: The connections that can get new channels.
             handler: Receives the events of the listener, and the clients that are returned.
@@ -170,13 +170,13 @@ class PoolListeners:
         try:
             listener = PoolListener(rule, permits, connections, handler, self)
         except OSError as error:
-            log.warning("the data plane cannot accept clients: %s", error.strerror)
+            log.warning("the data plane cannot accept clients, so the event loop accepts them: %s", error.strerror)
             return None
         self._listeners.add(listener)
         return listener
 
     def update(self, connections: Sequence[PooledConnection]) -> None:
-        """Stop the listeners that use other connections than `connections`; an empty sequence stops all."""
+        """Stop each listener whose connections are not exactly `connections`; an empty sequence stops all."""
         for each in list(self._listeners):
             if each.connections != list(connections):
                 each.stop(failed=False)

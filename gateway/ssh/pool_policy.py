@@ -31,8 +31,8 @@ class ConnectionHealth:
         outdated: Whether the tunnel's credentials have changed since this connection logged in. If so, it gets no new
             channels, and is closed after its last channel.
         stalled: Whether this connection became silent together with all others, because the network path stalled.
-        silence_at_recovery: For a stalled connection: its silence, in seconds, at the time when another connection
-            received data again; 0 until then.
+        silence_at_recovery: For a stalled connection: the silence of this connection, in seconds, at the time when
+            another connection received data again; 0 until then.
         keepalive_wait: Seconds for which a keepalive has been without a reply; 0 if none is pending.
     """
 
@@ -87,8 +87,9 @@ def evaluate(pool: Sequence[ConnectionHealth], keepalive: KeepaliveOptions, targ
         if each.silence >= keepalive.lost:
             abort.append(at)
         elif each.stalled:
-            # Another connection has recovered. TCP doubles its retransmission timeout after each attempt, so after a
-            # stall, this connection retransmits within a time as long as the stall.
+            # Another connection has recovered. TCP doubles its retransmission timeout after each attempt. After a
+            # stall of N seconds, this connection therefore retransmits within N seconds, and recovers if its peer is
+            # alive.
             if each.silence_at_recovery and each.silence >= 2 * each.silence_at_recovery + keepalive.replace:
                 abort.append(at)
         elif not heard and each.silence >= keepalive.suspect + min(REPLACEMENT_TIME, keepalive.replace):

@@ -50,7 +50,7 @@ class ChannelOpener(Protocol):
 
     @property
     def opening_count(self) -> int:
-        """Number of channel opens without a reply from the server, including those whose callers have timed out."""
+        """Number of CHANNEL_OPEN requests without a reply from the server, even if their callers no longer wait."""
 
     async def open(
         self,
@@ -59,7 +59,7 @@ class ChannelOpener(Protocol):
         timeout: float,  # noqa: ASYNC109 - every dial takes its timeout as an argument
         tap: Tap | None = None,
     ) -> SshChannel:
-        """Open a channel to `to`. If the channel opens only after this method has raised, it is closed immediately.
+        """Open a channel to `to`. If this method raises and the channel opens later, it is closed immediately.
 
         Args:
             to: The target.
@@ -105,7 +105,7 @@ class PooledConnection:
         self.silence_at_recovery = 0.0
         """See `ConnectionHealth.silence_at_recovery`."""
         self.has_answered_open = False
-        """Whether the server has replied to at least one channel open."""
+        """Whether the server has replied to at least one CHANNEL_OPEN request."""
         transport = transport_of(conn)
         engine = conn.engine if isinstance(conn, ClientConnection) else None
         self._transport: SocketTransport | EngineConnection | None = engine or transport
@@ -136,7 +136,7 @@ class PooledConnection:
         """Whether the connection is open and is not being closed, so that channels can be opened."""
         if self.closing or self._conn.is_closed():
             return False
-        # `is_closed` returns True only one iteration of the event loop after the transport has closed.
+        # After the transport has closed, `is_closed` returns False until the next iteration of the event loop.
         return not (isinstance(self._conn, ClientConnection) and self._conn.transport_closed)
 
     async def join(
@@ -163,7 +163,7 @@ class PooledConnection:
         except (asyncssh.Error, OSError) as error:
             raise LinkLostError(str(error), dial_in_progress=True) from error
         self.has_answered_open = True
-        if self.closing:  # asyncssh may have dropped data of the channel
+        if self.closing:  # asyncssh has possibly dropped data that arrived on the channel
             relay.abort(CloseReason.ABORTED)
             raise LinkLostError(dial_in_progress=True)
         self._add_relay(relay)
@@ -171,7 +171,7 @@ class PooledConnection:
         return relay
 
     def adopt(self, relay: SshChannel) -> None:
-        """Count the channel of a client that the engine has accepted and joined."""
+        """Count the channel of a client that the engine has accepted and joined to a target."""
         self.has_answered_open = True
         self._add_relay(relay)
         if self.closing:
@@ -232,9 +232,9 @@ class PooledConnection:
                 self.engine.set_round_trip(self.round_trip)
 
     def keepalive_wait(self, now: float) -> float:
-        """Return for how long a keepalive has been without a reply, in seconds; 0 if none is pending.
+        """Return the number of seconds for which a keepalive has been without a reply; 0 if none is pending.
 
-        If data from the peer has arrived since the keepalive was sent, the time begins at the last data.
+        If data from the peer has arrived since the keepalive was sent, the time begins at the arrival of this data.
 
         Args:
             now: The current monotonic time, in seconds.

@@ -56,7 +56,7 @@ async def connect_through_program(
 
 
 async def _command(options: SshOptions) -> tuple[tuple[str, ...], str]:
-    """Return the command with its placeholders filled in, and the path of the file to execute.
+    """Return the command with values in place of the placeholders, and the path of the file to execute.
 
     Raises:
         TunnelError: The program is not found in time, or cannot be executed.

@@ -1,4 +1,4 @@
-"""Sends the packets of one SSH connection, many packets per system call, and gives its relays their turns.
+"""Sends the packets of one SSH connection, many packets per system call, and decides when each relay may send.
 
 asyncssh encrypts the packets. The queue sends them in one batch at the end of the event loop's iteration, or when the
 batch is full. Data that the socket does not accept waits in a backlog. While there is a backlog, relays that have
@@ -23,9 +23,11 @@ log = logging.getLogger(__name__)
 _BATCH_SIZE = 8 * (MAX_SEND_PACKET + 64)
 _SLOW_BATCH_SIZE = 2 * (MAX_SEND_PACKET + 64)
 _SLOW_DRAIN = 0.02
-"""Seconds to write a backlog. If it takes longer, the path counts as slow: turns and batches are then short."""
+"""If writing a backlog takes longer than this number of seconds, the path counts as slow: each relay may then send
+only little data per turn, and batches are short."""
 _SLOW_PERIOD = 1.0
-"""Seconds for which a path counts as slow after such a backlog, because slow paths often accept data in bursts."""
+"""Seconds for which a path counts as slow after a backlog that took longer than `_SLOW_DRAIN`. A slow path often
+accepts data in bursts, so one fast write does not show that it is fast."""
 _FAST_NOTSENT_LOWAT = 4 * NOTSENT_LOWAT
 """Limit on unsent bytes in the kernel on a fast path. A larger limit causes fewer wakeups per byte, and the kernel
 still sends this data within milliseconds."""
@@ -34,7 +36,8 @@ _FAST_DRAIN = 0.001
 _NOT_FAST_DRAIN = 0.01
 """Seconds to send half of `_FAST_NOTSENT_LOWAT`. If it takes longer, the path is no longer fast (below 26 MB/s)."""
 MAX_CONTROL_BACKLOG = 1024 * 1024
-"""Backlog in bytes above which receiving stops. This limits the replies that wait for a peer that does not read."""
+"""If the backlog has more bytes than this, receiving stops. Otherwise, a peer that sends requests but does not read
+the replies could make the backlog grow without limit."""
 
 
 class ChannelSender(Protocol):
@@ -82,7 +85,7 @@ class SendQueue:
         self._slow_until = 0.0
         """The monotonic time until which the path counts as slow, in seconds."""
         self._round_size = 0
-        """Relays that waited when the queue was last served."""
+        """Number of relays that waited when relays last got their turns."""
         self._backlog = SendBuffer()
         """Encrypted data that the socket has not accepted."""
         self._blocked_at = 0.0
@@ -115,7 +118,7 @@ class SendQueue:
         self._waiting.pop(sender, None)
 
     def update_may_send(self) -> None:
-        """Set `may_send`: False while the socket is full or closed, and during a key exchange; otherwise True."""
+        """Set `may_send`: False while the socket is full or closed and during a key exchange; otherwise True."""
         self.may_send = not (self.blocked or self._closed or self._conn.transport_closed) and self._conn.may_send_data
 
     def write(self, packet: bytes) -> None:

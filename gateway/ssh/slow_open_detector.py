@@ -8,10 +8,9 @@ _C = TypeVar("_C")
 
 
 class SlowOpenDetector(Generic[_C]):
-    """Calls a function for each connection on which a channel open has no reply after a delay.
+    """Calls a function for each connection on which a CHANNEL_OPEN request has no reply after a delay.
 
-    All opens share one timer, because most opens end long before the delay, and a timer for each open would make new
-    clients noticeably more expensive.
+    All opens share one timer. Most opens end long before the delay, so a timer for each one would waste CPU time.
 
     Args:
         loop: The event loop.
@@ -24,7 +23,7 @@ class SlowOpenDetector(Generic[_C]):
         self._delay = delay
         self._on_slow = on_slow
         self._pending: dict[int, tuple[float, _C]] = {}
-        """For each token, oldest first: when the open becomes slow (in the loop's time), and its connection."""
+        """For each token, oldest first: the time (`loop.time()`) at which the open becomes slow; the connection."""
         self._next_token = 0
         self._timer: asyncio.TimerHandle | None = None
 

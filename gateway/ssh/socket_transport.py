@@ -19,7 +19,8 @@ REKEY_BYTES = 16 << 30
 """Bytes in each direction between two key exchanges. This value is far below the limit of one AES-GCM key (NIST SP
 800-38D, section 8.3), and large enough that key exchanges do not affect throughput."""
 _RECEIVE_SIZE = 128 * 1024
-"""Maximum number of bytes per read. For each packet, asyncssh copies all the bytes that follow it in the read."""
+"""Maximum number of bytes per read. The size is limited because asyncssh, for each packet, copies all bytes that
+follow the packet in its buffer."""
 _MAX_GREETING = 255
 
 
@@ -34,7 +35,7 @@ class SocketTransport(asyncio.Transport):
     def __init__(self, sock: socket.socket, conn: ClientConnection) -> None:
         super().__init__()
         self.queue = SendQueue(sock, conn, self._update_interest, self._close)
-        """Sends the packets, and gives the relays of the connection their turns."""
+        """Sends the packets, and decides when each relay of the connection may send."""
         self.greeting = b""
         """The first bytes that the peer sent. A server that refuses the connection can send the reason in them."""
         self._last_received = time.monotonic()
@@ -94,8 +95,9 @@ class SocketTransport(asyncio.Transport):
     def last_heard(self, within: float) -> float:
         """Return when the peer last showed that it is alive.
 
-        During a key exchange, received data counts as a sign of life only for `within` seconds: nothing can be sent
-        until the peer completes the exchange. On a slow path, the peer first sends all the data that it has queued.
+        During a key exchange, received data counts as a sign of life only for `within` seconds, because nothing can
+        be sent until the peer completes the exchange. The peer needs some of this time on a slow path, where it first
+        sends all the data that it has queued.
 
         Args:
             within: Maximum duration of a key exchange, in seconds.

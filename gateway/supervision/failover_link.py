@@ -60,7 +60,7 @@ class FailoverLink:
         raise AssertionError
 
     async def _first(self, dial: Callable[[Link, float], Awaitable[_Connected]], within: float) -> _Connected:
-        """Dial through each open tunnel until a dial succeeds, and return the result of that dial.
+        """Dial through the open tunnels, one after the other, until a dial succeeds. Return the result of that dial.
 
         Args:
             dial: Dials through the given link, within the given number of seconds.

@@ -64,8 +64,8 @@ class Supervisor:
             except asyncio.CancelledError:
                 if is_being_cancelled():
                     raise
-                # The cancellation comes from inside the component, not from `stop`. Treat it as a crash, because
-                # otherwise the component would stay down without an error.
+                # The component raised the cancellation itself, and `stop` was not called. Treat this as a crash:
+                # otherwise, the component would not run any more, and no error would be logged.
                 log.exception("component crashed", extra={"component": name})
             except Exception:
                 log.exception("component crashed", extra={"component": name})

@@ -77,7 +77,7 @@ class Uplink:
         self.settled = asyncio.Event()
         """Set when the first attempt has succeeded or failed."""
         self.watchers: list[Callable[[], None]] = []
-        """Callbacks that the uplink calls after each change of the state, except the phases of an attempt."""
+        """Callbacks that the uplink calls after each change of the state, except for changes within one attempt."""
         self._has_link = asyncio.Event()
         self._quiet = quiet
         self._traffic = traffic
@@ -102,7 +102,7 @@ class Uplink:
                 await self._after()
             while True:
                 via = await self._wait_for_via()
-                self._retry_now.clear()  # the following attempt serves the request
+                self._retry_now.clear()  # the attempt that starts now fulfills a pending request to retry
                 try:
                     lasted, cause = await self._keep_open(via, ready)
                     reconnect.succeeded(lasted)
@@ -110,7 +110,7 @@ class Uplink:
                     raise cause
                 except ReachError as error:
                     if is_being_cancelled():
-                        raise asyncio.CancelledError from error  # the tunnel was cancelled, and then failed to close
+                        raise asyncio.CancelledError from error  # closing the tunnel failed after the cancellation
                     fatal = isinstance(error, TunnelError) and error.fatal
                     self.failures[error.reason] += 1
                     self._become(
@@ -131,7 +131,7 @@ class Uplink:
     def describe(self) -> str:
         """Return one line with the state of the tunnel and its cause."""
         if self.state is TunnelState.WAITING:
-            return describe_all(self.vias)  # their states are the cause
+            return describe_all(self.vias)  # the tunnel waits because of the states of its outer tunnels
         down = self.state in (*_ATTEMPTING, TunnelState.BACKOFF)
         state = "down" if down else str(self.state)
         detail = f": {self.detail}" if self.detail else ""
@@ -146,20 +146,20 @@ class Uplink:
         return used.tunnel_name if used is not None else None
 
     def renew(self) -> None:
-        """Make the open tunnel use credentials that have changed on disk, without a loss of its clients' connections.
+        """Make the open tunnel use credentials that have changed on disk. Connections of clients remain open.
 
         If the tunnel is not open, retry immediately.
         """
         if self.opened is not None:
-            log.info("tunnel reloads its credentials", extra={"tunnel": self.name})
+            log.info("the tunnel reads its changed credentials", extra={"tunnel": self.name})
             self.opened.renew()
         else:
             self._retry_now.set()
 
     def retry(self) -> None:
-        """Retry immediately if the tunnel is not open, because its certificates were renewed.
+        """If the tunnel is not open, retry immediately, because its certificates were renewed.
 
-        Do nothing if it is open, because its next login reads the new certificates.
+        Do nothing if the tunnel is open, because its next login reads the new certificates.
         """
         if self.opened is None:
             self._retry_now.set()

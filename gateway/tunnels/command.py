@@ -69,7 +69,9 @@ def _read_url(scheme: str, authority: str) -> dict[str, str]:
     """
     del scheme
     if authority:
-        raise ValueError("the URL of a command contains only keys: command://?mode=port&command=PROGRAM,ARGUMENT")
+        raise ValueError(
+            "the URL must contain only the query with the keys, such as command://?mode=port&command=PROGRAM,ARGUMENT"
+        )
     return {}
 
 

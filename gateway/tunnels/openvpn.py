@@ -207,7 +207,7 @@ class _OpenVpnClient:
         return self._vpn.received
 
     async def restart_in_place(self) -> None:
-        """Reconnect to the server, without a loss of the device and the connections through it."""
+        """Reconnect to the server. The device and the connections through it remain."""
         self._vpn.restart_in_place()
 
     def renew(self) -> None:
@@ -220,7 +220,7 @@ class _OpenVpnClient:
         if same:
             self._vpn.restart_in_place()
         elif self._link is not None:
-            self._link.mark_lost("the configuration file, or a file that it names, has changed")
+            self._link.mark_lost("the configuration file, or a file that it refers to, has changed")
 
 
 def _verify(options: OpenVpnOptions) -> None:

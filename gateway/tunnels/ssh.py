@@ -31,7 +31,7 @@ CONNECTIONS = Fact("connections", "Open SSH connections.", describe=hidden, addi
 CHANNELS = Fact("channels", "Open channels.", describe=hidden, additive=True)
 DATA_PLANE = Fact(
     "data_plane",
-    "Data plane that carries the channels of an SSH tunnel: the gateway's own (native), or asyncssh.",
+    "Data plane that carries the channels of an SSH tunnel: native (in C) or asyncssh.",
     metric="gateway_data_plane_info",
     label="plane",
     describe=lambda name: f"data plane {name}",
@@ -108,7 +108,7 @@ def _ignore_progress(state: TunnelState, reason: Reason | None = None, detail: s
 
 
 def _verify(options: SshOptions) -> None:
-    """Check that the credentials and the trusted host keys can be read, and that needed programs are installed.
+    """Check that the credentials and the trusted host keys can be read, and that the required programs are installed.
 
     Raises:
         GatewayError: The gateway cannot use an option or a file.

@@ -109,7 +109,7 @@ class WireGuardTunnel:
                     return await wireguard.wait_for_handshake()
             except TimeoutError:
                 waited = time.monotonic() - started
-            detail = f"no handshake with {wireguard.server}: the peer is unreachable, or a key is wrong"
+            detail = f"no handshake with {wireguard.server}: check that the peer is reachable and that the keys match"
             if waited >= silence.restart:
                 raise TunnelError(Reason.TIMEOUT, detail)
             if waited >= self._options.connect_timeout and not reported:
@@ -149,7 +149,7 @@ class _ActiveDevice:
         try:
             await self._wireguard.reconnect()
         except TunnelError as error:
-            log.warning("%s", error.detail)  # the monitor tries again, and finally replaces the device
+            log.warning("%s", error.detail)  # the monitor calls `reconnect` again, and finally replaces the device
 
     def renew(self) -> None:
         """Apply changed files. Set new keys and peers in place; for other changes, replace the device."""

@@ -22,7 +22,7 @@ _FAMILIES = ((dns.rdatatype.A, socket.AF_INET), (dns.rdatatype.AAAA, socket.AF_I
 
 
 class VpnResolver:
-    """Resolves names with the VPN's name servers, or with the host's resolver if the VPN has none.
+    """Resolves names with the VPN's name servers, or with the host's resolver if the VPN has no name servers.
 
     Args:
         context: The network context that creates the sockets for the queries.
@@ -62,7 +62,7 @@ class VpnResolver:
                     continue
                 if found:
                     return [(family, socket.SOCK_STREAM, 6, "", (address, to.port)) for family, address in found]
-                failure = f"name server {server} does not know the name"
+                failure = f"name server {server} has no address for the name"
                 break
         raise socket.gaierror(socket.EAI_NONAME, failure)
 

@@ -86,7 +86,7 @@ class EchoMonitor:
         if len(self._pending) > _MAX_PENDING:
             del self._pending[next(iter(self._pending))]
         packet = struct.pack("!BBH2sH", request, 0, 0, self._identifier, sequence)
-        # Ignore errors such as a missing route or a full queue: the request counts as one without a reply.
+        # Ignore errors such as a missing route or a full queue: the request then counts as one without a reply.
         with contextlib.suppress(OSError):
             sock.sendto(_with_checksum(packet) if family == socket.AF_INET else packet, (str(address), 0))
 

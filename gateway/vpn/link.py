@@ -108,7 +108,7 @@ class VpnLink:
                 self.liveness.record_reply(time.monotonic())
             raise
         self.liveness.record_reply(time.monotonic())
-        with contextlib.suppress(ValueError, OSError):  # the address has a scope ID, or the socket was already reset
+        with contextlib.suppress(ValueError, OSError):  # for an address with a scope ID, or a socket that was reset
             self._echo.add_host(ipaddress.ip_address(sock.getpeername()[0]))
         return sock
 

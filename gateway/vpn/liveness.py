@@ -24,8 +24,9 @@ class SilenceThresholds:
 
 
 DIAL_GRACE = 4.0
-"""Number of seconds added to each threshold if only the reply to a connection attempt is missing, because the target
-can be the cause. The peer of a working VPN sends a packet at least every ten seconds, so before a reconnect."""
+"""Number of seconds added to each threshold if only the reply to a connection attempt is missing, because the cause
+can be the target instead of the VPN. The peer of a working VPN sends a packet at least every ten seconds. With this
+delay, such a packet usually arrives before the VPN reconnects."""
 RECONNECT_INTERVAL = 6.0
 """Seconds between two attempts to reconnect in place."""
 
@@ -58,7 +59,7 @@ class Liveness:
         self._last_reconnect = 0.0
 
     def record_reply(self, now: float) -> None:
-        """Record that a packet has arrived through the VPN. From then on, no reply is expected."""
+        """Record that a packet has arrived through the VPN. No reply is then expected until the next request."""
         self.last_reply = now
         self._echo_sent = self._dialed = None
         self._last_reconnect = 0.0
@@ -80,12 +81,12 @@ class Liveness:
         return increased
 
     def record_echo_request(self, now: float) -> None:
-        """Record an echo request to a host that has replied before. From then on, a reply is expected."""
+        """Record an echo request to a host that has replied before, so that a reply is expected from this time on."""
         if self._echo_sent is None:
             self._echo_sent = now
 
     def record_dial(self, now: float) -> None:
-        """Record a connection attempt to a target. From then on, a reply is expected after `DIAL_GRACE`."""
+        """Record a connection attempt to a target, so that a reply is expected after an additional `DIAL_GRACE`."""
         if self._dialed is None:
             self._dialed = now
 

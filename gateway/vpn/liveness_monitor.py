@@ -73,7 +73,7 @@ class LivenessMonitor:
                 self._link.liveness.record_reply(now)  # this process was suspended, so the replies are not late
             liveness = self._link.liveness
             if not self._connected:
-                liveness.record_echo_request(now)  # until the client is connected, a reply is missing
+                liveness.record_echo_request(now)  # a VPN client that is not connected counts as a missing reply
             received = await self._received()
             # Ignore bytes that arrive during a reconnect, because they belong to the handshake, which can still fail.
             if self._connected and liveness.record_received(received, now):
@@ -93,7 +93,7 @@ class LivenessMonitor:
         if stage is before:
             return
         if stage is SilenceStage.FINE:
-            # During a reconnect, do not report the tunnel as up, because `on_connected` does this.
+            # During a reconnect, do not report the tunnel as up: `on_connected` reports it after the reconnect.
             if self._connected:
                 self._progress(TunnelState.UP)
         elif before is SilenceStage.FINE and self._connected:
@@ -102,7 +102,7 @@ class LivenessMonitor:
             SilenceStage.DOWN,
             SilenceStage.LOST,
         ):
-            detail = "no replies have arrived through the VPN for some time; still trying"
+            detail = "no replies have arrived through the VPN for some time; the gateway continues to reconnect"
             self._progress(TunnelState.BACKOFF, Reason.TIMEOUT, detail)
         if stage is SilenceStage.LOST:
             self._link.reset_all()

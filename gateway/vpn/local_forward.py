@@ -49,7 +49,7 @@ class LocalForward:
             try:
                 client, _ = await loop.sock_accept(self._listener)
             except OSError as error:
-                log.warning("cannot accept a connection of the VPN client: %s", error)
+                log.warning("cannot accept a connection from the VPN client: %s", error)
                 await asyncio.sleep(_ACCEPT_RETRY)
                 continue
             tune(client)

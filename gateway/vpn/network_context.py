@@ -1,6 +1,7 @@
 """Isolates a VPN device, and creates sockets that use only this device.
 
-The device is in a separate network namespace, or in the host's network namespace, where its sockets are bound to it.
+The device is either in a separate network namespace, or in the host's network namespace. In the latter case, sockets
+are bound to the device.
 """
 
 import asyncio

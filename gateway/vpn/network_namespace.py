@@ -2,7 +2,7 @@
 
 A thread can be in a different network namespace from the rest of its process (network_namespaces(7)). A socket stays
 in the namespace in which it was created. Therefore a thread in the namespace creates the sockets, and the event loop
-    uses them like any other sockets.
+uses them like any other sockets.
 """
 
 import ctypes
@@ -29,8 +29,8 @@ class NetworkNamespace:
 
     def __init__(self) -> None:
         self.fd = -1
-        # A separate thread creates the sockets. In a thread of `_workers`, which run DNS queries, a new socket could
-        # wait for seconds.
+        # A separate thread creates the sockets. If the threads of `_workers`, which run DNS queries, did this, a new
+        # socket could wait for seconds until a query ends.
         self._socket_thread = ThreadPoolExecutor(1, "vpn-socket", self._enter)
         self._workers = ThreadPoolExecutor(_WORKERS, "vpn", self._enter)
         try:
@@ -90,7 +90,7 @@ def _unshare() -> int:
     """Move this thread to a new network namespace, and return a file descriptor that refers to the namespace.
 
     Raises:
-        OSError: The thread lacks a capability, or the limit of namespaces is reached.
+        OSError: The thread lacks a capability, or the maximum number of namespaces is reached.
     """
     _check(_libc().unshare(_CLONE_NEWNET))
     return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)

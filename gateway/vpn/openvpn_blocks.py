@@ -65,7 +65,7 @@ def decode_file(name: str, data: bytes) -> str:
     try:
         return data.decode().removeprefix("\ufeff").replace("\r\n", "\n")
     except UnicodeDecodeError:
-        raise GatewayError("is not text: PEM format is required") from None
+        raise GatewayError("is a binary file: convert it to PEM format") from None
 
 
 def _normalize_sections(name: str, text: str) -> tuple[str, ...]:
@@ -134,15 +134,16 @@ def _normalize_login(text: str) -> tuple[str, ...]:
     lines = text.rstrip("\n").split("\n")
     if len(lines) != 2 or not all(0 < len(line.encode()) <= _MAX_LOGIN and line.isprintable() for line in lines):
         raise GatewayError(
-            "needs two lines, the user name and the password: correct it, or remove it and set user and password_file"
+            "must have two lines, the user name and the password: correct it, or remove it and set user and"
+            " password_file"
         )
     if any(line.lstrip().startswith("</") for line in lines):
-        raise GatewayError("contains text that looks like the end of a block: set user and password_file instead")
+        raise GatewayError("contains a line that looks like the end of a block: set user and password_file instead")
     return tuple(lines)
 
 
 def _normalize_fingerprints(text: str) -> tuple[str, ...]:
     lines = tuple(stripped for line in text.split("\n") if (stripped := line.strip()) and stripped[0] not in "#;")
     if not lines or not all(map(_FINGERPRINT.fullmatch, lines)):
-        raise GatewayError("needs one fingerprint per line: pairs of hexadecimal digits, separated by colons")
+        raise GatewayError("must have one fingerprint per line: pairs of hexadecimal digits, separated by colons")
     return lines

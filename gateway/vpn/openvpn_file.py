@@ -37,7 +37,7 @@ class GeneratedClientFile:
         has_secrets: Whether the operator's file contains private keys or passwords.
         secret_files: Paths of files with private keys or passwords, as they are written in the operator's file.
         uses_proxy: Whether OpenVPN connects through an HTTP or SOCKS proxy.
-        requires_login: Whether the server requires a user name and a password that the file does not contain.
+        requires_login: Whether the server requires a login, and the file does not contain the user name and password.
         ignored: Names of removed directives that would have an effect, in the order of the file.
     """
 
@@ -187,7 +187,7 @@ class _ClientFileBuilder:
                     lines += to_lines(each)
                     names.append(each.name)
         if names.count("remote") != 1:
-            raise GatewayError("<connection> needs exactly one remote: correct or remove the block")
+            raise GatewayError("<connection> must contain exactly one remote: correct or remove the block")
         self._uses_proxy |= not _PROXIES.isdisjoint(names)
         return replace(block, block=tuple(lines))
 

@@ -1,7 +1,7 @@
 """Loads an OpenVPN client file, and the files below its directory that its directives refer to.
 
 The loader opens each file only once. Therefore, the file that it reads is the file that it has checked, even if
-    another process replaces the file meanwhile.
+another process replaces the file meanwhile.
 """
 
 import os
@@ -91,7 +91,7 @@ def _decode(data: bytes) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise GatewayError(f"line {line}: is not UTF-8 text: convert the file") from None
+        raise GatewayError(f"line {line} is not UTF-8: convert the file to UTF-8") from None
 
 
 def _read_below(directory: Path, name: str) -> _LoadedFile:
@@ -131,7 +131,9 @@ def _read(path: Path, max_size: int, directory: Path | None = None) -> _LoadedFi
         link = Path(f"/proc/self/fd/{handle}")
         status, target = os.fstat(handle), link.readlink()
         if directory is not None and not target.is_relative_to(directory):
-            raise GatewayError(f"{path} is not in {directory}: copy it there, or put its content into a block")
+            raise GatewayError(
+                f"{path} is not in {directory}: copy it there, or put its content into an inline block"
+            )
         if stat.S_ISREG(status.st_mode):
             with link.open("rb") as file:
                 data = file.read(max_size + 1)

@@ -63,7 +63,7 @@ class ManagementInterface:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._writer is not None:
-            writer.close()  # the child connects only once, so this is another process
+            writer.close()  # the child process connects only once, so this connection is from another process
             return
         self._writer = writer
         with contextlib.suppress(ConnectionError):

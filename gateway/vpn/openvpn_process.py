@@ -71,7 +71,7 @@ class OpenVpnProcess:
         """
         file = self._file
         for name in file.ignored:
-            log.warning("%s: %s is ignored (docs/vpn.md)", self._options.config, name)
+            log.warning("%s: the directive %s is ignored (docs/vpn.md)", self._options.config, name)
         user = await self._management.listen()
         # Use an in-memory file, because the configuration can contain keys.
         memory = os.memfd_create("openvpn")

@@ -21,7 +21,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _PRINTABLE_NAME = re.compile(r"[a-z]+(-[a-z0-9]+)*")
 _MAX_NAME = 31
 """Length of OpenVPN's longest directive name, in characters. A longer word can be a line of a hexadecimal key, which
-has 32 characters."""
+has 32 characters, so messages do not contain it."""
 _UNQUOTED = re.compile(r"[A-Za-z0-9_.:/@%+=,!?-]+")
 
 
@@ -162,7 +162,7 @@ def split_words(line: str) -> list[str]:
             raise GatewayError("contains a character that is not printable: remove it")
         words.append(word)
     if len(words) > _MAX_WORDS:
-        raise GatewayError(f"has more than {_MAX_WORDS} words, and OpenVPN ignores the others: shorten it")
+        raise GatewayError(f"has more than {_MAX_WORDS} words, and OpenVPN ignores further words: shorten it")
     return words
 
 
@@ -218,6 +218,6 @@ def _quote(word: str) -> str:
 def printable_name(name: str) -> str:
     """Return the name of a directive for use in a message.
 
-    Return `it` if the name does not look like that of a directive, because it can be part of a misplaced secret.
+    If the name does not look like that of a directive, it can be part of a misplaced secret: return the word `it`.
     """
     return name if len(name) <= _MAX_NAME and _PRINTABLE_NAME.fullmatch(name) else "it"

@@ -30,7 +30,7 @@ class SilenceTimeouts:
 
     def __post_init__(self) -> None:
         if not self.suspect < self.down <= self.lost <= self.restart:
-            raise ValueError("needs suspect < down <= lost <= restart: change one of them")
+            raise ValueError("must satisfy suspect < down <= lost <= restart: change one of them")
 
     @property
     def thresholds(self) -> SilenceThresholds:
@@ -98,7 +98,7 @@ class WireGuardOptions(VpnOptions):
 
 
 def read_path(scheme: str, rest: str) -> dict[str, str]:
-    """Return the option `config`, the path in a URL such as `openvpn:///etc/gateway/office.ovpn`.
+    """Return the path in a URL such as `openvpn:///etc/gateway/office.ovpn` as the option `config`.
 
     Args:
         scheme: The scheme. It is not used.

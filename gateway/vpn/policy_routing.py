@@ -19,8 +19,8 @@ from gateway.vpn.network_devices import bring_up, default_routes
 _NO_PREFIX_ROUTE = 0x200
 """IFA_F_NOPREFIXROUTE: the kernel adds no route for the prefix of the address."""
 _PROTOCOL = 0x67
-"""The protocol number (rt_protos) of the gateway's rules and routes. It identifies those that killed gateways have
-left."""
+"""The protocol number (rt_protos) of the gateway's rules and routes, by which the gateway recognizes the rules and
+routes of killed gateways."""
 _FIRST_TABLE, _TABLE_COUNT = 20_000, 10_000
 """The range of routing tables that the gateway uses."""
 _table_lock = threading.Lock()
@@ -43,7 +43,7 @@ def configure_in_host(name: str, addressing: DeviceSettings) -> None:
     with _table_lock, netlink_socket() as netlink:
         index = device_index(netlink, name)
         table = _table_of(netlink, name) or _free_table(netlink, name)
-        with contextlib.suppress(OSError):  # /proc/sys is read-only in containers
+        with contextlib.suppress(OSError):  # in containers, /proc/sys can be read-only
             Path("/proc/sys/net/ipv4/conf", name, "rp_filter").write_text("2")
         bring_up(netlink, index, addressing)
         for each in addressing.usable_addresses:
@@ -69,8 +69,9 @@ def configure_in_host(name: str, addressing: DeviceSettings) -> None:
             )  # fmt: skip
             netlink.rule("add", oifname=name, table=table, family=family, protocol=_PROTOCOL, priority=table)
         for each in addressing.usable_addresses:
-            # The kernel replies to late packets of closed sockets. The rules above do not match these replies,
-            # because no socket is bound to the device, so add rules for the source addresses.
+            # The kernel replies to packets that arrive for sockets already closed. The rules above match only packets
+            # of sockets that are bound to the device. So that the replies use the device too, add rules that match
+            # its addresses.
             family = socket.AF_INET if each.version == 4 else socket.AF_INET6
             netlink.rule(
                 "add", src=str(each.ip), src_len=each.max_prefixlen, table=table, family=family, protocol=_PROTOCOL,

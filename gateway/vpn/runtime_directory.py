@@ -16,8 +16,8 @@ _LOCK = "lock"
 _RUN = Path("/run/gateway")
 """Directory for runtime files. It is writable even in a container with a read-only root file system and no /tmp."""
 _MIN_AGE = 30.0
-"""Minimum age, in seconds, of directories and sockets that the cleanup removes. A newer directory is possibly not
-locked yet, and a newer socket possibly has no listener yet."""
+"""Minimum age, in seconds, of directories and sockets that the cleanup removes. A newer one can belong to a gateway
+that has not locked its directory yet, or does not listen on its socket yet."""
 
 
 class RuntimeDirectory:

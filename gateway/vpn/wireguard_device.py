@@ -26,7 +26,7 @@ _PREFIX = device_prefix("w")
 _POLL_INTERVAL = 0.05
 _RESOLVE_TIMEOUT = 4.0
 _DEFAULT_MTU = 1420
-"""MTU, in bytes, if neither the file nor the options set one. As in wg-quick, it is 80 bytes less than Ethernet's."""
+"""MTU, in bytes, if neither the file nor the options set one. As in wg-quick, 80 bytes below that of Ethernet."""
 
 
 class WireGuardDevice:
@@ -68,7 +68,7 @@ class WireGuardDevice:
         if find_program("wg") is None:
             raise TunnelError(Reason.PROTOCOL, "wg is not installed: install the package wireguard-tools", fatal=True)
         for key in self._file.ignored:
-            log.warning("%s: %s is ignored, because the gateway runs no commands", self._options.config, key)
+            log.warning("%s: the key %s is ignored, because the gateway runs no commands", self._options.config, key)
         await self._create_in_kernel()
         if not self.in_kernel:
             await self._process.start(_PREFIX)
@@ -202,7 +202,7 @@ class WireGuardDevice:
             raise TunnelError(Reason.TIMEOUT, f"wg {arguments[0]} did not end within {_WG_TIMEOUT:g} s") from error
 
     async def wait(self) -> str:
-        """Wait until wireguard-go exits, and return the cause. Wait until cancelled if the kernel has the device."""
+        """Wait until wireguard-go exits, and return the cause. If the kernel provides the device, wait forever."""
         return await self._process.wait()
 
     async def stop(self) -> None:

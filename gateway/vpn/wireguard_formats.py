@@ -9,7 +9,7 @@ from gateway.errors import GatewayError
 from gateway.vpn.device_settings import IpInterface
 
 _IGNORED = {"table", "saveconfig", "fwmark"}
-"""Keys of [Interface] that the gateway ignores, because they change the host's routes or are for wg-quick."""
+"""Keys of [Interface] that the gateway ignores, because they change the host's routes or only wg-quick uses them."""
 _SCRIPTS = {"preup", "postup", "predown", "postdown"}
 _PEER_KEYS = {"publickey", "presharedkey", "allowedips", "endpoint", "persistentkeepalive"}
 _KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
@@ -91,9 +91,9 @@ def parse_wireguard_file(text: str) -> WireGuardFile:
     if not file.addresses:
         raise GatewayError("[Interface] has no Address: add the one that the peer expects")
     if not file.peers or any(not peer.public_key for peer in file.peers):
-        raise GatewayError("needs a [Peer] with a PublicKey")
+        raise GatewayError("must have at least one [Peer], and a PublicKey in each: correct the file")
     if not any(peer.endpoint for peer in file.peers):
-        raise GatewayError("no [Peer] has an Endpoint to connect to")
+        raise GatewayError("no [Peer] has an Endpoint: add the address of the server")
     return file
 
 
@@ -113,7 +113,7 @@ def _set_key(file: WireGuardFile, section: str, key: str, equals: str, value: st
         return _set_interface_key(file, key, value)
     if section == "[peer]":
         return replace(file, peers=(*file.peers[:-1], _set_peer_key(file.peers[-1], key, value)))
-    raise GatewayError("must be after [Interface] or [Peer]")
+    raise GatewayError("is before the first section: move it below [Interface] or [Peer]")
 
 
 def _set_interface_key(file: WireGuardFile, key: str, value: str) -> WireGuardFile:

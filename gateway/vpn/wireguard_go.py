@@ -46,7 +46,7 @@ class WireGuardGoProcess:
         try:
             _check_writable(_SOCKET_DIRECTORY)
         except OSError as error:
-            detail = f"{error}: wireguard-go creates its socket there: make it writable (mount a tmpfs)"
+            detail = f"{error}: wireguard-go creates its socket there: make the directory writable (mount a tmpfs)"
             raise TunnelError(Reason.PERMISSION, detail, fatal=True) from error
         runtime_directory.remove_stale_sockets(_SOCKET_DIRECTORY, f"{prefix}*.sock")
         self._child = await ChildProcess.start(
@@ -73,7 +73,7 @@ class WireGuardGoProcess:
         )
 
     def _on_output(self, line: str) -> None:
-        if line[:1].isascii():  # skip the frame that wireguard-go prints around its notice
+        if line[:1].isascii():  # skip the notice of wireguard-go, whose frame consists of box-drawing characters
             self._last_output = line
         log.debug("wireguard-go: %s", line)
 

@@ -38,7 +38,8 @@ def _with_keys(file: WireGuardFile, options: WireGuardOptions) -> WireGuardFile:
     """Return the file with the keys from the options in place of those in the file.
 
     Raises:
-        GatewayError: A key is not valid, the private key is missing, or the preshared key fits several peers.
+        GatewayError: A key is not valid, the private key is missing, or a preshared key is set and the file does not
+            have exactly one peer.
         OSError: A key file cannot be read.
     """
     if options.private_key is not None:

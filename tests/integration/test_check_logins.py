@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from gateway.backend_support.database_check import DatabaseCheckOptions
-from gateway.backend_support.tls import TlsOptions
+from gateway.backend_support.tls import CheckTlsOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.mysql import KIND, MysqlBackend, MysqlCheckOptions
 from gateway.backends.postgres import PostgresBackend
@@ -53,9 +53,9 @@ def key_file(tmp_path: Path) -> Path:
     return file
 
 
-def checking(password: str, tls: TlsOptions | None = None, key: Path | None = None) -> MysqlBackend:
+def checking(password: str, tls: CheckTlsOptions | None = None, key: Path | None = None) -> MysqlBackend:
     check = MysqlCheckOptions(
-        user="u", password=Secret(password), tls=tls or TlsOptions(), server_public_key_file=key
+        user="u", password=Secret(password), tls=tls or CheckTlsOptions(), server_public_key_file=key
     )
     return MysqlBackend(EmptyOptions(), check)
 
@@ -98,7 +98,7 @@ async def test_a_server_cannot_take_the_checks_password(
 ) -> None:
     script = HOSTILE[way] if mode == "off" else over_tls(authority, HOSTILE[way])
     with playing(script) as (port, heard):
-        result = await probe(checking(password, TlsOptions(mode)), port)
+        result = await probe(checking(password, CheckTlsOptions(mode)), port)
     assert heard
     assert not revealed(heard, password)
     if "second_switch" in way:  # a correct server sends at most one switch request
@@ -162,7 +162,7 @@ async def test_verified_tls_opens_the_full_path(authority: certificates.Issued, 
         end.serve()
 
     with playing(over_tls(authority, full)) as (port, _):
-        result = await probe(checking(password, TlsOptions("verify", authority.ca, certificates.NAME)), port)
+        result = await probe(checking(password, CheckTlsOptions("verify", authority.ca, certificates.NAME)), port)
     assert result.state is HealthState.UP, result.detail
 
 
@@ -177,7 +177,7 @@ def test_a_key_file_that_is_wrong_or_unused_is_refused(
     KIND.verify(EmptyOptions(), MysqlCheckOptions(server_public_key_file=key_file))
     assert "not contain a public key in PEM" in refusal(server_public_key_file=authority.ca)
     assert "No such file" in refusal(server_public_key_file=tmp_path / "nothing")
-    assert "not used with TLS" in refusal(server_public_key_file=key_file, tls=TlsOptions("require"))
+    assert "not used with TLS" in refusal(server_public_key_file=key_file, tls=CheckTlsOptions("require"))
     elliptic = tmp_path / "ec.pem"
     private = serialization.load_pem_private_key(authority.key.read_bytes(), None)
     elliptic.write_bytes(
@@ -302,8 +302,10 @@ def many_ways(server_folder: Path) -> Iterator[tuple[postgres.Postgres, certific
     server.stop()
 
 
-def as_user(server: postgres.Postgres, user: str, tls: TlsOptions | None = None) -> Any:
-    return postgres_backend(server, user=user, password=Secret("secret"), database="shop", tls=tls or TlsOptions())
+def as_user(server: postgres.Postgres, user: str, tls: CheckTlsOptions | None = None) -> Any:
+    return postgres_backend(
+        server, user=user, password=Secret("secret"), database="shop", tls=tls or CheckTlsOptions()
+    )
 
 
 @pytest.mark.parametrize("user", ["hashed", "clear"])
@@ -312,7 +314,7 @@ async def test_a_postgres_check_logs_in_by_scram_only(
     many_ways: tuple[postgres.Postgres, certificates.Issued], user: str, mode: Any
 ) -> None:
     server, authority = many_ways
-    tls = TlsOptions(mode, authority.ca, certificates.NAME) if mode == "verify" else TlsOptions(mode)
+    tls = CheckTlsOptions(mode, authority.ca, certificates.NAME) if mode == "verify" else CheckTlsOptions(mode)
     result = await probe(as_user(server, user, tls), server.port)
     assert (result.state, result.reason) == (HealthState.DEGRADED, Reason.AUTH), result.detail
     assert "write scram-sha-256 in pg_hba.conf" in result.detail
@@ -323,7 +325,7 @@ async def test_a_postgres_that_asks_for_no_password_is_unauthenticated(
     many_ways: tuple[postgres.Postgres, certificates.Issued], mode: Any
 ) -> None:
     server, authority = many_ways
-    tls = TlsOptions(mode, authority.ca, certificates.NAME) if mode == "verify" else TlsOptions(mode)
+    tls = CheckTlsOptions(mode, authority.ca, certificates.NAME) if mode == "verify" else CheckTlsOptions(mode)
     result = await probe(as_user(server, "trusted", tls), server.port)
     assert (result.state, result.reason) == (HealthState.DEGRADED, Reason.UNAUTHENTICATED), result.detail
     assert "pg_hba.conf" in result.detail
@@ -366,11 +368,11 @@ async def test_a_server_in_between_cannot_relay_a_postgres_login(
     shared_postgres: postgres.Postgres, authority: certificates.Issued
 ) -> None:
     with in_between(shared_postgres, authority) as port:
-        result = await probe(postgres_backend(shared_postgres, tls=TlsOptions("require")), port)
+        result = await probe(postgres_backend(shared_postgres, tls=CheckTlsOptions("require")), port)
         assert (result.state, result.reason) == (HealthState.DEGRADED, Reason.AUTH), result.detail
         assert "set check.tls.mode: verify" in result.detail
         # This relay now behaves like a pooler, which has a valid certificate but no channel binding.
-        verified = postgres_backend(shared_postgres, tls=TlsOptions("verify", authority.ca, certificates.NAME))
+        verified = postgres_backend(shared_postgres, tls=CheckTlsOptions("verify", authority.ca, certificates.NAME))
         assert (await probe(verified, port)).state is HealthState.UP
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from gateway.backend_support.database_check import DatabaseCheckOptions
 from gateway.backend_support.role_facts import LAG
-from gateway.backend_support.tls import TlsOptions
+from gateway.backend_support.tls import CheckTlsOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheckOptions
 from gateway.backends.nfs import LEASE, SPACE, NfsBackend, NfsCheckOptions, NfsOptions
@@ -32,8 +32,8 @@ from gateway.demo.postgres import Postgres
 from gateway.demo.process import free_port
 from gateway.errors import Reason
 from gateway.facts import VERSION
+from gateway.health.check_results import CheckResult
 from gateway.health.probe import probe_once
-from gateway.health.verdict import CheckResult
 from gateway.nfs.export_probe import CANARY
 from gateway.relay.direct_link import DirectLink
 from tests.support.clients import mysql
@@ -230,7 +230,7 @@ async def test_a_postgres_check_reports_role_version_and_phases(shared_postgres:
         ({"password": Secret("wrong")}, Reason.AUTH),
         ({"user": "nobody"}, Reason.AUTH),
         ({"database": "nothing"}, Reason.QUERY),
-        ({"tls": TlsOptions(mode="require")}, Reason.TLS),
+        ({"tls": CheckTlsOptions(mode="require")}, Reason.TLS),
     ],
 )
 async def test_each_refusal_by_postgres_has_its_reason(

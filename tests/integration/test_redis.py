@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from gateway.backend_support.tls import TlsOptions
+from gateway.backend_support.tls import CheckTlsOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.redis import RedisBackend, RedisCheckOptions
 from gateway.contracts.security import Secret
@@ -101,7 +101,7 @@ async def test_each_failed_login_has_a_reason_and_a_remedy(pair: Pair) -> None:
         ({"password": Secret("wrong")}, Reason.AUTH, "WRONGPASS"),
         ({"user": None, "password": Secret("wrong")}, Reason.AUTH, "WRONGPASS"),
         ({"user": None, "password": None}, Reason.AUTH, "NOAUTH Authentication required: set check.password_file"),
-        ({"tls": TlsOptions("require")}, Reason.TIMEOUT, "the server does not respond to the TLS handshake"),
+        ({"tls": CheckTlsOptions("require")}, Reason.TIMEOUT, "the server does not respond to the TLS handshake"),
     ):
         result = await probe(backend(pair.primary, **changes), port, timeout=DEADLINE)
         assert (result.reason, words in result.detail) == (reason, True), result.detail
@@ -119,16 +119,16 @@ async def test_each_failed_login_has_a_reason_and_a_remedy(pair: Pair) -> None:
 
 async def test_tls_verifies_the_server_and_reports_its_certificate(pair: Pair, tmp_path: Path) -> None:
     other = certificates.issue(tmp_path / "other")
-    trusted = TlsOptions("verify", pair.issued.ca, certificates.NAME)
+    trusted = CheckTlsOptions("verify", pair.issued.ca, certificates.NAME)
     result = await probe(backend(pair.primary, tls=trusted), pair.primary.tls_port)
     assert result.state is HealthState.UP, result.detail
     assert result.probe_result is not None
     assert result.probe_result.certificate is not None
     assert result.probe_result.certificate.expires > time.time() + 3600
     assert "tls" in result.phases
-    required = await probe(backend(pair.primary, tls=TlsOptions("require")), pair.primary.tls_port)
+    required = await probe(backend(pair.primary, tls=CheckTlsOptions("require")), pair.primary.tls_port)
     assert required.state is HealthState.UP, required.detail
-    for wrong in (TlsOptions("verify", other.ca, certificates.NAME), TlsOptions("verify", pair.issued.ca)):
+    for wrong in (CheckTlsOptions("verify", other.ca, certificates.NAME), CheckTlsOptions("verify", pair.issued.ca)):
         result = await probe(backend(pair.primary, tls=wrong), pair.primary.tls_port)
         assert (result.state, result.reason) == (HealthState.DOWN, Reason.TLS), result.detail
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from gateway.backend_support.tls import TlsOptions, verify
+from gateway.backend_support.tls import CheckTlsOptions, verify
 from gateway.contracts.link import Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
 from gateway.demo import mariadb, postgres
 from gateway.errors import Reason, UnusableTargetError
-from gateway.health.verdict import CheckResult
+from gateway.health.check_results import CheckResult
 from gateway.relay.direct_link import DirectLink
 from tests.support import certificates
 from tests.support.probes import mysql_backend, postgres_backend, probe
@@ -48,12 +48,15 @@ async def test_mysql(tls_mariadb: tuple[mariadb.MariaDB, certificates.Issued], t
     server, authority = tls_mariadb
     other = certificates.issue(tmp_path / "other")
     for tls, reason in (
-        (TlsOptions(), None),
-        (TlsOptions("require"), None),
-        (TlsOptions("verify", authority.ca, certificates.NAME), None),
-        (TlsOptions("verify", authority.ca), Reason.TLS),  # the certificate does not contain 127.0.0.1
-        (TlsOptions("verify", other.ca, certificates.NAME), Reason.TLS),
-        (TlsOptions("verify", server_name=certificates.NAME), Reason.TLS),  # the system does not trust the authority
+        (CheckTlsOptions(), None),
+        (CheckTlsOptions("require"), None),
+        (CheckTlsOptions("verify", authority.ca, certificates.NAME), None),
+        (CheckTlsOptions("verify", authority.ca), Reason.TLS),  # the certificate does not contain 127.0.0.1
+        (CheckTlsOptions("verify", other.ca, certificates.NAME), Reason.TLS),
+        (
+            CheckTlsOptions("verify", server_name=certificates.NAME),
+            Reason.TLS,
+        ),  # the system does not trust the authority
     ):
         result = await probe(mysql_backend(server, tls=tls), server.port, timeout=5)
         assert result.reason is reason, (tls, result.detail)
@@ -65,12 +68,12 @@ async def test_postgres(tls_postgres: tuple[postgres.Postgres, certificates.Issu
     server, authority = tls_postgres
     other = certificates.issue(tmp_path / "other")
     for tls, reason in (
-        (TlsOptions(), None),
-        (TlsOptions("require"), None),
-        (TlsOptions("verify", authority.ca, certificates.NAME), None),
-        (TlsOptions("verify", authority.ca), Reason.TLS),
-        (TlsOptions("verify", other.ca, certificates.NAME), Reason.TLS),
-        (TlsOptions("verify", server_name=certificates.NAME), Reason.TLS),
+        (CheckTlsOptions(), None),
+        (CheckTlsOptions("require"), None),
+        (CheckTlsOptions("verify", authority.ca, certificates.NAME), None),
+        (CheckTlsOptions("verify", authority.ca), Reason.TLS),
+        (CheckTlsOptions("verify", other.ca, certificates.NAME), Reason.TLS),
+        (CheckTlsOptions("verify", server_name=certificates.NAME), Reason.TLS),
     ):
         result = await probe(postgres_backend(server, tls=tls), server.port, timeout=5)
         assert result.reason is reason, (tls, result.detail)
@@ -82,7 +85,7 @@ async def test_a_postgres_certificate_is_requested_rarely(
     tls_postgres: tuple[postgres.Postgres, certificates.Issued], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, authority = tls_postgres
-    backend = postgres_backend(server, tls=TlsOptions("require"))
+    backend = postgres_backend(server, tls=CheckTlsOptions("require"))
     dialed: list[Endpoint] = []
     dial = DirectLink.socket
 
@@ -115,7 +118,7 @@ async def test_mysql_without_tls_is_refused_when_tls_is_required(server_folder: 
     need(mariadb.available(), "mariadbd (package mariadb-server)")
     server = mariadb.MariaDB(server_folder / "mariadb-plain", "--skip-ssl").start()
     try:
-        result = await probe(mysql_backend(server, tls=TlsOptions("require")), server.port, timeout=5)
+        result = await probe(mysql_backend(server, tls=CheckTlsOptions("require")), server.port, timeout=5)
         assert result.reason is Reason.TLS, result.detail
     finally:
         server.stop()
@@ -130,6 +133,6 @@ def test_an_invalid_ca_file_is_reported(tmp_path: Path) -> None:
 def mysql_backend_check(ca: Path) -> object:
     @dataclass
     class Check:
-        tls: TlsOptions
+        tls: CheckTlsOptions
 
-    return Check(TlsOptions("verify", ca))
+    return Check(CheckTlsOptions("verify", ca))

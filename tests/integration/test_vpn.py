@@ -892,7 +892,7 @@ def test_openvpn_uses_a_changed_key_file(far: World, gateway: Gateway) -> None:
         (folder / "new.p12").chmod(0o600)
         (folder / "new.p12").replace(folder / "client.p12")
         gateway.wait(lambda: gateway.log.count('"tunnel up"') == 2, UP)
-        assert "the configuration file, or a file that it names, has changed" in gateway.log
+        assert "the configuration file, or a file that it refers to, has changed" in gateway.log
         gateway.wait_up("orders", timeout=UP)
     finally:
         server.stop()

@@ -18,8 +18,8 @@ from gateway.contracts.security import Secret
 from gateway.contracts.values import Endpoint
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.postgres import Postgres
+from gateway.health.check_results import CheckResult
 from gateway.health.probe import probe_once
-from gateway.health.verdict import CheckResult
 from gateway.relay.direct_link import DirectLink
 from tests.support.lateness import Lateness
 

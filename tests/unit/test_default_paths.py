@@ -40,5 +40,5 @@ def test_a_folder_of_another_user_below_tmp_is_refused(folder: Path) -> None:
     default_paths.make_folder(socket)
     socket.parent.chmod(0o777)
     assert not default_paths.is_trusted(socket)
-    with pytest.raises(GatewayError, match="is writable by others: remove it"):
+    with pytest.raises(GatewayError, match="other users can write to it: remove it"):
         default_paths.make_folder(socket)

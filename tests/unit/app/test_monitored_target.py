@@ -16,9 +16,9 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 from gateway.forwarding.routed_target import LinkSource, TargetIdentity
 from gateway.health.check import Check, CheckSchedule
+from gateway.health.check_results import CheckResult
 from gateway.health.target_record import TargetRecord
 from gateway.health.tunnel_selection import TunnelSelector
-from gateway.health.verdict import CheckResult
 from gateway.relay.direct_link import DirectLink
 from tests.support.clock import set_clock_back
 

@@ -19,7 +19,7 @@ from gateway.contracts.states import DatabaseRole, HealthState
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 from gateway.forwarding import handshake_budget
-from gateway.health.verdict import CheckResult
+from gateway.health.check_results import CheckResult
 from gateway.ops.events import EventLog
 from gateway.ops.status_views import TargetView
 from tests.support.clock import set_clock_back

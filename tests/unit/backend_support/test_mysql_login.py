@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from pymysql.err import MySQLError
 
-from gateway.backend_support.mysql_login import MysqlLogin
+from gateway.backend_support.mysql_login import RestrictedMysqlConnection
 from gateway.contracts.phases import Phases
 from gateway.errors import ReachError
 
@@ -60,7 +60,7 @@ def takes(plugin: bytes, words: tuple[bytes, ...]) -> bool:
     heard: list[bytes] = []
     server = threading.Thread(target=served, args=(theirs, plugin, words, heard), daemon=True)
     server.start()
-    login = MysqlLogin(
+    login = RestrictedMysqlConnection(
         Phases(), verified=False, server_public_key=None, host="h", user="u", password=PASSWORD,
         defer_connect=True, ssl_disabled=True, read_timeout=1,
     )  # fmt: skip

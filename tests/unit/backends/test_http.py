@@ -16,7 +16,7 @@ from gateway.backend_support.database_check import DatabaseCheckOptions, credent
 from gateway.backend_support.http_expectation import HttpRoleOptions
 from gateway.backend_support.http_response_end import ResponseEndDetector
 from gateway.backend_support.http_role_server import HttpRoleServer, with_http_role
-from gateway.backend_support.tls import TlsOptions
+from gateway.backend_support.tls import CheckTlsOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.http import KIND, HttpBackend, HttpCheckOptions
 from gateway.contracts.backend import ProbeResult
@@ -124,14 +124,14 @@ async def test_tls_verifies_the_server(tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(issued.certificate, issued.key)
     with http_server(context) as port:
-        result = await probe(backend(tls=TlsOptions("verify", issued.ca, certificates.NAME)), port)
+        result = await probe(backend(tls=CheckTlsOptions("verify", issued.ca, certificates.NAME)), port)
         assert result.state is HealthState.UP, result.detail
         assert result.probe_result is not None
         assert result.probe_result.certificate is not None
-        refused = await probe(backend(tls=TlsOptions("verify", issued.ca)), port)
+        refused = await probe(backend(tls=CheckTlsOptions("verify", issued.ca)), port)
         assert (refused.reason, "set check.tls.server_name" in refused.detail) == (Reason.TLS, True), refused.detail
     with http_server() as port:
-        refused = await probe(backend(tls=TlsOptions("require")), port)
+        refused = await probe(backend(tls=CheckTlsOptions("require")), port)
         assert refused.reason is Reason.TLS
         assert refused.detail.startswith("the server does not use TLS on this port: correct the port"), refused.detail
 
@@ -225,8 +225,8 @@ async def test_the_role_of_a_database_comes_from_http(
 
 def test_the_authority_of_the_http_server_is_monitored(tmp_path: Path) -> None:
     issued, other = certificates.issue(tmp_path / "one"), certificates.issue(tmp_path / "other")
-    via_http = HttpRoleServer(port=1, tls=TlsOptions("verify", other.ca))
-    check = DatabaseCheckOptions(tls=TlsOptions("verify", issued.ca), via_http=via_http)
+    via_http = HttpRoleServer(port=1, tls=CheckTlsOptions("verify", other.ca))
+    check = DatabaseCheckOptions(tls=CheckTlsOptions("verify", issued.ca), via_http=via_http)
     assert [each.name for each in credentials(EmptyOptions(), check)] == [str(issued.ca), str(other.ca)]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.backend_support.tls import TlsOptions
+from gateway.backend_support.tls import CheckTlsOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.tcp import TcpBackend, TcpCheckOptions, unescape
 from gateway.contracts.states import HealthState
@@ -17,8 +17,8 @@ from tests.support.probes import probe
 from tests.support.servers import dripping, serving, silent, talking
 
 
-def backend(send: str | None = None, expect: str | None = None, tls: TlsOptions | None = None) -> TcpBackend:
-    return TcpBackend(EmptyOptions(), TcpCheckOptions(send, expect, tls=tls or TlsOptions()))
+def backend(send: str | None = None, expect: str | None = None, tls: CheckTlsOptions | None = None) -> TcpBackend:
+    return TcpBackend(EmptyOptions(), TcpCheckOptions(send, expect, tls=tls or CheckTlsOptions()))
 
 
 def ponging(client: socket.socket) -> None:
@@ -115,15 +115,15 @@ async def test_tls_verifies_the_server_and_reports_its_certificate(tmp_path: Pat
             ponging(secure)
 
     with serving(over_tls) as port:
-        for tls in (TlsOptions("verify", issued.ca, certificates.NAME), TlsOptions("require")):
+        for tls in (CheckTlsOptions("verify", issued.ca, certificates.NAME), CheckTlsOptions("require")):
             result = await probe(backend("PING\r\n", "PONG", tls), port)
             assert result.state is HealthState.UP, result.detail
             assert result.probe_result is not None
             assert result.probe_result.certificate is not None
-        for tls in (TlsOptions("verify", other.ca, certificates.NAME), TlsOptions("verify", issued.ca)):
+        for tls in (CheckTlsOptions("verify", other.ca, certificates.NAME), CheckTlsOptions("verify", issued.ca)):
             result = await probe(backend("PING\r\n", "PONG", tls), port)
             assert (result.state, result.reason) == (HealthState.DOWN, Reason.TLS), result.detail
-        missing = await probe(backend(tls=TlsOptions("verify", tmp_path / "missing.pem")), port)
+        missing = await probe(backend(tls=CheckTlsOptions("verify", tmp_path / "missing.pem")), port)
         assert (missing.reason, "check.tls.ca_file" in missing.detail) == (Reason.TLS, True)
     with serving(ponging) as port:
-        assert (await probe(backend(tls=TlsOptions("require")), port)).reason is Reason.TLS
+        assert (await probe(backend(tls=CheckTlsOptions("require")), port)).reason is Reason.TLS

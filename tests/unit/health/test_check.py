@@ -13,8 +13,8 @@ from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, ReachError, Reason, UnusableTargetError
 from gateway.health.check import Check, CheckSchedule
+from gateway.health.check_results import CheckResult
 from gateway.health.target_record import TargetRecord
-from gateway.health.verdict import CheckResult
 from gateway.relay.direct_link import DirectLink
 
 TARGET = Endpoint("db", 3306)

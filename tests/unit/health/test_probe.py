@@ -11,7 +11,7 @@ from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason, UnusableTargetError
 from gateway.health.probe import probe_once
-from gateway.health.verdict import Verdict
+from gateway.health.target_state_evaluator import TargetStateEvaluator
 from gateway.relay.direct_link import DirectLink
 
 
@@ -70,7 +70,7 @@ async def test_a_result_has_the_remedy_of_its_own_failure(
     answer: ProbeResult | UnusableTargetError, remedy: str
 ) -> None:
     result = await probe_once(Answers(answer), DirectLink(), Endpoint("db", 1), 10)
-    verdict = Verdict(rise=1, fall=1)
+    verdict = TargetStateEvaluator(rise=1, fall=1)
     verdict.add(result)
     assert verdict.remedy.startswith(remedy)
     assert bool(verdict.remedy) == bool(remedy)

@@ -61,7 +61,7 @@ EVIL = "plugin /tmp/evil.so"
         (f"<connection>\nremote a 1\n{EVIL}\n</connection>", "line 3: plugin loads code"),
         ("<connection>\nremote a 1\n<ca>\n</ca>\n</connection>", "line 3: <ca> is not allowed"),
         ("<connection>\nremote a 1\nca x\n</connection>", "line 3: ca is not allowed"),
-        ("<connection>\nfloat\n</connection>", "line 1: <connection> needs exactly one remote"),
+        ("<connection>\nfloat\n</connection>", "line 1: <connection> must contain exactly one remote"),
         (f"</ca>\n{EVIL}\n<//ca>", "line 1: closes a block that is not open"),
         ("<foo>\n</foo>", "line 1: <foo> is not allowed in an OpenVPN client file: remove it"),
         ("<ca>\nclient", "line 1: <ca> is not closed: add </ca>"),
@@ -309,11 +309,11 @@ pass word
         ("tls-crypt", STATIC.replace("0123456789abcdef\n", "\n", 1), "contains no static key"),
         ("tls-crypt-v2", STATIC, "contains no OpenVPN tls-crypt-v2 client key"),
         ("pkcs12", "up/x", "contains no PKCS #12"),
-        ("auth-user-pass", "me", "needs two lines"),
-        ("auth-user-pass", f"me\n{'x' * 128}", "needs two lines"),
-        ("auth-user-pass", "root:x:0\nme:x:1\nyou:x:2", "needs two lines"),
-        ("auth-user-pass", "me\n</connection>", "contains text that looks like the end of a block"),
-        ("peer-fingerprint", "up /x", "needs one fingerprint per line"),
+        ("auth-user-pass", "me", "must have two lines"),
+        ("auth-user-pass", f"me\n{'x' * 128}", "must have two lines"),
+        ("auth-user-pass", "root:x:0\nme:x:1\nyou:x:2", "must have two lines"),
+        ("auth-user-pass", "me\n</connection>", "contains a line that looks like the end of a block"),
+        ("peer-fingerprint", "up /x", "must have one fingerprint per line"),
     ],
 )  # fmt: skip
 def test_a_block_with_unexpected_content_is_refused(name: str, content: str, words: str) -> None:
@@ -480,7 +480,7 @@ def test_other_files_are_not_read(folder: Path, name: str) -> None:
 def test_a_file_of_another_name_in_the_same_folder_is_not_a_login(folder: Path) -> None:
     """Test this because the author of the OpenVPN file can know the paths of other secrets."""
     (folder / "database_password").write_text("secret\n")
-    with pytest.raises(TunnelError, match="line 1: auth-user-pass: needs two lines") as caught:
+    with pytest.raises(TunnelError, match="line 1: auth-user-pass: must have two lines") as caught:
         from_disk(folder, "auth-user-pass database_password\n")
     assert "secret" not in caught.value.detail
 
@@ -488,8 +488,8 @@ def test_a_file_of_another_name_in_the_same_folder_is_not_a_login(folder: Path) 
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"client\nremote \xff 1\n", "line 2: is not UTF-8 text"),
-        (b"client\nsetenv UV_X \x80\x81", "line 2: is not UTF-8 text"),
+        (b"client\nremote \xff 1\n", "line 2 is not UTF-8"),
+        (b"client\nsetenv UV_X \x80\x81", "line 2 is not UTF-8"),
         (b"client\nremote a\x001\n", "line 2: contains a control character"),
         (b"#\n" * (1 << 17) + b"\n", "not a regular file of at most 256 KiB"),
         (b"#" * 300 + b"\n", "line 1: has more than 254 bytes"),

@@ -106,7 +106,7 @@ def test_a_wireguard_file_is_rewritten_for_wg() -> None:
         (wireguard().replace(KEY, "short"), "line 2: PrivateKey is not a valid key"),
         (wireguard().replace("Endpoint = vpn.example:51820", ""), "has an Endpoint"),
         (wireguard().replace("Address = 10.9.0.2/24", ""), "has no Address"),
-        ("PrivateKey = x", "line 1: must be after"),
+        ("PrivateKey = x", "line 1: is before the first section"),
         ("[Server]", "line 1: unknown section"),
         ("[Interface]\nnonsense", "line 2: is not of the form KEY"),
     ],

@@ -3,7 +3,8 @@ from hypothesis import strategies as st
 
 from gateway.contracts.states import HealthState
 from gateway.errors import Reason
-from gateway.health.verdict import CheckHistory, CheckResult, Verdict
+from gateway.health.check_results import CheckHistory, CheckResult
+from gateway.health.target_state_evaluator import TargetStateEvaluator
 
 
 def result(state: HealthState, at: float = 0.0) -> CheckResult:
@@ -16,13 +17,13 @@ UP, DOWN = result(HealthState.UP), result(HealthState.DOWN)
 
 def test_the_first_result_decides() -> None:
     for first in (UP, DOWN):
-        verdict = Verdict(rise=2, fall=3)
+        verdict = TargetStateEvaluator(rise=2, fall=3)
         assert verdict.add(first)
         assert verdict.state is first.state
 
 
 def test_the_state_changes_after_fall_failures_and_rise_successes() -> None:
-    verdict = Verdict(rise=2, fall=3)
+    verdict = TargetStateEvaluator(rise=2, fall=3)
     verdict.add(UP)
     assert [verdict.add(DOWN) for _ in range(3)] == [False, False, True]
     assert (verdict.state, verdict.reason) == (HealthState.DOWN, Reason.REFUSED)
@@ -31,7 +32,7 @@ def test_the_state_changes_after_fall_failures_and_rise_successes() -> None:
 
 
 def test_a_success_resets_the_count_of_failures() -> None:
-    verdict = Verdict(rise=2, fall=3)
+    verdict = TargetStateEvaluator(rise=2, fall=3)
     for each in (UP, DOWN, DOWN, UP, DOWN, DOWN):
         verdict.add(each)
     assert verdict.state is HealthState.UP
@@ -39,7 +40,7 @@ def test_a_success_resets_the_count_of_failures() -> None:
 
 
 def test_the_first_result_after_blocked_decides() -> None:
-    verdict = Verdict(rise=2, fall=3)
+    verdict = TargetStateEvaluator(rise=2, fall=3)
     verdict.add(UP)
     assert verdict.override(HealthState.BLOCKED, Reason.TUNNEL, "tunnel edge is down")
     assert not verdict.override(HealthState.BLOCKED, Reason.TUNNEL, "still")
@@ -48,14 +49,14 @@ def test_the_first_result_after_blocked_decides() -> None:
 
 
 def test_up_and_degraded_change_immediately() -> None:
-    verdict = Verdict(rise=2, fall=3)
+    verdict = TargetStateEvaluator(rise=2, fall=3)
     verdict.add(UP)
     assert verdict.add(result(HealthState.DEGRADED))
     assert verdict.add(UP)
 
 
 def test_a_flapping_target_is_reported_until_it_is_stable() -> None:
-    verdict = Verdict(rise=1, fall=1)
+    verdict = TargetStateEvaluator(rise=1, fall=1)
     for at in range(21):
         verdict.add(UP if at % 2 else DOWN)
     assert verdict.flapping
@@ -79,7 +80,7 @@ def test_the_history_shows_the_latest_results_and_keeps_older_failures_apart() -
 
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 4), st.integers(1, 4))
 def test_a_change_needs_exactly_rise_or_fall_consecutive_results(results: list[bool], rise: int, fall: int) -> None:
-    verdict = Verdict(rise, fall)
+    verdict = TargetStateEvaluator(rise, fall)
     seen: list[bool] = []
     for passed in results:
         before = verdict.state
@@ -101,7 +102,7 @@ def test_a_change_needs_exactly_rise_or_fall_consecutive_results(results: list[b
 def test_a_state_changes_only_after_rise_or_fall_consecutive_results(
     rise: int, fall: int, results: list[bool]
 ) -> None:
-    verdict = Verdict(rise, fall)
+    verdict = TargetStateEvaluator(rise, fall)
     for at, passed in enumerate(results):
         before = verdict.state
         changed = verdict.add(UP if passed else DOWN)
@@ -115,7 +116,7 @@ def test_a_state_changes_only_after_rise_or_fall_consecutive_results(
 
 
 def test_stalled_traffic_counts_once_until_a_check_passes() -> None:
-    verdict = Verdict(rise=2, fall=3)
+    verdict = TargetStateEvaluator(rise=2, fall=3)
     verdict.add(UP)
     verdict.record_stall()
     verdict.record_stall()
@@ -130,7 +131,7 @@ def test_stalled_traffic_counts_once_until_a_check_passes() -> None:
 
 def test_a_full_or_read_only_export_is_down_immediately() -> None:
     for reason in (Reason.NO_SPACE, Reason.READ_ONLY):
-        verdict = Verdict(rise=2, fall=3)
+        verdict = TargetStateEvaluator(rise=2, fall=3)
         verdict.add(UP)
         assert verdict.add(CheckResult(at=0.0, duration=0.01, state=HealthState.DOWN, reason=reason))
         assert (verdict.state, verdict.reason) == (HealthState.DOWN, reason)

@@ -1,0 +1,85 @@
+"""Defines the result of one check, and keeps the latest results of a target. Does no I/O."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from gateway.contracts.backend import ProbeResult
+from gateway.contracts.states import HealthState
+from gateway.errors import Reason
+
+HISTORY = 100
+"""Maximum number of latest results and of failures that a history keeps by default."""
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """The result of one check.
+
+    Args:
+        at: Time at the end of the check, in seconds since the epoch.
+        duration: Duration of the check in seconds.
+        state: The state according to this check alone, without `rise` and `fall`.
+        reason: Why the state is not `up`; None if the state is `up`, or `unknown` because nothing was probed.
+        detail: One line with details of the reason.
+        phases: Duration of each phase of the check, in seconds.
+        probe_result: The probe's result; None if the probe failed.
+        remedy: How to fix this failure, as in `UnusableTargetError`; empty to use the general remedy for `reason`.
+    """
+
+    at: float
+    duration: float
+    state: HealthState
+    reason: Reason | None = None
+    detail: str = ""
+    phases: dict[str, float] = field(default_factory=dict)
+    probe_result: ProbeResult | None = None
+    remedy: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether clients can use the target."""
+        return self.state in (HealthState.UP, HealthState.DEGRADED)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the check succeeded. False if its login was refused, even if clients can use the target."""
+        return self.passed and self.reason is not Reason.AUTH
+
+
+class CheckHistory:
+    """Keeps the latest check results of a target. Failures have a separate limit, so they are kept for longer.
+
+    Args:
+        size: Maximum number of latest results, and maximum number of failures.
+    """
+
+    def __init__(self, size: int = HISTORY) -> None:
+        self._latest: deque[CheckResult] = deque(maxlen=size)
+        self._failures: deque[CheckResult] = deque(maxlen=size)
+
+    def add(self, result: CheckResult) -> None:
+        """Add a result, and discard the oldest one if the limit is reached."""
+        self._latest.append(result)
+        if not result.succeeded and result.state is not HealthState.BLOCKED:
+            self._failures.append(result)
+
+    @property
+    def last(self) -> CheckResult | None:
+        """The latest result; None if there is none."""
+        return self._latest[-1] if self._latest else None
+
+    def latest(self) -> list[CheckResult]:
+        """Return the latest results, oldest first."""
+        return list(self._latest)
+
+    def failures(self) -> list[CheckResult]:
+        """Return the latest failures, oldest first, including those older than the results of `latest`.
+
+        A check that did not run because the target was blocked does not count as a failure.
+        """
+        return list(self._failures)
+
+    def results(self) -> list[CheckResult]:
+        """Return all results that are kept, oldest first: older failures, followed by the results of `latest`."""
+        latest = set(map(id, self._latest))
+        return [*(each for each in self._failures if id(each) not in latest), *self._latest]
