@@ -142,6 +142,12 @@ def _watched() -> int:
     return len(loop.relays._handlers)
 
 
+def _load_of_engines() -> int:
+    from gateway.relay.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
+
+    return sum(host.load for host in engine_pool().hosts)
+
+
 class InEngine(Straight):
     """Direct connections whose bytes the C engine relays."""
 
@@ -150,6 +156,7 @@ class InEngine(Straight):
     def __init__(self, folder: Path, *arguments: str) -> None:
         super().__init__(folder, *arguments)
         need_data_plane()
+        self._load = 0
 
     async def open(self) -> None:
         from gateway.relay.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
@@ -157,7 +164,7 @@ class InEngine(Straight):
         engine_pool().host()
 
     async def join(self, setup: Setup, changed: Callable[[], None], tap: Tap | None) -> Joined:
-        self._load = self._engine_load()  # of the SSH connections of other kinds
+        self._load = _load_of_engines()
         joined = await super().join(setup, changed, tap)
         assert type(joined.relay).__name__ == "EnginePair"
         return joined
@@ -168,12 +175,7 @@ class InEngine(Straight):
         engine_pool().handle_records()
 
     def leftovers(self, relay: Relay) -> list[str]:
-        return super().leftovers(relay) + (["a pair"] if self._engine_load() > self._load else [])
-
-    def _engine_load(self) -> int:
-        from gateway.relay.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
-
-        return sum(host.load for host in engine_pool().hosts)
+        return super().leftovers(relay) + (["a pair"] if _load_of_engines() > self._load else [])
 
     def _link(self, setup: Setup) -> tuple[Link, Endpoint]:
         return _SmallBuffers(setup, relay_sockets), self._far.address(setup)

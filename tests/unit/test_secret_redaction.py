@@ -127,7 +127,7 @@ def test_a_note_contains_no_secret(text: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "name", "words"),
     [
-        ("docker run -e PASSWORD='hunter2 app", "", "quote ' in line 1 is not closed"),
+        ("docker run -e PASSWORD='hunter2 app", "", "quotation mark ' in line 1 is not closed"),
         ("psql postgres://u:hunter2@h", "", "not recognized"),
         ("services:\n  a: {environment: {P: hunter2}\n", "a.yaml", "line 3: not valid YAML"),
         ("services:\n  a: {environment: {P: *hunter2}}\n", "a.yaml", "undefined alias"),
