@@ -1,5 +1,6 @@
 """Invariants that must hold at every moment of a soak, checked once a second."""
 
+import errno
 import fcntl
 import os
 import select
@@ -24,8 +25,13 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def _unread(fd: int) -> int:
-    """Return the number of bytes in the queue of a socket."""
-    answer = fcntl.ioctl(fd, termios.FIONREAD, bytes(4))
+    """Return the number of bytes in the queue of a socket; 0 if the engine's thread has closed it meanwhile."""
+    try:
+        answer = fcntl.ioctl(fd, termios.FIONREAD, bytes(4))
+    except OSError as error:
+        if error.errno == errno.EBADF:
+            return 0
+        raise
     return int(struct.unpack("i", answer)[0])
 
 
