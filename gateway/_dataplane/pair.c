@@ -53,7 +53,7 @@ static int close_side(struct side *s, bool reset)
 
     if (s->mask)
         set_mask(s, 0);
-    if (reset)
+    if (reset || (s->discarding && s->other->discarding)) /* `other->discarding`: this socket has failed */
         reset_fd(s->fd, s->is_unix);
     else if (s->discarding)
         lingering = s->fd;

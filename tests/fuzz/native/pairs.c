@@ -132,10 +132,12 @@ static ssize_t splice_in(struct file *f, struct file *pipe, size_t size)
     return (ssize_t)count;
 }
 
-/* After a reset, the kernel can accept a part of the bytes, and then drops the error. */
+/* After a reset of a TCP connection, the kernel can accept a part of the bytes, and then drops the error. A unix socket
+ * keeps its error until a read (unix_stream_sendmsg does not read sk_err).
+ */
 static ssize_t splice_out(struct file *pipe, struct file *f, size_t size)
 {
-    bool drops_error = f->error && f->dead && !f->shut;
+    bool drops_error = f->error && f->dead && !f->shut && !f->is_unix;
     size_t count;
 
     CHECK(size == pipe->counter && size, "%zu of %llu bytes of the pipe", size, (unsigned long long)pipe->counter);
