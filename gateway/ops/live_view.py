@@ -25,7 +25,7 @@ class ViewAt(NamedTuple):
 
 
 class LiveView:
-    """The view of the service, which all clients share.
+    """The view of the service, which all clients of a group of listeners share.
 
     A site has hundreds of backends. After an event of a backend or a target, the service builds only the view of this
     backend. Values that change without an event, such as the number of clients, are as old as the last complete view.

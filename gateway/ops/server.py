@@ -57,9 +57,10 @@ class OpsServer:
         # Rendering many metrics takes tens of milliseconds, too long for the event loop.
         self._renderer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
         streams = limits_for(_max_descriptors()).connections // _STREAM_SHARE
-        live_view = LiveView(service)
-        self._uncached = GetHandlers(service, live_view, self._renderer, cached=False, max_streams=streams)
-        self._cached = GetHandlers(service, live_view, self._renderer, cached=True, max_streams=streams)
+        self._uncached, self._cached = (
+            GetHandlers(service, LiveView(service), self._renderer, cached=cached, max_streams=streams)
+            for cached in (False, True)
+        )
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[Endpoint]:
@@ -187,6 +188,7 @@ class OpsServer:
         response = await handler(request)
         if request.method == "POST":
             self._cached.clear_cache()
+            self._uncached.clear_cache()
         return response
 
     async def _reload(self, _: web.Request) -> web.Response:

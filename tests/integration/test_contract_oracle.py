@@ -19,6 +19,7 @@ from gateway.measurement import Histogram, Tap
 from gateway.relay.sockets import close_gracefully, reset, tune
 from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
 from tests.support import relay_contract as contract
+from tests.support.far_listener import shrink
 from tests.support.far_sides import Straight
 from tests.support.plans import Setup, Step
 
@@ -143,11 +144,13 @@ class SimpleLink:
     def __init__(self, fault: str) -> None:
         self._fault = fault
         self.made: list[SimpleRelay] = []
+        self.small = False
 
     async def join(
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
         backend = await dial(to, Phases(), min(DIAL_TIMEOUT, within))
+        shrink(backend, small=self.small)
         tune(client)
         self.made.append(SimpleRelay(client, backend, tap, self._fault))
         return self.made[-1]
@@ -174,6 +177,7 @@ class Simple(Straight):
         await super().close()
 
     def _link(self, setup: Setup) -> tuple[Link, Endpoint]:
+        self._simple.small = setup.small
         return cast("Any", self._simple), self._far.address(setup)
 
 

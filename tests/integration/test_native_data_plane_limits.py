@@ -149,7 +149,7 @@ async def test_replies_queued_during_a_key_exchange_are_bounded(tmp_path: Path, 
         conn.send_packet(MSG_CHANNEL_FAILURE, UInt32(0))
         assert conn.transport_closed
         assert not conn._deferred_packets
-        assert "too many answers" in (await link.lost()).detail
+        assert "too many replies" in (await link.lost()).detail
 
 
 async def test_one_byte_packets_use_little_memory(tmp_path: Path, clients: Any, engine: bool) -> None:

@@ -30,7 +30,7 @@ print("{word}", client.recv(16).decode())
 """
 _SCRIPT = """
 systemctl start gateway.socket; echo "BEFORE $(systemctl show -p ActiveState --value gateway)"
-timeout 200 python3 /early.py &
+timeout 400 python3 /early.py &
 i=0
 until [ "$(systemctl show -p ActiveState --value gateway)" != inactive ] || [ $i = 60 ]; do sleep 1; i=$((i+1)); done
 systemctl start docker
@@ -39,7 +39,7 @@ ready=$(systemctl show -p ActiveEnterTimestampMonotonic --value gateway)
 [ "$ready" -le "$(systemctl show -p ExecMainStartTimestampMonotonic --value docker)" ] && echo "ORDER gateway, docker"
 systemctl start gateway && echo "STARTED $(systemctl show -p ActiveState --value gateway)"
 gateway wait --max 60s echo --url http://127.0.0.1:9090 && echo UP
-ip addr add 172.17.0.1/32 dev lo; timeout 60 python3 /bridge.py
+ip addr add 172.17.0.1/32 dev lo; timeout 200 python3 /bridge.py
 [ "$(stat -c %u /proc/$(systemctl show -p MainPID --value gateway))" = 0 ] && echo "IT IS ROOT"
 echo "CORE $(grep core /proc/$(systemctl show -p MainPID --value gateway)/limits)"
 echo "MEMORY $(systemctl show -p MemoryMax --value gateway)"
@@ -55,7 +55,7 @@ kill -STOP $first
 i=0; while [ "$(systemctl show -p NRestarts --value gateway)" = 0 ] && [ $i -lt 120 ]; do sleep 1; i=$((i+1)); done
 echo "WATCHDOG $(systemctl show -p NRestarts --value gateway)"
 systemctl restart gateway; systemctl stop gateway
-timeout 120 python3 /late.py
+timeout 400 python3 /late.py
 systemctl stop gateway.socket gateway
 echo "STOPPED $(systemctl show -p ActiveState --value gateway) $(systemctl show -p Result --value gateway)"
 journalctl -u gateway -o cat --no-pager | grep reload
@@ -114,7 +114,7 @@ def test_the_systemd_units_start_reload_are_watched_and_stop(root: Path, tmp_pat
                 f"tunnels: {{bastion: {{kind: ssh, host: {HOST}, port: {bastion.port}, user: {bastion.user}, "
                 "identity_files: ['${CREDENTIALS_DIRECTORY}/tunnel_key'], known_hosts: [/etc/gateway/known_hosts]}}\n"
                 f"backends: {{echo: {{kind: tcp, via: bastion, targets: ['127.0.0.1:{port}'], "
-                f"listen: ['127.0.0.1:{listen}', '172.17.0.1:{listen}'], hold: 60s}}}}\n"
+                f"listen: ['127.0.0.1:{listen}', '172.17.0.1:{listen}'], hold: 300s}}}}\n"
             )
             with Guest(tmp_path / "guest", _SCRIPT, memory=2048, root=root) as guest:
                 guest.wait_for("STARTED active", 300)
