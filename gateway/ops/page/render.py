@@ -155,7 +155,7 @@ def render_fleet(view: ServiceView, fleet: FleetView, now: float, parts: PagePar
             yield '<table id="members-rows" data-parts>\n'
             yield renderer.part("members-head", None, _FLEET.members_head)
             for each in members:
-                row = f"member-{each.member.name}"
+                row = f"member-{each.member.scheme}-{each.member.name}"
                 yield renderer.part(row, (each, age(each, now)), _FLEET.member_rows, row, each, now)
             yield "</table></div>\n</section>\n"
         yield _END_MAIN

@@ -18,9 +18,9 @@ from gateway.ops.status_views import ServiceView
 
 RenderPage = Callable[[ServiceView, PageParts], Rendering | None]
 """Renders a page with its parts when it was last rendered; returns None if the page does not exist."""
-_UPDATE_AGE = 9.0
-"""Maximum age, in seconds, of values that change without an event, in the response to an open page. It is a little
-less than the time between two requests without an event (`REFRESH` in `page.js`)."""
+_UPDATE_AGE = 3.0
+"""Maximum age, in seconds, of values that change without an event, in the response to an open page. Building a
+complete view takes much longer than an update after an event, so it is not built after each event."""
 _COMPRESSION = 1
 """The gzip level. Higher levels take several times as long, and reduce the size of a page only a little."""
 _LARGE = 32768
