@@ -38,7 +38,7 @@ _CHANGE = 1.0
 """Seconds between two changes of the state of a backend."""
 _SETTLE = 2.0
 """Seconds between two measurements of the traffic."""
-_MAX_SIZE, _MAX_MS, _MAX_UPDATE_MS, _MAX_RATIO = 300_000, 200.0, 3.0, 1.2
+_MAX_SIZE, _MAX_MS, _MAX_UPDATE_MS, _MAX_RATIO = 300_000, 200.0, 5.0, 1.2
 _VERSION = re.compile(rb'data-version="(\w+)"')
 
 
