@@ -45,7 +45,7 @@ SECURITY_POLICY = "; ".join(
 
 
 def _with_code(text: str) -> Markup:
-    """Return a text of this project as HTML, with code for what is in backquotes."""
+    """Return text as HTML. Words in backquotes become `<code>` elements."""
     return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - it is escaped
 
 
@@ -62,7 +62,7 @@ def _counts(found: dict[str, int]) -> str:
 
 
 def age(member: MemberView, now: float) -> str:
-    """Return the time since the last answer, in the largest fitting unit."""
+    """Return the time since the member's last response, in the largest fitting unit."""
     seconds = max(0, round(now - (member.answered_at or now)))
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds >= size:
