@@ -6,9 +6,8 @@
 #include "pair.h"
 
 #define BULK_READ 65536
-#define BULK_AFTER 2       /* consecutive reads of BULK_READ bytes after which a direction uses a pipe */
-#define NO_PIPE_FOR 1024   /* such reads after which a direction tries again to get a pipe */
-#define NEVER (-(1 << 30)) /* `bulk_reads` of a direction that never uses a pipe */
+#define BULK_AFTER 2     /* consecutive reads of BULK_READ bytes after which a direction uses a pipe */
+#define NO_PIPE_FOR 1024 /* such reads after which a direction tries again to use a pipe */
 
 static enum close_reason reset_of(const struct side *s)
 {
@@ -149,7 +148,7 @@ static void copy(struct side *s, uint64_t now)
         return;
     if (count < BULK_READ)
         s->bulk_reads = s->bulk_reads < 0 ? s->bulk_reads : 0;
-    else if (s->bulk_reads != NEVER)
+    else
         s->bulk_reads++;
     if (p->observer.tap)
         report_tap(e, p->token, &p->observer, s == &p->backend, now, e->buffer, (size_t)count);
@@ -163,11 +162,7 @@ static bool move(struct side *s, uint64_t now)
     ssize_t count;
     int error;
 
-    if (!fin_track(s->other)) {
-        s->bulk_reads = NEVER;
-        return false;
-    }
-    if (!pipe_take(e, &s->pipe)) {
+    if (!fin_track(s->other) || !pipe_take(e, &s->pipe)) {
         s->bulk_reads = -NO_PIPE_FOR;
         return false;
     }

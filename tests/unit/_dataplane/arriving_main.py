@@ -1,0 +1,65 @@
+"""Relays bulk data to a backend, and lets data or a FIN arrive while the engine reads the counters of its socket.
+
+`arriving.c` causes the arrival. The output has four words: how the relay ended, the numbers of bytes that the backend
+and the client received, and the number of arrivals.
+
+Args: the library of `arriving.c`, which is also preloaded; 1 if a FIN arrives, 0 if a byte arrives.
+"""
+
+import asyncio
+import ctypes
+import socket
+import sys
+
+from gateway.measurement import Histogram
+from gateway.relay.engine_host import engine_pool
+from gateway.relay.poller import RelayLoop
+from gateway.relay.straight_relay import relay_sockets
+
+SIZE = 4 << 20
+SECONDS = 30
+
+
+def connected() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        return near, listener.accept()[0]
+
+
+async def main(library: str, fin: int) -> None:
+    loop = asyncio.get_running_loop()
+    client, accepted = connected()
+    dialed, backend = connected()
+    for each in (client, accepted, dialed, backend):
+        each.setblocking(False)
+    shim = ctypes.CDLL(library)
+    for name, value in {"at": dialed.fileno(), "from": backend.fileno(), "fin": fin}.items():
+        ctypes.c_int.in_dll(shim, f"arriving_{name}").value = value
+    engine_pool().host()
+    relay = relay_sockets(accepted, dialed, Histogram())
+    received = 0
+
+    async def receive() -> None:
+        nonlocal received
+        while data := await loop.sock_recv(backend, 1 << 20):
+            received += len(data)
+
+    async def send() -> None:
+        await loop.sock_sendall(client, bytes(SIZE))
+        client.shutdown(socket.SHUT_WR)
+
+    async with asyncio.timeout(SECONDS):
+        await asyncio.gather(send(), receive())
+        if not fin:
+            backend.shutdown(socket.SHUT_WR)
+        answer = await loop.sock_recv(client, 100)
+        ended = await relay.ended
+    arrivals = ctypes.c_int.in_dll(shim, "arriving_count").value
+    sys.stdout.write(f"{ended} {received} {len(answer)} {arrivals}\n")
+    client.close()
+    backend.close()
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=RelayLoop) as runner:
+        runner.run(main(sys.argv[1], int(sys.argv[2])))
