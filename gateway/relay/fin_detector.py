@@ -56,7 +56,20 @@ class FinDetector:
 
 
 def _counters(sock: socket.socket) -> tuple[int, int]:
-    """Return the TCP state, and the number of received bytes minus the unread bytes."""
+    """Return the TCP state, and the number of received bytes minus the unread bytes.
+
+    Data can arrive between two system calls, and TCP_INFO reads the state before it locks the socket. If nothing has
+    changed after FIONREAD, the values belong together.
+    """
+    after = _read_info(sock)
+    while True:
+        before = after
+        (unread,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)))
+        after = _read_info(sock)
+        if after == before:
+            return after[0], after[1] - unread
+
+
+def _read_info(sock: socket.socket) -> tuple[int, int]:
     state, received = _tcp_info.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _tcp_info.size))
-    unread = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)))[0]
-    return state, received - unread
+    return state, received
