@@ -31,7 +31,7 @@ OWNERS = "cd {0} && chown 999:42 . * && chmod 0700 . && chmod 0640 *"
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    with running_engine(tmp_path_factory.mktemp("engine"), on_disk=True) as made:
+    with running_engine(tmp_path_factory.mktemp("engine"), on_device=True) as made:
         root = made.folder / "busybox"
         for applet in ("mkdir", "cp", "ls", "true", "chown", "chmod", "stat"):
             (root / "bin" / applet).symlink_to("busybox")
