@@ -23,7 +23,7 @@ class CheckManager:
 
     Args:
         components: Runs the checks.
-        budgets: The handshake budgets of the ways to the targets.
+        budgets: The handshake budgets of the paths to the targets.
     """
 
     def __init__(self, components: ComponentManager, budgets: HandshakeBudgets) -> None:
@@ -47,7 +47,7 @@ class CheckManager:
         schedule = CheckSchedule(**vars(spec.check))
         running.targets = []
         for target in spec.targets:
-            choice = TunnelSelector(spec.ways(target) or (None,), spec.prefer_way)
+            choice = TunnelSelector(spec.paths(target) or (None,), spec.prefer_way)
             before = previous.get(target)
             if before is not None and set(before.choice.names).isdisjoint(choice.names):
                 before = None  # results through other tunnels do not show the state through these tunnels
@@ -59,15 +59,15 @@ class CheckManager:
                     spec.name,
                     backend,
                     target,
-                    uplinks[way],
+                    uplinks[tunnel],
                     schedule,
                     running.on_check_result,
-                    partial(self._budgets.record_abandoned_dial, way, target),
+                    partial(self._budgets.record_abandoned_dial, tunnel, target),
                     record,
-                    way,
-                    budget.logins if (budget := self._budgets.of(spec, target, way)) is not None else None,
+                    tunnel,
+                    budget.logins if (budget := self._budgets.of(spec, target, tunnel)) is not None else None,
                 )
-                for way in choice.names
+                for tunnel in choice.names
             ]
             monitored = MonitoredTarget(checks, choice, running.routes.get(target, ()))
             if before is not None:
@@ -84,13 +84,13 @@ class CheckManager:
 
 
 async def wait_first_results(backends: Callable[[], Iterable[RunningBackend]]) -> None:
-    """Wait until the first check of each target, through any of its ways, has finished.
+    """Wait until the first check of each target, over any of its paths, has finished.
 
     Args:
         backends: Returns the running backends.
     """
     while waiting := [target for running in backends() for target in running.targets if not target.is_checked]:
         # The timeout is short, because a reload can replace the check with another object during the wait, and
-        # because another way can have the first result.
+        # because another path can have the first result.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(waiting[0].checks[0].first_result.wait(), _FIRST_RESULT_POLL)

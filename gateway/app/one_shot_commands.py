@@ -40,11 +40,11 @@ _CLOSE_TIMEOUT = 5.0
 
 @dataclass(frozen=True)
 class CheckedTarget:
-    """A target, with the result of its check through the tunnel `way` (None: directly)."""
+    """A target, with the result of its check through the tunnel `tunnel` (None: directly)."""
 
     backend: str
     target: Endpoint
-    way: str | None
+    tunnel: str | None
     result: CheckResult
 
 
@@ -70,10 +70,10 @@ async def _check_backends(specs: list[BackendSpec], config: Config) -> list[Chec
         for tunnel in {tunnel for spec in specs for tunnel in spec.tunnels}:
             _open_tunnel(tunnel, config, uplinks, supervisor)
         checks = [
-            _check_target(spec, target, way, uplinks[way])
+            _check_target(spec, target, tunnel, uplinks[tunnel])
             for spec in specs
             for target in spec.targets
-            for way in spec.ways(target) or (None,)
+            for tunnel in spec.paths(target) or (None,)
         ]
         return list(await asyncio.gather(*checks))
 
@@ -208,7 +208,7 @@ def _open_tunnel(name: str, config: Config, uplinks: dict[str | None, Uplink], s
     supervisor.start(name, uplinks[name])
 
 
-async def _check_target(spec: BackendSpec, target: Endpoint, way: str | None, uplink: Uplink) -> CheckedTarget:
+async def _check_target(spec: BackendSpec, target: Endpoint, tunnel: str | None, uplink: Uplink) -> CheckedTarget:
     # The tunnel's own deadlines limit this wait, which ends when the tunnel first opens or first fails.
     await uplink.settled.wait()
     lost = "the link was lost"
@@ -216,13 +216,13 @@ async def _check_target(spec: BackendSpec, target: Endpoint, way: str | None, up
         backend = spec.kind.create(spec.options, spec.check_options)
         try:
             result = await probe_once(backend, uplink.link, target, spec.check.timeout)
-            return CheckedTarget(spec.name, target, way, result)
+            return CheckedTarget(spec.name, target, tunnel, result)
         except LinkLostError as error:
             lost = error.detail
     await _wait_until_not_up(uplink)
     detail = f"tunnel {uplink.name} is down: {lost}" if uplink.state is TunnelState.UP else uplink.describe()
     blocked = CheckResult(at=0, duration=0, state=HealthState.BLOCKED, reason=Reason.TUNNEL, detail=detail)
-    return CheckedTarget(spec.name, target, way, blocked)
+    return CheckedTarget(spec.name, target, tunnel, blocked)
 
 
 async def _wait_until_not_up(uplink: Uplink) -> None:

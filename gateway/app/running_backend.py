@@ -37,9 +37,9 @@ class RunningBackend:
         forward: Serves the clients of the backend.
         budgets: The handshake budgets.
         targets: The targets with their checks.
-        records: The records survive a reload that changes the options of a backend or its ways, because clients of a
+        records: The records survive a reload that changes the options of a backend or its paths, because clients of a
             superseded primary would lose writes.
-        routes: The ways to each target, as clients use them.
+        routes: The paths to each target, as clients use them.
         clock: The backend's last computed state, and the time at which it began.
         on_state_change: Called when the state changes.
         on_result: Called after each check.
@@ -57,7 +57,7 @@ class RunningBackend:
 
     @property
     def checks(self) -> list[Check]:
-        """The checks of all targets, one for each way."""
+        """The checks of all targets, one for each path."""
         return [check for target in self.targets for check in target.checks]
 
     def candidates(self) -> list[TargetCandidate]:
@@ -102,16 +102,16 @@ class RunningBackend:
             check.set_urgent(urgent=(lacking and not check.failing) or check.target in unconfirmed)
 
     def budget(self, target: Endpoint, tunnel: str | None) -> HandshakeBudget | None:
-        """Return the handshake budget of a way; None if its server does not count aborted handshakes.
+        """Return the handshake budget of a path; None if its server does not count aborted handshakes.
 
         Args:
             target: The target.
-            tunnel: The tunnel of the way; None if the way has no tunnel.
+            tunnel: The tunnel of the path; None if the path has no tunnel.
         """
         return self.budgets.of(self.spec, target, tunnel)
 
     def _record_login(self, check: Check) -> None:
-        """Record the last successful login of a check in the handshake budget of its way."""
+        """Record the last successful login of a check in the handshake budget of its path."""
         budget = self.budget(check.target, check.tunnel)
         if budget is not None and check.succeeded_at is not None:
             budget.record_login(check.succeeded_at)
@@ -122,19 +122,19 @@ class RunningBackend:
         return [candidate.target for candidate in order_targets(self.candidates(), self.spec.prefer)]
 
     def ordered_routes(self) -> list[RoutedTarget]:
-        """Return the ways to dial for a new client. All ways to the best target come first."""
+        """Return the paths to dial for a new client. All paths to the best target come first."""
         by_target = {each.target: each for each in self.targets}
         return [routed for target in self.ordered_targets() for routed in by_target[target].routes()]
 
     def on_failure(self, target: Endpoint) -> None:
-        """Check `target` soon through all ways, because real traffic to it failed.
+        """Check `target` soon over all paths, because real traffic to it failed.
 
         If the kind has roles, check all targets, because after a failover another target can have the required role.
         """
         roles = self.spec.kind.has_roles(self.spec.check_options)
         for each in self.targets:
             if roles or each.target == target:
-                each.check_soon(all_ways=each.target == target)
+                each.check_soon(all_paths=each.target == target)
 
     def on_stall(self, target: Endpoint, tunnel: str | None) -> None:
         """Notify the check of `target` through `tunnel` that a client waits too long for a response."""
@@ -144,7 +144,7 @@ class RunningBackend:
         self._set_urgent(self.candidates())
 
     def on_detour(self, target: Endpoint, tunnel: str | None) -> None:
-        """Prefer other ways to `target`, because a dial through `tunnel` failed and another way succeeded."""
+        """Prefer other paths to `target`, because a dial through `tunnel` failed and another path succeeded."""
         for each in self.targets:
             if each.target == target:
                 each.report_failed_dial(tunnel)

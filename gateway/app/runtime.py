@@ -127,7 +127,9 @@ class Runtime:
         running.spec = spec
         uplinks = self.uplinks.of_backend(spec.name)
         running.routes = {
-            target: TargetIdentity(target, tuple(uplinks[way] for way in spec.ways(target) or (None,))).routes()
+            target: TargetIdentity(
+                target, tuple(uplinks[tunnel] for tunnel in spec.paths(target) or (None,))
+            ).routes()
             for target in spec.targets
         }
         self._checks.update(running, uplinks, keep_results=same)

@@ -143,7 +143,7 @@ def backend_view(running: RunningBackend, events: EventLog, *, knows_containers:
         since=_since(running, events),
         facts=spec.kind.facts,
         targets=[_target(running, *each, events) for each in zip(running.targets, candidates, strict=True)],
-        ways=backend_tunnel_views(running),
+        paths=backend_tunnel_views(running),
         connections=forward.active,
         waiting=forward.waiting,
         connections_total=forward.accepted,
@@ -222,7 +222,7 @@ def docker_view(docker: DockerSync) -> DockerView | None:
 def _target(
     running: RunningBackend, monitored: MonitoredTarget, candidate: TargetCandidate, events: EventLog
 ) -> TargetView:
-    """Return the view of a target: its state through the way that new clients use, and counters of all ways.
+    """Return the view of a target: its state over the path that new clients use, and counters of all paths.
 
     If nothing has changed, return the previous view. This saves time, because a site can have hundreds of targets.
     """
@@ -237,7 +237,7 @@ def _target(
         last, probe_result = check.last, monitored.record.probe_result
         view = TargetView(
             target=name,
-            way=check.tunnel,
+            tunnel=check.tunnel,
             state=candidate.state,
             reason=candidate.reason,
             detail=candidate.detail,
@@ -263,7 +263,7 @@ def _target(
 
 
 def _phases(checks: list[Check]) -> dict[str, tuple[int, float]]:
-    """Return the count and the total duration of each phase, over the checks through all ways."""
+    """Return the count and the total duration of each phase, summed over the checks of all paths."""
     found: dict[str, tuple[int, float]] = {}
     for name, summary in (each for check in checks for each in check.phases.items()):
         count, seconds = found.get(name, (0, 0.0))
@@ -278,10 +278,10 @@ def history(running: RunningBackend) -> dict[str, list[dict[str, Any]]]:
 
 def _results(monitored: MonitoredTarget) -> Iterator[dict[str, Any]]:
     results = [(check.tunnel, result) for check in monitored.checks for result in check.history.results()]
-    for way, result in sorted(results, key=lambda each: each[1].at):
+    for tunnel, result in sorted(results, key=lambda each: each[1].at):
         yield {
             "time": iso(result.at),
-            "via": way,
+            "via": tunnel,
             "state": result.state,
             "reason": result.reason,
             "detail": result.detail,

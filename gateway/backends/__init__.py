@@ -27,7 +27,7 @@ class ConfiguredBackend(Protocol):
     def hold(self) -> float:
         """Maximum number of seconds for which a new client waits while no target can be reached."""
 
-    def ways(self, target: Endpoint) -> tuple[str, ...]:
+    def paths(self, target: Endpoint) -> tuple[str, ...]:
         """Return the tunnels to a target. Empty: the gateway connects to the target directly."""
 
     @property

@@ -270,7 +270,7 @@ def _advice(backends: Sequence[ConfiguredBackend]) -> Iterator[str]:
                 f" {longest} s: set hold to {longest}s or less"
             )
         for target in backend.targets:
-            servers = [(way, target) for way in backend.ways(target) or (None,)]
+            servers = [(tunnel, target) for tunnel in backend.paths(target) or (None,)]
             other = next((first[each] for each in servers if each in first), backend.name)
             first = dict.fromkeys(servers, backend.name) | first
             if other != backend.name:

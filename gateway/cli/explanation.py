@@ -1,4 +1,4 @@
-"""Computes the output of `gateway explain`: the path to a backend, the root causes and the remedies. Does no I/O."""
+"""Computes the output of `gateway explain`: the parts of a backend, the root causes and the remedies. Does no I/O."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.cli.diagnosis import causes_of, describe_cause
 from gateway.cli.output import format_clock, format_count, format_ms, format_reason, plain_commands
-from gateway.cli.severity import outer_tunnels, way_hops, way_rows
+from gateway.cli.severity import outer_tunnels, path_hops, path_rows
 from gateway.ops.reason_descriptions import without_remedy
 
 _USABLE = {"up", "degraded"}
@@ -14,10 +14,10 @@ _USABLE = {"up", "degraded"}
 
 @dataclass(frozen=True)
 class PathPart:
-    """One part of the path to a backend, with its state.
+    """One part between a listener of a backend and its targets, with its state.
 
     Args:
-        part: `listener`, `admission`, `tunnel`, `way`, `target`, `phase` or `name`.
+        part: `listener`, `admission`, `tunnel`, `path`, `target`, `phase` or `name`.
         name: The address, tunnel, target, phase or container.
         state: The state; for a phase, its duration.
         since: When the state began, in the format of RFC 3339; None if this is not known.
@@ -36,9 +36,9 @@ class BackendExplanation:
     """Why a backend has its state.
 
     Args:
-        parts: The path in the order in which a client takes it.
+        parts: The parts in the order in which a client passes them.
         root_causes: The failed parts that cause the state of the backend, as in `/api/v1/status`.
-        warnings: Other failed parts on the path, such as a tunnel of another way.
+        warnings: Other failed parts between a listener and the targets, such as a tunnel of another path.
     """
 
     parts: list[PathPart]
@@ -75,18 +75,18 @@ def explanation_json(status: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _parts(status: dict[str, Any], name: str) -> Iterator[PathPart]:
-    """Yield the path: listeners, admission, tunnels (outermost first), ways, and each target with its phases."""
+    """Yield the parts: listeners, admission, tunnels (outermost first), paths, and each target with its phases."""
     backend = status["backends"][name]
     listening = "open" if status["accepting"] else "closed"
     yield from (PathPart("listener", address, listening) for address in backend["listen"] or [])
     yield _admission(backend)
-    for hop in way_hops(status, backend):
+    for hop in path_hops(status, backend):
         tunnel = status["tunnels"][hop]
         why = format_reason(tunnel) or tunnel["far_side"]
         if len(outer_tunnels(tunnel)) > 1 and tunnel.get("via_in_use"):
             why += f", via {tunnel['via_in_use']}"
         yield PathPart("tunnel", hop, tunnel["state"], tunnel["since"], why)
-    for part, tunnel_name, state, why in way_rows("way", backend):
+    for part, tunnel_name, state, why in path_rows("path", backend):
         yield PathPart(part, tunnel_name, state, None, why)
     for target in backend["targets"]:
         facts = [target["role"], *target.get("facts", ())]

@@ -140,7 +140,7 @@ def _as_json(each: "CheckedTarget") -> dict[str, object]:
     return {
         "backend": each.backend,
         "target": str(each.target),
-        "via": each.way,
+        "via": each.tunnel,
         "state": result.state,
         "reason": result.reason,
         "detail": result.detail,
@@ -156,17 +156,17 @@ def _print_table(checked: "list[CheckedTarget]") -> None:
         phases = "  ".join(f"{name} {seconds * 1e3:.1f}" for name, seconds in result.phases.items())
         notes.append(format_reason({"reason": result.reason, "detail": result.detail}))
         duration = f"{result.duration * 1e3:.1f}"
-        rows.append([each.backend, str(each.target), each.way or "-", str(result.state), duration, phases])
+        rows.append([each.backend, str(each.target), each.tunnel or "-", str(result.state), duration, phases])
     print_table(["BACKEND", "TARGET", "VIA", "STATE", "MS", "PHASES (MS)"], rows, notes)
 
 
 def _print_nagios(checked: "list[CheckedTarget]") -> int:
     worst = max((_NAGIOS.get(each.result.state, _NAGIOS_UNKNOWN) for each in checked), default=_NAGIOS_UNKNOWN)
-    ways = Counter((each.backend, each.target) for each in checked)
+    paths = Counter((each.backend, each.target) for each in checked)
 
     def label(each: "CheckedTarget") -> str:
-        way = f" via {each.way}" if ways[each.backend, each.target] > 1 else ""
-        return f"{each.backend} {each.target}{way}"
+        tunnel = f" via {each.tunnel}" if paths[each.backend, each.target] > 1 else ""
+        return f"{each.backend} {each.target}{tunnel}"
 
     results = ", ".join(
         f"{label(each)} {each.result.state}"

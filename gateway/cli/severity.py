@@ -51,37 +51,37 @@ def hops(status: dict[str, Any], name: str) -> list[str]:
     return [*dict.fromkeys(outer), name]
 
 
-def way_hops(status: dict[str, Any], backend: dict[str, Any]) -> list[str]:
-    """Return the tunnels of all ways to a backend, outer tunnels first."""
-    return list(dict.fromkeys(hop for way in backend["ways"] for hop in hops(status, way["tunnel"])))
+def path_hops(status: dict[str, Any], backend: dict[str, Any]) -> list[str]:
+    """Return the tunnels of all paths to a backend, outer tunnels first."""
+    return list(dict.fromkeys(hop for path in backend["paths"] for hop in hops(status, path["tunnel"])))
 
 
-def way_rows(label: str, backend: dict[str, Any], explained: Collection[str] = ()) -> list[list[str]]:
-    """Return a row for each way, with its tunnel, state and description; empty if there is only one way.
+def path_rows(label: str, backend: dict[str, Any], explained: Collection[str] = ()) -> list[list[str]]:
+    """Return a row for each path, with its tunnel, state and description; empty if there is only one path.
 
     Args:
         label: The first cell of each row.
         backend: The backend in `/api/v1/status`.
         explained: The failed tunnels whose reasons the rows omit.
     """
-    ways = backend["ways"] if len(backend["ways"]) > 1 else ()
+    paths = backend["paths"] if len(backend["paths"]) > 1 else ()
     return [
         [
             label,
-            way["tunnel"],
-            "up" if way["up"] else "down",
-            _describe_way(way, explained=way["tunnel"] in explained),
+            path["tunnel"],
+            "up" if path["up"] else "down",
+            _describe_path(path, explained=path["tunnel"] in explained),
         ]
-        for way in ways
+        for path in paths
     ]
 
 
-def _describe_way(way: dict[str, Any], *, explained: bool) -> str:
-    """Return why a way is down, unless this is `explained` elsewhere, and the number of its clients and switches."""
-    use = f"clients: {way['clients']}, switches: {way['switches']}"
-    if way["in_use"]:
+def _describe_path(path: dict[str, Any], *, explained: bool) -> str:
+    """Return why a path is down, unless this is `explained` elsewhere, and the number of its clients and switches."""
+    use = f"clients: {path['clients']}, switches: {path['switches']}"
+    if path["in_use"]:
         use += ", used by new clients"
-    return use if way["up"] or explained else f"{format_reason(way)} ({use})"
+    return use if path["up"] or explained else f"{format_reason(path)} ({use})"
 
 
 def _rank(order: tuple[str, ...], state: str) -> int:

@@ -18,7 +18,7 @@ from gateway.cli.output import (
     print_wrapped,
     terminal_width,
 )
-from gateway.cli.severity import backends_by_severity, describe_via, tunnels_by_severity, way_rows
+from gateway.cli.severity import backends_by_severity, describe_via, path_rows, tunnels_by_severity
 from gateway.cli.watch import watching
 from gateway.ops.reason_descriptions import state_name
 from gateway.ops.service_client import ServiceClient
@@ -79,10 +79,10 @@ def _print_status(service: dict[str, Any], *, wide: bool) -> None:
     rows, notes = [row for row, _ in shown], [note for _, note in shown]
     print_table(_HEADS + (_WIDE_HEADS if wide else []), rows, notes, width)
     failed = [name for name, each in service["tunnels"].items() if each["state"] not in ("up", "draining")]
-    ways = [row for name, each in backends_by_severity(service) for row in way_rows(name, each, failed)]
-    if ways:
+    paths = [row for name, each in backends_by_severity(service) for row in path_rows(name, each, failed)]
+    if paths:
         click.echo()
-        print_table(["BACKEND", "WAY", "STATE"], [row[:3] for row in ways], [row[3] for row in ways], width)
+        print_table(["BACKEND", "PATH", "STATE"], [row[:3] for row in paths], [row[3] for row in paths], width)
 
 
 def _print_docker(docker: dict[str, Any] | None, *, wide: bool) -> None:

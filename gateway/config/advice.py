@@ -37,19 +37,19 @@ def _resolvers(config: Config) -> Iterator[str]:
     """
     for name, spec in config.backends.items():
         for at, target in enumerate(spec.targets):
-            key = f"backends.{name}.targets[{at}].via" if target in spec.own_ways else f"backends.{name}.via"
-            yield from _several_resolvers(config, key, spec.ways(target), target.host)
+            key = f"backends.{name}.targets[{at}].via" if target in spec.own_paths else f"backends.{name}.via"
+            yield from _several_resolvers(config, key, spec.paths(target), target.host)
     for name, servers in config.servers.items():
         for host in dict.fromkeys(server.host for server in servers):
             yield from _several_resolvers(config, f"tunnels.{name}.via", config.tunnels[name].via, host)
 
 
 def _several_resolvers(config: Config, key: str, via: Iterable[str], host: str) -> Iterator[str]:
-    kinds = {config.tunnels[way].kind.name: way for way in via}
+    kinds = {config.tunnels[name].kind.name: name for name in via}
     if len(kinds) > 1 and not is_address(host):
-        ways = " and ".join(f"{way} ({kind})" for kind, way in kinds.items())
+        names = " and ".join(f"{name} ({kind})" for kind, name in kinds.items())
         yield (
-            f"{_at(config, key)}: {ways} resolve {host} with different name servers, so the name can lead to"
+            f"{_at(config, key)}: {names} resolve {host} with different name servers, so the name can lead to"
             " different hosts: use its IP address"
         )
 
@@ -58,7 +58,7 @@ def _no_effect(config: Config) -> Iterator[str]:
     """Yield a warning for each key that has no effect because another key is missing."""
     for name, spec in config.backends.items():
         key = f"backends.{name}"
-        if spec.prefer_way != "order" and not spec.has_several_ways:
+        if spec.prefer_way != "order" and not spec.has_several_paths:
             yield (
                 f"{_at(config, f'{key}.prefer_way')}: has no effect, because the backend has only one path: list"
                 " several tunnels in via, or remove prefer_way"

@@ -124,7 +124,7 @@ def _backend(name: str, table: ParsedMapping, decoder: Decoder) -> BackendSpec |
         kind=kind,
         via=common.via or (),
         targets=tuple(targets),
-        own_ways={target: via for target, via in targets.items() if via is not None},
+        own_paths={target: via for target, via in targets.items() if via is not None},
         prefer=common.prefer or ("primary" if kind.has_roles(check_options) and len(targets) > 1 else "order"),
         listen=tuple(unix_endpoint(each.unix) if isinstance(each, UnixListener) else each for each in common.listen),
         sockets=tuple(each for each in common.listen if isinstance(each, UnixListener)),
@@ -157,9 +157,9 @@ def _targets(
             decoder.problem(place, f"{key}.targets", str(error))
             return None
         if target in found:
-            ways = [each if each is not None else common.via or () for each in (found[target], via)]
-            both = ", ".join(dict.fromkeys((*ways[0], *ways[1])))
-            remedy = f"use one target with via: [{both}]" if all(ways) and ways[0] != ways[1] else "remove one"
+            vias = [each if each is not None else common.via or () for each in (found[target], via)]
+            both = ", ".join(dict.fromkeys((*vias[0], *vias[1])))
+            remedy = f"use one target with via: [{both}]" if all(vias) and vias[0] != vias[1] else "remove one"
             decoder.problem(place, f"{key}.targets", f"{target} is given twice: {remedy}")
             return None
         found[target] = via

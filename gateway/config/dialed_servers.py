@@ -8,7 +8,7 @@ from gateway.relay.resolver import is_address
 
 def direct_addresses(config: Config) -> tuple[str, ...]:
     """Return the IP addresses of targets and tunnel servers that the gateway dials directly."""
-    endpoints = [each for spec in config.backends.values() for each in spec.targets if not spec.ways(each)]
+    endpoints = [each for spec in config.backends.values() for each in spec.targets if not spec.paths(each)]
     for spec in config.tunnels.values():
         if not spec.via:
             endpoints += _servers(spec, udp=True)

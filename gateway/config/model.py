@@ -10,7 +10,7 @@ from gateway import default_paths
 from gateway.backends import BackendKind
 from gateway.config.redaction import Redactor
 from gateway.config.values import LogTarget, ThreadCount, unix_path
-from gateway.contracts.states import Preference, WayPreference
+from gateway.contracts.states import PathPreference, Preference
 from gateway.contracts.values import AT_LEAST_ONE, POSITIVE, Duration, Endpoint, IpNetwork, ListenAddress
 from gateway.docker.options import DockerOptions
 from gateway.errors import ConfigOrigin
@@ -266,7 +266,7 @@ class CommonBackendOptions:
     targets: tuple[str | ConfiguredTarget, ...]
     via: tuple[str, ...] | None = None
     prefer: Preference | None = None
-    prefer_way: WayPreference = "order"
+    prefer_way: PathPreference = "order"
     listen: tuple[ListenAddress | UnixListener, ...] = ()
     hold: Duration | None = None
     max_connections: int = field(default=1000, metadata=AT_LEAST_ONE)
@@ -294,7 +294,7 @@ class BackendSpec:
     via: tuple[str, ...]
     targets: tuple[Endpoint, ...]
     prefer: Preference
-    prefer_way: WayPreference
+    prefer_way: PathPreference
     listen: tuple[Endpoint, ...]
     hold: float
     max_connections: int
@@ -305,23 +305,23 @@ class BackendSpec:
     check_options: Any
     sockets: tuple[UnixListener, ...] = ()
     """The unix sockets in `listen` that are mappings."""
-    own_ways: dict[Endpoint, tuple[str, ...]] = field(default_factory=dict)
+    own_paths: dict[Endpoint, tuple[str, ...]] = field(default_factory=dict)
     """The tunnels of each target that has its own `via`."""
     place: str = field(compare=False, default="")
 
-    def ways(self, target: Endpoint) -> tuple[str, ...]:
+    def paths(self, target: Endpoint) -> tuple[str, ...]:
         """Return the tunnels through which the gateway reaches a target; empty: it reaches the target directly."""
-        return self.own_ways.get(target, self.via)
+        return self.own_paths.get(target, self.via)
 
     @property
     def tunnels(self) -> tuple[str, ...]:
         """The tunnels to all targets, without duplicates, in the order of the configuration."""
-        return tuple(dict.fromkeys(name for target in self.targets for name in self.ways(target)))
+        return tuple(dict.fromkeys(name for target in self.targets for name in self.paths(target)))
 
     @property
-    def has_several_ways(self) -> bool:
+    def has_several_paths(self) -> bool:
         """Whether the backend uses more than one path: several tunnels, or a tunnel and direct connections."""
-        return len({self.ways(target) for target in self.targets}) > 1 or len(self.tunnels) > 1
+        return len({self.paths(target) for target in self.targets}) > 1 or len(self.tunnels) > 1
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def _check_backends(config: Config, root: ParsedMapping, problems: list[ConfigPr
                 message = f"the label {spec.allow.label} does not list backends: use {known} or your own label"
                 problems.append(ConfigProblem(place, f"backends.{name}.allow.label", message))
         for target in spec.targets:
-            if not spec.ways(target) and any(_is_own_listener(target, listener) for listener in spec.listen):
+            if not spec.paths(target) and any(_is_own_listener(target, listener) for listener in spec.listen):
                 place = _place(root, "backends", name, "targets")
                 remedy = "set the address of the server, or change listen"
                 message = f"{target} is the listener of this backend: {remedy}"

@@ -59,7 +59,7 @@ def _kinds_of_backend(config: Config) -> Iterator[StrictFinding]:
     """Yield the insecure settings that each backend's kind finds in the options of the backend."""
     for name, spec in config.backends.items():
         plain = any(
-            not is_loopback(target.host) and not _encrypted(config, spec.ways(target)) for target in spec.targets
+            not is_loopback(target.host) and not _encrypted(config, spec.paths(target)) for target in spec.targets
         )
         for key, message, advised in spec.kind.insecure_settings(spec.options, spec.check_options, plain):
             yield f"backends.{name}.{key}", message, advised

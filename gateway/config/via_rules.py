@@ -60,27 +60,27 @@ def _of_via(key: str, tree: Tree, known: list[str]) -> Iterator[ConfigProblem]:
         seen.add(tunnel)
 
 
-def _loops(ways: dict[str, list[_ViaEntry]]) -> Iterator[ConfigProblem]:
+def _loops(entries: dict[str, list[_ViaEntry]]) -> Iterator[ConfigProblem]:
     """Yield a problem for each loop: tunnels that run inside each other, so that none can be opened first."""
     finished: set[str] = set()
     reported: set[str] = set()
-    for first, outer in ways.items():
+    for first, outer in entries.items():
         path: list[tuple[str, Iterator[_ViaEntry]]] = [(first, iter(outer))]
         while path:
             names = [name for name, _ in path]
-            way = next(path[-1][1], None)
-            if way is None:
+            entry = next(path[-1][1], None)
+            if entry is None:
                 finished.add(path.pop()[0])
-            elif way.tunnel in names:
-                loop = names[names.index(way.tunnel) :]
+            elif entry.tunnel in names:
+                loop = names[names.index(entry.tunnel) :]
                 if not reported & set(loop):
-                    yield _loop([*loop, way.tunnel], ways)
+                    yield _loop([*loop, entry.tunnel], entries)
                 reported |= set(loop)
-            elif way.tunnel in ways and way.tunnel not in finished:
-                path.append((way.tunnel, iter(ways[way.tunnel])))
+            elif entry.tunnel in entries and entry.tunnel not in finished:
+                path.append((entry.tunnel, iter(entries[entry.tunnel])))
 
 
-def _loop(loop: list[str], ways: dict[str, list[_ViaEntry]]) -> ConfigProblem:
+def _loop(loop: list[str], entries: dict[str, list[_ViaEntry]]) -> ConfigProblem:
     """Return the problem of a loop. Its place is the entry in the first tunnel's `via` that names the next tunnel."""
-    place = next(way.place for way in ways[loop[0]] if way.tunnel == loop[1])
+    place = next(entry.place for entry in entries[loop[0]] if entry.tunnel == loop[1])
     return ConfigProblem(place, f"tunnels.{loop[0]}.via", f"forms a loop: {' → '.join(loop)}: change one via")

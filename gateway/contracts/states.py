@@ -19,7 +19,7 @@ DatabaseRole = Literal["primary", "replica"]
 """Role of a database, as its health check determines it."""
 Preference = Literal["primary", "replica", "any", "order"]
 """Which target the gateway chooses for new clients; see the key `prefer`."""
-WayPreference = Literal["order", "latency"]
+PathPreference = Literal["order", "latency"]
 """Which tunnel to a target the gateway chooses for new clients; see the key `prefer_way`."""
 
 

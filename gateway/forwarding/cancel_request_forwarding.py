@@ -27,7 +27,7 @@ async def join_cancel_request(
 ) -> tuple[RoutedTarget, Relay]:
     """Join a cancel request to one target, and send copies to the other targets that might have the session.
 
-    Any open way to a target is suitable, because the server accepts a cancel request on every connection.
+    Any open path to a target is suitable, because the server accepts a cancel request on every connection.
 
     Args:
         client: The client.
@@ -35,10 +35,10 @@ async def join_cancel_request(
         dialer: Dials the targets.
         latency: Records the response latencies.
         candidates: The targets that might have the session; at least one.
-        default: The way that a new session would use; None if there is none.
+        default: The path that a new session would use; None if there is none.
 
     Returns:
-        The way to the target to which the request was joined, and the relay.
+        The path to the target to which the request was joined, and the relay.
 
     Raises:
         DialError: The target cannot be reached.

@@ -22,10 +22,10 @@ _FIRST_RETRY = 0.05
 _LAST_RETRY = 1.0
 _RETRY_FACTOR = 2.0
 _NEXT_AFTER = 2.0
-"""Time limit, in seconds, for a dial if another target or another way to the target can be tried after it."""
+"""Time limit, in seconds, for a dial if another target or another path to the target can be tried after it."""
 _RECHECK_INTERVAL = 1.0
-"""Interval, in seconds, at which the ways to the targets are determined again for a waiting client if the route has
-several uplinks, because the ways can change during the wait."""
+"""Interval, in seconds, at which the paths to the targets are determined again for a waiting client if the route has
+several uplinks, because the paths can change during the wait."""
 _NO_PRIMARY = "no target is a writable primary"
 _PERMANENT = {Reason.CHANNEL_PROHIBITED}
 """Reasons of failures that a retry cannot fix."""
@@ -149,7 +149,7 @@ class Dialer:
         latency: Histogram,
         deadline: float,
     ) -> JoinResult:
-        """Join the client through the first way that succeeds. Join a cancel request to its session's target."""
+        """Join the client over the first path that succeeds. Join a cancel request to its session's target."""
         if not routes:
             if self._cancels and (request := await self._cancel_request(client, None)) is not None:
                 return await self._join_cancel(client, request, dialer, latency)
@@ -179,7 +179,7 @@ class Dialer:
     async def _join_route(
         self, client: PendingClient, dialer: TargetDialer, routed: RoutedTarget, latency: Histogram, within: float
     ) -> JoinResult:
-        """Join the client to a target through one way. Fail if the dial takes longer than `within` seconds."""
+        """Join the client to a target over one path. Fail if the dial takes longer than `within` seconds."""
         started = time.perf_counter()
         login = self._cancels.login_tap() if self._cancels else None
         tap = login or (self._make_tap(latency.observe) if self._make_tap else None)

@@ -28,7 +28,7 @@ from gateway.measurement import Histogram, Tally, TapFactory
 
 _STALL_SCAN_INTERVAL = 0.5
 _STALL_REPORT_INTERVAL = 10.0
-"""Minimum time, in seconds, between two stall reports for one way, because each report triggers a check."""
+"""Minimum time, in seconds, between two stall reports for one path, because each report triggers a check."""
 _RESERVE_TIMEOUT = 10.0
 """Seconds after which the forward resets a client that exceeds a limit and was joined to send a cancel request. A
 server normally closes such a connection immediately."""

@@ -18,7 +18,7 @@ _THROTTLE_SHARE = 0.9
 """Fraction of the limit above which the budget admits clients one at a time."""
 _THROTTLE_INTERVAL = 10.0
 """Minimum time, in seconds, between two admitted clients while a budget admits clients one at a time. All budgets of
-one server share this interval. A successful login resets the budget of its way, which ends the throttling."""
+one server share this interval. A successful login resets the budget of its path, which ends the throttling."""
 _ABANDONED_DIAL_DELAY = 10.0
 """Seconds within which an abandoned dial can still connect. The server then counts an aborted handshake, even if a
 login has reset the count in the meantime."""

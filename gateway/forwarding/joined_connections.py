@@ -98,7 +98,7 @@ class JoinedConnections:
                 relay.abort(CloseReason.ABORTED)
 
     def stalled(self, before: float) -> Iterator[RoutedTarget]:
-        """Yield the way of each client that began to wait for a response before the monotonic time `before`."""
+        """Yield the path of each client that began to wait for a response before the monotonic time `before`."""
         for each in self:
             since = each.relay.waiting_since
             if since is not None and since < before:

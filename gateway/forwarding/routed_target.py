@@ -42,7 +42,7 @@ class TargetIdentity(NamedTuple):
         return uplink.link if uplink is not None else None
 
     def routes(self) -> tuple["RoutedTarget", ...]:
-        """Return one way to the target for each uplink."""
+        """Return one path to the target for each uplink."""
         return tuple(RoutedTarget(self, uplink) for uplink in self.uplinks)
 
 

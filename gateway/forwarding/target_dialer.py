@@ -1,4 +1,4 @@
-"""Dials the targets of one route. Limits the number of concurrent dials and of aborted handshakes for each way."""
+"""Dials the targets of one route. Limits the number of concurrent dials and of aborted handshakes for each path."""
 
 import asyncio
 import time
@@ -16,8 +16,8 @@ from gateway.relay.dial_retry import retry_dial
 
 MIN_DIAL = 0.05
 """Minimum time limit for a dial, in seconds. It applies even if the hold time has passed or is zero."""
-_DIALS_PER_WAY = 64
-"""Maximum number of concurrent dials to a target through one way. Without this limit, the gateway would dial for all
+_DIALS_PER_PATH = 64
+"""Maximum number of concurrent dials to a target over one path. Without this limit, the gateway would dial for all
 held clients at the same moment after an outage."""
 
 
@@ -45,8 +45,8 @@ class TargetDialer:
 
         Args:
             client: The client.
-            link: The current link of the way's uplink.
-            routed: The way to the target.
+            link: The current link of the path's uplink.
+            routed: The path to the target.
             latency: Records the response latencies.
             within: Time limit for the dial, in seconds.
             tap: See `gateway.contracts.link.Link.join`.
@@ -65,7 +65,7 @@ class TargetDialer:
         deadline = time.monotonic() + within
         slots = self._slots.get(routed)
         if slots is None:
-            slots = self._slots[routed] = asyncio.Semaphore(_DIALS_PER_WAY)
+            slots = self._slots[routed] = asyncio.Semaphore(_DIALS_PER_PATH)
         if slots.locked():
             try:
                 await asyncio.wait_for(slots.acquire(), within)
@@ -84,10 +84,10 @@ class TargetDialer:
             slots.release()
 
     def record_end(self, routed: RoutedTarget, relay: Relay, began: float) -> None:
-        """Update the handshake budget of a way after a client's connection has ended.
+        """Update the handshake budget of a path after a client's connection has ended.
 
         Args:
-            routed: The client's way to the target.
+            routed: The client's path to the target.
             relay: The client's relay. Its number of responses shows whether the client logged in.
             began: Monotonic time at which the client was joined.
         """
@@ -100,7 +100,7 @@ class TargetDialer:
         """Count a handshake that was aborted or might be aborted. Request a check if a login is needed.
 
         Args:
-            routed: The way.
+            routed: The path.
             record: The method of the budget that counts the aborted handshake.
         """
         budget = self.route.budget(routed)

@@ -77,7 +77,7 @@ class Check:
         schedule: The intervals and limits of the check.
         on_change: Called after each check, and after each change of the state without a check.
         on_abandoned: Called for each dial that the check abandons while the server might still accept it.
-        record: The target's last probe results, shared with the checks through the target's other ways.
+        record: The target's last probe results, shared with the checks over the target's other paths.
         tunnel: The name of the tunnel; None if the check uses no tunnel.
         logins: Limits the logins of the check; None if the server does not count aborted logins.
     """
@@ -108,7 +108,7 @@ class Check:
         self.succeeded_at: float | None = None
         """Monotonic time of the last successful check; None if no check has succeeded."""
         self.every = 1
-        """Factor by which the interval is multiplied. It is larger than 1 for ways that clients do not use."""
+        """Factor by which the interval is multiplied. It is larger than 1 for paths that clients do not use."""
         self.latency: float | None = None
         """Median of `durations`, in seconds; None if no check has succeeded."""
         self.durations: deque[float] = deque(maxlen=_LATENCY_SAMPLES)

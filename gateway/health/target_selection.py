@@ -29,7 +29,7 @@ class TargetCandidate:
             there was no promotion.
         probed: Monotonic time at which the last probe that got a response started.
         failing: Whether the last probe failed, or a client has waited too long for a response since that probe. This
-            considers only the way that new clients use.
+            considers only the path that new clients use.
     """
 
     target: Endpoint

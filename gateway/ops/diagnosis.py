@@ -138,7 +138,7 @@ def diagnose(view: ServiceView) -> Diagnosis:
     affected: dict[str, dict[_Effect, list[BackendView]]] = {}
     explained = set()
     for backend in view.backends:
-        if backend.state is HealthState.UP and len(backend.ways) <= 1:
+        if backend.state is HealthState.UP and len(backend.paths) <= 1:
             continue
         effect, roots = _effect_of_tunnels(tunnels, backend)
         for root in roots:
@@ -154,9 +154,9 @@ def diagnose(view: ServiceView) -> Diagnosis:
     return Diagnosis(level, _headline(view), causes)
 
 
-def ways(backend: BackendView) -> list[str]:
+def path_tunnels(backend: BackendView) -> list[str]:
     """Return the names of the tunnels through which the targets of a backend can be reached."""
-    return [way.tunnel for way in backend.ways]
+    return [path.tunnel for path in backend.paths]
 
 
 def chain(tunnels: Mapping[str, TunnelView], names: Iterable[str]) -> list[TunnelView]:
@@ -196,8 +196,8 @@ def _effect_of_tunnels(tunnels: Mapping[str, TunnelView], backend: BackendView) 
 
     The list of names is empty if no failed tunnel affects the backend.
     """
-    failed = [failed_tunnels(tunnels, name) for name in ways(backend)]
-    roots = list({each.name: None for tunnels_of_way in failed for each in tunnels_of_way})
+    failed = [failed_tunnels(tunnels, name) for name in path_tunnels(backend)]
+    roots = list({each.name: None for tunnels_of_path in failed for each in tunnels_of_path})
     if backend.state is HealthState.BLOCKED:
         return _Effect.BLOCKED, roots
     if backend.state is HealthState.DEGRADED and backend.reason == Reason.TUNNEL:

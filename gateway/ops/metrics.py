@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from gateway.contracts.states import TunnelState
-from gateway.ops.backend_metrics import backend_metrics, check_metrics, consumer_metrics, way_metrics
+from gateway.ops.backend_metrics import backend_metrics, check_metrics, consumer_metrics, path_metrics
 from gateway.ops.kind_specific_metrics import target_fact_metrics, tunnel_fact_metrics
 from gateway.ops.status_views import (
     ATTACHMENT_STATES,
@@ -65,7 +65,7 @@ def families(view: ServiceView) -> Iterator[Metric]:
         _tunnels(view.tunnels),
         tunnel_fact_metrics(view.tunnels),
         backend_metrics(view.backends),
-        way_metrics(view.backends),
+        path_metrics(view.backends),
         consumer_metrics(view.backends),
         check_metrics(view.backends),
         target_fact_metrics(view.backends),

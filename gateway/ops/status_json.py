@@ -67,7 +67,7 @@ def target_json(view: TargetView, facts: Iterable[Fact] = ()) -> dict[str, Any]:
     known = {fact.key: view.facts[fact] for fact in facts if view.facts.get(fact) is not None}
     return {
         "target": view.target,
-        "way": view.way,
+        "tunnel": view.tunnel,
         "state": view.state,
         "reason": view.reason,
         "detail": view.detail,
@@ -94,7 +94,7 @@ def backend_json(view: BackendView) -> dict[str, Any]:
     return {
         "kind": view.kind,
         "via": _via_json(view.via),
-        "ways": [asdict(way) for way in view.ways],
+        "paths": [asdict(path) for path in view.paths],
         "listen": view.listen,
         "prefer": view.prefer,
         "state": view.state,

@@ -74,7 +74,7 @@ class TargetView:
     """The state of one target of a backend, as found by the checks through the tunnel that new clients use."""
 
     target: str
-    way: str | None
+    tunnel: str | None
     """The tunnel that new clients use; None if they use no tunnel."""
     state: HealthState
     reason: str | None
@@ -276,7 +276,7 @@ class BackendView:
     latency: Histogram
     remedy: str = ""
     """The recommended action, in the imperative; empty if there is none."""
-    ways: list[BackendTunnelView] = field(default_factory=list)
+    paths: list[BackendTunnelView] = field(default_factory=list)
     waiting: int = 0
     """Number of clients that are not connected to a target yet. `connections` includes these clients."""
     max_connections: int = 0

@@ -38,7 +38,7 @@ def _dialed(config: Config, tunnel: str) -> list[str]:
         str(endpoint)
         for spec in config.backends.values()
         for target in spec.targets
-        if tunnel in spec.ways(target)
+        if tunnel in spec.paths(target)
         for endpoint in spec.kind.endpoints(spec.check_options, target)
     ]
     inner = [

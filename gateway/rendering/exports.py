@@ -42,7 +42,7 @@ def exports(config: Config, origins: Sequence[str]) -> list[str]:
         if render is None:
             continue
         for target in spec.targets:
-            clients = list(origins) or _clients(config, name, spec.ways(target), target)
+            clients = list(origins) or _clients(config, name, spec.paths(target), target)
             lines.setdefault(target.host, []).append(render(spec.options, clients))
     if not lines:
         kinds = " or ".join(name for name, kind in KINDS.items() if kind.mount and kind.mount.render_export)
@@ -68,8 +68,8 @@ def _for_server(host: str, lines: Sequence[str]) -> Iterator[str]:
     yield from dict.fromkeys(lines)
 
 
-def _clients(config: Config, name: str, ways: Sequence[str], target: Endpoint) -> list[str]:
-    """Return the source addresses of the connections to a target, as the server sees them: one for each way.
+def _clients(config: Config, name: str, paths: Sequence[str], target: Endpoint) -> list[str]:
+    """Return the source addresses of the connections to a target, as the server sees them: one for each path.
 
     IPv6 addresses have no brackets, because exports(5) defines brackets as a wildcard. If the target is the tunnel's
     server, the result includes `localhost`, because this server can resolve its own name to a loopback address, such
@@ -77,7 +77,7 @@ def _clients(config: Config, name: str, ways: Sequence[str], target: Endpoint) -
     """
     if target.host in _LOOPBACK:
         return ["localhost"]
-    tunnels = [config.tunnels[way] for way in ways]
+    tunnels = [config.tunnels[tunnel] for tunnel in paths]
     if not tunnels or not all(tunnel.kind.server_dials_targets for tunnel in tunnels):
         raise UsageError(
             f"backends.{name}: the configuration does not show from which address the gateway's connections reach"

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from gateway.contracts.states import HealthState, TunnelState
-from gateway.ops.diagnosis import SEVERITY, Level, backend_level, chain, tunnel_level, ways
+from gateway.ops.diagnosis import SEVERITY, Level, backend_level, chain, path_tunnels, tunnel_level
 from gateway.ops.events import SubjectType, Transition
 from gateway.ops.status_views import BackendView, DeadContainerView, ServiceView, TunnelView
 
@@ -18,12 +18,12 @@ class TunnelGroup:
     """A group on the status page: the backends that use the same tunnels, and these tunnels.
 
     Args:
-        ways: The tunnels through which the targets can be reached; empty if the backends need no tunnel.
+        paths: The tunnels through which the targets can be reached; empty if the backends need no tunnel.
         tunnels: These tunnels and all tunnels around them, outermost first.
         backends: The backends, worst first.
     """
 
-    ways: tuple[str, ...]
+    paths: tuple[str, ...]
     tunnels: list[TunnelView]
     backends: list[BackendView]
 
@@ -93,21 +93,21 @@ def notices(view: ServiceView) -> Notices:
 def groups(view: ServiceView) -> list[TunnelGroup]:
     """Return the backends by tunnel, and the tunnels that no backend needs; the worst group first."""
     tunnels = {tunnel.name: tunnel for tunnel in view.tunnels}
-    by_ways: dict[tuple[str, ...], list[BackendView]] = {}
+    by_paths: dict[tuple[str, ...], list[BackendView]] = {}
     for backend in sorted(view.backends, key=lambda each: (SEVERITY.index(each.state), each.name)):
-        by_ways.setdefault(tuple(ways(backend)), []).append(backend)
-    found = [TunnelGroup(names, chain(tunnels, names), backends) for names, backends in by_ways.items()]
+        by_paths.setdefault(tuple(path_tunnels(backend)), []).append(backend)
+    found = [TunnelGroup(names, chain(tunnels, names), backends) for names, backends in by_paths.items()]
     used = {tunnel.name for group in found for tunnel in group.tunnels}
     found += [TunnelGroup((name,), chain(tunnels, [name]), []) for name in tunnels if name not in used]
     return sorted(
         found,
-        key=lambda each: (SEVERITY.index(each.backends[0].state) if each.backends else len(SEVERITY), each.ways),
+        key=lambda each: (SEVERITY.index(each.backends[0].state) if each.backends else len(SEVERITY), each.paths),
     )
 
 
 def heading(group: TunnelGroup) -> str:
     """Return the heading of a group."""
-    return f"Through {' or '.join(group.ways)}" if group.ways else "Without a tunnel"
+    return f"Through {' or '.join(group.paths)}" if group.paths else "Without a tunnel"
 
 
 def changes(events: Sequence[Transition], limit: int = MAX_CHANGES) -> list[RecentChange]:

@@ -69,7 +69,7 @@ class PartRenderer:
             longest: The duration of the longest check in seconds; None on a page with many targets, which shows fewer
                 details.
         """
-        names, label = ",".join(group.ways), escape(model.heading(group))
+        names, label = ",".join(group.paths), escape(model.heading(group))
         yield f'<section id="via-{escape(names)}" class="group" aria-label="{label}" data-parts>\n'
         part_id, content = f"path-{names}", (group.tunnels, bool(group.backends))
         yield self.part(part_id, content, path, part_id, group, self._now)

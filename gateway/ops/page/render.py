@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from gateway.fleet.view import FleetView
-from gateway.ops.diagnosis import Level, chain, diagnose, ways
+from gateway.ops.diagnosis import Level, chain, diagnose, path_tunnels
 from gateway.ops.events import Transition
 from gateway.ops.fleet_severity import fails, member_level, worst_first
 from gateway.ops.page import model
@@ -110,7 +110,7 @@ def render_backend(
         causes = [each for each in diagnose(view).causes if each.concerns(backend.name)]
         yield renderer.part("verdict", (backend, causes), _BACKEND.verdict, backend, causes, now)
         yield END_SECTION
-        tunnels = chain({tunnel.name: tunnel for tunnel in view.tunnels}, ways(backend))
+        tunnels = chain({tunnel.name: tunnel for tunnel in view.tunnels}, path_tunnels(backend))
         content = backend, tunnels, view.accepting
         yield renderer.part("path", content, _BACKEND.path, view, backend, tunnels, now)
         for number, target in enumerate(backend.targets, 1):

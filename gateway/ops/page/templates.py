@@ -49,8 +49,8 @@ def _with_code(text: str) -> Markup:
     return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - it is escaped
 
 
-def _used_ways(backend: BackendView) -> str:
-    return f"via {', '.join(way.tunnel for way in backend.ways if way.in_use) or 'no tunnel'}"
+def _used_paths(backend: BackendView) -> str:
+    return f"via {', '.join(path.tunnel for path in backend.paths if path.in_use) or 'no tunnel'}"
 
 
 def _facts(backend: BackendView, target: TargetView) -> str:
@@ -115,7 +115,7 @@ TEMPLATES.globals.update(
     with_code=_with_code,
     phase_names=PHASES,
     heading=model.heading,
-    used_ways=_used_ways,
+    used_paths=_used_paths,
     age=age,
     counts=_counts,
     notes=_notes,

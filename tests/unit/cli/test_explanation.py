@@ -31,7 +31,7 @@ def site(edge: str, bastion: str, target: str, reason: str | None = "refused") -
         "tunnels": {"bastion": tunnel("edge", bastion, "timeout"), "edge": tunnel(None, edge, "host_key")},
         "backends": {
             "orders": {
-                "ways": [{"tunnel": "bastion"}], "listen": ["127.0.0.1:3306"], "kind": "mysql", "since": SINCE,
+                "paths": [{"tunnel": "bastion"}], "listen": ["127.0.0.1:3306"], "kind": "mysql", "since": SINCE,
                 "state": target, "reason": reason, "detail": "no", "remedy": f"correct {reason}",
                 "connections": {"active": 3, "waiting": 1, "limit": 10, "rejected": {"not_allowed": 2}},
                 "holds_clients": True,
@@ -76,7 +76,7 @@ def test_the_path_shows_that_a_backend_holds_no_clients() -> None:
     assert explanation(failing, "orders").parts[1].state == "no hold"
 
 
-def test_a_failed_part_of_another_way_is_not_the_root_cause() -> None:
+def test_a_failed_part_of_another_path_is_not_the_root_cause() -> None:
     found = site("up", "up", "degraded")
     common = {"since": SINCE, "state": "down", "effects": "", "blocked": [], "degraded": [], "rerouted": []}
     causes = [
