@@ -32,7 +32,7 @@ class HttpCheckOptions(HttpExpectation, LoginCheckOptions):
         HttpExpectation.__post_init__(self)
         LoginCheckOptions.__post_init__(self)
         if self.user is None and self.has_password:
-            raise ValueError("needs user, because HTTP Basic authentication sends a user and a password: set user")
+            raise ValueError("a password needs a user name for HTTP Basic authentication: set user")
         if self.user is not None and ":" in self.user:
             raise ValueError("user: contains a colon, which HTTP Basic authentication does not support")
 
@@ -52,7 +52,7 @@ class HttpBackend:
         self._dialer = CheckDialer(check.tls, http_request.MAX_RESPONSE)
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """Request the path, and check status and role; see `gateway.contracts.backend.Backend`."""
+        """Request `check.path`, and evaluate the status code and role; see `gateway.contracts.backend.Backend`."""
         check = self.check
         login = None
         if check.user is not None:

@@ -44,7 +44,8 @@ class Forward:
         route: The uplinks and targets, and the time limits.
         tap: Creates a tap that measures the latency of one connection; None if requests and responses alternate, so
             that the relay itself measures latency.
-        prompt: Seconds without a response after which a target is reported as stalled; None to report no stalls.
+        response_timeout: Maximum seconds that a target may take to respond to a client before `Route.on_stall` is
+            called. None: no limit.
         cancels: The protocol of cancel requests; None if clients of this kind send none on separate connections.
         recorder: Records clients in the audit log; None if the audit log is disabled.
         exporter: Receives a span for each client; None if traces are disabled.
@@ -57,7 +58,7 @@ class Forward:
         admission: AdmissionRules,
         route: Route,
         tap: TapFactory | None = None,
-        prompt: float | None = None,
+        response_timeout: float | None = None,
         cancels: CancelProtocol | None = None,
         recorder: AuditRecorder | None = None,
         exporter: TraceExporter | None = None,
@@ -70,7 +71,7 @@ class Forward:
         self._on_ended = self._ended  # to save memory, all connections share one bound method
         self._cancels = CancelRouter(cancels) if cancels is not None else None
         self._dialer = Dialer(route, tap, self._cancels)
-        self._prompt = prompt
+        self._response_timeout = response_timeout
         self._audit = ConnectionAudit(name, recorder or AuditRecorder(), exporter)
         self._acceptor = Acceptor(name, admission, self._dialer, self._connections, self._audit, self._connect)
         self._native: NativeAcceptor | None = None
@@ -136,7 +137,7 @@ class Forward:
 
         The forward must search for such targets, because a server that hangs does not reset its connections.
         """
-        if self._prompt is None:
+        if self._response_timeout is None:
             await asyncio.Event().wait()
             return
         reported: dict[RoutedTarget, float] = {}
@@ -144,7 +145,7 @@ class Forward:
             await asyncio.sleep(_STALL_SCAN_INTERVAL)
             now = time.monotonic()
             reported = {routed: at for routed, at in reported.items() if at >= now - _STALL_REPORT_INTERVAL}
-            for routed in self._connections.stalled(now - self._prompt):
+            for routed in self._connections.stalled(now - self._response_timeout):
                 if routed not in reported:
                     reported[routed] = now
                     self._dialer.target_dialer.route.on_stall(routed)

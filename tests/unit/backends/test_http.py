@@ -251,7 +251,7 @@ async def test_a_failed_request_names_the_port() -> None:
         ({"status": (99,)}, "status: 99 is not a final status code"),
         ({"status": ()}, "status: needs at least one"),
         ({"host": "a\r\nb"}, "host: "),
-        ({"password": Secret("p")}, "needs user"),
+        ({"password": Secret("p")}, "a password needs a user name"),
         ({"user": "a:b"}, "user: contains a colon"),
     ],
 )
