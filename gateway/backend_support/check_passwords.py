@@ -33,8 +33,8 @@ def reveal(password: Secret | None) -> str:
 class PasswordSource:
     """Provides the passwords for one backend's targets, and caches the output of `password_command`.
 
-    If a check times out before the program exits, the program continues until `password_timeout`. A later check then
-    uses the output.
+    If a check times out before the program exits, the program continues to run until `password_timeout` has passed. A
+    later check uses its output.
     """
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ class PasswordSource:
             self._cache[command] = (started, task.result())
 
     def report(self, check: LoginCheckOptions, target: Endpoint, error: BaseException | None) -> None:
-        """Report the outcome of a login. After an authentication error, the next login runs the program again.
+        """Record the outcome of a login. An authentication error discards the cached password.
 
         Args:
             check: The check of the backend.

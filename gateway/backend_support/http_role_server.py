@@ -1,4 +1,4 @@
-"""Determines the role of a database from an HTTP server on its host, such as Patroni's REST API."""
+"""Requests the role of a database from an HTTP server on the same host, such as Patroni's REST API."""
 
 from dataclasses import dataclass, field, replace
 
@@ -55,7 +55,8 @@ class _HttpRoleBackend:
         except LinkLostError:
             raise
         except ReachError as error:
-            # The reason `auth` would mean that the database refused a login, but the HTTP server refused a request.
+            # Replace the reason `auth`, which means that the database refused a login: here, the HTTP server refused
+            # a request.
             reason = Reason.QUERY if error.reason is Reason.AUTH else error.reason
             raise UnusableTargetError(reason, f"{name}: {error.detail}") from error
         except OSError as error:
@@ -85,7 +86,7 @@ class _HttpRoleBackend:
 
 
 def with_http_role(backend: Backend, via_http: HttpRoleServer | None) -> Backend:
-    """Return a backend whose probes get the role from an HTTP server.
+    """Return a backend whose probes request the role from an HTTP server.
 
     Args:
         backend: The backend to wrap.

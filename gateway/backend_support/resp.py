@@ -1,7 +1,7 @@
 """Sends Redis commands, and reads replies in RESP2 (Redis documentation, "Redis serialization protocol").
 
-The replies that a check reads are small. This module limits their depth and number of items, and `CheckStream` limits
-their bytes.
+A check reads only small replies. This module limits the depth and the number of items of a reply, and `CheckStream`
+limits the number of bytes.
 """
 
 from gateway.backend_support.check_stream import CheckStream
@@ -39,7 +39,7 @@ class RespClient:
             commands: The commands, each with its arguments.
 
         Raises:
-            UnusableTargetError: A reply is not valid, or too long.
+            UnusableTargetError: A reply is not valid RESP2, or is too long.
             OSError: The connection failed.
         """
         await self._stream.send(b"".join(map(_encode, commands)))

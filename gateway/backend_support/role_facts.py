@@ -1,4 +1,4 @@
-"""Defines the facts that depend on the role of a target: primary or replica."""
+"""Defines two facts that probes of databases report: whether the database is read-only, and its replication lag."""
 
 from gateway.facts import Fact
 

@@ -263,8 +263,8 @@ def test_a_wrong_check_is_an_error_with_its_key(changes: dict[str, object], erro
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
-        ({}, "needs either json or header"),
-        ({"json": "a", "header": "b"}, "needs either json or header"),
+        ({}, "needs json or header, but not both"),
+        ({"json": "a", "header": "b"}, "needs json or header, but not both"),
         ({"json": "a..b"}, "json: has an empty name"),
         ({"header": "a b"}, "header: is not the name"),
         ({"json": "a", "primary": ("x", "Y"), "replica": ("y",)}, "replica: y is also a value of primary"),
