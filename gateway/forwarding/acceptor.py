@@ -1,4 +1,4 @@
-"""Accepts or refuses the clients of one backend, and starts tasks that join accepted clients to a target."""
+"""Accepts or refuses the clients of one backend, and starts a task for each client to connect it to a target."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ from gateway.forwarding.cancel_reserve import CancelReserve
 from gateway.forwarding.connection_audit import NOT_CONNECTED, ConnectionAudit
 from gateway.forwarding.consumer_usage import UNKNOWN, ConsumerUsage, UsageCounters
 from gateway.forwarding.dialer import Dialer
-from gateway.forwarding.joined_connections import JoinedConnections
+from gateway.forwarding.open_connections import OpenConnections
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.refusal_log import RefusalLog
 from gateway.measurement import Tally
@@ -23,16 +23,16 @@ from gateway.measurement import Tally
 log = logging.getLogger(__name__)
 
 _IDENTIFY_TIMEOUT = 3.0
-"""Maximum time, in seconds, that a client waits until its container is known, if admission depends on it."""
+"""Maximum seconds to wait for the identity of a client's container, if admission depends on the container."""
 _SHORT_IDENTIFY_TIMEOUT = 0.5
-"""Maximum time, in seconds, that a client waits until its container is known, if only counters depend on it."""
+"""Maximum seconds to wait for the identity of a client's container, if only counters depend on the container."""
 _ANY_SOURCE = ClientSource()
 """Used instead of the client's source if no rule depends on it, to save the system calls that determine it."""
 _LIMITS = (RefusalReason.MAX_CONNECTIONS, RefusalReason.CONSUMER_QUOTA)
 
 
 class _OverLimitClient(NamedTuple):
-    """A client that exceeds a limit, and the reason to refuse it unless it sends a cancel request."""
+    """A client that exceeds a limit. The gateway refuses the client, unless it sends a cancel request."""
 
     refusal: RefusalReason
     address: str | None
@@ -46,9 +46,9 @@ class Acceptor:
         backend: The backend's name.
         admission: The admission rules.
         dialer: Reads cancel requests.
-        connections: The joined clients, which count toward the limits.
+        connections: The clients that are connected to a target. They count toward the limits.
         audit: Records clients in the audit log.
-        join: Joins an admitted client to a target. It runs in the client's task.
+        join: Connects an admitted client to a target. It runs in the client's task.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Acceptor:
         backend: str,
         admission: AdmissionRules,
         dialer: Dialer,
-        connections: JoinedConnections,
+        connections: OpenConnections,
         audit: ConnectionAudit,
         join: Callable[[PendingClient], Coroutine[None, None, None]],
     ) -> None:
@@ -65,14 +65,14 @@ class Acceptor:
         self.accepted = 0
         self.rejected: Tally = Tally()
         self.reserve = CancelReserve()
-        """Clients that exceed a limit, but might send a cancel request. The key is the client's task until the client
-        is joined, and the relay's `ended` afterward."""
+        """Clients that exceed a limit, but might send a cancel request. The key of a client is its task, and after
+        the client is connected to a target, the `ended` future of its relay."""
         self.pending: set[asyncio.Task[None] | None] = set()
-        """Tasks of clients that are not joined yet."""
+        """Tasks of clients that are not connected to a target yet."""
         self.group: asyncio.TaskGroup | None = None
         """Task group that runs the tasks of the clients. If it is None, the acceptor resets every client."""
         self.waiting_elsewhere: Callable[[], int] = lambda: 0
-        """Returns the number of clients that links have accepted but not joined yet."""
+        """Returns the number of clients that links have accepted, but not connected to a target yet."""
         self._backend = backend
         self._dialer = dialer
         self._connections = connections
@@ -82,35 +82,36 @@ class Acceptor:
 
     @property
     def active(self) -> int:
-        """Number of current clients, joined or waiting."""
+        """Number of current clients, including clients that are not connected to a target yet."""
         return len(self._connections) + len(self.pending) + self.waiting_elsewhere()
 
     @property
     def accepts_anyone(self) -> bool:
         """Whether admission depends only on the IP addresses and the number of clients, and no clients are recorded.
 
-        If so, a link can accept the clients without this object.
+        If so, a link can accept the clients itself.
         """
         return self.group is not None and not self._audit.enabled and not self.admission.needs_identity
 
     def record_failure(self, client: PendingClient, error: DialError) -> None:
-        """Count, record and log a client that could not be joined to a target."""
+        """Count, record and log a client that could not be connected to a target."""
         self.rejected[error.reason] += 1
         self._audit.not_joined(client.record, NOT_CONNECTED, error.reason)
         self._refusal_log.refused(client.sock, error.reason, time.monotonic(), error.detail)
 
     def abort_all(self) -> None:
-        """Reset every client that is not joined yet."""
+        """Reset every client that is not connected to a target yet."""
         for task in self.pending:
             if task is not None:
                 task.cancel()
 
     def accept(self, sock: Stream, waited: float = 0.0) -> None:
-        """Admit or refuse a client. The acceptor owns the client's socket until the client is joined or reset.
+        """Admit or refuse a client. Takes ownership of the client's socket.
 
         Args:
             sock: The client's socket.
-            waited: Seconds for which the client has already waited. They reduce its remaining hold time.
+            waited: Seconds that the client has already waited. They are subtracted from the time that the client may
+                wait for a target.
         """
         client, admission, group = PendingClient(sock, waited), self.admission, self.group
         source = ClientSource.of(sock) if admission.needs_source or self._audit.enabled else _ANY_SOURCE
@@ -154,7 +155,7 @@ class Acceptor:
     def _over_limit(
         self, client: PendingClient, refusal: RefusalReason, usage: UsageCounters | None
     ) -> "_OverLimitClient | None":
-        """Return the refusal of a client that might send a cancel request; None to refuse the client immediately."""
+        """Return a record of a client that might send a cancel request; None to refuse the client immediately."""
         source = ClientSource.of(client.sock) if self._dialer.knows_cancel_requests and refusal in _LIMITS else None
         room = source is not None and self.reserve.has_room(source.address)
         if source is None or not room or self.admission.refusal(source, 0) is not None:
@@ -167,7 +168,7 @@ class Acceptor:
         client: PendingClient,
         job: Callable[[PendingClient], Coroutine[None, None, None]],
     ) -> "asyncio.Task[None]":
-        """Run `job` in a task. When the task ends, even by an exception, reset the client if it was not joined."""
+        """Run `job` in a task. When the task ends, reset the client if it is not connected to a target."""
 
         def on_done(task: asyncio.Task[None]) -> None:
             self.pending.discard(task)
@@ -179,8 +180,8 @@ class Acceptor:
             on_done(task)
 
         async def run() -> None:
-            # The callback is necessary only for a task that is cancelled before it starts, because such a task never
-            # runs the `finally` block. Without the callback, a task ends one iteration of the event loop earlier.
+            # Remove the callback, because it costs one more iteration of the event loop. It is necessary only for a
+            # task that is cancelled before it starts: such a task never runs the `finally` block.
             task.remove_done_callback(on_cancelled_before_start)
             try:
                 await job(client)
@@ -208,7 +209,7 @@ class Acceptor:
         client.reset()
 
     async def _identify_and_connect(self, client: PendingClient, address: str) -> None:
-        """Wait until the client's container, which might still be starting, is known. Admit and join the client."""
+        """Identify the client's container, which might still be starting. Then admit or refuse the client."""
         identity = self.admission.identity
         within = _IDENTIFY_TIMEOUT if self.admission.label is not None else _SHORT_IDENTIFY_TIMEOUT
         consumer = await identity.wait_for(address, within) if identity else None
@@ -224,7 +225,7 @@ class Acceptor:
     def _admit(
         self, client: PendingClient, address: str | None, consumer: ClientConsumer | None
     ) -> tuple[RefusalReason, UsageCounters] | None:
-        """Count the client toward its consumer's quota; if it is refused, return the reason and the counters."""
+        """Count the client toward the quota of its consumer. Return the reason and the counters if it is refused."""
         if client.record is not None:
             client.record.consumer = consumer
         # If containers are not known, the address identifies the consumer. The status omits such consumers.
@@ -237,20 +238,20 @@ class Acceptor:
         return None
 
     async def _connect_cancel_request(self, client: PendingClient, over_limit: "_OverLimitClient") -> None:
-        """Join a client that exceeds a limit if it sends a cancel request; otherwise refuse the client."""
+        """Admit a client that exceeds a limit only if it sends a cancel request; otherwise, refuse the client."""
         if await self._has_label(over_limit.address):
             with contextlib.suppress(DialError):  # the client has disconnected
                 await self._dialer.read_cancel_request(client)
         if client.request is None:
             self._refuse(client, over_limit.refusal, over_limit.usage)
             return
-        # `accept` has already counted the clients that exceed the quota of their consumer.
+        # `accept` has already counted the client if it exceeds only the quota of its consumer.
         if over_limit.refusal is RefusalReason.MAX_CONNECTIONS:
             self.accepted += 1
         await self._join(client)
 
     async def _has_label(self, address: str | None) -> bool:
-        """Return whether the rules for consumers admit a client, regardless of the quota."""
+        """Return whether the container's label permits the client, regardless of the quota."""
         admission, consumer = self.admission, None
         if admission.label is None or address is None:
             return True

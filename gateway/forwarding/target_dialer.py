@@ -1,4 +1,4 @@
-"""Dials the targets of one route. Limits the number of concurrent dials and of aborted handshakes for each path."""
+"""Dials targets. Limits the concurrent dials and the aborted handshakes of each path (a target and its tunnel)."""
 
 import asyncio
 import time
@@ -15,14 +15,14 @@ from gateway.measurement import Histogram, Tap
 from gateway.relay.dial_retry import retry_dial
 
 MIN_DIAL = 0.05
-"""Minimum time limit for a dial, in seconds. It applies even if the hold time has passed or is zero."""
+"""Minimum time limit for a dial, in seconds. It applies even if `hold` has passed or is zero."""
 _DIALS_PER_PATH = 64
 """Maximum number of concurrent dials to a target over one path. Without this limit, the gateway would dial for all
-held clients at the same moment after an outage."""
+waiting clients at the same moment after an outage."""
 
 
 class TargetDialer:
-    """Dials targets and joins clients to them, within the limits on concurrent dials and aborted handshakes.
+    """Connects clients to targets, within the limits on concurrent dials and aborted handshakes.
 
     Args:
         route: The route to the targets.
@@ -41,7 +41,7 @@ class TargetDialer:
         within: float,
         tap: Tap | None = None,
     ) -> Relay:
-        """Join a client to a target.
+        """Connect a client to a target.
 
         Args:
             client: The client.
@@ -60,7 +60,7 @@ class TargetDialer:
         if budget is not None and not budget.allows(time.monotonic()):
             raise DialError(
                 Reason.HOST_BLOCKED,
-                f"{target}: {budget.aborted} aborted handshakes; after {budget.limit}, the server blocks the gateway",
+                f"{target}: {budget.aborted} aborted handshakes; at {budget.limit}, the server blocks the gateway",
             )
         deadline = time.monotonic() + within
         slots = self._slots.get(routed)
@@ -97,7 +97,7 @@ class TargetDialer:
             budget.record_login(began)
 
     def _count_aborted(self, routed: RoutedTarget, record: Callable[[HandshakeBudget, float], None]) -> None:
-        """Count a handshake that was aborted or might be aborted. Request a check if a login is needed.
+        """Count a handshake that was aborted or might be aborted. If a login should reset the count, request a check.
 
         Args:
             routed: The path.
@@ -107,5 +107,5 @@ class TargetDialer:
         if budget is not None:
             record(budget, time.monotonic())
             if budget.needs_login:
-                # This triggers a check, and the login of the check resets the server's count.
+                # This call triggers a check, whose login resets the server's count.
                 self.route.on_failure(routed)
