@@ -36,7 +36,7 @@ _TUNNEL_STATES = {
     "AUTH": TunnelState.AUTHENTICATING,
     "GET_CONFIG": TunnelState.AUTHENTICATING,
 }
-"""The state of the tunnel for each state that OpenVPN reports before the first connection."""
+"""Maps the states that OpenVPN reports before it is first connected to states of the tunnel."""
 
 
 class OpenVpnTunnel:
@@ -115,7 +115,7 @@ class _OpenVpnClient:
         return client
 
     def _redirect(self, server: Endpoint, protocol: str) -> Endpoint | None:
-        """Return the address of the local forward in place of the server; None if there is no local forward.
+        """Return the address to dial instead of `server`: the local forward. None if there is no local forward.
 
         This is the `redirect` callback of `OpenVpnProcess`.
 
@@ -143,7 +143,7 @@ class _OpenVpnClient:
         """Wait until OpenVPN is connected for the first time.
 
         Args:
-            progress: Called with the states of the attempts, and with their failures.
+            progress: Called with each state of the tunnel during the attempts, and with the reason for each failure.
 
         Raises:
             TunnelError: The child process has exited, or `silence.restart` has elapsed.
@@ -167,7 +167,7 @@ class _OpenVpnClient:
         self._failure_report = loop.call_later(self._options.connect_timeout, self._report_failure, progress)
 
     def _report_failure(self, progress: ProgressCallback) -> None:
-        """Report why OpenVPN is not connected yet. Keep the process, because it reconnects faster than a new one."""
+        """Report why OpenVPN is not connected yet. Keep the process, because a new one would connect later."""
         error = self._vpn.error(f"no connection within {self._options.connect_timeout:g} s; still trying")
         reason = error.reason if self._vpn.failure else Reason.TIMEOUT
         progress(TunnelState.BACKOFF, reason, error.detail)
@@ -211,7 +211,7 @@ class _OpenVpnClient:
         self._vpn.restart_in_place()
 
     def renew(self) -> None:
-        """Apply changed files: reconnect in place for a new password, or replace the process for a new file."""
+        """Apply changed files: reconnect for a new password, or replace the process for a new configuration file."""
         try:
             same = load_client_file(self._options).text == self._file.text
         except TunnelError as error:

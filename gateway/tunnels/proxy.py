@@ -34,7 +34,7 @@ class ProxyTunnel:
 
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: ProgressCallback) -> AsyncIterator[OpenTunnel]:
-        """Probe the proxy, and repeat this periodically while the tunnel is open.
+        """Probe the proxy, and repeat the probe periodically while the tunnel is open.
 
         See `gateway.contracts.tunnel.Tunnel`.
         """

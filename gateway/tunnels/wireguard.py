@@ -32,8 +32,8 @@ HANDSHAKE_AGE = Fact(
 )
 
 _HANDSHAKE_TIMEOUT = 5.0
-"""Seconds to wait for the first handshake before the tunnel resolves the endpoints again, because their addresses can
-change."""
+"""Seconds to wait for the first handshake. Then the tunnel resolves the peers' host names again, because their
+addresses can change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ class WireGuardTunnel:
 
 
 class _ActiveDevice:
-    """Maintains the device of an open WireGuard tunnel: reconnects, applies changed files, and returns the status."""
+    """Maintains the device of an open WireGuard tunnel: reconnects, applies changed files, and reports the status."""
 
     def __init__(self, wireguard: WireGuardDevice) -> None:
         self._wireguard = wireguard
@@ -142,9 +142,9 @@ class _ActiveDevice:
         return status.received
 
     async def reconnect(self) -> None:
-        """Resolve the endpoints of the peers again, and remove and add the peers, so that new handshakes follow.
+        """Resolve the host names of the peers again. Remove and add the peers, so that they perform new handshakes.
 
-        An error is only logged.
+        Errors are logged, not raised.
         """
         try:
             await self._wireguard.reconnect()
@@ -152,7 +152,7 @@ class _ActiveDevice:
             log.warning("%s", error.detail)  # the monitor calls `reconnect` again, and finally replaces the device
 
     def renew(self) -> None:
-        """Apply changed files. Set new keys and peers in place; for other changes, replace the device."""
+        """Apply changed files. Change the keys and peers of the device; for other changes, replace the device."""
         try:
             same = self._wireguard.reload_file()
         except TunnelError as error:
