@@ -34,7 +34,8 @@ def printable(text: str) -> str:
 def one_line(text: str, max_length: int = _MAX_LENGTH) -> str:
     """Return `text` as one line of at most `max_length` visible characters.
 
-    A shortened result ends with an ellipsis. It ends after a complete word, unless the next word is long.
+    If the text is shortened, the result ends with an ellipsis. The cut is between two words, unless the second is
+    long.
     """
     head = text[: _SCAN_FACTOR * max_length]
     line = printable(" ".join(head.split()))

@@ -14,7 +14,7 @@ from gateway.processes.programs import fill_placeholders
 
 
 def reveal(password: Secret | None) -> str:
-    """Return a password; empty if there is none.
+    """Return the password that a check configures; empty if there is none. Reads the password file, if there is one.
 
     Args:
         password: The `password` of a check.
@@ -39,7 +39,7 @@ class PasswordSource:
 
     def __init__(self) -> None:
         self._cache: dict[tuple[str, ...], tuple[float, str]] = {}
-        """Monotonic start time of each command, and the password that the command printed."""
+        """For each command: the monotonic time at which it was started, and the password that it printed."""
         self._running: dict[tuple[str, ...], asyncio.Task[str]] = {}
 
     async def get(self, check: LoginCheckOptions, target: Endpoint, phases: Phases) -> str:

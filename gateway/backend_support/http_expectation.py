@@ -96,7 +96,7 @@ def check_status(expected: HttpExpectation, response: HttpResponse, refused: str
 
 
 def role_result(role: HttpRoleOptions, response: HttpResponse) -> ProbeResult:
-    """Return a probe result with the role in a response. With any other value, the result is `unusable`.
+    """Return a probe result with the role in a response; an `unusable` result if the role is not known.
 
     Args:
         role: Where the response contains the role.

@@ -40,7 +40,7 @@ async def run_password_command(command: Sequence[str], inherited: Sequence[str],
         timeout: Time limit in seconds.
 
     Raises:
-        ReachError: The program failed. The message contains no part of its output.
+        ReachError: The program failed. The message contains none of the program's output.
     """
     name = Path(command[0]).name
     try:

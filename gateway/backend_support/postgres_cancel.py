@@ -58,7 +58,7 @@ class PostgresLoginTap:
         """Number of bytes to skip until the next message begins."""
         self._remaining = _MAX_LOGIN
         self._key: bytes | None = None
-        """The process ID and the secret key, as a cancel request contains them."""
+        """The process ID and the secret key, in the format of a cancel request."""
 
     def matches(self, request: CancelRequest) -> bool:
         """Return whether `request` cancels a query of this session. See `gateway.cancel_protocol.LoginTap`."""

@@ -62,7 +62,7 @@ class RespClient:
         if mark == b"*":
             count = _integer(rest)
             return None if count == -1 else [await self._read(depth + 1) for _ in range(count)]
-        raise _invalid(f"a reply begins with {line[:20]!r}")
+        raise _invalid(f"a reply begins with {line[:20]!r}, which is not a RESP type")
 
     async def _read_bulk(self, size: int) -> bytes | None:
         if size == -1:

@@ -64,11 +64,11 @@ def describe_tls_error(error: ssl.SSLError, key: str = "check.tls") -> str:
 
 
 def verify(options: object, check: Any) -> None:
-    """Check the CA file; see `BackendKind.verify`.
+    """Verify that the CA file can be used; see `BackendKind.verify`.
 
     Args:
         options: Not used.
-        check: A check with `tls`.
+        check: The options of a check, with a field `tls`.
 
     Raises:
         UnusableTargetError: The CA file cannot be used.

@@ -175,7 +175,7 @@ def target_remedy(kind: str, reason: str | None) -> str:
     """Return the recommended action for a failed target; empty if there is none.
 
     Args:
-        kind: The name of the kind.
+        kind: The name of the backend's kind.
         reason: The reason for the failure; None if the target has not failed.
     """
     if reason is None:

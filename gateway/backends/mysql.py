@@ -179,7 +179,7 @@ class MysqlBackend:
 
 
 def _close(query: "asyncio.Future[ProbeResult]", *sockets: socket.socket) -> None:
-    """Close the sockets that a finished query used, and mark its exception as retrieved."""
+    """Close the sockets of a finished query, and mark the query's exception as retrieved."""
     for each in sockets:
         each.close()
     if not query.cancelled():

@@ -64,7 +64,7 @@ class Relay(Protocol):
 
     @property
     def waiting_since(self) -> float | None:
-        """Monotonic time at which the client began to wait for a response; None if it does not wait or if unknown."""
+        """Monotonic time at which the client began to wait for a response; None if not waiting or not known."""
 
     @property
     def to_backend(self) -> int:

@@ -34,7 +34,7 @@ class ProgressCallback(Protocol):
 
 
 class Tunnel(Protocol):
-    """A configured path into a remote network."""
+    """A configured tunnel into a remote network."""
 
     @property
     def far_side(self) -> str:

@@ -87,7 +87,7 @@ class Acceptor:
 
     @property
     def accepts_anyone(self) -> bool:
-        """Whether admission depends only on the IP addresses and the number of clients, and no clients are recorded.
+        """Whether admission depends only on client addresses and counts, and the audit log and traces are off.
 
         If so, a link can accept the clients itself.
         """
@@ -228,7 +228,7 @@ class Acceptor:
         """Count the client toward the quota of its consumer. Return the reason and the counters if it is refused."""
         if client.record is not None:
             client.record.consumer = consumer
-        # If containers are not known, the address identifies the consumer. The status omits such consumers.
+        # If the gateway does not identify containers, count by address. The status omits such consumers.
         name = consumer.name if consumer else (UNKNOWN if self.admission.identity or address is None else address)
         container_id = consumer.id if consumer else ""
         refusal = self.admission.consumer_refusal(consumer, self.consumers.active[name])
@@ -238,7 +238,7 @@ class Acceptor:
         return None
 
     async def _connect_cancel_request(self, client: PendingClient, over_limit: "_OverLimitClient") -> None:
-        """Admit a client that exceeds a limit only if it sends a cancel request; otherwise, refuse the client."""
+        """Admit a client over a limit if it sends a cancel request; otherwise, refuse the client."""
         if await self._has_label(over_limit.address):
             with contextlib.suppress(DialError):  # the client has disconnected
                 await self._dialer.read_cancel_request(client)

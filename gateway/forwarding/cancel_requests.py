@@ -53,7 +53,7 @@ class CancelRouter:
         return self._protocol.login_tap()
 
     def add_session(self, target: TargetIdentity, login: LoginTap) -> None:
-        """Record that `target` serves the session whose login the tap observes."""
+        """Record that `target` serves the session whose login the tap `login` observes."""
         self._sessions.setdefault(target, set()).add(login)
 
     def remove_session(self, target: TargetIdentity, login: LoginTap) -> None:
@@ -144,7 +144,7 @@ class CancelRouter:
     async def _reply_to(self, request: EncryptionRequest, target: TargetIdentity) -> bytes:
         """Return the target's reply to an encryption request; empty if no request was sent or no reply received."""
         if any(login.key_hidden for login in self._sessions.get(target, ())):
-            return b""  # do not ask again, because the target would log an error for the connection
+            return b""  # do not ask a target with encrypted sessions: it would log an error
         loop = asyncio.get_running_loop()
         self._replies = {
             key: each for key, each in self._replies.items() if each.lock.locked() or each.is_fresh(loop.time())
@@ -158,7 +158,7 @@ class CancelRouter:
 
 
 async def send_copy(request: CancelRequest, target: TargetIdentity) -> None:
-    """Send a cancel request to another target over a new connection, and wait until the target closes it."""
+    """Send a copy of a cancel request to a target over a new connection. Wait until the connection closes."""
     link, loop = target.link, asyncio.get_running_loop()
     try:
         async with asyncio.timeout(_COPY_TIMEOUT):

@@ -3,7 +3,7 @@
 from gateway.contracts.link import Relay
 
 SHARE_PER_SECOND = 0.1
-"""Fraction of the connections at the start of the drain to close per second."""
+"""Fraction of the initial connections that a drain closes per second."""
 
 
 class DrainPace:

@@ -35,7 +35,7 @@ server normally closes such a connection immediately."""
 
 
 class Forward:
-    """Serves the connections of one backend. Implements `gateway.contracts.component.Component`.
+    """Serves the clients of one backend. Implements `gateway.contracts.component.Component`.
 
     Args:
         name: The backend's name.
@@ -196,7 +196,7 @@ class Forward:
 
         Args:
             drained: The targets whose clients are reset gradually.
-            left: The targets whose clients are all reset immediately.
+            left: The targets whose clients are all reset immediately, because writes to these targets will be lost.
         """
         self._connections.drained_targets, self._connections.left_targets = drained, left
         self._connections.abort_left()
@@ -235,7 +235,7 @@ class Forward:
             timer = asyncio.get_running_loop().call_later(_RESERVE_TIMEOUT, relay.abort, CloseReason.ABORTED)
             relay.ended.add_done_callback(lambda _: timer.cancel())
         if self._native is not None:
-            self.review()  # a cancel request might now need another target than that of the link
+            self.review()  # the link's only target might not be the target of all cancel requests
             self._native.offer(routed, self._dialer.target_dialer.route, self.listeners)
 
     def _add(

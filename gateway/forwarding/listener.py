@@ -83,11 +83,12 @@ class Listener:
     def set_mode(self, *, open_to_all: bool) -> None:
         """Set the file mode of a unix socket that this process bound.
 
-        Only log a failure. If another file has replaced the socket's file, do not change the other file.
+        If this fails, log the error and continue. If another file has replaced the socket's file, do not change the
+        other file.
 
         Args:
-            open_to_all: Whether every user of the host may connect, because admission checks the credentials of each
-                client.
+            open_to_all: Whether to permit every user of the host to connect. Set this if admission checks the
+                credentials of each client.
         """
         if self._file is None or open_to_all == self._open_to_all:
             return
@@ -154,9 +155,9 @@ class Listener:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except Exception as error:  # noqa: BLE001 - logged and retried
-                # The error can concern only one connection, or this process. If the process has no free descriptors,
-                # the connection stays in the kernel's queue, and epoll would report it again immediately. Therefore,
-                # pause.
+                # accept(2) can fail because of one connection, or because of this process. If the process has no free
+                # descriptors, the connection stays in the kernel's queue, and epoll would report it again
+                # immediately. Therefore, pause.
                 self._pause(sock, error)
                 return
             try:

@@ -50,9 +50,10 @@ class OpenConnections:
         self._ended_from_backend = 0
         self._draining = False
         self.drained_targets: frozenset[Endpoint] = frozenset()
-        """Targets whose clients `drain` resets gradually."""
+        """Targets that clients must leave gradually, for example because they have lost their role. See `drain`."""
         self.left_targets: frozenset[Endpoint] = frozenset()
-        """Targets whose clients `abort_left` resets immediately."""
+        """Targets that clients must leave immediately: superseded primaries that still accept writes. See
+        `abort_left`."""
 
     def __len__(self) -> int:
         return len(self._by_ended)

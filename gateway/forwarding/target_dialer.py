@@ -89,7 +89,7 @@ class TargetDialer:
         Args:
             routed: The client's path to the target.
             relay: The client's relay. Its number of responses shows whether the client logged in.
-            began: Monotonic time at which the client was joined.
+            began: Monotonic time at which the client was connected to the target.
         """
         if relay.responses < LOGIN_RESPONSES:
             self._count_aborted(routed, HandshakeBudget.record_aborted)

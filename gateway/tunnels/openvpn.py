@@ -51,7 +51,7 @@ class OpenVpnTunnel:
 
     @property
     def far_side(self) -> str:
-        """The path of the configuration file."""
+        """The path of the configuration file, which identifies the tunnel in messages."""
         return str(self._options.config)
 
     @contextlib.asynccontextmanager
@@ -146,7 +146,7 @@ class _OpenVpnClient:
             progress: Called with each state of the tunnel during the attempts, and with the reason for each failure.
 
         Raises:
-            TunnelError: The child process has exited, or `silence.restart` has elapsed.
+            TunnelError: The child process has exited, or is not connected after `silence.restart`.
         """
         options = self._options
         self._schedule_failure_report(progress)

@@ -61,7 +61,7 @@ class WireGuardTunnel:
 
     @property
     def far_side(self) -> str:
-        """The path of the configuration file."""
+        """The path of the configuration file, which identifies the tunnel in messages."""
         return str(self._options.config)
 
     @contextlib.asynccontextmanager
@@ -99,7 +99,7 @@ class WireGuardTunnel:
             progress: Called once, if there is no handshake within `connect_timeout`.
 
         Raises:
-            TunnelError: `silence.restart` has elapsed without a handshake.
+            TunnelError: There was no handshake within `silence.restart`.
         """
         silence, started = self._options.silence, time.monotonic()
         reported = False
