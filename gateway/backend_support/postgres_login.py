@@ -87,7 +87,10 @@ class PostgresLogin:
         return result
 
     def finish(self) -> None:
-        """Close the connection. If a thread is inside a libpq call, close the connection when the call returns."""
+        """Close the connection.
+
+        If a thread is inside a libpq call, close the connection when that call returns; otherwise, immediately.
+        """
         if self._polling is None or self._polling.done():
             self.conn.finish()
         else:

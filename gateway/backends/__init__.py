@@ -99,8 +99,8 @@ class BackendKind:
             strictly, so the relay can measure the latency without parsing.
         cancels: Recognizes cancel requests, if clients send them on separate connections. Must be None if `tap` is
             set.
-        response_timeout: Maximum seconds that a target may take to respond to a client before the gateway marks the
-            target as suspect. None: no limit.
+        response_timeout: Maximum seconds that a target may take to respond to a client before the gateway counts a
+            failed check, and checks the target early. None: no limit.
         imports: The rules for the configuration that `gateway import` writes.
         advice: Receives all configured backends of this kind, and yields warnings. Each warning names the backend
             and the remedy.

@@ -132,7 +132,7 @@ class NfsBackend:
                 raise UnusableTargetError(
                     Reason.PERMISSION if error.denied else Reason.PROTOCOL, f"{error}{versions}"
                 ) from error
-            except nfs4.NfsError as error:
+            except nfs4.Nfs4StatusError as error:
                 raise UnusableTargetError(
                     _REASONS.get(error.status, Reason.PROTOCOL), f"{self.options.export}: {error}"
                 ) from error

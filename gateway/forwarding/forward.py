@@ -15,7 +15,7 @@ from gateway.errors import DialError
 from gateway.forwarding.acceptor import Acceptor
 from gateway.forwarding.admission import AdmissionRules
 from gateway.forwarding.cancel_requests import CancelRouter
-from gateway.forwarding.connection_audit import ConnectionAudit, ConnectionRecord
+from gateway.forwarding.client_event_recorder import ClientEventRecorder, ConnectionRecord
 from gateway.forwarding.consumer_usage import ConnectionSlot, ConsumerUsage
 from gateway.forwarding.dialer import Dialer
 from gateway.forwarding.listener import Listener
@@ -71,8 +71,10 @@ class Forward:
         self._cancels = CancelRouter(cancels) if cancels is not None else None
         self._dialer = Dialer(route, tap, self._cancels)
         self._response_timeout = response_timeout
-        self._audit = ConnectionAudit(name, recorder or AuditRecorder(), exporter)
-        self._acceptor = Acceptor(name, admission, self._dialer, self._connections, self._audit, self._connect)
+        self._client_events = ClientEventRecorder(name, recorder or AuditRecorder(), exporter)
+        self._acceptor = Acceptor(
+            name, admission, self._dialer, self._connections, self._client_events, self._connect
+        )
         self._native: NativeAcceptor | None = None
         """Lets links accept the clients without the event loop; None if a tap measures latency, because links do not
         support such taps."""
@@ -222,14 +224,14 @@ class Forward:
         except asyncio.CancelledError:
             close_reason = CloseReason.CLIENT_RESET if client.watcher.disconnected else CloseReason.ABORTED
             self.resets[close_reason] += 1
-            self._audit.not_joined(client.record, close_reason)
+            self._client_events.not_joined(client.record, close_reason)
             if not client.watcher.disconnected:
                 raise
             return
         self._acceptor.pending.discard(task)
         if client.slot is not None:
             client.slot.join(relay)
-        record = self._audit.joined(client.record)
+        record = self._client_events.joined(client.record)
         self._add(routed, relay, login, client.slot, record)
         if self._acceptor.reserve.rekey(task, relay.ended):
             timer = asyncio.get_running_loop().call_later(_RESERVE_TIMEOUT, relay.abort, CloseReason.ABORTED)
@@ -257,7 +259,7 @@ class Forward:
         connection, close_reason = self._connections.remove(ended), ended.result()
         relay, routed = connection.relay, connection.routed
         self._acceptor.reserve.remove(ended)
-        self._audit.ended(connection.record, routed, relay, close_reason)
+        self._client_events.ended(connection.record, routed, relay, close_reason)
         if connection.login is not None and self._cancels is not None:
             self._cancels.remove_session(routed.identity, connection.login)
         if connection.slot is not None:

@@ -1,4 +1,7 @@
-"""Dials targets. Limits the concurrent dials and the aborted handshakes of each path (a target and its tunnel)."""
+"""Dials the targets of one route. Limits the concurrent dials and the aborted handshakes for each path.
+
+A path is a target through one tunnel, or directly.
+"""
 
 import asyncio
 import time
