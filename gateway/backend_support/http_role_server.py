@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, replace
 
 from gateway.backend_support import http_request
 from gateway.backend_support.check_stream import CheckDialer
-from gateway.backend_support.http_expectation import HttpExpectation, check_status, of_role, role_result
-from gateway.backend_support.role_facts import READ_ONLY
+from gateway.backend_support.http_probe_options import HttpProbeOptions, check_status, of_role, role_result
+from gateway.backend_support.replication_facts import READ_ONLY
 from gateway.backend_support.tls import CheckTlsOptions
 from gateway.contracts.backend import Backend, ProbeResult
 from gateway.contracts.link import Connector
@@ -15,8 +15,8 @@ from gateway.errors import LinkLostError, ReachError, Reason, UnusableTargetErro
 
 
 @dataclass(frozen=True)
-class HttpRoleServer(HttpExpectation):
-    """An HTTP server on the target's host that reports the role of a database.
+class HttpRoleServer(HttpProbeOptions):
+    """The key `via_http`: an HTTP server on the target's host that reports the role of the database.
 
     Args:
         port: The port of the HTTP server.

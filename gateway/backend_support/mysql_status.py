@@ -6,7 +6,7 @@ from typing import Any
 import pymysql
 from pymysql.cursors import DictCursor
 
-from gateway.backend_support.role_facts import LAG, READ_ONLY
+from gateway.backend_support.replication_facts import LAG, READ_ONLY
 from gateway.backend_support.sql_check_options import parse_lag
 from gateway.contracts.backend import ProbeResult
 from gateway.errors import Reason

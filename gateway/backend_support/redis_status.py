@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
+from gateway.backend_support.replication_facts import LAG, READ_ONLY
 from gateway.backend_support.resp import Reply, RespError
-from gateway.backend_support.role_facts import LAG, READ_ONLY
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.states import DatabaseRole
 from gateway.errors import Reason, UnusableTargetError

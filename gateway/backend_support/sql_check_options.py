@@ -7,7 +7,7 @@ from typing import Any
 from gateway.backend_support import login_options, tls
 from gateway.backend_support.http_role_server import HttpRoleServer
 from gateway.backend_support.login_options import LoginCheckOptions
-from gateway.backend_support.role_facts import LAG, READ_ONLY
+from gateway.backend_support.replication_facts import LAG, READ_ONLY
 from gateway.contracts.security import MonitoredCertificate
 from gateway.contracts.values import Duration, Endpoint
 from gateway.facts import IDENTITY, VERSION

@@ -31,7 +31,7 @@ from gateway.backend_support.postgres_cancel import PostgresCancelProtocol
 from gateway.backend_support.postgres_certificate import CertificateFetcher
 from gateway.backend_support.postgres_errors import NO_PASSWORD, login_error
 from gateway.backend_support.postgres_login import PostgresLogin
-from gateway.backend_support.role_facts import LAG, READ_ONLY
+from gateway.backend_support.replication_facts import LAG, READ_ONLY
 from gateway.backend_support.sql_check_options import (
     DATABASE_FACTS,
     IMPORT_NOTE,

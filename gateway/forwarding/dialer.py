@@ -35,7 +35,7 @@ class _PermanentDialError(DialError):
     """No target can be reached, for reasons that a retry cannot fix."""
 
 
-class JoinResult(NamedTuple):
+class DialResult(NamedTuple):
     """The target to which a client was connected, the tunnel used, and the relay between client and target."""
 
     routed: RoutedTarget
@@ -101,7 +101,7 @@ class Dialer:
         target = routed.identity if routed is not None else None
         client.request = await self._cancels.read_cancel_request(client.sock, client.watcher, target)
 
-    async def join(self, client: PendingClient, latency: Histogram) -> JoinResult:
+    async def join(self, client: PendingClient, latency: Histogram) -> DialResult:
         """Connect `client` to a target. If no target can be reached, retry until the route's `hold` has passed.
 
         Args:
@@ -149,7 +149,7 @@ class Dialer:
         routes: list[RoutedTarget],
         latency: Histogram,
         deadline: float,
-    ) -> JoinResult:
+    ) -> DialResult:
         """Connect the client over the first path that succeeds, or a cancel request to its session's target."""
         if not routes:
             if self._cancels and (request := await self._cancel_request(client, None)) is not None:
@@ -179,7 +179,7 @@ class Dialer:
 
     async def _join_route(
         self, client: PendingClient, dialer: TargetDialer, routed: RoutedTarget, latency: Histogram, within: float
-    ) -> JoinResult:
+    ) -> DialResult:
         """Connect the client to a target over one path. Fail if the dial takes longer than `within` seconds."""
         started = time.perf_counter()
         login = self._cancels.login_tap() if self._cancels else None
@@ -188,7 +188,7 @@ class Dialer:
             raise LinkLostError
         relay = await dialer.join(client, routed.uplink.link, routed, latency, within, tap)
         routed.uplink.channel_open.observe(time.perf_counter() - started)
-        return JoinResult(routed, relay, login)
+        return DialResult(routed, relay, login)
 
     async def _cancel_request(self, client: PendingClient, routed: RoutedTarget | None) -> CancelRequest | None:
         """Return the client's cancel request; None if it sends none, or if only `routed` has sessions.
@@ -215,11 +215,11 @@ class Dialer:
         dialer: TargetDialer,
         latency: Histogram,
         default: RoutedTarget | None = None,
-    ) -> JoinResult:
+    ) -> DialResult:
         candidates = self._cancels.targets_for(request, default and default.identity) if self._cancels else []
         if not candidates:
             raise DialError(Reason.ROLE, _NO_PRIMARY)
-        return JoinResult(*await join_cancel_request(client, request, dialer, latency, candidates, default))
+        return DialResult(*await join_cancel_request(client, request, dialer, latency, candidates, default))
 
     async def _wait_link(self, uplinks: Collection[LinkSource], within: float | None) -> None:
         """Wait until an uplink has a link, the route or `fail_fast` changes, or `within` seconds have passed."""

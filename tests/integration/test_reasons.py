@@ -14,7 +14,7 @@ from typing import Any
 import pymysql
 import pytest
 
-from gateway.backend_support.role_facts import LAG
+from gateway.backend_support.replication_facts import LAG
 from gateway.backend_support.sql_check_options import DatabaseCheckOptions
 from gateway.backend_support.tls import CheckTlsOptions
 from gateway.backends import EmptyOptions

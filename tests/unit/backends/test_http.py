@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.backend_support.http_expectation import HttpRoleOptions
+from gateway.backend_support.http_probe_options import HttpRoleOptions
 from gateway.backend_support.http_response_end import ResponseEndDetector
 from gateway.backend_support.http_role_server import HttpRoleServer, with_http_role
 from gateway.backend_support.sql_check_options import DatabaseCheckOptions, credentials

@@ -13,7 +13,7 @@ from gateway.contracts.link import Link
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, Reason
 from gateway.forwarding import dialer as dialer_module
-from gateway.forwarding.dialer import Dialer, JoinResult
+from gateway.forwarding.dialer import Dialer, DialResult
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import RoutedTarget, TargetIdentity
@@ -79,7 +79,7 @@ class Paths:
             Route(self.uplinks, lambda: self.routes, self.failed.append, hold, on_detour=self.left.append)
         )
 
-    async def join(self) -> JoinResult:
+    async def join(self) -> DialResult:
         near, far = socket.socketpair()
         near.setblocking(False)
         with far, contextlib.closing(near):
@@ -87,7 +87,7 @@ class Paths:
 
 
 @contextlib.asynccontextmanager
-async def waiting(paths: Paths) -> AsyncIterator["asyncio.Task[JoinResult]"]:
+async def waiting(paths: Paths) -> AsyncIterator["asyncio.Task[DialResult]"]:
     task = asyncio.ensure_future(paths.join())
     await asyncio.sleep(0.05)
     yield task

@@ -1,4 +1,4 @@
-"""Defines two facts that probes of databases report: whether the database is read-only, and its replication lag."""
+"""Defines two facts that probes report about a replicated database: whether it is read-only, and its lag."""
 
 from gateway.facts import Fact
 

@@ -1,4 +1,4 @@
-"""Defines the HTTP request of a check and the response that it expects (status, role), and evaluates the response."""
+"""Defines the options of HTTP probes: the request, and the expected status and role. Evaluates the response."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.backend_support.http_request import HttpResponse
-from gateway.backend_support.role_facts import READ_ONLY
+from gateway.backend_support.replication_facts import READ_ONLY
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.states import DatabaseRole
 from gateway.errors import Reason, UnusableTargetError
@@ -45,8 +45,8 @@ class HttpRoleOptions:
 
 
 @dataclass(frozen=True)
-class HttpExpectation:
-    """The HTTP request of a check, and the response that the check expects. The check does not follow redirects.
+class HttpProbeOptions:
+    """The `check:` keys for an HTTP request and for the response to expect. The probe does not follow redirects.
 
     Args:
         path: The path to request, optionally with a query.
@@ -72,7 +72,7 @@ class HttpExpectation:
             raise ValueError("host: must be a host name, optionally with a port")
 
 
-def check_status(expected: HttpExpectation, response: HttpResponse, refused: str) -> None:
+def check_status(expected: HttpProbeOptions, response: HttpResponse, refused: str) -> None:
     """Check the status code of a response.
 
     Args:
