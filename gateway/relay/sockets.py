@@ -16,8 +16,8 @@ KEEPALIVE_IDLE = 30
 KEEPALIVE_INTERVAL = 10
 KEEPALIVE_COUNT = 3
 USER_TIMEOUT_MS = 60_000
-"""TCP_USER_TIMEOUT: time for which data can stay unacknowledged before the kernel closes the connection (RFC
-5482)."""
+"""TCP_USER_TIMEOUT, in milliseconds: the time for which sent data can stay unacknowledged before the kernel closes
+the connection (RFC 5482)."""
 
 
 def tune(sock: socket.socket) -> None:
@@ -128,7 +128,7 @@ class PeerCredentials(NamedTuple):
     """The user, group and process that connected to a unix socket (unix(7), SO_PEERCRED)."""
 
     pid: int
-    """Process ID of the peer; 0 if this process cannot see the peer's PID namespace."""
+    """Process ID of the peer; 0 if the peer is in a PID namespace that is not visible to this process."""
     uid: int
     gid: int
 
