@@ -1,7 +1,7 @@
 """Parses OpenVPN's configuration files into directives, as OpenVPN 2.6 does (options.c). Does no I/O.
 
-The parser rejects input that OpenVPN would parse in an unexpected way, such as a long line, which OpenVPN splits, a
-seventeenth word, which OpenVPN ignores, or a backslash before a comment.
+The parser rejects input that OpenVPN would parse in an unexpected way. For example, OpenVPN splits long lines, and
+ignores the seventeenth word of a line and all words after it.
 """
 
 import re
@@ -218,6 +218,7 @@ def _quote(word: str) -> str:
 def printable_name(name: str) -> str:
     """Return the name of a directive for use in a message.
 
-    If the name does not look like that of a directive, it can be part of a misplaced secret: return the word `it`.
+    If the string does not look like the name of a directive, it can be part of a misplaced secret. In this case,
+    return the word `it`.
     """
     return name if len(name) <= _MAX_NAME and _PRINTABLE_NAME.fullmatch(name) else "it"
