@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 _MAX_TICK = 1.0
 _RECENT = 600.0
-"""Seconds for which a target keeps its process after the last dial. When the tunnel reopens, it tries such a target
-again."""
+"""Seconds for which a target keeps its process after the target was last dialed. When the tunnel reopens, it also
+connects to such targets again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,7 @@ class CommandLink:
         return CommandStatus(processes=len(self._children), clients=len(self._bridges))
 
     def recent_targets(self) -> list[Endpoint]:
-        """Return the targets that were dialed within ten minutes before the last dial."""
+        """Return the targets that were dialed at most ten minutes before the most recent dial to any target."""
         last = max(self._dialed.values(), default=0.0)
         return [target for target, at in self._dialed.items() if last - at < _RECENT]
 
@@ -210,7 +210,7 @@ class CommandLink:
 
     def _report_suspect(self, *, suspect: bool) -> None:
         if suspect and not self._is_suspect:
-            detail = f"{self._context.name} does not read data for {self._options.suspect:g} s"
+            detail = f"{self._context.name} has not read data for {self._options.suspect:g} s"
             self._progress(TunnelState.SUSPECT, Reason.TIMEOUT, detail)
         elif self._is_suspect and not suspect:
             self._progress(TunnelState.UP)

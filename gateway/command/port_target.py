@@ -35,7 +35,7 @@ class PortTarget:
         """The running processes that have accepted a connection since their start, newest last."""
         self._starting: asyncio.Task[PortProcess] | None = None
         self._trials: set[PortProcess] = set()
-        """The processes that `_try` currently tests. If they do not accept a connection, they are killed."""
+        """The processes that `_try` currently tests. `_try` kills each process that does not accept a connection."""
         self._retry = RetryPause()
         self._tasks = OwnedTasks()
 

@@ -17,12 +17,12 @@ from gateway.processes.stdio_stream import EXIT_DELAY, StdioStream
 log = logging.getLogger(__name__)
 
 _TRIAL = 1.0
-"""Seconds for which a trial of a connection waits for output or the exit of the program. A program that is still
-silent after this time probably waits for the client, so the trial succeeds."""
+"""A trial starts the program, and waits this number of seconds for output or the program's exit. A program that still
+runs without output after this time probably waits for the client, so the trial succeeds."""
 _TRIAL_AFTER_LOSS = 3.0
-"""Like `_TRIAL`, but for the first connection of a reopened tunnel, because the program might have failed before."""
+"""Like `_TRIAL`, but for a tunnel that opens. It is longer, because the program might have failed before."""
 _SPARE_TIMEOUT = 5.0
-"""Seconds for which the connection of a trial waits for a client before it is closed."""
+"""Seconds after which the connection of a successful trial is closed if no client has used it."""
 
 
 class StdioTarget:
@@ -86,7 +86,7 @@ class StdioTarget:
         return {}
 
     def check(self, now: float, ports: Mapping[int, LocalPort]) -> None:
-        """Kill each process that has not responded to its client for `lost`. See `CommandTarget`."""
+        """Kill each process that has not responded for the time `CommandOptions.lost`. See `CommandTarget`."""
         del ports
         self._close_unused(now)
         for stream, timer in self._streams.items():

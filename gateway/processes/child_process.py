@@ -51,7 +51,7 @@ class ChildProcess:
         self.exit_code: int | None = None
         """The exit code, or the negative number of the signal that killed the process; None if it still runs."""
         self.was_stopped = False
-        """Whether `kill` or `stop` was called before the process was found to have exited."""
+        """Whether `kill` or `stop` was called before `ChildProcess` detected the exit of the process."""
         self._process = process
         self._was_killed = False
         """Whether SIGKILL was sent to each process of the group."""
@@ -138,7 +138,7 @@ class ChildProcess:
         self._on_line(text)
 
     async def wait(self) -> int:
-        """Wait until the process has exited and its output has been read; return the exit code."""
+        """Wait until the process has exited and its output has been read. Return the exit code; see `exit_code`."""
         code = await asyncio.shield(self._exit)
         await asyncio.wait({self._reader}, timeout=_OUTPUT_TIMEOUT)
         return code
@@ -217,7 +217,7 @@ def describe_exit(code: int) -> str:
 
 
 def exit_error(command: Sequence[str], child: ChildProcess, login_exit_codes: Sequence[int]) -> TunnelError:
-    """Return the error of a tunnel whose program has exited.
+    """Return the error to report for a tunnel whose program has exited.
 
     Args:
         command: The program and its arguments.
