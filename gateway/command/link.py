@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 _MAX_TICK = 1.0
 _RECENT = 600.0
-"""Seconds for which a target keeps its process after the target was last dialed. When the tunnel reopens, it also
-connects to such targets again."""
+"""Seconds for which a target keeps its process after the last connection attempt to the target. A tunnel that reopens
+starts processes for such targets again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +40,8 @@ class CommandStatus(LinkStatus):
     """The status of a tunnel through an external program.
 
     Args:
-        processes: Running processes of the program.
-        clients: Connections through these processes.
+        processes: Number of running processes of the program.
+        clients: Number of connections through these processes.
     """
 
     processes: int
@@ -81,13 +81,13 @@ class CommandLink:
 
     @contextlib.asynccontextmanager
     async def running(self, targets: Collection[Endpoint]) -> AsyncIterator["CommandLink"]:
-        """Start the processes of some targets, then monitor all processes until the context exits.
+        """Start a process for each given target, and monitor all processes until the `async with` block exits.
 
         Args:
-            targets: If not empty, at least one of these targets must work.
+            targets: The targets. If there are any, at least one of them must work.
 
         Raises (on entry):
-            TunnelError: No target works.
+            TunnelError: None of the targets works.
         """
         monitor = self._tasks.start(self._monitor())
         monitor.add_done_callback(self._on_monitor_done)
@@ -106,7 +106,10 @@ class CommandLink:
             await asyncio.gather(*(target.close() for target in self._targets.values()))
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """Connect a non-blocking socket to `to`. Measure the phase `channel`. See `gateway.contracts.link.Link`."""
+        """Connect a non-blocking socket to `to`, and record the time as the phase `channel`.
+
+        See `gateway.contracts.link.Link`.
+        """
         timed = phases or Phases()
         with timed("channel"):
             bridge = await retry_dial(
@@ -129,7 +132,7 @@ class CommandLink:
         return await asyncio.shield(self._lost)
 
     def status(self) -> CommandStatus:
-        """Return the status of the link, without a round-trip time."""
+        """Return the current status of the link. It contains no round-trip time."""
         return CommandStatus(processes=len(self._children), clients=len(self._bridges))
 
     def recent_targets(self) -> list[Endpoint]:

@@ -162,7 +162,7 @@ class PortProcess:
         Returns 0 while no client waits for the process.
 
         Args:
-            sockets: The sockets of the local port.
+            sockets: The current state of the local port.
             now: Monotonic time in seconds.
         """
         if sockets.has_progress_since(self._sockets):

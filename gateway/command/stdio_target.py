@@ -22,7 +22,7 @@ runs without output after this time probably waits for the client, so the trial 
 _TRIAL_AFTER_LOSS = 3.0
 """Like `_TRIAL`, but for a tunnel that opens. It is longer, because the program might have failed before."""
 _SPARE_TIMEOUT = 5.0
-"""Seconds after which the connection of a successful trial is closed if no client has used it."""
+"""Seconds after which the connection of a successful trial (see `_TRIAL`) is closed if no client has used it."""
 
 
 class StdioTarget:

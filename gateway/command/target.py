@@ -100,10 +100,13 @@ class CommandTarget(Protocol):
         """Return a new connection to the target, which the caller owns. Raises `TunnelError` or `DialError`."""
 
     def local_ports(self, now: float) -> dict[int, str]:
-        """Return the local ports whose state `check` needs: the address that the gateway dials, by port.
+        """Return the local ports whose state `check` needs.
 
         Args:
             now: Monotonic time in seconds.
+
+        Returns:
+            The loopback address that the gateway dials, by port.
         """
 
     def check(self, now: float, ports: Mapping[int, LocalPort]) -> None:

@@ -36,6 +36,6 @@ def main(lines: Iterable[bytes]) -> None:
 
 if __name__ == "__main__":
     # Ignore SIGTERM, which service managers send to all processes of a service: the gateway needs its child processes
-    # until its drain ends.
+    # until it has drained its connections.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     main(sys.stdin.buffer)

@@ -16,7 +16,7 @@ class ProgramPermissionProblem(NamedTuple):
     """A permission that lets other users change a program.
 
     Args:
-        problem: A message that names the users and the command that removes the permission.
+        problem: A message that names the users, and the command with which the operator can remove the permission.
         refused: Whether the gateway always refuses to run the program; False if only strict mode refuses it.
     """
 

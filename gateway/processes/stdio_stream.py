@@ -26,7 +26,7 @@ _OUTPUT_END_DELAY = 2.0
 output is complete. The client gets end-of-file after this wait. A program that continues to run has closed its output
 deliberately, so its output counts as complete."""
 _BOTH_ENDS_DELAY = 5.0
-"""The same delay if the input has ended too. It is longer, because the program is then expected to exit."""
+"""Like `_OUTPUT_END_DELAY`, if the input has ended too. It is longer, because the program is expected to exit."""
 
 
 class StdioStream:

@@ -125,7 +125,7 @@ class EngineHost:
                 log.exception("a record of the data plane could not be handled")
 
     def _restart(self) -> None:
-        """Replace the failed engine, and notify the objects of the failed one."""
+        """Replace the failed engine, and call `on_engine_failed` of all its objects."""
         lost = list(self._objects.values())
         self.close()
         self._start()

@@ -37,7 +37,7 @@ class LatencyHistograms:
         self._by_latency: dict[int, _SharedHistogram] = {}
         """Open histograms, by the `id()` of the gateway's histogram."""
         self._by_number: dict[int, _SharedHistogram] = {}
-        """All histograms, by number. A closed one is removed when the engine has sent its last record."""
+        """Histograms by number. A histogram is removed when its last record arrives from the engine."""
         self._unused: dict[int, _SharedHistogram] = {}
         """Open histograms without channels, oldest first."""
         self._free: list[int] = []

@@ -11,8 +11,7 @@ import socket
 import struct
 import termios
 
-_ESTABLISHED = 1
-_CLOSE_WAIT = 8
+_ESTABLISHED, _CLOSE_WAIT = 1, 8
 """TCP states, from enum tcp_state (linux/tcp_states.h)."""
 _tcp_info = struct.Struct("=B127xQ")
 """The fields `tcpi_state` and `tcpi_bytes_received` of struct tcp_info (linux/tcp.h)."""

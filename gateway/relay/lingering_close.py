@@ -148,7 +148,7 @@ class LingeringCloser:
 
 @per_loop
 def lingering_closer(loop: asyncio.AbstractEventLoop) -> LingeringCloser:
-    """Return the lingering closer of the running loop."""
+    """Return the `LingeringCloser` of the running loop."""
     closer = LingeringCloser(loop)
     if isinstance(loop, RelayLoop):
         loop.on_close.append(closer.close_all)

@@ -154,8 +154,8 @@ class SocketRelay:
 
         Args:
             sock: The client's or the backend's socket.
-            error: The socket's error if a system call has already raised it, because the kernel reports each error
-                only once; otherwise None.
+            error: The error that a system call on the socket has raised; None if no system call has raised an error
+                yet. The kernel reports each error only once.
         """
         upload, download = self._upload, self._download
         reads, writes = (upload, download) if sock is self._client else (download, upload)

@@ -68,7 +68,7 @@ def limit_unsent(sock: socket.socket, backlog: int = NOTSENT_LOWAT) -> None:
 
 
 def reset(sock: socket.socket) -> None:
-    """Close `sock` with a TCP reset, so that the peer sees an error instead of end-of-file.
+    """Close `sock` with a TCP reset, so that the peer gets an error instead of end-of-file.
 
     A unix socket is closed normally, because the kernel ignores SO_LINGER for unix sockets.
     """
@@ -81,7 +81,7 @@ def reset(sock: socket.socket) -> None:
 def reset_on_process_exit(listener: socket.socket) -> None:
     """Make the kernel reset connections that `listener` accepts if this process is killed.
 
-    Without this, the kernel closes the sockets of a killed process with a FIN, which looks like normal end-of-file.
+    Otherwise, the kernel closes the sockets of a killed process with a FIN, which looks like normal end-of-file.
     Accepted sockets inherit the option. `close_gracefully` reverts the option for one socket.
     """
     if listener.family in (socket.AF_INET, socket.AF_INET6):

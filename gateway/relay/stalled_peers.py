@@ -21,7 +21,7 @@ from gateway.relay.per_loop import per_loop
 
 _SCAN_INTERVAL = 10.0
 _STALLED_AFTER = 30.0
-"""Seconds without progress after which a socket is considered stalled."""
+"""Seconds for which a socket must accept no data before it counts as stalled."""
 _ACK_MARGIN = 5.0
 """An acknowledgment more than this number of seconds after the start of a stall belongs to a window probe. An earlier
 one might belong to data that was sent before the window closed."""
@@ -76,7 +76,7 @@ class StalledPeers:
 
 @per_loop
 def stalled_peers(loop: asyncio.AbstractEventLoop) -> StalledPeers:
-    """Return the stalled peers of the running loop."""
+    """Return the `StalledPeers` of the running loop."""
     return StalledPeers(loop)
 
 

@@ -157,7 +157,7 @@ class StreamBridge:
         await self._wait_for_download(download, inf)
 
     async def _wait_for_upload(self, upload: "asyncio.Task[bool]") -> None:
-        """Wait until all data from the user is delivered, or the far side accepts no more data for a while."""
+        """Wait until all data from the user is delivered, or the far side accepts none for `LINGER_TIMEOUT`."""
         before = -1
         while not upload.done() and self._uploaded != before:
             before = self._uploaded
@@ -200,7 +200,7 @@ class StreamBridge:
     async def _read_from_user(self) -> bytes:
         try:
             return await asyncio.get_running_loop().sock_recv(self._inner, self._chunk)
-        except OSError:  # the user closed its socket before it had read everything; all of its own data has arrived
+        except OSError:  # the user closed its socket with unread data; all data from the user was received
             return b""
 
     async def _download(self) -> _DownloadEnd:
@@ -245,7 +245,7 @@ def _upload_continues(relay: SocketRelay) -> bool:
 
 
 def _discard_unread(sock: socket.socket) -> bool:
-    """Shut down reading, and discard unread data. Otherwise, closing the socket would immediately reset the peer.
+    """Shut down reading, and discard unread data, so that closing the socket does not reset the connection.
 
     Returns:
         Whether data was discarded.

@@ -1,4 +1,4 @@
-"""Decides whether a VPN works, from the time for which an expected reply has been missing. Does no I/O."""
+"""Decides whether a VPN works, based on how long an expected reply has been missing. Does no I/O."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -32,7 +32,7 @@ RECONNECT_INTERVAL = 6.0
 
 
 class SilenceStage(StrEnum):
-    """The stages of the gateway's reaction to a VPN through which no replies arrive, in order."""
+    """The stages of the gateway's reaction if no replies arrive through a VPN, in the order in which they begin."""
 
     FINE = "fine"
     SUSPECT = "suspect"

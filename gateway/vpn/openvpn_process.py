@@ -10,8 +10,8 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import Reason, TunnelError
 from gateway.processes.child_process import ChildProcess
 from gateway.vpn.device_settings import DeviceSettings
+from gateway.vpn.openvpn_failures import OpenVpnFailure, more_specific, parse_failure
 from gateway.vpn.openvpn_file import GeneratedClientFile
-from gateway.vpn.openvpn_log import OpenVpnFailure, more_specific, parse_failure
 from gateway.vpn.openvpn_management import ManagementInterface
 from gateway.vpn.openvpn_updown import parse_updown
 from gateway.vpn.options import OpenVpnOptions

@@ -20,8 +20,8 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _PRINTABLE_NAME = re.compile(r"[a-z]+(-[a-z0-9]+)*")
 _MAX_NAME = 31
-"""Length of OpenVPN's longest directive name, in characters. A longer word can be a line of a hexadecimal key, which
-has 32 characters, so messages do not contain it."""
+"""Length of OpenVPN's longest directive name, in characters. Error messages omit longer words, because they can be
+lines of a hexadecimal key. Each line of such a key has 32 characters."""
 _UNQUOTED = re.compile(r"[A-Za-z0-9_.:/@%+=,!?-]+")
 
 

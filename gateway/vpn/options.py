@@ -35,7 +35,7 @@ class SilenceTimeouts:
 
     @property
     def thresholds(self) -> SilenceThresholds:
-        """The same times as thresholds for `Liveness`. Reconnects start two seconds after `suspect`."""
+        """These times in the form that `Liveness` requires. Reconnects start two seconds after `suspect`."""
         return SilenceThresholds(self.suspect, self.suspect + 2, self.down, self.lost, self.restart)
 
 

@@ -26,8 +26,8 @@ _FIRST_TABLE, _TABLE_COUNT = 20_000, 10_000
 _table_lock = threading.Lock()
 """Lock that prevents two threads from selecting the same unused table at the same time."""
 _UNREACHABLE_METRIC = 4096
-"""Metric of the `unreachable` route. It is higher than that of the route through the device, which therefore has
-precedence while it exists."""
+"""Metric of the `unreachable` route. The route through the device has a lower metric, and therefore has precedence
+while the device exists."""
 
 
 def configure_in_host(name: str, settings: DeviceSettings) -> None:

@@ -81,7 +81,7 @@ def remove_stale_sockets(directory: Path, pattern: str) -> None:
 
     Args:
         directory: The directory that contains the sockets.
-        pattern: Glob pattern for the names of the sockets, which no other program uses.
+        pattern: Glob pattern for the names of the sockets. No other program must use such names.
     """
     for path in directory.glob(pattern):
         with contextlib.suppress(OSError):
