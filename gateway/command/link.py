@@ -13,7 +13,7 @@ from gateway.command.local_ports import read_local_ports
 from gateway.command.options import CommandOptions
 from gateway.command.port_target import PortTarget
 from gateway.command.stdio_target import StdioTarget
-from gateway.command.target import CommandContext, CommandTarget, OwnedTasks
+from gateway.command.target import BackgroundTasks, CommandContext, CommandTarget
 from gateway.contracts.link import LinkStatus, NetworkId, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import CloseReason, TunnelState
@@ -73,7 +73,7 @@ class CommandLink:
         """Monotonic time of the last dial of each target, in seconds."""
         self._bridges: set[StreamBridge] = set()
         self._relays: set[Relay] = set()
-        self._tasks = OwnedTasks()
+        self._tasks = BackgroundTasks()
         self._is_suspect = False
         # The status contains a hash instead of the arguments, because an argument can contain a secret.
         digest = hashlib.sha256("\0".join(options.command).encode()).hexdigest()[:8]

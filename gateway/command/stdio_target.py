@@ -8,7 +8,7 @@ from math import inf
 
 from gateway.command.local_ports import LocalPort
 from gateway.command.silence import SilenceTimer
-from gateway.command.target import CommandContext, OwnedTasks, RetryPause
+from gateway.command.target import BackgroundTasks, CommandContext, RetryPause
 from gateway.contracts.values import Endpoint
 from gateway.errors import TunnelError
 from gateway.processes.child_process import exit_error
@@ -45,7 +45,7 @@ class StdioTarget:
         self._has_worked = False
         """Whether the last connection worked. If not, the next one starts with a trial."""
         self._retry = RetryPause()
-        self._tasks = OwnedTasks()
+        self._tasks = BackgroundTasks()
 
     @property
     def failure(self) -> TunnelError | None:

@@ -158,7 +158,7 @@ class RetryPause:
             raise TunnelError(self.failure.reason, self.failure.detail, fatal=self.failure.fatal)
 
 
-class OwnedTasks:
+class BackgroundTasks:
     """Runs background tasks, and cancels them on `close`."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Defines an asyncio event loop whose selector calls relay handlers directly, without a task or callback per event.
+"""Polls sockets for relays: an event loop whose selector calls their handlers without a task or callback per event.
 
 A relay handles an event with one or two system calls. If asyncio dispatched the event through its handles and
 queues, this would take longer than these calls. Therefore, the selector calls the relay handlers inside `select()`.

@@ -30,7 +30,7 @@ _LAST_ACK_OFFSET = 56
 
 
 class StalledPeers:
-    """Tracks the sockets of one event loop that accept no more data because their peers do not read.
+    """Finds the sockets of one event loop whose peers do not read, and suspends their TCP_USER_TIMEOUT.
 
     Args:
         loop: The event loop.
