@@ -36,7 +36,7 @@ starts processes for such targets again."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CommandStatus(LinkStatus):
+class CommandTunnelStatus(LinkStatus):
     """The status of a tunnel through an external program.
 
     Args:
@@ -131,9 +131,9 @@ class CommandLink:
         """Wait until the link is lost, and return the cause, which is not fatal."""
         return await asyncio.shield(self._lost)
 
-    def status(self) -> CommandStatus:
+    def status(self) -> CommandTunnelStatus:
         """Return the current status of the link. It contains no round-trip time."""
-        return CommandStatus(processes=len(self._children), clients=len(self._bridges))
+        return CommandTunnelStatus(processes=len(self._children), clients=len(self._bridges))
 
     def recent_targets(self) -> list[Endpoint]:
         """Return the targets that were dialed at most ten minutes before the most recent dial to any target."""
