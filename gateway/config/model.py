@@ -198,7 +198,8 @@ class AllowRules:
 
     Args:
         networks: Allowed source networks; absent: all clients that reach the listener.
-        label: A label of containers, which lists the backends that they may use. Unknown containers are refused.
+        label: The name of a container label that lists the backends that the container may use. Clients that the
+            gateway cannot assign to a container are refused.
     """
 
     networks: tuple[IpNetwork, ...] = ()
@@ -207,11 +208,12 @@ class AllowRules:
 
 @dataclass(frozen=True)
 class UnixListener:
-    """A unix socket in `listen`, which can belong to one consumer and can restrict its users.
+    """A unix socket in `listen`, which can restrict its users and can name the application that connects.
 
     Args:
         unix: The path of the socket.
-        consumer: The consumer to which status, metrics and quotas assign its connections; absent: none.
+        consumer: The name of the application (consumer) to which status, metrics and quotas assign the connections
+            to this socket; absent: none.
         uid: Numeric IDs of the users that may connect; absent: all users that the mode of the file allows.
         gid: Numeric IDs of the primary groups that may connect; absent: all.
     """
@@ -276,7 +278,7 @@ class CommonBackendOptions:
 
 @dataclass(frozen=True)
 class TunnelSpec:
-    """A tunnel of the configuration. It runs inside one of `via`; if `via` is empty, it connects directly."""
+    """A tunnel of the configuration. It runs inside a tunnel of `via`, or connects directly if `via` is empty."""
 
     name: str
     kind: TunnelKind
@@ -339,7 +341,7 @@ class Config:
     tunnels: dict[str, TunnelSpec] = field(default_factory=dict)
     backends: dict[str, BackendSpec] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict, compare=False)
-    """The place of each value, by its key."""
+    """The file, line and column (or the variable or flag) of each value, by dotted key."""
     origin: ConfigOrigin = field(default_factory=ConfigOrigin, compare=False)
     """The sources of the configuration."""
     redactor: Redactor = field(default_factory=Redactor, compare=False, repr=False)
@@ -347,7 +349,7 @@ class Config:
     direct: tuple[str, ...] = field(default=(), compare=False)
     """The IP addresses that the gateway dials without a tunnel; empty without a section `docker`."""
     servers: dict[str, tuple[Endpoint, ...]] = field(default_factory=dict, compare=False)
-    """The servers of each tunnel whose `via` lists several tunnels, by the name of the tunnel."""
+    """The servers that the gateway can reach through several tunnels, by the name of the tunnel to them."""
 
 
 SECTIONS: dict[str, type] = {
