@@ -24,7 +24,7 @@ def own_tunnel(
         container: The container.
         database: The host name of the database. It is the SSH server if no variable contains another one.
         variable_of_host: The name of the variable that contains the host name of the database.
-        result: Receives the tunnel and notes.
+        result: The imported configuration, to which the function adds the tunnel and notes.
     """
     variable = container.variable
     if not any(container.environment.get(name) for name in (*_HOSTS, *_KEYS, *_USERS)):
@@ -50,7 +50,7 @@ def own_tunnel(
 
 
 def _login(container: ImportedContainer, result: ImportResult) -> dict[str, Any]:
-    """Return the configuration keys with the credentials for the tunnel's server. Add notes on missing files."""
+    """Return the configuration keys for the login to the tunnel's server. Add a note on each missing key file."""
     keys: dict[str, Any] = {}
     context, variable = container_context(container, result), container.variable
     path = variable(*_KEYS)

@@ -7,7 +7,7 @@ from functools import partial
 
 from gateway.backends import KINDS
 from gateway.errors import UsageError
-from gateway.importing.backend_creation import join
+from gateway.importing.backend_creation import create_backends
 from gateway.importing.client_matching import published_ports
 from gateway.importing.compose import import_compose
 from gateway.importing.compose_merge import is_base, is_override
@@ -63,7 +63,7 @@ def _convert(sources: Sequence[ImportSource]) -> ImportResult:
         if not container.replaced and not import_tunnel(container, result):
             result.clients += find_clients(container, result)
     _import_env_files(given, files, result)
-    join(result)
+    create_backends(result)
     _keep_shared_networks(result)
     result.add_example()
     result.note_unused_tunnels()
@@ -113,7 +113,7 @@ def _read(
 
 
 def _import_env_files(given: Sequence[tuple[ImportSource, str]], files: EnvFiles, result: ImportResult) -> None:
-    """Convert env files that no container uses, as if a process on this host had their variables."""
+    """Convert env files that no container uses. Treat their variables as those of a process on this host."""
     compose = any(form == "compose" for _, form in given)
     for source, form in given:
         if form != "env" or (source.name and files.is_read(source.name)):
@@ -153,7 +153,7 @@ def _keep_shared_networks(result: ImportResult) -> None:
 
 
 def _note_ports(container: ImportedContainer, result: ImportResult) -> None:
-    """Add a note on the published ports of a container that the gateway replaces, if they are not marked as used."""
+    """Add a note on the published ports of a replaced container, unless an earlier step has marked them as used."""
     if not container.replaced or not container.port_parts:
         return
     for forward in result.forwards:
@@ -175,7 +175,7 @@ def note_rest(result: ImportResult) -> None:
     """For each container, add a note that lists the parts of its definition that the import did not use.
 
     Args:
-        result: Contains the containers. Receives the notes.
+        result: Contains the containers. The function adds the notes.
     """
     for container in result.containers:
         _note_ports(container, result)
