@@ -1,4 +1,4 @@
-"""Finds hazards of network mounts: unsafe options, database files, and bind mounts of the host's network mounts.
+"""Finds network mounts with unsafe options or database files, and bind mounts of the host's network mounts.
 
 Does no I/O.
 """
