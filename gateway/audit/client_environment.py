@@ -1,4 +1,4 @@
-"""Adds variables such as DOCKER_HOST to the fixes, so that their commands use the audited engine. Does no I/O."""
+"""Adds variables such as DOCKER_HOST to the commands of a report, which then use the audited engine. Does no I/O."""
 
 from dataclasses import replace
 

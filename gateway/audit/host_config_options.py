@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 _MOUNTS = {"Binds", "Mounts", "Tmpfs", "VolumesFrom", "AutoRemove"}
-"""Keys of `HostConfig` that describe mounts or `--rm`. They are not converted here: the change sets the mounts."""
+"""Keys of `HostConfig` that describe mounts, and `--rm`. The new container gets other mounts, and no `--rm`."""
 _NO_OPTIONS = {"MaskedPaths", "ReadonlyPaths", "CgroupnsMode", "ContainerIDFile", "ConsoleSize", "Isolation",
                "VolumeDriver", "Cgroup", "IOMaximumBandwidth", "IOMaximumIOps"}  # fmt: skip
 """Other keys of `HostConfig` that `_OPTIONS` omits: the engine sets them, or another function converts them."""

@@ -62,7 +62,7 @@ class HostFiles:
 
     def __init__(self, mounts_by_point: Mapping[str, HostMount], deadline: float) -> None:
         self.truncated: list[str] = []
-        """The directories of which only a part was read, because they have too many files. Paths or other names."""
+        """The names, for messages, of directories that were only partly read because they contain too many files."""
         self._mounts = mounts_by_point
         self._deadline = deadline
         self._network = {point for point, each in mounts_by_point.items() if _is_remote(each)}

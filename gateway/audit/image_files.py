@@ -138,7 +138,7 @@ def _table(host: HostFiles, layers: list[str], name: str) -> Iterator[list[str]]
 
 
 def _directory(host: HostFiles, layer: str, path: str) -> str | None:
-    """Return a directory of a layer; None if it is absent, or if the image has a symbolic link in its path."""
+    """Return the path of a directory in a layer; None if it is absent, or if its path contains a symbolic link."""
     found = layer if host.is_local(layer) else None
     for part in filter(None, path.split("/")):
         if found is not None:

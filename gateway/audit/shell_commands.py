@@ -1,4 +1,4 @@
-"""Builds shell commands with quoted words, because a container can choose some of the words. Does no I/O."""
+"""Builds shell commands. Quotes their words, because paths in containers can contain shell syntax. Does no I/O."""
 
 import posixpath
 import re

@@ -27,7 +27,7 @@ _REMOVED = 2
 
 @dataclass(frozen=True)
 class AuditScope:
-    """What an audit knows about the host and the gateway before it queries the engine.
+    """The scope of an audit: the containers and backends of the gateway, and the host whose files can be read.
 
     Args:
         forwards: The name of the gateway's backend for each listener port.

@@ -14,7 +14,7 @@ from gateway.audit_log.log_destination import LogDestination
 log = logging.getLogger(__name__)
 
 _BATCH_DELAY = 0.05
-"""Seconds that the writer waits after an event, to write further events together with it."""
+"""Seconds that the writer waits for further events, to write several events at once."""
 _RETRY_DELAY = 1.0
 _LOG_INTERVAL = 60.0
 _STUCK_AFTER = 5.0
@@ -175,7 +175,7 @@ class AuditWriter:
         self._wake.set()
 
     def _write_all(self) -> None:
-        """Write all lines, and retry until this succeeds. After `begin_close`, retry once, then drop the lines."""
+        """Write all lines, and retry until all are written. After `begin_close`, retry once, then drop the rest."""
         last = False
         while self._writing:
             try:

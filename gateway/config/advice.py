@@ -76,7 +76,10 @@ def _at(config: Config, key: str) -> str:
 
 
 def _grants_without_label(config: Config) -> Iterator[str]:
-    """In strict mode, yield a warning for each granted backend without `allow.label`: its grants have no effect."""
+    """In strict mode, yield a warning for each backend in `docker.grants` that has no `allow.label`.
+
+    Without the label, the grants have no effect on the backend.
+    """
     if config.docker is None or not config.gateway.strict:
         return
     granted = {name for grant in config.docker.grants for name in grant.backends}
@@ -89,7 +92,7 @@ def _grants_without_label(config: Config) -> Iterator[str]:
 
 
 def _specific_to_kinds(config: Config) -> Iterator[str]:
-    """Yield the warnings that only apply to one kind of tunnel or backend. The module of the kind writes them."""
+    """Yield the warnings that are specific to a kind of tunnel or backend. The module of each kind defines them."""
     for name, tunnel in config.tunnels.items():
         for warning in tunnel.kind.advice(tunnel.options):
             key, _, message = warning.partition(": ")

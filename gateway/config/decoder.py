@@ -18,7 +18,7 @@ from gateway.errors import ConfigProblem
 
 
 class InvalidValue:
-    """The type of `INVALID`, which replaces an invalid value after its problem is recorded."""
+    """The type of `INVALID`, which the decoder returns instead of an invalid value."""
 
 
 INVALID = InvalidValue()

@@ -16,7 +16,7 @@ def direct_addresses(config: Config) -> tuple[str, ...]:
 
 
 def servers_behind_several(config: Config) -> dict[str, tuple[Endpoint, ...]]:
-    """Return the servers that the gateway can reach through several tunnels, by the name of the tunnel to them."""
+    """Return the servers of each tunnel that can run inside several other tunnels, by the name of the tunnel."""
     return {name: tuple(_servers(spec)) for name, spec in config.tunnels.items() if len(spec.via) > 1}
 
 

@@ -349,7 +349,7 @@ class Config:
     direct: tuple[str, ...] = field(default=(), compare=False)
     """The IP addresses that the gateway dials without a tunnel; empty without a section `docker`."""
     servers: dict[str, tuple[Endpoint, ...]] = field(default_factory=dict, compare=False)
-    """The servers that the gateway can reach through several tunnels, by the name of the tunnel to them."""
+    """The servers of each tunnel that can run inside several other tunnels, by the name of the tunnel."""
 
 
 SECTIONS: dict[str, type] = {

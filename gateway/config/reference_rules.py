@@ -1,4 +1,4 @@
-"""Checks references between the parts of a configuration, and conflicts between listeners."""
+"""Checks rules that concern several parts of a configuration, such as references and conflicts between listeners."""
 
 import contextlib
 import ipaddress

@@ -71,7 +71,7 @@ def _check_text(text: str) -> None:
 
 
 def _error_of_reference(written: str, read: Callable[[str], Any]) -> str:
-    """Return an error message that quotes the reference `written`, not its value, which may be another secret."""
+    """Return an error message that shows the reference `written` instead of its value, which can be a secret."""
     try:
         read(written)
     except ValueError as error:

@@ -38,7 +38,7 @@ def weaknesses(config: Config) -> list[Weakness]:
     """Return all settings that strict mode refuses.
 
     Args:
-        config: A configuration, or its valid parts.
+        config: A configuration. If it has problems, it contains only the valid parts.
     """
     return [
         Weakness(ConfigProblem(place_of(config, key), key, message), advised)

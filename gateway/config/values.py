@@ -165,4 +165,4 @@ def network(text: str) -> IpNetwork:
             wider = ipaddress.ip_network(text, strict=False)
         except ValueError:
             raise ValueError(f"{text!r} is not a network: write one such as 10.0.0.0/8") from error
-        raise ValueError(f"{text!r} has bits set beyond its prefix; did you mean {wider}?") from error
+        raise ValueError(f"{text!r} has host bits set; did you mean {wider}?") from error

@@ -14,7 +14,7 @@ def change_address(edit: YamlEdit, client: ImportedClient, found: ComposeGateway
     """Change the environment variables of a service so that they contain the address of the client's backend.
 
     Args:
-        edit: The changes to the Compose file, to which the function adds its changes.
+        edit: Collects the changes to the Compose file.
         client: A client whose container is a service in the file.
         found: The configuration of the gateway's service.
         result: The imported configuration, to which the function adds notes.
@@ -65,7 +65,7 @@ def _change_url(
     """Change host and port in the URL of a variable. Keep other parts, such as a reference to a password variable.
 
     Args:
-        edit: The changes to the Compose file, to which the function adds its changes.
+        edit: Collects the changes to the Compose file.
         client: The client.
         container: The client's container.
         address: The new host and port.
@@ -104,7 +104,7 @@ def _base(edit: YamlEdit, service: str, variable: str) -> str:
 
 
 def _written(edit: YamlEdit, service: str, variable: str) -> str | None:
-    """Return the value that `environment` of a service sets, before interpolation; None if it sets no value."""
+    """Return a variable's value in `environment` of a service, before interpolation; None if it is not set there."""
     existing = edit.get("services", service, "environment")
     if isinstance(existing, list):
         pairs = [str(each).partition("=") for each in existing]

@@ -191,7 +191,7 @@ def _merge_check(client: ImportedClient, check: dict[str, Any], name: str, resul
 
 
 def _unique_volume(client: ImportedClient, keys: dict[str, Any], result: ImportResult) -> dict[str, Any]:
-    """Return the keys of a client's volume. If another backend has a volume with this name, append a number to it."""
+    """Return the keys of a client's volume. If another volume has the same name, append a number to the name."""
     taken = {each["volume"]["name"] for each in result.backends.values() if "volume" in each}
     old, client.volume = client.volume, unused_name(client.volume, taken)
     if old != client.volume:

@@ -42,8 +42,8 @@ def _address(
 def _missing_file(client: ImportedClient, container: ImportedContainer) -> str:
     """Return an instruction to create the file with the password for the health check.
 
-    The result is empty if the file exists on the host. If the password is an external secret of Compose, for example,
-    the file does not exist.
+    The result is empty if the path of the file on the host is known. For an external secret of Compose, for example,
+    there is no such path.
     """
     path = client.keys.get("check", {}).get("password_file", "")
     variable = next((each for each in client.login if container.environment[each] == path), "")

@@ -1,4 +1,4 @@
-"""Reads the services and volumes in Compose files."""
+"""Imports the services and volumes in Compose files."""
 
 import posixpath
 import re
@@ -23,7 +23,7 @@ def import_compose(
     folder: str = "",
     override: tuple[str, str] = ("", ""),
 ) -> None:
-    """Read the services and volumes in a Compose file.
+    """Import the services and volumes in a Compose file.
 
     Args:
         text: The content of the file.

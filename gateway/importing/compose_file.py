@@ -1,4 +1,4 @@
-"""Reads Compose files: merges override files, resolves `extends`, and interpolates variables."""
+"""Parses Compose files: merges override files, resolves `extends`, and interpolates variables."""
 
 import re
 from typing import Any

@@ -86,7 +86,7 @@ def _read(
     result: ImportResult,
     override: ImportSource | None = None,
 ) -> Volumes:
-    """Read one source into `result`. Return the driver options of the volumes that its commands create, by name."""
+    """Read one source into `result`. Return the driver options of the volumes that it creates, by volume name."""
     folder = posixpath.dirname(source.name)
     read_env_file = partial(files.read, folders=("", folder))
     match form:
@@ -136,7 +136,7 @@ def _import_env_files(given: Sequence[tuple[ImportSource, str]], files: EnvFiles
 
 
 def _keep_shared_networks(result: ImportResult) -> None:
-    """Keep a VPN container if another container uses its network, and that container has no imported backend.
+    """Do not replace a VPN container if another container shares its network, but has no imported backend.
 
     Without the VPN container, the other container would lose its network.
     """

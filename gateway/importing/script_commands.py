@@ -18,7 +18,7 @@ _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 _SHELLS = frozenset({
     "sh", "bash", "dash", "ash", "zsh", "su", "sudo", "runuser", "flock", "screen", "tmux", "nohup", "setsid",
 })  # fmt: skip
-"""Programs that run a command line from one of their arguments."""
+"""Programs that run a command line which is one of their arguments, as in `sh -c 'ssh …'`."""
 
 
 def import_unit(text: str, source: str, read_env_file: EnvFileReader, result: ImportResult) -> Volumes:

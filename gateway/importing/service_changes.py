@@ -14,7 +14,7 @@ def change_volume(edit: YamlEdit, client: ImportedClient, found: ComposeGatewayC
     """Change the driver options of a volume so that Docker mounts the volume through the gateway.
 
     Args:
-        edit: The changes to the Compose file, to which the function adds its changes.
+        edit: Collects the changes to the Compose file.
         client: The client that is the volume.
         found: The configuration of the gateway's service.
         result: The imported configuration, to which the function adds a note.
@@ -46,7 +46,7 @@ def change_service(edit: YamlEdit, container: ImportedContainer, replaced: set[s
     """Remove the parts of a service that the gateway replaces, and add a dependency on the gateway.
 
     Args:
-        edit: The changes to the Compose file, to which the function adds its changes.
+        edit: Collects the changes to the Compose file.
         container: The service.
         replaced: The names of the services that the gateway replaces.
         result: The imported configuration, to which the function adds notes.

@@ -20,7 +20,7 @@ _DATA_TREES = ("/dev/shm", "/dev/mqueue", "/dev/hugepages", "/var/lib/docker/vol
                "/var/lib/containers/storage/volumes/")  # fmt: skip
 """Directories below `_SYSTEM_TREES` that contain data of applications. Access to them is not a hazard."""
 _MODERATE_TREES = ("/dev/", "/etc/", "/usr/share", "/usr/src", "/usr/local/share", "/usr/local/src")
-"""Directories below `_SYSTEM_TREES` that contain few or no programs. Access to them is less severe."""
+"""Directories below `_SYSTEM_TREES` that contain few or no programs. Access to them is a less severe hazard."""
 _HARMLESS = ("/etc/localtime", "/etc/timezone", "/etc/machine-id")
 _SOCKETS = re.compile(r"/(docker|podman|containerd|crio)\.sock$")
 _SOCKET_DIRECTORIES = ("/", "/run", "/var/run", "/var")
