@@ -40,5 +40,5 @@ def _selection(options: DockerOptions, default_host: str, client: str) -> str:
 
 
 def _runs(fix: str, client: str) -> bool:
-    """Return whether a fix contains a command of the client."""
+    """Return whether the commands of a fix call the client."""
     return any(f"{client} " in line for line in fix.splitlines() if not line.startswith("#"))

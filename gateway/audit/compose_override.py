@@ -70,7 +70,8 @@ def override(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
     lines += [END, command(client, "kill", name)] if is_live(container, change) else []
     saved = f"before-audit:{name}"
     lines.append(command(client, "commit", name, saved))
-    # After the next command, the new volume can contain the only copy of the data: a failure must not remove it.
+    # Once Compose has removed the old container, the new volume can contain the only copy of the data. Therefore,
+    # replace the trap that removes the volume if the script fails.
     lines.append(END if is_live(container, change) else started_on_failure(client, container))
     start = "--detach" if container.running else "--no-start"
     same_image = ("--no-build", "--pull", "never")
@@ -90,8 +91,8 @@ def _lines(container: AuditedContainer, change: MountChanges, service: str, *, o
         given = tmpfs_options(container)
         lines += _list("tmpfs", (f"{each}{given.get(each, '')}" for each in tmpfs if each in left))
     if from_files(container, overridden=overridden) & unmounted_paths(change):
-        # An override file cannot remove a single mount of `secrets` or `configs`, so clear both lists. `volumes`
-        # already contains those of their mounts that must remain.
+        # An override file cannot remove a single mount of `secrets` or `configs`, so clear both lists. The list
+        # `volumes` above already contains all mounts that must remain.
         lines += [*_list("secrets", ()), *_list("configs", ())]
     used = {each.volume for each in container.mounts if each.volume and each.path in left}
     named = sorted({*new_volumes(change), *used})

@@ -62,7 +62,7 @@ def networks(container: AuditedContainer) -> Iterator[tuple[str, list[str]]]:
 
 
 def changed_addresses(container: AuditedContainer, first: str) -> Iterator[str]:
-    """Yield the names of the networks on which the new container gets another MAC address.
+    """Yield the names of the networks on which the new container gets another MAC address than the old one.
 
     `docker create` sets the address on the network `first`. `docker network connect` cannot set it on the others.
     """

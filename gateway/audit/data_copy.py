@@ -7,7 +7,7 @@ from gateway.audit.mount_changes import MountChanges, new_volumes
 from gateway.audit.shell_commands import COPY_ROOT, command, copy, save, script
 
 END = "trap - EXIT"
-"""The command that removes the trap that `on_exit` sets. If the script fails later, no command is undone."""
+"""The command that removes the trap of `on_exit`, so that a later failure does not run the commands in the trap."""
 
 
 def helper_created(

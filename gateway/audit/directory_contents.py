@@ -1,6 +1,6 @@
 """Reads the names in a directory, and recognizes databases and private keys in it by names and content.
 
-The functions accept that a container changes the files while they read them.
+A container can replace a file at any time. Therefore, the functions follow no symbolic links, and block on no FIFO.
 """
 
 import errno
@@ -143,7 +143,7 @@ def _is_candidate(entry: "os.DirEntry[str]") -> bool:
 
 
 def _key_in(path: str) -> KeyKind | None:
-    """Return the kind of key in a file; None if it contains none. If the file cannot be read, its name decides."""
+    """Return the kind of key in a file; None if there is none. If the file cannot be read, use only its name."""
     try:
         return by_content(read_start(path, LARGEST), path)
     except OSError:
@@ -151,7 +151,7 @@ def _key_in(path: str) -> KeyKind | None:
 
 
 def _is_sqlite(entry: "os.DirEntry[str]") -> bool:
-    """Return whether a file has the header of SQLite ("Database File Format", section 1.3), or cannot be read."""
+    """Return whether a file is a SQLite database ("Database File Format", section 1.3). True if it is unreadable."""
     try:
         if not entry.is_file(follow_symlinks=False):
             return False

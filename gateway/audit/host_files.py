@@ -101,7 +101,7 @@ class HostFiles:
         return done
 
     def inspect(self, path: str) -> HostPath | None:
-        """Return the file or directory at a path; None if it does not exist, is not local, or cannot be read."""
+        """Return the properties of the file or directory at a path; None if it is absent, not local or unreadable."""
         if not self.is_local(path):
             return None
         try:

@@ -54,7 +54,7 @@ class ContainerUser:
 
 @dataclass(frozen=True)
 class AuditedContainer:
-    """A container, as the audit observes it.
+    """The state of a container at the time of the audit.
 
     Args:
         id: The container's ID.
@@ -130,7 +130,7 @@ class AuditedContainer:
 
 @dataclass(frozen=True)
 class AuditedVolume:
-    """A volume, as the engine reports it.
+    """The state of a volume at the time of the audit.
 
     Args:
         name: The volume's name.
@@ -157,7 +157,7 @@ class AuditedVolume:
 
 @dataclass(frozen=True)
 class AuditSnapshot:
-    """The observed state of an engine and its host, for an audit.
+    """The state of an engine and its host at the time of the audit.
 
     Args:
         containers: The containers.

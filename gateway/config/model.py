@@ -25,8 +25,9 @@ class GatewaySection:
 
     Args:
         instance: The gateway's name in logs, status and labels; absent: the hostname. With a section `docker`, the
-            gateway stores this hostname in `state_dir`, so that its name does not change later. It refuses a hostname
-            that is the ID of its container, because this ID changes when the container is recreated.
+            gateway stores the hostname in `state_dir`, so that the name does not change later. Set this key if the
+            hostname is the ID of the gateway's container: the gateway refuses such a name, because the ID changes
+            when the container is recreated.
         state_dir: Folder for data that must survive a restart. The default for a user who cannot write to
             /var/lib/gateway is `$XDG_STATE_HOME/gateway` (~/.local/state/gateway).
         threads: Number of threads of the data plane in C, which moves the bytes of clients; `auto`: one for each
@@ -129,7 +130,7 @@ class AuditSection:
     Args:
         log: A file, `stdout` or `stderr`; absent: no audit log.
         queue: Maximum number of events that wait while the file cannot be written. If the queue is full, the gateway
-            drops further events, counts them, and logs this.
+            drops further events, counts them, and logs an error.
     """
 
     log: LogTarget | None = None
@@ -163,8 +164,9 @@ class CommonTunnelOptions:
 
     Args:
         kind: The kind, for example `ssh`.
-        via: The tunnel inside which this tunnel runs; absent: it connects directly from this host. With a list of
-            tunnels, it runs inside the first one that works, and reconnects through another one if this one fails.
+        via: The tunnel inside which this tunnel runs; absent: this tunnel connects directly from the gateway's host.
+            With a list, this tunnel runs inside the first one that works. If that one fails, this tunnel reconnects
+            through another one.
     """
 
     kind: str
@@ -306,7 +308,7 @@ class BackendSpec:
     options: Any
     check_options: Any
     sockets: tuple[UnixListener, ...] = ()
-    """The unix sockets in `listen` that are mappings."""
+    """Those unix sockets in `listen` that have settings of their own, such as `uid`."""
     own_paths: dict[Endpoint, tuple[str, ...]] = field(default_factory=dict)
     """The tunnels of each target that has its own `via`."""
     place: str = field(compare=False, default="")

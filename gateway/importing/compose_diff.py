@@ -214,7 +214,7 @@ def _networks(edit: YamlEdit, result: ImportResult, found: ComposeGatewayConfig)
 
 
 def _ports(result: ImportResult) -> Iterator[str]:
-    """Yield the values of `ports` that publish imported forwards on this host's loopback address, as before."""
+    """Yield the values of `ports` that publish the imported forwards on the loopback address of this host."""
     for forward in result.forwards:
         if not forward.backend or forward.listen.startswith("/"):
             continue

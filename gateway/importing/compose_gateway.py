@@ -86,7 +86,7 @@ def _listener(
     Args:
         keys: The imported keys of the backend.
         found: The configuration of the gateway's service.
-        published: The ports of this host that the replaced container publishes; None if the backend replaces none.
+        published: The host ports that the replaced container publishes; None if the backend replaces no container.
         for_containers: Whether containers on a Docker network are clients.
     """
     listen = keys["listen"]

@@ -67,7 +67,7 @@ def _run(words: list[str], source: str, command: str, read_env_file: EnvFileRead
         options += [("env", word) for flag, word in pairwise(rest) if flag in ("-e", "--env") and "=" in word]
     volumes: Volumes = {}
     driver: dict[str, str] = {}
-    # A later env file overrides earlier ones, and options --env override all files.
+    # Apply the env files first, in their order, because a later file overrides earlier ones, and --env overrides all.
     for name, value in sorted(options, key=lambda option: option[0] != "env-file"):
         if name in ("opt", "o"):
             driver.update([value.partition("=")[::2]])

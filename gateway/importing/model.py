@@ -65,7 +65,7 @@ class ImportedContainer:
     Args:
         where: The name of the container in notes.
         name: The host name at which other containers reach the container.
-        source: The source that defines the container.
+        source: The prefix that names the source of the container in notes, such as a file; empty if there is none.
         image: The image.
         command: The words of the entrypoint and the command.
         environment: The environment variables.

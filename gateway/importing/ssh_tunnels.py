@@ -136,7 +136,7 @@ def _path(
 def _program_keys(
     command: str, config: SshHostConfig, context: SshCommandContext, result: ImportResult
 ) -> dict[str, Any]:
-    """Return the configuration keys for a ProxyCommand that is neither a jump host nor a proxy. Add notes.
+    """Return the configuration keys for a ProxyCommand that runs a program other than a jump host or proxy.
 
     The result is empty if the command contains a secret.
 
@@ -174,7 +174,7 @@ def _program_keys(
 
 
 def _alias(config: SshHostConfig) -> str:
-    """Return the host on the command line if it is an alias, because HostName is set; otherwise, an empty string."""
+    """Return the host on the command line if HostName maps it to another host; otherwise, return an empty string."""
     return destination_host(config) if config.first("hostname") else ""
 
 

@@ -37,8 +37,8 @@ def import_volume(name: str, options: Mapping[str, str], where: str, result: Imp
 def _valid_name(name: str, where: str, result: ImportResult, *, in_compose: bool) -> str:
     """Return a valid name for a Docker volume. If it differs from `name`, add a note.
 
-    An invalid name is replaced if it is a key in a Compose file, because Compose adds the project's name as a prefix,
-    or if it contains a variable. Any other invalid name is an error, because Docker cannot have such a volume.
+    The function replaces an invalid name that contains a variable, or that is a key in a Compose file. (Compose puts
+    the project's name before such a key.) Any other invalid name is an error, because Docker has no such volume.
 
     Raises:
         UsageError: The name is not valid, and cannot be replaced.

@@ -1,4 +1,4 @@
-"""Helps the other modules to iterate over the mounts of containers, and to create findings. Does no I/O."""
+"""Iterates over mounts, and creates findings about containers, for the other modules. Does no I/O."""
 
 from collections.abc import Iterator
 

@@ -26,7 +26,7 @@ Issue = tuple[HazardRule, Severity, str]
 
 
 def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
-    """Yield the hazards of network mounts."""
+    """Yield a finding for each hazard of a network mount."""
     for container, mount, store in mounts(snapshot):
         if store.medium.is_network:
             for rule, severity, what in _issues(snapshot, container, mount, store):

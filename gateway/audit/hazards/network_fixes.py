@@ -12,11 +12,11 @@ from gateway.nfs.mount_options import REPLACED
 from gateway.text_sanitizer import one_line
 
 _SMB_VERSION = "3"
-"""The value of `vers` for the latest version since 3.0 that client and server support (mount.cifs(8))."""
+"""The value of `vers` that selects the latest SMB version, at least 3.0, of client and server (mount.cifs(8))."""
 _LOGIN = {"user", "username", "pass", "passwd", "password", "password2"}
 """Mount options that can be in a credentials file instead (mount.cifs(8))."""
 _UNSAFE_IN_FSTAB = re.compile(r"[\s\\#]")
-"""Characters that a field in fstab(5) must contain in octal notation, because they separate fields or comments."""
+"""Matches the characters that fstab(5) requires in octal notation, such as spaces, which separate fields."""
 _KEPT_OF_HOST = {"addr", "port", "sec", "ro", "nosuid", "nodev", "noexec"}
 """Options in the host's mount table that a new volume also needs. All other options are left out, because the table
 also lists defaults and values that are specific to the existing mount."""

@@ -39,7 +39,7 @@ def _hides(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedM
 def _copy_missing(client: str, container: AuditedContainer, mount: AuditedMount, title: str) -> str:
     """Return commands that copy the entries of the image that a mount hides to the mounted directory.
 
-    The commands write through a container: a symbolic link in the directory cannot lead to other files of the host.
+    The commands write from inside a container, where symbolic links cannot lead to other files of the host.
     """
     source = mount.volume or mount.source
     image, path = container.exact_image, mount.path

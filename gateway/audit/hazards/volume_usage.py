@@ -14,7 +14,7 @@ from gateway.text_sanitizer import format_bytes, one_line
 
 
 def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
-    """Yield the hazards of shared and unused volumes."""
+    """Yield a finding for each volume that several containers write to, and for each unused volume."""
     yield from _writers(snapshot)
     used = {mount.volume for container in snapshot.containers for mount in container.mounts}
     for volume in snapshot.volumes.values():
