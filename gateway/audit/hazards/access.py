@@ -56,7 +56,7 @@ def _is_system(snapshot: AuditSnapshot, path: str) -> bool:
     found = snapshot.paths.get(path)
     if path in _HARMLESS or _below_any(path, _DATA_TREES):
         return False
-    # Ignore the mount of a device file, because the engine also restricts access to devices. Report directories.
+    # The mount of a device file is harmless, because the engine also restricts access to devices.
     is_device = path != "/dev" and is_below(path, "/dev") and (found is None or found.kind != "directory")
     return path in _SYSTEM or (_below_any(path, _SYSTEM_TREES) and not is_device)
 
