@@ -12,7 +12,7 @@ from gateway.app.docker_desired_state import desired
 from gateway.app.service_audit_log import recording
 from gateway.audit.client_environment import with_environment
 from gateway.audit.docker_context import default_host
-from gateway.audit.hazards import decide
+from gateway.audit.hazards import build_report
 from gateway.audit.report import AuditReport
 from gateway.audit.snapshot import AuditScope, take_snapshot
 from gateway.audit_log.recorder import AuditRecorder
@@ -143,7 +143,7 @@ def audit(config: Config, mount_table: Path | None = None) -> tuple[AuditReport,
 
     async def inspect(reconciler: Reconciler, engine: Engine) -> tuple[AuditReport, list[str]]:
         lines, own = await reconciler.exposures(engine)
-        report = decide(await take_snapshot(engine, replace(scope, own=own)))
+        report = build_report(await take_snapshot(engine, replace(scope, own=own)))
         return with_environment(report, options, default_host(os.environ), engine.flavor.command), lines
 
     return _with_engine(config, inspect)

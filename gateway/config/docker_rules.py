@@ -19,7 +19,7 @@ def docker_problems(config: Config, docker: DockerOptions, tunnels: set[str]) ->
     Args:
         config: The whole configuration.
         docker: The section `docker` of the configuration.
-        tunnels: The names of all tunnels, including those with other problems.
+        tunnels: The names of all tunnels, including invalid ones, which `config` does not contain.
     """
     yield from _address(docker, tunnels)
     for name, network in docker.networks.items():
