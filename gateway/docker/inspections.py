@@ -103,11 +103,17 @@ class InspectionCache:
         return self._starts[container][0] if container in self._starts else 0.0
 
     def expire_starts(self) -> None:
-        """Mark the last start of each container for inspection, because the gateway may have missed start events."""
+        """Discard what is known about the last start of each container, so that each is inspected again.
+
+        The gateway may have missed start events.
+        """
         self._starts = {key: (0.0, start) for key, (_, start) in self._starts.items()}
 
     def expire_start(self, container: str) -> None:
-        """Mark the last start of a container for inspection, because the container was possibly started."""
+        """Discard what is known about the container's last start, so that it is inspected again.
+
+        The container may have been started since.
+        """
         if container in self._starts:
             self._starts[container] = 0.0, self._starts[container][1]
 

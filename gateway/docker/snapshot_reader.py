@@ -114,15 +114,15 @@ class SnapshotReader:
         )  # fmt: skip
 
     def expire_starts(self) -> None:
-        """Inspect each container again in the next snapshots, because the gateway may have missed start events."""
+        """Make the next snapshots inspect every container again, because the gateway may have missed start events."""
         self._inspections.expire_starts()
 
     def expire_start(self, container: str) -> None:
-        """Inspect a container again in the next snapshot, because the container was possibly started."""
+        """Make the next snapshot inspect a container again, because the container may have been started since."""
         self._inspections.expire_start(container)
 
     def forget_start(self, container: str) -> None:
-        """Inspect a container again in the next snapshot, because the container was started."""
+        """Make the next snapshot inspect a container again, because the container was started."""
         self._inspections.forget_start(container)
 
     async def _services(self, engine: Engine) -> tuple[Service, ...] | None:
