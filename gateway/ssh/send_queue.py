@@ -47,7 +47,7 @@ class ChannelSender(Protocol):
         """Send the data of one turn now."""
 
     def abort(self, close_reason: CloseReason) -> None:
-        """Reset both ends now."""
+        """Reset the client's connection, and close the channel."""
 
 
 class SendQueue:

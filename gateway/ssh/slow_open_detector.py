@@ -23,7 +23,7 @@ class SlowOpenDetector(Generic[_C]):
         self._delay = delay
         self._on_slow = on_slow
         self._pending: dict[int, tuple[float, _C]] = {}
-        """For each token, oldest first: the time (`loop.time()`) at which the open becomes slow; the connection."""
+        """The pending opens by token, oldest first: when each becomes slow (`loop.time()`), and its connection."""
         self._next_token = 0
         self._timer: asyncio.TimerHandle | None = None
 
