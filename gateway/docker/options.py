@@ -13,7 +13,7 @@ class NetworkOptions:
     """One network that the gateway and its consumers share.
 
     Args:
-        driver: `auto` is an overlay in a swarm, and a bridge otherwise.
+        driver: The network driver. `auto` means an overlay in a swarm, and a bridge otherwise.
         create: Whether to create the network when it is missing. In a swarm, the agent on the leading manager creates
             overlays.
         attachable: Whether containers, in addition to services, may join an overlay.

@@ -19,7 +19,7 @@ _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 class OwnershipRecord:
-    """Stores in a file which endpoints and addresses the gateway created, and which starts it requested.
+    """Stores in a file which endpoints the gateway created, its addresses, and which container starts it requested.
 
     Args:
         folder: The directory of the record's file. The directory is created if it is missing.
@@ -61,7 +61,7 @@ class OwnershipRecord:
             for name, each in written.get("addresses", {}).items()  # absent in files of earlier versions
         }
         starts: dict[str, RequestedStart] = {}
-        with contextlib.suppress(*_UNREADABLE):  # if the starts are damaged, the gateway only does not repeat them
+        with contextlib.suppress(*_UNREADABLE):  # without these entries, the gateway only does not repeat the starts
             starts = {
                 str(container): RequestedStart(StartFailureCause(cause), str(backend))
                 for container, (cause, backend) in written.get("starts", {}).items()

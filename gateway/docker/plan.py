@@ -64,13 +64,13 @@ class PlannedAction:
     body: Mapping[str, Any] = field(default_factory=dict, compare=False)
     version: int = 0
     addresses: tuple[str, ...] = ()
-    """The addresses to request for the endpoint. The engine chooses the address of each other address family."""
+    """The addresses to request for the endpoint, at most one per IP version. The engine chooses the others."""
     detaches: int = field(default=0, compare=False)
     """The number of endpoints that the action detaches and does not reattach."""
     cause: str = ""
     """The missing object that made the container's last start fail."""
     last_start: LastStart | None = field(default=None, compare=False)
-    """The container's last start in the snapshot. The gateway skips the action if the container starts meanwhile."""
+    """The container's last start in the snapshot. If it has changed since, the gateway skips the action."""
     owner_start: float = field(default=0.0, compare=False)
     """See `DeadContainer`."""
     backend: str = field(default="", compare=False)
@@ -78,7 +78,7 @@ class PlannedAction:
 
     @property
     def key(self) -> tuple[str, str]:
-        """The key of the attachment, network, volume or container that the action changes."""
+        """A key that identifies the attachment, network, volume or container that the action changes."""
         return (self.subject.removeprefix("network "), self.container_id)
 
     @property
@@ -128,7 +128,7 @@ class DesiredState:
         volumes: The configured volumes.
         serving: Whether any client has connections through the gateway.
         by_label: The label by which each backend admits containers, by the name of the backend.
-        strict: Whether only grants admit containers, and labels do not.
+        strict: Whether only `docker.grants` admit containers, so that labels have no effect (`gateway.strict`).
         configured: The configured networks, if `expand_projects` has replaced some of them in `options` with the
             networks of projects; otherwise empty.
         claimed: The gateway's previous addresses, by network.

@@ -237,7 +237,7 @@ class Reconciler:
         locked = {each.id for each in observed.containers if each.is_locked}
         possible = [each for each in planned.actions if each.container_id not in locked]
         due_for_retry = [each for each in possible if self._not_before(each) <= now]
-        # Pass only actions that are due, so that others do not use up the limit of detached endpoints.
+        # Pass only actions that are due now: actions that wait must not use up the limit on detached endpoints.
         due, held = self._detach_limiter.admit(due_for_retry, now)
         log_changes(planned, self._log_limiter, now)
         self.plan = self._with_failures(_without(planned, held))
@@ -259,7 +259,7 @@ class Reconciler:
         return max(0.05, min(waits, default=self._options.resync)), done
 
     def _started(self, observed: EngineSnapshot, now: float) -> set[str]:
-        """Return the containers whose requested start needs no record any more, because they run or were removed."""
+        """Return the containers whose requested start is over, because they run or were removed."""
         states = {each.id: each.state for each in observed.containers}
         return {
             key

@@ -39,7 +39,8 @@ class SnapshotReader:
         options: The configuration.
         known: Returns the networks in the ownership record, including those that are not configured.
         volumes: Returns whether volumes are configured.
-        consumers: Returns the labels by which backends admit consumers. If empty, snapshots omit capabilities.
+        consumers: Returns the labels by which backends admit containers. Without such labels, the capabilities of
+            containers do not matter, and snapshots omit them.
         starting: Returns the IDs of the containers that the gateway is starting now.
     """
 
@@ -114,15 +115,15 @@ class SnapshotReader:
         )  # fmt: skip
 
     def expire_starts(self) -> None:
-        """Inspect each container again in the next snapshots, because the gateway may have missed start events."""
+        """Inspect all last starts again in the next snapshots, because the gateway may have missed events."""
         self._inspections.expire_starts()
 
     def expire_start(self, container: str) -> None:
-        """Inspect a container again in the next snapshot, because the container was possibly started."""
+        """Inspect a container's last start again in the next snapshot: the container may have been started since."""
         self._inspections.expire_start(container)
 
     def forget_start(self, container: str) -> None:
-        """Inspect a container again in the next snapshot, because the container was started."""
+        """Remove a container's last start from the cache, because the container was started again."""
         self._inspections.forget_start(container)
 
     async def _services(self, engine: Engine) -> tuple[Service, ...] | None:
@@ -182,7 +183,10 @@ class SnapshotReader:
     async def _with_capabilities(
         self, engine: Engine, containers: tuple[Container, ...], labels: Collection[str]
     ) -> tuple[Container, ...]:
-        """Add the capabilities of each container that shares a network or network namespace with a consumer."""
+        """Add the capabilities of each container that might spoof the address of a container that uses backends.
+
+        These are the containers that share a network or a network namespace with such a container.
+        """
         running = [each for each in containers if each.state in RUNNING]
         shared = {name for each in running if self._takes_part(each, labels) for name in each.endpoints}
         for each in running:

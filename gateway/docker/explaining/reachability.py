@@ -37,7 +37,7 @@ def reachability(subject: ExplainedContainer, fact: ExplainedBackend) -> Reachab
 
 
 def _served(subject: ExplainedContainer, fact: ExplainedBackend, network: str, base: Container) -> Reachability:
-    """Return whether the container reaches the backend over a network on which the gateway has the backend's name."""
+    """Return whether the container reaches the backend over `network`, where the gateway has the backend's name."""
     found = _not_admitted(subject, fact, network, base)
     state = f"the backend is {fact.state}" + (f": {fact.why}" if fact.why else "")
     if found is None and fact.state not in (*_GOOD, _UNKNOWN):
@@ -116,7 +116,7 @@ def _unattached(subject: ExplainedContainer, fact: ExplainedBackend) -> Reachabi
         return _no(
             fact, f"it is about to be attached to network {found.network}", "repeat the command in a few seconds"
         )
-    # Use the attachment's message as the remedy, because it contains one.
+    # Use the attachment's message as the remedy, because the message says what to do.
     return _no(fact, f"network {found.network} is {found.state}: {reason(found)}", found.message)
 
 

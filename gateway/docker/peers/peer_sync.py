@@ -34,7 +34,7 @@ class PeerSync:
     Args:
         options: The configuration.
         instance: This agent's name.
-        grants: The configured grants.
+        grants: The rules in `docker.grants`.
         strict: Returns whether only grants admit containers, and labels do not.
         observed: Returns the last snapshot of this node's engine.
         directory: The consumers by address. `PeerSync` sends the consumers of this node to peers, and adds the peers'

@@ -152,8 +152,8 @@ def consumers_of(sent: AddressReport, grants: tuple[Grant, ...], *, strict: bool
 
     Args:
         sent: The report.
-        grants: The configured grants.
-        strict: Whether only grants admit containers, and labels do not.
+        grants: The rules in `docker.grants`.
+        strict: Whether only `docker.grants` admit containers, so that labels have no effect (`gateway.strict`).
     """
     found = {}
     for each in sent.entries:

@@ -29,8 +29,8 @@ def plan(
         desired: The desired state.
         observed: The observed state.
         ours: Endpoints that the gateway created, by the container's ID and the network's name.
-        seen: The endpoints of `ours` that a snapshot has contained and that the gateway did not detach. If one of
-            them is missing now, an operator or another program detached it.
+        seen: The endpoints of `ours` that an earlier snapshot contained, without those that the gateway detached. If
+            such an endpoint is missing now, an operator or another program detached it.
     """
     desired = expand_projects(desired, observed)
     builder = PlanBuilder(desired, observed, ours, seen)

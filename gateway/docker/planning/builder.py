@@ -31,7 +31,7 @@ class AliasHolder:
 
     Args:
         who: The name of the container or service, for messages.
-        owner: The kind and name of its Compose project or swarm service; otherwise, the container's ID.
+        owner: The type and name of what the holder belongs to; see `gateway.docker.grants.owner`.
         listed: The aliases that grants and rules assign to the container or service.
     """
 
@@ -51,7 +51,7 @@ class PlanBuilder:
         desired: The desired state.
         observed: The observed state.
         ours: Endpoints that the gateway created, by the container's ID and the network's name.
-        seen: The endpoints of `ours` that a snapshot has contained and that the gateway did not detach.
+        seen: The endpoints of `ours` that an earlier snapshot contained, without those that the gateway detached.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class PlanBuilder:
         self.report_label_errors(who, problems)
         instance = found.get(f"{prefix}.instance", self.desired.instance)
         if explicit or given is not None or strict or instance != self.desired.instance:
-            return request  # labels and grants take precedence over rules
+            return request  # labels and grants take precedence over the rules in `docker.attach`
         return labels.by_rules(who, found, self.options.attach)
 
     def report_label_errors(self, who: str, problems: Iterable[str]) -> None:

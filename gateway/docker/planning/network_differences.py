@@ -32,9 +32,10 @@ def differing(builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo)
 def _differences(
     builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo, *, ours: bool
 ) -> Iterator[tuple[str, str]]:
-    """Yield each difference from the configuration, and the setting that accepts it.
+    """Yield each difference from the configuration, and the configuration setting that matches the existing network.
 
-    If another program created the network (`ours` is False), only the options that the configuration requires count.
+    If another program created the network (`ours` is False), ignore properties that the configuration does not
+    require.
     """
     driver = builder.driver(options)
     if there.driver != driver and (ours or options.driver != "auto"):
