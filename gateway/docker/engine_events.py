@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Collection
 
-from gateway.docker.consumers import ConsumerDirectory
+from gateway.docker.consumer_directory import ConsumerDirectory
 from gateway.docker.engine import Engine
 from gateway.docker.signal_events import record_event
 from gateway.docker.snapshot_reader import SnapshotReader

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gateway.docker.consumers import client_networks, consumer
+from gateway.docker.consumer_directory import client_networks, consumer
 from gateway.docker.grants import PROJECT, SERVICE, SWARM_SERVICE
 from gateway.docker.labels import KEYS
 from gateway.docker.model import RUNNING, Container, EngineSnapshot

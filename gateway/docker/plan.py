@@ -12,7 +12,7 @@ from gateway.docker.errors import BlockedReason
 from gateway.docker.failed_starts import RequestedStart
 from gateway.docker.model import Container, EngineSnapshot, LastStart
 from gateway.docker.options import DockerOptions, NetworkOptions
-from gateway.docker.project_networks import configured_as
+from gateway.docker.project_network_names import configured_as
 from gateway.docker.volumes import VolumeStatus
 
 OWNER_ALIAS_PREFIX = "gw-owner-"
@@ -21,7 +21,7 @@ _MARK_LENGTH = 50
 
 
 class ActionKind(StrEnum):
-    """What an action does, such as create or attach. Metrics use this fixed set of values."""
+    """What an action does, such as create or attach. The values appear as a label of metrics."""
 
     CREATE_NETWORK = "create_network"
     REMOVE_NETWORK = "remove_network"

@@ -12,13 +12,13 @@ from pathlib import Path
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.backoff import Backoff, BackoffPolicy
 from gateway.contracts.link import Link
-from gateway.docker.consumers import ConsumerDirectory, client_networks
+from gateway.docker.consumer_directory import ConsumerDirectory, client_networks
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine import Engine, connected
 from gateway.docker.engine_events import EngineEvents
 from gateway.docker.errors import EngineError
 from gateway.docker.identity_warnings import image_labels, is_gateway, spoofing
-from gateway.docker.inspections import RETRY
+from gateway.docker.inspection_cache import RETRY
 from gateway.docker.last_starts import NEXT
 from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.model import RUNNING, EngineSnapshot
@@ -291,7 +291,7 @@ class Reconciler:
         return [*dead, *image_labels(desired, observed), *spoofing(desired, observed)], own
 
     def _with_failures(self, planned: Plan) -> Plan:
-        """Return the plan with the failures of its actions."""
+        """Return the plan with failed actions in the status of attachments, and a warning about a damaged record."""
         attachments = tuple(self._failures.with_failure(each, self._options.networks) for each in planned.attachments)
         warnings = planned.warnings
         if self._ownership.problem:

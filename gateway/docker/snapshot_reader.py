@@ -12,7 +12,7 @@ from gateway.docker.engine_flavor import lease_ranges
 from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
 from gateway.docker.grants import granted
 from gateway.docker.image_labels import ImageLabelCache
-from gateway.docker.inspections import InspectionCache, epoch
+from gateway.docker.inspection_cache import InspectionCache, epoch
 from gateway.docker.labels import MANAGED_BY, by_rules
 from gateway.docker.last_starts import with_last_starts
 from gateway.docker.model import (
@@ -27,7 +27,7 @@ from gateway.docker.model import (
 )
 from gateway.docker.options import DockerOptions
 from gateway.docker.own_container_id import own_id
-from gateway.docker.project_networks import configured_as
+from gateway.docker.project_network_names import configured_as
 from gateway.docker.volumes import VolumeInfo
 from gateway.text_sanitizer import one_line
 

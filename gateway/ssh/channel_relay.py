@@ -184,7 +184,7 @@ class ChannelRelay:
             return
         try:
             if event == watch.mask == READ:
-                self._read_client()  # the called methods call `_update_interest` when it is necessary
+                self._read_client()  # this calls `_update_interest` if necessary
             else:
                 self._handle_client_event(event, watch)
         except Exception:
@@ -277,7 +277,10 @@ class ChannelRelay:
     # The end of the relay.
 
     def _propagate_end(self) -> None:
-        """Pass the backend's EOF on to the client after all its data. Finish when both directions have ended."""
+        """Pass the backend's EOF on to the client, after all of the backend's data.
+
+        Finish the relay when both directions have ended.
+        """
         if self._client is None or self.ended.done():
             return
         if self._send_buffer:

@@ -108,7 +108,7 @@ class ClientConnection(SSHClientConnection):
         self._last_rekey_soon = False
         super().__init__(asyncio.get_running_loop(), options, wait="auth")
         self._bytes_until_rekey = self._rekey_bytes
-        """Bytes to receive before `rekey` is due."""
+        """Number of bytes to receive until the next key exchange is due."""
 
     # asyncssh assigns new ciphers to these two attributes at each key exchange.
 
@@ -212,7 +212,7 @@ class ClientConnection(SSHClientConnection):
 
     @property
     def between_packets(self) -> bool:
-        """Whether asyncssh has processed every packet that it received."""
+        """Whether asyncssh has processed all received bytes, and no packet is incomplete."""
         return not self._inpbuf and self._recv_handler == self._recv_pkthdr
 
     @property
@@ -234,7 +234,7 @@ class ClientConnection(SSHClientConnection):
         self._recv_seq = number
 
     def count_received(self, size: int) -> None:
-        """Count `size` bytes that the socket received, and start a key exchange when it is due."""
+        """Count `size` received bytes. If a key exchange is due, start one."""
         self._bytes_until_rekey -= size
         if self._bytes_until_rekey <= 0:
             self.rekey()

@@ -143,7 +143,10 @@ class EngineTransport(asyncio.Transport):
         return EngineListener(self.host, sock, rule, permits, connections, max_packet, events)
 
     def recall_clients(self) -> None:
-        """Make the engine return accepted clients that wait for a channel of this connection; see `LinkListener`."""
+        """Make the engine give up the accepted clients that wait for a channel of this connection.
+
+        The listener then returns these clients; see `gateway.contracts.accepting.LinkListener`.
+        """
         if not self._closed:
             self.host.command(COMMAND_RECALL, self.token)
 

@@ -154,11 +154,14 @@ class SshConnectionPool:
         return caller_end
 
     async def lost(self) -> TunnelError:
-        """Wait until no connection is open, and return the cause. The error is not fatal."""
+        """Wait until no connection is open. Return the cause as an error that is not fatal."""
         return await asyncio.shield(self._lost)
 
     def renew(self) -> None:
-        """Replace all connections with new ones that log in with the current credentials. The old ones drain."""
+        """Replace all connections with new ones that log in with the current credentials.
+
+        The old connections close after their last channel.
+        """
         for connection in self._connections:
             connection.outdated = True
         self._dialer.renew()

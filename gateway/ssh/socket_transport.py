@@ -144,7 +144,7 @@ class SocketTransport(asyncio.Transport):
             self._close(error)
 
     def _receive(self) -> None:
-        """Read from the socket once, and pass the data to asyncssh. Start a key exchange when it is due."""
+        """Read from the socket once, and pass the data to asyncssh. If a key exchange is due, start one."""
         try:
             data = self._sock.recv(_RECEIVE_SIZE)
         except BlockingIOError:

@@ -4,7 +4,7 @@ import ipaddress
 from dataclasses import replace
 
 from gateway.docker import labels
-from gateway.docker.consumers import Consumer, consumer
+from gateway.docker.consumer_directory import Consumer, consumer
 from gateway.docker.explaining.explained_container import ExplainedContainer, reason
 from gateway.docker.explaining.model import ExplainedBackend, Reachability
 from gateway.docker.model import RUNNING, Container

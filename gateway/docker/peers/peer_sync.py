@@ -5,7 +5,7 @@ import logging
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 
-from gateway.docker.consumers import Consumer, ConsumerDirectory
+from gateway.docker.consumer_directory import Consumer, ConsumerDirectory
 from gateway.docker.model import EngineSnapshot
 from gateway.docker.options import Grant, PeerOptions
 from gateway.docker.peers.exchange import PeerExchange

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from gateway.docker.consumers import Consumer
+from gateway.docker.consumer_directory import Consumer
 from gateway.docker.grants import granted
 from gateway.docker.model import EngineSnapshot
 from gateway.docker.options import Grant

@@ -18,7 +18,7 @@ from gateway.docker.plan import (
     PlannedAction,
     backends_on,
 )
-from gateway.docker.project_networks import network_of
+from gateway.docker.project_network_names import network_of
 from gateway.text_sanitizer import one_line
 
 _MAX_LABEL_ERRORS = 10
@@ -86,7 +86,7 @@ class PlanBuilder:
         self.outdated: set[str] = set()
         """Networks that this gateway created, and whose configured options have changed since then."""
         self._containers_named: dict[str, dict[str, list[tuple[Container, bool]]]] = {}
-        """The results of `containers_named`, by network and name."""
+        """A cache of the results of `containers_named`, by network and name."""
         self.reserved: dict[tuple[str, str], AliasHolder] = {}
         """The container or service for which this plan reserves each alias, by network and alias."""
 
@@ -114,7 +114,7 @@ class PlanBuilder:
         """Return the request of a container or service by its labels, grants and rules; None if there is none.
 
         Args:
-            who: The name of the container or service, for messages.
+            who: The container or service, as messages call it.
             name: The container's name; None for a service.
             found: The labels that the gateway evaluates.
         """
@@ -172,8 +172,8 @@ class PlanBuilder:
 
         Args:
             request: The request of a container or service.
-            who: The name of the container or service, for messages.
-            name: The name of the container or service, for the networks of projects.
+            who: The container or service, as messages call it.
+            name: The name of the container or service. With `per: project`, network names can contain it.
             found: The labels that the gateway evaluates.
         """
         configured = self.desired.networks

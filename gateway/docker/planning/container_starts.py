@@ -12,7 +12,7 @@ from gateway.docker.planning.builder import PlanBuilder
 from gateway.docker.planning.dead_containers import dead_container, recreate
 from gateway.docker.planning.gateway_container import is_bound_to_removed_network, reconnect_command
 from gateway.docker.planning.lost_namespaces import without_namespace, without_namespace_while_running
-from gateway.docker.project_networks import configured_as
+from gateway.docker.project_network_names import configured_as
 from gateway.text_sanitizer import one_line
 
 

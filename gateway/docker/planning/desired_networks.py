@@ -1,7 +1,7 @@
 """Determines the desired networks of a container from its labels, grants and rules."""
 
 from gateway.docker import labels
-from gateway.docker.consumers import client_networks
+from gateway.docker.consumer_directory import client_networks
 from gateway.docker.errors import BlockedReason
 from gateway.docker.model import LIVE, Container
 from gateway.docker.plan import AttachmentState

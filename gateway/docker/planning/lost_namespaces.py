@@ -9,7 +9,7 @@ from gateway.docker.labels import revives
 from gateway.docker.model import LIVE, Container, start_order
 from gateway.docker.planning.builder import PlanBuilder
 from gateway.docker.planning.dead_containers import dead_container, recreate
-from gateway.docker.project_networks import configured_as
+from gateway.docker.project_network_names import configured_as
 
 
 def shared_namespaces(builder: PlanBuilder) -> frozenset[str]:
