@@ -62,7 +62,7 @@ class InspectionCache:
         self._locked: dict[str, float] = {}
         """The monotonic time at which an inspection of the container timed out or failed, by container ID."""
         self._problems: dict[str, str] = {}
-        """See `problem`."""
+        """Why the engine cannot inspect a container, by container ID."""
         self._idle: frozenset[str] = frozenset()
         self._starting: frozenset[str] = frozenset()
         self._left = 0.0

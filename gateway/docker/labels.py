@@ -35,7 +35,7 @@ class LabelRequest:
             `backends` resolves.
         backends: The requested backends. If empty, the request selects all backends.
         aliases: The aliases of the container or service on these networks.
-        detach_on_stop: Whether the gateway detaches the container when it stops.
+        detach_on_stop: Whether the gateway detaches the container when the container stops.
         refused: The reason why the request is refused; empty if it is not refused.
     """
 
@@ -205,9 +205,9 @@ def only_granted(
     ]
     refused = ""
     if not backends:
-        refused = "docker.grants allow it none of the backends that its labels request"
+        refused = "docker.grants allows none of the backends that its labels request"
     elif request.networks and not networks:
-        refused = "the networks that its labels request carry no backend that docker.grants allow it"
+        refused = "the networks that its labels request carry no backend that docker.grants allows"
     # Keep the lists of a refused request, because an empty list would select everything.
     kept = replace(request, backends=backends or request.backends, networks=networks or request.networks)
     return replace(kept, aliases=aliases, refused=refused), problems

@@ -105,7 +105,7 @@ class OwnershipRecord:
 
     @property
     def later_starts(self) -> dict[str, float]:
-        """The recorded results of `gateway.docker.planning.lost_namespaces.later_starts`."""
+        """The containers that `gateway.docker.planning.lost_namespaces.later_starts` found in earlier snapshots."""
         return dict(self._later_starts)
 
     def record_later_starts(self, starts: Mapping[str, float]) -> None:

@@ -72,9 +72,9 @@ class PlannedAction:
     last_start: LastStart | None = field(default=None, compare=False)
     """The container's last start in the snapshot. If it has changed since, the gateway skips the action."""
     owner_start: float = field(default=0.0, compare=False)
-    """See `DeadContainer`."""
+    """When the owner of the network namespace that the container shares last started, see `DeadContainer`."""
     backend: str = field(default="", compare=False)
-    """See `DeadContainer`."""
+    """The backend of the volume that was not mounted; empty if the start failed for another reason."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -226,7 +226,7 @@ class Plan:
     """The number of endpoints that the gateway detaches later, because the limit `max_detaches` is reached."""
     volumes: tuple[VolumeStatus, ...] = ()
     label_errors: frozenset[str] = frozenset()
-    """The warnings about labels."""
+    """The items of `warnings` that are about labels."""
     name_conflicts: tuple[NameConflict, ...] = ()
     networks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The backends that are reached by name on each managed network."""

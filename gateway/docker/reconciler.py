@@ -301,6 +301,6 @@ class Reconciler:
 
 
 def _without(planned: Plan, held: list[PlannedAction]) -> Plan:
-    """Return the plan without the postponed actions, and with the number of endpoints that these would detach."""
+    """Return the plan without the actions in `held`. Set `postponed` to the number of endpoints that they detach."""
     actions = tuple(action for action in planned.actions if action not in held)
     return replace(planned, actions=actions, postponed=sum(action.detaches for action in held))

@@ -41,7 +41,7 @@ class StartAttempts:
         self._restarted: dict[str, float] = {}
         """The `owner_start` for which a container was last restarted, by the container's ID."""
         self._signals: dict[str, dict[int, float]] = {}
-        """See `signals`."""
+        """The last time of each signal that another client sent, by container ID and signal number."""
         self._clock_offset = 0.0
         """The difference between the engine's time and the monotonic time; 0 if the engine's time is not known."""
         self.revived: Tally = Tally()

@@ -13,7 +13,7 @@ from gateway.fleet.options import FleetOptions
 
 
 class MemberDiscovery:
-    """Finds the members of a fleet. If a read or a lookup fails, the members that it returned last remain known.
+    """Finds the members of a fleet. After a failed read or lookup, the result of the last successful one is used.
 
     Args:
         strict: Whether to ignore members in the file that would get the token without encryption.

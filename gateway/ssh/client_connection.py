@@ -205,7 +205,7 @@ class ClientConnection(SSHClientConnection):
 
     @property
     def transport_closed(self) -> bool:
-        """Whether asyncssh has released the transport."""
+        """Whether the transport is closed, so that asyncssh no longer uses it."""
         return self._transport is None
 
     # Receiving.
@@ -319,7 +319,7 @@ def channel_target(host: str, port: int) -> tuple[bytes, bytes]:
     The parts are the channel type, and the bytes after the maximum packet size.
 
     Args:
-        host: A host name or address, or with a leading slash the path of a unix socket (OpenSSH's PROTOCOL,
+        host: A host name or address; or, if it begins with a slash, the path of a unix socket (OpenSSH's PROTOCOL,
             section 2.4).
         port: The TCP port; ignored for a unix socket.
     """

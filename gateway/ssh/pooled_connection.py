@@ -150,7 +150,7 @@ class PooledConnection:
         try:
             relay = await self._opener.open(to, latency, timeout, tap)
         except TimeoutError as error:
-            raise DialError(Reason.TIMEOUT, f"no channel to {to} within {timeout:.3g} s") from error
+            raise DialError(Reason.TIMEOUT, f"no channel to {to} was open within {timeout:.3g} s") from error
         except ValueError as error:
             raise DialError(
                 Reason.PROTOCOL,

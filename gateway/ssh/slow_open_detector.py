@@ -15,7 +15,7 @@ class SlowOpenDetector(Generic[_C]):
     Args:
         loop: The event loop.
         delay: The delay, in seconds.
-        on_slow: Called with the connection. If several opens on it are slow at the same time, it is called once.
+        on_slow: Called with the connection, and only once if several opens on the connection are slow.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, delay: float, on_slow: Callable[[_C], None]) -> None:

@@ -121,7 +121,7 @@ def _unattached(subject: ExplainedContainer, fact: ExplainedBackend) -> Reachabi
 
 
 def _unasked(subject: ExplainedContainer, fact: ExplainedBackend, configured: list[str]) -> Reachability:
-    """Return why the desired state attaches the container to no network with the backend."""
+    """Return why neither labels, grants nor rules attach the container to a network with the backend."""
     container, mine, enable = subject.container, subject.container.labels, subject.label("enable")
     grant = _grant(container.name, fact)
     instance = mine.get(subject.label("instance"), subject.desired.instance)
@@ -152,7 +152,7 @@ def _chosen_otherwise(subject: ExplainedContainer, fact: ExplainedBackend, confi
             remedy = f"add {choices[0]} to its label {label} and recreate it"
             return _no(fact, f"its label {label} lists only {mine[label]}", remedy)
     if subject.grant is not None:
-        why = f"docker.grants allow it only {', '.join(subject.grant.backends)}"
+        why = f"docker.grants allows only {', '.join(subject.grant.backends)}"
         return _no(fact, why, _grant(container.name, fact))
     return _no(
         fact,

@@ -80,7 +80,7 @@ class PlanBuilder:
         self.attachments: list[AttachmentStatus] = []
         self.warnings: list[str] = []
         self.label_errors: list[str] = []
-        """The warnings about labels."""
+        """The warnings that are about labels."""
         self.names = NameTable(desired, observed)
         self.name_conflicts: list[NameConflict] = []
         self.outdated: set[str] = set()
