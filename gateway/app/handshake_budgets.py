@@ -1,4 +1,4 @@
-"""Owns the handshake budgets, which track how many more aborted handshakes each MySQL server tolerates."""
+"""Owns the handshake budgets: for each path, a limit on the aborted handshakes with a MySQL server."""
 
 import time
 from collections.abc import Iterable

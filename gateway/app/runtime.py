@@ -107,7 +107,7 @@ class Runtime:
         route = Route((), list, lambda _: None, spec.hold)  # `_change` replaces it before the forward starts
         kind = spec.kind
         recorders = self._recorder, self._exporter
-        forward = Forward(spec.name, [], admission, route, kind.tap, kind.prompt, kind.cancels, *recorders)
+        forward = Forward(spec.name, [], admission, route, kind.tap, kind.response_timeout, kind.cancels, *recorders)
         running = RunningBackend(spec, forward, self._budgets)
         running.on_state_change = lambda: self.on_state_change()  # noqa: PLW0108 - the runtime's callback may change
         running.on_result = lambda: self.on_check_result(running)

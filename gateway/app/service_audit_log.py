@@ -174,7 +174,9 @@ class ServiceAuditLog:
 
 @asynccontextmanager
 async def recording(config: Config) -> AsyncIterator[AuditRecorder]:
-    """Open the audit log for one command, and yield a recorder. It ignores events if the log is a standard stream.
+    """Open the audit log for one command, and yield a recorder.
+
+    The recorder discards events if the log is a standard stream, because the command prints its own output to it.
 
     Raises:
         GatewayError: The file cannot be opened.

@@ -6,8 +6,8 @@ from typing import Any
 import pymysql
 from pymysql.cursors import DictCursor
 
-from gateway.backend_support.database_check import parse_lag
 from gateway.backend_support.role_facts import LAG, READ_ONLY
+from gateway.backend_support.sql_check_options import parse_lag
 from gateway.contracts.backend import ProbeResult
 from gateway.errors import Reason
 from gateway.facts import IDENTITY, VERSION

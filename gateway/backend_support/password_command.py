@@ -61,7 +61,7 @@ async def run_password_command(command: Sequence[str], inherited: Sequence[str],
     stderr = bytearray()
     stderr_reader = asyncio.create_task(_read_stderr(process.stderr, stderr))
     output, code = b"", None
-    failure = f"{name} did not end within {timeout:g} s"
+    failure = f"{name} did not exit within {timeout:g} s"
     try:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):

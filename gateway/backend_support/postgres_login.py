@@ -87,7 +87,10 @@ class PostgresLogin:
         return result
 
     def finish(self) -> None:
-        """Close the connection: immediately, or, while a thread runs a call of libpq, when this call returns."""
+        """Close the connection.
+
+        If a thread is inside a libpq call, close it when that call returns; otherwise, close it immediately.
+        """
         if self._polling is None or self._polling.done():
             self.conn.finish()
         else:

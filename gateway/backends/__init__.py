@@ -90,15 +90,17 @@ class BackendKind:
         privileged_only: Receives the options, and returns whether the listener refuses source ports above 1023.
         abort_limit: The number of consecutive aborted handshakes after which a server blocks their source address.
             None: servers of this kind do not count aborted handshakes.
-        tap: Creates a tap that measures latency in the traffic. None: requests and responses alternate, so that the
-            relay itself measures the latency.
+        tap: Creates a tap that measures latency in the traffic. None: no tap is needed; requests and responses
+            alternate strictly, so the relay can measure the latency itself.
         cancels: Recognizes cancel requests on separate connections. Must be None if `tap` is set.
-        prompt: Seconds without a response to a client after which the target is suspect. None: there is no limit.
+        response_timeout: Maximum seconds a target may take to answer a client before the gateway counts a failed
+            check, and checks the target early. None: no limit.
         imports: The rules for the configuration that `gateway import` writes.
         advice: Receives all configured backends of this kind, and yields warnings. Each warning names the backend
             and the remedy.
         insecure_settings: Receives the options, the check, and whether the path to a target is unencrypted and leaves
-            this host. Yields the insecure settings. Reads no files except the modes of programs.
+            this host. Yields the insecure settings. Reads no file contents; checks only the permissions of
+            program files.
         credentials: Reads the certificate files from the options and the check. Skips unreadable files. Can block.
         init_keys: The keys of `check` that `gateway init` asks for. For a secret, it asks for the path of a file.
         verify: Checks the options, the check, and the files that they name. Raises `GatewayError` if the operator
@@ -124,7 +126,7 @@ class BackendKind:
     abort_limit: int | None = None
     tap: TapFactory | None = None
     cancels: CancelProtocol | None = None
-    prompt: float | None = None
+    response_timeout: float | None = None
     imports: ImportRules = field(default_factory=ImportRules)
     advice: Callable[[Sequence[ConfiguredBackend]], Iterator[str]] = lambda _: iter(())
     insecure_settings: Callable[[Any, Any, bool], Iterator[InsecureSetting]] = lambda *_: iter(())

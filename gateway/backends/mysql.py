@@ -21,7 +21,13 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from gateway.backend_support import tls
 from gateway.backend_support.check_passwords import PasswordSource
-from gateway.backend_support.database_check import (
+from gateway.backend_support.http_role_server import with_http_role
+from gateway.backend_support.login_options import insecure_settings
+from gateway.backend_support.login_pacing import LoginPacing
+from gateway.backend_support.mysql_errors import mysql_error, protocol_error
+from gateway.backend_support.mysql_login import RestrictedMysqlConnection
+from gateway.backend_support.mysql_status import query_status
+from gateway.backend_support.sql_check_options import (
     DATABASE_FACTS,
     IMPORT_NOTE,
     DatabaseCheckOptions,
@@ -30,12 +36,6 @@ from gateway.backend_support.database_check import (
     verify,
     without_database,
 )
-from gateway.backend_support.http_role_server import with_http_role
-from gateway.backend_support.login_options import insecure_settings
-from gateway.backend_support.login_pacing import LoginPacing
-from gateway.backend_support.mysql_errors import mysql_error, protocol_error
-from gateway.backend_support.mysql_login import RestrictedMysqlConnection
-from gateway.backend_support.mysql_status import query_status
 from gateway.backends import BackendKind, EmptyOptions, ImportRules
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector

@@ -132,14 +132,14 @@ class NfsBackend:
                 raise UnusableTargetError(
                     Reason.PERMISSION if error.denied else Reason.PROTOCOL, f"{error}{versions}"
                 ) from error
-            except nfs4.NfsError as error:
+            except nfs4.Nfs4StatusError as error:
                 raise UnusableTargetError(
                     _REASONS.get(error.status, Reason.PROTOCOL), f"{self.options.export}: {error}"
                 ) from error
             except XdrError as error:
                 raise UnusableTargetError(
                     Reason.PROTOCOL,
-                    f"the response is not valid for NFS ({error}): check that the target is an NFS server",
+                    f"the response is not a valid NFS response ({error}): check that the target is an NFS server",
                 ) from error
             except OSError as error:
                 raise UnusableTargetError(Reason.RESET, error_text(error)) from error
@@ -303,7 +303,7 @@ KIND = BackendKind(
     ),
     facts=(EXPORT_READ_ONLY, IDENTITY, SPACE, LEASE),
     tap=RpcLatencyTap,
-    prompt=1.5,
+    response_timeout=1.5,
     imports=ImportRules(keys={"export": "/"}, note="set export to the path that is mounted"),
     advice=_advice,
     privileged_only=lambda options: not options.allow_unprivileged_ports,

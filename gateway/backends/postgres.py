@@ -24,7 +24,15 @@ from psycopg.conninfo import make_conninfo
 from psycopg.pq.abc import PGconn
 
 from gateway.backend_support.check_passwords import PasswordSource
-from gateway.backend_support.database_check import (
+from gateway.backend_support.http_role_server import with_http_role
+from gateway.backend_support.login_options import insecure_settings
+from gateway.backend_support.loopback_port import loopback_port
+from gateway.backend_support.postgres_cancel import PostgresCancelProtocol
+from gateway.backend_support.postgres_certificate import CertificateFetcher
+from gateway.backend_support.postgres_errors import NO_PASSWORD, login_error
+from gateway.backend_support.postgres_login import PostgresLogin
+from gateway.backend_support.role_facts import LAG, READ_ONLY
+from gateway.backend_support.sql_check_options import (
     DATABASE_FACTS,
     IMPORT_NOTE,
     DatabaseCheckOptions,
@@ -34,14 +42,6 @@ from gateway.backend_support.database_check import (
     verify,
     without_database,
 )
-from gateway.backend_support.http_role_server import with_http_role
-from gateway.backend_support.login_options import insecure_settings
-from gateway.backend_support.loopback_port import loopback_port
-from gateway.backend_support.postgres_cancel import PostgresCancelProtocol
-from gateway.backend_support.postgres_certificate import CertificateFetcher
-from gateway.backend_support.postgres_errors import NO_PASSWORD, login_error
-from gateway.backend_support.postgres_login import PostgresLogin
-from gateway.backend_support.role_facts import LAG, READ_ONLY
 from gateway.backends import BackendKind, EmptyOptions, ImportRules
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
@@ -123,7 +123,7 @@ class PostgresBackend:
             raise
         except ValueError as error:
             raise UnusableTargetError(
-                Reason.PROTOCOL, f"the response is not valid for PostgreSQL: {error}"
+                Reason.PROTOCOL, f"the response is not a valid PostgreSQL response: {error}"
             ) from error
         if password and not password_was_used:
             finding = replace(finding, degraded=(Reason.UNAUTHENTICATED, NO_PASSWORD))

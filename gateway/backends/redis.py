@@ -89,7 +89,9 @@ class RedisBackend:
         try:
             return evaluate(role, read_info(infos), self.check.max_lag)
         except ValueError as error:
-            raise UnusableTargetError(Reason.PROTOCOL, f"the response is not valid for Redis: {error}") from error
+            raise UnusableTargetError(
+                Reason.PROTOCOL, f"the response is not a valid Redis response: {error}"
+            ) from error
 
 
 async def _greet(client: RespClient, phases: Phases) -> bool:
@@ -128,7 +130,7 @@ KIND = BackendKind(
     read_url=_read_url,
     has_roles=lambda _: True,
     facts=REDIS_FACTS,
-    prompt=1.5,
+    response_timeout=1.5,
     imports=ImportRules(
         note="if the server requires a password, add check: {password_file: …}", password_without_user=True
     ),

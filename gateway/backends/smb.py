@@ -157,7 +157,7 @@ def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
     mount = dict(part.strip().partition("=")[::2] for part in driver_options.get("o", "").split(","))
     match = re.fullmatch(r"//([^/]+)/+([^/]+)(/.*)?", driver_options.get("device", ""))
     if match is None:
-        raise ValueError("the device is not //SERVER/SHARE")
+        raise ValueError("the device must have the form //SERVER/SHARE")
     port = mount.pop("port", "") or str(_PORT)
     if not port.isdecimal():
         raise ValueError(f"port={port} is not a port number")

@@ -33,7 +33,7 @@ class PathPart:
 
 @dataclass(frozen=True)
 class BackendExplanation:
-    """Why a backend has its state.
+    """Explains why a backend is in its current state.
 
     Args:
         parts: The parts in the order in which a client passes them.

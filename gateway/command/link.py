@@ -36,7 +36,7 @@ again."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CommandStatus(LinkStatus):
+class CommandTunnelStatus(LinkStatus):
     """The status of a tunnel through an external program.
 
     Args:
@@ -128,9 +128,9 @@ class CommandLink:
         """Wait until the link is lost, and return the cause, which is not fatal."""
         return await asyncio.shield(self._lost)
 
-    def status(self) -> CommandStatus:
+    def status(self) -> CommandTunnelStatus:
         """Return the status of the link, without a round-trip time."""
-        return CommandStatus(processes=len(self._children), clients=len(self._bridges))
+        return CommandTunnelStatus(processes=len(self._children), clients=len(self._bridges))
 
     def recent_targets(self) -> list[Endpoint]:
         """Return the targets that were dialed within ten minutes before the last dial."""

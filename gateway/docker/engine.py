@@ -219,7 +219,8 @@ class Engine:
                 timeout=_timeout(total or self._timeout),
             )
             async with query as response, response:  # aiodocker does not release the response after an error
-                # Read the body inside this try block: the read raises an error if the body is truncated.
+                # Read the body inside this try block: the read raises an error if a proxy or a stopping engine
+                # truncated the body.
                 text = await response.text()
                 is_json = "json" in response.headers.get("Content-Type", "")
                 return json.loads(text) if is_json and text else text

@@ -103,16 +103,16 @@ class InspectionCache:
         return self._starts[container][0] if container in self._starts else 0.0
 
     def expire_starts(self) -> None:
-        """Mark all cached last starts as outdated, because the gateway may have missed events.
+        """Discard what is known about the last start of each container, so that each is inspected again.
 
-        The next snapshots inspect the containers again, and use the outdated values until then.
+        The gateway may have missed start events.
         """
         self._starts = {key: (0.0, start) for key, (_, start) in self._starts.items()}
 
     def expire_start(self, container: str) -> None:
-        """Mark a cached last start as outdated, because the container may have been started since.
+        """Discard what is known about the container's last start, so that it is inspected again.
 
-        The next snapshot inspects the container again, and uses the outdated value until then.
+        The container may have been started since.
         """
         if container in self._starts:
             self._starts[container] = 0.0, self._starts[container][1]

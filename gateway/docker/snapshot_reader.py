@@ -115,15 +115,15 @@ class SnapshotReader:
         )  # fmt: skip
 
     def expire_starts(self) -> None:
-        """Inspect all last starts again in the next snapshots, because the gateway may have missed events."""
+        """Make the next snapshots inspect every container again, because the gateway may have missed start events."""
         self._inspections.expire_starts()
 
     def expire_start(self, container: str) -> None:
-        """Inspect a container's last start again in the next snapshot: the container may have been started since."""
+        """Make the next snapshot inspect a container again, because the container may have been started since."""
         self._inspections.expire_start(container)
 
     def forget_start(self, container: str) -> None:
-        """Remove a container's last start from the cache, because the container was started again."""
+        """Make the next snapshot inspect a container again, because the container was started."""
         self._inspections.forget_start(container)
 
     async def _services(self, engine: Engine) -> tuple[Service, ...] | None:

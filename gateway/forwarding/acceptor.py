@@ -12,7 +12,7 @@ from gateway.contracts.states import CloseReason
 from gateway.errors import DialError, Reason
 from gateway.forwarding.admission import AdmissionRules, ClientConsumer, ClientSource, RefusalReason
 from gateway.forwarding.cancel_reserve import CancelReserve
-from gateway.forwarding.connection_audit import NOT_CONNECTED, ConnectionAudit
+from gateway.forwarding.client_event_recorder import NOT_CONNECTED, ClientEventRecorder
 from gateway.forwarding.consumer_usage import UNKNOWN, ConsumerUsage, UsageCounters
 from gateway.forwarding.dialer import Dialer
 from gateway.forwarding.joined_connections import JoinedConnections
@@ -47,7 +47,7 @@ class Acceptor:
         admission: The admission rules.
         dialer: Reads cancel requests.
         connections: The joined clients, which count toward the limits.
-        audit: Records clients in the audit log.
+        client_events: Records the events of clients in the audit log and as spans.
         join: Joins an admitted client to a target. It runs in the client's task.
     """
 
@@ -57,13 +57,14 @@ class Acceptor:
         admission: AdmissionRules,
         dialer: Dialer,
         connections: JoinedConnections,
-        audit: ConnectionAudit,
+        client_events: ClientEventRecorder,
         join: Callable[[PendingClient], Coroutine[None, None, None]],
     ) -> None:
         self.admission = admission
         self.consumers = ConsumerUsage()
         self.accepted = 0
         self.rejected: Tally = Tally()
+        """Number of clients rejected before they were connected to a target, by reason."""
         self.reserve = CancelReserve()
         """Clients that exceed a limit, but might send a cancel request. The key is the client's task until the client
         is joined, and the relay's `ended` afterward."""
@@ -76,7 +77,7 @@ class Acceptor:
         self._backend = backend
         self._dialer = dialer
         self._connections = connections
-        self._audit = audit
+        self._client_events = client_events
         self._join = join
         self._refusal_log = RefusalLog(backend)
 
@@ -91,12 +92,12 @@ class Acceptor:
 
         If so, a link can accept the clients without this object.
         """
-        return self.group is not None and not self._audit.enabled and not self.admission.needs_identity
+        return self.group is not None and not self._client_events.enabled and not self.admission.needs_identity
 
     def record_failure(self, client: PendingClient, error: DialError) -> None:
         """Count, record and log a client that could not be joined to a target."""
         self.rejected[error.reason] += 1
-        self._audit.not_joined(client.record, NOT_CONNECTED, error.reason)
+        self._client_events.not_joined(client.record, NOT_CONNECTED, error.reason)
         self._refusal_log.refused(client.sock, error.reason, time.monotonic(), error.detail)
 
     def abort_all(self) -> None:
@@ -113,15 +114,15 @@ class Acceptor:
             waited: Seconds for which the client has already waited. They reduce its remaining hold time.
         """
         client, admission, group = PendingClient(sock, waited), self.admission, self.group
-        source = ClientSource.of(sock) if admission.needs_source or self._audit.enabled else _ANY_SOURCE
-        client.record = self._audit.accepted(source)
+        source = ClientSource.of(sock) if admission.needs_source or self._client_events.enabled else _ANY_SOURCE
+        client.record = self._client_events.accepted(source)
         refusal = admission.refusal(source, self.active - len(self.reserve))
         if refusal is not None:
             self._refuse_or_reserve(client, refusal)
             return
         self.accepted += 1
         if group is None:
-            self._audit.not_joined(client.record, CloseReason.ABORTED)
+            self._client_events.not_joined(client.record, CloseReason.ABORTED)
             client.reset()
             return
         consumer: ClientConsumer | None = admission.socket_consumer(source)
@@ -144,17 +145,20 @@ class Acceptor:
         self, client: PendingClient, refusal: RefusalReason, usage: UsageCounters | None = None
     ) -> None:
         """Refuse a client. If the only reason is a limit, first check whether the client sends a cancel request."""
-        over_limit = self._over_limit(client, refusal, usage)
+        over_limit = self._cancel_candidate(client, refusal, usage)
         if over_limit is None or self.group is None:
             self._refuse(client, refusal, usage)
             return
         task = self._start_task(self.group, client, lambda client: self._connect_cancel_request(client, over_limit))
         self.reserve.add(task, over_limit.address)
 
-    def _over_limit(
+    def _cancel_candidate(
         self, client: PendingClient, refusal: RefusalReason, usage: UsageCounters | None
     ) -> "_OverLimitClient | None":
-        """Return the refusal of a client that might send a cancel request; None to refuse the client immediately."""
+        """Return the refusal of a client over the limit, to apply unless the client sends a cancel request.
+
+        Return None if the client must be refused immediately.
+        """
         source = ClientSource.of(client.sock) if self._dialer.knows_cancel_requests and refusal in _LIMITS else None
         room = source is not None and self.reserve.has_room(source.address)
         if source is None or not room or self.admission.refusal(source, 0) is not None:
@@ -175,7 +179,7 @@ class Acceptor:
             client.reset()
 
         def on_cancelled_before_start(task: asyncio.Task[None]) -> None:
-            self._audit.not_joined(client.record, CloseReason.ABORTED)
+            self._client_events.not_joined(client.record, CloseReason.ABORTED)
             on_done(task)
 
         async def run() -> None:
@@ -185,12 +189,12 @@ class Acceptor:
             try:
                 await job(client)
             except asyncio.CancelledError:
-                self._audit.not_joined(client.record, CloseReason.ABORTED)
+                self._client_events.not_joined(client.record, CloseReason.ABORTED)
                 raise
             except Exception:
                 log.exception("unexpected error: the client is reset", extra={"backend": self._backend})
                 self.rejected[Reason.PROTOCOL] += 1
-                self._audit.not_joined(client.record, NOT_CONNECTED, Reason.PROTOCOL)
+                self._client_events.not_joined(client.record, NOT_CONNECTED, Reason.PROTOCOL)
             finally:
                 on_done(task)
 
@@ -203,7 +207,7 @@ class Acceptor:
         self.rejected[refusal] += 1
         if usage is not None:
             usage.rejected[refusal] += 1
-        self._audit.refused(client.record, refusal)
+        self._client_events.refused(client.record, refusal)
         self._refusal_log.refused(client.sock, refusal, time.monotonic())
         client.reset()
 
@@ -215,7 +219,7 @@ class Acceptor:
         refused = self._admit(client, address, consumer)
         if refused is None:
             await self._join(client)
-        elif (over_limit := self._over_limit(client, *refused)) is not None:
+        elif (over_limit := self._cancel_candidate(client, *refused)) is not None:
             self.reserve.add(asyncio.current_task(), over_limit.address)
             await self._connect_cancel_request(client, over_limit)
         else:

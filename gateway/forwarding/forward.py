@@ -15,7 +15,7 @@ from gateway.errors import DialError
 from gateway.forwarding.acceptor import Acceptor
 from gateway.forwarding.admission import AdmissionRules
 from gateway.forwarding.cancel_requests import CancelRouter
-from gateway.forwarding.connection_audit import ConnectionAudit, ConnectionRecord
+from gateway.forwarding.client_event_recorder import ClientEventRecorder, ConnectionRecord
 from gateway.forwarding.consumer_usage import ConnectionSlot, ConsumerUsage
 from gateway.forwarding.dialer import Dialer
 from gateway.forwarding.joined_connections import JoinedConnection, JoinedConnections
@@ -44,7 +44,8 @@ class Forward:
         route: The uplinks and targets, and the time limits.
         tap: Creates a tap that measures the latency of one connection; None if requests and responses alternate, so
             that the relay itself measures latency.
-        prompt: Seconds without a response after which a target is reported as stalled; None to report no stalls.
+        response_timeout: Maximum seconds a target may take to answer a client before the forward reports it as
+            stalled. None: no limit.
         cancels: The protocol of cancel requests; None if clients of this kind send none on separate connections.
         recorder: Records clients in the audit log; None if the audit log is disabled.
         exporter: Receives a span for each client; None if traces are disabled.
@@ -57,7 +58,7 @@ class Forward:
         admission: AdmissionRules,
         route: Route,
         tap: TapFactory | None = None,
-        prompt: float | None = None,
+        response_timeout: float | None = None,
         cancels: CancelProtocol | None = None,
         recorder: AuditRecorder | None = None,
         exporter: TraceExporter | None = None,
@@ -70,9 +71,11 @@ class Forward:
         self._on_ended = self._ended  # to save memory, all connections share one bound method
         self._cancels = CancelRouter(cancels) if cancels is not None else None
         self._dialer = Dialer(route, tap, self._cancels)
-        self._prompt = prompt
-        self._audit = ConnectionAudit(name, recorder or AuditRecorder(), exporter)
-        self._acceptor = Acceptor(name, admission, self._dialer, self._connections, self._audit, self._connect)
+        self._response_timeout = response_timeout
+        self._client_events = ClientEventRecorder(name, recorder or AuditRecorder(), exporter)
+        self._acceptor = Acceptor(
+            name, admission, self._dialer, self._connections, self._client_events, self._connect
+        )
         self._native: NativeAcceptor | None = None
         """Lets links accept the clients; None if a tap measures latency, because links do not support such a tap."""
         if tap is None:
@@ -132,11 +135,11 @@ class Forward:
                 self.abort_all()
 
     async def _report_stalls(self) -> None:
-        """Report targets that do not respond to their clients within `prompt` seconds, so that a check follows.
+        """Report targets that exceed `response_timeout` seconds for a client's request, so that a check follows.
 
         The forward must search for such targets, because a server that hangs does not reset its connections.
         """
-        if self._prompt is None:
+        if self._response_timeout is None:
             await asyncio.Event().wait()
             return
         reported: dict[RoutedTarget, float] = {}
@@ -144,7 +147,7 @@ class Forward:
             await asyncio.sleep(_STALL_SCAN_INTERVAL)
             now = time.monotonic()
             reported = {routed: at for routed, at in reported.items() if at >= now - _STALL_REPORT_INTERVAL}
-            for routed in self._connections.stalled(now - self._prompt):
+            for routed in self._connections.stalled(now - self._response_timeout):
                 if routed not in reported:
                     reported[routed] = now
                     self._dialer.target_dialer.route.on_stall(routed)
@@ -221,14 +224,14 @@ class Forward:
         except asyncio.CancelledError:
             close_reason = CloseReason.CLIENT_RESET if client.watcher.disconnected else CloseReason.ABORTED
             self.resets[close_reason] += 1
-            self._audit.not_joined(client.record, close_reason)
+            self._client_events.not_joined(client.record, close_reason)
             if not client.watcher.disconnected:
                 raise
             return
         self._acceptor.pending.discard(task)
         if client.slot is not None:
             client.slot.join(relay)
-        record = self._audit.joined(client.record)
+        record = self._client_events.joined(client.record)
         self._add(routed, relay, login, client.slot, record)
         if self._acceptor.reserve.rekey(task, relay.ended):
             timer = asyncio.get_running_loop().call_later(_RESERVE_TIMEOUT, relay.abort, CloseReason.ABORTED)
@@ -256,7 +259,7 @@ class Forward:
         connection, close_reason = self._connections.remove(ended), ended.result()
         relay, routed = connection.relay, connection.routed
         self._acceptor.reserve.remove(ended)
-        self._audit.ended(connection.record, routed, relay, close_reason)
+        self._client_events.ended(connection.record, routed, relay, close_reason)
         if connection.login is not None and self._cancels is not None:
             self._cancels.remove_session(routed.identity, connection.login)
         if connection.slot is not None:

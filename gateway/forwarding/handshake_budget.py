@@ -1,4 +1,4 @@
-"""Limits aborted handshakes, so that a MySQL server does not block the gateway's address. Does no I/O.
+"""Limits how many MySQL handshakes clients may abort, so that the server does not block the gateway. Does no I/O.
 
 For each source address, MySQL counts the connections that end during the handshake. When the count reaches
 `max_connect_errors`, MySQL refuses all connections from that address with error 1129, until an operator flushes the

@@ -10,7 +10,7 @@ from gateway.cancel_protocol import LoginTap
 from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
-from gateway.forwarding.connection_audit import ConnectionRecord
+from gateway.forwarding.client_event_recorder import ConnectionRecord
 from gateway.forwarding.consumer_usage import ConnectionSlot
 from gateway.forwarding.drain_pacing import DrainPace, drain_order
 from gateway.forwarding.routed_target import LinkSource, RoutedTarget

@@ -1,4 +1,7 @@
-"""Dials the targets of one route. Limits the number of concurrent dials and of aborted handshakes for each path."""
+"""Dials the targets of one route. Limits the concurrent dials and the aborted handshakes for each path.
+
+A path is a target through one tunnel, or directly.
+"""
 
 import asyncio
 import time

@@ -161,7 +161,7 @@ class TunnelSelector:
         worked_for = [-inf if since is None else now - since for since in self.works_since]
         chosen = choose_path(paths, worked_for, self.current, self.prefer)
         if self.prefer == "latency" and self.current in working and chosen not in started:
-            chosen = self._confirm_faster(self.current, chosen, paths)
+            chosen = self._confirm_fastest(self.current, chosen, paths)
         if chosen != self.current:
             if self.current is not None and chosen not in started:
                 self.switches[self.names[chosen]] += 1
@@ -169,21 +169,23 @@ class TunnelSelector:
                 self.current, self._slower_since = chosen, None
         return chosen
 
-    def _confirm_faster(self, current: int, faster: int, paths: Sequence[TunnelCandidate]) -> int:
-        """Return `faster` if that path has been faster for `_CONFIRMATIONS` checks; otherwise, return `current`.
+    def _confirm_fastest(self, current: int, fastest: int, candidates: Sequence[TunnelCandidate]) -> int:
+        """Return `fastest` if that candidate has been the fastest in the last `_CONFIRMATIONS` checks.
+
+        Otherwise, return `current`.
 
         Args:
             current: The index of the current path.
-            faster: The index of the fastest path. It can be `current`.
-            paths: The paths in the order of `names`.
+            fastest: The index of the fastest path. It can be `current`.
+            candidates: The paths in the order of `names`.
         """
-        if faster == current:
+        if fastest == current:
             self._slower_since = None
             return current
         if self._slower_since is None:
-            self._slower_since = tuple(path.checks for path in paths)
-        confirmations = min(paths[at].checks - self._slower_since[at] for at in (current, faster))
-        return faster if confirmations >= _CONFIRMATIONS else current
+            self._slower_since = tuple(each.checks for each in candidates)
+        confirmations = min(candidates[at].checks - self._slower_since[at] for at in (current, fastest))
+        return fastest if confirmations >= _CONFIRMATIONS else current
 
     def inherit(self, other: "TunnelSelector") -> None:
         """Continue with the counters and the choice of `other`, the selector for this target before a reload."""

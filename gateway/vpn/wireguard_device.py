@@ -199,7 +199,7 @@ class WireGuardDevice:
         try:
             return await self._context.run_blocking(run)
         except subprocess.TimeoutExpired as error:
-            raise TunnelError(Reason.TIMEOUT, f"wg {arguments[0]} did not end within {_WG_TIMEOUT:g} s") from error
+            raise TunnelError(Reason.TIMEOUT, f"wg {arguments[0]} did not exit within {_WG_TIMEOUT:g} s") from error
 
     async def wait(self) -> str:
         """Wait until wireguard-go exits, and return the cause. If the kernel provides the device, wait forever."""

@@ -507,7 +507,7 @@ def test_a_hanging_mount_does_not_block_the_audit(engine: Engine, host: Path, hu
     engine.docker("create", "--name", "media", "-v", "below:/media", "busybox", "sleep", "9999")
     began = time.monotonic()
     report = audit(engine)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     places = {each["container"]: (each["kind"], each["place"]) for each in report["places"]}
     assert places == {
         "above": ("bind", str(host)),

@@ -14,8 +14,8 @@ from typing import Any
 import pymysql
 import pytest
 
-from gateway.backend_support.database_check import DatabaseCheckOptions
 from gateway.backend_support.role_facts import LAG
+from gateway.backend_support.sql_check_options import DatabaseCheckOptions
 from gateway.backend_support.tls import CheckTlsOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheckOptions

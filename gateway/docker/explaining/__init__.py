@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
+from gateway.docker.explaining.access_factors import access_factors
 from gateway.docker.explaining.explained_container import ExplainedContainer
 from gateway.docker.explaining.model import ExplainedBackend, Explanation
 from gateway.docker.explaining.reachability import reachability
-from gateway.docker.explaining.setup_parts import parts
 from gateway.docker.model import Container, EngineSnapshot
 from gateway.docker.plan import DesiredState, Plan
 
@@ -34,4 +34,4 @@ def explain(
     """
     subject = ExplainedContainer(desired, observed, planned, container)
     found = [reachability(subject, each) for each in facts]
-    return Explanation(container.name, container.id, list(parts(subject)), found)
+    return Explanation(container.name, container.id, list(access_factors(subject)), found)

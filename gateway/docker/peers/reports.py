@@ -1,4 +1,7 @@
-"""Encodes and decodes the reports that agents exchange, and converts reports to consumers. Does no I/O."""
+"""Encodes and decodes the reports that peers exchange, and builds the list of consumers from them. Does no I/O.
+
+A consumer is a container that uses a backend. A peer is the agent of another node.
+"""
 
 import ipaddress
 import json

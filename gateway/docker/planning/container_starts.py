@@ -39,7 +39,7 @@ def revive(builder: PlanBuilder) -> tuple[DeadContainer, ...]:
         if judged is None:
             continue
         excluded = not revives(container.labels, builder.options.label_prefix, default=True)
-        dead = replace(_allowed(builder, container, judged), is_excluded=excluded)
+        dead = replace(_with_start_restriction(builder, container, judged), is_excluded=excluded)
         found.append(dead)
         if dead.state is DeadContainerState.STARTING:
             verb = ActionKind.RESTART if container.state in RUNNING else ActionKind.START
@@ -53,8 +53,8 @@ def revive(builder: PlanBuilder) -> tuple[DeadContainer, ...]:
     return tuple(found)
 
 
-def _allowed(builder: PlanBuilder, container: Container, dead: DeadContainer) -> DeadContainer:
-    """Return `dead`. If the gateway may not start the container, set its state and message to the reason."""
+def _with_start_restriction(builder: PlanBuilder, container: Container, dead: DeadContainer) -> DeadContainer:
+    """Return `dead`; if the gateway is not allowed to start the container, return a copy whose state says why."""
     if dead.state not in (DeadContainerState.STARTING, DeadContainerState.WAITING):
         return dead
     options, desired, start = builder.options, builder.desired, container.last_start

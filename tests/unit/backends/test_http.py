@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.backend_support.database_check import DatabaseCheckOptions, credentials
 from gateway.backend_support.http_expectation import HttpRoleOptions
 from gateway.backend_support.http_response_end import ResponseEndDetector
 from gateway.backend_support.http_role_server import HttpRoleServer, with_http_role
+from gateway.backend_support.sql_check_options import DatabaseCheckOptions, credentials
 from gateway.backend_support.tls import CheckTlsOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.http import KIND, HttpBackend, HttpCheckOptions

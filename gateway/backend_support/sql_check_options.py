@@ -1,4 +1,4 @@
-"""Defines the `check:` keys and the facts that all kinds of SQL database share."""
+"""Defines the `check:` keys and the reported facts (role, version, lag, identity) common to all SQL databases."""
 
 import math
 from dataclasses import dataclass

@@ -40,8 +40,8 @@ class ConnectionRecord:
     pending: bool
 
 
-class ConnectionAudit:
-    """Writes audit events and spans for the clients of one backend, if the audit log or traces are enabled.
+class ClientEventRecorder:
+    """Writes audit events and trace spans for all clients of one backend, if the audit log or traces are enabled.
 
     Args:
         backend: The backend's name.
