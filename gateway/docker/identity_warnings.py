@@ -58,7 +58,7 @@ def image_labels(desired: DesiredState, observed: EngineSnapshot) -> Iterator[st
 
 
 def spoofing(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
-    """Yield a warning for each network on which a container can spoof the address of a consumer."""
+    """Yield a warning for each network on which a container can spoof the address of one that uses backends."""
     sources = client_networks(observed, desired.options)
     by_network: dict[str, list[tuple[Container, Container]]] = {}
     for container in observed.containers:

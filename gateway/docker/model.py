@@ -1,4 +1,4 @@
-"""Defines the observed state of an engine."""
+"""Defines the types of a snapshot of an engine: containers, networks, services and the swarm."""
 
 import signal
 from collections.abc import Mapping

@@ -72,9 +72,9 @@ class Grant:
         backends: The backends that the containers may use. The gateway attaches the containers to the networks that
             carry these backends, and `allow: {label: …}` admits them.
         container: Pattern for the container's name, such as `batch-*`.
-        project: Pattern for its Compose project.
-        service: Pattern for its service in the Compose project.
-        swarm_service: Pattern for the name of its swarm service.
+        project: Pattern for the container's Compose project.
+        service: Pattern for the container's service in the Compose project.
+        swarm_service: Pattern for the name of the container's swarm service.
         aliases: Aliases that the containers may have on these networks. A container without the label
             `gateway.aliases` gets all of them.
     """

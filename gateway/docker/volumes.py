@@ -1,4 +1,4 @@
-"""Compares existing volumes with the configuration. The engine cannot change the options of a volume. Does no I/O."""
+"""Decides which configured volumes to create or recreate, and finds problems with mounts. Does no I/O."""
 
 import hashlib
 import json

@@ -46,8 +46,8 @@ class ConnectionTransport(Protocol):
         """Try once to send the queued packets, then close the socket."""
 
 
-class EngineConnection(Protocol):
-    """Declares the methods of `EngineTransport`. The class cannot be imported if the C engine is not built."""
+class EngineTransportProtocol(Protocol):
+    """The methods of `EngineTransport`, which cannot be imported if the C engine is not built."""
 
     host: Any
     token: int
@@ -99,7 +99,7 @@ class ClientConnection(SSHClientConnection):
         """The host key algorithms that the server proposed."""
         self._send_encryption_object: Any = None
         self._recv_encryption_object: Any = None
-        self.engine: EngineConnection | None = None
+        self.engine: EngineTransportProtocol | None = None
         """The transport, if the engine encrypts and decrypts the packets; otherwise None."""
         self.kex_started = 0.0
         """The monotonic time at which the last key exchange started, in seconds."""

@@ -35,7 +35,7 @@ class PeerSync:
         options: The configuration.
         instance: This agent's name.
         grants: The rules in `docker.grants`.
-        strict: Returns whether only grants admit containers, and labels do not.
+        strict: Returns whether only `docker.grants` admit containers, so that labels have no effect.
         observed: Returns the last snapshot of this node's engine.
         directory: The consumers by address. `PeerSync` sends the consumers of this node to peers, and adds the peers'
             consumers.

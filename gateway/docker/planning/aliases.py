@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from gateway.docker.model import Container
-from gateway.docker.planning.builder import PlanBuilder
+from gateway.docker.planning.plan_builder import PlanBuilder
 
 BACKEND = "a backend of the gateway"
 

@@ -6,7 +6,7 @@ from gateway.docker.errors import BlockedReason
 from gateway.docker.model import LIVE, Container
 from gateway.docker.plan import AttachmentState
 from gateway.docker.planning.attach_blockers import container_block_reason
-from gateway.docker.planning.builder import PlanBuilder
+from gateway.docker.planning.plan_builder import PlanBuilder
 
 
 def desired_networks(builder: PlanBuilder, container: Container) -> dict[str, tuple[str, ...]]:

@@ -4,13 +4,13 @@ from gateway.docker.errors import BlockedReason
 from gateway.docker.model import RUNNING, Container, EndpointInfo
 from gateway.docker.plan import ActionKind, AttachmentState, PlannedAction
 from gateway.docker.planning.aliases import reserve
-from gateway.docker.planning.builder import PlanBuilder
 from gateway.docker.planning.gateway_container import (
     address_change,
     is_bound_to_removed_network,
     own_addresses,
     removed_network_message,
 )
+from gateway.docker.planning.plan_builder import PlanBuilder
 
 
 def reconcile_endpoint(

@@ -7,8 +7,8 @@ from gateway.docker.failed_starts import StartFailureCause
 from gateway.docker.grants import PROJECT
 from gateway.docker.labels import revives
 from gateway.docker.model import LIVE, Container, start_order
-from gateway.docker.planning.builder import PlanBuilder
 from gateway.docker.planning.dead_containers import dead_container, recreate
+from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.project_network_names import configured_as
 
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from gateway.docker.dns_names import DnsClient
 from gateway.docker.model import Container, Service
 from gateway.docker.plan import OWNER_ALIAS_PREFIX, NameConflict
-from gateway.docker.planning.builder import PlanBuilder
+from gateway.docker.planning.plan_builder import PlanBuilder
 
 _MOST = 5
 """The maximum number of names in one message."""
