@@ -138,7 +138,7 @@ class NameTable:
 
 
 def names_on(container: Container, endpoint: EndpointInfo) -> set[str]:
-    """Return a container's names on a network, in lower case, without its short ID and owner alias."""
+    """Return a container's names on a network, in lower case, without its short ID and aliases `gw-owner-…`."""
     names = {container.name.lower(), container.hostname} - {""}
     # A stopped container lacks the alias that Compose sets at the start: the name of the service.
     if endpoint.aliases is None and SERVICE in container.labels:

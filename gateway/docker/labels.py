@@ -183,7 +183,7 @@ def only_granted(
     Args:
         request: The request by labels.
         given: The access by grants; None if no grant matches.
-        closed: The configured networks that carry none of the granted backends.
+        closed: The configured networks on which no granted backend is available.
     """
     if given is None:
         return replace(

@@ -33,7 +33,7 @@ class OwnershipRecord:
         self._namespaces: frozenset[str] = frozenset()
         self._later_starts: dict[str, float] = {}
         self.adopting = True
-        """Whether the file did not exist. If so, the gateway regards endpoints with its owner alias as its own."""
+        """Whether the file did not exist. If so, the gateway adopts all endpoints that have its owner alias."""
         self.problem: str | None = None
         """Why the file cannot be used. The gateway then detaches nothing that an earlier process attached."""
         try:

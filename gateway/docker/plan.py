@@ -246,7 +246,7 @@ def backends_on(desired: DesiredState, network: str) -> tuple[str, ...]:
 
 
 def marked_endpoints(desired: DesiredState, observed: EngineSnapshot) -> set[tuple[str, str]]:
-    """Return the endpoints with the gateway's owner alias, each as the container's ID and the network's name."""
+    """Return the endpoints with the alias `owner_alias`, each as the container's ID and the network's name."""
     return {
         (container.id, name)
         for container in observed.containers

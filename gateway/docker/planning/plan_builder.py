@@ -150,7 +150,7 @@ class PlanBuilder:
         return "docker.grants" if granted(self.options.grants, container.name, container.labels) else "docker.attach"
 
     def _closed(self, given: GrantedAccess | None) -> frozenset[str]:
-        """Return the configured networks that carry none of the granted backends."""
+        """Return the configured networks on which no granted backend is available."""
         backends = set(given.backends) if given is not None else set()
         return frozenset(
             name for name in self.desired.networks if not backends & set(backends_on(self.desired, name))
