@@ -12,7 +12,7 @@ from gateway.config import Config
 from gateway.contracts.component import Component
 from gateway.contracts.link import Link
 from gateway.contracts.states import HealthState
-from gateway.docker.consumers import Consumer
+from gateway.docker.consumer_directory import Consumer
 from gateway.docker.options import DockerOptions, PeerOptions
 from gateway.supervision.supervisor import Supervisor
 
