@@ -12,7 +12,6 @@ from gateway.ops.service_client import ServiceClient
 
 
 def _post(admin_socket: str | None, path: str) -> None:
-    """Send a command to the service, and print the result."""
     code, body = ServiceClient(None, admin_socket).post(path)
     if code == 422:
         raise UsageError(f"nothing was changed:\n{body['detail']}")
@@ -31,7 +30,13 @@ def _service_command(name: str, text: str) -> click.Command:
 
 
 def _named_command(name: str, collection: str, text: str) -> click.Command:
-    """Create a command whose argument is the name of a backend or a tunnel."""
+    """Return a command of the CLI that sends an admin command for one backend or tunnel.
+
+    Args:
+        name: The name of the command.
+        collection: `backends` or `tunnels`: what the argument of the command names.
+        text: The help text.
+    """
     complete = complete_tunnels if collection == "tunnels" else complete_backends
 
     @click.command(name, help=text)
@@ -69,8 +74,8 @@ reconnect = _named_command("reconnect", "tunnels", "Open tunnel NAME again.")
 @click.option("--undo", is_flag=True, help="Hold clients again.")
 @admin_socket_option
 def fail(name: str, undo: bool, admin_socket: str | None) -> None:
-    """Reset clients of backend NAME while its path is down.
+    """Reset clients of backend NAME while it cannot be reached.
 
-    By default, the gateway holds clients until the path is back. After this command, they fail immediately instead.
+    By default, clients wait until the tunnel is up again. After this command, their connections fail immediately.
     """
     _post(admin_socket, f"/-/backends/{quote(name, safe='')}/{'hold' if undo else 'fail'}")

@@ -1,4 +1,4 @@
-"""Defines the options that select a configuration, for the commands that read one."""
+"""Defines the options that select a configuration, such as `--config`, for the commands that load one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -48,16 +48,17 @@ SETTINGS = {
     "traces-tls-key-file": ("FILE", "Private key of the client certificate."),
     "traces-sample-percent": ("NUMBER", "Share of connections that have a span."),
 }
-"""Metavar and help text of each setting. Without a metavar, the flag takes no value and means true.
+"""The placeholder for the value (metavar) and the help text of each flag. A flag without a metavar has no value.
 
-The configuration model has the same settings, but is slow to import; a test compares the two.
+The configuration model defines the same settings, but importing it is slow. A test compares both.
 """
 _HIDDEN = ("workers", "fleet-", "traces-")
-"""Prefixes of flags that only docs/reference.md lists, so that a help page fits a terminal."""
+"""Flags that start with these strings are not in the output of --help, which would be too long for a terminal.
+docs/reference.md lists them."""
 
 
 def config_options(command: _Command) -> _Command:
-    """Add `-c`, `--tunnel`, `--backend` and a flag for each setting."""
+    """Add the options `-c`, `--tunnel` and `--backend` to a command, and a flag for each entry of `SETTINGS`."""
     for name, (metavar, text) in reversed(SETTINGS.items()):
         form: dict[str, Any] = {"flag_value": "true"} if metavar is None else {"metavar": metavar}
         hidden = name.startswith(_HIDDEN)
@@ -89,7 +90,7 @@ def config_options(command: _Command) -> _Command:
 def config_sources(
     file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], settings: dict[str, str | None]
 ) -> "ConfigSources":
-    """Return the sources of the configuration that the options of a command select.
+    """Return the file, URLs and flags from which a command loads its configuration.
 
     Args:
         file: The value of `-c`.

@@ -1,4 +1,4 @@
-"""`gateway wait` and `gateway healthcheck`: report readiness as exit codes, for scripts and images."""
+"""`gateway wait` and `gateway healthcheck`: report as exit codes whether the service is ready or alive."""
 
 import time
 from typing import Any
@@ -13,7 +13,7 @@ from gateway.ops.service_client import ServiceClient
 
 _POLL_INTERVAL = 0.2
 _MAX_QUOTED = 60
-"""Maximum number of characters of an unexpected response that an error quotes."""
+"""Maximum number of characters of an unexpected response in an error message."""
 
 
 @click.command()
@@ -60,7 +60,7 @@ def wait(names: tuple[str, ...], client: ServiceClient, longest: str) -> None:
 def healthcheck(client: ServiceClient, started: bool) -> None:
     """Exit with 0 if the service is alive.
 
-    For health checks in images that have no shell.
+    Use this command as the health check of a container image that has no shell.
     """
     code, body = client.get("/livez")
     if code != 200 or body != "alive\n":
