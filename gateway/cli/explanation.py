@@ -115,7 +115,9 @@ def _admission(backend: dict[str, Any]) -> ExplanationRow:
     refused = ", ".join(f"{reason} {count}" for reason, count in connections["rejected"].items())
     why = clients + (f"; not served since the start: {refused}" if refused else "")
     if not backend["holds_clients"]:
-        return ExplanationRow("admission", "clients", "no hold", None, f"{why}; not held while the path is down")
+        return ExplanationRow(
+            "admission", "clients", "no hold", None, f"{why}; reset while the backend cannot be reached"
+        )
     return ExplanationRow("admission", "clients", "full" if active >= limit else "open", None, why)
 
 

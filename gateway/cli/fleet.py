@@ -27,7 +27,7 @@ from gateway.ops.service_client import ServiceClient
 
 _WATCH_INTERVAL = 2.0
 _HEADS = ["INSTANCE", "STATE", "TUNNELS", "BACKENDS", "CLIENTS", "AGE", "ADDRESS"]
-_WIDE_HEADS = ["ANSWER", "UP", "VERSION", "WARNINGS"]
+_WIDE_HEADS = ["RESPONSE", "UP", "VERSION", "WARNINGS"]
 
 
 @click.command()
