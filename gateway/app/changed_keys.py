@@ -8,8 +8,8 @@ from gateway.config import Config
 
 _NAMED = ("tunnels", "backends")
 _OF_SPEC = {"options": "", "check_options": "check"}
-"""The key in the configuration file for each of these fields of `TunnelSpec` and `BackendSpec`. The keys of a field
-with an empty key are directly in the section of the tunnel or backend."""
+"""Fields of `TunnelSpec` and `BackendSpec` whose name differs from the key in the configuration file, with this key.
+Empty: the keys of the field are directly in the section of the tunnel or backend."""
 _WHOLE = ("kind",)
 """Fields that are dataclasses in the model, but that the configuration file contains as a single value."""
 

@@ -38,7 +38,7 @@ class ComponentManager:
         self._supervisor.start(self._names[component], component)
 
     def stop_soon(self, component: Check) -> None:
-        """Stop `component`, without waiting until it has stopped."""
+        """Start to stop `component`, and return immediately."""
         self._group.create_task(self._stop(component))
 
     def retire_forward(self, forward: Forward, drain: float) -> None:

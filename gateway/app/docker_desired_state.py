@@ -60,5 +60,5 @@ def volumes(config: Config) -> tuple[VolumeSpec, ...]:
 
 
 def is_loopback_only(address: Endpoint) -> bool:
-    """Return whether a listener at this address cannot be reached from other pods or containers."""
+    """Return whether only processes in the same network namespace can connect to a listener at this address."""
     return address.host in ("localhost", "::1") or address.host.startswith("127.")

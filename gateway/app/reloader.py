@@ -49,7 +49,7 @@ class Reloader:
         notifier: Reports reloads to systemd.
         stop: Set when the service stops.
         passed: The sockets that systemd bound.
-        events: The log of transitions.
+        events: Records each reload as an event.
     """
 
     def __init__(
@@ -66,9 +66,9 @@ class Reloader:
         self.config = config
         """The configuration that was applied last."""
         self.runtime: Runtime | None = None
-        """The runtime; None before `start`."""
+        """The running tunnels, forwards and checks; None before `start`."""
         self.docker: DockerSync | None = None
-        """Applies the section `docker`; None before `start`."""
+        """Applies the section `docker` of each configuration to the Docker engine; None before `start`."""
         self.advice = advice(config)
         """Warnings about the configuration."""
         self.successful = True
@@ -105,7 +105,7 @@ class Reloader:
 
         Args:
             runtime: The runtime, to which no configuration has been applied yet.
-            docker: Applies the section `docker`.
+            docker: Applies the section `docker` of each configuration to the Docker engine.
             ops: The ops server. At each reload, it reads its token and certificate files again.
             listeners: The bound listeners of the configuration. The runtime takes ownership of them.
         """

@@ -159,8 +159,8 @@ class Runtime:
     def restart_checks(self, running: RunningBackend) -> None:
         """Restart the checks of a backend.
 
-        The check of an NFS export reports degraded if another file system has replaced the export. A restarted check
-        accepts the new one.
+        If an NFS server exports another file system than before, the check reports degraded. A restarted check
+        accepts the new file system.
         """
         self._checks.update(running, self.uplinks.of_backend(running.spec.name), keep_results=True)
 

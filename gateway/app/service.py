@@ -75,7 +75,7 @@ class GatewayService:
         self._ops = OpsServer(self._control, ops_settings(config))
 
     async def run(self, announce: Callable[[Endpoint], None] | None = None) -> None:
-        """Run until `shutdown` is called.
+        """Run until a signal or an admin command stops the service.
 
         Args:
             announce: Called once with the address of the ops server, after all listeners are bound.

@@ -26,7 +26,7 @@ _POLL = 0.005
 
 
 class ServiceAuditLog:
-    """The audit log of the service. Its writer, which has a thread, writes the events.
+    """The audit log of the service. Owns an `AuditWriter`, which writes the events in a thread.
 
     Args:
         instance: This gateway's name.

@@ -89,7 +89,7 @@ class ServiceControl:
         return self._view(views, certificates)
 
     async def updated_view(self, view: ServiceView, changed: Collection[str]) -> ServiceView:
-        """Return a view with the current state of some backends. See `ControlledService.updated_view`."""
+        """Return a copy of `view` with the current state of the backends in `changed`."""
         found = await self._backends(each for each in self._running() if each.spec.name in changed)
         by_name = {each.name: each for each in found}
         return replace(view, backends=[by_name.get(each.name, each) for each in view.backends])

@@ -104,7 +104,10 @@ def _link_status(uplink: Uplink) -> LinkStatus:
 
 
 def _details(all_details: list[dict[str, Any]], facts: tuple[Fact, ...]) -> dict[str, Any]:
-    """Return the details of the first uplink, but with the sum over all uplinks for each additive fact."""
+    """Return the details of a tunnel from the details of its uplinks.
+
+    If a fact is declared as additive, such as a counter, sum its values. For all others, use the first uplink.
+    """
     combined = dict(all_details[0]) if all_details else {}
     for key in (fact.key for fact in facts if fact.additive):
         if key in combined:

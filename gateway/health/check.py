@@ -40,8 +40,8 @@ replaces it."""
 class CheckSchedule:
     """The schedule of a check, from `check:` in the configuration.
 
-    `interval`, `fast_interval`, `down_interval` and `timeout` are in seconds. `rise` and `fall` are numbers of
-    consecutive results.
+    `interval`, `fast_interval`, `down_interval` and `timeout` are in seconds. `rise` and `fall` are the numbers of
+    consecutive successes or failures after which the state changes.
     """
 
     interval: float

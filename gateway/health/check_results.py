@@ -21,7 +21,7 @@ class CheckResult:
         state: The state of the target according to this check alone. `rise` and `fall` have no effect on it.
         reason: Why the state is not `up`; None if the state is `up` or `unknown`.
         detail: One line with details of the reason.
-        phases: Duration of each phase of the check, in seconds.
+        phases: Duration of each phase of the check, such as `tcp` or `auth`, in seconds.
         probe_result: The probe's result; None if the probe failed.
         remedy: How to fix this failure, in the imperative; empty to use the general remedy for `reason`.
     """

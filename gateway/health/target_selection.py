@@ -66,7 +66,7 @@ def superseded_primaries(
 
     Args:
         candidates: The targets in the order of the configuration.
-        prefer: Which targets are preferred. The result is empty unless this is `primary`.
+        prefer: Which targets new clients use, from the configuration. The result is empty unless this is `primary`.
         confirmed: Whether to omit primaries whose last probe succeeded before the promotion of the other target. They
             might have been demoted since that probe.
     """
@@ -85,7 +85,7 @@ def order_targets(candidates: list[TargetCandidate], prefer: Preference) -> list
 
     Args:
         candidates: The targets in the order of the configuration.
-        prefer: Which targets are preferred.
+        prefer: Which targets new clients use, from the configuration.
     """
     wrong = wrong_role_targets(candidates, prefer) if prefer == "primary" else frozenset()
     usable = [each for each in candidates if each.target not in wrong]
@@ -105,7 +105,7 @@ def wrong_role_targets(candidates: list[TargetCandidate], prefer: Preference) ->
 
     Args:
         candidates: The targets in the order of the configuration.
-        prefer: Which targets are preferred.
+        prefer: Which targets new clients use, from the configuration.
     """
     if prefer == "primary":
         read_only = frozenset(each.target for each in candidates if each.read_only or each.role == "replica")
@@ -123,7 +123,7 @@ def lacks_primary(candidates: list[TargetCandidate], prefer: Preference) -> bool
 
     Args:
         candidates: The targets in the order of the configuration.
-        prefer: Which targets are preferred.
+        prefer: Which targets new clients use, from the configuration.
     """
     if prefer != "primary" or all(each.role is None for each in candidates):
         return False
@@ -135,7 +135,7 @@ def backend_state(candidates: list[TargetCandidate], prefer: Preference) -> Back
 
     Args:
         candidates: The targets in the order of the configuration.
-        prefer: Which targets are preferred.
+        prefer: Which targets new clients use, from the configuration.
     """
     chosen = order_targets(candidates, prefer)
     first = next((each for each in chosen if each.state in _USABLE), None)
@@ -157,7 +157,7 @@ def _usable_state(candidates: list[TargetCandidate], first: TargetCandidate, pre
     Args:
         candidates: The targets in the order of the configuration.
         first: The target that new clients use.
-        prefer: Which targets are preferred.
+        prefer: Which targets new clients use, from the configuration.
     """
     if first.state is HealthState.DEGRADED:
         return BackendHealth(first.state, first.reason, first.detail, first.remedy)

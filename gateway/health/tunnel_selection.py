@@ -86,7 +86,7 @@ def choose_path(
         worked_for: The number of seconds for which each path has worked. Infinity: the path has never failed.
             Negative infinity: the path does not work, or is not in `confirmed_paths` yet.
         current: The index of the path that new clients use at present; None at the start.
-        prefer: Which of the working paths is preferred.
+        prefer: Which of several working paths to choose: the first one (`order`), or the fastest one (`latency`).
 
     Returns:
         The index of a working path. If no path works: `current`, or 0 at the start.
@@ -125,7 +125,7 @@ class TunnelSelector:
     Args:
         names: The names of the tunnels that lead to the target, in the order of the configuration. None stands for
             the direct connection.
-        prefer: Which of the working paths is preferred.
+        prefer: Which of several working paths to choose: the first one (`order`), or the fastest one (`latency`).
     """
 
     def __init__(self, names: Sequence[str | None], prefer: PathPreference) -> None:

@@ -30,7 +30,7 @@ class LimitedConnection(asyncio.Protocol):
 
     Args:
         owner: The listener that owns the connection.
-        limits: The limits.
+        limits: The deadlines, and the maximum size of a request.
         client: The accepted socket. As long as `adopted` is false, `owner` must close it. After that, the transport
             closes it.
 

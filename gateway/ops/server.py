@@ -35,7 +35,7 @@ _COMMAND_TIMEOUT = 120.0
 """Time limit of a command in seconds. It is long, because a reload waits for files."""
 _KEEPALIVE = 3600.0
 _STREAM_SHARE = 4
-"""At most one in this number of a listener's connections can be an event stream."""
+"""A listener's maximum number of connections is divided by this number to get its maximum number of event streams."""
 _QUIET = logging.getLogger("gateway.ops.aiohttp")
 _QUIET.setLevel(logging.CRITICAL)
 """Suppresses the log records of aiohttp, which logs a traceback for each invalid request. Errors of the handlers are

@@ -35,7 +35,7 @@ class TunnelView:
     channel_open: Histogram
     details: dict[str, object]
     facts: tuple[Fact, ...] = ()
-    """The facts that the kind of the tunnel declares. `details` contains their values."""
+    """The facts (kind-specific values) that the kind of the tunnel declares. `details` contains their values."""
     via_in_use: str | None = None
     """The outer tunnel inside which the tunnel runs; None if it runs inside no other tunnel, or is not open."""
 
@@ -282,7 +282,7 @@ class BackendView:
     max_connections: int = 0
     failing: bool = False
     facts: tuple[Fact, ...] = ()
-    """The facts that the kind of the backend declares. The targets contain their values."""
+    """The facts (kind-specific values) that the kind of the backend declares. The targets contain their values."""
     consumers: dict[str, ConsumerView] = field(default_factory=dict)
 
 
