@@ -172,7 +172,7 @@ class Reloader:
                 if not isinstance(error, GatewayError):
                     log.exception("reload failed")
                     raise GatewayError(f"{type(error).__name__}: {error}") from error
-                log.error("reload refused: nothing has changed", extra={"detail": str(error)})
+                log.error("reload failed: the previous configuration is in effect", extra={"detail": str(error)})
                 raise
             finally:
                 self._last_digest = origin.sha256 if origin else None

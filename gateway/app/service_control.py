@@ -172,14 +172,14 @@ class ServiceControl:
     def drain(self) -> None:
         """Report the service as not ready. See `gateway.ops.service_interface.ControlledService`."""
         if not self.draining:
-            log.info("draining: not ready, still serving")
+            log.info("draining: the service reports not ready, and still serves clients")
         self.set_draining(draining=True)
 
     def undrain(self) -> None:
         """Report the service as ready again. See `gateway.ops.service_interface.ControlledService`."""
         self._reloader.check_running()
         if self.draining:
-            log.info("ready again")
+            log.info("the drain has ended: the service reports ready again")
         self.set_draining(draining=False)
 
     def set_draining(self, *, draining: bool) -> None:

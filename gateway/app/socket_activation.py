@@ -81,7 +81,8 @@ def passed_sockets() -> PassedSockets:
         if _key(sock) is None:
             sock.close()
             log.warning(
-                "systemd passed a socket that is not used", extra={"detail": "use ListenStream= and Accept=no"}
+                "systemd passed a socket that is not a listening stream socket",
+                extra={"detail": "use ListenStream= and Accept=no in the socket unit"},
             )
         else:
             found.append(sock)

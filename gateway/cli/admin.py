@@ -53,10 +53,14 @@ reload = _service_command(
     "Read the configuration again and apply the changes.\n\nIf the configuration is not valid, nothing changes.",
 )
 drain = _service_command(
-    "drain", "Report not ready, and keep serving.\n\nLoad balancers then send new clients elsewhere."
+    "drain",
+    "Report the service as not ready, and continue to serve clients.\n\n"
+    "Load balancers then send new clients to other gateways.",
 )
-undrain = _service_command("undrain", "Report ready again.")
-shutdown = _service_command("shutdown", "Drain and stop the service.\n\nA second time: stop it immediately.")
+undrain = _service_command("undrain", "Report the service as ready again.")
+shutdown = _service_command(
+    "shutdown", "Drain and stop the service.\n\nIf you run the command again, the service stops immediately."
+)
 pause = _named_command(
     "pause", "backends", "Stop the checks of backend NAME.\n\nUse it during maintenance. Clients can still connect."
 )
@@ -64,14 +68,14 @@ resume = _named_command(
     "resume",
     "backends",
     "Resume the checks of backend NAME.\n\n"
-    "If it is not paused, its next check counts as the first one, which accepts an NFS export that was replaced.",
+    "If the checks are not paused, restarts them. The next check then accepts an NFS export that was replaced.",
 )
-reconnect = _named_command("reconnect", "tunnels", "Open tunnel NAME again.")
+reconnect = _named_command("reconnect", "tunnels", "Close and reopen tunnel NAME.")
 
 
 @click.command()
 @click.argument("name", shell_complete=complete_backends)
-@click.option("--undo", is_flag=True, help="Hold clients again.")
+@click.option("--undo", is_flag=True, help="Let clients wait again.")
 @admin_socket_option
 def fail(name: str, undo: bool, admin_socket: str | None) -> None:
     """Reset clients of backend NAME while it cannot be reached.

@@ -24,7 +24,7 @@ _COLORS = {"high": "red", "medium": "yellow", "low": "cyan"}
 @click.option(
     "--mount-table",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="A copy of /proc/self/mountinfo of the engine's host, if the engine runs elsewhere.",
+    help="A copy of /proc/self/mountinfo from the host of the engine, if this is another host.",
 )
 @output_option("table", "json", "sarif")
 def audit(

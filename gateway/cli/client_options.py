@@ -70,7 +70,7 @@ def admin_socket_option(command: _Command) -> _Command:
         metavar="PATH",
         default=_configured_socket,
         callback=_warn_of_misspelled_variables,
-        help="Admin socket of the service. Default: the one of this user's service. [env: GATEWAY_OPS_ADMIN_SOCKET]",
+        help="Admin socket of the service. Default: that of this user's service. [env: GATEWAY_OPS_ADMIN_SOCKET]",
     )(command)
 
 
@@ -97,5 +97,7 @@ def client_options(command: _Command) -> _Command:
         ("--token-file", "GATEWAY_OPS_TOKEN_FILE", "File with the bearer token for --url"),
     ):
         found = click.option(name, envvar=variable, metavar="FILE", help=f"{text}. [env: {variable}]")(found)
-    found = click.option("--url", metavar="URL", help="HTTP address of the service, instead of the socket.")(found)
+    found = click.option("--url", metavar="URL", help="HTTP address of the service, instead of the admin socket.")(
+        found
+    )
     return cast("_Command", admin_socket_option(found))

@@ -93,7 +93,10 @@ def configuration(
 
         host = os.environ.get("DOCKER_HOST") or DockerOptions.host
         if not host.startswith(("unix://", "tcp://")):
-            raise UsageError(f"DOCKER_HOST is {host}: set docker.host in a configuration, with a tunnel for ssh://")
+            raise UsageError(
+                f"DOCKER_HOST is {host}, but this command supports only unix:// and tcp://: set docker.host in a"
+                " configuration file, and for ssh://, a tunnel"
+            )
         config = replace(config, docker=DockerOptions(host=host))
     if config.docker is None:
         raise UsageError("the configuration has no section docker: add one (docker: {} for the local engine)")

@@ -43,7 +43,7 @@ _WIDE_HEADS = ["RESPONSE", "UP", "VERSION", "WARNINGS"]
     default=2.0,
     show_default=True,
     metavar="SECONDS",
-    help="Time for the request to each gateway.",
+    help="Maximum time for the request to each gateway.",
 )
 @client_options
 @output_option("table", "wide", "json")

@@ -92,7 +92,7 @@ def _read(words: tuple[str, ...]) -> "list[ImportSource]":
         found.append(_source(word, form))
         form = ""
     if form:
-        raise UsageError(f"{form}: the source is missing")
+        raise UsageError(f"the source after {form} is missing: add it")
     return [*found, *([ImportSource("", "\n".join(variables), "env")] if variables else [])]
 
 

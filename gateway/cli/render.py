@@ -55,7 +55,7 @@ def authorized_keys(
     "origins",
     multiple=True,
     metavar="CLIENT",
-    help="Address, network or name from which the server sees its client. Can be repeated.",
+    help="Address, network or name from which the connections arrive at the NFS server. Can be repeated.",
 )
 def exports(
     file: Path | None,
@@ -91,7 +91,9 @@ def _application_command(name: str, text: str) -> click.Command:
     @click.command(name, help=text)
     @config_options
     @click.option(
-        "--host", metavar="ADDRESS", help="Where containers reach the gateway. Default: the names of the backends."
+        "--host",
+        metavar="ADDRESS",
+        help="Address at which containers reach the gateway. Default: the names of the backends.",
     )
     def command(
         file: Path | None,
@@ -134,7 +136,7 @@ render.add_command(
 @render.command()
 @config_options
 @click.option("--image", default="gateway", show_default=True, metavar="IMAGE", help="The container's image.")
-@click.option("--name", default="gateway", show_default=True, metavar="NAME", help="The name of the objects.")
+@click.option("--name", default="gateway", show_default=True, metavar="NAME", help="Name of the Kubernetes objects.")
 @click.option("--podman", is_flag=True, help="Write for `podman kube play`; see docs/platforms.md.")
 def kubernetes(
     file: Path | None,

@@ -19,9 +19,7 @@ _MAX_QUOTED = 60
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_backends)
 @client_options
-@click.option(
-    "--max", "longest", default="30s", show_default=True, metavar="DURATION", help="Time after which to fail."
-)
+@click.option("--max", "longest", default="30s", show_default=True, metavar="DURATION", help="Maximum time to wait.")
 def wait(names: tuple[str, ...], client: ServiceClient, longest: str) -> None:
     """Wait until the service and backends are ready.
 
@@ -55,7 +53,7 @@ def wait(names: tuple[str, ...], client: ServiceClient, longest: str) -> None:
 @click.command()
 @client_options
 @click.option(
-    "--started", is_flag=True, help="Also require that the first checks are done and the Docker networks joined."
+    "--started", is_flag=True, help="Also require that the startup has finished, including the first checks."
 )
 def healthcheck(client: ServiceClient, started: bool) -> None:
     """Exit with 0 if the service is alive.
