@@ -143,6 +143,6 @@ def test_the_systemd_units_start_reload_are_watched_and_stop(root: Path, tmp_pat
                 assert guest.said(r"^EXPOSURE (.*)"), guest.lines
                 assert "RELOADED" in guest.lines
                 assert guest.said(r'"reloaded".*"changes": "(.*?)"') == ["sections changed: log"], guest.lines
-                assert guest.said(r"(reload refused: nothing has changed)")
+                assert guest.said(r"(reload failed: the previous configuration is in effect)")
     finally:
         bastion.stop()
