@@ -32,7 +32,12 @@ def backend_tunnel_views(running: RunningBackend) -> list[BackendTunnelView]:
 
 
 def _trouble(monitored: MonitoredTarget, at: int) -> tuple[Reason | None, str] | None:
-    """Return why new clients cannot use a path to a target; None if they can."""
+    """Return the reason and the details why new clients cannot use a path to a target; None if they can use it.
+
+    Args:
+        monitored: The target.
+        at: The index of the path in `monitored.checks`.
+    """
     check = monitored.checks[at]
     if at in working_paths(monitored.health()):
         return None

@@ -14,16 +14,16 @@ _NetworkPath = tuple[str | None, Endpoint]
 class HandshakeBudgets:
     """The handshake budgets: one for each target and tunnel, shared by all backends.
 
-    All paths of a backend to one target lead to the same server, so their budgets are peers (see `join_budgets`). If
-    two backends have a path in common, all their paths to this target are peers. Budgets survive a reload, because
-    the server's count continues.
+    Each server counts aborted handshakes, so the budgets of all paths to the same server share one limit (see
+    `join_budgets`). All paths of a backend to one target lead to the same server. If two backends share a path, they
+    use the same server. Budgets survive a reload, because the server continues to count.
     """
 
     def __init__(self) -> None:
         self._budgets: dict[_NetworkPath, HandshakeBudget] = {}
 
     def update(self, specs: Iterable[BackendSpec]) -> None:
-        """Create the missing budgets of a configuration, and make the budgets of the paths to each server peers.
+        """Create the missing budgets of a configuration, and join the budgets of all paths to the same server.
 
         Args:
             specs: All backends of the configuration.
@@ -53,7 +53,7 @@ class HandshakeBudgets:
         return self._budgets.get((tunnel, target)) if spec.kind.abort_limit is not None else None
 
     def record_abandoned_dial(self, tunnel: str | None, target: Endpoint) -> None:
-        """Record an abandoned dial of a check. If the dial still connects, the server counts an aborted handshake."""
+        """Record that a check has abandoned a dial, because the server may still count it as an aborted handshake."""
         budget = self._budgets.get((tunnel, target))
         if budget is not None:
             budget.record_abandoned(time.monotonic())

@@ -1,4 +1,7 @@
-"""Checks one target through each of its tunnels, and chooses the tunnel for new clients."""
+"""Owns the checks of one target, one for each path to it, and chooses the path for new clients.
+
+A path is a tunnel to the target, or the direct connection.
+"""
 
 import logging
 import time
@@ -17,16 +20,16 @@ from gateway.supervision.uplink import describe_all
 log = logging.getLogger(__name__)
 
 _DOUBT_EXPIRES = 60.0
-"""Seconds after a failed dial during which new clients avoid the path, unless a check over the path succeeds."""
+"""Seconds for which new clients avoid a path after a dial over it failed, unless a check over it succeeds earlier."""
 
 
 class MonitoredTarget:
-    """A target of a running backend, with a check through each tunnel that leads to it.
+    """A target of a running backend, with a check over each path to it.
 
     Args:
-        checks: The check over each path, in the order of the configuration. All have the same `record`.
-        choice: Chooses among the paths.
-        routes: The paths as clients use them.
+        checks: The check over each path, in the order of the configuration. All checks share one `record`.
+        choice: Chooses the path for new clients.
+        routes: The same paths, in the form in which the forward dials them.
     """
 
     def __init__(self, checks: list[Check], choice: TunnelSelector, routes: tuple[RoutedTarget, ...]) -> None:
@@ -34,15 +37,19 @@ class MonitoredTarget:
         self.choice = choice
         self._routes = routes
         self.clock = TimedState(time.time())
-        """The target's last computed state and the time at which it began. A change of the path does not reset it."""
+        """The target's last computed state, and the time at which this state began. If new clients move to another
+        path and the state there is the same, the time stays."""
         self.view: tuple[object, TargetView] | None = None
-        """The values from which the target's view was last computed, and this view; see `status_view`."""
+        """The last computed status of the target, after the values from which `status_view` computed it."""
         self._dial_failed_at: dict[int, float] = {}
-        """Monotonic time, in seconds, at which a dial last failed over each path while another path worked, by
-        the index of the path."""
+        """When a dial over a path last failed while another path worked, in monotonic seconds. The keys are indexes
+        in `checks`."""
 
     def inherit(self, other: "MonitoredTarget") -> None:
-        """Continue with the results of `other`, the same target before a reload, for the paths that still exist."""
+        """Take over the results of `other`, the object for the same target before a reload.
+
+        Results over paths that no longer exist are dropped.
+        """
         previous = {check.tunnel: check for check in other.checks}
         self.choice.inherit(other.choice)
         self.clock = other.clock
@@ -52,7 +59,7 @@ class MonitoredTarget:
 
     @property
     def is_checked(self) -> bool:
-        """Whether the first check over one of the paths has finished."""
+        """Whether a check over at least one path has finished."""
         return any(check.first_result.is_set() for check in self.checks)
 
     @property
@@ -61,7 +68,10 @@ class MonitoredTarget:
         return self.checks[0].target
 
     def choose(self) -> int:
-        """Choose the path for new clients, and return its index. The other paths are checked less often."""
+        """Choose the path for new clients, and return its index in `checks`.
+
+        Also make the checks over the other paths less frequent.
+        """
         if len(self.checks) == 1:
             return 0
         before = self.choice.current
@@ -82,7 +92,7 @@ class MonitoredTarget:
         return chosen
 
     def health(self) -> list[TunnelCandidate]:
-        """Return the state and latency of each path, for the choice of the path."""
+        """Return the state and latency of each path, in the order of `checks`."""
         return [
             TunnelCandidate(
                 is_open=check.uplink.link is not None,
@@ -101,9 +111,9 @@ class MonitoredTarget:
         return (self.checks[path].succeeded_at or 0.0) < since and time.monotonic() - since < _DOUBT_EXPIRES
 
     def candidate(self) -> TargetCandidate:
-        """Return the state of the target over the chosen path, and the last results of probes over any path.
+        """Return the state of the target over the path for new clients, with the last probe results over any path.
 
-        If the state has changed, record the time.
+        If the state has changed, update `clock`.
         """
         check, record = self.checks[self.choose()], self.record
         verdict = check.verdict
@@ -124,12 +134,12 @@ class MonitoredTarget:
 
     @property
     def record(self) -> TargetRecord:
-        """The last probe results, which the checks over all paths share."""
+        """The last probe results of the target, over any path."""
         return self.checks[0].record
 
     @property
     def last_success(self) -> float | None:
-        """When the last check succeeded, over any path, in epoch seconds; None if no check has succeeded."""
+        """When a check over any path last succeeded, in epoch seconds; None if no check has succeeded."""
         return max((each.last_success for each in self.checks if each.last_success is not None), default=None)
 
     def routes(self) -> list[RoutedTarget]:
@@ -151,7 +161,7 @@ class MonitoredTarget:
                 check.report_stall()
 
     def report_failed_dial(self, tunnel: str | None) -> None:
-        """Record that a dial through `tunnel` failed, and that a dial over another path succeeded after it."""
+        """Record that a client's dial through `tunnel` failed, and that the next dial over another path succeeded."""
         for at, check in enumerate(self.checks):
             if check.tunnel == tunnel:
                 self._dial_failed_at[at] = time.monotonic()

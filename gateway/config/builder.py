@@ -1,4 +1,4 @@
-"""Builds a `Config` from the parsed tree: first the sections, then tunnels and backends by their kinds."""
+"""Builds a `Config` from the parsed tree. The kind of a tunnel or backend determines which keys it can have."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -143,9 +143,9 @@ def _backend(name: str, table: ParsedMapping, decoder: Decoder) -> BackendSpec |
 def _targets(
     table: ParsedMapping, common: CommonBackendOptions, kind: BackendKind, key: str, decoder: Decoder
 ) -> dict[Endpoint, tuple[str, ...] | None] | None:
-    """Return the `via` of each target, or None for a target that uses the `via` of the backend.
+    """Return a mapping from each target to its own `via`. The value is None if the target uses the backend's `via`.
 
-    If a target is invalid, add a problem and return None.
+    If any target is invalid, add a problem and return None instead of the mapping.
     """
     place = table.entries["targets"][1].place
     found: dict[Endpoint, tuple[str, ...] | None] = {}

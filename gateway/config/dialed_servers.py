@@ -1,4 +1,4 @@
-"""Finds the servers that a gateway dials directly. Blocks, because it reads files to which tunnels refer."""
+"""Finds the servers to which a gateway connects. Blocks, because it reads files to which tunnels refer."""
 
 from gateway.config.model import Config, TunnelSpec
 from gateway.contracts.values import Endpoint
@@ -16,7 +16,7 @@ def direct_addresses(config: Config) -> tuple[str, ...]:
 
 
 def servers_behind_several(config: Config) -> dict[str, tuple[Endpoint, ...]]:
-    """Return the servers of each tunnel whose `via` lists several tunnels, by the name of the tunnel."""
+    """Return the servers of each tunnel that can run inside several other tunnels, by the name of the tunnel."""
     return {name: tuple(_servers(spec)) for name, spec in config.tunnels.items() if len(spec.via) > 1}
 
 

@@ -9,14 +9,14 @@ from gateway.errors import ConfigProblem
 
 
 class _ViaEntry(NamedTuple):
-    """An entry of a `via` list: the name of a tunnel, and its place."""
+    """An entry of a `via` list: the name of a tunnel, and the file, line and column of the entry."""
 
     tunnel: str
     place: str
 
 
 def via_problems(root: ParsedMapping) -> Iterator[ConfigProblem]:
-    """Yield a problem for each invalid `via`. Reads the tree, to include tunnels and backends with other problems."""
+    """Yield a problem for each invalid `via`, including those in tunnels and backends that have other problems."""
     known = [name for name, _ in tables(root, "tunnels")]
     for section in ("tunnels", "backends"):
         for name, table in tables(root, section):
@@ -61,7 +61,7 @@ def _of_via(key: str, tree: Tree, known: list[str]) -> Iterator[ConfigProblem]:
 
 
 def _loops(entries: dict[str, list[_ViaEntry]]) -> Iterator[ConfigProblem]:
-    """Yield a problem for each loop: tunnels that run inside each other, so that none can be opened first."""
+    """Yield a problem for each loop of tunnels. Each tunnel of a loop would have to open after the next one."""
     finished: set[str] = set()
     reported: set[str] = set()
     for first, outer in entries.items():
@@ -81,6 +81,6 @@ def _loops(entries: dict[str, list[_ViaEntry]]) -> Iterator[ConfigProblem]:
 
 
 def _loop(loop: list[str], entries: dict[str, list[_ViaEntry]]) -> ConfigProblem:
-    """Return the problem of a loop. Its place is the entry in the first tunnel's `via` that names the next tunnel."""
+    """Return a problem that refers to the first entry of a loop: the `via` of its first tunnel."""
     place = next(entry.place for entry in entries[loop[0]] if entry.tunnel == loop[1])
     return ConfigProblem(place, f"tunnels.{loop[0]}.via", f"forms a loop: {' → '.join(loop)}: change one via")

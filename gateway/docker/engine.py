@@ -229,7 +229,7 @@ class Engine:
 
 
 async def get_required(engine: Engine, path: str, *, versioned: bool = True) -> Any:
-    """Return the response to a GET. If a proxy in front of the engine refuses it, the error contains the path.
+    """Return the response to a GET. If a proxy in front of the engine refuses the GET, name the path in the error.
 
     Args:
         engine: The engine.

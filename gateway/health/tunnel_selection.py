@@ -1,8 +1,8 @@
 """Selects the tunnel through which new clients reach a target, if there are several. Does no I/O.
 
-New clients stop using a path immediately if its tunnel is down or suspect, or if the target works only over another
-path. They start using a preferred path when a check over it succeeds. If that path has failed before, they return
-to it only after it has worked for `RETURN_AFTER`, so that new clients do not use a path that fails repeatedly.
+A path is one of these tunnels, or the direct connection. New clients leave a path immediately if it fails and another
+path works. They start to use a preferred path when a check over it succeeds. If that path has failed before, it must
+first work for `RETURN_AFTER` seconds, so that new clients do not use a path that fails repeatedly.
 """
 
 from collections import Counter
@@ -13,28 +13,28 @@ from math import inf
 from gateway.contracts.states import HealthState, PathPreference
 
 RETURN_AFTER = 30.0
-"""Number of seconds for which a path must work after a failure before new clients return to it."""
+"""Number of seconds for which a path must work after a failure, before new clients use it again."""
 _FASTER, _MIN_GAIN = 0.8, 0.001
-"""If `latency` is preferred, new clients move to another path only if its latency is at most this fraction of the
-current path's latency, and also lower by at least this number of seconds."""
+"""Used if low latency is preferred. New clients move to another path only if the ratio of its latency to the current
+path's latency is at most the first value, and the difference is at least the second value, in seconds."""
 _CONFIRMATIONS = 8
-"""Number of checks over each of two paths during which one path must remain faster. On a busy machine, the latencies
-of equally fast paths can differ for several consecutive checks."""
+"""Number of consecutive checks for which another path must be faster before new clients move to it. On a busy
+machine, the latencies of equally fast paths can differ for several checks."""
 _USABLE = (HealthState.UP, HealthState.DEGRADED)
 _UNCHECKED = (HealthState.UNKNOWN, HealthState.PAUSED)
 
 
 @dataclass(frozen=True)
 class TunnelCandidate:
-    """A tunnel through which new clients can reach a target, with its state and latency.
+    """One path to a target, with its state and latency.
 
     Args:
-        is_open: Whether the tunnel has a link.
+        is_open: Whether the tunnel is open.
         state: The state of the target according to the checks over this path.
         latency: Median duration of the last successful checks over this path, in seconds; None if none succeeded.
         checks: Number of checks over this path since the start.
-        dial_failed: Whether a client's dial failed over this path but succeeded over another one, and no check
-            over this path has succeeded since then.
+        dial_failed: Whether a client's dial over this path failed, while a dial over another path succeeded. False
+            again after a check over this path has succeeded.
     """
 
     is_open: bool
@@ -45,11 +45,12 @@ class TunnelCandidate:
 
 
 def working_paths(paths: Sequence[TunnelCandidate]) -> list[int]:
-    """Return the indexes of the paths that new clients can use. The tunnels of all these paths are open.
+    """Return the indexes of the paths that new clients can use.
 
-    If the target is down over all paths, the target is the cause, so all paths with an open tunnel count as working.
-    Paths that were never checked count as working. A path whose tunnel has reopened counts as working after the next
-    check over it, or if the other paths fail too.
+    A path works if its tunnel is open, and the target is not down over this path. If the target is down over all
+    paths, the target is the cause, so all paths with an open tunnel count as working. A path that was never checked
+    counts as working. After a tunnel has reopened, its path counts as working after the next check, or if no other
+    path works.
 
     Args:
         paths: The paths in the order of the configuration.
@@ -62,10 +63,10 @@ def working_paths(paths: Sequence[TunnelCandidate]) -> list[int]:
 
 
 def confirmed_paths(paths: Sequence[TunnelCandidate]) -> list[int]:
-    """Return the indexes of the paths that are known to work, so that new clients can move to them.
+    """Return the indexes of the paths to which new clients may move, because checks show that they work.
 
-    These are the paths over which the target is up or degraded. If there are none, for example because the target
-    is not checked, these are the paths that work and over which the target's state is unknown.
+    Over these paths, the target is up or degraded. If there is no such path, for example because the target is not
+    checked, return the working paths over which the target's state is unknown.
 
     Args:
         paths: The paths in the order of the configuration.
@@ -82,13 +83,13 @@ def choose_path(
 
     Args:
         paths: The paths in the order of the configuration; at least one.
-        worked_for: The number of seconds for which each path has worked; infinite if the path has never failed, and
-            negative infinity if the path does not work or is not confirmed (see `confirmed_paths`).
-        current: The index of the path that new clients have used until now; None at the start.
-        prefer: Which of the working paths is preferred.
+        worked_for: The number of seconds for which each path has worked. Infinity: the path has never failed.
+            Negative infinity: the path does not work, or is not in `confirmed_paths` yet.
+        current: The index of the path that new clients use at present; None at the start.
+        prefer: Which of several working paths to choose: the first one (`order`), or the fastest one (`latency`).
 
     Returns:
-        The index of a working path; `current`, or 0 at the start, if no path works.
+        The index of a working path. If no path works: `current`, or 0 at the start.
     """
     working, confirmed = working_paths(paths), confirmed_paths(paths)
     if not working:
@@ -108,22 +109,23 @@ def choose_path(
 
 
 def order_paths(paths: Sequence[TunnelCandidate], chosen: int) -> list[int]:
-    """Return the indexes of all paths in the order in which to dial them for a new client.
+    """Return the indexes of all paths, in the order in which to dial them for a new client.
 
     Args:
         paths: The paths in the order of the configuration.
-        chosen: The index of the path for new clients.
+        chosen: The index of the path to dial first, from `choose_path`.
     """
     working = working_paths(paths)
     return sorted(range(len(paths)), key=lambda at: (at != chosen, at not in working, at))
 
 
 class TunnelSelector:
-    """Selects the tunnel through which new clients reach one target, and counts the changes of the tunnel.
+    """Selects the tunnel through which new clients reach one target, and counts how often the selection changes.
 
     Args:
-        names: The name of each path's tunnel, in the order of the configuration; None for the direct path.
-        prefer: Which of the working paths is preferred.
+        names: The names of the tunnels that lead to the target, in the order of the configuration. None stands for
+            the direct connection.
+        prefer: Which of several working paths to choose: the first one (`order`), or the fastest one (`latency`).
     """
 
     def __init__(self, names: Sequence[str | None], prefer: PathPreference) -> None:
@@ -131,15 +133,15 @@ class TunnelSelector:
         self.prefer = prefer
         self.current: int | None = None
         self.switches: Counter[str | None] = Counter()
-        """Number of times that new clients moved to each tunnel."""
+        """How often new clients have moved to each tunnel."""
         self.works_since: list[float | None] = [None] * len(self.names)
-        """Monotonic time since which each path has worked. Negative infinity: it has never failed. None: it does not
-        work, or is not confirmed yet."""
+        """Monotonic time, in seconds, at which each path started to work. Negative infinity: the path has never
+        failed. None: the path does not work, or is not in `confirmed_paths` yet."""
         self.has_failed = [False] * len(self.names)
-        """Whether each path has stopped working at least once."""
+        """Whether each path has failed at least once."""
         self._slower_since: tuple[int, ...] | None = None
-        """Number of checks over each path when the current path became slower than another one; None if it is not
-        slower."""
+        """Number of checks over each path at the time when another path became faster than the current path. None: no
+        other path is faster."""
 
     def update(self, paths: Sequence[TunnelCandidate], now: float) -> int:
         """Choose the path for new clients from the latest check results, and return its index.
@@ -188,7 +190,7 @@ class TunnelSelector:
         return fastest if confirmations >= _CONFIRMATIONS else current
 
     def inherit(self, other: "TunnelSelector") -> None:
-        """Continue with the counters and the choice of `other`, the selector for this target before a reload."""
+        """Take over the counters and the choice of `other`, the selector of the same target before a reload."""
         self.switches = other.switches
         for at, name in enumerate(self.names):
             if name in other.names:

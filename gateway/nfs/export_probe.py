@@ -46,7 +46,7 @@ class ExportProbe:
         Args:
             client: The RPC client, connected to the target.
             target: The target.
-            phases: Records the durations of the phases: `rpc`, and `query` for the directory that is created.
+            phases: Records how long the query takes (phase `rpc`), and the write check, if any (phase `query`).
 
         Raises:
             UnusableTargetError: The server does not permit reading the export.

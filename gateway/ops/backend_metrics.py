@@ -91,7 +91,7 @@ def path_metrics(backends: list[BackendView]) -> Iterator[Metric]:
 
 
 def consumer_metrics(backends: list[BackendView]) -> Iterator[Metric]:
-    """Yield the metrics of consumers."""
+    """Yield the metrics of consumers, which are the containers that use a backend."""
     names = ["backend", "consumer"]
     active = GaugeMetricFamily(
         "gateway_consumer_connections_active", "Open connections of a container.", labels=names

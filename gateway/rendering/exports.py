@@ -1,4 +1,4 @@
-"""Renders configuration lines, such as exports(5), that let servers export to the gateway. Does no I/O."""
+"""Renders the lines that file servers need in /etc/exports to accept mounts through the gateway. Does no I/O."""
 
 import ipaddress
 import re
@@ -17,14 +17,15 @@ _CLIENT = re.compile(r"@[\w.-]+|(?!-)[\w.*?-]+(\[[\w-]+\][\w.*?-]*)*|[\da-fA-F.:
 
 
 def exports(config: Config, origins: Sequence[str]) -> list[str]:
-    """Return the lines that each server needs in /etc/exports to export its backends to the gateway.
+    """Return the lines that each server needs in /etc/exports to accept mounts through the gateway.
 
-    Before the lines for each server, a comment contains the server and the path of the file.
+    A comment before the lines of each server contains the server's name and the path of the file.
 
     Args:
         config: The configuration.
-        origins: The source addresses, networks or names of the gateway's connections, as servers see them. With a
-            tunnel, servers see the addresses of the bastion. Empty to derive the addresses from the configuration.
+        origins: The source addresses, networks or names from which the gateway's connections reach the servers. For
+            connections through an SSH tunnel, these are the bastion's addresses. Empty to derive the addresses from
+            the configuration.
 
     Raises:
         UsageError: No backend needs such a line, an origin is not valid, or the configuration does not show from
@@ -33,8 +34,8 @@ def exports(config: Config, origins: Sequence[str]) -> list[str]:
     for origin in origins:
         if not _CLIENT.fullmatch(origin) or ("/" in origin and _network(origin) is None):
             raise UsageError(
-                f"--from {origin!r} is not an address, a network or a name: the options, such as rw, come"
-                " from the configuration"
+                f"--from {origin!r} is not an address, a network or a name: write only one of these, because options,"
+                " such as rw, come from the configuration"
             )
     lines: dict[str, list[str]] = {}
     for name, spec in config.backends.items():
@@ -51,7 +52,7 @@ def exports(config: Config, origins: Sequence[str]) -> list[str]:
 
 
 def open_origins(origins: Sequence[str]) -> list[str]:
-    """Return the origins that match every host."""
+    """Return those origins that match every host, so that the export would be open to all."""
     networks = {origin: _network(origin) for origin in origins}
     return [origin for origin, network in networks.items() if origin == "*" or (network and network.prefixlen == 0)]
 
@@ -69,7 +70,7 @@ def _for_server(host: str, lines: Sequence[str]) -> Iterator[str]:
 
 
 def _clients(config: Config, name: str, paths: Sequence[str], target: Endpoint) -> list[str]:
-    """Return the source addresses of the connections to a target, as the server sees them: one for each path.
+    """Return the source addresses from which connections reach a target: the server of each tunnel in `paths`.
 
     IPv6 addresses have no brackets, because exports(5) defines brackets as a wildcard. If the target is the tunnel's
     server, the result includes `localhost`, because this server can resolve its own name to a loopback address, such

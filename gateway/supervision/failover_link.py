@@ -55,7 +55,7 @@ class FailoverLink:
         return await self._first(lambda link, left: link.join(client, to, latency, left, tap), within)
 
     async def lost(self) -> NoReturn:
-        """Wait until cancelled. The link is never lost: if a tunnel closes, dials use the others."""
+        """Wait until cancelled. The link is never lost: if one tunnel closes, it dials through the others."""
         await asyncio.Event().wait()
         raise AssertionError
 

@@ -15,6 +15,7 @@ from gateway.contracts.tunnel import OpenTunnel, ProgressCallback
 from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.tunnels import TunnelKind
+from gateway.vpn.background_tasks import background_tasks
 from gateway.vpn.link import VpnLink
 from gateway.vpn.liveness_monitor import LivenessMonitor
 from gateway.vpn.local_forward import LocalForward
@@ -24,7 +25,6 @@ from gateway.vpn.openvpn_loader import load_client_file, named_files
 from gateway.vpn.openvpn_process import OpenVpnProcess
 from gateway.vpn.openvpn_remotes import tcp_remotes, udp_remotes
 from gateway.vpn.options import OpenVpnOptions, read_path
-from gateway.vpn.task_scope import background_tasks
 
 log = logging.getLogger(__name__)
 
@@ -182,11 +182,11 @@ class _OpenVpnClient:
         Raises:
             TunnelError: The server has pushed no address, or the device cannot be configured.
         """
-        addressing = self._vpn.addressing
-        if addressing is None or not addressing.addresses:
+        settings = self._vpn.device_settings
+        if settings is None or not settings.addresses:
             raise TunnelError(Reason.PROTOCOL, "the server has assigned no address")
-        await self.context.configure_device(self._device, addressing)
-        link.set_addressing(addressing)
+        await self.context.configure_device(self._device, settings)
+        link.set_device_settings(settings)
         link.server = str(self._vpn.server)
         self._link = link
 

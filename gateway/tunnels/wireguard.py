@@ -14,11 +14,11 @@ from gateway.contracts.tunnel import OpenTunnel, ProgressCallback
 from gateway.errors import Reason, TunnelError
 from gateway.facts import Fact
 from gateway.tunnels import TunnelKind
+from gateway.vpn.background_tasks import background_tasks
 from gateway.vpn.link import VpnLink, VpnStatus
 from gateway.vpn.liveness_monitor import LivenessMonitor
 from gateway.vpn.network_context import create_context, new_device_name
 from gateway.vpn.options import WireGuardOptions, read_path
-from gateway.vpn.task_scope import background_tasks
 from gateway.vpn.wireguard_device import WireGuardDevice
 from gateway.vpn.wireguard_loader import load_wireguard_file
 
@@ -79,14 +79,14 @@ class WireGuardTunnel:
             stack.push_async_callback(context.release_device)
             wireguard = WireGuardDevice(options, device, context)
             stack.push_async_callback(wireguard.stop)
-            addressing = await wireguard.start()
+            settings = await wireguard.start()
             await self._wait_for_handshake(wireguard, progress)
             active = _ActiveDevice(wireguard)
             stack.callback(active.close)
             link = VpnLink(context, via.network.behind(self.far_side), options.silence.thresholds)
             stack.callback(link.close)
             active.link = link
-            link.set_addressing(addressing)
+            link.set_device_settings(settings)
             monitor = LivenessMonitor(link, progress, active.received, active.reconnect)
             async with background_tasks(link, monitor.run(), active.wait_for_child()):
                 yield OpenTunnel(link, lambda: active.status(link), active.renew)

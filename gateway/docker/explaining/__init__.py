@@ -11,7 +11,7 @@ from gateway.docker.plan import DesiredState, Plan
 
 
 def find(observed: EngineSnapshot, name: str) -> list[Container]:
-    """Return the container with this name, or all containers with an ID that starts with it."""
+    """Return the container with this name. If there is none, return all containers whose ID starts with `name`."""
     named = [each for each in observed.containers if each.name == name]
     return named or [each for each in observed.containers if name and each.id.startswith(name)]
 

@@ -8,11 +8,11 @@ from gateway.docker.failed_starts import CANCELED, FailedStart, StartFailureCaus
 from gateway.docker.labels import INSTANCE, revives
 from gateway.docker.model import RUNNING, Container
 from gateway.docker.plan import ActionKind, PlannedAction
-from gateway.docker.planning.builder import PlanBuilder
 from gateway.docker.planning.dead_containers import dead_container, recreate
 from gateway.docker.planning.gateway_container import is_bound_to_removed_network, reconnect_command
 from gateway.docker.planning.lost_namespaces import without_namespace, without_namespace_while_running
-from gateway.docker.project_networks import configured_as
+from gateway.docker.planning.plan_builder import PlanBuilder
+from gateway.docker.project_network_names import configured_as
 from gateway.text_sanitizer import one_line
 
 
@@ -75,7 +75,6 @@ def _with_start_restriction(builder: PlanBuilder, container: Container, dead: De
 
 
 def _is_for_other_gateway(builder: PlanBuilder, container: Container) -> bool:
-    """Return whether the labels of a container select another gateway."""
     return container.labels.get(builder.label(INSTANCE), builder.desired.instance) != builder.desired.instance
 
 
@@ -120,7 +119,7 @@ def _without_volume(builder: PlanBuilder, container: Container, failed: FailedSt
 
 
 def _when_up(builder: PlanBuilder, container: Container, backend: str, detail: str) -> DeadContainer:
-    """Return a `DeadContainer` for a failed mount. It is started now, or when the volume's backend is up."""
+    """Return a `DeadContainer` for a failed mount: to start now, or to start when the volume's backend is up."""
     usable = builder.desired.usable
     dead = dead_container(container, StartFailureCause.VOLUME, detail, DeadContainerState.STARTING)
     if usable is not None and backend in usable:
@@ -136,7 +135,8 @@ def _without_network(builder: PlanBuilder, container: Container, failed: FailedS
         name for name, endpoint in container.endpoints.items() if failed.network in ("", name, endpoint.network_id)
     ]
     if not named and (container.network_mode != failed.network or len(container.endpoints) == 1):
-        named = list(container.endpoints)  # after the failed start, it was attached to a new network of the same name
+        # After the failed start, the container was attached to a new network of the same name.
+        named = list(container.endpoints)
     ours = [
         name
         for name in named
