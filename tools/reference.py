@@ -41,11 +41,11 @@ from gateway.config.variables import OTHER_VARIABLES, setting_names, variable_of
 from gateway.contracts.security import Secret
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.contracts.values import Duration, Endpoint, IpAddress, IpNetwork, ListenAddress, Size
-from gateway.docker.errors import BlockedReason
+from gateway.docker.errors import AttachBlocker
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions, PeerOptions
 from gateway.docker.plan import ActionKind, AttachmentState
 from gateway.errors import Reason
-from gateway.fleet.members import MemberAddress
+from gateway.fleet.member_addresses import MemberAddress
 from gateway.forwarding.admission import RefusalReason
 from gateway.measurement import Histogram
 from gateway.ops.authorization import AccessRole
@@ -300,7 +300,7 @@ def _states_and_reasons() -> Iterator[str]:
     yield ""
     yield f"Reasons for which clients are rejected: {_list(RefusalReason)}, and those above."
     yield ""
-    yield f"An attachment is one of: {_list(AttachmentState)}. Reasons for `blocked`: {_list(BlockedReason)}."
+    yield f"An attachment is one of: {_list(AttachmentState)}. Reasons for `blocked`: {_list(AttachBlocker)}."
     yield ""
     yield f"Actions in Docker: {_list(ActionKind)}."
 

@@ -3,8 +3,8 @@
 from gateway.backend_support.volume import VolumeSpec
 from gateway.config import Config
 from gateway.contracts.values import Endpoint
-from gateway.docker.dead_containers import VolumeMountAddress
 from gateway.docker.plan import DesiredState
+from gateway.docker.volumes import VolumeMountAddress
 
 
 def desired(config: Config, busy: frozenset[str] = frozenset()) -> DesiredState:

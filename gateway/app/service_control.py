@@ -15,7 +15,7 @@ from gateway.app.running_backend import RunningBackend
 from gateway.app.service_audit_log import ServiceAuditLog
 from gateway.config import Config
 from gateway.fleet.poller import FleetPoller
-from gateway.fleet.view import FleetView
+from gateway.fleet.snapshot import FleetSnapshot
 from gateway.measurement import Histogram
 from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.events_file import EventsFile
@@ -157,7 +157,7 @@ class ServiceControl:
         docker = self._reloader.docker
         return docker.explain(name) if docker else None
 
-    def fleet(self) -> FleetView:
+    def fleet(self) -> FleetSnapshot:
         """Return the members of the fleet and their last responses, from memory."""
         return self.fleet_poller.view()
 

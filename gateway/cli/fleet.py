@@ -91,11 +91,11 @@ def _fetch_from_members(
     import asyncio  # noqa: PLC0415
 
     from gateway.contracts.values import Duration  # noqa: PLC0415
+    from gateway.fleet.member_addresses import parse_member  # noqa: PLC0415
     from gateway.fleet.member_discovery import MemberDiscovery  # noqa: PLC0415
-    from gateway.fleet.members import parse_member  # noqa: PLC0415
     from gateway.fleet.options import FleetOptions  # noqa: PLC0415
     from gateway.fleet.poller import ask_once  # noqa: PLC0415
-    from gateway.fleet.view import FleetView  # noqa: PLC0415
+    from gateway.fleet.snapshot import FleetSnapshot  # noqa: PLC0415
     from gateway.ops.fleet_json import fleet_json  # noqa: PLC0415
     from gateway.tls_client import ClientTls  # noqa: PLC0415
 
@@ -110,7 +110,7 @@ def _fetch_from_members(
         tls=ClientTls(ca_file=Path(client.ca_file) if client.ca_file else None),
         timeout=Duration(timeout),
     )
-    runner, discovery, view = asyncio.Runner(), MemberDiscovery(), FleetView()
+    runner, discovery, view = asyncio.Runner(), MemberDiscovery(), FleetSnapshot()
     click.get_current_context().call_on_close(runner.close)
 
     def fetch() -> dict[str, Any]:

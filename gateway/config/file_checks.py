@@ -11,8 +11,8 @@ from gateway.config.decoder import at_key
 from gateway.config.model import SECTIONS, Config
 from gateway.contracts.security import Secret
 from gateway.errors import ConfigProblem, GatewayError
+from gateway.fleet.member_addresses import exposed_token
 from gateway.fleet.member_file import read_members
-from gateway.fleet.members import exposed_token
 from gateway.secret_files import ExposedError, check_not_exposed, unreadable
 
 

@@ -10,7 +10,7 @@ from gateway.config.parsed_tree import ParsedScalar
 from gateway.config.suggestions import similar
 from gateway.contracts.security import Secret
 from gateway.contracts.values import Duration, Endpoint, IpAddress, IpNetwork, ListenAddress, Size
-from gateway.fleet.members import MemberAddress, parse_member
+from gateway.fleet.member_addresses import MemberAddress, parse_member
 
 SCALARS: dict[Any, Callable[[str], Any]] = {
     str: str,

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from gateway.backoff import Backoff, BackoffPolicy
-from gateway.docker.errors import BlockedReason, EngineError
+from gateway.docker.errors import AttachBlocker, EngineError
 from gateway.docker.options import NetworkOptions
 from gateway.docker.plan import ActionKind, AttachmentState, AttachmentStatus, PlannedAction
 
@@ -39,7 +39,7 @@ class ActionFailures:
             previous: The gateway's previous addresses, by network.
         """
         if action.addresses and error.may_be_address:
-            self._count_address_failure(action, previous, certain=error.blocked is BlockedReason.ADDRESS_REFUSED)
+            self._count_address_failure(action, previous, certain=error.blocked is AttachBlocker.ADDRESS_REFUSED)
         before = self._failed.get(action.key)
         backoff = before[0] if before is not None else Backoff(_POLICY)
         self._failed[action.key] = backoff, now + backoff.next(), error
@@ -74,7 +74,7 @@ class ActionFailures:
     def is_final(self, action: PlannedAction) -> bool:
         """Return whether an action failed for a reason that another address cannot fix."""
         error = self._last_error(action.network, action.container_id)
-        return error is not None and error.blocked is not BlockedReason.ADDRESS_REFUSED
+        return error is not None and error.blocked is not AttachBlocker.ADDRESS_REFUSED
 
     def with_failure(self, attachment: AttachmentStatus, networks: Mapping[str, NetworkOptions]) -> AttachmentStatus:
         """Add the current failure to the status of an attachment. Without a failure, return the status unchanged.
@@ -87,7 +87,7 @@ class ActionFailures:
         if attachment.state is not AttachmentState.PENDING or error is None:
             return attachment
         message = error.message
-        if error.blocked is BlockedReason.ADDRESS_REFUSED:
+        if error.blocked is AttachBlocker.ADDRESS_REFUSED:
             options = networks.get(attachment.network)
             fixed = options is not None and options.address is not None
             setting = f"docker.networks.{attachment.network}.address"

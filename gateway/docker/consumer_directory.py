@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from gateway.docker.grants import granted
 from gateway.docker.labels import listed
-from gateway.docker.model import RUNNING, Container, EngineSnapshot
 from gateway.docker.options import DockerOptions, Grant
+from gateway.docker.snapshot import RUNNING, Container, EngineSnapshot
 
 _UNKNOWN_FOR = 30.0
 _MAX_UNKNOWN = 10_000

@@ -26,7 +26,7 @@ class ErrorKind(StrEnum):
     API = "api"
 
 
-class BlockedReason(StrEnum):
+class AttachBlocker(StrEnum):
     """The reason why a container or service is not attached. The values appear in the status."""
 
     SHARED_NETWORK = "shared_namespace"
@@ -60,30 +60,30 @@ class EngineError(GatewayError):
         super().__init__(self.message)
 
     @property
-    def blocked(self) -> BlockedReason:
+    def blocked(self) -> AttachBlocker:
         """The reason why an attachment failed. It is parsed from the message, because the engine reports no code."""
-        return next((reason for pattern, reason in _BLOCKED if pattern.search(self.message)), BlockedReason.REFUSED)
+        return next((reason for pattern, reason in _BLOCKED if pattern.search(self.message)), AttachBlocker.REFUSED)
 
     @property
     def may_be_address(self) -> bool:
         """Whether the requested address may be the cause. A swarm manager reports a refused address as a timeout."""
-        return self.blocked is BlockedReason.ADDRESS_REFUSED or "attaching to network failed" in self.message
+        return self.blocked is AttachBlocker.ADDRESS_REFUSED or "attaching to network failed" in self.message
 
 
 _BLOCKED = [
     (re.compile(r"no available (IPv[46] )?address|find an available|find free IP", re.IGNORECASE),
-     BlockedReason.IP_EXHAUSTED),
-    (re.compile(r"address pools have been fully subnetted", re.IGNORECASE), BlockedReason.IP_EXHAUSTED),
-    (re.compile(r"address already in use|no configured subnet", re.IGNORECASE), BlockedReason.ADDRESS_REFUSED),
+     AttachBlocker.IP_EXHAUSTED),
+    (re.compile(r"address pools have been fully subnetted", re.IGNORECASE), AttachBlocker.IP_EXHAUSTED),
+    (re.compile(r"address already in use|no configured subnet", re.IGNORECASE), AttachBlocker.ADDRESS_REFUSED),
     # Podman's messages:
     (re.compile(r"ip address \S+ is already allocated|static ip \S+ not in any subnet", re.IGNORECASE),
-     BlockedReason.ADDRESS_REFUSED),
-    (re.compile(r"not manually attachable|not attachable", re.IGNORECASE), BlockedReason.NOT_ATTACHABLE),
-    (re.compile(r"sharing network namespace|container sharing", re.IGNORECASE), BlockedReason.SHARED_NETWORK),
-    (re.compile(r"host network", re.IGNORECASE), BlockedReason.HOST_NETWORK),
-    (re.compile(r"private \(none\)|\(none\) mode", re.IGNORECASE), BlockedReason.NO_NETWORK),
-    (re.compile(r"not a swarm manager|not part of a swarm|only.* manager", re.IGNORECASE), BlockedReason.NOT_MANAGER),
-    (re.compile(r"network .*not found|no such network", re.IGNORECASE), BlockedReason.UNKNOWN_NETWORK),
+     AttachBlocker.ADDRESS_REFUSED),
+    (re.compile(r"not manually attachable|not attachable", re.IGNORECASE), AttachBlocker.NOT_ATTACHABLE),
+    (re.compile(r"sharing network namespace|container sharing", re.IGNORECASE), AttachBlocker.SHARED_NETWORK),
+    (re.compile(r"host network", re.IGNORECASE), AttachBlocker.HOST_NETWORK),
+    (re.compile(r"private \(none\)|\(none\) mode", re.IGNORECASE), AttachBlocker.NO_NETWORK),
+    (re.compile(r"not a swarm manager|not part of a swarm|only.* manager", re.IGNORECASE), AttachBlocker.NOT_MANAGER),
+    (re.compile(r"network .*not found|no such network", re.IGNORECASE), AttachBlocker.UNKNOWN_NETWORK),
 ]  # fmt: skip
 
 _KINDS = {

@@ -6,8 +6,8 @@ from typing import Any
 from gateway.docker.consumer_directory import client_networks, consumer
 from gateway.docker.grants import PROJECT, SERVICE, SWARM_SERVICE
 from gateway.docker.labels import KEYS
-from gateway.docker.model import RUNNING, Container, EngineSnapshot
 from gateway.docker.plan import DesiredState
+from gateway.docker.snapshot import RUNNING, Container, EngineSnapshot
 
 _SPOOFING = {"NET_RAW", "NET_ADMIN"}
 """Capabilities with which a container can spoof its source address (capabilities(7))."""

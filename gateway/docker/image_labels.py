@@ -5,7 +5,7 @@ from typing import Any
 
 from gateway.docker.engine import Engine, get_required
 from gateway.docker.errors import EngineError, ErrorKind
-from gateway.docker.model import TASK_LABEL
+from gateway.docker.snapshot import TASK_LABEL
 
 _WRITERS = {"com.docker.compose.": "com.docker.compose.config-hash", "com.docker.swarm.": TASK_LABEL}
 """Maps the label prefix of Compose or Swarm to a label that the program sets only on containers. If a container has

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from gateway.docker.dns_names import hostname_of, hosts_of
 from gateway.docker.engine import Engine, get_required
 from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.identity_warnings import can_spoof
-from gateway.docker.model import LastStart
+from gateway.docker.name_resolution import hostname_of, hosts_of
+from gateway.docker.snapshot import LastStart
 
 _MAX_LOCKED, _MIN_WAIT = 1.0, 0.1
 """The maximum total time that one snapshot waits for inspections of locked containers, and the time that each

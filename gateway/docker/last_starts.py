@@ -6,7 +6,7 @@ from dataclasses import replace
 from gateway.docker.engine import Engine
 from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.inspection_cache import InspectionCache
-from gateway.docker.model import RUNNING, Container
+from gateway.docker.snapshot import RUNNING, Container
 
 _MAX_AGE, _MAX_AGE_RUNNING = 2.0, 30.0
 """Seconds after which the last start of a container is inspected again. Events cannot replace this limit: a failed

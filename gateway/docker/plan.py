@@ -7,13 +7,13 @@ from enum import StrEnum
 from typing import Any
 
 from gateway.backend_support.volume import VolumeSpec
-from gateway.docker.dead_containers import DeadContainer, VolumeMountAddress
-from gateway.docker.errors import BlockedReason
+from gateway.docker.dead_containers import DeadContainer
+from gateway.docker.errors import AttachBlocker
 from gateway.docker.failed_starts import RequestedStart
-from gateway.docker.model import Container, EngineSnapshot, LastStart
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.project_network_names import configured_as
-from gateway.docker.volumes import VolumeStatus
+from gateway.docker.snapshot import Container, EngineSnapshot, LastStart
+from gateway.docker.volumes import VolumeMountAddress, VolumeStatus
 
 OWNER_ALIAS_PREFIX = "gw-owner-"
 _NO_HOST_NAME = re.compile(r"[^a-z0-9-]")
@@ -111,7 +111,7 @@ class AttachmentStatus:
     network: str
     container: str
     state: AttachmentState
-    reason: BlockedReason | None = None
+    reason: AttachBlocker | None = None
     message: str = ""
     container_id: str = ""
 

@@ -21,7 +21,6 @@ from gateway.docker.identity_warnings import image_labels, is_gateway, spoofing
 from gateway.docker.inspection_cache import RETRY
 from gateway.docker.last_starts import NEXT
 from gateway.docker.log_limiter import LogLimiter
-from gateway.docker.model import RUNNING, EngineSnapshot
 from gateway.docker.options import DockerOptions
 from gateway.docker.ownership import OwnershipRecord
 from gateway.docker.plan import (
@@ -37,6 +36,7 @@ from gateway.docker.plan_log import log_changes
 from gateway.docker.planning import plan
 from gateway.docker.planning.gateway_container import as_running_gateway, reserved_addresses
 from gateway.docker.signal_events import record_past_events
+from gateway.docker.snapshot import RUNNING, EngineSnapshot
 from gateway.docker.snapshot_reader import SnapshotReader
 from gateway.docker.start_attempts import StartAttempts
 

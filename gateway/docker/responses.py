@@ -1,9 +1,9 @@
-"""Converts an engine's responses to the values of `gateway.docker.model`. Does no I/O."""
+"""Converts an engine's responses to the values of `gateway.docker.snapshot`. Does no I/O."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from gateway.docker.model import NetworkInfo, Service, Swarm
+from gateway.docker.snapshot import NetworkInfo, Service, Swarm
 from gateway.docker.volumes import VolumeInfo
 
 _WAITING = ("pending", "error", "locked")

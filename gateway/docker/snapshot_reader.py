@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 from gateway.docker import responses
-from gateway.docker.dns_names import WITHOUT_NAMES
 from gateway.docker.engine import Engine, get_required, has_gateway_priority
 from gateway.docker.engine_flavor import lease_ranges
 from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
@@ -15,7 +14,11 @@ from gateway.docker.image_labels import ImageLabelCache
 from gateway.docker.inspection_cache import InspectionCache, epoch
 from gateway.docker.labels import MANAGED_BY, by_rules
 from gateway.docker.last_starts import with_last_starts
-from gateway.docker.model import (
+from gateway.docker.name_resolution import WITHOUT_NAMES
+from gateway.docker.options import DockerOptions
+from gateway.docker.own_container_id import own_id
+from gateway.docker.project_network_names import configured_as
+from gateway.docker.snapshot import (
     RUNNING,
     TASK_LABEL,
     Container,
@@ -25,9 +28,6 @@ from gateway.docker.model import (
     Service,
     Swarm,
 )
-from gateway.docker.options import DockerOptions
-from gateway.docker.own_container_id import own_id
-from gateway.docker.project_network_names import configured_as
 from gateway.docker.volumes import VolumeInfo
 from gateway.text_sanitizer import one_line
 

@@ -1,8 +1,9 @@
 """Decides which configured volumes to create or recreate, and finds problems with mounts. Does no I/O."""
 
 import hashlib
+import ipaddress
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,6 +38,36 @@ class VolumeStatus:
     change: Literal["create", "recreate"] | None
     state: Literal["kept", "pending", "drifted", "blocked"]
     message: str = ""
+
+
+@dataclass(frozen=True)
+class VolumeMountAddress:
+    """An address at which the engine's host mounts the volumes of a backend, through a listener of the backend.
+
+    Args:
+        backend: The name of the backend.
+        host: The listener's IP address, which can be a wildcard, or the `volume.address` of the backend.
+        port: The listener's port.
+    """
+
+    backend: str
+    host: str
+    port: int
+
+    def is_at(self, address: str, port: int, bridges: Collection[str] = ()) -> bool:
+        """Return whether a mount with these options connects to this address.
+
+        Args:
+            address: The mount option `addr`.
+            port: The mount option `port`.
+            bridges: The addresses of the engine's host on its bridge networks.
+        """
+        if port != self.port:
+            return False
+        found, host = _parsed(address), _parsed(self.host)
+        if found is not None and host is not None and host.is_unspecified:
+            return found.version == host.version and (found.is_loopback or found in map(_parsed, bridges))
+        return (found or address) == (host or self.host)
 
 
 def volume_status(spec: VolumeSpec, there: VolumeInfo | None, prefix: str, instance: str) -> VolumeStatus:
@@ -117,3 +148,10 @@ def mount_problems(
             f"volumes {', '.join(loopback)}: the gateway's container does not use the host's network, so the engine "
             "does not find its listener: run it with --network host, or publish the port and set volume.address"
         )
+
+
+def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(address)
+    except ValueError:
+        return None

@@ -8,7 +8,7 @@ import ssl
 
 import aiohttp
 
-from gateway.fleet.members import Member
+from gateway.fleet.member_addresses import Member
 from gateway.text_sanitizer import one_line
 
 _STATUS_ERRORS = {

@@ -4,10 +4,10 @@ import asyncio
 import itertools
 
 from gateway.errors import GatewayError
-from gateway.fleet.deadline_reader import DeadlineReader
+from gateway.fleet.blocking_call import BlockingCallRunner
 from gateway.fleet.error_descriptions import describe_lookup
+from gateway.fleet.member_addresses import MAX_MEMBERS, Member, MemberAddress, expand, exposed_token
 from gateway.fleet.member_file import read_members
-from gateway.fleet.members import MAX_MEMBERS, Member, MemberAddress, expand, exposed_token
 from gateway.fleet.name_lookup import lookup
 from gateway.fleet.options import FleetOptions
 
@@ -23,7 +23,7 @@ class MemberDiscovery:
         self._strict = strict
         self._by_name: dict[MemberAddress, list[Member]] = {}
         self._in_file: list[MemberAddress] = []
-        self._file_read: DeadlineReader[tuple[list[MemberAddress], list[str]]] = DeadlineReader()
+        self._file_read: BlockingCallRunner[tuple[list[MemberAddress], list[str]]] = BlockingCallRunner()
         self._file_problems: list[str] = []
         self._name_problems: dict[MemberAddress, str] = {}
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.contracts.values import POSITIVE, Duration
-from gateway.fleet.members import MemberAddress
+from gateway.fleet.member_addresses import MemberAddress
 from gateway.tls_client import ClientTls
 
 

@@ -7,7 +7,7 @@ from gateway.backends import BackendKind, kind_of_file_system
 from gateway.errors import UsageError
 from gateway.importing.import_result import ImportResult, is_host, split_target
 from gateway.importing.model import ImportedClient
-from gateway.nfs.mount_options import REPLACED
+from gateway.nfs.replaced_mount_options import REPLACED
 from gateway.secret_redaction import redacted
 
 

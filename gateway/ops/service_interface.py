@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any, Protocol
 
-from gateway.fleet.view import FleetView
+from gateway.fleet.snapshot import FleetSnapshot
 from gateway.ops.events import EventLog
 from gateway.ops.status_views import BackendStatus, ConfigText, ServiceView
 from gateway.relay.sockets import PeerCredentials
@@ -42,7 +42,7 @@ class ControlledService(Protocol):
     def history(self, backend: str) -> dict[str, list[dict[str, Any]]] | None:
         """Return the last checks of a backend by target, oldest first; None if there is no such backend."""
 
-    def fleet(self) -> FleetView:
+    def fleet(self) -> FleetSnapshot:
         """Return the gateways of the fleet with their last responses, from memory."""
 
     async def reload(self) -> str:

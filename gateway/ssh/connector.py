@@ -16,7 +16,7 @@ from gateway.contracts.tunnel import ProgressCallback
 from gateway.errors import Reason, TunnelError
 from gateway.ssh import algorithms, asyncssh_internals, credentials
 from gateway.ssh.client_connection import ClientConnection
-from gateway.ssh.host_keys import HostKeyHistory, HostKeyVerifier, read_trust
+from gateway.ssh.host_keys import HostKeyVerifier, LastTrustedHostKey, read_trust
 from gateway.ssh.login_errors import TryOtherKeyTypeError, login_error
 from gateway.ssh.options import SshOptions
 from gateway.ssh.socket_transport import close_now, log_in
@@ -26,7 +26,7 @@ async def connect(
     options: SshOptions,
     dial: Callable[[], Awaitable[socket.socket]],
     progress: ProgressCallback,
-    memory: HostKeyHistory,
+    memory: LastTrustedHostKey,
 ) -> asyncssh.SSHClientConnection:
     """Connect, verify the host key and log in.
 
@@ -57,7 +57,7 @@ async def _connect(
     options: SshOptions,
     sock: socket.socket,
     progress: ProgressCallback,
-    memory: HostKeyHistory,
+    memory: LastTrustedHostKey,
     refusals: list[HostKeyVerifier],
 ) -> asyncssh.SSHClientConnection:
     """Connect once. On failure, close the connection and the socket.

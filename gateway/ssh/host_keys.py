@@ -90,7 +90,7 @@ def read_trust(options: SshOptions, address: str = "") -> TrustedHostKeys:
 
 
 @dataclass
-class HostKeyHistory:
+class LastTrustedHostKey:
     """The data about the server's host key that a tunnel keeps from one connection to the next.
 
     Args:
@@ -115,7 +115,7 @@ class HostKeyVerifier(asyncssh.SSHClient):
         self,
         trust: TrustedHostKeys,
         options: SshOptions,
-        memory: HostKeyHistory,
+        memory: LastTrustedHostKey,
         before: "Sequence[HostKeyVerifier]" = (),
     ) -> None:
         self.trust = trust

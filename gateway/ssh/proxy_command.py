@@ -14,7 +14,7 @@ from gateway.processes.stdio_stream import EXIT_DELAY, StdioStream
 from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.relay.stream_bridge import StreamBridge
 from gateway.ssh.connector import connect
-from gateway.ssh.host_keys import HostKeyHistory
+from gateway.ssh.host_keys import LastTrustedHostKey
 from gateway.ssh.options import SshOptions
 
 
@@ -23,7 +23,7 @@ async def connect_through_program(
     children: TunnelProcesses,
     output: OutputLog,
     progress: ProgressCallback,
-    memory: HostKeyHistory,
+    memory: LastTrustedHostKey,
 ) -> asyncssh.SSHClientConnection:
     """Start the program of `proxy_command`, and log in to the server over the program's standard streams.
 

@@ -48,7 +48,7 @@ class SshTunnel:
 
     def __init__(self, options: SshOptions) -> None:
         self._options = options
-        self._memory = host_keys.HostKeyHistory()
+        self._memory = host_keys.LastTrustedHostKey()
         self._output = OutputLog(Path(options.proxy_command[0]).name if options.proxy_command else "")
 
     @property

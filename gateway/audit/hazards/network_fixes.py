@@ -8,7 +8,7 @@ from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import SECRETS, MountStorage, StorageMedium, nfs_version
 from gateway.audit.recreate_commands import free_name, recreate, volume_for
 from gateway.audit.shell_commands import command, only_on_host
-from gateway.nfs.mount_options import REPLACED
+from gateway.nfs.replaced_mount_options import REPLACED
 from gateway.text_sanitizer import one_line
 
 _SMB_VERSION = "3"

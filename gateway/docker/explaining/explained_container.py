@@ -2,8 +2,8 @@
 
 from gateway.docker import labels
 from gateway.docker.grants import granted
-from gateway.docker.model import Container, EndpointInfo, EngineSnapshot
 from gateway.docker.plan import AttachmentStatus, DesiredState, Plan
+from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot
 
 
 class ExplainedContainer:

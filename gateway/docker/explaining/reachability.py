@@ -7,8 +7,8 @@ from gateway.docker import labels
 from gateway.docker.consumer_directory import Consumer, consumer
 from gateway.docker.explaining.explained_container import ExplainedContainer, reason
 from gateway.docker.explaining.model import ExplainedBackend, Reachability
-from gateway.docker.model import RUNNING, Container
 from gateway.docker.plan import AttachmentState, backends_on
+from gateway.docker.snapshot import RUNNING, Container
 
 _GOOD = ("up", "degraded")
 _UNKNOWN = "unknown"

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from gateway.docker.consumer_directory import Consumer
 from gateway.docker.grants import granted
-from gateway.docker.model import EngineSnapshot
 from gateway.docker.options import Grant
+from gateway.docker.snapshot import EngineSnapshot
 from gateway.text_sanitizer import one_line
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from gateway.docker.model import Container
 from gateway.docker.planning.plan_builder import PlanBuilder
+from gateway.docker.snapshot import Container
 
 BACKEND = "a backend of the gateway"
 

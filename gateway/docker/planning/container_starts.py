@@ -6,13 +6,13 @@ from gateway.docker.dead_containers import DeadContainer, DeadContainerState
 from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.failed_starts import CANCELED, FailedStart, StartFailureCause, read_error
 from gateway.docker.labels import INSTANCE, revives
-from gateway.docker.model import RUNNING, Container
 from gateway.docker.plan import ActionKind, PlannedAction
-from gateway.docker.planning.dead_containers import dead_container, recreate
+from gateway.docker.planning.dead_container_builder import dead_container, recreate
 from gateway.docker.planning.gateway_container import is_bound_to_removed_network, reconnect_command
 from gateway.docker.planning.lost_namespaces import without_namespace, without_namespace_while_running
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.project_network_names import configured_as
+from gateway.docker.snapshot import RUNNING, Container
 from gateway.text_sanitizer import one_line
 
 

@@ -2,11 +2,11 @@
 
 from gateway.docker import labels
 from gateway.docker.consumer_directory import client_networks
-from gateway.docker.errors import BlockedReason
-from gateway.docker.model import LIVE, Container
+from gateway.docker.errors import AttachBlocker
 from gateway.docker.plan import AttachmentState
 from gateway.docker.planning.attach_blockers import container_block_reason
 from gateway.docker.planning.plan_builder import PlanBuilder
+from gateway.docker.snapshot import LIVE, Container
 
 
 def desired_networks(builder: PlanBuilder, container: Container) -> dict[str, tuple[str, ...]]:
@@ -22,7 +22,7 @@ def desired_networks(builder: PlanBuilder, container: Container) -> dict[str, tu
     if request.refused:
         for name in networks:
             builder.report_container(
-                container, name, AttachmentState.BLOCKED, BlockedReason.NOT_GRANTED, request.refused
+                container, name, AttachmentState.BLOCKED, AttachBlocker.NOT_GRANTED, request.refused
             )
         return {}
     return dict.fromkeys(networks, request.aliases)

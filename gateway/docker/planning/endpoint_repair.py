@@ -1,7 +1,6 @@
 """Compares existing endpoints with the desired state, and plans to reattach or detach containers."""
 
-from gateway.docker.errors import BlockedReason
-from gateway.docker.model import RUNNING, Container, EndpointInfo
+from gateway.docker.errors import AttachBlocker
 from gateway.docker.plan import ActionKind, AttachmentState, PlannedAction
 from gateway.docker.planning.aliases import reserve
 from gateway.docker.planning.gateway_container import (
@@ -11,6 +10,7 @@ from gateway.docker.planning.gateway_container import (
     removed_network_message,
 )
 from gateway.docker.planning.plan_builder import PlanBuilder
+from gateway.docker.snapshot import RUNNING, Container, EndpointInfo
 
 
 def reconcile_endpoint(
@@ -71,12 +71,12 @@ def reconcile_endpoint(
             message += f": run {command}, and the gateway reattaches itself"
         builder.report_container(container, name, AttachmentState.DRIFTED, None, message)
     elif taken:
-        builder.report_container(container, name, AttachmentState.DRIFTED, BlockedReason.ALIAS_CONFLICT, taken)
+        builder.report_container(container, name, AttachmentState.DRIFTED, AttachBlocker.ALIAS_CONFLICT, taken)
     else:
         builder.report_container(container, name, AttachmentState.ATTACHED)
 
 
-def refuse(builder: PlanBuilder, container: Container, name: str, reason: BlockedReason, message: str) -> None:
+def refuse(builder: PlanBuilder, container: Container, name: str, reason: AttachBlocker, message: str) -> None:
     """Report a container as blocked. Detach it if the gateway attached it and `docker.repair` allows the detach."""
     endpoint = container.endpoints.get(name)
     if endpoint is None:

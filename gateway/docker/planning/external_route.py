@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from gateway.docker.model import Container
 from gateway.docker.planning.plan_builder import PlanBuilder
+from gateway.docker.snapshot import Container
 
 NOT_INTERNAL = "internal: false"
 

@@ -5,11 +5,11 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 
-from gateway.docker.addresses import choose, is_reserved
-from gateway.docker.model import RUNNING, Container, EndpointInfo, EngineSnapshot, NetworkInfo
+from gateway.docker.gateway_addresses import choose, is_reserved
 from gateway.docker.plan import OWNER_ALIAS_PREFIX, ActionKind, AttachmentState, DesiredState, PlannedAction
-from gateway.docker.planning.dead_containers import safe_command
+from gateway.docker.planning.dead_container_builder import safe_command
 from gateway.docker.planning.plan_builder import PlanBuilder
+from gateway.docker.snapshot import RUNNING, Container, EndpointInfo, EngineSnapshot, NetworkInfo
 
 _NETWORK_ID = re.compile("[0-9a-f]{64}")
 _FIX = 'see docs/docker.md, "The gateway\'s address"'

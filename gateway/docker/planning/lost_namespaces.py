@@ -6,10 +6,10 @@ from gateway.docker.dead_containers import DeadContainer, DeadContainerState
 from gateway.docker.failed_starts import StartFailureCause
 from gateway.docker.grants import PROJECT
 from gateway.docker.labels import revives
-from gateway.docker.model import LIVE, Container, start_order
-from gateway.docker.planning.dead_containers import dead_container, recreate
+from gateway.docker.planning.dead_container_builder import dead_container, recreate
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.project_network_names import configured_as
+from gateway.docker.snapshot import LIVE, Container, start_order
 
 
 def shared_namespaces(builder: PlanBuilder) -> frozenset[str]:

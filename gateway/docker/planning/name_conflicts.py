@@ -2,10 +2,10 @@
 
 from collections.abc import Collection, Iterable
 
-from gateway.docker.dns_names import DnsClient
-from gateway.docker.model import Container, Service
+from gateway.docker.name_resolution import ResolvingWorkload
 from gateway.docker.plan import OWNER_ALIAS_PREFIX, NameConflict
 from gateway.docker.planning.plan_builder import PlanBuilder
+from gateway.docker.snapshot import Container, Service
 
 _MOST = 5
 """The maximum number of names in one message."""
@@ -16,7 +16,7 @@ def container_conflicts(builder: PlanBuilder, container: Container, network: str
     own = container.id == builder.observed.own
     if own:
         _warn_of_hostnames(builder, network)
-    who = DnsClient(container.id, container.name, _lower(() if own else aliases), container.hosts)
+    who = ResolvingWorkload(container.id, container.name, _lower(() if own else aliases), container.hosts)
     found = builder.names.conflicts(
         who, network, builder.backend_names(network), _elsewhere(builder, container, network)
     )
@@ -34,7 +34,7 @@ def report_foreign_endpoints(builder: PlanBuilder, container: Container, wanted:
     for network, endpoint in container.endpoints.items():
         attached = any(each.startswith(OWNER_ALIAS_PREFIX) for each in endpoint.aliases or ())
         if network in builder.options.networks and network not in wanted and not (attached or container.is_task):
-            who = DnsClient(container.id, container.name, hosts=container.hosts)
+            who = ResolvingWorkload(container.id, container.name, hosts=container.hosts)
             found = builder.names.conflicts(
                 who, network, builder.backend_names(network), _elsewhere(builder, container, network)
             )
@@ -56,7 +56,7 @@ def service_conflicts(builder: PlanBuilder, service: Service, network: str, alia
     """Add a service's name conflicts to the plan. Return why it must not be attached; empty if it may be."""
     names = {each.id: each.name for each in builder.observed.networks}
     elsewhere = [names[each] for each in service.networks if each in names]
-    who = DnsClient(service.id, f"service {service.name}", _lower(aliases))
+    who = ResolvingWorkload(service.id, f"service {service.name}", _lower(aliases))
     return _add(builder, list(builder.names.conflicts(who, network, builder.backend_names(network), elsewhere)))
 
 

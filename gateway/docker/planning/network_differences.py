@@ -3,10 +3,10 @@
 import ipaddress
 from collections.abc import Iterator
 
-from gateway.docker.model import ENCRYPTED, MTU, NetworkInfo
 from gateway.docker.options import NetworkOptions
 from gateway.docker.planning.external_route import NOT_INTERNAL, is_only_external_route
 from gateway.docker.planning.plan_builder import PlanBuilder
+from gateway.docker.snapshot import ENCRYPTED, MTU, NetworkInfo
 
 
 def differing(builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo) -> Iterator[str]:

@@ -4,11 +4,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gateway.docker import labels
-from gateway.docker.dns_names import NameTable
-from gateway.docker.errors import BlockedReason
+from gateway.docker.errors import AttachBlocker
 from gateway.docker.grants import GrantedAccess, granted, owner
 from gateway.docker.labels import LabelRequest
-from gateway.docker.model import Container, EngineSnapshot, NetworkInfo
+from gateway.docker.name_resolution import NameTable
 from gateway.docker.options import NetworkOptions
 from gateway.docker.plan import (
     AttachmentState,
@@ -19,6 +18,7 @@ from gateway.docker.plan import (
     backends_on,
 )
 from gateway.docker.project_network_names import network_of
+from gateway.docker.snapshot import Container, EngineSnapshot, NetworkInfo
 from gateway.text_sanitizer import one_line
 
 _MAX_LABEL_ERRORS = 10
@@ -222,7 +222,7 @@ class PlanBuilder:
         who_id: str,
         network: str,
         state: AttachmentState,
-        reason: BlockedReason | None = None,
+        reason: AttachBlocker | None = None,
         message: str = "",
     ) -> None:
         """Add the status of an attachment of a container or service."""
@@ -233,7 +233,7 @@ class PlanBuilder:
         container: Container,
         network: str,
         state: AttachmentState,
-        reason: BlockedReason | None = None,
+        reason: AttachBlocker | None = None,
         message: str = "",
     ) -> None:
         """Add the status of an attachment of a container."""

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.docker.errors import BlockedReason
+from gateway.docker.errors import AttachBlocker
 from gateway.docker.grants import SWARM_SERVICE, owner
 from gateway.docker.labels import LabelRequest
-from gateway.docker.model import NetworkInfo, Service
 from gateway.docker.plan import ActionKind, AttachmentState, PlannedAction
 from gateway.docker.planning.name_conflicts import service_conflicts
 from gateway.docker.planning.plan_builder import AliasHolder, PlanBuilder
+from gateway.docker.snapshot import NetworkInfo, Service
 
 
 def update_services(builder: PlanBuilder) -> None:
@@ -56,7 +56,7 @@ def _attached(builder: PlanBuilder, service: Service) -> tuple[dict[str, frozens
     """
     mark, who = builder.desired.owner_alias, f"service {service.name}"
 
-    def report(name: str, state: AttachmentState, reason: BlockedReason | None = None, message: str = "") -> None:
+    def report(name: str, state: AttachmentState, reason: AttachBlocker | None = None, message: str = "") -> None:
         builder.report(who, service.id, name, state, reason, message)
 
     request, names = _wanted(builder, service)
@@ -66,11 +66,11 @@ def _attached(builder: PlanBuilder, service: Service) -> tuple[dict[str, frozens
         return networks, wanted
     for name in names:
         if request.refused:
-            report(name, AttachmentState.BLOCKED, BlockedReason.NOT_GRANTED, request.refused)
+            report(name, AttachmentState.BLOCKED, AttachBlocker.NOT_GRANTED, request.refused)
             continue
         there = builder.known.get(name)
         if name in builder.no_free_range:
-            report(name, AttachmentState.BLOCKED, BlockedReason.IP_EXHAUSTED, builder.no_free_range[name])
+            report(name, AttachmentState.BLOCKED, AttachBlocker.IP_EXHAUSTED, builder.no_free_range[name])
             continue
         if there is None:
             report(name, AttachmentState.PENDING, None, f"network {name} does not exist yet")
@@ -94,20 +94,20 @@ def _attached(builder: PlanBuilder, service: Service) -> tuple[dict[str, frozens
 
 def _block_reason(
     builder: PlanBuilder, service: Service, there: NetworkInfo, request: LabelRequest, found: frozenset[str] | None
-) -> tuple[AttachmentState, BlockedReason, str] | None:
+) -> tuple[AttachmentState, AttachBlocker, str] | None:
     """Return the service's status on a network where its request cannot be met; None if the request can be met."""
     if found is None and there.scope != "swarm":
-        return AttachmentState.BLOCKED, BlockedReason.LOCAL_NETWORK, _local(builder, there)
+        return AttachmentState.BLOCKED, AttachBlocker.LOCAL_NETWORK, _local(builder, there)
     if conflicts := service_conflicts(builder, service, there.name, request.aliases):
         if found is None:
-            return AttachmentState.BLOCKED, BlockedReason.NAME_CONFLICT, conflicts
+            return AttachmentState.BLOCKED, AttachBlocker.NAME_CONFLICT, conflicts
         return (
             AttachmentState.DRIFTED,
-            BlockedReason.NAME_CONFLICT,
+            AttachBlocker.NAME_CONFLICT,
             f"{conflicts}; it stays attached, because a change would restart its tasks",
         )
     conflict = _conflict(builder, service, there.name, request, found or frozenset())
-    return (AttachmentState.BLOCKED, BlockedReason.ALIAS_CONFLICT, conflict) if conflict else None
+    return (AttachmentState.BLOCKED, AttachBlocker.ALIAS_CONFLICT, conflict) if conflict else None
 
 
 def _local(builder: PlanBuilder, there: NetworkInfo) -> str:
@@ -117,13 +117,13 @@ def _local(builder: PlanBuilder, there: NetworkInfo) -> str:
     )
 
 
-def _to_change(builder: PlanBuilder) -> tuple[AttachmentState, BlockedReason | None, str]:
+def _to_change(builder: PlanBuilder) -> tuple[AttachmentState, AttachBlocker | None, str]:
     """Return the status for a requested network that is not in the service's specification yet."""
     if not builder.options.services:
         message = (
             "docker.services is false: set it to true, and the gateway adds the network, which restarts the tasks"
         )
-        return AttachmentState.BLOCKED, BlockedReason.SERVICES_OFF, message
+        return AttachmentState.BLOCKED, AttachBlocker.SERVICES_OFF, message
     if not builder.observed.swarm.leader:
         return AttachmentState.PENDING, None, "the agent on the swarm's leading manager adds the network"
     return AttachmentState.PENDING, None, ""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from gateway.fleet.view import FleetView
+from gateway.fleet.snapshot import FleetSnapshot
 from gateway.ops.diagnosis import Level, chain, diagnose, path_tunnels
 from gateway.ops.events import Transition
 from gateway.ops.fleet_severity import fails, member_level, worst_first
@@ -132,7 +132,7 @@ def render_backend(
     return LazyPage(f"{backend.name} is {backend.state} \N{EN DASH} {view.instance}", items())
 
 
-def render_fleet(view: ServiceView, fleet: FleetView, now: float, parts: PageParts) -> LazyPage:
+def render_fleet(view: ServiceView, fleet: FleetSnapshot, now: float, parts: PageParts) -> LazyPage:
     """Render the page of the fleet.
 
     Args:

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from gateway.docker.errors import BlockedReason
+from gateway.docker.errors import AttachBlocker
 from gateway.docker.explaining import explain, find
 from gateway.docker.explaining.model import ExplainedBackend, Explanation, Reachability
-from gateway.docker.model import Container, EndpointInfo, EngineSnapshot, LastStart, NetworkInfo
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions
 from gateway.docker.plan import AttachmentState, AttachmentStatus, DesiredState, Plan
 from gateway.docker.planning import plan
+from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot, LastStart, NetworkInfo
 
 MARK = "gw-owner-site-a"
 OPT_IN = {"gateway.enable": "true"}
@@ -164,7 +164,7 @@ def test_networks_are_those_of_the_plan_which_may_be_other_than_the_configured_o
     wanted = DesiredState("site-a", DockerOptions(networks={"apps": NetworkOptions()}), ("orders",))
     observed = EngineSnapshot((own, web), own=own.id)
     blocked = AttachmentStatus(
-        "apps-shop", "web", AttachmentState.BLOCKED, BlockedReason.IP_EXHAUSTED, "full", web.id
+        "apps-shop", "web", AttachmentState.BLOCKED, AttachBlocker.IP_EXHAUSTED, "full", web.id
     )
     planned = Plan(attachments=(blocked,), networks={"apps-shop": ("orders",), "apps-other": ("orders",)})
     found = explain(wanted, observed, planned, web, [UP])

@@ -11,8 +11,8 @@ import pytest
 
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.contracts.values import Endpoint
-from gateway.fleet.members import Member
-from gateway.fleet.view import FleetView, MemberView
+from gateway.fleet.member_addresses import Member
+from gateway.fleet.snapshot import FleetSnapshot, MemberSnapshot
 from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.page.parts import PageParts
 from gateway.ops.page.render import (
@@ -196,7 +196,7 @@ def test_every_child_of_an_element_with_parts_has_a_unique_id() -> None:
     log = EventLog()
     log.observe(EventSubject(SubjectType.BACKEND, "orders"), "down")
     parts = PageParts()
-    fleet = FleetView([MemberView(Member("http", Endpoint(name, 9090))) for name in "ab"])
+    fleet = FleetSnapshot([MemberSnapshot(Member("http", Endpoint(name, 9090))) for name in "ab"])
     pages = (
         status_page(view, log.latest()),
         backend_page(view, shown, log.latest()),

@@ -30,7 +30,7 @@ _ACCEPT_RETRY = 0.1
 _HEARTBEAT = b"\n"
 
 
-class PeerExchange:
+class PeerMesh:
     """Connects to the peers on all shared networks, and sends them reports.
 
     Args:

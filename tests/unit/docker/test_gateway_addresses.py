@@ -13,15 +13,15 @@ from gateway.config import load
 from gateway.config.loader import ConfigSources
 from gateway.contracts.security import Secret
 from gateway.docker.action_failures import ActionFailures
-from gateway.docker.addresses import choose, is_reserved, range_for_others
 from gateway.docker.engine_flavor import PODMAN
-from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
-from gateway.docker.model import Container, EndpointInfo, EngineSnapshot, NetworkInfo
+from gateway.docker.errors import AttachBlocker, EngineError, ErrorKind
+from gateway.docker.gateway_addresses import choose, is_reserved, range_for_others
 from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
 from gateway.docker.ownership import OwnershipRecord
 from gateway.docker.plan import ActionKind, AttachmentState, AttachmentStatus, DesiredState, Plan, PlannedAction
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
+from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot, NetworkInfo
 from gateway.errors import ConfigError
 from tests.support.fake_engine import FakeEngine
 
@@ -211,7 +211,7 @@ async def test_an_unavailable_configured_address_is_reported_and_not_replaced(tm
     for _ in range(2):
         await reconciler.reconcile(engine)  # type: ignore[arg-type]
     (condition,) = reconciler.plan.attachments
-    assert (condition.state, condition.reason) == (AttachmentState.BLOCKED, BlockedReason.ADDRESS_REFUSED)
+    assert (condition.state, condition.reason) == (AttachmentState.BLOCKED, AttachBlocker.ADDRESS_REFUSED)
     assert "docker.networks.apps.address" in condition.message
 
 
@@ -356,5 +356,5 @@ def test_an_address_that_is_refused_names_the_setting_only_if_it_is_set() -> Non
     assert "change docker.networks.apps.address" in failures.with_failure(pending, {"apps": fixed}).message
     for networks in ({"apps": NetworkOptions()}, {}):
         found = failures.with_failure(pending, networks)
-        assert (found.state, found.reason) == (AttachmentState.BLOCKED, BlockedReason.ADDRESS_REFUSED)
+        assert (found.state, found.reason) == (AttachmentState.BLOCKED, AttachBlocker.ADDRESS_REFUSED)
         assert "docker.networks" not in found.message

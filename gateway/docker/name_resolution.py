@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.docker.grants import SERVICE, SWARM_SERVICE
-from gateway.docker.model import Container, EndpointInfo, EngineSnapshot
 from gateway.docker.plan import OWNER_ALIAS_PREFIX, DesiredState, NameConflict
+from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot
 
 WITHOUT_NAMES = frozenset({"bridge", "host", "none"})
 """Docker's predefined networks, on which its DNS server resolves no names."""
@@ -44,7 +44,7 @@ def hosts_of(inspection: Mapping[str, Any]) -> frozenset[str]:
 
 
 @dataclass(frozen=True)
-class DnsClient:
+class ResolvingWorkload:
     """A container or service that resolves names with the DNS server of the engine.
 
     Args:
@@ -90,7 +90,7 @@ class NameTable:
 
     def conflicts(
         self,
-        who: DnsClient,
+        who: ResolvingWorkload,
         network: str,
         backends: Collection[str],
         elsewhere: Iterable[str],

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, field
 
-from gateway.fleet.members import Member
+from gateway.fleet.member_addresses import Member
 from gateway.fleet.summary import MemberSummary
 
 
 @dataclass(frozen=True)
-class MemberView:
+class MemberSnapshot:
     """The state of one member: its last summary, and why the last request failed.
 
     Args:
@@ -35,8 +35,8 @@ class MemberView:
 
 
 @dataclass(frozen=True)
-class FleetView:
+class FleetSnapshot:
     """The state of all members, and messages about files that cannot be read and names that cannot be resolved."""
 
-    members: list[MemberView] = field(default_factory=list)
+    members: list[MemberSnapshot] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)

@@ -6,7 +6,7 @@ from gateway.docker.compose_command import compose_command
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState
 from gateway.docker.failed_starts import StartFailureCause
 from gateway.docker.grants import SERVICE
-from gateway.docker.model import Container
+from gateway.docker.snapshot import Container
 from gateway.text_sanitizer import one_line
 
 _MAX_COMMAND = 4000

@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.contracts.values import Endpoint
-from gateway.fleet.members import Member, MemberAddress, expand, parse_file, parse_member
+from gateway.fleet.member_addresses import Member, MemberAddress, expand, parse_file, parse_member
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import ipaddress
 from collections.abc import Collection, Iterable, Iterator
 
 from gateway.contracts.values import IpAddress, IpNetwork
-from gateway.docker.model import NetworkInfo
+from gateway.docker.snapshot import NetworkInfo
 
 _MIN_HOST_BITS = 3
 """The minimum number of host bits of a subnet in which the gateway sets a separate range for containers. Smaller
