@@ -1,4 +1,4 @@
-"""Defines dead containers: those that do not run, or have no network, because a dependency was missing."""
+"""Defines dead containers: containers that do not run, or have no network, because a dependency was missing."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,7 +7,7 @@ from gateway.docker.failed_starts import StartFailureCause
 
 
 class DeadContainerState(StrEnum):
-    """Whether the gateway starts a dead container. The values appear in the status."""
+    """Whether the gateway starts a dead container, and if not, why. The values appear in the status."""
 
     STARTING = "starting"
     WAITING = "waiting"
@@ -29,8 +29,8 @@ class DeadContainer:
         message: Why the gateway does not start the container now; empty if the gateway starts it.
         command: The command that starts the container again; empty if no command is needed or known.
         is_excluded: Whether the container's label `revive` is false. Metrics do not count such a container.
-        owner_start: If the container uses another container's network, the last start of that container, in seconds
-            since the epoch; 0 for another cause, or if the time is not known.
+        owner_start: If the container has lost another container's network namespace: when that other container last
+            started, in seconds since the epoch. 0 for another cause, or if the time is not known.
         backend: The backend of the volume that was not mounted; empty for another cause.
     """
 

@@ -1,4 +1,4 @@
-"""Defines the errors of requests to an engine."""
+"""Defines the errors of requests to an engine, and the reasons why a container or service is not attached."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ from gateway.text_sanitizer import error_text, one_line
 
 
 class ErrorKind(StrEnum):
-    """The reason why a request failed. The values appear as a label of metrics."""
+    """The category of an `EngineError`, such as a timeout or a conflict. The values appear as a label of metrics."""
 
     UNREACHABLE = "unreachable"
     TIMEOUT = "timeout"
@@ -27,7 +27,7 @@ class ErrorKind(StrEnum):
 
 
 class AttachBlocker(StrEnum):
-    """The reason why a container or service is not attached. The values appear in the status."""
+    """The reason why a container or service cannot be attached to a network. The values appear in the status."""
 
     SHARED_NETWORK = "shared_namespace"
     HOST_NETWORK = "host_network"
@@ -50,7 +50,7 @@ class EngineError(GatewayError):
     """A request to an engine failed.
 
     Args:
-        kind: The kind of error.
+        kind: The category of the error.
         message: The engine's message, which is converted to one line.
     """
 
@@ -61,7 +61,7 @@ class EngineError(GatewayError):
 
     @property
     def blocked(self) -> AttachBlocker:
-        """The reason why an attachment failed. It is parsed from the message, because the engine reports no code."""
+        """Why an attachment failed, according to the message. The engine reports no error code for the reason."""
         return next((reason for pattern, reason in _BLOCKED if pattern.search(self.message)), AttachBlocker.REFUSED)
 
     @property
@@ -99,8 +99,8 @@ _KINDS = {
     504: ErrorKind.UNREACHABLE,
     900: ErrorKind.UNREACHABLE,
 }
-"""Maps the HTTP status of the engine, or of a proxy in front of it, to the kind of error. aiodocker uses 900 if it
-cannot connect to the engine."""
+"""The `ErrorKind` for each HTTP status of the engine, or of a proxy in front of the engine. aiodocker uses status 900
+if it cannot connect to the engine."""
 
 
 def as_engine_error(error: Exception) -> EngineError:
@@ -116,7 +116,7 @@ def as_engine_error(error: Exception) -> EngineError:
         return EngineError(_KINDS.get(error.status, ErrorKind.FAILED), message)
     if isinstance(error, aiohttp.ClientConnectorError):
         cause = error.os_error
-        code = cause.errno or 0  # negative for errors of getaddrinfo(3)
+        code = cause.errno or 0  # getaddrinfo(3) uses negative numbers
         text = os.strerror(code) if code > 0 and not isinstance(cause, ssl.SSLError) else error_text(cause)
         return EngineError(ErrorKind.UNREACHABLE, f"{text}: {_remedy(cause)}")
     if isinstance(error, aiohttp.ClientError | OSError):

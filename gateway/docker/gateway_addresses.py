@@ -1,4 +1,4 @@
-"""Chooses the gateway's addresses on a network, outside the range for containers. Does no I/O."""
+"""Chooses the gateway's addresses on a network, outside the range for other containers. Does no I/O."""
 
 import hashlib
 import ipaddress
@@ -8,14 +8,14 @@ from gateway.contracts.values import IpAddress, IpNetwork
 from gateway.docker.snapshot import NetworkInfo
 
 _MIN_HOST_BITS = 3
-"""The minimum number of host bits of a subnet in which the gateway sets a separate range for containers. Smaller
-subnets have too few addresses."""
+"""The minimum number of host bits (IPv4: 32 minus the prefix length) of a subnet that is divided between the gateway
+and other containers. Smaller subnets have too few addresses."""
 _MAX_CANDIDATES = 1 << 16
 """The maximum number of addresses to try in one subnet. An IPv6 subnet has too many addresses to try all of them."""
 
 
 def range_for_others(subnet: IpNetwork) -> IpNetwork | None:
-    """Return the upper half of a subnet, from which the engine then assigns addresses to containers (`--ip-range`).
+    """Return the range for the other containers (`--ip-range`): the upper half of a subnet.
 
     Args:
         subnet: The network's subnet.
@@ -29,7 +29,7 @@ def range_for_others(subnet: IpNetwork) -> IpNetwork | None:
 
 
 def is_reserved(network: NetworkInfo, address: str) -> bool:
-    """Return whether the engine assigns this address only to a container that requests it.
+    """Return whether an address is outside the `--ip-range`, so that only a container that requests it can get it.
 
     Args:
         network: The network that the address is on.
@@ -48,15 +48,15 @@ def choose(
 ) -> tuple[str, ...]:
     """Choose the gateway's addresses, one in each subnet that has a separate range for containers (`--ip-range`).
 
-    A hash of the gateway's name selects the address. The selection is repeatable without a record, and agents on
-    different nodes rarely select the same address. If two agents do, the engine refuses the second request, and that
-    agent requests the next address.
+    A hash of the gateway's name selects the address, so a gateway selects the same address each time without storing
+    it. Agents on different nodes rarely select the same address. If two agents do, the engine refuses the second
+    request, and the agent that sent this request tries the next address.
 
     Args:
         network: The network on which the gateway gets the addresses.
         instance: The gateway's name.
         fixed: The configured address; None if no address is configured.
-        claimed: The gateway's previous addresses on this network, or on an earlier network of that name.
+        claimed: The gateway's previous addresses on this network, or on a removed network of the same name.
         refused: Addresses that the engine refused.
 
     Returns:
@@ -96,7 +96,7 @@ def _first(
 
 
 def _candidates(subnet: IpNetwork, inner: IpNetwork, instance: str) -> Iterable[str]:
-    """Yield the addresses outside the range `inner`. The first address is derived from the gateway's name."""
+    """Yield the addresses of `subnet` outside `inner`, starting at an address that is derived from `instance`."""
     # Both subnets have the same IP version, see `_divided`.
     blocks: Iterable[IpNetwork] = subnet.address_exclude(inner)  # type: ignore[arg-type]
     block = max(blocks, key=lambda each: each.num_addresses)

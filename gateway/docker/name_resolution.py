@@ -1,4 +1,4 @@
-"""Finds names that resolve to one host on a network of the gateway, and to another host elsewhere. Does no I/O."""
+"""Determines to which containers a name resolves on each network, and finds conflicting names. Does no I/O."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot
 WITHOUT_NAMES = frozenset({"bridge", "host", "none"})
 """Docker's predefined networks, on which its DNS server resolves no names."""
 _GATEWAY = "gateway"
-"""The key under which `NameTable` stores the gateway, instead of the ID of the gateway's container or service."""
+"""The key that `NameTable` uses for the gateway instead of the ID of the gateway's container or service."""
 _BACKEND = "a backend"
 _SHORT_ID = 12
 
@@ -27,7 +27,7 @@ def hostname_of(inspection: Mapping[str, Any]) -> str:
 
 
 def hosts_of(inspection: Mapping[str, Any]) -> frozenset[str]:
-    """Return the names in a container's hosts file: its extra hosts and links, in lower case.
+    """Return the names that a container's hosts file resolves: its extra hosts and links, in lower case.
 
     Args:
         inspection: The container's inspection.
@@ -72,7 +72,7 @@ class NameTable:
         self._desired = desired
         self._own = observed.own
         self._holders: dict[str, dict[str, dict[str, str]]] = {}
-        """The ID and description of each container or service to which a name resolves, by network and name."""
+        """By network and name: the containers and services to which the name resolves, as descriptions by ID."""
         own_service = ""
         for container in observed.containers:
             if container.id == observed.own:
@@ -95,7 +95,7 @@ class NameTable:
         backends: Collection[str],
         elsewhere: Iterable[str],
     ) -> Iterator[NameConflict]:
-        """Yield each name that resolves to one host on the network of the gateway, and to another host elsewhere.
+        """Yield each name that resolves to one host on `network`, and to another host on another network of `who`.
 
         Args:
             who: The container or service that resolves the names.
@@ -119,7 +119,7 @@ class NameTable:
                     ours = {**ours, who.id: "an alias that it requests"}
                 if name in backends:
                     ours = {_GATEWAY: _BACKEND}
-                # If one container has the name on both networks, the name resolves to the same host.
+                # No conflict: one container has the name on both networks, so the name resolves to the same host.
                 what = next((text for key, text in ours.items() if key not in others), None)
                 if what is not None:
                     yield NameConflict(who.title, network, name, what, f"{min(others.values())} on network {place}")
@@ -138,7 +138,7 @@ class NameTable:
 
 
 def names_on(container: Container, endpoint: EndpointInfo) -> set[str]:
-    """Return a container's names on a network, in lower case, without its short ID and aliases `gw-owner-…`."""
+    """Return a container's names on a network, in lower case, without its short ID and owner alias `gw-owner-…`."""
     names = {container.name.lower(), container.hostname} - {""}
     # A stopped container lacks the alias that Compose sets at the start: the name of the service.
     if endpoint.aliases is None and SERVICE in container.labels:

@@ -1,4 +1,4 @@
-"""Defines the types of a snapshot of an engine: containers, networks, services and the swarm."""
+"""Defines `EngineSnapshot`, the observed state of an engine, and its parts: containers, networks and services."""
 
 import signal
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from gateway.docker.volumes import VolumeInfo
 TASK_LABEL = "com.docker.swarm.task.id"
 RUNNING = {"running", "paused", "restarting"}
 LIVE = {*RUNNING, "created"}
-"""States in which the gateway attaches a container. A stopped container is not attached, because it could not start
-if the network were removed while it is stopped."""
+"""States in which the gateway attaches a container. It does not attach a stopped container: if the network were
+removed before the next start, the container could not start."""
 
 _CONTINUES = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
-"""Signals after which programs usually continue, for example with a new configuration."""
+"""Signals that usually do not stop a program. For example, many programs reload their configuration at SIGHUP."""
 _LONG_STOP = 600.0
-"""The value of `LastStart.max_stop_time` if the engine waits forever for a container to stop, in seconds."""
+"""The value of `LastStart.max_stop_time`, in seconds, if the container has no stop timeout."""
 
 MTU, ENCRYPTED = "com.docker.network.driver.mtu", "encrypted"
 """Options of network drivers."""
@@ -51,7 +51,8 @@ class LastStart:
     """The result of a container's last start, from an inspection.
 
     Args:
-        error: Why the start failed (`State.Error`); empty if it succeeded, or if the container was stopped afterward.
+        error: Why the start failed (`State.Error`); empty if the start succeeded, or if the container was stopped
+            after the failure.
         restarts: Whether the container has a restart policy other than `no`.
         at: The time of the last successful start, in seconds since the epoch; 0 if no start succeeded.
         running: Whether the container ran, and was not paused, at the time of the inspection.
@@ -69,15 +70,15 @@ class LastStart:
 
     @property
     def max_stop_time(self) -> float:
-        """The time in seconds within which a stop of the container probably completes."""
+        """How long stopping the container takes at most, in seconds; an estimate if the engine waits forever."""
         return self.stop_timeout if self.stop_timeout >= 0 else _LONG_STOP
 
     def may_be_stopped_by(self, signals: Mapping[int, float], clock: float) -> bool:
         """Return whether a signal that the container received after this start possibly stops it.
 
         Args:
-            signals: The last time of each signal that the container received, by the number of the signal. The times
-                are those of the engine, in seconds since the epoch.
+            signals: When the container last received each signal, by signal number. The times are from the engine's
+                clock, in seconds since the epoch.
             clock: The engine's time at the snapshot, in seconds since the epoch; 0 if it is not known.
         """
         return any(
@@ -88,9 +89,9 @@ class LastStart:
 
 
 def start_order(at: float, clock: float) -> tuple[bool, float]:
-    """Return a sort key for the time of a start.
+    """Return a sort key that orders starts by time, even if the engine's clock was set back between them.
 
-    A start that seems to be in the future sorts first, because it happened before the engine's clock was set back.
+    A start that seems to be in the future sorts first, because it happened before the clock was set back.
 
     Args:
         at: The time in seconds since the epoch.
@@ -159,7 +160,7 @@ class NetworkInfo:
     Args:
         options: The driver's options, as the engine reports them.
         ip_ranges: The parts of the subnets from which the engine assigns addresses; empty if it uses whole subnets.
-        gateways: The engine's addresses on the network, which containers use as their default gateway.
+        gateways: The addresses that containers on the network use as their default gateway.
     """
 
     id: str
@@ -181,7 +182,7 @@ class Service:
 
     Args:
         networks: The service's aliases by network ID, from `TaskTemplate.Networks`.
-        spec: The whole specification. An update sends it to the engine with changes.
+        spec: The whole specification. An update of the service sends a changed copy of it to the engine.
     """
 
     id: str
@@ -223,10 +224,10 @@ class EngineSnapshot:
     own: str | None = None
     """The ID of the gateway's own container."""
     gateway_priority: bool = False
-    """Whether the engine supports `GwPriority`, which keeps a network from becoming the default route."""
+    """Whether the engine supports `GwPriority`, so that attaching a container does not change its default route."""
     flavor: EngineFlavor = DOCKER
     clock: float = 0.0
-    """The time of the engine's clock after all inspections, in seconds since the epoch; 0 if it is not known."""
+    """The engine's time at the end of the snapshot, in seconds since the epoch; 0 if it is not known."""
     starts_known: bool = True
     """Whether this snapshot or an earlier one has inspected each container whose last start could have failed."""
 

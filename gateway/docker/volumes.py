@@ -42,7 +42,7 @@ class VolumeStatus:
 
 @dataclass(frozen=True)
 class VolumeMountAddress:
-    """An address at which the engine's host mounts the volumes of a backend, through a listener of the backend.
+    """An address that the kernel of the engine's host connects to when it mounts a volume of a backend.
 
     Args:
         backend: The name of the backend.
@@ -55,7 +55,7 @@ class VolumeMountAddress:
     port: int
 
     def is_at(self, address: str, port: int, bridges: Collection[str] = ()) -> bool:
-        """Return whether a mount with these options connects to this address.
+        """Return whether a mount with the options `addr` and `port` connects to this address.
 
         Args:
             address: The mount option `addr`.
@@ -98,7 +98,7 @@ def volume_status(spec: VolumeSpec, there: VolumeInfo | None, prefix: str, insta
 
 
 def create_body(spec: VolumeSpec, prefix: str, instance: str) -> dict[str, Any]:
-    """Return the request body that creates a volume."""
+    """Return the body of the request that creates a volume."""
     return {
         "Name": spec.name,
         "Driver": spec.driver,
@@ -126,7 +126,7 @@ def _differences(wanted: Mapping[str, str], there: Mapping[str, str]) -> Iterato
 def mount_problems(
     info: Mapping[str, Any], host: str, own_mode: str | None, specs: tuple[VolumeSpec, ...]
 ) -> Iterator[str]:
-    """Yield a line for each problem, other than the options of volumes, that makes mounts fail on this engine.
+    """Yield a message for each reason why mounts fail on this engine. The options of volumes are not checked.
 
     Args:
         info: The response to `/info`.

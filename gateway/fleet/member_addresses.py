@@ -1,4 +1,4 @@
-"""Parses the addresses of members, and expands DNS names that resolve to several members. Does no I/O."""
+"""Parses the configured addresses of members, and creates a member for each address. Does no I/O."""
 
 import re
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from gateway.relay.resolver import is_loopback
 
 _DISCOVER = "dns+"
 MAX_MEMBERS = 1000
-"""Maximum number of members. Each is polled in a separate task."""
+"""Maximum number of members. The limit bounds the number of polling tasks and lookup threads."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -20,9 +20,9 @@ class MemberAddress(NamedTuple):
 
     Args:
         scheme: `http` or `https`.
-        endpoint: The address of `ops.listen`.
-        discover: Whether each IP address of the host name is a separate member. Such names are, for example,
-            `tasks.NAME` of a swarm service and headless Services of Kubernetes.
+        endpoint: The host and port of the member's `ops.listen`.
+        discover: Whether each IP address of the host name is a separate member, as for `tasks.NAME` of a swarm
+            service or a headless Service of Kubernetes.
     """
 
     scheme: str
@@ -55,7 +55,7 @@ class Member:
 
     @property
     def name(self) -> str:
-        """The name of the member in tables: its address, and the host name if a DNS lookup returned the address."""
+        """The member's name in tables: the address, with the host name if the address is from a DNS lookup."""
         return f"{self.endpoint} ({self.server_name})" if self.server_name else str(self.endpoint)
 
     def url(self, path: str) -> str:
@@ -115,7 +115,7 @@ def parse_file(text: str) -> tuple[list[MemberAddress], list[str]]:
 
 
 def exposed_token(members: Iterable[MemberAddress]) -> str | None:
-    """Return a warning about the first member that gets the token without encryption; None if there is none."""
+    """Return a warning about the first member that would get the token without encryption; None if there is none."""
     exposed = next((each for each in members if each.exposes_token), None)
     return exposed and f"the token is sent to {exposed} without encryption: use https://, and set ops.tls there"
 

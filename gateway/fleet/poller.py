@@ -19,13 +19,13 @@ from gateway.fleet.snapshot import FleetSnapshot, MemberSnapshot
 log = logging.getLogger(__name__)
 
 _DISCOVERY_INTERVAL = 15.0
-"""Seconds after which the member file and the credentials are read and the names are looked up again."""
+"""Seconds between two discoveries: reads of the member file and the credentials, and lookups of the host names."""
 _POLL_INTERVAL = 0.5
 """Seconds between two checks for a changed configuration."""
 _JITTER = 0.05
 _SPACING = 0.002
-"""Seconds between the first requests to two newly found members. Without this interval, the first requests to many
-members would block the event loop."""
+"""Seconds between the first requests to two new members. Without this interval, the requests to many new members
+would start at the same time and block the event loop."""
 
 
 class FleetPoller:
@@ -35,7 +35,7 @@ class FleetPoller:
 
     Args:
         options: Returns the current section `fleet`.
-        strict: Whether to ignore members in the file that would get the token without encryption.
+        strict: Whether to ignore members in the file to which the gateway would send the token without encryption.
     """
 
     def __init__(self, options: Callable[[], FleetOptions], *, strict: bool = False) -> None:
@@ -51,7 +51,7 @@ class FleetPoller:
         """Path, modification time in nanoseconds, and inode of each credential file when it was last read."""
 
     def view(self) -> FleetSnapshot:
-        """Return the current state of all members, and the current errors of discovery and credentials."""
+        """Return the last known state of all members, and the current errors of discovery and credentials."""
         problems = [*self._discovery.problems(self._options()), *filter(None, [self._credentials_error])]
         return FleetSnapshot(list(self._views.values()), problems)
 
@@ -85,7 +85,7 @@ class FleetPoller:
     async def _refresh(self, client: MemberClient, group: asyncio.TaskGroup, options: FleetOptions) -> None:
         client.timeout = options.timeout
         await self._discovery.read_file(options)
-        # Stop the tasks of removed members before the token changes, so that they do not get a new token.
+        # Stop the tasks of removed members first, so that removed members do not get a new token.
         self._retain(self._discovery.known(options))
         await self._renew_credentials(client, options)
         # Start the members that need no lookup first, so that a slow name server does not delay them.
@@ -120,7 +120,7 @@ class FleetPoller:
         self._credentials_error = text
 
     def _retain(self, members: list[Member]) -> None:
-        """Stop polling all members except `members`, and store the states of `members` in their order."""
+        """Stop the tasks of all members except `members`, and keep the states of `members`, in their order."""
         for member in self._tasks.keys() - set(members):
             self._tasks.pop(member).cancel()
         self._views = {member: self._views.get(member, MemberSnapshot(member)) for member in members}
@@ -145,7 +145,7 @@ def _read_changed(
         known: The stamps at the last successful read; None to read the files in any case.
 
     Returns:
-        The current stamps of the files, and the credentials; None instead of the credentials if nothing has changed.
+        The current stamps of the files, and the credentials (None if no file has changed).
 
     Raises:
         GatewayError: A file cannot be used.
@@ -155,7 +155,7 @@ def _read_changed(
 
 
 def _stamps(options: FleetOptions) -> list[tuple[Path, int, int]]:
-    """Return the path, modification time and inode of each credential file, to detect its replacement. Blocks."""
+    """Return the path, modification time and inode of each credential file, to detect changed files. Blocks."""
     found = []
     for path in filter(None, (options.token_file, options.tls.ca_file, options.tls.cert_file, options.tls.key_file)):
         try:

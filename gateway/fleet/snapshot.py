@@ -1,4 +1,4 @@
-"""Defines the state of a fleet and its members at one moment, as plain data."""
+"""Defines the last known state of a fleet and its members."""
 
 from dataclasses import dataclass, field
 
@@ -8,12 +8,12 @@ from gateway.fleet.summary import MemberSummary
 
 @dataclass(frozen=True)
 class MemberSnapshot:
-    """The state of one member: its last summary, and why the last request failed.
+    """The last known state of one member: its last summary, and the error of the last request.
 
     Args:
         member: The member.
         summary: The last summary that the member returned; None if it has not returned one yet.
-        answered_at: The time of this summary, in seconds since the epoch; None without a summary.
+        answered_at: When the member returned this summary, in seconds since the epoch; None if `summary` is None.
         asked_at: When the last request ended (not when it began), in seconds since the epoch; None if none has ended.
         seconds: The duration of the last request in seconds; None before the first request.
         error: Why the last request failed; empty if it succeeded.
@@ -36,7 +36,7 @@ class MemberSnapshot:
 
 @dataclass(frozen=True)
 class FleetSnapshot:
-    """The state of all members, and messages about files that cannot be read and names that cannot be resolved."""
+    """The last known state of all members, and error messages about unreadable files and unresolved names."""
 
     members: list[MemberSnapshot] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)

@@ -29,10 +29,10 @@ async def connect_through_program(
 
     Args:
         options: The tunnel's options, with a `proxy_command`.
-        children: Owns the child process. The process ends with the SSH connection.
+        children: Owns the child process, which exits when the SSH connection closes.
         output: Logs the program's standard error.
         progress: Called when the login starts.
-        memory: The tunnel's host key history, which a successful login updates.
+        memory: The type of the tunnel's last trusted host key. A successful login updates it.
 
     Raises:
         TunnelError: The program or the login failed; fatal if a retry cannot help.
@@ -59,7 +59,7 @@ async def _command(options: SshOptions) -> tuple[tuple[str, ...], str]:
     """Return the command with values in place of the placeholders, and the path of the file to execute.
 
     Raises:
-        TunnelError: The program is not found in time, or cannot be executed.
+        TunnelError: The program does not exist, cannot be executed, or is on a file system that does not respond.
     """
     template = options.proxy_command or ()
     try:

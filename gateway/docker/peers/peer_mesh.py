@@ -1,4 +1,4 @@
-"""Discovers peers on the shared networks, and sends reports to peers that connect."""
+"""Connects the agents of a swarm with each other: discovers the peers, connects to each, and sends reports."""
 
 import asyncio
 import logging
@@ -24,20 +24,21 @@ _LOOKUP_INTERVAL = 5.0
 _LOOKUP_TIMEOUT = 30.0
 """The timeout of one DNS lookup, in seconds."""
 _MAX_HANDSHAKES = 2
-"""The maximum number of concurrent TLS handshakes from one address, so that a client cannot use all descriptors."""
+"""The maximum number of concurrent TLS handshakes with one address, so that one client cannot use all file
+descriptors."""
 _ACCEPT_RETRY = 0.1
 """Seconds to wait after a failed `accept`."""
 _HEARTBEAT = b"\n"
 
 
 class PeerMesh:
-    """Connects to the peers on all shared networks, and sends them reports.
+    """Connects this agent with all its peers on the shared networks, in both directions, and sends them reports.
 
     Args:
         options: The configuration.
         group: Owns the tasks of the connections.
         tls: The TLS contexts of the server and the client.
-        changed: Called when a peer's report changes or is dropped.
+        changed: Called when a peer's report changes or is removed.
     """
 
     def __init__(
@@ -68,10 +69,10 @@ class PeerMesh:
         """The reasons why networks have no listener."""
 
     def update(self, lines: dict[SharedNetwork, bytes]) -> None:
-        """Listen on these networks and on no others, and send these reports to the peers on the networks.
+        """Listen on the networks in `lines` and on no others, and send each report to the peers on its network.
 
         Args:
-            lines: The encoded report, by network.
+            lines: The encoded report for each network.
         """
         for network in self._servers.keys() - lines.keys():
             self._servers.pop(network).cancel()
@@ -167,7 +168,7 @@ class PeerMesh:
             writer.transport.abort()
 
     async def _resolve(self, network: SharedNetwork) -> set[str] | None:
-        """Look up the peers on a network; None if the lookup failed."""
+        """Return the addresses of the peers on a network, from DNS; None if the lookup failed."""
         name = f"{self._options.name}.{network.name}"
         loop = asyncio.get_running_loop()
         try:
@@ -180,7 +181,7 @@ class PeerMesh:
         return {str(each[4][0]) for each in found}
 
     def _add_peer(self, network: SharedNetwork, address: str) -> None:
-        """Connect to a peer, unless the peer is already known or its address is outside the network."""
+        """Add a peer and connect to it, unless the peer is already known or its address is not on the network."""
         key = (network.id, address)
         if key in self._maintained or not network.holds(address):
             return

@@ -1,4 +1,4 @@
-"""Sends the addresses of this node's containers to peers, and adds the peers' containers as consumers."""
+"""Shares consumers between the agents of a swarm: sends this node's consumers to peers, and adds those of peers."""
 
 import asyncio
 import logging

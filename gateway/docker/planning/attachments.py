@@ -49,7 +49,7 @@ def detach(builder: PlanBuilder) -> None:
 
 
 def _may_be_gateway(builder: PlanBuilder, container: Container) -> bool:
-    """Return whether a container could be the gateway's own, or is a running gateway of the same name."""
+    """Return whether a container may be the gateway's own, or is another running gateway with the same name."""
     own = builder.observed.own
     return (
         (own is None or container.state in RUNNING) and container.id != own and builder.desired.is_gateway(container)
@@ -116,9 +116,9 @@ def _connect(builder: PlanBuilder, container: Container, name: str, aliases: tup
 
 
 def _awaits_replacement(builder: PlanBuilder, container: Container, name: str) -> bool:
-    """Return whether an operator detached a container from a network that is being replaced.
+    """Return whether a container stays detached from a network, because the network is about to be replaced.
 
-    Such a container stays detached.
+    An operator has detached the container, so that the gateway can remove the outdated network.
     """
     if name not in builder.outdated or (container.id, name) not in builder.seen:
         return False

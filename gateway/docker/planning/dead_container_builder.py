@@ -1,4 +1,4 @@
-"""Creates `DeadContainer` objects, with the command that repairs the container. Does no I/O."""
+"""Creates `DeadContainer` objects, with the command that recreates the container if necessary. Does no I/O."""
 
 import shlex
 
@@ -21,7 +21,7 @@ def dead_container(
     message: str = "",
     command: str = "",
 ) -> DeadContainer:
-    """Create the `DeadContainer` for a container. The other arguments are the fields of `DeadContainer`."""
+    """Create the `DeadContainer` for a container. See `DeadContainer` for the other arguments."""
     return DeadContainer(container.name, container.id, cause, detail, state, message, command)
 
 

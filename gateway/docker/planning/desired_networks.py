@@ -10,7 +10,7 @@ from gateway.docker.snapshot import LIVE, Container
 
 
 def desired_networks(builder: PlanBuilder, container: Container) -> dict[str, tuple[str, ...]]:
-    """Return a container's desired networks with its aliases, and report refused requests."""
+    """Return a container's aliases on each of its desired networks. Report refused requests in the plan."""
     if container.id == builder.observed.own:
         return {name: builder.gateway_aliases(name) for name in builder.options.networks}
     request = builder.request(container.name, container.name, container.labels)
@@ -29,7 +29,7 @@ def desired_networks(builder: PlanBuilder, container: Container) -> dict[str, tu
 
 
 def desired_networks_silently(builder: PlanBuilder, container: Container) -> dict[str, tuple[str, ...]]:
-    """Return a container's desired networks without reporting anything."""
+    """Return a container's desired networks. Unlike `desired_networks`, report no refused requests."""
     warnings, label_errors, attachments = len(builder.warnings), len(builder.label_errors), len(builder.attachments)
     found = desired_networks(builder, container)
     del builder.warnings[warnings:], builder.label_errors[label_errors:], builder.attachments[attachments:]
@@ -53,7 +53,8 @@ def attachable_networks(builder: PlanBuilder, container: Container) -> set[str]:
 def _idle(builder: PlanBuilder, container: Container) -> None:
     """Warn about labels that have no effect because the label `enable` is absent.
 
-    Do not warn if the container shares a network with the gateway, because `allow` can use these labels.
+    If the container shares a network with the gateway, do not warn: the labels can have an effect, because `allow`
+    of a backend can use them.
     """
     mistakes = labels.idle(container.labels, builder.options.label_prefix, builder.desired.instance)
     shared = client_networks(builder.observed, builder.options) if mistakes else None

@@ -77,7 +77,7 @@ def reconcile_endpoint(
 
 
 def refuse(builder: PlanBuilder, container: Container, name: str, reason: AttachBlocker, message: str) -> None:
-    """Report a container as blocked. Detach it if the gateway attached it and `docker.repair` allows the detach."""
+    """Report a container as blocked. If the gateway attached it and `docker.repair` allows it, plan to detach it."""
     endpoint = container.endpoints.get(name)
     if endpoint is None:
         builder.report_container(container, name, AttachmentState.BLOCKED, reason, message)
@@ -105,7 +105,7 @@ def is_ours(builder: PlanBuilder, container: Container, name: str, endpoint: End
 
 
 def _repair_block(builder: PlanBuilder, container: Container) -> str:
-    """Return why the gateway must not detach or reattach an endpoint; empty if it may."""
+    """Return why the gateway must not detach or reattach a container; empty if it may."""
     own = container.id == builder.observed.own
     busy = container.id in builder.desired.busy or (own and builder.desired.serving)
     if builder.options.repair == "disruptive" or (builder.options.repair == "idle" and not busy):
@@ -140,7 +140,7 @@ def _repair(
     builder.report_container(container, name, AttachmentState.DRIFTED, None, why)
     reserve(builder, container, name, aliases)
     marked_aliases = (*aliases, builder.desired.owner_alias)
-    # Request the same address if the engine can assign it again, because clients may have cached this address.
+    # Clients may have cached the current address, so request the same address if the engine can assign it again.
     current = tuple(each for each in endpoint.addresses if "." in each)[:1]
     there = builder.known.get(name)
     addresses = current if there is not None and builder.is_ours(there.labels) else ()

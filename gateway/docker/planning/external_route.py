@@ -36,8 +36,8 @@ def is_only_external_route(builder: PlanBuilder, name: str) -> bool:
 
 
 def _outside(builder: PlanBuilder, own: Container) -> set[str]:
-    """Return the networks of a container that may reach external networks.
+    """Return the networks of a container through which it may reach external networks.
 
-    They include networks that this engine does not list, because these might not be internal.
+    The result includes networks that this engine does not list, because they might not be internal.
     """
     return {name for name in own.endpoints if name not in builder.known or not builder.known[name].internal}

@@ -1,4 +1,4 @@
-"""Warns about names that resolve to two hosts for a container, or blocks the container (`on_name_conflict`)."""
+"""Finds names that resolve to two hosts for one container, and warns or blocks the container (`on_name_conflict`)."""
 
 from collections.abc import Collection, Iterable
 
@@ -53,7 +53,7 @@ def _warn_of_hostnames(builder: PlanBuilder, network: str) -> None:
 
 
 def service_conflicts(builder: PlanBuilder, service: Service, network: str, aliases: Iterable[str]) -> str:
-    """Add a service's name conflicts to the plan. Return why it must not be attached; empty if it may be."""
+    """Add a service's name conflicts to the plan. Return why the service must not be attached; empty if it may."""
     names = {each.id: each.name for each in builder.observed.networks}
     elsewhere = [names[each] for each in service.networks if each in names]
     who = ResolvingWorkload(service.id, f"service {service.name}", _lower(aliases))
@@ -61,10 +61,10 @@ def service_conflicts(builder: PlanBuilder, service: Service, network: str, alia
 
 
 def _elsewhere(builder: PlanBuilder, container: Container, network: str) -> list[str]:
-    """Return the other networks on which to look for conflicts.
+    """Return the other networks of a container on which to look for conflicts with `network`.
 
-    They exclude the gateway's networks that sort after `network`. A conflict between two networks of the gateway is
-    therefore reported once.
+    Omit networks of the gateway whose names sort after `network`, so that a conflict between two networks of the
+    gateway is reported only once.
     """
     return [each for each in container.endpoints if each not in builder.options.networks or each < network]
 

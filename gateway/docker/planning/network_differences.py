@@ -10,7 +10,7 @@ from gateway.docker.snapshot import ENCRYPTED, MTU, NetworkInfo
 
 
 def differing(builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo) -> Iterator[str]:
-    """Yield a warning for each difference from the configuration, with the remedies: keep or replace the network."""
+    """Yield a warning for each difference from the configuration, with two remedies: keep or replace the network."""
     ours, command = builder.is_ours(there.labels), builder.observed.flavor.command
     for differs, keep in _differences(builder, options, there, ours=ours):
         if ours:
@@ -32,10 +32,9 @@ def differing(builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo)
 def _differences(
     builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo, *, ours: bool
 ) -> Iterator[tuple[str, str]]:
-    """Yield each difference from the configuration, and the configuration setting that matches the existing network.
+    """Yield each difference from the configuration, and the setting with which there would be no difference.
 
-    If another program created the network (`ours` is False), ignore properties that the configuration does not
-    require.
+    If another program created the network (`ours` is False), ignore properties that are not configured.
     """
     driver = builder.driver(options)
     if there.driver != driver and (ours or options.driver != "auto"):

@@ -1,4 +1,4 @@
-"""Plans updates of swarm services. The specification of a service defines the service's networks."""
+"""Plans updates of swarm services: the specification of a service lists the networks of its tasks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,7 +32,7 @@ def update_services(builder: PlanBuilder) -> None:
 
 
 def _acts(builder: PlanBuilder) -> bool:
-    """Return whether this agent updates services."""
+    """Return whether this agent is the one that updates services."""
     return builder.options.services and builder.observed.swarm.leader
 
 
@@ -50,9 +50,9 @@ def _wanted(builder: PlanBuilder, service: Service) -> tuple[LabelRequest | None
 
 
 def _attached(builder: PlanBuilder, service: Service) -> tuple[dict[str, frozenset[str]], set[str]]:
-    """Return the desired networks of a service with its aliases, and the IDs of the networks that it requests.
+    """Return the aliases of a service by desired network, and the IDs of the networks that the service requests.
 
-    The desired networks are the current and the requested ones. Report the status of each requested network.
+    The desired networks are the current and the requested networks. Report the status of each requested network.
     """
     mark, who = builder.desired.owner_alias, f"service {service.name}"
 
@@ -144,7 +144,7 @@ def _conflict(builder: PlanBuilder, service: Service, name: str, request: LabelR
 
 
 def _held(builder: PlanBuilder, service: Service, name: str, alias: str) -> str | None:
-    """Return the holder of an alias on a network if the service must not share it; None if the alias is free."""
+    """Return the holder of an alias that the service cannot share; None if the service can have the alias."""
     holder, network, alias = _holder(builder, service), builder.known[name].id, alias.lower()
     holders = [
         _holder(builder, other)
@@ -183,7 +183,8 @@ def _update(builder: PlanBuilder, service: Service, networks: Mapping[str, froze
 def _kept(builder: PlanBuilder, service: Service, networks: Mapping[str, frozenset[str]]) -> tuple[str, ...]:
     """Return the networks to add so that a service still reaches external networks after its update.
 
-    A service without networks uses the default bridge, but loses it with the first network of its specification.
+    A service without networks uses the default bridge. The engine removes it from this bridge when its specification
+    gets the first network.
     """
     internal = {each.id for each in builder.observed.networks if each.internal}
     has_external_route = not service.networks or not service.networks.keys() <= internal
@@ -193,7 +194,7 @@ def _kept(builder: PlanBuilder, service: Service, networks: Mapping[str, frozens
 def _with_networks(
     spec: Mapping[str, Any], networks: Mapping[str, frozenset[str]], kept: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Return the specification with the networks in `networks` and `kept`. Keep entries that are already correct."""
+    """Return a copy of the specification with exactly the networks in `networks` and `kept`. Keep correct entries."""
     template = dict(spec.get("TaskTemplate", {}))
     before = {each["Target"]: each for each in template.get("Networks") or []}
     template["Networks"] = [{"Target": each} for each in kept] + [

@@ -121,7 +121,7 @@ ON_SHOP = {"shop_default": endpoint(network="n2")}
          "no", "(127.0.0.1:1)", "0.0.0.0:PORT"),
         (ATTACHED, {"options": {"networks": {"apps": NetworkOptions(backends=("media",))}},
                     "own": replace(GATEWAY, endpoints={"apps": endpoint("media", MARK)})}, "no",
-         "no network of docker.networks", "docker.networks.NETWORK.backends"),
+         "not available on any network in docker.networks", "docker.networks.NETWORK.backends"),
         (ATTACHED, {"own": replace(GATEWAY, endpoints={})}, "no", "does not have the name orders", "explain gateway"),
         (ATTACHED, {"own": None}, "no", "not run in a container of this engine", "docker.container"),
         (GATEWAY, {"own": GATEWAY}, "no", "the gateway's own", ""),
