@@ -150,7 +150,7 @@ class ConsumerDirectory:
         return self._by_address.get(address)
 
     def recently_unknown(self, address: str) -> bool:
-        """Return whether `wait_for` found no consumer with this address in the last 30 s."""
+        """Return whether a call to `wait_for` in the last 30 s found no consumer with this address."""
         return self._unknown.get(address, 0.0) > time.monotonic()
 
     async def wait_for(self, address: str, within: float) -> Consumer | None:

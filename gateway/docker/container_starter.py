@@ -97,9 +97,9 @@ class ContainerStarter:
 
 
 async def _is_due(engine: Engine, action: PlannedAction) -> bool:
-    """Return whether a container has not been started, stopped or removed since the snapshot of the action.
+    """Return whether a container's last start is the same as when the action was planned.
 
-    While an action waits for other starts, another client can do this.
+    While an action waits for other starts, another client can start, stop or remove the container.
 
     Raises:
         EngineError: The engine did not respond.

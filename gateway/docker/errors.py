@@ -66,7 +66,7 @@ class EngineError(GatewayError):
 
     @property
     def may_be_address(self) -> bool:
-        """Whether the requested address may be the cause. A swarm manager reports a refused address as a timeout."""
+        """Whether a refused address may be the cause. Swarm managers report a refused address as a timeout."""
         return self.blocked is AttachBlocker.ADDRESS_REFUSED or "attaching to network failed" in self.message
 
 

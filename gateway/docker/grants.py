@@ -1,4 +1,4 @@
-"""Evaluates the rules in `docker.grants`. Does no I/O."""
+"""Evaluates `docker.grants`, the rules that let containers and services use backends. Does no I/O."""
 
 import fnmatch
 from collections.abc import Iterable, Mapping

@@ -8,9 +8,9 @@ from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.snapshot import TASK_LABEL
 
 _WRITERS = {"com.docker.compose.": "com.docker.compose.config-hash", "com.docker.swarm.": TASK_LABEL}
-"""By label prefix of Compose and Swarm: a label that this program sets on containers, but never on images. If a
-container has this label, its other labels with the prefix come from the program. Labels for the project and service
-do not show this, because Compose also sets them on the images that it builds."""
+"""By label prefix of Compose and Swarm: a label that Compose or Swarm sets on containers, but not on images. If a
+container has this label, its other labels with the prefix come from Compose or Swarm. Labels for the project and
+service do not show this, because Compose also sets them on the images that it builds."""
 
 
 def split(labels: Mapping[str, str], image: Mapping[str, str] | None) -> tuple[dict[str, str], dict[str, str]]:

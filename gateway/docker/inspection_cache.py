@@ -190,7 +190,7 @@ class InspectionCache:
         return networks
 
     def _max_wait(self, engine: Engine, container: str) -> float | None:
-        """Return how long to wait for an inspection, in seconds; None to wait until the engine's request timeout."""
+        """Return how long to wait for an inspection, in seconds; None: the timeout of a request."""
         if engine.flavor is not DOCKER:
             return None
         return max(_MIN_WAIT, self._left) * (1.0 if container in self._idle else _RUNNING_FACTOR)

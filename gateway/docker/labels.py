@@ -28,7 +28,7 @@ ALIAS = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class LabelRequest:
-    """The request that a container or service makes by its labels.
+    """The networks, backends and aliases that a container or service requests by its labels.
 
     Args:
         networks: The requested networks. If empty, the container or service requests each network on which the

@@ -9,7 +9,7 @@ from gateway.docker.plan import OWNER_ALIAS_PREFIX, DesiredState, NameConflict
 from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot
 
 WITHOUT_NAMES = frozenset({"bridge", "host", "none"})
-"""Docker's predefined networks, on which its DNS server resolves no names."""
+"""The predefined networks, on which Docker's DNS server resolves no names."""
 _GATEWAY = "gateway"
 """The key that `NameTable` uses for the gateway instead of the ID of the gateway's container or service."""
 _BACKEND = "a backend"
@@ -72,7 +72,7 @@ class NameTable:
         self._desired = desired
         self._own = observed.own
         self._holders: dict[str, dict[str, dict[str, str]]] = {}
-        """By network and name: the containers and services to which the name resolves, as descriptions by ID."""
+        """By network and name: the ID and the description of each container or service to which the name resolves."""
         own_service = ""
         for container in observed.containers:
             if container.id == observed.own:

@@ -108,7 +108,7 @@ class Container:
         endpoints: The container's endpoints, by the network's name.
         labels: The labels that the gateway evaluates, see `gateway.docker.image_labels`.
         network_mode: The configured network mode: `bridge`, `host`, `none`, `container:ID`, or a network.
-        image_labels: The labels from its image, which the gateway ignores.
+        image_labels: The labels from the container's image, which the gateway ignores.
         created: The time of the container's creation, in seconds since the epoch.
         can_spoof: Whether the container can spoof its source address; None if this is not known.
         hostname: The configured host name, in lower case, which resolves on each network like the container's name;

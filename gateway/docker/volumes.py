@@ -42,12 +42,12 @@ class VolumeStatus:
 
 @dataclass(frozen=True)
 class VolumeMountAddress:
-    """An address that the kernel of the engine's host connects to when it mounts a volume of a backend.
+    """An address that the engine's host connects to when it mounts a volume of a backend.
 
     Args:
         backend: The name of the backend.
-        host: The listener's IP address, which can be a wildcard, or the `volume.address` of the backend.
-        port: The listener's port.
+        host: The IP address of the backend's listener, which can be a wildcard, or the backend's `volume.address`.
+        port: The port of the backend's listener.
     """
 
     backend: str

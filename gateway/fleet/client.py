@@ -57,7 +57,7 @@ def read_credentials(options: FleetOptions) -> MemberCredentials:
 
 
 class MemberClient:
-    """Requests the summaries of members. Use it as an asynchronous context manager, which closes all connections.
+    """Requests the summaries of members. As an asynchronous context manager, it closes all connections on exit.
 
     Args:
         timeout: Time limit in seconds for one request, from the name lookup to the last byte of the response.

@@ -1,4 +1,4 @@
-"""Handles the client's socket of a relay between a client and an asyncssh channel.
+"""Implements the client side of `AsyncsshChannel`, a relay between a client and an SSH channel.
 
 The two directions end independently (RFC 4254, section 5.3). A client that has sent EOF still gets the response. A
 backend that stops reading can still have sent data, and the relay delivers this data. CHANNEL_CLOSE ends the
@@ -23,7 +23,9 @@ log = logging.getLogger(__name__)
 
 
 class ChannelRelay:
-    """Base class of `AsyncsshChannel`. Handles the client's socket, and decides when the relay ends.
+    """The client side of a relay between a client and an SSH channel; base class of `AsyncsshChannel`.
+
+    Handles the client's socket, and decides when the relay ends.
 
     Args:
         latency: The histogram for response latency.

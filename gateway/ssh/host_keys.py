@@ -20,7 +20,7 @@ class TrustedHostKeys:
     Args:
         keys: Keys that are pinned or listed in known_hosts.
         fingerprints: Pinned fingerprints. A fingerprint does not reveal the type of the key.
-        listed: The entries of the known_hosts files.
+        listed: The entries of the known_hosts files for this server.
         insecure: Whether every key is accepted.
     """
 

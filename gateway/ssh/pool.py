@@ -1,4 +1,4 @@
-"""Implements the link of an SSH tunnel: a pool of SSH connections. New channels use the least loaded connection."""
+"""Implements an SSH tunnel as a pool of SSH connections. New channels use the least loaded connection."""
 
 import asyncio
 import contextlib
@@ -44,11 +44,11 @@ _IDLE_BEFORE_SHRINK = 60.0
 
 
 class SshConnectionPool:
-    """A pool of SSH connections that serves as a tunnel's link; implements `gateway.contracts.link.Link`.
+    """A pool of SSH connections that carries the connections of one tunnel; implements `gateway.contracts.link.Link`.
 
     Args:
         options: The tunnel's options.
-        network: The network of the targets.
+        network: The network in which the addresses of the targets are valid.
         dial: Opens a connection. It raises `ReachError` if it fails.
         progress: Called when all connections have become silent, and when one of them receives data again.
     """

@@ -128,7 +128,7 @@ class PooledConnection:
 
     @property
     def rekeys_often(self) -> bool:
-        """Whether the peer should send short packets; see `ClientConnection.rekeys_often`."""
+        """Whether the peer should send short packets, because key exchanges are frequent; see `ClientConnection`."""
         return isinstance(self._conn, ClientConnection) and self._conn.rekeys_often
 
     @property

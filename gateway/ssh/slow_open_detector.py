@@ -24,7 +24,7 @@ class SlowOpenDetector(Generic[_C]):
         self._delay = delay
         self._on_slow = on_slow
         self._pending: dict[int, tuple[float, _C]] = {}
-        """By token, oldest first: when the delay of the request ends (`loop.time()`), and the connection."""
+        """The pending requests by token, oldest first: when the delay ends (`loop.time()`), and the connection."""
         self._next_token = 0
         self._timer: asyncio.TimerHandle | None = None
 

@@ -96,8 +96,8 @@ class SocketTransport(asyncio.Transport):
         """Return when the peer last showed that it is alive.
 
         Channel data cannot be sent during a key exchange, so a peer that never completes it is useless. During a key
-        exchange, received data therefore shows that the peer is alive only for `within` seconds.
-        On a slow path, the exchange takes long, because the peer first sends the data that it has queued.
+        exchange, received data therefore shows that the peer is alive only for `within` seconds. On a slow path, the
+        exchange takes long, because the peer first sends the data that it has queued.
 
         Args:
             within: Maximum duration of a key exchange, in seconds.

@@ -29,7 +29,7 @@ class ExplainedBackend:
 
 @dataclass(frozen=True)
 class AccessFactor:
-    """One factor that decides which backends a container reaches, such as a label or a network. A row of a table.
+    """One factor that decides which backends a container reaches, such as a label or a network.
 
     Args:
         part: The type: `container`, `network of` (another container), `label`, `grants`, `network` or `name`.

@@ -32,7 +32,7 @@ def differing(builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo)
 def _differences(
     builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo, *, ours: bool
 ) -> Iterator[tuple[str, str]]:
-    """Yield each difference from the configuration, and the setting with which there would be no difference.
+    """Yield each difference from the configuration, and the setting that would match the existing network.
 
     If another program created the network (`ours` is False), ignore properties that are not configured.
     """
