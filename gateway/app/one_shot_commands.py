@@ -14,7 +14,7 @@ from gateway.audit.client_environment import with_environment
 from gateway.audit.docker_context import default_host
 from gateway.audit.hazards import build_report
 from gateway.audit.report import AuditReport
-from gateway.audit.snapshot import AuditScope, take_snapshot
+from gateway.audit.snapshot_collector import AuditScope, take_snapshot
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.config import BackendSpec, Config
 from gateway.contracts.link import Link

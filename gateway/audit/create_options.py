@@ -5,7 +5,7 @@ from itertools import chain
 from typing import Any
 
 from gateway.audit.host_config_options import UnsupportedContainerSettingError, each_of, host_config_options
-from gateway.audit.model import AuditedContainer
+from gateway.audit.snapshot_model import AuditedContainer
 from gateway.secret_redaction import has_secrets
 
 

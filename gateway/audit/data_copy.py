@@ -2,9 +2,9 @@
 
 import shlex
 
-from gateway.audit.model import AuditedContainer
 from gateway.audit.mount_changes import MountChanges, new_volumes
 from gateway.audit.shell_commands import COPY_ROOT, command, copy, save, script
+from gateway.audit.snapshot_model import AuditedContainer
 
 END = "trap - EXIT"
 """The command that removes the trap of `on_exit`, so that a later failure does not run the commands in the trap."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from gateway.audit.directory_contents import read_start
 from gateway.audit.host_files import HostFiles
-from gateway.audit.model import ContainerUser
+from gateway.audit.snapshot_model import ContainerUser
 
 _LARGEST_TABLE = 256 * 1024
 """The maximum number of bytes to read from /etc/passwd, and also from /etc/group."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.audit.model import AuditedContainer, AuditedMount
+from gateway.audit.snapshot_model import AuditedContainer, AuditedMount
 
 
 @dataclass(frozen=True)

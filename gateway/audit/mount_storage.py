@@ -8,7 +8,7 @@ from enum import StrEnum
 from functools import cache
 
 from gateway.audit.host_model import HostMount
-from gateway.audit.model import AuditedMount, AuditedVolume, AuditSnapshot
+from gateway.audit.snapshot_model import AuditedMount, AuditedVolume, AuditSnapshot
 from gateway.backends import kind_of_file_system
 
 

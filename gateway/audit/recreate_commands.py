@@ -22,12 +22,12 @@ from gateway.audit.data_copy import (
     saved,
     without_volumes,
 )
-from gateway.audit.fix_obstacles import obstacles
 from gateway.audit.host_config_options import UnsupportedContainerSettingError, restart_policy
-from gateway.audit.model import ONE_OFF, AuditedContainer, AuditSnapshot
 from gateway.audit.mount_changes import MountChanges, volume_options
-from gateway.audit.service_update import NODE_LABEL, service_update
+from gateway.audit.replacement_obstacles import obstacles
 from gateway.audit.shell_commands import command, script
+from gateway.audit.snapshot_model import ONE_OFF, AuditedContainer, AuditSnapshot
+from gateway.audit.swarm_service_update import NODE_LABEL, service_update
 from gateway.docker.compose_command import COMPOSE_LABELS, FILES, compose_command
 from gateway.docker.grants import SWARM_SERVICE
 from gateway.text_sanitizer import one_line

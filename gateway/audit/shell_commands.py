@@ -4,7 +4,7 @@ import posixpath
 import re
 import shlex
 
-from gateway.audit.model import AuditedContainer
+from gateway.audit.snapshot_model import AuditedContainer
 
 _HOST_NAME = {"docker": "{{.Name}}", "podman": "{{.Host.Hostname}}"}
 """The template that prints the engine's host name (`info --format`), for each command line client."""

@@ -17,10 +17,10 @@ import click
 
 from gateway import backends, tunnels
 from gateway.cli.output import print_text, print_wrapped
-from gateway.config import values
+from gateway.config import value_parsers
+from gateway.config.consistency_rules import conflict
 from gateway.config.initial_config import from_urls, problems_of
 from gateway.config.model import OpsSection
-from gateway.config.reference_rules import conflict
 from gateway.config.scalar_decoder import SCALARS, broken_rule, one_of
 from gateway.config.variable_expansion import expand
 from gateway.contracts.security import Secret
@@ -51,7 +51,7 @@ def ask_config(tunnel_urls: tuple[str, ...]) -> dict[str, Any]:
     if not tunnel_urls:
         kind = _choose("Kind of the tunnel to the remote network", [*tunnels.KINDS, _NONE], "ssh")
         if kind != _NONE:
-            name = click.prompt("Name of the tunnel", default="bastion", value_proc=_answer(values.name))
+            name = click.prompt("Name of the tunnel", default="bastion", value_proc=_answer(value_parsers.name))
             _ask_valid(config, "tunnels", name, lambda before: _tunnel(kind, before))
     while True:
         kind = _choose("Kind of the backend", list(backends.KINDS), "postgres")
@@ -61,7 +61,7 @@ def ask_config(tunnel_urls: tuple[str, ...]) -> dict[str, Any]:
             default = f"{kind}-{number}" if default in others else default
         name = click.prompt("Name of the backend", default=default, value_proc=_answer(_new_name(others)))
         via = list(config.get("tunnels", {}))[-1:]
-        taken = [OpsSection().listen, *(values.listener(each["listen"]) for each in others.values())]
+        taken = [OpsSection().listen, *(value_parsers.listener(each["listen"]) for each in others.values())]
         _ask_valid(config, "backends", name, lambda before: _backend(kind, via, taken, before))  # noqa: B023
         if not click.prompt(
             "Another backend? [y/N]", default="n", show_default=False, value_proc=_answer(_yes_or_no)
@@ -105,15 +105,15 @@ def _backend(kind: str, via: list[str], taken: Iterable[Endpoint], before: dict[
     target = click.prompt(
         "Address of the server, as host:port",
         default=before.get("targets", [None])[0],
-        value_proc=_answer(lambda text: str(values.endpoint(text, found.default_port))),
+        value_proc=_answer(lambda text: str(value_parsers.endpoint(text, found.default_port))),
     )
     answers["targets"] = [target]
     answers |= _ask_keys(found.options, _required(found.options), before)
-    server = values.endpoint(target, found.default_port)
+    server = value_parsers.endpoint(target, found.default_port)
     answers["listen"] = click.prompt(
         "Address where clients connect to the gateway",
         default=_free_listener(before.get("listen"), server.port, [*taken, *([] if via else [server])]),
-        value_proc=_answer(lambda text: str(values.listener(text))),
+        value_proc=_answer(lambda text: str(value_parsers.listener(text))),
     )
     keys = [*_required(found.check), *found.init_keys]
     needs_user = not found.imports.password_without_user
@@ -137,7 +137,7 @@ def _free_listener(answer: str | None, port: int, taken: Collection[Endpoint]) -
     return next(
         each
         for each in itertools.chain([answer] if answer else [], addresses)
-        if not any(conflict(values.listener(each), other) for other in taken)
+        if not any(conflict(value_parsers.listener(each), other) for other in taken)
     )
 
 
@@ -246,7 +246,7 @@ def _new_name(taken: Collection[str]) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text in taken:
             raise ValueError(f"there is already a backend {text}: choose another name")
-        return values.name(text)
+        return value_parsers.name(text)
 
     return parse
 

@@ -25,7 +25,7 @@ def wait(names: tuple[str, ...], client: ServiceClient, longest: str) -> None:
 
     With names, also wait until these backends are up or degraded.
     """
-    from gateway.config.values import duration  # noqa: PLC0415 - slow to import
+    from gateway.config.value_parsers import duration  # noqa: PLC0415 - slow to import
 
     try:
         deadline = time.monotonic() + duration(longest)

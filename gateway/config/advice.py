@@ -5,14 +5,14 @@ from collections.abc import Iterable, Iterator
 from gateway.backend_support.login_options import LoginCheckOptions
 from gateway.config.deprecated_keys import deprecation_warnings
 from gateway.config.model import Config
-from gateway.config.strict_mode import weaknesses
+from gateway.config.strict_mode import strict_mode_violations
 from gateway.docker.peers.tls_contexts import NOT_SUPPORTED, SUPPORTED
 from gateway.relay.resolver import is_address
 
 
 def advice(config: Config) -> list[str]:
     """Return warnings about a configuration. Each warning names the key and the remedy."""
-    weak = [f"{each.problem.key}: {each.problem.message}" for each in weaknesses(config) if each.advised]
+    weak = [f"{each.problem.key}: {each.problem.message}" for each in strict_mode_violations(config) if each.advised]
     return [
         *deprecation_warnings(config),
         *weak,

@@ -5,7 +5,7 @@ from typing import Any
 
 from gateway import backends, tunnels
 from gateway.backends import BackendKind
-from gateway.config import values
+from gateway.config import value_parsers
 from gateway.config.decoder import INVALID, Decoder
 from gateway.config.model import (
     SECTIONS,
@@ -59,7 +59,7 @@ def _named(root: ParsedMapping, section: str, decoder: Decoder) -> list[tuple[st
     found = []
     for name, (place, tree) in (table.entries if table else {}).items():
         try:
-            values.name(name)
+            value_parsers.name(name)
         except ValueError as error:
             decoder.problem(place, f"{section}.{name}", str(error))
             continue
@@ -152,7 +152,7 @@ def _targets(
     for item in common.targets:
         text, via = (item, None) if isinstance(item, str) else (item.address, item.via)
         try:
-            target = values.endpoint(text, kind.default_port)
+            target = value_parsers.endpoint(text, kind.default_port)
         except ValueError as error:
             decoder.problem(place, f"{key}.targets", str(error))
             return None

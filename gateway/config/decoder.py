@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, get_args, get_origin
 
-from gateway.config import values
+from gateway.config import value_parsers
 from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequence, Tree
 from gateway.config.scalar_decoder import SCALARS, broken_rule, one_of, read_scalar
 from gateway.config.schema import is_secret, known_keys
@@ -186,7 +186,7 @@ class Decoder:
         found = {}
         for name, (place, inner) in table.entries.items():
             try:
-                values.name(name)
+                value_parsers.name(name)
             except ValueError as error:
                 self.problem(place, f"{key}.{name}", str(error))
                 return INVALID
@@ -202,7 +202,7 @@ class Decoder:
             return INVALID
         self.places[f"{key}_file"] = by_file[1].place
         tree = by_file[1]
-        path = self._scalar(tree, values.path, f"{key}_file")
+        path = self._scalar(tree, value_parsers.path, f"{key}_file")
         return (
             path
             if path is INVALID

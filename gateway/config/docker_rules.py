@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from gateway.config import values
+from gateway.config import value_parsers
 from gateway.config.model import Config
 from gateway.config.suggestions import suggest
 from gateway.docker.labels import ALIAS
@@ -98,7 +98,7 @@ def _address(docker: DockerOptions, tunnels: set[str]) -> Iterator[Violation]:
         yield ("host",), f"{host!r} must be unix:///path, tcp://host:port or ssh://TUNNEL/path"
     if host.startswith("tcp://"):
         try:
-            values.endpoint(host.removeprefix("tcp://"))
+            value_parsers.endpoint(host.removeprefix("tcp://"))
         except ValueError as error:
             yield ("host",), str(error)
     elif docker.via is not None:

@@ -9,18 +9,18 @@ from pathlib import Path
 from gateway import backends, tunnels
 from gateway.config import url_parser
 from gateway.config.builder import build
+from gateway.config.consistency_rules import check_rules
 from gateway.config.decoder import Decoder
 from gateway.config.deprecated_keys import replace_deprecated
 from gateway.config.dialed_servers import direct_addresses, servers_behind_several
+from gateway.config.environment_variables import PREFIX, setting_names, unknown_variables, url_variables, variable_of
 from gateway.config.file_checks import exposed_fleet_token, exposed_secrets
 from gateway.config.model import SECTIONS, Config
 from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequence, Tree
 from gateway.config.redaction import Redactor
-from gateway.config.reference_rules import check_rules
 from gateway.config.schema import hints_by_key, is_list
-from gateway.config.strict_mode import weaknesses
+from gateway.config.strict_mode import strict_mode_violations
 from gateway.config.variable_expansion import expand, references
-from gateway.config.variables import PREFIX, setting_names, unknown_variables, url_variables, variable_of
 from gateway.config.yaml_parser import UNSET, parse_yaml, read_text
 from gateway.errors import ConfigError, ConfigOrigin, ConfigProblem
 
@@ -89,7 +89,7 @@ def load(sources: ConfigSources, *, serves: bool = True) -> Config:
     check_rules(config, root, problems)
     problems += exposed_secrets(config, sources.file, decoder.literal_secrets)
     if config.gateway.strict:
-        problems += [each.problem for each in weaknesses(config)] + exposed_fleet_token(config)
+        problems += [each.problem for each in strict_mode_violations(config)] + exposed_fleet_token(config)
     if serves and not (problems or config.backends):
         problems.append(
             ConfigProblem(place, "backends", _NOTHING_TO_SERVE) if sources.file else ConfigProblem("", "", _NO_SOURCE)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from gateway import default_paths
 from gateway.backends import BackendKind
 from gateway.config.redaction import Redactor
-from gateway.config.values import LogTarget, ThreadCount, unix_path
+from gateway.config.value_parsers import LogTarget, ThreadCount, unix_path
 from gateway.contracts.states import PathPreference, Preference
 from gateway.contracts.values import AT_LEAST_ONE, POSITIVE, Duration, Endpoint, IpNetwork, ListenAddress
 from gateway.docker.options import DockerOptions
@@ -232,7 +232,7 @@ class UnixListener:
 
 
 @dataclass(frozen=True)
-class ConfiguredTarget:
+class TargetOptions:
     """A target with tunnels that differ from those of its backend.
 
     Args:
@@ -267,7 +267,7 @@ class CommonBackendOptions:
     """
 
     kind: str
-    targets: tuple[str | ConfiguredTarget, ...]
+    targets: tuple[str | TargetOptions, ...]
     via: tuple[str, ...] | None = None
     prefer: Preference | None = None
     prefer_way: PathPreference = "order"

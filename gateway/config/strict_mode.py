@@ -18,7 +18,7 @@ from gateway.relay.resolver import is_loopback
 
 
 @dataclass(frozen=True)
-class Weakness:
+class StrictModeViolation:
     """An insecure setting in a configuration, with its place and remedy.
 
     Args:
@@ -34,14 +34,14 @@ StrictFinding = tuple[str, str, bool]
 """The key, a message with the remedy, and whether the gateway warns about the setting if strict mode is off."""
 
 
-def weaknesses(config: Config) -> list[Weakness]:
+def strict_mode_violations(config: Config) -> list[StrictModeViolation]:
     """Return all settings that strict mode refuses.
 
     Args:
         config: A configuration. If it has problems, it contains only the valid parts.
     """
     return [
-        Weakness(ConfigProblem(place_of(config, key), key, message), advised)
+        StrictModeViolation(ConfigProblem(place_of(config, key), key, message), advised)
         for rule in RULES
         for key, message, advised in rule(config)
     ]

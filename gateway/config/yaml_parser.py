@@ -83,7 +83,7 @@ def parse_yaml(
     if root is None:
         return empty
     try:
-        tree = _Reader(str(path), problems, environment, used, unset).tree(root, "")
+        tree = _NodeConverter(str(path), problems, environment, used, unset).tree(root, "")
     except RecursionError:
         problems.append(ConfigProblem(str(path), "", _TOO_DEEP))
         return empty
@@ -98,7 +98,7 @@ def parse_yaml(
     return tree
 
 
-class _Reader:
+class _NodeConverter:
     """Converts the nodes of a YAML document to a `Tree`, with the line and column of each value."""
 
     def __init__(

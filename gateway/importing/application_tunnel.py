@@ -3,9 +3,9 @@
 from typing import Any
 
 from gateway.importing.import_result import ImportResult
-from gateway.importing.model import ImportedContainer
+from gateway.importing.imported_objects import ImportedContainer
+from gateway.importing.ssh_containers import container_context, mounted_key
 from gateway.importing.ssh_forward import port_number
-from gateway.importing.tunnel_images import container_context, mounted_key
 from gateway.secret_redaction import is_private_key
 
 _HOSTS = ("SSH_HOST", "SSH_HOSTNAME", "SSH_SERVER", "SSH_BASTION_HOST", "SSH_TUNNEL_HOST", "BASTION_HOST",

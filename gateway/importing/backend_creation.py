@@ -15,7 +15,7 @@ from gateway.importing.import_result import (
     split_target,
     unused_name,
 )
-from gateway.importing.model import ANY_ADDRESS, HOST_NAMES, ImportedClient, ImportedForward
+from gateway.importing.imported_objects import ANY_ADDRESS, HOST_NAMES, ImportedClient, ImportedForward
 
 _VOLUME_PORT = 20490
 _OPS_PORT = 9090

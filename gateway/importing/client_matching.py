@@ -1,7 +1,14 @@
 """Finds the local forward or the tunnel that each imported client of a remote service uses."""
 
 from gateway.importing.import_result import ImportResult
-from gateway.importing.model import HERE, HOST_NAMES, LOOPBACK, ImportedClient, ImportedContainer, ImportedForward
+from gateway.importing.imported_objects import (
+    HERE,
+    HOST_NAMES,
+    LOOPBACK,
+    ImportedClient,
+    ImportedContainer,
+    ImportedForward,
+)
 
 
 def join_networks(result: ImportResult) -> None:

@@ -4,8 +4,8 @@ import re
 from typing import Any
 
 from gateway.importing.import_result import ImportResult, split_target
-from gateway.importing.model import ANY_ADDRESS, LOOPBACK, ImportedClient, ImportedContainer
-from gateway.importing.volumes import fstab_line
+from gateway.importing.imported_objects import ANY_ADDRESS, LOOPBACK, ImportedClient, ImportedContainer
+from gateway.importing.network_mounts import fstab_line
 
 
 def _address(

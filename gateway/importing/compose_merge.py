@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from gateway.importing.compose_tags import RESET, ReplacedValue, without_tags
+from gateway.importing.compose_tags import RESET, OverrideValue, without_tags
 from gateway.importing.compose_values import environment, list_of, mapping
 from gateway.importing.docker_options import read_bind
 
@@ -48,7 +48,7 @@ def merged(base: Any, override: Any, *path: str) -> Any:
     Raises:
         UsageError: A value has a wrong type.
     """
-    if isinstance(override, ReplacedValue):
+    if isinstance(override, OverrideValue):
         return override.value
     if base is None or override is RESET or override is None:
         return base if override is None else override

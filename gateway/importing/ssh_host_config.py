@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.importing.import_result import ImportResult
-from gateway.importing.model import SshCommandContext, home
+from gateway.importing.imported_objects import SshCommandContext, home
 from gateway.importing.ssh_forward import port_number
 
 _KNOWN_HOSTS = "~/.ssh/known_hosts"

@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.errors import UsageError
 from gateway.importing.import_result import ImportResult, split_target
-from gateway.importing.model import ImportedForward, SshCommandContext
+from gateway.importing.imported_objects import ImportedForward, SshCommandContext
 from gateway.importing.proxy_command import jump_or_proxy, program
 from gateway.importing.ssh_forward import read_forward
 from gateway.importing.ssh_host_config import SshHostConfig, destination_host, expand_tokens, server_keys

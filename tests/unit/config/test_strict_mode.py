@@ -7,7 +7,7 @@ import pytest
 
 from gateway.config import Config, ConfigSources, load
 from gateway.config.advice import advice
-from gateway.config.strict_mode import weaknesses
+from gateway.config.strict_mode import strict_mode_violations
 from gateway.errors import ConfigError
 
 SOUND = """\
@@ -84,7 +84,7 @@ def test_each_weakness_is_refused_with_its_position_and_the_alternative(
     assert re.match(reported, line), line
     lenient = read(text.replace("strict: true", "strict: false"), tmp_path)
     key = line.split(": ")[1]
-    assert [each.problem.key for each in weaknesses(lenient)] == [key]
+    assert [each.problem.key for each in strict_mode_violations(lenient)] == [key]
     assert [sentence.startswith(f"{key}: ") for sentence in advice(lenient)] == [True] * advised
 
 
@@ -117,7 +117,7 @@ def test_a_secret_from_the_environment_is_inline_too(tmp_path: Path) -> None:
 def test_only_an_ops_listener_that_other_hosts_reach_is_open(tmp_path: Path, listen: str, refuses: int) -> None:
     text = f"ops: {{listen: {listen!r}}}\n".replace("\"'", "'").replace("'\"", "'")
     config = read(text + "backends: {a: {kind: tcp, targets: 'a:1'}}", tmp_path)
-    assert len(weaknesses(config)) == refuses
+    assert len(strict_mode_violations(config)) == refuses
 
 
 def test_an_unencrypted_password_gives_advice_if_no_tunnel_encrypts_it(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import yaml
 
 from gateway.config import Config
 from gateway.relay.resolver import is_loopback
+from gateway.rendering.kubernetes_rules import SECRETS, WRITABLE, needs_secret, privileged_ports, validate
 from gateway.rendering.persistent_volumes import persistent_volumes
-from gateway.rendering.workload_rules import SECRETS, WRITABLE, needs_secret, privileged_ports, validate
 
 USER = 10001
 """The user ID and group ID of the process in the image."""

@@ -1,9 +1,9 @@
 """Writes commands that change the mounts of a swarm service. Does no I/O."""
 
 from gateway.audit.data_copy import created_volumes, saved, without_volumes
-from gateway.audit.model import AuditedContainer
 from gateway.audit.mount_changes import MountChanges
 from gateway.audit.shell_commands import command, script
+from gateway.audit.snapshot_model import AuditedContainer
 
 NODE_LABEL = "com.docker.swarm.node.id"
 

@@ -3,13 +3,13 @@
 import posixpath
 from collections.abc import Iterator
 
-from gateway.audit import rules
+from gateway.audit import hazard_rules
 from gateway.audit.data_copy import on_exit
 from gateway.audit.hazards.container_findings import on_container
-from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.mount_storage import is_below, store_of
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell_commands import KEEP_OWNERS, command, script
+from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.text_sanitizer import one_line
 
 _HARMLESS = {"/etc/localtime", "/etc/timezone", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
@@ -33,7 +33,7 @@ def _hides(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedM
     what = f"{store.title} hides {names}{more} of {container.image}"
     severity = Severity.MEDIUM if _has_program(container, mount.path) else Severity.LOW
     fix = _copy_missing(snapshot.client, container, mount, store.title)
-    return on_container(snapshot, rules.HIDES, severity, container, mount.path, what, fix)
+    return on_container(snapshot, hazard_rules.HIDES, severity, container, mount.path, what, fix)
 
 
 def _copy_missing(client: str, container: AuditedContainer, mount: AuditedMount, title: str) -> str:
@@ -75,14 +75,14 @@ def _single_file(snapshot: AuditSnapshot, container: AuditedContainer, mount: Au
     if mount.is_stale:
         what = f"{mount.source} was replaced on the host; {container.name} still sees the old one"
         fix = command(snapshot.client, "restart", container.name)
-        yield on_container(snapshot, rules.SINGLE_FILE, Severity.MEDIUM, container, mount.path, what, fix)
+        yield on_container(snapshot, hazard_rules.SINGLE_FILE, Severity.MEDIUM, container, mount.path, what, fix)
     elif is_file:
         what = f"the file {mount.source}"
         fix = "\n".join((
             f"# run this after each change of {mount.source}, or mount a directory that contains only this file",
             command(snapshot.client, "restart", container.name),
         ))  # fmt: skip
-        yield on_container(snapshot, rules.SINGLE_FILE, Severity.LOW, container, mount.path, what, fix)
+        yield on_container(snapshot, hazard_rules.SINGLE_FILE, Severity.LOW, container, mount.path, what, fix)
 
 
 _SUFFIXES = {".cfg", ".cnf", ".conf", ".crt", ".db", ".env", ".ini", ".json", ".key", ".ovpn", ".pem", ".sqlite",

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import MountStorage, is_below, store_of
+from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSnapshot
 
 _NAMESPACES = ("NetworkMode", "PidMode", "IpcMode")
 """Keys of `HostConfig` whose value `container:ID` makes a container use a namespace of another container."""

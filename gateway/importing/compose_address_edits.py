@@ -5,7 +5,7 @@ import re
 from gateway.importing.compose_gateway import ComposeGatewayConfig
 from gateway.importing.compose_interpolation import replaced
 from gateway.importing.import_result import ImportResult, split_target
-from gateway.importing.model import ImportedClient, ImportedContainer
+from gateway.importing.imported_objects import ImportedClient, ImportedContainer
 from gateway.importing.yaml_edit import YamlEdit
 from gateway.secret_redaction import hide_secrets
 

@@ -3,15 +3,15 @@
 import posixpath
 from collections.abc import Iterator, Mapping
 
-from gateway.audit import database_files, rules
+from gateway.audit import database_files, hazard_rules
 from gateway.audit.data_copy import saved
 from gateway.audit.hazards.container_findings import database_in, mounts, on_container
-from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import MountStorage, StorageMedium, is_below, memory_of_engine
 from gateway.audit.recreate_commands import volume_for
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell_commands import NEW_FILES, command, only_on_host, script
+from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.storage_locations import EMPTIED_AT_BOOT, VOLATILE
 from gateway.text_sanitizer import format_bytes, one_line
 
@@ -50,12 +50,12 @@ def _layer(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterator[Fin
     if database:
         what = f"{database} files in {directory}, {format_bytes(container.layer)} in the layer"
         fix = _move(snapshot, container, directory)
-        yield on_container(snapshot, rules.LAYER_DATABASE, Severity.HIGH, container, directory, what, fix)
+        yield on_container(snapshot, hazard_rules.LAYER_DATABASE, Severity.HIGH, container, directory, what, fix)
     elif container.layer >= _SMALL and (written or container.changes is None):
         directory = _main_directory(written)
         what = f"{format_bytes(container.layer)} in the layer" + (f", in {directory}" if written else "")
         fix = _move(snapshot, container, directory)
-        yield on_container(snapshot, rules.LAYER_DATA, Severity.MEDIUM, container, directory, what, fix)
+        yield on_container(snapshot, hazard_rules.LAYER_DATA, Severity.MEDIUM, container, directory, what, fix)
 
 
 def _main_directory(written: Mapping[str, int]) -> str:
@@ -97,9 +97,9 @@ def _anonymous(
     what = f"{content} in the anonymous volume {mount.volume[:12]}"
     fix = MountChanges({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
     severity = Severity.HIGH if database else (Severity.LOW if size == 0 else Severity.MEDIUM)
-    rule = rules.ANONYMOUS
+    rule = hazard_rules.ANONYMOUS
     if container.removed:
-        rule, severity = rules.REMOVED, Severity.LOW if size == 0 and not database else Severity.HIGH
+        rule, severity = hazard_rules.REMOVED, Severity.LOW if size == 0 and not database else Severity.HIGH
         what = f"{what}, which --rm removes"
     yield on_container(snapshot, rule, severity, container, mount.path, what, fix)
 
@@ -118,7 +118,7 @@ def _memory(
         {mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,), vanishes=mount.kind != "bind"
     )
     severity = Severity.HIGH if database else Severity.MEDIUM
-    yield on_container(snapshot, rules.MEMORY, severity, container, mount.path, what, fix)
+    yield on_container(snapshot, hazard_rules.MEMORY, severity, container, mount.path, what, fix)
 
 
 def _engine_in_memory(snapshot: AuditSnapshot) -> Iterator[Finding]:
@@ -128,7 +128,7 @@ def _engine_in_memory(snapshot: AuditSnapshot) -> Iterator[Finding]:
         key = "data-root in daemon.json" if snapshot.client == "docker" else "graphroot in storage.conf"
         what = f"the engine's data directory is in memory ({above.file_system} at {above.point})"
         fix = f"# stop the engine, copy {one_line(path)} to a disk, and set {key} to the copy"
-        yield Finding(rules.MEMORY, Severity.MEDIUM, "engine", one_line(path), one_line(what), fix)
+        yield Finding(hazard_rules.MEMORY, Severity.MEDIUM, "engine", one_line(path), one_line(what), fix)
 
 
 def _shared_memory(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterator[Finding]:
@@ -138,7 +138,7 @@ def _shared_memory(snapshot: AuditSnapshot, container: AuditedContainer) -> Iter
         fix = f"""{script(only_on_host(snapshot.client), NEW_FILES, save)}
 # then configure {container.name} to store the data in a separate directory, and mount a volume there"""
         what = f"{container.shared_memory} files in /dev/shm"
-        yield on_container(snapshot, rules.MEMORY, Severity.HIGH, container, "/dev/shm", what, fix)  # noqa: S108
+        yield on_container(snapshot, hazard_rules.MEMORY, Severity.HIGH, container, "/dev/shm", what, fix)  # noqa: S108
 
 
 def _emptied_at_boot(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount) -> Iterator[Finding]:
@@ -150,7 +150,7 @@ def _emptied_at_boot(snapshot: AuditSnapshot, container: AuditedContainer, mount
     ):
         what = f"data in {mount.source}, which the host may clear at the next boot"
         fix = MountChanges({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
-        yield on_container(snapshot, rules.MEMORY, Severity.MEDIUM, container, mount.path, what, fix)
+        yield on_container(snapshot, hazard_rules.MEMORY, Severity.MEDIUM, container, mount.path, what, fix)
 
 
 def _is_directory(snapshot: AuditSnapshot, mount: AuditedMount) -> bool:

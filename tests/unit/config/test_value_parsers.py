@@ -1,6 +1,6 @@
 import pytest
 
-from gateway.config import values
+from gateway.config import value_parsers
 from gateway.contracts.values import Endpoint
 
 
@@ -9,24 +9,24 @@ from gateway.contracts.values import Endpoint
     [("500ms", 0.5), ("10s", 10.0), ("5m", 300.0), ("1h30m", 5400.0), ("0", 0.0), ("1.5s", 1.5), ("1d", 86400.0)],
 )
 def test_duration(text: str, seconds: float) -> None:
-    assert values.duration(text) == pytest.approx(seconds)
+    assert value_parsers.duration(text) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("text", ["10", "s", "10 s", "-1s", "1s2", "ten", ""])
 def test_an_invalid_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a duration"):
-        values.duration(text)
+        value_parsers.duration(text)
 
 
 @pytest.mark.parametrize(("text", "size"), [("15MiB", 15 << 20), ("1GB", 10**9), ("512", 512), ("1.5KiB", 1536)])
 def test_size(text: str, size: int) -> None:
-    assert values.size(text) == size
+    assert value_parsers.size(text) == size
 
 
 @pytest.mark.parametrize("text", ["15mib", "MiB", "1 XB", "-1"])
 def test_an_invalid_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a size"):
-        values.size(text)
+        value_parsers.size(text)
 
 
 @pytest.mark.parametrize(
@@ -39,13 +39,13 @@ def test_an_invalid_size_is_refused(text: str) -> None:
     ],
 )
 def test_endpoint(text: str, default: int, found: Endpoint) -> None:
-    assert values.endpoint(text, default) == found
+    assert value_parsers.endpoint(text, default) == found
 
 
 @pytest.mark.parametrize("text", ["db", "db:0", "db:65536", "fd00::1", "db:x", "a b:1", ":1"])
 def test_an_invalid_endpoint_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"host:port|needs a port"):
-        values.endpoint(text)
+        value_parsers.endpoint(text)
 
 
 def test_an_endpoint_prints_as_it_is_written() -> None:
@@ -54,27 +54,27 @@ def test_an_endpoint_prints_as_it_is_written() -> None:
 
 
 def test_listener_takes_addresses_and_paths_only() -> None:
-    assert str(values.listener("/run/x.sock")) == "/run/x.sock"
-    assert str(values.listener("unix:/run/x.sock")) == "/run/x.sock"
-    assert values.listener("[::1]:3306") == Endpoint("::1", 3306)
+    assert str(value_parsers.listener("/run/x.sock")) == "/run/x.sock"
+    assert str(value_parsers.listener("unix:/run/x.sock")) == "/run/x.sock"
+    assert value_parsers.listener("[::1]:3306") == Endpoint("::1", 3306)
     with pytest.raises(ValueError, match="must be an IP address of this host"):
-        values.listener("db.example.com:3306")
+        value_parsers.listener("db.example.com:3306")
     for text in ("3306", ":3306"):
         with pytest.raises(ValueError, match=r"has no address: write 127\.0\.0\.1:3306"):
-            values.listener(text)
+            value_parsers.listener(text)
 
 
 def test_an_invalid_network_suggests_the_probable_one() -> None:
     with pytest.raises(ValueError, match=r"did you mean 10\.0\.0\.0/8"):
-        values.network("10.0.0.1/8")
+        value_parsers.network("10.0.0.1/8")
 
 
 @pytest.mark.parametrize(("text", "expected"), [("auto", "auto"), ("1", 1), ("16", 16)])
 def test_a_number_of_threads_is_parsed(text: str, expected: object) -> None:
-    assert values.thread_count(text) == expected
+    assert value_parsers.thread_count(text) == expected
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", ""])
 def test_a_wrong_number_of_threads_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a number of threads: write auto, or a whole number such as 2"):
-        values.thread_count(text)
+        value_parsers.thread_count(text)

@@ -9,7 +9,7 @@ from gateway.errors import UsageError
 from gateway.importing.docker_options import read_bind, read_mount, read_options
 from gateway.importing.env_file import EnvFileReader
 from gateway.importing.import_result import ImportResult
-from gateway.importing.model import ImportedContainer, ImportedMount
+from gateway.importing.imported_objects import ImportedContainer, ImportedMount
 from gateway.secret_redaction import redacted
 
 Volumes = dict[str, dict[str, str]]

@@ -4,7 +4,7 @@ import contextlib
 import ipaddress
 from collections.abc import Iterator
 
-from gateway.config import values
+from gateway.config import value_parsers
 from gateway.config.docker_rules import docker_problems
 from gateway.config.model import Config
 from gateway.config.ops_rules import ops_problems
@@ -29,7 +29,7 @@ def check_rules(config: Config, root: ParsedMapping, problems: list[ConfigProble
     problems.extend(via_problems(root))
     _check_listeners(config, root, problems)
     try:
-        values.unix_path(config.ops.admin_socket)
+        value_parsers.unix_path(config.ops.admin_socket)
     except ValueError as error:
         problems.append(ConfigProblem(_place(root, "ops", "admin_socket"), "ops.admin_socket", str(error)))
     for key, message in ops_problems(config.ops):
@@ -73,7 +73,7 @@ def _listeners(table: ParsedMapping) -> Iterator[tuple[str, Endpoint]]:
         item = each.entries["unix"][1] if isinstance(each, ParsedMapping) and "unix" in each.entries else each
         if isinstance(item, ParsedScalar) and item.text:
             with contextlib.suppress(ValueError):  # the decoder has already reported the invalid value
-                yield item.place, values.listener(item.text)
+                yield item.place, value_parsers.listener(item.text)
 
 
 def _check_tunnels(config: Config, root: ParsedMapping, problems: list[ConfigProblem]) -> None:

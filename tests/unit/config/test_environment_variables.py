@@ -1,6 +1,12 @@
 import pytest
 
-from gateway.config.variables import OTHER_VARIABLES, setting_names, unknown_variables, url_variables, variable_of
+from gateway.config.environment_variables import (
+    OTHER_VARIABLES,
+    setting_names,
+    unknown_variables,
+    url_variables,
+    variable_of,
+)
 
 
 def test_every_variable_that_something_reads_is_known() -> None:

@@ -3,11 +3,11 @@
 import re
 
 from gateway.audit.host_model import HostMount
-from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
 from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import SECRETS, MountStorage, StorageMedium, nfs_version
 from gateway.audit.recreate_commands import free_name, recreate, volume_for
 from gateway.audit.shell_commands import command, only_on_host
+from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
 from gateway.nfs.mount_options import REPLACED
 from gateway.text_sanitizer import one_line
 

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.audit import snapshot
+from gateway.audit import snapshot_collector
 from gateway.audit.engine_responses import image_reference
 from gateway.audit.hazards import build_report
-from gateway.audit.snapshot import AuditScope, take_snapshot
+from gateway.audit.snapshot_collector import AuditScope, take_snapshot
 from gateway.docker.engine import Engine
 from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.errors import EngineError, ErrorKind
@@ -94,7 +94,7 @@ async def test_an_engine_elsewhere_is_audited_by_its_answers() -> None:
 
 
 async def test_a_local_socket_may_lead_to_an_engine_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot, "mounted_id", list)
+    monkeypatch.setattr(snapshot_collector, "mounted_id", list)
     here = {"SecurityOptions": [], "Name": socket.gethostname()}
     for answer, expected in ((here, False), ({**here, "Name": "docker-desktop"}, True)):
         monkeypatch.setitem(ANSWERS, "info", answer)
@@ -136,7 +136,7 @@ async def test_a_container_that_the_engine_does_not_inspect_is_reported(kind: Er
 
 
 async def test_an_engine_that_compares_slowly_does_not_hold_up_the_audit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot, "_COMPARING", 0.05)
+    monkeypatch.setattr(snapshot_collector, "_COMPARING", 0.05)
     found = await take_snapshot(made(slow="changes"), AuditScope({}, is_local=False))
     assert found.containers[0].changes is None
     assert any("changed files of 1 containers" in each for each in found.unchecked)

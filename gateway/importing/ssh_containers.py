@@ -3,7 +3,7 @@
 import re
 
 from gateway.importing.import_result import ImportResult
-from gateway.importing.model import HERE, ImportedContainer, SshCommandContext
+from gateway.importing.imported_objects import HERE, ImportedContainer, SshCommandContext
 from gateway.importing.shell_parser import read_script
 from gateway.importing.ssh_command import has_forward, import_command, ssh_program
 from gateway.importing.ssh_host_config import SshHostConfig

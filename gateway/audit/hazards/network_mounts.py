@@ -5,20 +5,20 @@ Does no I/O.
 
 from collections.abc import Iterator
 
-from gateway.audit import rules
+from gateway.audit import hazard_rules
 from gateway.audit.hazards.container_findings import database_in, mounts, on_container
-from gateway.audit.hazards.network_fixes import (
+from gateway.audit.hazards.network_mount_fixes import (
     after_mount,
     changed_options,
     host_mount,
     safe_replacement,
     safe_volume,
 )
-from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import SECRETS, MountStorage, StorageMedium, nfs_version, of_volume
 from gateway.audit.recreate_commands import volume_for
 from gateway.audit.report import Finding, HazardRule, Severity
+from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.text_sanitizer import one_line
 
 Issue = tuple[HazardRule, Severity, str]
@@ -50,18 +50,20 @@ def _issues(
     yield from _database(store, database)
     if mount.kind == "bind" and store.host_mount is not None:
         what = f"{mount.source} of the host is on {store.host_mount.source} ({store.file_system})"
-        yield rules.NETWORK_BIND, Severity.MEDIUM, what
+        yield hazard_rules.NETWORK_BIND, Severity.MEDIUM, what
 
 
 def _fix(
     snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountStorage, rule: HazardRule
 ) -> str | MountChanges:
-    if rule is rules.REMOTE_DATABASE:
+    if rule is hazard_rules.REMOTE_DATABASE:
         return MountChanges({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
     if store.host_mount is None and SECRETS & store.options.keys():
         return host_mount(snapshot, container, mount, store)
     if store.host_mount is not None and store.medium is not StorageMedium.NFS:
-        return after_mount(store.host_mount) if rule is rules.NETWORK_BIND else changed_options(store.host_mount)
+        return (
+            after_mount(store.host_mount) if rule is hazard_rules.NETWORK_BIND else changed_options(store.host_mount)
+        )
     return safe_volume(snapshot, container, mount, store)
 
 
@@ -78,11 +80,11 @@ def options(store: MountStorage, *, writable: bool, database: str) -> Iterator[I
         yield from _nfs(store, writable=writable, database=database)
     elif store.medium is StorageMedium.SMB:
         if found.get("vers", "").startswith("1"):
-            yield rules.SMB_VERSION, Severity.MEDIUM, f"vers={found['vers']} on {store.title}"
+            yield hazard_rules.SMB_VERSION, Severity.MEDIUM, f"vers={found['vers']} on {store.title}"
         if "nobrl" in found:
-            yield rules.NO_LOCKS, _severity(database), f"nobrl on {store.title}"
+            yield hazard_rules.NO_LOCKS, _severity(database), f"nobrl on {store.title}"
         if SECRETS & found.keys() and store.host_mount is None:
-            yield rules.PASSWORD, Severity.MEDIUM, f"the password of {store.title}"
+            yield hazard_rules.PASSWORD, Severity.MEDIUM, f"the password of {store.title}"
 
 
 def _nfs(store: MountStorage, *, writable: bool, database: str) -> Iterator[Issue]:
@@ -90,19 +92,19 @@ def _nfs(store: MountStorage, *, writable: bool, database: str) -> Iterator[Issu
     soft = next((each for each in ("soft", "softerr") if each in found), None)
     if soft is not None:
         severity = Severity.HIGH if writable else Severity.LOW
-        yield rules.SOFT, severity, f"{soft} on {store.title}"
+        yield hazard_rules.SOFT, severity, f"{soft} on {store.title}"
     if "nolock" in found or found.get("local_lock", "none") != "none":
         option = "nolock" if "nolock" in found else f"local_lock={found['local_lock']}"
-        yield rules.NO_LOCKS, _severity(database), f"{option} on {store.title}"
+        yield hazard_rules.NO_LOCKS, _severity(database), f"{option} on {store.title}"
     version = nfs_version(store)
     if not version:
-        yield rules.OLD_VERSION, Severity.MEDIUM, f"no version on {store.title}, so the kernel uses version 3"
+        yield hazard_rules.OLD_VERSION, Severity.MEDIUM, f"no version on {store.title}, so the kernel uses version 3"
     elif version[0] in "23":
-        yield rules.OLD_VERSION, Severity.MEDIUM, f"version {version} on {store.title}"
+        yield hazard_rules.OLD_VERSION, Severity.MEDIUM, f"version {version} on {store.title}"
     elif version == "4.0":
-        yield rules.OLD_VERSION, Severity.LOW, f"version 4.0 on {store.title}"
+        yield hazard_rules.OLD_VERSION, Severity.LOW, f"version 4.0 on {store.title}"
     if "udp" in found or found.get("proto", "").startswith("udp"):
-        yield rules.UDP, Severity.HIGH, f"UDP on {store.title}"
+        yield hazard_rules.UDP, Severity.HIGH, f"UDP on {store.title}"
 
 
 def _severity(database: str) -> Severity:
@@ -114,8 +116,8 @@ def _database(store: MountStorage, database: str) -> Iterator[Issue]:
         return
     what = f"{database} files on {store.title}"
     if store.medium is not StorageMedium.NFS:
-        yield rules.REMOTE_DATABASE, Severity.HIGH, f"{what} ({store.medium})"
+        yield hazard_rules.REMOTE_DATABASE, Severity.HIGH, f"{what} ({store.medium})"
     elif database == "SQLite":
-        yield rules.REMOTE_DATABASE, Severity.HIGH, f"{what} (NFS)"
-    elif any(rule is not rules.OLD_VERSION for rule, _, _ in _nfs(store, writable=True, database=database)):
-        yield rules.REMOTE_DATABASE, Severity.HIGH, f"{what} (NFS with unsafe options)"
+        yield hazard_rules.REMOTE_DATABASE, Severity.HIGH, f"{what} (NFS)"
+    elif any(rule is not hazard_rules.OLD_VERSION for rule, _, _ in _nfs(store, writable=True, database=database)):
+        yield hazard_rules.REMOTE_DATABASE, Severity.HIGH, f"{what} (NFS with unsafe options)"

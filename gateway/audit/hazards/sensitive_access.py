@@ -4,13 +4,13 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator
 
-from gateway.audit import private_keys, rules
+from gateway.audit import hazard_rules, private_keys
 from gateway.audit.hazards.container_findings import on_container
-from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot, ContainerUser
 from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import as_bind, is_below, store_of
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell_commands import command
+from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSnapshot, ContainerUser
 from gateway.text_sanitizer import one_line
 
 _SYSTEM = ("/", "/bin", "/boot", "/etc", "/lib", "/lib64", "/root", "/sbin", "/usr", "/var", "/var/lib", "/home")
@@ -43,12 +43,12 @@ def _bind(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMo
     gives_socket = _SOCKETS.search(mount.source) or mount.source == snapshot.socket
     if gives_socket or mount.source in _SOCKET_DIRECTORIES or is_below(snapshot.socket, mount.source):
         what = f"{mount.source} of the host" + ("" if gives_socket else ", which contains the engine's socket")
-        yield on_container(snapshot, rules.ENGINE_SOCKET, Severity.HIGH, container, mount.path, what, without)
+        yield on_container(snapshot, hazard_rules.ENGINE_SOCKET, Severity.HIGH, container, mount.path, what, without)
     elif mount.writable and _is_system(snapshot, mount.source):
         severity = Severity.MEDIUM if _below_any(mount.source, _MODERATE_TREES) else Severity.HIGH
         fix = MountChanges(read_only=frozenset({mount.path}))
         what = f"{mount.source} of the host, writable"
-        yield on_container(snapshot, rules.WRITABLE_HOST, severity, container, mount.path, what, fix)
+        yield on_container(snapshot, hazard_rules.WRITABLE_HOST, severity, container, mount.path, what, fix)
     yield from _key(snapshot, container, mount)
 
 
@@ -82,7 +82,7 @@ def _key(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMou
         return
     severity = Severity.MEDIUM if kind == "SSH key" else Severity.LOW
     what = f"{kind} {path} of the host{'' if mount.writable else ', read-only'}"
-    yield on_container(snapshot, rules.PRIVATE_KEY, severity, container, mount.path, what, fix)
+    yield on_container(snapshot, hazard_rules.PRIVATE_KEY, severity, container, mount.path, what, fix)
 
 
 def _not_writable(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount) -> Iterator[Finding]:
@@ -98,7 +98,7 @@ def _not_writable(snapshot: AuditSnapshot, container: AuditedContainer, mount: A
     fix = command("chown", "-h", f"{user.uid}:{group}", store.host_path)
     if not store.host_path.isprintable():
         fix = "# the name of the directory contains control characters: no command is safe to print"
-    yield on_container(snapshot, rules.NOT_WRITABLE, Severity.MEDIUM, container, mount.path, what, fix)
+    yield on_container(snapshot, hazard_rules.NOT_WRITABLE, Severity.MEDIUM, container, mount.path, what, fix)
 
 
 def _belongs_to_host(path: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from gateway.backends import BackendKind, kind_of_file_system
 from gateway.errors import UsageError
 from gateway.importing.import_result import ImportResult, is_host, split_target
-from gateway.importing.model import ImportedClient
+from gateway.importing.imported_objects import ImportedClient
 from gateway.nfs.mount_options import REPLACED
 from gateway.secret_redaction import redacted
 

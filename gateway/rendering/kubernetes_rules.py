@@ -1,4 +1,4 @@
-"""Checks whether a configuration can run in the Kubernetes pods that `workload.py` renders."""
+"""Checks whether a configuration can run in the Kubernetes pods that `kubernetes_workload.py` renders."""
 
 import dataclasses
 import re

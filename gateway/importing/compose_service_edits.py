@@ -6,7 +6,7 @@ from gateway.importing.compose_gateway import ComposeGatewayConfig, volume_of
 from gateway.importing.compose_values import environment, list_of, mapping
 from gateway.importing.docker_options import read_bind
 from gateway.importing.import_result import ImportResult
-from gateway.importing.model import ImportedClient, ImportedContainer
+from gateway.importing.imported_objects import ImportedClient, ImportedContainer
 from gateway.importing.yaml_edit import YamlEdit
 
 

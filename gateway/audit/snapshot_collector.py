@@ -10,8 +10,8 @@ from typing import Any
 
 from gateway.audit.engine_responses import container_of, volumes_of
 from gateway.audit.host_files import MOUNT_TABLE, parse_mounts
-from gateway.audit.model import AuditedContainer, AuditSnapshot
 from gateway.audit.snapshot_files import with_files
+from gateway.audit.snapshot_model import AuditedContainer, AuditSnapshot
 from gateway.audit.volume_last_use import last_uses
 from gateway.docker.engine import Engine
 from gateway.docker.errors import EngineError, ErrorKind

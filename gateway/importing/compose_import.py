@@ -7,12 +7,12 @@ from typing import Any
 
 from gateway.importing.compose_file import read_compose
 from gateway.importing.compose_values import environment, list_of, mapping, words_of
+from gateway.importing.docker_commands import published
 from gateway.importing.docker_options import read_bind
-from gateway.importing.docker_run import published
 from gateway.importing.env_file import EnvFiles
 from gateway.importing.import_result import ImportResult
-from gateway.importing.model import ImportedContainer, ImportedMount
-from gateway.importing.volumes import import_volume
+from gateway.importing.imported_objects import ImportedContainer, ImportedMount
+from gateway.importing.network_mounts import import_volume
 
 
 def import_compose(
