@@ -15,8 +15,8 @@ from gateway.app.service_audit_log import ServiceAuditLog
 from gateway.app.socket_activation import PassedSockets
 from gateway.app.stale_bind_mounts import find_stale_files
 from gateway.config import Config
-from gateway.config.advice import advice
 from gateway.config.file_checks import named_files
+from gateway.config.setting_warnings import setting_warnings
 from gateway.contracts.values import Endpoint
 from gateway.errors import ConfigError, GatewayError
 from gateway.forwarding.listener import Listener
@@ -69,7 +69,7 @@ class Reloader:
         """The running tunnels, forwards and checks; None before `start`."""
         self.docker: DockerSync | None = None
         """Applies the section `docker` of each configuration to the Docker engine; None before `start`."""
-        self.advice = advice(config)
+        self.advice = setting_warnings(config)
         """Warnings about the configuration."""
         self.successful = True
         """Whether the last reload was successful."""
@@ -209,7 +209,7 @@ class Reloader:
             open_sockets(config, listeners)
             if config.log != self.config.log:
                 logs.configure(config.log.level, config.log.format)
-            previous_advice, self.advice = self.advice, advice(config)
+            previous_advice, self.advice = self.advice, setting_warnings(config)
             for warning in self.advice:
                 if warning not in previous_advice:
                     log.warning(warning)

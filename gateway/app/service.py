@@ -28,7 +28,7 @@ from gateway.app.trace_exporter import exporting
 from gateway.app.transition_observer import TransitionObserver
 from gateway.app.uplink_manager import UplinkManager
 from gateway.config import Config
-from gateway.config.advice import advice
+from gateway.config.setting_warnings import setting_warnings
 from gateway.contracts.tracing import TraceExporter
 from gateway.contracts.values import Endpoint
 from gateway.ops.events import EventLog, EventSubject, SubjectType
@@ -211,7 +211,7 @@ def run(
         GatewayError: The service cannot start.
     """
     prepare_process()
-    for warning in advice(config):
+    for warning in setting_warnings(config):
         log.warning(warning)
     with asyncio.Runner(loop_factory=RelayLoop) as runner:
         runner.run(GatewayService(config, loader, file, stamps).run(announce))

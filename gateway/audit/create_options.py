@@ -101,8 +101,8 @@ def _own(container: AuditedContainer) -> Iterator[str]:
 def _mac_address(container: AuditedContainer) -> str:
     """Return the MAC address to set on the first network; empty if the engine derived it from the IPv4 address.
 
-    Since Docker 28, the engine generates random addresses. They look like configured ones, so the new container gets
-    the same address in both cases.
+    Since Docker 28, the engine generates random addresses, which look like configured ones. The function therefore
+    returns both kinds of address.
     """
     config: Mapping[str, Any] = container.inspection.get("Config") or {}
     found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}

@@ -191,7 +191,7 @@ def _of_path(snapshot: AuditSnapshot, path: str, title: str, identity: str = "")
 
 
 def _port(options: Mapping[str, str], medium: StorageMedium) -> str:
-    """Return the port in the form that ends the name of a server in messages; empty for the default port."""
+    """Return the suffix `, port PORT` for the name of a server in messages; empty for the default port."""
     port = options.get("port", "0")
     return "" if port in ("0", _PORTS.get(medium)) else f", port {port}"
 

@@ -101,7 +101,8 @@ def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChan
     lines += [command(client, "update", "--restart", "no", name)] if policy else []
     lines += [command(client, "rename", name, old), command(client, "rename", new, name)]
     lines += [command(client, "start", name)] if container.running else []
-    # The commands to go back remove no container. They also work if the script stopped between the two renames.
+    # The commands that restore the old container remove no container. They also work if the script has stopped
+    # between the two `rename` commands.
     back = [("stop", name), ("rename", name, new), ("rename", old, name)]
     back += [("update", "--restart", "no", new), ("update", *policy, name)] if policy else []
     back += [("start", name)] if container.running else []
@@ -132,7 +133,7 @@ def _create(snapshot: AuditSnapshot, container: AuditedContainer, change: MountC
 
 
 def _first_network(container: AuditedContainer) -> str:
-    """Return the name of the network with which the container was created, even if the engine reports its ID."""
+    """Return the name of the network with which the container was created, even if the engine reports an ID."""
     mode = str((container.inspection.get("HostConfig") or {}).get("NetworkMode", ""))
     found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
     return next((name for name, endpoint in found.items() if mode == endpoint.get("NetworkID")), mode)

@@ -1,4 +1,4 @@
-"""Finds reasons why commands cannot replace a container without harm to data or other containers. Does no I/O."""
+"""Finds reasons why commands cannot replace a container without harm to data or to other containers. Does no I/O."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ _NAMESPACES = ("NetworkMode", "PidMode", "IpcMode")
 
 
 def obstacles(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChanges) -> list[str]:
-    """Return the reasons why no commands can replace the container safely; empty if they can.
+    """Return the reasons why commands cannot replace the container safely; empty if there are none.
 
     Args:
         snapshot: The snapshot, with the other containers.
@@ -39,7 +39,7 @@ def _nested(container: AuditedContainer, change: MountChanges) -> Iterator[str]:
 
 
 def _shared(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChanges) -> Iterator[str]:
-    """Yield a reason for each copied path whose data other containers also use. They would keep the old data."""
+    """Yield a reason for each copied path that other containers also use: they would continue to use the old data."""
     stores = {each.path: store_of(snapshot, each) for each in container.mounts}
     for path in change.copied:
         store = stores.get(path)
@@ -58,7 +58,7 @@ def _shared(snapshot: AuditSnapshot, container: AuditedContainer, change: MountC
 
 
 def _reads_all_volumes(snapshot: AuditSnapshot, mount: AuditedMount) -> bool:
-    """Return whether a mount is a read-only bind mount of the directory that contains all volumes, also new ones."""
+    """Return whether a mount is a read-only bind mount of the directory that contains all volumes, even new ones."""
     return not mount.writable and mount.kind == "bind" and is_below(snapshot.volume_directory, mount.source)
 
 
@@ -71,7 +71,7 @@ def _is_same(one: MountStorage, other: MountStorage) -> bool:
 
 
 def _dependants(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterator[str]:
-    """Yield a reason if other containers use a namespace of the container. They would lose the namespace."""
+    """Yield a reason if other containers use a namespace of the container: they would lose the namespace."""
     names = sorted(
         other.name
         for other in _others(snapshot, container)

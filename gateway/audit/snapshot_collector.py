@@ -20,7 +20,7 @@ from gateway.text_sanitizer import one_line
 
 _PARALLEL = 8
 _COMPARING = 15.0
-"""Timeout in seconds for all requests for the changed files of containers together."""
+"""Total time in seconds for all requests for the changed files of containers."""
 _REMOVED = 2
 """The value of `Kind`, in the engine's list of changes, for a removed file."""
 
@@ -30,7 +30,7 @@ class AuditScope:
     """The scope of an audit: the containers and backends of the gateway, and the host whose files can be read.
 
     Args:
-        forwards: The name of the gateway's backend for each listener port.
+        forwards: For each port on which the gateway listens, the name of the backend.
         socket: The path of the engine's socket; empty if this host has no socket of the engine.
         is_local: Whether the engine runs on this host.
         mounts: The mount table of the engine's host; None to read the table of this host if the engine runs here.
@@ -78,7 +78,8 @@ async def take_snapshot(engine: Engine, scope: AuditScope) -> AuditSnapshot:
         each.name: replace(each, last_use=uses.get(each.name, ""))
         for each in volumes_of(volume_list or {}, usage or {})
     }
-    # The engine behind a local socket can run in a virtual machine, as in Docker Desktop, or on another host.
+    # Even with a local socket, the engine can run in a virtual machine, as in Docker Desktop, or on another host.
+    # Therefore, also compare the host names.
     is_here = scope.is_local and not mounted_id() and (info or {}).get("Name") == socket.gethostname()
     table = MOUNT_TABLE.read_text() if scope.mounts is None and is_here else scope.mounts
     data = str((info or {}).get("DockerRootDir") or "")
@@ -142,7 +143,7 @@ class _OptionalRequests:
     async def get(self, path: str, missing: str, **params: Any) -> Any:
         """Return the response to a GET request.
 
-        Return None if a proxy refuses the request, or if the engine does not support it or respond in time.
+        Return None if a proxy refuses the request, or if the engine does not support it or does not respond in time.
 
         Args:
             path: The path below the API version.

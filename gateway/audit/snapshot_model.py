@@ -162,7 +162,7 @@ class AuditSnapshot:
     Args:
         containers: The containers.
         volumes: The volumes by name.
-        forwards: The name of the gateway's backend for each listener port.
+        forwards: For each port on which the gateway listens, the name of the backend.
         host_mounts: The mount table of the engine's host; None if it is not known.
         paths: The mounted files and directories of the host, by path, except those on network file systems.
         unchecked: Messages about data that the audit could not read, and about the hazards that it therefore cannot
@@ -186,5 +186,5 @@ class AuditSnapshot:
 
     @cached_property
     def mounts_by_point(self) -> dict[str, HostMount]:
-        """The mount table of the engine's host by mount point. For each path, it contains only the last mount."""
+        """The mount table of the engine's host by mount point, with only the last mount at each mount point."""
         return {each.point: each for each in self.host_mounts or ()}

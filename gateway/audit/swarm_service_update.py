@@ -11,8 +11,9 @@ NODE_LABEL = "com.docker.swarm.node.id"
 def service_update(service: str, container: AuditedContainer, change: MountChanges, client: str) -> str:
     """Return commands that change the mounts of a service.
 
-    If the change copies data, the commands only save the data of this task, because an update starts new tasks with
-    empty volumes, possibly on other nodes. Comments then contain the remaining steps.
+    If the change requires copying data, the returned commands only back up the data of `container`, and do not update
+    the service: an update would start new tasks with empty volumes, possibly on other nodes. The remaining steps are
+    added as shell comments.
 
     Args:
         service: The name of the service.

@@ -72,15 +72,15 @@ def validate(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, .
     from gateway.app.ops_settings import file_problems  # noqa: PLC0415 - slow to import
     from gateway.app.trace_exporter import trace_problems  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
-    from gateway.config.advice import advice  # noqa: PLC0415 - slow to import
     from gateway.config.file_checks import check_files, exposed_fleet_token  # noqa: PLC0415 - slow to import
+    from gateway.config.setting_warnings import setting_warnings  # noqa: PLC0415 - slow to import
 
     config = load(config_sources(file, tunnels, backends, settings))
     problems = file_problems(config) + trace_problems(config) + check_files(config)
     if problems:
         raise ConfigError(problems)
     for sentence in (
-        *advice(config),
+        *setting_warnings(config),
         *(f"{each.key}: {each.message}" for each in exposed_fleet_token(config)),
         *credential_expiry.expiry_warnings(credential_expiry.read_credentials(config), time.time()),
     ):

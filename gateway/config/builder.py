@@ -1,4 +1,4 @@
-"""Builds a `Config` from the parsed tree. The kind of a tunnel or backend determines which keys it can have."""
+"""Builds a `Config` from a parsed configuration. Each kind of tunnel and each kind of backend has its own keys."""
 
 from collections.abc import Mapping
 from typing import Any

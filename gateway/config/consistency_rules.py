@@ -1,4 +1,4 @@
-"""Checks rules that concern several parts of a configuration, such as references and conflicts between listeners."""
+"""Checks rules that concern several sections of a configuration, such as two listeners on the same address."""
 
 import contextlib
 import ipaddress
@@ -17,7 +17,7 @@ from gateway.errors import ConfigProblem
 
 
 def check_rules(config: Config, root: ParsedMapping, problems: list[ConfigProblem]) -> None:
-    """Add a problem for each violation of a rule to `problems`.
+    """Check the rules that concern several sections, and add a problem for each violation.
 
     The function reads references and listeners from the tree, because `config` does not contain invalid parts.
 
@@ -133,13 +133,13 @@ def conflict(one: Endpoint, other: Endpoint) -> bool:
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    with contextlib.suppress(ValueError):  # a host name has no address without a lookup
+    with contextlib.suppress(ValueError):  # return None for a host name, because the checks resolve no names
         return ipaddress.ip_address("127.0.0.1" if host == "localhost" else host.partition("%")[0])
     return None
 
 
 def _place(root: ParsedMapping, *path: str) -> str:
-    """Return the file, line and column of the value at `path` or, if it is absent, of the nearest parent."""
+    """Return the file, line and column of the value at `path`. If it is absent, return those of the parent."""
     place, table = root.place, root
     for name in path:
         if name not in table.entries:

@@ -1,4 +1,4 @@
-"""Decodes the parsed tree into frozen dataclasses, as their type hints require. Collects all problems."""
+"""Converts a parsed configuration to frozen dataclasses, based on their type hints. Collects all problems."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ INVALID = InvalidValue()
 
 
 class Decoder:
-    """Decodes values of a parsed tree.
+    """Decodes the values of a parsed configuration.
 
     Args:
         problems: The list to which problems are added.
@@ -55,8 +55,8 @@ class Decoder:
             tree: The value.
             hint: The type hint of the dataclass field.
             key: The dotted key of the value, for messages.
-            shorthand: The only field to set if the hint is a dataclass and the value is not a mapping. None: the
-                value must be a mapping.
+            shorthand: If the hint is a dataclass, the name of the field that a value sets if it is not a mapping. For
+                example, `allow: [10.0.0.0/8]` sets the field `networks`. None: the value must be a mapping.
 
         Returns:
             The value. If it is not valid, the method adds a problem and returns `INVALID`.
@@ -211,7 +211,7 @@ class Decoder:
 
 
 def at_key(places: Mapping[str, str], place: str, key: str, message: str) -> ConfigProblem:
-    """Convert a message about a mapping to a problem with the most precise place.
+    """Return a problem with the place of the key that a message is about, or with the place of the whole mapping.
 
     Args:
         places: The file, line and column of each value, by dotted key.
@@ -229,7 +229,7 @@ def at_key(places: Mapping[str, str], place: str, key: str, message: str) -> Con
 def _alternative(tree: Tree, arguments: tuple[Any, ...]) -> Any:
     """Return the union of those types in `arguments` that can match the tree.
 
-    If the types include dataclasses and others, a mapping matches the dataclasses, and any other tree the others.
+    If only some of the types are dataclasses, a mapping can match only these, and any other value only the rest.
     """
     rest = [each for each in arguments if each is not type(None)]
     records = [each for each in rest if dataclasses.is_dataclass(each)]

@@ -10,7 +10,8 @@ from gateway.errors import ConfigProblem
 
 PREFIX = "GATEWAY_"
 URL_FLAGS = ("tunnel", "backend")
-"""The flags that define a tunnel or backend by a URL. Variables such as `GATEWAY_TUNNEL_BASTION` replace them."""
+"""The flags that define a tunnel or backend by a URL. Variables such as `GATEWAY_TUNNEL_BASTION` have the same
+effect."""
 OTHER_VARIABLES = {
     "GATEWAY_CONFIG": "The configuration file, like `-c`; in the Compose examples for swarms, a version number.",
     "GATEWAY_OPS_CA_FILE": "Certificate authorities for `--url`, for commands that connect to a service.",
@@ -25,7 +26,7 @@ _SIMILAR = 0.7
 
 
 def setting_names() -> dict[str, tuple[str, ...]]:
-    """Return the path of each key that has a flag, such as `{"ops-tls-key-file": ("ops", "tls", "key_file")}`.
+    """Return the key that each flag sets, as a path: `{"ops-tls-key-file": ("ops", "tls", "key_file")}`, for example.
 
     For keys of the section `gateway`, the flag has no prefix: `state-dir`, not `gateway-state-dir`.
     """
@@ -92,6 +93,6 @@ def _hint(name: str, settings: list[str]) -> str:
 
 
 def _is_of_service(name: str, environment: Mapping[str, str]) -> bool:
-    """Return whether Kubernetes set this variable for a Service. Kubernetes then also sets `…_SERVICE_HOST`."""
+    """Return whether Kubernetes set a variable for a Service: if so, the variable `…_SERVICE_HOST` is also set."""
     match = _KUBERNETES.fullmatch(name)
     return match is not None and f"{match[1]}_SERVICE_HOST" in environment

@@ -105,7 +105,7 @@ def load(sources: ConfigSources, *, serves: bool = True) -> Config:
 
 
 def _variables(sources: ConfigSources, text: str) -> tuple[str, ...]:
-    """Return the names of the environment variables that the configuration uses, including references in the file."""
+    """Return the names of the environment variables that set a key, or to which the file or a URL refers."""
     used = {variable_of(name) for name in setting_names()}
     urls = [variable for flag in _EXAMPLES for variable in url_variables(sources.environment, flag)]
     used |= {*urls, *references(text), *(name for each in urls for name in references(sources.environment[each]))}
@@ -131,7 +131,7 @@ def _flags(sources: ConfigSources) -> tuple[str, ...]:
 
 
 def _for_display(problems: list[ConfigProblem], redactor: Redactor) -> list[ConfigProblem]:
-    """Redact and sort the problems. If there are more than `_MAX_PROBLEMS`, replace the rest by their number."""
+    """Redact and sort the problems. Replace all problems after the first `_MAX_PROBLEMS` with the number of them."""
     ordered = sorted(problems, key=_order)
     rest = len(ordered) - _MAX_PROBLEMS
     shown = [replace(each, message=redactor.redact(each.message, each.place)) for each in ordered[:_MAX_PROBLEMS]]
@@ -141,7 +141,7 @@ def _for_display(problems: list[ConfigProblem], redactor: Redactor) -> list[Conf
 def _put_setting(
     root: ParsedMapping, path: tuple[str, ...], place: str, text: str, problems: list[ConfigProblem]
 ) -> None:
-    """Add the value of a flag or variable to the tree. Commas in the value separate the items of a list."""
+    """Add the value of a flag or variable to the tree. If the key is a list, commas separate the items."""
     value: ParsedScalar | ParsedSequence = ParsedScalar(place, text or None)
     if is_list(dict(hints_by_key(SECTIONS[path[0]]))[".".join(path[1:])]):
         value = ParsedSequence(place, [ParsedScalar(place, each.strip()) for each in text.split(",") if each.strip()])

@@ -1,4 +1,4 @@
-"""Decodes single values to the type that their key requires. Hides values from the environment in errors."""
+"""Decodes single values to the type that their key requires. Hides values of environment variables in errors."""
 
 import os
 from collections.abc import Callable, Mapping

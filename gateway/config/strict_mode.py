@@ -19,7 +19,7 @@ from gateway.relay.resolver import is_loopback
 
 @dataclass(frozen=True)
 class StrictModeViolation:
-    """An insecure setting in a configuration, with its place and remedy.
+    """A setting that strict mode refuses because it is insecure, with its place and remedy.
 
     Args:
         problem: The place and the key of the setting, and the remedy.
@@ -121,9 +121,9 @@ RULES: tuple[Callable[[Config], Iterator[StrictFinding]], ...] = (
 
 
 def _encrypted(config: Config, via: Collection[str], inside: frozenset[str] = frozenset()) -> bool:
-    """Return whether traffic is encrypted, whichever tunnel of `via` carries it.
+    """Return whether traffic is encrypted through each tunnel in `via`. Return False for a direct connection.
 
-    A tunnel counts as encrypted if it encrypts traffic itself, or if it runs inside encrypted tunnels.
+    Traffic through a tunnel is encrypted if the tunnel encrypts it, or if the tunnel runs inside encrypted tunnels.
 
     Args:
         config: The valid parts of a configuration. Its tunnels can form a loop.

@@ -63,7 +63,7 @@ def parse_yaml(
         text: The content of the file.
         problems: The list to which problems are added.
         environment: The environment variables.
-        used: The dictionary to which the function adds each expanded value, with its reference. See `expand`.
+        used: Maps each expanded value to its reference; see `expand`. The function adds entries.
         unset: The error message if the file refers to a variable that is not set. `{name}` in the message is replaced
             by the name of the variable.
     """

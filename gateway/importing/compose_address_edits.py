@@ -1,4 +1,4 @@
-"""Changes a service in a Compose file so that its environment variables contain the address of its backend."""
+"""Edits the environment variables of services in a Compose file so that they contain the addresses of backends."""
 
 import re
 
@@ -32,7 +32,7 @@ def change_address(edit: YamlEdit, client: ImportedClient, found: ComposeGateway
     on_host = container.network == "host"
     host = "127.0.0.1" if on_host else client.backend
     if client.host in result.replaced_names() and not on_host:
-        host = client.host  # the gateway's service has the names of the containers that it replaces as aliases
+        host = client.host  # an alias of the gateway's service, which replaces the container with this name
     variable, *rest = client.variables
     if base := _base(edit, container.name, variable):
         others = [each for each in result.clients if each.container is not None and each.container.name == base]
@@ -79,7 +79,8 @@ def _change_url(
     new = None
     if server is not None and written is not None:
         new = replaced(written, *server.span(), address, lambda each: container.references.get(each, ""))
-    elif server is not None and hide_secrets(old) == old:  # the URL is in an env file, which `environment` overrides
+    elif server is not None and hide_secrets(old) == old:
+        # The URL is in an env file. Set the variable in `environment`, which takes precedence.
         new = (old[: server.start()] + address + old[server.end() :]).replace("$", "$$")
     if new is None:
         shown = server[0] if server is not None else "host and port"

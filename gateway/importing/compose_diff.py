@@ -94,7 +94,7 @@ def _edit(text: str, name: str, *, has_services: bool) -> YamlEdit:
 
 
 def _relative(changes: list[tuple[str, str, str]], folder: str, result: ImportResult) -> list[tuple[str, str, str]]:
-    """Make paths relative to `folder` if patch(1) would refuse them, because they are absolute or contain `..`.
+    """If `folder` is absolute or contains `..`, make the paths relative to it, because patch(1) would refuse them.
 
     Args:
         changes: The path, the old content and the new content of each file in `folder`.
@@ -209,7 +209,7 @@ def _networks(edit: YamlEdit, result: ImportResult, found: ComposeGatewayConfig)
     aliases = [*found.backends, *result.replaced_names()]
     found_: dict[str, Any] = {name: {"aliases": list(dict.fromkeys(aliases))} for name in used or ["default"]}
     if "default" not in found_ and all(edit.get("networks", name, "internal") for name in found_):
-        found_["default"] = {}  # internal networks have no route to the tunnels' servers
+        found_["default"] = {}  # unlike internal networks, this network has a route to the tunnels' servers
     return found_
 
 

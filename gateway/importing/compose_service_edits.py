@@ -85,8 +85,8 @@ def _change_dependencies(
 ) -> None:
     """Make a service depend on the gateway if it needs the gateway, or if it depends on a replaced service.
 
-    Dependencies on replaced services are removed. The new `depends_on` is a mapping, because only a mapping can make
-    Compose wait until the gateway is healthy.
+    The function removes dependencies on replaced services. The new `depends_on` is a mapping, because only a mapping
+    can make Compose wait until the gateway is healthy.
     """
     path = ("services", container.name, "depends_on")
     needs = edit.get(*path)

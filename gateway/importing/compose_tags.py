@@ -28,7 +28,7 @@ RESET: Final = _Reset()
 
 
 class ComposeLoader(LimitedLoader):
-    """Loads YAML like `LimitedLoader`, and returns `RESET` or a `OverrideValue` for values with a tag of Compose."""
+    """Loads YAML like `LimitedLoader`, and returns `RESET` or an `OverrideValue` for tagged values."""
 
     def construct_override(self, node: yaml.Node) -> OverrideValue:
         """Return the value of a node that has the tag `!override`."""
@@ -43,7 +43,7 @@ ComposeLoader.add_constructor("!reset", lambda _loader, _node: RESET)
 
 
 def without_tags(value: Any) -> Any:
-    """Return a value without tags: omit keys and list items with `!reset`, and keep the values with `!override`."""
+    """Return a value without tags: omit keys and list items with `!reset`, and unwrap each `OverrideValue`."""
     if isinstance(value, OverrideValue):
         return without_tags(value.value)
     if isinstance(value, dict):

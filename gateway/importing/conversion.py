@@ -136,7 +136,7 @@ def _import_env_files(given: Sequence[tuple[ImportSource, str]], files: EnvFiles
 
 
 def _keep_shared_networks(result: ImportResult) -> None:
-    """Do not replace a VPN container if another container shares its network, but has no imported backend.
+    """Mark a VPN container as not replaced if another container shares its network, but has no imported backend.
 
     Without the VPN container, the other container would lose its network.
     """

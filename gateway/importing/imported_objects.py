@@ -32,7 +32,7 @@ class SshCommandContext:
 
     Args:
         where: The name of the command in notes.
-        names: Returns the host names and ports at which clients reach a listener, for the port of the listener.
+        names: Returns, for the port of a listener, the host names and ports at which clients reach the listener.
         path: Converts a path in the command to a path on the host.
         in_container: Whether the command runs in a container.
     """
@@ -69,7 +69,7 @@ class ImportedContainer:
         image: The image.
         command: The words of the entrypoint and the command.
         environment: The environment variables.
-        references: The values of the variables to which the Compose file can refer, from `.env` files.
+        references: The variables from `.env` files, to which the Compose file can refer.
         mounts: The mounts.
         network: The network mode: `host`, `service:NAME` or `container:NAME`; empty if the container is on networks.
         aliases: Additional host names at which other containers reach the container.
@@ -179,7 +179,7 @@ class ImportedClient:
         port: The port that the client connects to.
         more: Additional targets of the backend, as `host:port`.
         keys: Additional configuration keys of the backend.
-        via: The name of the tunnel that the client itself opens; None if the client opens no tunnel.
+        via: The name of the tunnel that the client opens, or of the VPN whose network it shares; else, None.
         container: The container that is the client; None if the client is a process or the kernel of this host.
         login: The names of all variables that contain the address, or the user or password for the health check.
         variables: The names of the variables that contain host and port. The Compose diff changes their values.

@@ -31,7 +31,7 @@ _CORKSCREW = re.compile(r"corkscrew\s+(\S+)\s+(\d+)\s+%h\s+%p")
 
 @dataclass(frozen=True)
 class JumpOrProxy:
-    """A `ProxyCommand` that connects through a jump host or a proxy.
+    """The jump host or the proxy through which a `ProxyCommand` connects.
 
     Args:
         jump: The jump host; empty if the command uses no jump host.
@@ -83,7 +83,7 @@ class ProxyCommandProgram:
 
 
 def program(command: str, alias: str) -> ProxyCommandProgram:
-    """Convert a `ProxyCommand` that is neither a jump host nor a proxy.
+    """Convert a `ProxyCommand` that uses neither a jump host nor a proxy.
 
     Args:
         command: The command, which ssh passes to a shell.

@@ -117,7 +117,7 @@ def _commands(text: str, notes: list[str]) -> Iterator[list[str]]:
 
 
 def _tokens(text: str, notes: list[str]) -> Iterator[str | None]:
-    """Yield words, and None between commands. Skip redirections, and skip here-documents with a note.
+    """Yield words, and None between commands. Skip redirections and here-documents. Add a note on each here-document.
 
     If a word starts with a single quote, prefix it with a null character. The caller then replaces no variables in
     this word.

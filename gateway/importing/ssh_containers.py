@@ -49,7 +49,7 @@ def import_tunnel(container: ImportedContainer, result: ImportResult) -> bool:
 
 
 def container_context(container: ImportedContainer, result: ImportResult) -> SshCommandContext:
-    """Return the context of an ssh command in a container. It converts ports and paths to those of the host."""
+    """Return the context of an ssh command in a container. The context converts ports and paths to the host's."""
 
     def names(port: int) -> set[tuple[str, int]]:
         found = {(name, port) for name in container.names}

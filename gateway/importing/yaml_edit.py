@@ -192,7 +192,7 @@ class YamlEdit:
             node = self._entry(node, path[:length])[1]
 
     def _in_flow(self, path: KeyPath) -> bool:
-        """Return whether a value is inside `{…}` or `[…]`. If so, mark the outermost one for rewriting."""
+        """Return whether a value is inside `{…}` or `[…]`. If so, mark the outermost collection to be rewritten."""
         node = self._root
         for index, key in enumerate(path):
             if isinstance(node, yaml.CollectionNode) and node.flow_style:
@@ -211,7 +211,7 @@ class YamlEdit:
 
         Args:
             node: The node.
-            otherwise: The position to use if the node is empty, so that its own end is earlier.
+            otherwise: The position from which to search for the end of the line if an empty node ends earlier.
         """
         while isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
             last = node.value[-1]

@@ -19,8 +19,8 @@ def env(config: Config, host: str | None) -> list[str]:
 
     Args:
         config: The configuration.
-        host: The address at which containers reach the gateway. None: use each backend's name, which resolves to the
-            gateway on its Docker networks.
+        host: The address at which containers reach the gateway. None: use the name of each backend, which resolves to
+            the gateway's address on the Docker networks that the gateway shares with the containers.
     """
     lines = []
     for name, port in _ports(config):

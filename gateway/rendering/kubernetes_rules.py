@@ -24,7 +24,7 @@ _LONGEST_SERVICE_NAME = 63
 
 
 def validate(config: Config, name: str, *, services: bool) -> None:
-    """Check whether the manifests can run a configuration.
+    """Check that the rendered manifests can run a configuration.
 
     Args:
         config: The configuration.
@@ -93,7 +93,7 @@ def needs_secret(config: Config) -> bool:
 
 
 def privileged_ports(config: Config) -> list[int]:
-    """Return the listener ports that unprivileged processes can use only with a sysctl (ip(7))."""
+    """Return the listener ports that need the sysctl `net.ipv4.ip_unprivileged_port_start` (ip(7))."""
     addresses = [each for spec in config.backends.values() for each in spec.listen if not each.is_unix]
     return sorted({each.port for each in addresses if each.port < FIRST_UNPRIVILEGED_PORT})
 

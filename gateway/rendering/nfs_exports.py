@@ -1,4 +1,4 @@
-"""Renders the lines that file servers need in /etc/exports to accept mounts through the gateway. Does no I/O."""
+"""Renders the lines that NFS servers need in /etc/exports to accept mounts through the gateway. Does no I/O."""
 
 import ipaddress
 import re

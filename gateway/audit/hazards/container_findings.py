@@ -1,4 +1,4 @@
-"""Iterates over mounts, and creates findings about containers, for the other modules. Does no I/O."""
+"""Provides functions that create findings about containers, for the other modules in this package. Does no I/O."""
 
 from collections.abc import Iterator
 

@@ -17,7 +17,7 @@ _MOST_NAMES = 5
 
 
 def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
-    """Yield a finding for each mount that hides files, and for each mounted file that was replaced."""
+    """Yield a finding for each mount that hides files, and for each mounted file that was replaced on the host."""
     for container in snapshot.containers:
         for mount in container.mounts:
             if mount.hides:
@@ -37,7 +37,7 @@ def _hides(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedM
 
 
 def _copy_missing(client: str, container: AuditedContainer, mount: AuditedMount, title: str) -> str:
-    """Return commands that copy the entries of the image that a mount hides to the mounted directory.
+    """Return commands that copy those files of the image that a mount hides to the mounted directory.
 
     The commands write from inside a container, where symbolic links cannot lead to other files of the host.
     """
@@ -63,7 +63,7 @@ def _copy_missing(client: str, container: AuditedContainer, mount: AuditedMount,
 
 
 def _has_program(container: AuditedContainer, path: str) -> bool:
-    """Return whether the image's program, an argument of it, or its working directory is below a path."""
+    """Return whether the image's program, a program argument, or the image's working directory is below a path."""
     config = container.defaults
     words = (*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ()), config.get("WorkingDir") or "")
     return any(is_below(str(each), path) for each in words)

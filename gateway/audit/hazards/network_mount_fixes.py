@@ -12,7 +12,8 @@ from gateway.nfs.mount_options import REPLACED
 from gateway.text_sanitizer import one_line
 
 _SMB_VERSION = "3"
-"""The value of `vers` that selects the latest SMB version, at least 3.0, of client and server (mount.cifs(8))."""
+"""The value of `vers` that selects the latest SMB version, 3.0 or later, that client and server support
+(mount.cifs(8))."""
 _LOGIN = {"user", "username", "pass", "passwd", "password", "password2"}
 """Mount options that can be in a credentials file instead (mount.cifs(8))."""
 _UNSAFE_IN_FSTAB = re.compile(r"[\s\\#]")
@@ -83,9 +84,10 @@ def after_mount(mount: HostMount) -> str:
 
 
 def changed_options(mount: HostMount) -> str:
-    """Return the steps to make the options of an SMB mount of the host safe, as comments of a shell script.
+    """Return shell comments with the steps that make the options of the host's SMB mount safe.
 
-    They are not commands, because the audit does not know whether fstab or a systemd unit defines the mount.
+    The function returns no commands, because the audit does not know whether fstab or a systemd unit defines the
+    mount.
     """
     point, is_old = command(one_line(mount.point)), mount.options.get("vers", "").startswith("1")
     changes = [f"set vers={_SMB_VERSION}"] if is_old else []
@@ -98,7 +100,7 @@ def changed_options(mount: HostMount) -> str:
 
 
 def host_mount(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountStorage) -> str:
-    """Return commands that replace a volume that contains a password. The host mounts the share instead.
+    """Return commands that replace a volume whose options contain a password. The host mounts the share instead.
 
     The host's mount reads the password from a credentials file. A volume cannot use such a file: only mount.cifs(8)
     reads it, and the engine calls mount(2) directly.

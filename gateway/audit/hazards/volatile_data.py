@@ -19,7 +19,8 @@ _SMALL = 1 << 20
 """Minimum size in bytes to report a layer without database files. Smaller ones usually contain only logs or locks."""
 _SHARED = {"/app", "/bin", "/etc", "/home", "/lib", "/opt", "/root", "/run", "/srv", "/tmp", "/usr", "/var",  # noqa: S108
            "/usr/src/app", "/var/lib", "/var/log", "/var/run", "/usr/local"}  # fmt: skip
-"""Directories that no volume must replace: they contain files of the image, or programs expect them to be empty."""
+"""Directories that must not be moved to a volume: they contain files of the image, or programs expect them to be
+empty."""
 _SET_BY_ENGINE = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/etc/mtab", "/.dockerenv")
 
 
@@ -59,7 +60,7 @@ def _layer(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterator[Fin
 
 
 def _main_directory(written: Mapping[str, int]) -> str:
-    """Return the deepest directory that contains more than half of the total bytes of the files."""
+    """Return the deepest directory that contains more than half of all written bytes."""
     sizes: dict[str, int] = {}
     for name, size in written.items():
         directory = posixpath.dirname(name)

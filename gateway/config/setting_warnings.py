@@ -10,7 +10,7 @@ from gateway.docker.peers.tls_contexts import NOT_SUPPORTED, SUPPORTED
 from gateway.relay.resolver import is_address
 
 
-def advice(config: Config) -> list[str]:
+def setting_warnings(config: Config) -> list[str]:
     """Return warnings about a configuration. Each warning names the key and the remedy."""
     weak = [f"{each.problem.key}: {each.problem.message}" for each in strict_mode_violations(config) if each.advised]
     return [
@@ -71,7 +71,7 @@ def _no_effect(config: Config) -> Iterator[str]:
 
 
 def _at(config: Config, key: str) -> str:
-    """Return the start of a warning: the file and line (or the variable or flag) of a key if known, and the key."""
+    """Return the prefix of a warning about a key: the place of the key if the place is known, and the key."""
     return ": ".join(filter(None, (config.places.get(key), key)))
 
 
@@ -92,7 +92,7 @@ def _grants_without_label(config: Config) -> Iterator[str]:
 
 
 def _specific_to_kinds(config: Config) -> Iterator[str]:
-    """Yield the warnings that are specific to a kind of tunnel or backend. The module of each kind defines them."""
+    """Yield the warnings that the modules of the configured tunnel kinds and backend kinds define."""
     for name, tunnel in config.tunnels.items():
         for warning in tunnel.kind.advice(tunnel.options):
             key, _, message = warning.partition(": ")
