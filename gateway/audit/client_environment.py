@@ -40,5 +40,4 @@ def _selection(options: DockerOptions, default_host: str, client: str) -> str:
 
 
 def _runs(fix: str, client: str) -> bool:
-    """Return whether the commands of a fix call the client."""
     return any(f"{client} " in line for line in fix.splitlines() if not line.startswith("#"))

@@ -120,7 +120,7 @@ def _chosen(address: Any, endpoint: Mapping[str, Any]) -> str:
 
 
 def _command(container: AuditedContainer) -> tuple[list[str], list[str]]:
-    """Return the option `--entrypoint` if needed, and the arguments after the image on the command line."""
+    """Return the option `--entrypoint` if the image has another entrypoint, and the arguments after the image."""
     config: Mapping[str, Any] = container.inspection.get("Config") or {}
     command = [str(each) for each in config.get("Cmd") or ()]
     entrypoint = [str(each) for each in config.get("Entrypoint") or ()]

@@ -121,7 +121,6 @@ def user_of(host: HostFiles, layers: Iterable[str], given: str, more_groups: Ite
 
 
 def _is_id(text: str) -> bool:
-    """Return whether a string is a number that can be the ID of a user or group."""
     return re.fullmatch("[0-9]{1,10}", text) is not None
 
 

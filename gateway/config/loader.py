@@ -131,7 +131,7 @@ def _flags(sources: ConfigSources) -> tuple[str, ...]:
 
 
 def _for_display(problems: list[ConfigProblem], redactor: Redactor) -> list[ConfigProblem]:
-    """Redact and sort the problems. Replace all problems after the first `_MAX_PROBLEMS` with the number of them."""
+    """Redact and sort the problems. Replace those after the first `_MAX_PROBLEMS` with their number."""
     ordered = sorted(problems, key=_order)
     rest = len(ordered) - _MAX_PROBLEMS
     shown = [replace(each, message=redactor.redact(each.message, each.place)) for each in ordered[:_MAX_PROBLEMS]]

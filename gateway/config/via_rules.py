@@ -26,7 +26,7 @@ def via_problems(root: ParsedMapping) -> Iterator[ConfigProblem]:
 
 
 def _vias(table: ParsedMapping, key: str) -> Iterator[tuple[str, Tree]]:
-    """Yield the key and the value of each `via` in a tunnel or backend, including those of its targets."""
+    """Yield the key and the value of each `via` in a tunnel or backend, including the targets of a backend."""
     if "via" in table.entries:
         yield f"{key}.via", table.entries["via"][1]
     targets = table.entries.get("targets", ("", None))[1]

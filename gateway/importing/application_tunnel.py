@@ -51,7 +51,6 @@ def own_tunnel(
 
 
 def _login(container: ImportedContainer, result: ImportResult) -> dict[str, Any]:
-    """Return the configuration keys for the login to the tunnel's server. Add notes on files to create."""
     keys: dict[str, Any] = {}
     context, variable = container_context(container, result), container.variable
     path = variable(*_KEYS)

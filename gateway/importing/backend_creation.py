@@ -111,7 +111,7 @@ def _add_direct(client: ImportedClient, result: ImportResult) -> None:
 
 
 def _free_listener(listen: str, where: str, result: ImportResult) -> str:
-    """Return the listener. If another backend uses its port, replace the port by the next free one.
+    """Return the listener. If another backend uses its port, replace the port with the next free one.
 
     Args:
         listen: The listener: `host:port` or the path of a unix socket.

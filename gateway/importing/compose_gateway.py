@@ -105,7 +105,7 @@ def _listener(
 
 
 def _move_files(name: str, keys: dict[str, Any], found: ComposeGatewayConfig) -> None:
-    """Define a Compose secret for each file path in the keys of a tunnel or backend, and use the secret's path.
+    """Define a Compose secret for each file path in the keys of a tunnel or backend, and change the path.
 
     Args:
         name: The name of the tunnel or backend, for the names of the secrets.

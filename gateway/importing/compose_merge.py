@@ -74,14 +74,13 @@ def merged(base: Any, override: Any, *path: str) -> Any:
 
 
 def _environment(base: Any, override: Any, where: str) -> dict[str, str]:
-    """Return the merged environment variables of a service, without those that the override file resets."""
     reset = [name for name, each in override.items() if each is RESET] if isinstance(override, dict) else []
     variables = environment(base, where) | environment(without_tags(override), where)
     return {name: text for name, text in variables.items() if name not in reset}
 
 
 def _mapping(value: Any, path: tuple[str, ...]) -> dict[str, Any]:
-    """Return a mapping. Convert a list of names, as in `networks` or `depends_on`, to a mapping without values."""
+    """Return a mapping. Convert a list of names, as in `networks`, to a mapping with the values None."""
     return dict.fromkeys(map(str, value)) if isinstance(value, list) else mapping(value, ".".join(path))
 
 

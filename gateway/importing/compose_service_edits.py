@@ -69,7 +69,6 @@ def change_service(edit: YamlEdit, container: ImportedContainer, replaced: set[s
 
 
 def _remove_links(edit: YamlEdit, container: ImportedContainer, replaced: set[str]) -> None:
-    """Remove links to services that the gateway replaces."""
     aliases = [alias for alias, name in container.links.items() if name in replaced]
     links = edit.get("services", container.name, "links")
     if aliases and isinstance(links, list):
@@ -101,7 +100,6 @@ def _change_dependencies(
 
 
 def _mounts(container: ImportedContainer, result: ImportResult) -> bool:
-    """Return whether a container mounts a volume that the import converts to a backend."""
     volumes = {client.volume_key or client.volume for client in result.clients if client.volume and client.backend}
     return any(mount.source in volumes for mount in container.mounts)
 

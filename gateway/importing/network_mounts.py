@@ -95,7 +95,6 @@ def _replaced_options(options: str) -> list[str]:
 
 
 def _split_server(server: str, kind: BackendKind) -> tuple[str, int]:
-    """Split the server of a volume into host and port. If the port is absent, use the default port of the kind."""
     host = server.removeprefix("[").removesuffix("]")
     return (host, kind.default_port) if kind.default_port and is_host(host) else split_target(server)
 

@@ -127,7 +127,6 @@ def _schedule(words: list[str]) -> dict[str, str]:
 
 
 def _note_other(words: list[str], source: str, result: ImportResult) -> None:
-    """Add a note on a command that is not imported."""
     if words != ["done"]:
         printed = words[0] in ("echo", "printf")  # hide the arguments, because a script can pipe a secret
         result.add_note(f"{source}`{f'{words[0]} …' if printed else redacted(words)}`: not imported")

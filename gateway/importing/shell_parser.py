@@ -81,7 +81,7 @@ def read_script(text: str) -> ShellScript:
 
 
 def _joined_lines(text: str, notes: list[str]) -> str:
-    """Join continuation lines. Correct mistakes such as a space after the backslash, and add a note on each."""
+    """Join continuation lines. Correct mistakes such as a space after a backslash, with a note on each mistake."""
     joined: list[str] = []
     continued = False
     for number, line in enumerate(text.splitlines(), 1):

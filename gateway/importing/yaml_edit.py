@@ -184,7 +184,6 @@ class YamlEdit:
         )
 
     def _refuse_anchors(self, path: KeyPath) -> None:
-        """Raise `UsageError` if a value comes from an alias or a merge key."""
         node = self._root
         for length in range(1, len(path) + 1):
             if path[:length] in self._created:
@@ -203,7 +202,6 @@ class YamlEdit:
         return False
 
     def _lines(self, key: yaml.Node, value: yaml.Node) -> tuple[int, int]:
-        """Return the positions at which the lines of an entry begin and end."""
         return self._text.rfind("\n", 0, key.start_mark.index) + 1, self._end(value, key.end_mark.index)
 
     def _end(self, node: yaml.Node, otherwise: int) -> int:

@@ -70,7 +70,6 @@ def _unused(snapshot: AuditSnapshot, volume: AuditedVolume) -> Finding:
 
 
 def _save_and_remove(snapshot: AuditSnapshot, volume: AuditedVolume, remove: str) -> str:
-    """Return commands that save a volume as an archive and then remove the volume."""
     archive = command(f"{volume.name}.tar")
     if snapshot.client == "podman":  # `podman cp` does not keep the owners of files
         return script(NEW_FILES, f"{command('podman', 'volume', 'export', volume.name)} > {archive}", remove)
