@@ -40,12 +40,12 @@ def setting_names() -> dict[str, tuple[str, ...]]:
 
 
 def variable_of(setting: str) -> str:
-    """Return the variable of a setting, such as `GATEWAY_OPS_LISTEN` for `ops-listen`."""
+    """Return the environment variable for a flag, such as `GATEWAY_OPS_LISTEN` for `ops-listen`."""
     return PREFIX + setting.replace("-", "_").upper()
 
 
 def url_variables(environment: Mapping[str, str], flag: str) -> list[str]:
-    """Return the variables that contain the URL of a tunnel or backend.
+    """Return the names of the environment variables that contain the URL of a tunnel or backend.
 
     Args:
         environment: The environment variables.

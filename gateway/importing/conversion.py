@@ -113,7 +113,7 @@ def _read(
 
 
 def _import_env_files(given: Sequence[tuple[ImportSource, str]], files: EnvFiles, result: ImportResult) -> None:
-    """Convert env files that no container uses. Treat their variables as those of a process on this host."""
+    """Convert the env files that no container uses, as if a process on this host used their variables."""
     compose = any(form == "compose" for _, form in given)
     for source, form in given:
         if form != "env" or (source.name and files.is_read(source.name)):

@@ -131,7 +131,8 @@ class YamlEdit:
             UsageError: The document cannot be edited in place.
         """
         ranges = dict(self._edits)
-        # If two new entries are inserted at the same position, insert the inner one first.
+        # Start with the most deeply nested entries: at the end of a nested mapping, they must precede those of the
+        # outer mapping.
         for path in sorted(self._added, key=len, reverse=True):
             mapping = self._node(path[:-1])
             end = self._end(mapping, 0)
