@@ -115,7 +115,7 @@ def mount_above(mounts_by_point: Mapping[str, HostMount], path: str) -> HostMoun
 
 
 def is_below(path: str, directory: str) -> bool:
-    """Return whether a path is a directory itself, or is below the directory."""
+    """Return whether a path equals `directory`, or is below it."""
     return path == directory or path.startswith(f"{directory.rstrip('/')}/")
 
 

@@ -133,7 +133,10 @@ def _create(snapshot: AuditSnapshot, container: AuditedContainer, change: MountC
 
 
 def _first_network(container: AuditedContainer) -> str:
-    """Return the name of the network with which the container was created. The engine can report its ID instead."""
+    """Return the name of the network with which the container was created.
+
+    The engine can report the ID of the network instead of the name. In this case, look up the name.
+    """
     mode = str((container.inspection.get("HostConfig") or {}).get("NetworkMode", ""))
     found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
     return next((name for name, endpoint in found.items() if mode == endpoint.get("NetworkID")), mode)

@@ -210,7 +210,7 @@ class AllowRules:
 
 @dataclass(frozen=True)
 class UnixListener:
-    """A unix socket in `listen` that is written as a mapping, with the users that may connect, for example.
+    """A unix socket in `listen` that is written as a mapping with further settings.
 
     Args:
         unix: The path of the socket.

@@ -113,7 +113,7 @@ def _relative(changes: list[tuple[str, str, str]], folder: str, result: ImportRe
 def _note_ports(found: ComposeGatewayConfig, ports: list[str], result: ImportResult) -> None:
     """Add a note on the ports that the gateway's service publishes on this host.
 
-    Mark the ports that replaced services publish as used, so that no other note lists them as not imported.
+    Mark the published ports of replaced services as used, so that no other note lists them as not imported.
     """
     mounted = {name for name, keys in found.backends.items() if KINDS[keys["kind"]].kernel_mounts}
     on_loopback: list[str] = []

@@ -12,7 +12,7 @@ from gateway.secret_redaction import redacted
 
 
 def import_volume(name: str, options: Mapping[str, str], where: str, result: ImportResult, key: str = "") -> None:
-    """Add a client for a Docker volume that mounts a network file system. Add a note on any other volume.
+    """Add an `ImportedClient` for a Docker volume that mounts a network file system, or a note on any other volume.
 
     Args:
         name: The volume's name.
@@ -106,7 +106,7 @@ def is_fstab(text: str) -> bool:
 
 
 def import_fstab(text: str, source: str, result: ImportResult) -> None:
-    """Add a client for each network file system in an fstab(5) file.
+    """Add an `ImportedClient` for each network file system in an fstab(5) file.
 
     Args:
         text: The content of the file.
@@ -127,7 +127,7 @@ def import_fstab(text: str, source: str, result: ImportResult) -> None:
 
 
 def import_mount_command(words: list[str], where: str, result: ImportResult) -> None:
-    """Add a client for a mount(8) command that mounts a network file system. Add a note on any other command.
+    """Add an `ImportedClient` for a mount(8) command that mounts a network file system. Otherwise, add a note.
 
     Args:
         words: The words after `mount`.
@@ -152,7 +152,7 @@ def import_mount_command(words: list[str], where: str, result: ImportResult) -> 
 
 
 def import_mount(device: str, folder: str, file_system: str, options: str, where: str, result: ImportResult) -> None:
-    """Add a client for a network file system that this host mounts. Add a note on any other file system.
+    """Add an `ImportedClient` for a network file system that this host mounts, or a note on any other file system.
 
     Args:
         device: The device, such as `server:/export`.

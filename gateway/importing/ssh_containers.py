@@ -32,7 +32,7 @@ _KEY_NAME = re.compile(r"(?i)(^|[/_.-])(id_\w+|(\w*_)?key|\w+\.pem|identity)$")
 
 
 def import_tunnel(container: ImportedContainer, result: ImportResult) -> bool:
-    """If a container runs an SSH tunnel, add the tunnel and its local forwards. Return whether it runs one.
+    """Add the tunnel and the local forwards of a container that runs ssh. Return False if it does not run ssh.
 
     Args:
         container: The container.

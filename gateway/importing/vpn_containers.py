@@ -15,7 +15,7 @@ _WIREGUARD_FILE = re.compile(r"(^|/)wg\w*\.conf$")
 
 
 def import_vpn(container: ImportedContainer, result: ImportResult) -> bool:
-    """If a container is a VPN client, add its tunnel. Return whether it is one.
+    """Add the tunnel of a container that is a VPN client. Return False if the container is another one.
 
     Args:
         container: The container.

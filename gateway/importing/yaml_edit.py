@@ -210,7 +210,7 @@ class YamlEdit:
 
         Args:
             node: The node.
-            otherwise: The position from which to search for the end of the line if an empty node ends earlier.
+            otherwise: The minimum position of the end, because an empty node can end before its key.
         """
         while isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
             last = node.value[-1]
