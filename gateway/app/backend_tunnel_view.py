@@ -4,7 +4,7 @@ from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend
 from gateway.contracts.states import HealthState
 from gateway.errors import Reason
-from gateway.health.tunnel_selection import working_paths
+from gateway.health.path_selection import working_paths
 from gateway.ops.status_views import BackendTunnelView
 
 

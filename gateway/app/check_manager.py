@@ -11,8 +11,8 @@ from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend
 from gateway.contracts.backend import Backend
 from gateway.health.check import Check, CheckSchedule
-from gateway.health.target_record import TargetRecord
-from gateway.health.tunnel_selection import TunnelSelector
+from gateway.health.path_selection import PathSelector
+from gateway.health.probe_record import ProbeRecord
 from gateway.supervision.uplink import Uplink
 
 _FIRST_RESULT_POLL = 0.5
@@ -47,12 +47,12 @@ class CheckManager:
         schedule = CheckSchedule(**vars(spec.check))
         running.targets = []
         for target in spec.targets:
-            choice = TunnelSelector(spec.paths(target) or (None,), spec.prefer_way)
+            choice = PathSelector(spec.paths(target) or (None,), spec.prefer_way)
             before = previous.get(target)
             if before is not None and set(before.choice.names).isdisjoint(choice.names):
                 before = None  # the previous checks used other tunnels, so discard their results
             key = (spec.kind.name, target)
-            record = before.record if before is not None else known.get(key, TargetRecord()).without_facts()
+            record = before.record if before is not None else known.get(key, ProbeRecord()).without_facts()
             running.records[key] = record
             checks = [
                 Check(

@@ -11,9 +11,9 @@ from gateway.contracts.timed_state import TimedState
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.check import Check
-from gateway.health.target_record import TargetRecord
+from gateway.health.path_selection import PathCandidate, PathSelector, order_paths
+from gateway.health.probe_record import ProbeRecord
 from gateway.health.target_selection import TargetCandidate
-from gateway.health.tunnel_selection import TunnelCandidate, TunnelSelector, order_paths
 from gateway.ops.status_views import TargetView
 from gateway.supervision.uplink import describe_all
 
@@ -32,7 +32,7 @@ class MonitoredTarget:
         routes: The same paths, in the form in which the forward dials them.
     """
 
-    def __init__(self, checks: list[Check], choice: TunnelSelector, routes: tuple[RoutedTarget, ...]) -> None:
+    def __init__(self, checks: list[Check], choice: PathSelector, routes: tuple[RoutedTarget, ...]) -> None:
         self.checks = checks
         self.choice = choice
         self._routes = routes
@@ -40,7 +40,7 @@ class MonitoredTarget:
         """The target's last computed state, and the time at which this state began. If new clients move to another
         path and the state there is the same, the time stays."""
         self.view: tuple[object, TargetView] | None = None
-        """The last computed status of the target, after the values from which `status_view` computed it."""
+        """The last computed status of the target, after the values from which `status_view_builder` computed it."""
         self._dial_failed_at: dict[int, float] = {}
         """When a dial over a path last failed while another path worked, in monotonic seconds. The keys are indexes
         in `checks`."""
@@ -91,10 +91,10 @@ class MonitoredTarget:
             self.checks[chosen].check_soon()
         return chosen
 
-    def health(self) -> list[TunnelCandidate]:
+    def health(self) -> list[PathCandidate]:
         """Return the state and latency of each path, in the order of `checks`."""
         return [
-            TunnelCandidate(
+            PathCandidate(
                 is_open=check.uplink.link is not None,
                 state=check.verdict.state,
                 latency=check.latency,
@@ -133,7 +133,7 @@ class MonitoredTarget:
         )
 
     @property
-    def record(self) -> TargetRecord:
+    def record(self) -> ProbeRecord:
         """The last probe results of the target, over any path."""
         return self.checks[0].record
 

@@ -16,7 +16,7 @@ from gateway.forwarding.forward import Forward
 from gateway.forwarding.handshake_budget import HandshakeBudget, set_limit
 from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.check import Check
-from gateway.health.target_record import TargetRecord
+from gateway.health.probe_record import ProbeRecord
 from gateway.health.target_selection import (
     BackendHealth,
     TargetCandidate,
@@ -27,7 +27,7 @@ from gateway.health.target_selection import (
     wrong_role_targets,
 )
 
-TargetRecords = dict[tuple[str, Endpoint], TargetRecord]
+ProbeRecords = dict[tuple[str, Endpoint], ProbeRecord]
 """The last probe results of each target of a backend. The key is the kind of the backend and the target's address."""
 
 
@@ -52,7 +52,7 @@ class RunningBackend:
     forward: Forward
     budgets: HandshakeBudgets
     targets: list[MonitoredTarget] = field(default_factory=list)
-    records: TargetRecords = field(default_factory=dict)
+    records: ProbeRecords = field(default_factory=dict)
     routes: dict[Endpoint, tuple[RoutedTarget, ...]] = field(default_factory=dict)
     clock: TimedState = field(default_factory=lambda: TimedState(time.time()))
     on_state_change: Callable[[], None] = lambda: None

@@ -24,8 +24,8 @@ from gateway.app.service_audit_log import ServiceAuditLog
 from gateway.app.service_control import ServiceControl
 from gateway.app.shutdown import shut_down
 from gateway.app.socket_activation import passed_sockets
+from gateway.app.state_change_reporter import StateChangeReporter
 from gateway.app.trace_exporter import exporting
-from gateway.app.transition_observer import TransitionObserver
 from gateway.app.uplink_manager import UplinkManager
 from gateway.config import Config
 from gateway.config.advice import advice
@@ -107,7 +107,7 @@ class GatewayService:
         ):
             docker = DockerSync(supervisor, group, self._auditing.recorder)
             runtime = self._create_runtime(supervisor, group, docker, exporter)
-            transitions = TransitionObserver(runtime, self._events)
+            transitions = StateChangeReporter(runtime, self._events)
             self._reloader.start(runtime, docker, self._ops, listeners)
             supervisor.start("certificates", self._control.expiry)
             supervisor.start("fleet", self._control.fleet_poller)

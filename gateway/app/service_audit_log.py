@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from gateway import __version__
-from gateway.app.changed_keys import changed_keys
+from gateway.app.changed_config_keys import changed_config_keys
 from gateway.audit_log.events import MAX_TEXT
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.audit_log.writer import MISCONFIGURED, AuditWriter
@@ -149,7 +149,7 @@ class ServiceAuditLog:
                 sha256=origin.sha256,
                 environment=list(origin.environment),
                 flags=list(origin.flags),
-                **changed_keys(old, new),
+                **changed_config_keys(old, new),
             )
 
     def refused(self, error: Exception, trigger: str, origin: ConfigOrigin | None) -> None:

@@ -13,7 +13,7 @@ from gateway.cli.output import print_wrapped
 from gateway.errors import GatewayError
 
 
-class _Frame(io.StringIO):
+class _OutputBuffer(io.StringIO):
     """A buffer that captures the output of one call of a function.
 
     Args:
@@ -48,7 +48,7 @@ class _Screen:
         Raises:
             GatewayError: The function failed. Pass the error to `report`.
         """
-        frame = _Frame(terminal=sys.stdout.isatty())
+        frame = _OutputBuffer(terminal=sys.stdout.isatty())
         with redirect_stdout(frame):
             self._show()
         self._output, self._updated_at = frame.getvalue(), datetime.now().astimezone()

@@ -20,7 +20,7 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import LinkLostError, Reason
 from gateway.health.check_results import CheckHistory, CheckResult
 from gateway.health.probe import probe_once
-from gateway.health.target_record import TargetRecord
+from gateway.health.probe_record import ProbeRecord
 from gateway.health.target_state_evaluator import TargetStateEvaluator
 from gateway.measurement import Histogram, Summary, Tally
 
@@ -93,7 +93,7 @@ class Check:
         schedule: CheckSchedule,
         on_change: Callable[[], object] = lambda: None,
         on_abandoned: Callable[[], None] = lambda: None,
-        record: TargetRecord | None = None,
+        record: ProbeRecord | None = None,
         tunnel: str | None = None,
         logins: LoginLimiter | None = None,
     ) -> None:
@@ -104,7 +104,7 @@ class Check:
         self.verdict = TargetStateEvaluator(schedule.rise, schedule.fall)
         self.history = CheckHistory()
         self.last: CheckResult | None = None
-        self.record = record or TargetRecord()
+        self.record = record or ProbeRecord()
         self.last_success: float | None = None
         """Time of the last successful check, in seconds since the epoch; None if no check has succeeded."""
         self.succeeded_at: float | None = None

@@ -12,7 +12,7 @@ from enum import Enum, StrEnum, auto
 
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.errors import Reason
-from gateway.ops.reason_descriptions import cause, remedy, state_name, without_remedy
+from gateway.ops.state_descriptions import cause, remedy, state_name, without_remedy
 from gateway.ops.status_views import BackendView, ServiceView, TunnelView
 
 MAX_CAUSES = 5
@@ -31,7 +31,7 @@ _ATTEMPTING = (TunnelState.IDLE, TunnelState.RESOLVING, TunnelState.CONNECTING, 
 """States during an attempt to open a tunnel. If an earlier attempt failed, its reason still applies."""
 
 
-class Level(StrEnum):
+class SeverityLevel(StrEnum):
     """The severity of a state: good, warning or bad. The values are also CSS classes."""
 
     BAD = "bad"
@@ -49,7 +49,7 @@ class _Effect(Enum):
 
 
 @dataclass(frozen=True)
-class FailedPart:
+class Failure:
     """A failed tunnel or backend, and the cause, consequences and remedy of the failure.
 
     Args:
@@ -71,7 +71,7 @@ class FailedPart:
         only_check: Whether the failure affects only checks, and not clients.
     """
 
-    level: Level
+    level: SeverityLevel
     part: str
     name: str
     state: str
@@ -121,9 +121,9 @@ class Diagnosis:
         causes: The failed tunnels and backends, worst first.
     """
 
-    level: Level
+    level: SeverityLevel
     headline: str
-    causes: list[FailedPart]
+    causes: list[Failure]
 
     @property
     def title(self) -> str:
@@ -146,11 +146,15 @@ def diagnose(view: ServiceView) -> Diagnosis:
         if roots and effect is not _Effect.REROUTED:
             explained.add(backend.name)
     causes = [*_tunnel_causes(view, tunnels, affected), *_backend_causes(view, explained)]
-    causes.sort(key=lambda each: (each.level is not Level.BAD, -len(each.blocked), each.since))
-    if any(each.level is Level.BAD for each in causes):
-        level = Level.BAD
+    causes.sort(key=lambda each: (each.level is not SeverityLevel.BAD, -len(each.blocked), each.since))
+    if any(each.level is SeverityLevel.BAD for each in causes):
+        level = SeverityLevel.BAD
     else:
-        level = Level.WARNING if causes or view.status != "ready" or not view.reload_successful else Level.GOOD
+        level = (
+            SeverityLevel.WARNING
+            if causes or view.status != "ready" or not view.reload_successful
+            else SeverityLevel.GOOD
+        )
     return Diagnosis(level, _headline(view), causes)
 
 
@@ -205,19 +209,21 @@ def _effect_of_tunnels(tunnels: Mapping[str, TunnelView], backend: BackendView) 
     return _Effect.REROUTED, [] if all(failed) else roots
 
 
-def backend_level(state: HealthState) -> Level:
+def backend_level(state: HealthState) -> SeverityLevel:
     """Return the severity of a backend's state."""
     if state is HealthState.UP:
-        return Level.GOOD
-    return Level.BAD if state in (HealthState.DOWN, HealthState.BLOCKED) else Level.WARNING
+        return SeverityLevel.GOOD
+    return SeverityLevel.BAD if state in (HealthState.DOWN, HealthState.BLOCKED) else SeverityLevel.WARNING
 
 
-def tunnel_level(state: TunnelState) -> Level:
+def tunnel_level(state: TunnelState) -> SeverityLevel:
     """Return the severity of a tunnel's state."""
     if state in _OPEN:
-        return Level.GOOD
+        return SeverityLevel.GOOD
     return (
-        Level.BAD if state in (TunnelState.BACKOFF, TunnelState.QUARANTINED, TunnelState.WAITING) else Level.WARNING
+        SeverityLevel.BAD
+        if state in (TunnelState.BACKOFF, TunnelState.QUARANTINED, TunnelState.WAITING)
+        else SeverityLevel.WARNING
     )
 
 
@@ -244,7 +250,7 @@ def _headline(view: ServiceView) -> str:
 
 def _tunnel_causes(
     view: ServiceView, tunnels: Mapping[str, TunnelView], affected: Mapping[str, dict[_Effect, list[BackendView]]]
-) -> Iterator[FailedPart]:
+) -> Iterator[Failure]:
     for tunnel in view.tunnels:
         if failed_tunnels(tunnels, tunnel.name) != [tunnel]:
             continue
@@ -254,8 +260,8 @@ def _tunnel_causes(
         if first_attempt and not blocked:
             continue
         waiting, waiters = _waiting(view, blocked)
-        yield FailedPart(
-            level=Level.BAD if blocked else Level.WARNING,
+        yield Failure(
+            level=SeverityLevel.BAD if blocked else SeverityLevel.WARNING,
             part="tunnel",
             name=tunnel.name,
             state="down" if _retries(tunnel) else tunnel.state,
@@ -286,7 +292,7 @@ def _retries(tunnel: TunnelView) -> bool:
     return tunnel.state in (TunnelState.BACKOFF, TunnelState.WAITING)
 
 
-def _backend_causes(view: ServiceView, explained: Collection[str]) -> Iterator[FailedPart]:
+def _backend_causes(view: ServiceView, explained: Collection[str]) -> Iterator[Failure]:
     """Yield an item for each backend that is not up, resets clients (`gateway fail`), or has reached its limit.
 
     Args:
@@ -307,18 +313,18 @@ def _backend_causes(view: ServiceView, explained: Collection[str]) -> Iterator[F
                 "clients are reset while the backend cannot be reached",
                 f"run `gateway fail {backend.name} --undo`",
             )
-            yield _backend_cause(view, backend, Level.WARNING, why, "", to_do)
+            yield _backend_cause(view, backend, SeverityLevel.WARNING, why, "", to_do)
         if backend.max_connections and backend.connections >= backend.max_connections:
             why = f"all {backend.max_connections} connections are in use"
             to_do = f"raise max_connections of backend {backend.name}, or close idle clients"
-            yield _backend_cause(view, backend, Level.WARNING, why, "", to_do)
+            yield _backend_cause(view, backend, SeverityLevel.WARNING, why, "", to_do)
 
 
 def _backend_cause(
-    view: ServiceView, backend: BackendView, level: Level, why: str, detail: str, to_do: str
-) -> FailedPart:
+    view: ServiceView, backend: BackendView, level: SeverityLevel, why: str, detail: str, to_do: str
+) -> Failure:
     waiting, waiters = _waiting(view, [backend])
-    return FailedPart(
+    return Failure(
         level=level,
         part="backend",
         name=backend.name,

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from gateway.atomic_file import replace_file
-from gateway.ops.events import MAX_EVENTS, EventLog, Transition
+from gateway.ops.events import MAX_EVENTS, EventLog, StateChange
 from gateway.ops.events_file_reader import read_events
 from gateway.ops.file_lock import lock_file
 
@@ -49,7 +49,7 @@ class EventsFile:
         self._path = folder / NAME
         self._events = events
         self._changed = asyncio.Event()
-        self._reading: asyncio.Future[tuple[int | None, list[Transition]]] | None = None
+        self._reading: asyncio.Future[tuple[int | None, list[StateChange]]] | None = None
         self._is_read = False
         """Whether the events in the file have been added to the event log."""
         self._written = 0
@@ -116,7 +116,7 @@ class EventsFile:
             self._writing.add_done_callback(self._on_written)
             await asyncio.wait({self._writing}, timeout=_WRITE_TIMEOUT)
 
-    def _lock_and_read(self) -> tuple[int | None, list[Transition]]:
+    def _lock_and_read(self) -> tuple[int | None, list[StateChange]]:
         """Lock the file, and return the descriptor of the lock and the events in the file. Runs in a thread.
 
         Without permission to write, do not lock the file, and return None as the descriptor.
@@ -142,7 +142,7 @@ class EventsFile:
                 os.close(lock)
             raise
 
-    def _on_read(self, reading: "asyncio.Future[tuple[int | None, list[Transition]]]") -> None:
+    def _on_read(self, reading: "asyncio.Future[tuple[int | None, list[StateChange]]]") -> None:
         self._reading = None
         error = None if reading.cancelled() else reading.exception()
         if reading.cancelled():

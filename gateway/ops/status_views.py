@@ -155,7 +155,7 @@ class VolumeView:
 
 
 @dataclass(frozen=True)
-class ActionView:
+class PlannedChangeView:
     """A change in Docker that the gateway plans but has not made yet."""
 
     action: str
@@ -177,7 +177,7 @@ class NameConflictView:
 
 
 @dataclass(frozen=True)
-class DeadContainerView:
+class UnavailableContainerView:
     """A container that is unavailable because a volume, a network or a network namespace was missing."""
 
     container: str
@@ -198,7 +198,7 @@ class KnownConsumer:
 
 
 @dataclass(frozen=True)
-class PeerView:
+class SwarmPeerView:
     """The gateway agent on another node of a Docker swarm, with its last report on one network."""
 
     network: str
@@ -218,15 +218,15 @@ class DockerView:
     container: str | None
     attachments: list[AttachmentView]
     volumes: list[VolumeView]
-    actions: list[ActionView]
+    actions: list[PlannedChangeView]
     warnings: list[str]
     postponed: int
     writes: dict[str, int]
     errors: dict[tuple[str, str], int]
     consumers: dict[str, KnownConsumer]
     shadows: list[NameConflictView] = field(default_factory=list)
-    peers: list[PeerView] = field(default_factory=list)
-    dead: list[DeadContainerView] = field(default_factory=list)
+    peers: list[SwarmPeerView] = field(default_factory=list)
+    dead: list[UnavailableContainerView] = field(default_factory=list)
     revived: dict[str, int] = field(default_factory=dict)
     """Number of unavailable containers that the gateway has started again, by the cause of their failure."""
 

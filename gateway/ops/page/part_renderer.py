@@ -5,7 +5,7 @@ from typing import Any
 
 from markupsafe import escape
 
-from gateway.ops.events import Transition
+from gateway.ops.events import StateChange
 from gateway.ops.page import model
 from gateway.ops.page.parts import PageItem, PageParts, Part
 from gateway.ops.page.templates import TEMPLATES
@@ -101,7 +101,7 @@ class PartRenderer:
                 "consumers-more", len(rows) - limit, _MACROS.consumers_more, len(rows) - limit, self._root
             )
 
-    def changes(self, changes: Iterable[tuple[Transition, str]]) -> Iterator[PageItem]:
+    def changes(self, changes: Iterable[tuple[StateChange, str]]) -> Iterator[PageItem]:
         """Yield the section of recent changes.
 
         Args:

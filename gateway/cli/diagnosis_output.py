@@ -12,7 +12,7 @@ from gateway.cli.output import (
     print_wrapped,
 )
 from gateway.ops.diagnosis import MAX_CAUSES
-from gateway.ops.reason_descriptions import state_name
+from gateway.ops.state_descriptions import state_name
 
 _COLORS = {"bad": "red", "warning": "yellow"}
 

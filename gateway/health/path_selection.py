@@ -25,7 +25,7 @@ _UNCHECKED = (HealthState.UNKNOWN, HealthState.PAUSED)
 
 
 @dataclass(frozen=True)
-class TunnelCandidate:
+class PathCandidate:
     """One path to a target, with its state and latency.
 
     Args:
@@ -44,7 +44,7 @@ class TunnelCandidate:
     dial_failed: bool = False
 
 
-def working_paths(paths: Sequence[TunnelCandidate]) -> list[int]:
+def working_paths(paths: Sequence[PathCandidate]) -> list[int]:
     """Return the indexes of the paths that new clients can use.
 
     A path works if its tunnel is open, and the target is not down over this path. If the target is down over all
@@ -62,7 +62,7 @@ def working_paths(paths: Sequence[TunnelCandidate]) -> list[int]:
     return trusted
 
 
-def confirmed_paths(paths: Sequence[TunnelCandidate]) -> list[int]:
+def confirmed_paths(paths: Sequence[PathCandidate]) -> list[int]:
     """Return the indexes of the paths to which new clients may move, because checks show that they work.
 
     Over these paths, the target is up or degraded. If there is no such path, for example because the target is not
@@ -77,7 +77,7 @@ def confirmed_paths(paths: Sequence[TunnelCandidate]) -> list[int]:
 
 
 def choose_path(
-    paths: Sequence[TunnelCandidate], worked_for: Sequence[float], current: int | None, prefer: PathPreference
+    paths: Sequence[PathCandidate], worked_for: Sequence[float], current: int | None, prefer: PathPreference
 ) -> int:
     """Choose the path for new clients, and return its index.
 
@@ -108,7 +108,7 @@ def choose_path(
     return best
 
 
-def order_paths(paths: Sequence[TunnelCandidate], chosen: int) -> list[int]:
+def order_paths(paths: Sequence[PathCandidate], chosen: int) -> list[int]:
     """Return the indexes of all paths, in the order in which to dial them for a new client.
 
     Args:
@@ -119,7 +119,7 @@ def order_paths(paths: Sequence[TunnelCandidate], chosen: int) -> list[int]:
     return sorted(range(len(paths)), key=lambda at: (at != chosen, at not in working, at))
 
 
-class TunnelSelector:
+class PathSelector:
     """Selects the tunnel through which new clients reach one target, and counts how often the selection changes.
 
     Args:
@@ -143,7 +143,7 @@ class TunnelSelector:
         """Number of checks over each path at the time when another path became faster than the current path. None: no
         other path is faster."""
 
-    def update(self, paths: Sequence[TunnelCandidate], now: float) -> int:
+    def update(self, paths: Sequence[PathCandidate], now: float) -> int:
         """Choose the path for new clients from the latest check results, and return its index.
 
         Args:
@@ -171,7 +171,7 @@ class TunnelSelector:
                 self.current, self._slower_since = chosen, None
         return chosen
 
-    def _confirm_fastest(self, current: int, fastest: int, candidates: Sequence[TunnelCandidate]) -> int:
+    def _confirm_fastest(self, current: int, fastest: int, candidates: Sequence[PathCandidate]) -> int:
         """Return `fastest` if that candidate has been the fastest in the last `_CONFIRMATIONS` checks.
 
         Otherwise, return `current`.
@@ -189,7 +189,7 @@ class TunnelSelector:
         confirmations = min(candidates[at].checks - self._slower_since[at] for at in (current, fastest))
         return fastest if confirmations >= _CONFIRMATIONS else current
 
-    def inherit(self, other: "TunnelSelector") -> None:
+    def inherit(self, other: "PathSelector") -> None:
         """Take over the counters and the choice of `other`, the selector of the same target before a reload."""
         self.switches = other.switches
         for at, name in enumerate(self.names):

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gateway.cli.diagnosis import causes_of, describe_cause
+from gateway.cli.diagnosis_output import causes_of, describe_cause
 from gateway.cli.output import format_clock, format_count, format_ms, format_reason, plain_commands
 from gateway.cli.tunnel_paths import outer_tunnels, path_hops, path_rows
-from gateway.ops.reason_descriptions import without_remedy
+from gateway.ops.state_descriptions import without_remedy
 
 _USABLE = {"up", "degraded"}
 

@@ -14,7 +14,7 @@ _WHOLE = ("kind",)
 """Fields that are dataclasses in the model, but that the configuration file contains as a single value."""
 
 
-def changed_keys(old: Config, new: Config) -> dict[str, list[str]]:
+def changed_config_keys(old: Config, new: Config) -> dict[str, list[str]]:
     """Return the keys in which `old` and `new` differ.
 
     Returns:

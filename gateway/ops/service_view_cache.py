@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from gateway.ops.events import SubjectType, Transition
+from gateway.ops.events import StateChange, SubjectType
 from gateway.ops.service_interface import ControlledService
 from gateway.ops.status_views import ServiceView
 
@@ -24,7 +24,7 @@ class NumberedView(NamedTuple):
     number: int
 
 
-class LiveView:
+class ServiceViewCache:
     """A snapshot of the service's state that all HTTP clients share.
 
     A service can have hundreds of backends. Therefore, after an event of a backend or a target, only the snapshot of
@@ -71,7 +71,7 @@ class LiveView:
         self._commands += 1
 
 
-def _changed_backends(events: Iterable[Transition] | None) -> set[str] | None:
+def _changed_backends(events: Iterable[StateChange] | None) -> set[str] | None:
     """Return the names of the backends that events concern.
 
     Return None if the events are not known, or if one of them does not concern a backend or a target.

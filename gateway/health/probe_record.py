@@ -5,7 +5,7 @@ from gateway.contracts.states import DatabaseRole
 from gateway.health.check_results import CheckResult
 
 
-class TargetRecord:
+class ProbeRecord:
     """The last probe result of one target, and when the target was promoted.
 
     The checks through all tunnels to the target share one record.
@@ -21,9 +21,9 @@ class TargetRecord:
         0 if there was no promotion."""
         self._role: DatabaseRole | None = None
 
-    def without_facts(self) -> "TargetRecord":
+    def without_facts(self) -> "ProbeRecord":
         """Return a new record that contains only the target's role and the time of its promotion."""
-        record = TargetRecord()
+        record = ProbeRecord()
         record.probe_result = ProbeResult(role=self.probe_result.role, read_only=self.probe_result.read_only)
         record.probed, record.promoted, record._role = self.probed, self.promoted, self._role
         return record

@@ -25,19 +25,19 @@ from gateway.measurement import Histogram
 from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import (
-    ActionView,
     AttachmentView,
     BackendStatus,
     BackendView,
     CertificateView,
     ConsumerView,
-    DeadContainerView,
     DockerView,
     KnownConsumer,
     NameConflictView,
-    PeerView,
+    PlannedChangeView,
+    SwarmPeerView,
     TargetView,
     TunnelView,
+    UnavailableContainerView,
     VolumeView,
 )
 from gateway.supervision.uplink import Uplink
@@ -201,7 +201,8 @@ def docker_view(docker: DockerSync) -> DockerView | None:
             VolumeView(each.spec.name, each.state, each.message, each.spec.driver_options) for each in plan.volumes
         ],
         actions=[
-            ActionView(each.verb, each.network, each.container, list(each.aliases), each.why) for each in plan.actions
+            PlannedChangeView(each.verb, each.network, each.container, list(each.aliases), each.why)
+            for each in plan.actions
         ],
         shadows=[
             NameConflictView(each.container, each.network, each.name, each.ours, each.other)
@@ -210,7 +211,7 @@ def docker_view(docker: DockerSync) -> DockerView | None:
         warnings=[*plan.warnings, *plan.exposures, *(docker.peers.warnings() if docker.peers else ())],
         postponed=plan.postponed,
         dead=[
-            DeadContainerView(
+            UnavailableContainerView(
                 each.container, each.cause, each.detail, each.state, each.message, each.command, each.is_excluded
             )
             for each in plan.dead
@@ -220,7 +221,7 @@ def docker_view(docker: DockerSync) -> DockerView | None:
         errors=dict(reconciler.errors),
         consumers={each.name: KnownConsumer(each.id, each.labels) for each in reconciler.directory.consumers()},
         peers=[
-            PeerView(
+            SwarmPeerView(
                 network=each.network.name,
                 address=each.address,
                 instance=each.report.instance if each.report else None,

@@ -2,7 +2,7 @@
 
 from gateway.app.running_backend import RunningBackend
 from gateway.app.runtime import Runtime
-from gateway.app.status_view import worst_uplink
+from gateway.app.status_view_builder import worst_uplink
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.events import EventLog, EventSubject, SubjectType
 
@@ -13,7 +13,7 @@ _IGNORED = (
 apply. A configured tunnel is stopped only when the service stops."""
 
 
-class TransitionObserver:
+class StateChangeReporter:
     """Reports the state changes of the backends and tunnels of a runtime to the event log.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 
-class Seconds(click.FloatRange):
+class DurationType(click.FloatRange):
     """A number of seconds, from 0.1 to 3600."""
 
     def __init__(self) -> None:
