@@ -37,7 +37,7 @@ class CheckManager:
             running: The backend.
             uplinks: The uplink of each tunnel that leads to a target. The key None is the direct uplink.
             keep_results: Whether targets that were checked before keep the results of their checks. If False, they
-                keep only their role and the time of their promotion.
+                keep only their role (primary or replica) and the time of their promotion to primary.
         """
         spec = running.spec
         previous = {each.target: each for each in running.targets} if keep_results else {}

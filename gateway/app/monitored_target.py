@@ -38,9 +38,10 @@ class MonitoredTarget:
         self._routes = routes
         self.clock = TimedState(time.time())
         """The target's last computed state, and the time at which this state began. If new clients move to another
-        path and the state there is the same, the time stays."""
+        path over which the state is the same, the time does not change."""
         self.view: tuple[object, TargetView] | None = None
-        """The last computed status of the target, after the values from which `status_view_builder` computed it."""
+        """The values from which `status_view_builder` last computed the status of the target, followed by this
+        status. None: the status has not been computed yet."""
         self._dial_failed_at: dict[int, float] = {}
         """When a dial over a path last failed while another path worked, in monotonic seconds. The keys are indexes
         in `checks`."""
@@ -155,7 +156,7 @@ class MonitoredTarget:
             check.check_soon()
 
     def report_stall(self, tunnel: str | None) -> None:
-        """Notify the check through `tunnel` that a client waits too long for a response."""
+        """Schedule an early check through `tunnel`, because a client waits too long for a response."""
         for check in self.checks:
             if check.tunnel == tunnel:
                 check.report_stall()

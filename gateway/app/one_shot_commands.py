@@ -185,7 +185,7 @@ async def _with_reconciler(
 
 
 def _with_client_host(error: EngineError, options: DockerOptions) -> EngineError:
-    """If the `docker` command connects to another engine than the gateway, add this to the error."""
+    """If the `docker` command and the gateway use different engines, add this possible cause to the error."""
     host = os.environ.get("DOCKER_HOST", "")
     if error.kind is not ErrorKind.UNREACHABLE or options.tunnel is not None or host in ("", options.host):
         return error

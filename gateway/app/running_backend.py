@@ -60,7 +60,7 @@ class RunningBackend:
 
     @property
     def checks(self) -> list[Check]:
-        """The checks of all targets, one for each path."""
+        """The checks of this backend: one for each combination of target and path."""
         return [check for target in self.targets for check in target.checks]
 
     def candidates(self) -> list[TargetCandidate]:
@@ -82,7 +82,8 @@ class RunningBackend:
         """Update the state of the backend, and move clients away from targets that have the wrong role.
 
         If another primary has replaced a target, the target may still accept writes, and these writes are lost.
-        Therefore its clients are reset immediately. Clients of other targets with the wrong role are drained.
+        Therefore the gateway immediately resets the connections of its clients. Clients of other targets with the
+        wrong role are drained.
         """
         candidates, prefer = self.candidates(), self.spec.prefer
         self.evaluate(candidates)
@@ -95,10 +96,10 @@ class RunningBackend:
         self.on_result()
 
     def _set_urgent(self, candidates: list[TargetCandidate]) -> None:
-        """Increase the check frequency of targets whose role might change soon.
+        """Check targets more often while their role might change soon.
 
-        These are the primaries that another primary has replaced and, while clients have no primary, all targets that
-        respond.
+        These are the primaries that another primary may have replaced. While clients have no primary, these are also
+        all targets that respond.
         """
         prefer = self.spec.prefer
         lacking = lacks_primary(candidates, prefer)
@@ -109,7 +110,7 @@ class RunningBackend:
             check.set_urgent(urgent=(lacking and not check.failing) or check.target in unconfirmed)
 
     def budget(self, target: Endpoint, tunnel: str | None) -> HandshakeBudget | None:
-        """Return the handshake budget of a path; None if its server does not count aborted handshakes.
+        """Return the handshake budget of a path; None if servers of this kind do not count aborted handshakes.
 
         Args:
             target: The target.

@@ -132,7 +132,7 @@ class GatewayService:
             for task in background:
                 task.cancel()
         self._events_file.close()
-        await asyncio.sleep(0)  # let the event loop record that the last clients have disconnected
+        await asyncio.sleep(0)  # let pending callbacks record that the last clients have disconnected
 
     def _create_runtime(
         self,

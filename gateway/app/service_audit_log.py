@@ -69,9 +69,9 @@ class ServiceAuditLog:
             writer.begin_close()
 
     async def switch(self, section: AuditSection, writer: AuditWriter | None) -> None:
-        """Replace the current writer by `writer`. Close the previous writer when its events are written.
+        """Replace the current writer by `writer`. Close the previous writer when it has written its queued events.
 
-        Wait at most two seconds for this. The previous writer drops the events that are left.
+        Wait at most two seconds for the previous writer, which then drops its remaining events.
 
         Args:
             section: The configuration of `writer`.

@@ -82,7 +82,7 @@ class ServiceControl:
         return [status_view_builder.backend_status(each, self.events) for each in self._running()]
 
     async def view(self) -> ServiceView:
-        """Return the state of the service, from memory. Yield to the event loop between the steps."""
+        """Return a snapshot of the service's state. Do no I/O, and yield to the event loop between the steps."""
         views = await self._backends(self._running())
         certificates = self.expiry.found
         await asyncio.sleep(0)
@@ -158,7 +158,7 @@ class ServiceControl:
         return docker.explain(name) if docker else None
 
     def fleet(self) -> FleetView:
-        """Return the members of the fleet and their last responses, from memory."""
+        """Return the gateways of the fleet and their last responses. Do no I/O."""
         return self.fleet_poller.view()
 
     def record_command(self, command: str, peer: PeerCredentials | None, result: str) -> None:
@@ -211,7 +211,7 @@ class ServiceControl:
         return True
 
     def fail(self, backend: str, *, failing: bool) -> bool:
-        """Set whether to reset the clients of a backend while its tunnels are down. Otherwise, the clients wait."""
+        """Set whether clients of a backend are reset while it cannot be reached. If not, the clients wait."""
         running = self._find(backend)
         if running is not None:
             running.forward.set_fail_fast(enabled=failing)

@@ -1,4 +1,4 @@
-"""Reports state changes of backends, targets and tunnels to the event log."""
+"""Adds the state changes of backends, targets and tunnels to the event log."""
 
 from gateway.app.running_backend import RunningBackend
 from gateway.app.runtime import Runtime
@@ -14,7 +14,7 @@ apply. A configured tunnel is stopped only when the service stops."""
 
 
 class StateChangeReporter:
-    """Reports the state changes of the backends and tunnels of a runtime to the event log.
+    """Adds the state changes of a runtime's backends, targets and tunnels to the event log.
 
     Args:
         runtime: The runtime. It calls this object after each check, and when the state of a tunnel changes.

@@ -1,4 +1,4 @@
-"""Prints the diagnosis from `/api/v1/status`, with the same text as the status page."""
+"""Prints which tunnels and backends have failed, why, and what to do: the diagnosis from `/api/v1/status`."""
 
 from typing import Any
 

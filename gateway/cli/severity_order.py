@@ -1,4 +1,4 @@
-"""Sorts tunnels and backends by the severity of their states. Does no I/O."""
+"""Sorts tunnels and backends for the output of commands, worst state first. Does no I/O."""
 
 from typing import Any
 

@@ -146,8 +146,8 @@ def _backend_rows(
     Args:
         name: The name of the backend.
         backend: The backend in `/api/v1/status`.
-        failed_tunnels: The result of `_failed_tunnels`. It replaces the details of the tunnels, which the output
-            contains only once.
+        failed_tunnels: The result of `_failed_tunnels`. It replaces the details of these failures, so that the output
+            shows them only once.
         wide: Whether to add the columns of the format `wide`.
     """
     targets = backend["targets"]

@@ -1,4 +1,4 @@
-"""Implements `--watch`: repeats the output of a command until Ctrl-C, even if the service restarts in between."""
+"""Implements `--watch`: repeats the output of a command until Ctrl-C, even if the service restarts meanwhile."""
 
 import io
 import sys
@@ -74,8 +74,8 @@ def watching(
     Args:
         show: Requests data from the service, and prints it.
         interval: Seconds between two calls.
-        count: Maximum number of calls, and each output appears below the previous one. None: no maximum, and each
-            output replaces the previous one.
+        count: Maximum number of calls; each output appears below the previous one. None: no maximum; each output
+            replaces the previous one on a terminal.
         immediately: Whether to call `show` once before the first interval, in addition to `count`.
 
     Raises:

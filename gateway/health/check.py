@@ -32,8 +32,8 @@ _FIRST_SPREAD = 0.2
 
 _LATENCY_SAMPLES = 5
 _MIN_INTERVAL = 1.0
-"""Minimum number of seconds between two checks that failures of client traffic trigger. A shorter `fast_interval`
-replaces it."""
+"""Minimum seconds between the start of a check and the next check, if failed client traffic triggers the next one. If
+`fast_interval` is shorter, it applies instead."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Check:
         target: The target.
         uplink: The uplink that leads to the target.
         schedule: The intervals and limits of the check.
-        on_change: Called after each check, and after each change of the state without a check.
+        on_change: Called after each check, and whenever the state changes for another reason.
         on_abandoned: Called for each dial that the check abandons although the server might still accept it.
         record: The target's last probe results. The checks of this target through other tunnels share the object.
         tunnel: The name of the tunnel; None if the check uses no tunnel.
@@ -188,7 +188,7 @@ class Check:
         self._wake.set()
 
     def report_stall(self) -> None:
-        """Schedule an early check, because clients wait too long for responses. Count this as one failed check."""
+        """Count a failed check, because clients wait too long for responses. Schedule an early check."""
         self.verdict.record_stall()
         self.check_soon()
 
@@ -231,7 +231,8 @@ class Check:
     def _block(self) -> bool:
         """Set the state to blocked, because the tunnel is down. Return whether the state has changed.
 
-        The history gets one entry per interval, because no check adds a result.
+        While the state is blocked, no check adds results to the history. Therefore this method adds an entry once per
+        interval.
         """
         detail = self.uplink.describe()
         changed = self.verdict.override(HealthState.BLOCKED, Reason.TUNNEL, detail)

@@ -1,8 +1,8 @@
-"""Selects the tunnel through which new clients reach a target, if there are several. Does no I/O.
+"""Selects the path (a tunnel, or the direct connection) over which new clients reach a target. Does no I/O.
 
-A path is one of these tunnels, or the direct connection. New clients leave a path immediately if it fails and another
-path works. They start to use a preferred path when a check over it succeeds. If that path has failed before, it must
-first work for `RETURN_AFTER` seconds, so that new clients do not use a path that fails repeatedly.
+New clients leave a path immediately if it fails and another path works. They start to use a preferred path when a
+check over it succeeds. If that path has failed before, it must first work for `RETURN_AFTER` seconds, so that new
+clients do not use a path that fails repeatedly.
 """
 
 from collections import Counter
@@ -15,8 +15,8 @@ from gateway.contracts.states import HealthState, PathPreference
 RETURN_AFTER = 30.0
 """Number of seconds for which a path must work after a failure, before new clients use it again."""
 _FASTER, _MIN_GAIN = 0.8, 0.001
-"""Used if low latency is preferred. New clients move to another path only if the ratio of its latency to the current
-path's latency is at most the first value, and the difference is at least the second value, in seconds."""
+"""Thresholds for the preference `latency`. New clients move to another path only if the ratio of its latency to the
+current path's latency is at most the first value, and the difference is at least the second value, in seconds."""
 _CONFIRMATIONS = 8
 """Number of consecutive checks for which another path must be faster before new clients move to it. On a busy
 machine, the latencies of equally fast paths can differ for several checks."""
@@ -120,7 +120,7 @@ def order_paths(paths: Sequence[PathCandidate], chosen: int) -> list[int]:
 
 
 class PathSelector:
-    """Selects the tunnel through which new clients reach one target, and counts how often the selection changes.
+    """Selects the path over which new clients reach one target, and counts how often the selection changes.
 
     Args:
         names: The names of the tunnels that lead to the target, in the order of the configuration. None stands for
@@ -172,7 +172,7 @@ class PathSelector:
         return chosen
 
     def _confirm_fastest(self, current: int, fastest: int, candidates: Sequence[PathCandidate]) -> int:
-        """Return `fastest` if that candidate has been the fastest in the last `_CONFIRMATIONS` checks.
+        """Return `fastest` if that path has been the fastest in the last `_CONFIRMATIONS` checks.
 
         Otherwise, return `current`.
 
@@ -190,7 +190,7 @@ class PathSelector:
         return fastest if confirmations >= _CONFIRMATIONS else current
 
     def inherit(self, other: "PathSelector") -> None:
-        """Take over the counters and the choice of `other`, the selector of the same target before a reload."""
+        """Copy the counters and the selected path of `other`, the selector of the same target before a reload."""
         self.switches = other.switches
         for at, name in enumerate(self.names):
             if name in other.names:

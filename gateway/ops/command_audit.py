@@ -1,4 +1,4 @@
-"""Records each admin command, and the process that sent it, in the log and in the audit log."""
+"""Records each admin command, and the process that sent it, in the service log and in the audit log."""
 
 import logging
 from collections.abc import Callable

@@ -16,7 +16,8 @@ from gateway.ops.state_descriptions import cause, remedy, state_name, without_re
 from gateway.ops.status_views import BackendView, ServiceView, TunnelView
 
 MAX_CAUSES = 5
-"""Maximum number of failures that the status page and the commands show in detail. They only count the others."""
+"""Maximum number of failures that the status page and the commands show in detail. For the others, they show only the
+number."""
 SEVERITY = (
     HealthState.DOWN,
     HealthState.BLOCKED,
@@ -32,7 +33,7 @@ _ATTEMPTING = (TunnelState.IDLE, TunnelState.RESOLVING, TunnelState.CONNECTING, 
 
 
 class SeverityLevel(StrEnum):
-    """The severity of a state: good, warning or bad. The values are also CSS classes."""
+    """The severity of a state: good, warning or bad. The HTML pages use the values as CSS classes."""
 
     BAD = "bad"
     WARNING = "warning"
@@ -50,7 +51,7 @@ class _Effect(Enum):
 
 @dataclass(frozen=True)
 class Failure:
-    """A failed tunnel or backend, and the cause, consequences and remedy of the failure.
+    """A tunnel or backend that has failed, with the cause, the consequences and the remedy.
 
     Args:
         level: The severity.
@@ -65,7 +66,7 @@ class Failure:
         degraded: The backends that are degraded because of the tunnel.
         rerouted: The backends that can use the tunnel, but currently use another one.
         rerouted_tunnels: The open tunnels that can run inside the tunnel, but currently run inside another one.
-        waiting: Number of containers that wait for a connection. Without Docker in the configuration: of clients.
+        waiting: Number of containers that wait for a connection. If Docker is not configured: number of clients.
         waiters: What `waiting` counts: `container` or `client`.
         remedy: The recommended action; empty if there is none. Commands are in backquotes.
         only_check: Whether the failure affects only checks, and not clients.
@@ -107,7 +108,7 @@ class Failure:
         return own or backend in self.blocked or backend in self.degraded
 
     def concerns(self, backend: str) -> bool:
-        """Return whether this failure affects a backend, even if the backend currently uses another tunnel."""
+        """Return whether this failure affects a backend, or only one of several tunnels that the backend can use."""
         return self.explains(backend) or backend in self.rerouted
 
 
@@ -179,10 +180,10 @@ def chain(tunnels: Mapping[str, TunnelView], names: Iterable[str]) -> list[Tunne
 
 
 def failed_tunnels(tunnels: Mapping[str, TunnelView], name: str) -> list[TunnelView]:
-    """Return the tunnels whose failure is the reason why a tunnel is down. If the tunnel is open, return none.
+    """Return the tunnels whose failure is the reason why a tunnel is down, or an empty list if it is open.
 
-    If at least one outer tunnel is open, the reason is the tunnel itself. Otherwise, the reasons are the outermost
-    tunnels that failed.
+    If at least one of its outer tunnels is open, the tunnel itself failed, and only it is returned. Otherwise, return
+    the outermost failed tunnels.
 
     Args:
         tunnels: All tunnels by name.
@@ -198,7 +199,7 @@ def failed_tunnels(tunnels: Mapping[str, TunnelView], name: str) -> list[TunnelV
 def _effect_of_tunnels(tunnels: Mapping[str, TunnelView], backend: BackendView) -> tuple[_Effect, list[str]]:
     """Return how failed tunnels affect a backend, and the names of these tunnels.
 
-    If there are no names, no failed tunnel affects the backend.
+    The list of names is empty if no failed tunnel affects the backend.
     """
     failed = [failed_tunnels(tunnels, name) for name in path_tunnels(backend)]
     roots = list({each.name: None for tunnels_of_path in failed for each in tunnels_of_path})
@@ -293,12 +294,12 @@ def _retries(tunnel: TunnelView) -> bool:
 
 
 def _backend_causes(view: ServiceView, explained: Collection[str]) -> Iterator[Failure]:
-    """Yield an item for each backend that is not up, resets clients (`gateway fail`), or has reached its limit.
+    """Yield a failure for each backend that is not up, resets clients (`gateway fail`), or is at its client limit.
 
     Args:
         view: The state of the service.
-        explained: The names of the backends that are not up because of a failed tunnel. Their state yields no item,
-            because the item of the tunnel explains it.
+        explained: The names of the backends that are not up because of a failed tunnel. Their state yields no
+            failure, because the failure of the tunnel explains it.
     """
     for backend in view.backends:
         unchecked = backend.state is HealthState.UNKNOWN and not view.startup_done

@@ -34,8 +34,8 @@ class EventsFile:
     """Saves the events of an event log to a file; implements `gateway.contracts.component.Component`.
 
     The file has one JSON object per line. Damaged lines are skipped. If the file cannot be read or written, the error
-    is logged once, and `trouble` contains it. If another process uses the file, the events stay in memory. The first
-    write replaces the file, but only after its events have been added to the event log.
+    is logged once, and `trouble` contains it. If another process uses the file, the events are kept only in memory.
+    The first write replaces the file, but only after the events in it have been added to the event log.
 
     Args:
         folder: `gateway.state_dir`. It is created if necessary.
@@ -44,8 +44,8 @@ class EventsFile:
 
     def __init__(self, folder: Path, events: EventLog) -> None:
         self.trouble: list[str] = []
-        """At most one message: why the file cannot be read or written, and what to do. Empty if there is no error, or
-        if the gateway only has no permission to write."""
+        """At most one message: why the file cannot be read or written, and what to do. Empty if there is no error. A
+        lack of write permission is not an error."""
         self._path = folder / NAME
         self._events = events
         self._changed = asyncio.Event()

@@ -1,4 +1,4 @@
-"""Determines how severe the state of each gateway in the fleet is. Does no I/O."""
+"""Determines the severity of each fleet member's state, and sorts the members. Does no I/O."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ from gateway.ops.diagnosis import SeverityLevel, backend_level
 
 
 def fails(member: MemberView) -> bool:
-    """Return whether a member of the fleet has responded, and its response contains a problem or a failed reload."""
+    """Return whether the last response of a member reports a problem or a failed reload; False without a response."""
     found = member.summary
     return not member.error and found is not None and bool(found.problems or not found.reload_successful)
 

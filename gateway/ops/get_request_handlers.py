@@ -48,7 +48,7 @@ class _RenderedResponse:
 
 
 class GetRequestHandlers:
-    """Handles all GET requests of the ops server.
+    """Handles the GET requests of the ops server.
 
     Args:
         service: The service whose state the responses describe.

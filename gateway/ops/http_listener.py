@@ -213,12 +213,15 @@ class HttpListener:
         return handler
 
     def connection_closed(self, connection: HttpConnection) -> None:
-        """Remove a closed connection. If the reserve is not full, add the connection's file descriptor to it."""
+        """Remove a closed connection.
+
+        If the reserve of file descriptors is not full, refill it with the descriptor that the connection freed.
+        """
         connection.stop_timer()
         self._connections.remove(connection)
         self._by_handler.pop(connection.handler, None)
         self._keep_descriptor(connection.client)
-        self._loop.call_soon(self._fill_reserve)  # in the next iteration, asyncio has closed the socket
+        self._loop.call_soon(self._fill_reserve)  # asyncio closes the socket before the next iteration
 
     def request_received(self, connection: HttpConnection) -> None:
         """Record that a complete request has arrived on the connection."""

@@ -114,7 +114,7 @@ class PageHandlers:
         return web.Response(body=response.body, headers=headers)
 
     def _page(self, path: str, root: str) -> "SharedPage":
-        """Return the rendered page at a path. If the limit is reached, drop the page that was not requested longest.
+        """Return the rendered page at a path. At the limit, drop the least recently requested page.
 
         Args:
             path: The path of the page.

@@ -13,7 +13,7 @@ _SLICE = 0.0002
 
 @dataclass
 class _Entry:
-    """A task that computes a response, or has computed it; with its start time (monotonic) and its maximum age."""
+    """A cached response: the task that computes it, its start time (monotonic), and its maximum age in seconds."""
 
     task: "asyncio.Task[Any]"
     started: float

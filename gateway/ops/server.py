@@ -35,7 +35,7 @@ _COMMAND_TIMEOUT = 120.0
 """Time limit of a command in seconds. It is long, because a reload waits for files."""
 _KEEPALIVE = 3600.0
 _STREAM_SHARE = 4
-"""A listener's maximum number of connections is divided by this number to get its maximum number of event streams."""
+"""At most this fraction (1/4) of the maximum number of connections of a listener can be event streams."""
 _QUIET = logging.getLogger("gateway.ops.aiohttp")
 _QUIET.setLevel(logging.CRITICAL)
 """Suppresses the log records of aiohttp, which logs a traceback for each invalid request. Errors of the handlers are

@@ -1,4 +1,4 @@
-"""Keeps a snapshot of the service's state up to date. After an event, updates only the backends that changed."""
+"""Caches a snapshot of the service's state. After an event, updates only the backends that changed."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ from gateway.ops.status_views import ServiceView
 
 
 class NumberedView(NamedTuple):
-    """A snapshot of the service's state, with a number.
+    """A snapshot of the service's state, with the number that `ServiceViewCache` gave it.
 
     Args:
         view: The snapshot.
@@ -25,10 +25,10 @@ class NumberedView(NamedTuple):
 
 
 class ServiceViewCache:
-    """A snapshot of the service's state that all HTTP clients share.
+    """Caches a snapshot of the service's state, which all HTTP clients share.
 
-    A service can have hundreds of backends. Therefore, after an event of a backend or a target, only the snapshot of
-    this backend is updated. Values that change without an event, such as the number of clients, are as old as the
+    A service can have hundreds of backends. Therefore, after an event of a backend or a target, only this backend is
+    updated in the snapshot. Values that change without an event, such as the number of clients, are as old as the
     last complete snapshot.
 
     Args:
@@ -67,7 +67,7 @@ class ServiceViewCache:
             return self._last
 
     def clear(self) -> None:
-        """Make the next call of `get` build a complete snapshot, because a command has changed the state."""
+        """Discard the snapshot, because a command has changed the state. The next call of `get` builds a new one."""
         self._commands += 1
 
 

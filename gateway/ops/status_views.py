@@ -156,7 +156,7 @@ class VolumeView:
 
 @dataclass(frozen=True)
 class PlannedChangeView:
-    """A change in Docker that the gateway plans but has not made yet."""
+    """A change that the gateway plans to make in Docker."""
 
     action: str
     network: str
@@ -190,7 +190,7 @@ class UnavailableContainerView:
 
 
 @dataclass(frozen=True)
-class KnownConsumer:
+class ConsumerContainer:
     """A container that is allowed to use backends, with its ID and labels."""
 
     id: str
@@ -199,7 +199,7 @@ class KnownConsumer:
 
 @dataclass(frozen=True)
 class SwarmPeerView:
-    """The gateway agent on another node of a Docker swarm, with its last report on one network."""
+    """The gateway agent on another node of a Docker swarm, with its last report for one network."""
 
     network: str
     address: str
@@ -223,7 +223,7 @@ class DockerView:
     postponed: int
     writes: dict[str, int]
     errors: dict[tuple[str, str], int]
-    consumers: dict[str, KnownConsumer]
+    consumers: dict[str, ConsumerContainer]
     shadows: list[NameConflictView] = field(default_factory=list)
     peers: list[SwarmPeerView] = field(default_factory=list)
     dead: list[UnavailableContainerView] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Exports spans of client connections to an OpenTelemetry collector. Import only if traces are configured."""
+"""Exports spans of client connections to an OpenTelemetry collector. Needs the OpenTelemetry packages."""
 
 import asyncio
 import io

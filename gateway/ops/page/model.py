@@ -10,7 +10,7 @@ from gateway.ops.status_views import BackendView, ServiceView, TunnelView, Unava
 
 MAX_CHANGES = 30
 _SAME_TIME = 5.0
-"""Maximum number of seconds between two events of the same kind that the page shows in one line."""
+"""Maximum number of seconds between two similar events that the page shows in one line."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Renders the elements that several HTML pages contain: groups of backends, consumers and recent changes."""
+"""Renders the HTML elements of the pages, such as groups of backends, and reuses those that have not changed."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ SHORTEST_SCALE = 0.005
 """Minimum duration, in seconds, that the full width of a phases chart represents."""
 END_SECTION = "</section>\n"
 _PERIOD = 3600.0
-"""Seconds after which all parts are rendered again, because old times are shown with their date."""
+"""Seconds after which all parts are rendered again, because times more than a day old are shown with their date."""
 
 
 def macros(template: str) -> Any:

@@ -1,4 +1,4 @@
-"""Loads the Jinja templates of the HTML pages, which escape all values, and the functions that they call."""
+"""Loads the Jinja templates of the HTML pages, and defines the functions that the templates call."""
 
 import base64
 import hashlib
