@@ -84,7 +84,7 @@ class CheckManager:
 
 
 async def wait_first_results(backends: Callable[[], Iterable[RunningBackend]]) -> None:
-    """Wait until the first check of each target, over any of its paths, has finished.
+    """Wait until each target has been checked over at least one of its paths.
 
     Args:
         backends: Returns the running backends.

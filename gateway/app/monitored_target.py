@@ -47,7 +47,7 @@ class MonitoredTarget:
         in `checks`."""
 
     def inherit(self, other: "MonitoredTarget") -> None:
-        """Take over the results of `other`, the object for the same target before a reload.
+        """Copy the results of `other`, the object for the same target before a reload.
 
         Results over paths that no longer exist are dropped.
         """
@@ -112,7 +112,7 @@ class MonitoredTarget:
         return (self.checks[path].succeeded_at or 0.0) < since and time.monotonic() - since < _DOUBT_EXPIRES
 
     def candidate(self) -> TargetCandidate:
-        """Return the state of the target over the path for new clients, with the last probe results over any path.
+        """Return the state of the target over the path that new clients use, and its last probe result over any path.
 
         If the state has changed, update `clock`.
         """

@@ -43,7 +43,7 @@ class RunningBackend:
         records: The last probe results of each target. A reload keeps the role of each database, so that clients do
             not return to a primary that was replaced by another one.
         routes: The paths to each target, in the form in which the forward dials them.
-        clock: The backend's last computed state, and the time at which this state began.
+        clock: The last computed state of the backend, and the time at which this state began.
         on_state_change: Called when the state changes.
         on_result: Called after each check.
     """
@@ -71,7 +71,7 @@ class RunningBackend:
         """Return the state of the backend. If the state has changed, update `clock` and call `on_state_change`.
 
         Args:
-            candidates: The result of `candidates`; None to compute it.
+            candidates: The result of the method `candidates`. None: call the method.
         """
         health = backend_state(self.candidates() if candidates is None else candidates, self.spec.prefer)
         if self.clock.enter(health.state, time.time()):
@@ -135,7 +135,7 @@ class RunningBackend:
         return [routed for target in self.ordered_targets() for routed in by_target[target].routes()]
 
     def on_failure(self, target: Endpoint) -> None:
-        """Check `target` soon over all paths, because real traffic to it failed.
+        """Check `target` soon over all paths, because client traffic to it failed.
 
         If the targets have roles (primary and replica), also check the other targets: the failure can be part of a
         failover, after which another target has the required role.

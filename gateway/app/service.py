@@ -1,4 +1,4 @@
-"""Runs the service from start to stop. Handles signals, and sends keep-alive messages to systemd's watchdog."""
+"""Runs the service from start to stop, handles signals, and sends keep-alive messages to systemd's watchdog."""
 
 import asyncio
 import logging
@@ -48,7 +48,7 @@ The gateway already serves clients during this wait."""
 
 
 class GatewayService:
-    """The service, from start to stop.
+    """Runs the service from start to stop.
 
     Args:
         config: The configuration to run.

@@ -13,7 +13,7 @@ def stale_files(files: Iterable[Path], mounts: str) -> list[str]:
     """Return a warning for each file that was replaced on the host. Does no I/O.
 
     Args:
-        files: The files to check, without symbolic links.
+        files: The files to check, with all symbolic links resolved.
         mounts: The content of `/proc/self/mountinfo`.
     """
     deleted: dict[str, bool] = {}

@@ -28,7 +28,7 @@ _NAGIOS_UNKNOWN = 3
 def validate(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], **settings: str | None) -> None:
     """Check a configuration and the files that it names.
 
-    Prints warnings, and all errors with their positions in the configuration.
+    Prints warnings, or all errors with their positions in the configuration.
     """
     from gateway.app import credential_expiry  # noqa: PLC0415 - slow to import
     from gateway.app.ops_settings import file_problems  # noqa: PLC0415 - slow to import

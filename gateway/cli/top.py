@@ -50,7 +50,7 @@ def top(client: ServiceClient, interval: float, count: int | None) -> None:
 
 
 class _RateCalculator:
-    """Computes the traffic per second from the counters of two requests.
+    """Computes the traffic per second from the counters in two consecutive responses of the service.
 
     After a failed request, the next rates are zero, because two successful requests in a row are necessary.
     """

@@ -19,7 +19,7 @@ _POLL_INTERVAL = 0.2
 @client_options
 @click.option("--max", "longest", default="30s", show_default=True, metavar="DURATION", help="Maximum time to wait.")
 def wait(names: tuple[str, ...], client: ServiceClient, longest: str) -> None:
-    """Wait until the service and backends are ready.
+    """Wait until the service is ready.
 
     With names, also wait until these backends are up or degraded.
     """

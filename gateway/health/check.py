@@ -53,7 +53,7 @@ class CheckSchedule:
 
 
 class MonitoredUplink(Protocol):
-    """The part of `gateway.supervision.uplink.Uplink` that a check uses: the state of a tunnel and its link."""
+    """The interface of `gateway.supervision.uplink.Uplink` for checks: the state of a tunnel, and its link."""
 
     name: str
     settled: asyncio.Event
@@ -61,7 +61,7 @@ class MonitoredUplink(Protocol):
 
     @property
     def link(self) -> Connector | None:
-        """The current link; None while the tunnel has no link."""
+        """The link through the open tunnel; None while the tunnel is not open."""
 
     def describe(self) -> str:
         """Return one line that describes the tunnel's state and its cause."""
@@ -159,7 +159,7 @@ class Check:
         return self.verdict.pending or (self.last is not None and not self.last.passed)
 
     def inherit(self, other: "Check") -> None:
-        """Take over the state and counters of `other`, the check of the same target and tunnel before a reload."""
+        """Copy the state and counters of `other`, the check of the same target and tunnel before a reload."""
         self.last, self.last_success, self.succeeded_at = other.last, other.last_success, other.succeeded_at
         self.latency, self.durations = other.latency, other.durations
         self.history = other.history

@@ -32,7 +32,7 @@ class PathCandidate:
         is_open: Whether the tunnel is open.
         state: The state of the target according to the checks over this path.
         latency: Median duration of the last successful checks over this path, in seconds; None if none succeeded.
-        checks: Number of checks over this path since the start.
+        checks: Number of checks over this path since the start of the service.
         dial_failed: Whether a client's dial over this path failed, while a dial over another path succeeded. False
             again after a check over this path has succeeded.
     """

@@ -23,8 +23,8 @@ class TargetCandidate:
     """A target of a backend, with the results of its checks.
 
     Args:
-        remedy: How to fix this failure, as in `gateway.errors.UnusableTargetError`; empty to use the general remedy
-            for `reason`.
+        remedy: How to fix the failure of the target, as in `gateway.errors.UnusableTargetError`; empty to use the
+            general remedy for `reason`.
         promoted: Monotonic time, in seconds, at which a check detected that the target was promoted from replica to
             primary; 0 if there was no promotion.
         probed: Monotonic time, in seconds, at the start of the last probe that got a response.

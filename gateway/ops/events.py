@@ -1,4 +1,4 @@
-"""Keeps the latest events in memory: state changes of backends, targets, tunnels and the service. Does no I/O."""
+"""Keeps the latest state changes of backends, targets, tunnels and the service in memory. Does no I/O."""
 
 import json
 import time
