@@ -1,4 +1,4 @@
-"""Starts and stops the checks of backends, and waits for their first results."""
+"""Starts and stops the health checks of backends, and waits for their first results."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ _FIRST_RESULT_POLL = 0.5
 
 
 class CheckManager:
-    """Starts and stops the checks of backends.
+    """Starts and stops the health checks of backends.
 
     Args:
         components: Runs the checks.

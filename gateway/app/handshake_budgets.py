@@ -14,9 +14,10 @@ _NetworkPath = tuple[str | None, Endpoint]
 class HandshakeBudgets:
     """Owns the handshake budgets: one for each network path, which is a target and a tunnel. All backends share them.
 
-    Each server counts aborted handshakes, so the budgets of all paths to the same server share one limit (see
-    `join_budgets`). All paths of a backend to one target lead to the same server. If two backends share a path, they
-    use the same server. Budgets survive a reload, because the server continues to count.
+    A server counts aborted handshakes, and blocks a client address after too many. Therefore the budgets of all paths
+    to the same server share one limit (see `join_budgets`). All paths of a backend to one target lead to the same
+    server. If two backends share a path, they use the same server. Budgets survive a reload, because the server
+    continues to count.
     """
 
     def __init__(self) -> None:

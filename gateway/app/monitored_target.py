@@ -135,7 +135,7 @@ class MonitoredTarget:
 
     @property
     def record(self) -> ProbeRecord:
-        """The last probe results of the target, over any path."""
+        """The record of the last probe of the target, over any path."""
         return self.checks[0].record
 
     @property

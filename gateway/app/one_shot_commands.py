@@ -1,4 +1,4 @@
-"""Implements `gateway check`, `plan`, `apply` and `audit`, which run once and need no running service."""
+"""Implements the commands that run once without a running service: `gateway check`, `plan`, `apply` and `audit`."""
 
 import asyncio
 import contextlib

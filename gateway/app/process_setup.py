@@ -1,4 +1,4 @@
-"""Configures the interpreter, the process and the event loop."""
+"""Configures the process: file descriptor limit, garbage collector, thread switching, and the thread pool."""
 
 import asyncio
 import ctypes

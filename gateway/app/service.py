@@ -107,7 +107,7 @@ class GatewayService:
         ):
             docker = DockerSync(supervisor, group, self._auditing.recorder)
             runtime = self._create_runtime(supervisor, group, docker, exporter)
-            transitions = StateChangeReporter(runtime, self._events)
+            reporter = StateChangeReporter(runtime, self._events)
             self._reloader.start(runtime, docker, self._ops, listeners)
             supervisor.start("certificates", self._control.expiry)
             supervisor.start("fleet", self._control.fleet_poller)
@@ -127,7 +127,7 @@ class GatewayService:
             self._control.set_draining(draining=True)
             self._notifier.stopping()
             await shut_down(runtime, self._reloader.config.shutdown, self._control.stop_immediately)
-            transitions.close()
+            reporter.close()
             await self._events_file.write()
             for task in background:
                 task.cancel()

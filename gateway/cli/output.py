@@ -1,4 +1,4 @@
-"""Prints text and tables without control characters, formats values, and defines the option `--output`."""
+"""Prints text and tables on the terminal, formats values for them, and defines the option `--output`."""
 
 import shutil
 import textwrap

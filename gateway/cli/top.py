@@ -35,11 +35,11 @@ def top(client: ServiceClient, interval: float, count: int | None) -> None:
     The first lines show the failed tunnels and backends. The table is sorted by state, worst first, and then by
     traffic. Consumers are containers. To show them, the configuration must have a section docker.
     """
-    meter = _RateCalculator(client)
-    meter.read()
+    calculator = _RateCalculator(client)
+    calculator.read()
 
     def show() -> None:
-        status, rows = meter.rates()
+        status, rows = calculator.rates()
         print_wrapped(headline(status))
         print_diagnosis(status, details=False)
         print_notices(status)

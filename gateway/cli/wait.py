@@ -1,4 +1,4 @@
-"""`gateway wait`: waits until the service and its backends are ready."""
+"""`gateway wait`: waits until the service, and the backends that the user names, are ready."""
 
 import time
 from typing import Any
@@ -49,7 +49,7 @@ def wait(names: tuple[str, ...], client: ServiceClient, longest: str) -> None:
 
 
 def _missing(body: dict[str, Any], names: tuple[str, ...]) -> str:
-    """Return the reasons why the service is not ready.
+    """Return why the service is not ready.
 
     Args:
         body: The body of `/readyz`.

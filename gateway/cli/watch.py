@@ -48,10 +48,10 @@ class _Screen:
         Raises:
             GatewayError: The function failed. Pass the error to `report`.
         """
-        frame = _OutputBuffer(terminal=sys.stdout.isatty())
-        with redirect_stdout(frame):
+        buffer = _OutputBuffer(terminal=sys.stdout.isatty())
+        with redirect_stdout(buffer):
             self._show()
-        self._output, self._updated_at = frame.getvalue(), datetime.now().astimezone()
+        self._output, self._updated_at = buffer.getvalue(), datetime.now().astimezone()
         if self._clear:
             click.clear()
         click.echo(self._output, nl=False)

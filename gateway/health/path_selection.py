@@ -26,7 +26,7 @@ _UNCHECKED = (HealthState.UNKNOWN, HealthState.PAUSED)
 
 @dataclass(frozen=True)
 class PathCandidate:
-    """One path to a target, with its state and latency.
+    """A path that new clients might use to reach a target, with its state and latency.
 
     Args:
         is_open: Whether the tunnel is open.

@@ -20,7 +20,7 @@ _USABLE = (HealthState.UP, HealthState.DEGRADED)
 
 @dataclass(frozen=True)
 class TargetCandidate:
-    """A target of a backend, with the results of its checks.
+    """A target that new clients of a backend might use, with the results of its checks.
 
     Args:
         remedy: How to fix the failure of the target, as in `gateway.errors.UnusableTargetError`; empty to use the
@@ -29,7 +29,7 @@ class TargetCandidate:
             primary; 0 if there was no promotion.
         probed: Monotonic time, in seconds, at the start of the last probe that got a response.
         failing: Whether the last probe failed, or a client has waited too long for a response since that probe. Only
-            the tunnel that new clients use counts.
+            the path that new clients use counts.
     """
 
     target: Endpoint

@@ -108,7 +108,7 @@ class Failure:
         return own or backend in self.blocked or backend in self.degraded
 
     def concerns(self, backend: str) -> bool:
-        """Return whether this failure affects a backend, or only one of several tunnels that the backend can use."""
+        """Return whether this failure affects a backend, even if the backend has switched to another tunnel."""
         return self.explains(backend) or backend in self.rerouted
 
 

@@ -121,7 +121,8 @@ class EventLog:
         """The largest ID of a replaced event; 0 if no event has been replaced."""
         self._states: dict[EventSubject, str] = {}
         self._clocks: dict[EventSubject, TimedState] = {}
-        """The latest state of each subject, and when this state began. This can be before a restart."""
+        """The latest state of each subject, and when this state began, which can be before a restart of the
+        service."""
         self._last: dict[EventSubject, StateChange] = {}
         """The latest event of each subject."""
         self._ongoing: dict[EventSubject, StateChange] = {}

@@ -23,7 +23,8 @@ _INTERVAL = 0.2
 _RETRY_INTERVAL = 60.0
 """Seconds after which a failed write is repeated. A new event repeats it earlier."""
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
-"""Errors that are logged without a warning, because a gateway does not need a writable `state_dir`."""
+"""Errors that are logged at the level `info` instead of `warning`, because a gateway does not need a writable
+`state_dir`."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _READ_TIMEOUT = 2.0
 _WRITE_TIMEOUT = 2.0

@@ -1,4 +1,4 @@
-"""Reads the events file, which contains one JSON object per line. Skips damaged lines."""
+"""Reads the file of saved events, which contains one JSON object per line. Skips damaged lines."""
 
 import json
 import os

@@ -26,7 +26,7 @@ request, instead of only the changes."""
 
 
 class PageHandlers:
-    """Responds with HTML pages. For a client without authorization, a page contains no data, and prompts for a token.
+    """Handles requests for HTML pages. Clients without authorization get a page that prompts for a token.
 
     Args:
         service: The service whose state the pages show.

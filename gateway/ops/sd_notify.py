@@ -24,8 +24,8 @@ class SdNotifier:
         """Seconds between two keep-alive messages; None if the service manager expects none."""
         self._due = 0.0
         self._unsent: str | None = None
-        """The last state, if it could not be sent; otherwise, None. `watchdog` sends it again: if systemd does not
-        receive `READY=1`, for example, it stops the service."""
+        """The last state, if it could not be sent; otherwise, None. `watchdog` sends it again. For example, systemd
+        stops a service if it does not receive `READY=1`."""
 
     def ready(self) -> None:
         """Report that the service has started, or has finished a reload."""

@@ -87,8 +87,8 @@ class ControlledService(Protocol):
     def pause(self, backend: str, *, paused: bool) -> bool:
         """Pause or resume the checks of a backend.
 
-        If the checks are not paused, resuming restarts them. The next check then accepts an NFS export that was
-        replaced by another one.
+        If the checks are not paused, resuming restarts them. If an NFS server exports another file system than
+        before, checks report this until they are restarted.
 
         Returns:
             False if there is no such backend.

@@ -120,7 +120,7 @@ class BackendTunnelView:
 
 @dataclass(frozen=True)
 class ConsumerView:
-    """How one container uses one backend: connections, bytes and latency."""
+    """The use of one backend by one container (consumer): connections, bytes and latency."""
 
     id: str
     active: int
