@@ -75,9 +75,7 @@ def _listener(address: Endpoint, passed: PassedSockets, *, free_bind: bool) -> L
 
 
 def restrict_sockets(config: Config, listeners: dict[Endpoint, Listener]) -> None:
-    """Let only the owner and the group of a unix socket connect, unless `config` checks the user or group of
-    peers.
-    """
+    """Let only the owner and group of a unix socket connect, unless `config` checks the user or group of peers."""
     for address in listeners.keys() - _open_to_all(config):
         listeners[address].set_mode(open_to_all=False)
 
