@@ -49,7 +49,7 @@ from gateway.fleet.members import MemberAddress
 from gateway.forwarding.admission import RefusalReason
 from gateway.measurement import Histogram
 from gateway.ops.authorization import AccessRole
-from gateway.ops.get_handlers import ROLES
+from gateway.ops.get_request_handlers import ROLES
 from gateway.ops.kind_specific_metrics import fact_families
 from gateway.ops.metrics import families
 from gateway.ops.server import OpsServer

@@ -1,17 +1,17 @@
-"""Keeps a snapshot of the service's state up to date. After an event, updates only the backends that changed."""
+"""Caches a snapshot of the service's state. After an event, updates only the backends that changed."""
 
 import asyncio
 import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from gateway.ops.events import SubjectType, Transition
+from gateway.ops.events import StateChange, SubjectType
 from gateway.ops.service_interface import ControlledService
 from gateway.ops.status_views import ServiceView
 
 
 class NumberedView(NamedTuple):
-    """A snapshot of the service's state, with a number.
+    """A snapshot of the service's state, with the number that `ServiceViewCache` gave it.
 
     Args:
         view: The snapshot.
@@ -24,11 +24,11 @@ class NumberedView(NamedTuple):
     number: int
 
 
-class LiveView:
-    """A snapshot of the service's state that all HTTP clients share.
+class ServiceViewCache:
+    """Caches a snapshot of the service's state, which all HTTP clients share.
 
-    A service can have hundreds of backends. Therefore, after an event of a backend or a target, only the snapshot of
-    this backend is updated. Values that change without an event, such as the number of clients, are as old as the
+    A service can have hundreds of backends. Therefore, after an event of a backend or a target, only this backend is
+    updated in the snapshot. Values that change without an event, such as the number of clients, are as old as the
     last complete snapshot.
 
     Args:
@@ -67,11 +67,11 @@ class LiveView:
             return self._last
 
     def clear(self) -> None:
-        """Make the next call of `get` build a complete snapshot, because a command has changed the state."""
+        """Discard the snapshot, because a command has changed the state. The next call of `get` builds a new one."""
         self._commands += 1
 
 
-def _changed_backends(events: Iterable[Transition] | None) -> set[str] | None:
+def _changed_backends(events: Iterable[StateChange] | None) -> set[str] | None:
     """Return the names of the backends that events concern.
 
     Return None if the events are not known, or if one of them does not concern a backend or a target.

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
-from gateway.app.transition_observer import TransitionObserver
+from gateway.app.state_change_reporter import StateChangeReporter
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.errors import Reason
 from gateway.health.target_selection import BackendHealth
@@ -26,7 +26,7 @@ def running(state: HealthState, *targets: Any) -> Any:
 
 def observed(runtime: Any) -> tuple[Any, EventLog]:
     log = EventLog()
-    return TransitionObserver(runtime, log), log
+    return StateChangeReporter(runtime, log), log
 
 
 def brief(log: EventLog) -> list[tuple[str, str | None, str]]:

@@ -2,8 +2,8 @@ import re
 from typing import Any
 
 from gateway.backends import target_remedy
-from gateway.cli.explanation import explanation, explanation_json
-from gateway.cli.severity import tunnels_by_severity
+from gateway.cli.backend_explanation import explanation, explanation_json
+from gateway.cli.severity_order import tunnels_by_severity
 from gateway.cli.tunnel_paths import hops
 from gateway.errors import Reason
 from gateway.remedies import TARGET_REMEDIES, TUNNEL_REMEDIES

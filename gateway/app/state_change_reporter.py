@@ -1,8 +1,8 @@
-"""Reports state changes of backends, targets and tunnels to the event log."""
+"""Adds the state changes of backends, targets and tunnels to the event log."""
 
 from gateway.app.running_backend import RunningBackend
 from gateway.app.runtime import Runtime
-from gateway.app.status_view import worst_uplink
+from gateway.app.status_view_builder import worst_uplink
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.events import EventLog, EventSubject, SubjectType
 
@@ -13,8 +13,8 @@ _IGNORED = (
 apply. A configured tunnel is stopped only when the service stops."""
 
 
-class TransitionObserver:
-    """Reports the state changes of the backends and tunnels of a runtime to the event log.
+class StateChangeReporter:
+    """Adds the state changes of a runtime's backends, targets and tunnels to the event log.
 
     Args:
         runtime: The runtime. It calls this object after each check, and when the state of a tunnel changes.

@@ -1,4 +1,4 @@
-"""Describes a configuration as text, without secrets, for the status page. Does no I/O."""
+"""Converts a configuration to text without secrets, for the status page. Does no I/O."""
 
 import dataclasses
 import re
@@ -17,8 +17,8 @@ from gateway.text_sanitizer import one_line
 from gateway.tunnels import TunnelKind
 
 _OF_SPEC = {"options": "", "check_options": "check"}
-"""Fields of `TunnelSpec` and `BackendSpec` whose name differs from the key in the configuration file, with this key.
-Empty: the keys of the field are directly in the section of the tunnel or backend."""
+"""Maps fields of `TunnelSpec` and `BackendSpec` to their keys in the configuration file, if the names differ. An
+empty key: the keys of the field are directly in the section of the tunnel or backend."""
 _OMITTED = ("name", "place", "sockets")
 """Fields of a tunnel or backend that do not come from a key of the configuration file."""
 _SENSITIVE = ("password_command", "command", "proxy_command", "send", "expect", "expect_pattern", "headers")

@@ -25,19 +25,19 @@ from gateway.measurement import Histogram
 from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import (
-    ActionView,
     AttachmentView,
     BackendStatus,
     BackendView,
     CertificateView,
+    ConsumerContainer,
     ConsumerView,
-    DeadContainerView,
     DockerView,
-    KnownConsumer,
     NameConflictView,
-    PeerView,
+    PlannedChangeView,
+    SwarmPeerView,
     TargetView,
     TunnelView,
+    UnavailableContainerView,
     VolumeView,
 )
 from gateway.supervision.uplink import Uplink
@@ -106,7 +106,8 @@ def _link_status(uplink: Uplink) -> LinkStatus:
 def _details(all_details: list[dict[str, Any]], facts: tuple[Fact, ...]) -> dict[str, Any]:
     """Return the details of a tunnel from the details of its uplinks.
 
-    If a fact is declared as additive, such as a counter, sum its values. For all others, use the first uplink.
+    If a fact (kind-specific value) is declared as additive, such as a counter, sum its values. For all other facts,
+    use the first uplink.
     """
     combined = dict(all_details[0]) if all_details else {}
     for key in (fact.key for fact in facts if fact.additive):
@@ -116,7 +117,7 @@ def _details(all_details: list[dict[str, Any]], facts: tuple[Fact, ...]) -> dict
 
 
 def credential_views(found: list[NamedCredential]) -> list[CertificateView]:
-    """Return the status of certificates, those that expire first at the beginning."""
+    """Return the status of each certificate, in the order of expiry."""
     views = [CertificateView(each.kind, name, each.name, *each.validity) for name, each in found]
     return sorted(views, key=lambda each: each.expires)
 
@@ -139,7 +140,7 @@ def backend_view(running: RunningBackend, events: EventLog, *, knows_containers:
         running: The backend.
         events: The event log. It shows when a failure began, even if this was before a restart.
         knows_containers: Whether the gateway identifies the containers behind source addresses. If not, the status
-            omits the consumers of TCP listeners, because they are only addresses.
+            omits the consumers of TCP listeners, because the gateway knows only their addresses.
     """
     spec, forward, candidates = running.spec, running.forward, running.candidates()
     found = running.evaluate(candidates)
@@ -201,7 +202,8 @@ def docker_view(docker: DockerSync) -> DockerView | None:
             VolumeView(each.spec.name, each.state, each.message, each.spec.driver_options) for each in plan.volumes
         ],
         actions=[
-            ActionView(each.verb, each.network, each.container, list(each.aliases), each.why) for each in plan.actions
+            PlannedChangeView(each.verb, each.network, each.container, list(each.aliases), each.why)
+            for each in plan.actions
         ],
         shadows=[
             NameConflictView(each.container, each.network, each.name, each.ours, each.other)
@@ -210,7 +212,7 @@ def docker_view(docker: DockerSync) -> DockerView | None:
         warnings=[*plan.warnings, *plan.exposures, *(docker.peers.warnings() if docker.peers else ())],
         postponed=plan.postponed,
         dead=[
-            DeadContainerView(
+            UnavailableContainerView(
                 each.container, each.cause, each.detail, each.state, each.message, each.command, each.is_excluded
             )
             for each in plan.dead
@@ -218,9 +220,9 @@ def docker_view(docker: DockerSync) -> DockerView | None:
         revived=dict(reconciler.revivals.revived),
         writes=dict(reconciler.writes),
         errors=dict(reconciler.errors),
-        consumers={each.name: KnownConsumer(each.id, each.labels) for each in reconciler.directory.consumers()},
+        consumers={each.name: ConsumerContainer(each.id, each.labels) for each in reconciler.directory.consumers()},
         peers=[
-            PeerView(
+            SwarmPeerView(
                 network=each.network.name,
                 address=each.address,
                 instance=each.report.instance if each.report else None,

@@ -1,29 +1,29 @@
-"""Stores the last probe result of one target. The checks through all tunnels to the target share it. Does no I/O."""
+"""Stores the last probe result of one target, shared by the checks over all paths to it. Does no I/O."""
 
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.states import DatabaseRole
 from gateway.health.check_results import CheckResult
 
 
-class TargetRecord:
+class ProbeRecord:
     """The last probe result of one target, and when the target was promoted.
 
-    The checks through all tunnels to the target share one record.
+    The checks over all paths to the target share one record.
     """
 
     def __init__(self) -> None:
         self.probe_result = ProbeResult()
-        """The result of the last probe. A probe that raises an error returns no result, and does not change it."""
+        """The result of the last probe. A probe that raises an error does not change this value."""
         self.probed = 0.0
-        """Monotonic time, in seconds, at which the last probe that got a response started."""
+        """Monotonic time, in seconds, at the start of the last probe that got a response."""
         self.promoted = 0.0
         """Monotonic time, in seconds, at which a probe detected that the target was promoted from replica to primary;
         0 if there was no promotion."""
         self._role: DatabaseRole | None = None
 
-    def without_facts(self) -> "TargetRecord":
+    def without_facts(self) -> "ProbeRecord":
         """Return a new record that contains only the target's role and the time of its promotion."""
-        record = TargetRecord()
+        record = ProbeRecord()
         record.probe_result = ProbeResult(role=self.probe_result.role, read_only=self.probe_result.read_only)
         record.probed, record.promoted, record._role = self.probed, self.promoted, self._role
         return record

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from gateway.cli import cli
-from gateway.cli.diagnosis import print_notices
+from gateway.cli.diagnosis_output import print_notices
 from gateway.cli.output import format_clock
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.diagnosis import diagnose

@@ -5,7 +5,7 @@ import pytest
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.errors import Reason
 from gateway.ops.diagnosis import diagnose
-from gateway.ops.reason_descriptions import cause, remedy
+from gateway.ops.state_descriptions import cause, remedy
 from tests.support.status_views import backend, service, tunnel
 
 

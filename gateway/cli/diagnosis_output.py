@@ -1,4 +1,4 @@
-"""Prints the diagnosis from `/api/v1/status`, with the same text as the status page."""
+"""Prints which tunnels and backends have failed, why, and what to do: the diagnosis from `/api/v1/status`."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from gateway.cli.output import (
     print_wrapped,
 )
 from gateway.ops.diagnosis import MAX_CAUSES
-from gateway.ops.reason_descriptions import state_name
+from gateway.ops.state_descriptions import state_name
 
 _COLORS = {"bad": "red", "warning": "yellow"}
 

@@ -12,20 +12,20 @@ from gateway.ops.connection_limits import ConnectionLimits
 class ConnectionOwner(Protocol):
     """The listener that owns a connection. The connection calls these methods when its state changes."""
 
-    def handler_for(self, connection: "LimitedConnection") -> web.RequestHandler:
+    def handler_for(self, connection: "HttpConnection") -> web.RequestHandler:
         """Return the protocol that parses the requests of a new connection."""
 
-    def request_received(self, connection: "LimitedConnection") -> None:
+    def request_received(self, connection: "HttpConnection") -> None:
         """Record that a complete request has arrived on the connection."""
 
-    def response_sent(self, connection: "LimitedConnection") -> None:
+    def response_sent(self, connection: "HttpConnection") -> None:
         """Record that the response on the connection is complete."""
 
-    def connection_closed(self, connection: "LimitedConnection") -> None:
+    def connection_closed(self, connection: "HttpConnection") -> None:
         """Remove the connection, because it is closed."""
 
 
-class LimitedConnection(asyncio.Protocol):
+class HttpConnection(asyncio.Protocol):
     """A connection that passes received data to aiohttp, within deadlines and a size limit.
 
     Args:

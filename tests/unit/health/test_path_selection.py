@@ -7,23 +7,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.contracts.states import HealthState, PathPreference
-from gateway.health.tunnel_selection import (
+from gateway.health.path_selection import (
     RETURN_AFTER,
-    TunnelCandidate,
-    TunnelSelector,
+    PathCandidate,
+    PathSelector,
     choose_path,
     order_paths,
     working_paths,
 )
 
-UP = TunnelCandidate(is_open=True, state=HealthState.UP)
-CLOSED = TunnelCandidate(is_open=False, state=HealthState.BLOCKED)
-DOWN = TunnelCandidate(is_open=True, state=HealthState.DOWN)
-OPENED = TunnelCandidate(is_open=True, state=HealthState.BLOCKED)
+UP = PathCandidate(is_open=True, state=HealthState.UP)
+CLOSED = PathCandidate(is_open=False, state=HealthState.BLOCKED)
+DOWN = PathCandidate(is_open=True, state=HealthState.DOWN)
+OPENED = PathCandidate(is_open=True, state=HealthState.BLOCKED)
 
 some_paths = st.lists(
     st.builds(
-        TunnelCandidate,
+        PathCandidate,
         is_open=st.booleans(),
         state=st.sampled_from(HealthState),
         latency=st.none() | st.floats(0.0001, 10),
@@ -37,7 +37,7 @@ preferences: st.SearchStrategy[PathPreference] = st.sampled_from(["order", "late
 
 @given(some_paths, st.data(), preferences)
 def test_new_clients_never_use_a_closed_path_while_another_is_open(
-    paths: list[TunnelCandidate], data: st.DataObject, prefer: PathPreference
+    paths: list[PathCandidate], data: st.DataObject, prefer: PathPreference
 ) -> None:
     worked_for = data.draw(st.lists(st.floats(-inf, inf, allow_nan=False), min_size=len(paths), max_size=len(paths)))
     current = data.draw(st.none() | st.integers(0, len(paths) - 1))
@@ -57,7 +57,7 @@ def test_new_clients_never_use_a_closed_path_while_another_is_open(
 
 @given(some_paths, st.data(), preferences)
 def test_the_choice_does_not_alternate(
-    paths: list[TunnelCandidate], data: st.DataObject, prefer: PathPreference
+    paths: list[PathCandidate], data: st.DataObject, prefer: PathPreference
 ) -> None:
     current = data.draw(st.none() | st.integers(0, len(paths) - 1))
     chosen = choose_path(paths, [inf] * len(paths), current, prefer)
@@ -66,7 +66,7 @@ def test_the_choice_does_not_alternate(
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.floats(0, 20)), max_size=40))
 def test_flapping_paths_cause_at_most_one_return_per_pause(events: list[tuple[int, bool, float]]) -> None:
-    choice, paths, now = TunnelSelector("abcd", "order"), [UP] * 4, 0.0
+    choice, paths, now = PathSelector("abcd", "order"), [UP] * 4, 0.0
     choice.update(paths, now)
     returns = 0
     for at, is_open, pause in events:
@@ -91,7 +91,7 @@ def test_a_target_that_fails_over_all_paths_does_not_discredit_them() -> None:
 
 
 def test_clients_leave_a_path_at_once_and_return_when_it_has_worked_for_a_while() -> None:
-    choice = TunnelSelector(["a", "b"], "order")
+    choice = PathSelector(["a", "b"], "order")
     assert choice.update([CLOSED, UP], 0.0) == 1
     for state in (HealthState.BLOCKED, HealthState.UNKNOWN, HealthState.DOWN):
         assert choice.update([replace(UP, state=state), UP], 0.5) == 1  # no check has succeeded
@@ -109,7 +109,7 @@ def test_the_chosen_path_is_tried_first_and_paths_that_do_not_work_last() -> Non
 
 
 def test_clients_return_to_a_path_of_a_target_without_checks() -> None:
-    unchecked, choice = TunnelCandidate(is_open=True, state=HealthState.UNKNOWN), TunnelSelector(["a", "b"], "order")
+    unchecked, choice = PathCandidate(is_open=True, state=HealthState.UNKNOWN), PathSelector(["a", "b"], "order")
     assert choice.update([unchecked, unchecked], 0.0) == 0
     assert choice.update([CLOSED, unchecked], 1.0) == 1
     assert choice.update([unchecked, unchecked], 2.0) == 1
@@ -117,7 +117,7 @@ def test_clients_return_to_a_path_of_a_target_without_checks() -> None:
 
 
 def test_latency_decides_with_hysteresis() -> None:
-    choice = TunnelSelector(["a", "b", "c"], "latency")
+    choice = PathSelector(["a", "b", "c"], "latency")
 
     def update(*latencies: float | None, checks: int = 1) -> int:
         return choice.update([replace(UP, latency=each, checks=checks) for each in latencies], 0.0)
@@ -132,7 +132,7 @@ def test_latency_decides_with_hysteresis() -> None:
 
 
 def test_latencies_that_alternate_cause_no_change() -> None:
-    choice = TunnelSelector(["a", "b"], "latency")
+    choice = PathSelector(["a", "b"], "latency")
     for checks in range(100):
         slow, fast = 0.030, 0.003
         latencies = (slow, fast) if checks // 7 % 2 else (fast, slow)
@@ -141,7 +141,7 @@ def test_latencies_that_alternate_cause_no_change() -> None:
 
 
 def test_a_path_that_starts_to_work_is_used_at_once_if_it_is_faster() -> None:
-    choice = TunnelSelector(["a", "b"], "latency")
+    choice = PathSelector(["a", "b"], "latency")
     assert choice.update([replace(UP, latency=0.1, checks=1), CLOSED], 0.0) == 0
     assert choice.update([replace(UP, latency=0.1, checks=1), replace(UP, latency=0.01, checks=1)], 0.0) == 1
     assert choice.update([replace(UP, latency=0.01, checks=9), replace(UP, latency=0.1, checks=8)], 0.0) == 1
@@ -150,7 +150,7 @@ def test_a_path_that_starts_to_work_is_used_at_once_if_it_is_faster() -> None:
 
 
 def test_a_reload_keeps_the_choice_and_the_counters() -> None:
-    old, new = TunnelSelector(["a", "b"], "order"), TunnelSelector(["c", "b", "a"], "order")
+    old, new = PathSelector(["a", "b"], "order"), PathSelector(["c", "b", "a"], "order")
     old.update([UP, UP], 0.0)
     old.update([CLOSED, UP], 1.0)
     new.inherit(old)

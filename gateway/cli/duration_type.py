@@ -1,4 +1,4 @@
-"""Defines the type of options whose value is a duration in seconds."""
+"""Defines the Click type of options whose value is a duration in seconds."""
 
 import math
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 
-class Seconds(click.FloatRange):
-    """A number of seconds, from 0.1 to 3600."""
+class DurationType(click.FloatRange):
+    """The Click type of an option whose value is a number of seconds, from 0.1 to 3600."""
 
     def __init__(self) -> None:
         super().__init__(min=0.1, max=3600)

@@ -16,10 +16,10 @@ from gateway.ops.access_middleware import may_see_details
 from gateway.ops.authorization import AccessRole
 from gateway.ops.event_streams import EventStreams
 from gateway.ops.fleet_json import discovery_json, fleet_json, summary_json
-from gateway.ops.live_view import LiveView
 from gateway.ops.page_handlers import PageHandlers
 from gateway.ops.response_cache import ResponseCache, encode_in_slices
 from gateway.ops.service_interface import ControlledService
+from gateway.ops.service_view_cache import ServiceViewCache
 from gateway.ops.status_json import consumers_json, iter_json, plan_json, service_json
 from gateway.ops.status_views import ServiceView
 
@@ -47,12 +47,12 @@ class _RenderedResponse:
     content_type: str = "application/json; charset=utf-8"
 
 
-class GetHandlers:
-    """Handles all GET requests of the ops server.
+class GetRequestHandlers:
+    """Handles the GET requests of the ops server.
 
     Args:
         service: The service whose state the responses describe.
-        live_view: Provides snapshots of the service's state.
+        views: Provides snapshots of the service's state.
         renderer: The thread that renders the metrics.
         cached: Whether to cache responses. A change of the phase, for example to draining, is never delayed by the
             cache.
@@ -62,7 +62,7 @@ class GetHandlers:
     def __init__(
         self,
         service: ControlledService,
-        live_view: LiveView,
+        views: ServiceViewCache,
         renderer: ThreadPoolExecutor,
         *,
         cached: bool,
@@ -72,15 +72,15 @@ class GetHandlers:
         self._renderer = renderer
         self._cache = ResponseCache()
         self._cached = cached
-        self._live_view = live_view
-        self._pages = PageHandlers(service, self._live_view, renderer, max_age=_MAX_AGE if cached else 0.0)
+        self._views = views
+        self._pages = PageHandlers(service, self._views, renderer, max_age=_MAX_AGE if cached else 0.0)
         self._streams = EventStreams(service.events, max_streams)
         self._api = importlib.resources.files("gateway.ops").joinpath("openapi.yaml").read_bytes()
 
     def clear_cache(self) -> None:
         """Remove all cached responses. Call this method after a command has changed the state."""
         self._cache.clear()
-        self._live_view.clear()
+        self._views.clear()
 
     async def close_streams(self, _: web.Application) -> None:
         """End the event streams, because the server stops."""
@@ -202,7 +202,7 @@ class GetHandlers:
         return await self._respond((path, self._service.phase()), compute)
 
     async def _view(self) -> ServiceView:
-        return (await self._live_view.get(_MAX_AGE if self._cached else 0.0)).view
+        return (await self._views.get(_MAX_AGE if self._cached else 0.0)).view
 
     async def _respond(
         self, key: Hashable, compute: Callable[[], Awaitable[_RenderedResponse]], max_age: float = _MAX_AGE
@@ -234,7 +234,7 @@ class GetHandlers:
     }
 
 
-ROLES = {path: role for path, (_, role) in GetHandlers.PATHS.items()}
+ROLES = {path: role for path, (_, role) in GetRequestHandlers.PATHS.items()}
 """The role that each path requires. The HTML pages require none: for a client without `AccessRole.EVERYTHING`, they
 contain no data, and prompt for a token."""
 PROBES = ("/livez", "/healthz", "/startupz", "/readyz", "/readyz/{backend}")

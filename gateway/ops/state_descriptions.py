@@ -1,4 +1,4 @@
-"""Describes the state of a tunnel or backend for users: the name of the state, its cause, and what to do."""
+"""Describes the state of a tunnel or backend for users: a name for the state, its cause, and what to do."""
 
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.errors import Reason

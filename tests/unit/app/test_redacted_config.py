@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gateway.app.config_view import config_text
+from gateway.app.redacted_config import config_text
 from gateway.config.loader import ConfigSources, load
 
 SECRET = "hunter2-not-shown"

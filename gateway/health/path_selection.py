@@ -1,8 +1,8 @@
-"""Selects the tunnel through which new clients reach a target, if there are several. Does no I/O.
+"""Selects the path (a tunnel, or the direct connection) over which new clients reach a target. Does no I/O.
 
-A path is one of these tunnels, or the direct connection. New clients leave a path immediately if it fails and another
-path works. They start to use a preferred path when a check over it succeeds. If that path has failed before, it must
-first work for `RETURN_AFTER` seconds, so that new clients do not use a path that fails repeatedly.
+New clients leave a path immediately if it fails and another path works. They start to use a preferred path when a
+check over it succeeds. If that path has failed before, it must first work for `RETURN_AFTER` seconds, so that new
+clients do not use a path that fails repeatedly.
 """
 
 from collections import Counter
@@ -15,8 +15,8 @@ from gateway.contracts.states import HealthState, PathPreference
 RETURN_AFTER = 30.0
 """Number of seconds for which a path must work after a failure, before new clients use it again."""
 _FASTER, _MIN_GAIN = 0.8, 0.001
-"""Used if low latency is preferred. New clients move to another path only if the ratio of its latency to the current
-path's latency is at most the first value, and the difference is at least the second value, in seconds."""
+"""Thresholds for the preference `latency`. New clients move to another path only if the ratio of its latency to the
+current path's latency is at most the first value, and the difference is at least the second value, in seconds."""
 _CONFIRMATIONS = 8
 """Number of consecutive checks for which another path must be faster before new clients move to it. On a busy
 machine, the latencies of equally fast paths can differ for several checks."""
@@ -25,14 +25,14 @@ _UNCHECKED = (HealthState.UNKNOWN, HealthState.PAUSED)
 
 
 @dataclass(frozen=True)
-class TunnelCandidate:
-    """One path to a target, with its state and latency.
+class PathCandidate:
+    """A path that new clients might use to reach a target, with its state and latency.
 
     Args:
         is_open: Whether the tunnel is open.
         state: The state of the target according to the checks over this path.
         latency: Median duration of the last successful checks over this path, in seconds; None if none succeeded.
-        checks: Number of checks over this path since the start.
+        checks: Number of checks over this path since the start of the service.
         dial_failed: Whether a client's dial over this path failed, while a dial over another path succeeded. False
             again after a check over this path has succeeded.
     """
@@ -44,7 +44,7 @@ class TunnelCandidate:
     dial_failed: bool = False
 
 
-def working_paths(paths: Sequence[TunnelCandidate]) -> list[int]:
+def working_paths(paths: Sequence[PathCandidate]) -> list[int]:
     """Return the indexes of the paths that new clients can use.
 
     A path works if its tunnel is open, and the target is not down over this path. If the target is down over all
@@ -62,7 +62,7 @@ def working_paths(paths: Sequence[TunnelCandidate]) -> list[int]:
     return trusted
 
 
-def confirmed_paths(paths: Sequence[TunnelCandidate]) -> list[int]:
+def confirmed_paths(paths: Sequence[PathCandidate]) -> list[int]:
     """Return the indexes of the paths to which new clients may move, because checks show that they work.
 
     Over these paths, the target is up or degraded. If there is no such path, for example because the target is not
@@ -77,7 +77,7 @@ def confirmed_paths(paths: Sequence[TunnelCandidate]) -> list[int]:
 
 
 def choose_path(
-    paths: Sequence[TunnelCandidate], worked_for: Sequence[float], current: int | None, prefer: PathPreference
+    paths: Sequence[PathCandidate], worked_for: Sequence[float], current: int | None, prefer: PathPreference
 ) -> int:
     """Choose the path for new clients, and return its index.
 
@@ -108,7 +108,7 @@ def choose_path(
     return best
 
 
-def order_paths(paths: Sequence[TunnelCandidate], chosen: int) -> list[int]:
+def order_paths(paths: Sequence[PathCandidate], chosen: int) -> list[int]:
     """Return the indexes of all paths, in the order in which to dial them for a new client.
 
     Args:
@@ -119,8 +119,8 @@ def order_paths(paths: Sequence[TunnelCandidate], chosen: int) -> list[int]:
     return sorted(range(len(paths)), key=lambda at: (at != chosen, at not in working, at))
 
 
-class TunnelSelector:
-    """Selects the tunnel through which new clients reach one target, and counts how often the selection changes.
+class PathSelector:
+    """Selects the path over which new clients reach one target, and counts how often the selection changes.
 
     Args:
         names: The names of the tunnels that lead to the target, in the order of the configuration. None stands for
@@ -143,7 +143,7 @@ class TunnelSelector:
         """Number of checks over each path at the time when another path became faster than the current path. None: no
         other path is faster."""
 
-    def update(self, paths: Sequence[TunnelCandidate], now: float) -> int:
+    def update(self, paths: Sequence[PathCandidate], now: float) -> int:
         """Choose the path for new clients from the latest check results, and return its index.
 
         Args:
@@ -171,8 +171,8 @@ class TunnelSelector:
                 self.current, self._slower_since = chosen, None
         return chosen
 
-    def _confirm_fastest(self, current: int, fastest: int, candidates: Sequence[TunnelCandidate]) -> int:
-        """Return `fastest` if that candidate has been the fastest in the last `_CONFIRMATIONS` checks.
+    def _confirm_fastest(self, current: int, fastest: int, candidates: Sequence[PathCandidate]) -> int:
+        """Return `fastest` if that path has been the fastest in the last `_CONFIRMATIONS` checks.
 
         Otherwise, return `current`.
 
@@ -189,8 +189,8 @@ class TunnelSelector:
         confirmations = min(candidates[at].checks - self._slower_since[at] for at in (current, fastest))
         return fastest if confirmations >= _CONFIRMATIONS else current
 
-    def inherit(self, other: "TunnelSelector") -> None:
-        """Take over the counters and the choice of `other`, the selector of the same target before a reload."""
+    def inherit(self, other: "PathSelector") -> None:
+        """Copy the counters and the selected path of `other`, the selector of the same target before a reload."""
         self.switches = other.switches
         for at, name in enumerate(self.names):
             if name in other.names:

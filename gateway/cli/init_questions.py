@@ -1,4 +1,4 @@
-"""Asks the user the questions of `gateway init`, and repeats a question after an invalid answer."""
+"""Asks the questions of `gateway init` on the terminal, and repeats a question after an invalid answer."""
 
 import contextlib
 import dataclasses
@@ -33,8 +33,8 @@ _HINTS = {
     "identity_files": "To create one: ssh-keygen -t ed25519 -f tunnel_key",
     "known_hosts": "To create one: ssh-keyscan -p {port} {host} > known_hosts",
 }
-"""How to create the files for a key, if the user has none of the usual files. Earlier answers replace the words in
-braces."""
+"""Instructions for a key that names a file, shown if the user has none of the usual files. Earlier answers replace
+the words in braces."""
 _KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 
 
@@ -42,7 +42,7 @@ def ask_config(tunnel_urls: tuple[str, ...]) -> dict[str, Any]:
     """Ask for a tunnel and for backends, and return the configuration.
 
     Args:
-        tunnel_urls: The tunnels on the command line, as `NAME=URL`. If there is one, do not ask for a tunnel.
+        tunnel_urls: The tunnels on the command line, as `NAME=URL`. If there are any, do not ask for a tunnel.
 
     Raises:
         ConfigError: A URL is not valid.
@@ -171,7 +171,7 @@ def _ask_keys(
 
 
 def _ask_key(cls: type, key: str, before: dict[str, Any], answers: dict[str, Any]) -> tuple[str, Any]:
-    """Ask for the value of one key. Return the key for the configuration file and the value.
+    """Ask for the value of one key. Return the key and the value to write to the configuration file.
 
     For a secret such as `password`, the key is `password_file`. Without an answer, the value is an empty string.
 

@@ -1,4 +1,4 @@
-"""Lists the keys in which two configurations differ, without their values. Does no I/O."""
+"""Lists the configuration keys that differ between two configurations, without their values. Does no I/O."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -8,14 +8,14 @@ from gateway.config import Config
 
 _NAMED = ("tunnels", "backends")
 _OF_SPEC = {"options": "", "check_options": "check"}
-"""Fields of `TunnelSpec` and `BackendSpec` whose name differs from the key in the configuration file, with this key.
-Empty: the keys of the field are directly in the section of the tunnel or backend."""
+"""Maps fields of `TunnelSpec` and `BackendSpec` to their keys in the configuration file, if the names differ. An
+empty key: the keys of the field are directly in the section of the tunnel or backend."""
 _WHOLE = ("kind",)
-"""Fields that are dataclasses in the model, but that the configuration file contains as a single value."""
+"""Fields to compare as a whole, because each of them is a single value in the configuration file."""
 
 
-def changed_keys(old: Config, new: Config) -> dict[str, list[str]]:
-    """Return the keys in which `old` and `new` differ.
+def changed_config_keys(old: Config, new: Config) -> dict[str, list[str]]:
+    """Return the configuration keys whose values differ between `old` and `new`.
 
     Returns:
         Three lists of dotted keys: `added` and `removed` contain tunnels and backends, such as `tunnels.office`;

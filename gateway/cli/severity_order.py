@@ -1,4 +1,4 @@
-"""Sorts tunnels and backends by the severity of their states. Does no I/O."""
+"""Sorts tunnels and backends for the output of commands, worst state first. Does no I/O."""
 
 from typing import Any
 
@@ -25,5 +25,5 @@ def backend_rank(state: str) -> int:
 
 
 def _rank(order: tuple[str, ...], state: str) -> int:
-    """Return the index of a state in `order`. An unknown state, for example from a newer gateway, comes first."""
+    """Return the index of a state in `order`; -1 for the state of a newer gateway, so that it comes first."""
     return order.index(state) if state in order else -1

@@ -1,4 +1,4 @@
-"""Explains the state of a backend for `gateway explain`: what is on the path to it, and what has failed.
+"""Explains the state of a backend for `gateway explain`: the path from clients to it, and what has failed.
 
 Does no I/O.
 """
@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gateway.cli.diagnosis import causes_of, describe_cause
+from gateway.cli.diagnosis_output import causes_of, describe_cause
 from gateway.cli.output import format_clock, format_count, format_ms, format_reason, plain_commands
 from gateway.cli.tunnel_paths import outer_tunnels, path_hops, path_rows
-from gateway.ops.reason_descriptions import without_remedy
+from gateway.ops.state_descriptions import without_remedy
 
 _USABLE = {"up", "degraded"}
 
 
 @dataclass(frozen=True)
 class ExplanationRow:
-    """One row of the explanation: something on the path from clients to a target, such as a tunnel, with its state.
+    """One row of the explanation: an element on the path from clients to a target, such as a tunnel, and its state.
 
     Args:
         part: The type of the row: `listener`, `admission`, `tunnel`, `path`, `target`, `phase` (a phase of the last
@@ -80,7 +80,7 @@ def explanation_json(status: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _rows(status: dict[str, Any], name: str) -> Iterator[ExplanationRow]:
-    """Yield the rows: listeners, admission, tunnels (outermost first), paths, targets with their phases, names."""
+    """Yield the rows: listeners, admission, tunnels (outermost first), paths, targets and phases, name conflicts."""
     backend = status["backends"][name]
     listening = "open" if status["accepting"] else "closed"
     yield from (ExplanationRow("listener", address, listening) for address in backend["listen"] or [])
