@@ -4,7 +4,7 @@ import ssl
 
 import pymysql
 
-from gateway.backend_support.tls import describe_tls_error
+from gateway.backend_support.check_tls import describe_tls_error
 from gateway.errors import Reason, UnusableTargetError
 
 _REASONS = {

@@ -165,7 +165,7 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
 
     def _request_authentication(self) -> None:
         context: ssl.SSLContext | None = getattr(self, "ctx", None)
-        tls = _TimedContext(context, self._phases) if self.ssl and context is not None else None
+        tls = _RecordingSslContext(context, self._phases) if self.ssl and context is not None else None
         if tls is not None:
             self.ctx = tls
         started = time.perf_counter()
@@ -257,7 +257,7 @@ class _Sha256:
         return self._login.send_password(_SHA256)
 
 
-class _TimedContext:
+class _RecordingSslContext:
     """Wraps an `ssl.SSLContext` for PyMySQL, and records the phase `tls` and the server's certificate."""
 
     def __init__(self, context: ssl.SSLContext, phases: Phases) -> None:

@@ -24,7 +24,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.pq.abc import PGconn
 
 from gateway.backend_support.check_passwords import PasswordSource
-from gateway.backend_support.http_role_server import with_http_role
+from gateway.backend_support.http_role import with_http_role
 from gateway.backend_support.login_options import insecure_settings
 from gateway.backend_support.loopback_port import loopback_port
 from gateway.backend_support.postgres_cancel import PostgresCancelProtocol
@@ -35,7 +35,7 @@ from gateway.backend_support.replication_facts import LAG, READ_ONLY
 from gateway.backend_support.sql_check_options import (
     DATABASE_FACTS,
     IMPORT_NOTE,
-    DatabaseCheckOptions,
+    SqlCheckOptions,
     credentials,
     endpoints,
     parse_lag,
@@ -98,7 +98,7 @@ class PostgresBackend:
         check: The check of the backend.
     """
 
-    def __init__(self, options: EmptyOptions, check: DatabaseCheckOptions) -> None:
+    def __init__(self, options: EmptyOptions, check: SqlCheckOptions) -> None:
         self.options = options
         self.check = check
         self._last_in_sync: dict[Endpoint, float] = {}
@@ -284,7 +284,7 @@ def _error_message(conn: PGconn) -> str:
 KIND = BackendKind(
     "postgres",
     EmptyOptions,
-    DatabaseCheckOptions,
+    SqlCheckOptions,
     lambda options, check: with_http_role(PostgresBackend(options, check), check.via_http),
     schemes=("postgres",),
     read_url=without_database,

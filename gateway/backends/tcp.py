@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from gateway.backend_support import tls
+from gateway.backend_support import check_tls
 from gateway.backend_support.byte_pattern import compile_pattern
 from gateway.backend_support.check_stream import CheckDialer, CheckStream
+from gateway.backend_support.check_tls import CheckTlsOptions
 from gateway.backend_support.login_options import credentials
-from gateway.backend_support.tls import CheckTlsOptions
 from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
@@ -130,6 +130,6 @@ KIND = BackendKind(
     TcpBackend,
     schemes=("tcp",),
     default_port=0,
-    verify=tls.verify,
+    verify=check_tls.verify,
     credentials=credentials,
 )

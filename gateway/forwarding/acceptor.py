@@ -10,14 +10,14 @@ from typing import NamedTuple
 from gateway.contracts.link import Stream
 from gateway.contracts.states import CloseReason
 from gateway.errors import DialError, Reason
-from gateway.forwarding.admission import AdmissionRules, ClientConsumer, ClientSource, RefusalReason
-from gateway.forwarding.cancel_reserve import CancelReserve
+from gateway.forwarding.admission import AdmissionRules, ClientSource, ConsumerIdentity, RefusalReason
+from gateway.forwarding.cancel_request_reserve import CancelRequestReserve
 from gateway.forwarding.client_event_recorder import NOT_CONNECTED, ClientEventRecorder
 from gateway.forwarding.consumer_usage import UNKNOWN, ConsumerUsage, UsageCounters
-from gateway.forwarding.dialer import Dialer
 from gateway.forwarding.open_connections import OpenConnections
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.refusal_log import RefusalLog
+from gateway.forwarding.retrying_dialer import RetryingDialer
 from gateway.measurement import Tally
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Acceptor:
         self,
         backend: str,
         admission: AdmissionRules,
-        dialer: Dialer,
+        dialer: RetryingDialer,
         connections: OpenConnections,
         client_events: ClientEventRecorder,
         join: Callable[[PendingClient], Coroutine[None, None, None]],
@@ -65,7 +65,7 @@ class Acceptor:
         self.accepted = 0
         self.rejected: Tally = Tally()
         """Number of clients rejected before they were connected to a target, by reason."""
-        self.reserve = CancelReserve()
+        self.reserve = CancelRequestReserve()
         """Clients that exceed a limit, but might send a cancel request. The key of a client is its task, and after
         the client is connected to a target, the `ended` future of its relay."""
         self.pending: set[asyncio.Task[None] | None] = set()
@@ -126,7 +126,7 @@ class Acceptor:
             self._client_events.not_joined(client.record, CloseReason.ABORTED)
             client.reset()
             return
-        consumer: ClientConsumer | None = admission.socket_consumer(source)
+        consumer: ConsumerIdentity | None = admission.socket_consumer(source)
         if consumer is None:
             if source is None or source.address is None or not (admission.identity or admission.per_consumer):
                 self._start_task(group, client, self._join)
@@ -224,7 +224,7 @@ class Acceptor:
             self._refuse(client, *refused)
 
     def _admit(
-        self, client: PendingClient, address: str | None, consumer: ClientConsumer | None
+        self, client: PendingClient, address: str | None, consumer: ConsumerIdentity | None
     ) -> tuple[RefusalReason, UsageCounters] | None:
         """Count the client toward the quota of its consumer. Return the reason and the counters if it is refused."""
         if client.record is not None:

@@ -23,7 +23,7 @@ class RefusalReason(StrEnum):
     CONSUMER_QUOTA = "consumer_quota"
 
 
-class ClientConsumer(Protocol):
+class ConsumerIdentity(Protocol):
     """The consumer (container or application) that opened a client connection."""
 
     @property
@@ -41,13 +41,13 @@ class ClientConsumer(Protocol):
 class ConsumerResolver(Protocol):
     """Finds the consumer (container or application) that has a source address."""
 
-    def lookup(self, address: str) -> ClientConsumer | None:
+    def lookup(self, address: str) -> ConsumerIdentity | None:
         """Return the consumer with this address; None if it is unknown."""
 
     def recently_unknown(self, address: str) -> bool:
         """Return whether a recent lookup found no consumer with this address."""
 
-    async def wait_for(self, address: str, within: float) -> ClientConsumer | None:
+    async def wait_for(self, address: str, within: float) -> ConsumerIdentity | None:
         """Return the consumer with this address. Wait up to `within` seconds for a container that is starting."""
 
 
@@ -80,7 +80,7 @@ class ClientSource:
 
 @dataclass(frozen=True)
 class UnixSocketConsumer:
-    """A consumer identified by the unix socket that its clients connect to; implements `ClientConsumer`."""
+    """A consumer identified by the unix socket that its clients connect to; implements `ConsumerIdentity`."""
 
     name: str
     id: str = ""
@@ -178,7 +178,7 @@ class AdmissionRules:
             return RefusalReason.UNPRIVILEGED_PORT
         return None
 
-    def consumer_refusal(self, consumer: ClientConsumer | None, open_connections: int) -> RefusalReason | None:
+    def consumer_refusal(self, consumer: ConsumerIdentity | None, open_connections: int) -> RefusalReason | None:
         """Check the rules that depend on the consumer.
 
         Args:

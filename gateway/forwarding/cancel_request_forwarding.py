@@ -7,7 +7,7 @@ from gateway.cancel_protocol import CancelRequest
 from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
 from gateway.errors import DialError, LinkLostError, Reason
-from gateway.forwarding.cancel_requests import send_copy
+from gateway.forwarding.cancel_request_router import send_copy
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.routed_target import RoutedTarget, TargetIdentity
 from gateway.forwarding.target_dialer import TargetDialer

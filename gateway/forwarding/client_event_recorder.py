@@ -9,7 +9,7 @@ from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.tracing import ConnectionTrace, TracedConnection, TraceExporter
 from gateway.errors import Reason
-from gateway.forwarding.admission import ClientConsumer, ClientSource, RefusalReason
+from gateway.forwarding.admission import ClientSource, ConsumerIdentity, RefusalReason
 from gateway.forwarding.routed_target import RoutedTarget
 
 NOT_CONNECTED = "not_connected"
@@ -34,7 +34,7 @@ class ConnectionRecord:
     __slots__ = ("accepted_at", "audited", "consumer", "pending", "source", "trace")
     source: ClientSource | None
     accepted_at: float
-    consumer: ClientConsumer | None
+    consumer: ConsumerIdentity | None
     audited: bool
     trace: ConnectionTrace | None
     pending: bool

@@ -14,14 +14,14 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import DialError
 from gateway.forwarding.acceptor import Acceptor
 from gateway.forwarding.admission import AdmissionRules
-from gateway.forwarding.cancel_requests import CancelRouter
+from gateway.forwarding.cancel_request_router import CancelRequestRouter
 from gateway.forwarding.client_event_recorder import ClientEventRecorder, ConnectionRecord
 from gateway.forwarding.consumer_usage import ConnectionSlot, ConsumerUsage
-from gateway.forwarding.dialer import Dialer
 from gateway.forwarding.listener import Listener
 from gateway.forwarding.native_acceptor import NativeAcceptor
 from gateway.forwarding.open_connections import OpenConnection, OpenConnections
 from gateway.forwarding.pending_client import PendingClient
+from gateway.forwarding.retrying_dialer import RetryingDialer
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import LinkSource, RoutedTarget
 from gateway.measurement import Histogram, Tally, TapFactory
@@ -68,8 +68,8 @@ class Forward:
         self._latency = Histogram()
         self._connections = OpenConnections()
         self._on_ended = self._ended  # create the bound method once, to save memory for each connection
-        self._cancels = CancelRouter(cancels) if cancels is not None else None
-        self._dialer = Dialer(route, tap, self._cancels)
+        self._cancels = CancelRequestRouter(cancels) if cancels is not None else None
+        self._dialer = RetryingDialer(route, tap, self._cancels)
         self._response_timeout = response_timeout
         self._client_events = ClientEventRecorder(name, recorder or AuditRecorder(), exporter)
         self._acceptor = Acceptor(

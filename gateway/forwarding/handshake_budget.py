@@ -12,7 +12,7 @@ All times are monotonic (`time.monotonic()`).
 from collections.abc import Sequence
 
 from gateway.backend_support.aborted_login_count import AbortedLoginCount
-from gateway.backend_support.login_pacing import LoginPacing
+from gateway.backend_support.check_login_limiter import CheckLoginLimiter
 
 _THROTTLE_SHARE = 0.9
 """If the server has counted this fraction of the limit, the budget admits clients one at a time."""
@@ -35,7 +35,7 @@ class HandshakeBudget(AbortedLoginCount):
 
     def __init__(self, limit: int) -> None:
         super().__init__()
-        self.logins = LoginPacing(limit)
+        self.logins = CheckLoginLimiter(limit)
         """Limits the logins of checks."""
         self.next_admission = 0.0
         """Monotonic time before which no client is admitted, while clients are admitted one at a time."""

@@ -8,7 +8,7 @@ from gateway.cancel_protocol import LoginTap
 from gateway.contracts.accepting import AcceptingLink, AcceptRule, LinkListener
 from gateway.contracts.link import Relay, Stream
 from gateway.forwarding.acceptor import Acceptor
-from gateway.forwarding.cancel_requests import CancelRouter
+from gateway.forwarding.cancel_request_router import CancelRequestRouter
 from gateway.forwarding.listener import Listener
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import RoutedTarget
@@ -47,7 +47,7 @@ class NativeAcceptor:
         acceptor: Acceptor,
         latency: Histogram,
         on_joined: Callable[[RoutedTarget, Relay, LoginTap | None], None],
-        cancels: CancelRouter | None = None,
+        cancels: CancelRequestRouter | None = None,
     ) -> None:
         self._acceptor = acceptor
         self._latency = latency

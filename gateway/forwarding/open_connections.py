@@ -12,7 +12,7 @@ from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.client_event_recorder import ConnectionRecord
 from gateway.forwarding.consumer_usage import ConnectionSlot
-from gateway.forwarding.drain_pacing import DrainPace, drain_order
+from gateway.forwarding.drain_schedule import DrainSchedule, drain_order
 from gateway.forwarding.routed_target import LinkSource, RoutedTarget
 
 _DRAIN_INTERVAL = (0.1, 0.4)
@@ -124,7 +124,7 @@ class OpenConnections:
             while relays:
                 now = time.monotonic()
                 if pace is None or len(relays) > pace.clients:
-                    pace = DrainPace(len(relays), now)
+                    pace = DrainSchedule(len(relays), now)
                 for relay in drain_order(relays, pace.due(now)):
                     relay.abort(CloseReason.MOVED)
                 await asyncio.sleep(random.uniform(*_DRAIN_INTERVAL))  # noqa: S311 - jitter, not a secret

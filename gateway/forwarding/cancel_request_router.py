@@ -36,7 +36,7 @@ class _CachedReply:
         return self.received_at is not None and now - self.received_at <= _REPLY_TTL
 
 
-class CancelRouter:
+class CancelRequestRouter:
     """Recognizes cancel requests, and tracks which target serves which session.
 
     Args:

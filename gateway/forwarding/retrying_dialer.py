@@ -11,7 +11,7 @@ from gateway.contracts.link import Relay
 from gateway.contracts.tracing import DIAL, HOLD
 from gateway.errors import DialError, LinkLostError, ReachError, Reason
 from gateway.forwarding.cancel_request_forwarding import join_cancel_request
-from gateway.forwarding.cancel_requests import CancelRouter
+from gateway.forwarding.cancel_request_router import CancelRequestRouter
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import LinkSource, RoutedTarget
@@ -44,7 +44,7 @@ class DialResult(NamedTuple):
     """Observes the login; None if the kind has no cancel requests, or if the client sends a cancel request."""
 
 
-class Dialer:
+class RetryingDialer:
     """Dials the targets of one backend for each client, and connects the client to the first target that accepts.
 
     Args:
@@ -54,7 +54,9 @@ class Dialer:
         cancels: Routes cancel requests; None if clients of this kind send none on separate connections.
     """
 
-    def __init__(self, route: Route, make_tap: TapFactory | None = None, cancels: CancelRouter | None = None) -> None:
+    def __init__(
+        self, route: Route, make_tap: TapFactory | None = None, cancels: CancelRequestRouter | None = None
+    ) -> None:
         self.target_dialer = TargetDialer(route)
         """Dials the targets of the current route."""
         self._make_tap = make_tap

@@ -18,7 +18,7 @@ _FIRST_PAUSE, _MAX_PAUSE = 10.0, 600.0
 tunnels to a server fail, the maximum is multiplied by their number."""
 
 
-class LoginPacing(AbortedLoginCount):
+class CheckLoginLimiter(AbortedLoginCount):
     """Counts aborted logins of checks to one server through one tunnel. Delays further logins after too many of them.
 
     Implements `gateway.contracts.login_limiter.LoginLimiter`. All times are monotonic.
