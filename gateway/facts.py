@@ -1,4 +1,4 @@
-"""Defines facts: values that a backend or tunnel reports, such as a version, for the status, JSON and metrics."""
+"""Defines facts: values that a backend or tunnel reports, such as a version, for the status output and metrics."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -32,7 +32,7 @@ class Fact:
     additive: bool = False
 
     def samples(self, value: object) -> Iterator[tuple[list[str], float]]:
-        """Yield the samples of the gauge, each as the label values (none without `label`) and the number.
+        """Yield the samples of the gauge, each as a list of label values (empty without `label`) and a number.
 
         Args:
             value: The value of the fact. Strings and mappings have samples only if the fact has a `label`.

@@ -1,4 +1,4 @@
-"""Reads users' files and YAML documents, and limits their size, so that a file cannot exhaust the memory or CPU."""
+"""Limits the size of files and YAML documents from users, so that reading them cannot exhaust the memory or CPU."""
 
 import errno
 import re
@@ -53,7 +53,7 @@ class LimitedYamlLoader(yaml.SafeLoader):
             TooManyValuesError: The document has too many nodes.
         """
         self._nodes += 1
-        # Keys are nodes too, so a mapping has two nodes for each value.
+        # In a mapping, the key and the value are separate nodes, so allow two nodes for each value.
         if self._nodes > 2 * MAX_VALUES:
             raise TooManyValuesError
         return super().compose_node(parent, index)
@@ -109,7 +109,8 @@ def _count(node: yaml.Node, counts: dict[yaml.Node, int | None]) -> int:
 
     Args:
         node: The node.
-        counts: The number of values in each node that was already counted; None for the nodes that contain `node`.
+        counts: The number of values in each node that was already counted. None for the nodes that contain `node`,
+            whose number is not known yet.
 
     Raises:
         yaml.YAMLError: The node contains itself.

@@ -29,11 +29,11 @@ _IN_POD = "KUBERNETES_SERVICE_HOST"
 
 
 class ExposedSecretError(OSError):
-    """All users of the host can read a file that contains a secret.
+    """A file that contains a secret is readable by every user of the host.
 
     Args:
         path: The file.
-        mode: Its permission bits.
+        mode: The file's permission bits.
     """
 
     def __init__(self, path: Path, mode: int) -> None:
@@ -74,7 +74,7 @@ def read_secret(path: Path) -> bytes:
 
 
 def read_private_key(path: Path, what: str = "private key") -> bytes:
-    """Read a file; refuse it if users other than its owner can read it, as OpenSSH does.
+    """Return the content of a private key file. Like OpenSSH, refuse a file that users other than its owner can read.
 
     If the file does not belong to the user of this process (a mounted secret), the file's group may also read it. The
     function opens the file only once, so that it reads the file that it has checked.

@@ -1,4 +1,4 @@
-"""Defines the certificate settings of TLS clients, and creates their SSL contexts."""
+"""Defines the certificate files of TLS clients, and creates SSL contexts from them."""
 
 import ssl
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Defines the options of HTTP probes: the request, and the expected status and role. Evaluates the response."""
+"""Defines the options of HTTP probes, and compares responses with the expected status and role."""
 
 import json
 import re
@@ -96,14 +96,16 @@ def check_status(expected: HttpProbeOptions, response: HttpResponse, refused: st
 
 
 def role_result(role: HttpRoleOptions, response: HttpResponse) -> ProbeResult:
-    """Return a probe result with the role in a response; an `unusable` result if the role is not known.
+    """Return a probe result with the role that a response contains.
+
+    If the value is in neither list of `role`, set `unusable` in the result.
 
     Args:
         role: Where the response contains the role.
         response: The response.
 
     Raises:
-        UnusableTargetError: The response does not contain the field.
+        UnusableTargetError: The response does not contain the field that `role` selects.
     """
     where = role.json or role.header
     value = (
@@ -123,7 +125,7 @@ def role_result(role: HttpRoleOptions, response: HttpResponse) -> ProbeResult:
 
 
 def of_role(role: DatabaseRole) -> ProbeResult:
-    """Return a probe result for a target with this role."""
+    """Return a probe result with a role. A replica is read-only."""
     read_only = role == "replica"
     return ProbeResult(role=role, read_only=read_only, facts={READ_ONLY: read_only})
 

@@ -1,4 +1,4 @@
-"""Requests the role of a database from an HTTP server on the same host, such as Patroni's REST API."""
+"""Adds the role that an HTTP server on the same host reports (such as Patroni) to the probe results of a database."""
 
 from dataclasses import dataclass, field, replace
 
@@ -55,8 +55,8 @@ class _HttpRoleBackend:
         except LinkLostError:
             raise
         except ReachError as error:
-            # Replace the reason `auth`, which means that the database refused a login: here, the HTTP server refused
-            # a request.
+            # Replace the reason `auth`, because it would mean that the database refused a login. In this case, the
+            # HTTP server refused a request.
             reason = Reason.QUERY if error.reason is Reason.AUTH else error.reason
             raise UnusableTargetError(reason, f"{name}: {error.detail}") from error
         except OSError as error:

@@ -32,8 +32,8 @@ _REASONS = {
 """Maps error numbers of servers and clients to reasons (MySQL and MariaDB manuals). All other numbers are errors of
 queries.
 
-Error 1130 means that the server rejects all users from the source address. Its reason is therefore not `AUTH`, which
-means that only the user of the check cannot log in.
+The reason for error 1130 is not `AUTH`: this error means that the server rejects all users from the source address,
+but `AUTH` means that only the user of the check cannot log in.
 """
 _LOGIN = "correct check.user and check.password_file, and check that the account can log in from this address"
 _TLS = "; an account that requires TLS needs check.tls"
@@ -77,6 +77,6 @@ def mysql_error(error: pymysql.err.MySQLError, *, uses_tls: bool) -> UnusableTar
 
 
 def protocol_error(error: Exception) -> UnusableTargetError:
-    """Return the error of a check whose server sent a response that violates the protocol."""
+    """Return the error to raise if a server's response violates the protocol."""
     detail = f"the response violates the MySQL protocol ({error}): check that the target is a MySQL server"
     return UnusableTargetError(Reason.PROTOCOL, detail)

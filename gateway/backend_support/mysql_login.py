@@ -27,7 +27,7 @@ MAX_BYTES = 1 << 20
 KiB."""
 MAX_PACKETS = 512
 """Maximum number of packets to accept from a server for one login and its queries. `MAX_BYTES` alone does not limit
-the memory, because an empty row uses far more memory than the bytes of its packet."""
+the memory: an empty row uses far more memory than its packet has bytes."""
 
 _NATIVE, _CACHING, _SHA256, _ED25519 = (
     "mysql_native_password", "caching_sha2_password", "sha256_password", "client_ed25519",
@@ -87,7 +87,7 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
         return self._read_packet()
 
     def check_plugin(self, plugin: str, *, transmits_password: bool = True) -> None:
-        """Refuse the login if the plugin is not permitted.
+        """Raise an error and end the login if the plugin is not permitted.
 
         Args:
             plugin: The authentication plugin that the server requests.
@@ -148,7 +148,8 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
             UnusableTargetError: Always.
         """
         error = UnusableTargetError(Reason.AUTH, why, remedy)
-        self._phases.timeout_hint = error.detail  # some servers delay the error, so that the check can time out
+        # Some servers delay their error packet. If the check times out meanwhile, it reports this error.
+        self._phases.timeout_hint = error.detail
         with contextlib.suppress(pymysql.err.MySQLError):  # the expected error
             self.exchange(response)
         raise error

@@ -1,4 +1,4 @@
-"""Sends Redis commands, and reads replies in RESP2 (Redis documentation, "Redis serialization protocol").
+"""Sends Redis commands, and reads the replies (RESP2; Redis documentation, "Redis serialization protocol").
 
 A check reads only small replies. This module limits the depth and the number of items of a reply, and `CheckStream`
 limits the number of bytes.

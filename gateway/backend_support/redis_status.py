@@ -32,7 +32,8 @@ _REASONS = {
     "ERR operation not permitted": Reason.AUTH,
     "ERR wrong number of arguments for 'auth'": Reason.AUTH,
 }
-"""Maps the first words of error replies to reasons. Redis before version 6 has no error codes for failed logins."""
+"""Maps the first words of error replies to reasons. Some keys are several words, because Redis before version 6 sends
+no error code for a failed login."""
 _WRONG_LOGIN = "correct check.password_file, and check.user for an ACL user"
 _REMEDIES = {
     "NOAUTH": "set check.password_file, and check.user for an ACL user",

@@ -1,4 +1,4 @@
-"""Defines the `check:` keys and the reported facts (role, version, lag, identity) common to all SQL databases."""
+"""Defines the `check:` keys and the facts that all SQL databases have in common."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ IMPORT_NOTE = "add check: {user: …, password_file: …} with an account that c
 
 @dataclass(frozen=True)
 class SqlCheckOptions(LoginCheckOptions):
-    """The `check:` keys that all SQL databases have.
+    """The `check:` keys that all kinds of SQL database have.
 
     Args:
         user: The user to log in as. Without a user, the check does not log in, and the state is `unknown` unless

@@ -45,11 +45,11 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import ReachError, Reason, UnusableTargetError
 
 _IO_TIMEOUT = 3600.0
-"""Time limit of one blocking PyMySQL operation, in seconds. The check has an earlier deadline, at which it shuts the
-socket down."""
+"""Time limit of one blocking PyMySQL operation, in seconds. It is only a safeguard: at its own, earlier deadline, the
+check shuts the socket down, which ends the operation."""
 _THREAD_TIMEOUT = 1.0
-"""Maximum seconds to wait until a thread exits after its socket was shut down. Only a thread on a busy machine needs
-this time."""
+"""Maximum seconds to wait until a thread exits after its socket was shut down. Most threads exit immediately, but a
+busy machine can delay the exit."""
 _PROTOCOL_ERRORS = (
     OSError, ValueError, LookupError, AssertionError, TypeError, AttributeError, RuntimeError, ArithmeticError,
     struct.error,
@@ -115,8 +115,8 @@ class MysqlBackend:
         loop = asyncio.get_running_loop()
         login = await loop.run_in_executor(self._file_thread, self._create_login, target, phases, password)
         sock = await link.socket(target, phases)
-        # TLS detaches the descriptor from the original socket object. Keep a duplicate, to shut the socket down
-        # later.
+        # Keep a duplicate, to shut the connection down if the check is cancelled: TLS detaches the descriptor from
+        # the original socket object.
         handle = sock.dup()
         thread = ThreadPoolExecutor(1, thread_name_prefix="mysql-check")  # PyMySQL blocks its thread
         query = loop.run_in_executor(thread, self._query, login, sock, phases)
@@ -129,7 +129,7 @@ class MysqlBackend:
             return await asyncio.shield(query)
         except asyncio.CancelledError:
             with contextlib.suppress(OSError):  # the socket may already be closed
-                handle.shutdown(socket.SHUT_RDWR)  # unblocks the thread
+                handle.shutdown(socket.SHUT_RDWR)  # so that PyMySQL stops waiting, and its thread exits
             if not login.logged_in:
                 phases.on_abandoned()
                 logins.record_abort(time.monotonic())
@@ -140,7 +140,7 @@ class MysqlBackend:
                 logins.record_success(time.monotonic())
 
     def _create_login(self, target: Endpoint, phases: Phases, password: str) -> RestrictedMysqlConnection:
-        """Return a login that is not connected yet. Reads files, and can block."""
+        """Return a connection object that is not connected yet. Read its TLS files, which can block."""
         check = self.check
         context = check_tls.context(check.tls)
         return RestrictedMysqlConnection(

@@ -129,7 +129,7 @@ async def _negotiate(sock: Stream) -> bytes:
 
 
 def _volume(options: SmbOptions, listener: Endpoint, hold: float) -> VolumeSpec | None:
-    del hold  # SMB has no mount option like `retrans`
+    del hold  # not used: no mount option of SMB limits how long the kernel waits for the server
     volume = options.volume
     if volume is None:
         return None

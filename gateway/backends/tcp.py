@@ -19,8 +19,8 @@ from gateway.errors import Reason, UnusableTargetError
 _MAX_RESPONSE = 16 * 1024
 """Maximum number of bytes to read while waiting for the expected response."""
 _MAX_PIECES = 100
-"""Maximum number of reads for one response. It limits the CPU time, because each read compares the whole response
-again."""
+"""Maximum number of reads for one response. It limits the CPU time: after each read, the check compares the whole
+response again."""
 _MAX_SHOWN = 80
 """Maximum number of response bytes that an error message quotes."""
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|[rnt0\\]|)")

@@ -40,7 +40,7 @@ class TunnelState(StrEnum):
 
     @property
     def availability(self) -> "TunnelState":
-        """This state, but `backoff` instead of every other state in which the tunnel is down.
+        """The state without the progress of attempts: `backoff` for all states in which the tunnel is down.
 
         Attempts to open a tunnel change the state of the tunnel, but not its availability.
         """

@@ -1,4 +1,4 @@
-"""Runs child processes that do not outlive this process."""
+"""Runs servers and commands as child processes, which do not outlive this process."""
 
 import contextlib
 import ctypes
@@ -54,7 +54,7 @@ def find(program: str, *folders: str) -> str | None:
 
 
 class Process:
-    """A server that runs in the foreground, as a child process.
+    """A child process that runs a server in the foreground.
 
     Args:
         arguments: The command line.
@@ -157,7 +157,7 @@ class Process:
             return
         self._child = None
         with contextlib.suppress(ProcessLookupError):
-            if number is not signal.SIGKILL:  # SIGKILL also terminates processes that SIGSTOP has stopped
+            if number is not signal.SIGKILL:  # resume stopped processes, which only SIGKILL can terminate
                 os.killpg(child.pid, signal.SIGCONT)
             os.kill(child.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):

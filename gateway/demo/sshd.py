@@ -157,7 +157,7 @@ class Bastion:
     def kill_session(session: int, number: signal.Signals = signal.SIGKILL) -> int:
         """Send SIGKILL, SIGSTOP or SIGCONT to the processes of one connection, and return their number."""
         if number is not signal.SIGCONT:
-            _freeze(session)  # a suspended process cannot start further processes before it gets the signal
+            _freeze(session)  # stop it first, so that it cannot start further processes meanwhile
         processes = [*_children(session), session]
         for pid in processes:
             with contextlib.suppress(ProcessLookupError):

@@ -20,7 +20,7 @@ _REFUSED = "refused"
 
 @dataclass
 class ConnectionRecord:
-    """The data that the audit log and the trace need about one open connection.
+    """The data about one client connection that its audit events and its trace contain.
 
     Args:
         source: The client's source; None if the client disconnected before the source could be read.

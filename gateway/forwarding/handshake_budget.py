@@ -17,11 +17,11 @@ from gateway.backend_support.check_login_limiter import CheckLoginLimiter
 _THROTTLE_SHARE = 0.9
 """If the server has counted this fraction of the limit, the budget admits clients one at a time."""
 _THROTTLE_INTERVAL = 10.0
-"""Minimum seconds between two clients, while budgets admit clients one at a time. The interval applies to all budgets
-of one server together. A successful login resets the count of its budget, which ends the throttling."""
+"""Minimum seconds between two clients of a server, while its budgets admit clients one at a time. All budgets of the
+server share this interval. A successful login through a tunnel resets its count, which ends the throttling."""
 _ABANDONED_DIAL_DELAY = 10.0
-"""Seconds within which an abandoned dial can still connect, which the server then counts as an aborted handshake. A
-login in the meantime does not prevent this."""
+"""Seconds after which an abandoned dial cannot connect anymore. If it connects earlier, the server counts an aborted
+handshake, even if a login has reset the count in the meantime."""
 LOGIN_RESPONSES = 2
 """Minimum number of responses that prove a login: one to the login itself, and one to the next request."""
 
@@ -79,7 +79,7 @@ class HandshakeBudget(AbortedLoginCount):
 
 
 def join_budgets(budgets: Sequence[HandshakeBudget]) -> None:
-    """Link the budgets of all tunnels to one server. They share their counts, and the lowest of their limits."""
+    """Link the budgets of all tunnels to one server. Each uses the counts of all, and the lowest limit."""
     for each in budgets:
         each.peers = budgets
         each.logins.peers = [peer.logins for peer in budgets]

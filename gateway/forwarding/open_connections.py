@@ -99,7 +99,7 @@ class OpenConnections:
                 relay.abort(CloseReason.ABORTED)
 
     def stalled(self, before: float) -> Iterator[RoutedTarget]:
-        """Yield the path of each client that began to wait for a response before the monotonic time `before`."""
+        """Yield the path of each client whose wait for a response began before the monotonic time `before`."""
         for each in self:
             since = each.relay.waiting_since
             if since is not None and since < before:

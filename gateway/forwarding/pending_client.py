@@ -42,7 +42,7 @@ class PendingClient:
         return self._watcher
 
     def enter(self, phase: str) -> None:
-        """Begin a phase of the client's trace (see `gateway.contracts.tracing`). Do nothing without a trace."""
+        """Begin a phase of the client's trace (see `gateway.contracts.tracing`). Do nothing if traces are off."""
         if self.record is not None and self.record.trace is not None:
             self.record.trace.enter(phase)
 

@@ -110,5 +110,5 @@ class TargetDialer:
         if budget is not None:
             record(budget, time.monotonic())
             if budget.needs_login:
-                # This call triggers a check, whose login resets the server's count.
+                # Trigger a check, because its login resets the server's count.
                 self.route.on_failure(routed)

@@ -92,7 +92,7 @@ class WireGuardTunnel:
                 yield OpenTunnel(link, lambda: active.status(link), active.renew)
 
     async def _wait_for_handshake(self, wireguard: WireGuardDevice, progress: ProgressCallback) -> None:
-        """Wait for the first handshake. Every few seconds without one, reconnect to the peers.
+        """Wait for the first handshake. Until it succeeds, reconnect to the peers every few seconds.
 
         Args:
             wireguard: The device.
