@@ -8,7 +8,7 @@ from gateway.measurement import Tap
 
 
 class Classification(Enum):
-    """The result of `CancelProtocol.classify` for a connection that has sent neither of the two special requests."""
+    """The result of `CancelProtocol.classify` for a connection without a cancel or encryption request."""
 
     SESSION = "session"
     INCOMPLETE = "incomplete"

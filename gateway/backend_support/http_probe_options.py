@@ -21,10 +21,11 @@ class HttpRoleOptions:
     """The key `role`: where an HTTP response contains the target's role. Set either `json` or `header`.
 
     Args:
-        json: The path of a field in the JSON body, with dots between names; a number selects an item of a list.
-        header: The name of a header field.
-        primary: The values that mean primary, without regard to case.
-        replica: The values that mean replica, without regard to case.
+        json: The path of the field that contains the role in the JSON body, with dots between names. A number selects
+            an item of a list.
+        header: The name of the header field that contains the role.
+        primary: The values that mean that the target is a primary. Case is ignored.
+        replica: The values that mean that the target is a replica. Case is ignored.
     """
 
     json: str | None = None
@@ -52,7 +53,7 @@ class HttpProbeOptions:
         path: The path to request, optionally with a query.
         status: The status codes that mean success.
         role: Where the response contains the role of the target.
-        host: The Host header; absent: host and port of the target.
+        host: The value of the Host header. Absent: the host and port of the target.
     """
 
     path: str = "/"
@@ -78,7 +79,7 @@ def check_status(expected: HttpProbeOptions, response: HttpResponse, refused: st
     Args:
         expected: The expected response.
         response: The received response.
-        refused: Text with cause and remedy. The error message contains it if the status code is 401 or 403.
+        refused: The cause and the remedy to add to the error message if the status code is 401 or 403.
 
     Raises:
         UnusableTargetError: `expected` does not contain the status code.

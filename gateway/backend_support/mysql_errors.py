@@ -68,7 +68,7 @@ def mysql_error(error: pymysql.err.MySQLError, *, uses_tls: bool) -> UnusableTar
         return UnusableTargetError(Reason.TLS, describe_tls_error(original))
     number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     text = str(error.args[1]) if len(error.args) > 1 else str(error)
-    if not number:  # not an error of the server: PyMySQL received invalid data
+    if not number:  # not an error packet: PyMySQL has received invalid data
         return protocol_error(error)
     remedy = _REMEDIES.get(number, "")
     if remedy is _LOGIN and not uses_tls:

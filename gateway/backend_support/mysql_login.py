@@ -33,8 +33,8 @@ _NATIVE, _CACHING, _SHA256, _ED25519 = (
     "mysql_native_password", "caching_sha2_password", "sha256_password", "client_ed25519",
 )  # fmt: skip
 _CHALLENGE_RESPONSE = (_NATIVE, _CACHING, _ED25519)
-"""Plugins with which the client proves that it knows the password, without sending it. One exception:
-`caching_sha2_password` sends the password if the server requests full authentication."""
+"""Plugins with which the client proves that it knows the password, without sending the password. One exception:
+`caching_sha2_password` sends it if the server requests full authentication."""
 _WITH_PUBLIC_KEY = (_CACHING, _SHA256)
 """Plugins that encrypt the password with the server's public key if the connection does not use TLS."""
 _CLEAR = "mysql_clear_password"
@@ -219,8 +219,8 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
 class _CachingSha2:
     """The authentication plugin `caching_sha2_password`, for `auth_plugin_map` of `pymysql.connect`.
 
-    It replaces PyMySQL's plugin, which does not call `RestrictedMysqlConnection.check_plugin` after a second switch
-    request.
+    It replaces PyMySQL's plugin, which would not call `RestrictedMysqlConnection.check_plugin` if the server
+    requested a second switch of the plugin.
     """
 
     def __init__(self, login: RestrictedMysqlConnection) -> None:

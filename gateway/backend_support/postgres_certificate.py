@@ -15,8 +15,7 @@ from gateway.errors import ReachError
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)
 _ACCEPTED = b"S"
 _TIMEOUT = 1.0
-"""Time limit of one connection, in seconds. The limit is short, because the check waits until the certificate is
-fetched."""
+"""Time limit for fetching a certificate, in seconds. The limit is short, because the check waits meanwhile."""
 _INTERVAL = 600.0
 """Minimum seconds between two connections to one server."""
 _INTERVAL_BEFORE_EXPIRY = 60.0

@@ -117,9 +117,9 @@ class NfsBackend:
         """The properties of the export at the first probe of each target, to detect changes."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """Check whether clients can use `target`, through the link that carries their traffic.
+        """Query the export on `target`; see `gateway.contracts.backend.Backend`.
 
-        Query the export. If `check.write` is set, also create and remove a directory.
+        If `check.write` is set, also create and remove a directory.
         """
         with await link.socket(target, phases) as sock:
             client = RpcClient(sock, nfs4.PROGRAM, nfs4.VERSION)
@@ -232,7 +232,7 @@ def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
 
 
 def _imported_options(mount: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Return the mount options to import, and notes: a list with one item if other options are dropped, or empty."""
+    """Return the mount options to import, and a list with one note about the other options, or an empty list."""
     written = {name: f"{name}={value}" if value else name for name, value in mount.items()}
     kept = [text for name, text in written.items() if name in _IMPORTED_OPTIONS]
     others = [text for name, text in written.items() if name not in {*_IMPORTED_OPTIONS, "ro", "rw", "hard", ""}]

@@ -71,9 +71,9 @@ class SmbBackend:
         self.check = check
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """Check whether clients can use `target`, through the link that carries their traffic.
+        """Negotiate a dialect of SMB with `target`; see `gateway.contracts.backend.Backend`.
 
-        Negotiate a dialect. The probe does not check whether the share exists, or who may use it.
+        The probe does not check whether the share exists, or who may use it.
         """
         with await link.socket(target, phases) as sock:
             try:

@@ -76,7 +76,7 @@ class TcpBackend:
         self._dialer = CheckDialer(check.tls, _MAX_RESPONSE)
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """Connect, send `check.send`, and wait for the expected response; see `gateway.contracts.backend.Backend`."""
+        """Connect, send `check.send` if set, and wait for the response; see `gateway.contracts.backend.Backend`."""
         async with self._dialer.open(link, target, phases) as stream:
             if self._send or self._expect or self._pattern is not None:
                 with phases("query"):

@@ -25,7 +25,7 @@ class DemoError(GatewayError):
 
 PORTS = range(15000, 32000)
 """Ports for servers. They are below the range that the kernel uses for outgoing connections (ip(7),
-ip_local_port_range), so no outgoing connection uses a port before the server binds it."""
+ip_local_port_range), so that no outgoing connection uses a port that `free_port` has returned."""
 _allocated: set[int] = set()
 
 
@@ -59,7 +59,7 @@ class Process:
     Args:
         arguments: The command line.
         log: The file for the child's output.
-        user: The user of the child, if this process is root.
+        user: The user that the child runs as, if this process is root.
         environment: Variables to add to the environment of this process.
     """
 
@@ -187,7 +187,7 @@ def run(arguments: list[str], user: str | None = None, timeout: float = 60.0) ->
 
     Args:
         arguments: The command line.
-        user: The user of the command, if this process is root.
+        user: The user that the command runs as, if this process is root.
         timeout: Maximum time to wait, in seconds.
 
     Raises:

@@ -77,7 +77,7 @@ class Bastion:
 
     @property
     def software(self) -> str:
-        """The name of the server program."""
+        """The name of the program that runs as the server."""
         return "OpenSSH sshd" if self.sshd else "asyncssh server (no sshd on this machine)"
 
     @property

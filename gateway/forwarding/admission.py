@@ -14,7 +14,7 @@ _FIRST_UNPRIVILEGED_PORT = 1024
 
 
 class RefusalReason(StrEnum):
-    """The rule because of which a client was refused. The gateway dials no target for such a client."""
+    """Why admission refused a client. The gateway dials no target for such a client."""
 
     NOT_ALLOWED = "not_allowed"
     UNPRIVILEGED_PORT = "unprivileged_port"

@@ -164,7 +164,7 @@ class Forward:
         self._start_accepting()
 
     def review(self) -> None:
-        """Stop the link from accepting clients if new clients need another target, or if the rules require this."""
+        """Stop the link from accepting clients if it can no longer handle all new clients of the backend."""
         if self._native is not None:
             self._native.review(self._dialer.target_dialer.route)
 

@@ -103,7 +103,7 @@ class NativeAcceptor:
             each.delegate(self.withdraw)
 
     def review(self, route: Route) -> None:
-        """Stop the link from accepting clients if new clients need another target, or if the rules require this."""
+        """Stop the link from accepting clients if it can no longer handle all new clients of the backend."""
         listening = self._listening
         if listening is not None and not self._is_simple(self._paths[listening], route):
             self.withdraw()

@@ -31,7 +31,7 @@ class PendingClient:
         self.request: CancelRequest | None = None
         """The client's cancel request; None if none was read."""
         self.classified = False
-        """Whether the client's first bytes have been checked for a cancel request."""
+        """Whether the gateway has already checked the client's first bytes for a cancel request."""
         self._owned = True
 
     @property
