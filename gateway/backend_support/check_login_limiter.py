@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from gateway.backend_support.aborted_login_count import AbortedLoginCount
 
 _FREE_FRACTION = 4
-"""If more than `limit` divided by this number of logins were aborted, each further aborted login starts a pause."""
+"""Pauses begin when the number of aborted logins exceeds `limit` divided by this number."""
 _FIRST_PAUSE, _MAX_PAUSE = 10.0, 600.0
 """Duration of the first pause, and maximum duration, in seconds. Each aborted login doubles the duration. If several
 tunnels to a server fail, the maximum is multiplied by their number."""

@@ -144,8 +144,8 @@ class PostgresCancelProtocol:
     def classify(self, first: bytes) -> CancelRequest | EncryptionRequest | Classification:
         """Classify a connection by its first bytes. See `gateway.cancel_protocol.CancelProtocol`."""
         if first[0] != 0:
-            # Not a length: valid packets are shorter than 16 MiB, so they start with a zero byte. The client uses
-            # direct TLS or another protocol.
+            # The length of a valid packet is less than 16 MiB, so its first byte is zero. This client uses direct TLS
+            # or another protocol.
             return Classification.SESSION
         if len(first) < _PACKET.size:
             return Classification.INCOMPLETE

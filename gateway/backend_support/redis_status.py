@@ -32,8 +32,8 @@ _REASONS = {
     "ERR operation not permitted": Reason.AUTH,
     "ERR wrong number of arguments for 'auth'": Reason.AUTH,
 }
-"""Maps the first words of error replies to reasons. Some keys are several words, because Redis before version 6 sends
-no error code for a failed login."""
+"""Maps the first words of error replies to reasons. A single word is an error code. Redis before version 6 sends no
+error code for a failed login, so the map also contains the beginnings of such messages."""
 _WRONG_LOGIN = "correct check.password_file, and check.user for an ACL user"
 _REMEDIES = {
     "NOAUTH": "set check.password_file, and check.user for an ACL user",

@@ -143,7 +143,7 @@ class BackendKind:
 
     @property
     def kernel_mounts(self) -> bool:
-        """Whether kernels mount the backend. If so, the host's network namespace must reach a listener."""
+        """Whether the kernel mounts the backend. If so, the host's network namespace needs access to a listener."""
         return self.mount is not None
 
     @property
@@ -157,11 +157,11 @@ class BackendKind:
         return volume
 
     def volume(self, options: Any, listen: Sequence[Endpoint], hold: float) -> VolumeSpec | None:
-        """Return the definition of the Docker volume; None if there is no volume, or if no listener has an address.
+        """Return the definition of the Docker volume; None without a volume, or if all listeners are unix sockets.
 
         Args:
             options: The options.
-            listen: The listeners of the backend. The volume uses the first one with an address.
+            listen: The listeners of the backend. The volume uses the first one that is not a unix socket.
             hold: Maximum seconds that a new client waits while no target can be reached.
         """
         listener = next((address for address in listen if not address.is_unix), None)

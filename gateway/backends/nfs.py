@@ -186,7 +186,7 @@ def _retrans(hold: float) -> int:
 
     Over TCP, a call fails `_TIMEO * (1 + retrans)` seconds after it was sent, and after 600 s at the latest
     (`NFS_MAX_TCP_TIMEOUT`). With the option `hard`, the kernel then repeats the calls of an existing mount, but a new
-    mount fails. The value must therefore cover `hold`.
+    mount fails. The value must therefore be so large that a new mount waits for at least `hold` seconds.
     """
     return min(max(2, math.ceil(hold / _TIMEO)), _MAX_RETRANS)
 

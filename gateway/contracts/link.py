@@ -33,7 +33,7 @@ class NetworkId:
         return not self.hops
 
     def behind(self, hop: str) -> "NetworkId":
-        """Return the network that a tunnel leads to. The tunnel's server is in this network.
+        """Return the network that a tunnel leads to. The server of the tunnel is in the network of this `NetworkId`.
 
         Args:
             hop: The far side of the tunnel.
@@ -77,8 +77,8 @@ class Relay(Protocol):
     def abort(self, close_reason: CloseReason) -> None:
         """Reset both sides, and set the result of `ended` to `close_reason`.
 
-        The reset is immediate, with one exception: if the link was lost after the gateway had received a complete
-        response, the relay first delivers the rest of this response to the client.
+        The reset is immediate, with one exception: if the link was lost, but the relay holds the end of a complete
+        response, it first delivers this data to the client.
         """
 
 
@@ -133,7 +133,7 @@ class Link(Connector, Protocol):
         """
 
     async def lost(self) -> TunnelError:
-        """Wait until the link is lost, and return the cause. Its `fatal` is False, so the tunnel can be reopened."""
+        """Wait until the link is lost, and return the cause. The error is not `fatal`: the tunnel can be reopened."""
 
 
 @dataclass(frozen=True)

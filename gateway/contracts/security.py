@@ -39,8 +39,8 @@ class Secret:
         """Return the secret. If the secret is in a file, read the file.
 
         Raises:
-            OSError: The file cannot be read, is readable by every user, or is not UTF-8. Its `filename` is
-                `display_path`.
+            OSError: The file cannot be read, is readable by every user, or is not UTF-8. The `filename` of the error
+                is `display_path`.
         """
         if self.path is None:
             return self._value or ""

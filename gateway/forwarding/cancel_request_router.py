@@ -64,7 +64,7 @@ class CancelRequestRouter:
             del self._sessions[target]
 
     def has_sessions_elsewhere(self, target: TargetIdentity | None) -> bool:
-        """Return whether any session is on a target other than `target`."""
+        """Return whether there is a session on a target other than `target`."""
         return len(self._sessions) > (target in self._sessions)
 
     def targets_for(self, request: CancelRequest, default: TargetIdentity | None) -> list[TargetIdentity]:
@@ -94,7 +94,7 @@ class CancelRequestRouter:
 
         Args:
             client: The client's socket.
-            watcher: Watches the client.
+            watcher: Detects that the client has disconnected.
             target: The target that a new session would use; None if there is none.
 
         Returns:

@@ -27,7 +27,7 @@ class DisconnectWatcher:
             poller().add(self._client.fileno(), self._on_hangup, HANGUP)
 
     def stop(self) -> None:
-        """Stop watching. Do not call this method after a relay has registered the socket."""
+        """Stop watching. Do not call this method after a relay has registered the socket with the poller."""
         if self._watching and not self.disconnected:
             poller().remove(self._client.fileno())
 

@@ -18,7 +18,7 @@ _THROTTLE_SHARE = 0.9
 """If the server has counted this fraction of the limit, the budget admits clients one at a time."""
 _THROTTLE_INTERVAL = 10.0
 """Minimum seconds between two clients of a server, while its budgets admit clients one at a time. All budgets of the
-server share this interval. A successful login through a tunnel resets its count, which ends the throttling."""
+server share this interval. A successful login resets the count of its tunnel, which ends the throttling."""
 _ABANDONED_DIAL_DELAY = 10.0
 """Seconds after which an abandoned dial cannot connect anymore. If it connects earlier, the server counts an aborted
 handshake, even if a login has reset the count in the meantime."""
@@ -46,7 +46,7 @@ class HandshakeBudget(AbortedLoginCount):
         return self.logins.limit
 
     def record_aborted(self, at: float) -> None:
-        """Count a client that disconnected at the monotonic time `at`, before its responses proved a login."""
+        """Count a client that disconnected at the monotonic time `at`, before the responses proved a login."""
         self.add_abort(at)
 
     def record_abandoned(self, at: float) -> None:
