@@ -51,9 +51,7 @@ class CertificateFetcher:
         expires_soon = validity is not None and validity.expires_soon(now)
         if abs(now - fetched_at) < (_INTERVAL_BEFORE_EXPIRY if expires_soon else _INTERVAL):
             return validity
-        with contextlib.suppress(
-            ReachError, OSError, TimeoutError
-        ):  # the check does not need the certificate
+        with contextlib.suppress(ReachError, OSError, TimeoutError):  # the check does not need the certificate
             async with asyncio.timeout(_TIMEOUT):
                 validity = await _fetch(link, target)
         self._cache[target] = (now, validity)

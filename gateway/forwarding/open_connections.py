@@ -113,8 +113,8 @@ class OpenConnections:
     async def drain(self) -> None:
         """Gradually reset the clients of the targets in `drained_targets`, so that they reconnect to other targets.
 
-        If another call is still running, return immediately, because that call also resets the clients of targets that
-        were added to `drained_targets` in the meantime.
+        If another call is still running, return immediately, because that call also resets the clients of targets
+        that were added to `drained_targets` in the meantime.
         """
         if self._draining:
             return
