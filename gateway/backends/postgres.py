@@ -81,7 +81,7 @@ _STILL_COMPUTING = (
     " lower scram_iterations and set the user's password again)"
 )
 _RECEIVED = struct.Struct("=128xQ")
-"""`tcpi_bytes_received` in `struct tcp_info` (linux/tcp.h)."""
+"""Reads the field `tcpi_bytes_received` of `struct tcp_info` (linux/tcp.h)."""
 _STATUS_PHASE = {
     pq.ConnStatus.STARTED: "greeting",
     pq.ConnStatus.MADE: "greeting",

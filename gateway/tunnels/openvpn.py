@@ -36,7 +36,7 @@ _TUNNEL_STATES = {
     "AUTH": TunnelState.AUTHENTICATING,
     "GET_CONFIG": TunnelState.AUTHENTICATING,
 }
-"""Maps the states that OpenVPN reports before it is first connected to states of the tunnel."""
+"""Maps OpenVPN's states to states of the tunnel. It applies until OpenVPN is connected for the first time."""
 
 
 class OpenVpnTunnel:
