@@ -59,7 +59,7 @@ class AcceptedClientHandler(Protocol):
     """Receives the clients that a link has accepted. The methods must not raise."""
 
     def on_joined(self, listener: LinkListener, relay: Relay, tap: Any, seconds: float) -> None:
-        """Handle a client that was connected to the target. Called before the relay forwards any bytes.
+        """Handle a client that was joined to the target. Called before the relay forwards any bytes.
 
         Args:
             listener: The listener.
