@@ -97,7 +97,7 @@ def _fetch_from_members(
     from gateway.fleet.poller import ask_once  # noqa: PLC0415
     from gateway.fleet.view import FleetView  # noqa: PLC0415
     from gateway.ops.fleet_json import fleet_json  # noqa: PLC0415
-    from gateway.tls_client import ClientTls  # noqa: PLC0415
+    from gateway.tls_client import TlsClientFiles  # noqa: PLC0415
 
     try:
         addresses = tuple(map(parse_member, members))
@@ -107,7 +107,7 @@ def _fetch_from_members(
         members=addresses,
         file=file,
         token_file=Path(client.token_file) if client.token_file else None,
-        tls=ClientTls(ca_file=Path(client.ca_file) if client.ca_file else None),
+        tls=TlsClientFiles(ca_file=Path(client.ca_file) if client.ca_file else None),
         timeout=Duration(timeout),
     )
     runner, discovery, view = asyncio.Runner(), MemberDiscovery(), FleetView()

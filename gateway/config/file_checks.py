@@ -13,7 +13,7 @@ from gateway.contracts.security import Secret
 from gateway.errors import ConfigProblem, GatewayError
 from gateway.fleet.member_file import read_members
 from gateway.fleet.members import exposed_token
-from gateway.secret_files import ExposedError, check_not_exposed, unreadable
+from gateway.secret_files import ExposedSecretError, check_not_exposed, unreadable
 
 
 def files_of(options: Any) -> set[Path]:
@@ -122,7 +122,7 @@ def _exposed(path: Path | None) -> str | None:
     try:
         if path is not None:
             check_not_exposed(path)
-    except ExposedError as error:
+    except ExposedSecretError as error:
         return error.strerror
     except OSError:  # the module that reads the file reports a missing file
         return None

@@ -15,7 +15,7 @@ from gateway.contracts.values import AT_LEAST_ONE, POSITIVE, Duration, Endpoint,
 from gateway.docker.options import DockerOptions
 from gateway.errors import ConfigOrigin
 from gateway.fleet.options import FleetOptions
-from gateway.tls_client import ClientTls
+from gateway.tls_client import TlsClientFiles
 from gateway.tunnels import TunnelKind
 
 
@@ -150,7 +150,7 @@ class TracesSection:
 
     endpoint: str | None = None
     token_file: Path | None = None
-    tls: ClientTls = field(default_factory=ClientTls)
+    tls: TlsClientFiles = field(default_factory=TlsClientFiles)
     sample_percent: int = field(default=100, metadata={"least": 1, "most": 100})
 
     def __post_init__(self) -> None:

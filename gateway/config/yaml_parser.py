@@ -11,7 +11,7 @@ from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequen
 from gateway.config.variable_expansion import expand
 from gateway.config.yaml_errors import yaml_error
 from gateway.errors import ConfigProblem
-from gateway.input_limits import MAX_VALUES, LimitedLoader, TooLargeError, read_limited
+from gateway.input_limits import MAX_VALUES, LimitedYamlLoader, TooManyValuesError, read_limited
 from gateway.secret_files import unreadable
 
 UNSET = "the environment variable {name} is not set: set it, or write ${{{name}:-default}}"
@@ -69,11 +69,11 @@ def parse_yaml(
     """
     empty = ParsedMapping(str(path))
     try:
-        root = yaml.compose(text, Loader=LimitedLoader)
+        root = yaml.compose(text, Loader=LimitedYamlLoader)
     except RecursionError:
         problems.append(ConfigProblem(str(path), "", _TOO_DEEP))
         return empty
-    except TooLargeError as error:
+    except TooManyValuesError as error:
         problems.append(ConfigProblem(str(path), "", str(error)))
         return empty
     except yaml.YAMLError as error:
@@ -87,7 +87,7 @@ def parse_yaml(
     except RecursionError:
         problems.append(ConfigProblem(str(path), "", _TOO_DEEP))
         return empty
-    except TooLargeError as error:
+    except TooManyValuesError as error:
         problems.append(ConfigProblem(str(path), "", str(error)))
         return empty
     if not isinstance(tree, ParsedMapping):
@@ -120,7 +120,7 @@ class _NodeConverter:
     def tree(self, node: yaml.Node, key: str) -> Tree:
         self._count += 1
         if self._count > MAX_VALUES:
-            raise TooLargeError
+            raise TooManyValuesError
         place = self._place(node)
         if node in self._within:
             self._problems.append(ConfigProblem(place, key, "refers to itself: remove the alias"))

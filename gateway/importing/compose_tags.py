@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import yaml
 
-from gateway.input_limits import LimitedLoader
+from gateway.input_limits import LimitedYamlLoader
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class _Reset:
 RESET: Final = _Reset()
 
 
-class ComposeLoader(LimitedLoader):
-    """Loads YAML like `LimitedLoader`, and returns `RESET` or an `OverrideValue` for tagged values."""
+class ComposeLoader(LimitedYamlLoader):
+    """Loads YAML like `LimitedYamlLoader`. Returns `RESET` or an `OverrideValue` for values with a tag of Compose."""
 
     def construct_override(self, node: yaml.Node) -> OverrideValue:
         """Return the value of a node that has the tag `!override`."""

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from gateway.errors import UsageError
-from gateway.input_limits import LimitedLoader, load_yaml
+from gateway.input_limits import LimitedYamlLoader, load_yaml
 
 KeyPath = tuple[str, ...]
 """The path of a value: the keys of the nested mappings, from the outermost to the value's key."""
@@ -25,7 +25,7 @@ class YamlEdit:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._root: yaml.Node = yaml.compose(text, Loader=LimitedLoader) or yaml.ScalarNode("", "")
+        self._root: yaml.Node = yaml.compose(text, Loader=LimitedYamlLoader) or yaml.ScalarNode("", "")
         try:
             self.data: Any = load_yaml(text)
         except yaml.constructor.ConstructorError:

@@ -18,7 +18,7 @@ from requests.adapters import HTTPAdapter
 
 from gateway.contracts.states import CloseReason
 from gateway.contracts.tracing import TracedConnection
-from gateway.tls_client import ClientTls
+from gateway.tls_client import TlsClientFiles
 
 _SHUTDOWN_TIMEOUT = 3.0
 """Maximum number of seconds for which `close` waits until the last spans are sent."""
@@ -46,7 +46,7 @@ class OtlpExporter:
     """
 
     def __init__(
-        self, endpoint: str, token: str | None, tls: ClientTls, percent: int, attributes: dict[str, str]
+        self, endpoint: str, token: str | None, tls: TlsClientFiles, percent: int, attributes: dict[str, str]
     ) -> None:
         exporter = OTLPSpanExporter(
             endpoint=endpoint,

@@ -6,7 +6,7 @@ SHARE_PER_SECOND = 0.1
 """Fraction of the initial connections that a drain closes per second."""
 
 
-class DrainPace:
+class DrainSchedule:
     """Computes the number of connections that a drain should close by a given time.
 
     Args:

@@ -12,14 +12,14 @@ from collections.abc import AsyncIterator
 from gateway.backend_support.aborted_login_count import AbortedLoginCount
 
 _FREE_FRACTION = 4
-"""Pauses begin when the count exceeds `limit` divided by this number."""
+"""Pauses begin when the number of aborted logins exceeds `limit` divided by this number."""
 _FIRST_PAUSE, _MAX_PAUSE = 10.0, 600.0
 """Duration of the first pause, and maximum duration, in seconds. Each aborted login doubles the duration. If several
 tunnels to a server fail, the maximum is multiplied by their number."""
 
 
-class LoginPacing(AbortedLoginCount):
-    """Counts aborted logins of checks to one server through one tunnel. Delays further logins after too many of them.
+class CheckLoginLimiter(AbortedLoginCount):
+    """Limits the logins of checks to one server through one tunnel: pauses the logins if too many were aborted.
 
     Implements `gateway.contracts.login_limiter.LoginLimiter`. All times are monotonic.
 
@@ -43,7 +43,7 @@ class LoginPacing(AbortedLoginCount):
     async def attempt(self) -> AsyncIterator[None]:
         """Wait until a login can start, and count it as in progress until the end of the `async with` block.
 
-        Logins run one at a time if the aborted logins and the logins in progress could together start a pause.
+        If aborting all logins in progress would start a pause, logins run one at a time.
         """
         possible = self.aborted + sum(each.in_progress for each in self.peers)
         async with self._turn if possible >= self._free else contextlib.nullcontext():

@@ -1,4 +1,4 @@
-"""Connects a client to a target: waits until a tunnel is open, then dials the targets in order of preference."""
+"""Connects a client to a target: waits for an open tunnel, dials the targets in order of preference, and retries."""
 
 import asyncio
 import random
@@ -11,7 +11,7 @@ from gateway.contracts.link import Relay
 from gateway.contracts.tracing import DIAL, HOLD
 from gateway.errors import DialError, LinkLostError, ReachError, Reason
 from gateway.forwarding.cancel_request_forwarding import join_cancel_request
-from gateway.forwarding.cancel_requests import CancelRouter
+from gateway.forwarding.cancel_request_router import CancelRequestRouter
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import LinkSource, RoutedTarget
@@ -22,10 +22,10 @@ _FIRST_RETRY = 0.05
 _LAST_RETRY = 1.0
 _RETRY_FACTOR = 2.0
 _NEXT_AFTER = 2.0
-"""Maximum duration of a dial, in seconds, if another path to this target, or another target, remains to be tried."""
+"""Maximum duration of a dial, in seconds, if another path or target is left to try after it."""
 _RECHECK_INTERVAL = 1.0
-"""Maximum seconds that a client of a route with several uplinks waits before it checks again which paths to use,
-because the paths can change."""
+"""Seconds after which a waiting client gets the paths to the targets again, if the route has several uplinks. The
+best path can change while the client waits."""
 _NO_PRIMARY = "no target is a writable primary"
 _PERMANENT = {Reason.CHANNEL_PROHIBITED}
 """Reasons of failures that a retry cannot fix."""
@@ -44,8 +44,8 @@ class DialResult(NamedTuple):
     """Observes the login; None if the kind has no cancel requests, or if the client sends a cancel request."""
 
 
-class Dialer:
-    """Dials the targets of one backend for each client, and connects the client to the first target that accepts.
+class RetryingDialer:
+    """Connects each client of one backend to a target. Tries paths and targets in order, until one accepts.
 
     Args:
         route: The current route.
@@ -54,7 +54,9 @@ class Dialer:
         cancels: Routes cancel requests; None if clients of this kind send none on separate connections.
     """
 
-    def __init__(self, route: Route, make_tap: TapFactory | None = None, cancels: CancelRouter | None = None) -> None:
+    def __init__(
+        self, route: Route, make_tap: TapFactory | None = None, cancels: CancelRequestRouter | None = None
+    ) -> None:
         self.target_dialer = TargetDialer(route)
         """Dials the targets of the current route."""
         self._make_tap = make_tap
@@ -150,7 +152,7 @@ class Dialer:
         latency: Histogram,
         deadline: float,
     ) -> DialResult:
-        """Connect the client over the first path that succeeds, or a cancel request to its session's target."""
+        """Connect the client over the first path that succeeds. Forward a cancel request to its session's target."""
         if not routes:
             if self._cancels and (request := await self._cancel_request(client, None)) is not None:
                 return await self._join_cancel(client, request, dialer, latency)
@@ -233,7 +235,7 @@ class Dialer:
 
 
 def _failure(errors: list[ReachError]) -> DialError:
-    """Return the error of the last dial. It is permanent if a retry can fix none of the errors."""
+    """Return the error of the last dial, as a permanent error if a retry cannot fix any of the errors."""
     if not errors:
         return DialError(Reason.TUNNEL, "the link was lost")
     last = errors[-1]

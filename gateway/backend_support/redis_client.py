@@ -1,4 +1,4 @@
-"""Sends Redis commands, and reads replies in RESP2 (Redis documentation, "Redis serialization protocol").
+"""Sends Redis commands, and reads the replies (RESP2; Redis documentation, "Redis serialization protocol").
 
 A check reads only small replies. This module limits the depth and the number of items of a reply, and `CheckStream`
 limits the number of bytes.
@@ -12,16 +12,16 @@ _MAX_ITEMS = 1024
 """Maximum number of items of one array. ROLE of a primary has one item per replica."""
 
 
-class RespError(str):
+class RedisErrorReply(str):
     """An error reply of the server. The string begins with an upper-case code, such as NOAUTH."""
 
     __slots__ = ()
 
 
-Reply = bytes | int | None | RespError | list["Reply"]
+Reply = bytes | int | None | RedisErrorReply | list["Reply"]
 
 
-class RespClient:
+class RedisClient:
     """Sends the Redis commands of one check, and reads the replies.
 
     Args:
@@ -54,7 +54,7 @@ class RespClient:
         if mark == b"+":
             return rest
         if mark == b"-":
-            return RespError(rest.decode(errors="replace"))
+            return RedisErrorReply(rest.decode(errors="replace"))
         if mark == b":":
             return _integer(rest)
         if mark == b"$":

@@ -14,7 +14,7 @@ import pytest
 from gateway.backend_support.postgres_cancel import PostgresCancelProtocol
 from gateway.contracts.link import Link
 from gateway.contracts.values import Endpoint, unix_endpoint
-from gateway.forwarding import cancel_requests, forward
+from gateway.forwarding import cancel_request_router, forward
 from gateway.forwarding.admission import AdmissionRules
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
@@ -189,7 +189,7 @@ async def test_silent_clients_beyond_the_limit_do_not_block_cancel_requests(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with Server().listening() as server, gate([server], max_connections=1) as at:
-        monkeypatch.setattr(cancel_requests, "_CLASSIFY_TIMEOUT", 60.0)
+        monkeypatch.setattr(cancel_request_router, "_CLASSIFY_TIMEOUT", 60.0)
         await at.session()
         silent = [at.connect() for _ in range(20)]
         await until(lambda: at.rejected == {"max_connections": 4})  # The reserve admits 16 clients from one address.
@@ -220,7 +220,7 @@ async def test_a_client_beyond_the_limit_uses_no_regular_slot() -> None:
 
 
 async def test_a_request_may_arrive_in_pieces_but_must_be_complete(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cancel_requests, "_CLASSIFY_TIMEOUT", 30.0)
+    monkeypatch.setattr(cancel_request_router, "_CLASSIFY_TIMEOUT", 30.0)
     async with Server().listening() as server, gate([server], max_connections=1) as at:
         await at.session()
         whole = request(server.name)
@@ -230,7 +230,7 @@ async def test_a_request_may_arrive_in_pieces_but_must_be_complete(monkeypatch: 
             await asyncio.sleep(0.005)
         assert await answer(dripping) == b""
         assert server.seen[-1] == whole
-        monkeypatch.setattr(cancel_requests, "_CLASSIFY_TIMEOUT", 0.2)
+        monkeypatch.setattr(cancel_request_router, "_CLASSIFY_TIMEOUT", 0.2)
         seen = len(server.seen)
         for late in (b"", whole[:-1]):
             assert await is_reset(at.connect(late))
@@ -331,18 +331,18 @@ async def test_reads_the_request_of_a_unix_client_that_has_closed(tmp_path: Path
 async def test_does_not_wait_for_first_bytes_while_all_sessions_are_on_the_default_target(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cancel_requests, "_CLASSIFY_TIMEOUT", 1.0)
+    monkeypatch.setattr(cancel_request_router, "_CLASSIFY_TIMEOUT", 1.0)
     async with Server().listening() as one, Server().listening() as other, gate([one, other]) as at:
         await at.session()
         calls: list[object] = []
         monkeypatch.setattr(
-            cancel_requests.CancelRouter, "read_cancel_request", lambda *reported: calls.append(reported)
+            cancel_request_router.CancelRequestRouter, "read_cancel_request", lambda *reported: calls.append(reported)
         )
         at.connect()
         await until(lambda: one.accepted == 2)
         assert calls == []
         monkeypatch.undo()
-        monkeypatch.setattr(cancel_requests, "_CLASSIFY_TIMEOUT", 0.3)
+        monkeypatch.setattr(cancel_request_router, "_CLASSIFY_TIMEOUT", 0.3)
         at.targets = [other]
         silent = at.connect()
         await until(lambda: other.accepted == 1)  # After the timeout, the gateway joins a silent client to a target.
@@ -421,7 +421,7 @@ async def test_a_request_does_not_wait_for_a_target_for_new_clients() -> None:
 async def test_reads_the_request_after_refusing_encryption_for_a_server_without_tls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cancel_requests, "_REPLY_TTL", 60.0)
+    monkeypatch.setattr(cancel_request_router, "_REPLY_TTL", 60.0)
     async with Server().listening() as one, Server(b"\0\0\0\2key2").listening() as other, gate([other]) as at:
         await at.session()
         at.targets = [one]
@@ -440,7 +440,7 @@ async def test_reads_the_request_after_refusing_encryption_for_a_server_without_
 async def test_the_client_negotiates_tls_with_a_server_that_supports_tls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cancel_requests, "_REPLY_TTL", -1.0)
+    monkeypatch.setattr(cancel_request_router, "_REPLY_TTL", -1.0)
     async with (
         Server(answer=b"S").listening() as one,
         Server(b"\0\0\0\2key2").listening() as other,
@@ -458,7 +458,7 @@ async def test_the_client_negotiates_tls_with_a_server_that_supports_tls(
 async def test_at_the_limit_a_storm_of_clients_does_not_reach_the_server(
     monkeypatch: pytest.MonkeyPatch, says: bytes
 ) -> None:
-    monkeypatch.setattr(cancel_requests, "_REPLY_TTL", 60.0)
+    monkeypatch.setattr(cancel_request_router, "_REPLY_TTL", 60.0)
     async with Server(answer=says).listening() as server, gate([server], max_connections=1) as at:
         await at.session()
 

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.forwarding.drain_pacing import SHARE_PER_SECOND, DrainPace, drain_order
+from gateway.forwarding.drain_schedule import SHARE_PER_SECOND, DrainSchedule, drain_order
 
 
 @dataclass
@@ -14,7 +14,7 @@ class Quiet:
 
 @given(st.integers(1, 5000), st.lists(st.floats(0.01, 2.0), min_size=1, max_size=200))
 def test_closes_at_most_a_tenth_per_second_and_finally_all(clients: int, steps: list[float]) -> None:
-    pace, now, gone = DrainPace(clients, 100.0), 100.0, 0
+    pace, now, gone = DrainSchedule(clients, 100.0), 100.0, 0
     for step in steps:
         now += step
         due = pace.due(now)

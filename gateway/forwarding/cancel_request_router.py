@@ -16,7 +16,7 @@ _CLASSIFY_TIMEOUT = 2.0
 """Maximum seconds to wait until a client has sent enough bytes to classify its connection."""
 _MAX_ENCRYPTION_REQUESTS = 2
 _POLL_INTERVAL = 0.01
-"""Seconds to wait for the rest of an incomplete first message, before the next attempt to classify it."""
+"""If a client's first message is incomplete: seconds until the next attempt to classify it."""
 _REPLY_TIMEOUT = 2.0
 """Maximum seconds to wait for a target's reply to an encryption request."""
 _REPLY_TTL = 1.0
@@ -36,8 +36,8 @@ class _CachedReply:
         return self.received_at is not None and now - self.received_at <= _REPLY_TTL
 
 
-class CancelRouter:
-    """Recognizes cancel requests, and tracks which target serves which session.
+class CancelRequestRouter:
+    """Recognizes cancel requests, and finds the targets that must receive them.
 
     Args:
         protocol: Parses the first bytes of connections.
@@ -64,7 +64,7 @@ class CancelRouter:
             del self._sessions[target]
 
     def has_sessions_elsewhere(self, target: TargetIdentity | None) -> bool:
-        """Return whether any session is on a target other than `target`."""
+        """Return whether there is a session on a target other than `target`."""
         return len(self._sessions) > (target in self._sessions)
 
     def targets_for(self, request: CancelRequest, default: TargetIdentity | None) -> list[TargetIdentity]:
@@ -88,13 +88,13 @@ class CancelRouter:
     ) -> CancelRequest | None:
         """Wait for a client's first bytes, and return its cancel request. The bytes remain in the receive buffer.
 
-        A client may first request encryption. This method then asks the target. If the target refuses encryption,
-        this method sends the refusal to the client, which continues unencrypted. Otherwise, this method returns None,
-        because it cannot read an encrypted cancel request.
+        A client may first request encryption. This method then sends the same request to the target. If the target
+        refuses encryption, this method sends the refusal to the client, which continues unencrypted. Otherwise, this
+        method returns None, because it cannot read an encrypted cancel request.
 
         Args:
             client: The client's socket.
-            watcher: Watches the client.
+            watcher: Detects that the client has disconnected.
             target: The target that a new session would use; None if there is none.
 
         Returns:
@@ -142,9 +142,9 @@ class CancelRouter:
         return Classification.SESSION
 
     async def _reply_to(self, request: EncryptionRequest, target: TargetIdentity) -> bytes:
-        """Return the target's reply to an encryption request; empty if no request was sent or no reply received."""
+        """Return the target's reply to an encryption request; empty if it is not known."""
         if any(login.key_hidden for login in self._sessions.get(target, ())):
-            return b""  # do not ask a target with encrypted sessions: it would log an error
+            return b""  # send nothing: some sessions are encrypted, and the target would log an error
         loop = asyncio.get_running_loop()
         self._replies = {
             key: each for key, each in self._replies.items() if each.lock.locked() or each.is_fresh(loop.time())
@@ -184,4 +184,4 @@ async def _send_encryption_request(request: EncryptionRequest, target: TargetIde
                 await loop.sock_sendall(sock, request.request)
                 return await loop.sock_recv(sock, len(request.refusal))
     except (ReachError, OSError, TimeoutError):
-        return b""  # no report is necessary: the dial for the client fails with the same error
+        return b""  # ignored: the later dial for the client fails with the same error

@@ -1,12 +1,12 @@
-"""Requests the role of a database from an HTTP server on the same host, such as Patroni's REST API."""
+"""Adds the role that an HTTP server on the same host reports (such as Patroni) to the probe results of a database."""
 
 from dataclasses import dataclass, field, replace
 
 from gateway.backend_support import http_request
 from gateway.backend_support.check_stream import CheckDialer
+from gateway.backend_support.check_tls import CheckTlsOptions
 from gateway.backend_support.http_probe_options import HttpProbeOptions, check_status, of_role, role_result
 from gateway.backend_support.replication_facts import READ_ONLY
-from gateway.backend_support.tls import CheckTlsOptions
 from gateway.contracts.backend import Backend, ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
@@ -15,7 +15,7 @@ from gateway.errors import LinkLostError, ReachError, Reason, UnusableTargetErro
 
 
 @dataclass(frozen=True)
-class HttpRoleServer(HttpProbeOptions):
+class HttpRoleServerOptions(HttpProbeOptions):
     """The key `via_http`: an HTTP server on the target's host that reports the role of the database.
 
     Args:
@@ -41,7 +41,7 @@ class _HttpRoleBackend:
         via_http: The HTTP server.
     """
 
-    def __init__(self, backend: Backend, via_http: HttpRoleServer) -> None:
+    def __init__(self, backend: Backend, via_http: HttpRoleServerOptions) -> None:
         self._backend = backend
         self._via_http = via_http
         self._dialer = CheckDialer(via_http.tls, http_request.MAX_RESPONSE, "check.via_http.tls")
@@ -55,8 +55,8 @@ class _HttpRoleBackend:
         except LinkLostError:
             raise
         except ReachError as error:
-            # Replace the reason `auth`, which means that the database refused a login: here, the HTTP server refused
-            # a request.
+            # Replace the reason `auth`, because it would mean that the database refused a login. In this case, the
+            # HTTP server refused a request.
             reason = Reason.QUERY if error.reason is Reason.AUTH else error.reason
             raise UnusableTargetError(reason, f"{name}: {error.detail}") from error
         except OSError as error:
@@ -85,7 +85,7 @@ class _HttpRoleBackend:
         return role_result(via.role, response)
 
 
-def with_http_role(backend: Backend, via_http: HttpRoleServer | None) -> Backend:
+def with_http_role(backend: Backend, via_http: HttpRoleServerOptions | None) -> Backend:
     """Return a backend whose probes request the role from an HTTP server.
 
     Args:

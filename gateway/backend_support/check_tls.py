@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gateway.errors import GatewayError, Reason, UnusableTargetError
-from gateway.tls_client import ClientTls
+from gateway.tls_client import TlsClientFiles
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def context(tls: CheckTlsOptions, key: str = "check.tls") -> ssl.SSLContext | No
     if tls.mode == "off":
         return None
     try:
-        return ClientTls(tls.ca_file).context(verified=tls.mode == "verify")
+        return TlsClientFiles(tls.ca_file).context(verified=tls.mode == "verify")
     except GatewayError as error:
         raise UnusableTargetError(Reason.TLS, f"{key}.{error}") from error
 

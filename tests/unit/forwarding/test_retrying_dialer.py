@@ -12,9 +12,9 @@ import pytest
 from gateway.contracts.link import Link
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, Reason
-from gateway.forwarding import dialer as dialer_module
-from gateway.forwarding.dialer import Dialer, DialResult
+from gateway.forwarding import retrying_dialer as dialer_module
 from gateway.forwarding.pending_client import PendingClient
+from gateway.forwarding.retrying_dialer import DialResult, RetryingDialer
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import RoutedTarget, TargetIdentity
 from gateway.measurement import Histogram
@@ -75,7 +75,7 @@ class Paths:
         self.routes = [each for target in targets or (ONE,) for each in TargetIdentity(target, self.uplinks).routes()]
         self.failed: list[RoutedTarget] = []
         self.left: list[RoutedTarget] = []
-        self.dialer = Dialer(
+        self.dialer = RetryingDialer(
             Route(self.uplinks, lambda: self.routes, self.failed.append, hold, on_detour=self.left.append)
         )
 
