@@ -22,22 +22,22 @@ import click
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gateway import backends, tunnels
+from gateway.backend_support.check_tls import CheckTlsOptions
 from gateway.backend_support.http_probe_options import HttpRoleOptions
-from gateway.backend_support.http_role_server import HttpRoleServer
-from gateway.backend_support.tls import CheckTlsOptions
+from gateway.backend_support.http_role import HttpRoleServerOptions
 from gateway.cli import cli
+from gateway.config.environment_variables import OTHER_VARIABLES, setting_names, variable_of
 from gateway.config.model import (
     SECTIONS,
     AllowRules,
     CommonBackendOptions,
     CommonCheckOptions,
     CommonTunnelOptions,
-    ConfiguredTarget,
     OpsTls,
+    TargetOptions,
     UnixListener,
 )
-from gateway.config.values import LogTarget, ThreadCount
-from gateway.config.variables import OTHER_VARIABLES, setting_names, variable_of
+from gateway.config.value_parsers import LogTarget, ThreadCount
 from gateway.contracts.security import Secret
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.contracts.values import Duration, Endpoint, IpAddress, IpNetwork, ListenAddress, Size
@@ -49,12 +49,12 @@ from gateway.fleet.member_addresses import MemberAddress
 from gateway.forwarding.admission import RefusalReason
 from gateway.measurement import Histogram
 from gateway.ops.authorization import AccessRole
-from gateway.ops.get_handlers import ROLES
+from gateway.ops.get_request_handlers import ROLES
 from gateway.ops.kind_specific_metrics import fact_families
 from gateway.ops.metrics import families
 from gateway.ops.server import OpsServer
 from gateway.ops.status_views import ServiceView
-from gateway.tls_client import ClientTls
+from gateway.tls_client import TlsClientFiles
 from gateway.vpn.options import SilenceTimeouts
 
 TARGET = Path(__file__).parents[1] / "docs" / "reference.md"
@@ -123,16 +123,16 @@ def _configuration() -> Iterator[str]:
             if dataclasses.fields(cls):
                 yield from _table(f"`backends.NAME`, {title}", cls)
     yield from _table("`check.tls`, `check.via_http.tls`", CheckTlsOptions)
-    yield from _table("`check.via_http`, kinds `mysql` and `postgres`", HttpRoleServer)
+    yield from _table("`check.via_http`, kinds `mysql` and `postgres`", HttpRoleServerOptions)
     yield from _table("`check.role` of kind `http`, `check.via_http.role`", HttpRoleOptions)
     yield from _table("`docker`", DockerOptions)
     yield from _table("`docker.networks.NAME`", NetworkOptions)
     yield from _table("`docker.attach`, each rule", AttachRule)
     yield from _table("`docker.grants`, each grant", Grant)
     yield from _table("`docker.peers`", PeerOptions)
-    yield from _table("`fleet.tls`, `docker.tls`", ClientTls)
+    yield from _table("`fleet.tls`, `docker.tls`", TlsClientFiles)
     yield from _table("`allow`", AllowRules)
-    yield from _table("`targets`, a target as a mapping", ConfiguredTarget)
+    yield from _table("`targets`, a target as a mapping", TargetOptions)
     yield from _table("`listen`, a unix socket as a mapping", UnixListener)
     yield from _variables()
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.backend_support import tls
-from gateway.backend_support.tls import CheckTlsOptions
+from gateway.backend_support import check_tls
+from gateway.backend_support.check_tls import CheckTlsOptions
 from gateway.certificate_validity import ca_credentials
 from gateway.contracts.security import InsecureSetting, MonitoredCertificate, Secret
 from gateway.contracts.values import POSITIVE, Duration
@@ -70,7 +70,7 @@ def verify(options: object, check: Any) -> None:
     Raises:
         GatewayError: The program or one of the files cannot be used.
     """
-    tls.verify(options, check)
+    check_tls.verify(options, check)
     if check.password_command:
         try:
             resolve_program(check.password_command)

@@ -5,7 +5,7 @@ from typing import Literal
 
 from gateway.contracts.security import Secret
 from gateway.contracts.values import AT_LEAST_ONE, POSITIVE, Duration, IpAddress, IpNetwork
-from gateway.tls_client import ClientTls
+from gateway.tls_client import TlsClientFiles
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class DockerOptions:
 
     host: str = "unix:///var/run/docker.sock"
     via: str | None = None
-    tls: ClientTls = field(default_factory=ClientTls)
+    tls: TlsClientFiles = field(default_factory=TlsClientFiles)
     label_prefix: str = "gateway"
     container: str | None = None
     networks: dict[str, NetworkOptions] = field(default_factory=dict)

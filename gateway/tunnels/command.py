@@ -30,8 +30,8 @@ class CommandTunnel:
     def __init__(self, options: CommandOptions) -> None:
         self._options = options
         self._targets: list[Endpoint] = []
-        """The targets that clients recently dialed through the previous link. A reopened tunnel counts as up only if
-        it can dial at least one of them."""
+        """The targets that clients recently dialed through the previous link. A reopened tunnel is `up` only if it
+        can dial at least one of them."""
 
     @property
     def far_side(self) -> str:
@@ -62,7 +62,7 @@ def _verify(options: CommandOptions) -> None:
 
 
 def _read_url(scheme: str, authority: str) -> dict[str, str]:
-    """Check that a URL contains only a query. Return no options, because the query contains all of them.
+    """Check that a URL contains only a query. Return an empty dictionary, because the caller parses the query.
 
     Raises:
         ValueError: The URL contains a host or a path.

@@ -36,7 +36,7 @@ _TUNNEL_STATES = {
     "AUTH": TunnelState.AUTHENTICATING,
     "GET_CONFIG": TunnelState.AUTHENTICATING,
 }
-"""Maps the states that OpenVPN reports before it is first connected to states of the tunnel."""
+"""Maps OpenVPN's states to states of the tunnel. It applies until OpenVPN is connected for the first time."""
 
 
 class OpenVpnTunnel:
@@ -167,11 +167,11 @@ class _OpenVpnClient:
         self._failure_report = loop.call_later(self._options.connect_timeout, self._report_failure, progress)
 
     def _report_failure(self, progress: ProgressCallback) -> None:
-        """Report why OpenVPN is not connected yet. Keep the process, because a new one would connect later."""
+        """Report why OpenVPN is not connected yet. Do not restart it, because this would delay the connection."""
         error = self._vpn.error(f"no connection within {self._options.connect_timeout:g} s; still trying")
         reason = error.reason if self._vpn.failure else Reason.TIMEOUT
         progress(TunnelState.BACKOFF, reason, error.detail)
-        self._schedule_failure_report(progress)  # report again later, because OpenVPN can log a more specific failure
+        self._schedule_failure_report(progress)  # OpenVPN can log a more specific failure later
 
     async def configure(self, link: VpnLink) -> None:
         """Configure the device and the link with the settings that the server has pushed.
@@ -191,7 +191,7 @@ class _OpenVpnClient:
         self._link = link
 
     async def follow_states(self, link: VpnLink, monitor: LivenessMonitor) -> None:
-        """React to each state that OpenVPN reports, until the process exits. Then report the link as lost."""
+        """React to each state that OpenVPN reports. When the process exits, report the link as lost."""
         while (state := await self._next_state()) is not None:
             if state == "CONNECTED":
                 await self.configure(link)

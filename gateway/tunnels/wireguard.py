@@ -92,7 +92,7 @@ class WireGuardTunnel:
                 yield OpenTunnel(link, lambda: active.status(link), active.renew)
 
     async def _wait_for_handshake(self, wireguard: WireGuardDevice, progress: ProgressCallback) -> None:
-        """Wait for the first handshake. Every few seconds without one, reconnect to the peers.
+        """Wait for the first handshake. Until it succeeds, reconnect to the peers every few seconds.
 
         Args:
             wireguard: The device.
@@ -133,7 +133,7 @@ class _ActiveDevice:
         return WireGuardStatus(**vars(link.status()), device=device, handshake_age_seconds=self._handshake_age)
 
     async def received(self) -> int:
-        """Return the number of bytes that the device has received. Update the endpoints and the handshake age."""
+        """Return the number of bytes that the device has received. Also update the handshake age and the peers."""
         status = await self._wireguard.status()
         if self.link is not None:
             self.link.server = ", ".join(status.endpoints)
