@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from math import inf
 from pathlib import Path
 
-from gateway.command.local_ports import LocalPort, read_local_ports
+from gateway.command.local_ports import LocalPortState, read_local_ports
 from gateway.command.options import CommandOptions
-from gateway.command.silence import SilenceTimer
+from gateway.command.silence_timer import SilenceTimer
 from gateway.command.sock_diag import read_connection
 from gateway.contracts.link import Stream
 from gateway.contracts.phases import Phases
@@ -63,7 +63,7 @@ class PortProcess:
         self._silence = SilenceTimer()
         self._last_read = self.last_received
         """Monotonic time at which the process was last observed to have read data or accepted a connection."""
-        self._sockets = LocalPort()
+        self._sockets = LocalPortState()
         """The state of the local port at the last call of `update_silence`."""
         self._command = command
         self._options = options
@@ -156,7 +156,7 @@ class PortProcess:
             reset(self._first)
             self._first = None
 
-    def update_silence(self, sockets: LocalPort, now: float) -> float:
+    def update_silence(self, sockets: LocalPortState, now: float) -> float:
         """Return the number of seconds since the process last read data, accepted a connection or sent a response.
 
         Returns 0 while no client waits for the process.
@@ -201,7 +201,7 @@ class PortProcess:
             reset(sock)
             raise
 
-    async def _read_sockets(self, client: int = 0) -> LocalPort:
+    async def _read_sockets(self, client: int = 0) -> LocalPortState:
         """Return the state of the local port; an empty state if the kernel's tables cannot be read.
 
         Args:
@@ -217,7 +217,7 @@ class PortProcess:
                 sockets = (await asyncio.to_thread(read_local_ports, {self.port: self.host}))[self.port]
         except OSError as error:
             log.debug("cannot read the sockets of a program's local port: %s", error)
-            return LocalPort()
+            return LocalPortState()
         others = sockets.owners - {os.geteuid()}
         if others:
             detail = f"another user (uid {others.pop()}) listens on the program's local port {self.port}"

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from gateway.errors import Reason, TunnelError
 from gateway.processes import pdeathsig_exec
+from gateway.processes.child_environment import minimal_environment
 from gateway.processes.child_exit import wait_exit
 from gateway.processes.pipes import open_pipe, read_pipe
-from gateway.processes.programs import find_program, minimal_environment
+from gateway.processes.program_path import find_program
 from gateway.text_sanitizer import one_line
 
 _TERMINATE_TIMEOUT = 3.0

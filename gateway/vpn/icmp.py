@@ -12,7 +12,7 @@ from collections.abc import Callable
 from itertools import count
 
 from gateway.contracts.values import IpAddress
-from gateway.vpn.network_context import NetworkContext
+from gateway.vpn.device_isolation import DeviceIsolation
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +28,12 @@ class EchoMonitor:
     """Pings up to eight hosts behind a VPN: four that have replied before, and four that have not.
 
     Args:
-        context: The network context that creates the sockets for the requests.
+        isolation: Creates the sockets for the requests.
         on_reply: Called with the round-trip time of each reply, in seconds.
     """
 
-    def __init__(self, context: NetworkContext, on_reply: Callable[[float], None]) -> None:
-        self._context = context
+    def __init__(self, isolation: DeviceIsolation, on_reply: Callable[[float], None]) -> None:
+        self._isolation = isolation
         self._on_reply = on_reply
         self._responds: dict[IpAddress, bool] = {}
         """Whether each host counts as responsive, in the order in which the hosts were added."""
@@ -108,7 +108,7 @@ class EchoMonitor:
         """
         for kind in (socket.SOCK_DGRAM, socket.SOCK_RAW):
             try:
-                return self._context.create_socket(family, kind, protocol)
+                return self._isolation.create_socket(family, kind, protocol)
             except PermissionError:
                 continue
             except OSError as error:

@@ -1,4 +1,4 @@
-"""Measures for how long a program has made no progress, although a client waits for it. Does no I/O.
+"""Measures for how long a program has made no progress while a client waits for the program. Does no I/O.
 
 A short silence is not a failure: while a program waits for its own network connection, it does not read data.
 """
