@@ -22,7 +22,7 @@ _TRIAL = 1.0
 """A trial starts the program, and waits this number of seconds for output or the program's exit. A program that still
 runs without output after this time probably waits for the client, so the trial succeeds."""
 _TRIAL_AFTER_LOSS = 3.0
-"""Like `_TRIAL`, but for a tunnel that opens. It is longer, because the program might have failed before."""
+"""Like `_TRIAL`, but for the first connection of a tunnel. Longer, because the program might have failed before."""
 _SPARE_TIMEOUT = 5.0
 """Seconds after which the connection of a successful trial (see `_TRIAL`) is closed if no client has used it."""
 
@@ -45,7 +45,7 @@ class StdioConnector:
         which the trial ended."""
         self._trial: asyncio.Task[None] | None = None
         self._has_worked = False
-        """Whether the last connection worked. If not, the next one starts with a trial."""
+        """Whether the last connection worked. If not, the next connection is tested first (see `_TRIAL`)."""
         self._retry = StartBackoff()
         self._tasks = BackgroundTasks()
 
@@ -119,7 +119,7 @@ class StdioConnector:
             self._spare = None
 
     async def _try_once(self, seconds: float) -> None:
-        """Open a connection for the next client, and test it. If another call already does so, wait for its result.
+        """Open and test a connection for the next client. If a trial is already in progress, wait for its result.
 
         Args:
             seconds: Seconds to wait for output or the exit of the program, see `_TRIAL`.

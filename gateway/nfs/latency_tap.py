@@ -64,7 +64,7 @@ class RpcRecordScanner:
 class RpcLatencyTap:
     """Measures the latency of the RPC calls on one connection.
 
-    Implements `gateway.measurement.Tap` and `gateway.measurement.RequestTracker`.
+    Implements `gateway.measurement.Tap` and `gateway.measurement.RpcRequestTracker`.
 
     Args:
         observe: Called with the latency of each call, in seconds.
@@ -92,7 +92,7 @@ class RpcLatencyTap:
             self.on_message(xid, kind, now, from_backend=True)
 
     def on_message(self, xid: int, rpc_type: int, now: float, *, from_backend: bool) -> None:
-        """See `gateway.measurement.RequestTracker`. Ignores calls by the server, and the client's replies to them."""
+        """See `gateway.measurement.RpcRequestTracker`. Ignores calls by the server and the replies to them."""
         if rpc_type not in (_CALL, _REPLY):
             (self._responses if from_backend else self._requests).is_rpc = False
         elif from_backend:
@@ -111,7 +111,7 @@ class RpcLatencyTap:
 
     @property
     def parseable(self) -> bool:
-        """Whether all bytes so far are RPC. See `gateway.measurement.RequestTracker`."""
+        """Whether all bytes so far are RPC. See `gateway.measurement.RpcRequestTracker`."""
         return self._requests.is_rpc and self._responses.is_rpc
 
     def oldest_pending(self) -> float | None:

@@ -1,4 +1,4 @@
-"""Defines the base class of relays whose bytes the C engine moves. It controls the relay and reads its counters."""
+"""Defines the base class of relays that run in the C engine: controls a relay, and reads the relay's counters."""
 
 import asyncio
 
@@ -80,7 +80,7 @@ class EngineRelay:
 
     @property
     def waiting_since(self) -> float | None:
-        """Monotonic time at which the client began to wait for a response; None if it does not wait or if unknown."""
+        """Monotonic time at which the client began to wait for a response; None if it does not wait or if not known."""
         return waiting_since(self._tap, self._gauge()[4])
 
     def inspect(self) -> dict[str, int]:

@@ -48,7 +48,10 @@ class RelayDirection:
         """Number of bytes in the pipe."""
         self.pipe: tuple[int, int] | None = None
         self.fin_detector: FinDetector | None = None
-        """Detects whether the sink received the peer's FIN, because `splice` can drop the error of a reset."""
+        """Detects whether the sink's peer sent a FIN: if `splice` drops an error, a reset looks like a FIN.
+
+        None unless the direction uses `splice`.
+        """
         self.bulk_reads = 0
         """Number of consecutive bulk reads."""
         self.byte_count = 0

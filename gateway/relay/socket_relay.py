@@ -168,7 +168,7 @@ class SocketRelay:
             self._close_reason = reason
 
     def _update(self) -> None:
-        """Finish if both directions have ended; otherwise update the event masks."""
+        """Finish the relay if both directions have ended; otherwise, update the event masks of the sockets."""
         if self.ended.done():
             return
         upload, download = self._upload, self._download

@@ -25,7 +25,7 @@ _MAX_UNANSWERED = 3
 
 
 class EchoMonitor:
-    """Pings up to eight hosts behind a VPN: four that have replied before, and four that have not.
+    """Pings up to four hosts behind a VPN that have replied before, and up to four that have not.
 
     Args:
         isolation: Creates the sockets for the requests.
@@ -70,7 +70,8 @@ class EchoMonitor:
     def ignore_unresponsive_hosts(self) -> None:
         """Expect no more replies from hosts that have missed several requests.
 
-        Call this when other traffic arrives through the VPN: the hosts are then the cause, not the VPN.
+        Call this when other traffic arrives through the VPN: then the hosts, and not the VPN, are the cause of the
+        missing replies.
         """
         for address, requests in self._unanswered.items():
             if requests >= _MAX_UNANSWERED and self._responds.get(address):
@@ -127,7 +128,7 @@ class EchoMonitor:
                 packet = sock.recv(512)
                 if sock.type == socket.SOCK_RAW:
                     if family == socket.AF_INET:
-                        packet = packet[(packet[0] & 0x0F) * 4 :]  # RFC 791: the header length in 32-bit words
+                        packet = packet[(packet[0] & 0x0F) * 4 :]  # remove the IPv4 header (RFC 791)
                     if packet[4:6] != self._identifier:
                         continue  # the reply belongs to another process
                 if len(packet) < 8 or packet[0] != (0 if family == socket.AF_INET else _V6[3]):

@@ -52,14 +52,14 @@ class VpnLink:
     Args:
         isolation: Creates the sockets. The caller closes it.
         network: The identity of the network behind the VPN.
-        thresholds: The times without an expected reply after which the gateway reacts to an unresponsive VPN.
+        thresholds: The times after which the gateway reacts to missing replies.
     """
 
     def __init__(self, isolation: DeviceIsolation, network: NetworkId, thresholds: SilenceThresholds) -> None:
         self.network = network
         self.liveness = Liveness(thresholds, time.monotonic())
         self.server: str | None = None
-        """The value of `VpnStatus.server`."""
+        """The address of the server for the status, see `VpnStatus.server`; None if it is not known yet."""
         self._isolation = isolation
         self._resolver = VpnResolver(isolation)
         self._echo = EchoMonitor(isolation, self._on_echo_reply)
@@ -108,7 +108,8 @@ class VpnLink:
                 self.liveness.record_reply(time.monotonic())
             raise
         self.liveness.record_reply(time.monotonic())
-        with contextlib.suppress(ValueError, OSError):  # the address has a scope ID, or the socket was reset
+        # Do not ping the host if its address has a scope ID (ValueError), or if it has reset the socket (OSError).
+        with contextlib.suppress(ValueError, OSError):
             self._echo.add_host(ipaddress.ip_address(sock.getpeername()[0]))
         return sock
 

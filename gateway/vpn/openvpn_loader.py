@@ -1,7 +1,7 @@
 """Loads an OpenVPN client file, and the files below its directory that its directives refer to.
 
 The loader opens each file only once. Therefore, the file that it reads is the file that it has checked, even if
-another process replaces the file meanwhile.
+another process replaces the file between the check and the read.
 """
 
 import os

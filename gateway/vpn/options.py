@@ -35,7 +35,7 @@ class SilenceOptions:
 
     @property
     def thresholds(self) -> SilenceThresholds:
-        """These times in the form that `Liveness` requires. Reconnects start two seconds after `suspect`."""
+        """The thresholds for `Liveness`, in seconds. The VPN starts to reconnect two seconds after `suspect`."""
         return SilenceThresholds(self.suspect, self.suspect + 2, self.down, self.lost, self.restart)
 
 

@@ -141,7 +141,7 @@ class WireGuardDevice:
         await self._wg("setconf", self._device, "/dev/stdin", stdin=to_setconf(self._file, endpoints))
 
     async def reconnect(self) -> None:
-        """Remove and add all peers, so that new handshakes follow. The device and its addresses remain.
+        """Remove all peers and add them again, to start new handshakes. The device and its addresses remain.
 
         Raises:
             TunnelError: An endpoint cannot be resolved, or `wg` fails.
