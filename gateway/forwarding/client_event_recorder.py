@@ -112,7 +112,7 @@ class ClientEventRecorder:
         Args:
             record: The record that `joined` returned.
             routed: The target, and the tunnel used.
-            relay: The relay of the connection. Its byte counts are recorded.
+            relay: The relay of the connection, whose byte counts are recorded.
             close_reason: Why the connection ended.
         """
         if record is not None:
