@@ -80,7 +80,7 @@ class EngineRelay:
 
     @property
     def waiting_since(self) -> float | None:
-        """Monotonic time at which the client began to wait for a response; None if it does not wait or if not known."""
+        """Monotonic time at which the client began to wait for a response; None if it does not wait or if unknown."""
         return waiting_since(self._tap, self._gauge()[4])
 
     def inspect(self) -> dict[str, int]:
