@@ -110,7 +110,7 @@ class CommandLink:
             await asyncio.gather(*(each.close() for each in self._connectors.values()))
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """Connect a non-blocking socket to `to`, and record the time as the phase `channel`.
+        """Connect a non-blocking socket to `to`, and record the duration as the phase `channel`.
 
         See `gateway.contracts.link.Link`.
         """

@@ -5,7 +5,7 @@ A short silence is not a failure: while a program waits for its own network conn
 
 
 class SilenceTimer:
-    """Measures the silence of one program or connection. Times are monotonic, in seconds."""
+    """Measures for how long one program or connection has made no progress. Times are monotonic, in seconds."""
 
     def __init__(self) -> None:
         self._since: float | None = None

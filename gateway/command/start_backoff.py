@@ -22,11 +22,11 @@ class StartBackoff:
         self.failure = None
 
     def delivered(self) -> None:
-        """Allow the next attempt immediately, and reset the backoff. Call it when the target has sent data."""
+        """Allow the next attempt immediately, and reset the backoff. Call this when the target has sent data."""
         self.failure, self._backoff = None, Backoff(RECONNECT)
 
     def ended(self, lasted: float) -> None:
-        """Reduce the next delay after the exit of a process that ran for `lasted` seconds: the longer, the more."""
+        """Record that a process exited after `lasted` seconds. The longer it ran, the shorter the next delay is."""
         self._backoff.succeeded(lasted)
 
     def failed(self, error: TunnelError) -> None:

@@ -149,7 +149,7 @@ class StdioConnector:
             self._trial = None
 
     async def _check_trial(self, stream: StdioStream, seconds: float) -> None:
-        """Wait for output of the program for at most `seconds`. Raise `TunnelError` if it exits without output."""
+        """Wait at most `seconds` for output. Raise `TunnelError` if the program exits without output."""
         try:
             async with asyncio.timeout(seconds):
                 await stream.wait_readable()

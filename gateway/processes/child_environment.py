@@ -22,7 +22,7 @@ def environment_of_user(inherited: Sequence[str]) -> dict[str, str]:
 
 
 def check_environment(key: str, names: Sequence[str]) -> None:
-    """Check a list of environment variables.
+    """Check the names of environment variables in a list in the configuration.
 
     Args:
         key: The configuration key of the list, for messages.

@@ -47,7 +47,7 @@ class ProxyLink:
         self.network = via.network.behind(options.url)
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """Connect a non-blocking socket to `to`, and record the time as the phase `channel`.
+        """Connect a non-blocking socket to `to`, and record the duration as the phase `channel`.
 
         See `gateway.contracts.link.Link`.
         """

@@ -86,7 +86,7 @@ class SocketRelay:
 
     @property
     def upload_complete(self) -> bool:
-        """Whether the client sent end-of-file, and the backend's socket accepted all data that came before."""
+        """Whether the client sent end-of-file, and the backend's socket accepted all data from the client."""
         return self._upload.sink_shut and not self._upload.undelivered
 
     def fail_upload(self) -> None:

@@ -67,7 +67,7 @@ class FailoverLink:
             within: Time limit for all dials together, in seconds.
 
         Raises:
-            ReachError: All dials failed. This is the error of the last one.
+            ReachError: All dials failed. The error is that of the last dial.
         """
         deadline = time.monotonic() + within
         failure: ReachError = LinkLostError("none of the tunnels is open")

@@ -257,7 +257,7 @@ class Uplink:
             self._has_link.set()
 
     def _become(self, state: TunnelState, reason: Reason | None = None, detail: str = "") -> None:
-        """Change the state, and log each change once. No other method changes the state.
+        """Change the state, and log the change. No other method changes the state.
 
         During a new attempt, the reason and detail of the previous failure remain. `since` changes only when the
         tunnel goes up or down, and not with each attempt.

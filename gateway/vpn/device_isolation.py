@@ -40,7 +40,7 @@ def device_prefix(letter: str) -> str:
 
 
 def create_isolation(isolation: Isolation, device: str) -> "DeviceIsolation":
-    """Create the isolation of a device.
+    """Create the object that isolates a VPN device.
 
     Args:
         isolation: The value of `isolation` in the configuration.

@@ -47,7 +47,7 @@ class EchoMonitor:
         self._warned = False
 
     def add_host(self, address: IpAddress) -> None:
-        """Add a host behind the VPN. If there are then too many hosts, remove the one that was added first."""
+        """Add a host behind the VPN. If this exceeds a limit of `EchoMonitor`, remove the oldest hosts."""
         if address in self._responds:
             return
         self._responds[address] = False

@@ -84,7 +84,7 @@ class VpnLink:
             self._echo.add_host(peer)
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """Connect a non-blocking socket to `to`, and record the phases `dns` and `tcp`.
+        """Connect a non-blocking socket to `to`, and record the durations of the phases `dns` and `tcp`.
 
         See `gateway.contracts.link.Link`.
         """
