@@ -26,18 +26,18 @@ from gateway.backend_support.http_probe_options import HttpRoleOptions
 from gateway.backend_support.http_role_server import HttpRoleServer
 from gateway.backend_support.tls import CheckTlsOptions
 from gateway.cli import cli
+from gateway.config.environment_variables import OTHER_VARIABLES, setting_names, variable_of
 from gateway.config.model import (
     SECTIONS,
     AllowRules,
     CommonBackendOptions,
     CommonCheckOptions,
     CommonTunnelOptions,
-    ConfiguredTarget,
     OpsTls,
+    TargetOptions,
     UnixListener,
 )
-from gateway.config.values import LogTarget, ThreadCount
-from gateway.config.variables import OTHER_VARIABLES, setting_names, variable_of
+from gateway.config.value_parsers import LogTarget, ThreadCount
 from gateway.contracts.security import Secret
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.contracts.values import Duration, Endpoint, IpAddress, IpNetwork, ListenAddress, Size
@@ -49,7 +49,7 @@ from gateway.fleet.members import MemberAddress
 from gateway.forwarding.admission import RefusalReason
 from gateway.measurement import Histogram
 from gateway.ops.authorization import AccessRole
-from gateway.ops.get_handlers import ROLES
+from gateway.ops.get_request_handlers import ROLES
 from gateway.ops.kind_specific_metrics import fact_families
 from gateway.ops.metrics import families
 from gateway.ops.server import OpsServer
@@ -132,7 +132,7 @@ def _configuration() -> Iterator[str]:
     yield from _table("`docker.peers`", PeerOptions)
     yield from _table("`fleet.tls`, `docker.tls`", ClientTls)
     yield from _table("`allow`", AllowRules)
-    yield from _table("`targets`, a target as a mapping", ConfiguredTarget)
+    yield from _table("`targets`, a target as a mapping", TargetOptions)
     yield from _table("`listen`, a unix socket as a mapping", UnixListener)
     yield from _variables()
 

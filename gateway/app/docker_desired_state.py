@@ -1,4 +1,4 @@
-"""Computes the desired state of Docker (networks, attachments, volumes) from a configuration."""
+"""Computes from a configuration which networks, attachments and volumes Docker must have."""
 
 from gateway.backend_support.volume import VolumeSpec
 from gateway.config import Config

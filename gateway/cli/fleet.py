@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from gateway.cli.client_options import client_options
+from gateway.cli.duration_type import DurationType
 from gateway.cli.output import (
     fits,
     format_age,
@@ -19,11 +20,10 @@ from gateway.cli.output import (
     print_wrapped,
     terminal_width,
 )
-from gateway.cli.seconds import Seconds
 from gateway.cli.watch import watching
 from gateway.errors import ServiceUnreachableError, UsageError
-from gateway.ops.reason_descriptions import state_name
 from gateway.ops.service_client import ServiceClient
+from gateway.ops.state_descriptions import state_name
 
 _WATCH_INTERVAL = 2.0
 _HEADS = ["INSTANCE", "STATE", "TUNNELS", "BACKENDS", "CLIENTS", "AGE", "ADDRESS"]
@@ -39,7 +39,7 @@ _WIDE_HEADS = ["RESPONSE", "UP", "VERSION", "WARNINGS"]
 )
 @click.option(
     "--timeout",
-    type=Seconds(),
+    type=DurationType(),
     default=2.0,
     show_default=True,
     metavar="SECONDS",

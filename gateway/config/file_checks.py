@@ -77,11 +77,11 @@ def exposed_fleet_token(config: Config) -> list[ConfigProblem]:
 
 
 def exposed_secrets(config: Config, file: Path | None, literals: list[tuple[str, str]]) -> list[ConfigProblem]:
-    """Return a problem for each file with a secret that every user can read, including the configuration file.
+    """Return a problem for each file that contains a secret and is readable by every user.
 
     Args:
         config: The configuration.
-        file: The configuration file; None if there is none.
+        file: The configuration file, which is also checked if it contains a secret; None if there is none.
         literals: The place and the dotted key of each secret that is written as a literal in the configuration.
     """
     problems = []
@@ -134,7 +134,7 @@ def _place(config: Config, key: str, otherwise: str) -> str:
 
 
 def place_of(config: Config, key: str) -> str:
-    """Return the file, line and column of a dotted key or, if it is absent, of the nearest parent that is present."""
+    """Return the file, line and column of a dotted key. If the key is absent, return those of its nearest parent."""
     while key:
         if key in config.places:
             return config.places[key]
@@ -148,7 +148,7 @@ def place_of(config: Config, key: str) -> str:
 
 
 def _paths(value: Any, key: str) -> Iterator[tuple[str, Path, str]]:
-    """Yield the dotted key and the path of each file, and the path as written, for messages."""
+    """Yield the dotted key of each file, its path, and the path to show in messages."""
     if isinstance(value, Path):
         yield key, value, str(value)
     elif isinstance(value, Secret) and value.path is not None:

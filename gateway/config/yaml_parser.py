@@ -63,7 +63,7 @@ def parse_yaml(
         text: The content of the file.
         problems: The list to which problems are added.
         environment: The environment variables.
-        used: The dictionary to which the function adds each expanded value, with its reference. See `expand`.
+        used: Maps each expanded value to its reference; see `expand`. The function adds entries.
         unset: The error message if the file refers to a variable that is not set. `{name}` in the message is replaced
             by the name of the variable.
     """
@@ -83,7 +83,7 @@ def parse_yaml(
     if root is None:
         return empty
     try:
-        tree = _Reader(str(path), problems, environment, used, unset).tree(root, "")
+        tree = _NodeConverter(str(path), problems, environment, used, unset).tree(root, "")
     except RecursionError:
         problems.append(ConfigProblem(str(path), "", _TOO_DEEP))
         return empty
@@ -98,7 +98,7 @@ def parse_yaml(
     return tree
 
 
-class _Reader:
+class _NodeConverter:
     """Converts the nodes of a YAML document to a `Tree`, with the line and column of each value."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Loads the Jinja templates of the HTML pages, which escape all values, and the functions that they call."""
+"""Loads the Jinja templates of the HTML pages, and defines the functions that the templates call."""
 
 import base64
 import hashlib
@@ -17,7 +17,7 @@ from gateway.ops.fleet_severity import member_level
 from gateway.ops.page import model
 from gateway.ops.page.charts import PHASES, WIDTH, Chart, history_chart, milliseconds, phases_chart
 from gateway.ops.page.time_format import clock_time
-from gateway.ops.reason_descriptions import state_name, without_remedy
+from gateway.ops.state_descriptions import state_name, without_remedy
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import BackendView, TargetView
 from gateway.text_sanitizer import format_bytes

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.audit import rules
+from gateway.audit import hazard_rules
 from gateway.audit.client_environment import with_environment
 from gateway.audit.report import AuditReport, Finding, Severity
 from gateway.docker.options import DockerOptions
@@ -15,7 +15,7 @@ REMOTE = "tcp://10.0.0.9:2376"
 
 
 def fix_of(options: DockerOptions, default_host: str, fix: str, client: str = "docker") -> list[str]:
-    report = AuditReport((Finding(rules.ANONYMOUS, Severity.LOW, "db", "/data", "data", fix),), (), ())
+    report = AuditReport((Finding(hazard_rules.ANONYMOUS, Severity.LOW, "db", "/data", "data", fix),), (), ())
     return with_environment(report, options, default_host, client).findings[0].fix.splitlines()
 
 

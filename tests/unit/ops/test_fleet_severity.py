@@ -10,7 +10,7 @@ from gateway.contracts.values import Endpoint
 from gateway.fleet.members import Member
 from gateway.fleet.summary import MemberProblem, MemberSummary
 from gateway.fleet.view import FleetView, MemberView
-from gateway.ops.diagnosis import Level
+from gateway.ops.diagnosis import SeverityLevel
 from gateway.ops.fleet_json import fleet_json, summary_json
 from gateway.ops.fleet_severity import member_level, worst_first
 from gateway.ops.page.parts import PageParts
@@ -42,14 +42,15 @@ DEAD = member("dead", None, "no response within 2 s")
 @pytest.mark.parametrize(
     ("view", "level"),
     [
-        (READY, Level.GOOD), (WARNING, Level.WARNING), (BLOCKED, Level.BAD), (DOWN, Level.BAD), (DEAD, Level.BAD),
-        (member("new", None), Level.WARNING),
-        (member("draining", replace(SUMMARY, status="draining")), Level.WARNING),
-        (member("reload", replace(SUMMARY, reload_successful=False)), Level.WARNING),
-        (member("was-ready", error="Connection refused"), Level.BAD),
+        (READY, SeverityLevel.GOOD), (WARNING, SeverityLevel.WARNING), (BLOCKED, SeverityLevel.BAD),
+        (DOWN, SeverityLevel.BAD), (DEAD, SeverityLevel.BAD),
+        (member("new", None), SeverityLevel.WARNING),
+        (member("draining", replace(SUMMARY, status="draining")), SeverityLevel.WARNING),
+        (member("reload", replace(SUMMARY, reload_successful=False)), SeverityLevel.WARNING),
+        (member("was-ready", error="Connection refused"), SeverityLevel.BAD),
     ],
 )  # fmt: skip
-def test_a_member_with_a_backend_that_does_not_work_is_bad(view: MemberView, level: Level) -> None:
+def test_a_member_with_a_backend_that_does_not_work_is_bad(view: MemberView, level: SeverityLevel) -> None:
     assert member_level(view) is level
 
 

@@ -21,7 +21,7 @@ from gateway.ops.page.render import (
     render_missing,
 )
 from gateway.ops.page.templates import SECURITY_POLICY
-from gateway.ops.status_views import DeadContainerView
+from gateway.ops.status_views import UnavailableContainerView
 from tests.support.status_pages import backend_page, status_page, whole_page
 from tests.support.status_views import NOW, Checked, backend, consumer, docker, service, target, tunnel, tunnel_path
 
@@ -51,7 +51,7 @@ def test_text_from_outside_is_escaped() -> None:
         [tunnel(EVIL, TunnelState.BACKOFF, kind=EVIL, far_side=EVIL, **evil)], [shown], instance=EVIL, version=EVIL,
         warnings=[EVIL], reload_successful=False, reload_failed_at=NOW, reload_error=EVIL,
         docker=docker(trouble=EVIL, warnings=[EVIL],
-            dead=[DeadContainerView(EVIL, EVIL, EVIL, EVIL, EVIL, EVIL, is_excluded=False)]),
+            dead=[UnavailableContainerView(EVIL, EVIL, EVIL, EVIL, EVIL, EVIL, is_excluded=False)]),
     )  # fmt: skip
     configuration = {EVIL: [(EVIL, EVIL)], f"backends.{EVIL}": [(EVIL, EVIL)]}
     for page in (
