@@ -1,4 +1,4 @@
-"""Defines histograms and counters that are fast enough to update for each read, and taps, which observe traffic."""
+"""Defines histograms and counters that are fast enough to update for each read, and taps, which observe data."""
 
 from bisect import bisect_left
 from collections import Counter

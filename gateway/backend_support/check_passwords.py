@@ -10,7 +10,7 @@ from gateway.contracts.phases import Phases
 from gateway.contracts.security import Secret
 from gateway.contracts.values import Endpoint
 from gateway.errors import ReachError, Reason, UnusableTargetError
-from gateway.processes.programs import fill_placeholders
+from gateway.processes.command_template import fill_placeholders
 
 
 def reveal(password: Secret | None) -> str:

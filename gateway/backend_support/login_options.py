@@ -10,7 +10,8 @@ from gateway.certificate_validity import ca_credentials
 from gateway.contracts.security import InsecureSetting, MonitoredCertificate, Secret
 from gateway.contracts.values import POSITIVE, Duration
 from gateway.errors import GatewayError
-from gateway.processes.programs import insecure_program, placeholder_problem, resolve_program
+from gateway.processes.command_template import placeholder_problem
+from gateway.processes.program_path import insecure_program, resolve_program
 
 PLACEHOLDERS = ("host", "port", "user")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from gateway.errors import GatewayError, ReachError, Reason
 from gateway.processes import pdeathsig_exec
+from gateway.processes.child_environment import minimal_environment
 from gateway.processes.child_process import describe_exit
 from gateway.processes.program_lookup import LookupTimeoutError, look_up_program
-from gateway.processes.programs import minimal_environment
 from gateway.text_sanitizer import one_line
 
 log = logging.getLogger(__name__)

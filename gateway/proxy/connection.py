@@ -1,4 +1,4 @@
-"""Opens connections to the proxy of a tunnel, with TLS if the URL of the proxy requires TLS."""
+"""Opens connections to a proxy, with TLS if the proxy's URL requires TLS."""
 
 import asyncio
 import contextlib

@@ -6,10 +6,11 @@ import asyncssh
 
 from gateway.contracts.tunnel import ProgressCallback
 from gateway.errors import GatewayError, Reason, TunnelError
+from gateway.processes.child_environment import environment_of_user
 from gateway.processes.child_process import exit_error, starting
+from gateway.processes.command_template import fill_placeholders
 from gateway.processes.output_log import OutputLog
 from gateway.processes.program_lookup import LookupTimeoutError, look_up_program
-from gateway.processes.programs import environment_of_user, fill_placeholders
 from gateway.processes.stdio_stream import EXIT_DELAY, StdioStream
 from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.relay.stream_bridge import StreamBridge

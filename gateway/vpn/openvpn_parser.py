@@ -109,7 +109,7 @@ def _block_lines(end: str, first: int, lines: Iterable[tuple[int, str]]) -> Iter
 
 
 class _LocatedError(GatewayError):
-    """An error in an OpenVPN file. The message contains the line number."""
+    """A `GatewayError` whose message already contains the line number."""
 
 
 @contextmanager
@@ -218,7 +218,7 @@ def _quote(word: str) -> str:
 def printable_name(name: str) -> str:
     """Return the name of a directive for use in a message.
 
-    If the string does not look like the name of a directive, it can be part of a misplaced secret. In this case,
-    return the word `it`.
+    If the string does not look like the name of a directive, return the word `it`, because the string can be part of
+    a misplaced secret.
     """
     return name if len(name) <= _MAX_NAME and _PRINTABLE_NAME.fullmatch(name) else "it"

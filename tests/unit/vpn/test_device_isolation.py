@@ -1,4 +1,4 @@
-"""Tests what happens to the jobs of a network context when the context is closed."""
+"""Tests what happens to the jobs of a device isolation when it is closed."""
 
 import asyncio
 import threading
@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gateway.vpn import network_context
-from gateway.vpn.network_context import NetnsContext
+from gateway.vpn import device_isolation
+from gateway.vpn.device_isolation import NamespaceIsolation
 from gateway.vpn.network_namespace import NetworkNamespace
 
 
@@ -21,25 +21,25 @@ class Here(NetworkNamespace):
 
 
 @pytest.fixture
-def context(monkeypatch: pytest.MonkeyPatch) -> NetnsContext:
-    monkeypatch.setattr(network_context, "NetworkNamespace", Here)
-    return NetnsContext()
+def isolation(monkeypatch: pytest.MonkeyPatch) -> NamespaceIsolation:
+    monkeypatch.setattr(device_isolation, "NetworkNamespace", Here)
+    return NamespaceIsolation()
 
 
 class Busy:
-    """A network context whose only thread is busy, and a job that waits for the thread."""
+    """A device isolation whose only thread is busy, and a job that waits for the thread."""
 
-    def __init__(self, context: NetnsContext) -> None:
+    def __init__(self, isolation: NamespaceIsolation) -> None:
         self._begun, self._going = threading.Event(), threading.Event()
-        self._first = asyncio.ensure_future(context.run_blocking(self._hold))
-        self.queued = asyncio.ensure_future(context.run_blocking(lambda: None))
+        self._first = asyncio.ensure_future(isolation.run_blocking(self._hold))
+        self.queued = asyncio.ensure_future(isolation.run_blocking(lambda: None))
 
     def _hold(self) -> bool:
         self._begun.set()
         return self._going.wait(30)
 
     async def begun(self) -> None:
-        """Wait until the thread runs the first job. If the context closed before, it would cancel that job."""
+        """Wait until the thread runs the first job. A call of `close` before this time would cancel the job."""
         assert await asyncio.to_thread(self._begun.wait, 30)
 
     async def finish(self) -> bool:
@@ -47,22 +47,22 @@ class Busy:
         return await self._first
 
 
-async def test_a_job_that_never_ran_is_an_error_and_cancels_no_caller(context: NetnsContext) -> None:
-    busy = Busy(context)
+async def test_a_job_that_never_ran_is_an_error_and_cancels_no_caller(isolation: NamespaceIsolation) -> None:
+    busy = Busy(isolation)
     await busy.begun()
-    context.close()
+    isolation.close()
     with pytest.raises(OSError, match="Network is down"):
         await busy.queued
     assert await busy.finish()
     with pytest.raises(OSError, match="Network is down"):
-        await context.run_blocking(lambda: None)
+        await isolation.run_blocking(lambda: None)
 
 
-async def test_a_cancelled_caller_stays_cancelled(context: NetnsContext) -> None:
-    busy = Busy(context)
+async def test_a_cancelled_caller_stays_cancelled(isolation: NamespaceIsolation) -> None:
+    busy = Busy(isolation)
     await busy.begun()
     busy.queued.cancel()
-    context.close()
+    isolation.close()
     with pytest.raises(asyncio.CancelledError):
         await busy.queued
     assert await busy.finish()

@@ -1,8 +1,8 @@
 """Decides which directives of an OpenVPN file the gateway keeps, ignores or refuses. Does no I/O."""
 
 from gateway.errors import GatewayError
-from gateway.vpn.openvpn_grammar import BLOCK_DIRECTIVES, IGNORED_VARIABLES, check_values, is_allowed
-from gateway.vpn.openvpn_syntax import OpenVpnDirective, printable_name
+from gateway.vpn.openvpn_allowlist import BLOCK_DIRECTIVES, IGNORED_VARIABLES, check_values, is_allowed
+from gateway.vpn.openvpn_parser import OpenVpnDirective, printable_name
 
 _IGNORED = {
     # The process and its output.
@@ -23,8 +23,8 @@ _IGNORED = {
     "http-proxy-timeout", "socks-proxy-retry", "max-routes", "prng", "mtu-test", "comp-noadapt",
     "ignore-unknown-option",
 }  # fmt: skip
-"""Directives that the gateway ignores, because it sets them itself, because they would interfere with its control of
-the process, or because they have no effect."""
+"""Directives that the gateway ignores. The gateway sets them itself, they have no effect, or they would prevent the
+gateway from controlling the process."""
 REPORTED = {"up", "down", "route-up", "route-pre-down", "ipchange", "dns-updown"}
 """Ignored directives whose effect the operator probably expects, so the gateway logs a warning for each."""
 _REFUSED = {
@@ -65,11 +65,11 @@ _REFUSED = {
         "mtu-dynamic", "use-prediction-resistance",
     },
 }  # fmt: skip
-"""Refused directives, by the reason. The gateway also refuses all directives that it does not know."""
+"""The directives that the gateway refuses, for each reason. It also refuses all directives that it does not know."""
 
 
 def is_ignored(directive: OpenVpnDirective) -> bool:
-    """Return whether the gateway ignores a directive. The gateway keeps or refuses all other directives."""
+    """Return whether the gateway ignores a directive. If not, `check_allowed` decides whether to keep it."""
     if directive.name == "setenv":
         return not IGNORED_VARIABLES.isdisjoint(directive.values[:1])
     return directive.block is None and directive.name in _IGNORED
@@ -81,7 +81,7 @@ def is_known(name: str) -> bool:
 
 
 def check_allowed(directive: OpenVpnDirective, *, connection: bool = False) -> None:
-    """Check that a directive is allowed in an OpenVPN client file. Do not check the content of a block.
+    """Check that a directive is allowed in an OpenVPN client file. The content of a block is not checked.
 
     Args:
         directive: A directive that is not ignored.

@@ -5,11 +5,13 @@ import logging
 import time
 from collections.abc import Mapping
 
-from gateway.command.local_ports import LocalPort
+from gateway.command.background_tasks import BackgroundTasks
+from gateway.command.connector_context import ConnectorContext
+from gateway.command.local_ports import LocalPortState
 from gateway.command.port_process import NotAcceptedError, PortProcess
 from gateway.command.port_reservations import release_port, reserve_port
 from gateway.command.port_stream import PortStream
-from gateway.command.target import BackgroundTasks, CommandContext, RetryPause
+from gateway.command.start_backoff import StartBackoff
 from gateway.contracts.values import Endpoint
 from gateway.errors import TunnelError
 from gateway.processes.child_process import exit_error, starting
@@ -17,18 +19,18 @@ from gateway.processes.child_process import exit_error, starting
 log = logging.getLogger(__name__)
 
 
-class PortTarget:
-    """Connects to one target through processes that listen on a port; implements `CommandTarget`.
+class PortConnector:
+    """Connects to one target through processes that listen on a port; implements `TargetConnector`.
 
     Usually, one process serves all clients. If this process stops responding, another process is started for new
     clients, and the first one keeps its clients until it recovers or is killed.
 
     Args:
         to: The target.
-        context: The options and helpers that all targets of the link share.
+        context: The options and helpers that all connectors of the link share.
     """
 
-    def __init__(self, to: Endpoint, context: CommandContext) -> None:
+    def __init__(self, to: Endpoint, context: ConnectorContext) -> None:
         self._to = to
         self._context = context
         self._processes: list[PortProcess] = []
@@ -36,35 +38,35 @@ class PortTarget:
         self._starting: asyncio.Task[PortProcess] | None = None
         self._trials: set[PortProcess] = set()
         """The processes that `_try` currently tests. `_try` kills each process that does not accept a connection."""
-        self._retry = RetryPause()
+        self._retry = StartBackoff()
         self._tasks = BackgroundTasks()
 
     @property
     def failure(self) -> TunnelError | None:
-        """See `CommandTarget`."""
+        """See `TargetConnector`."""
         return self._retry.failure
 
     @property
     def has_failed(self) -> bool:
-        """See `CommandTarget`."""
+        """See `TargetConnector`."""
         return self.failure is not None and not self._processes
 
     @property
     def is_suspect(self) -> bool:
-        """See `CommandTarget`."""
+        """See `TargetConnector`."""
         return bool(self._processes) and self._usable() is None
 
     @property
     def has_clients(self) -> bool:
-        """See `CommandTarget`."""
+        """See `TargetConnector`."""
         return self._starting is not None or any(each.connections for each in self._processes)
 
     async def start(self) -> None:
-        """See `CommandTarget`."""
+        """See `TargetConnector`."""
         await self._process()
 
     async def connect(self) -> PortStream:
-        """See `CommandTarget`."""
+        """See `TargetConnector`."""
         while True:
             process = next((each for each in self._processes if each.has_unused), None) or await self._process()
             try:
@@ -73,16 +75,16 @@ class PortTarget:
                 continue
 
     def local_ports(self, now: float) -> dict[int, str]:
-        """See `CommandTarget`."""
+        """See `TargetConnector`."""
         lost = self._context.options.lost
         return {each.port: each.host for each in self._processes if each.connections or now - each.last_dial < lost}
 
-    def check(self, now: float, ports: Mapping[int, LocalPort]) -> None:
-        """Start another process if no process responds, and kill processes that stay silent. See `CommandTarget`."""
+    def check(self, now: float, ports: Mapping[int, LocalPortState]) -> None:
+        """Start another process if no process responds. Kill processes that stay silent. See `TargetConnector`."""
         options = self._context.options
         for process in self._processes:
             process.close_unused(now)
-            silence = process.update_silence(ports.get(process.port) or LocalPort(), now)
+            silence = process.update_silence(ports.get(process.port) or LocalPortState(), now)
             process.suspect = silence >= options.suspect
             is_silent = silence >= max(options.suspect, options.lost - options.suspect)
             if is_silent and process not in self._trials:
@@ -97,7 +99,7 @@ class PortTarget:
                 self._context.children.end_later(process.child)
 
     async def close(self) -> None:
-        """See `CommandTarget`."""
+        """See `TargetConnector`."""
         await self._tasks.close()
         for process in self._processes:
             process.close_unused()

@@ -1,11 +1,11 @@
-"""Measures for how long a program has made no progress, although a client waits for it. Does no I/O.
+"""Measures for how long a program has made no progress while a client waits for the program. Does no I/O.
 
 A short silence is not a failure: while a program waits for its own network connection, it does not read data.
 """
 
 
 class SilenceTimer:
-    """Measures the silence of one program or connection. Times are monotonic, in seconds."""
+    """Measures for how long one program or connection has made no progress. Times are monotonic, in seconds."""
 
     def __init__(self) -> None:
         self._since: float | None = None

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import GatewayError, TunnelError
-from gateway.vpn import openvpn_file
+from gateway.vpn import openvpn_sanitizer
 from gateway.vpn.openvpn_loader import load_client_file, named_files
-from gateway.vpn.openvpn_syntax import split_words
+from gateway.vpn.openvpn_parser import split_words
 from gateway.vpn.options import OpenVpnOptions
 
 
@@ -105,7 +105,7 @@ EVIL = "plugin /tmp/evil.so"
 )  # fmt: skip
 def test_unsafe_directives_are_refused(text: str, words: str) -> None:
     with pytest.raises(GatewayError, match=f"^{words}"):
-        openvpn_file.parse_client_file(text)
+        openvpn_sanitizer.parse_client_file(text)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_key_or_a_password_in_the_wrong_place_is_not_shown(text: str) -> None:
     blocks = (f"<{name}>\n{text}\n</{name}>" for name in ("key", "tls-auth", "auth-user-pass", text))
     for file in (*blocks, text, f"{text} {text}", f"ping {text}", f"setenv X {text}", f"<{text}>"):
         with pytest.raises(GatewayError) as caught:
-            openvpn_file.parse_client_file(file)
+            openvpn_sanitizer.parse_client_file(file)
         assert text not in str(caught.value)
 
 
@@ -123,10 +123,10 @@ def test_a_key_or_a_password_in_the_wrong_place_is_not_shown(text: str) -> None:
 def test_any_text_is_read_or_refused_with_its_line(text: str) -> None:
     refusal = ""
     try:
-        file = openvpn_file.parse_client_file(text)
+        file = openvpn_sanitizer.parse_client_file(text)
     except GatewayError as error:
         refusal = str(error)
-    assert re.match(r"line [1-9]\d*: .", refusal) or openvpn_file.parse_client_file(file.text).text == file.text
+    assert re.match(r"line [1-9]\d*: .", refusal) or openvpn_sanitizer.parse_client_file(file.text).text == file.text
 
 
 # Tests of the directives that the gateway keeps.
@@ -217,7 +217,7 @@ def test_files_of_common_servers_are_preserved(text: str, ignored: tuple[str, ..
         r"#|(dev|dev-type|resolv-retry|persist-\w+|ignore-unknown-option|verb|server-poll-timeout|script-security|up|down"
         r"|block-outside-dns|setenv FORWARD_COMPATIBLE)\b"
     )
-    file = openvpn_file.parse_client_file(text + blocks)
+    file = openvpn_sanitizer.parse_client_file(text + blocks)
     kept = "".join(line for line in text.splitlines(keepends=True) if not ours.match(line))
     assert file.text == kept.replace('"', "") + blocks
     assert file.ignored == ignored
@@ -228,23 +228,23 @@ def test_windows_line_ends_comments_and_quotes_are_normalized() -> None:
     text = (
         f"\ufeff--client\r\n  remote 'a'\t\"1\" ; tcp\r\n<ca> # it's\r\nText: x\r\n{CERTIFICATE}  \r\n </ca> here\r\n"
     )
-    file = openvpn_file.parse_client_file(text.replace("\r\n", "\n").replace("\n", "\r\n"))
+    file = openvpn_sanitizer.parse_client_file(text.replace("\r\n", "\n").replace("\n", "\r\n"))
     assert file.text == f"client\nremote a 1\n<ca>\n{CERTIFICATE}\n</ca>\n"
 
 
 def test_values_are_quoted_if_necessary() -> None:
-    file = openvpn_file.parse_client_file("""verify-x509-name 'C=KG, O="a\\b" #1' subject""")
+    file = openvpn_sanitizer.parse_client_file("""verify-x509-name 'C=KG, O="a\\b" #1' subject""")
     assert file.text == r'verify-x509-name "C=KG, O=\"a\\b\" #1" subject' + "\n"
 
 
 def test_a_line_that_becomes_too_long_is_refused() -> None:
     with pytest.raises(GatewayError, match="line 1: has more than 254 bytes"):
-        openvpn_file.parse_client_file(f"verify-x509-name '{chr(92) * 130}'")
+        openvpn_sanitizer.parse_client_file(f"verify-x509-name '{chr(92) * 130}'")
 
 
 def test_line_numbers_of_openvpn_map_to_those_of_the_file() -> None:
     text = f"# x\nclient\nverb 3\n<ca>\n{CERTIFICATE}\n</ca>\n\nnobind\n"
-    file = openvpn_file.parse_client_file(text)
+    file = openvpn_sanitizer.parse_client_file(text)
     lines, original = file.text.splitlines(), text.splitlines()
     for number, line in enumerate(lines, 1):
         if line in ("client", "<ca>", "nobind"):
@@ -284,7 +284,7 @@ pass word
  connect-retry 9
 </connection>
 """
-    file = openvpn_file.parse_client_file(text)
+    file = openvpn_sanitizer.parse_client_file(text)
     twelve = base64.b64encode(b"0" * 100).decode()
     assert file.text == (
         f"<ca>\n{CERTIFICATE}\n{CERTIFICATE}\n</ca>\n<key>\n{encrypted}\n</key>\n"
@@ -318,12 +318,12 @@ pass word
 )  # fmt: skip
 def test_a_block_with_unexpected_content_is_refused(name: str, content: str, words: str) -> None:
     with pytest.raises(GatewayError, match=f"line 1: {words}"):
-        openvpn_file.parse_client_file(f"<{name}>\n{content}\n</{name}>\n")
+        openvpn_sanitizer.parse_client_file(f"<{name}>\n{content}\n</{name}>\n")
 
 
 def test_the_file_shows_whether_it_needs_a_login_and_its_device_type() -> None:
-    assert openvpn_file.parse_client_file("auth-user-pass\n").requires_login
-    assert not openvpn_file.parse_client_file(
+    assert openvpn_sanitizer.parse_client_file("auth-user-pass\n").requires_login
+    assert not openvpn_sanitizer.parse_client_file(
         "auth-user-pass\n<auth-user-pass>\na\nb\n</auth-user-pass>"
     ).requires_login
     for text, layer in (
@@ -332,14 +332,14 @@ def test_the_file_shows_whether_it_needs_a_login_and_its_device_type() -> None:
         ("dev-type tun\ndev tap", "tun"),
         ("", "tun"),
     ):
-        assert openvpn_file.parse_client_file(text).layer == layer
-    assert openvpn_file.parse_client_file("<connection>\nremote a 1\nsocks-proxy b\n</connection>").uses_proxy
-    assert not openvpn_file.parse_client_file("remote a").uses_proxy
+        assert openvpn_sanitizer.parse_client_file(text).layer == layer
+    assert openvpn_sanitizer.parse_client_file("<connection>\nremote a 1\nsocks-proxy b\n</connection>").uses_proxy
+    assert not openvpn_sanitizer.parse_client_file("remote a").uses_proxy
 
 
 def test_a_directive_that_may_be_unknown_is_left_out_and_reported() -> None:
     text = "ignore-unknown-option --some-new-thing other\nsome-new-thing 1\nother\nclient\n"
-    file = openvpn_file.parse_client_file(text)
+    file = openvpn_sanitizer.parse_client_file(text)
     assert (file.text, file.ignored) == ("client\n", ("some-new-thing", "other"))
 
 
@@ -373,7 +373,7 @@ def folder(tmp_path: Path) -> Path:
     return inside
 
 
-def from_disk(folder: Path, text: str | bytes) -> openvpn_file.GeneratedClientFile:
+def from_disk(folder: Path, text: str | bytes) -> openvpn_sanitizer.SanitizedOpenVpnFile:
     config = folder / "office.ovpn"
     config.write_bytes(text if isinstance(text, bytes) else text.encode())
     config.chmod(0o600)
@@ -422,8 +422,8 @@ def test_a_readable_key_is_refused_even_if_the_file_is_swapped(
     planted.chmod(0o600)
     swapped: list[Path] = []
 
-    def swapping(*args: Any) -> openvpn_file.GeneratedClientFile:
-        made = openvpn_file.parse_client_file(*args)
+    def swapping(*args: Any) -> openvpn_sanitizer.SanitizedOpenVpnFile:
+        made = openvpn_sanitizer.parse_client_file(*args)
         swapped.append(planted.replace(open_to_all))
         return made
 
@@ -530,6 +530,6 @@ def test_a_mounted_secret_may_be_a_symbolic_link(folder: Path) -> None:
 )
 def test_fragments_are_refused_or_parse_to_the_same_result(parts: list[str]) -> None:
     with contextlib.suppress(GatewayError):
-        text = openvpn_file.parse_client_file("".join(parts)).text
-        assert openvpn_file.parse_client_file(text).text == text
+        text = openvpn_sanitizer.parse_client_file("".join(parts)).text
+        assert openvpn_sanitizer.parse_client_file(text).text == text
         assert not re.search(r"plugin|opt", text)

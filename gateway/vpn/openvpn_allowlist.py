@@ -1,9 +1,9 @@
-"""Lists the directives that are allowed in an OpenVPN file, and the syntax of their values (openvpn(8), 2.6)."""
+"""Lists the directives that are allowed in an OpenVPN file, and checks their values (openvpn(8), 2.6)."""
 
 import re
 
 from gateway.errors import GatewayError
-from gateway.vpn.openvpn_syntax import OpenVpnDirective, printable_name
+from gateway.vpn.openvpn_parser import OpenVpnDirective, printable_name
 
 FILE_DIRECTIVES = {
     "ca": "FILE", "cert": "FILE", "key": "FILE", "extra-certs": "FILE", "crl-verify": "FILE", "pkcs12": "FILE",
@@ -70,7 +70,8 @@ _PATTERNS = {
 }  # fmt: skip
 """The pattern for the value of each placeholder in the tables above, such as NUMBER."""
 IGNORED_VARIABLES = {"FORWARD_COMPATIBLE", "SERVER_POLL_TIMEOUT", "CLIENT_CERT", "FRIENDLY_NAME"}
-"""Variables of `setenv` that the gateway ignores, because they are for other clients, or because it sets them."""
+"""Variables of `setenv` that the gateway ignores, because they are for other clients, or because the
+gateway sets them."""
 _CIPHER = "AES in GCM or CBC mode, or ChaCha20-Poly1305"
 _EXPLANATIONS = {
     "compress": "compression leaks encrypted data (VORACLE); only its stubs are allowed",

@@ -1,4 +1,4 @@
-"""Isolates a VPN device, and creates sockets that use only this device.
+"""Isolates a VPN device from the host's other traffic, and creates sockets that use only this device.
 
 The device is either in a separate network namespace, or in the host's network namespace. In the latter case, sockets
 are bound to the device.
@@ -39,8 +39,8 @@ def device_prefix(letter: str) -> str:
     return f"gw{letter}-"
 
 
-def create_context(isolation: Isolation, device: str) -> "NetworkContext":
-    """Create the network context for a device.
+def create_isolation(isolation: Isolation, device: str) -> "DeviceIsolation":
+    """Create the object that isolates a VPN device.
 
     Args:
         isolation: The value of `isolation` in the configuration.
@@ -49,11 +49,11 @@ def create_context(isolation: Isolation, device: str) -> "NetworkContext":
     Raises:
         TunnelError: The gateway lacks the capabilities to create a network namespace; fatal.
     """
-    return NetnsContext() if isolation == "namespace" else BoundDeviceContext(device)
+    return NamespaceIsolation() if isolation == "namespace" else BoundSocketIsolation(device)
 
 
-class NetworkContext(Protocol):
-    """Configures one VPN device, and creates sockets that use only this device."""
+class DeviceIsolation(Protocol):
+    """Isolates one VPN device from the host's other traffic: configures the device, and creates its sockets."""
 
     async def configure_device(self, device: str, settings: DeviceSettings) -> None:
         """Configure the device, and first move it to its network namespace if necessary.
@@ -89,19 +89,19 @@ class NetworkContext(Protocol):
             job: The function.
 
         Raises:
-            OSError: The context is closed (ENETDOWN).
+            OSError: `close` was called (ENETDOWN).
             Exception: Any exception of `job`.
         """
 
     async def release_device(self) -> None:
-        """Undo `configure_device` after the device was removed, so that another device can be configured."""
+        """Undo `configure_device`. Call this after the device was removed, and before configuring another one."""
 
     def close(self) -> None:
-        """Release all resources of the context. It cannot be used afterward."""
+        """Release all resources. No other method can be called afterward."""
 
 
-class NetnsContext:
-    """Keeps a VPN device in a separate network namespace, so that the host's routes and DNS do not change."""
+class NamespaceIsolation:
+    """Isolates a VPN device in a separate network namespace, so that the host's routes and DNS do not change."""
 
     def __init__(self) -> None:
         self._namespace = NetworkNamespace()
@@ -109,7 +109,7 @@ class NetnsContext:
         self._device: str | None = None
 
     async def configure_device(self, device: str, settings: DeviceSettings) -> None:
-        """See `NetworkContext`."""
+        """See `DeviceIsolation`."""
         if not self._prepared:
             await self.run_blocking(network_devices.prepare_namespace)
             self._prepared = True
@@ -119,11 +119,11 @@ class NetnsContext:
         await self.run_blocking(lambda: network_devices.configure_in_namespace(device, settings))
 
     def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
-        """See `NetworkContext`."""
+        """See `DeviceIsolation`."""
         return self._namespace.create_socket(family, kind, protocol)
 
     async def run_blocking(self, job: Callable[[], _T]) -> _T:
-        """See `NetworkContext`."""
+        """See `DeviceIsolation`."""
         future = self._namespace.submit(job)
         try:
             return await asyncio.wrap_future(future)
@@ -134,16 +134,16 @@ class NetnsContext:
             raise
 
     async def release_device(self) -> None:
-        """See `NetworkContext`."""
+        """See `DeviceIsolation`."""
         self._device = None
 
     def close(self) -> None:
-        """See `NetworkContext`."""
+        """See `DeviceIsolation`."""
         self._namespace.close()
 
 
-class BoundDeviceContext:
-    """Keeps a VPN device in the host's network namespace, with a routing table that only sockets of the device use.
+class BoundSocketIsolation:
+    """Isolates a VPN device in the host's network namespace: only sockets bound to the device use its routing table.
 
     Args:
         device: Name of the device, to which the sockets are bound (SO_BINDTODEVICE).
@@ -153,11 +153,11 @@ class BoundDeviceContext:
         self._device = device
 
     async def configure_device(self, device: str, settings: DeviceSettings) -> None:
-        """See `NetworkContext`."""
+        """See `DeviceIsolation`."""
         await asyncio.to_thread(policy_routing.configure_in_host, device, settings)
 
     def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
-        """See `NetworkContext`."""
+        """See `DeviceIsolation`."""
         sock = socket.socket(family, kind, protocol)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._device.encode())
@@ -167,15 +167,15 @@ class BoundDeviceContext:
         return sock
 
     async def run_blocking(self, job: Callable[[], _T]) -> _T:
-        """See `NetworkContext`."""
+        """See `DeviceIsolation`."""
         return await asyncio.to_thread(job)
 
     async def release_device(self) -> None:
-        """See `NetworkContext`."""
+        """See `DeviceIsolation`."""
         try:
             await asyncio.to_thread(policy_routing.remove_policy_routing, self._device)
         except TunnelError as error:  # log only, because closing the tunnel must not fail
             log.warning("cannot remove the routing rules of %s: %s", self._device, error.detail)
 
     def close(self) -> None:
-        """See `NetworkContext`."""
+        """See `DeviceIsolation`."""

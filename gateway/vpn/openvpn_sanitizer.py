@@ -1,8 +1,8 @@
-"""Converts the configuration file of an OpenVPN client to one that contains only safe directives.
+"""Generates a configuration file for OpenVPN that contains only the safe directives of the operator's file.
 
-OpenVPN never reads the original file. The gateway parses each directive (`openvpn_syntax.py`), checks it
-(`openvpn_directives.py`), and writes it in a form that OpenVPN parses in the same way. The gateway also parses the
-content of inline blocks, and of files to which directives refer, and writes both as blocks (`openvpn_blocks.py`).
+OpenVPN never reads the operator's file. The gateway parses each directive (`openvpn_parser.py`), checks the directive
+(`openvpn_directive_policy.py`), and writes it to the generated file. Inline blocks, and the files to which directives
+refer, are written as blocks (`openvpn_blocks.py`). OpenVPN and the gateway parse the generated file in the same way.
 
 This module does no I/O. A callback reads the files to which directives refer.
 """
@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from gateway.errors import GatewayError
+from gateway.vpn.openvpn_allowlist import FILE_DIRECTIVES, SECRET_DIRECTIVES
 from gateway.vpn.openvpn_blocks import decode_file, normalize_block
-from gateway.vpn.openvpn_directives import REPORTED, check_allowed, is_ignored, is_known
-from gateway.vpn.openvpn_grammar import FILE_DIRECTIVES, SECRET_DIRECTIVES
-from gateway.vpn.openvpn_syntax import (
+from gateway.vpn.openvpn_directive_policy import REPORTED, check_allowed, is_ignored, is_known
+from gateway.vpn.openvpn_parser import (
     OpenVpnDirective,
     connection_directives,
     located,
@@ -29,8 +29,8 @@ _PROXIES = {"http-proxy", "socks-proxy"}
 
 
 @dataclass(frozen=True)
-class GeneratedClientFile:
-    """The configuration file that the gateway generates for OpenVPN.
+class SanitizedOpenVpnFile:
+    """The configuration file that the gateway generates for OpenVPN. It contains only directives that are allowed.
 
     Args:
         directives: The directives of the file. Blocks replace references to files.
@@ -39,7 +39,7 @@ class GeneratedClientFile:
         secret_files: Paths of files with private keys or passwords, as they are written in the operator's file.
         uses_proxy: Whether OpenVPN connects through an HTTP or SOCKS proxy.
         requires_login: Whether the server requires a login, and the file does not contain the user name and password.
-        ignored: Names of removed directives that would have an effect, in the order of the file.
+        ignored: Names of the removed directives whose effect the operator might expect, in the order of the file.
     """
 
     directives: tuple[OpenVpnDirective, ...]
@@ -67,7 +67,7 @@ class GeneratedClientFile:
                 return each.line
         return 0
 
-    def with_login_query(self) -> "GeneratedClientFile":
+    def with_login_query(self) -> "SanitizedOpenVpnFile":
         """Return a copy that makes OpenVPN request the user name and the password over the management interface."""
         others = tuple(each for each in self.directives if each.name != _LOGIN)
         return replace(self, directives=(*others, OpenVpnDirective(0, _LOGIN)), requires_login=True)
@@ -80,8 +80,8 @@ def _refuse_files(name: str) -> bytes:
     )
 
 
-def parse_client_file(text: str, read_file: Callable[[str], bytes] = _refuse_files) -> GeneratedClientFile:
-    """Parse an operator's client file, and generate the file for OpenVPN from it.
+def parse_client_file(text: str, read_file: Callable[[str], bytes] = _refuse_files) -> SanitizedOpenVpnFile:
+    """Parse the operator's configuration file, and generate the file for OpenVPN.
 
     Args:
         text: The content of the operator's file.
@@ -92,15 +92,15 @@ def parse_client_file(text: str, read_file: Callable[[str], bytes] = _refuse_fil
         GatewayError: The file contains a directive or a value that is not allowed. The message contains the line
             number.
     """
-    parser = _ClientFileBuilder(read_file)
+    sanitizer = _FileSanitizer(read_file)
     for each in parse_directives(text):
         with located(each.line):
-            parser.add(each)
-    return parser.result()
+            sanitizer.add(each)
+    return sanitizer.result()
 
 
-class _ClientFileBuilder:
-    """Builds a `GeneratedClientFile`. The caller adds the directives of the operator's file in their order."""
+class _FileSanitizer:
+    """Builds a `SanitizedOpenVpnFile`. The caller adds the directives of the operator's file in their order."""
 
     def __init__(self, read_file: Callable[[str], bytes]) -> None:
         self._read_file = read_file
@@ -114,7 +114,7 @@ class _ClientFileBuilder:
         self._requires_login = self._uses_proxy = self._has_secrets = False
 
     def add(self, directive: OpenVpnDirective) -> None:
-        """Check the next directive of the operator's file, and add its replacement unless it is ignored.
+        """Check the next directive of the operator's file. Unless the directive is ignored, add its replacement.
 
         Raises:
             GatewayError: The directive is not allowed.
@@ -123,11 +123,11 @@ class _ClientFileBuilder:
             check_allowed(directive)
             self._uses_proxy |= directive.name in _PROXIES
             for each in self._convert(directive):
-                to_lines(each)  # raises an error if the added quotation marks make the line too long
+                to_lines(each)  # this call fails if the added quotation marks make the line too long
                 self._directives.append(each)
 
     def _ignore(self, directive: OpenVpnDirective) -> bool:
-        """Return whether to ignore the directive. Record the settings that it contains, such as the device type."""
+        """Record the settings in a directive, such as the device type. Return whether to ignore the directive."""
         name, values = directive.name, directive.values
         if directive.block is not None:
             return False
@@ -192,9 +192,9 @@ class _ClientFileBuilder:
         self._uses_proxy |= not _PROXIES.isdisjoint(names)
         return replace(block, block=tuple(lines))
 
-    def result(self) -> GeneratedClientFile:
+    def result(self) -> SanitizedOpenVpnFile:
         """Return the generated file, after all directives have been added."""
-        return GeneratedClientFile(
+        return SanitizedOpenVpnFile(
             directives=tuple(self._directives),
             layer="tap" if (self._device_type or self._device).startswith("tap") else "tun",
             has_secrets=self._has_secrets,

@@ -6,9 +6,11 @@ import time
 from collections.abc import Mapping
 from math import inf
 
-from gateway.command.local_ports import LocalPort
-from gateway.command.silence import SilenceTimer
-from gateway.command.target import BackgroundTasks, CommandContext, RetryPause
+from gateway.command.background_tasks import BackgroundTasks
+from gateway.command.connector_context import ConnectorContext
+from gateway.command.local_ports import LocalPortState
+from gateway.command.silence_timer import SilenceTimer
+from gateway.command.start_backoff import StartBackoff
 from gateway.contracts.values import Endpoint
 from gateway.errors import TunnelError
 from gateway.processes.child_process import exit_error
@@ -20,20 +22,20 @@ _TRIAL = 1.0
 """A trial starts the program, and waits this number of seconds for output or the program's exit. A program that still
 runs without output after this time probably waits for the client, so the trial succeeds."""
 _TRIAL_AFTER_LOSS = 3.0
-"""Like `_TRIAL`, but for a tunnel that opens. It is longer, because the program might have failed before."""
+"""Like `_TRIAL`, but for the first connection of a tunnel. Longer, because the program might have failed before."""
 _SPARE_TIMEOUT = 5.0
 """Seconds after which the connection of a successful trial (see `_TRIAL`) is closed if no client has used it."""
 
 
-class StdioTarget:
-    """Starts one process for each connection to a target; implements `CommandTarget`.
+class StdioConnector:
+    """Starts one process for each connection to a target; implements `TargetConnector`.
 
     Args:
         to: The target.
-        context: The options and helpers that all targets of the link share.
+        context: The options and helpers that all connectors of the link share.
     """
 
-    def __init__(self, to: Endpoint, context: CommandContext) -> None:
+    def __init__(self, to: Endpoint, context: ConnectorContext) -> None:
         self._to = to
         self._context = context
         self._streams: dict[StdioStream, SilenceTimer] = {}
@@ -43,37 +45,37 @@ class StdioTarget:
         which the trial ended."""
         self._trial: asyncio.Task[None] | None = None
         self._has_worked = False
-        """Whether the last connection worked. If not, the next one starts with a trial."""
-        self._retry = RetryPause()
+        """Whether the last connection worked. If not, the next connection is tested first (see `_TRIAL`)."""
+        self._retry = StartBackoff()
         self._tasks = BackgroundTasks()
 
     @property
     def failure(self) -> TunnelError | None:
-        """See `CommandTarget`."""
+        """See `TargetConnector`."""
         return self._retry.failure
 
     @property
     def has_failed(self) -> bool:
-        """See `CommandTarget`."""
+        """See `TargetConnector`."""
         # A running program without output can still serve its client, for example during an upload.
         return self.failure is not None and not self._streams
 
     @property
     def is_suspect(self) -> bool:
-        """Always False, because each new connection starts its own process. See `CommandTarget`."""
+        """Always False, because each new connection starts its own process. See `TargetConnector`."""
         return False
 
     @property
     def has_clients(self) -> bool:
-        """See `CommandTarget`."""
+        """See `TargetConnector`."""
         return bool(self._streams) or self._trial is not None
 
     async def start(self) -> None:
-        """See `CommandTarget`."""
+        """See `TargetConnector`."""
         await self._try_once(_TRIAL_AFTER_LOSS)
 
     async def connect(self) -> StdioStream:
-        """See `CommandTarget`."""
+        """See `TargetConnector`."""
         if not self._has_worked:
             await self._try_once(_TRIAL)
         self._close_unused(time.monotonic())
@@ -81,12 +83,12 @@ class StdioTarget:
         return spare[0] if spare is not None else await self._open()
 
     def local_ports(self, now: float) -> dict[int, str]:
-        """Return an empty mapping, because the programs use no local ports. See `CommandTarget`."""
+        """Return an empty mapping, because the programs use no local ports. See `TargetConnector`."""
         del now
         return {}
 
-    def check(self, now: float, ports: Mapping[int, LocalPort]) -> None:
-        """Kill each process that has not responded for the time `CommandOptions.lost`. See `CommandTarget`."""
+    def check(self, now: float, ports: Mapping[int, LocalPortState]) -> None:
+        """Kill each process that has not responded for the time `CommandOptions.lost`. See `TargetConnector`."""
         del ports
         self._close_unused(now)
         for stream, timer in self._streams.items():
@@ -99,7 +101,7 @@ class StdioTarget:
                 stream.child.kill()
 
     async def close(self) -> None:
-        """See `CommandTarget`."""
+        """See `TargetConnector`."""
         await self._tasks.close()
         self._close_unused()
 
@@ -117,7 +119,7 @@ class StdioTarget:
             self._spare = None
 
     async def _try_once(self, seconds: float) -> None:
-        """Open a connection for the next client, and test it. If another call already does so, wait for its result.
+        """Open and test a connection for the next client. If a trial is already in progress, wait for its result.
 
         Args:
             seconds: Seconds to wait for output or the exit of the program, see `_TRIAL`.
@@ -147,7 +149,7 @@ class StdioTarget:
             self._trial = None
 
     async def _check_trial(self, stream: StdioStream, seconds: float) -> None:
-        """Wait for output of the program for at most `seconds`. Raise `TunnelError` if it exits without output."""
+        """Wait at most `seconds` for output. Raise `TunnelError` if the program exits without output."""
         try:
             async with asyncio.timeout(seconds):
                 await stream.wait_readable()
