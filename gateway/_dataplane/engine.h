@@ -125,12 +125,10 @@ struct wire_setup {
     uint32_t send_seq, recv_seq;
     uint32_t max_packet_length;
     uint32_t strict;     /* whether NEWKEYS resets the sequence numbers (OpenSSH's PROTOCOL, section 1.10) */
-    uint32_t unused;
+    uint32_t adjust_bytes; /* consumed bytes before a window adjust */
     uint64_t rekey_bytes;
     uint64_t growth_bytes; /* budget for the growth of all windows of the connection */
     uint64_t max_window;
-    uint32_t adjust_bytes; /* consumed bytes before a window adjust */
-    uint32_t received;   /* bytes after this struct that were received already */
 };
 
 struct channel_setup {
@@ -353,7 +351,7 @@ void timer_arm(struct engine *);
 void timer_expired(struct engine *);
 
 /* wire.c */
-void wire_create(struct engine *, uint64_t token, const struct wire_setup *, const uint8_t *received);
+void wire_create(struct engine *, uint64_t token, const struct wire_setup *);
 void wire_break(struct wire *, int error);
 void wire_violation(struct wire *, bool bad_tag, const char *format, ...) __attribute__((format(printf, 3, 4)));
 void wire_close(struct wire *);

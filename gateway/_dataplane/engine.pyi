@@ -118,7 +118,6 @@ class Engine:
         growth_bytes: int,
         max_window: int,
         adjust_bytes: int,
-        received: bytes,
         /,
     ) -> None:
         """Take over the socket of an SSH connection after its login.
@@ -134,7 +133,6 @@ class Engine:
             growth_bytes: Limit on the growth of the receive windows of this connection.
             max_window: Maximum receive window of a channel.
             adjust_bytes: Number of consumed bytes after which the engine sends a window adjust.
-            received: Bytes that were received from the socket, but not processed.
         """
 
     def key(self, token: int, sealing: bool, cipher: str, key: bytes, iv: bytes, /) -> None:

@@ -217,7 +217,7 @@ async def hand_over(conn: ClientConnection) -> None:
     if transport is None or conn.cipher_keys() is None:
         return
     conn.allow_packet_size(flow_control.MAX_RECEIVE_PACKET)
-    while not transport.can_release():
+    while not transport.can_release():  # it requires that asyncssh has processed all received bytes
         if conn.transport_closed or transport.is_closing():
             raise asyncssh.ConnectionLost("the connection was lost after the login")
         await asyncio.sleep(_RETRY_SECONDS)  # wait until the key exchange is complete and all data is sent
@@ -239,6 +239,5 @@ async def hand_over(conn: ClientConnection) -> None:
         flow_control.CONNECTION_GROWTH_BYTES,
         flow_control.MAX_WINDOW,
         flow_control.ADJUST_BYTES,
-        b"",  # no unprocessed bytes: `can_release` has checked that asyncssh has processed all of them
     )
     conn.use_engine(engine_transport)

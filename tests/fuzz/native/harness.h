@@ -168,7 +168,7 @@ void peer_forget(struct far_wire *);
 enum tap tap_of(uint8_t choice);
 void python_command(enum command, uint64_t token, int64_t a, int64_t b, int64_t c);
 void python_payload(enum command, uint64_t token, const void *payload, size_t size);
-void python_wire(int cipher, uint32_t max_packet, uint64_t rekey_bytes, const uint8_t *received, size_t size);
+void python_wire(int cipher, uint32_t max_packet, uint64_t rekey_bytes);
 void python_channel(struct far_wire *, uint32_t window, enum tap, uint8_t type_size);
 void python_packet(struct far_wire *, uint8_t message, size_t size);
 void python_new_seal_key(struct far_wire *, int cipher);
@@ -195,7 +195,7 @@ enum step_kind { STEPS(STEP_ENUMERATOR) STEP_KINDS };
 struct step {
     uint8_t kind; /* enum step_kind */
     uint8_t which, a, b;
-    const uint8_t *bytes; /* `a` bytes of the fuzzer, for STEP_RAW_PACKET, STEP_RAW_STREAM and STEP_WIRE */
+    const uint8_t *bytes; /* `a` bytes of the fuzzer, for STEP_RAW_PACKET and STEP_RAW_STREAM */
 };
 
 /* target.c: the format of scripts. */
