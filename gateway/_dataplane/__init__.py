@@ -20,14 +20,17 @@ class Settings:
     Args:
         threads: Maximum number of engines of an event loop. Each engine has a thread.
         growth_bytes: Limit on the growth of the receive windows of all SSH channels together, in bytes.
+        relays_sockets: Whether the engines relay new connections that no SSH channel carries.
     """
 
     threads: int = 1
     growth_bytes: int = 512 * 1024 * 1024
+    relays_sockets: bool = True
 
 
 settings = Settings()
-"""The settings of this process. A change does not affect event loops that have started an engine."""
+"""The settings of this process. A change of `threads` or `growth_bytes` does not affect event loops that
+have started an engine."""
 
 
 def thread_count(configured: int | Literal["auto"]) -> int:

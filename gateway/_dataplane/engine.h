@@ -72,7 +72,7 @@ enum command {
     COMMAND_LISTEN,   /* payload: struct listener_setup */
     COMMAND_PERMIT,   /* of a listener; a: further clients to accept */
     COMMAND_UNLISTEN, /* accept no more clients */
-    COMMAND_RECALL,   /* of a listener or wire: return the clients whose channels are not open */
+    COMMAND_RECALL,   /* of a listener or wire: return the clients that are not joined */
     COMMAND_PAIR,     /* payload: struct pair_setup */
 };
 
@@ -89,8 +89,8 @@ enum record {
                           it. The last record of a channel. */
     RECORD_HISTOGRAM,  /* a: histogram; b: whether it is closed; c: sum in ns; payload: the counts */
     RECORD_RPC,        /* a: 1 if the bytes are from the backend; b: time; c: XID; d: enum rpc_type, or -1: not RPC */
-    RECORD_JOINED,     /* of a listener; a: token of the new channel, whose client is joined; b: token of its wire;
-                          c: nanoseconds since the client was accepted */
+    RECORD_JOINED,     /* of a listener; a: token of the new channel or pair, whose client is joined; b: token of the
+                          wire, or 0; c: nanoseconds since the client was accepted */
     RECORD_RETURNED,   /* of a listener; a: descriptor of a client that Python now owns; b: nanoseconds as above */
     RECORD_STOPPED,    /* a listener accepts no more clients. Records of pending clients can follow. */
     RECORD_PAIR_ENDED, /* a: enum close_reason; b, c: descriptors of a client and a backend that must linger and then be
@@ -154,10 +154,10 @@ struct gauge {
 };
 
 enum source_kind {
-    SOURCE_TIMER, SOURCE_WAKE, SOURCE_WIRE, SOURCE_CHANNEL, SOURCE_LISTENER, SOURCE_SIDE, SOURCE_FREED
+    SOURCE_TIMER, SOURCE_WAKE, SOURCE_WIRE, SOURCE_CHANNEL, SOURCE_LISTENER, SOURCE_DIAL, SOURCE_SIDE, SOURCE_FREED
 };
 
-/* The object of an epoll event. It is the first member of a wire, a channel, a listener and a side of a pair. */
+/* The object of an epoll event. It is the first member of a wire, a channel, a listener, a dial and a side of a pair. */
 struct source {
     enum source_kind kind;
     struct source *next_freed;
@@ -205,6 +205,15 @@ struct channel;
 struct listener;
 struct pair;
 struct wire;
+
+/* A client of a listener that is not joined to its target yet. */
+struct pending {
+    struct listener *listener; /* NULL: no client waits */
+    struct pending *previous, *next;
+    struct source *owner; /* the channel or dial to which the client will be joined */
+    uint64_t accepted_at;
+    int fd;
+};
 
 struct engine {
     int epoll, timer;
@@ -288,20 +297,20 @@ struct channel {
     bool client_eof, client_broken, client_was_reset;
     bool backend_eof, channel_closed, channel_unwritable, link_lost, eof_delivered, sent_close, freed, ended;
     bool unannounced; /* whether Python does not know the token: the client of a listener is not joined yet */
-    int fd; /* before the client is attached: the client of a listener that waits for the channel to open */
+    int fd; /* the client; -1 before it is attached */
     uint32_t mask, number, peer, peer_max_packet, until_sample;
     int32_t histogram, first_piece, last_piece;
     struct engine *engine;
     struct wire *wire; /* NULL after the channel is freed */
-    struct listener *listener; /* while its client waits for the channel to open */
     struct channel *previous, *next, *next_touched;
-    struct channel *queue_previous, *queue_next; /* in the queue of the wire, or of the listener while that is set */
+    struct channel *queue_previous, *queue_next; /* in the queue of the wire */
+    struct pending pending; /* the client of a listener that waits for the channel to open */
     uint64_t token;
     struct gauge *gauge;
     uint64_t peer_window;
     int64_t window_remaining;
     uint64_t window_size, growth, consumed, adjust_threshold, period_bytes, period_start;
-    uint64_t request_time, accepted_at;
+    uint64_t request_time;
     struct stall stall;
     struct chunks held; /* bytes that the client's socket has not accepted */
     struct observer observer;

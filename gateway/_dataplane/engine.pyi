@@ -208,3 +208,35 @@ class Engine:
             head: The channel type, as in CHANNEL_OPEN.
             rest: The bytes of CHANNEL_OPEN after the maximum packet size.
         """
+
+    def listen_and_dial(
+        self,
+        token: int,
+        fd: int,
+        histogram: int,
+        permits: int,
+        tap: bool,
+        host: bytes,
+        port: int,
+        scope: int,
+        networks: bytes,
+        options: bytes,
+        /,
+    ) -> None:
+        """Accept clients, connect a new socket to the target for each, and relay between the two as `pair` does.
+
+        Args:
+            token: See `listen`.
+            fd: See `listen`.
+            histogram: See `listen`.
+            permits: See `listen`.
+            tap: See `listen`.
+            host: The IP address of the target: 4 or 16 bytes.
+            port: The port of the target.
+            scope: The index of the interface of an IPv6 address with a zone (RFC 4007); otherwise 0.
+            networks: See `listen`.
+            options: Options of the sockets to the target: level, name and value, as native 32-bit integers.
+
+        Raises:
+            ValueError: `host` is not an IP address.
+        """

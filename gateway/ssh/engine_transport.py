@@ -24,9 +24,9 @@ from gateway.contracts.accepting import AcceptRule
 from gateway.relay.engine_host import Arguments, EngineHost, engine_pool
 from gateway.ssh import flow_control
 from gateway.ssh.asyncssh_internals import has_strict_kex
+from gateway.ssh.channel_listener import ChannelEvents, ChannelListener
 from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.engine_cipher import CipherKey, with_tag
-from gateway.ssh.engine_listener import EngineListener, ListenerEvents
 from gateway.ssh.engine_opener import EngineChannelOpener
 from gateway.ssh.pooled_connection import PooledConnection
 from gateway.ssh.socket_transport import transport_of
@@ -132,15 +132,15 @@ class EngineTransport(asyncio.Transport):
 
     def make_listener(
         self,
-        sock: socket.socket,
         rule: AcceptRule,
-        permits: int,
         connections: Mapping[int, PooledConnection],
         max_packet: int,
-        events: ListenerEvents,
-    ) -> EngineListener:
-        """Accept clients in the engine of this connection; see `EngineListener`."""
-        return EngineListener(self.host, sock, rule, permits, connections, max_packet, events)
+        sock: socket.socket,
+        permits: int,
+        events: ChannelEvents,
+    ) -> ChannelListener:
+        """Accept clients in the engine of this connection; see `ChannelListener`."""
+        return ChannelListener(self.host, rule, connections, max_packet, sock, permits, events)
 
     def recall_clients(self) -> None:
         """Make the engine return accepted clients that wait for a channel of this connection; see `LinkListener`."""

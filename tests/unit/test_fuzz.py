@@ -162,9 +162,9 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Build:
         ("latency.c", "    e->stall_scan_due = 0;", "", "does not become idle"),
         ("client.c", "        c->stall.since = 0;", "", "descriptor -1 is closed"),
         ("listener.c", "l->accepted < l->permitted && !withdrawn(l)", "!withdrawn(l)", "clients are accepted"),
-        ("listener.c", "if (!withdrawn(l) && allowed", "if (allowed", "after the rule was withdrawn"),
+        ("listener.c", "= !withdrawn(l) && allowed", "= allowed", "after the rule was withdrawn"),
         ("listener.c", ">> (8 - rest)", ">> (9 - rest)", "a forbidden address"),
-        ("pending.c", "            give_back(c);", "", "in a wrong state is pending"),
+        ("pending.c", "            give_back(p);", "", "in a wrong state is pending"),
         ("side.c", "    if (fin_missing(s)) {", "    if (0) {", "a reset is passed on as an end of stream"),
         (
             "side.c",

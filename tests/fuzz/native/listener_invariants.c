@@ -4,23 +4,29 @@
 #define MAX_PENDING 64u
 #define SLOW_OPEN (SECOND / 2) /* longer than the limit of pending.c: the clock moves during a turn */
 
+static void check_channel(const struct channel *c)
+{
+    CHECK(c->source.kind == SOURCE_CHANNEL && c->unannounced && c->wire && !c->open && !c->attached && !c->abandoned &&
+              !c->ended && !c->queued && c->fd < 0,
+          "a channel in a wrong state is pending");
+}
+
 static void check_pending(const struct listener *l)
 {
-    const struct channel *last = NULL;
+    const struct pending *last = NULL;
     uint32_t count = 0;
 
-    for (const struct channel *c = l->first; c; c = c->queue_next) {
-        CHECK(c->listener == l && c->queue_previous == last, "the queue of the listener is inconsistent");
-        CHECK(c->unannounced && c->wire && !c->open && !c->attached && !c->abandoned && !c->ended && !c->queued,
-              "a channel in a wrong state is pending");
-        CHECK(file_of(c->fd)->kind == FILE_CLIENT && !file_of(c->fd)->registered, "descriptor %d is not a client",
-              c->fd);
-        CHECK(!last || last->accepted_at < c->accepted_at, "the channels are in a wrong order");
-        last = c;
+    for (const struct pending *p = l->first; p; p = p->next) {
+        CHECK(p->listener == l && p->previous == last, "the queue of the listener is inconsistent");
+        CHECK(file_of(p->fd)->kind == FILE_CLIENT && !file_of(p->fd)->registered, "descriptor %d is not a client",
+              p->fd);
+        CHECK(!last || last->accepted_at < p->accepted_at, "the clients are in a wrong order");
+        check_channel((const struct channel *)p->owner);
+        last = p;
         count++;
     }
-    CHECK(l->last == last && l->pending == count, "%u channels are pending, not %u", count, l->pending);
-    CHECK(count <= MAX_PENDING, "%u channels are pending", count);
+    CHECK(l->last == last && l->pending == count, "%u clients are pending, not %u", count, l->pending);
+    CHECK(count <= MAX_PENDING, "%u clients are pending", count);
 }
 
 static void check_listener(const struct listener *l)
@@ -51,5 +57,5 @@ void check_listeners(void)
         check_listener(l);
     }
     for (const struct channel *c = engine->channels; c; c = c->next)
-        CHECK(c->unannounced == (c->listener != NULL) || c->ended, "whether Python knows the channel is wrong");
+        CHECK(c->unannounced == (c->pending.listener != NULL) || c->ended, "whether Python knows the channel is wrong");
 }

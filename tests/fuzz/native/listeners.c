@@ -8,8 +8,8 @@ struct far_listener listeners[MAX_LISTENERS];
 int listener_count;
 static struct far_channel *last_accepted;
 
-void __real_pending_add(struct listener *, struct channel *, int fd);
-void __wrap_pending_add(struct listener *, struct channel *, int fd);
+void __real_pending_add(struct listener *, struct pending *, struct source *, int fd);
+void __wrap_pending_add(struct listener *, struct pending *, struct source *, int fd);
 
 void listeners_reset(void)
 {
@@ -81,8 +81,9 @@ int fake_accept4(int fd, struct sockaddr *address, socklen_t *size, int flags)
 }
 
 /* Called instead of pending_add: the channel of the accepted client is known from now on. */
-void __wrap_pending_add(struct listener *of, struct channel *opened, int fd)
+void __wrap_pending_add(struct listener *of, struct pending *pending, struct source *owner, int fd)
 {
+    const struct channel *opened = (const struct channel *)owner;
     struct far_channel *c = last_accepted;
     const struct far_listener *l = &listeners[c->listener - 1];
     const struct wire *w = opened->wire;
@@ -101,7 +102,7 @@ void __wrap_pending_add(struct listener *of, struct channel *opened, int fd)
     c->number = opened->number;
     c->token = opened->token;
     c->receive_window = (uint64_t)opened->window_size;
-    __real_pending_add(of, opened, fd);
+    __real_pending_add(of, pending, owner, fd);
 }
 
 /* Return the index of the client whose CHANNEL_OPEN the server has received. */

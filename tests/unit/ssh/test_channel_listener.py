@@ -23,7 +23,10 @@ class Events:
         self.calls: list[str] = []
         self.waiting: list[int] = []
 
-    def on_joined(self, connection: Any, relay: Any, tap: Any, seconds: float) -> None:
+    def adopt(self, connection: Any, channel: Any) -> None:
+        self.calls.append("adopted")
+
+    def on_joined(self, relay: Any, tap: Any, seconds: float) -> None:
         self.calls.append("joined")
 
     def on_returned(self, client: socket.socket, seconds: float) -> None:
@@ -49,11 +52,11 @@ def listen(sock: socket.socket, events: Events) -> tuple[Any, Any]:
     """Return the host of an engine in the event loop, and a listener whose connection does not exist."""
     need_data_plane()
     from gateway.relay.engine_host import EngineHost  # noqa: PLC0415 - the engine is optional
-    from gateway.ssh.engine_listener import EngineListener  # noqa: PLC0415 - the engine is optional
+    from gateway.ssh.channel_listener import ChannelListener  # noqa: PLC0415 - the engine is optional
 
     host = EngineHost(asyncio.get_running_loop(), 1 << 20, thread=False)
     rule = AcceptRule((sock,), Endpoint("target", 1), (ipaddress.ip_network("127.0.0.0/8"),), Histogram())
-    return host, EngineListener(host, sock, rule, 5, {1 << 40: cast("Any", None)}, 1 << 15, events)
+    return host, ChannelListener(host, rule, {1 << 40: cast("Any", None)}, 1 << 15, sock, 5, events)
 
 
 async def test_a_client_without_a_connection_is_returned(sock: socket.socket) -> None:

@@ -3,7 +3,8 @@
 import os
 import socket
 import struct
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Protocol
 
 from gateway._dataplane.engine import (
@@ -15,14 +16,10 @@ from gateway._dataplane.engine import (
     RECORD_STOPPED,
 )
 from gateway.contracts.accepting import AcceptRule
-from gateway.contracts.link import Stream
+from gateway.contracts.link import Relay, Stream
 from gateway.contracts.values import IpNetwork
 from gateway.measurement import Tap
 from gateway.relay.engine_host import Arguments, EngineHost
-from gateway.ssh.client_connection import channel_target
-from gateway.ssh.engine_channel import EngineChannel
-from gateway.ssh.flow_control import INITIAL_WINDOW, MIN_WINDOW
-from gateway.ssh.pooled_connection import PooledConnection
 
 _NETWORK = struct.Struct("BB16s")
 """`struct network` in `listener.h`."""
@@ -31,8 +28,8 @@ _NETWORK = struct.Struct("BB16s")
 class ListenerEvents(Protocol):
     """Receives the clients of an `EngineListener`; see `gateway.contracts.accepting.AcceptedClientHandler`."""
 
-    def on_joined(self, connection: PooledConnection, relay: EngineChannel, tap: Tap | None, seconds: float) -> None:
-        """Handle a client that was joined to the target over `connection`, `seconds` after it was accepted."""
+    def on_joined(self, relay: Relay, tap: Tap | None, seconds: float) -> None:
+        """Handle a client that was joined to the target, `seconds` after it was accepted."""
 
     def on_returned(self, client: Stream, seconds: float) -> None:
         """Handle a client that was not joined to the target, `seconds` after it was accepted. The callee owns it."""
@@ -44,16 +41,16 @@ class ListenerEvents(Protocol):
         """Handle that a listener has stopped, and that all its clients were joined or returned."""
 
 
-class EngineListener:
+class EngineListener(ABC):
     """One listening socket of an engine; implements `gateway.relay.engine_host.EngineObject`.
+
+    Subclasses define how the engine reaches the target.
 
     Args:
         host: The host of the engine.
-        sock: The listening socket. The engine uses a duplicate.
         rule: The target, the allowed clients, and how to measure them.
+        sock: The listening socket. The engine uses a duplicate.
         permits: Number of clients to accept until more are permitted.
-        connections: The SSH connections of this engine that carry the channels, by token.
-        max_packet: The maximum size of received packets, in bytes.
         events: Receives the clients.
 
     Raises:
@@ -61,19 +58,11 @@ class EngineListener:
     """
 
     def __init__(
-        self,
-        host: EngineHost,
-        sock: socket.socket,
-        rule: AcceptRule,
-        permits: int,
-        connections: Mapping[int, PooledConnection],
-        max_packet: int,
-        events: ListenerEvents,
+        self, host: EngineHost, rule: AcceptRule, sock: socket.socket, permits: int, events: ListenerEvents
     ) -> None:
         self._host = host
         self._engine = host.engine
-        self._latency, self._make_tap = rule.latency, rule.make_tap
-        self._connections = connections
+        self._rule = rule
         self._events = events
         self._permitted = permits
         self._handled = 0
@@ -82,11 +71,26 @@ class EngineListener:
         descriptor = os.dup(sock.fileno())
         self._histogram = host.histograms.acquire(rule.latency)
         self._token = host.add(self)
-        wires = struct.pack(f"={len(connections)}Q", *connections)
-        host.engine.listen(
-            self._token, descriptor, self._histogram, permits, MIN_WINDOW, INITIAL_WINDOW, max_packet,
-            rule.make_tap is not None, wires, pack_networks(rule.allow), *channel_target(rule.to.host, rule.to.port),
-        )  # fmt: skip
+        self._listen(descriptor, permits)
+
+    @abstractmethod
+    def _listen(self, descriptor: int, permits: int) -> None:
+        """Make the engine accept `permits` clients from the listening socket, which the engine owns from now on."""
+
+    @abstractmethod
+    def _create_relay(self, token: int, wire: int, tap: Tap | None) -> Relay:
+        """Return the relay of a client that the engine has joined.
+
+        Args:
+            token: The token of the channel or pair.
+            wire: The token of the SSH connection; 0 if there is none.
+            tap: Observes the bytes.
+        """
+
+    @property
+    def _networks(self) -> bytes:
+        """The allowed networks, as the engine expects them."""
+        return pack_networks(self._rule.allow)
 
     @property
     def _accepted(self) -> int:
@@ -128,9 +132,8 @@ class EngineListener:
         if kind == RECORD_JOINED:
             self._handled += 1
             token, wire, duration, _ = arguments
-            tap = self._make_tap() if self._make_tap is not None else None
-            relay = EngineChannel(self._host, self._latency, tap, _ignore, token)
-            self._events.on_joined(self._connections[wire], relay, tap, duration / 1e9)
+            tap = self._rule.make_tap() if self._rule.make_tap is not None else None
+            self._events.on_joined(self._create_relay(token, wire, tap), tap, duration / 1e9)
         elif kind == RECORD_RETURNED:
             self._handled += 1
             client = socket.socket(fileno=arguments[0])
@@ -147,15 +150,11 @@ class EngineListener:
             self._events.on_closed(self)
 
     def on_engine_failed(self) -> None:
-        """See `EngineObject.on_engine_failed`. The engine has reset the clients that still waited for a channel."""
+        """See `EngineObject.on_engine_failed`. The engine has reset the clients that were not joined yet."""
         self._stopped = self._closed = True
         if not self._withdrawn:
             self._events.on_stopped()
         self._events.on_closed(self)
-
-
-def _ignore(relay: EngineChannel) -> None:
-    del relay
 
 
 def pack_networks(networks: Sequence[IpNetwork]) -> bytes:
