@@ -165,6 +165,11 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Build:
         ("listener.c", "= !withdrawn(l) && allowed", "= allowed", "after the rule was withdrawn"),
         ("listener.c", ">> (8 - rest)", ">> (9 - rest)", "a forbidden address"),
         ("pending.c", "            give_back(p);", "", "in a wrong state is pending"),
+        ("dial.c", "    set_options(l, fd);", "", "options are set before the dial"),
+        ("dial.c", "!is_self_connected(d->fd, &d->pending.listener->setup->address) && ", "", "not a connection"),
+        ("dial.c", "    if (d->watched)", "    if (0)", "a pair in a wrong state"),
+        ("dial.c", "    close(d->fd);", "", "a dialed socket is lost"),
+        ("pending.c", "dial_close((struct dial *)p->owner);", ";", "a dialed socket is lost"),
         ("side.c", "    if (fin_missing(s)) {", "    if (0) {", "a reset is passed on as an end of stream"),
         (
             "side.c",

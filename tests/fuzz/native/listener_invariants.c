@@ -11,6 +11,15 @@ static void check_channel(const struct channel *c)
           "a channel in a wrong state is pending");
 }
 
+static void check_dial(const struct dial *d)
+{
+    const struct file *f = file_of(d->fd);
+
+    CHECK(d->source.kind == SOURCE_DIAL && f->kind == FILE_DIAL, "a dial that has ended is pending");
+    CHECK(d->watched && f->registered && f->mask == EPOLLOUT, "a dial has another registration");
+    CHECK(dial_is_connecting(f), "a dial is not handled");
+}
+
 static void check_pending(const struct listener *l)
 {
     const struct pending *last = NULL;
@@ -21,7 +30,10 @@ static void check_pending(const struct listener *l)
         CHECK(file_of(p->fd)->kind == FILE_CLIENT && !file_of(p->fd)->registered, "descriptor %d is not a client",
               p->fd);
         CHECK(!last || last->accepted_at < p->accepted_at, "the clients are in a wrong order");
-        check_channel((const struct channel *)p->owner);
+        if (l->setup->address_size)
+            check_dial((const struct dial *)p->owner);
+        else
+            check_channel((const struct channel *)p->owner);
         last = p;
         count++;
     }
@@ -41,6 +53,7 @@ static void check_listener(const struct listener *l)
           "%llu clients are accepted", (unsigned long long)far->accepted);
     CHECK(l->permitted == far->permits || l->stopped, "%llu clients are permitted", (unsigned long long)l->permitted);
     CHECK(!far->accept_failed || l->stopped, "an error of accept4 has no effect");
+    CHECK(!far->dial_failed || l->stopped, "an error of a dial has no effect");
     CHECK(!l->stopped || l->pending, "a listener without clients is not freed");
     CHECK(l->watched == (!l->stopped && l->pending < MAX_PENDING), "the socket is watched: %d", l->watched);
     CHECK(file_is_open(l->fd) == !l->stopped && (l->stopped || file_of(l->fd)->registered == l->watched),
@@ -52,10 +65,16 @@ static void check_listener(const struct listener *l)
 
 void check_listeners(void)
 {
+    uint32_t dials = 0;
+
     for (const struct listener *l = engine->listeners; l; l = l->next) {
         CHECK(!l->next || l->next->previous == l, "the list of listeners is inconsistent");
         check_listener(l);
+        dials += l->setup->address_size ? l->pending : 0;
     }
+    for (int at = 0; at < file_count; at++)
+        dials -= files[at].kind == FILE_DIAL;
+    CHECK(!dials, "a dialed socket is lost");
     for (const struct channel *c = engine->channels; c; c = c->next)
         CHECK(c->unannounced == (c->pending.listener != NULL) || c->ended, "whether Python knows the channel is wrong");
 }
