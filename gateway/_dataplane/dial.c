@@ -57,15 +57,19 @@ static bool join(struct dial *d)
 {
     struct engine *e = d->engine;
     const struct listener_setup *rule = d->pending.listener->setup;
-    struct pair_setup setup = {.backend = d->fd, .histogram = rule->histogram, .flags = ATTACH_MEASURE, .tap = rule->tap};
+    struct pair_setup setup = {.backend = d->fd, .histogram = rule->histogram,
+                               .flags = ATTACH_MEASURE | ATTACH_DEFERRED, .tap = rule->tap};
     uint64_t token = slot_allocate(e);
+    struct pair *p;
 
     if (!token)
         return false;
     report_joined(&d->pending, token, 0);
     setup.client = pending_remove(&d->pending);
     release(d);
-    pair_create(e, token, &setup);
+    p = pair_create(e, token, &setup);
+    if (p) /* the client has often sent its first bytes during the dial */
+        side_event(&p->client, EPOLLIN);
     return true;
 }
 

@@ -100,7 +100,7 @@ enum record {
 enum close_reason {
     CLOSE_FINISHED, CLOSE_CLIENT_RESET, CLOSE_LINK_LOST, CLOSE_ABORTED, CLOSE_MOVED, CLOSE_BACKEND_RESET
 };
-enum attach_flag { ATTACH_MEASURE = 1, ATTACH_UNIX = 2, ATTACH_UNIX_BACKEND = 4 };
+enum attach_flag { ATTACH_MEASURE = 1, ATTACH_UNIX = 2, ATTACH_UNIX_BACKEND = 4, ATTACH_DEFERRED = 8 };
 enum tap { TAP_NONE, TAP_BYTES, TAP_RPC }; /* which bytes or messages to report to Python, from the first byte on */
 enum rpc_type { RPC_CALL, RPC_REPLY };
 
@@ -226,6 +226,7 @@ struct engine {
     pthread_cond_t taken; /* Python has taken records, or the thread must stop */
     struct bytes commands, records;
     bool wake_pending, report_pending; /* whether the eventfd was written, but not handled yet */
+    bool records_urgent; /* whether Python must take the records now */
     bool stopping;
     int failed;        /* the error that has ended the thread; 0: none */
     bool records_lost; /* memory was exhausted */
@@ -249,7 +250,7 @@ struct engine {
     uint32_t histogram_count, bound_count;
     uint64_t bounds[MAX_BOUNDS];
     bool histograms_dirty;
-    uint64_t histograms_due, stall_scan_due, slow_scan_due, timer_set; /* 0: not scheduled */
+    uint64_t histograms_due, stall_scan_due, slow_scan_due, report_due, timer_set; /* 0: not scheduled */
     uint64_t growth_available;
     uint64_t growth_reserve; /* bytes of the budget that the initial windows of accepted clients must not use */
     uint32_t user_timeout; /* TCP_USER_TIMEOUT of clients, in milliseconds */
@@ -323,6 +324,7 @@ bool queue_command(struct engine *, const struct message_header *, const void *p
                    size_t more_size);
 void close_client_of(const struct message_header *record);
 void emit(struct engine *, enum record, uint64_t token, const int64_t arguments[4], const void *payload, size_t size);
+void emit_deferred(struct engine *, enum record, uint64_t token, const int64_t arguments[4]);
 uint64_t slot_allocate(struct engine *);
 void slot_release(struct engine *, uint64_t token);
 struct bytes take_records(struct engine *, int *failed);

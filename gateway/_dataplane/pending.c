@@ -49,7 +49,10 @@ void report_joined(const struct pending *p, uint64_t token, uint64_t wire)
 {
     const int64_t arguments[4] = {(int64_t)token, (int64_t)wire, (int64_t)(clock_ns() - p->accepted_at), 0};
 
-    emit(p->listener->engine, RECORD_JOINED, p->listener->token, arguments, NULL, 0);
+    if (wire)
+        emit(p->listener->engine, RECORD_JOINED, p->listener->token, arguments, NULL, 0);
+    else
+        emit_deferred(p->listener->engine, RECORD_JOINED, p->listener->token, arguments);
 }
 
 /* Report a client that is returned to Python. */

@@ -7,8 +7,8 @@
 
 enum dial_state { DIAL_NEW, DIAL_CONNECTING, DIAL_CONNECTED }; /* `counter` of the file */
 
-void __real_pair_create(struct engine *, uint64_t token, const struct pair_setup *);
-void __wrap_pair_create(struct engine *, uint64_t token, const struct pair_setup *);
+struct pair *__real_pair_create(struct engine *, uint64_t token, const struct pair_setup *);
+struct pair *__wrap_pair_create(struct engine *, uint64_t token, const struct pair_setup *);
 
 static void put_port(struct sockaddr_storage *to, uint16_t port)
 {
@@ -123,7 +123,7 @@ static void make_pair(uint64_t token, const struct pair_setup *setup)
 
     CHECK(l->dials && backend->kind == FILE_DIAL && backend->owner == c->listener - 1, "a wrong pair");
     CHECK(backend->counter == DIAL_CONNECTED && !backend->dead && backend->plan != PLAN_SELF, "not a connection");
-    CHECK(!client->registered && !backend->registered && setup->flags == ATTACH_MEASURE && setup->tap == l->tap,
+    CHECK(!client->registered && !backend->registered && setup->flags == (ATTACH_MEASURE | ATTACH_DEFERRED) && setup->tap == l->tap,
           "a pair in a wrong state");
     *p = (struct far_pair){.token = token, .tap = l->tap, .listener = c->listener};
     p->sides[0] = (struct far_side){.fd = setup->client, .written = client->available, .failed = c->failed,
@@ -137,11 +137,11 @@ static void make_pair(uint64_t token, const struct pair_setup *setup)
     c->final = true;
 }
 
-void __wrap_pair_create(struct engine *e, uint64_t token, const struct pair_setup *setup)
+struct pair *__wrap_pair_create(struct engine *e, uint64_t token, const struct pair_setup *setup)
 {
     if (file_of(setup->client)->kind == FILE_CLIENT)
         make_pair(token, setup);
-    __real_pair_create(e, token, setup);
+    return __real_pair_create(e, token, setup);
 }
 
 /* Handle the record of a client that a listener has joined to its target. */

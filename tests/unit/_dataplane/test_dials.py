@@ -161,6 +161,19 @@ def test_a_client_is_joined_to_the_target(rig: Rig, host: str) -> None:
     rig.until(lambda: rig.module.RECORD_PAIR_ENDED in rig.kinds(pair))
 
 
+def test_the_thread_reports_joined_clients_and_their_end_soon(rig: Rig) -> None:
+    rig.listen()
+    rig.engine.start()
+    client = socket.create_connection(rig.listening.getsockname(), timeout=10)
+    for expected in (rig.module.RECORD_JOINED, rig.module.RECORD_PAIR_ENDED):
+        ready, _, _ = select.select([rig.engine.fileno()], [], [], 10)
+        assert ready
+        assert expected in {kind for kind, _, _, _ in rig.engine.take()}
+        client.close()
+        if expected == rig.module.RECORD_JOINED:
+            rig.accept().close()
+
+
 def test_the_bytes_of_an_accepted_client_are_reported_after_the_client(rig: Rig) -> None:
     rig.listen(tap=True)
     client = rig.connect()
