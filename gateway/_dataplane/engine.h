@@ -100,7 +100,12 @@ enum record {
 enum close_reason {
     CLOSE_FINISHED, CLOSE_CLIENT_RESET, CLOSE_LINK_LOST, CLOSE_ABORTED, CLOSE_MOVED, CLOSE_BACKEND_RESET
 };
-enum attach_flag { ATTACH_MEASURE = 1, ATTACH_UNIX = 2, ATTACH_UNIX_BACKEND = 4, ATTACH_DEFERRED = 8 };
+enum attach_flag {
+    ATTACH_MEASURE = 1,
+    ATTACH_UNIX = 2,
+    ATTACH_UNIX_BACKEND = 4,
+    ATTACH_DEFERRED = 8, /* of a pair: emit_deferred reports its end; Python does not use this flag */
+};
 enum tap { TAP_NONE, TAP_BYTES, TAP_RPC }; /* which bytes or messages to report to Python, from the first byte on */
 enum rpc_type { RPC_CALL, RPC_REPLY };
 

@@ -23,6 +23,7 @@ void listeners_unblock(void)
     for (int at = 0; at < listener_count; at++) {
         struct far_listener *l = &listeners[at];
 
+        l->dial_room = UNLIMITED;
         if (l->withdrawn && !l->unlisten_sent && !l->final) {
             l->unlisten_sent = true;
             python_command(COMMAND_UNLISTEN, l->token, 0, 0, 0);
