@@ -246,7 +246,7 @@ def test_clients_without_a_tunnel_use_another_target_or_wait_if_the_target_dies(
               db: {{kind: tcp, targets: ['127.0.0.1:{first}', '127.0.0.1:{second}'], prefer: order, {CHECK},
                     listen: '127.0.0.1:{port}'}}
         """)
-        gateway.start().wait_up("db")
+        gateway.start()
         start_accepting(gateway, port)
     with serving(echoing, second):
         with connect(port) as client:
