@@ -4,7 +4,7 @@ VENV := .venv
 PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11; do $$p -c '' 2>/dev/null && echo $$p && break; done || echo python3)
 BIN := $(VENV)/bin
 
-.PHONY: help image examples example-sidecar example-shared example-sockets example-labels example-legacy example-nfs example-swarm example-vpn setup demo test check bench contract fairness fuzz fuzz-native lint-native valgrind coverage-native sanitize chaos soak failover ways restarts abort-budget mounts profile format clean
+.PHONY: help image examples example-sidecar example-shared example-sockets example-labels example-legacy example-nfs example-swarm example-vpn setup demo test check bench contract fairness fuzz fuzz-native lint-native valgrind coverage-native sanitize chaos soak failover paths restarts abort-budget mounts profile format clean
 
 help:  ## list all commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,9 +30,11 @@ test: setup  ## run all tests, on real servers
 check: setup  ## check format, lint, types and layers, and run the unit tests
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
-	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/pytest -q --numprocesses auto tests/unit
+	@# More processes than processors: some tests wait most of the time. mypy uses the rest of the processors' time.
+	$(BIN)/mypy & types=$$!; \
+	status=0; $(BIN)/pytest -q --numprocesses 3 tests/unit || status=$$?; \
+	wait $$types && exit $$status
 
 bench: setup  ## compare with ssh -L and HAProxy, and write bench/results.md (minutes; ARGS="--rounds 1 --only bulk")
 	@tools/packages.sh bench
@@ -104,9 +106,9 @@ failover: setup  ## kill the database that clients use, repeatedly (ARGS="--coun
 	@tools/packages.sh test
 	$(BIN)/python -m tests.soak.failover $(ARGS)
 
-ways: setup  ## kill, stop and cut off one of two bastions, repeatedly (ARGS="--count 50 --only kill")
+paths: setup  ## kill, stop and cut off one of two bastions, repeatedly (ARGS="--count 50 --only kill")
 	@tools/packages.sh test
-	$(BIN)/python -m tests.soak.ways $(ARGS)
+	$(BIN)/python -m tests.soak.paths $(ARGS)
 
 restarts: setup  ## restart one of two gateways behind HAProxy, repeatedly (ARGS="--count 100")
 	@tools/packages.sh test

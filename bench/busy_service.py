@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from site_ways import LOAD, ROOT, build
+from site_paths import LOAD, ROOT, build
 
 from gateway.demo.process import Process, free_port
 from gateway.demo.sshd import Bastion

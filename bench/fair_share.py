@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-from site_ways import ROOT, Way
+from site_paths import ROOT, MeasuredPath
 
 from gateway.demo.process import Process, free_port
 from gateway.demo.sshd import Bastion
@@ -36,7 +36,7 @@ HEAD = ("", "SSH connections", "MB/s", "slowest upload / mean", "answers", "p50 
 
 
 @contextlib.contextmanager
-def gateway(folder: Path, bastion: Bastion, link: SlowLink, backend: int, count: int) -> Iterator[list[Way]]:
+def gateway(folder: Path, bastion: Bastion, link: SlowLink, backend: int, count: int) -> Iterator[list[MeasuredPath]]:
     """Run the gateway with `count` SSH connections."""
     ops, listen = free_port(), free_port()
     (folder / "gateway.yaml").write_text(f"""
@@ -54,15 +54,15 @@ backends:
     process = Process(arguments, folder / "gateway.log", environment={"PYTHONPATH": str(ROOT)})
     process.start(listen)
     try:
-        yield [Way("gateway", listen, process=process)]
+        yield [MeasuredPath("gateway", listen, process=process)]
     finally:
         process.stop()
 
 
 @contextlib.contextmanager
-def ssh(folder: Path, bastion: Bastion, link: SlowLink, backend: int, count: int) -> Iterator[list[Way]]:
+def ssh(folder: Path, bastion: Bastion, link: SlowLink, backend: int, count: int) -> Iterator[list[MeasuredPath]]:
     """Run `count` processes of `ssh -L`, each with a separate SSH connection."""
-    ways = []
+    paths = []
     with contextlib.ExitStack() as stack:
         for _ in range(count):
             listen = free_port()
@@ -74,11 +74,11 @@ def ssh(folder: Path, bastion: Bastion, link: SlowLink, backend: int, count: int
             )  # fmt: skip
             process.start(listen)
             stack.callback(process.stop)
-            ways.append(Way("ssh -L", listen, process=process))
-        yield ways
+            paths.append(MeasuredPath("ssh -L", listen, process=process))
+        yield paths
 
 
-WAYS = {
+VARIANTS = {
     "gateway": (gateway, False),
     "`ssh -L`, one connection": (ssh, False),
     "`ssh -L`, one for each client": (ssh, True),
@@ -90,20 +90,24 @@ def compare(asked: argparse.Namespace, folder: Path) -> bool:
     """Measure all variants and print the table; return whether the gateway reached its goals."""
     reached = False
     clients = asked.uploads + asked.queries
-    print(f"{asked.uploads} uploads and {asked.queries} clients with queries, {asked.rate / 1e6:g} MB/s each way, "
+    print(f"{asked.uploads} uploads and {asked.queries} clients with queries, "
+          f"{asked.rate / 1e6:g} MB/s in each direction, "
           f"{asked.seconds:g} s each\n")  # fmt: skip
     print("| " + " | ".join(HEAD) + " |\n| --- |" + " ---: |" * (len(HEAD) - 1), flush=True)
     with contextlib.ExitStack() as stack:
         bastion = Bastion(folder / "bastion").start()
         stack.callback(bastion.stop)
         link = stack.enter_context(SlowLink(bastion.port, Shape(up=asked.rate, down=asked.rate)))
-        for name, (start, for_each) in WAYS.items():
-            with Backend() as backend, start(folder, bastion, link, backend.port, clients if for_each else 1) as ways:
-                ports = [ways[at % len(ways)].port for at in range(clients)]
+        for name, (start, for_each) in VARIANTS.items():
+            with (
+                Backend() as backend,
+                start(folder, bastion, link, backend.port, clients if for_each else 1) as paths,
+            ):
+                ports = [paths[at % len(paths)].port for at in range(clients)]
                 connections = link.figures().open
-                before = sum(way.cpu() for way in ways)
+                before = sum(path.cpu() for path in paths)
                 shares = measure(backend, ports, asked.uploads, asked.seconds)
-                cpu = sum(way.cpu() for way in ways) - before
+                cpu = sum(path.cpu() for path in paths) - before
             answers = sum(map(len, shares.waits))
             waits = " | ".join(f"{shares.wait(share):.2f}" for share in (0.5, 0.99, 1.0))
             rate = sum(shares.uploads) / asked.seconds / 1e6

@@ -5,12 +5,12 @@
  *   load pp PORT CONNECTIONS REQUEST ANSWER SECONDS [PAUSE]    prints round trips/s, p50 us, p99 us, p99.9 us; each
  *                                              connection sends its next request PAUSE microseconds (default: 0) after
  *                                              the response
- *   load conn PORT CONCURRENCY COUNT           opens connections, sends one byte each way, and closes them; prints
+ *   load conn PORT CONCURRENCY COUNT           opens connections, sends one byte in each direction, and closes them; prints
  *                                              connections/s, p50 us, p99 us, p99.9 us
  *   load idle PORT CONNECTIONS PINGS           opens connections, prints "open", waits for a line, pings one random
  *                                              connection at a time, prints p50 us, p99 us, p99.9 us; then waits for
  *                                              the end of stdin
- *   load delay PORT TO MICROSECONDS            runs a proxy with a constant delay each way, without a bandwidth limit
+ *   load delay PORT TO MICROSECONDS            runs a proxy with a constant delay in each direction, without a bandwidth limit
  *
  * A connection begins with 17 bytes: 's' (sink), 'r' (source) or 'e' (echo), a count, and two sizes.
  */
@@ -255,26 +255,26 @@ static int idle(int port, int count, int pings) {
 
 /* ---- delay ---- */
 struct piece { struct piece *next; double due; size_t size, at; char data[]; };
-struct way { int from, to, eof, shut; struct piece *first, *last; struct way *back; };
+struct direction { int from, to, eof, shut; struct piece *first, *last; struct direction *back; };
 static void delay(int port, int to, double seconds) {
-    static struct way *ways[4096]; int n_ways = 0, one = 1;
+    static struct direction *directions[4096]; int n_directions = 0, one = 1;
     struct epoll_event events[EVENTS];
     int server = listening(port);
     watch(EPOLL_CTL_ADD, server, EPOLLIN, NULL);
     for (;;) {
         double t = now(), next = t + 1; int n;
-        for (int i = 0; i < n_ways; i++) if (ways[i]->first && ways[i]->first->due < next) next = ways[i]->first->due;
+        for (int i = 0; i < n_directions; i++) if (directions[i]->first && directions[i]->first->due < next) next = directions[i]->first->due;
         int wait = next <= t ? 0 : (int)((next - t) * 1e3);
         n = epoll_wait(poller, events, EVENTS, wait);
         for (int i = 0; i < n; i++) {
-            struct way *w = events[i].data.ptr;
+            struct direction *w = events[i].data.ptr;
             if (!w) {
                 int a = accept4(server, NULL, NULL, SOCK_NONBLOCK), b = dial(to, 1);
-                if (a < 0 || n_ways + 2 > 4096) continue;
+                if (a < 0 || n_directions + 2 > 4096) continue;
                 setsockopt(a, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-                struct way *x = calloc(1, sizeof *x), *y = calloc(1, sizeof *y);
+                struct direction *x = calloc(1, sizeof *x), *y = calloc(1, sizeof *y);
                 x->from = y->to = a; x->to = y->from = b; x->back = y; y->back = x;
-                ways[n_ways++] = x; ways[n_ways++] = y;
+                directions[n_directions++] = x; directions[n_directions++] = y;
                 watch(EPOLL_CTL_ADD, a, EPOLLIN, x); watch(EPOLL_CTL_ADD, b, EPOLLIN, y);
                 continue;
             }
@@ -287,8 +287,8 @@ static void delay(int port, int to, double seconds) {
             w->last = p;
         }
         t = now();
-        for (int i = 0; i < n_ways; i++) {
-            struct way *w = ways[i];
+        for (int i = 0; i < n_directions; i++) {
+            struct direction *w = directions[i];
             while (w->first && w->first->due <= t) {
                 struct piece *p = w->first;
                 ssize_t k = p->size ? send(w->to, p->data + p->at, p->size - p->at, MSG_NOSIGNAL | MSG_DONTWAIT) : 0;

@@ -19,7 +19,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-from site_ways import LOAD, build
+from site_paths import LOAD, build
 
 from gateway.app import service
 from gateway.config import ConfigSources, load

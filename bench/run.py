@@ -25,12 +25,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import asyncssh
 import cryptography
-from site_ways import LOAD, Way, beside_sshtunnel, running, straight, with_cipher
+from site_paths import LOAD, MeasuredPath, beside_sshtunnel, running, straight, with_cipher
 
 from gateway.demo.process import find
 
-Measure = Callable[[Way], float]
-Begin = Callable[[Path], contextlib.AbstractContextManager[list[Way]]]
+Measure = Callable[[MeasuredPath], float]
+Begin = Callable[[Path], contextlib.AbstractContextManager[list[MeasuredPath]]]
 """Function that starts the paths of a section. The argument is a directory for the files of the paths."""
 _OTHERS = "## Measured separately"
 """Heading of the results of other benchmarks in the same file, which follow those of this one."""
@@ -65,33 +65,33 @@ def load(*arguments: object, field: int = 0) -> float:
 
 
 def bulk(mode: str, flows: int, total: int) -> Measure:
-    return lambda way: load(mode, way.port, flows, total // flows)
+    return lambda path: load(mode, path.port, flows, total // flows)
 
 
 def far(delay: int, total: int) -> Measure:
-    return lambda way: load("down", way.delayed.get(delay, way.port), 1, total)
+    return lambda path: load("down", path.delayed.get(delay, path.port), 1, total)
 
 
 def rate(connections: int, ask: int, answer: int) -> Measure:
-    return lambda way: load("pp", way.port, connections, ask, answer, 2)
+    return lambda path: load("pp", path.port, connections, ask, answer, 2)
 
 
 def median_time(ask: int, answer: int) -> Measure:
-    return lambda way: load("pp", way.port, 1, ask, answer, 2, field=1)
+    return lambda path: load("pp", path.port, 1, ask, answer, 2, field=1)
 
 
 def beside(mode: str) -> Measure:
     """Return a function that measures the median time of a query during a bulk transfer."""
 
-    def measure(way: Way) -> float:
+    def measure(path: MeasuredPath) -> float:
         with subprocess.Popen(
-            [str(LOAD), mode, str(way.bulk or way.port), "1", str(40 << 30)],
+            [str(LOAD), mode, str(path.bulk or path.port), "1", str(40 << 30)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         ) as transfer:
             time.sleep(0.5)
             try:
-                return load("pp", way.port, 1, 200, 4096, 2, field=1)
+                return load("pp", path.port, 1, 200, 4096, 2, field=1)
             finally:
                 transfer.kill()
 
@@ -99,29 +99,29 @@ def beside(mode: str) -> Measure:
 
 
 def cpu_per_gb(mode: str) -> Measure:
-    def measure(way: Way) -> float:
-        before = way.cpu()
-        load(mode, way.port, 8, 250_000_000)
-        return (way.cpu() - before) / 2
+    def measure(path: MeasuredPath) -> float:
+        before = path.cpu()
+        load(mode, path.port, 8, 250_000_000)
+        return (path.cpu() - before) / 2
 
     return measure
 
 
-def cpu_per_connection(way: Way) -> float:
+def cpu_per_connection(path: MeasuredPath) -> float:
     """Return the CPU time that the measured process uses for a new connection, in microseconds."""
-    before = way.cpu()
-    load("conn", way.port, 64, 6000)
-    return (way.cpu() - before) * 1e6 / 6000
+    before = path.cpu()
+    load("conn", path.port, 64, 6000)
+    return (path.cpu() - before) * 1e6 / 6000
 
 
 def cpu_per_round_trip(connections: int, ask: int, answer: int) -> Measure:
     """Return a function that measures the CPU time of a round trip in microseconds."""
 
-    def measure(way: Way) -> float:
-        before = way.cpu()
+    def measure(path: MeasuredPath) -> float:
+        before = path.cpu()
         seconds = 2
-        trips = load("pp", way.port, connections, ask, answer, seconds) * seconds
-        return (way.cpu() - before) * 1e6 / trips
+        trips = load("pp", path.port, connections, ask, answer, seconds) * seconds
+        return (path.cpu() - before) * 1e6 / trips
 
     return measure
 
@@ -129,18 +129,18 @@ def cpu_per_round_trip(connections: int, ask: int, answer: int) -> Measure:
 def idle(connections: int, *, memory: bool) -> Measure:
     """Return a function that measures KiB per idle connection, or the median query time during idle connections."""
 
-    def measure(way: Way) -> float:
-        before = way.memory()
+    def measure(path: MeasuredPath) -> float:
+        before = path.memory()
         with subprocess.Popen(
-            [str(LOAD), "idle", str(way.port), str(connections), "300"],
+            [str(LOAD), "idle", str(path.port), str(connections), "300"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         ) as client:
             if client.stdin is None or client.stdout is None or client.stdout.readline() != "open\n":
-                sys.exit(f"{way.name}: cannot open the idle connections")
+                sys.exit(f"{path.name}: cannot open the idle connections")
             time.sleep(1.5)
-            grown = (way.memory() - before) / connections
+            grown = (path.memory() - before) / connections
             client.stdin.write("go\n")
             client.stdin.flush()
             median = float(client.stdout.readline().split()[0])
@@ -151,12 +151,12 @@ def idle(connections: int, *, memory: bool) -> Measure:
     return measure
 
 
-def transactions(way: Way) -> float:
+def transactions(path: MeasuredPath) -> float:
     """Return pgbench's read-only transactions per second, with 8 clients."""
-    if not way.database:
+    if not path.database:
         return math.nan
     done = subprocess.run(
-        [PGBENCH or "pgbench", "-S", "-n", "-c", "8", "-T", "3", "-p", str(way.database)],
+        [PGBENCH or "pgbench", "-S", "-n", "-c", "8", "-T", "3", "-p", str(path.database)],
         capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
     match = re.search(r"tps = ([\d.]+)", done.stdout)
@@ -188,7 +188,7 @@ TUNNEL = [
     Row("round trips/s, 200 B → 4 KiB, 256 connections", rate(256, 200, 4096)),
     Row("round trip, 1 B ↔ 1 B, 1 connection, p50 µs", median_time(1, 1), smaller=True),
     Row("round trip, 200 B → 4 KiB, 1 connection, p50 µs", median_time(200, 4096), smaller=True),
-    Row("new connections/s, 64 at once", lambda way: load("conn", way.port, 64, 6000)),
+    Row("new connections/s, 64 at once", lambda path: load("conn", path.port, 64, 6000)),
     Row("bulk from the backend at 20 ms, MB/s", far(20, 400_000_000)),
     Row("bulk from the backend at 50 ms, MB/s", far(50, 200_000_000)),
     Row("bulk from the backend at 100 ms, MB/s", far(100, 200_000_000)),
@@ -201,7 +201,7 @@ TUNNEL = [
 SSHTUNNEL = [
     Row("bulk to the backend, 1 flow, MB/s", bulk("up", 1, 200_000_000)),
     Row("bulk from the backend, 1 flow, MB/s", bulk("down", 1, 200_000_000)),
-    Row("new connections/s, 8 at once", lambda way: load("conn", way.port, 8, 100)),
+    Row("new connections/s, 8 at once", lambda path: load("conn", path.port, 8, 100)),
 ]
 CIPHERS = ("chacha20-poly1305@openssh.com", "aes128-ctr")
 """Ciphers other than AES-GCM. The engine supports only the first one."""
@@ -215,8 +215,8 @@ STRAIGHT = [
     Row("CPU seconds per GB from the backend", cpu_per_gb("down"), smaller=True, digits=2),
     Row("round trips/s, 200 B → 4 KiB, 64 connections", rate(64, 200, 4096)),
     Row("CPU µs per new connection", cpu_per_connection, smaller=True, digits=0),
-    Row("new connections/s, 1 at once", lambda way: load("conn", way.port, 1, 4000)),
-    Row("new connections/s, 64 at once", lambda way: load("conn", way.port, 64, 10000)),
+    Row("new connections/s, 1 at once", lambda path: load("conn", path.port, 1, 4000)),
+    Row("new connections/s, 64 at once", lambda path: load("conn", path.port, 64, 10000)),
 ]
 
 
@@ -228,28 +228,28 @@ SECTIONS: list[tuple[str, list[Row], Begin]] = [
 ]
 
 
-def compare(ways: list[Way], rows: list[Row], rounds: int) -> list[str]:
+def compare(paths: list[MeasuredPath], rows: list[Row], rounds: int) -> list[str]:
     """Measure each row on all paths alternately; return a Markdown table of medians and of the gateway's ratios."""
-    others = [way for way in ways if way.name not in ("direct", "gateway")]
+    others = [path for path in paths if path.name not in ("direct", "gateway")]
     lines = [
-        "| " + " | ".join(["", *(way.name for way in ways), *(f"ratio to {way.name}" for way in others)]) + " |",
-        "| --- |" + " ---: |" * (len(ways) + len(others)),
+        "| " + " | ".join(["", *(path.name for path in paths), *(f"ratio to {path.name}" for path in others)]) + " |",
+        "| --- |" + " ---: |" * (len(paths) + len(others)),
     ]
     for row in rows:
-        seen: dict[str, list[float]] = {way.name: [] for way in ways}
+        seen: dict[str, list[float]] = {path.name: [] for path in paths}
         for number in range(rounds):
-            first = number % len(ways)  # a measurement can affect the next one, so the order changes
-            order = ways[first:] + ways[:first]
-            for way in order if number // len(ways) % 2 == 0 else reversed(order):
-                if way.process is None and ("CPU" in row.name or "memory" in row.name or " ms," in row.name):
+            first = number % len(paths)  # a measurement can affect the next one, so the order changes
+            order = paths[first:] + paths[:first]
+            for path in order if number // len(paths) % 2 == 0 else reversed(order):
+                if path.process is None and ("CPU" in row.name or "memory" in row.name or " ms," in row.name):
                     continue
-                seen[way.name].append(row.measure(way))
+                seen[path.name].append(row.measure(path))
         medians = {name: row.typical(values) for name, values in seen.items() if values}
         ratios = [
-            medians[way.name] / medians["gateway"] if row.smaller else medians["gateway"] / medians[way.name]
-            for way in others
+            medians[path.name] / medians["gateway"] if row.smaller else medians["gateway"] / medians[path.name]
+            for path in others
         ]
-        cells = [f"{medians[way.name]:,.{row.digits}f}" if way.name in medians else "-" for way in ways]
+        cells = [f"{medians[path.name]:,.{row.digits}f}" if path.name in medians else "-" for path in paths]
         lines.append("| " + " | ".join([row.name, *cells, *(f"**{ratio:.2f}**" for ratio in ratios)]) + " |")
         print(lines[-1], flush=True)
     return lines
@@ -312,8 +312,8 @@ def main() -> None:
                 continue
             folder = Path(name) / str(number)
             folder.mkdir()
-            with begin(folder) as ways:
-                page += [f"## {title}", "", *compare(ways, wanted, asked.rounds), ""]
+            with begin(folder) as paths:
+                page += [f"## {title}", "", *compare(paths, wanted, asked.rounds), ""]
     if asked.out:
         asked.out.write_text("\n".join(page) + measured_separately(asked.out))
 

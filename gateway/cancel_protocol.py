@@ -8,7 +8,7 @@ from gateway.measurement import Tap
 
 
 class Classification(Enum):
-    """The result of `classify` if the first bytes are not a request: a session, or too few bytes to decide."""
+    """The result of `CancelProtocol.classify` for a session, and for too few bytes to decide."""
 
     SESSION = "session"
     INCOMPLETE = "incomplete"
@@ -24,11 +24,11 @@ class CancelRequest:
 
 @dataclass(frozen=True)
 class EncryptionRequest:
-    """A request for encryption, which a client sends before other requests.
+    """A request for encryption, which a client can send before other requests.
 
     Args:
         request: The bytes that the client has sent.
-        refusal: The server's response after which the client continues unencrypted.
+        refusal: The response with which a server refuses encryption. The client then continues unencrypted.
     """
 
     request: bytes
@@ -40,7 +40,7 @@ class LoginTap(Tap, Protocol):
 
     @property
     def key_hidden(self) -> bool:
-        """Whether the connection is a session whose cancel key the tap cannot read, for example if encrypted."""
+        """Whether the tap cannot read the cancel key of the session, for example because the session is encrypted."""
 
     def matches(self, request: CancelRequest) -> bool:
         """Return whether `request` cancels a query of this session."""

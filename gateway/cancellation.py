@@ -1,4 +1,4 @@
-"""Distinguishes the cancellation of a task from the cancellation of an object that the task awaits."""
+"""Detects whether the running task was cancelled, or only the task or future that it awaits."""
 
 import asyncio
 

@@ -28,7 +28,7 @@ def der_validity(data: bytes) -> ValidityPeriod | None:
 
 
 def pem_validities(data: bytes) -> list[ValidityPeriod]:
-    """Return the validity of each PEM certificate in `data`; skip those that cannot be parsed."""
+    """Return the validity of each PEM certificate in `data`; skip certificates that cannot be parsed."""
     validities = []
     for body in _PEM.findall(data):
         try:
@@ -41,8 +41,8 @@ def pem_validities(data: bytes) -> list[ValidityPeriod]:
 def file_validities(path: Path | None) -> list[ValidityPeriod]:
     """Return the validity of each PEM certificate in a file.
 
-    The result is empty if `path` is None, or if the file is unreadable, too large or not a regular file. The code
-    that uses the file reports such errors.
+    The result is empty if `path` is None, or if the file is unreadable, too large or not a regular file. This
+    function reports no errors, because the code that uses the file reports them.
     """
     try:
         return pem_validities(_content(path)) if path is not None else []
@@ -61,8 +61,8 @@ def _content(path: Path) -> bytes:
 def ca_credentials(path: Path | None) -> list[MonitoredCertificate]:
     """Return one monitored certificate for a CA file; return an empty list if the file contains no certificate.
 
-    It expires when the last certificate in the file expires, because any of these CAs can be the one that has signed
-    the peer's certificate.
+    The monitored certificate expires when the last certificate in the file expires, because each CA in the file can
+    have signed the peer's certificate.
     """
     validities = file_validities(path)
     return (

@@ -53,7 +53,7 @@ class GatewayError(Exception):
 
 @dataclass(frozen=True)
 class ConfigProblem:
-    """One error in a configuration, with its place and how to fix it.
+    """One error in a configuration: where it is, and how to fix it.
 
     Args:
         place: `FILE:line:column`, or the flag or environment variable that set the value.
@@ -71,7 +71,7 @@ class ConfigProblem:
 
 @dataclass(frozen=True)
 class ConfigOrigin:
-    """The file, environment variables and flags of a configuration. Only names, because values can be secret.
+    """The names of the file, environment variables and flags of a configuration. Omits values, which can be secret.
 
     Args:
         file: The configuration file; None if the configuration has no file.
@@ -142,8 +142,8 @@ class LinkLostError(ReachError):
 
     Args:
         detail: A description of the failure, see `ReachError`.
-        dial_in_progress: Whether the far side may still complete the dial. The target then gets a connection that
-            the far side closes without data.
+        dial_in_progress: Whether the far side might still complete the dial. The target would then receive a
+            connection that is closed without data.
     """
 
     def __init__(self, detail: str = "the link was lost", *, dial_in_progress: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Defines facts: values, such as a version or a replication lag, that status, JSON and metrics show."""
+"""Defines facts: values that a backend or tunnel reports, such as a version, for the status, JSON and metrics."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +11,7 @@ FactValue = str | bool | int | float | Mapping[str, int] | None
 
 @dataclass(frozen=True)
 class Fact:
-    """A value that a kind of backend or tunnel reports, such as a version: its key, help text and metric.
+    """Describes a value that a kind of backend or tunnel reports, such as a version: its key, help text and metric.
 
     Args:
         key: The key in JSON.

@@ -1,4 +1,4 @@
-"""Limits the size of files and YAML documents that users provide, to limit the memory and CPU time to read them."""
+"""Reads users' files and YAML documents, and limits their size, so that a file cannot exhaust the memory or CPU."""
 
 import errno
 import re
@@ -20,7 +20,8 @@ _NUMBERS = {
     _INT: r"[-+]?(0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)",
     _FLOAT: r"([-+]?[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+][0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
 }
-"""The pattern of each number type, by tag. The patterns are those of PyYAML without numbers in base 60."""
+"""Maps the YAML tag of each number type to its pattern. The patterns are those of PyYAML without numbers in base
+60."""
 _INVALID = (ValueError, LookupError, AttributeError, ArithmeticError)
 """Errors that PyYAML raises for a value that does not match its tag, such as `!!bool x`, or the date `2026-02-31`."""
 
@@ -104,11 +105,11 @@ def load_yaml(text: str, loader_type: type[LimitedLoader] = LimitedLoader) -> An
 
 
 def _count(node: yaml.Node, counts: dict[yaml.Node, int | None]) -> int:
-    """Return the number of values in a node. The values behind an alias count each time that the alias is used.
+    """Return the number of values in a node. The values of an alias count once for each use of the alias.
 
     Args:
         node: The node.
-        counts: The number of values in each node that was counted before; None for each node that contains `node`.
+        counts: The number of values in each node that was already counted; None for the nodes that contain `node`.
 
     Raises:
         yaml.YAMLError: The node contains itself.

@@ -1,4 +1,4 @@
-"""Finds the kinds of tunnels or backends in a package, and imports the module of each kind on first use."""
+"""Finds the kinds of tunnel or backend that the modules of a package define. Imports each module on first use."""
 
 import importlib
 import pkgutil
@@ -16,14 +16,14 @@ class KindRegistry(Mapping[str, K]):
 
     Args:
         package: The name of the package that contains the modules. Subpackages of it are not kinds.
-        path: The `__path__` of the package. Directories can be added to it at any time.
+        path: The `__path__` of the package. Directories can be added to it later.
     """
 
     def __init__(self, package: str, path: Sequence[str]) -> None:
         self._package = package
         self._path = path
         self._listed: tuple[str, ...] = ()
-        """The directories in which the registry found the modules in `_listed_names`."""
+        """The value of `path` when `_listed_names` was computed."""
         self._listed_names: list[str] = []
 
     @property

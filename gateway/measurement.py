@@ -1,4 +1,4 @@
-"""Defines the interface of taps, and counters and histograms that are fast enough for each read of traffic."""
+"""Defines histograms and counters that are fast enough to update for each read, and taps, which observe traffic."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -16,11 +16,11 @@ class Tap(Protocol):
 
     @property
     def finished(self) -> bool:
-        """Whether the tap needs no more bytes. If so, the relay removes the tap when the backend sends data again."""
+        """Whether the tap needs no more bytes. The relay removes a finished tap when the backend next sends data."""
 
     @property
     def tracker(self) -> "RequestTracker | None":
-        """Matches responses to requests; None if they alternate, so each response belongs to the last request."""
+        """Matches responses to requests. None if each response belongs to the most recent request."""
 
     def on_request(self, data: memoryview, now: float, /) -> None:
         """Observe `data` from the client, received at the monotonic time `now`."""
@@ -30,7 +30,7 @@ class Tap(Protocol):
 
 
 class RequestTracker(Protocol):
-    """Matches replies to calls on a connection on which several calls of ONC RPC can be pending at the same time."""
+    """Matches replies to calls on an ONC RPC connection, on which several calls can be pending at the same time."""
 
     @property
     def parseable(self) -> bool:
@@ -40,11 +40,11 @@ class RequestTracker(Protocol):
         """Return the monotonic time of the oldest request without a response; None if there is none."""
 
     def on_message(self, xid: int, rpc_type: int, now: float, *, from_backend: bool) -> None:
-        """Observe a message that another parser has found in the bytes. The tap then gets no bytes.
+        """Observe a message that the C engine has parsed. The engine then passes no bytes to the tap.
 
         Args:
             xid: The transaction ID (RFC 5531, section 9).
-            rpc_type: The message type: 0 for a call, 1 for a reply. -1: the bytes are not RPC.
+            rpc_type: The message type: 0 for a call, 1 for a reply, or -1 if the bytes are not a valid RPC message.
             now: The monotonic time at which the message passed, in seconds.
             from_backend: Whether the backend has sent the message.
         """
@@ -59,8 +59,8 @@ def waiting_since(tap: Tap | None, request_at: float) -> float | None:
 
     Args:
         tap: The tap of the connection; None if it has none.
-        request_at: Monotonic time of the last request byte that has no response yet; 0 if there is none. It is used
-            only if the tap does not track requests.
+        request_at: Monotonic time of the last request byte that has no response yet; 0 if there is none. Ignored if
+            the tap has a tracker.
     """
     tracker = tap.tracker if tap is not None else None
     if tracker is not None:
@@ -72,7 +72,7 @@ class Histogram:
     """Counts observations in buckets, like a Prometheus histogram.
 
     Args:
-        bounds: Upper bounds of the buckets, in seconds, in ascending order. The bucket for infinity is added.
+        bounds: Upper bounds of the buckets, in seconds, in ascending order. The histogram adds a bucket for infinity.
     """
 
     __slots__ = ("bounds", "counts", "sum")

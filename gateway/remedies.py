@@ -1,4 +1,4 @@
-"""Lists the default remedy for each reason for which a tunnel or target can fail.
+"""Maps each reason for which a tunnel or target can fail to the default remedy.
 
 `gateway explain` prints the remedy as its last line, and docs/troubleshooting.md describes each reason in detail.
 """

@@ -6,7 +6,7 @@ mode of each parent directory permits others to traverse it.
 
 Container runtimes mount secrets with mode 0444 (Docker) or 0644 (Kubernetes) into a container, which has no other
 users. The checks accept such mounts: a mount of a single file (Docker, Compose, swarm) or, in a pod, an in-memory
-file system (Kubernetes). On a host, an in-memory file system gives no protection from other users.
+file system (Kubernetes). Outside a pod, an in-memory file system does not protect files from other users.
 """
 
 import errno
@@ -76,8 +76,8 @@ def read_secret(path: Path) -> bytes:
 def read_private_key(path: Path, what: str = "private key") -> bytes:
     """Read a file; refuse it if users other than its owner can read it, as OpenSSH does.
 
-    If another user than that of this process owns the file (a mounted secret), its group is also allowed to read it.
-    The function opens the file only once, so that it reads the file that it has checked.
+    If the file does not belong to the user of this process (a mounted secret), the file's group may also read it. The
+    function opens the file only once, so that it reads the file that it has checked.
 
     Args:
         path: The file.
@@ -99,7 +99,7 @@ def unreadable(path: Path, error: OSError, shown: str | None = None) -> str:
 
     Args:
         path: The file.
-        error: The error of opening or reading it.
+        error: The error that `open` or `read` raised.
         shown: The file's name for messages; None to use the path.
     """
     if isinstance(error, ExposedError):
@@ -120,7 +120,7 @@ def unreadable(path: Path, error: OSError, shown: str | None = None) -> str:
 
 
 def check_owner_only(path: Path, status: os.stat_result, what: str = "private key") -> None:
-    """Raise an error if users other than the owner can read a file. Call this after finding a secret in the file.
+    """Raise an error if users other than the owner can read a file that contains a secret.
 
     Args:
         path: The file.
@@ -142,7 +142,7 @@ def check_owner_only(path: Path, status: os.stat_result, what: str = "private ke
 
 
 def _is_traversable(path: Path) -> bool:
-    """Return whether the modes of all parent directories permit others to traverse them."""
+    """Return whether other users can traverse all parent directories."""
     return all(each.stat().st_mode & stat.S_IXOTH for each in path.resolve().parents)
 
 
@@ -164,7 +164,7 @@ def _mount(path: Path) -> tuple[str, str]:
     for line in lines:
         fields, _, source = line.partition(" - ")
         point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields.split()[4])
-        # `>=`, because a later mount at the same mount point covers the earlier one.
+        # `>=`, because a later mount at the same mount point hides the earlier one.
         if point in ancestors and len(point) >= len(mount[0]):
             mount = (point, source.split()[0])
     return mount

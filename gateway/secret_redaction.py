@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 _NAME = r"pass(?:word|wd|phrase)?|pwd|secret|token|master_?auth|cli_auth|proxy-auth|(?:api|preshared)[_.-]?key"
 _SECRET = re.compile(rf"(?i)(?:{_NAME}|private[_.-]?key|credential)s?")
-"""Matches the part of a name that indicates a secret. All other patterns of names contain the same list."""
+"""Matches the part of a name that indicates a secret, such as `password`."""
 _OPTION = rf"--?[\w-]*(?:{_NAME}|(?:secret|access|account)[_-]?key)(?:-command)?"
 _END = r"(?=[:)`']*(?:[\s,;]|$))"
-"""Matches the end of a secret. Punctuation that a note adds after the secret is not part of the secret."""
+"""Matches the end of a secret, without punctuation that follows the secret in a sentence."""
 _WORD = rf"(?:'[^']*'|\"[^\"]*\"|[^\s'\"]+?{_END})"
 _SETTING = rf"(?<![\w.-])[\w.-]*(?:{_NAME}|_?key)s?\d?"
 _HEADER = r"[\w-]{0,60}(?:key|token|auth|secret|password|cookie)[\w-]{0,60}\s{0,9}:"
@@ -89,7 +89,7 @@ def redacted(words: Sequence[str]) -> str:
 
 
 def has_secrets(words: Sequence[str]) -> bool:
-    """Return whether words probably contain a secret, or the name of one.
+    """Return whether the words of a command probably contain a secret, or a name that indicates a secret.
 
     Args:
         words: Options and arguments of a command.

@@ -6,10 +6,12 @@ that forge log lines, bidirectional or invisible characters, or megabytes of dat
 
 _MAX_LENGTH = 500
 _MAX_CUT_WORD = 40
-"""Maximum length of an incomplete last word that `one_line` omits. A longer word is cut instead."""
+"""Maximum length of an incomplete last word that `one_line` omits when it shortens a text. It cuts a longer word
+instead."""
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _SCAN_FACTOR = 8
-"""`one_line` examines only this many times the maximum length of the result, so that long input costs little time."""
+"""`one_line` examines at most this number of input characters for each character of the maximum length, to limit the
+time for long input."""
 _RANGES = (
     (0x034F, 0x034F), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F), (0x2800, 0x2800), (0x3164, 0x3164),
     (0xFE00, 0xFE0F), (0xFFA0, 0xFFA0), (0xE0100, 0xE01EF),
@@ -32,7 +34,8 @@ def printable(text: str) -> str:
 def one_line(text: str, max_length: int = _MAX_LENGTH) -> str:
     """Return `text` as one line of at most `max_length` visible characters.
 
-    A shortened result ends with an ellipsis. It ends after a complete word, unless the next word is long.
+    If the text is shortened, the result ends with an ellipsis. The cut is between two words, unless the second is
+    long.
     """
     head = text[: _SCAN_FACTOR * max_length]
     line = printable(" ".join(head.split()))

@@ -1,4 +1,4 @@
-"""Defines the TLS settings and contexts that all TLS clients of Gateway share."""
+"""Defines the certificate settings of TLS clients, and creates their SSL contexts."""
 
 import ssl
 from dataclasses import dataclass

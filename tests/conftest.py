@@ -12,6 +12,9 @@ from gateway.relay.poller import RelayLoop
 
 pytest.register_assert_rewrite("tests.support")
 
+_CI_PATIENCE = 4
+"""The factor by which the timeouts of tests are longer in CI."""
+
 # A busy machine is not a failure. In CI, the examples are the same each time.
 hypothesis.settings.register_profile(
     "gateway",
@@ -27,6 +30,17 @@ def pytest_configure() -> None:
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):
         number, count = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
         process.PORTS = process.PORTS[number::count]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give each test four times its timeout in CI: a timeout ends a test that hangs, not one on a busy machine."""
+    if not os.environ.get("CI"):
+        return
+    default = float(config.getini("timeout"))
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        seconds = float(marker.args[0]) if marker else default
+        item.add_marker(pytest.mark.timeout(_CI_PATIENCE * seconds), append=False)
 
 
 def pytest_asyncio_loop_factories(

@@ -19,20 +19,20 @@ from gateway.tunnels import KINDS as TUNNELS
 
 TARGET = Path(__file__).parents[1] / "charts" / "gateway" / "values.schema.json"
 _TEXTS = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
-_WAYS = {"oneOf": [{"type": ["string", "null"]}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+_VIA = {"oneOf": [{"type": ["string", "null"]}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
 _TARGET = {
     "oneOf": [
         {"type": "string"},
         {
             "type": "object",
-            "properties": {"address": {"type": "string"}, "via": _WAYS},
+            "properties": {"address": {"type": "string"}, "via": _VIA},
             "required": ["address"],
             "additionalProperties": False,
         },
     ]
 }
 _SHAPES: dict[str, Any] = {
-    "via": _WAYS,
+    "via": _VIA,
     "targets": {"oneOf": [*_TARGET["oneOf"], {"type": "array", "items": _TARGET, "minItems": 1}]},
     "listen": _TEXTS,
 }

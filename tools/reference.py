@@ -22,7 +22,7 @@ import click
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gateway import backends, tunnels
-from gateway.backend_support.http_expectation import HttpRoleOptions
+from gateway.backend_support.http_probe_options import HttpRoleOptions
 from gateway.backend_support.http_role_server import HttpRoleServer
 from gateway.backend_support.tls import CheckTlsOptions
 from gateway.cli import cli

@@ -1,6 +1,6 @@
-"""Contains the engine, which moves the bytes of SSH channels and of pairs of sockets, in C.
+"""Contains the engine: a C module that forwards bytes between sockets, and between sockets and SSH channels.
 
-The module `engine` of this package is missing if it could not be built.
+The module `engine` is missing if it could not be compiled during the installation.
 """
 
 import importlib
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 _MAX_AUTO_THREADS = 4
-"""Maximum for `threads: auto`. More threads help only with a very high load, for which an operator sets a number."""
+"""Maximum for `threads: auto`. More threads help only with a very high load, for which an operator sets the
+number."""
 
 
 @dataclass
@@ -19,7 +20,7 @@ class Settings:
 
     Args:
         threads: Maximum number of engines of an event loop. Each engine has a thread.
-        growth_bytes: Limit on the growth of the receive windows of all SSH channels together, in bytes.
+        growth_bytes: Maximum number of bytes by which the receive windows of all SSH channels together may grow.
         relays_sockets: Whether the engines relay new connections that no SSH channel carries.
     """
 
@@ -29,12 +30,11 @@ class Settings:
 
 
 settings = Settings()
-"""The settings of this process. A change of `threads` or `growth_bytes` does not affect event loops that
-have started an engine."""
+"""The settings of this process. An event loop reads `threads` and `growth_bytes` when it starts its first engine."""
 
 
 def thread_count(configured: int | Literal["auto"]) -> int:
-    """Return the number of threads. With `auto`, one for each processor that this process may use, up to 4."""
+    """Return the number of threads. `auto` means one for each processor that this process may use, but at most 4."""
     if configured == "auto":
         return min(len(os.sched_getaffinity(0)), _MAX_AUTO_THREADS)
     return configured

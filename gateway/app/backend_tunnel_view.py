@@ -4,7 +4,7 @@ from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend
 from gateway.contracts.states import HealthState
 from gateway.errors import Reason
-from gateway.health.tunnel_selection import working_ways
+from gateway.health.tunnel_selection import working_paths
 from gateway.ops.status_views import BackendTunnelView
 
 
@@ -32,9 +32,14 @@ def backend_tunnel_views(running: RunningBackend) -> list[BackendTunnelView]:
 
 
 def _trouble(monitored: MonitoredTarget, at: int) -> tuple[Reason | None, str] | None:
-    """Return why new clients cannot use a way to a target; None if they can."""
+    """Return the reason and the details why new clients cannot use a path to a target; None if they can use it.
+
+    Args:
+        monitored: The target.
+        at: The index of the path in `monitored.checks`.
+    """
     check = monitored.checks[at]
-    if at in working_ways(monitored.health()):
+    if at in working_paths(monitored.health()):
         return None
     if check.uplink.link is None:
         return Reason.TUNNEL, check.uplink.describe()
@@ -46,5 +51,7 @@ def _trouble(monitored: MonitoredTarget, at: int) -> tuple[Reason | None, str] |
 
 
 def _clients(running: RunningBackend, tunnel: str) -> int:
-    uplinks = {each.uplink for ways in running.routes.values() for each in ways if each.uplink.tunnel_name == tunnel}
+    uplinks = {
+        each.uplink for paths in running.routes.values() for each in paths if each.uplink.tunnel_name == tunnel
+    }
     return sum(running.forward.active_on(uplink) for uplink in uplinks)

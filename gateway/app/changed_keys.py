@@ -8,16 +8,18 @@ from gateway.config import Config
 
 _NAMED = ("tunnels", "backends")
 _OF_SPEC = {"options": "", "check_options": "check"}
-"""Fields of `TunnelSpec` and `BackendSpec` that hold dataclasses, with the key of each in the configuration."""
+"""Fields of `TunnelSpec` and `BackendSpec` whose name differs from the key in the configuration file, with this key.
+Empty: the keys of the field are directly in the section of the tunnel or backend."""
 _WHOLE = ("kind",)
-"""Fields that are dataclasses in the model, but single values in the configuration."""
+"""Fields that are dataclasses in the model, but that the configuration file contains as a single value."""
 
 
 def changed_keys(old: Config, new: Config) -> dict[str, list[str]]:
     """Return the keys in which `old` and `new` differ.
 
     Returns:
-        The tunnels and backends that are `added` and `removed`, and the keys that are `changed`.
+        Three lists of dotted keys: `added` and `removed` contain tunnels and backends, such as `tunnels.office`;
+        `changed` contains all other keys that differ.
     """
     found: dict[str, list[str]] = {"added": [], "removed": [], "changed": []}
     for section in _NAMED:

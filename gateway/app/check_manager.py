@@ -23,7 +23,7 @@ class CheckManager:
 
     Args:
         components: Runs the checks.
-        budgets: The handshake budgets of the ways to the targets.
+        budgets: Limits the logins of checks to servers that block clients after too many aborted handshakes.
     """
 
     def __init__(self, components: ComponentManager, budgets: HandshakeBudgets) -> None:
@@ -35,9 +35,9 @@ class CheckManager:
 
         Args:
             running: The backend.
-            uplinks: The uplinks that lead to the targets, by tunnel; None: the direct uplink.
-            keep_results: Whether targets that were checked before keep their results. The roles and promotions in
-                `running.records` stay known in any case.
+            uplinks: The uplink of each tunnel that leads to a target. The key None is the direct uplink.
+            keep_results: Whether targets that were checked before keep the results of their checks. If False, they
+                keep only their role and the time of their promotion.
         """
         spec = running.spec
         previous = {each.target: each for each in running.targets} if keep_results else {}
@@ -47,10 +47,10 @@ class CheckManager:
         schedule = CheckSchedule(**vars(spec.check))
         running.targets = []
         for target in spec.targets:
-            choice = TunnelSelector(spec.ways(target) or (None,), spec.prefer_way)
+            choice = TunnelSelector(spec.paths(target) or (None,), spec.prefer_way)
             before = previous.get(target)
             if before is not None and set(before.choice.names).isdisjoint(choice.names):
-                before = None  # results through other tunnels do not show the state through these tunnels
+                before = None  # the previous checks used other tunnels, so discard their results
             key = (spec.kind.name, target)
             record = before.record if before is not None else known.get(key, TargetRecord()).without_facts()
             running.records[key] = record
@@ -59,15 +59,15 @@ class CheckManager:
                     spec.name,
                     backend,
                     target,
-                    uplinks[way],
+                    uplinks[tunnel],
                     schedule,
                     running.on_check_result,
-                    partial(self._budgets.record_abandoned_dial, way, target),
+                    partial(self._budgets.record_abandoned_dial, tunnel, target),
                     record,
-                    way,
-                    budget.logins if (budget := self._budgets.of(spec, target, way)) is not None else None,
+                    tunnel,
+                    budget.logins if (budget := self._budgets.of(spec, target, tunnel)) is not None else None,
                 )
-                for way in choice.names
+                for tunnel in choice.names
             ]
             monitored = MonitoredTarget(checks, choice, running.routes.get(target, ()))
             if before is not None:
@@ -78,19 +78,19 @@ class CheckManager:
         running.on_check_result()
 
     def remove(self, running: RunningBackend) -> None:
-        """Stop checking the targets."""
+        """Stop all checks of a backend."""
         for check in running.checks:
             self._components.stop_soon(check)
 
 
 async def wait_first_results(backends: Callable[[], Iterable[RunningBackend]]) -> None:
-    """Wait until the first check of each target, through any of its ways, has finished.
+    """Wait until the first check of each target, over any of its paths, has finished.
 
     Args:
         backends: Returns the running backends.
     """
     while waiting := [target for running in backends() for target in running.targets if not target.is_checked]:
-        # The timeout is short, because a reload can replace the check with another object during the wait, and
-        # because another way can have the first result.
+        # Wait for only one of the checks, with a short timeout, and then test the condition again: the first result
+        # can come from the check over another path, and a reload can replace the check during the wait.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(waiting[0].checks[0].first_result.wait(), _FIRST_RESULT_POLL)

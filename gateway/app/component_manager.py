@@ -1,4 +1,4 @@
-"""Starts, stops and retires components: uplinks, forwards and checks."""
+"""Starts and stops the components of the service: uplinks, forwards and checks. Can let their clients leave first."""
 
 import asyncio
 import time
@@ -29,16 +29,16 @@ class ComponentManager:
         self._retiring_forwards: set[Forward] = set()
         self._retiring_uplinks: set[Uplink] = set()
         self._stop_early: set[Uplink] = set()
-        """The retiring uplinks that must stop before the uplinks that replace them can start."""
+        """The draining uplinks that must stop now, because the uplinks that replace them cannot start before."""
 
     def start(self, name: str, component: Uplink | Forward | Check) -> None:
-        """Run `component`. A number in the component's name distinguishes it from a predecessor that still drains."""
+        """Run `component`. Append a number to its name, because a component with the same name may still drain."""
         self._started += 1
         self._names[component] = f"{name} #{self._started}"
         self._supervisor.start(self._names[component], component)
 
     def stop_soon(self, component: Check) -> None:
-        """Stop `component`, without waiting until it has stopped."""
+        """Start to stop `component`, and return immediately."""
         self._group.create_task(self._stop(component))
 
     def retire_forward(self, forward: Forward, drain: float) -> None:
@@ -54,21 +54,25 @@ class ComponentManager:
             drain: Maximum time to wait, in seconds.
             busy: Returns whether an uplink is in use.
         """
-        # Record all uplinks before the first task runs: `busy` considers uplinks that run inside another one.
+        # Record all uplinks before the first task runs: an uplink is busy while a recorded uplink runs inside it.
         self._retiring_uplinks.update(uplinks)
         for uplink in uplinks:
             self._group.create_task(self._retire_uplink(uplink, drain, busy))
 
     def retiring_forwards(self) -> list[Forward]:
-        """Return the forwards that are being drained."""
+        """Return the forwards that still drain."""
         return list(self._retiring_forwards)
 
     def retiring_uplinks(self) -> list[Uplink]:
-        """Return the uplinks that are being drained."""
+        """Return the uplinks that still drain."""
         return list(self._retiring_uplinks)
 
     def stop_early(self, uplinks: Collection[Uplink]) -> Callable[[], Awaitable[None]]:
-        """Stop retiring uplinks even if they are busy; return a function that waits until they have stopped."""
+        """Stop draining uplinks immediately, even if they are busy.
+
+        Returns:
+            A function that waits until these uplinks have stopped.
+        """
         self._stop_early.update(uplinks)
 
         async def wait_stopped() -> None:
@@ -97,7 +101,7 @@ class ComponentManager:
 async def _wait_unused(busy: Callable[[], bool], within: float) -> None:
     """Wait until `busy` returns False, or `within` seconds have passed."""
     deadline = time.monotonic() + within
-    # Polling is the simplest solution, because client connections end at many places in the code, and this loop runs
-    # only during a drain.
+    # Poll, because many places in the code would have to report the end of a client connection. The loop runs only
+    # during a drain.
     while time.monotonic() < deadline and busy():  # noqa: ASYNC110 - see above
         await asyncio.sleep(min(_DRAIN_POLL, within))

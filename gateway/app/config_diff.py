@@ -9,7 +9,7 @@ from gateway.errors import UsageError
 _FIXED = ("gateway", "ops", "traces")
 """Sections whose keys are read only at startup."""
 NO_CHANGE = "no change"
-"""The string form of a `ConfigDiff` without differences."""
+"""The text of a `ConfigDiff` that contains no difference."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
         for name in common
         if old.backends[name] != new.backends[name]
         or reopened.intersection(new.backends[name].tunnels)
-        or (old.docker is None) != (new.docker is None)  # consumers are identified only with a section docker
+        or (old.docker is None) != (new.docker is None)  # only a section docker lets the gateway identify containers
     }
     return ConfigDiff(
         tunnels_closed=frozenset(name for name in old.tunnels if name in reopened or name not in new.tunnels),

@@ -17,25 +17,27 @@ from gateway.text_sanitizer import one_line
 from gateway.tunnels import TunnelKind
 
 _OF_SPEC = {"options": "", "check_options": "check"}
-"""Fields of `TunnelSpec` and `BackendSpec` that hold dataclasses, with the key of each in the configuration."""
+"""Fields of `TunnelSpec` and `BackendSpec` whose name differs from the key in the configuration file, with this key.
+Empty: the keys of the field are directly in the section of the tunnel or backend."""
 _OMITTED = ("name", "place", "sockets")
-"""Fields of a tunnel or backend that are not keys."""
+"""Fields of a tunnel or backend that do not come from a key of the configuration file."""
 _SENSITIVE = ("password_command", "command", "proxy_command", "send", "expect", "expect_pattern", "headers")
 """Keys whose values can contain a secret although their type is not `Secret`."""
 _HIDDEN = "(hidden)"
 _QUERY = re.compile(r"((?:[a-z][a-z0-9+.-]*:/)?/[^?]*\?).+", re.IGNORECASE | re.DOTALL)
 """Matches a path or URL with a query, which can contain a secret. The group is the part before the query."""
 _SINGLE = (str, int, float, Path, Endpoint, Secret, BackendKind, TunnelKind)
-"""Types of values that are not split into keys."""
+"""Types of values that are shown as one value, not as several keys."""
 
 
 def config_text(config: Config, backend: str | None = None) -> ConfigText:
-    """Return the keys and values of a configuration. Values from the environment are shown as references.
+    """Return the keys and values of a configuration.
+
+    If a value comes from an environment variable, the result contains the reference to the variable instead.
 
     Args:
         config: The configuration.
-        backend: The backend whose keys to return; None for all keys except those of backends, because there can be
-            many backends.
+        backend: The name of the backend whose keys to return. None: return all keys except those of backends.
     """
     parts: dict[str, Any]
     if backend is not None:
@@ -52,7 +54,7 @@ def config_text(config: Config, backend: str | None = None) -> ConfigText:
 
 
 def _pairs(key: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Yield a dotted key and a string for each value, at any depth."""
+    """Yield the dotted key and the text of each value in `value`, at any depth."""
     if key.rpartition(".")[2] in _SENSITIVE and value:
         yield key, _HIDDEN
     elif isinstance(value, _SINGLE):
@@ -63,7 +65,7 @@ def _pairs(key: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the keys and values of a mapping, a dataclass or a list; yield nothing for an absent value."""
+    """Yield the keys and values of a mapping, a dataclass or a list. A single value has an empty key."""
     if isinstance(value, Mapping):
         yield from ((str(name), inner) for name, inner in value.items())
     elif dataclasses.is_dataclass(value):

@@ -1,4 +1,4 @@
-"""Explains which backends containers can reach, and why, from the state of the running service."""
+"""Explains which backends a container can reach, and why."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -15,7 +15,7 @@ def explain_containers(reconciler: Reconciler, backends: Iterable[RunningBackend
     """Explain, for each container that matches `name`, which backends it can reach, and why.
 
     Args:
-        reconciler: The reconciler of the engine.
+        reconciler: Knows the containers and networks of the Docker engine.
         backends: The running backends.
         name: The name of a container, or the beginning of its ID.
 

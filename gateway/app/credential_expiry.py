@@ -17,14 +17,14 @@ log = logging.getLogger(__name__)
 _POLL_INTERVAL = 5.0
 """Seconds between two reads of the files. The interval is short, because some certificates are valid for minutes."""
 _READ_TIMEOUT = 30.0
-"""Seconds after which a warning is logged if the files are still being read."""
+"""Maximum number of seconds for which a read of the files may last before the gateway logs a warning."""
 
 NamedCredential = tuple[str, MonitoredCertificate]
 """The name of a tunnel, backend or section, and a certificate that it depends on."""
 
 
 def read_credentials(config: Config) -> list[NamedCredential]:
-    """Read the certificates in the files of a configuration. Skip unreadable files. Blocks."""
+    """Read and return the certificates in the files that a configuration names. Skip unreadable files. Blocks."""
     found = [
         (name, credential)
         for name, tunnel in config.tunnels.items()
@@ -107,7 +107,7 @@ class ExpiryMonitor:
             await asyncio.sleep(_POLL_INTERVAL)
 
     async def _refresh(self) -> None:
-        """Read the certificate files in a thread. While an earlier read hangs, keep the previous result."""
+        """Read the certificate files in a thread. If the read takes too long, keep the previous result for now."""
         if self._reading is None or self._reading.done():
             self._reading = asyncio.get_running_loop().run_in_executor(None, read_credentials, self._config())
             self._reading.add_done_callback(lambda done: done.cancelled() or done.exception())

@@ -12,7 +12,7 @@ def desired(config: Config, busy: frozenset[str] = frozenset()) -> DesiredState:
 
     Args:
         config: A configuration with a section `docker`.
-        busy: IDs of the containers that have connections through this gateway.
+        busy: IDs of the containers with open connections through this gateway.
 
     Raises:
         ValueError: The configuration has no section `docker`.
@@ -39,7 +39,7 @@ def desired(config: Config, busy: frozenset[str] = frozenset()) -> DesiredState:
 
 
 def mount_addresses(config: Config) -> tuple[VolumeMountAddress, ...]:
-    """Return the addresses of listeners to which NFS and SMB volumes on the engine's host can connect."""
+    """Return the addresses that an NFS or SMB volume on the host of the Docker engine can use to reach a backend."""
     found = []
     for name, spec in config.backends.items():
         if spec.kind.mount is None:
@@ -54,11 +54,11 @@ def mount_addresses(config: Config) -> tuple[VolumeMountAddress, ...]:
 
 
 def volumes(config: Config) -> tuple[VolumeSpec, ...]:
-    """Return the volumes that the configuration requires."""
+    """Return the Docker volumes that the backends of a configuration require."""
     found = (spec.kind.volume(spec.options, spec.listen, spec.hold) for spec in config.backends.values())
     return tuple(volume for volume in found if volume is not None)
 
 
 def is_loopback_only(address: Endpoint) -> bool:
-    """Return whether a listener at this address cannot be reached from other pods or containers."""
+    """Return whether only processes in the same network namespace can connect to a listener at this address."""
     return address.host in ("localhost", "::1") or address.host.startswith("127.")

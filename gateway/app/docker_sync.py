@@ -1,4 +1,4 @@
-"""Runs the Docker reconciler, and gives the rest of the service access to its results."""
+"""Runs the Docker reconciler, and provides its results to the rest of the service."""
 
 import asyncio
 import itertools
@@ -12,7 +12,7 @@ from gateway.config import Config
 from gateway.contracts.component import Component
 from gateway.contracts.link import Link
 from gateway.contracts.states import HealthState
-from gateway.docker.consumers import Consumer
+from gateway.docker.consumer_directory import Consumer
 from gateway.docker.options import DockerOptions, PeerOptions
 from gateway.supervision.supervisor import Supervisor
 
@@ -48,7 +48,7 @@ class DockerSync:
         unchanged = self._config is not None and self._config.docker == config.docker
         self._config, self._runtime = config, runtime
         if unchanged:
-            self._reconcile_soon()  # the backends might have changed, although the section docker has not
+            self._reconcile_soon()  # the section docker is the same, but the backends may have changed
             return
         revivals = self.reconciler.revivals if self.reconciler is not None else None
         for name in self._components:
@@ -89,15 +89,18 @@ class DockerSync:
             await self.reconciler.settled.wait()
 
     def lookup(self, address: str) -> Consumer | None:
-        """Return the consumer with this address; None if it is unknown."""
+        """Return the container (consumer) with this source address; None if no known container has it."""
         return self.reconciler.directory.lookup(address) if self.reconciler else None
 
     def recently_unknown(self, address: str) -> bool:
-        """Return whether a recent lookup found no consumer with this address."""
+        """Return whether a recent lookup of this source address found no container."""
         return self.reconciler is None or self.reconciler.directory.recently_unknown(address)
 
     async def wait_for(self, address: str, within: float) -> Consumer | None:
-        """Return the consumer with this address; wait up to `within` seconds for a container that is starting."""
+        """Return the container with this source address. Wait up to `within` seconds for it if it is starting.
+
+        Return None if no container has the address by then.
+        """
         return await self.reconciler.directory.wait_for(address, within) if self.reconciler else None
 
     def explain(self, name: str) -> list[dict[str, Any]] | None:

@@ -1,4 +1,4 @@
-"""Reloads the configuration, or renews keys and certificates, after their files have changed."""
+"""Reloads the configuration, keys and certificates after their files have changed."""
 
 import asyncio
 import logging
@@ -31,7 +31,7 @@ class FileChangeHandler:
         self._runtime = runtime
 
     def watched(self) -> set[Path]:
-        """Return the files to watch. Blocks, because it reads files that can refer to other files."""
+        """Return the files to watch. Blocks while it reads them to find the names of other files in them."""
         config = self._reloader.config
         found = set(self._ops.files)
         if config.gateway.reload_on_change:
@@ -41,7 +41,10 @@ class FileChangeHandler:
         return found
 
     async def on_change(self, changed: set[Path]) -> None:
-        """Reload the configuration, keys and certificates that the changed files contain."""
+        """Reload what depends on the changed files: the configuration, or the keys and certificates.
+
+        Errors are logged, and not raised.
+        """
         if self._ops.files & changed:
             try:
                 await self._ops.renew()
@@ -62,5 +65,5 @@ class FileChangeHandler:
 
 
 def _files_of(spec: TunnelSpec) -> set[Path]:
-    """Return the files of a tunnel, and the files to which they refer. Blocks while it reads them."""
+    """Return the files that a tunnel uses, and the files to which they refer. Blocks while it reads them."""
     return files_of(spec.options).union(spec.kind.files(spec.options))

@@ -1,4 +1,4 @@
-"""Detects changed files by polling, which works on every file system and detects replaced symbolic links."""
+"""Detects changed files. Polls, because this works on every file system and detects replaced symbolic links."""
 
 import asyncio
 import logging
@@ -19,8 +19,8 @@ class FileWatcher:
 
     Args:
         files: Returns the files to watch. Each poll calls it in a thread.
-        on_change: An async function that is called with the changed files, one poll after their last change.
-        initial: The stamps of files that the caller has already read.
+        on_change: Called with the changed files, once a poll shows that they have not changed again.
+        initial: The stamps that files had when the caller read them. A change since then is reported too.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Owns the handshake budgets, which track how many more aborted handshakes each MySQL server tolerates."""
+"""Owns the handshake budgets: for each path, a limit on the aborted handshakes with a MySQL server."""
 
 import time
 from collections.abc import Iterable
@@ -7,53 +7,53 @@ from gateway.config import BackendSpec
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.handshake_budget import HandshakeBudget, join_budgets
 
-_Way = tuple[str | None, Endpoint]
+_NetworkPath = tuple[str | None, Endpoint]
 """A tunnel (None: no tunnel) and the address of a target."""
 
 
 class HandshakeBudgets:
     """The handshake budgets: one for each target and tunnel, shared by all backends.
 
-    All ways of a backend to one target lead to the same server, so their budgets are peers (see `join_budgets`). If
-    two backends have a way in common, all their ways to this target are peers. Budgets survive a reload, because the
-    server's count continues.
+    Each server counts aborted handshakes, so the budgets of all paths to the same server share one limit (see
+    `join_budgets`). All paths of a backend to one target lead to the same server. If two backends share a path, they
+    use the same server. Budgets survive a reload, because the server continues to count.
     """
 
     def __init__(self) -> None:
-        self._budgets: dict[_Way, HandshakeBudget] = {}
+        self._budgets: dict[_NetworkPath, HandshakeBudget] = {}
 
     def update(self, specs: Iterable[BackendSpec]) -> None:
-        """Create the missing budgets of a configuration, and make the budgets of the ways to each server peers.
+        """Create the missing budgets of a configuration, and join the budgets of all paths to the same server.
 
         Args:
             specs: All backends of the configuration.
         """
-        servers: dict[_Way, frozenset[_Way]] = {}
+        servers: dict[_NetworkPath, frozenset[_NetworkPath]] = {}
         for spec in specs:
             limit = spec.kind.abort_limit
             if limit is None:
                 continue
             for target in spec.targets:
-                ways = frozenset((way, target) for way in spec.ways(target) or (None,))
-                for way in ways:
-                    self._budgets.setdefault(way, HandshakeBudget(limit))
-                server = ways.union(*(servers.get(way, ()) for way in ways))
+                paths = frozenset((tunnel, target) for tunnel in spec.paths(target) or (None,))
+                for path in paths:
+                    self._budgets.setdefault(path, HandshakeBudget(limit))
+                server = paths.union(*(servers.get(path, ()) for path in paths))
                 servers |= dict.fromkeys(server, server)
         for server in set(servers.values()):
-            join_budgets([self._budgets[way] for way in server])
+            join_budgets([self._budgets[path] for path in server])
 
     def of(self, spec: BackendSpec, target: Endpoint, tunnel: str | None) -> HandshakeBudget | None:
-        """Return the budget of one of a backend's ways; None if its servers do not count aborted handshakes.
+        """Return the budget of one of a backend's paths; None if its servers do not count aborted handshakes.
 
         Args:
             spec: The backend.
             target: The target.
-            tunnel: The tunnel of the way; None if the way has no tunnel.
+            tunnel: The tunnel of the path; None if the path has no tunnel.
         """
         return self._budgets.get((tunnel, target)) if spec.kind.abort_limit is not None else None
 
     def record_abandoned_dial(self, tunnel: str | None, target: Endpoint) -> None:
-        """Record an abandoned dial of a check. If the dial still connects, the server counts an aborted handshake."""
+        """Record that a check has abandoned a dial, because the server may still count it as an aborted handshake."""
         budget = self._budgets.get((tunnel, target))
         if budget is not None:
             budget.record_abandoned(time.monotonic())

@@ -21,24 +21,24 @@ FILE = "instance"
 _KEY = "gateway.instance"
 _SHORT_ID = re.compile(r"[0-9a-f]{12}")
 _CONTAINER_MARKERS = (Path("/.dockerenv"), Path("/run/.containerenv"))
-"""Files that Docker and Podman create in each container."""
+"""Files that exist only in containers: Docker creates the first one, Podman the second one."""
 
 
 def with_instance(config: Config, *, record: bool = True, refuse: bool = True) -> Config:
     """Return the configuration with an instance name that stays the same when the gateway's container is recreated.
 
-    Without a section `docker`, the name appears only in logs and status, and this function does not change it. With
-    a section `docker`, the gateway recognizes its networks and attachments by the name. The name is the configured
-    one; if none is configured, the one recorded in `state_dir`; if none is recorded, the hostname.
+    The name is the configured one. If none is configured, it is the name that an earlier run recorded in `state_dir`.
+    If none is recorded, it is the hostname. Without a section `docker`, this function does not change the
+    configuration, because the name then appears only in logs and in the status.
 
     Args:
         config: The configuration from the file, without derived values.
-        record: Whether to write the hostname to `state_dir` if it becomes the name.
-        refuse: Whether to raise an error if the hostname changes with the container. False for commands that change
-            nothing.
+        record: Whether to write the name to `state_dir` if it is the hostname.
+        refuse: Whether to raise `ConfigError` if the name is a hostname that changes when the container is recreated.
+            False for commands that change nothing in Docker.
 
     Raises:
-        ConfigError: The hostname is the container's ID, which changes when the container is recreated.
+        ConfigError: The hostname is the ID of the container, which changes when the container is recreated.
         GatewayError: The file in `state_dir` cannot be read.
     """
     name = config.gateway.instance
@@ -87,7 +87,7 @@ def _write(path: Path, name: str) -> None:
     try:
         replace_file(path, f"{name}\n")
     except OSError as error:
-        # Do not fail, because the name stays the same until the hostname changes.
+        # Do not raise an error: as long as the hostname stays the same, the name stays the same without the file.
         log.warning(
             "cannot record the name of this gateway", extra={"detail": f"{path}: {error.strerror}: set {_KEY}"}
         )

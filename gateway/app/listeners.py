@@ -17,8 +17,8 @@ def bind_listeners(
         config: The configuration.
         existing: The listeners that are already bound. This function reuses them; the caller still owns them.
         passed: The sockets that systemd bound.
-        free_bind: Whether to bind addresses that the host does not have yet. True only at startup, because a reload
-            with a wrong address would replace a listener that works.
+        free_bind: Whether to bind addresses that the host does not have yet. True only at startup: on a reload, a
+            wrong address must raise an error, so that the previous listeners continue.
 
     Returns:
         The listeners by address. The caller owns the new ones.
@@ -51,7 +51,7 @@ def _with_place(
     *,
     free_bind: bool,
 ) -> BindError:
-    """Return the error with the listener's place in the configuration and, for some causes, a remedy."""
+    """Return the error with the position of `address` in the configuration file and, for some causes, a remedy."""
     key = f"backends.{spec.name}.listen"
     place = config.places.get(f"{key}[{spec.listen.index(address)}]") or config.places.get(key, "")
     own = next(
@@ -75,15 +75,15 @@ def _listener(address: Endpoint, passed: PassedSockets, *, free_bind: bool) -> L
 
 
 def restrict_sockets(config: Config, listeners: dict[Endpoint, Listener]) -> None:
-    """Restrict the file modes of the unix sockets that `config` does not open to every process."""
+    """Let only the owner and its group connect to the unix sockets whose peers `config` does not check."""
     for address in listeners.keys() - _open_to_all(config):
         listeners[address].set_mode(open_to_all=False)
 
 
 def open_sockets(config: Config, listeners: dict[Endpoint, Listener]) -> None:
-    """Allow every process to connect to the unix sockets for which the admission rules check the peer's credentials.
+    """Let every user connect to the unix sockets for which `config` checks the user or group of each peer.
 
-    Call this function only after `config` is applied, because the previous rules might not check the credentials.
+    Call this function only after `config` has been applied: before that, the peers are not checked.
     """
     for address in listeners.keys() & _open_to_all(config):
         listeners[address].set_mode(open_to_all=True)

@@ -1,4 +1,7 @@
-"""Checks one target through each of its tunnels, and chooses the tunnel for new clients."""
+"""Owns the checks of one target, one for each path to it, and chooses the path for new clients.
+
+A path is a tunnel to the target, or the direct connection.
+"""
 
 import logging
 import time
@@ -10,23 +13,23 @@ from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.check import Check
 from gateway.health.target_record import TargetRecord
 from gateway.health.target_selection import TargetCandidate
-from gateway.health.tunnel_selection import TunnelCandidate, TunnelSelector, order_ways
+from gateway.health.tunnel_selection import TunnelCandidate, TunnelSelector, order_paths
 from gateway.ops.status_views import TargetView
 from gateway.supervision.uplink import describe_all
 
 log = logging.getLogger(__name__)
 
 _DOUBT_EXPIRES = 60.0
-"""Seconds after a failed dial during which new clients avoid the way, unless a check through the way succeeds."""
+"""Seconds for which new clients avoid a path after a dial over it failed, unless a check over it succeeds earlier."""
 
 
 class MonitoredTarget:
-    """A target of a running backend, with a check through each tunnel that leads to it.
+    """A target of a running backend, with a check over each path to it.
 
     Args:
-        checks: The check through each way, in the order of the configuration. All have the same `record`.
-        choice: Chooses among the ways.
-        routes: The ways as clients use them.
+        checks: The check over each path, in the order of the configuration. All checks share one `record`.
+        choice: Chooses the path for new clients.
+        routes: The same paths, in the form in which the forward dials them.
     """
 
     def __init__(self, checks: list[Check], choice: TunnelSelector, routes: tuple[RoutedTarget, ...]) -> None:
@@ -34,15 +37,19 @@ class MonitoredTarget:
         self.choice = choice
         self._routes = routes
         self.clock = TimedState(time.time())
-        """The target's last computed state and the time at which it began. A change of the way does not reset it."""
+        """The target's last computed state, and the time at which this state began. If new clients move to another
+        path and the state there is the same, the time stays."""
         self.view: tuple[object, TargetView] | None = None
-        """The values from which the target's view was last computed, and this view; see `status_view`."""
+        """The last computed status of the target, after the values from which `status_view` computed it."""
         self._dial_failed_at: dict[int, float] = {}
-        """Monotonic time, in seconds, at which a dial last failed through each way while another way worked, by
-        the index of the way."""
+        """When a dial over a path last failed while another path worked, in monotonic seconds. The keys are indexes
+        in `checks`."""
 
     def inherit(self, other: "MonitoredTarget") -> None:
-        """Continue with the results of `other`, the same target before a reload, for the ways that still exist."""
+        """Take over the results of `other`, the object for the same target before a reload.
+
+        Results over paths that no longer exist are dropped.
+        """
         previous = {check.tunnel: check for check in other.checks}
         self.choice.inherit(other.choice)
         self.clock = other.clock
@@ -52,7 +59,7 @@ class MonitoredTarget:
 
     @property
     def is_checked(self) -> bool:
-        """Whether the first check through one of the ways has finished."""
+        """Whether a check over at least one path has finished."""
         return any(check.first_result.is_set() for check in self.checks)
 
     @property
@@ -61,7 +68,10 @@ class MonitoredTarget:
         return self.checks[0].target
 
     def choose(self) -> int:
-        """Choose the way for new clients, and return its index. The other ways are checked less often."""
+        """Choose the path for new clients, and return its index in `checks`.
+
+        Also make the checks over the other paths less frequent.
+        """
         if len(self.checks) == 1:
             return 0
         before = self.choice.current
@@ -70,7 +80,7 @@ class MonitoredTarget:
             check.every = 1 if at == chosen else len(self.checks)
         if before is not None and before != chosen:
             log.info(
-                "new clients use another way",
+                "new clients use another path",
                 extra={
                     "backend": self.checks[chosen].name,
                     "target": str(self.target),
@@ -82,7 +92,7 @@ class MonitoredTarget:
         return chosen
 
     def health(self) -> list[TunnelCandidate]:
-        """Return the state and latency of each way, for the choice of the way."""
+        """Return the state and latency of each path, in the order of `checks`."""
         return [
             TunnelCandidate(
                 is_open=check.uplink.link is not None,
@@ -94,16 +104,16 @@ class MonitoredTarget:
             for at, check in enumerate(self.checks)
         ]
 
-    def _has_failed_dial(self, way: int) -> bool:
-        since = self._dial_failed_at.get(way)
+    def _has_failed_dial(self, path: int) -> bool:
+        since = self._dial_failed_at.get(path)
         if since is None:
             return False
-        return (self.checks[way].succeeded_at or 0.0) < since and time.monotonic() - since < _DOUBT_EXPIRES
+        return (self.checks[path].succeeded_at or 0.0) < since and time.monotonic() - since < _DOUBT_EXPIRES
 
     def candidate(self) -> TargetCandidate:
-        """Return the state of the target through the chosen way, and the last results of probes through any way.
+        """Return the state of the target over the path for new clients, with the last probe results over any path.
 
-        If the state has changed, record the time.
+        If the state has changed, update `clock`.
         """
         check, record = self.checks[self.choose()], self.record
         verdict = check.verdict
@@ -124,24 +134,24 @@ class MonitoredTarget:
 
     @property
     def record(self) -> TargetRecord:
-        """The last probe results, which the checks through all ways share."""
+        """The last probe results of the target, over any path."""
         return self.checks[0].record
 
     @property
     def last_success(self) -> float | None:
-        """When the last check succeeded, through any way, in epoch seconds; None if no check has succeeded."""
+        """When a check over any path last succeeded, in epoch seconds; None if no check has succeeded."""
         return max((each.last_success for each in self.checks if each.last_success is not None), default=None)
 
     def routes(self) -> list[RoutedTarget]:
-        """Return the ways for a new client, best first."""
+        """Return the paths for a new client, best first."""
         if len(self._routes) == 1:
             return list(self._routes)
         chosen = self.choose()
-        return [self._routes[at] for at in order_ways(self.health(), chosen)]
+        return [self._routes[at] for at in order_paths(self.health(), chosen)]
 
-    def check_soon(self, *, all_ways: bool) -> None:
-        """Check the target soon: through all ways, or only through the way that new clients use."""
-        for check in self.checks if all_ways else [self.checks[self.choose()]]:
+    def check_soon(self, *, all_paths: bool) -> None:
+        """Check the target soon: over all paths, or only over the path that new clients use."""
+        for check in self.checks if all_paths else [self.checks[self.choose()]]:
             check.check_soon()
 
     def report_stall(self, tunnel: str | None) -> None:
@@ -151,7 +161,7 @@ class MonitoredTarget:
                 check.report_stall()
 
     def report_failed_dial(self, tunnel: str | None) -> None:
-        """Record that a dial through `tunnel` failed, and that a dial through another way succeeded after it."""
+        """Record that a client's dial through `tunnel` failed, and that the next dial over another path succeeded."""
         for at, check in enumerate(self.checks):
             if check.tunnel == tunnel:
                 self._dial_failed_at[at] = time.monotonic()

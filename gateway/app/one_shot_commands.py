@@ -12,7 +12,7 @@ from gateway.app.docker_desired_state import desired
 from gateway.app.service_audit_log import recording
 from gateway.audit.client_environment import with_environment
 from gateway.audit.docker_context import default_host
-from gateway.audit.hazards import decide
+from gateway.audit.hazards import build_report
 from gateway.audit.report import AuditReport
 from gateway.audit.snapshot import AuditScope, take_snapshot
 from gateway.audit_log.recorder import AuditRecorder
@@ -35,23 +35,25 @@ from gateway.supervision.uplink import Uplink
 from gateway.text_sanitizer import error_text
 
 _CLOSE_TIMEOUT = 5.0
-"""Seconds to wait until a tunnel that has lost its link is closed."""
+"""Maximum number of seconds to wait until a tunnel is closed after its connection was lost."""
 
 
 @dataclass(frozen=True)
 class CheckedTarget:
-    """A target, with the result of its check through the tunnel `way` (None: directly)."""
+    """The result of a check of one target through `tunnel`. If `tunnel` is None, the check used no tunnel."""
 
     backend: str
     target: Endpoint
-    way: str | None
+    tunnel: str | None
     result: CheckResult
 
 
 def check(config: Config, names: tuple[str, ...]) -> list[CheckedTarget]:
-    """Check each target of the backends `names` once; without names, check the targets of all backends.
+    """Check each target of some backends once. If several tunnels lead to a target, check it through each of them.
 
-    If several tunnels lead to a target, check the target through each of them.
+    Args:
+        config: The configuration.
+        names: The names of the backends; empty for all backends.
 
     Raises:
         UsageError: A name is not configured.
@@ -70,10 +72,10 @@ async def _check_backends(specs: list[BackendSpec], config: Config) -> list[Chec
         for tunnel in {tunnel for spec in specs for tunnel in spec.tunnels}:
             _open_tunnel(tunnel, config, uplinks, supervisor)
         checks = [
-            _check_target(spec, target, way, uplinks[way])
+            _check_target(spec, target, tunnel, uplinks[tunnel])
             for spec in specs
             for target in spec.targets
-            for way in spec.ways(target) or (None,)
+            for tunnel in spec.paths(target) or (None,)
         ]
         return list(await asyncio.gather(*checks))
 
@@ -109,9 +111,9 @@ async def _apply_and_record(config: Config) -> tuple[Plan, list[str]]:
 
 
 def audit(config: Config, mount_table: Path | None = None) -> tuple[AuditReport, list[str]]:
-    """Return the hazards to data and secrets, and one message for each finding of the reconciler.
+    """Return the hazards to data and secrets, and one message for each container that can bypass the access rules.
 
-    The reconciler finds, for example, containers that can spoof the address of another consumer.
+    For example, a container that can spoof addresses can use the backends of another container.
 
     Args:
         config: The configuration, with a section `docker`.
@@ -143,7 +145,7 @@ def audit(config: Config, mount_table: Path | None = None) -> tuple[AuditReport,
 
     async def inspect(reconciler: Reconciler, engine: Engine) -> tuple[AuditReport, list[str]]:
         lines, own = await reconciler.exposures(engine)
-        report = decide(await take_snapshot(engine, replace(scope, own=own)))
+        report = build_report(await take_snapshot(engine, replace(scope, own=own)))
         return with_environment(report, options, default_host(os.environ), engine.flavor.command), lines
 
     return _with_engine(config, inspect)
@@ -178,12 +180,12 @@ async def _with_reconciler(
             async with connected(options, link) as engine:
                 return await job(reconciler, engine)
         except EngineError as error:
-            trouble = error  # raised outside the task group, which would wrap the exception in an ExceptionGroup
+            trouble = error  # raise it only after the task group, which would wrap it in an ExceptionGroup
     raise _with_client_host(trouble, options)
 
 
 def _with_client_host(error: EngineError, options: DockerOptions) -> EngineError:
-    """Return the error, with a note if the `docker` command uses a different engine than the configuration."""
+    """If the `docker` command connects to another engine than the gateway, add this to the error."""
     host = os.environ.get("DOCKER_HOST", "")
     if error.kind is not ErrorKind.UNREACHABLE or options.tunnel is not None or host in ("", options.host):
         return error
@@ -208,25 +210,26 @@ def _open_tunnel(name: str, config: Config, uplinks: dict[str | None, Uplink], s
     supervisor.start(name, uplinks[name])
 
 
-async def _check_target(spec: BackendSpec, target: Endpoint, way: str | None, uplink: Uplink) -> CheckedTarget:
-    # The tunnel's own deadlines limit this wait, which ends when the tunnel first opens or first fails.
+async def _check_target(spec: BackendSpec, target: Endpoint, tunnel: str | None, uplink: Uplink) -> CheckedTarget:
+    # Wait until the first attempt to open the tunnel succeeds or fails. The tunnel itself limits the duration of an
+    # attempt.
     await uplink.settled.wait()
     lost = "the link was lost"
     if uplink.link is not None:
         backend = spec.kind.create(spec.options, spec.check_options)
         try:
             result = await probe_once(backend, uplink.link, target, spec.check.timeout)
-            return CheckedTarget(spec.name, target, way, result)
+            return CheckedTarget(spec.name, target, tunnel, result)
         except LinkLostError as error:
             lost = error.detail
     await _wait_until_not_up(uplink)
     detail = f"tunnel {uplink.name} is down: {lost}" if uplink.state is TunnelState.UP else uplink.describe()
     blocked = CheckResult(at=0, duration=0, state=HealthState.BLOCKED, reason=Reason.TUNNEL, detail=detail)
-    return CheckedTarget(spec.name, target, way, blocked)
+    return CheckedTarget(spec.name, target, tunnel, blocked)
 
 
 async def _wait_until_not_up(uplink: Uplink) -> None:
-    """Wait until an uplink whose link was lost has closed the tunnel, because only then does it know the cause."""
+    """Wait until the uplink has closed a tunnel whose link was lost, because the cause is known only after that."""
     changed = asyncio.Event()
     uplink.watchers.append(changed.set)
     with contextlib.suppress(TimeoutError):

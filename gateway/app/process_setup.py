@@ -8,7 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 _FILE_THREADS = 16
-"""Number of threads that read files and keys. Reads are short, so all threads are busy only if a file system
+"""Number of threads that read files and keys. Reads are short, so a few threads are enough unless a file system
 hangs."""
 _SWITCH_INTERVAL = 0.0005
 """Seconds after which a thread must release the GIL to a waiting thread. With the default of 5 ms, a thread that
@@ -33,8 +33,8 @@ _PR_SET_IO_FLUSHER = 57
 def set_io_flusher() -> bool:
     """Mark this process as an I/O flusher (prctl(2), PR_SET_IO_FLUSHER).
 
-    The kernel's write-back to NFS depends on this process, so memory allocations of this process must not wait for
-    write-back.
+    This process carries the connections of NFS mounts. When memory is short, the kernel writes dirty pages to these
+    mounts, and other processes wait for this. If this process waited too, neither would continue.
 
     Returns:
         Whether the kernel accepted the flag. The kernel requires CAP_SYS_RESOURCE.
@@ -43,8 +43,12 @@ def set_io_flusher() -> bool:
 
 
 def prepare_process() -> None:
-    """Set the limits of the process and the interpreter. Call this function once, after all imports."""
-    # Each client needs two descriptors. The soft limit of 1024 is for programs that use select(2).
+    """Set the file descriptor limit, the thread switch interval and the garbage collector.
+
+    Call this function once, after all imports.
+    """
+    # Each client needs two descriptors, so the usual soft limit of 1024 is too low. That limit exists for programs
+    # that use select(2).
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     sys.setswitchinterval(_SWITCH_INTERVAL)

@@ -32,8 +32,8 @@ _LOAD_TIMEOUT = 30.0
 read forever."""
 
 _RECENT = 30.0
-"""Seconds after an automatic reload for which a requested reload that finds no changes reports those of the automatic
-reload."""
+"""If a requested reload finds no changes, it reports the changes of the last automatic reload, unless that reload is
+older than this number of seconds."""
 
 Loader = Callable[[], Config]
 
@@ -49,7 +49,7 @@ class Reloader:
         notifier: Reports reloads to systemd.
         stop: Set when the service stops.
         passed: The sockets that systemd bound.
-        events: The log of transitions.
+        events: Records each reload as an event.
     """
 
     def __init__(
@@ -66,22 +66,21 @@ class Reloader:
         self.config = config
         """The configuration that was applied last."""
         self.runtime: Runtime | None = None
-        """The runtime; None before `start`."""
+        """The running tunnels, forwards and checks; None before `start`."""
         self.docker: DockerSync | None = None
-        """Applies the section `docker`; None before `start`."""
+        """Applies the section `docker` of each configuration to the Docker engine; None before `start`."""
         self.advice = advice(config)
         """Warnings about the configuration."""
         self.successful = True
         """Whether the last reload was successful."""
         self.applied_at = time.time()
-        """The time at which the last successful reload ended, or the service started if there was none, in epoch
-        seconds."""
+        """When the last successful reload ended, in epoch seconds. Before the first one: when the service started."""
         self.error = ""
         """The error of the last reload; empty if it was successful."""
         self.failed_at: float | None = None
         """When the last reload failed, in epoch seconds; None if it was successful."""
         self.stale_files: list[str] = []
-        """The last reload's warnings about files that were replaced on the host."""
+        """Warnings of the last reload: bind-mounted files that were replaced on the host."""
         self.io_flusher = False
         """Whether this process is marked as an I/O flusher."""
         self._loader = loader
@@ -93,7 +92,7 @@ class Reloader:
         self._events = events
         self._ops: OpsServer | None = None
         self._last_digest = config.origin.sha256
-        """SHA-256 of the configuration file when it was last read, even if the configuration was refused."""
+        """SHA-256 of the configuration file when it was last read, even if the configuration was not valid."""
         self._lock = asyncio.Lock()
         self._last_change = ("", NO_CHANGE, 0.0)
         """The trigger, the changes and the monotonic time of the last reload that changed something."""
@@ -106,7 +105,7 @@ class Reloader:
 
         Args:
             runtime: The runtime, to which no configuration has been applied yet.
-            docker: Applies the section `docker`.
+            docker: Applies the section `docker` of each configuration to the Docker engine.
             ops: The ops server. At each reload, it reads its token and certificate files again.
             listeners: The bound listeners of the configuration. The runtime takes ownership of them.
         """
@@ -140,8 +139,8 @@ class Reloader:
             trigger: What requested the reload, for the audit log: `admin`, `signal` or `file`.
 
         Returns:
-            A description of the changes, and warnings. If nothing has changed since a recent automatic reload, the
-            changes of that reload.
+            A description of the changes, and warnings. If nothing has changed since an automatic reload a few seconds
+            ago, the description is that of the automatic reload.
 
         Raises:
             GatewayError: The configuration was not applied; nothing was changed.
@@ -165,7 +164,7 @@ class Reloader:
                 origin = error.origin if isinstance(error, ConfigError) else origin
                 if trigger == "file" and origin and origin.sha256 == last_digest:
                     raise
-                # A possible cause of the error: a bind mount still shows the old file after the file was replaced.
+                # Check for replaced files, because this can be the cause: a bind mount still shows the old file.
                 await self._check_stale_files(self.config)
                 self._auditing.refused(error, trigger, origin)
                 self.successful, self.error, self.failed_at = False, str(error), time.time()
@@ -173,14 +172,14 @@ class Reloader:
                 if not isinstance(error, GatewayError):
                     log.exception("reload failed")
                     raise GatewayError(f"{type(error).__name__}: {error}") from error
-                log.error("reload refused: nothing has changed", extra={"detail": str(error)})
+                log.error("reload failed: the previous configuration is in effect", extra={"detail": str(error)})
                 raise
             finally:
                 self._last_digest = origin.sha256 if origin else None
                 self._notifier.ready()
 
     def _describe(self, diff: str, trigger: str) -> str:
-        """Remember the changes of a reload, and return the changes to report; see `reload`."""
+        """Store the changes of a reload, and return the text that `reload` returns for them."""
         if diff != NO_CHANGE:
             self._last_change = (trigger, diff, time.monotonic())
             return diff
@@ -199,7 +198,8 @@ class Reloader:
 
     async def _apply(self, runtime: Runtime, docker: DockerSync, config: Config, trigger: str) -> str:
         self.check_running()
-        diff_configs(runtime.config, config)  # if a change requires a restart, fail before the audit log is opened
+        # Raise an error before the audit log is opened, if a change requires a restart.
+        diff_configs(runtime.config, config)
         writer = await self._auditing.prepare(config.audit)
         try:
             self.check_running()
@@ -236,7 +236,10 @@ class Reloader:
         return self.stale_files
 
     async def _load(self) -> Config:
-        """Read the configuration in a thread, at most one at a time, because a file system can hang."""
+        """Read the configuration in a thread.
+
+        If an earlier read still hangs, raise an error, so that at most one thread hangs.
+        """
         if self._loading is not None and not self._loading.done():
             raise GatewayError(
                 "a previous reload is still reading the configuration files: check whether their file system hangs"

@@ -1,4 +1,7 @@
-"""Defines a running backend, which passes check results to its forward, and traffic failures to its checks."""
+"""Connects the forward of a backend, which serves clients, with the checks of its targets.
+
+Check results select the targets for clients. Failures of client traffic trigger early checks.
+"""
 
 import time
 from collections.abc import Callable
@@ -25,7 +28,7 @@ from gateway.health.target_selection import (
 )
 
 TargetRecords = dict[tuple[str, Endpoint], TargetRecord]
-"""The last probe results of each target of a backend, by the name of the kind and the address of the target."""
+"""The last probe results of each target of a backend. The key is the kind of the backend and the target's address."""
 
 
 @dataclass
@@ -37,10 +40,10 @@ class RunningBackend:
         forward: Serves the clients of the backend.
         budgets: The handshake budgets.
         targets: The targets with their checks.
-        records: The records survive a reload that changes the options of a backend or its ways, because clients of a
-            superseded primary would lose writes.
-        routes: The ways to each target, as clients use them.
-        clock: The backend's last computed state, and the time at which it began.
+        records: The last probe results of each target. A reload keeps the role of each database, so that clients do
+            not return to a primary that was replaced by another one.
+        routes: The paths to each target, in the form in which the forward dials them.
+        clock: The backend's last computed state, and the time at which this state began.
         on_state_change: Called when the state changes.
         on_result: Called after each check.
     """
@@ -57,7 +60,7 @@ class RunningBackend:
 
     @property
     def checks(self) -> list[Check]:
-        """The checks of all targets, one for each way."""
+        """The checks of all targets, one for each path."""
         return [check for target in self.targets for check in target.checks]
 
     def candidates(self) -> list[TargetCandidate]:
@@ -65,7 +68,7 @@ class RunningBackend:
         return [target.candidate() for target in self.targets]
 
     def evaluate(self, candidates: list[TargetCandidate] | None = None) -> BackendHealth:
-        """Return the state of the backend. If the state has changed, record the time.
+        """Return the state of the backend. If the state has changed, update `clock` and call `on_state_change`.
 
         Args:
             candidates: The result of `candidates`; None to compute it.
@@ -76,10 +79,10 @@ class RunningBackend:
         return health
 
     def on_check_result(self) -> None:
-        """Update the state and the order of targets, and move the clients of targets that have the wrong role.
+        """Update the state of the backend, and move clients away from targets that have the wrong role.
 
-        The clients of a superseded primary are reset at once, because it still accepts writes, which will be lost.
-        Other clients are drained.
+        If another primary has replaced a target, the target may still accept writes, and these writes are lost.
+        Therefore its clients are reset immediately. Clients of other targets with the wrong role are drained.
         """
         candidates, prefer = self.candidates(), self.spec.prefer
         self.evaluate(candidates)
@@ -92,7 +95,11 @@ class RunningBackend:
         self.on_result()
 
     def _set_urgent(self, candidates: list[TargetCandidate]) -> None:
-        """Check more often: targets that might become the primary, and superseded primaries that might be demoted."""
+        """Increase the check frequency of targets whose role might change soon.
+
+        These are the primaries that another primary has replaced and, while clients have no primary, all targets that
+        respond.
+        """
         prefer = self.spec.prefer
         lacking = lacks_primary(candidates, prefer)
         unconfirmed = superseded_primaries(candidates, prefer) - superseded_primaries(
@@ -102,16 +109,16 @@ class RunningBackend:
             check.set_urgent(urgent=(lacking and not check.failing) or check.target in unconfirmed)
 
     def budget(self, target: Endpoint, tunnel: str | None) -> HandshakeBudget | None:
-        """Return the handshake budget of a way; None if its server does not count aborted handshakes.
+        """Return the handshake budget of a path; None if its server does not count aborted handshakes.
 
         Args:
             target: The target.
-            tunnel: The tunnel of the way; None if the way has no tunnel.
+            tunnel: The tunnel of the path; None if the path has no tunnel.
         """
         return self.budgets.of(self.spec, target, tunnel)
 
     def _record_login(self, check: Check) -> None:
-        """Record the last successful login of a check in the handshake budget of its way."""
+        """Record the last successful login of a check in its path's budget: a login resets the server's count."""
         budget = self.budget(check.target, check.tunnel)
         if budget is not None and check.succeeded_at is not None:
             budget.record_login(check.succeeded_at)
@@ -122,19 +129,20 @@ class RunningBackend:
         return [candidate.target for candidate in order_targets(self.candidates(), self.spec.prefer)]
 
     def ordered_routes(self) -> list[RoutedTarget]:
-        """Return the ways to dial for a new client. All ways to the best target come first."""
+        """Return the paths to dial for a new client, best first. All paths to the best target come first."""
         by_target = {each.target: each for each in self.targets}
         return [routed for target in self.ordered_targets() for routed in by_target[target].routes()]
 
     def on_failure(self, target: Endpoint) -> None:
-        """Check `target` soon through all ways, because real traffic to it failed.
+        """Check `target` soon over all paths, because real traffic to it failed.
 
-        If the kind has roles, check all targets, because after a failover another target can have the required role.
+        If the targets have roles (primary and replica), also check the other targets: the failure can be part of a
+        failover, after which another target has the required role.
         """
         roles = self.spec.kind.has_roles(self.spec.check_options)
         for each in self.targets:
             if roles or each.target == target:
-                each.check_soon(all_ways=each.target == target)
+                each.check_soon(all_paths=each.target == target)
 
     def on_stall(self, target: Endpoint, tunnel: str | None) -> None:
         """Notify the check of `target` through `tunnel` that a client waits too long for a response."""
@@ -144,7 +152,7 @@ class RunningBackend:
         self._set_urgent(self.candidates())
 
     def on_detour(self, target: Endpoint, tunnel: str | None) -> None:
-        """Prefer other ways to `target`, because a dial through `tunnel` failed and another way succeeded."""
+        """Prefer other paths to `target`: a client's dial through `tunnel` failed, and another path succeeded."""
         for each in self.targets:
             if each.target == target:
                 each.report_failed_dial(tunnel)

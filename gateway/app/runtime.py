@@ -30,8 +30,8 @@ class Runtime:
     Args:
         components: Runs the uplinks and forwards.
         uplinks: The uplinks, which keep tunnels open.
-        config: The first configuration that will be passed to `apply`.
-        identity: Finds the consumer behind a source address, if Docker is configured.
+        config: The configuration that the caller passes to the first call of `apply`.
+        identity: Finds the container behind a source address, if Docker is configured.
         checks: Starts and stops the checks of the targets.
         budgets: The handshake budgets.
         recorder: Records clients in the audit log.
@@ -102,15 +102,17 @@ class Runtime:
         return diff
 
     def review_forwards(self) -> None:
-        """Let forwards adapt to changes outside their configuration, for example, if the audit log was enabled."""
+        """Notify all forwards that something outside their configuration has changed, such as the audit log."""
         for forward in self.forwards():
             forward.review()
 
     def _add(self, spec: BackendSpec, admission: AdmissionRules, listeners: dict[Endpoint, Listener]) -> None:
-        route = Route((), list, lambda _: None, spec.hold)  # `_change` replaces it before the forward starts
+        route = Route(
+            (), list, lambda _: None, spec.hold
+        )  # a placeholder: `_change` sets the actual route before the forward starts
         kind = spec.kind
         recorders = self._recorder, self._exporter
-        forward = Forward(spec.name, [], admission, route, kind.tap, kind.prompt, kind.cancels, *recorders)
+        forward = Forward(spec.name, [], admission, route, kind.tap, kind.response_timeout, kind.cancels, *recorders)
         running = RunningBackend(spec, forward, self._budgets)
         running.on_state_change = lambda: self.on_state_change()  # noqa: PLW0108 - the runtime's callback may change
         running.on_result = lambda: self.on_check_result(running)
@@ -130,7 +132,9 @@ class Runtime:
         running.spec = spec
         uplinks = self.uplinks.of_backend(spec.name)
         running.routes = {
-            target: TargetIdentity(target, tuple(uplinks[way] for way in spec.ways(target) or (None,))).routes()
+            target: TargetIdentity(
+                target, tuple(uplinks[tunnel] for tunnel in spec.paths(target) or (None,))
+            ).routes()
             for target in spec.targets
         }
         self._checks.update(running, uplinks, keep_results=same)
@@ -156,7 +160,11 @@ class Runtime:
         self._components.retire_forward(running.forward, drain)
 
     def restart_checks(self, running: RunningBackend) -> None:
-        """Restart the checks of a backend, so that they accept the current state of an export that has changed."""
+        """Restart the checks of a backend.
+
+        If an NFS server exports another file system than before, the check reports degraded. A restarted check
+        accepts the new file system.
+        """
         self._checks.update(running, self.uplinks.of_backend(running.spec.name), keep_results=True)
 
     def stop_accepting(self) -> None:
@@ -194,18 +202,18 @@ class Runtime:
             uplink.renew()
 
     def retry(self, tunnel: str) -> None:
-        """Retry a tunnel if it is down, because its certificates were renewed on disk. An open tunnel stays open."""
+        """If a tunnel is down, retry it immediately, because its certificates were renewed on disk."""
         for uplink in self.uplinks.of_tunnel(tunnel):
             uplink.retry()
 
     def reconnect(self, tunnel: str) -> None:
-        """Reopen an open tunnel; retry a tunnel in backoff immediately."""
+        """Close and reopen a tunnel. If it is down, retry it immediately."""
         for uplink in self.uplinks.of_tunnel(tunnel):
             uplink.reconnect()
 
 
 def _stop_removed_listeners(forward: Forward, spec: BackendSpec) -> None:
-    """Stop the listeners that a backend loses, before another backend starts to use them."""
+    """Stop the listeners that the new configuration takes from a backend, so that another backend can use them."""
     for listener in forward.listeners:
         if listener.address not in spec.listen:
             listener.stop()

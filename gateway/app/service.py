@@ -1,4 +1,4 @@
-"""Runs the service from start to stop: handles signals, reload and drain, and notifies systemd's watchdog."""
+"""Runs the service from start to stop. Handles signals, and sends keep-alive messages to systemd's watchdog."""
 
 import asyncio
 import logging
@@ -54,7 +54,7 @@ class GatewayService:
         config: The configuration to run.
         loader: Reads the configuration for a reload; called in a thread.
         file: The configuration file, which is watched for changes; None if there is none.
-        stamps: The stamp of that file before it was read.
+        stamps: The modification time, size and inode that the file had before it was read.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class GatewayService:
         self._ops = OpsServer(self._control, ops_settings(config))
 
     async def run(self, announce: Callable[[Endpoint], None] | None = None) -> None:
-        """Run until `shutdown` is called.
+        """Run until a signal or an admin command stops the service.
 
         Args:
             announce: Called once with the address of the ops server, after all listeners are bound.
@@ -186,7 +186,7 @@ class GatewayService:
             async with asyncio.timeout(_DOCKER_TIMEOUT):
                 await docker.settled()
         except TimeoutError:
-            log.warning("Docker is slow: the names of backends might not resolve yet")
+            log.warning("Docker is slow: containers might not resolve the names of backends yet")
         self._control.startup_done = True
         log.info("started: the first round of checks is finished")
 
@@ -205,7 +205,7 @@ def run(
         loader: Reads the configuration for a reload; called in a thread.
         announce: Called once with the address of the ops server, after all listeners are bound.
         file: The configuration file, which is watched for changes; None if there is none.
-        stamps: The stamp of that file before it was read.
+        stamps: The modification time, size and inode that the file had before it was read.
 
     Raises:
         GatewayError: The service cannot start.

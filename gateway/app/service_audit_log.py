@@ -1,4 +1,4 @@
-"""Opens the audit log, and records starts, stops, commands and configuration changes of the service."""
+"""Owns the audit log of the service, and records starts, stops, commands and configuration changes in it."""
 
 import asyncio
 import os
@@ -17,15 +17,16 @@ from gateway.errors import ConfigError, ConfigOrigin, GatewayError
 from gateway.relay.sockets import PeerCredentials
 
 _OPEN_TIMEOUT = 2.0
-"""Seconds to wait until the thread has opened the file. After this time, the gateway starts without an open file."""
+"""Maximum number of seconds to wait until the writer's thread has opened the file. After this time, the gateway
+continues, and the thread opens the file later."""
 _CLOSE_TIMEOUT = 2.0
-"""Seconds to wait until the thread has written the queued events. After this time, the remaining events are
+"""Maximum number of seconds to wait until the writer's thread has written the queued events. The remaining events are
 dropped."""
 _POLL = 0.005
 
 
 class ServiceAuditLog:
-    """The audit log of the service. Owns its writer.
+    """The audit log of the service. Owns an `AuditWriter`, which writes the events in a thread.
 
     Args:
         instance: This gateway's name.
@@ -38,16 +39,16 @@ class ServiceAuditLog:
         self._writer: AuditWriter | None = None
         self._closing: list[AuditWriter] = []
         self._dropped = 0
-        """Number of events that were dropped by writers that are now closed."""
+        """Number of events that previous writers, which are now closed, have dropped."""
 
     @property
     def dropped(self) -> int:
-        """Number of events since the start that were not written."""
+        """Number of events since the start of the service that were dropped instead of written."""
         return self._dropped + sum(each.dropped for each in (*self._closing, self._writer) if each is not None)
 
     @property
     def trouble(self) -> list[str]:
-        """A message that says why no events are written; empty if there is no problem."""
+        """At most one message: why the writer cannot write events. Empty if it can."""
         trouble = self._writer.fault if self._writer else None
         return [trouble] if trouble else []
 
@@ -63,12 +64,14 @@ class ServiceAuditLog:
         return self._writer if section == self._section else await _open(section, self._instance)
 
     def discard(self, writer: AuditWriter | None) -> None:
-        """Close a writer that `prepare` returned and that is not needed. The current writer stays open."""
+        """Close a writer that `prepare` returned, because it is not needed. The current writer stays open."""
         if writer is not None and writer is not self._writer:
             writer.begin_close()
 
     async def switch(self, section: AuditSection, writer: AuditWriter | None) -> None:
-        """Replace the current writer. Close it when its events are written, or after two seconds.
+        """Replace the current writer by `writer`. Close the previous writer when its events are written.
+
+        Wait at most two seconds for this. The previous writer drops the events that are left.
 
         Args:
             section: The configuration of `writer`.
@@ -174,7 +177,9 @@ class ServiceAuditLog:
 
 @asynccontextmanager
 async def recording(config: Config) -> AsyncIterator[AuditRecorder]:
-    """Open the audit log for one command, and yield a recorder. It ignores events if the log is a standard stream.
+    """Open the audit log for one command, and yield a recorder.
+
+    The recorder discards events if the log is a standard stream, because the command prints its own output to it.
 
     Raises:
         GatewayError: The file cannot be opened.
@@ -189,18 +194,21 @@ async def recording(config: Config) -> AsyncIterator[AuditRecorder]:
 
 
 async def _open(section: AuditSection, instance: str) -> AuditWriter | None:
-    """Return a writer for `section` after its first attempt to open the file; None if the audit log is disabled."""
+    """Create a writer, wait for its first attempt to open the file, and return it.
+
+    Return None if the audit log is disabled.
+    """
     if section.log is None:
         return None
     writer = AuditWriter(section.log, instance, section.queue)
     deadline = asyncio.get_running_loop().time() + _OPEN_TIMEOUT
-    # Opening the file can block the thread forever. Polling is the simplest way to limit the wait.
+    # Poll with a deadline, because opening the file can block the writer's thread forever.
     while not writer.opened.is_set() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(_POLL)
     error = writer.error
     if error is not None and error.errno in MISCONFIGURED:
         writer.begin_close()
-        raise GatewayError(f"audit.log: {section.log}: {error.strerror}")
+        raise GatewayError(f"audit.log: cannot open {section.log}: {error.strerror}: set a writable file")
     return writer
 
 

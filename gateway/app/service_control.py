@@ -25,7 +25,7 @@ from gateway.relay.sockets import PeerCredentials
 log = logging.getLogger(__name__)
 
 _VIEWS_PER_TURN = 5
-"""Number of backends whose views are built before other tasks of the event loop can run."""
+"""Number of backends whose status is computed before control returns to the event loop."""
 
 
 class ServiceControl:
@@ -35,8 +35,8 @@ class ServiceControl:
         reloader: Holds the current configuration and the runtime.
         auditing: Records commands.
         stop: Set by the first call of `shutdown`.
-        events: The log of transitions.
-        events_file: Saves this log.
+        events: The state changes of tunnels, targets and backends.
+        events_file: Saves `events`.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ServiceControl:
         self.stop_immediately = asyncio.Event()
         """Set by the second call of `shutdown`."""
         self.lag = Histogram()
-        """Lag of the event loop, in seconds."""
+        """Lag of the event loop: how many seconds later than scheduled a callback runs."""
         self.expiry = ExpiryMonitor(lambda: reloader.config, lambda: list(self._running()))
         self.fleet_poller = FleetPoller(lambda: reloader.config.fleet, strict=reloader.config.gateway.strict)
         self.events = events
@@ -63,7 +63,7 @@ class ServiceControl:
         self._auditing = auditing
         self._stop = stop
         self._described: tuple[Config, ConfigText] | None = None
-        """The last shown configuration and its text, to compute the text only once."""
+        """A configuration and its text. The text is computed again only if the configuration has changed."""
 
     def _running(self) -> Iterable[RunningBackend]:
         runtime = self._reloader.runtime
@@ -82,14 +82,14 @@ class ServiceControl:
         return [status_view.backend_status(each, self.events) for each in self._running()]
 
     async def view(self) -> ServiceView:
-        """Return the state of the service, from memory. Lets other tasks run between parts of the work."""
+        """Return the state of the service, from memory. Yield to the event loop between the steps."""
         views = await self._backends(self._running())
         certificates = self.expiry.found
         await asyncio.sleep(0)
         return self._view(views, certificates)
 
     async def updated_view(self, view: ServiceView, changed: Collection[str]) -> ServiceView:
-        """Return a view with the current state of some backends. See `ControlledService.updated_view`."""
+        """Return a copy of `view` with the current state of the backends in `changed`."""
         found = await self._backends(each for each in self._running() if each.spec.name in changed)
         by_name = {each.name: each for each in found}
         return replace(view, backends=[by_name.get(each.name, each) for each in view.backends])
@@ -139,7 +139,7 @@ class ServiceControl:
         )
 
     def configuration(self, backend: str | None = None) -> ConfigText:
-        """See `ControlledService.configuration`."""
+        """Return the configuration as text, without secrets. See `ControlledService.configuration`."""
         config = self._reloader.config
         if backend is not None:
             return config_text(config, backend)
@@ -153,7 +153,7 @@ class ServiceControl:
         return status_view.history(running) if running else None
 
     def containers(self, name: str) -> list[dict[str, Any]] | None:
-        """Explain which backends each matching container reaches, and why; None if Docker is not configured."""
+        """Explain which backends each matching container can reach. See `ControlledService.containers`."""
         docker = self._reloader.docker
         return docker.explain(name) if docker else None
 
@@ -172,18 +172,18 @@ class ServiceControl:
     def drain(self) -> None:
         """Report the service as not ready. See `gateway.ops.service_interface.ControlledService`."""
         if not self.draining:
-            log.info("draining: not ready, still serving")
+            log.info("draining: the service reports not ready, and still serves clients")
         self.set_draining(draining=True)
 
     def undrain(self) -> None:
         """Report the service as ready again. See `gateway.ops.service_interface.ControlledService`."""
         self._reloader.check_running()
         if self.draining:
-            log.info("ready again")
+            log.info("the drain has ended: the service reports ready again")
         self.set_draining(draining=False)
 
     def set_draining(self, *, draining: bool) -> None:
-        """Set whether the service drains, and record a change."""
+        """Set whether the service drains. If this changes, record an event."""
         if draining is not self.draining:
             self.draining = draining
             self.events.record(EventSubject(SubjectType.DRAIN), self.phase())
@@ -211,7 +211,7 @@ class ServiceControl:
         return True
 
     def fail(self, backend: str, *, failing: bool) -> bool:
-        """Set whether to reset the clients of a backend, instead of holding them, while its tunnels are down."""
+        """Set whether to reset the clients of a backend while its tunnels are down. Otherwise, the clients wait."""
         running = self._find(backend)
         if running is not None:
             running.forward.set_fail_fast(enabled=failing)

@@ -1,4 +1,4 @@
-"""Shuts the service down. Gives clients time to finish before it resets their connections."""
+"""Shuts the service down: gives clients time to finish, and then resets their connections."""
 
 import asyncio
 import logging
@@ -19,8 +19,8 @@ async def shut_down(runtime: Runtime, options: ShutdownSection, immediately: asy
 
     Args:
         runtime: The running runtime.
-        options: How long each step of the shutdown is allowed to take, in seconds.
-        immediately: When this event is set, every wait ends immediately.
+        options: The maximum duration of each step of the shutdown, in seconds.
+        immediately: Ends all waits when it is set.
     """
     log.info("stopping", extra={"delay": options.delay, "drain": options.drain, "clients": runtime.active})
     await _wait(options.delay, immediately)
@@ -44,11 +44,10 @@ async def _wait(seconds: float, immediately: asyncio.Event) -> None:
 
 
 def idle_threshold(left: float, drain: float) -> float:
-    """Return the idle time in seconds after which a connection is reset.
+    """Return the idle time, in seconds, after which a connection is reset during a drain.
 
-    The connection that has been idle longest is the least likely to be in use, so it is reset first. The threshold
-    decreases during the drain. It decreases early enough to reset each connection of a busy connection pool between
-    two transactions.
+    The result decreases during the drain, so the connections that have been idle longest are reset first: they are
+    the least likely to be in use. Near the end, a short pause between two transactions is enough.
 
     Args:
         left: Seconds until the drain ends.

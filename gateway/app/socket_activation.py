@@ -13,22 +13,26 @@ from gateway.forwarding.listener import prepare
 log = logging.getLogger(__name__)
 
 _FIRST = 3
-"""The first passed descriptor (SD_LISTEN_FDS_START)."""
+"""The number of the first file descriptor that systemd passes (SD_LISTEN_FDS_START)."""
 
 
 class PassedSockets:
-    """The sockets that systemd bound. They stay open during a restart, and clients wait in their queues.
+    """The listening sockets that systemd passed to the service.
+
+    While the service restarts, systemd keeps the sockets open, and new clients wait.
 
     Args:
-        sockets: The passed sockets; this object owns them. Listeners get duplicates, so that a listener can be closed
-            and opened again.
+        sockets: The passed sockets; this object owns them. Listeners get duplicates, so that a reload can close a
+            listener and open it again.
     """
 
     def __init__(self, sockets: Iterable[socket.socket] = ()) -> None:
         self._sockets = {key: sock for sock in sockets if (key := _key(sock)) is not None}
 
     def duplicates(self, address: Endpoint) -> list[socket.socket] | None:
-        """Return new sockets for a listener, which owns them; None if systemd passed none for this address.
+        """Return duplicates of the sockets for an address. The caller owns them.
+
+        Return None if systemd passed no socket for this address.
 
         Raises:
             OSError: A socket cannot be duplicated.
@@ -46,7 +50,11 @@ class PassedSockets:
         return copies or None
 
     def warn_unused(self, addresses: Iterable[Endpoint]) -> None:
-        """Log a warning for each passed socket that no backend listens on, because its clients wait forever."""
+        """Log a warning for each passed socket that no listener uses, because clients of that socket wait forever.
+
+        Args:
+            addresses: The addresses of all listeners.
+        """
         used = {key for address in addresses for key in _keys(address)}
         for key in sorted(self._sockets.keys() - used):
             detail = f"no backend listens on {key}: remove it from the socket unit, or add a backend"
@@ -54,7 +62,7 @@ class PassedSockets:
 
 
 def passed_sockets() -> PassedSockets:
-    """Return the sockets that systemd passed to this process. Child processes do not inherit them."""
+    """Return the sockets that systemd passed to this process, and prevent child processes from inheriting them."""
     pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
     os.environ.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()) or not count.isdecimal():
@@ -64,7 +72,7 @@ def passed_sockets() -> PassedSockets:
         try:
             os.set_inheritable(descriptor, False)
             sock = socket.socket(fileno=descriptor)
-        except OSError as error:  # the descriptor is a FIFO or a message queue
+        except OSError as error:  # for example, the descriptor is a FIFO or a message queue
             log.warning(
                 "systemd passed a descriptor that is not a socket",
                 extra={"detail": f"{descriptor}: {error.strerror}"},
@@ -73,7 +81,8 @@ def passed_sockets() -> PassedSockets:
         if _key(sock) is None:
             sock.close()
             log.warning(
-                "systemd passed a socket that is not used", extra={"detail": "use ListenStream= and Accept=no"}
+                "systemd passed a socket that is not a listening stream socket",
+                extra={"detail": "use ListenStream= and Accept=no in the socket unit"},
             )
         else:
             found.append(sock)
@@ -81,7 +90,7 @@ def passed_sockets() -> PassedSockets:
 
 
 def _key(sock: socket.socket) -> str | None:
-    """Return the address of a listening stream socket; None for another type of socket."""
+    """Return the address of a listening stream socket as text; None for another type of socket."""
     if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         return None
     name = sock.getsockname()
@@ -91,7 +100,7 @@ def _key(sock: socket.socket) -> str | None:
 
 
 def _keys(address: Endpoint) -> list[str]:
-    """Return the addresses of the sockets of a listener."""
+    """Return the results of `_key` for the sockets that a listener at this address needs."""
     if address.is_unix:
         return [address.host]
     hosts = ["127.0.0.1", "::1"] if address.host == "localhost" else [address.host]

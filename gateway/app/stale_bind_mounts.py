@@ -1,4 +1,4 @@
-"""Finds bind-mounted files that were replaced on the host. The container still sees the old file."""
+"""Finds bind-mounted files that were replaced on the host, because the container still reads the old file."""
 
 import re
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ _DELETED = "//deleted"
 
 
 def stale_files(files: Iterable[Path], mounts: str) -> list[str]:
-    """Return a warning for each file that was replaced on the host.
+    """Return a warning for each file that was replaced on the host. Does no I/O.
 
     Args:
         files: The files to check, without symbolic links.
@@ -20,7 +20,7 @@ def stale_files(files: Iterable[Path], mounts: str) -> list[str]:
     for line in mounts.splitlines():
         fields = line.split()
         if len(fields) > 4:
-            # A later mount at the same point covers the earlier one.
+            # If two mounts have the same mount point, the later one is the visible one.
             deleted[_unescaped(fields[4])] = _unescaped(fields[3]).endswith(_DELETED)
     found = []
     for path in sorted(set(files)):
@@ -38,7 +38,7 @@ def find_stale_files(files: Iterable[Path]) -> list[str]:
     """Return a warning for each file that was replaced on the host. Reads the mount table of this process; blocks."""
     try:
         return stale_files([each.resolve() for each in files], MOUNTS.read_text(errors="surrogateescape"))
-    except OSError:  # not Linux, or a hardened /proc
+    except OSError:  # the system is not Linux, or does not permit to read /proc
         return []
 
 

@@ -1,4 +1,4 @@
-"""Builds the data for the status page, JSON and metrics from the running components."""
+"""Builds the snapshots for the status page, the JSON API and the metrics from the running components."""
 
 import platform
 from collections import Counter
@@ -47,11 +47,11 @@ PYTHON_VERSION = platform.python_version()
 
 
 def tunnel_views(runtime: Runtime, events: EventLog) -> list[TunnelView]:
-    """Return the configured tunnels, and the removed tunnels that still drain.
+    """Return the status of the configured tunnels, and of the removed tunnels that still drain.
 
     Args:
         runtime: The runtime.
-        events: The log, which contains failures that began before a restart.
+        events: The event log. It shows when a failure began, even if this was before a restart.
     """
     configured = [
         _tunnel(spec, runtime.uplinks.of_tunnel(spec.name), events) for spec in runtime.config.tunnels.values()
@@ -63,7 +63,13 @@ def tunnel_views(runtime: Runtime, events: EventLog) -> list[TunnelView]:
 
 
 def _tunnel(spec: TunnelSpec, uplinks: list[Uplink], events: EventLog) -> TunnelView:
-    """Combine the uplinks of a tunnel's lanes. The tunnel is up if all its lanes are up."""
+    """Return the status of a tunnel from all its uplinks. The tunnel is up if all of them are up.
+
+    Args:
+        spec: The configuration of the tunnel.
+        uplinks: One uplink for each traffic class; at least one.
+        events: As for `tunnel_views`.
+    """
     worst, statuses = worst_uplink(uplinks), {each: _link_status(each) for each in uplinks}
     return TunnelView(
         name=spec.name,
@@ -85,7 +91,11 @@ def _tunnel(spec: TunnelSpec, uplinks: list[Uplink], events: EventLog) -> Tunnel
 
 
 def worst_uplink(uplinks: list[Uplink]) -> Uplink:
-    """Return the uplink of the lane that determines the state of a tunnel. Each tunnel has at least one lane."""
+    """Return the uplink that determines the state of a tunnel: the first one that is not up, or else the first one.
+
+    Args:
+        uplinks: All uplinks of the tunnel; at least one.
+    """
     return min(uplinks, key=lambda each: each.link is not None)
 
 
@@ -94,7 +104,10 @@ def _link_status(uplink: Uplink) -> LinkStatus:
 
 
 def _details(all_details: list[dict[str, Any]], facts: tuple[Fact, ...]) -> dict[str, Any]:
-    """Return the details of a tunnel's first lane, with the additive facts summed over all lanes."""
+    """Return the details of a tunnel from the details of its uplinks.
+
+    If a fact is declared as additive, such as a counter, sum its values. For all others, use the first uplink.
+    """
     combined = dict(all_details[0]) if all_details else {}
     for key in (fact.key for fact in facts if fact.additive):
         if key in combined:
@@ -103,7 +116,7 @@ def _details(all_details: list[dict[str, Any]], facts: tuple[Fact, ...]) -> dict
 
 
 def credential_views(found: list[NamedCredential]) -> list[CertificateView]:
-    """Return the views of certificates, ordered by their expiry."""
+    """Return the status of certificates, those that expire first at the beginning."""
     views = [CertificateView(each.kind, name, each.name, *each.validity) for name, each in found]
     return sorted(views, key=lambda each: each.expires)
 
@@ -120,13 +133,13 @@ def _since(running: RunningBackend, events: EventLog) -> float:
 
 
 def backend_view(running: RunningBackend, events: EventLog, *, knows_containers: bool) -> BackendView:
-    """Return the view of one backend.
+    """Return the status of one backend.
 
     Args:
         running: The backend.
-        events: The log, which contains failures that began before a restart.
-        knows_containers: Whether consumers of TCP listeners are containers. If not, they are addresses, which the
-            view omits.
+        events: The event log. It shows when a failure began, even if this was before a restart.
+        knows_containers: Whether the gateway identifies the containers behind source addresses. If not, the status
+            omits the consumers of TCP listeners, because they are only addresses.
     """
     spec, forward, candidates = running.spec, running.forward, running.candidates()
     found = running.evaluate(candidates)
@@ -143,7 +156,7 @@ def backend_view(running: RunningBackend, events: EventLog, *, knows_containers:
         since=_since(running, events),
         facts=spec.kind.facts,
         targets=[_target(running, *each, events) for each in zip(running.targets, candidates, strict=True)],
-        ways=backend_tunnel_views(running),
+        paths=backend_tunnel_views(running),
         connections=forward.active,
         waiting=forward.waiting,
         connections_total=forward.accepted,
@@ -170,7 +183,7 @@ def _consumer(usage: UsageCounters) -> ConsumerView:
 
 
 def docker_view(docker: DockerSync) -> DockerView | None:
-    """Return the view of the engine; None if Docker is not configured."""
+    """Return the status of the Docker engine; None if Docker is not configured."""
     reconciler = docker.reconciler
     if reconciler is None:
         return None
@@ -222,9 +235,9 @@ def docker_view(docker: DockerSync) -> DockerView | None:
 def _target(
     running: RunningBackend, monitored: MonitoredTarget, candidate: TargetCandidate, events: EventLog
 ) -> TargetView:
-    """Return the view of a target: its state through the way that new clients use, and counters of all ways.
+    """Return the status of a target: its state over the path that new clients use, and the counters of all paths.
 
-    If nothing has changed, return the previous view. This saves time, because a site can have hundreds of targets.
+    If nothing has changed, return the previous result. This saves time, because a site can have hundreds of targets.
     """
     name, clock, checks = str(monitored.target), monitored.clock, monitored.checks
     check = checks[monitored.choose()]
@@ -237,7 +250,7 @@ def _target(
         last, probe_result = check.last, monitored.record.probe_result
         view = TargetView(
             target=name,
-            way=check.tunnel,
+            tunnel=check.tunnel,
             state=candidate.state,
             reason=candidate.reason,
             detail=candidate.detail,
@@ -263,7 +276,7 @@ def _target(
 
 
 def _phases(checks: list[Check]) -> dict[str, tuple[int, float]]:
-    """Return the count and the total duration of each phase, over the checks through all ways."""
+    """Return how often each phase of a check ran, and its total duration in seconds, summed over `checks`."""
     found: dict[str, tuple[int, float]] = {}
     for name, summary in (each for check in checks for each in check.phases.items()):
         count, seconds = found.get(name, (0, 0.0))
@@ -278,10 +291,10 @@ def history(running: RunningBackend) -> dict[str, list[dict[str, Any]]]:
 
 def _results(monitored: MonitoredTarget) -> Iterator[dict[str, Any]]:
     results = [(check.tunnel, result) for check in monitored.checks for result in check.history.results()]
-    for way, result in sorted(results, key=lambda each: each[1].at):
+    for tunnel, result in sorted(results, key=lambda each: each[1].at):
         yield {
             "time": iso(result.at),
-            "via": way,
+            "via": tunnel,
             "state": result.state,
             "reason": result.reason,
             "detail": result.detail,

@@ -16,7 +16,9 @@ _PACKAGE = "opentelemetry.exporter.otlp.proto.http"
 
 @asynccontextmanager
 async def exporting(config: Config) -> AsyncIterator[TraceExporter | None]:
-    """Yield the exporter, and send the last spans at the end. Yields None if traces are not configured.
+    """Create and yield the exporter. At the end of the `async with` block, send the last spans.
+
+    Yields None if traces are not configured.
 
     Raises:
         GatewayError: A file or a package that the section `traces` needs cannot be used.

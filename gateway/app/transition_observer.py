@@ -14,11 +14,11 @@ apply. A configured tunnel is stopped only when the service stops."""
 
 
 class TransitionObserver:
-    """Observes the backends and tunnels of a runtime, and reports their state changes.
+    """Reports the state changes of the backends and tunnels of a runtime to the event log.
 
     Args:
-        runtime: The runtime. It calls this object after each check, and after each change of a tunnel.
-        events: The log.
+        runtime: The runtime. It calls this object after each check, and when the state of a tunnel changes.
+        events: The event log.
     """
 
     def __init__(self, runtime: Runtime, events: EventLog) -> None:
@@ -28,7 +28,7 @@ class TransitionObserver:
         runtime.uplinks.on_change = self._observe_tunnel
 
     def close(self) -> None:
-        """Stop observing, because the tunnels are about to be closed."""
+        """Stop reporting. Call this method before the tunnels are closed, so that their closing causes no events."""
         self._runtime.on_check_result = lambda _: None
         self._runtime.uplinks.on_change = lambda _: None
 
@@ -38,15 +38,15 @@ class TransitionObserver:
         checked = [state for target, state in states if target.is_checked or state.state is not HealthState.UNKNOWN]
         for state in checked:
             if state.state is HealthState.BLOCKED:
-                continue  # the tunnel's own event already reports the cause
+                continue  # the event of the tunnel that blocks the target already reports the cause
             subject = EventSubject(SubjectType.TARGET, name, str(state.target))
             self._events.observe(subject, state.state, state.reason, state.detail)
-        if len(checked) == len(states):  # otherwise, the state of the backend is not the result of checks yet
+        if len(checked) == len(states):  # until all targets are checked, the state of the backend is not final
             found = running.evaluate()
             self._events.observe(EventSubject(SubjectType.BACKEND, name), found.state, found.reason, found.detail)
 
     def _observe_tunnel(self, name: str) -> None:
         uplinks = self._runtime.uplinks.of_tunnel(name)
-        worst = worst_uplink(uplinks) if uplinks else None  # a removed tunnel has no lane
+        worst = worst_uplink(uplinks) if uplinks else None  # a removed tunnel has no uplink
         if worst is not None and worst.state not in _IGNORED:
             self._events.observe(EventSubject(SubjectType.TUNNEL, name), worst.state, worst.reason, worst.detail)

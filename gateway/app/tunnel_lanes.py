@@ -1,8 +1,8 @@
-"""Decides in which lanes to open each tunnel: one lane for each traffic class. Does no I/O.
+"""Decides how many connections (lanes) each tunnel has: one for each traffic class that uses it. Does no I/O.
 
-If a query and a bulk transfer share an SSH connection, the query waits at both ends of the connection, because sshd
-serves the channels of a connection in turn. Therefore each traffic class has its own lane in every tunnel. Two
-connections to a VPN must not use the same key, so a VPN has one lane for both classes.
+If a query and a bulk transfer share an SSH connection, the query waits behind the data of the transfer. Therefore
+each traffic class has its own lane, which is a separate connection. A VPN has one lane for both classes, because two
+connections must not use the same key.
 """
 
 from typing import NamedTuple
@@ -12,14 +12,17 @@ from gateway.contracts.states import TrafficClass
 
 
 class TunnelLane(NamedTuple):
-    """A lane: a tunnel that is opened for one traffic class. Each lane has its own connection."""
+    """A separate connection of a tunnel that carries the traffic of one class: bulk, or everything else."""
 
     tunnel: str
     bulk: bool
 
 
 def outer_lanes(config: Config, lane: TunnelLane) -> list[TunnelLane]:
-    """Return the lanes inside which `lane` can run, in order of preference; empty if it uses the direct link."""
+    """Return the lanes of outer tunnels inside which `lane` can run, in order of preference.
+
+    The result is empty if the tunnel runs inside no other tunnel.
+    """
     return [_lane(config, via, bulk=lane.bulk) for via in config.tunnels[lane.tunnel].via]
 
 
@@ -28,7 +31,10 @@ def _lane(config: Config, tunnel: str, *, bulk: bool) -> TunnelLane:
 
 
 def backend_lanes(config: Config, backend: str) -> dict[str, TunnelLane]:
-    """Return the lanes of a backend's clients and checks, by tunnel; empty if they use the direct link."""
+    """Return the lane that a backend uses in each of its tunnels. The result is empty if it uses no tunnel.
+
+    Clients and checks use the same lanes.
+    """
     spec = config.backends[backend]
     bulk = spec.kind.traffic_class is TrafficClass.BULK
     return {name: _lane(config, name, bulk=bulk) for name in spec.tunnels}
@@ -49,7 +55,7 @@ def required_lanes(config: Config) -> list[TunnelLane]:
 
 
 def _used_tunnels(config: Config) -> set[str]:
-    """Return the tunnels on the paths to all backends."""
+    """Return the tunnels that at least one backend uses, directly or as an outer tunnel."""
     used: set[str] = set()
     found = {tunnel for spec in config.backends.values() for tunnel in spec.tunnels}
     while found:

@@ -1,4 +1,4 @@
-"""Starts, replaces and stops the uplinks, which keep tunnels open, when the configuration changes."""
+"""Owns the uplinks, which keep tunnels open. Starts, replaces and stops them when the configuration changes."""
 
 from collections.abc import Callable, Collection
 from weakref import WeakKeyDictionary
@@ -29,15 +29,15 @@ class UplinkManager:
         components.start("tunnel direct", self.direct)
 
     def apply(self, config: Config, closed: Collection[str]) -> list[Uplink]:
-        """Open the uplinks that are missing.
+        """Start the uplinks that a configuration requires and that do not run yet.
 
         Args:
             config: The new configuration.
-            closed: The names of the tunnels to close.
+            closed: The names of the tunnels that were changed or removed. Their current uplinks are replaced.
 
         Returns:
-            The uplinks that are replaced or no longer required. Pass them to `retire` after clients and inner
-            uplinks use the new ones.
+            The uplinks that are replaced or no longer required. They still run. Pass them to `retire` as soon as new
+            clients and inner tunnels use the new uplinks.
         """
         self._config = config
         required = required_lanes(config)
@@ -62,7 +62,7 @@ class UplinkManager:
         self._components.start(f"tunnel {spec.name}", uplink)
 
     def retire(self, retired: list[Uplink], drain: float, has_clients: Callable[[Uplink], bool]) -> None:
-        """Close each uplink when neither clients nor other uplinks use it, or after `drain` seconds.
+        """Stop each uplink when neither clients nor other uplinks use it, or after `drain` seconds.
 
         Args:
             retired: The result of `apply`.
@@ -78,21 +78,21 @@ class UplinkManager:
         return any(uplink in each.vias and each.state is not TunnelState.STOPPED for each in others)
 
     def of_backend(self, name: str) -> dict[str | None, Uplink]:
-        """Return the uplinks that lead to the targets of a backend, by tunnel; None: the direct uplink."""
+        """Return the uplink of each tunnel that leads to a target of a backend. The key None is the direct uplink."""
         lanes = backend_lanes(self._config, name)
         return {None: self.direct, **{tunnel: self.by_lane[lane] for tunnel, lane in lanes.items()}}
 
     def of_tunnel(self, name: str) -> list[Uplink]:
-        """Return the uplinks of a tunnel, one per lane."""
+        """Return the uplinks of a tunnel, one for each traffic class."""
         return [uplink for lane, uplink in self.by_lane.items() if lane.tunnel == name]
 
     def draining(self) -> list[tuple[TunnelSpec, Uplink]]:
-        """Return the uplinks of removed tunnels that still drain."""
+        """Return the uplinks of removed tunnels that still drain, each with the last configuration of its tunnel."""
         retiring = self._components.retiring_uplinks()
         return [(self._specs[each], each) for each in retiring if each.name not in self._config.tunnels]
 
 
 def _peer_identity(spec: TunnelSpec) -> object:
-    """Return the identity that only one open tunnel is allowed to use; None if the tunnel has no such identity."""
+    """Return the identity, such as a key, that only one open tunnel may use; None if the tunnel has none."""
     kind = spec.kind
     return (kind.name, kind.identity(spec.options)) if kind.identity else None

@@ -1,6 +1,6 @@
-"""Assigns a port to each backend that has a volume and no listener.
+"""Assigns a port to each backend that has a Docker volume but no configured listener.
 
-A port is never reassigned, because a Docker volume cannot be edited.
+A backend keeps its port forever, because the volume contains the port and cannot be edited.
 """
 
 import json
@@ -18,11 +18,11 @@ _LOOPBACK = "127.0.0.1"
 
 
 def with_ports(config: Config, *, record: bool = True) -> Config:
-    """Return the configuration with a listener for each backend that has a volume.
+    """Return the configuration with a listener on loopback for each backend that has a volume but no listener.
 
     Args:
         config: The configuration from the file, without derived values.
-        record: Whether to write a new port to `state_dir`.
+        record: Whether to write newly assigned ports to `state_dir`.
 
     Raises:
         GatewayError: The record of ports cannot be read or written, or no port is free. Without the record, the

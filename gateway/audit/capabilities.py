@@ -1,4 +1,4 @@
-"""Determines whether root in a container ignores permission bits. Does no I/O."""
+"""Determines whether a container has the capability to ignore the permission bits of files. Does no I/O."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ _OVERRIDE = "DAC_OVERRIDE"
 
 
 def ignores_permissions(host: Mapping[str, Any]) -> bool:
-    """Return whether root in a container ignores permission bits (capabilities(7), CAP_DAC_OVERRIDE).
+    """Return whether root in a container ignores the permission bits of files (capabilities(7), CAP_DAC_OVERRIDE).
 
     Args:
         host: The `HostConfig` of the container's inspection.

@@ -1,4 +1,4 @@
-"""Adds variables such as DOCKER_HOST to the fixes, so that their commands use the audited engine. Does no I/O."""
+"""Adds variables such as DOCKER_HOST to the commands of a report, which then use the audited engine. Does no I/O."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ _VARIABLES = {"docker": "DOCKER_HOST", "podman": "CONTAINER_HOST"}
 
 
 def with_environment(report: AuditReport, options: DockerOptions, default_host: str, client: str) -> AuditReport:
-    """Return the report. If the client uses another engine by default, each fix first selects the audited engine.
+    """Return the report with fixes that use the audited engine, even if the client uses another engine by default.
 
     Args:
         report: The report.
@@ -40,5 +40,5 @@ def _selection(options: DockerOptions, default_host: str, client: str) -> str:
 
 
 def _runs(fix: str, client: str) -> bool:
-    """Return whether a fix has a command that uses the client."""
+    """Return whether the commands of a fix call the client."""
     return any(f"{client} " in line for line in fix.splitlines() if not line.startswith("#"))

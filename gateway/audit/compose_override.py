@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from gateway.audit.data_copy import (
     END,
+    copy_commands,
     created_volumes,
-    frozen,
     helper_created,
     is_live,
     removed_on_failure,
@@ -33,7 +33,7 @@ from gateway.docker.grants import SERVICE
 def override(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChanges) -> str:
     """Return commands that write an override file and recreate the container with the changed mounts.
 
-    Compose removes the old container, so the commands first save its layer as an image.
+    Compose removes the old container, so the commands first save its writable layer as an image.
 
     Args:
         snapshot: The snapshot.
@@ -41,8 +41,9 @@ def override(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
         change: The changes to the mounts.
 
     Raises:
-        UnsupportedContainerSettingError: The override file cannot contain the options of a mount, the service has
-            several containers, which Compose would all replace, or the image's name now refers to another image.
+        UnsupportedContainerSettingError: The override file cannot express the options of a mount. Or the service has
+            several containers, and Compose would replace all of them. Or the image's name now refers to another
+            image.
     """
     replicas = [each for each in snapshot.containers if container.service and each.service == container.service]
     if len(replicas) > 1:
@@ -50,10 +51,10 @@ def override(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
             f"Compose would replace all {len(replicas)} containers of {container.service}"
         )
     if needs_long_syntax(container):
-        raise UnsupportedContainerSettingError("options of a mount")
+        raise UnsupportedContainerSettingError("a mount has options that an override file cannot express")
     if container.exact_image != container.image:
         raise UnsupportedContainerSettingError(
-            f"Compose may use another image, because {container.image} has changed"
+            f"Compose may use another image, because the name {container.image} now refers to another one"
         )
     labels, name, client = container.labels, container.name, snapshot.client
     service, first = labels[SERVICE], labels[FILES].partition(",")[0]
@@ -65,11 +66,12 @@ def override(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
     lines = [*without_volumes(client, change), *change.setup, write, command(*compose, "config", "--quiet")]
     lines += [*created_volumes(client, change), *removed_on_failure(client, change)]
     helper = f"{name}-copy"
-    lines += [*helper_created(client, container, change, helper), *frozen(client, container, change, helper)]
+    lines += [*helper_created(client, container, change, helper), *copy_commands(client, container, change, helper)]
     lines += [END, command(client, "kill", name)] if is_live(container, change) else []
     saved = f"before-audit:{name}"
     lines.append(command(client, "commit", name, saved))
-    # From here on, the new volume can contain the only copy of the data, so a failure must not remove the volume.
+    # Once Compose has removed the old container, the new volume can contain the only copy of the data. Therefore,
+    # replace the trap that removes the volume if the script fails.
     lines.append(END if is_live(container, change) else started_on_failure(client, container))
     start = "--detach" if container.running else "--no-start"
     same_image = ("--no-build", "--pull", "never")
@@ -89,8 +91,8 @@ def _lines(container: AuditedContainer, change: MountChanges, service: str, *, o
         given = tmpfs_options(container)
         lines += _list("tmpfs", (f"{each}{given.get(each, '')}" for each in tmpfs if each in left))
     if from_files(container, overridden=overridden) & unmounted_paths(change):
-        # Compose would keep a mount that comes from `secrets` or `configs`. Therefore, clear both lists: `volumes`
-        # above already contains the mounts from them that must remain.
+        # An override file cannot remove a single mount of `secrets` or `configs`, so clear both lists. The list
+        # `volumes` above already contains all mounts that must remain.
         lines += [*_list("secrets", ()), *_list("configs", ())]
     used = {each.volume for each in container.mounts if each.volume and each.path in left}
     named = sorted({*new_volumes(change), *used})
@@ -103,5 +105,5 @@ def _list(key: str, values: Iterable[str]) -> list[str]:
 
 
 def _quote(text: str) -> str:
-    """Return a string as a YAML scalar. Dollar signs are doubled, because Compose expands `$NAME`, not `$$NAME`."""
+    """Return a string as a YAML scalar. Double each dollar sign, because Compose expands `$NAME`."""
     return "'" + text.replace("'", "''").replace("$", "$$") + "'"

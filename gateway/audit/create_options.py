@@ -10,11 +10,11 @@ from gateway.secret_redaction import has_secrets
 
 
 def options(container: AuditedContainer, cgroup_mode: str) -> tuple[list[str], list[str]]:
-    """Return the options, except those for name, mounts and environment, and the arguments after the image.
+    """Return the options, without those for name, mounts and environment. Also return the arguments after the image.
 
     Args:
         container: The existing container.
-        cgroup_mode: As in `AuditSnapshot`.
+        cgroup_mode: The cgroup namespace mode that containers have by default.
 
     Raises:
         UnsupportedContainerSettingError: The container has settings that this module cannot convert, or settings that
@@ -24,14 +24,14 @@ def options(container: AuditedContainer, cgroup_mode: str) -> tuple[list[str], l
     entrypoint, command = _command(container)
     found += [*_own(container), *entrypoint]
     if not all(each.isprintable() for each in (*found, *command)):
-        raise UnsupportedContainerSettingError("options or arguments with line breaks")
+        raise UnsupportedContainerSettingError("an option or argument contains a line break")
     if has_secrets([*found, *command]):
-        raise UnsupportedContainerSettingError("options or arguments that seem to hold secrets")
+        raise UnsupportedContainerSettingError("an option or argument seems to contain a secret")
     return found, command
 
 
 def variables(container: AuditedContainer) -> list[str]:
-    """Return the names of the environment variables that do not come from the image.
+    """Return the names of the container's environment variables that do not come from its image.
 
     Raises:
         UnsupportedContainerSettingError: A value contains a line break.
@@ -41,12 +41,12 @@ def variables(container: AuditedContainer) -> list[str]:
         str(each) for each in (container.inspection.get("Config") or {}).get("Env") or () if each not in from_image
     ]
     if any("\n" in each for each in given):
-        raise UnsupportedContainerSettingError("environment variables with line breaks")
+        raise UnsupportedContainerSettingError("an environment variable contains a line break")
     return [each.partition("=")[0] for each in given]
 
 
 def networks(container: AuditedContainer) -> Iterator[tuple[str, list[str]]]:
-    """Yield each user-defined network, with the container's options for `docker network connect` on this network."""
+    """Yield the name of each user-defined network of a container, with the options for `docker network connect`."""
     found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
     for name, endpoint in found.items():
         if name in ("bridge", "host", "none", "podman"):
@@ -62,9 +62,9 @@ def networks(container: AuditedContainer) -> Iterator[tuple[str, list[str]]]:
 
 
 def changed_addresses(container: AuditedContainer, first: str) -> Iterator[str]:
-    """Yield the networks, except `first`, on which the new container gets another MAC address.
+    """Yield the names of the networks on which the new container gets another MAC address than the old one.
 
-    `docker create` can set the address on the first network, but `docker network connect` has no option for it.
+    `docker create` sets the address on the network `first`. `docker network connect` cannot set it on the others.
     """
     found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
     return (
@@ -99,10 +99,10 @@ def _own(container: AuditedContainer) -> Iterator[str]:
 
 
 def _mac_address(container: AuditedContainer) -> str:
-    """Return the MAC address of the first network; empty if the engine derived it from the IPv4 address.
+    """Return the MAC address to set on the first network; empty if the engine derived it from the IPv4 address.
 
-    Since Docker 28, the engine generates random addresses, which cannot be distinguished from configured ones. The
-    new container keeps them.
+    Since Docker 28, the engine generates random addresses. They look like configured ones, so the new container gets
+    the same address in both cases.
     """
     config: Mapping[str, Any] = container.inspection.get("Config") or {}
     found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
@@ -120,7 +120,7 @@ def _chosen(address: Any, endpoint: Mapping[str, Any]) -> str:
 
 
 def _command(container: AuditedContainer) -> tuple[list[str], list[str]]:
-    """Return the option for the entrypoint, and the arguments after the image on the command line."""
+    """Return the option `--entrypoint` if needed, and the arguments after the image on the command line."""
     config: Mapping[str, Any] = container.inspection.get("Config") or {}
     command = [str(each) for each in config.get("Cmd") or ()]
     entrypoint = [str(each) for each in config.get("Entrypoint") or ()]

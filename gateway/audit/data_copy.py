@@ -1,4 +1,4 @@
-"""Writes commands that copy a container's data while no process changes the data. Does no I/O."""
+"""Writes shell commands that copy a container's data while no process changes the data. Does no I/O."""
 
 import shlex
 
@@ -7,13 +7,13 @@ from gateway.audit.mount_changes import MountChanges, new_volumes
 from gateway.audit.shell_commands import COPY_ROOT, command, copy, save, script
 
 END = "trap - EXIT"
-"""The command that removes the trap of `on_exit`: a later failure then undoes nothing."""
+"""The command that removes the trap of `on_exit`, so that a later failure does not run the commands in the trap."""
 
 
 def helper_created(
     client: str, container: AuditedContainer, change: MountChanges, helper: str, *created: str
 ) -> list[str]:
-    """Return commands that create the helper container for `frozen`; empty if the change copies no data.
+    """Return commands that create the helper container for `copy_commands`; empty if the change copies no data.
 
     Args:
         client: The engine's command line client.
@@ -29,15 +29,18 @@ def helper_created(
     return [create, *removed_on_failure(client, change, helper, *created)]
 
 
-def frozen(client: str, container: AuditedContainer, change: MountChanges, helper: str, *created: str) -> list[str]:
+def copy_commands(
+    client: str, container: AuditedContainer, change: MountChanges, helper: str, *created: str
+) -> list[str]:
     """Return commands that stop or pause a container, copy its data to new volumes, and remove the helper container.
 
-    The commands are lines of a script that stops at the first command that fails. Until `END`, a failure removes the
-    created containers and the new volumes, and the old container runs again. The same script can then run again.
+    The commands are lines of a script that stops at the first command that fails. If a command before `END` fails,
+    the script removes the created containers and the new volumes, and starts the old container again. The user can
+    then run the same script again.
 
-    The commands stop the container before they copy the data, because it then completes its writes. If the data
-    exists only while the container runs, they pause it instead, and the caller must kill it afterward. A database
-    then recovers from the copy as after a power failure.
+    The commands stop the container before they copy the data, because a container completes its writes when it stops.
+    If the data is lost when the container stops, the commands pause the container instead. The caller must then add a
+    command that kills it. A database recovers from such a copy as after a power failure.
 
     Args:
         client: The engine's command line client.
@@ -58,15 +61,15 @@ def frozen(client: str, container: AuditedContainer, change: MountChanges, helpe
 
 
 def on_exit(*commands: str) -> str:
-    """Return a command that sets a trap: when the script exits, it runs `commands`. `END` removes the trap."""
-    # With `set -e`, the first failing command in the trap would end it.
+    """Return a command that sets a trap: the shell runs `commands` when the script exits, unless `END` ran before."""
+    # Without `set +e`, the shell would skip the rest of the trap after the first command that fails.
     return f"trap {shlex.quote('; '.join(('set +e', *commands)))} EXIT"
 
 
 def without_volumes(client: str, change: MountChanges) -> list[str]:
-    """Return commands that stop the script if a volume with the name of a new volume exists.
+    """Return commands that stop the script if a volume with the name of a new volume already exists.
 
-    Such a volume can belong to another application, or contain a part of the data from an earlier attempt.
+    The existing volume can belong to another application, or contain incomplete data from an earlier attempt.
     """
     return [
         f"{command(client, 'volume', 'inspect', each)} > /dev/null 2>&1 && "
@@ -87,12 +90,15 @@ def removed_on_failure(client: str, change: MountChanges, *created: str) -> list
 
 
 def started_on_failure(client: str, container: AuditedContainer) -> str:
-    """Return a trap that starts a container that was running again if the script fails; see `on_exit`."""
+    """Return a trap that starts the container again if the script fails; see `on_exit`.
+
+    Return `END` if the container was not running.
+    """
     return on_exit(command(client, "start", container.name)) if container.running else END
 
 
 def saved(client: str, container: AuditedContainer, paths: tuple[str, ...]) -> str:
-    """Return a script that copies directories of a container to the shell's current directory, and changes no data.
+    """Return a script that copies directories of a container to the shell's current directory.
 
     The script pauses the container while it copies the data.
 

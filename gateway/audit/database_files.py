@@ -46,7 +46,7 @@ _SYSTEM = (
 
 
 def in_files(names: Iterable[str]) -> tuple[str, str]:
-    """Return the kind of database that the files belong to, and their directory. Both are empty if there is none.
+    """Return the kind and the directory of the database to which files belong. Both are empty if there is none.
 
     Args:
         names: Paths of files. If several are database files, the one nearest to the root determines the directory.

@@ -1,6 +1,6 @@
 """Reads the names in a directory, and recognizes databases and private keys in it by names and content.
 
-A container can change these files during the reads.
+A container can replace a file at any time. Therefore, the functions follow no symbolic links, and block on no FIFO.
 """
 
 import errno
@@ -39,7 +39,8 @@ class DirectoryContents:
         entries: The names in the directory; None if there are too many, or if the directory cannot be read.
         database: The kind of database whose files are in the directory or a few levels below; empty if there is none.
         key: A private key in the directory or a few levels below; None if none was found, or if there is a database.
-        is_complete: Whether all names down to the third level of subdirectories were read, or a database was found.
+        is_complete: Whether all names down to the third level of subdirectories were read. Also True if a database
+            was found, because the remaining names then make no difference.
     """
 
     entries: frozenset[str] | None = None
@@ -54,14 +55,14 @@ def read_directory(top: str, skipped: Collection[str], is_late: Callable[[], boo
     Args:
         top: The path of the directory.
         skipped: Paths of directories that must not be opened.
-        is_late: Returns whether to stop reading.
+        is_late: Returns whether the deadline has passed. The function then stops reading.
     """
     reader = _DirectoryReader(top)
     while reader.waiting and len(reader.names) < _MOST_NAMES and not is_late():
         reader.read_next(skipped)
     database = in_files(reader.names)[0]
     is_complete = bool(database) or not (reader.is_truncated or reader.waiting)
-    # Do not report a key next to a database: databases create their own TLS keys, and need them.
+    # If there is a database, do not report keys: databases create TLS keys in their own directory.
     return DirectoryContents(reader.entries, database, None if database else reader.first_key(), is_complete)
 
 
@@ -131,7 +132,7 @@ def file_key(path: str, status: os.stat_result) -> FoundKey | None:
 
 
 def _is_candidate(entry: "os.DirEntry[str]") -> bool:
-    """Return whether a file can be a key: whether it is regular, and has a suitable name, size and mode."""
+    """Return whether a file is a regular file whose name, size and mode are typical of a private key."""
     if not is_name_of_candidate(entry.name):
         return False
     try:
@@ -142,7 +143,7 @@ def _is_candidate(entry: "os.DirEntry[str]") -> bool:
 
 
 def _key_in(path: str) -> KeyKind | None:
-    """Return the kind of key in a file; None if it contains none. If the file cannot be read, its name decides."""
+    """Return the kind of key in a file; None if there is none. If the file cannot be read, use only its name."""
     try:
         return by_content(read_start(path, LARGEST), path)
     except OSError:
@@ -150,7 +151,7 @@ def _key_in(path: str) -> KeyKind | None:
 
 
 def _is_sqlite(entry: "os.DirEntry[str]") -> bool:
-    """Return whether a file has the header of SQLite ("Database File Format", section 1.3), or cannot be read."""
+    """Return whether a file is a SQLite database ("Database File Format", section 1.3). True if it is unreadable."""
     try:
         if not entry.is_file(follow_symlinks=False):
             return False

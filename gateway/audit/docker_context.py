@@ -1,4 +1,4 @@
-"""Determines the engine that the program `docker` uses if its command line does not select one."""
+"""Determines which engine the command `docker` uses if no option on its command line selects an engine."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from gateway.docker.options import DockerOptions
 
 
 def default_host(environment: Mapping[str, str]) -> str:
-    """Return the address of the engine that `docker` uses; empty if a context selects it (`docker context use`).
+    """Return the address of the engine that `docker` uses by default; empty if a Docker context selects the engine.
 
     Args:
         environment: The environment variables of `docker`. `DOCKER_HOST` takes precedence over `DOCKER_CONTEXT`,

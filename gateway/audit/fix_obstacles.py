@@ -1,4 +1,4 @@
-"""Decides whether commands can replace a container without harm to data and to other containers. Does no I/O."""
+"""Finds reasons why commands cannot replace a container without harm to data or other containers. Does no I/O."""
 
 from collections.abc import Iterator
 
@@ -30,7 +30,7 @@ def _owners(snapshot: AuditSnapshot, change: MountChanges) -> Iterator[str]:
 
 
 def _nested(container: AuditedContainer, change: MountChanges) -> Iterator[str]:
-    """Yield a reason for each mount below or above a copied path: a copy would mix the files of both mounts."""
+    """Yield a reason for each mount below or above a copied path. The copy would contain the files of both mounts."""
     for path in change.copied:
         for mount in container.mounts:
             if mount.path != path and (is_below(mount.path, path) or is_below(path, mount.path)):
@@ -39,7 +39,7 @@ def _nested(container: AuditedContainer, change: MountChanges) -> Iterator[str]:
 
 
 def _shared(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChanges) -> Iterator[str]:
-    """Yield a reason for each copied path whose data other containers also use: they would still use the old data."""
+    """Yield a reason for each copied path whose data other containers also use. They would keep the old data."""
     stores = {each.path: store_of(snapshot, each) for each in container.mounts}
     for path in change.copied:
         store = stores.get(path)
@@ -58,7 +58,7 @@ def _shared(snapshot: AuditSnapshot, container: AuditedContainer, change: MountC
 
 
 def _reads_all_volumes(snapshot: AuditSnapshot, mount: AuditedMount) -> bool:
-    """Return whether a mount is read-only and contains all volumes, so that its container also sees a new volume."""
+    """Return whether a mount is a read-only bind mount of the directory that contains all volumes, also new ones."""
     return not mount.writable and mount.kind == "bind" and is_below(snapshot.volume_directory, mount.source)
 
 
@@ -71,7 +71,7 @@ def _is_same(one: MountStorage, other: MountStorage) -> bool:
 
 
 def _dependants(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterator[str]:
-    """Yield a reason if other containers use a namespace of the container, because the namespace ends with it."""
+    """Yield a reason if other containers use a namespace of the container. They would lose the namespace."""
     names = sorted(
         other.name
         for other in _others(snapshot, container)
@@ -85,9 +85,9 @@ def _dependants(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterato
 
 
 def _linked(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterator[str]:
-    """Yield a reason if other containers have a legacy link to the container.
+    """Yield a reason if other containers have a legacy link (`--link`) to the container.
 
-    When the old container is renamed, the link still refers to it, and not to the new container.
+    The link would still refer to the old, renamed container, and not to the new one.
     """
     names = sorted(
         {

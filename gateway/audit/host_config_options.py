@@ -4,15 +4,15 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 _MOUNTS = {"Binds", "Mounts", "Tmpfs", "VolumesFrom", "AutoRemove"}
-"""Keys of `HostConfig` that describe mounts. They need no options, because the new container gets other mounts."""
+"""Keys of `HostConfig` that describe mounts, and `--rm`. The new container gets other mounts, and no `--rm`."""
 _NO_OPTIONS = {"MaskedPaths", "ReadonlyPaths", "CgroupnsMode", "ContainerIDFile", "ConsoleSize", "Isolation",
                "VolumeDriver", "Cgroup", "IOMaximumBandwidth", "IOMaximumIOps"}  # fmt: skip
-"""Other keys of `HostConfig` without an entry in `_OPTIONS`: the engine sets them, or other code converts them."""
+"""Other keys of `HostConfig` that `_OPTIONS` omits: the engine sets them, or another function converts them."""
 _MOUNT_OPTIONS = ("VolumeOptions", "BindOptions", "TmpfsOptions", "ClusterOptions", "ImageOptions")
 
 
 class UnsupportedContainerSettingError(Exception):
-    """A container has settings that commands cannot reproduce, or that contain secrets. The message names them."""
+    """Commands cannot reproduce a container, or would contain a secret. The message contains the reason."""
 
 
 def host_config_options(host: Mapping[str, Any], cgroup_mode: str) -> Iterator[str]:
@@ -20,7 +20,7 @@ def host_config_options(host: Mapping[str, Any], cgroup_mode: str) -> Iterator[s
 
     Args:
         host: The `HostConfig`.
-        cgroup_mode: As in `AuditSnapshot`.
+        cgroup_mode: The cgroup namespace mode that containers have by default.
 
     Raises:
         UnsupportedContainerSettingError: `host` has a key that this function does not convert.
@@ -31,7 +31,7 @@ def host_config_options(host: Mapping[str, Any], cgroup_mode: str) -> Iterator[s
     if left_out:
         raise UnsupportedContainerSettingError(", ".join(left_out))
     if any(each.get(key) for each in host.get("Mounts") or () for key in _MOUNT_OPTIONS):
-        raise UnsupportedContainerSettingError("options of --mount")
+        raise UnsupportedContainerSettingError("a mount has options that -v does not have")
     if host.get("MaskedPaths") == [] and not host.get("Privileged"):
         raise UnsupportedContainerSettingError("--security-opt systempaths=unconfined")
     if host.get("CgroupnsMode") not in (None, "", cgroup_mode):
@@ -43,7 +43,7 @@ def host_config_options(host: Mapping[str, Any], cgroup_mode: str) -> Iterator[s
 
 
 def each_of(flag: str) -> Callable[[Any], Iterator[str]]:
-    """Return a function that yields `flag` and the value for each value of its argument."""
+    """Return a function that converts a list of values to options: `flag` before each value."""
 
     def options(values: Any) -> Iterator[str]:
         for value in values:
@@ -76,10 +76,8 @@ def restart_policy(policy: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _security(values: Any) -> Iterator[str]:
-    if any(
-        str(each).startswith(("seccomp={", "seccomp:{")) for each in values
-    ):  # --security-opt needs a file with this profile
-        raise UnsupportedContainerSettingError("--security-opt seccomp=FILE")
+    if any(str(each).startswith(("seccomp={", "seccomp:{")) for each in values):
+        raise UnsupportedContainerSettingError("--security-opt seccomp=FILE needs the file with the profile")
     yield from each_of("--security-opt")(values)
 
 

@@ -43,7 +43,11 @@ def _unescape(text: str) -> str:
 
 
 def stale_files(text: str) -> set[str]:
-    """Return the mount points in a container's mount table whose files were removed or replaced on the host."""
+    """Return the mount points of files that were removed or replaced on the host after a container mounted them.
+
+    Args:
+        text: The container's mount table (proc_pid_mountinfo(5)).
+    """
     fields = (line.split(" ") for line in text.splitlines())
     return {_unescape(each[4]) for each in fields if len(each) > 4 and each[3].endswith("//deleted")}
 
@@ -53,12 +57,12 @@ class HostFiles:
 
     Args:
         mounts_by_point: The host's mount table by mount point.
-        deadline: When to stop reading directories, in monotonic seconds.
+        deadline: The time at which to stop reading directories, in seconds on the monotonic clock.
     """
 
     def __init__(self, mounts_by_point: Mapping[str, HostMount], deadline: float) -> None:
         self.truncated: list[str] = []
-        """Directories with more files than `HostFiles` reads: their paths, or other names for messages."""
+        """The names, for messages, of directories that were only partly read because they contain too many files."""
         self._mounts = mounts_by_point
         self._deadline = deadline
         self._network = {point for point, each in mounts_by_point.items() if _is_remote(each)}
@@ -97,7 +101,7 @@ class HostFiles:
         return done
 
     def inspect(self, path: str) -> HostPath | None:
-        """Return the file or directory at a path; None if it does not exist, is not local, or cannot be read."""
+        """Return the properties of the file or directory at a path; None if it is absent, not local or unreadable."""
         if not self.is_local(path):
             return None
         try:

@@ -1,4 +1,4 @@
-"""Defines the files and mounts of the engine's host that a snapshot contains."""
+"""Defines classes for the files and mounts of the engine's host in a snapshot."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -87,7 +87,7 @@ def _size(entry: "os.DirEntry[str]") -> int:
 
 
 def _is_whiteout(entry: "os.DirEntry[str]") -> bool:
-    """Return whether an entry hides the same name in lower layers. In overlayfs, it is the character device 0/0."""
+    """Return whether an entry is a whiteout: the character device 0/0, by which overlayfs marks a removed file."""
     try:
         status = entry.stat(follow_symlinks=False)
     except OSError:
@@ -101,7 +101,7 @@ def user_of(host: HostFiles, layers: Iterable[str], given: str, more_groups: Ite
     Args:
         host: The files of the host.
         layers: Directories of the container's layers, uppermost first.
-        given: The user as configured: `USER` or `USER:GROUP`, by name or number. Empty means root.
+        given: The configured user: `USER` or `USER:GROUP`, each a name or a number; empty for root.
         more_groups: Additional groups, by name or number.
     """
     name, _, group = (given or "0").partition(":")
@@ -121,7 +121,7 @@ def user_of(host: HostFiles, layers: Iterable[str], given: str, more_groups: Ite
 
 
 def _is_id(text: str) -> bool:
-    """Return whether a string is the ID of a user or group. An image can contain a string of any length."""
+    """Return whether a string is a number that can be the ID of a user or group."""
     return re.fullmatch("[0-9]{1,10}", text) is not None
 
 
@@ -138,7 +138,7 @@ def _table(host: HostFiles, layers: list[str], name: str) -> Iterator[list[str]]
 
 
 def _directory(host: HostFiles, layer: str, path: str) -> str | None:
-    """Return a directory of a layer; None if it is absent, or if the image has a symbolic link in its path."""
+    """Return the path of a directory in a layer; None if it is absent, or if its path contains a symbolic link."""
     found = layer if host.is_local(layer) else None
     for part in filter(None, path.split("/")):
         if found is not None:

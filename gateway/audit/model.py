@@ -1,4 +1,4 @@
-"""Defines the snapshot that an audit examines: containers and volumes. `host_model.py` defines the host's files."""
+"""Defines the snapshot that an audit examines, with the containers and volumes of an engine."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from gateway.docker.grants import PROJECT, SERVICE, SWARM_SERVICE
 from gateway.docker.image_labels import split
 
 ONE_OFF = "com.docker.compose.oneoff"
-"""The label that `docker compose run` sets to `True`."""
+"""The label that Compose sets to `True` on containers of `docker compose run`, and to `False` on others."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ContainerUser:
 
 @dataclass(frozen=True)
 class AuditedContainer:
-    """A container, as the audit observes it.
+    """The state of a container at the time of the audit.
 
     Args:
         id: The container's ID.
@@ -68,7 +68,8 @@ class AuditedContainer:
             is not known; None if the paths are not known.
         user: The user of the main process; None if it is not known.
         shared_memory: The kind of database whose files are in /dev/shm; empty if no kind is known.
-        is_own: Whether the container runs the gateway itself, which needs access to keys and to the engine's socket.
+        is_own: Whether the container runs the gateway itself. Access to keys and to the engine's socket is then not a
+            hazard, because the gateway needs it.
         inspection: The engine's response to an inspect request. The commands of fixes are derived from this response.
         image_config: The configuration of the image; None if it is not known.
         image_reference: The image in commands: its name, or its ID if the name may refer to another image now; empty
@@ -92,13 +93,13 @@ class AuditedContainer:
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """The container's labels without those of its image, which must not affect a fix; empty if not known."""
+        """The container's labels, except those that its image sets. Empty if the labels are not known."""
         image = None if self.image_config is None else self.image_config.get("Labels") or {}
         return split((self.inspection.get("Config") or {}).get("Labels") or {}, image)[0]
 
     @property
     def exact_image(self) -> str:
-        """The name or ID that refers to exactly the image of the container."""
+        """The name of the container's image if it still refers to that image; otherwise, the image's ID."""
         return self.image_reference or self.image
 
     @property
@@ -112,7 +113,7 @@ class AuditedContainer:
 
     @property
     def is_former_task(self) -> bool:
-        """Whether the container is a task of a swarm service that has ended. The swarm never starts it again."""
+        """Whether the container is a stopped task of a swarm service. The swarm never starts it again."""
         return not self.running and SWARM_SERVICE in self.labels
 
     @property
@@ -129,7 +130,7 @@ class AuditedContainer:
 
 @dataclass(frozen=True)
 class AuditedVolume:
-    """A volume, as the engine reports it.
+    """The state of a volume at the time of the audit.
 
     Args:
         name: The volume's name.
@@ -156,7 +157,7 @@ class AuditedVolume:
 
 @dataclass(frozen=True)
 class AuditSnapshot:
-    """The observed state of an engine and its host, for an audit.
+    """The state of an engine and its host at the time of the audit.
 
     Args:
         containers: The containers.
@@ -185,5 +186,5 @@ class AuditSnapshot:
 
     @cached_property
     def mounts_by_point(self) -> dict[str, HostMount]:
-        """The mount table of the engine's host by mount point. A later mount hides an earlier one at its path."""
+        """The mount table of the engine's host by mount point. For each path, it contains only the last mount."""
         return {each.point: each for each in self.host_mounts or ()}

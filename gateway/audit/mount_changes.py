@@ -1,4 +1,4 @@
-"""Defines changes of a container's mounts, and converts the new mounts to `docker create` options. Does no I/O."""
+"""Defines changes to a container's mounts, and converts the new mounts to `docker create` options. Does no I/O."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,10 +9,10 @@ from gateway.audit.model import AuditedContainer, AuditedMount
 
 @dataclass(frozen=True)
 class MountChanges:
-    """Changes of a container's mounts: new sources, removed mounts, read-only mounts, and data to copy.
+    """Changes to a container's mounts: new sources, removed mounts, read-only mounts, and data to copy.
 
     Args:
-        mounts: New sources (a volume's name, or a path of the host) by the path inside the container.
+        mounts: The new source (a volume's name, or a path on the host) for each path inside the container.
         dropped: Paths of the mounts that the new container does not have.
         read_only: Paths that the new container mounts read-only.
         copied: Paths of directories whose content the fix copies from the old container to the new mount.
@@ -51,7 +51,7 @@ def volume_options(container: AuditedContainer, change: MountChanges) -> list[st
 
 
 def short_mounts(container: AuditedContainer, change: MountChanges) -> Iterator[str]:
-    """Yield the mounts after the change, except tmpfs, in the short syntax of `-v` and Compose."""
+    """Yield the mounts of a container after the change, except tmpfs, in the syntax of `-v`."""
     given = _given_options(container)
     for mount in container.mounts:
         if mount.kind != "tmpfs" and mount.path not in unmounted_paths(change):
@@ -68,7 +68,7 @@ def _short(source: str, mount: AuditedMount, given: Iterable[str], change: Mount
 
 
 def tmpfs_options(container: AuditedContainer) -> dict[str, str]:
-    """Return the options of each tmpfs by path, with a leading colon; empty if the tmpfs has no options."""
+    """Return the options of each tmpfs by path, as they follow the path in `--tmpfs`: `:size=1g`, for example."""
     host = container.inspection.get("HostConfig") or {}
     found = {str(path): str(options) for path, options in (host.get("Tmpfs") or {}).items()}
     for mount in _given_mounts(container, "tmpfs"):
@@ -80,14 +80,14 @@ def tmpfs_options(container: AuditedContainer) -> dict[str, str]:
 
 
 def from_files(container: AuditedContainer, *, overridden: bool) -> set[str]:
-    """Return the paths of mounts that may come from `secrets` or `configs` of a Compose file.
+    """Return the paths of all mounts that may come from `secrets` or `configs` of a Compose file.
 
-    The engine does not report whether Compose created such a mount from `secrets`, `configs` or `volumes`.
+    Such a mount is a read-only bind mount. The engine does not report from which key Compose created it.
 
     Args:
         container: The container.
-        overridden: Whether an override file lists all mounts in `volumes`, including those of `secrets` and
-            `configs`.
+        overridden: Whether the container was created with an override file of an earlier fix. Such a file lists the
+            mounts of `secrets` and `configs` in `volumes`.
     """
     if overridden:
         return {each.path for each in container.mounts if each.kind == "bind" and not each.writable}
@@ -95,7 +95,7 @@ def from_files(container: AuditedContainer, *, overridden: bool) -> set[str]:
 
 
 def needs_long_syntax(container: AuditedContainer) -> bool:
-    """Return whether a mount has options that the short syntax of `-v` and Compose does not have."""
+    """Return whether a mount has options that the short syntax of `-v` cannot express."""
     return any(
         (each.get("VolumeOptions") or {}).get("Subpath") or (each.get("BindOptions") or {}).get("NonRecursive")
         for each in _given_mounts(container, "bind", "volume")
@@ -103,7 +103,7 @@ def needs_long_syntax(container: AuditedContainer) -> bool:
 
 
 def _given_options(container: AuditedContainer) -> dict[str, list[str]]:
-    """Return the options of each mount, by path. In a value of `-v`, they follow the path after a colon."""
+    """Return the options of each mount by path, such as `ro` in `-v SOURCE:PATH:ro`."""
     found = {}
     for bind in (container.inspection.get("HostConfig") or {}).get("Binds") or ():
         parts = str(bind).split(":")

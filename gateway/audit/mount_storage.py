@@ -60,7 +60,7 @@ _LOCAL_FUSE = {"fuse.fuse-overlayfs", "fuse.lxcfs", "fuse.ntfs-3g", "fuse.merger
 """File systems in user space that store data on local disks."""
 _FUSE_DRIVERS = re.compile(r"rclone|s3|sshfs|fuse|gcs|azureblob")
 SECRETS = frozenset({"password", "pass", "passwd", "password2"})
-"""Mount options that hold a password (mount.cifs(8))."""
+"""Mount options whose value is a password (mount.cifs(8))."""
 _KINDS = {"nfs": StorageMedium.NFS, "smb": StorageMedium.SMB}
 _PORTS = {StorageMedium.NFS: "2049", StorageMedium.SMB: "445"}
 """The default ports of network file systems. Messages omit them."""
@@ -87,8 +87,8 @@ def split_options(text: str) -> dict[str, str]:
 def nfs_version(store: MountStorage) -> str:
     """Return the version of an NFS mount, such as `4.2`; empty if the options do not contain a version.
 
-    mount.nfs(8) negotiates the minor version of `nfsvers=4`. For a volume, the engine calls mount(2) without
-    mount.nfs, and the kernel uses version 4.0.
+    If the options contain only `nfsvers=4`, mount.nfs(8) negotiates the minor version, and the result is `4`. For a
+    volume, the engine calls mount(2) without mount.nfs. The kernel then uses version 4.0.
     """
     options = store.options
     short = (each.removeprefix("v") for each in ("v2", "v3", "v4", "v4.0", "v4.1", "v4.2") if each in options)
@@ -115,7 +115,7 @@ def mount_above(mounts_by_point: Mapping[str, HostMount], path: str) -> HostMoun
 
 
 def is_below(path: str, directory: str) -> bool:
-    """Return whether a path is equal to a directory's path or below the directory."""
+    """Return whether a path is a directory itself, or is below the directory."""
     return path == directory or path.startswith(f"{directory.rstrip('/')}/")
 
 
@@ -161,7 +161,7 @@ def of_volume(snapshot: AuditSnapshot, volume: AuditedVolume) -> MountStorage:
     title = volume.name[:12] if volume.anonymous else volume.name
     store = _of_path(snapshot, volume.mountpoint, title, f"volume {volume.name}")
     if store.host_mount is not None and store.host_mount == memory_of_engine(snapshot):
-        # Do not report each volume. The usual fix, another volume of this engine, would also be in memory.
+        # If all volumes are in memory, do not report each one: another volume of this engine would not be safer.
         return MountStorage(StorageMedium.LOCAL, title, store.identity, host_path=store.host_path)
     return store
 
@@ -191,13 +191,13 @@ def _of_path(snapshot: AuditSnapshot, path: str, title: str, identity: str = "")
 
 
 def _port(options: Mapping[str, str], medium: StorageMedium) -> str:
-    """Return the port as the end of a title; empty for the default port. Two ports can belong to two servers."""
+    """Return the port in the form that ends the name of a server in messages; empty for the default port."""
     port = options.get("port", "0")
     return "" if port in ("0", _PORTS.get(medium)) else f", port {port}"
 
 
 def _server(device: str, options: Mapping[str, str], medium: StorageMedium, forwards: Mapping[int, str]) -> str:
-    """Return `server:/export` or `//server/share`, or the backend's name if the mount goes through the gateway."""
+    """Return the name of a server for messages: `server:/export`, `//server/share` or a backend of the gateway."""
     address, port = options.get("addr", ""), options.get("port", _PORTS.get(medium, ""))
     backend = next((name for number, name in forwards.items() if str(number) == port), "")
     if backend and address.startswith(("127.", "::1", "localhost")):

@@ -44,15 +44,15 @@ def by_content(start: bytes, path: str) -> KeyKind | None:
 
 
 def is_name_of_candidate(name: str) -> bool:
-    """Return whether a file with this name can be a key. A number cannot, because databases use numbers as names."""
+    """Return whether a file with this name can be a key. Exclude names of digits, because databases use them."""
     return (posixpath.splitext(name)[1] in _SUFFIXES or by_name(name) is not None) and not name.isdigit()
 
 
 def is_candidate(name: str, mode: int, size: int) -> bool:
     """Return whether a file with this name, mode and size can be a key.
 
-    Programs refuse keys that other users can read. A file without a suffix must therefore be readable only by its
-    owner.
+    Programs refuse private keys that other users can read. If the name is not typical of a key, the file is therefore
+    a candidate only if just its owner can read it.
 
     Args:
         name: The name of the file.

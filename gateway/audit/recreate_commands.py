@@ -14,8 +14,8 @@ from gateway.audit.compose_override import override
 from gateway.audit.create_options import changed_addresses, networks, options, variables
 from gateway.audit.data_copy import (
     END,
+    copy_commands,
     created_volumes,
-    frozen,
     helper_created,
     is_live,
     removed_on_failure,
@@ -88,7 +88,7 @@ def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChan
     lines += [*created_volumes(client, change), *removed_on_failure(client, change)]
     lines += [_create(snapshot, container, change, new), *removed_on_failure(client, change, new), *connects]
     lines += helper_created(client, container, change, helper, new)
-    lines += [*frozen(client, container, change, helper, new), END]
+    lines += [*copy_commands(client, container, change, helper, new), END]
     notes = [
         f"# {name} gets another MAC address on {one_line(each)}: {client} network connect cannot set it"
         for each in changed_addresses(container, _first_network(container))
@@ -101,7 +101,7 @@ def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChan
     lines += [command(client, "update", "--restart", "no", name)] if policy else []
     lines += [command(client, "rename", name, old), command(client, "rename", new, name)]
     lines += [command(client, "start", name)] if container.running else []
-    # These commands remove no container, and also work if the script stopped between the two renames.
+    # The commands to go back remove no container. They also work if the script stopped between the two renames.
     back = [("stop", name), ("rename", name, new), ("rename", old, name)]
     back += [("update", "--restart", "no", new), ("update", *policy, name)] if policy else []
     back += [("start", name)] if container.running else []
@@ -132,7 +132,7 @@ def _create(snapshot: AuditSnapshot, container: AuditedContainer, change: MountC
 
 
 def _first_network(container: AuditedContainer) -> str:
-    """Return the name of the network with which the container was created. The engine may report its ID instead."""
+    """Return the name of the network with which the container was created, even if the engine reports its ID."""
     mode = str((container.inspection.get("HostConfig") or {}).get("NetworkMode", ""))
     found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
     return next((name for name, endpoint in found.items() if mode == endpoint.get("NetworkID")), mode)

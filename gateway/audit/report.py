@@ -5,9 +5,11 @@ from enum import StrEnum
 
 
 class Severity(StrEnum):
-    """How soon a hazard causes harm.
+    """The severity of a hazard.
 
-    High: without any action. Medium: after a routine command. Low: only after another event.
+    High: a routine event loses or corrupts data, or a container has access to the host. Medium: a mistake or a reboot
+    loses data, or a container has a secret that it does not need. Low: the hazard does harm only together with
+    another problem.
     """
 
     HIGH = "high"
@@ -62,7 +64,7 @@ class Finding:
 
     Args:
         rule: The kind of hazard.
-        severity: How soon the hazard causes harm.
+        severity: The severity of the hazard.
         subject: The name of the container or of the volume.
         path: The path inside the container; empty if the finding concerns a whole volume.
         what: A description of what was found.
@@ -85,7 +87,7 @@ class AuditReport:
 
     Args:
         findings: The hazards, most severe first.
-        places: The places where the containers store data.
+        places: The storage locations of the containers' data.
         unchecked: Messages about data that the audit could not read. See `AuditSnapshot`.
     """
 

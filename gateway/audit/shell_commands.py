@@ -1,4 +1,4 @@
-"""Builds shell commands, and quotes their words, because containers control some of the words. Does no I/O."""
+"""Builds shell commands. Quotes their words, because paths in containers can contain shell syntax. Does no I/O."""
 
 import posixpath
 import re
@@ -7,21 +7,21 @@ import shlex
 from gateway.audit.model import AuditedContainer
 
 _HOST_NAME = {"docker": "{{.Name}}", "podman": "{{.Host.Hostname}}"}
-"""The template for the engine's host name in the output of `info`, for each command line client."""
+"""The template that prints the engine's host name (`info --format`), for each command line client."""
 
 KEEP_OWNERS = "-a=false"
 """The option of `docker cp` that keeps the owners of the files that it copies into a container. With `-a`, the
 container's user becomes their owner."""
 
 COPY_ROOT = "/audit-copy"
-"""The directory of a helper container that contains the new volumes, each at its path in the old container.
+"""The directory of a helper container below which the new volumes are mounted, each at its path in the old container.
 
-`docker cp` sets the owner and the mode of a directory only if it copies the directory into its parent directory. The
-copy needs a helper, because in the new container, the parent directory can be read-only or behind a symbolic link.
+`docker cp` sets the owner and the mode of a directory only if it copies the directory into its parent directory. In
+the new container, the parent directory can be read-only or a symbolic link, so the copy uses a helper container.
 """
 
 NEW_FILES = "set -o noclobber; umask 077"
-"""The command after which redirections do not overwrite files, and create files that only the user can read."""
+"""Shell options for redirections: do not overwrite files, and create files that only the user can read."""
 
 
 def script(*lines: str) -> str:
@@ -35,7 +35,7 @@ def command(*words: str) -> str:
 
 
 def only_on_host(client: str) -> str:
-    """Return a command that stops a script unless it runs on the engine's host, to which the script's paths refer."""
+    """Return a command that stops a script unless it runs on the engine's host, whose paths the script contains."""
     name = command(client, "info", "-f", _HOST_NAME[client])
     message = "echo 'run these commands on the host of the engine' >&2"
     return f'test "$({name})" = "$(uname -n)" || {{ {message}; exit 1; }}'
@@ -61,7 +61,7 @@ def copy(client: str, container: AuditedContainer, helper: str, path: str) -> st
 
 
 def save(client: str, container: AuditedContainer, path: str) -> str:
-    """Return commands that save a directory of a container below the shell's current directory.
+    """Return commands that save a directory of a container in the shell's current directory.
 
     The commands are lines of a script that stops at the first command that fails. They overwrite no file.
 

@@ -27,7 +27,7 @@ _REMOVED = 2
 
 @dataclass(frozen=True)
 class AuditScope:
-    """The data that an audit examines in addition to the engine's responses, and the containers of the gateway.
+    """The scope of an audit: the containers and backends of the gateway, and the host whose files can be read.
 
     Args:
         forwards: The name of the gateway's backend for each listener port.
@@ -107,9 +107,10 @@ async def take_snapshot(engine: Engine, scope: AuditScope) -> AuditSnapshot:
 async def _with_changes(
     engine: Engine, containers: tuple[AuditedContainer, ...], unchecked: list[str]
 ) -> tuple[AuditedContainer, ...]:
-    """Request the changed files of each container whose layer this process cannot read.
+    """Ask the engine for the changed files of each container whose writable layer this process cannot read.
 
-    The engine compares the layer with the whole image. This takes seconds for a large image, so there is a timeout.
+    The engine compares the layer with the whole image, which takes seconds for a large image. After the timeout, the
+    result contains only the changes that the engine has returned so far.
     """
     changes: dict[str, Mapping[str, int]] = {}
     waiting = sorted((each for each in containers if each.changes is None), key=lambda each: each.layer, reverse=True)
@@ -145,7 +146,8 @@ class _OptionalRequests:
 
         Args:
             path: The path below the API version.
-            missing: The part of the message in `unchecked` about the hazards that the audit then cannot find.
+            missing: The end of the message in `unchecked`, which names the hazards that the audit cannot find without
+                this response.
             params: The query parameters.
 
         Raises:
@@ -165,7 +167,7 @@ class _OptionalRequests:
 async def _list_containers(engine: Engine, unchecked: list[str]) -> tuple[Any, bool]:
     """Return the list of containers, and whether it contains the sizes of layers.
 
-    If the engine needs too long to determine the sizes, request the list without them.
+    If the engine takes too long to determine the sizes, request the list without them.
 
     Raises:
         EngineError: The request failed.

@@ -16,9 +16,9 @@ from gateway.audit.storage_locations import VOLATILE
 from gateway.text_sanitizer import one_line
 
 _READING = 1.5
-"""Timeout in seconds for reading all directories together."""
+"""Maximum number of seconds to read directories, for all directories together."""
 _NAMED = 5
-"""Maximum number of directories that a message names."""
+"""Maximum number of directories to list in a message."""
 
 
 def with_files(snapshot: AuditSnapshot, info: Mapping[str, Any], unchecked: list[str]) -> AuditSnapshot:

@@ -8,7 +8,7 @@ from gateway.audit.report import StorageLocation
 from gateway.text_sanitizer import format_bytes
 
 EMPTIED_AT_BOOT = ("/tmp", "/run", "/var/run", "/dev/shm")  # noqa: S108 - compared with the sources of mounts
-"""Directories that a host may clear at the next boot."""
+"""Directories whose content many hosts delete at boot."""
 VOLATILE = (
     "/tmp", "/run", "/var/run", "/var/cache", "/var/tmp", "/var/log", "/dev", "/proc", "/sys", "/root/.cache",  # noqa: S108
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Finds the last use of each volume in the engine's events. An engine keeps only a few hundred events in memory."""
+"""Finds the last use of each volume in the engine's events, which include only the last few hundred."""
 
 import asyncio
 import time

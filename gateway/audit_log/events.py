@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 MAX_TEXT = 500
-"""Maximum length of a string from outside the gateway in an event, in characters. An example is a requested path."""
+"""Maximum number of characters that an event contains of a string from a client, such as a requested path."""
 _encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), default=str).encode
 
 
@@ -22,7 +22,7 @@ class AuditEvent(NamedTuple):
     Args:
         at: Time in seconds since the epoch.
         name: The kind of event, such as `connection`.
-        fields: Further fields, with values that JSON can represent.
+        fields: The other fields of the line. JSON must be able to represent the values.
     """
 
     at: float
@@ -31,7 +31,7 @@ class AuditEvent(NamedTuple):
 
 
 def encode_line(event: AuditEvent, instance: str) -> bytes:
-    """Encode `event` as one line of printable ASCII, so that its content cannot forge lines or control a terminal.
+    """Encode `event` as one line of printable ASCII. A field thus cannot forge a line or control a terminal.
 
     Args:
         event: The event.

@@ -10,10 +10,10 @@ _STANDARD = {"stdout": 1, "stderr": 2}
 _MODE = 0o600
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
 _MAX_WRITE = 64 * 1024
-"""Maximum number of bytes per write to a file. For a pipe the limit is PIPE_BUF: writes up to this size are
-atomic, even if several processes write to the pipe."""
+"""Maximum number of bytes per write to a file. For a pipe, the limit is PIPE_BUF, because the kernel does not mix
+writes of up to this size with those of other processes (pipe(7))."""
 _POLL_TIMEOUT = 1000
-"""Milliseconds to wait until a pipe is writable. Necessary only if another process has made the pipe non-blocking."""
+"""Maximum number of milliseconds to wait until a pipe is writable, if another process has made it non-blocking."""
 
 
 class LogDestination:
@@ -29,7 +29,7 @@ class LogDestination:
         self._file: tuple[int, int] | None = None
         """Device number and inode number of the open regular file; None for other destinations."""
         self._first_line_written = 0
-        """Number of bytes of the first line that have already been written."""
+        """Number of bytes of the first unwritten line that an incomplete write has already written."""
 
     def open(self) -> None:
         """Open or reopen the destination.
@@ -45,13 +45,13 @@ class LogDestination:
         status = os.fstat(fd)
         file = (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
         if file is None or file != self._file:
-            self._first_line_written = 0  # write the line from its start: the new file does not have its first part
+            self._first_line_written = 0  # repeat an incomplete line from its start, because the file is a new one
         self._fd, self._file = fd, file
         if file is not None and not self._first_line_written and status.st_size and _ends_mid_line(self._target):
             try:
-                os.write(fd, b"\n")  # complete the line that an earlier process left incomplete
+                os.write(fd, b"\n")  # end the incomplete line that an earlier process has left in the file
             except OSError:
-                self.close()  # the next write opens the file and repeats this step
+                self.close()  # the next call of `write` then opens the file again
                 raise
 
     def close(self) -> None:
@@ -64,8 +64,8 @@ class LogDestination:
         """Write `lines`. Remove each line from `lines` when the line is written completely.
 
         Raises:
-            OSError: The lines that remain in `lines` are not written, except possibly a part of the first one. The
-                next call writes the rest of this line.
+            OSError: A write failed. The lines that remain in `lines` are not written, except possibly a part of the
+                first one. The next call writes the rest of this line.
         """
         if self._fd is None or self._rotated():
             self.open()
@@ -77,7 +77,7 @@ class LogDestination:
             raise
 
     def _rotated(self) -> bool:
-        """Return whether the path refers to a file other than the open one, or to no file."""
+        """Return whether the open file was renamed or removed, for example by logrotate."""
         if self._file is None or isinstance(self._target, str):
             return False
         try:

@@ -1,4 +1,4 @@
-"""Records audit events, except while the audit log is disabled."""
+"""Passes audit events to the audit log, and limits the number of refusal events."""
 
 import asyncio
 import time
@@ -9,14 +9,14 @@ from gateway.audit_log.refusal_limiter import WINDOW, RefusalKey, RefusalLogLimi
 
 
 class EventSink(Protocol):
-    """Receives audit events."""
+    """An object to which the recorder passes audit events, such as the writer of the audit log."""
 
     def put(self, event: AuditEvent) -> None:
         """Queue an event, or count it as dropped. Never blocks."""
 
 
 class AuditRecorder:
-    """Records events. Use it only in the event loop."""
+    """Records audit events, unless the audit log is disabled. Call its methods only in the event loop."""
 
     def __init__(self) -> None:
         self.sink: EventSink | None = None
@@ -40,7 +40,7 @@ class AuditRecorder:
             self.sink.put(AuditEvent(time.time(), event, fields))
 
     def record_refusal(self, key: RefusalKey) -> None:
-        """Record that a client was refused. Repetitions within a second are combined into one later event."""
+        """Record that a client was refused. Combine further refusals with the same key into one event per second."""
         if self.sink is None:
             return
         first = self._refusals.add(key, time.monotonic())
@@ -50,7 +50,7 @@ class AuditRecorder:
             self._timer = asyncio.get_running_loop().call_later(WINDOW, self._tick)
 
     def flush(self) -> None:
-        """Record the refusals that were counted but not recorded yet."""
+        """Record all refusals that wait for the next event of their key, for example before a shutdown."""
         for key, count in self._refusals.drain():
             self._record_refusals(key, count)
         if self._timer is not None:

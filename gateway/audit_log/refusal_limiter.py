@@ -6,11 +6,11 @@ WINDOW = 1.0
 """Minimum time between two lines for the same key, in seconds."""
 _MAX_KEYS = 1024
 OTHERS = "others"
-"""The value of `source` in the key that counts the refusals of all further sources, if there are too many keys."""
+"""The value of `source` that combines the refusals of all further clients, if there are already `_MAX_KEYS` keys."""
 
 
 class RefusalKey(NamedTuple):
-    """The key by which refusals are counted. It has the same field names as the audit event."""
+    """Identifies refusals that are counted together. The fields have the same names as in the audit event."""
 
     backend: str
     source: str | None
@@ -23,17 +23,25 @@ class RefusalKey(NamedTuple):
 
 
 class RefusalLogLimiter:
-    """Counts refusals by key, and limits the log lines for each key to one per second."""
+    """Counts refusals by key, and limits the audit events for each key to one per second."""
 
     def __init__(self) -> None:
         self._windows: dict[RefusalKey, tuple[float, int]] = {}
-        """For each key: the earliest monotonic time of the next line, and the number of refusals to report in it."""
+        """For each key: the earliest monotonic time of the next event, and the number of refusals to report in it."""
 
     def __bool__(self) -> bool:
         return bool(self._windows)
 
     def add(self, key: RefusalKey, now: float) -> RefusalKey | None:
-        """Count a refusal at the monotonic time `now`. Return the key of the line to write; None to write no line."""
+        """Count a refusal.
+
+        Args:
+            key: The key of the refusal.
+            now: The current time in monotonic seconds.
+
+        Returns:
+            The key of an event to write now. None if a later event must include the refusal.
+        """
         if key not in self._windows and len(self._windows) >= _MAX_KEYS:
             key = key._replace(source=OTHERS, path=None, uid=None, consumer=None)
         due, waiting = self._windows.get(key, (0.0, 0))
@@ -44,7 +52,11 @@ class RefusalLogLimiter:
         return None
 
     def due(self, now: float) -> list[tuple[RefusalKey, int]]:
-        """Return the key and the number of refusals for each line to write at the monotonic time `now`."""
+        """Return the key and the number of refusals for each event to write now.
+
+        Args:
+            now: The current time in monotonic seconds.
+        """
         expired = {key: waiting for key, (due, waiting) in self._windows.items() if now >= due}
         for key, waiting in expired.items():
             if waiting:
@@ -54,7 +66,7 @@ class RefusalLogLimiter:
         return [(key, waiting) for key, waiting in expired.items() if waiting]
 
     def drain(self) -> list[tuple[RefusalKey, int]]:
-        """Return the keys and numbers of all refusals that are not written yet, and remove all keys."""
+        """Return the key and the number of refusals for each event that is not written yet. Reset all counters."""
         unwritten = [(key, waiting) for key, (_, waiting) in self._windows.items() if waiting]
         self._windows = {}
         return unwritten

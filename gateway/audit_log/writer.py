@@ -14,11 +14,11 @@ from gateway.audit_log.log_destination import LogDestination
 log = logging.getLogger(__name__)
 
 _BATCH_DELAY = 0.05
-"""Seconds for which the writer collects events before it writes them together."""
+"""Seconds that the writer waits for further events, to write several events at once."""
 _RETRY_DELAY = 1.0
 _LOG_INTERVAL = 60.0
 _STUCK_AFTER = 5.0
-"""Seconds without progress after which `fault` reports that the log is stuck."""
+"""Seconds after which `fault` reports that a write has not ended."""
 MISCONFIGURED = frozenset(
     {
         errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP,
@@ -29,11 +29,13 @@ MISCONFIGURED = frozenset(
 
 
 class AuditWriter:
-    """Queues events from the event loop, and writes them in a thread; a `gateway.audit_log.recorder.EventSink`.
+    """Queues events from the event loop, and writes them to the audit log in a separate thread.
+
+    Implements `gateway.audit_log.recorder.EventSink`.
 
     Args:
         target: The path of a file or FIFO, or `stdout` or `stderr`.
-        instance: This gateway's name, a field of each line.
+        instance: This gateway's name, for the field `instance` of each line.
         max_queued: Maximum number of queued events. The writer drops and counts further events.
     """
 
@@ -51,7 +53,7 @@ class AuditWriter:
         self._lock = threading.Lock()
         self._queue: list[AuditEvent] = []
         self._unreported = 0
-        """Number of events that were dropped after the last `dropped` event."""
+        """Number of dropped events that the audit log does not report yet. A `dropped` event reports them."""
         self._writing: deque[bytes] = deque()
         """Lines that the thread is writing now."""
         self._progress = time.monotonic()
@@ -80,12 +82,12 @@ class AuditWriter:
             self._wake.set()
 
     def reopen(self) -> None:
-        """Reopen the target before the next write, because the file was possibly rotated."""
+        """Reopen the target before the next write. Call this if the file was possibly rotated."""
         self._reopen = True
 
     @property
     def fault(self) -> str | None:
-        """One line with the reason why the log is not written now; None if it is written."""
+        """The reason why the audit log cannot be written now, in one line; None if there is no fault."""
         error = self.error
         if not self.alive and not self._closing.is_set():
             return f"the audit log {self._target} is not written, because its thread has ended: restart the gateway"
@@ -107,7 +109,7 @@ class AuditWriter:
         return self._thread.is_alive()
 
     def begin_close(self) -> None:
-        """Request that the thread writes the queued events and exits. After the exit, `alive` is False."""
+        """Ask the thread to write the queued events and to exit. `alive` becomes False when the thread exits."""
         self._closing.set()
         self._wake.set()
 
@@ -153,7 +155,7 @@ class AuditWriter:
         with self._lock:
             events, self._queue = self._queue, []
             unreported, self._unreported = self._unreported, 0
-        if unreported:  # these events were dropped after the queued events
+        if unreported:  # append last, because the queue was full when these events were dropped
             events.append(AuditEvent(time.time(), "dropped", {"count": unreported, "reason": "queue_full"}))
         self._progress = time.monotonic()
         for each in events:
@@ -173,7 +175,7 @@ class AuditWriter:
         self._wake.set()
 
     def _write_all(self) -> None:
-        """Write all lines, and retry until this succeeds. After `begin_close`, retry once, then drop the lines."""
+        """Write all lines, and retry until all are written. After `begin_close`, retry once, then drop the rest."""
         last = False
         while self._writing:
             try:
@@ -195,7 +197,7 @@ class AuditWriter:
                     log.info("audit log is written again", extra={"file": str(self._target)})
 
     def _drop_all(self) -> None:
-        """Drop all events that are not written yet."""
+
         with self._lock:
             left = len(self._writing) + len(self._queue)
             self.dropped += left

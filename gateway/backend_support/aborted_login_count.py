@@ -1,8 +1,8 @@
 """Estimates the number of aborted logins that a server has counted for the gateway's address. Does no I/O.
 
 MySQL counts aborted logins by source address, and a successful login resets the count of its address (MySQL Reference
-Manual, "The Host Cache"). The gateway does not know the addresses that the server sees: if several tunnels lead to a
-server, each of them can have its own address, or they can share one behind NAT.
+Manual, "The Host Cache"). The gateway does not know from which addresses its logins reach the server: several tunnels
+to one server can have separate addresses, or share one address behind NAT.
 """
 
 from collections import deque
@@ -22,15 +22,15 @@ class AbortedLoginCount:
         self.last_login = -inf
         """The time of the last successful login through this tunnel."""
         self._aborted: deque[float] = deque(maxlen=_MAX_COUNT)
-        """Times of the logins that were aborted after `last_login`."""
+        """The times of the aborted logins since `last_login`."""
 
     @property
     def aborted(self) -> int:
-        """The largest number that the server can have counted for the source address of this tunnel.
+        """Upper bound of the number that the server has counted for the source address of this tunnel.
 
         The gateway does not know which other tunnels share this address. For a set of tunnels with one address, the
         server has counted the logins that were aborted through these tunnels since the last successful login through
-        one of them. The result is the maximum for all possible sets.
+        one of them. The result is the maximum over all possible sets.
         """
         last_logins = {each.last_login for each in self.peers if each.last_login >= self.last_login}
         return max(

@@ -1,4 +1,4 @@
-"""Compiles regular expressions for servers' responses. RE2 needs linear time, even if a response is hostile."""
+"""Compiles regular expressions for servers' responses. Uses RE2, which matches in linear time."""
 
 from typing import Protocol
 
@@ -27,7 +27,7 @@ def compile_pattern(pattern: str) -> BytePattern:
     except ImportError:
         raise ValueError("needs google-re2: pip install 'gateway[patterns]'") from None
     options = re2.Options()
-    options.encoding = re2.Options.Encoding.LATIN1  # one character for each byte
+    options.encoding = re2.Options.Encoding.LATIN1  # each byte is one character
     options.max_mem = _MAX_MEMORY
     options.log_errors = False
     try:
@@ -35,5 +35,5 @@ def compile_pattern(pattern: str) -> BytePattern:
     except re2.error as error:
         reason = error.args[0] if error.args else b""
         text = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
-        raise ValueError(f"is not a regular expression of RE2: {text}") from None
+        raise ValueError(f"is not a valid RE2 regular expression: {text}") from None
     return compiled

@@ -14,7 +14,7 @@ from gateway.processes.programs import fill_placeholders
 
 
 def reveal(password: Secret | None) -> str:
-    """Return a password; empty if there is none.
+    """Return the password that a check configures; empty if there is none. Reads the password file, if there is one.
 
     Args:
         password: The `password` of a check.
@@ -33,13 +33,13 @@ def reveal(password: Secret | None) -> str:
 class PasswordSource:
     """Provides the passwords for one backend's targets, and caches the output of `password_command`.
 
-    If a check times out before the program exits, the program continues until `password_timeout`. A later check then
-    uses the output.
+    If a check times out before the program exits, the program continues to run until `password_timeout` has passed. A
+    later check uses its output.
     """
 
     def __init__(self) -> None:
         self._cache: dict[tuple[str, ...], tuple[float, str]] = {}
-        """Monotonic start time of each command, and the password that the command printed."""
+        """For each command: the monotonic time at which it was started, and the password that it printed."""
         self._running: dict[tuple[str, ...], asyncio.Task[str]] = {}
 
     async def get(self, check: LoginCheckOptions, target: Endpoint, phases: Phases) -> str:
@@ -77,7 +77,7 @@ class PasswordSource:
             self._cache[command] = (started, task.result())
 
     def report(self, check: LoginCheckOptions, target: Endpoint, error: BaseException | None) -> None:
-        """Report the outcome of a login. After an authentication error, the next login runs the program again.
+        """Record the outcome of a login. An authentication error discards the cached password.
 
         Args:
             check: The check of the backend.

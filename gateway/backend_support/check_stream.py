@@ -1,4 +1,4 @@
-"""Opens the connections of checks, with TLS if it is configured, and limits the number of bytes that each reads."""
+"""Opens the connections of checks, with TLS if configured. Limits the number of bytes that a check reads."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import Reason, UnusableTargetError
 
 _CHUNK = 16 * 1024
-"""Maximum number of bytes of one line, and of one read."""
+"""Maximum length of one line, and maximum number of bytes to read at once."""
 _NO_TLS = "the server does not respond to the TLS handshake: check that it uses TLS on this port"
 _CLOSE_TIMEOUT = 0.5
 """Seconds to wait for the server's close_notify alert when a TLS connection is closed (RFC 8446, section 6.1)."""
@@ -54,7 +54,7 @@ class CheckStream:
         """Return the next bytes; empty at the end of the stream.
 
         Raises:
-            UnusableTargetError: The server sends more than the limit.
+            UnusableTargetError: The server has sent more bytes than the limit allows.
         """
         return self._count(await self._reader.read(_CHUNK))
 
@@ -62,7 +62,8 @@ class CheckStream:
         """Return the next `count` bytes.
 
         Raises:
-            UnusableTargetError: The server sends more than the limit, or closes the connection too early.
+            UnusableTargetError: The server has sent more bytes than the limit allows, or has closed the connection
+                too early.
         """
         if count > self._left:
             raise self._too_much()
@@ -81,7 +82,7 @@ class CheckStream:
             return self._count(await self._reader.readuntil(b"\r\n"))[:-2]
         except asyncio.LimitOverrunError as error:
             raise UnusableTargetError(
-                Reason.PROTOCOL, f"the server sends a line of more than {_CHUNK >> 10} KiB"
+                Reason.PROTOCOL, f"the server sent a line of more than {_CHUNK >> 10} KiB"
             ) from error
         except asyncio.IncompleteReadError as error:
             raise _closed() from error
@@ -94,7 +95,7 @@ class CheckStream:
 
     def _too_much(self) -> UnusableTargetError:
         return UnusableTargetError(
-            Reason.PROTOCOL, f"the server sends more than {self._limit >> 10} KiB for one check"
+            Reason.PROTOCOL, f"the server sent more than {self._limit >> 10} KiB during one check"
         )
 
 
@@ -112,7 +113,7 @@ class CheckDialer:
         self._limit = limit
         self._key = key
         self._file_thread = ThreadPoolExecutor(1, thread_name_prefix="check-files")
-        """Executor with one thread, which reads the CA file. If the file system hangs, it blocks only this thread."""
+        """Executor with one thread, which reads the CA file. If the file system hangs, only this thread blocks."""
 
     @contextlib.asynccontextmanager
     async def open(self, link: Connector, target: Endpoint, phases: Phases) -> AsyncIterator[CheckStream]:

@@ -34,8 +34,8 @@ def basic_login(user: str, password: str) -> str:
 async def get(stream: CheckStream, path: str, host: str, authorization: str | None = None) -> HttpResponse:
     """Send a GET request, and read the response.
 
-    If the header contains the length of the body, do not wait for the server to close the connection, because a
-    tunnel can forward the end of the stream late.
+    If the header declares the length of the body, stop reading after this length. Waiting for the server to close the
+    connection could take long, because a tunnel can delay the end of the stream.
 
     Args:
         stream: A connection on which nothing was sent.
@@ -73,4 +73,4 @@ def _parse(data: bytes) -> HttpResponse:
         return HttpResponse(response.status, response.headers, response.read())
     except (http.client.HTTPException, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
-        raise UnusableTargetError(Reason.PROTOCOL, f"the response is not valid HTTP ({what})") from error
+        raise UnusableTargetError(Reason.PROTOCOL, f"not a valid HTTP response ({what})") from error

@@ -8,7 +8,7 @@ _MAX_LINE = 1024
 
 
 class ReceivedDataSocket:
-    """Replaces the socket of an `http.client.HTTPResponse`, which then parses data that was already received.
+    """A substitute for a socket, so that `http.client.HTTPResponse` can parse data that was already received.
 
     Args:
         data: The received data.
@@ -26,7 +26,7 @@ class ReceivedDataSocket:
 class ResponseEndDetector:
     """Detects the end of a response, to stop reading before the server closes the connection.
 
-    If the header is not valid, or contains no length, only the end of the connection ends the response.
+    If the header is not valid or contains no length, the response ends when the server closes the connection.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,8 @@ class ResponseEndDetector:
         self._is_chunked = False
         self._in_trailer = False
         self._end: int | None = None
-        """Minimum length of the response; None if only the end of the connection ends it."""
+        """Length of the whole response, in bytes. None: not known yet, or the response ends when the server closes
+        the connection."""
 
     def is_reached(self, received: bytearray) -> bool:
         """Return whether the response is complete.

@@ -1,11 +1,11 @@
-"""Determines the role of a database from an HTTP server on its host, such as Patroni's REST API."""
+"""Requests the role of a database from an HTTP server on the same host, such as Patroni's REST API."""
 
 from dataclasses import dataclass, field, replace
 
 from gateway.backend_support import http_request
 from gateway.backend_support.check_stream import CheckDialer
-from gateway.backend_support.http_expectation import HttpExpectation, check_status, of_role, role_result
-from gateway.backend_support.role_facts import READ_ONLY
+from gateway.backend_support.http_probe_options import HttpProbeOptions, check_status, of_role, role_result
+from gateway.backend_support.replication_facts import READ_ONLY
 from gateway.backend_support.tls import CheckTlsOptions
 from gateway.contracts.backend import Backend, ProbeResult
 from gateway.contracts.link import Connector
@@ -15,8 +15,8 @@ from gateway.errors import LinkLostError, ReachError, Reason, UnusableTargetErro
 
 
 @dataclass(frozen=True)
-class HttpRoleServer(HttpExpectation):
-    """An HTTP server on the target's host that reports the role of a database.
+class HttpRoleServer(HttpProbeOptions):
+    """The key `via_http`: an HTTP server on the target's host that reports the role of the database.
 
     Args:
         port: The port of the HTTP server.
@@ -55,7 +55,8 @@ class _HttpRoleBackend:
         except LinkLostError:
             raise
         except ReachError as error:
-            # The reason `auth` would mean that the database refused a login, but the HTTP server refused a request.
+            # Replace the reason `auth`, which means that the database refused a login: here, the HTTP server refused
+            # a request.
             reason = Reason.QUERY if error.reason is Reason.AUTH else error.reason
             raise UnusableTargetError(reason, f"{name}: {error.detail}") from error
         except OSError as error:
@@ -85,7 +86,7 @@ class _HttpRoleBackend:
 
 
 def with_http_role(backend: Backend, via_http: HttpRoleServer | None) -> Backend:
-    """Return a backend whose probes get the role from an HTTP server.
+    """Return a backend whose probes request the role from an HTTP server.
 
     Args:
         backend: The backend to wrap.

@@ -26,8 +26,9 @@ class LoginCheckOptions:
             shell. `{host}`, `{port}` and `{user}` are replaced by the host and port of the target and by `user`.
         password_environment: Names of environment variables to pass to the program, in addition to PATH, HOME and the
             locale.
-        password_timeout: Time limit for the program.
-        password_cache: How long to reuse the printed password. If the server refuses it, the program runs again.
+        password_timeout: Maximum time that the program may run.
+        password_cache: How long to reuse the printed password. If the server refuses the password, the next check
+            runs the program again.
         tls: TLS settings of the check's connection. They do not affect clients.
     """
 
@@ -60,7 +61,7 @@ def credentials(options: object, check: Any) -> list[MonitoredCertificate]:
 
 
 def verify(options: object, check: Any) -> None:
-    """Check the files and the program that a check names; see `BackendKind.verify`.
+    """Verify the files and the password program that the key `check` names; see `BackendKind.verify`.
 
     Args:
         options: Not used.

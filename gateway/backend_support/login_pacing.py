@@ -14,12 +14,12 @@ from gateway.backend_support.aborted_login_count import AbortedLoginCount
 _FREE_FRACTION = 4
 """Pauses begin when the count exceeds `limit` divided by this number."""
 _FIRST_PAUSE, _MAX_PAUSE = 10.0, 600.0
-"""Duration of the first pause, and the maximum duration of a pause for each failing tunnel to the server, in seconds.
-Each aborted login doubles the duration."""
+"""Duration of the first pause, and maximum duration, in seconds. Each aborted login doubles the duration. If several
+tunnels to a server fail, the maximum is multiplied by their number."""
 
 
 class LoginPacing(AbortedLoginCount):
-    """Limits and delays the logins of all checks to one server through one tunnel. Counts aborted logins.
+    """Counts aborted logins of checks to one server through one tunnel. Delays further logins after too many of them.
 
     Implements `gateway.contracts.login_limiter.LoginLimiter`. All times are monotonic.
 
@@ -43,7 +43,7 @@ class LoginPacing(AbortedLoginCount):
     async def attempt(self) -> AsyncIterator[None]:
         """Wait until a login can start, and count it as in progress until the end of the `async with` block.
 
-        Logins run one at a time if the logins in progress could make the count exceed its limit.
+        Logins run one at a time if the aborted logins and the logins in progress could together start a pause.
         """
         possible = self.aborted + sum(each.in_progress for each in self.peers)
         async with self._turn if possible >= self._free else contextlib.nullcontext():
@@ -54,7 +54,7 @@ class LoginPacing(AbortedLoginCount):
                 self.in_progress -= 1
 
     def record_abort(self, now: float) -> None:
-        """Record a login that was aborted at the time `now`, and start a pause if there were too many."""
+        """Record a login that was aborted at the time `now`. Start a pause if too many logins were aborted."""
         self.add_abort(now)
         excess = self.aborted - self._free
         if excess > 0:

@@ -21,8 +21,8 @@ class LoopbackPort:
 
     Args:
         port: The port on 127.0.0.1 to connect to.
-        join: Receives the local address of the client socket, accepts the connection of this socket, and relays it to
-            the target. Call `join` after the client socket has started to connect.
+        join: Accepts the connection of a client socket, and relays the connection to the target. The argument is the
+            local address of this socket. Call `join` after the socket has started to connect.
     """
 
     port: int
@@ -68,7 +68,7 @@ async def _join(
         accepted, peer = await _accept(listener)
         if peer == local:
             break
-        accepted.close()  # another process has opened the connection
+        accepted.close()  # a connection of another process
     tune(accepted)
     try:
         return SocketRelay(accepted, await link.socket(target, phases), Histogram())

@@ -29,11 +29,11 @@ _REASONS = {
     2006: Reason.RESET,
     2013: Reason.RESET,
 }
-"""Server and client error numbers from the MySQL and MariaDB manuals. Any other number is the error of a
-failed query.
+"""Maps error numbers of servers and clients to reasons (MySQL and MariaDB manuals). All other numbers are errors of
+queries.
 
-With error 1130, the server rejects all users from the source address. The reason is therefore not `AUTH`, which means
-that only the check cannot log in.
+Error 1130 means that the server rejects all users from the source address. Its reason is therefore not `AUTH`, which
+means that only the user of the check cannot log in.
 """
 _LOGIN = "correct check.user and check.password_file, and check that the account can log in from this address"
 _TLS = "; an account that requires TLS needs check.tls"
@@ -57,10 +57,10 @@ _REMEDIES = {
 
 
 def mysql_error(error: pymysql.err.MySQLError, *, uses_tls: bool) -> UnusableTargetError:
-    """Return the check's error for an error of PyMySQL, with a remedy if one is known.
+    """Convert a PyMySQL error to the error of the check. Add a remedy if one is known.
 
     Args:
-        error: The error.
+        error: The PyMySQL error.
         uses_tls: Whether the check uses TLS.
     """
     original = getattr(error, "original_exception", None)
@@ -68,7 +68,7 @@ def mysql_error(error: pymysql.err.MySQLError, *, uses_tls: bool) -> UnusableTar
         return UnusableTargetError(Reason.TLS, describe_tls_error(original))
     number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     text = str(error.args[1]) if len(error.args) > 1 else str(error)
-    if not number:  # PyMySQL itself has raised the error, because the server sent invalid data
+    if not number:  # not an error of the server: PyMySQL received invalid data
         return protocol_error(error)
     remedy = _REMEDIES.get(number, "")
     if remedy is _LOGIN and not uses_tls:
@@ -77,6 +77,6 @@ def mysql_error(error: pymysql.err.MySQLError, *, uses_tls: bool) -> UnusableTar
 
 
 def protocol_error(error: Exception) -> UnusableTargetError:
-    """Return the check's error for a response that does not follow the protocol."""
+    """Return the error of a check whose server sent a response that violates the protocol."""
     detail = f"the response violates the MySQL protocol ({error}): check that the target is a MySQL server"
     return UnusableTargetError(Reason.PROTOCOL, detail)

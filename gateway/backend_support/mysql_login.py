@@ -23,7 +23,7 @@ from gateway.contracts.security import ValidityPeriod
 from gateway.errors import Reason, UnusableTargetError
 
 MAX_BYTES = 1 << 20
-"""Maximum number of bytes to accept from a server for one login and its queries. A usual check receives less than 16
+"""Maximum number of bytes to accept from a server for one login and its queries. A normal check receives less than 16
 KiB."""
 MAX_PACKETS = 512
 """Maximum number of packets to accept from a server for one login and its queries. `MAX_BYTES` alone does not limit
@@ -33,7 +33,8 @@ _NATIVE, _CACHING, _SHA256, _ED25519 = (
     "mysql_native_password", "caching_sha2_password", "sha256_password", "client_ed25519",
 )  # fmt: skip
 _CHALLENGE_RESPONSE = (_NATIVE, _CACHING, _ED25519)
-"""Plugins that do not transmit the password, except `caching_sha2_password` with full authentication."""
+"""Plugins with which the client proves that it knows the password, without sending it. One exception:
+`caching_sha2_password` sends the password if the server requests full authentication."""
 _WITH_PUBLIC_KEY = (_CACHING, _SHA256)
 """Plugins that encrypt the password with the server's public key if the connection does not use TLS."""
 _CLEAR = "mysql_clear_password"
@@ -134,14 +135,14 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
         return self.exchange(_auth.sha2_rsa_encrypt(self.password, login.salt, login.server_public_key))
 
     def refuse(self, why: str, remedy: str = "", response: bytes = _EMPTY_PASSWORD) -> NoReturn:
-        """Send a wrong response, and raise an error.
+        """Send a response that fails the authentication, and raise an error.
 
-        Closing the connection without a response would be an aborted handshake, which the server counts.
+        The response is necessary, because the server would count a connection without one as an aborted handshake.
 
         Args:
             why: The error message.
             remedy: The remedy; empty if there is none.
-            response: A valid response of the plugin that does not contain the password.
+            response: A well-formed response of the plugin that does not contain the password.
 
         Raises:
             UnusableTargetError: Always.
@@ -155,8 +156,9 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
     def _get_server_information(self) -> None:
         with self._phases("greeting"):
             super()._get_server_information()  # type: ignore[misc]
-        # The greeting names the server's default plugin. If this is, for example, sha256_password, PyMySQL would send
-        # the password immediately. Start with another plugin: the server then requests a switch to the user's plugin.
+        # The greeting names the server's default plugin. With some plugins, such as sha256_password, PyMySQL would
+        # send the password immediately. Therefore, start with another plugin, so that the server requests a switch to
+        # the user's plugin.
         login: Any = self
         if login._auth_plugin_name not in ("", _NATIVE, _CACHING):  # noqa: SLF001
             login._auth_plugin_name = _NATIVE  # noqa: SLF001
@@ -210,7 +212,7 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
 
     def _abort(self, what: str) -> NoReturn:
         self._force_close()  # type: ignore[attr-defined]
-        raise UnusableTargetError(Reason.PROTOCOL, f"the server sends {what} for one check")
+        raise UnusableTargetError(Reason.PROTOCOL, f"the server sent {what} during one check")
 
 
 class _CachingSha2:
@@ -235,7 +237,7 @@ class _CachingSha2:
             return login._read_packet()  # noqa: SLF001 - the OK packet
         if data == _FULL_AUTHENTICATION:
             return self._login.send_password(_CACHING)
-        raise UnusableTargetError(Reason.PROTOCOL, f"the server sends an invalid packet during {_CACHING}")
+        raise UnusableTargetError(Reason.PROTOCOL, f"the server sent an invalid packet during {_CACHING}")
 
 
 class _Sha256:
@@ -249,7 +251,7 @@ class _Sha256:
 
     def authenticate(self, packet: Any) -> Any:
         if not packet.is_auth_switch_request():
-            raise UnusableTargetError(Reason.PROTOCOL, "the server sends a public key that was not requested")
+            raise UnusableTargetError(Reason.PROTOCOL, "the server sent an unrequested public key")
         login: Any = self._login
         login.salt = packet.read_all().removesuffix(b"\0")
         return self._login.send_password(_SHA256)

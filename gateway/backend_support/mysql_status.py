@@ -6,8 +6,8 @@ from typing import Any
 import pymysql
 from pymysql.cursors import DictCursor
 
-from gateway.backend_support.database_check import parse_lag
-from gateway.backend_support.role_facts import LAG, READ_ONLY
+from gateway.backend_support.replication_facts import LAG, READ_ONLY
+from gateway.backend_support.sql_check_options import parse_lag
 from gateway.contracts.backend import ProbeResult
 from gateway.errors import Reason
 from gateway.facts import IDENTITY, VERSION
@@ -23,8 +23,9 @@ def query_status(
 
     Args:
         connection: A connection that has logged in.
-        max_lag: Largest lag of a usable replica, in seconds. None: no limit.
-        has_password: Whether the check has a password. If so, a server that accepts any login is degraded.
+        max_lag: Maximum lag of a usable replica, in seconds. None: no limit.
+        has_password: Whether the check has a password. If so, a server that accepts every login without a password is
+            degraded.
 
     Raises:
         MySQLError: A query failed.
@@ -43,7 +44,8 @@ def query_status(
     if failure and (read_only or max_lag is not None):
         unusable = (Reason.LAG, failure)
     elif failure:
-        # A server that accepts writes can be part of circular replication. It stays usable if the other server fails.
+        # This server accepts writes, for example in circular replication. Clients can use it although its source has
+        # failed.
         degraded = (Reason.LAG, f"{failure}; if the server was promoted, run RESET REPLICA ALL")
     elif is_replica and max_lag is not None and lag is not None and lag > max_lag:
         unusable = (Reason.LAG, f"{lag:g} s behind its source (max_lag {max_lag:g} s)")
@@ -65,7 +67,7 @@ def query_status(
 
 
 def _query_replication(cursor: DictCursor) -> tuple[float | None, bool, str | None]:
-    """Return the lag in seconds, whether the server is a replica, and the error if its replication fails."""
+    """Return the lag in seconds, whether the server is a replica, and the error if its replication has failed."""
     status: dict[str, Any] | None = None
     queries: tuple[Callable[[], object], ...] = (
         lambda: cursor.execute("SHOW REPLICA STATUS"),
@@ -76,10 +78,10 @@ def _query_replication(cursor: DictCursor) -> tuple[float | None, bool, str | No
             query()
             status = cursor.fetchone()
             break
-        except pymysql.err.ProgrammingError:  # MySQL before 8.0.22 and MariaDB before 10.5.1
+        except pymysql.err.ProgrammingError:  # the server does not know SHOW REPLICA STATUS
             continue
         except (pymysql.err.OperationalError, pymysql.err.InternalError):
-            return None, False, None  # the user lacks REPLICATION CLIENT, so derive the role from read_only
+            return None, False, None  # the user lacks the privilege: the caller derives the role from read_only
     if not status:
         return None, False, None
     behind = status.get("Seconds_Behind_Source", status.get("Seconds_Behind_Master"))

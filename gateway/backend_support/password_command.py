@@ -1,4 +1,4 @@
-"""Runs a program that prints a password, for example a token that expires after a few minutes."""
+"""Runs a program that prints a password, such as a cloud provider's token that expires after a few minutes."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 _MAX_OUTPUT = 64 * 1024
 """Maximum size of a program's standard output, in bytes. A cloud provider's token has about 1000 bytes."""
 _MAX_STDERR = 4096
-"""Maximum number of bytes of a program's standard error to log."""
+"""Maximum number of bytes to log from a program's standard error."""
 _KILL_TIMEOUT = 3.0
 """Seconds to wait for the exit of a process after SIGKILL."""
 _STDERR_TIMEOUT = 0.5
@@ -40,7 +40,7 @@ async def run_password_command(command: Sequence[str], inherited: Sequence[str],
         timeout: Time limit in seconds.
 
     Raises:
-        ReachError: The program failed. The message contains no part of its output.
+        ReachError: The program failed. The message contains none of the program's output.
     """
     name = Path(command[0]).name
     try:
@@ -61,7 +61,7 @@ async def run_password_command(command: Sequence[str], inherited: Sequence[str],
     stderr = bytearray()
     stderr_reader = asyncio.create_task(_read_stderr(process.stderr, stderr))
     output, code = b"", None
-    failure = f"{name} did not end within {timeout:g} s"
+    failure = f"{name} did not exit within {timeout:g} s"
     try:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
@@ -74,7 +74,7 @@ async def run_password_command(command: Sequence[str], inherited: Sequence[str],
         await asyncio.wait({stderr_reader}, timeout=_STDERR_TIMEOUT)
         stderr_reader.cancel()
         # Close the pipes explicitly, because another process can hold the other ends open. asyncio has no public
-        # method for this.
+        # method to close them.
         process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
     if len(output) > _MAX_OUTPUT:
         failure = f"{name} printed more than {_MAX_OUTPUT >> 10} KiB"
@@ -93,7 +93,7 @@ def _parse_output(output: bytes, name: str) -> str:
     try:
         text = output.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
-        raise _error(f"{name} printed text that is not UTF-8") from None  # the original error contains the output
+        raise _error(f"{name} printed text that is not UTF-8") from None  # the original error would reveal the output
     if not text or "\n" in text or "\0" in text:
         raise _error(
             f"{name} printed {'several lines' if text else 'nothing'}, but must print the password as one line"
@@ -118,7 +118,7 @@ async def _read_stderr(stream: asyncio.StreamReader | None, stderr: bytearray) -
 
 
 async def _kill_group(process: asyncio.subprocess.Process) -> None:
-    """Kill the process group, because the program's child processes can run longer than the program itself."""
+    """Kill all processes of the group, because child processes can outlive the program."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(TimeoutError):

@@ -1,10 +1,10 @@
 """Recognizes PostgreSQL's cancel requests, and reads the cancel key of each session from its login.
 
 See the PostgreSQL manual, chapter "Frontend/Backend Protocol", sections 54.2.9 "Canceling Requests in Progress" and
-54.7 "Message Formats". A client sends a cancel request on a separate connection. Each connection starts with
-packets that have a length and a code. First, the client can send SSLRequest and GSSENCRequest. The server responds to
-each with one byte. Then the client sends StartupMessage or CancelRequest. After StartupMessage, the server sends
-messages that have a type and a length. The key is in BackendKeyData, the second to last message of the login.
+54.7 "Message Formats". A client sends a cancel request on a separate connection. Each connection starts with packets
+that have a length and a code. First, the client can send SSLRequest and GSSENCRequest. The server responds to each
+with one byte. Then the client sends StartupMessage or CancelRequest. After StartupMessage, the server sends messages
+that have a type and a length. The server sends the key in BackendKeyData, shortly before the login ends.
 """
 
 import struct
@@ -32,7 +32,7 @@ _MAX_LOGIN = 1 << 20
 class PostgresLoginTap:
     """Finds the cancel key in a session's login; implements `gateway.cancel_protocol.LoginTap`.
 
-    The tap stores at most a part of one message header or of one key.
+    The tap stores at most one message header or one key at a time.
     """
 
     __slots__ = (
@@ -49,7 +49,7 @@ class PostgresLoginTap:
         self._message = b""
         """The received part of the current message from the server."""
         self._needed = _MESSAGE.size
-        """Number of bytes of the current message that the tap must read before it can continue."""
+        """Number of bytes of the current message that `_on_message` needs."""
         self._unanswered = 0
         """Number of SSLRequest and GSSENCRequest packets to which the server has not responded yet."""
         self._started = False
@@ -58,7 +58,7 @@ class PostgresLoginTap:
         """Number of bytes to skip until the next message begins."""
         self._remaining = _MAX_LOGIN
         self._key: bytes | None = None
-        """The process ID and the secret key, as a cancel request contains them."""
+        """The process ID and the secret key, in the format of a cancel request."""
 
     def matches(self, request: CancelRequest) -> bool:
         """Return whether `request` cancels a query of this session. See `gateway.cancel_protocol.LoginTap`."""
@@ -109,7 +109,7 @@ class PostgresLoginTap:
             self._finish(key_hidden=True)
 
     def _on_message(self) -> None:
-        """Handle the header of a message, or a complete BackendKeyData message."""
+        """Parse `_message`: the header of a message, or a complete BackendKeyData message."""
         kind, length = _MESSAGE.unpack_from(self._message)
         body = length - (_MESSAGE.size - 1)
         if not self._started:
@@ -120,7 +120,7 @@ class PostgresLoginTap:
         elif kind == _BACKEND_KEY_DATA and body - _PID_SIZE in _KEY_SIZES:
             self._needed = _MESSAGE.size + body
         elif kind in (_READY_FOR_QUERY, _ERROR_RESPONSE):
-            self._finish(key_hidden=False)  # the session has no key, or the login failed
+            self._finish(key_hidden=False)  # the login has ended without a key
         elif kind in _BEFORE_KEY and body >= 0:
             self._skip = body
             self._message = b""
@@ -144,8 +144,8 @@ class PostgresCancelProtocol:
     def classify(self, first: bytes) -> CancelRequest | EncryptionRequest | Classification:
         """Classify a connection by its first bytes. See `gateway.cancel_protocol.CancelProtocol`."""
         if first[0] != 0:
-            # Valid packets are shorter than 16 MiB, so the first byte of their length is 0. The client uses direct
-            # TLS or another protocol.
+            # Not a length: valid packets are shorter than 16 MiB, so they start with a zero byte. The client uses
+            # direct TLS or another protocol.
             return Classification.SESSION
         if len(first) < _PACKET.size:
             return Classification.INCOMPLETE

@@ -15,17 +15,20 @@ from gateway.errors import ReachError
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)
 _ACCEPTED = b"S"
 _TIMEOUT = 1.0
-"""Time limit of one connection, in seconds. The limit is short, because the check waits for the connection."""
+"""Time limit of one connection, in seconds. The limit is short, because the check waits until the certificate is
+fetched."""
 _INTERVAL = 600.0
+"""Minimum seconds between two connections to one server."""
 _INTERVAL_BEFORE_EXPIRY = 60.0
-"""Minimum seconds between two connections: the first value normally, the second if the certificate expires soon."""
+"""Minimum seconds between two connections to a server whose certificate expires soon."""
 
 
 class CertificateFetcher:
     """Fetches the certificates of one backend's servers periodically, on separate connections.
 
-    Each connection is closed before a session starts, so that the server does not count or log it (PostgreSQL manual,
-    chapter "Frontend/Backend Protocol", "SSL Session Encryption"). This class does not verify the certificates.
+    The gateway closes each connection after the TLS handshake, before a session starts, so that the server does not
+    count or log the connection (PostgreSQL manual, chapter "Frontend/Backend Protocol", "SSL Session Encryption").
+    This class does not verify the certificates.
     """
 
     def __init__(self) -> None:
@@ -49,7 +52,7 @@ class CertificateFetcher:
         expires_soon = validity is not None and validity.expires_soon(now)
         if abs(now - fetched_at) < (_INTERVAL_BEFORE_EXPIRY if expires_soon else _INTERVAL):
             return validity
-        with contextlib.suppress(ReachError, OSError, TimeoutError):  # the probe has already succeeded
+        with contextlib.suppress(ReachError, OSError, TimeoutError):  # the certificate is optional
             async with asyncio.timeout(_TIMEOUT):
                 validity = await _fetch(link, target)
         self._cache[target] = (now, validity)
@@ -59,7 +62,7 @@ class CertificateFetcher:
 async def _fetch(link: Connector, target: Endpoint) -> ValidityPeriod | None:
     """Perform a TLS handshake with the server, and return the validity of its certificate."""
     loop = asyncio.get_running_loop()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # only reads the certificate, and sends no secret
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unverified: no secret is sent
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     sock = await link.socket(target)

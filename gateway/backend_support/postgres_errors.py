@@ -31,7 +31,7 @@ _REASONS = {
     "connection reset": Reason.RESET,
     "could not receive data": Reason.RESET,
 }
-"""Maps a phrase in a message of the server or of libpq to a reason. The first match applies."""
+"""Maps phrases in messages of the server or of libpq to reasons. The first matching phrase applies."""
 _REMEDIES = {
     "requested a hashed password": "the server requests MD5 authentication, which is weak: set password_encryption ="
     " 'scram-sha-256', set the user's password again, and write scram-sha-256 in pg_hba.conf",
@@ -53,11 +53,11 @@ _REMEDIES = {
     "invalid response": "check that the target is a PostgreSQL server",
     "expected authentication request": "check that the target is a PostgreSQL server",
 }
-"""Maps a phrase in a message of libpq to the remedy for the error. The first match applies."""
+"""Maps phrases in messages of libpq to remedies. The first matching phrase applies."""
 
 
 def login_error(text: str) -> UnusableTargetError:
-    """Return the check's error for a failed login, with a remedy if one is known.
+    """Convert libpq's message about a failed login to the error of the check. Add a remedy if one is known.
 
     Args:
         text: The error message of libpq.

@@ -1,4 +1,4 @@
-"""Logs in with libpq. Each step runs in a thread, because a server can make a step last for half an hour.
+"""Logs in with libpq. Each libpq call runs in a thread, because a server can make a call last for half an hour.
 
 In SCRAM, the server chooses how many times the client hashes its password (RFC 5802, section 3). libpq accepts up to
 2³¹ iterations, and cannot be interrupted during them. psycopg holds the GIL during such a call and would block the
@@ -29,7 +29,7 @@ def _connect_poll(conn: PGconn) -> int:
     # ctypes finds the function in the library with which psycopg's extension module is linked (dlsym(3)).
     connect_poll = ctypes.CDLL(sys.modules[type(conn).__module__].__file__).PQconnectPoll
     connect_poll.argtypes, connect_poll.restype = [ctypes.c_void_p], ctypes.c_int
-    return int(connect_poll(conn.pgconn_ptr))  # type: ignore[attr-defined] # `PGconn` does not declare it
+    return int(connect_poll(conn.pgconn_ptr))  # type: ignore[attr-defined] # an attribute that type stubs omit
 
 
 class PostgresLogin:
@@ -45,7 +45,7 @@ class PostgresLogin:
 
     @property
     def is_computing(self) -> bool:
-        """Whether a call of `PQconnectPoll` is in progress. During the call, the connection must not be used."""
+        """Whether a thread is inside `PQconnectPoll`. Until the call returns, nothing else may use the connection."""
         return self._polling is not None and not self._polling.done()
 
     async def poll(self, phases: Phases) -> pq.PollingStatus:
@@ -67,7 +67,7 @@ class PostgresLogin:
             failure: Exception | None = None
             try:
                 status = pq.PollingStatus(_connect_poll(self.conn))
-            except Exception as error:  # noqa: BLE001 - raised in the event loop
+            except Exception as error:  # noqa: BLE001 - the event loop raises it again
                 failure = error
             with contextlib.suppress(RuntimeError):  # the event loop is closed
                 loop.call_soon_threadsafe(_set_outcome, polling, status, failure)
@@ -87,14 +87,17 @@ class PostgresLogin:
         return result
 
     def finish(self) -> None:
-        """Close the connection: immediately, or, while a thread runs a call of libpq, when this call returns."""
+        """Close the connection.
+
+        If a thread is inside a libpq call, close the connection when that call returns; otherwise, immediately.
+        """
         if self._polling is None or self._polling.done():
             self.conn.finish()
         else:
             self._polling.add_done_callback(self._finish)
 
     def _finish(self, polling: "asyncio.Future[pq.PollingStatus]") -> None:
-        polling.exception()  # mark it as retrieved, because no task awaits it
+        polling.exception()  # mark the exception as retrieved, because no task awaits it
         self.conn.finish()
 
 

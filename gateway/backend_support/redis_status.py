@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
+from gateway.backend_support.replication_facts import LAG, READ_ONLY
 from gateway.backend_support.resp import Reply, RespError
-from gateway.backend_support.role_facts import LAG, READ_ONLY
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.states import DatabaseRole
 from gateway.errors import Reason, UnusableTargetError
@@ -32,7 +32,7 @@ _REASONS = {
     "ERR operation not permitted": Reason.AUTH,
     "ERR wrong number of arguments for 'auth'": Reason.AUTH,
 }
-"""Reasons by the first words of an error reply. Redis before version 6 has no error codes for failed logins."""
+"""Maps the first words of error replies to reasons. Redis before version 6 has no error codes for failed logins."""
 _WRONG_LOGIN = "correct check.password_file, and check.user for an ACL user"
 _REMEDIES = {
     "NOAUTH": "set check.password_file, and check.user for an ACL user",
@@ -45,7 +45,7 @@ _REMEDIES = {
 
 
 def reply_error(error: RespError) -> UnusableTargetError:
-    """Return the check's error for an error reply, with a remedy if one is known.
+    """Convert an error reply to the error of the check. Add a remedy if one is known.
 
     Args:
         error: The error reply.
@@ -72,7 +72,7 @@ def evaluate(role_reply: Reply, info: Mapping[str, str], max_lag: float | None) 
     Args:
         role_reply: The reply to ROLE; its first item is `master`, `slave` or `sentinel`.
         info: The fields of INFO; empty if the user has no permission to run it.
-        max_lag: Largest lag of a usable replica, in seconds. None: no limit.
+        max_lag: Maximum lag of a usable replica, in seconds. None: no limit.
 
     Raises:
         UnusableTargetError: The server is a Sentinel, or neither reply contains the role.
@@ -121,9 +121,9 @@ def _version(info: Mapping[str, str]) -> str | None:
 
 
 def _lag(info: Mapping[str, str]) -> float | None:
-    """Return an upper limit of the lag: the seconds since the replica last received data from its primary."""
+    """Return an upper bound of the lag: the seconds since the replica last received data from its primary."""
     fields = ("master_link_down_since_seconds", "master_last_io_seconds_ago")
-    # A lag is negative if it is not known, or if the clock of the server was set back.
+    # A field is negative if its value is not known, or if the clock of the server was set back.
     lag = max((_number(info, field, -(1 << 63)) for field in fields if field in info), default=-1)
     return float(lag) if lag >= 0 else None
 

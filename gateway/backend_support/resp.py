@@ -1,7 +1,7 @@
 """Sends Redis commands, and reads replies in RESP2 (Redis documentation, "Redis serialization protocol").
 
-The replies that a check reads are small. This module limits their depth and number of items, and `CheckStream` limits
-their bytes.
+A check reads only small replies. This module limits the depth and the number of items of a reply, and `CheckStream`
+limits the number of bytes.
 """
 
 from gateway.backend_support.check_stream import CheckStream
@@ -39,7 +39,7 @@ class RespClient:
             commands: The commands, each with its arguments.
 
         Raises:
-            UnusableTargetError: A reply is not valid, or too long.
+            UnusableTargetError: A reply is not valid RESP2, or is too long.
             OSError: The connection failed.
         """
         await self._stream.send(b"".join(map(_encode, commands)))
@@ -62,7 +62,7 @@ class RespClient:
         if mark == b"*":
             count = _integer(rest)
             return None if count == -1 else [await self._read(depth + 1) for _ in range(count)]
-        raise _invalid(f"a reply begins with {line[:20]!r}")
+        raise _invalid(f"a reply begins with {line[:20]!r}, which is not a RESP type")
 
     async def _read_bulk(self, size: int) -> bytes | None:
         if size == -1:

@@ -44,11 +44,11 @@ def context(tls: CheckTlsOptions, key: str = "check.tls") -> ssl.SSLContext | No
 
 
 def describe_tls_error(error: ssl.SSLError, key: str = "check.tls") -> str:
-    """Return a message with the cause of a failed TLS handshake and the remedy.
+    """Return a message that contains the cause of a failed TLS handshake and the remedy.
 
     Args:
         error: The error of the handshake.
-        key: The configuration key of the settings.
+        key: The configuration key of the settings, for the remedy.
     """
     if isinstance(error, ssl.SSLCertVerificationError):
         remedy = f"set {key}.ca_file to the authority that signed it"
@@ -64,11 +64,11 @@ def describe_tls_error(error: ssl.SSLError, key: str = "check.tls") -> str:
 
 
 def verify(options: object, check: Any) -> None:
-    """Check the CA file; see `BackendKind.verify`.
+    """Verify that the CA file can be used; see `BackendKind.verify`.
 
     Args:
         options: Not used.
-        check: A check with `tls`.
+        check: The options of a check, with a field `tls`.
 
     Raises:
         UnusableTargetError: The CA file cannot be used.

@@ -13,7 +13,7 @@ class VolumeOptions:
 
     Args:
         name: Name of the volume.
-        read_only: Mount it read-only.
+        read_only: Mount the volume read-only.
         address: IP address at which the engine's host reaches the listener. Default: the address of the listener, or
             127.0.0.1 for a wildcard. Not a host name, because the engine may resolve names differently.
         mount_options: Further options for mount(2), such as `nconnect=4`.
@@ -57,7 +57,7 @@ class VolumeSpec:
 
 
 ImportedVolume = tuple[dict[str, Any], list[str]]
-"""The configuration keys of a backend, and notes for the user."""
+"""The configuration keys of a backend that `gateway import` derives from a volume, and notes for the user."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,15 @@ class KernelMountRules:
     """The rules for mounting backends of one kind, such as NFS. The options of the kind must have a field `volume`.
 
     Args:
-        file_systems: The kind's types of file systems, as for `mount -t`. A longer type with the same prefix, such as
-            `nfs4`, also belongs to the kind.
+        file_systems: The file system types of this kind, as for `mount -t`. A longer type with the same prefix, such
+            as `nfs4`, also belongs to the kind.
         build: Receives the options, the listener's address and `hold` in seconds. Returns the volume, or None if no
             volume is configured.
         versions: The protocol versions that are allowed in mount options.
-        reserved: Mount options that users must not set, in addition to those of all kinds. They cannot work
-            through the gateway, or the gateway sets them.
-        problems: Receives the options of a backend with a volume. Yields each invalid key, and the problem.
+        reserved: Mount options that users must not set, in addition to the reserved options of all kinds. The gateway
+            sets these options itself, or they cannot work through the gateway.
+        problems: Receives the options of a backend with a volume. Yields each key that the volume cannot use, and a
+            description of the problem.
         persistent_volume: Returns the keys of a Kubernetes PersistentVolume's `spec` that depend on the kind: the
             source, and `mountOptions`.
         import_volume: Converts the driver options of a Docker volume to a backend. Raises `ValueError` if the driver

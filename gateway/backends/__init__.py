@@ -1,4 +1,4 @@
-"""Defines the kinds of backend. Each module of this package defines one kind as `KIND`."""
+"""Defines `BackendKind`. Each module of this package defines one kind of backend, such as `mysql`, as `KIND`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from gateway.remedies import TARGET_REMEDIES
 
 
 class ConfiguredBackend(Protocol):
-    """A configured backend, with the parts of its configuration that `BackendKind.advice` reads."""
+    """The part of a backend's configuration that `BackendKind.advice` reads."""
 
     @property
     def name(self) -> str:
@@ -27,8 +27,8 @@ class ConfiguredBackend(Protocol):
     def hold(self) -> float:
         """Maximum number of seconds for which a new client waits while no target can be reached."""
 
-    def ways(self, target: Endpoint) -> tuple[str, ...]:
-        """Return the tunnels to a target. Empty: the gateway connects to the target directly."""
+    def paths(self, target: Endpoint) -> tuple[str, ...]:
+        """Return the names of the tunnels to a target. Empty: the gateway connects to the target directly."""
 
     @property
     def targets(self) -> tuple[Endpoint, ...]:
@@ -37,13 +37,13 @@ class ConfiguredBackend(Protocol):
 
 @dataclass(frozen=True)
 class ImportRules:
-    """The rules for what `gateway import` writes for backends of one kind, in addition to the target.
+    """What `gateway import` writes into the configuration of a backend of one kind, in addition to the target.
 
     Args:
         other_ports: Usual ports of the service in addition to `default_port`.
         keys: Required keys, with placeholder values that the user must replace.
         note: A note to the user about keys to change or add; empty if there are none.
-        password_without_user: Whether the check can log in with a password only.
+        password_without_user: Whether the check can log in with a password, but without a user name.
     """
 
     other_ports: tuple[int, ...] = ()
@@ -53,11 +53,14 @@ class ImportRules:
 
 
 def without_path(scheme: str, path: str) -> dict[str, str]:
-    """Refuse a path in a URL; return no keys. This is the `read_url` of kinds whose URLs have no path.
+    """Raise an error if a URL contains a path. Kinds whose URLs have no path use this function as `read_url`.
 
     Args:
         scheme: The scheme of the URL.
         path: The path of the URL.
+
+    Returns:
+        An empty dictionary, because the URL contains no configuration keys.
 
     Raises:
         ValueError: The URL contains a path.
@@ -75,35 +78,40 @@ class BackendKind:
         name: The value of `kind` in a configuration.
         options: A frozen dataclass with the keys that only this kind has.
         check: A frozen dataclass with the keys of `check` that only this kind has.
-        create: Creates a backend from the options and the check.
-        schemes: The URL schemes of the short form.
+        create: Receives the options and the check, and returns a new backend.
+        schemes: The URL schemes that select this kind, if a URL configures the backend.
         default_port: The port of targets without a port in the configuration. 0: every target must have a port.
         aliases: Other names of the service. If the configuration uses one as `kind`, the error suggests `name`.
         read_url: Receives the scheme and the decoded path of a URL, and returns configuration keys, with dots for
             nested keys. The path is empty or starts with a slash. Raises `ValueError` if the path is not valid.
         hold: Default of the key `hold`: the maximum time for which clients wait while no target can be reached.
-        endpoints: Receives the check and a target, and returns the endpoints that the gateway dials for the target.
+        endpoints: Receives the check and a target. Returns all endpoints that the gateway dials to use or check the
+            target.
         has_roles: Receives the check, and returns whether each target has a role: primary or replica.
-        traffic_class: `BULK`: the backend's clients use separate SSH connections.
+        traffic_class: `BULK`: the clients use separate SSH connections, so that they do not delay clients of other
+            backends.
         mount: The rules for mounting the backend in the kernel. None: programs connect to the backend directly.
         facts: The facts that probes report, in display order.
         privileged_only: Receives the options, and returns whether the listener refuses source ports above 1023.
         abort_limit: The number of consecutive aborted handshakes after which a server blocks their source address.
             None: servers of this kind do not count aborted handshakes.
-        tap: Creates a tap that measures latency in the traffic. None: requests and responses alternate, so that the
-            relay itself measures the latency.
-        cancels: Recognizes cancel requests on separate connections. Must be None if `tap` is set.
-        prompt: Seconds without a response to a client after which the target is suspect. None: there is no limit.
+        tap: Creates a tap, which parses the traffic to measure the latency. None: requests and responses alternate
+            strictly, so the relay can measure the latency without parsing.
+        cancels: Recognizes cancel requests, if clients send them on separate connections. Must be None if `tap` is
+            set.
+        response_timeout: Maximum seconds that a target may take to respond to a client before the gateway counts a
+            failed check, and checks the target early. None: no limit.
         imports: The rules for the configuration that `gateway import` writes.
         advice: Receives all configured backends of this kind, and yields warnings. Each warning names the backend
             and the remedy.
         insecure_settings: Receives the options, the check, and whether the path to a target is unencrypted and leaves
-            this host. Yields the insecure settings. Reads no files except the modes of programs.
-        credentials: Reads the certificate files from the options and the check. Skips unreadable files. Can block.
+            this host. Yields the insecure settings. Reads no file contents, only the permissions of program files.
+        credentials: Receives the options and the check, and returns the certificates in the files that they name.
+            Skips unreadable files. Can block.
         init_keys: The keys of `check` that `gateway init` asks for. For a secret, it asks for the path of a file.
         verify: Checks the options, the check, and the files that they name. Raises `GatewayError` if the operator
             must change one of them.
-        remedies: The remedies that differ from `gateway.remedies.TARGET_REMEDIES`.
+        remedies: The remedies of this kind, by reason, where they differ from `gateway.remedies.TARGET_REMEDIES`.
     """
 
     name: str
@@ -124,7 +132,7 @@ class BackendKind:
     abort_limit: int | None = None
     tap: TapFactory | None = None
     cancels: CancelProtocol | None = None
-    prompt: float | None = None
+    response_timeout: float | None = None
     imports: ImportRules = field(default_factory=ImportRules)
     advice: Callable[[Sequence[ConfiguredBackend]], Iterator[str]] = lambda _: iter(())
     insecure_settings: Callable[[Any, Any, bool], Iterator[InsecureSetting]] = lambda *_: iter(())
@@ -135,7 +143,7 @@ class BackendKind:
 
     @property
     def kernel_mounts(self) -> bool:
-        """Whether kernels mount the backend. If so, it must be reachable from the network namespace of the host."""
+        """Whether kernels mount the backend. If so, the host's network namespace must reach a listener."""
         return self.mount is not None
 
     @property
@@ -154,7 +162,7 @@ class BackendKind:
         Args:
             options: The options.
             listen: The listeners of the backend. The volume uses the first one with an address.
-            hold: Seconds for which a client waits while the path to the backend is down.
+            hold: Maximum seconds that a new client waits while no target can be reached.
         """
         listener = next((address for address in listen if not address.is_unix), None)
         return self.mount.build(options, listener, hold) if self.mount and listener else None
@@ -167,8 +175,8 @@ def target_remedy(kind: str, reason: str | None) -> str:
     """Return the recommended action for a failed target; empty if there is none.
 
     Args:
-        kind: The name of the kind.
-        reason: The reason of the failure; None if the target has not failed.
+        kind: The name of the backend's kind.
+        reason: The reason for the failure; None if the target has not failed.
     """
     if reason is None:
         return ""
@@ -192,4 +200,4 @@ def kind_of_file_system(file_system: str) -> BackendKind | None:
 
 @dataclass(frozen=True)
 class EmptyOptions:
-    """A dataclass without keys, for kinds that define no options or no check keys."""
+    """Options without keys, for kinds that define no options or no check keys."""

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from gateway.backend_support import http_request
 from gateway.backend_support.check_passwords import PasswordSource
 from gateway.backend_support.check_stream import CheckDialer
-from gateway.backend_support.http_expectation import HttpExpectation, check_status, role_result
+from gateway.backend_support.http_probe_options import HttpProbeOptions, check_status, role_result
 from gateway.backend_support.login_options import LoginCheckOptions, credentials, insecure_settings, verify
-from gateway.backend_support.role_facts import READ_ONLY
+from gateway.backend_support.replication_facts import READ_ONLY
 from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
@@ -21,7 +21,7 @@ _WRONG_LOGIN = "the server refuses the login: correct check.user and check.passw
 
 
 @dataclass(frozen=True)
-class HttpCheckOptions(HttpExpectation, LoginCheckOptions):
+class HttpCheckOptions(HttpProbeOptions, LoginCheckOptions):
     """The `check:` keys of an HTTP backend.
 
     Args:
@@ -29,10 +29,10 @@ class HttpCheckOptions(HttpExpectation, LoginCheckOptions):
     """
 
     def __post_init__(self) -> None:
-        HttpExpectation.__post_init__(self)
+        HttpProbeOptions.__post_init__(self)
         LoginCheckOptions.__post_init__(self)
         if self.user is None and self.has_password:
-            raise ValueError("needs user, because HTTP Basic authentication sends a user and a password: set user")
+            raise ValueError("a password needs a user name for HTTP Basic authentication: set user")
         if self.user is not None and ":" in self.user:
             raise ValueError("user: contains a colon, which HTTP Basic authentication does not support")
 
@@ -52,7 +52,7 @@ class HttpBackend:
         self._dialer = CheckDialer(check.tls, http_request.MAX_RESPONSE)
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """Request the path, and check status and role; see `gateway.contracts.backend.Backend`."""
+        """Request `check.path`, and evaluate the status code and role; see `gateway.contracts.backend.Backend`."""
         check = self.check
         login = None
         if check.user is not None:

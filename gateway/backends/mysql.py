@@ -1,8 +1,8 @@
 """Defines `kind: mysql` for MySQL and MariaDB. The probe logs in and runs a query.
 
 A server counts each connection that is closed during the handshake. If the count reaches `max_connect_errors`, the
-server blocks the source address. All clients behind a bastion have the same source address. Therefore, except at its
-deadline, the probe never closes a connection before the login is complete.
+server blocks the source address. All clients behind a bastion have the same source address. Therefore, the probe does
+not close a connection during the handshake, unless its deadline has passed.
 """
 
 import asyncio
@@ -21,7 +21,13 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from gateway.backend_support import tls
 from gateway.backend_support.check_passwords import PasswordSource
-from gateway.backend_support.database_check import (
+from gateway.backend_support.http_role_server import with_http_role
+from gateway.backend_support.login_options import insecure_settings
+from gateway.backend_support.login_pacing import LoginPacing
+from gateway.backend_support.mysql_errors import mysql_error, protocol_error
+from gateway.backend_support.mysql_login import RestrictedMysqlConnection
+from gateway.backend_support.mysql_status import query_status
+from gateway.backend_support.sql_check_options import (
     DATABASE_FACTS,
     IMPORT_NOTE,
     DatabaseCheckOptions,
@@ -30,12 +36,6 @@ from gateway.backend_support.database_check import (
     verify,
     without_database,
 )
-from gateway.backend_support.http_role_server import with_http_role
-from gateway.backend_support.login_options import insecure_settings
-from gateway.backend_support.login_pacing import LoginPacing
-from gateway.backend_support.mysql_errors import mysql_error, protocol_error
-from gateway.backend_support.mysql_login import RestrictedMysqlConnection
-from gateway.backend_support.mysql_status import query_status
 from gateway.backends import BackendKind, EmptyOptions, ImportRules
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
@@ -45,11 +45,11 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import ReachError, Reason, UnusableTargetError
 
 _IO_TIMEOUT = 3600.0
-"""Time limit of one blocking operation of PyMySQL, in seconds. It is not reached, because the check shuts the socket
-down at its own deadline."""
+"""Time limit of one blocking PyMySQL operation, in seconds. The check has an earlier deadline, at which it shuts the
+socket down."""
 _THREAD_TIMEOUT = 1.0
-"""Seconds to wait for a thread after its socket was shut down. The thread exits immediately, except if the machine is
-busy."""
+"""Maximum seconds to wait until a thread exits after its socket was shut down. Only a thread on a busy machine needs
+this time."""
 _PROTOCOL_ERRORS = (
     OSError, ValueError, LookupError, AssertionError, TypeError, AttributeError, RuntimeError, ArithmeticError,
     struct.error,
@@ -65,8 +65,9 @@ class MysqlCheckOptions(DatabaseCheckOptions):
 
     Args:
         server_public_key_file: The server's public RSA key in PEM, as the status variable
-            `Caching_sha2_password_rsa_public_key` shows it. If the server requests the password without TLS, the
-            gateway encrypts it with this key. Without the key, it does not send the password.
+            `Caching_sha2_password_rsa_public_key` shows it. If the connection does not use TLS and the server
+            requests the password, the gateway encrypts the password with this key. Without the key, the gateway does
+            not send the password.
     """
 
     server_public_key_file: Path | None = None
@@ -85,15 +86,14 @@ class MysqlBackend:
         self.check = check
         self._passwords = PasswordSource()
         self._file_thread = ThreadPoolExecutor(1, thread_name_prefix="mysql-files")
-        """Executor with one thread, which reads the files that logins need. If the file system hangs, it blocks only
-        this thread."""
+        """Executor with one thread, which reads the files that logins need. If a file system hangs, only this thread
+        blocks."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """Log in, and query role, version and replication lag; see `gateway.contracts.backend.Backend`.
 
         The server and `phases.logins` both count each login that is aborted at the deadline. After several aborted
-        logins, `phases.logins` requires a pause before the next login. A probe during this pause fails without a
-        login.
+        logins, `phases.logins` requires a pause. A probe during this pause fails without trying to log in.
         """
         if self.check.user is None:
             return ProbeResult(unprobed="check.user is not set, and MySQL must not be probed without a login")
@@ -106,15 +106,17 @@ class MysqlBackend:
         if pause:
             raise ReachError(
                 Reason.TIMEOUT,
-                f"the last {logins.aborted} logins timed out, and the server counts them (max_connect_errors): the"
-                f" next attempt to log in is in {pause:.0f} s",
+                f"the last {logins.aborted} logins timed out, and too many aborted logins make the server block the"
+                f" gateway (max_connect_errors): the next login is in {pause:.0f} s",
             )
-        # Get the password before connecting, because the server counts every failure after the connection is open.
+        # Get the password before connecting: if a step fails after the connection opens, the server counts an aborted
+        # login.
         password = await self._passwords.get(self.check, target, phases)
         loop = asyncio.get_running_loop()
         login = await loop.run_in_executor(self._file_thread, self._create_login, target, phases, password)
         sock = await link.socket(target, phases)
-        # Duplicate the socket, because TLS detaches the descriptor from the original object.
+        # TLS detaches the descriptor from the original socket object. Keep a duplicate, to shut the socket down
+        # later.
         handle = sock.dup()
         thread = ThreadPoolExecutor(1, thread_name_prefix="mysql-check")  # PyMySQL blocks its thread
         query = loop.run_in_executor(thread, self._query, login, sock, phases)
@@ -177,7 +179,7 @@ class MysqlBackend:
 
 
 def _close(query: "asyncio.Future[ProbeResult]", *sockets: socket.socket) -> None:
-    """Close the sockets that a finished query used, and mark its exception as retrieved."""
+    """Close the sockets of a finished query, and mark the query's exception as retrieved."""
     for each in sockets:
         each.close()
     if not query.cancelled():
@@ -207,7 +209,7 @@ def _read_public_key(file: Path | None) -> bytes | None:
 
 
 def _verify(options: EmptyOptions, check: MysqlCheckOptions) -> None:
-    """Check the files and the program that a check names. Implements `BackendKind.verify`."""
+    """Verify the files and the password program that the key `check` names. Implements `BackendKind.verify`."""
     verify(options, check)
     _read_public_key(check.server_public_key_file)
     if check.server_public_key_file is not None and check.tls.mode != "off":

@@ -114,12 +114,12 @@ class NfsBackend:
         self.check = check
         self._export_probe = ExportProbe(options.export, write=check.write)
         self._first_seen: dict[Endpoint, nfs4.NfsExport] = {}
-        """The export that each target had at its first probe."""
+        """The properties of the export at the first probe of each target, to detect changes."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """Check whether clients can use `target`, over the same link as their traffic.
+        """Check whether clients can use `target`, through the link that carries their traffic.
 
-        Query the export; with `check.write`, create and remove a directory.
+        Query the export. If `check.write` is set, also create and remove a directory.
         """
         with await link.socket(target, phases) as sock:
             client = RpcClient(sock, nfs4.PROGRAM, nfs4.VERSION)
@@ -132,14 +132,14 @@ class NfsBackend:
                 raise UnusableTargetError(
                     Reason.PERMISSION if error.denied else Reason.PROTOCOL, f"{error}{versions}"
                 ) from error
-            except nfs4.NfsError as error:
+            except nfs4.Nfs4StatusError as error:
                 raise UnusableTargetError(
                     _REASONS.get(error.status, Reason.PROTOCOL), f"{self.options.export}: {error}"
                 ) from error
             except XdrError as error:
                 raise UnusableTargetError(
                     Reason.PROTOCOL,
-                    f"the response is not valid for NFS ({error}): check that the target is an NFS server",
+                    f"not a valid NFS response ({error}): check that the target is an NFS server",
                 ) from error
             except OSError as error:
                 raise UnusableTargetError(Reason.RESET, error_text(error)) from error
@@ -159,14 +159,14 @@ class NfsBackend:
 
 
 def _describe_change(first: nfs4.NfsExport, now: nfs4.NfsExport) -> str:
-    """Describe a change of the export that makes existing mounts stale; return an empty string if there is none."""
+    """Describe a change of the export that makes existing mounts stale; return "" if there is no such change."""
     if first.fsid != now.fsid:
         return f"the target exports a different file system than before ({first.fsid}, now {now.fsid})"
     return "the target exports a different directory than before" if first.handle != now.handle else ""
 
 
 def _volume(options: NfsOptions, listener: Endpoint, hold: float) -> VolumeSpec | None:
-    """Return the definition of the volume. Mounting it waits for the server for at least `hold` seconds.
+    """Return the definition of the volume. A mount of the volume waits for the server for at least `hold` seconds.
 
     Docker's driver calls mount(2), which rejects options that only mount.nfs implements, such as `retry` and `bg`.
     The definition always contains the NFS version, because the kernel's default is version 3.
@@ -192,7 +192,7 @@ def _retrans(hold: float) -> int:
 
 
 def _volume_problems(options: NfsOptions) -> Iterator[tuple[str, str]]:
-    """Yield each key that is not valid for a volume, and the problem. Implements `KernelMountRules.problems`."""
+    """Yield each key that a volume cannot use, and the problem. Implements `KernelMountRules.problems`."""
     if not options.export.startswith("/") or ".." in options.export.split("/"):
         yield "export", f"{options.export!r} must begin with / and contain no .. if volume is set"
     volume = options.volume
@@ -256,10 +256,10 @@ def _read_url(scheme: str, path: str) -> dict[str, str]:
 
 
 def _advice(backends: Sequence[ConfiguredBackend]) -> Iterator[str]:
-    """Warn about `hold` beyond the kernel's limit, and about backends that share an NFS server.
+    """Warn if `hold` exceeds the kernel's limit, and if several backends use the same NFS server.
 
-    A kernel treats two ports of one server as the same server (RFC 8881, section 2.10.5), and uses one connection for
-    both. The traffic of both backends would then go through only one of them.
+    A kernel detects that two ports lead to the same server (RFC 8881, section 2.10.5), and uses one connection for
+    both. The traffic of both backends would then pass through only one of the two backends.
     """
     first: dict[object, str] = {}
     longest = _TIMEO * (1 + _MAX_RETRANS)
@@ -270,7 +270,7 @@ def _advice(backends: Sequence[ConfiguredBackend]) -> Iterator[str]:
                 f" {longest} s: set hold to {longest}s or less"
             )
         for target in backend.targets:
-            servers = [(way, target) for way in backend.ways(target) or (None,)]
+            servers = [(tunnel, target) for tunnel in backend.paths(target) or (None,)]
             other = next((first[each] for each in servers if each in first), backend.name)
             first = dict.fromkeys(servers, backend.name) | first
             if other != backend.name:
@@ -303,7 +303,7 @@ KIND = BackendKind(
     ),
     facts=(EXPORT_READ_ONLY, IDENTITY, SPACE, LEASE),
     tap=RpcLatencyTap,
-    prompt=1.5,
+    response_timeout=1.5,
     imports=ImportRules(keys={"export": "/"}, note="set export to the path that is mounted"),
     advice=_advice,
     privileged_only=lambda options: not options.allow_unprivileged_ports,

@@ -5,8 +5,8 @@ ties SCRAM to the server's certificate (RFC 5929, tls-server-end-point), so that
 login. The probe requires channel binding if it does not verify the certificate. Otherwise channel binding is
 optional, because some connection poolers do not support it.
 
-If a psycopg connection is cancelled and the server is silent, psycopg waits for eleven seconds. Therefore the event
-loop calls libpq directly, and `finish()` closes the connection immediately, except during a computation in libpq.
+If a psycopg connection is cancelled and the server is silent, psycopg waits for eleven seconds. Therefore, the event
+loop calls libpq directly. `finish()` closes the connection immediately, unless libpq is hashing the password.
 """
 
 import asyncio
@@ -24,7 +24,15 @@ from psycopg.conninfo import make_conninfo
 from psycopg.pq.abc import PGconn
 
 from gateway.backend_support.check_passwords import PasswordSource
-from gateway.backend_support.database_check import (
+from gateway.backend_support.http_role_server import with_http_role
+from gateway.backend_support.login_options import insecure_settings
+from gateway.backend_support.loopback_port import loopback_port
+from gateway.backend_support.postgres_cancel import PostgresCancelProtocol
+from gateway.backend_support.postgres_certificate import CertificateFetcher
+from gateway.backend_support.postgres_errors import NO_PASSWORD, login_error
+from gateway.backend_support.postgres_login import PostgresLogin
+from gateway.backend_support.replication_facts import LAG, READ_ONLY
+from gateway.backend_support.sql_check_options import (
     DATABASE_FACTS,
     IMPORT_NOTE,
     DatabaseCheckOptions,
@@ -34,14 +42,6 @@ from gateway.backend_support.database_check import (
     verify,
     without_database,
 )
-from gateway.backend_support.http_role_server import with_http_role
-from gateway.backend_support.login_options import insecure_settings
-from gateway.backend_support.loopback_port import loopback_port
-from gateway.backend_support.postgres_cancel import PostgresCancelProtocol
-from gateway.backend_support.postgres_certificate import CertificateFetcher
-from gateway.backend_support.postgres_errors import NO_PASSWORD, login_error
-from gateway.backend_support.postgres_login import PostgresLogin
-from gateway.backend_support.role_facts import LAG, READ_ONLY
 from gateway.backends import BackendKind, EmptyOptions, ImportRules
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
@@ -70,9 +70,9 @@ _SQLSTATES = {
     "28000": Reason.AUTH,
     "42501": Reason.AUTH,
 }
-"""Reasons by SQLSTATE (PostgreSQL manual, appendix A)."""
+"""Maps SQLSTATE codes to reasons (PostgreSQL manual, appendix A)."""
 _MAX_BYTES = 64 * 1024
-"""Maximum number of bytes to accept from a server in one check. A usual check receives less than 8 KiB."""
+"""Maximum number of bytes to accept from a server in one check. A normal check receives less than 8 KiB."""
 _DEFAULT_DATABASE = "postgres"
 """The database to which the check connects by default. initdb creates it on every server."""
 _STILL_COMPUTING = (
@@ -106,7 +106,8 @@ class PostgresBackend:
         self._passwords = PasswordSource()
         self._certificates = CertificateFetcher()
         self._abandoned: dict[Endpoint, PostgresLogin] = {}
-        """For each target: the last login that a check abandoned while libpq was computing."""
+        """For each target: the last login that a check abandoned while libpq was hashing the password. Until libpq
+        returns, further checks of the target fail."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """Log in, and query role, version and replication lag; see `gateway.contracts.backend.Backend`."""
@@ -122,9 +123,7 @@ class PostgresBackend:
             self._passwords.report(self.check, target, error)
             raise
         except ValueError as error:
-            raise UnusableTargetError(
-                Reason.PROTOCOL, f"the response is not valid for PostgreSQL: {error}"
-            ) from error
+            raise UnusableTargetError(Reason.PROTOCOL, f"not a valid PostgreSQL response: {error}") from error
         if password and not password_was_used:
             finding = replace(finding, degraded=(Reason.UNAUTHENTICATED, NO_PASSWORD))
         if self.check.tls.mode == "off":
@@ -184,7 +183,7 @@ class PostgresBackend:
         if streaming == "t" and lag == 0:
             self._last_in_sync[target] = now
         elif streaming == "f" and target in self._last_in_sync:
-            # The age of the last transaction is not the lag, because an idle primary writes no transactions.
+            # `lag` is the age of the last replayed transaction here. If the primary is idle, the real lag is shorter.
             lag = min(now - self._last_in_sync[target], math.inf if lag is None else lag)
         max_lag = self.check.max_lag
         unusable = None
@@ -201,7 +200,7 @@ class PostgresBackend:
 
 
 async def _wait_ready(sock: socket.socket, *, write: bool) -> None:
-    """Wait until the connection of libpq is readable or writable.
+    """Wait until libpq's connection is readable or writable.
 
     Args:
         sock: A duplicate of the connection's socket.
@@ -213,7 +212,8 @@ async def _wait_ready(sock: socket.socket, *, write: bool) -> None:
     await _wait_event(sock.fileno(), write=write)
     (received,) = _RECEIVED.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RECEIVED.size))
     if received > _MAX_BYTES:
-        raise UnusableTargetError(Reason.PROTOCOL, f"the server sends more than {_MAX_BYTES >> 10} KiB for one check")
+        detail = f"the server sent more than {_MAX_BYTES >> 10} KiB during one check"
+        raise UnusableTargetError(Reason.PROTOCOL, detail)
 
 
 async def _wait_event(fd: int, *, write: bool) -> None:
@@ -239,7 +239,8 @@ async def _wait_event(fd: int, *, write: bool) -> None:
 
 async def _connect(login: PostgresLogin, sock: socket.socket, phases: Phases) -> None:
     """Log in, and record the duration of each phase of the login."""
-    # First wait until the socket is writable, and then for the event that the last poll returned (section 34.1).
+    # First wait until the socket is writable. After each poll, wait for the event that the poll returned (PostgreSQL
+    # manual, `PQconnectPoll`).
     conn, write = login.conn, True
     while True:
         with phases(_STATUS_PHASE.get(pq.ConnStatus(conn.status), "auth")):
@@ -275,7 +276,7 @@ async def _run_query(conn: PGconn, sock: socket.socket, sql: bytes) -> list[str 
 
 
 def _error_message(conn: PGconn) -> str:
-    """Return libpq's error message without the address of the loopback port, which would confuse the reader."""
+    """Return libpq's error message without the loopback address, which the operator has not configured."""
     text = conn.error_message.decode(errors="replace").strip()
     return re.sub(r"^connection to server at .*?, port \d+ failed: ", "", text)
 

@@ -15,7 +15,7 @@ from gateway.contracts.values import Duration, Endpoint
 from gateway.errors import Reason, UnusableTargetError
 
 _MAX_BYTES = 64 * 1024
-"""Maximum number of bytes to accept from a server in one check. A usual check receives less than 8 KiB."""
+"""Maximum number of bytes to accept from a server in one check. A normal check receives less than 8 KiB."""
 _SECTIONS = ("server", "replication", "memory")
 _NO_PASSWORD = (
     "without any password configured",  # Redis 6 and later, Valkey
@@ -30,8 +30,8 @@ class RedisCheckOptions(LoginCheckOptions):
 
     Args:
         user: The ACL user to log in as. Absent: the user `default`.
-        password: Password of the user. Without it, the check does not log in.
-        max_lag: Largest lag. A replica with a larger lag is `down`. An idle primary sends data every 10 s
+        password: Password of the user. Without a password, the check does not log in.
+        max_lag: Maximum replication lag. A replica with a larger lag is `down`. An idle primary sends data every 10 s
             (`repl-ping-replica-period`), so the limit must be larger.
     """
 
@@ -80,8 +80,7 @@ class RedisBackend:
             raise reply_error(reply)
 
     async def _query(self, client: RespClient) -> ProbeResult:
-        # Send PING to detect a server that is still loading its data, because such a server responds to ROLE and
-        # INFO.
+        # A server that is still loading its data refuses PING, but not ROLE and INFO.
         sections = (("INFO", section) for section in _SECTIONS)
         ping, role, *infos = await client.run(("PING",), ("ROLE",), *sections)
         if isinstance(ping, RespError):
@@ -89,7 +88,7 @@ class RedisBackend:
         try:
             return evaluate(role, read_info(infos), self.check.max_lag)
         except ValueError as error:
-            raise UnusableTargetError(Reason.PROTOCOL, f"the response is not valid for Redis: {error}") from error
+            raise UnusableTargetError(Reason.PROTOCOL, f"not a valid Redis response: {error}") from error
 
 
 async def _greet(client: RespClient, phases: Phases) -> bool:
@@ -111,7 +110,7 @@ async def _greet(client: RespClient, phases: Phases) -> bool:
 def _read_url(scheme: str, path: str) -> dict[str, str]:
     """Require TLS for `rediss`, and refuse a path. Implements `BackendKind.read_url`.
 
-    Each client selects its database, so a database number in the URL would have no effect.
+    A path would be a database number. It would have no effect, because each client selects its own database.
     """
     without_path(scheme, path)
     return {"check.tls.mode": "verify"} if scheme == "rediss" else {}
@@ -128,7 +127,7 @@ KIND = BackendKind(
     read_url=_read_url,
     has_roles=lambda _: True,
     facts=REDIS_FACTS,
-    prompt=1.5,
+    response_timeout=1.5,
     imports=ImportRules(
         note="if the server requires a password, add check: {password_file: …}", password_without_user=True
     ),

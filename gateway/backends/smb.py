@@ -1,4 +1,4 @@
-"""Defines `kind: smb` for SMB 2 and SMB 3 shares. The probe negotiates a dialect ([MS-SMB2]) without a mount."""
+"""Defines `kind: smb` for SMB 2 and SMB 3 shares. The probe negotiates a dialect, but does not mount the share."""
 
 import asyncio
 import re
@@ -50,8 +50,8 @@ class SmbOptions:
 
     Args:
         share: Name of the share.
-        volume: A Docker volume for the share, managed by the gateway. Only for shares with guest access: the kernel
-            reads no credentials files, and every user of the engine can read the options of a volume.
+        volume: A Docker volume for the share, managed by the gateway. Only for shares with guest access: a password
+            would have to be an option of the volume, which every user of the Docker engine can read.
     """
 
     share: str
@@ -71,9 +71,9 @@ class SmbBackend:
         self.check = check
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """Check whether clients can use `target`, over the same link as their traffic.
+        """Check whether clients can use `target`, through the link that carries their traffic.
 
-        Negotiate a dialect. This does not check the permissions of the share.
+        Negotiate a dialect. The probe does not check whether the share exists, or who may use it.
         """
         with await link.socket(target, phases) as sock:
             try:
@@ -86,7 +86,7 @@ class SmbBackend:
         _, mode, dialect, _, guid = _RESPONSE.unpack_from(response, _HEADER.size)
         if dialect not in _DIALECTS:
             raise UnusableTargetError(
-                Reason.PROTOCOL, f"the server chose dialect {dialect:#06x}, which was not offered"
+                Reason.PROTOCOL, f"the server chose dialect {dialect:#06x}, which the gateway did not offer"
             )
         signing = ", signing required" if mode & _SIGNING_REQUIRED else ""
         return ProbeResult(facts={VERSION: f"SMB {_DIALECTS[dialect]}{signing}", IDENTITY: guid.hex()})
@@ -157,7 +157,7 @@ def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
     mount = dict(part.strip().partition("=")[::2] for part in driver_options.get("o", "").split(","))
     match = re.fullmatch(r"//([^/]+)/+([^/]+)(/.*)?", driver_options.get("device", ""))
     if match is None:
-        raise ValueError("the device is not //SERVER/SHARE")
+        raise ValueError("the device must have the form //SERVER/SHARE")
     port = mount.pop("port", "") or str(_PORT)
     if not port.isdecimal():
         raise ValueError(f"port={port} is not a port number")

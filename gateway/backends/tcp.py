@@ -19,9 +19,10 @@ from gateway.errors import Reason, UnusableTargetError
 _MAX_RESPONSE = 16 * 1024
 """Maximum number of bytes to read while waiting for the expected response."""
 _MAX_PIECES = 100
-"""Maximum number of reads. It limits the CPU time, because the whole response is compared after each read."""
+"""Maximum number of reads for one response. It limits the CPU time, because each read compares the whole response
+again."""
 _MAX_SHOWN = 80
-"""Maximum number of bytes of a response in an error."""
+"""Maximum number of response bytes that an error message quotes."""
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|[rnt0\\]|)")
 _ESCAPED = {"r": b"\r", "n": b"\n", "t": b"\t", "0": b"\0", "\\": b"\\"}
 
@@ -75,7 +76,7 @@ class TcpBackend:
         self._dialer = CheckDialer(check.tls, _MAX_RESPONSE)
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """Connect, send `send`, and wait for the expected response; see `gateway.contracts.backend.Backend`."""
+        """Connect, send `check.send`, and wait for the expected response; see `gateway.contracts.backend.Backend`."""
         async with self._dialer.open(link, target, phases) as stream:
             if self._send or self._expect or self._pattern is not None:
                 with phases("query"):

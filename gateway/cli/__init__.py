@@ -1,4 +1,4 @@
-"""Defines the command `gateway`. To keep --help fast, commands and slow modules are imported on use."""
+"""Defines the command `gateway`. It imports the module of a subcommand only when needed, so that --help is fast."""
 
 import contextlib
 import difflib
@@ -32,11 +32,11 @@ _COMMANDS = {
     "demo": ("demo",),
     "completion": ("completion",),
 }
-"""For each module, the names of the commands that it defines."""
+"""The names of the commands that each module defines."""
 
 
 class _LazyGroup(click.Group):
-    """A group of commands that imports the module of each command on first use."""
+    """A Click group that imports the module of a command when the command is used for the first time."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
@@ -92,7 +92,9 @@ def cli() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command. If it raises an error, print the error's message, and exit with the error's exit code.
+    """Run a command. If it raises an error, print the message, and exit with 1, 2 or 3.
+
+    The exit code is 2 for incorrect usage or configuration, 3 if the service does not respond, and otherwise 1.
 
     Args:
         arguments: The arguments; None to use the arguments of the process.
@@ -114,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         if error.errno not in _OUTPUT_ERRORS:
             raise
-        sys.stdout = None  # otherwise, Python tries to write the rest of the output at exit, and fails again
+        sys.stdout = None  # otherwise, Python writes the rest of the output at exit, and the same error occurs again
         with contextlib.suppress(OSError):
             print_text(f"gateway: cannot write: {error.strerror}: free space, or write to another place", err=True)
         sys.exit(FAILED)

@@ -12,7 +12,6 @@ from gateway.ops.service_client import ServiceClient
 
 
 def _post(admin_socket: str | None, path: str) -> None:
-    """Send a command to the service, and print the result."""
     code, body = ServiceClient(None, admin_socket).post(path)
     if code == 422:
         raise UsageError(f"nothing was changed:\n{body['detail']}")
@@ -31,7 +30,13 @@ def _service_command(name: str, text: str) -> click.Command:
 
 
 def _named_command(name: str, collection: str, text: str) -> click.Command:
-    """Create a command whose argument is the name of a backend or a tunnel."""
+    """Return a command of the CLI that sends an admin command for one backend or tunnel.
+
+    Args:
+        name: The name of the command.
+        collection: `backends` or `tunnels`: what the argument of the command names.
+        text: The help text.
+    """
     complete = complete_tunnels if collection == "tunnels" else complete_backends
 
     @click.command(name, help=text)
@@ -48,10 +53,14 @@ reload = _service_command(
     "Read the configuration again and apply the changes.\n\nIf the configuration is not valid, nothing changes.",
 )
 drain = _service_command(
-    "drain", "Report not ready, and keep serving.\n\nLoad balancers then send new clients elsewhere."
+    "drain",
+    "Report the service as not ready, and continue to serve clients.\n\n"
+    "Load balancers then send new clients to other gateways.",
 )
-undrain = _service_command("undrain", "Report ready again.")
-shutdown = _service_command("shutdown", "Drain and stop the service.\n\nA second time: stop it immediately.")
+undrain = _service_command("undrain", "Report the service as ready again.")
+shutdown = _service_command(
+    "shutdown", "Drain and stop the service.\n\nIf you run the command again, the service stops immediately."
+)
 pause = _named_command(
     "pause", "backends", "Stop the checks of backend NAME.\n\nUse it during maintenance. Clients can still connect."
 )
@@ -59,18 +68,18 @@ resume = _named_command(
     "resume",
     "backends",
     "Resume the checks of backend NAME.\n\n"
-    "If it is not paused, its next check counts as the first one, which accepts an NFS export that was replaced.",
+    "If the checks are not paused, restarts them. The next check then accepts an NFS export that was replaced.",
 )
-reconnect = _named_command("reconnect", "tunnels", "Open tunnel NAME again.")
+reconnect = _named_command("reconnect", "tunnels", "Close and reopen tunnel NAME.")
 
 
 @click.command()
 @click.argument("name", shell_complete=complete_backends)
-@click.option("--undo", is_flag=True, help="Hold clients again.")
+@click.option("--undo", is_flag=True, help="Let clients wait again.")
 @admin_socket_option
 def fail(name: str, undo: bool, admin_socket: str | None) -> None:
-    """Reset clients of backend NAME while its path is down.
+    """Reset clients of backend NAME while it cannot be reached.
 
-    By default, the gateway holds clients until the path is back. After this command, they fail immediately instead.
+    By default, clients wait until the tunnel is up again. After this command, their connections fail immediately.
     """
     _post(admin_socket, f"/-/backends/{quote(name, safe='')}/{'hold' if undo else 'fail'}")

@@ -1,4 +1,4 @@
-"""`gateway audit`: finds hazards to the data and secrets of containers."""
+"""`gateway audit`: finds configurations of containers that put their data or secrets at risk."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ _COLORS = {"high": "red", "medium": "yellow", "low": "cyan"}
 @click.option(
     "--mount-table",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="A copy of /proc/self/mountinfo of the engine's host, if the engine runs elsewhere.",
+    help="A copy of /proc/self/mountinfo from the host of the engine, if this is another host.",
 )
 @output_option("table", "json", "sarif")
 def audit(
@@ -38,8 +38,8 @@ def audit(
 ) -> None:
     """Find hazards to the data and secrets of containers.
 
-    Shows where containers store data, how it can be lost, and the commands that fix each hazard. Also warns about
-    containers that can send from another container's address. Changes nothing.
+    Shows where containers store data, how this data can be lost, and the commands that fix each hazard. Also warns
+    about containers that can spoof the address of another container. Changes nothing.
     """
     from gateway.app import one_shot_commands  # noqa: PLC0415 - slow to import
     from gateway.audit.report import Severity  # noqa: PLC0415 - slow to import
@@ -88,8 +88,7 @@ def _print_finding(finding: "Finding") -> None:
     print_wrapped(title, fg=_COLORS[finding.severity])
     print_wrapped(f"what: {finding.what}")
     print_wrapped(f"why: {finding.rule.why}")
-    # Print the fix without indentation, because it can contain a here-document, whose end marker must be at the
-    # first column.
+    # Do not indent the fix. It can contain a here-document, whose end marker must be at the start of a line.
     print_text(f"fix:\n{finding.fix}", keep_lines=True)
 
 

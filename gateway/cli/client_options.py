@@ -1,4 +1,4 @@
-"""Defines the options that select a running service, for the commands that connect to one."""
+"""Defines the options that select a running service, such as `--url`, for the commands that connect to a service."""
 
 import difflib
 import functools
@@ -29,9 +29,9 @@ _SIMILAR = 0.8
 
 
 def _warn_of_misspelled_variables(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
-    """Print a warning for each variable that resembles one of `_VARIABLES`; a callback of Click.
+    """Warn about environment variables whose names resemble those of `_VARIABLES`; a Click callback.
 
-    This is not an error, because the configuration of the service can refer to variables of any name.
+    Such a name is not an error, because a configuration file can refer to variables with any name.
     """
     del parameter
     known = {*_VARIABLES, *(name.replace("-", "_").upper() for name in SETTINGS)}
@@ -44,7 +44,7 @@ def _warn_of_misspelled_variables(context: click.Context, parameter: click.Param
 
 
 def _configured_socket() -> str | None:
-    """Return `ops.admin_socket` from the file in GATEWAY_CONFIG; None if there is no such file or no such key."""
+    """Return `ops.admin_socket` from the file that GATEWAY_CONFIG names; None if the file or key does not exist."""
     file = Path(os.environ.get("GATEWAY_CONFIG", ""))
     try:
         if not file.is_file() or "admin_socket" not in (text := file.read_text(encoding="utf-8")):
@@ -60,19 +60,25 @@ def _configured_socket() -> str | None:
 
 
 def admin_socket_option(command: _Command) -> _Command:
-    """Add `--admin-socket`, for commands that change something. The command gets `admin_socket` as an argument."""
+    """Add the option `--admin-socket` to a command. The command function receives it as `admin_socket`.
+
+    Use this for commands that control the service, because only the admin socket accepts them.
+    """
     return click.option(
         "--admin-socket",
         envvar="GATEWAY_OPS_ADMIN_SOCKET",
         metavar="PATH",
         default=_configured_socket,
         callback=_warn_of_misspelled_variables,
-        help="Admin socket of the service. Default: the one of this user's service. [env: GATEWAY_OPS_ADMIN_SOCKET]",
+        help="Admin socket of the service. Default: that of this user's service. [env: GATEWAY_OPS_ADMIN_SOCKET]",
     )(command)
 
 
 def client_options(command: _Command) -> _Command:
-    """Add options for the admin socket or a URL, for commands that only read. The command gets a `ServiceClient`."""
+    """Add the options for the admin socket or the URL of the service to a command that only reads.
+
+    The command function receives a `ServiceClient` as `client`.
+    """
 
     @functools.wraps(command)
     def with_client(
@@ -91,5 +97,7 @@ def client_options(command: _Command) -> _Command:
         ("--token-file", "GATEWAY_OPS_TOKEN_FILE", "File with the bearer token for --url"),
     ):
         found = click.option(name, envvar=variable, metavar="FILE", help=f"{text}. [env: {variable}]")(found)
-    found = click.option("--url", metavar="URL", help="HTTP address of the service, instead of the socket.")(found)
+    found = click.option("--url", metavar="URL", help="HTTP address of the service, instead of the admin socket.")(
+        found
+    )
     return cast("_Command", admin_socket_option(found))

@@ -11,7 +11,7 @@ from gateway.errors import GatewayError, UsageError
 from gateway.ops.service_client import ServiceClient
 
 _TIMEOUT = 1.0
-"""Seconds to wait for a running service."""
+"""Maximum number of seconds to wait for a response of the running service."""
 
 
 @click.command()
@@ -20,10 +20,11 @@ _TIMEOUT = 1.0
 def completion(context: click.Context, shell: str) -> None:
     """Print a completion script for a shell.
 
-    It completes commands, options, files, and the names of backends and tunnels: those of the configuration file on
-    the command line, or else of the running service, or else of the file in GATEWAY_CONFIG.
+    The script completes commands, options, files, and the names of backends and tunnels. The names come from the
+    configuration file on the command line. If there is none, they come from the running service. If it does not
+    respond, they come from the file that GATEWAY_CONFIG names.
 
-    To use it in bash: `source <(gateway completion bash)`
+    To use the script in bash: `source <(gateway completion bash)`
     """
     found = get_completion_class(shell)
     if found is None:
@@ -33,12 +34,12 @@ def completion(context: click.Context, shell: str) -> None:
 
 
 def complete_backends(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the backends whose names begin with `incomplete`; a `shell_complete` function of Click."""
+    """Return the backends whose names begin with `incomplete`. Implements `shell_complete` of a Click parameter."""
     return _complete(context, parameter, incomplete, "backends")
 
 
 def complete_tunnels(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the tunnels whose names begin with `incomplete`; a `shell_complete` function of Click."""
+    """Return the tunnels whose names begin with `incomplete`. Implements `shell_complete` of a Click parameter."""
     return _complete(context, parameter, incomplete, "tunnels")
 
 
@@ -51,7 +52,10 @@ def _complete(
 
 
 def _names(parameters: dict[str, Any], section: str) -> list[str]:
-    """Return the names of a section; an empty list if they are not known, because a completion prints no errors."""
+    """Return the names in the section `backends` or `tunnels`.
+
+    If no source of names is available, return an empty list: a completion must not print errors.
+    """
     if parameters.get("file") is not None:
         return _configured(parameters["file"], section)
     client = ServiceClient(
@@ -69,7 +73,7 @@ def _names(parameters: dict[str, Any], section: str) -> list[str]:
 
 
 def _configured(file: Path, section: str) -> list[str]:
-    """Return the names in a configuration file, even if the file has errors in other sections."""
+    """Return the names in a section of a configuration file, even if other sections have errors."""
     from gateway.config.yaml_parser import parse_yaml, read_text  # noqa: PLC0415 - slow to import
 
     text, _ = read_text(file, [])

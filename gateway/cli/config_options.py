@@ -1,4 +1,4 @@
-"""Defines the options that select a configuration, for the commands that read one."""
+"""Defines the options that select a configuration, such as `--config`, for the commands that load one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 SETTINGS = {
     "instance": ("NAME", "Name of this gateway in logs and status."),
     "state-dir": ("DIR", "Folder for state that survives a restart."),
-    "threads": ("COUNT", "Threads of the data plane in C, or auto."),
+    "threads": ("COUNT", "Number of data plane threads, or auto."),
     "workers": ("COUNT", "Deprecated synonym of --threads."),
     "reload-on-change": ("BOOL", "Reload when the file changes: true or false."),
     "strict": (None, "Refuse insecure settings."),
@@ -27,8 +27,8 @@ SETTINGS = {
     "ops-tls-cert-file": ("FILE", "Certificate of the HTTP server, in PEM."),
     "ops-tls-key-file": ("FILE", "Private key of the certificate."),
     "ops-tls-client-ca-file": ("FILE", "Authorities that sign client certificates."),
-    "shutdown-delay": ("DURATION", "At a stop: time until new clients are refused."),
-    "shutdown-drain": ("DURATION", "At a stop: time for open connections to end."),
+    "shutdown-delay": ("DURATION", "On shutdown: time until new clients are refused."),
+    "shutdown-drain": ("DURATION", "On shutdown: maximum time to drain connections."),
     "log-level": ("LEVEL", "debug, info, warning or error."),
     "log-format": ("FORMAT", "text, json, or auto: text on a terminal."),
     "audit-log": ("FILE", "Audit log: a file, stdout or stderr."),
@@ -36,28 +36,29 @@ SETTINGS = {
     "fleet-members": ("ADDRESSES", "Gateways to show on /fleet, comma-separated."),
     "fleet-file": ("FILE", "File with addresses of gateways for /fleet."),
     "fleet-token-file": ("FILE", "Token that is sent to these gateways."),
-    "fleet-tls-ca-file": ("FILE", "Authorities that sign their certificates."),
+    "fleet-tls-ca-file": ("FILE", "Authorities that sign the gateways' certificates."),
     "fleet-tls-cert-file": ("FILE", "Client certificate for these gateways."),
     "fleet-tls-key-file": ("FILE", "Private key of the client certificate."),
     "fleet-interval": ("DURATION", "Time between two requests to a gateway."),
-    "fleet-timeout": ("DURATION", "Time for one request."),
+    "fleet-timeout": ("DURATION", "Maximum time for one request."),
     "traces-endpoint": ("URL", "OpenTelemetry collector for traces."),
     "traces-token-file": ("FILE", "Token that is sent to the collector."),
-    "traces-tls-ca-file": ("FILE", "Authorities that sign its certificate."),
+    "traces-tls-ca-file": ("FILE", "Authorities that sign the collector's certificate."),
     "traces-tls-cert-file": ("FILE", "Client certificate for the collector."),
     "traces-tls-key-file": ("FILE", "Private key of the client certificate."),
-    "traces-sample-percent": ("NUMBER", "Share of connections that have a span."),
+    "traces-sample-percent": ("NUMBER", "Percentage of connections that are traced."),
 }
-"""Metavar and help text of each setting. Without a metavar, the flag takes no value and means true.
+"""The placeholder for the value (metavar) and the help text of each flag. A flag without a metavar has no value.
 
-The configuration model has the same settings, but is slow to import; a test compares the two.
+The configuration model defines the same settings, but importing it is slow. A test compares both.
 """
 _HIDDEN = ("workers", "fleet-", "traces-")
-"""Prefixes of flags that only docs/reference.md lists, so that a help page fits a terminal."""
+"""Flags that start with these strings are not in the output of --help, which would be too long for a terminal.
+docs/reference.md lists them."""
 
 
 def config_options(command: _Command) -> _Command:
-    """Add `-c`, `--tunnel`, `--backend` and a flag for each setting."""
+    """Add the options `-c`, `--tunnel` and `--backend` to a command, and a flag for each entry of `SETTINGS`."""
     for name, (metavar, text) in reversed(SETTINGS.items()):
         form: dict[str, Any] = {"flag_value": "true"} if metavar is None else {"metavar": metavar}
         hidden = name.startswith(_HIDDEN)
@@ -89,7 +90,7 @@ def config_options(command: _Command) -> _Command:
 def config_sources(
     file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], settings: dict[str, str | None]
 ) -> "ConfigSources":
-    """Return the sources of the configuration that the options of a command select.
+    """Return the file, URLs and flags from which a command loads its configuration.
 
     Args:
         file: The value of `-c`.

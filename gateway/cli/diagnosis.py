@@ -1,4 +1,4 @@
-"""Prints the diagnosis from `/api/v1/status`, in the same words as the status page."""
+"""Prints the diagnosis from `/api/v1/status`, with the same text as the status page."""
 
 from typing import Any
 
@@ -18,13 +18,13 @@ _COLORS = {"bad": "red", "warning": "yellow"}
 
 
 def headline(status: dict[str, Any]) -> str:
-    """Return one line about the service: its phase, its age and its version."""
+    """Return one line about the service: its phase, the time since its start, and its version."""
     age, began = format_age(status["started_at"]), format_clock(status["started_at"])
     return f"{status['instance']}: {status['status']}; running since {began} ({age}), version {status['version']}"
 
 
 def causes_of(status: dict[str, Any], backend: str) -> list[dict[str, Any]]:
-    """Return the causes in a diagnosis that are on the path to a backend.
+    """Return the failures in the diagnosis that affect a backend: its own failure, and those of its tunnels.
 
     Args:
         status: The body of `/api/v1/status`.
@@ -39,18 +39,18 @@ def causes_of(status: dict[str, Any], backend: str) -> list[dict[str, Any]]:
 
 
 def describe_cause(cause: dict[str, Any]) -> str:
-    """Return a cause in one line, without its detail."""
+    """Return one line about an item of `causes` in the diagnosis, without its detail and remedy."""
     effects = f"; {cause['effects']}" if cause["effects"] else ""
     since = format_clock(cause["since"])
     return f"{cause['name']} {state_name(cause['state'])} since {since}: {cause['cause']}{effects}"
 
 
 def print_cause(cause: dict[str, Any], label: str = "", *, details: bool = True) -> None:
-    """Print a cause, its detail and its remedy.
+    """Print an item of `causes` in the diagnosis, with its detail and its remedy.
 
     Args:
-        cause: An item of `causes` of a diagnosis.
-        label: The beginning of the first line.
+        cause: The item.
+        label: Text to print before the item, such as `warning: `.
         details: Whether to print the detail.
     """
     print_wrapped(label + describe_cause(cause), fg=_COLORS.get(cause["level"]))
@@ -61,11 +61,11 @@ def print_cause(cause: dict[str, Any], label: str = "", *, details: bool = True)
 
 
 def print_diagnosis(status: dict[str, Any], *, details: bool = True) -> None:
-    """Print the worst causes, the number of other causes, the headline of the diagnosis, and the number of clients.
+    """Print the diagnosis: the worst failures, the number of other failures, a summary, and the number of clients.
 
     Args:
         status: The body of `/api/v1/status`.
-        details: Whether to print the detail of each cause.
+        details: Whether to print the detail of each failure.
     """
     causes = status["diagnosis"]["causes"]
     for each in causes[:MAX_CAUSES]:
@@ -79,7 +79,7 @@ def print_diagnosis(status: dict[str, Any], *, details: bool = True) -> None:
 
 
 def print_notices(status: dict[str, Any]) -> None:
-    """Print the error of the last reload, if it failed, and the warnings.
+    """Print the warnings of the service. If the last reload failed, also print its error.
 
     Args:
         status: The body of `/api/v1/status`.

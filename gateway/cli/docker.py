@@ -1,4 +1,4 @@
-"""`gateway plan` and `gateway apply`: read or change a Docker engine once, without a running service."""
+"""`gateway plan` and `gateway apply`: show or make the changes in Docker once, without a running service."""
 
 import json
 import os
@@ -64,21 +64,21 @@ def configuration(
     serves: bool = True,
     needs_docker: bool = True,
 ) -> "Config":
-    """Return the configuration of a command that uses a Docker engine.
+    """Load the configuration for a command that uses a Docker engine.
 
     Args:
         file: The configuration file.
-        tunnels: Tunnels as URLs.
-        backends: Backends as URLs.
-        settings: Values of flags.
-        record: Whether to write the name and the ports that this command chooses to `state_dir`.
-        refuse: See `with_instance`.
-        serves: See `load`.
+        tunnels: The tunnels on the command line, as `NAME=URL`.
+        backends: The backends on the command line, as `NAME=URL`.
+        settings: The values of the other flags; None for flags that are absent.
+        record: Whether to write the gateway's name and the ports of volumes to `state_dir`, if they are new.
+        refuse: Whether to raise `ConfigError` if the gateway's name changes when its container is recreated.
+        serves: Whether at least one backend is required.
         needs_docker: Whether a section `docker` is required. If it is neither required nor present, the command uses
-            this host's engine.
+            the engine that `DOCKER_HOST` names, or the engine of this host.
 
     Raises:
-        UsageError: There is no section `docker`.
+        UsageError: The section `docker` is required but absent, or the command cannot connect to `DOCKER_HOST`.
         ConfigError: The configuration is not valid.
     """
     from gateway.app.instance_name import with_instance  # noqa: PLC0415 - slow to import
@@ -93,7 +93,10 @@ def configuration(
 
         host = os.environ.get("DOCKER_HOST") or DockerOptions.host
         if not host.startswith(("unix://", "tcp://")):
-            raise UsageError(f"DOCKER_HOST is {host}: set docker.host in a configuration, with a tunnel for ssh://")
+            raise UsageError(
+                f"DOCKER_HOST is {host}, but this command supports only unix:// and tcp://: set docker.host in a"
+                " configuration file, and for ssh://, a tunnel"
+            )
         config = replace(config, docker=DockerOptions(host=host))
     if config.docker is None:
         raise UsageError("the configuration has no section docker: add one (docker: {} for the local engine)")
@@ -122,7 +125,7 @@ def _print(made: "Plan", output: str) -> None:
         notes = ["\n".join(filter(None, (each.detail, each.message))) for each in made.dead]
         print_table(["UNAVAILABLE", "STATE"], rows, notes, width)
         for command in filter(None, (each.command for each in made.dead)):
-            print_text(f"to do: {command}")  # in one line, so that it can be pasted
+            print_text(f"to do: {command}")  # do not wrap the command, so that users can paste it
         click.echo()
     if made.actions:
         rows = [

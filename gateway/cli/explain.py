@@ -1,4 +1,4 @@
-"""`gateway explain`: explains the path to a backend, or which backends a container reaches."""
+"""`gateway explain`: explains the state of a backend, or which backends a container can reach."""
 
 import json
 from typing import Any
@@ -30,10 +30,11 @@ from gateway.ops.service_client import ServiceClient
 def explain(name: str, client: ServiceClient, output: str) -> None:
     """Explain the state of a backend or a container.
 
-    For a backend: each part of the path from its listeners to the phases of the last checks, the root cause of a
-    failure, and what to do. For a container, by its name or the beginning of its ID: its labels, networks and names,
-    which backends it reaches, and what to change. If a backend and a container have the same name, the command
-    explains the backend.
+    For a backend, shows the state of its listeners, tunnels and targets, the phases of the last checks, the root
+    cause of a failure, and what to do.
+
+    For a container, shows its labels, networks and names, which backends it can reach, and what to change. NAME is
+    the container's name or the beginning of its ID. If a backend has the same name, the command explains the backend.
     """
     _, status = client.get_json("/api/v1/status")
     if name not in status["backends"]:
@@ -51,8 +52,8 @@ def _print(status: dict[str, Any], name: str) -> None:
     began, age = format_clock(backend["since"]), format_age(backend["since"])
     print_wrapped(f"{name} ({backend['kind']}) is {backend['state']} since {began} ({age})")
     click.echo()
-    rows = [[each.part, each.name, state_name(each.state), format_clock(each.since)] for each in explained.parts]
-    notes = [each.why for each in explained.parts]
+    rows = [[each.part, each.name, state_name(each.state), format_clock(each.since)] for each in explained.rows]
+    notes = [each.why for each in explained.rows]
     print_table(["PART", "NAME", "STATE", "SINCE"], rows, notes, terminal_width())
     click.echo()
     for each in explained.root_causes:

@@ -1,4 +1,7 @@
-"""Computes the output of `gateway explain`: the path to a backend, the root causes and the remedies. Does no I/O."""
+"""Explains the state of a backend for `gateway explain`: what is on the path to it, and what has failed.
+
+Does no I/O.
+"""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -6,22 +9,23 @@ from typing import Any
 
 from gateway.cli.diagnosis import causes_of, describe_cause
 from gateway.cli.output import format_clock, format_count, format_ms, format_reason, plain_commands
-from gateway.cli.severity import outer_tunnels, way_hops, way_rows
+from gateway.cli.tunnel_paths import outer_tunnels, path_hops, path_rows
 from gateway.ops.reason_descriptions import without_remedy
 
 _USABLE = {"up", "degraded"}
 
 
 @dataclass(frozen=True)
-class PathPart:
-    """One part of the path to a backend, with its state.
+class ExplanationRow:
+    """One row of the explanation: something on the path from clients to a target, such as a tunnel, with its state.
 
     Args:
-        part: `listener`, `admission`, `tunnel`, `way`, `target`, `phase` or `name`.
+        part: The type of the row: `listener`, `admission`, `tunnel`, `path`, `target`, `phase` (a phase of the last
+            check) or `name` (a container in which the backend's name resolves to another host).
         name: The address, tunnel, target, phase or container.
-        state: The state; for a phase, its duration.
+        state: The state. For a phase: its duration.
         since: When the state began, in the format of RFC 3339; None if this is not known.
-        why: Why the part has this state, or other details.
+        why: The reason for the state, or other details.
     """
 
     part: str
@@ -33,15 +37,16 @@ class PathPart:
 
 @dataclass(frozen=True)
 class BackendExplanation:
-    """Why a backend has its state.
+    """Explains why a backend is in its current state.
 
     Args:
-        parts: The path in the order in which a client takes it.
-        root_causes: The failed parts that cause the state of the backend, as in `/api/v1/status`.
-        warnings: Other failed parts on the path, such as a tunnel of another way.
+        rows: The rows, from the listeners to the targets.
+        root_causes: The items of `causes` in the diagnosis that cause the state of the backend.
+        warnings: The items of `causes` that concern the backend but do not cause its state, such as the failure of a
+            tunnel that new clients do not use.
     """
 
-    parts: list[PathPart]
+    rows: list[ExplanationRow]
     root_causes: list[dict[str, Any]]
     warnings: list[dict[str, Any]]
 
@@ -55,7 +60,7 @@ def explanation(status: dict[str, Any], name: str) -> BackendExplanation:
     """
     causes, is_up = causes_of(status, name), status["backends"][name]["state"] == "up"
     roots = [each for each in causes if not is_up and name not in each["rerouted"]]
-    return BackendExplanation(list(_parts(status, name)), roots, [each for each in causes if each not in roots])
+    return BackendExplanation(list(_rows(status, name)), roots, [each for each in causes if each not in roots])
 
 
 def explanation_json(status: dict[str, Any], name: str) -> dict[str, Any]:
@@ -67,34 +72,34 @@ def explanation_json(status: dict[str, Any], name: str) -> dict[str, Any]:
         "kind": backend["kind"],
         "state": backend["state"],
         "since": backend["since"],
-        "chain": [asdict(part) for part in explained.parts],
+        "chain": [asdict(part) for part in explained.rows],
         "root_cause": "; ".join(map(describe_cause, explained.root_causes)) or None,
         "to_do": [plain_commands(each["remedy"]) for each in causes if each["remedy"]],
         "causes": causes,
     }
 
 
-def _parts(status: dict[str, Any], name: str) -> Iterator[PathPart]:
-    """Yield the path: listeners, admission, tunnels (outermost first), ways, and each target with its phases."""
+def _rows(status: dict[str, Any], name: str) -> Iterator[ExplanationRow]:
+    """Yield the rows: listeners, admission, tunnels (outermost first), paths, targets with their phases, names."""
     backend = status["backends"][name]
     listening = "open" if status["accepting"] else "closed"
-    yield from (PathPart("listener", address, listening) for address in backend["listen"] or [])
+    yield from (ExplanationRow("listener", address, listening) for address in backend["listen"] or [])
     yield _admission(backend)
-    for hop in way_hops(status, backend):
+    for hop in path_hops(status, backend):
         tunnel = status["tunnels"][hop]
         why = format_reason(tunnel) or tunnel["far_side"]
         if len(outer_tunnels(tunnel)) > 1 and tunnel.get("via_in_use"):
             why += f", via {tunnel['via_in_use']}"
-        yield PathPart("tunnel", hop, tunnel["state"], tunnel["since"], why)
-    for part, tunnel_name, state, why in way_rows("way", backend):
-        yield PathPart(part, tunnel_name, state, None, why)
+        yield ExplanationRow("tunnel", hop, tunnel["state"], tunnel["since"], why)
+    for part, tunnel_name, state, why in path_rows("path", backend):
+        yield ExplanationRow(part, tunnel_name, state, None, why)
     for target in backend["targets"]:
         facts = [target["role"], *target.get("facts", ())]
         why = without_remedy(format_reason(target), backend["remedy"]) or ", ".join(filter(None, facts))
-        yield PathPart("target", target["target"], target["state"], target["since"], why)
+        yield ExplanationRow("target", target["target"], target["state"], target["since"], why)
         yield from _phases(target)
     yield from (
-        PathPart(
+        ExplanationRow(
             "name", each["container"], "shadowed", None,
             f"{each['ours']} on network {each['network']}, and {each['other']}",
         )
@@ -103,19 +108,21 @@ def _parts(status: dict[str, Any], name: str) -> Iterator[PathPart]:
     )  # fmt: skip
 
 
-def _admission(backend: dict[str, Any]) -> PathPart:
+def _admission(backend: dict[str, Any]) -> ExplanationRow:
     connections = backend["connections"]
     active, waiting, limit = (connections[key] for key in ("active", "waiting", "limit"))
     clients = f"{format_count(active - waiting, 'client')} connected, {waiting} waiting, at most {limit}"
     refused = ", ".join(f"{reason} {count}" for reason, count in connections["rejected"].items())
     why = clients + (f"; not served since the start: {refused}" if refused else "")
     if not backend["holds_clients"]:
-        return PathPart("admission", "clients", "no hold", None, f"{why}; not held while the path is down")
-    return PathPart("admission", "clients", "full" if active >= limit else "open", None, why)
+        return ExplanationRow(
+            "admission", "clients", "no hold", None, f"{why}; reset while the backend cannot be reached"
+        )
+    return ExplanationRow("admission", "clients", "full" if active >= limit else "open", None, why)
 
 
-def _phases(target: dict[str, Any]) -> Iterator[PathPart]:
-    """Yield the phases of the last check, in order. If the check failed, it failed in the last phase."""
+def _phases(target: dict[str, Any]) -> Iterator[ExplanationRow]:
+    """Yield a row for each phase of the last check, in order. If the check failed, it failed in the last phase."""
     phases = list(target["last_phases_seconds"].items())
     failed = target["state"] not in _USABLE and target["reason"] not in (None, "tunnel")
     for at, (phase, seconds) in enumerate(phases):
@@ -123,4 +130,4 @@ def _phases(target: dict[str, Any]) -> Iterator[PathPart]:
         why = f"last check: {format_clock(target['last_check'])}" if at == 0 else ""
         if failed and last:
             why = "; ".join(filter(None, (why, "the check ended here")))
-        yield PathPart("phase", phase, format_ms(seconds), None, why)
+        yield ExplanationRow("phase", phase, format_ms(seconds), None, why)

@@ -1,4 +1,4 @@
-"""`gateway fleet`: shows many gateways in one table."""
+"""`gateway fleet`: shows the state of many gateways in one table."""
 
 import json
 import time
@@ -27,7 +27,7 @@ from gateway.ops.service_client import ServiceClient
 
 _WATCH_INTERVAL = 2.0
 _HEADS = ["INSTANCE", "STATE", "TUNNELS", "BACKENDS", "CLIENTS", "AGE", "ADDRESS"]
-_WIDE_HEADS = ["ANSWER", "UP", "VERSION", "WARNINGS"]
+_WIDE_HEADS = ["RESPONSE", "UP", "VERSION", "WARNINGS"]
 
 
 @click.command()
@@ -43,7 +43,7 @@ _WIDE_HEADS = ["ANSWER", "UP", "VERSION", "WARNINGS"]
     default=2.0,
     show_default=True,
     metavar="SECONDS",
-    help="Time for the request to each gateway.",
+    help="Maximum time for the request to each gateway.",
 )
 @client_options
 @output_option("table", "wide", "json")
@@ -53,8 +53,9 @@ def fleet(
 ) -> None:
     """Show many gateways in one table, worst first.
 
-    A MEMBER is HOST:PORT or https://HOST:PORT of a gateway's ops.listen. dns+HOST:PORT stands for all addresses to
-    which the name resolves. Without members, show those of the section `fleet` of the running service.
+    A MEMBER is the address of a gateway's ops.listen, as HOST:PORT or https://HOST:PORT. dns+HOST:PORT stands for all
+    addresses to which the name resolves. Without members, the command shows the gateways in the section `fleet` of
+    the running service.
     """
     fetch = _fetch_from_members(members, file, timeout, client) if members or file else _fetch_from_service(client)
 
@@ -153,7 +154,10 @@ def _row(member: dict[str, Any], counts: Callable[[dict[str, int] | None], str],
 
 
 def _note(member: dict[str, Any], *, wide: bool) -> str:
-    """Return why a member does not respond, or its problems; with `wide`, all of them, one per line."""
+    """Return why a gateway does not respond, or its first problem and the number of further problems.
+
+    If `wide` is true, return all problems, one per line.
+    """
     summary = member["summary"] or {}
     reload = "the last reload failed" if summary.get("reload_successful") is False else ""
     problems = [
@@ -165,14 +169,17 @@ def _note(member: dict[str, Any], *, wide: bool) -> str:
 
 
 def _describe(problem: dict[str, Any]) -> str:
-    """Return the state of a failed part, the time of the failure and its consequences, if the member sends them."""
+    """Return the state of a failed tunnel or backend of a gateway, since when it has failed, and the consequences.
+
+    The response of an older gateway does not contain the time and the consequences.
+    """
     since = f" since {format_clock(problem['since'])}" if problem.get("since") else ""
     effects = f" ({problem['effects']})" if problem.get("effects") else ""
     return f"{problem['name']} is {state_name(problem['state'])}{since}{effects}"
 
 
 def _uptime(started_at: str | None) -> str:
-    """Return the age of a member's process; `-` if its response has no valid time."""
+    """Return the time since the start of a gateway; `-` if its response contains no valid time."""
     try:
         return format_age(started_at) if started_at else "-"
     except (ValueError, TypeError, OverflowError):

@@ -26,15 +26,15 @@ _FORMS = ("ssh", "ssh-config", "compose", "docker-run", "env", "fstab")
 def import_(sources: tuple[str, ...], diff: bool) -> None:
     """Convert existing setups to a configuration.
 
-    Prints notes about the parts to check or complete to standard error.
+    Prints the configuration, and, to standard error, notes about what to check or complete.
 
-    A SOURCE is a file, a command line as one word, NAME=VALUE, or - for standard input: `ssh -L` and `docker run`
-    commands, ssh_config files, Compose files, files of variables, fstab, scripts, systemd units, OpenVPN and
-    WireGuard files. Sources that belong together are joined: a volume at localhost:2049 and `ssh -L 2049:...` become
-    one backend.
+    A SOURCE is a file, a command line in quotation marks, NAME=VALUE, or - for standard input. It can contain
+    commands (`ssh -L`, `docker run`), scripts, ssh_config, Compose files, environment variables, fstab, systemd
+    units, and OpenVPN or WireGuard configurations. The command combines sources that belong together: a volume at
+    localhost:2049 and a forward of port 2049 become one backend.
 
-    The form of a source is recognized. To set it, write one of these words before the source: ssh, ssh-config,
-    compose, docker-run, env or fstab.
+    The command recognizes the format of each source. To set the format, write one of these words before the source:
+    ssh, ssh-config, compose, docker-run, env or fstab.
     """
     from gateway.importing.conversion import convert, note_rest  # noqa: PLC0415 - slow to import
 
@@ -53,10 +53,10 @@ def import_(sources: tuple[str, ...], diff: bool) -> None:
 
 
 def _diff(given: "list[ImportSource]", result: "ImportResult") -> str:
-    """Return the diff of the Compose file, which must be the only one.
+    """Return a diff that changes the Compose file among the sources to use the gateway.
 
     Raises:
-        UsageError: There is not exactly one Compose file with a name, or it is a symbolic link.
+        UsageError: The sources do not contain exactly one Compose file, or that file is a symbolic link.
     """
     from gateway.importing.compose_diff import compose_diff  # noqa: PLC0415 - slow to import
     from gateway.importing.source_format import recognize  # noqa: PLC0415 - slow to import
@@ -75,7 +75,7 @@ def _read(words: tuple[str, ...]) -> "list[ImportSource]":
     """Read and return the sources on the command line.
 
     Raises:
-        UsageError: A file cannot be read, or a form has no source.
+        UsageError: A file cannot be read, or the last word is a format without a source.
     """
     from gateway.importing.source_format import ImportSource  # noqa: PLC0415 - slow to import
 
@@ -92,7 +92,7 @@ def _read(words: tuple[str, ...]) -> "list[ImportSource]":
         found.append(_source(word, form))
         form = ""
     if form:
-        raise UsageError(f"{form}: the source is missing")
+        raise UsageError(f"the source after {form} is missing: add it")
     return [*found, *([ImportSource("", "\n".join(variables), "env")] if variables else [])]
 
 

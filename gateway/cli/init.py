@@ -1,4 +1,4 @@
-"""`gateway init`: writes a first configuration, from flags or from answers to questions."""
+"""`gateway init`: writes a first configuration, from flags or from the user's answers to questions."""
 
 import os
 from pathlib import Path
@@ -19,8 +19,8 @@ _HEAD = "# Written by `gateway init`. docs/reference.md explains all keys.\n"
 def init(file: Path, tunnels: tuple[str, ...], backends: tuple[str, ...]) -> None:
     """Write a first configuration to FILE.
 
-    FILE is gateway.yaml by default, and is never overwritten. With --backend, the command asks no questions.
-    Otherwise, it asks for a tunnel and for the backends behind it, and asks again after an invalid answer.
+    FILE is gateway.yaml by default. An existing file is never overwritten. With --backend, the command asks no
+    questions. Otherwise, it asks for a tunnel and for the backends that the tunnel leads to.
     """
     from gateway.cli.questions import ask_config  # noqa: PLC0415 - slow to import
     from gateway.config.initial_config import from_urls, permits_keys, problems_of, to_yaml  # noqa: PLC0415 - slow to import
@@ -31,7 +31,7 @@ def init(file: Path, tunnels: tuple[str, ...], backends: tuple[str, ...]) -> Non
         raise UsageError(f"{file}: {error.strerror}: choose another file") from error
     if exists:
         raise UsageError(f"{file} exists: edit it, or name another file (gateway init FILE)")
-    if not os.access(file.parent, os.W_OK | os.X_OK):  # check this before asking questions
+    if not os.access(file.parent, os.W_OK | os.X_OK):  # fail before the user answers questions
         raise UsageError(f"{file.parent}: cannot create a file there: choose another file")
     config: dict[str, Any] = from_urls(tunnels, backends) if backends else ask_config(tunnels)
     problems = problems_of(config)

@@ -1,4 +1,4 @@
-"""Prints the output of commands, without control characters from servers, and defines the option `--output`."""
+"""Prints text and tables without control characters, formats values, and defines the option `--output`."""
 
 import shutil
 import textwrap
@@ -25,7 +25,11 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def output_option(*formats: str) -> Callable[[_Command], _Command]:
-    """Add `--output`. The command gets the selected format; the default is the first one."""
+    """Return a decorator that adds the option `--output` to a command.
+
+    Args:
+        formats: The permitted values. The first one is the default.
+    """
     return click.option(
         "-o", "--output", type=click.Choice(formats), default=formats[0], show_default=True, help="Output format."
     )
@@ -38,7 +42,8 @@ def print_text(text: object, fg: str | None = None, *, err: bool = False, keep_l
         text: The text.
         fg: A color for terminals; None for the default color.
         err: Whether to print to standard error.
-        keep_lines: Whether to keep line breaks. If not, text from a server cannot add lines to the output.
+        keep_lines: Whether to keep line breaks. False if a part of the text comes from a server, which must not be
+            able to add lines to the output.
     """
     shown = printable(str(text))
     click.secho(shown if keep_lines else shown.rstrip("\n").replace("\n", "?"), fg=fg, err=err)
@@ -48,9 +53,9 @@ def print_wrapped(text: str, fg: str | None = None, indent: str = "", *, err: bo
     """Print text that can come from a server, in lines that fit the terminal.
 
     Args:
-        text: The text. Its line breaks are not kept.
+        text: The text. Line breaks in it are replaced.
         fg: A color for terminals; None for the default color.
-        indent: Spaces at the start of each line. Without them, only the lines after the first one are indented.
+        indent: Spaces at the start of each line. Empty: indent only the lines after the first one, by two spaces.
         err: Whether to print to standard error.
     """
     for line in textwrap.wrap(
@@ -61,20 +66,20 @@ def print_wrapped(text: str, fg: str | None = None, indent: str = "", *, err: bo
 
 
 def terminal_width() -> int:
-    """Return the number of columns of the terminal; 80 if the output is not a terminal."""
+    """Return the number of columns of the terminal; 80 if the width is not known, for example in a pipe."""
     return shutil.get_terminal_size((_WIDTH, 24)).columns
 
 
 def print_table(
     heads: list[str], rows: list[list[str]], notes: list[str] | None = None, width: int | None = None
 ) -> None:
-    """Print a table, with states in color on a terminal.
+    """Print a table. On a terminal, states such as `down` have a color.
 
     Args:
         heads: The title of each column.
         rows: The rows, each with one cell per column.
-        notes: The note for each row, which is printed below the row and can have several lines; empty for no note.
-        width: The maximum number of columns of the terminal. If necessary, the longest cells are shortened. None: no
+        notes: The text to print below each row. It can have several lines; empty to print nothing.
+        width: Maximum width of the table in characters. If necessary, the longest cells are shortened. None: no
             limit.
     """
     rows = [[one_line(cell, _MAX_CELL_LENGTH) for cell in row] for row in rows]
@@ -96,7 +101,7 @@ def print_table(
 
 
 def fits(heads: list[str], rows: list[list[str]], width: int) -> bool:
-    """Return whether `print_table` shortens no cell of a table for a terminal with `width` columns."""
+    """Return whether a table fits into `width` characters without shortened cells."""
     return _total_width(_column_widths(heads, rows)) <= width
 
 
@@ -109,7 +114,7 @@ def _total_width(widths: list[int]) -> int:
 
 
 def _shortened(cell: str, width: int) -> str:
-    """Shorten a cell with an ellipsis in its middle, because the end of an address contains the port."""
+    """Shorten a cell to `width` characters. Replace its middle, because the end of an address is the port."""
     if len(cell) <= width:
         return cell
     tail = (width - 1) // 2
@@ -118,7 +123,7 @@ def _shortened(cell: str, width: int) -> str:
 
 def format_reason(part: dict[str, Any]) -> str:
     """Return why a tunnel, backend or target in `/api/v1/status` has its state; empty if there is no reason."""
-    if part["reason"] in (None, "tunnel"):  # the detail contains the reason: it names the tunnel
+    if part["reason"] in (None, "tunnel"):  # the detail names the failed tunnel, so the reason adds nothing
         return str(part["detail"])
     return f"{part['reason']}: {part['detail']}"
 
@@ -129,12 +134,12 @@ def format_ms(seconds: float | None) -> str:
 
 
 def plain_commands(text: str) -> str:
-    """Return a message without the backquotes around commands."""
+    """Return `text` without the backquotes that mark commands on the status page."""
     return text.replace("`", "")
 
 
 def format_clock(time: str | None) -> str:
-    """Return an RFC 3339 timestamp as a local time, with the date if it is not today; `-` for None."""
+    """Return an RFC 3339 timestamp as a local time; `-` for None. If it is not today, include the date."""
     if time is None:
         return "-"
     moment = datetime.fromisoformat(time).astimezone()
@@ -148,7 +153,7 @@ def format_count(number: int, what: str) -> str:
 
 
 def format_age(time: str) -> str:
-    """Return the time since an RFC 3339 timestamp, in the largest fitting unit."""
+    """Return the time since an RFC 3339 timestamp in one unit, such as `3d`, `5h`, `10m` or `42s`."""
     seconds = int((datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds())
     for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
         if seconds >= size:

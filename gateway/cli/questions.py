@@ -1,4 +1,4 @@
-"""Asks the questions of `gateway init`, and repeats a question after an invalid answer."""
+"""Asks the user the questions of `gateway init`, and repeats a question after an invalid answer."""
 
 import contextlib
 import dataclasses
@@ -33,16 +33,16 @@ _HINTS = {
     "identity_files": "To create one: ssh-keygen -t ed25519 -f tunnel_key",
     "known_hosts": "To create one: ssh-keyscan -p {port} {host} > known_hosts",
 }
-"""For each key that contains files: how to create them, if this user has none of the usual files. Words in braces are
-replaced by earlier answers."""
+"""How to create the files for a key, if the user has none of the usual files. Earlier answers replace the words in
+braces."""
 _KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 
 
 def ask_config(tunnel_urls: tuple[str, ...]) -> dict[str, Any]:
-    """Ask for a tunnel, unless `tunnel_urls` contains one, and for backends. Return the configuration.
+    """Ask for a tunnel and for backends, and return the configuration.
 
     Args:
-        tunnel_urls: `NAME=URL` of each tunnel.
+        tunnel_urls: The tunnels on the command line, as `NAME=URL`. If there is one, do not ask for a tunnel.
 
     Raises:
         ConfigError: A URL is not valid.
@@ -72,7 +72,16 @@ def ask_config(tunnel_urls: tuple[str, ...]) -> dict[str, Any]:
 def _ask_valid(
     config: dict[str, Any], section: str, name: str, ask: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> None:
-    """Ask for a tunnel or backend until the configuration is valid. Earlier answers are the new defaults."""
+    """Ask for all keys of a tunnel or backend until the configuration is valid.
+
+    After an error, the previous answers are the defaults.
+
+    Args:
+        config: The configuration. This function adds the tunnel or backend to it.
+        section: `tunnels` or `backends`.
+        name: The name of the tunnel or backend.
+        ask: Asks the questions and returns the answers. The argument contains the previous answers.
+    """
     before: dict[str, Any] = {}
     while True:
         config.setdefault(section, {})[name] = before = ask(before)
@@ -115,9 +124,9 @@ def _backend(kind: str, via: list[str], taken: Iterable[Endpoint], before: dict[
 
 
 def _free_listener(answer: str | None, port: int, taken: Collection[Endpoint]) -> str:
-    """Return the default listener: the previous answer, if its address is free, or else a free loopback address.
+    """Return the default address of a listener: the previous answer, if no other listener uses that address.
 
-    The loopback address has the server's port or, if that is not free, the next free one.
+    Otherwise, return a loopback address with the server's port, or with the next port that is not in use.
 
     Args:
         answer: The previous answer; None if there is none.
@@ -141,13 +150,13 @@ def _required(cls: type) -> list[str]:
 def _ask_keys(
     cls: type, keys: Iterable[str | tuple[str, ...]], before: dict[str, Any], *, password_needs_user: bool = False
 ) -> dict[str, Any]:
-    """Ask for keys of a dataclass; keys without an answer are absent in the result.
+    """Ask for the values of some keys, and return the answers. Keys without an answer are absent from the result.
 
     Args:
-        cls: The dataclass.
-        keys: The keys; a tuple contains alternatives, of which at most one gets an answer.
-        before: The answers of the previous round.
-        password_needs_user: Whether to ask for a password only after a user.
+        cls: The dataclass that defines the keys.
+        keys: The keys. A tuple contains alternatives: after the first answer, its other keys are skipped.
+        before: The answers of the previous attempt, which are the defaults.
+        password_needs_user: Whether to skip the key `password` if there is no answer for the key `user`.
     """
     answers: dict[str, Any] = {}
     for group in dict.fromkeys(keys):
@@ -162,13 +171,15 @@ def _ask_keys(
 
 
 def _ask_key(cls: type, key: str, before: dict[str, Any], answers: dict[str, Any]) -> tuple[str, Any]:
-    """Ask for one key. Return the key to write (`password_file` for `password`) and its value; empty for no answer.
+    """Ask for the value of one key. Return the key for the configuration file and the value.
+
+    For a secret such as `password`, the key is `password_file`. Without an answer, the value is an empty string.
 
     Args:
-        cls: The dataclass.
-        key: The key.
-        before: The answers of the previous round.
-        answers: The previous answers of this round.
+        cls: The dataclass that defines the key.
+        key: The name of the field.
+        before: The answers of the previous attempt, which are the defaults.
+        answers: The earlier answers of this attempt.
     """
     hint = typing.get_type_hints(cls)[key]
     secret = Secret in (hint, *get_args(hint))
@@ -191,7 +202,12 @@ def _ask_key(cls: type, key: str, before: dict[str, Any], answers: dict[str, Any
 
 
 def _parser(hint: Any, rules: Mapping[str, Any]) -> Callable[[str], Any]:
-    """Return the function that checks an answer, and converts it to a value for YAML."""
+    """Return the function that checks an answer, and converts it to a value for YAML.
+
+    Args:
+        hint: The type of the field.
+        rules: The limits of the value, from the metadata of the field.
+    """
     if get_origin(hint) is tuple:
         inner = _parser(get_args(hint)[0], rules)
         return lambda text: [inner(each.strip()) for each in text.split(",") if each.strip()]
@@ -213,7 +229,7 @@ def _parser(hint: Any, rules: Mapping[str, Any]) -> Callable[[str], Any]:
 
 
 def _answer(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return a function for `click.prompt`, which asks again if `parse` raises `ValueError` or `OSError`."""
+    """Return a `value_proc` for `click.prompt`: if `parse` raises `ValueError` or `OSError`, Click asks again."""
 
     def value(text: str) -> Any:
         try:
@@ -242,7 +258,7 @@ def _yes_or_no(text: str) -> bool:
 
 
 def _existing_file(text: str) -> str:
-    """Return the absolute path of a file or socket. A path with environment variables is returned unchanged."""
+    """Return the absolute path of a file or socket. If the path contains variables, return it unchanged."""
     try:
         expanded = expand(text, os.environ)
     except KeyError as error:
@@ -271,7 +287,7 @@ def _absolute(text: str) -> Path:
     """Return an absolute path.
 
     Raises:
-        ValueError: The home directory in the path is not known.
+        ValueError: The path starts with `~`, but the home directory is not known.
     """
     try:
         return Path(text).expanduser().absolute()
@@ -280,9 +296,12 @@ def _absolute(text: str) -> Path:
 
 
 def _default(cls: type, key: str) -> Any:
-    """Return the default answer: a usual file that this user has, or else the default of the key, or else None."""
+    """Return the default answer for a key; None if there is none.
+
+    For a key that names a file, the default is the usual file of this user, such as `~/.ssh/known_hosts`.
+    """
     usual = {"identity_files": _KEYS, "known_hosts": ("~/.ssh/known_hosts",)}.get(key, ())
-    # A missing home directory, or one that this user cannot read, has no usual files.
+    # Ignore these errors: without a readable home directory, there are no usual files.
     with contextlib.suppress(ValueError, OSError):
         found = [str(path) for path in map(_absolute, usual) if path.is_file()]
         if found:
@@ -293,7 +312,7 @@ def _default(cls: type, key: str) -> Any:
     if key == "user" and field.default is dataclasses.MISSING:
         try:
             return getpass.getuser()
-        except (KeyError, OSError):  # a user ID without an account, as in a container
+        except (KeyError, OSError):  # in a container, the user ID may have no account
             return None
     return None if field.default in (dataclasses.MISSING, None, ()) else field.default
 
@@ -305,7 +324,13 @@ def _shown(key: str, default: Any) -> str:
 
 
 def _description(cls: type, key: str, *, all_of_it: bool) -> str:
-    """Return the description of a key, or its first sentence, from the docstring of the dataclass or its base."""
+    """Return the description of a key from the docstring of its dataclass or a base class.
+
+    Args:
+        cls: The dataclass.
+        key: The name of the field.
+        all_of_it: Whether to return the whole description. If not, return only its first sentence.
+    """
     for each in cls.__mro__:
         found = re.search(rf"^    {key}: (.+(?:\n {{8}}.+)*)", inspect.cleandoc(each.__doc__ or ""), re.MULTILINE)
         if found:

@@ -1,4 +1,4 @@
-"""`gateway render`: prints text to paste into the configurations of other programs."""
+"""`gateway render`: prints configuration for other programs, such as OpenSSH, Compose and Kubernetes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 @click.group()
 def render() -> None:
-    """Print configuration to paste into other programs.
+    """Print configuration for servers, applications and clusters.
 
-    For servers, applications and clusters.
+    Each subcommand derives the configuration of another program from the configuration of the gateway.
     """
 
 
@@ -39,8 +39,8 @@ def authorized_keys(
 ) -> None:
     """Print lines for authorized_keys and sshd_config.
 
-    They permit only the configured targets, and need OpenSSH 7.8 or later. Without the lines for sshd_config, the
-    keys can open listeners on unix sockets.
+    With these lines, an SSH server permits the gateway's key to connect only to the configured targets. They require
+    OpenSSH 7.8 or later. Without the lines for sshd_config, the key can also open listeners on unix sockets.
     """
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.rendering.authorized_keys import authorized_keys as lines  # noqa: PLC0415 - slow to import
@@ -55,7 +55,7 @@ def authorized_keys(
     "origins",
     multiple=True,
     metavar="CLIENT",
-    help="Address, network or name from which the server sees its client. Can be repeated.",
+    help="Address, network or name from which the connections arrive at the NFS server. Can be repeated.",
 )
 def exports(
     file: Path | None,
@@ -66,8 +66,8 @@ def exports(
 ) -> None:
     """Print lines for /etc/exports on the NFS servers.
 
-    They permit only the address from which the server sees the gateway's connections: that of the tunnel's SSH server
-    or proxy. If the configuration does not show this address, add it with --from.
+    The lines permit mounts only from the address from which the gateway's connections arrive: the address of the SSH
+    server or proxy at the end of the tunnel. If this address is not in the configuration, add it with --from.
     """
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.rendering.exports import exports as lines  # noqa: PLC0415 - slow to import
@@ -81,12 +81,19 @@ def exports(
 
 
 def _application_command(name: str, text: str) -> click.Command:
-    """Create the command that prints the result of the function `name` of `rendering/application.py`."""
+    """Return a command that prints the configuration of an application that uses the gateway.
+
+    Args:
+        name: The name of the command: `env`, `compose` or `docker-run`.
+        text: The help text.
+    """
 
     @click.command(name, help=text)
     @config_options
     @click.option(
-        "--host", metavar="ADDRESS", help="Where containers reach the gateway. Default: the names of the backends."
+        "--host",
+        metavar="ADDRESS",
+        help="Address at which containers reach the gateway. Default: the names of the backends.",
     )
     def command(
         file: Path | None,
@@ -129,7 +136,7 @@ render.add_command(
 @render.command()
 @config_options
 @click.option("--image", default="gateway", show_default=True, metavar="IMAGE", help="The container's image.")
-@click.option("--name", default="gateway", show_default=True, metavar="NAME", help="The name of the objects.")
+@click.option("--name", default="gateway", show_default=True, metavar="NAME", help="Name of the Kubernetes objects.")
 @click.option("--podman", is_flag=True, help="Write for `podman kube play`; see docs/platforms.md.")
 def kubernetes(
     file: Path | None,
@@ -142,7 +149,8 @@ def kubernetes(
 ) -> None:
     """Print Kubernetes manifests that run the gateway.
 
-    They expect the files of secrets in a Secret with the same name. The Helm chart has more options.
+    Secret files, such as passwords and keys, must be in a Secret with the name from --name. The Helm chart has more
+    options.
     """
     from gateway.config import ConfigSources, load  # noqa: PLC0415 - slow to import
     from gateway.rendering import workload  # noqa: PLC0415 - slow to import
@@ -152,7 +160,7 @@ def kubernetes(
         raise UsageError("the ConfigMap needs a configuration file: add -c FILE")
     if tunnels or backends or any(settings.values()):
         raise UsageError("the ConfigMap contains only the configuration file: move the other options into it")
-    # Do not use environment variables of this process, because the pod does not have them.
+    # Do not expand environment variables of this process, because the pod does not have them.
     unset = f"the pod has no environment variable {{name}}: write its value, or for a file, a path in {SECRETS}"
     config = load(ConfigSources(file=file, environment={}, unset=unset))
     documents = workload.kubernetes(config, file.read_text(), name, image, podman=podman)

@@ -1,4 +1,4 @@
-"""Defines `gateway run`, `gateway validate` and `gateway check`."""
+"""`gateway run`, `gateway validate` and `gateway check`: run the service, or check its configuration or backends."""
 
 import json
 import logging
@@ -30,7 +30,8 @@ _NAGIOS_UNKNOWN = 3
 def run(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], **settings: str | None) -> None:
     """Run the service.
 
-    TERM and INT drain and stop it; a second signal stops it immediately. HUP reloads the configuration.
+    SIGTERM and SIGINT drain and stop the service; a second signal stops it immediately. SIGHUP reloads the
+    configuration.
     """
     from gateway.app import service  # noqa: PLC0415 - slow to import
     from gateway.app.file_watcher import stat_files  # noqa: PLC0415 - slow to import
@@ -40,7 +41,7 @@ def run(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], 
     from gateway.ops import logs  # noqa: PLC0415 - slow to import
 
     given = config_sources(file, tunnels, backends, settings)
-    # Stat the files before reading them: otherwise a write during the read would not be detected as a change.
+    # Call stat(2) before reading the file. Otherwise, a write during the read would not be detected as a change.
     stamps = stat_files([given.file] if given.file else [])
     config = load(given)
     logs.configure(config.log.level, config.log.format)
@@ -53,7 +54,7 @@ def run(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], 
 
 
 def _exit(code: int) -> NoReturn:
-    """Exit without waiting for threads that still resolve a host name."""
+    """Exit immediately, because threads that still resolve a host name would delay a normal exit."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -65,7 +66,7 @@ def _exit(code: int) -> NoReturn:
 def validate(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], **settings: str | None) -> None:
     """Check a configuration and the files that it names.
 
-    Prints every error with its position, and warnings.
+    Prints warnings, and all errors with their positions in the configuration.
     """
     from gateway.app import credential_expiry  # noqa: PLC0415 - slow to import
     from gateway.app.ops_settings import file_problems  # noqa: PLC0415 - slow to import
@@ -140,7 +141,7 @@ def _as_json(each: "CheckedTarget") -> dict[str, object]:
     return {
         "backend": each.backend,
         "target": str(each.target),
-        "via": each.way,
+        "via": each.tunnel,
         "state": result.state,
         "reason": result.reason,
         "detail": result.detail,
@@ -156,17 +157,17 @@ def _print_table(checked: "list[CheckedTarget]") -> None:
         phases = "  ".join(f"{name} {seconds * 1e3:.1f}" for name, seconds in result.phases.items())
         notes.append(format_reason({"reason": result.reason, "detail": result.detail}))
         duration = f"{result.duration * 1e3:.1f}"
-        rows.append([each.backend, str(each.target), each.way or "-", str(result.state), duration, phases])
+        rows.append([each.backend, str(each.target), each.tunnel or "-", str(result.state), duration, phases])
     print_table(["BACKEND", "TARGET", "VIA", "STATE", "MS", "PHASES (MS)"], rows, notes)
 
 
 def _print_nagios(checked: "list[CheckedTarget]") -> int:
     worst = max((_NAGIOS.get(each.result.state, _NAGIOS_UNKNOWN) for each in checked), default=_NAGIOS_UNKNOWN)
-    ways = Counter((each.backend, each.target) for each in checked)
+    paths = Counter((each.backend, each.target) for each in checked)
 
     def label(each: "CheckedTarget") -> str:
-        way = f" via {each.way}" if ways[each.backend, each.target] > 1 else ""
-        return f"{each.backend} {each.target}{way}"
+        tunnel = f" via {each.tunnel}" if paths[each.backend, each.target] > 1 else ""
+        return f"{each.backend} {each.target}{tunnel}"
 
     results = ", ".join(
         f"{label(each)} {each.result.state}"

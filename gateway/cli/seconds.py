@@ -13,7 +13,7 @@ class Seconds(click.FloatRange):
         super().__init__(min=0.1, max=3600)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Convert the value of the option. Refuse nan, which click.FloatRange accepts."""
+        """Convert the text to a number. Reject `nan`, which `click.FloatRange` would accept."""
         number = super().convert(value, param, ctx)
         if math.isnan(number):
             self.fail(f"{value} is not a number of seconds: set a number from 0.1 to 3600.", param, ctx)

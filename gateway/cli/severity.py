@@ -1,9 +1,6 @@
-"""Orders tunnels and backends by severity, and lists the tunnels that lead to a backend. Does no I/O."""
+"""Sorts tunnels and backends by the severity of their states. Does no I/O."""
 
-from collections.abc import Collection
 from typing import Any
-
-from gateway.cli.output import format_reason
 
 _BACKENDS = ("down", "blocked", "degraded", "unknown", "paused", "up")
 _TUNNELS = (
@@ -13,77 +10,20 @@ _TUNNELS = (
 
 
 def backends_by_severity(status: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Return the backends in `/api/v1/status`, worst first, then by name."""
+    """Return the names and objects of the backends in `/api/v1/status`, worst state first, then by name."""
     return sorted(status["backends"].items(), key=lambda each: (backend_rank(each[1]["state"]), each[0]))
 
 
 def tunnels_by_severity(status: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Return the tunnels in `/api/v1/status`, worst first, then by name."""
+    """Return the names and objects of the tunnels in `/api/v1/status`, worst state first, then by name."""
     return sorted(status["tunnels"].items(), key=lambda each: (_rank(_TUNNELS, each[1]["state"]), each[0]))
 
 
 def backend_rank(state: str) -> int:
-    """Return the position of a state of a backend in the order from worst to best."""
+    """Return the rank of a backend's state: the worse the state, the lower the rank."""
     return _rank(_BACKENDS, state)
 
 
-def outer_tunnels(tunnel: dict[str, Any]) -> list[str]:
-    """Return the `via` of a tunnel as a list: the tunnels inside one of which it runs; empty if there are none."""
-    via = tunnel["via"]
-    return via if isinstance(via, list) else [via] if via is not None else []
-
-
-def describe_via(tunnel: dict[str, Any]) -> str:
-    """Return the outer tunnel of a tunnel, or all possible ones if the tunnel is not open; `-` if it has none."""
-    return tunnel.get("via_in_use") or ", ".join(outer_tunnels(tunnel)) or "-"
-
-
-def hops(status: dict[str, Any], name: str) -> list[str]:
-    """Return a tunnel and all tunnels around it, outermost first.
-
-    Args:
-        status: The body of `/api/v1/status`.
-        name: The innermost tunnel.
-    """
-    if name not in status["tunnels"]:
-        return []
-    outer = [hop for via in outer_tunnels(status["tunnels"][name]) for hop in hops(status, via)]
-    return [*dict.fromkeys(outer), name]
-
-
-def way_hops(status: dict[str, Any], backend: dict[str, Any]) -> list[str]:
-    """Return the tunnels of all ways to a backend, outer tunnels first."""
-    return list(dict.fromkeys(hop for way in backend["ways"] for hop in hops(status, way["tunnel"])))
-
-
-def way_rows(label: str, backend: dict[str, Any], explained: Collection[str] = ()) -> list[list[str]]:
-    """Return a row for each way, with its tunnel, state and description; empty if there is only one way.
-
-    Args:
-        label: The first cell of each row.
-        backend: The backend in `/api/v1/status`.
-        explained: The failed tunnels whose reasons the rows omit.
-    """
-    ways = backend["ways"] if len(backend["ways"]) > 1 else ()
-    return [
-        [
-            label,
-            way["tunnel"],
-            "up" if way["up"] else "down",
-            _describe_way(way, explained=way["tunnel"] in explained),
-        ]
-        for way in ways
-    ]
-
-
-def _describe_way(way: dict[str, Any], *, explained: bool) -> str:
-    """Return why a way is down, unless this is `explained` elsewhere, and the number of its clients and switches."""
-    use = f"clients: {way['clients']}, switches: {way['switches']}"
-    if way["in_use"]:
-        use += ", used by new clients"
-    return use if way["up"] or explained else f"{format_reason(way)} ({use})"
-
-
 def _rank(order: tuple[str, ...], state: str) -> int:
-    """Return the position of a state; a state that is not in `order` comes first."""
+    """Return the index of a state in `order`. An unknown state, for example from a newer gateway, comes first."""
     return order.index(state) if state in order else -1

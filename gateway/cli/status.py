@@ -18,7 +18,8 @@ from gateway.cli.output import (
     print_wrapped,
     terminal_width,
 )
-from gateway.cli.severity import backends_by_severity, describe_via, tunnels_by_severity, way_rows
+from gateway.cli.severity import backends_by_severity, tunnels_by_severity
+from gateway.cli.tunnel_paths import describe_via, path_rows
 from gateway.cli.watch import watching
 from gateway.ops.reason_descriptions import state_name
 from gateway.ops.service_client import ServiceClient
@@ -36,7 +37,8 @@ _WIDE_HEADS = ["KIND", "LISTEN", "TOTAL", "SENT", "RECEIVED", "FACTS"]
 def status(client: ServiceClient, output: str, watch: bool) -> None:
     """Show tunnels, backends and their checks, worst first.
 
-    The first lines show each failed part with its cause, its consequences and the remedy, as on the status page.
+    The first lines show each failed tunnel and backend with its cause, its consequences and the remedy, as on the
+    status page.
     """
 
     def show() -> None:
@@ -79,10 +81,10 @@ def _print_status(service: dict[str, Any], *, wide: bool) -> None:
     rows, notes = [row for row, _ in shown], [note for _, note in shown]
     print_table(_HEADS + (_WIDE_HEADS if wide else []), rows, notes, width)
     failed = [name for name, each in service["tunnels"].items() if each["state"] not in ("up", "draining")]
-    ways = [row for name, each in backends_by_severity(service) for row in way_rows(name, each, failed)]
-    if ways:
+    paths = [row for name, each in backends_by_severity(service) for row in path_rows(name, each, failed)]
+    if paths:
         click.echo()
-        print_table(["BACKEND", "WAY", "STATE"], [row[:3] for row in ways], [row[3] for row in ways], width)
+        print_table(["BACKEND", "PATH", "STATE"], [row[:3] for row in paths], [row[3] for row in paths], width)
 
 
 def _print_docker(docker: dict[str, Any] | None, *, wide: bool) -> None:
@@ -129,7 +131,7 @@ def _print_consumers(consumers: dict[str, Any]) -> None:
 
 
 def _failed_tunnels(service: dict[str, Any], backend: str) -> str:
-    """Return which tunnels are the cause of a backend's state, without their details; empty if there are none."""
+    """Return the failed tunnels that cause a backend's state, such as `tunnel office is down`; empty if none do."""
     causes = [each for each in causes_of(service, backend) if each["part"] == "tunnel"]
     return ", ".join(f"tunnel {each['name']} is {state_name(each['state'])}" for each in causes)
 
@@ -137,10 +139,16 @@ def _failed_tunnels(service: dict[str, Any], backend: str) -> str:
 def _backend_rows(
     name: str, backend: dict[str, Any], failed_tunnels: str, *, wide: bool
 ) -> Iterator[tuple[list[str], str]]:
-    """Yield the rows of a backend, each with the note below it: first the backend, then its targets.
+    """Yield the rows of a backend and of its targets, each with the text to print below it.
 
-    The row of the backend contains its only target if both have the same state. The details of `failed_tunnels` are
-    in the diagnosis and in the rows of the tunnels, so the rows of many backends do not repeat them.
+    If the backend has only one target, and both have the same state, one row contains both.
+
+    Args:
+        name: The name of the backend.
+        backend: The backend in `/api/v1/status`.
+        failed_tunnels: The result of `_failed_tunnels`. It replaces the details of the tunnels, which the output
+            contains only once.
+        wide: Whether to add the columns of the format `wide`.
     """
     targets = backend["targets"]
     only = targets[0] if len(targets) == 1 and targets[0]["state"] == backend["state"] else None
@@ -190,5 +198,4 @@ def _facts(target: dict[str, Any]) -> str:
 
 
 def _target_note(target: dict[str, Any]) -> str:
-    """Return why a target has its state."""
     return "; ".join(filter(None, (format_reason(target), "flapping" if target["flapping"] else "")))

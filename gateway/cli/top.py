@@ -32,8 +32,8 @@ _HEADS = ["BACKEND", "STATE", "CONSUMER", "CLIENTS", "WAIT", "NEW/S", "SENT/S", 
 def top(client: ServiceClient, interval: float, count: int | None) -> None:
     """Show the current traffic by backend and consumer.
 
-    The first lines show the failed parts. Backends are sorted by state, as in `gateway status`, and then by traffic.
-    Consumers are containers, and require Docker in the configuration.
+    The first lines show the failed tunnels and backends. The table is sorted by state, worst first, and then by
+    traffic. Consumers are containers. To show them, the configuration must have a section docker.
     """
     meter = _Meter(client)
     meter.read()
@@ -50,7 +50,10 @@ def top(client: ServiceClient, interval: float, count: int | None) -> None:
 
 
 class _Meter:
-    """Computes rates from two readings of the counters. After a failed reading, it takes a new first reading."""
+    """Computes the traffic per second from the counters of two requests.
+
+    After a failed request, the next rates are zero, because two successful requests in a row are necessary.
+    """
 
     def __init__(self, client: ServiceClient) -> None:
         self._client = client
@@ -58,13 +61,13 @@ class _Meter:
         self._read_at = 0.0
 
     def read(self) -> dict[str, Any]:
-        """Read the counters, and return the body of `/api/v1/status`."""
+        """Request and store the counters, and return the body of `/api/v1/status`."""
         self._before, status = _counters(self._client)
         self._read_at = time.monotonic()
         return status
 
     def rates(self) -> tuple[dict[str, Any], list[list[str]]]:
-        """Return the body of `/api/v1/status`, and the rows of the table."""
+        """Request the counters again. Return the body of `/api/v1/status`, and the table rows with the rates."""
         before, then = self._before, self._read_at
         try:
             status = self.read()
@@ -82,7 +85,10 @@ class _Meter:
 
 
 def _counters(client: ServiceClient) -> tuple[dict[tuple[str, str], dict[str, float]], dict[str, Any]]:
-    """Return the counters of each backend (with an empty consumer name) and of each of the backend's consumers."""
+    """Request and return the counters of each backend and consumer, and the body of `/api/v1/status`.
+
+    The keys are pairs of backend and consumer. An empty consumer stands for the whole backend.
+    """
     found: dict[tuple[str, str], dict[str, float]] = {}
     _, status = client.get_json("/api/v1/status")
     for name, backend in status["backends"].items():
@@ -95,7 +101,13 @@ def _counters(client: ServiceClient) -> tuple[dict[tuple[str, str], dict[str, fl
 
 
 def _row(after: dict[str, Any], before: dict[str, Any], seconds: float) -> tuple[float, list[str]]:
-    """Return the traffic, by which rows are sorted, and the cells after the names."""
+    """Return the sort key of a row, which increases with the traffic, and the cells that contain numbers.
+
+    Args:
+        after: The counters of the last request.
+        before: The counters of the request before it.
+        seconds: Seconds between these requests.
+    """
 
     def rate(name: str) -> float:
         return max(0.0, float(after[name] - before[name]) / seconds)

@@ -1,4 +1,4 @@
-"""`gateway wait` and `gateway healthcheck`: report readiness as exit codes, for scripts and images."""
+"""`gateway wait` and `gateway healthcheck`: report as exit codes whether the service is ready or alive."""
 
 import time
 from typing import Any
@@ -13,15 +13,13 @@ from gateway.ops.service_client import ServiceClient
 
 _POLL_INTERVAL = 0.2
 _MAX_QUOTED = 60
-"""Maximum number of characters of an unexpected response that an error quotes."""
+"""Maximum number of characters of an unexpected response in an error message."""
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_backends)
 @client_options
-@click.option(
-    "--max", "longest", default="30s", show_default=True, metavar="DURATION", help="Time after which to fail."
-)
+@click.option("--max", "longest", default="30s", show_default=True, metavar="DURATION", help="Maximum time to wait.")
 def wait(names: tuple[str, ...], client: ServiceClient, longest: str) -> None:
     """Wait until the service and backends are ready.
 
@@ -55,12 +53,12 @@ def wait(names: tuple[str, ...], client: ServiceClient, longest: str) -> None:
 @click.command()
 @client_options
 @click.option(
-    "--started", is_flag=True, help="Also require that the first checks are done and the Docker networks joined."
+    "--started", is_flag=True, help="Also require that the startup has finished, including the first checks."
 )
 def healthcheck(client: ServiceClient, started: bool) -> None:
     """Exit with 0 if the service is alive.
 
-    For health checks in images that have no shell.
+    Use this command as the health check of a container image that has no shell.
     """
     code, body = client.get("/livez")
     if code != 200 or body != "alive\n":

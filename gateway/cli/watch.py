@@ -1,4 +1,4 @@
-"""Repeats the output of a command until Ctrl-C (`--watch`), even if the service restarts meanwhile."""
+"""Implements `--watch`: repeats the output of a command until Ctrl-C, even if the service restarts in between."""
 
 import io
 import sys
@@ -14,7 +14,11 @@ from gateway.errors import GatewayError
 
 
 class _Frame(io.StringIO):
-    """Captures the output of one call, with colors if the output is for a terminal."""
+    """A buffer that captures the output of one call of a function.
+
+    Args:
+        terminal: Whether the buffer claims to be a terminal, so that the output contains colors.
+    """
 
     def __init__(self, *, terminal: bool) -> None:
         super().__init__()
@@ -25,11 +29,11 @@ class _Frame(io.StringIO):
 
 
 class _Screen:
-    """Shows the latest output of a function, and keeps it while the function fails.
+    """Shows the latest output of a function. If the function fails, it shows the error and the previous output.
 
     Args:
-        show: Requests the data, and prints it.
-        clear: Whether each output replaces the previous one.
+        show: The function. It requests data from the service, and prints it.
+        clear: Whether each output replaces the previous one on the terminal.
     """
 
     def __init__(self, show: Callable[[], None], *, clear: bool) -> None:
@@ -39,7 +43,11 @@ class _Screen:
         self._updated_at = datetime.now().astimezone()
 
     def update(self) -> None:
-        """Show the output of a new call."""
+        """Call the function, and show its output.
+
+        Raises:
+            GatewayError: The function failed. Pass the error to `report`.
+        """
         frame = _Frame(terminal=sys.stdout.isatty())
         with redirect_stdout(frame):
             self._show()
@@ -49,7 +57,7 @@ class _Screen:
         click.echo(self._output, nl=False)
 
     def report(self, error: GatewayError) -> None:
-        """Show an error, and on a terminal the latest output below it."""
+        """Show an error. On a terminal, show the latest output below it."""
         if self._clear:
             click.clear()
         print_wrapped(f"no response since {self._updated_at:%H:%M:%S}, retrying: {error}", fg="red", err=True)
@@ -61,13 +69,17 @@ class _Screen:
 def watching(
     show: Callable[[], None], interval: float, count: int | None = None, *, immediately: bool = False
 ) -> None:
-    """Call `show` repeatedly until Ctrl-C. While the service does not respond, print the error, and keep the output.
+    """Call `show` repeatedly until Ctrl-C. If a call fails, print the error, and continue.
 
     Args:
-        show: Requests the data, and prints it.
+        show: Requests data from the service, and prints it.
         interval: Seconds between two calls.
-        count: Return after this number of calls, and do not clear the terminal; None: never.
-        immediately: Whether to call `show` once more, at the start. An error of that call is raised.
+        count: Maximum number of calls, and each output appears below the previous one. None: no maximum, and each
+            output replaces the previous one.
+        immediately: Whether to call `show` once before the first interval, in addition to `count`.
+
+    Raises:
+        GatewayError: The call before the first interval failed.
     """
     screen = _Screen(show, clear=count is None)
     if immediately:

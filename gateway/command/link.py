@@ -13,7 +13,7 @@ from gateway.command.local_ports import read_local_ports
 from gateway.command.options import CommandOptions
 from gateway.command.port_target import PortTarget
 from gateway.command.stdio_target import StdioTarget
-from gateway.command.target import CommandContext, CommandTarget, OwnedTasks
+from gateway.command.target import BackgroundTasks, CommandContext, CommandTarget
 from gateway.contracts.link import LinkStatus, NetworkId, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import CloseReason, TunnelState
@@ -31,17 +31,17 @@ log = logging.getLogger(__name__)
 
 _MAX_TICK = 1.0
 _RECENT = 600.0
-"""Seconds for which a target keeps its process after the last dial. When the tunnel reopens, it tries such a target
-again."""
+"""Seconds for which a target keeps its process after the last connection attempt to the target. A tunnel that reopens
+starts processes for such targets again."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CommandStatus(LinkStatus):
+class CommandTunnelStatus(LinkStatus):
     """The status of a tunnel through an external program.
 
     Args:
-        processes: Running processes of the program.
-        clients: Connections through these processes.
+        processes: Number of running processes of the program.
+        clients: Number of connections through these processes.
     """
 
     processes: int
@@ -73,7 +73,7 @@ class CommandLink:
         """Monotonic time of the last dial of each target, in seconds."""
         self._bridges: set[StreamBridge] = set()
         self._relays: set[Relay] = set()
-        self._tasks = OwnedTasks()
+        self._tasks = BackgroundTasks()
         self._is_suspect = False
         # The status contains a hash instead of the arguments, because an argument can contain a secret.
         digest = hashlib.sha256("\0".join(options.command).encode()).hexdigest()[:8]
@@ -81,13 +81,13 @@ class CommandLink:
 
     @contextlib.asynccontextmanager
     async def running(self, targets: Collection[Endpoint]) -> AsyncIterator["CommandLink"]:
-        """Start the processes of some targets, then monitor all processes until the context exits.
+        """Start a process for each given target, and monitor all processes until the `async with` block exits.
 
         Args:
-            targets: If not empty, at least one of these targets must work.
+            targets: The targets. If there are any, at least one of them must work.
 
         Raises (on entry):
-            TunnelError: No target works.
+            TunnelError: None of the targets works.
         """
         monitor = self._tasks.start(self._monitor())
         monitor.add_done_callback(self._on_monitor_done)
@@ -106,7 +106,10 @@ class CommandLink:
             await asyncio.gather(*(target.close() for target in self._targets.values()))
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """Connect a non-blocking socket to `to`. Measure the phase `channel`. See `gateway.contracts.link.Link`."""
+        """Connect a non-blocking socket to `to`, and record the time as the phase `channel`.
+
+        See `gateway.contracts.link.Link`.
+        """
         timed = phases or Phases()
         with timed("channel"):
             bridge = await retry_dial(
@@ -128,12 +131,12 @@ class CommandLink:
         """Wait until the link is lost, and return the cause, which is not fatal."""
         return await asyncio.shield(self._lost)
 
-    def status(self) -> CommandStatus:
-        """Return the status of the link, without a round-trip time."""
-        return CommandStatus(processes=len(self._children), clients=len(self._bridges))
+    def status(self) -> CommandTunnelStatus:
+        """Return the current status of the link. It contains no round-trip time."""
+        return CommandTunnelStatus(processes=len(self._children), clients=len(self._bridges))
 
     def recent_targets(self) -> list[Endpoint]:
-        """Return the targets that were dialed within ten minutes before the last dial."""
+        """Return the targets that were dialed at most ten minutes before the most recent dial to any target."""
         last = max(self._dialed.values(), default=0.0)
         return [target for target, at in self._dialed.items() if last - at < _RECENT]
 
@@ -210,7 +213,7 @@ class CommandLink:
 
     def _report_suspect(self, *, suspect: bool) -> None:
         if suspect and not self._is_suspect:
-            detail = f"{self._context.name} does not read data for {self._options.suspect:g} s"
+            detail = f"{self._context.name} has not read data for {self._options.suspect:g} s"
             self._progress(TunnelState.SUSPECT, Reason.TIMEOUT, detail)
         elif self._is_suspect and not suspect:
             self._progress(TunnelState.UP)

@@ -37,8 +37,8 @@ class LocalPort:
     def has_waiting_clients(self) -> bool:
         """Whether a connection waits to be accepted, or all accepted connections have unread data.
 
-        The value is False if only some connections have unread data, because the program can be waiting for the
-        targets of these connections.
+        If only some connections have unread data, the value is False: the program itself works, and can be waiting
+        until the target accepts more data on these connections.
         """
         return self.backlog > 0 or (bool(self.unread) and all(self.unread.values()))
 

@@ -25,11 +25,11 @@ class CommandOptions:
             quarantined.
         start_timeout: Time limit until the program listens (with `mode: port`). The lookup of the program in the file
             system may take half of this time.
-        suspect: If the program does not read, accept or respond for this time, although data waits on each
-            connection, new clients use another process (with `mode: port`).
-        lost: If the program does not read, accept or respond for this time, although data waits on each connection,
-            the gateway kills the process and resets its clients. With `mode: port`, it does not kill a process that
-            still accepts new connections.
+        suspect: Time without progress after which new clients use another process (with `mode: port`). A program
+            makes progress if it reads data, sends data or accepts a connection. The time counts only while data waits
+            on every connection of the program.
+        lost: Time without progress, as for `suspect`, after which the gateway kills the process and resets its
+            clients. With `mode: port`, the gateway does not kill a process that still accepts new connections.
     """
 
     command: tuple[str, ...]

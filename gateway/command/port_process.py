@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from math import inf
 from pathlib import Path
 
-from gateway.command.connection_sockets import read_connection
 from gateway.command.local_ports import LocalPort, read_local_ports
 from gateway.command.options import CommandOptions
 from gateway.command.silence import SilenceTimer
+from gateway.command.sock_diag import read_connection
 from gateway.contracts.link import Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
@@ -39,7 +39,7 @@ class PortProcess:
     """A running program, and the state of its local port.
 
     Args:
-        child: The process. Its owner stops it.
+        child: The process. The caller must stop it.
         command: The program and its arguments.
         port: The local port.
         options: The options of the tunnel.
@@ -49,7 +49,7 @@ class PortProcess:
         self.child = child
         self.port = port
         self.host = _LOOPBACK[0]
-        """The address of the last connection."""
+        """The loopback address on which the process accepted the last connection."""
         self.connections = 0
         """Number of open connections."""
         self.last_received = time.monotonic()
@@ -59,17 +59,17 @@ class PortProcess:
         self.suspect = False
         """Whether the process does not respond although data waits for it. New clients then use another process."""
         self.retired = False
-        """Whether the process is being stopped, because another one has replaced it and it has no more clients."""
+        """Whether the process is being stopped, because another process has replaced it and its clients have left."""
         self._silence = SilenceTimer()
         self._last_read = self.last_received
         """Monotonic time at which the process was last observed to have read data or accepted a connection."""
         self._sockets = LocalPort()
-        """The sockets at the last call of `update_silence`."""
+        """The state of the local port at the last call of `update_silence`."""
         self._command = command
         self._options = options
         self._first: Stream | None = None
-        """The connection of `wait_ready` or `accepts`. The next client uses it, because a database can count a
-        connection that closes without data as an aborted login."""
+        """The connection with which `wait_ready` or `accepts` tested the process. The next client uses it, because a
+        database can count a connection that closes without data as an aborted login."""
 
     @property
     def name(self) -> str:
@@ -119,12 +119,15 @@ class PortProcess:
         return sock
 
     async def accepts(self, seconds: float) -> bool:
-        """Return whether the process accepts a new connection, although it is suspect.
+        """Test whether a suspect process accepts a new connection.
 
         If it does, the process is no longer suspect, and the next client uses this connection.
 
         Args:
-            seconds: Time limit.
+            seconds: Time limit for the test.
+
+        Returns:
+            Whether the process accepted the connection.
         """
         try:
             async with asyncio.timeout(seconds):
@@ -140,7 +143,7 @@ class PortProcess:
 
     @property
     def has_unused(self) -> bool:
-        """Whether the connection of `wait_ready` or `accepts` still waits for a client."""
+        """Whether the connection that `wait_ready` or `accepts` opened still waits for a client."""
         return self._first is not None
 
     def close_unused(self, now: float = inf) -> None:
@@ -159,7 +162,7 @@ class PortProcess:
         Returns 0 while no client waits for the process.
 
         Args:
-            sockets: The sockets of the local port.
+            sockets: The current state of the local port.
             now: Monotonic time in seconds.
         """
         if sockets.has_progress_since(self._sockets):
@@ -183,7 +186,7 @@ class PortProcess:
 
         Args:
             sock: The connection. It is reset if this method raises.
-            leave: Whether to raise `NotAcceptedError` as soon as the process is suspect.
+            leave: Whether to stop waiting, and raise `NotAcceptedError`, as soon as the process is suspect.
         """
         pause = _MIN_ACCEPT_POLL
         try:

@@ -9,7 +9,7 @@ from gateway.command.local_ports import LocalPort
 from gateway.command.port_process import NotAcceptedError, PortProcess
 from gateway.command.port_reservations import release_port, reserve_port
 from gateway.command.port_stream import PortStream
-from gateway.command.target import CommandContext, OwnedTasks, RetryPause
+from gateway.command.target import BackgroundTasks, CommandContext, RetryPause
 from gateway.contracts.values import Endpoint
 from gateway.errors import TunnelError
 from gateway.processes.child_process import exit_error, starting
@@ -35,9 +35,9 @@ class PortTarget:
         """The running processes that have accepted a connection since their start, newest last."""
         self._starting: asyncio.Task[PortProcess] | None = None
         self._trials: set[PortProcess] = set()
-        """The processes that `_try` currently tests. If they do not accept a connection, they are killed."""
+        """The processes that `_try` currently tests. `_try` kills each process that does not accept a connection."""
         self._retry = RetryPause()
-        self._tasks = OwnedTasks()
+        self._tasks = BackgroundTasks()
 
     @property
     def failure(self) -> TunnelError | None:

@@ -1,6 +1,6 @@
 """Measures for how long a program has made no progress, although a client waits for it. Does no I/O.
 
-A short time without progress is not a failure, because a program that waits for its network does not read data.
+A short silence is not a failure: while a program waits for its own network connection, it does not read data.
 """
 
 

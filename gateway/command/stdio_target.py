@@ -8,7 +8,7 @@ from math import inf
 
 from gateway.command.local_ports import LocalPort
 from gateway.command.silence import SilenceTimer
-from gateway.command.target import CommandContext, OwnedTasks, RetryPause
+from gateway.command.target import BackgroundTasks, CommandContext, RetryPause
 from gateway.contracts.values import Endpoint
 from gateway.errors import TunnelError
 from gateway.processes.child_process import exit_error
@@ -17,12 +17,12 @@ from gateway.processes.stdio_stream import EXIT_DELAY, StdioStream
 log = logging.getLogger(__name__)
 
 _TRIAL = 1.0
-"""Seconds for which a trial of a connection waits for output or the exit of the program. A program that is still
-silent after this time probably waits for the client, so the trial succeeds."""
+"""A trial starts the program, and waits this number of seconds for output or the program's exit. A program that still
+runs without output after this time probably waits for the client, so the trial succeeds."""
 _TRIAL_AFTER_LOSS = 3.0
-"""Like `_TRIAL`, but for the first connection of a reopened tunnel, because the program might have failed before."""
+"""Like `_TRIAL`, but for a tunnel that opens. It is longer, because the program might have failed before."""
 _SPARE_TIMEOUT = 5.0
-"""Seconds for which the connection of a trial waits for a client before it is closed."""
+"""Seconds after which the connection of a successful trial (see `_TRIAL`) is closed if no client has used it."""
 
 
 class StdioTarget:
@@ -45,7 +45,7 @@ class StdioTarget:
         self._has_worked = False
         """Whether the last connection worked. If not, the next one starts with a trial."""
         self._retry = RetryPause()
-        self._tasks = OwnedTasks()
+        self._tasks = BackgroundTasks()
 
     @property
     def failure(self) -> TunnelError | None:
@@ -86,7 +86,7 @@ class StdioTarget:
         return {}
 
     def check(self, now: float, ports: Mapping[int, LocalPort]) -> None:
-        """Kill each process that has not responded to its client for `lost`. See `CommandTarget`."""
+        """Kill each process that has not responded for the time `CommandOptions.lost`. See `CommandTarget`."""
         del ports
         self._close_unused(now)
         for stream, timer in self._streams.items():

@@ -1,4 +1,4 @@
-"""Defines the interface of targets and the delay after a failure, for both modes `port` and `stdio`."""
+"""Defines the interface that the modes `port` and `stdio` implement for each target, and the helpers they share."""
 
 import asyncio
 import time
@@ -57,8 +57,8 @@ class CommandContext:
             local_port: The port on which the program must listen; 0 in mode `stdio`.
 
         Raises:
-            TunnelError: The program does not exist, or another user can change it (both are fatal). Or the lookup
-                takes more than half of `start_timeout`, which leaves the other half for the start.
+            TunnelError: The program does not exist, or another user can change it (fatal); or finding the program in
+                the file system took more than half of `start_timeout` (not fatal).
         """
         template = self.options.command
         try:
@@ -100,10 +100,13 @@ class CommandTarget(Protocol):
         """Return a new connection to the target, which the caller owns. Raises `TunnelError` or `DialError`."""
 
     def local_ports(self, now: float) -> dict[int, str]:
-        """Return the local ports whose state `check` needs: the address that the gateway dials, by port.
+        """Return the local ports whose state `check` needs.
 
         Args:
             now: Monotonic time in seconds.
+
+        Returns:
+            The loopback address that the gateway dials, by port.
         """
 
     def check(self, now: float, ports: Mapping[int, LocalPort]) -> None:
@@ -115,11 +118,11 @@ class CommandTarget(Protocol):
         """
 
     async def close(self) -> None:
-        """Stop all tasks, and end processes without clients. The owner of the child processes stops the others."""
+        """Stop all tasks, and stop processes without clients. `TunnelProcesses` stops the other processes."""
 
 
 class RetryPause:
-    """Decides when the next attempt to start a program is allowed after a failure."""
+    """Decides how long to wait after a failure before the next attempt to start a program."""
 
     def __init__(self) -> None:
         self.failure: TunnelError | None = None
@@ -135,7 +138,7 @@ class RetryPause:
         self.failure, self._backoff = None, Backoff(RECONNECT)
 
     def ended(self, lasted: float) -> None:
-        """Reduce the count of failures, because the process that has exited had worked for `lasted` seconds."""
+        """Reduce the count of failures, because a process ran for `lasted` seconds before it exited."""
         self._backoff.succeeded(lasted)
 
     def failed(self, error: TunnelError) -> None:
@@ -155,14 +158,14 @@ class RetryPause:
             raise TunnelError(self.failure.reason, self.failure.detail, fatal=self.failure.fatal)
 
 
-class OwnedTasks:
+class BackgroundTasks:
     """Runs background tasks, and cancels them on `close`."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self, job: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Run a coroutine in a task, and return the task, which the caller can await. Exceptions are not logged."""
+        """Run a coroutine in a task, and return the task. Do not log exceptions: the caller can await the task."""
         task = asyncio.create_task(job)
         self._tasks.add(task)
         task.add_done_callback(self._on_done)
@@ -171,7 +174,7 @@ class OwnedTasks:
     def _on_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # retrieve it: otherwise, asyncio logs the exception if no caller awaits the task
+            task.exception()  # mark the exception as retrieved: otherwise, asyncio logs it
 
     async def close(self) -> None:
         """Cancel the tasks, and wait until they have ended."""

@@ -1,4 +1,4 @@
-"""Warns about settings that are valid but probably unintended."""
+"""Returns warnings about settings that are valid but insecure, deprecated or probably unintended."""
 
 from collections.abc import Iterable, Iterator
 
@@ -16,7 +16,7 @@ def advice(config: Config) -> list[str]:
     return [
         *deprecation_warnings(config),
         *weak,
-        *_of_kinds(config),
+        *_specific_to_kinds(config),
         *_resolvers(config),
         *_grants_without_label(config),
         *_peers(config),
@@ -30,26 +30,25 @@ def _peers(config: Config) -> Iterator[str]:
 
 
 def _resolvers(config: Config) -> Iterator[str]:
-    """Yield a warning for each host name that is reached through tunnels of several kinds.
+    """Yield a warning for each host name that the gateway resolves through tunnels of different kinds.
 
-    Each kind of tunnel uses different name servers. Their responses can differ, so that one name leads to different
-    hosts.
+    Each kind of tunnel uses different name servers, so the same name can resolve to different hosts.
     """
     for name, spec in config.backends.items():
         for at, target in enumerate(spec.targets):
-            key = f"backends.{name}.targets[{at}].via" if target in spec.own_ways else f"backends.{name}.via"
-            yield from _several_resolvers(config, key, spec.ways(target), target.host)
+            key = f"backends.{name}.targets[{at}].via" if target in spec.own_paths else f"backends.{name}.via"
+            yield from _several_resolvers(config, key, spec.paths(target), target.host)
     for name, servers in config.servers.items():
         for host in dict.fromkeys(server.host for server in servers):
             yield from _several_resolvers(config, f"tunnels.{name}.via", config.tunnels[name].via, host)
 
 
 def _several_resolvers(config: Config, key: str, via: Iterable[str], host: str) -> Iterator[str]:
-    kinds = {config.tunnels[way].kind.name: way for way in via}
+    kinds = {config.tunnels[name].kind.name: name for name in via}
     if len(kinds) > 1 and not is_address(host):
-        ways = " and ".join(f"{way} ({kind})" for kind, way in kinds.items())
+        names = " and ".join(f"{name} ({kind})" for kind, name in kinds.items())
         yield (
-            f"{_at(config, key)}: {ways} resolve {host} with different name servers, so the name can lead to"
+            f"{_at(config, key)}: {names} resolve {host} with different name servers, so the name can lead to"
             " different hosts: use its IP address"
         )
 
@@ -58,7 +57,7 @@ def _no_effect(config: Config) -> Iterator[str]:
     """Yield a warning for each key that has no effect because another key is missing."""
     for name, spec in config.backends.items():
         key = f"backends.{name}"
-        if spec.prefer_way != "order" and not spec.has_several_ways:
+        if spec.prefer_way != "order" and not spec.has_several_paths:
             yield (
                 f"{_at(config, f'{key}.prefer_way')}: has no effect, because the backend has only one path: list"
                 " several tunnels in via, or remove prefer_way"
@@ -72,12 +71,15 @@ def _no_effect(config: Config) -> Iterator[str]:
 
 
 def _at(config: Config, key: str) -> str:
-    """Return `PLACE: KEY` for the start of a warning; only the key if its place is not known."""
+    """Return the start of a warning: the file and line (or the variable or flag) of a key if known, and the key."""
     return ": ".join(filter(None, (config.places.get(key), key)))
 
 
 def _grants_without_label(config: Config) -> Iterator[str]:
-    """In strict mode, yield a warning for each granted backend without `allow.label`: its grants have no effect."""
+    """In strict mode, yield a warning for each backend in `docker.grants` that has no `allow.label`.
+
+    Without the label, the grants have no effect on the backend.
+    """
     if config.docker is None or not config.gateway.strict:
         return
     granted = {name for grant in config.docker.grants for name in grant.backends}
@@ -89,8 +91,8 @@ def _grants_without_label(config: Config) -> Iterator[str]:
             )
 
 
-def _of_kinds(config: Config) -> Iterator[str]:
-    """Yield the warnings that the modules of the configured kinds give about their tunnels and backends."""
+def _specific_to_kinds(config: Config) -> Iterator[str]:
+    """Yield the warnings that are specific to a kind of tunnel or backend. The module of each kind defines them."""
     for name, tunnel in config.tunnels.items():
         for warning in tunnel.kind.advice(tunnel.options):
             key, _, message = warning.partition(": ")

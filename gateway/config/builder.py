@@ -1,4 +1,4 @@
-"""Builds a `Config` from the parsed tree: first the sections, then tunnels and backends by their kinds."""
+"""Builds a `Config` from the parsed tree. The kind of a tunnel or backend determines which keys it can have."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -124,7 +124,7 @@ def _backend(name: str, table: ParsedMapping, decoder: Decoder) -> BackendSpec |
         kind=kind,
         via=common.via or (),
         targets=tuple(targets),
-        own_ways={target: via for target, via in targets.items() if via is not None},
+        own_paths={target: via for target, via in targets.items() if via is not None},
         prefer=common.prefer or ("primary" if kind.has_roles(check_options) and len(targets) > 1 else "order"),
         listen=tuple(unix_endpoint(each.unix) if isinstance(each, UnixListener) else each for each in common.listen),
         sockets=tuple(each for each in common.listen if isinstance(each, UnixListener)),
@@ -143,9 +143,9 @@ def _backend(name: str, table: ParsedMapping, decoder: Decoder) -> BackendSpec |
 def _targets(
     table: ParsedMapping, common: CommonBackendOptions, kind: BackendKind, key: str, decoder: Decoder
 ) -> dict[Endpoint, tuple[str, ...] | None] | None:
-    """Return the `via` of each target, or None for a target that uses the `via` of the backend.
+    """Return a mapping from each target to its own `via`. The value is None if the target uses the backend's `via`.
 
-    If a target is invalid, add a problem and return None.
+    If any target is invalid, add a problem and return None instead of the mapping.
     """
     place = table.entries["targets"][1].place
     found: dict[Endpoint, tuple[str, ...] | None] = {}
@@ -157,9 +157,9 @@ def _targets(
             decoder.problem(place, f"{key}.targets", str(error))
             return None
         if target in found:
-            ways = [each if each is not None else common.via or () for each in (found[target], via)]
-            both = ", ".join(dict.fromkeys((*ways[0], *ways[1])))
-            remedy = f"use one target with via: [{both}]" if all(ways) and ways[0] != ways[1] else "remove one"
+            vias = [each if each is not None else common.via or () for each in (found[target], via)]
+            both = ", ".join(dict.fromkeys((*vias[0], *vias[1])))
+            remedy = f"use one target with via: [{both}]" if all(vias) and vias[0] != vias[1] else "remove one"
             decoder.problem(place, f"{key}.targets", f"{target} is given twice: {remedy}")
             return None
         found[target] = via

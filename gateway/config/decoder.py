@@ -1,4 +1,4 @@
-"""Decodes the parsed tree into frozen dataclasses by their type hints, and collects all problems."""
+"""Decodes the parsed tree into frozen dataclasses, as their type hints require. Collects all problems."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ from gateway.errors import ConfigProblem
 
 
 class InvalidValue:
-    """The type of `INVALID`, which replaces an invalid value after its problem is recorded."""
+    """The type of `INVALID`, which the decoder returns instead of an invalid value."""
 
 
 INVALID = InvalidValue()
@@ -34,15 +34,15 @@ class Decoder:
     def __init__(self, problems: list[ConfigProblem]) -> None:
         self.problems = problems
         self.places: dict[str, str] = {}
-        """The place of each value, by its key."""
+        """The file, line and column (or the variable or flag) of each decoded value, by dotted key."""
         self.literal_secrets: list[tuple[str, str]] = []
-        """The places and keys of secrets that are literals in the configuration, not environment references."""
+        """The place and the dotted key of each secret that is written as a literal, not as a reference `${NAME}`."""
 
     def problem(self, place: str, key: str, message: str) -> None:
         """Add a problem.
 
         Args:
-            place: The place of the value.
+            place: The file, line and column of the value, or the environment variable or flag that contains it.
             key: The dotted key of the value.
             message: The message, without place and key.
         """
@@ -55,7 +55,8 @@ class Decoder:
             tree: The value.
             hint: The type hint of the dataclass field.
             key: The dotted key of the value, for messages.
-            shorthand: The field of the dataclass to set if the value is not a mapping.
+            shorthand: The only field to set if the hint is a dataclass and the value is not a mapping. None: the
+                value must be a mapping.
 
         Returns:
             The value. If it is not valid, the method adds a problem and returns `INVALID`.
@@ -210,15 +211,14 @@ class Decoder:
 
 
 def at_key(places: Mapping[str, str], place: str, key: str, message: str) -> ConfigProblem:
-    """Return the problem for a message about a mapping or, if the message starts with a key, about this key.
-
-    If the mapping does not contain the key, the problem has the place and the key of the mapping.
+    """Convert a message about a mapping to a problem with the most precise place.
 
     Args:
-        places: The place of each key, by dotted key.
-        place: The place of the mapping.
+        places: The file, line and column of each value, by dotted key.
+        place: The file, line and column of the mapping.
         key: The dotted key of the mapping.
-        message: `KEY: MESSAGE` for a key of the mapping, or a message about the whole mapping.
+        message: A message about the whole mapping, or `KEY: MESSAGE` about one of its keys. If the mapping contains
+            this key, the problem has the place of the key. Otherwise, the problem has the place of the mapping.
     """
     name, _, rest = message.partition(": ")
     inner = f"{key}.{name}" if key else name
@@ -227,9 +227,9 @@ def at_key(places: Mapping[str, str], place: str, key: str, message: str) -> Con
 
 
 def _alternative(tree: Tree, arguments: tuple[Any, ...]) -> Any:
-    """Return a union without the types that cannot match the tree.
+    """Return the union of those types in `arguments` that can match the tree.
 
-    A mapping matches only dataclasses, if there are any. A single value or a list matches only other types.
+    If the types include dataclasses and others, a mapping matches the dataclasses, and any other tree the others.
     """
     rest = [each for each in arguments if each is not type(None)]
     records = [each for each in rest if dataclasses.is_dataclass(each)]

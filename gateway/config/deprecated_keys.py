@@ -13,7 +13,7 @@ def replace_deprecated(config: Config, problems: list[ConfigProblem]) -> Config:
     """Return the configuration with the value of `gateway.workers` in `gateway.threads`; 0 becomes `auto`.
 
     Args:
-        config: A configuration, or its valid parts.
+        config: A configuration. If it has problems, it contains only the valid parts.
         problems: The list to which a problem is added if both keys are set.
     """
     workers, place = config.gateway.workers, config.places.get(_OLD, "")
@@ -27,7 +27,7 @@ def replace_deprecated(config: Config, problems: list[ConfigProblem]) -> Config:
 
 
 def deprecation_warnings(config: Config) -> Iterator[str]:
-    """Yield a warning for each deprecated key, with its place and what replaces it.
+    """Yield a warning for each deprecated key, with its place and its replacement.
 
     Args:
         config: The result of `replace_deprecated`.

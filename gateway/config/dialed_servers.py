@@ -1,4 +1,4 @@
-"""Finds the servers that a gateway dials directly. Blocks, because it reads files to which tunnels refer."""
+"""Finds the servers to which a gateway connects. Blocks, because it reads files to which tunnels refer."""
 
 from gateway.config.model import Config, TunnelSpec
 from gateway.contracts.values import Endpoint
@@ -8,7 +8,7 @@ from gateway.relay.resolver import is_address
 
 def direct_addresses(config: Config) -> tuple[str, ...]:
     """Return the IP addresses of targets and tunnel servers that the gateway dials directly."""
-    endpoints = [each for spec in config.backends.values() for each in spec.targets if not spec.ways(each)]
+    endpoints = [each for spec in config.backends.values() for each in spec.targets if not spec.paths(each)]
     for spec in config.tunnels.values():
         if not spec.via:
             endpoints += _servers(spec, udp=True)
@@ -16,7 +16,7 @@ def direct_addresses(config: Config) -> tuple[str, ...]:
 
 
 def servers_behind_several(config: Config) -> dict[str, tuple[Endpoint, ...]]:
-    """Return the servers of each tunnel whose `via` lists several tunnels, by the name of the tunnel."""
+    """Return the servers of each tunnel that can run inside several other tunnels, by the name of the tunnel."""
     return {name: tuple(_servers(spec)) for name, spec in config.tunnels.items() if len(spec.via) > 1}
 
 

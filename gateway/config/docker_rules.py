@@ -7,7 +7,7 @@ from gateway.config.model import Config
 from gateway.config.suggestions import suggest
 from gateway.docker.labels import ALIAS
 from gateway.docker.options import DockerOptions, Grant, NetworkOptions, PeerOptions
-from gateway.docker.project_networks import PROJECT_BITS
+from gateway.docker.project_network_names import PROJECT_BITS
 
 Violation = tuple[tuple[str, ...], str]
 """A violation of a rule: the path of the key below the section `docker`, and a message."""
@@ -19,7 +19,7 @@ def docker_problems(config: Config, docker: DockerOptions, tunnels: set[str]) ->
     Args:
         config: The whole configuration.
         docker: The section `docker` of the configuration.
-        tunnels: The names of all tunnels, including those with other problems.
+        tunnels: The names of all tunnels, including invalid ones, which `config` does not contain.
     """
     yield from _address(docker, tunnels)
     for name, network in docker.networks.items():

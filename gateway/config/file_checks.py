@@ -62,7 +62,7 @@ def check_files(config: Config) -> list[ConfigProblem]:
 
 
 def exposed_fleet_token(config: Config) -> list[ConfigProblem]:
-    """Return a problem if `fleet.file` has a member that would get the token without encryption.
+    """Return a problem if the gateway would send the fleet token without encryption to a member in `fleet.file`.
 
     Blocks while it reads the file. Ignores a file that cannot be read.
     """
@@ -71,7 +71,7 @@ def exposed_fleet_token(config: Config) -> list[ConfigProblem]:
         return []
     try:
         message = exposed_token(read_members(path)[0])
-    except (OSError, GatewayError):  # `FleetPoller` reports the error
+    except (OSError, GatewayError):  # `FleetPoller` reads the file again later, and reports the error
         return []
     return [ConfigProblem(place_of(config, "fleet.file"), "fleet.file", f"{path}: {message}")] if message else []
 
@@ -82,7 +82,7 @@ def exposed_secrets(config: Config, file: Path | None, literals: list[tuple[str,
     Args:
         config: The configuration.
         file: The configuration file; None if there is none.
-        literals: The places and keys of secrets that are literals in the configuration.
+        literals: The place and the dotted key of each secret that is written as a literal in the configuration.
     """
     problems = []
     for where, secret in all_secrets(config):
@@ -134,7 +134,7 @@ def _place(config: Config, key: str, otherwise: str) -> str:
 
 
 def place_of(config: Config, key: str) -> str:
-    """Return the place of a dotted key. If the key is absent, return the place of its nearest present parent."""
+    """Return the file, line and column of a dotted key or, if it is absent, of the nearest parent that is present."""
     while key:
         if key in config.places:
             return config.places[key]
@@ -148,7 +148,7 @@ def place_of(config: Config, key: str) -> str:
 
 
 def _paths(value: Any, key: str) -> Iterator[tuple[str, Path, str]]:
-    """Yield the key and the path of each file, and the form of the path for messages."""
+    """Yield the dotted key and the path of each file, and the path as written, for messages."""
     if isinstance(value, Path):
         yield key, value, str(value)
     elif isinstance(value, Secret) and value.path is not None:

@@ -71,7 +71,7 @@ def problems_of(config: dict[str, Any]) -> list[ConfigProblem]:
 
 
 def _plain(tree: Tree) -> Any:
-    """Convert a tree to lists, dictionaries and scalars. Decimal numbers become integers, without quotes in YAML."""
+    """Convert a tree to plain values. A string of digits becomes an integer, so that YAML does not quote it."""
     if isinstance(tree, ParsedMapping):
         return {key: _plain(value) for key, (_, value) in tree.entries.items()}
     if isinstance(tree, ParsedSequence):

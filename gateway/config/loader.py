@@ -44,7 +44,8 @@ class ConfigSources:
         settings: Values by flag, such as `{"ops-listen": "127.0.0.1:9090"}`.
         environment: The environment variables: settings such as `GATEWAY_…`, and the variables to which `${NAME}`
             refers.
-        unset: The error for a reference in the file to a variable that is not set, with `{name}` for its name.
+        unset: The error message if the file refers to a variable that is not set. `{name}` in the message is replaced
+            by the name of the variable.
     """
 
     file: Path | None = None
@@ -114,7 +115,7 @@ def _variables(sources: ConfigSources, text: str) -> tuple[str, ...]:
 def _mentioned_variables(sources: ConfigSources, text: str) -> set[str]:
     """Return the `GATEWAY_…` variables whose names occur in the file or in a URL.
 
-    They can be references, such as `${GATEWAY_NAME}`, or names of variables to pass to programs.
+    Such a name can be a reference, such as `${GATEWAY_NAME}`, or the name of a variable to pass to a program.
     """
     urls = (sources.environment[each] for flag in _EXAMPLES for each in url_variables(sources.environment, flag))
     arguments = (*sources.tunnels, *sources.backends)
@@ -130,7 +131,7 @@ def _flags(sources: ConfigSources) -> tuple[str, ...]:
 
 
 def _for_display(problems: list[ConfigProblem], redactor: Redactor) -> list[ConfigProblem]:
-    """Redact and sort the problems for output. Shorten the list to `_MAX_PROBLEMS`, and add a count of the rest."""
+    """Redact and sort the problems. If there are more than `_MAX_PROBLEMS`, replace the rest by their number."""
     ordered = sorted(problems, key=_order)
     rest = len(ordered) - _MAX_PROBLEMS
     shown = [replace(each, message=redactor.redact(each.message, each.place)) for each in ordered[:_MAX_PROBLEMS]]

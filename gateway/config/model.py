@@ -10,7 +10,7 @@ from gateway import default_paths
 from gateway.backends import BackendKind
 from gateway.config.redaction import Redactor
 from gateway.config.values import LogTarget, ThreadCount, unix_path
-from gateway.contracts.states import Preference, WayPreference
+from gateway.contracts.states import PathPreference, Preference
 from gateway.contracts.values import AT_LEAST_ONE, POSITIVE, Duration, Endpoint, IpNetwork, ListenAddress
 from gateway.docker.options import DockerOptions
 from gateway.errors import ConfigOrigin
@@ -25,8 +25,9 @@ class GatewaySection:
 
     Args:
         instance: The gateway's name in logs, status and labels; absent: the hostname. With a section `docker`, the
-            gateway stores this hostname in `state_dir`, so that its name does not change later. It refuses a hostname
-            that is the ID of its container, because this ID changes when the container is recreated.
+            gateway stores the hostname in `state_dir`, so that the name does not change later. Set this key if the
+            hostname is the ID of the gateway's container: the gateway refuses such a name, because the ID changes
+            when the container is recreated.
         state_dir: Folder for data that must survive a restart. The default for a user who cannot write to
             /var/lib/gateway is `$XDG_STATE_HOME/gateway` (~/.local/state/gateway).
         threads: Number of threads of the data plane in C, which moves the bytes of clients; `auto`: one for each
@@ -129,7 +130,7 @@ class AuditSection:
     Args:
         log: A file, `stdout` or `stderr`; absent: no audit log.
         queue: Maximum number of events that wait while the file cannot be written. If the queue is full, the gateway
-            drops further events, counts them, and logs this.
+            drops further events, counts them, and logs an error.
     """
 
     log: LogTarget | None = None
@@ -163,8 +164,9 @@ class CommonTunnelOptions:
 
     Args:
         kind: The kind, for example `ssh`.
-        via: The tunnel inside which this tunnel runs; absent: it connects directly from this host. With a list of
-            tunnels, it runs inside the first one that works, and reconnects through another one if this one fails.
+        via: The tunnel inside which this tunnel runs; absent: this tunnel connects directly from the gateway's host.
+            With a list, this tunnel runs inside the first one that works. If that one fails, this tunnel reconnects
+            through another one.
     """
 
     kind: str
@@ -198,7 +200,8 @@ class AllowRules:
 
     Args:
         networks: Allowed source networks; absent: all clients that reach the listener.
-        label: A label of containers, which lists the backends that they may use. Unknown containers are refused.
+        label: The name of a container label that lists the backends that the container may use. Clients that the
+            gateway cannot assign to a container are refused.
     """
 
     networks: tuple[IpNetwork, ...] = ()
@@ -207,11 +210,12 @@ class AllowRules:
 
 @dataclass(frozen=True)
 class UnixListener:
-    """A unix socket in `listen`, which can belong to one consumer and can restrict its users.
+    """A unix socket in `listen`, which can restrict its users and can name the application that connects.
 
     Args:
         unix: The path of the socket.
-        consumer: The consumer to which status, metrics and quotas assign its connections; absent: none.
+        consumer: The name of the application (consumer) to which status, metrics and quotas assign the connections
+            to this socket; absent: none.
         uid: Numeric IDs of the users that may connect; absent: all users that the mode of the file allows.
         gid: Numeric IDs of the primary groups that may connect; absent: all.
     """
@@ -266,7 +270,7 @@ class CommonBackendOptions:
     targets: tuple[str | ConfiguredTarget, ...]
     via: tuple[str, ...] | None = None
     prefer: Preference | None = None
-    prefer_way: WayPreference = "order"
+    prefer_way: PathPreference = "order"
     listen: tuple[ListenAddress | UnixListener, ...] = ()
     hold: Duration | None = None
     max_connections: int = field(default=1000, metadata=AT_LEAST_ONE)
@@ -276,7 +280,7 @@ class CommonBackendOptions:
 
 @dataclass(frozen=True)
 class TunnelSpec:
-    """A tunnel of the configuration. It runs inside one of `via`; if `via` is empty, it connects directly."""
+    """A tunnel of the configuration. It runs inside a tunnel of `via`, or connects directly if `via` is empty."""
 
     name: str
     kind: TunnelKind
@@ -294,7 +298,7 @@ class BackendSpec:
     via: tuple[str, ...]
     targets: tuple[Endpoint, ...]
     prefer: Preference
-    prefer_way: WayPreference
+    prefer_way: PathPreference
     listen: tuple[Endpoint, ...]
     hold: float
     max_connections: int
@@ -304,24 +308,24 @@ class BackendSpec:
     options: Any
     check_options: Any
     sockets: tuple[UnixListener, ...] = ()
-    """The unix sockets in `listen` that are mappings."""
-    own_ways: dict[Endpoint, tuple[str, ...]] = field(default_factory=dict)
+    """Those unix sockets in `listen` that have settings of their own, such as `uid`."""
+    own_paths: dict[Endpoint, tuple[str, ...]] = field(default_factory=dict)
     """The tunnels of each target that has its own `via`."""
     place: str = field(compare=False, default="")
 
-    def ways(self, target: Endpoint) -> tuple[str, ...]:
+    def paths(self, target: Endpoint) -> tuple[str, ...]:
         """Return the tunnels through which the gateway reaches a target; empty: it reaches the target directly."""
-        return self.own_ways.get(target, self.via)
+        return self.own_paths.get(target, self.via)
 
     @property
     def tunnels(self) -> tuple[str, ...]:
         """The tunnels to all targets, without duplicates, in the order of the configuration."""
-        return tuple(dict.fromkeys(name for target in self.targets for name in self.ways(target)))
+        return tuple(dict.fromkeys(name for target in self.targets for name in self.paths(target)))
 
     @property
-    def has_several_ways(self) -> bool:
+    def has_several_paths(self) -> bool:
         """Whether the backend uses more than one path: several tunnels, or a tunnel and direct connections."""
-        return len({self.ways(target) for target in self.targets}) > 1 or len(self.tunnels) > 1
+        return len({self.paths(target) for target in self.targets}) > 1 or len(self.tunnels) > 1
 
 
 @dataclass(frozen=True)
@@ -339,7 +343,7 @@ class Config:
     tunnels: dict[str, TunnelSpec] = field(default_factory=dict)
     backends: dict[str, BackendSpec] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict, compare=False)
-    """The place of each value, by its key."""
+    """The file, line and column (or the variable or flag) of each value, by dotted key."""
     origin: ConfigOrigin = field(default_factory=ConfigOrigin, compare=False)
     """The sources of the configuration."""
     redactor: Redactor = field(default_factory=Redactor, compare=False, repr=False)
@@ -347,7 +351,7 @@ class Config:
     direct: tuple[str, ...] = field(default=(), compare=False)
     """The IP addresses that the gateway dials without a tunnel; empty without a section `docker`."""
     servers: dict[str, tuple[Endpoint, ...]] = field(default_factory=dict, compare=False)
-    """The servers of each tunnel whose `via` lists several tunnels, by the name of the tunnel."""
+    """The servers of each tunnel that can run inside several other tunnels, by the name of the tunnel."""
 
 
 SECTIONS: dict[str, type] = {

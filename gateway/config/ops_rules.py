@@ -1,4 +1,4 @@
-"""Checks the sections `ops`, `fleet` and `traces`. Does no I/O."""
+"""Checks the sections for operations and monitoring: `ops`, `fleet` and `traces`. Does no I/O."""
 
 import re
 from collections.abc import Iterator

@@ -31,7 +31,7 @@ class ParsedSequence:
 
 @dataclass(frozen=True)
 class ParsedMapping:
-    """A mapping from keys to values. Each entry also contains the place of the key."""
+    """A mapping of the parsed configuration. Each entry contains the place of the key, and the value."""
 
     place: str
     entries: "dict[str, tuple[str, Tree]]" = field(default_factory=dict)
@@ -45,7 +45,7 @@ Tree = ParsedScalar | ParsedSequence | ParsedMapping
 
 
 def tables(root: ParsedMapping, section: str) -> list[tuple[str, ParsedMapping]]:
-    """Return the name and the mapping of each tunnel or backend. Ignore those that are not mappings.
+    """Return the name of each tunnel or backend, and the mapping with its keys. Ignore values of other types.
 
     Args:
         root: The whole tree.

@@ -19,12 +19,12 @@ _COMMON = {"true", "false", "yes", "off", "null", "none"}
 
 @dataclass(frozen=True)
 class Redactor:
-    """Replaces the values that come from the environment in error messages about one configuration.
+    """Replaces the values of environment variables in error messages about one configuration.
 
     Args:
-        references: References such as `${NAME}`, by their values. These values are redacted in all errors.
-        by_place: Additional references by their values, for each place, such as a variable that contains a URL. These
-            values are redacted only in errors at that place: elsewhere, the same value can be a name that the error
+        references: The reference, such as `${NAME}`, for each value. These values are redacted in all messages.
+        by_place: Further references by value, for each environment variable that is itself a setting. These values
+            are redacted only in messages about this variable: elsewhere, the same text can be a name that the message
             must show.
     """
 
@@ -36,9 +36,13 @@ class Redactor:
         self.by_place.setdefault(variable, {}).update(dict.fromkeys(values, f"${{{variable}}}"))
 
     def redact(self, message: str, place: str) -> str:
-        """Replace the values from the environment with their references, in a message about a value at `place`.
+        """Replace the values of environment variables in a message with references such as `${NAME}`.
 
-        A suggestion at the end of the message is not changed.
+        A suggestion at the end of the message (`did you mean …?`) remains, because it contains only known names.
+
+        Args:
+            message: The message.
+            place: The file, line and column that the message is about, or the environment variable or flag.
         """
         suggestion = _SUGGESTION.search(message)
         end = suggestion.start() if suggestion else len(message)
@@ -50,7 +54,7 @@ def redact(message: str, references: Mapping[str, str]) -> str:
 
     Args:
         message: The message.
-        references: The reference, such as `${NAME}`, by the value.
+        references: The reference, such as `${NAME}`, for each value.
     """
     forms = {form: reference for value, reference in references.items() for form in _forms(value)}
     if not forms:

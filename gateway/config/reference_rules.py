@@ -1,4 +1,4 @@
-"""Checks references between the parts of a configuration, and conflicts between listeners."""
+"""Checks rules that concern several parts of a configuration, such as references and conflicts between listeners."""
 
 import contextlib
 import ipaddress
@@ -19,7 +19,7 @@ from gateway.errors import ConfigProblem
 def check_rules(config: Config, root: ParsedMapping, problems: list[ConfigProblem]) -> None:
     """Add a problem for each violation of a rule to `problems`.
 
-    The function reads references and listeners from the tree, because `config` lacks the parts with other problems.
+    The function reads references and listeners from the tree, because `config` does not contain invalid parts.
 
     Args:
         config: The valid parts of the configuration.
@@ -101,7 +101,7 @@ def _check_backends(config: Config, root: ParsedMapping, problems: list[ConfigPr
                 message = f"the label {spec.allow.label} does not list backends: use {known} or your own label"
                 problems.append(ConfigProblem(place, f"backends.{name}.allow.label", message))
         for target in spec.targets:
-            if not spec.ways(target) and any(_is_own_listener(target, listener) for listener in spec.listen):
+            if not spec.paths(target) and any(_is_own_listener(target, listener) for listener in spec.listen):
                 place = _place(root, "backends", name, "targets")
                 remedy = "set the address of the server, or change listen"
                 message = f"{target} is the listener of this backend: {remedy}"
@@ -119,7 +119,7 @@ def _is_own_listener(target: Endpoint, listener: Endpoint) -> bool:
 
 
 def conflict(one: Endpoint, other: Endpoint) -> bool:
-    """Return whether two listeners cannot exist at the same time. Host names are not resolved."""
+    """Return whether two listeners cannot be bound at the same time. Host names are not resolved."""
     if one.is_unix or other.is_unix:
         return one == other
     if one.port != other.port:
@@ -139,7 +139,7 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _place(root: ParsedMapping, *path: str) -> str:
-    """Return the place of the value at `path`. If it is absent, return the place of its nearest present parent."""
+    """Return the file, line and column of the value at `path` or, if it is absent, of the nearest parent."""
     place, table = root.place, root
     for name in path:
         if name not in table.entries:

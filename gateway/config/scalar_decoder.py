@@ -1,4 +1,4 @@
-"""Decodes single values to the type of their key, and writes the error messages."""
+"""Decodes single values to the type that their key requires. Hides values from the environment in errors."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ SCALARS: dict[Any, Callable[[str], Any]] = {
     values.ThreadCount: values.thread_count,
     MemberAddress: parse_member,
 }
-"""The parser of each type of a single value."""
+"""The parser for each type that a single value can have."""
 
 
 def read_scalar(tree: ParsedScalar, text: str, read: Callable[[str], Any]) -> Any:
@@ -71,7 +71,7 @@ def _check_text(text: str) -> None:
 
 
 def _error_of_reference(written: str, read: Callable[[str], Any]) -> str:
-    """Return an error message that quotes the reference `written`, not its value, which may be another secret."""
+    """Return an error message that shows the reference `written` instead of its value, which can be a secret."""
     try:
         read(written)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Finds insecure settings. Strict mode refuses all of them; without strict mode, some cause a warning.
+"""Finds insecure settings. Strict mode refuses all of them. If strict mode is off, the gateway warns about some.
 
 Does no I/O, except to check the owners and modes of the programs that the gateway runs.
 
@@ -23,7 +23,7 @@ class Weakness:
 
     Args:
         problem: The place and the key of the setting, and the remedy.
-        advised: Whether the setting causes a warning without strict mode.
+        advised: Whether the gateway warns about the setting if strict mode is off.
     """
 
     problem: ConfigProblem
@@ -31,14 +31,14 @@ class Weakness:
 
 
 StrictFinding = tuple[str, str, bool]
-"""The key, a message with the remedy, and whether the setting causes a warning without strict mode."""
+"""The key, a message with the remedy, and whether the gateway warns about the setting if strict mode is off."""
 
 
 def weaknesses(config: Config) -> list[Weakness]:
     """Return all settings that strict mode refuses.
 
     Args:
-        config: A configuration, or its valid parts.
+        config: A configuration. If it has problems, it contains only the valid parts.
     """
     return [
         Weakness(ConfigProblem(place_of(config, key), key, message), advised)
@@ -47,19 +47,17 @@ def weaknesses(config: Config) -> list[Weakness]:
     ]
 
 
-def _kinds_of_tunnel(config: Config) -> Iterator[StrictFinding]:
-    """Yield the insecure settings that each tunnel's kind finds in the options of the tunnel."""
+def _insecure_tunnels(config: Config) -> Iterator[StrictFinding]:
     for name, spec in config.tunnels.items():
         plain = not _encrypted(config, spec.via)
         for key, message, advised in spec.kind.insecure_settings(spec.options, plain):
             yield f"tunnels.{name}.{key}", message, advised
 
 
-def _kinds_of_backend(config: Config) -> Iterator[StrictFinding]:
-    """Yield the insecure settings that each backend's kind finds in the options of the backend."""
+def _insecure_backends(config: Config) -> Iterator[StrictFinding]:
     for name, spec in config.backends.items():
         plain = any(
-            not is_loopback(target.host) and not _encrypted(config, spec.ways(target)) for target in spec.targets
+            not is_loopback(target.host) and not _encrypted(config, spec.paths(target)) for target in spec.targets
         )
         for key, message, advised in spec.kind.insecure_settings(spec.options, spec.check_options, plain):
             yield f"backends.{name}.{key}", message, advised
@@ -113,8 +111,8 @@ def _open_ops(config: Config) -> Iterator[StrictFinding]:
 
 
 RULES: tuple[Callable[[Config], Iterator[StrictFinding]], ...] = (
-    _kinds_of_tunnel,
-    _kinds_of_backend,
+    _insecure_tunnels,
+    _insecure_backends,
     _open_listeners,
     _plain_engine,
     _inline_secrets,
@@ -123,12 +121,14 @@ RULES: tuple[Callable[[Config], Iterator[StrictFinding]], ...] = (
 
 
 def _encrypted(config: Config, via: Collection[str], inside: frozenset[str] = frozenset()) -> bool:
-    """Return whether traffic through any tunnel of `via` is encrypted, by this tunnel or by the tunnels around it.
+    """Return whether traffic is encrypted, whichever tunnel of `via` carries it.
+
+    A tunnel counts as encrypted if it encrypts traffic itself, or if it runs inside encrypted tunnels.
 
     Args:
         config: The valid parts of a configuration. Its tunnels can form a loop.
-        via: The tunnels that can carry the traffic.
-        inside: The tunnels that run inside one of `via`. They are not followed again, so that a loop ends.
+        via: The names of the tunnels that can carry the traffic; empty for a direct connection.
+        inside: The names of tunnels that were already followed, to detect a loop.
     """
     known = [config.tunnels[name] for name in via if name in config.tunnels and name not in inside]
     return len(known) == len(via) > 0 and all(

@@ -4,14 +4,14 @@ import difflib
 from collections.abc import Iterable
 
 _MAX_COMPARED = 500
-"""Maximum number of known names to compare with a misspelled one, because each comparison takes time."""
+"""Maximum number of known names to compare with a misspelled one. With more names, there is no suggestion."""
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return the suffix of an error message that suggests a valid name.
 
-    The suffix is `; did you mean …?` if a known name is similar, and the list of all known names otherwise. It is
-    empty if there are no known names, or too many for a comparison.
+    If a known name is similar, the suffix is `; did you mean …?`. Otherwise, it lists all known names. It is empty if
+    there are no known names, or more than `_MAX_COMPARED`.
     """
     names = list(known)
     if len(names) > _MAX_COMPARED:

@@ -1,4 +1,4 @@
-"""Parses tunnels and backends that are written as URLs. The query of a URL contains the other keys."""
+"""Parses URLs that define a tunnel or backend. The query of a URL contains keys such as `via`."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +17,7 @@ K = TypeVar("K")
 
 
 def values_in(text: str) -> Iterator[str]:
-    """Yield each value in a URL's query. If a value contains commas, yield each of its items, too."""
+    """Yield each value in a URL's query, for redaction. If a value is a list with commas, also yield its items."""
     for part in text.partition("?")[2].split("&"):
         value = part.partition("=")[2]
         yield from (value, *value.split(","))

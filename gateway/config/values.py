@@ -1,4 +1,4 @@
-"""Parses single values: durations, sizes, addresses. Each function raises `ValueError` with an example."""
+"""Parses single values, such as durations and addresses. Each `ValueError` shows an example of a valid value."""
 
 import ipaddress
 import re
@@ -21,7 +21,7 @@ _MAX_UNIX_PATH = 107
 LogTarget = Literal["stdout", "stderr"] | Path
 """The destination of a log: a standard stream or a file."""
 ThreadCount = Literal["auto"] | int
-"""A number of threads, or `auto` for a number that depends on the machine."""
+"""A number of threads, or `auto` to derive the number from the processors of the machine."""
 _STREAMS: dict[str, LogTarget] = {"stdout": "stdout", "stderr": "stderr"}
 
 
@@ -30,7 +30,7 @@ class PossibleSecretError(ValueError):
 
 
 def duration(text: str) -> Duration:
-    """Parse `500ms`, `10s`, `5m` or `1h30m` to seconds."""
+    """Convert a duration, such as `500ms`, `10s`, `5m` or `1h30m`, to seconds."""
     if text == "0":
         return Duration(0.0)
     parts = _DURATION.findall(text)
@@ -41,7 +41,7 @@ def duration(text: str) -> Duration:
 
 
 def size(text: str) -> Size:
-    """Parse `64KiB`, `15MiB` or `1GB` to bytes."""
+    """Convert a size, such as `64KiB`, `15MiB` or `1GB`, to bytes."""
     match = _SIZE.fullmatch(text)
     if not match or match[2] not in _SIZES:
         raise ValueError(f"{text!r} is not a size: write one such as 64KiB, 15MiB or 1GB")
@@ -49,7 +49,7 @@ def size(text: str) -> Size:
 
 
 def boolean(text: str) -> bool:
-    """Parse `true` or `false`, or one of their usual synonyms."""
+    """Parse a Boolean value: `true`, `false`, or a synonym such as `yes` or `off`."""
     known = {
         "true": True,
         "yes": True,
@@ -73,14 +73,14 @@ def integer(text: str) -> int:
 
 
 def name(text: str) -> str:
-    """Check the name of a tunnel or backend, which becomes a metric label and a DNS alias."""
+    """Check and return the name of a tunnel or backend. The name must be valid in metric labels and DNS aliases."""
     if not _NAME.fullmatch(text) or len(text) > 63:
         raise ValueError(f"{text!r} is not a valid name: use at most 63 letters, digits, '-', '_' and '.'")
     return text
 
 
 def endpoint(text: str, default_port: int = 0) -> Endpoint:
-    """Parse `host:port`, `[v6]:port`, or only a host if there is a default port."""
+    """Parse `host:port` or `[IPv6]:port`. If `default_port` is not 0, the port can be absent."""
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^:\[\]\s/]+))(?::(\d+))?", text)
     if not match:
         hint = ""
@@ -135,7 +135,7 @@ def thread_count(text: str) -> ThreadCount:
 
 
 def path(text: str) -> Path:
-    """Parse the path of a file. Errors do not contain `text`, which can be a pasted private key."""
+    """Parse the path of a file. Refuse the content of a file, such as a private key, without showing it."""
     if "\n" in text or "-----BEGIN" in text:
         raise PossibleSecretError("contains the content of a file: save it to a file, and set the path of the file")
     return Path(text)
@@ -149,7 +149,7 @@ def unix_path(path: Path) -> Path:
 
 
 def address(text: str) -> IpAddress:
-    """Parse `10.0.0.7` or `fd00::7`."""
+    """Parse an IP address, such as `10.0.0.7` or `fd00::7`."""
     try:
         return ipaddress.ip_address(text)
     except ValueError:
@@ -157,7 +157,7 @@ def address(text: str) -> IpAddress:
 
 
 def network(text: str) -> IpNetwork:
-    """Parse `10.0.0.0/8`, `fd00::/8` or a single address."""
+    """Parse a network, such as `10.0.0.0/8` or `fd00::/8`, or a single IP address."""
     try:
         return ipaddress.ip_network(text)
     except ValueError as error:
@@ -165,4 +165,4 @@ def network(text: str) -> IpNetwork:
             wider = ipaddress.ip_network(text, strict=False)
         except ValueError:
             raise ValueError(f"{text!r} is not a network: write one such as 10.0.0.0/8") from error
-        raise ValueError(f"{text!r} has bits set beyond its prefix; did you mean {wider}?") from error
+        raise ValueError(f"{text!r} has host bits set; did you mean {wider}?") from error

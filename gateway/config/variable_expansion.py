@@ -9,13 +9,13 @@ _REFERENCE = re.compile(r"\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
 def expand(text: str, environment: Mapping[str, str], used: dict[str, str] | None = None) -> str:
-    """Expand `${NAME}` and `${NAME:-default}`. `$$` is a dollar sign.
+    """Expand `${NAME}` and `${NAME:-default}`. Convert `$$` to a dollar sign.
 
     Args:
         text: The string with references.
         environment: The environment variables.
-        used: Receives the reference, such as `${NAME}`, for each value that errors must not show. The value of the
-            variable is the key.
+        used: The dictionary to which the function adds each expanded value, with its reference, such as `${NAME}`.
+            Errors then show the reference instead of the value. None if no error shows the result.
 
     Raises:
         KeyError: A variable without a default is not set.

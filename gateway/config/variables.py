@@ -10,7 +10,7 @@ from gateway.errors import ConfigProblem
 
 PREFIX = "GATEWAY_"
 URL_FLAGS = ("tunnel", "backend")
-"""The flags whose variables contain the URL of one tunnel or backend, such as `GATEWAY_TUNNEL_BASTION`."""
+"""The flags that define a tunnel or backend by a URL. Variables such as `GATEWAY_TUNNEL_BASTION` replace them."""
 OTHER_VARIABLES = {
     "GATEWAY_CONFIG": "The configuration file, like `-c`; in the Compose examples for swarms, a version number.",
     "GATEWAY_OPS_CA_FILE": "Certificate authorities for `--url`, for commands that connect to a service.",
@@ -18,16 +18,16 @@ OTHER_VARIABLES = {
     "GATEWAY_USER": "The user ID of the container, in the Compose examples.",
     "GATEWAY_VPN_IMAGE": "The image with the VPN clients, in the Compose examples.",
 }
-"""Variables that are not settings of the configuration, with the purpose of each."""
+"""The purpose of each `GATEWAY_…` variable that does not set a configuration key."""
 _KUBERNETES = re.compile(r"(.+?)_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 """Matches the variables that Kubernetes sets for a Service with the name `gateway` or `gateway-…`."""
 _SIMILAR = 0.7
 
 
 def setting_names() -> dict[str, tuple[str, ...]]:
-    """Return the path of each setting that has a flag, such as `{"ops-tls-key-file": ("ops", "tls", "key_file")}`.
+    """Return the path of each key that has a flag, such as `{"ops-tls-key-file": ("ops", "tls", "key_file")}`.
 
-    Settings of the section `gateway` have no prefix: `state-dir`, not `gateway-state-dir`.
+    For keys of the section `gateway`, the flag has no prefix: `state-dir`, not `gateway-state-dir`.
     """
     paths = [
         (section, *key.split("."))
@@ -63,7 +63,7 @@ def unknown_variables(environment: Mapping[str, str], mentioned: Collection[str]
 
     Args:
         environment: The environment variables.
-        mentioned: The names of the variables that the configuration uses.
+        mentioned: The names of the variables that occur in the configuration.
     """
     settings = [variable_of(name) for name in setting_names()]
     used = {
@@ -92,6 +92,6 @@ def _hint(name: str, settings: list[str]) -> str:
 
 
 def _is_of_service(name: str, environment: Mapping[str, str]) -> bool:
-    """Return whether Kubernetes set this variable for a Service, for which it always sets `…_SERVICE_HOST`, too."""
+    """Return whether Kubernetes set this variable for a Service. Kubernetes then also sets `…_SERVICE_HOST`."""
     match = _KUBERNETES.fullmatch(name)
     return match is not None and f"{match[1]}_SERVICE_HOST" in environment

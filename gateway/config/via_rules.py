@@ -9,14 +9,14 @@ from gateway.errors import ConfigProblem
 
 
 class _ViaEntry(NamedTuple):
-    """An entry of a `via` list: the name of a tunnel, and its place."""
+    """An entry of a `via` list: the name of a tunnel, and the file, line and column of the entry."""
 
     tunnel: str
     place: str
 
 
 def via_problems(root: ParsedMapping) -> Iterator[ConfigProblem]:
-    """Yield a problem for each invalid `via`. Reads the tree, to include tunnels and backends with other problems."""
+    """Yield a problem for each invalid `via`, including those in tunnels and backends that have other problems."""
     known = [name for name, _ in tables(root, "tunnels")]
     for section in ("tunnels", "backends"):
         for name, table in tables(root, section):
@@ -60,27 +60,27 @@ def _of_via(key: str, tree: Tree, known: list[str]) -> Iterator[ConfigProblem]:
         seen.add(tunnel)
 
 
-def _loops(ways: dict[str, list[_ViaEntry]]) -> Iterator[ConfigProblem]:
-    """Yield a problem for each loop: tunnels that run inside each other, so that none can be opened first."""
+def _loops(entries: dict[str, list[_ViaEntry]]) -> Iterator[ConfigProblem]:
+    """Yield a problem for each loop of tunnels. Each tunnel of a loop would have to open after the next one."""
     finished: set[str] = set()
     reported: set[str] = set()
-    for first, outer in ways.items():
+    for first, outer in entries.items():
         path: list[tuple[str, Iterator[_ViaEntry]]] = [(first, iter(outer))]
         while path:
             names = [name for name, _ in path]
-            way = next(path[-1][1], None)
-            if way is None:
+            entry = next(path[-1][1], None)
+            if entry is None:
                 finished.add(path.pop()[0])
-            elif way.tunnel in names:
-                loop = names[names.index(way.tunnel) :]
+            elif entry.tunnel in names:
+                loop = names[names.index(entry.tunnel) :]
                 if not reported & set(loop):
-                    yield _loop([*loop, way.tunnel], ways)
+                    yield _loop([*loop, entry.tunnel], entries)
                 reported |= set(loop)
-            elif way.tunnel in ways and way.tunnel not in finished:
-                path.append((way.tunnel, iter(ways[way.tunnel])))
+            elif entry.tunnel in entries and entry.tunnel not in finished:
+                path.append((entry.tunnel, iter(entries[entry.tunnel])))
 
 
-def _loop(loop: list[str], ways: dict[str, list[_ViaEntry]]) -> ConfigProblem:
-    """Return the problem of a loop. Its place is the entry in the first tunnel's `via` that names the next tunnel."""
-    place = next(way.place for way in ways[loop[0]] if way.tunnel == loop[1])
+def _loop(loop: list[str], entries: dict[str, list[_ViaEntry]]) -> ConfigProblem:
+    """Return a problem that refers to the first entry of a loop: the `via` of its first tunnel."""
+    place = next(entry.place for entry in entries[loop[0]] if entry.tunnel == loop[1])
     return ConfigProblem(place, f"tunnels.{loop[0]}.via", f"forms a loop: {' → '.join(loop)}: change one via")

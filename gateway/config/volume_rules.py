@@ -10,12 +10,12 @@ from gateway.relay.resolver import is_address
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 """Matches the names that Docker accepts for volumes."""
 _RESERVED = frozenset({"addr", "ip", "port", "hard", "soft", "ro", "rw", "sec"})
-"""The mount options that the gateway always sets."""
+"""The mount options that the gateway sets, so the configuration must not."""
 _SECRET = {"user", "username", "pass", "password", "password2", "cred", "credentials"}
 
 
 def volume_problems(config: Config) -> Iterator[tuple[str, str, str]]:
-    """For each rule violation, yield the backend, the key within the backend, and a message."""
+    """Yield the backend's name, the key below the backend, and a message for each violation of a rule."""
     seen: dict[str, str] = {}
     for name, spec in config.backends.items():
         volume, mount = spec.kind.volume_options(spec.options), spec.kind.mount

@@ -29,7 +29,7 @@ _OTHER = "check the quotation marks, brackets and indentation at this position"
 
 
 def yaml_error(error: yaml.YAMLError, text: str) -> tuple[int, int, str]:
-    """Return the line and the column of an error, counted from one, and a message with the remedy.
+    """Return the line and the column of an error, both starting at 1, and a message with the remedy.
 
     Args:
         error: An error of PyYAML.

@@ -1,4 +1,4 @@
-"""Reads and parses a YAML file, with the line and column of each value. Limits time and memory."""
+"""Reads a YAML file into a tree with the line and column of each value. Limits the size and depth of the document."""
 
 import errno
 import hashlib
@@ -15,7 +15,7 @@ from gateway.input_limits import MAX_VALUES, LimitedLoader, TooLargeError, read_
 from gateway.secret_files import unreadable
 
 UNSET = "the environment variable {name} is not set: set it, or write ${{{name}:-default}}"
-"""The error for a reference to a variable that is not set."""
+"""The error message if the file refers to a variable that is not set."""
 _TOO_DEEP = "is nested too deeply: check the brackets"
 
 
@@ -63,8 +63,9 @@ def parse_yaml(
         text: The content of the file.
         problems: The list to which problems are added.
         environment: The environment variables.
-        used: Receives the references to values that errors must not show, see `expand`.
-        unset: The error for a reference to a variable that is not set, with `{name}` for its name.
+        used: The dictionary to which the function adds each expanded value, with its reference. See `expand`.
+        unset: The error message if the file refers to a variable that is not set. `{name}` in the message is replaced
+            by the name of the variable.
     """
     empty = ParsedMapping(str(path))
     try:

@@ -26,8 +26,8 @@ class ProbeResult:
         degraded: Reason and detail that make the target `degraded` instead of `up`; None if it is not degraded.
         unusable: Reason and detail that make the target `down`, although it responds; None if it is usable.
         unprobed: Why the target was not probed, so that its state is `unknown`; None if it was probed.
-        abort_limit: Consecutive aborted handshakes after which the server blocks this host; None if it does not
-            count them.
+        abort_limit: Number of consecutive aborted handshakes after which the server blocks their source address; None
+            if the server does not count aborted handshakes.
         certificate: Validity period of the server's certificate; None if the server presented none.
     """
 
@@ -51,14 +51,14 @@ class Backend(Protocol):
     """The options of one backend, and the probe that checks one of its targets."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """Check whether clients can use `target`, over the same link as their traffic.
+        """Check whether clients can use `target`, through the link that carries their traffic.
 
         The caller enforces the deadline by cancelling this method, which then releases all its resources immediately.
 
         Args:
-            link: The link that carries the traffic.
+            link: The link that carries the traffic of clients.
             target: The target.
-            phases: Receives the durations of the phases.
+            phases: Receives the durations of the probe's phases.
 
         Raises:
             ReachError: The target cannot be used.

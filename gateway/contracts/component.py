@@ -1,11 +1,11 @@
-"""The interface of components: the long-running tasks that the supervisor starts, restarts and stops."""
+"""The interface of components: long-running parts of the service that the supervisor starts, restarts and stops."""
 
 from collections.abc import Callable
 from typing import Protocol
 
 
 class Component(Protocol):
-    """A long-running part of the service, such as an uplink or a check. The supervisor starts and restarts it."""
+    """A long-running part of the service, such as an uplink or a check. The supervisor restarts it if it fails."""
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Run until cancelled.

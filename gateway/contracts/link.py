@@ -21,8 +21,8 @@ class NetworkId:
     """A network in which links connect sockets. The same address in two networks belongs to two different hosts.
 
     Args:
-        hops: The far sides of the tunnels that lead to the network, outermost first; empty for the network of this
-            host.
+        hops: The far sides of the tunnels that lead to the network, such as `user@bastion:22`, outermost first. Empty
+            for the network of this host.
     """
 
     hops: tuple[str, ...] = ()
@@ -41,12 +41,12 @@ class NetworkId:
         return NetworkId((*self.hops, hop))
 
     def __str__(self) -> str:
-        """Return the far sides of the tunnels for messages, such as `user@a:22 > user@b:22`; or `this host`."""
+        """Return the hops for messages, such as `user@a:22 > user@b:22`; `this host` without any hops."""
         return " > ".join(self.hops) or "this host"
 
 
 class Relay(Protocol):
-    """A client socket joined to a target. It forwards bytes until both directions have ended."""
+    """Forwards bytes between a client and a target, until both directions have ended."""
 
     ended: "asyncio.Future[CloseReason]"
 
@@ -56,7 +56,7 @@ class Relay(Protocol):
 
     @property
     def responses(self) -> int:
-        """Number of times that the backend responded after the client had sent data."""
+        """Number of responses. A response begins with the first byte from the backend after data from the client."""
 
     @property
     def awaiting_response(self) -> bool:
@@ -64,7 +64,7 @@ class Relay(Protocol):
 
     @property
     def waiting_since(self) -> float | None:
-        """Monotonic time at which the client began to wait for a response; None if it does not wait or if unknown."""
+        """Monotonic time at which the client began to wait for a response; None if not waiting or not known."""
 
     @property
     def to_backend(self) -> int:
@@ -77,8 +77,8 @@ class Relay(Protocol):
     def abort(self, close_reason: CloseReason) -> None:
         """Reset both sides, and set the result of `ended` to `close_reason`.
 
-        This happens immediately, with one exception: if the gateway received a whole response before the link was
-        lost, the relay first delivers the rest of this response to the client.
+        The reset is immediate, with one exception: if the link was lost after the gateway had received a complete
+        response, the relay first delivers the rest of this response to the client.
         """
 
 
@@ -102,7 +102,7 @@ class Connector(Protocol):
 
 
 class Link(Connector, Protocol):
-    """An open connection into a network. Connects sockets to targets there until it is lost."""
+    """An open connection into a network. Until the link is lost, it connects sockets to targets in this network."""
 
     network: NetworkId
     """The network of the targets."""
@@ -120,7 +120,7 @@ class Link(Connector, Protocol):
             latency: Records the response latencies: from the last byte of a request to the first byte of its
                 response.
             within: Maximum number of seconds for the dial. The link can have a shorter limit.
-            tap: Observes the bytes until the tap is finished.
+            tap: Observes the forwarded bytes until the tap declares that it is finished.
 
         Returns:
             The relay. It owns `client`. If this method raises, the caller still owns `client`.
@@ -128,11 +128,12 @@ class Link(Connector, Protocol):
         Raises:
             DialError: The target cannot be reached.
             LinkLostError: The link failed during the dial.
-            RedialRequiredError: Only the connection that carried the dial failed; see `gateway.relay.dial_retry`.
+            RedialRequiredError: One of the link's connections failed during the dial. The caller can dial again; see
+                `gateway.relay.dial_retry`.
         """
 
     async def lost(self) -> TunnelError:
-        """Wait until the link is lost, and return the cause, which is not fatal."""
+        """Wait until the link is lost, and return the cause. Its `fatal` is False, so the tunnel can be reopened."""
 
 
 @dataclass(frozen=True)

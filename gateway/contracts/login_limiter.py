@@ -9,10 +9,10 @@ class LoginLimiter(Protocol):
 
     @property
     def aborted(self) -> int:
-        """Number of aborted logins that the server may have counted since the last successful login."""
+        """Upper bound of the aborted logins that the server has counted since the last successful login."""
 
     def attempt(self) -> AbstractAsyncContextManager[None]:
-        """Return a context manager for one login. It waits while the logins in progress could reach the limit."""
+        """Return a context manager for one login. On entry, it waits if too many other logins are in progress."""
 
     def pause(self, now: float) -> float:
         """Return the seconds from the time `now` to the earliest next login; 0 if a login can start now."""

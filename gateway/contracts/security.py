@@ -11,7 +11,7 @@ _WEEK = 7 * 86400.0
 
 
 class Secret:
-    """A secret, which `repr` hides. A secret in a file is read at each use, so that operators can replace the file.
+    """A secret value or a secret file. `repr` hides the value. Each use reads the file, so operators can replace it.
 
     Args:
         value: The secret; None if `path` contains it.
@@ -30,7 +30,7 @@ class Secret:
 
     @property
     def display_path(self) -> str:
-        """The path for messages. A path without a slash is hidden: it might be a password in the wrong key."""
+        """The path for messages. A path without a slash is hidden, because it might be a misplaced password."""
         if self.unexpanded_path is not None:
             return self.unexpanded_path
         return str(self.path) if "/" in str(self.path) else "a file in the working directory"

@@ -19,7 +19,7 @@ DatabaseRole = Literal["primary", "replica"]
 """Role of a database, as its health check determines it."""
 Preference = Literal["primary", "replica", "any", "order"]
 """Which target the gateway chooses for new clients; see the key `prefer`."""
-WayPreference = Literal["order", "latency"]
+PathPreference = Literal["order", "latency"]
 """Which tunnel to a target the gateway chooses for new clients; see the key `prefer_way`."""
 
 
@@ -40,9 +40,9 @@ class TunnelState(StrEnum):
 
     @property
     def availability(self) -> "TunnelState":
-        """This state, with `backoff` in place of every state in which the tunnel is down.
+        """This state, but `backoff` instead of every other state in which the tunnel is down.
 
-        Attempts to open a tunnel change its state, but not its availability.
+        Attempts to open a tunnel change the state of the tunnel, but not its availability.
         """
         return self if self in (TunnelState.UP, TunnelState.DRAINING, TunnelState.STOPPED) else TunnelState.BACKOFF
 
@@ -53,7 +53,7 @@ class TrafficClass(StrEnum):
     INTERACTIVE = "interactive"
     """Queries, for which low latency matters."""
     BULK = "bulk"
-    """Bulk transfers, for which throughput matters. They delay queries that share their connection or CPU core."""
+    """Bulk transfers, for which throughput matters. They delay queries on the same connection or CPU core."""
 
 
 class CloseReason(StrEnum):

@@ -9,8 +9,8 @@ _FAULTS = (HealthState.DOWN, HealthState.DEGRADED)
 class TimedState:
     """A state, and the time at which the state began (`since`).
 
-    The states `blocked` and `paused` interrupt the checks, but do not end a fault. If a target is down before and
-    after such an interruption, `since` is the beginning of the first `down` state.
+    The states `blocked` and `paused` mean that checks are interrupted. They do not end a fault: if a target is down
+    before and after an interruption, `since` is the time at which it first was down.
 
     Args:
         now: The current time, in seconds since the epoch.

@@ -1,4 +1,4 @@
-"""Records the times of one client connection, and defines the interface of the exporter that sends them as a span."""
+"""Records the phases of a client connection, and defines the interface of the exporter that sends them as a span."""
 
 import time
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from typing import NamedTuple, Protocol
 from gateway.contracts.values import Endpoint
 
 _MAX_PHASES = 64
-"""Maximum number of recorded phases, because a client that waits for minutes has many dial attempts."""
+"""Maximum number of recorded phases. A client that waits for minutes causes many dials, each with its own phases."""
 HOLD = "hold"
-"""The client waits for the tunnel."""
+"""Phase in which the client waits for an open tunnel."""
 DIAL = "dial"
-"""The gateway chooses a target, waits for permission to dial it, or waits before the next attempt."""
+"""Phase in which the gateway chooses a target, waits until a dial is permitted, or waits before the next attempt."""
 CHANNEL = "channel"
-"""The gateway opens the SSH channel or the connection to the target."""
+"""Phase in which the gateway opens the SSH channel or the connection to the target."""
 
 
 class TracedPhase(NamedTuple):
@@ -31,7 +31,7 @@ class TracedPhase(NamedTuple):
 
 
 class ConnectionTrace:
-    """Records when a client was accepted, and the consecutive phases until it is joined to a target.
+    """Records when a client was accepted, and the consecutive phases until it is connected to a target.
 
     All times are in nanoseconds since the epoch. They are derived from the monotonic clock, so that a change of the
     system time during the connection has no effect on them.
@@ -52,7 +52,7 @@ class ConnectionTrace:
         return time.monotonic_ns() + self._offset
 
     def enter(self, name: str) -> None:
-        """End the current phase, and begin another one.
+        """End the current phase, and begin the next one.
 
         Args:
             name: The name of the phase; empty if no phase follows.
@@ -70,11 +70,11 @@ class TracedConnection:
     Args:
         trace: The times of the connection. All phases have ended.
         ended: The end of the connection, in nanoseconds since the epoch.
-        backend: The backend.
+        backend: The name of the backend.
         ending: A `CloseReason`, `not_connected` or `refused`.
-        reason: Why the client was refused or not connected; None if it was connected.
-        tunnel: The tunnel to the target; None for a direct connection or without a target.
-        target: The target; None if the client was not joined to a target.
+        reason: Why the client was refused or could not be connected to a target; None if it was connected.
+        tunnel: The name of the tunnel to the target; None for a direct connection, or without a target.
+        target: The target; None if the client was not connected to a target.
         client: The IP address of the client; None if it is not known.
         consumer: The client's container or application; None if it is not known.
         to_backend: Bytes from the client.

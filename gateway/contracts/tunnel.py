@@ -15,10 +15,10 @@ class OpenTunnel:
     """An open tunnel: its link, and functions that return its status and renew its keys.
 
     Args:
-        link: Connects to addresses on the far side.
+        link: Connects sockets to targets in the network behind the tunnel.
         status: Returns the status of the link.
-        renew: Makes the tunnel use keys and certificates that have changed on disk, without closing connections that
-            are in use.
+        renew: Called after keys or certificates have changed on disk. Makes the tunnel use the new files without
+            closing connections that are in use.
     """
 
     link: Link
@@ -34,11 +34,11 @@ class ProgressCallback(Protocol):
 
 
 class Tunnel(Protocol):
-    """A configured path into a remote network."""
+    """A configured tunnel into a remote network."""
 
     @property
     def far_side(self) -> str:
-        """The remote end, for messages: `user@host:port`."""
+        """The name of the tunnel's remote end in messages, such as `user@host:port`."""
 
     def open(self, via: Link, progress: ProgressCallback) -> AbstractAsyncContextManager[OpenTunnel]:
         """Open the tunnel through `via`. The tunnel closes when the context exits.

@@ -1,4 +1,4 @@
-"""Values of a configuration: durations, sizes, endpoints, and the limits of numbers."""
+"""Types of configuration values: durations, sizes, endpoints, and numbers with limits."""
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
@@ -7,9 +7,9 @@ from typing import NamedTuple, NewType
 IpAddress = IPv4Address | IPv6Address
 IpNetwork = IPv4Network | IPv6Network
 Duration = NewType("Duration", float)
-"""A duration in seconds. A configuration contains it as `500ms`, `10s`, `5m` or `1h`."""
+"""A duration in seconds. In a configuration, it has a unit: `500ms`, `10s`, `5m` or `1h`."""
 Size = NewType("Size", int)
-"""A size in bytes. A configuration contains it as `64KiB`, `15MiB` or `1GB`."""
+"""A size in bytes. In a configuration, it has a unit: `64KiB`, `15MiB` or `1GB`."""
 POSITIVE = {"above": 0}
 """Field metadata: the value must be greater than zero."""
 AT_LEAST_ONE = {"least": 1}
@@ -36,8 +36,8 @@ class Endpoint(NamedTuple):
 
 
 ListenAddress = NewType("ListenAddress", Endpoint)
-"""An address of this host or a unix socket, to listen on. A configuration contains it as `127.0.0.1:3306` or as the
-path of the socket."""
+"""An address of this host or a unix socket, to listen on. In a configuration, it is written as `127.0.0.1:3306`, or
+as the path of the socket."""
 
 
 def unix_endpoint(path: Path) -> Endpoint:

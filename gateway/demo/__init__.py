@@ -1,1 +1,1 @@
-"""Runs real servers on loopback, as child processes, for `gateway demo` and the tests."""
+"""Runs database, NFS and SSH servers on loopback, as child processes, for `gateway demo` and the tests."""

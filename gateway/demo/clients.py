@@ -1,4 +1,4 @@
-"""Defines clients of the demo's backends. They connect to the gateway, as an application does."""
+"""Defines the clients that send queries to the demo's backends through the gateway, as an application does."""
 
 import subprocess
 from collections.abc import Callable

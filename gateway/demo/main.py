@@ -82,7 +82,7 @@ def _print_servers(servers: DemoServers) -> None:
     for each in servers.skipped:
         click.secho(f"   skipped: {each}", fg="yellow")
     if not servers.backends:
-        raise DemoError("no server can run: install the packages above")
+        raise DemoError("none of the servers can run: install the packages above")
 
 
 @contextlib.contextmanager

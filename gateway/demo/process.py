@@ -15,7 +15,7 @@ from gateway.errors import GatewayError
 
 _PR_SET_PDEATHSIG = 1
 _SIGSTOP_TIMEOUT = 5.0
-"""Time limit, in seconds, within which SIGSTOP must stop every thread."""
+"""Maximum seconds to wait until SIGSTOP has stopped every thread."""
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -58,7 +58,7 @@ class Process:
 
     Args:
         arguments: The command line.
-        log: The file for its output.
+        log: The file for the child's output.
         user: The user of the child, if this process is root.
         environment: Variables to add to the environment of this process.
     """
@@ -146,7 +146,7 @@ class Process:
         return all(stat.rpartition(")")[2].split()[0] in "TtZ" for stat in stats)
 
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 10.0) -> None:
-        """Stop the child and all processes that it has started.
+        """Stop the child with a signal, and kill the remaining processes that it has started.
 
         Args:
             number: The signal for the child.

@@ -17,7 +17,7 @@ GREETING = "Hello from the far side of the bastion.\n"
 
 @dataclass
 class DemoServers:
-    """The servers of the demo: those that run, and those that cannot run on this machine.
+    """The servers of the demo that run on this machine, and the names of those that cannot run.
 
     Args:
         folder: The folder for all files.

@@ -35,7 +35,7 @@ LogLevel VERBOSE
 {extra}
 """
 _SIGSTOP_TIMEOUT = 1.0
-"""Time limit, in seconds, within which SIGSTOP must stop a process."""
+"""Maximum seconds to wait until SIGSTOP has stopped a process."""
 
 
 class Bastion:

@@ -23,9 +23,9 @@ class ActionFailures:
         self._failed: dict[tuple[str, str], tuple[Backoff, float, EngineError]] = {}
         """The backoff, the time of the next attempt and the last error, by the action's key."""
         self._address_failures: dict[tuple[str, tuple[str, ...]], int] = {}
-        """The number of failed attempts to get these addresses, by network and addresses."""
+        """The number of failed attempts to get a set of addresses, by the network and the addresses."""
         self.refused: dict[str, frozenset[str]] = {}
-        """Addresses that the engine refused to the gateway, by network."""
+        """Addresses that the engine refused to assign to the gateway, by network."""
 
     def failed(
         self, action: PlannedAction, error: EngineError, now: float, previous: Mapping[str, tuple[str, ...]]
@@ -46,13 +46,16 @@ class ActionFailures:
         return before is None or str(error) != str(before[2])
 
     def succeeded(self, action: PlannedAction) -> None:
-        """Remove the recorded failures of an action, and of the actions that depend on it. These are then due."""
+        """Remove the recorded failures of an action, and of the actions that depend on it.
+
+        The dependent actions can then be attempted without waiting for their backoff.
+        """
         self._failed.pop(action.key, None)
         if action.verb in PREREQUISITES:
             self._failed = {key: each for key, each in self._failed.items() if key[0] != action.key[0]}
 
     def retain(self, actions: Iterable[PlannedAction]) -> None:
-        """Keep only the failures of these actions, for example those of the current plan."""
+        """Remove the failures of all actions except these."""
         keys = {action.key for action in actions}
         self._failed = {key: failure for key, failure in self._failed.items() if key in keys}
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 from gateway.docker.engine import Engine
 from gateway.docker.errors import EngineError, ErrorKind
-from gateway.docker.inspections import last_start
+from gateway.docker.inspection_cache import last_start
 from gateway.docker.plan import REVIVALS, PlannedAction
 
 _PARALLEL = 4

@@ -9,7 +9,7 @@ from gateway.docker.failed_starts import StartFailureCause
 
 
 class DeadContainerState(StrEnum):
-    """Whether the gateway starts a dead container. The status uses this fixed set of values."""
+    """Whether the gateway starts a dead container. The values appear in the status."""
 
     STARTING = "starting"
     WAITING = "waiting"

@@ -11,7 +11,7 @@ from gateway.docker.plan import OWNER_ALIAS_PREFIX, DesiredState, NameConflict
 WITHOUT_NAMES = frozenset({"bridge", "host", "none"})
 """Docker's predefined networks, on which its DNS server resolves no names."""
 _GATEWAY = "gateway"
-"""The key of the gateway in tables of the containers and services that have a name."""
+"""The key under which `NameTable` stores the gateway, instead of the ID of the gateway's container or service."""
 _BACKEND = "a backend"
 _SHORT_ID = 12
 
@@ -50,7 +50,7 @@ class DnsClient:
     Args:
         id: The ID of the container or service.
         title: The name of the container or service, for messages.
-        aliases: The aliases that it requests on the network of the gateway, in lower case.
+        aliases: The aliases that the container or service requests on the network of the gateway, in lower case.
         hosts: The names in the container's hosts file.
     """
 
@@ -98,7 +98,7 @@ class NameTable:
         """Yield each name that resolves to one host on the network of the gateway, and to another host elsewhere.
 
         Args:
-            who: The container or service that resolves them.
+            who: The container or service that resolves the names.
             network: A network of the gateway.
             backends: The backends that are reached by name on this network, in lower case.
             elsewhere: The other networks of the container or service.
@@ -125,7 +125,7 @@ class NameTable:
                     yield NameConflict(who.title, network, name, what, f"{min(others.values())} on network {place}")
 
     def _holder(self, container: Container) -> tuple[str, str]:
-        # Report the gateway's own container as the gateway, on each of its networks.
+        # Use one key for the gateway's own container and service, so that they do not conflict with each other.
         if container.id == self._own or self._desired.is_gateway(container):
             return _GATEWAY, "the gateway"
         return container.id, f"container {container.name}"
@@ -138,7 +138,7 @@ class NameTable:
 
 
 def names_on(container: Container, endpoint: EndpointInfo) -> set[str]:
-    """Return a container's names on a network, in lower case, without its short ID and owner alias."""
+    """Return a container's names on a network, in lower case, without its short ID and aliases `gw-owner-…`."""
     names = {container.name.lower(), container.hostname} - {""}
     # A stopped container lacks the alias that Compose sets at the start: the name of the service.
     if endpoint.aliases is None and SERVICE in container.labels:

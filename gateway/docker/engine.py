@@ -219,8 +219,9 @@ class Engine:
                 timeout=_timeout(total or self._timeout),
             )
             async with query as response, response:  # aiodocker does not release the response after an error
+                # Read the body inside this try block: the read raises an error if a proxy or a stopping engine
+                # truncated the body.
                 text = await response.text()
-                # Read the body here, because this raises an error if a proxy or a stopping engine truncated it.
                 is_json = "json" in response.headers.get("Content-Type", "")
                 return json.loads(text) if is_json and text else text
         except REQUEST_ERRORS as error:
@@ -228,7 +229,7 @@ class Engine:
 
 
 async def get_required(engine: Engine, path: str, *, versioned: bool = True) -> Any:
-    """Return the response to a GET. If a proxy in front of the engine refuses it, the error contains the path.
+    """Return the response to a GET. If a proxy in front of the engine refuses the GET, name the path in the error.
 
     Args:
         engine: The engine.

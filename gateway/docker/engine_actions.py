@@ -28,7 +28,7 @@ async def execute(engine: Engine, action: PlannedAction) -> None:
         case ActionKind.CREATE_VOLUME:
             await engine.post("volumes/create", dict(action.body))
         case ActionKind.RECREATE_VOLUME:
-            # Without the option force, the engine does not remove a volume that a container uses.
+            # Do not set `force`: without it, the engine refuses to remove a volume that a container uses.
             await _unless(ErrorKind.NOT_FOUND, engine.delete(f"volumes/{action.network_id}"))
             await engine.post("volumes/create", dict(action.body))
         case ActionKind.START | ActionKind.RESTART:
@@ -64,7 +64,7 @@ async def _connect(engine: Engine, action: PlannedAction) -> None:
     if action.addresses:
         settings["IPAMConfig"] = {"IPv6Address" if ":" in each else "IPv4Address": each for each in action.addresses}
     body = {"Container": action.container_id, "EndpointConfig": settings}
-    # "Already exists" is raised like other errors: the next snapshot shows whether the endpoint is correct.
+    # Do not ignore "already exists": the next snapshot shows whether the existing endpoint is correct.
     try:
         await engine.post(f"networks/{action.network_id}/connect", body)
     except EngineError as error:
@@ -76,7 +76,7 @@ async def _connect(engine: Engine, action: PlannedAction) -> None:
 async def _clear(engine: Engine, action: PlannedAction) -> None:
     """Disconnect a container after a failed connect request.
 
-    Podman keeps the failed connection, and can no longer list containers until it is removed.
+    Podman keeps the failed connection, and cannot list containers until the connection is removed.
     """
     try:
         await _disconnect(engine, action.network_id, action.container_id)

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Collection
 
-from gateway.docker.consumers import ConsumerDirectory
+from gateway.docker.consumer_directory import ConsumerDirectory
 from gateway.docker.engine import Engine
 from gateway.docker.signal_events import record_event
 from gateway.docker.snapshot_reader import SnapshotReader
@@ -21,8 +21,8 @@ class EngineEvents:
     """Reads the events of one engine, and updates the gateway's data about containers before the next snapshot.
 
     Args:
-        observer: Caches the last start of each container, which is removed when the container starts again.
-        directory: Contains the addresses of containers, which are removed when a container exits or leaves a network.
+        observer: Caches the last start of each container. When a container starts, the cached last start is removed.
+        directory: Maps addresses to containers. When a container exits or leaves a network, it is removed.
         revivals: Records the signals that other clients send to containers.
         requested: IDs of the containers that the engine is starting at the request of the gateway.
     """
@@ -70,11 +70,11 @@ class EngineEvents:
             self.changed.set()
 
     async def wait(self, at_most: float, watching: "asyncio.Task[None]") -> None:
-        """Wait for a change, and then until no change follows for 0.2 s, but at most 2 s.
+        """Wait for a change. Then wait until 0.2 s pass without a further change, for at most 2 s.
 
         Args:
             at_most: The maximum time to wait for a change, in seconds.
-            watching: The task that runs `watch`; its end ends the wait.
+            watching: The task that runs `watch`. If this task ends, return immediately.
         """
         change = asyncio.ensure_future(self.changed.wait())
         try:

@@ -1,4 +1,4 @@
-"""Describes the differences between the implementations of the Docker API, Docker Engine and Podman. Does no I/O."""
+"""Describes how the two implementations of the Docker API differ: Docker Engine and Podman. Does no I/O."""
 
 import ipaddress
 from collections.abc import Mapping
@@ -17,7 +17,8 @@ class EngineFlavor:
         has_swarm: Whether the implementation supports swarms, and therefore overlay networks and services.
         lists_aliases: True if the list of containers contains aliases but no network modes (Podman); false if it
             contains network modes but no aliases (Docker). An inspection always contains both.
-        inspection: A prefix for the path of inspections. With it, the response contains the capabilities.
+        inspection: The prefix of the path to inspect a container. Podman's response contains the capabilities only
+            with this prefix.
         ranges: A path, including the API version, that lists the networks with their address ranges; empty if the
             list at `/networks` contains the ranges.
         leaves_failed_connects: Whether the engine lists a container as connected after a failed connect request.

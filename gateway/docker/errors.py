@@ -14,7 +14,7 @@ from gateway.text_sanitizer import error_text, one_line
 
 
 class ErrorKind(StrEnum):
-    """The reason why a request failed. Metrics use this fixed set of values."""
+    """The reason why a request failed. The values appear as a label of metrics."""
 
     UNREACHABLE = "unreachable"
     TIMEOUT = "timeout"
@@ -27,7 +27,7 @@ class ErrorKind(StrEnum):
 
 
 class BlockedReason(StrEnum):
-    """The reason why a container or service is not attached. The status uses this fixed set of values."""
+    """The reason why a container or service is not attached. The values appear in the status."""
 
     SHARED_NETWORK = "shared_namespace"
     HOST_NETWORK = "host_network"

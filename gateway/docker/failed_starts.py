@@ -27,7 +27,7 @@ CANCELED = "context canceled"
 
 
 class StartFailureCause(StrEnum):
-    """The missing dependency that made a container's start fail. Status and metrics use this fixed set of values."""
+    """The missing dependency that made a container's start fail. The values appear in the status and in metrics."""
 
     VOLUME = "volume"
     NETWORK = "network"

@@ -27,7 +27,7 @@ def granted(grants: Iterable[Grant], name: str | None, labels: Mapping[str, str]
     """Return the backends and aliases that grants allow a container or service; None if no grant matches.
 
     Args:
-        grants: The configured grants.
+        grants: The rules in `docker.grants`.
         name: The container's name; None for a service.
         labels: The labels that the gateway evaluates, see `gateway.docker.image_labels`.
     """
@@ -41,7 +41,10 @@ def granted(grants: Iterable[Grant], name: str | None, labels: Mapping[str, str]
 
 
 def owner(container_id: str, labels: Mapping[str, str]) -> tuple[str, str]:
-    """Return who owns a container's aliases, as kind and name: its project, its swarm service or the container."""
+    """Return the owner of a container's aliases: its Compose project, its swarm service, or the container itself.
+
+    The result contains the type of the owner and its name.
+    """
     for kind in (PROJECT, SWARM_SERVICE):
         if kind in labels:
             return kind, labels[kind]

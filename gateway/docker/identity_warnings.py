@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gateway.docker.consumers import client_networks, consumer
+from gateway.docker.consumer_directory import client_networks, consumer
 from gateway.docker.grants import PROJECT, SERVICE, SWARM_SERVICE
 from gateway.docker.labels import KEYS
 from gateway.docker.model import RUNNING, Container, EngineSnapshot
@@ -58,7 +58,7 @@ def image_labels(desired: DesiredState, observed: EngineSnapshot) -> Iterator[st
 
 
 def spoofing(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
-    """Yield a warning for each network on which a container can spoof the address of a consumer."""
+    """Yield a warning for each network on which a container can spoof the address of one that uses backends."""
     sources = client_networks(observed, desired.options)
     by_network: dict[str, list[tuple[Container, Container]]] = {}
     for container in observed.containers:

@@ -31,10 +31,11 @@ class LabelRequest:
     """The request that a container or service makes by its labels.
 
     Args:
-        networks: The requested networks. If empty, the request selects every network that carries one of `backends`.
+        networks: The requested networks. If empty, the request selects each network on which the name of one of
+            `backends` resolves.
         backends: The requested backends. If empty, the request selects all backends.
         aliases: The aliases of the container or service on these networks.
-        detach_on_stop: Whether the gateway detaches the container when it stops.
+        detach_on_stop: Whether the gateway detaches the container when the container stops.
         refused: The reason why the request is refused; empty if it is not refused.
     """
 
@@ -77,7 +78,8 @@ def read(
     if on_stop not in ("keep", "detach"):
         problems.append(f"{prefix}.on-stop: {on_stop!r} is neither keep nor detach")
     if wanted and not known & set(wanted):
-        return None, problems  # no named backend exists, but a request with an empty list would select all backends
+        # None of the named backends exists. Return no request, because an empty list would select all backends.
+        return None, problems
     request = LabelRequest(
         networks=listed(mine.get("network", "")),
         backends=tuple(name for name in wanted if name in known),
@@ -100,7 +102,7 @@ def revives(labels: Mapping[str, str], prefix: str, *, default: bool) -> bool:
 
 
 def enabled(text: str) -> bool:
-    """Return whether the label `enable` is true."""
+    """Return whether a value of the label `enable` means true."""
     return text.lower() in _TRUE
 
 
@@ -129,8 +131,8 @@ def _key_errors(mine: Mapping[str, str], prefix: str, *, takes_part: bool) -> It
     Args:
         mine: The labels with the gateway's prefix, without the prefix.
         prefix: The prefix.
-        takes_part: Whether the container opts in. If not, unknown labels can belong to another program, so only those
-            that resemble a known label are errors.
+        takes_part: Whether the container has opted in. If not, unknown labels can belong to another program, and only
+            labels that resemble a known label are errors.
     """
     for key in sorted(mine.keys() - KEYS):
         # Limit the length, because the creator of a container could make the comparison slow with long keys.
@@ -181,7 +183,7 @@ def only_granted(
     Args:
         request: The request by labels.
         given: The access by grants; None if no grant matches.
-        closed: The configured networks that carry none of the granted backends.
+        closed: The configured networks on which no granted backend is available.
     """
     if given is None:
         return replace(
@@ -203,9 +205,9 @@ def only_granted(
     ]
     refused = ""
     if not backends:
-        refused = "docker.grants allow it none of the backends that its labels request"
+        refused = "docker.grants allows none of the backends that its labels request"
     elif request.networks and not networks:
-        refused = "the networks that its labels request carry no backend that docker.grants allow it"
+        refused = "the networks that its labels request carry no backend that docker.grants allows"
     # Keep the lists of a refused request, because an empty list would select everything.
     kept = replace(request, backends=backends or request.backends, networks=networks or request.networks)
     return replace(kept, aliases=aliases, refused=refused), problems

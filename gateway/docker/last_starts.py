@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from gateway.docker.engine import Engine
 from gateway.docker.engine_flavor import DOCKER
-from gateway.docker.inspections import InspectionCache
+from gateway.docker.inspection_cache import InspectionCache
 from gateway.docker.model import RUNNING, Container
 
 _MAX_AGE, _MAX_AGE_RUNNING = 2.0, 30.0

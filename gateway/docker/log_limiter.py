@@ -1,4 +1,4 @@
-"""Limits the log lines about plans: each line once while it applies, and a maximum in a time window."""
+"""Limits the log lines about plans: each line is logged once while it applies, and the rate of lines is limited."""
 
 from collections import deque
 from collections.abc import Hashable, Iterable
@@ -22,7 +22,7 @@ class LogLimiter:
         self._suppressed = 0
 
     def select(self, current: Iterable[Hashable], now: float) -> list[Hashable]:
-        """Return the new lines to log now. If they exceed the limit, later calls return the rest.
+        """Return the lines to log now: those that were not logged before. Later calls return lines over the limit.
 
         Args:
             current: All lines that apply to the current plan.

@@ -1,4 +1,4 @@
-"""Defines the observed state of an engine."""
+"""Defines the types of a snapshot of an engine: containers, networks, services and the swarm."""
 
 import signal
 from collections.abc import Mapping
@@ -78,7 +78,7 @@ class LastStart:
         Args:
             signals: The last time of each signal that the container received, by the number of the signal. The times
                 are those of the engine, in seconds since the epoch.
-            clock: See `EngineSnapshot`.
+            clock: The engine's time at the snapshot, in seconds since the epoch; 0 if it is not known.
         """
         return any(
             (at > self.at or start_order(at, clock) > start_order(self.at, clock))
@@ -94,7 +94,7 @@ def start_order(at: float, clock: float) -> tuple[bool, float]:
 
     Args:
         at: The time in seconds since the epoch.
-        clock: See `EngineSnapshot`.
+        clock: The engine's time at the snapshot, in seconds since the epoch; 0 if it is not known.
     """
     return not clock or at <= clock, at
 

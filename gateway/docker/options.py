@@ -13,7 +13,7 @@ class NetworkOptions:
     """One network that the gateway and its consumers share.
 
     Args:
-        driver: `auto` is an overlay in a swarm, and a bridge otherwise.
+        driver: The network driver. `auto` means an overlay in a swarm, and a bridge otherwise.
         create: Whether to create the network when it is missing. In a swarm, the agent on the leading manager creates
             overlays.
         attachable: Whether containers, in addition to services, may join an overlay.
@@ -50,7 +50,7 @@ class AttachRule:
     Args:
         names: Patterns for the names of the containers, such as `web-*`.
         labels: Labels that a container must have, each `key` or `key=value`.
-        networks: The networks to attach them to; absent: every network that carries one of `backends`.
+        networks: The networks to attach them to; absent: each network on which one of `backends` is available.
         backends: The backends that the containers use; absent: all.
         aliases: The aliases of the containers on these networks.
         on_stop: `keep`: a stopped container stays attached. `detach`: the gateway detaches it.
@@ -69,12 +69,12 @@ class Grant:
     """A rule that lets containers use backends; all matching grants apply together.
 
     Args:
-        backends: The backends that the containers may use. The gateway attaches the containers to the networks that
-            carry these backends, and `allow: {label: …}` admits them.
+        backends: The backends that the containers may use. The gateway attaches the containers to the networks on
+            which these backends are available, and `allow: {label: …}` admits the containers.
         container: Pattern for the container's name, such as `batch-*`.
-        project: Pattern for its Compose project.
-        service: Pattern for its service in the Compose project.
-        swarm_service: Pattern for the name of its swarm service.
+        project: Pattern for the container's Compose project.
+        service: Pattern for the container's service in the Compose project.
+        swarm_service: Pattern for the name of the container's swarm service.
         aliases: Aliases that the containers may have on these networks. A container without the label
             `gateway.aliases` gets all of them.
     """

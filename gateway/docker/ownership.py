@@ -19,7 +19,7 @@ _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 class OwnershipRecord:
-    """Stores in a file which endpoints and addresses the gateway created, and which starts it requested.
+    """Stores in a file which endpoints the gateway created, its addresses, and which container starts it requested.
 
     Args:
         folder: The directory of the record's file. The directory is created if it is missing.
@@ -33,7 +33,7 @@ class OwnershipRecord:
         self._namespaces: frozenset[str] = frozenset()
         self._later_starts: dict[str, float] = {}
         self.adopting = True
-        """Whether the file did not exist. If so, the gateway regards endpoints with its owner alias as its own."""
+        """Whether the file did not exist. If so, the gateway adopts all endpoints that have its owner alias."""
         self.problem: str | None = None
         """Why the file cannot be used. The gateway then detaches nothing that an earlier process attached."""
         try:
@@ -61,7 +61,7 @@ class OwnershipRecord:
             for name, each in written.get("addresses", {}).items()  # absent in files of earlier versions
         }
         starts: dict[str, RequestedStart] = {}
-        with contextlib.suppress(*_UNREADABLE):  # if the starts are damaged, the gateway only does not repeat them
+        with contextlib.suppress(*_UNREADABLE):  # without these entries, the gateway only does not repeat the starts
             starts = {
                 str(container): RequestedStart(StartFailureCause(cause), str(backend))
                 for container, (cause, backend) in written.get("starts", {}).items()
@@ -105,7 +105,7 @@ class OwnershipRecord:
 
     @property
     def later_starts(self) -> dict[str, float]:
-        """The recorded results of `gateway.docker.planning.lost_namespaces.later_starts`."""
+        """The containers that `gateway.docker.planning.lost_namespaces.later_starts` found in earlier snapshots."""
         return dict(self._later_starts)
 
     def record_later_starts(self, starts: Mapping[str, float]) -> None:

@@ -12,7 +12,7 @@ from gateway.docker.errors import BlockedReason
 from gateway.docker.failed_starts import RequestedStart
 from gateway.docker.model import Container, EngineSnapshot, LastStart
 from gateway.docker.options import DockerOptions, NetworkOptions
-from gateway.docker.project_networks import configured_as
+from gateway.docker.project_network_names import configured_as
 from gateway.docker.volumes import VolumeStatus
 
 OWNER_ALIAS_PREFIX = "gw-owner-"
@@ -21,7 +21,7 @@ _MARK_LENGTH = 50
 
 
 class ActionKind(StrEnum):
-    """What an action does, such as create or attach. Metrics use this fixed set of values."""
+    """What an action does, such as create or attach. The values appear as a label of metrics."""
 
     CREATE_NETWORK = "create_network"
     REMOVE_NETWORK = "remove_network"
@@ -64,21 +64,21 @@ class PlannedAction:
     body: Mapping[str, Any] = field(default_factory=dict, compare=False)
     version: int = 0
     addresses: tuple[str, ...] = ()
-    """The addresses to request for the endpoint. The engine chooses the address of each other address family."""
+    """The addresses to request for the endpoint, at most one per IP version. The engine chooses the others."""
     detaches: int = field(default=0, compare=False)
     """The number of endpoints that the action detaches and does not reattach."""
     cause: str = ""
     """The missing object that made the container's last start fail."""
     last_start: LastStart | None = field(default=None, compare=False)
-    """The container's last start in the snapshot. The gateway skips the action if the container starts meanwhile."""
+    """The container's last start in the snapshot. If it has changed since, the gateway skips the action."""
     owner_start: float = field(default=0.0, compare=False)
-    """See `DeadContainer`."""
+    """When the owner of the network namespace that the container shares last started, see `DeadContainer`."""
     backend: str = field(default="", compare=False)
-    """See `DeadContainer`."""
+    """The backend of the volume that was not mounted; empty if the start failed for another reason."""
 
     @property
     def key(self) -> tuple[str, str]:
-        """The key of the attachment, network, volume or container that the action changes."""
+        """A key that identifies the attachment, network, volume or container that the action changes."""
         return (self.subject.removeprefix("network "), self.container_id)
 
     @property
@@ -128,7 +128,7 @@ class DesiredState:
         volumes: The configured volumes.
         serving: Whether any client has connections through the gateway.
         by_label: The label by which each backend admits containers, by the name of the backend.
-        strict: Whether only grants admit containers, and labels do not.
+        strict: Whether only `docker.grants` admit containers, so that labels have no effect (`gateway.strict`).
         configured: The configured networks, if `expand_projects` has replaced some of them in `options` with the
             networks of projects; otherwise empty.
         claimed: The gateway's previous addresses, by network.
@@ -226,7 +226,7 @@ class Plan:
     """The number of endpoints that the gateway detaches later, because the limit `max_detaches` is reached."""
     volumes: tuple[VolumeStatus, ...] = ()
     label_errors: frozenset[str] = frozenset()
-    """The warnings about labels."""
+    """The items of `warnings` that are about labels."""
     name_conflicts: tuple[NameConflict, ...] = ()
     networks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The backends that are reached by name on each managed network."""
@@ -246,7 +246,7 @@ def backends_on(desired: DesiredState, network: str) -> tuple[str, ...]:
 
 
 def marked_endpoints(desired: DesiredState, observed: EngineSnapshot) -> set[tuple[str, str]]:
-    """Return the endpoints with the gateway's owner alias, each as the container's ID and the network's name."""
+    """Return the endpoints with the alias `owner_alias`, each as the container's ID and the network's name."""
     return {
         (container.id, name)
         for container in observed.containers

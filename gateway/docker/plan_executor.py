@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from gateway.audit_log.events import MAX_TEXT
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.docker.action_failures import PREREQUISITES, ActionFailures
-from gateway.docker.consumers import ConsumerDirectory
+from gateway.docker.consumer_directory import ConsumerDirectory
 from gateway.docker.container_starter import ContainerStarter
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine import Engine

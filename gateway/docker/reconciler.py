@@ -12,13 +12,13 @@ from pathlib import Path
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.backoff import Backoff, BackoffPolicy
 from gateway.contracts.link import Link
-from gateway.docker.consumers import ConsumerDirectory, client_networks
+from gateway.docker.consumer_directory import ConsumerDirectory, client_networks
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine import Engine, connected
 from gateway.docker.engine_events import EngineEvents
 from gateway.docker.errors import EngineError
 from gateway.docker.identity_warnings import image_labels, is_gateway, spoofing
-from gateway.docker.inspections import RETRY
+from gateway.docker.inspection_cache import RETRY
 from gateway.docker.last_starts import NEXT
 from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.model import RUNNING, EngineSnapshot
@@ -237,7 +237,7 @@ class Reconciler:
         locked = {each.id for each in observed.containers if each.is_locked}
         possible = [each for each in planned.actions if each.container_id not in locked]
         due_for_retry = [each for each in possible if self._not_before(each) <= now]
-        # Pass only actions that are due, so that others do not use up the limit of detached endpoints.
+        # Pass only actions that are due now: actions that wait must not use up the limit on detached endpoints.
         due, held = self._detach_limiter.admit(due_for_retry, now)
         log_changes(planned, self._log_limiter, now)
         self.plan = self._with_failures(_without(planned, held))
@@ -259,7 +259,7 @@ class Reconciler:
         return max(0.05, min(waits, default=self._options.resync)), done
 
     def _started(self, observed: EngineSnapshot, now: float) -> set[str]:
-        """Return the containers whose requested start needs no record any more, because they run or were removed."""
+        """Return the containers whose requested start is over, because they run or were removed."""
         states = {each.id: each.state for each in observed.containers}
         return {
             key
@@ -291,7 +291,7 @@ class Reconciler:
         return [*dead, *image_labels(desired, observed), *spoofing(desired, observed)], own
 
     def _with_failures(self, planned: Plan) -> Plan:
-        """Return the plan with the failures of its actions."""
+        """Return the plan with failed actions in the status of attachments, and a warning about a damaged record."""
         attachments = tuple(self._failures.with_failure(each, self._options.networks) for each in planned.attachments)
         warnings = planned.warnings
         if self._ownership.problem:
@@ -301,6 +301,6 @@ class Reconciler:
 
 
 def _without(planned: Plan, held: list[PlannedAction]) -> Plan:
-    """Return the plan without the postponed actions, and with the number of endpoints that these would detach."""
+    """Return the plan without the actions in `held`. Set `postponed` to the number of endpoints that they detach."""
     actions = tuple(action for action in planned.actions if action not in held)
     return replace(planned, actions=actions, postponed=sum(action.detaches for action in held))

@@ -10,7 +10,7 @@ _WAITING = ("pending", "error", "locked")
 
 
 def swarm(info: Mapping[str, Any]) -> tuple[Swarm, str]:
-    """Return the engine's role in a swarm, with the node's ID. This function does not set `leader`.
+    """Return the engine's role in a swarm, and the node's ID. `Swarm.leader` is False: `/info` does not contain it.
 
     Args:
         info: The response to `/info`.

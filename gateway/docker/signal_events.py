@@ -8,12 +8,12 @@ from typing import Any
 
 from gateway.docker.engine import Engine
 from gateway.docker.engine_flavor import DOCKER
-from gateway.docker.inspections import epoch, signal_number
+from gateway.docker.inspection_cache import epoch, signal_number
 from gateway.docker.start_attempts import StartAttempts
 
 _KEPT = 200
-"""If the engine returns fewer past events, these are all events since its start. The engine keeps the last 256 (moby,
-`daemon/events`), and the response omits those that are newer than the request."""
+"""If the engine returns fewer past events than this number, it has returned all events since it started. The engine
+keeps the last 256 (moby, `daemon/events`), and the response omits those that are newer than the request."""
 
 
 def record_event(event: Mapping[str, Any], attempts: StartAttempts, requested: Collection[str]) -> None:
@@ -22,7 +22,7 @@ def record_event(event: Mapping[str, Any], attempts: StartAttempts, requested: C
     Args:
         event: The event.
         attempts: The record.
-        requested: IDs of the containers that the gateway starts now, to which its own restarts send signals.
+        requested: IDs of the containers that the gateway is starting. Their signals come from the gateway's restart.
     """
     actor, action = event.get("Actor", {}), event.get("Action")
     container = str(actor.get("ID", ""))
@@ -44,7 +44,7 @@ async def record_past_events(
         engine: The engine.
         attempts: See `record_event`.
         requested: See `record_event`.
-        within: The maximum time to read events, in seconds. After it, the remaining events are not recorded.
+        within: The maximum time to read events, in seconds. Events that are not read by then are not recorded.
 
     Returns:
         The engine's time at the beginning, in seconds since the epoch, and the monotonic time since which all events

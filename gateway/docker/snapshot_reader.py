@@ -12,7 +12,7 @@ from gateway.docker.engine_flavor import lease_ranges
 from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
 from gateway.docker.grants import granted
 from gateway.docker.image_labels import ImageLabelCache
-from gateway.docker.inspections import InspectionCache, epoch
+from gateway.docker.inspection_cache import InspectionCache, epoch
 from gateway.docker.labels import MANAGED_BY, by_rules
 from gateway.docker.last_starts import with_last_starts
 from gateway.docker.model import (
@@ -27,7 +27,7 @@ from gateway.docker.model import (
 )
 from gateway.docker.options import DockerOptions
 from gateway.docker.own_container_id import own_id
-from gateway.docker.project_networks import configured_as
+from gateway.docker.project_network_names import configured_as
 from gateway.docker.volumes import VolumeInfo
 from gateway.text_sanitizer import one_line
 
@@ -39,7 +39,8 @@ class SnapshotReader:
         options: The configuration.
         known: Returns the networks in the ownership record, including those that are not configured.
         volumes: Returns whether volumes are configured.
-        consumers: Returns the labels by which backends admit consumers. If empty, snapshots omit capabilities.
+        consumers: Returns the labels by which backends admit containers. Without such labels, the capabilities of
+            containers do not matter, and snapshots omit them.
         starting: Returns the IDs of the containers that the gateway is starting now.
     """
 
@@ -114,15 +115,15 @@ class SnapshotReader:
         )  # fmt: skip
 
     def expire_starts(self) -> None:
-        """Inspect each container again in the next snapshots, because the gateway may have missed start events."""
+        """Make the next snapshots inspect every container again, because the gateway may have missed start events."""
         self._inspections.expire_starts()
 
     def expire_start(self, container: str) -> None:
-        """Inspect a container again in the next snapshot, because the container was possibly started."""
+        """Make the next snapshot inspect a container again, because the container may have been started since."""
         self._inspections.expire_start(container)
 
     def forget_start(self, container: str) -> None:
-        """Inspect a container again in the next snapshot, because the container was started."""
+        """Make the next snapshot inspect a container again, because the container was started."""
         self._inspections.forget_start(container)
 
     async def _services(self, engine: Engine) -> tuple[Service, ...] | None:
@@ -182,7 +183,10 @@ class SnapshotReader:
     async def _with_capabilities(
         self, engine: Engine, containers: tuple[Container, ...], labels: Collection[str]
     ) -> tuple[Container, ...]:
-        """Add the capabilities of each container that shares a network or network namespace with a consumer."""
+        """Add the capabilities of each container that might spoof the address of a container that uses backends.
+
+        These are the containers that share a network or a network namespace with such a container.
+        """
         running = [each for each in containers if each.state in RUNNING]
         shared = {name for each in running if self._takes_part(each, labels) for name in each.endpoints}
         for each in running:

@@ -41,7 +41,7 @@ class StartAttempts:
         self._restarted: dict[str, float] = {}
         """The `owner_start` for which a container was last restarted, by the container's ID."""
         self._signals: dict[str, dict[int, float]] = {}
-        """See `signals`."""
+        """The last time of each signal that another client sent, by container ID and signal number."""
         self._clock_offset = 0.0
         """The difference between the engine's time and the monotonic time; 0 if the engine's time is not known."""
         self.revived: Tally = Tally()
@@ -61,7 +61,7 @@ class StartAttempts:
     def signals(self) -> dict[str, dict[int, float]]:
         """The signals that other clients sent to each container, see `LastStart.may_be_stopped_by`.
 
-        If the gateway missed the event of a container's last start, they include signals that were sent before it.
+        If the gateway missed the event of a container's last start, the signals can be older than that start.
         """
         return {key: dict(each) for key, each in self._signals.items()}
 
@@ -102,14 +102,14 @@ class StartAttempts:
         self._attempts = {key: each for key, each in self._attempts.items() if each.dead_at + STABLE > now}
 
     def attempted(self, action: PlannedAction, now: float, *, started: bool = False, answered: bool = True) -> None:
-        """Record an attempt. If the owner of the container's network namespace was started again, restart the count.
+        """Record an attempt. Count from 1 again if the owner of the container's network namespace was started again.
 
         Args:
             action: The start or restart.
             now: The time.
             started: Whether the engine started the container.
-            answered: Whether the engine responded. If not, it may still be restarting the container, so the next
-                attempt waits for the stop timeout.
+            answered: Whether the engine responded. If not, the engine may still be restarting the container, and the
+                next attempt waits until the container's stop timeout has passed.
         """
         found = self._attempts.get(action.container_id)
         if found is None or found.owner_start != action.owner_start:

@@ -1,4 +1,4 @@
-"""Compares existing volumes with the configuration. The engine cannot change the options of a volume. Does no I/O."""
+"""Decides which configured volumes to create or recreate, and finds problems with mounts. Does no I/O."""
 
 import hashlib
 import json
@@ -40,7 +40,14 @@ class VolumeStatus:
 
 
 def volume_status(spec: VolumeSpec, there: VolumeInfo | None, prefix: str, instance: str) -> VolumeStatus:
-    """Return the status of a configured volume."""
+    """Return the status of a configured volume.
+
+    Args:
+        spec: The configured volume.
+        there: The engine's volume of the same name; None if there is none.
+        prefix: The prefix of the gateway's labels.
+        instance: This gateway's name.
+    """
     if there is None:
         return VolumeStatus(spec, "create", "pending", "it is missing")
     same = there.driver == spec.driver and dict(there.options) == spec.driver_options

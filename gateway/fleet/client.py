@@ -85,7 +85,7 @@ class MemberClient:
     async def ask(self, member: Member) -> MemberSummary:
         """Request and return the summary of a member.
 
-        The client does not follow redirects, so that it sends the token only to configured addresses.
+        The client does not follow redirects, because it must send the token only to configured addresses.
 
         Raises:
             MemberError: The member does not respond in time, or its response is not valid.

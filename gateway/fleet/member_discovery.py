@@ -13,7 +13,7 @@ from gateway.fleet.options import FleetOptions
 
 
 class MemberDiscovery:
-    """Finds the members of a fleet. If a read or a lookup fails, the members that it returned last remain known.
+    """Finds the members of a fleet. After a failed read or lookup, the result of the last successful one is used.
 
     Args:
         strict: Whether to ignore members in the file that would get the token without encryption.
@@ -28,9 +28,9 @@ class MemberDiscovery:
         self._name_problems: dict[MemberAddress, str] = {}
 
     def problems(self, options: FleetOptions) -> list[str]:
-        """Return messages about the last read and lookups if they failed, and about too many members."""
+        """Return messages about invalid lines, failed reads and lookups, and too many members."""
         count = len(self._found(options))
-        excess = f"the fleet has {count} members: only the first {MAX_MEMBERS} are polled, use several fleets"
+        excess = f"the fleet has {count} members, and only the first {MAX_MEMBERS} are polled: use several fleets"
         return [*self._file_problems, *self._name_problems.values(), *([excess] if count > MAX_MEMBERS else [])]
 
     def known(self, options: FleetOptions) -> list[Member]:

@@ -55,7 +55,7 @@ class Member:
 
     @property
     def name(self) -> str:
-        """The address of the member for the table, followed by the host name if a lookup found the member."""
+        """The name of the member in tables: its address, and the host name if a DNS lookup returned the address."""
         return f"{self.endpoint} ({self.server_name})" if self.server_name else str(self.endpoint)
 
     def url(self, path: str) -> str:
@@ -105,7 +105,7 @@ def parse_file(text: str) -> tuple[list[MemberAddress], list[str]]:
     entries = [(number, line.partition("#")[0].strip()) for number, line in enumerate(text.splitlines(), 1)]
     entries = [(number, entry) for number, entry in entries if entry]
     if len(entries) > MAX_MEMBERS:
-        raise ValueError(f"has {len(entries)} addresses: at most {MAX_MEMBERS} are allowed, use several fleets")
+        raise ValueError(f"the file has {len(entries)} addresses, more than {MAX_MEMBERS}: use several fleets")
     for number, entry in entries:
         try:
             found.append(parse_member(entry))

@@ -17,7 +17,6 @@ _Name = tuple[str, socket.AddressFamily]
 
 @per_loop
 def _in_flight(loop: asyncio.AbstractEventLoop) -> "dict[_Name, asyncio.Future[list[Any]]]":
-    """Return the lookups in progress on the running event loop, by name."""
     del loop
     return {}
 

@@ -24,7 +24,8 @@ _POLL_INTERVAL = 0.5
 """Seconds between two checks for a changed configuration."""
 _JITTER = 0.05
 _SPACING = 0.002
-"""Seconds between the first requests to two new members. Many simultaneous requests would block the event loop."""
+"""Seconds between the first requests to two newly found members. Without this interval, the first requests to many
+members would block the event loop."""
 
 
 class FleetPoller:
@@ -34,7 +35,7 @@ class FleetPoller:
 
     Args:
         options: Returns the current section `fleet`.
-        strict: Whether strict mode is on.
+        strict: Whether to ignore members in the file that would get the token without encryption.
     """
 
     def __init__(self, options: Callable[[], FleetOptions], *, strict: bool = False) -> None:
@@ -101,7 +102,7 @@ class FleetPoller:
             self._tasks[member] = group.create_task(self._ask_repeatedly(client, member, number * _SPACING))
 
     async def _renew_credentials(self, client: MemberClient, options: FleetOptions) -> None:
-        """Read the token and the certificates if a file has changed. After an error, keep the previous ones."""
+        """Read the token and the certificates if a file has changed. After an error, keep the previous values."""
         known = None if self._credentials_error else self._stamps
         try:
             stamps, found = await self._credentials_read.run(lambda: _read_changed(options, known), options.timeout)
@@ -119,7 +120,7 @@ class FleetPoller:
         self._credentials_error = text
 
     def _retain(self, members: list[Member]) -> None:
-        """Stop polling the members that are not in the list. Put the remaining views in the order of the list."""
+        """Stop polling all members except `members`, and store the states of `members` in their order."""
         for member in self._tasks.keys() - set(members):
             self._tasks.pop(member).cancel()
         self._views = {member: self._views.get(member, MemberView(member)) for member in members}

@@ -1,1 +1,1 @@
-"""Accepts clients and joins them to targets: listeners, admission, dialing."""
+"""Accepts the clients of backends, decides which of them to admit, and connects them to targets."""

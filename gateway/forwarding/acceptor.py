@@ -1,4 +1,4 @@
-"""Accepts or refuses the clients of one backend, and starts tasks that join accepted clients to a target."""
+"""Accepts or refuses the clients of one backend, and starts a task for each client to connect it to a target."""
 
 import asyncio
 import contextlib
@@ -12,10 +12,10 @@ from gateway.contracts.states import CloseReason
 from gateway.errors import DialError, Reason
 from gateway.forwarding.admission import AdmissionRules, ClientConsumer, ClientSource, RefusalReason
 from gateway.forwarding.cancel_reserve import CancelReserve
-from gateway.forwarding.connection_audit import NOT_CONNECTED, ConnectionAudit
+from gateway.forwarding.client_event_recorder import NOT_CONNECTED, ClientEventRecorder
 from gateway.forwarding.consumer_usage import UNKNOWN, ConsumerUsage, UsageCounters
 from gateway.forwarding.dialer import Dialer
-from gateway.forwarding.joined_connections import JoinedConnections
+from gateway.forwarding.open_connections import OpenConnections
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.refusal_log import RefusalLog
 from gateway.measurement import Tally
@@ -23,16 +23,16 @@ from gateway.measurement import Tally
 log = logging.getLogger(__name__)
 
 _IDENTIFY_TIMEOUT = 3.0
-"""Maximum time, in seconds, that a client waits until its container is known, if admission depends on it."""
+"""Maximum seconds to wait for the identity of a client's container, if admission depends on the container."""
 _SHORT_IDENTIFY_TIMEOUT = 0.5
-"""Maximum time, in seconds, that a client waits until its container is known, if only counters depend on it."""
+"""Maximum seconds to wait for the identity of a client's container, if only counters depend on the container."""
 _ANY_SOURCE = ClientSource()
 """Used instead of the client's source if no rule depends on it, to save the system calls that determine it."""
 _LIMITS = (RefusalReason.MAX_CONNECTIONS, RefusalReason.CONSUMER_QUOTA)
 
 
 class _OverLimitClient(NamedTuple):
-    """A client that exceeds a limit, and the reason to refuse it unless it sends a cancel request."""
+    """A client that exceeds a limit. The gateway refuses the client, unless it sends a cancel request."""
 
     refusal: RefusalReason
     address: str | None
@@ -46,9 +46,9 @@ class Acceptor:
         backend: The backend's name.
         admission: The admission rules.
         dialer: Reads cancel requests.
-        connections: The joined clients, which count toward the limits.
-        audit: Records clients in the audit log.
-        join: Joins an admitted client to a target. It runs in the client's task.
+        connections: The clients that are connected to a target. They count toward the limits.
+        client_events: Records the events of clients in the audit log and as spans.
+        join: Connects an admitted client to a target. It runs in the client's task.
     """
 
     def __init__(
@@ -56,72 +56,74 @@ class Acceptor:
         backend: str,
         admission: AdmissionRules,
         dialer: Dialer,
-        connections: JoinedConnections,
-        audit: ConnectionAudit,
+        connections: OpenConnections,
+        client_events: ClientEventRecorder,
         join: Callable[[PendingClient], Coroutine[None, None, None]],
     ) -> None:
         self.admission = admission
         self.consumers = ConsumerUsage()
         self.accepted = 0
         self.rejected: Tally = Tally()
+        """Number of clients rejected before they were connected to a target, by reason."""
         self.reserve = CancelReserve()
-        """Clients that exceed a limit, but might send a cancel request. The key is the client's task until the client
-        is joined, and the relay's `ended` afterward."""
+        """Clients that exceed a limit, but might send a cancel request. The key of a client is its task, and after
+        the client is connected to a target, the `ended` future of its relay."""
         self.pending: set[asyncio.Task[None] | None] = set()
-        """Tasks of clients that are not joined yet."""
+        """Tasks of clients that are not connected to a target yet."""
         self.group: asyncio.TaskGroup | None = None
         """Task group that runs the tasks of the clients. If it is None, the acceptor resets every client."""
         self.waiting_elsewhere: Callable[[], int] = lambda: 0
-        """Returns the number of clients that links have accepted but not joined yet."""
+        """Returns the number of clients that links have accepted, but not connected to a target yet."""
         self._backend = backend
         self._dialer = dialer
         self._connections = connections
-        self._audit = audit
+        self._client_events = client_events
         self._join = join
         self._refusal_log = RefusalLog(backend)
 
     @property
     def active(self) -> int:
-        """Number of current clients, joined or waiting."""
+        """Number of current clients, including clients that are not connected to a target yet."""
         return len(self._connections) + len(self.pending) + self.waiting_elsewhere()
 
     @property
     def accepts_anyone(self) -> bool:
-        """Whether admission depends only on the IP addresses and the number of clients, and no clients are recorded.
+        """Whether admission depends only on client addresses and counts, and the audit log and traces are off.
 
-        If so, a link can accept the clients without this object.
+        If so, a link can accept the clients itself.
         """
-        return self.group is not None and not self._audit.enabled and not self.admission.needs_identity
+        return self.group is not None and not self._client_events.enabled and not self.admission.needs_identity
 
     def record_failure(self, client: PendingClient, error: DialError) -> None:
-        """Count, record and log a client that could not be joined to a target."""
+        """Count, record and log a client that could not be connected to a target."""
         self.rejected[error.reason] += 1
-        self._audit.not_joined(client.record, NOT_CONNECTED, error.reason)
+        self._client_events.not_joined(client.record, NOT_CONNECTED, error.reason)
         self._refusal_log.refused(client.sock, error.reason, time.monotonic(), error.detail)
 
     def abort_all(self) -> None:
-        """Reset every client that is not joined yet."""
+        """Reset every client that is not connected to a target yet."""
         for task in self.pending:
             if task is not None:
                 task.cancel()
 
     def accept(self, sock: Stream, waited: float = 0.0) -> None:
-        """Admit or refuse a client. The acceptor owns the client's socket until the client is joined or reset.
+        """Admit or refuse a client. Takes ownership of the client's socket.
 
         Args:
             sock: The client's socket.
-            waited: Seconds for which the client has already waited. They reduce its remaining hold time.
+            waited: Seconds that the client has already waited. They are subtracted from the time that the client may
+                wait for a target.
         """
         client, admission, group = PendingClient(sock, waited), self.admission, self.group
-        source = ClientSource.of(sock) if admission.needs_source or self._audit.enabled else _ANY_SOURCE
-        client.record = self._audit.accepted(source)
+        source = ClientSource.of(sock) if admission.needs_source or self._client_events.enabled else _ANY_SOURCE
+        client.record = self._client_events.accepted(source)
         refusal = admission.refusal(source, self.active - len(self.reserve))
         if refusal is not None:
             self._refuse_or_reserve(client, refusal)
             return
         self.accepted += 1
         if group is None:
-            self._audit.not_joined(client.record, CloseReason.ABORTED)
+            self._client_events.not_joined(client.record, CloseReason.ABORTED)
             client.reset()
             return
         consumer: ClientConsumer | None = admission.socket_consumer(source)
@@ -144,17 +146,17 @@ class Acceptor:
         self, client: PendingClient, refusal: RefusalReason, usage: UsageCounters | None = None
     ) -> None:
         """Refuse a client. If the only reason is a limit, first check whether the client sends a cancel request."""
-        over_limit = self._over_limit(client, refusal, usage)
+        over_limit = self._cancel_candidate(client, refusal, usage)
         if over_limit is None or self.group is None:
             self._refuse(client, refusal, usage)
             return
         task = self._start_task(self.group, client, lambda client: self._connect_cancel_request(client, over_limit))
         self.reserve.add(task, over_limit.address)
 
-    def _over_limit(
+    def _cancel_candidate(
         self, client: PendingClient, refusal: RefusalReason, usage: UsageCounters | None
     ) -> "_OverLimitClient | None":
-        """Return the refusal of a client that might send a cancel request; None to refuse the client immediately."""
+        """Return a record of a client that might send a cancel request; None to refuse the client immediately."""
         source = ClientSource.of(client.sock) if self._dialer.knows_cancel_requests and refusal in _LIMITS else None
         room = source is not None and self.reserve.has_room(source.address)
         if source is None or not room or self.admission.refusal(source, 0) is not None:
@@ -167,7 +169,7 @@ class Acceptor:
         client: PendingClient,
         job: Callable[[PendingClient], Coroutine[None, None, None]],
     ) -> "asyncio.Task[None]":
-        """Run `job` in a task. When the task ends, even by an exception, reset the client if it was not joined."""
+        """Run `job` in a task. When the task ends, reset the client if it is not connected to a target."""
 
         def on_done(task: asyncio.Task[None]) -> None:
             self.pending.discard(task)
@@ -175,22 +177,22 @@ class Acceptor:
             client.reset()
 
         def on_cancelled_before_start(task: asyncio.Task[None]) -> None:
-            self._audit.not_joined(client.record, CloseReason.ABORTED)
+            self._client_events.not_joined(client.record, CloseReason.ABORTED)
             on_done(task)
 
         async def run() -> None:
-            # The callback is necessary only for a task that is cancelled before it starts, because such a task never
-            # runs the `finally` block. Without the callback, a task ends one iteration of the event loop earlier.
+            # Remove the callback, because it costs one more iteration of the event loop. It is necessary only for a
+            # task that is cancelled before it starts: such a task never runs the `finally` block.
             task.remove_done_callback(on_cancelled_before_start)
             try:
                 await job(client)
             except asyncio.CancelledError:
-                self._audit.not_joined(client.record, CloseReason.ABORTED)
+                self._client_events.not_joined(client.record, CloseReason.ABORTED)
                 raise
             except Exception:
                 log.exception("unexpected error: the client is reset", extra={"backend": self._backend})
                 self.rejected[Reason.PROTOCOL] += 1
-                self._audit.not_joined(client.record, NOT_CONNECTED, Reason.PROTOCOL)
+                self._client_events.not_joined(client.record, NOT_CONNECTED, Reason.PROTOCOL)
             finally:
                 on_done(task)
 
@@ -203,19 +205,19 @@ class Acceptor:
         self.rejected[refusal] += 1
         if usage is not None:
             usage.rejected[refusal] += 1
-        self._audit.refused(client.record, refusal)
+        self._client_events.refused(client.record, refusal)
         self._refusal_log.refused(client.sock, refusal, time.monotonic())
         client.reset()
 
     async def _identify_and_connect(self, client: PendingClient, address: str) -> None:
-        """Wait until the client's container, which might still be starting, is known. Admit and join the client."""
+        """Identify the client's container, which might still be starting. Then admit or refuse the client."""
         identity = self.admission.identity
         within = _IDENTIFY_TIMEOUT if self.admission.label is not None else _SHORT_IDENTIFY_TIMEOUT
         consumer = await identity.wait_for(address, within) if identity else None
         refused = self._admit(client, address, consumer)
         if refused is None:
             await self._join(client)
-        elif (over_limit := self._over_limit(client, *refused)) is not None:
+        elif (over_limit := self._cancel_candidate(client, *refused)) is not None:
             self.reserve.add(asyncio.current_task(), over_limit.address)
             await self._connect_cancel_request(client, over_limit)
         else:
@@ -224,10 +226,10 @@ class Acceptor:
     def _admit(
         self, client: PendingClient, address: str | None, consumer: ClientConsumer | None
     ) -> tuple[RefusalReason, UsageCounters] | None:
-        """Count the client toward its consumer's quota; if it is refused, return the reason and the counters."""
+        """Count the client toward the quota of its consumer. Return the reason and the counters if it is refused."""
         if client.record is not None:
             client.record.consumer = consumer
-        # If containers are not known, the address identifies the consumer. The status omits such consumers.
+        # If the gateway does not identify containers, count by address. The status omits such consumers.
         name = consumer.name if consumer else (UNKNOWN if self.admission.identity or address is None else address)
         container_id = consumer.id if consumer else ""
         refusal = self.admission.consumer_refusal(consumer, self.consumers.active[name])
@@ -237,20 +239,20 @@ class Acceptor:
         return None
 
     async def _connect_cancel_request(self, client: PendingClient, over_limit: "_OverLimitClient") -> None:
-        """Join a client that exceeds a limit if it sends a cancel request; otherwise refuse the client."""
+        """Admit a client over a limit if it sends a cancel request; otherwise, refuse the client."""
         if await self._has_label(over_limit.address):
             with contextlib.suppress(DialError):  # the client has disconnected
                 await self._dialer.read_cancel_request(client)
         if client.request is None:
             self._refuse(client, over_limit.refusal, over_limit.usage)
             return
-        # `accept` has already counted the clients that exceed the quota of their consumer.
+        # `accept` has already counted the client if it exceeds only the quota of its consumer.
         if over_limit.refusal is RefusalReason.MAX_CONNECTIONS:
             self.accepted += 1
         await self._join(client)
 
     async def _has_label(self, address: str | None) -> bool:
-        """Return whether the rules for consumers admit a client, regardless of the quota."""
+        """Return whether the container's label permits the client, regardless of the quota."""
         admission, consumer = self.admission, None
         if admission.label is None or address is None:
             return True

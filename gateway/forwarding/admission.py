@@ -1,4 +1,4 @@
-"""Decides which clients of a backend are admitted. The caller counts connections. Does no I/O."""
+"""Decides which clients of a backend are admitted, by address, container and number of connections. Does no I/O."""
 
 import ipaddress
 import socket
@@ -14,7 +14,7 @@ _FIRST_UNPRIVILEGED_PORT = 1024
 
 
 class RefusalReason(StrEnum):
-    """Why a client was refused before a target was dialed."""
+    """Why a client was refused. The gateway dials no target for such a client."""
 
     NOT_ALLOWED = "not_allowed"
     UNPRIVILEGED_PORT = "unprivileged_port"
@@ -35,7 +35,7 @@ class ClientConsumer(Protocol):
         """An ID that distinguishes consumers with the same name, for example the container ID."""
 
     def has(self, label: str, backend: str) -> bool:
-        """Return whether the consumer may use `backend`, because of a grant or its label with the name `label`."""
+        """Return whether a grant, or the consumer's label with the name `label`, permits the use of `backend`."""
 
 
 class ConsumerResolver(Protocol):
@@ -48,12 +48,12 @@ class ConsumerResolver(Protocol):
         """Return whether a recent lookup found no consumer with this address."""
 
     async def wait_for(self, address: str, within: float) -> ClientConsumer | None:
-        """Return the consumer with this address; wait up to `within` seconds for a container that is starting."""
+        """Return the consumer with this address. Wait up to `within` seconds for a container that is starting."""
 
 
 @dataclass(frozen=True)
 class ClientSource:
-    """The origin of a client: its IP address and port, or the path of the unix socket and the peer's credentials."""
+    """The source of a client: its IP address and port, or the path of the unix socket and the peer's credentials."""
 
     address: str | None = None
     port: int = 0
@@ -86,17 +86,17 @@ class UnixSocketConsumer:
     id: str = ""
 
     def has(self, label: str, backend: str) -> bool:
-        """Return True: the configuration assigns the socket to this consumer."""
+        """Return True, because the configuration assigns the socket to this consumer."""
         del label, backend
         return True
 
 
 @dataclass(frozen=True)
 class UnixSocketRule:
-    """Which users may connect to one unix socket.
+    """Decides which users may connect to one unix socket.
 
     Args:
-        consumer: The consumer whose quota and counters include the socket's connections; None if there is none.
+        consumer: The consumer to which the connections of the socket count; None if there is none.
         uids: User IDs that are allowed to connect; empty to allow all.
         gids: Primary group IDs that are allowed to connect; empty to allow all.
     """
@@ -124,7 +124,7 @@ class AdmissionRules:
         max_connections: Limit on concurrent connections.
         per_consumer: Limit on concurrent connections of one consumer; None for no limit.
         privileged_only: Whether to admit only source ports below 1024, which only privileged processes can bind.
-        identity: Maps source addresses to consumers; None if consumers are not known.
+        identity: Maps source addresses to consumers; None if the gateway does not identify containers.
         sockets: Access rules of unix sockets by path. Sockets without a rule are protected only by file permissions.
     """
 
@@ -157,11 +157,11 @@ class AdmissionRules:
         """Check the rules that do not depend on the consumer.
 
         Args:
-            source: The client's source; None if it is unknown or does not matter.
+            source: The client's source; None if the client has disconnected.
             open_connections: Number of current connections of the backend.
 
         Returns:
-            Why to refuse the client; None if these rules admit it.
+            The reason to refuse the client; None if these rules admit the client.
         """
         if open_connections >= self.max_connections:
             return RefusalReason.MAX_CONNECTIONS
@@ -186,7 +186,7 @@ class AdmissionRules:
             open_connections: Number of current connections of this consumer.
 
         Returns:
-            Why to refuse the client; None if these rules admit it.
+            The reason to refuse the client; None if these rules admit the client.
         """
         if self.label is not None:
             if consumer is None:

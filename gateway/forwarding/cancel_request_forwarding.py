@@ -1,4 +1,4 @@
-"""Forwards a cancel request to the target that serves the session, and to all others that might serve it."""
+"""Forwards a cancel request to the target that has the session, or to all targets that might have it."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from gateway.forwarding.target_dialer import TargetDialer
 from gateway.measurement import Histogram
 
 _DIAL_TIMEOUT = 5.0
-"""Time limit, in seconds, for the dial of a cancel request. A late request might cancel the session's next query."""
+"""Maximum seconds to dial the target of a cancel request. A late request might cancel the session's next query."""
 
 
 async def join_cancel_request(
@@ -25,9 +25,9 @@ async def join_cancel_request(
     candidates: Sequence[TargetIdentity],
     default: RoutedTarget | None,
 ) -> tuple[RoutedTarget, Relay]:
-    """Join a cancel request to one target, and send copies to the other targets that might have the session.
+    """Connect a client to one target, and send copies of its cancel request to others that might have the session.
 
-    Any open way to a target is suitable, because the server accepts a cancel request on every connection.
+    Any open path to a target is suitable, because a server accepts a cancel request on every connection.
 
     Args:
         client: The client.
@@ -35,10 +35,10 @@ async def join_cancel_request(
         dialer: Dials the targets.
         latency: Records the response latencies.
         candidates: The targets that might have the session; at least one.
-        default: The way that a new session would use; None if there is none.
+        default: The path that a new session would use; None if there is none.
 
     Returns:
-        The way to the target to which the request was joined, and the relay.
+        The path to the target to which the client was connected, and the relay.
 
     Raises:
         DialError: The target cannot be reached.
@@ -48,7 +48,7 @@ async def join_cancel_request(
     if default is not None and chosen == default.identity and default.uplink.link is not None:
         uplink = default.uplink
     if uplink is None or uplink.link is None:
-        raise DialError(Reason.TUNNEL, f"the path to {chosen.target} is down, so its sessions have ended")
+        raise DialError(Reason.TUNNEL, f"no path to {chosen.target} is open, so its sessions have ended")
     routed = RoutedTarget(chosen, uplink)
     copies = asyncio.gather(*(send_copy(request, each) for each in candidates if each != chosen))
     relay: Relay | None = None

@@ -1,4 +1,4 @@
-"""Recognizes query cancel requests, which use separate connections, and routes each to its session's target."""
+"""Recognizes cancel requests, which clients send on separate connections, and finds the targets of their sessions."""
 
 import asyncio
 import logging
@@ -13,12 +13,12 @@ from gateway.forwarding.routed_target import TargetIdentity
 log = logging.getLogger(__name__)
 
 _CLASSIFY_TIMEOUT = 2.0
-"""Time limit, in seconds, within which a client must send enough bytes to classify its connection."""
+"""Maximum seconds to wait until a client has sent enough bytes to classify its connection."""
 _MAX_ENCRYPTION_REQUESTS = 2
 _POLL_INTERVAL = 0.01
-"""Seconds between two attempts to classify an incomplete first message."""
+"""Seconds to wait for the rest of an incomplete first message, before the next attempt to classify it."""
 _REPLY_TIMEOUT = 2.0
-"""Time limit, in seconds, for a target's reply to an encryption request."""
+"""Maximum seconds to wait for a target's reply to an encryption request."""
 _REPLY_TTL = 1.0
 """Seconds for which a target's reply to an encryption request is cached."""
 _COPY_TIMEOUT = 2.0
@@ -49,11 +49,11 @@ class CancelRouter:
         self._replies: dict[tuple[TargetIdentity, bytes], _CachedReply] = {}
 
     def login_tap(self) -> LoginTap:
-        """Return a tap for a new connection. It observes the login to find the session's cancel key."""
+        """Return a tap for a new connection. The tap reads the session's cancel key from the login."""
         return self._protocol.login_tap()
 
     def add_session(self, target: TargetIdentity, login: LoginTap) -> None:
-        """Record that `target` serves the session whose login the tap observes."""
+        """Record that `target` serves the session whose login the tap `login` observes."""
         self._sessions.setdefault(target, set()).add(login)
 
     def remove_session(self, target: TargetIdentity, login: LoginTap) -> None:
@@ -70,9 +70,9 @@ class CancelRouter:
     def targets_for(self, request: CancelRequest, default: TargetIdentity | None) -> list[TargetIdentity]:
         """Return the targets that must receive a cancel request.
 
-        If a known session has the key of the request, the request goes only to the target of this session. Otherwise
-        it goes to every target that has a session whose key is not known. A server ignores a request with a wrong
-        key. If there is no such target, the request goes to `default`.
+        If a known session has the key of the request, return only the target of this session. Otherwise, return all
+        targets that have sessions with unknown keys, because a server ignores a request with a wrong key. If there
+        are no such targets, return `default`.
 
         Args:
             request: The cancel request.
@@ -86,11 +86,11 @@ class CancelRouter:
     async def read_cancel_request(
         self, client: Stream, watcher: DisconnectWatcher, target: TargetIdentity | None
     ) -> CancelRequest | None:
-        """Wait for a client's first bytes, and return its cancel request. The bytes stay unread.
+        """Wait for a client's first bytes, and return its cancel request. The bytes remain in the receive buffer.
 
-        A client may first request encryption. If the target refuses encryption, this method sends the refusal to the
-        client, which continues unencrypted. With any other reply, the client's cancel request will be encrypted, and
-        this method returns None. The relay then forwards the client's encryption request to the target.
+        A client may first request encryption. This method then asks the target. If the target refuses encryption,
+        this method sends the refusal to the client, which continues unencrypted. Otherwise, this method returns None,
+        because it cannot read an encrypted cancel request.
 
         Args:
             client: The client's socket.
@@ -106,8 +106,8 @@ class CancelRouter:
         for _ in range(_MAX_ENCRYPTION_REQUESTS + 1):
             first = await self._classify(client, watcher)
             if isinstance(first, CancelRequest):
-                # Yield once: the data plane reports the session's key through the event loop, before the next
-                # iteration.
+                # Yield once to the event loop, so that it processes session keys that the data plane has already
+                # reported.
                 await asyncio.sleep(0)
                 return first
             if not isinstance(first, EncryptionRequest):
@@ -138,13 +138,13 @@ class CancelRouter:
             first = self._protocol.classify(data)
             if first is not Classification.INCOMPLETE:
                 return first
-            await asyncio.sleep(_POLL_INTERVAL)  # unconsumed bytes keep the socket readable, so poll for more
+            await asyncio.sleep(_POLL_INTERVAL)  # poll, because the unread bytes keep the socket readable
         return Classification.SESSION
 
     async def _reply_to(self, request: EncryptionRequest, target: TargetIdentity) -> bytes:
-        """Return the target's reply to an encryption request; empty if the request was not sent or has no reply."""
+        """Return the target's reply to an encryption request; empty if no request was sent or no reply received."""
         if any(login.key_hidden for login in self._sessions.get(target, ())):
-            return b""  # the target supports encryption: do not ask, because it would log an error for the connection
+            return b""  # do not ask a target with encrypted sessions: it would log an error
         loop = asyncio.get_running_loop()
         self._replies = {
             key: each for key, each in self._replies.items() if each.lock.locked() or each.is_fresh(loop.time())
@@ -158,7 +158,7 @@ class CancelRouter:
 
 
 async def send_copy(request: CancelRequest, target: TargetIdentity) -> None:
-    """Send a cancel request to another target over a new connection, and wait until the target closes it."""
+    """Send a copy of a cancel request to a target over a new connection. Wait until the connection closes."""
     link, loop = target.link, asyncio.get_running_loop()
     try:
         async with asyncio.timeout(_COPY_TIMEOUT):
@@ -171,7 +171,7 @@ async def send_copy(request: CancelRequest, target: TargetIdentity) -> None:
 
 
 def _client_disconnected(error: OSError) -> DialError:
-    return DialError(Reason.RESET, f"the client disconnected before it was joined: {error.strerror}")
+    return DialError(Reason.RESET, f"the client disconnected before it was connected to a target: {error.strerror}")
 
 
 async def _send_encryption_request(request: EncryptionRequest, target: TargetIdentity) -> bytes:
@@ -184,4 +184,4 @@ async def _send_encryption_request(request: EncryptionRequest, target: TargetIde
                 await loop.sock_sendall(sock, request.request)
                 return await loop.sock_recv(sock, len(request.refusal))
     except (ReachError, OSError, TimeoutError):
-        return b""  # the client's own connection then fails with the same error, and reports it
+        return b""  # no report is necessary: the dial for the client fails with the same error

@@ -1,17 +1,17 @@
-"""Reserves connections beyond a backend's limits for clients that might send a cancel request. Does no I/O."""
+"""Reserves some connections beyond a backend's limits, for clients that might send a cancel request. Does no I/O."""
 
 from collections.abc import Hashable
 
 _MAX_CLIENTS = 32
 _MAX_PER_ADDRESS = _MAX_CLIENTS // 2
-"""Maximum number of clients from one address, so that idle clients of one address cannot fill the reserve."""
+"""Maximum number of clients with one address, so that idle clients with this address cannot fill the reserve."""
 
 
 class CancelReserve:
-    """Holds the clients that one backend accepted beyond its limits, because they might send a cancel request.
+    """The clients that one backend accepted beyond its limits, because they might send a cancel request.
 
-    A hashable key identifies each client. At first, the key is the client's task. After the client is joined, the key
-    is the `ended` future of its relay.
+    A hashable key identifies each client. At first, the key is the client's task. After the client is connected to a
+    target, the key is the `ended` future of its relay.
     """
 
     def __init__(self) -> None:
@@ -21,12 +21,12 @@ class CancelReserve:
         return len(self._addresses)
 
     def has_room(self, address: str | None) -> bool:
-        """Return whether the reserve has room for a client from `address`; None for a client on a unix socket."""
+        """Return whether a client from `address` can be added. `address` is None for a client on a unix socket."""
         from_address = sum(each == address for each in self._addresses.values())
         return len(self) < _MAX_CLIENTS and from_address < _MAX_PER_ADDRESS
 
     def add(self, key: Hashable, address: str | None) -> None:
-        """Add a client from `address`; None for a client on a unix socket."""
+        """Add a client from `address`, which is None for a client on a unix socket."""
         self._addresses[key] = address
 
     def rekey(self, old: Hashable, new: Hashable) -> bool:

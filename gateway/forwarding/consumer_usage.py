@@ -1,4 +1,4 @@
-"""Counts the connections, bytes and latency of each consumer of one backend, up to `MAX_CONSUMERS` consumers."""
+"""Counts the connections, bytes and latency of each consumer (container or application) of one backend."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ class UsageCounters:
 
     @property
     def active(self) -> int:
-        """Number of current connections, including connections that wait for a target."""
+        """Number of current connections, including those that are not connected to a target yet."""
         return self.waiting + len(self.relays)
 
     @property
@@ -46,7 +46,7 @@ class UsageCounters:
         return self.ended_from_backend + sum(relay.from_backend for relay in self.relays)
 
     def ended(self, relay: Relay) -> None:
-        """Add the bytes of a relay that has ended."""
+        """Add the byte counts of a relay that has ended to the totals."""
         self.relays.discard(relay)
         self.ended_to_backend += relay.to_backend
         self.ended_from_backend += relay.from_backend
@@ -56,8 +56,8 @@ class ConnectionSlot:
     """Counts one connection toward the quota of its consumer, from admission to close.
 
     Args:
-        active: Number of current connections of each consumer. The slot increments the consumer's number while it is
-            occupied.
+        active: Number of current connections of each consumer. The new slot adds one to the number of its consumer,
+            until the slot is released.
         name: The consumer's name.
         usage: The counters to update: those of the consumer, or of `OTHERS` if the consumer has no separate counters.
     """
@@ -73,13 +73,13 @@ class ConnectionSlot:
         usage.waiting += 1
 
     def join(self, relay: Relay) -> None:
-        """Record that the client is joined to a target, and that `relay` carries the connection."""
+        """Record that the client is connected to a target, and that `relay` carries the connection."""
         self.usage.waiting -= 1
         self.usage.relays.add(relay)
         self._relay = relay
 
     def release_unjoined(self) -> None:
-        """Release the slot if the connection was never joined."""
+        """Release the slot, unless the client was connected to a target."""
         if self._relay is None and self._occupied:
             self.usage.waiting -= 1
             self._release()
@@ -103,7 +103,7 @@ class ConsumerUsage(dict[str, UsageCounters]):
     def __init__(self) -> None:
         super().__init__()
         self.active: Counter[str] = Counter()
-        """Number of current connections of each consumer, including consumers that are counted as `OTHERS`."""
+        """Number of current connections of each consumer, including consumers without separate counters."""
 
     def admit(self, name: str, container_id: str) -> ConnectionSlot:
         """Count a new connection of a consumer, and return the connection's slot. The caller must release the slot.
@@ -117,14 +117,16 @@ class ConsumerUsage(dict[str, UsageCounters]):
     def usage_of(self, name: str, container_id: str) -> UsageCounters:
         """Return the counters of a consumer. Create them if the consumer has none.
 
-        If `MAX_CONSUMERS` consumers already have counters, merge those of an idle consumer into `OTHERS` first.
+        If `MAX_CONSUMERS` consumers already have counters, first merge the counters of an idle consumer into
+        `OTHERS`.
 
         Args:
             name: The consumer's name.
             container_id: The container's ID; empty if there is none.
 
         Returns:
-            The counters of the consumer; those of `OTHERS` if they cannot be created because no consumer is idle.
+            The counters of the consumer. If `MAX_CONSUMERS` consumers have counters and none of them is idle, the
+            counters of `OTHERS`.
         """
         usage = self.get(name)
         if usage is None:
@@ -134,14 +136,14 @@ class ConsumerUsage(dict[str, UsageCounters]):
                     return self._others()
                 self._merge_into_others(self.pop(idle))
             usage = self[name] = UsageCounters(container_id)
-        usage.id = container_id or usage.id  # a connection through a unix socket has no container ID
+        usage.id = container_id or usage.id  # connections through unix sockets have no container ID
         return usage
 
     def _others(self) -> UsageCounters:
         return self.get(OTHERS) or self.setdefault(OTHERS, UsageCounters())
 
     def _merge_into_others(self, removed: UsageCounters) -> None:
-        """Add the counters of a consumer that was removed to those of `OTHERS`."""
+        """Add the counters of a removed consumer to the counters of `OTHERS`."""
         others = self._others()
         others.total += removed.total
         others.rejected += removed.rejected

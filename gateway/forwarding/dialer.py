@@ -1,4 +1,4 @@
-"""Joins a client to a target: waits for a link, then dials the targets through their tunnels in order."""
+"""Connects a client to a target: waits until a tunnel is open, then dials the targets in order of preference."""
 
 import asyncio
 import random
@@ -22,10 +22,10 @@ _FIRST_RETRY = 0.05
 _LAST_RETRY = 1.0
 _RETRY_FACTOR = 2.0
 _NEXT_AFTER = 2.0
-"""Time limit, in seconds, for a dial if another target or another way to the target can be tried after it."""
+"""Maximum duration of a dial, in seconds, if another path to this target, or another target, remains to be tried."""
 _RECHECK_INTERVAL = 1.0
-"""Interval, in seconds, at which the ways to the targets are determined again for a waiting client if the route has
-several uplinks, because the ways can change during the wait."""
+"""Maximum seconds that a client of a route with several uplinks waits before it checks again which paths to use,
+because the paths can change."""
 _NO_PRIMARY = "no target is a writable primary"
 _PERMANENT = {Reason.CHANNEL_PROHIBITED}
 """Reasons of failures that a retry cannot fix."""
@@ -35,22 +35,22 @@ class _PermanentDialError(DialError):
     """No target can be reached, for reasons that a retry cannot fix."""
 
 
-class JoinResult(NamedTuple):
-    """The target to which a client was joined, the tunnel used, and the relay between them."""
+class DialResult(NamedTuple):
+    """The target to which a client was connected, the tunnel used, and the relay between client and target."""
 
     routed: RoutedTarget
     relay: Relay
     login: LoginTap | None = None
-    """Observes the login; None if this is not needed, or if the client sends a cancel request."""
+    """Observes the login; None if the kind has no cancel requests, or if the client sends a cancel request."""
 
 
 class Dialer:
-    """Dials the targets of one backend for each client, and joins the client to the first target that accepts.
+    """Dials the targets of one backend for each client, and connects the client to the first target that accepts.
 
     Args:
         route: The current route.
-        make_tap: Creates a tap that measures the latency of one connection; None if requests and responses alternate,
-            so that the relay itself measures latency.
+        make_tap: Creates a tap that measures the latency of one connection; None if the relay itself measures the
+            latency.
         cancels: Routes cancel requests; None if clients of this kind send none on separate connections.
     """
 
@@ -60,9 +60,10 @@ class Dialer:
         self._make_tap = make_tap
         self._cancels = cancels
         self.fail_fast = False
-        """Whether clients are reset instead of held while all uplinks are down."""
+        """Whether to reset clients, instead of letting them wait, while all uplinks are down."""
         self._changed = asyncio.Event()
-        """Event that is set, and replaced by a new one, when the route or `fail_fast` changes."""
+        """Wakes the waiting clients when the route or `fail_fast` changes. After each change, a new event replaces
+        this one."""
 
     @property
     def knows_cancel_requests(self) -> bool:
@@ -70,7 +71,7 @@ class Dialer:
         return self._cancels is not None
 
     def set_fail_fast(self, *, enabled: bool) -> None:
-        """Set whether to reset clients while all uplinks are down, including clients that already wait."""
+        """Set whether to reset clients, instead of letting them wait, while all uplinks are down."""
         self.fail_fast = enabled
         self._wake_waiting()
 
@@ -79,7 +80,7 @@ class Dialer:
         self._changed = asyncio.Event()
 
     def set_route(self, route: Route) -> None:
-        """Replace the route for new clients and for clients that wait for a link."""
+        """Replace the route for new clients and for clients that wait for a tunnel."""
         self.target_dialer = TargetDialer(route)
         self._wake_waiting()
 
@@ -100,28 +101,28 @@ class Dialer:
         target = routed.identity if routed is not None else None
         client.request = await self._cancels.read_cancel_request(client.sock, client.watcher, target)
 
-    async def join(self, client: PendingClient, latency: Histogram) -> JoinResult:
-        """Join `client` to a target within the hold time.
+    async def join(self, client: PendingClient, latency: Histogram) -> DialResult:
+        """Connect `client` to a target. If no target can be reached, retry until the route's `hold` has passed.
 
         Args:
             client: The client.
             latency: Records the response latencies.
 
         Raises:
-            DialError: No target could be reached within the hold time, or a dial failed with an error that a retry
-                cannot fix.
+            DialError: No target could be reached within `hold`, or a dial failed with an error that a retry cannot
+                fix.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.target_dialer.route.hold - client.waited
         pause = _FIRST_RETRY
         while True:
-            dialer = self.target_dialer  # a reload might have replaced it
+            dialer = self.target_dialer  # read again after each wait, because a reload might have replaced it
             route = dialer.route
             routes = route.routes()
             uplinks = {each.uplink for each in routes} or set(route.uplinks)
             if all(each.link is None for each in uplinks):
                 if self.fail_fast:
-                    raise DialError(Reason.TUNNEL, "no tunnel is open, and `gateway fail` has disabled the hold")
+                    raise DialError(Reason.TUNNEL, "no tunnel is open, and `gateway fail` has turned off waiting")
                 client.enter(HOLD)
                 client.watcher.start()
                 try:
@@ -148,8 +149,8 @@ class Dialer:
         routes: list[RoutedTarget],
         latency: Histogram,
         deadline: float,
-    ) -> JoinResult:
-        """Join the client through the first way that succeeds. Join a cancel request to its session's target."""
+    ) -> DialResult:
+        """Connect the client over the first path that succeeds, or a cancel request to its session's target."""
         if not routes:
             if self._cancels and (request := await self._cancel_request(client, None)) is not None:
                 return await self._join_cancel(client, request, dialer, latency)
@@ -178,8 +179,8 @@ class Dialer:
 
     async def _join_route(
         self, client: PendingClient, dialer: TargetDialer, routed: RoutedTarget, latency: Histogram, within: float
-    ) -> JoinResult:
-        """Join the client to a target through one way. Fail if the dial takes longer than `within` seconds."""
+    ) -> DialResult:
+        """Connect the client to a target over one path. Fail if the dial takes longer than `within` seconds."""
         started = time.perf_counter()
         login = self._cancels.login_tap() if self._cancels else None
         tap = login or (self._make_tap(latency.observe) if self._make_tap else None)
@@ -187,12 +188,13 @@ class Dialer:
             raise LinkLostError
         relay = await dialer.join(client, routed.uplink.link, routed, latency, within, tap)
         routed.uplink.channel_open.observe(time.perf_counter() - started)
-        return JoinResult(routed, relay, login)
+        return DialResult(routed, relay, login)
 
     async def _cancel_request(self, client: PendingClient, routed: RoutedTarget | None) -> CancelRequest | None:
-        """Return the client's cancel request; None if it sends none, or if only `routed` can be the request's target.
+        """Return the client's cancel request; None if it sends none, or if only `routed` has sessions.
 
-        To save time, this method reads the client's first bytes only if another target has sessions.
+        If only `routed` has sessions, do not wait for the client's first bytes, because a cancel request goes to
+        `routed` anyway.
         """
         cancels = self._cancels
         target = routed.identity if routed is not None else None
@@ -213,11 +215,11 @@ class Dialer:
         dialer: TargetDialer,
         latency: Histogram,
         default: RoutedTarget | None = None,
-    ) -> JoinResult:
+    ) -> DialResult:
         candidates = self._cancels.targets_for(request, default and default.identity) if self._cancels else []
         if not candidates:
             raise DialError(Reason.ROLE, _NO_PRIMARY)
-        return JoinResult(*await join_cancel_request(client, request, dialer, latency, candidates, default))
+        return DialResult(*await join_cancel_request(client, request, dialer, latency, candidates, default))
 
     async def _wait_link(self, uplinks: Collection[LinkSource], within: float | None) -> None:
         """Wait until an uplink has a link, the route or `fail_fast` changes, or `within` seconds have passed."""
@@ -231,7 +233,7 @@ class Dialer:
 
 
 def _failure(errors: list[ReachError]) -> DialError:
-    """Combine the errors of all failed dials, in the order of the dials. The reason is that of the last dial."""
+    """Return the error of the last dial. It is permanent if a retry can fix none of the errors."""
     if not errors:
         return DialError(Reason.TUNNEL, "the link was lost")
     last = errors[-1]

@@ -1,4 +1,4 @@
-"""Detects, without reading data, that a waiting client has disconnected."""
+"""Detects without reading any data that a waiting client has disconnected."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ class DisconnectWatcher:
     """Cancels the task that serves a waiting client when the client resets its connection.
 
     Args:
-        client: The client's socket. The poller watches it until a relay registers the socket instead.
+        client: The client's socket. The poller watches the socket until a relay replaces the registration.
     """
 
     def __init__(self, client: Stream) -> None:
@@ -20,14 +20,14 @@ class DisconnectWatcher:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start watching. A reset then cancels the current task. Do nothing if watching has already started."""
+        """Start watching. A reset by the client then cancels the current task. Further calls do nothing."""
         if not self._watching:
             self._watching = True
             self._task = asyncio.current_task()
             poller().add(self._client.fileno(), self._on_hangup, HANGUP)
 
     def stop(self) -> None:
-        """Stop watching. Call this only for a client without a relay, because a relay replaces the registration."""
+        """Stop watching. Do not call this method after a relay has registered the socket."""
         if self._watching and not self.disconnected:
             poller().remove(self._client.fileno())
 

@@ -1,9 +1,9 @@
-"""Spreads the disconnections of a drain over time, so that clients do not all reconnect at once. Does no I/O."""
+"""Decides when a drain closes which connections, so that clients do not all reconnect at once. Does no I/O."""
 
 from gateway.contracts.link import Relay
 
 SHARE_PER_SECOND = 0.1
-"""Fraction of the initial connections to close per second."""
+"""Fraction of the initial connections that a drain closes per second."""
 
 
 class DrainPace:
@@ -20,7 +20,7 @@ class DrainPace:
         self._closed = 0
 
     def due(self, now: float) -> int:
-        """Return the number of connections to close at the monotonic time `now`, and count them as closed."""
+        """Return the number of connections to close now, and count them as closed. `now` is the monotonic time."""
         due = int((now - self._started) * SHARE_PER_SECOND * self.clients) - self._closed
         self._closed += due
         return due
@@ -29,7 +29,7 @@ class DrainPace:
 def drain_order(relays: list[Relay], count: int) -> list[Relay]:
     """Return the `count` connections to close first.
 
-    Connections that do not wait for a response come before those that do. Within both groups, the connections that
+    Connections that do not wait for a response come first. Among those, and among the others, the connections that
     have been silent for the longest time come first.
     """
     return sorted(relays, key=lambda relay: (relay.awaiting_response, relay.last_active))[:count]

@@ -1,4 +1,4 @@
-"""Serves one backend: accepts clients on its listeners, joins them to targets, resets them, and counts them."""
+"""Serves the clients of one backend: accepts them on its listeners, connects them to targets, and counts them."""
 
 import asyncio
 import time
@@ -15,12 +15,12 @@ from gateway.errors import DialError
 from gateway.forwarding.acceptor import Acceptor
 from gateway.forwarding.admission import AdmissionRules
 from gateway.forwarding.cancel_requests import CancelRouter
-from gateway.forwarding.connection_audit import ConnectionAudit, ConnectionRecord
+from gateway.forwarding.client_event_recorder import ClientEventRecorder, ConnectionRecord
 from gateway.forwarding.consumer_usage import ConnectionSlot, ConsumerUsage
 from gateway.forwarding.dialer import Dialer
-from gateway.forwarding.joined_connections import JoinedConnection, JoinedConnections
 from gateway.forwarding.listener import Listener
 from gateway.forwarding.native_acceptor import NativeAcceptor
+from gateway.forwarding.open_connections import OpenConnection, OpenConnections
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import LinkSource, RoutedTarget
@@ -28,23 +28,23 @@ from gateway.measurement import Histogram, Tally, TapFactory
 
 _STALL_SCAN_INTERVAL = 0.5
 _STALL_REPORT_INTERVAL = 10.0
-"""Minimum time, in seconds, between two stall reports for one way, because each report triggers a check."""
+"""Minimum seconds between two reports that a path has stalled, because each report triggers a check."""
 _RESERVE_TIMEOUT = 10.0
-"""Seconds after which the forward resets a client that exceeds a limit and was joined to send a cancel request. A
+"""Maximum duration, in seconds, of a connection that exceeds a limit and was admitted only for its cancel request. A
 server normally closes such a connection immediately."""
 
 
 class Forward:
-    """Serves the connections of one backend. Implements `gateway.contracts.component.Component`.
+    """Serves the clients of one backend. Implements `gateway.contracts.component.Component`.
 
     Args:
         name: The backend's name.
         listeners: Bound listeners. The caller owns and closes them.
         admission: The admission rules.
         route: The uplinks and targets, and the time limits.
-        tap: Creates a tap that measures the latency of one connection; None if requests and responses alternate, so
-            that the relay itself measures latency.
-        prompt: Seconds without a response after which a target is reported as stalled; None to report no stalls.
+        tap: Creates a tap that measures the latency of one connection; None if the relay itself measures the latency.
+        response_timeout: Maximum seconds that a target may take to respond to a client before `Route.on_stall` is
+            called. None: no limit.
         cancels: The protocol of cancel requests; None if clients of this kind send none on separate connections.
         recorder: Records clients in the audit log; None if the audit log is disabled.
         exporter: Receives a span for each client; None if traces are disabled.
@@ -57,7 +57,7 @@ class Forward:
         admission: AdmissionRules,
         route: Route,
         tap: TapFactory | None = None,
-        prompt: float | None = None,
+        response_timeout: float | None = None,
         cancels: CancelProtocol | None = None,
         recorder: AuditRecorder | None = None,
         exporter: TraceExporter | None = None,
@@ -66,27 +66,30 @@ class Forward:
         self.listeners = listeners
         self.resets: Tally = Tally()
         self._latency = Histogram()
-        self._connections = JoinedConnections()
-        self._on_ended = self._ended  # to save memory, all connections share one bound method
+        self._connections = OpenConnections()
+        self._on_ended = self._ended  # create the bound method once, to save memory for each connection
         self._cancels = CancelRouter(cancels) if cancels is not None else None
         self._dialer = Dialer(route, tap, self._cancels)
-        self._prompt = prompt
-        self._audit = ConnectionAudit(name, recorder or AuditRecorder(), exporter)
-        self._acceptor = Acceptor(name, admission, self._dialer, self._connections, self._audit, self._connect)
+        self._response_timeout = response_timeout
+        self._client_events = ClientEventRecorder(name, recorder or AuditRecorder(), exporter)
+        self._acceptor = Acceptor(
+            name, admission, self._dialer, self._connections, self._client_events, self._connect
+        )
         self._native: NativeAcceptor | None = None
-        """Lets links accept the clients; None if a tap measures latency, because links do not support such a tap."""
+        """Lets links accept the clients without the event loop; None if a tap measures latency, because links do not
+        support such taps."""
         if tap is None:
             self._native = native = NativeAcceptor(self._acceptor, self._latency, self._add, self._cancels)
             self._acceptor.waiting_elsewhere = lambda: native.waiting
 
     @property
     def active(self) -> int:
-        """Number of current clients, joined or waiting."""
+        """Number of current clients, including clients that are not connected to a target yet."""
         return self._acceptor.active
 
     @property
     def waiting(self) -> int:
-        """Number of clients that are not joined yet."""
+        """Number of clients that are not connected to a target yet."""
         return len(self._acceptor.pending) + self._acceptor.waiting_elsewhere()
 
     @property
@@ -96,7 +99,7 @@ class Forward:
 
     @property
     def rejected(self) -> Tally:
-        """Number of clients that were not joined, by reason."""
+        """Number of clients rejected before they were connected to a target, by reason."""
         return self._acceptor.rejected
 
     @property
@@ -132,11 +135,11 @@ class Forward:
                 self.abort_all()
 
     async def _report_stalls(self) -> None:
-        """Report targets that do not respond to their clients within `prompt` seconds, so that a check follows.
+        """Report targets that do not respond to their clients within `response_timeout`, so that a check follows.
 
-        The forward must search for such targets, because a server that hangs does not reset its connections.
+        No event reports such a target, because a server that hangs does not reset its connections.
         """
-        if self._prompt is None:
+        if self._response_timeout is None:
             await asyncio.Event().wait()
             return
         reported: dict[RoutedTarget, float] = {}
@@ -144,13 +147,13 @@ class Forward:
             await asyncio.sleep(_STALL_SCAN_INTERVAL)
             now = time.monotonic()
             reported = {routed: at for routed, at in reported.items() if at >= now - _STALL_REPORT_INTERVAL}
-            for routed in self._connections.stalled(now - self._prompt):
+            for routed in self._connections.stalled(now - self._response_timeout):
                 if routed not in reported:
                     reported[routed] = now
                     self._dialer.target_dialer.route.on_stall(routed)
 
     def update(self, listeners: list[Listener], admission: AdmissionRules, route: Route) -> None:
-        """Replace the listeners, admission rules and route. Joined clients are not affected.
+        """Replace the listeners, admission rules and route. Clients that are connected to a target are not affected.
 
         This method does not close listeners that are no longer in the list, because another backend might use them.
         """
@@ -166,11 +169,11 @@ class Forward:
             self._native.review(self._dialer.target_dialer.route)
 
     def active_on(self, uplink: LinkSource) -> int:
-        """Return the number of clients that are joined through `uplink`."""
+        """Return the number of clients that are connected to a target through `uplink`."""
         return self._connections.count_on(uplink)
 
     def abort_all(self) -> None:
-        """Reset every client, joined or waiting."""
+        """Reset every client, including clients that are not connected to a target yet."""
         self._acceptor.abort_all()
         self._connections.abort_all()
         if self._native is not None:
@@ -178,16 +181,16 @@ class Forward:
             self._native.recall()
 
     def abort_idle(self, seconds: float) -> None:
-        """Reset the joined clients that do not wait for a response and have been silent for `seconds`."""
+        """Reset the clients with a target that wait for no response, and have been silent for `seconds`."""
         self._connections.abort_idle(seconds)
 
     @property
     def fail_fast(self) -> bool:
-        """Whether clients are reset instead of held while all uplinks are down."""
+        """Whether to reset clients, instead of letting them wait, while all uplinks are down."""
         return self._dialer.fail_fast
 
     def set_fail_fast(self, *, enabled: bool) -> None:
-        """Set whether to reset clients while all uplinks are down, including clients that already wait."""
+        """Set whether to reset clients, instead of letting them wait, while all uplinks are down."""
         self._dialer.set_fail_fast(enabled=enabled)
 
     def move_clients(self, drained: frozenset[Endpoint], left: frozenset[Endpoint] = frozenset()) -> None:
@@ -195,7 +198,7 @@ class Forward:
 
         Args:
             drained: The targets whose clients are reset gradually.
-            left: The targets whose clients are all reset immediately.
+            left: The targets whose clients are all reset immediately, because writes to these targets will be lost.
         """
         self._connections.drained_targets, self._connections.left_targets = drained, left
         self._connections.abort_left()
@@ -210,7 +213,7 @@ class Forward:
                 listener.start(self._acceptor.accept)
 
     async def _connect(self, client: PendingClient) -> None:
-        """Join one client within the hold time, or count the reason why it could not be joined to a target."""
+        """Connect one client to a target, or count and log the reason why this failed."""
         task = asyncio.current_task()
         try:
             latency = client.slot.usage.latency if client.slot else self._latency
@@ -221,20 +224,20 @@ class Forward:
         except asyncio.CancelledError:
             close_reason = CloseReason.CLIENT_RESET if client.watcher.disconnected else CloseReason.ABORTED
             self.resets[close_reason] += 1
-            self._audit.not_joined(client.record, close_reason)
+            self._client_events.not_joined(client.record, close_reason)
             if not client.watcher.disconnected:
                 raise
             return
         self._acceptor.pending.discard(task)
         if client.slot is not None:
             client.slot.join(relay)
-        record = self._audit.joined(client.record)
+        record = self._client_events.joined(client.record)
         self._add(routed, relay, login, client.slot, record)
         if self._acceptor.reserve.rekey(task, relay.ended):
             timer = asyncio.get_running_loop().call_later(_RESERVE_TIMEOUT, relay.abort, CloseReason.ABORTED)
             relay.ended.add_done_callback(lambda _: timer.cancel())
         if self._native is not None:
-            self.review()  # a cancel request might now be for another target than that of the link
+            self.review()  # the link's only target might not be the target of all cancel requests
             self._native.offer(routed, self._dialer.target_dialer.route, self.listeners)
 
     def _add(
@@ -245,7 +248,7 @@ class Forward:
         slot: ConnectionSlot | None = None,
         record: ConnectionRecord | None = None,
     ) -> None:
-        self._connections.add(JoinedConnection(relay, routed, slot, time.monotonic(), login, record))
+        self._connections.add(OpenConnection(relay, routed, slot, time.monotonic(), login, record))
         if login is not None and self._cancels is not None:
             self._cancels.add_session(routed.identity, login)
         relay.ended.add_done_callback(self._on_ended)
@@ -256,7 +259,7 @@ class Forward:
         connection, close_reason = self._connections.remove(ended), ended.result()
         relay, routed = connection.relay, connection.routed
         self._acceptor.reserve.remove(ended)
-        self._audit.ended(connection.record, routed, relay, close_reason)
+        self._client_events.ended(connection.record, routed, relay, close_reason)
         if connection.login is not None and self._cancels is not None:
             self._cancels.remove_session(routed.identity, connection.login)
         if connection.slot is not None:

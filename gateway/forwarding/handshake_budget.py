@@ -1,10 +1,10 @@
-"""Limits aborted handshakes, so that a MySQL server does not block the gateway's address. Does no I/O.
+"""Limits how many MySQL handshakes clients may abort, so that the server does not block the gateway. Does no I/O.
 
-For each source address, MySQL counts the connections that end during the handshake. When the count reaches
+MySQL counts the connections from each source address that are closed during the handshake. When the count reaches
 `max_connect_errors`, MySQL refuses all connections from that address with error 1129, until an operator flushes the
-host cache. A successful login from the address resets the count (MySQL Reference Manual, "The Host Cache"). Through a
-bastion, all clients share one address, so one client that repeatedly connects and disconnects would lock out all
-others.
+host cache. A successful login from the address resets the count (MySQL Reference Manual, "The Host Cache"). Behind a
+bastion, all clients have the same source address. One client that repeatedly connects and disconnects could therefore
+lock out all others.
 
 All times are monotonic (`time.monotonic()`).
 """
@@ -15,23 +15,22 @@ from gateway.backend_support.aborted_login_count import AbortedLoginCount
 from gateway.backend_support.login_pacing import LoginPacing
 
 _THROTTLE_SHARE = 0.9
-"""Fraction of the limit above which the budget admits clients one at a time."""
+"""If the server has counted this fraction of the limit, the budget admits clients one at a time."""
 _THROTTLE_INTERVAL = 10.0
-"""Minimum time, in seconds, between two admitted clients while a budget admits clients one at a time. All budgets of
-one server share this interval. A successful login resets the budget of its way, which ends the throttling."""
+"""Minimum seconds between two clients, while budgets admit clients one at a time. The interval applies to all budgets
+of one server together. A successful login resets the count of its budget, which ends the throttling."""
 _ABANDONED_DIAL_DELAY = 10.0
-"""Seconds within which an abandoned dial can still connect. The server then counts an aborted handshake, even if a
-login has reset the count in the meantime."""
+"""Seconds within which an abandoned dial can still connect, which the server then counts as an aborted handshake. A
+login in the meantime does not prevent this."""
 LOGIN_RESPONSES = 2
-"""Number of responses after which a client has certainly logged in: the response to the login, and the response to
-the next request."""
+"""Minimum number of responses that prove a login: one to the login itself, and one to the next request."""
 
 
 class HandshakeBudget(AbortedLoginCount):
     """Counts and limits the aborted handshakes with one server through one tunnel.
 
     Args:
-        limit: Number of aborted handshakes at which the server blocks the gateway's address.
+        limit: Number of aborted handshakes at which the server blocks the source address.
     """
 
     def __init__(self, limit: int) -> None:
@@ -39,15 +38,15 @@ class HandshakeBudget(AbortedLoginCount):
         self.logins = LoginPacing(limit)
         """Limits the logins of checks."""
         self.next_admission = 0.0
-        """Monotonic time before which no client is admitted near the limit."""
+        """Monotonic time before which no client is admitted, while clients are admitted one at a time."""
 
     @property
     def limit(self) -> int:
-        """Number of aborted handshakes at which the server blocks an address."""
+        """Number of aborted handshakes at which the server blocks the source address."""
         return self.logins.limit
 
     def record_aborted(self, at: float) -> None:
-        """Count a client that disconnected at the monotonic time `at`, possibly before it had logged in."""
+        """Count a client that disconnected at the monotonic time `at`, before its responses proved a login."""
         self.add_abort(at)
 
     def record_abandoned(self, at: float) -> None:
@@ -64,7 +63,7 @@ class HandshakeBudget(AbortedLoginCount):
     def allows(self, now: float) -> bool:
         """Return whether a client can be admitted at the monotonic time `now`.
 
-        Near the limit, a result of True counts as an admission: the next client must wait for `_THROTTLE_INTERVAL`.
+        While clients are admitted one at a time, the result True starts the `_THROTTLE_INTERVAL` for the next client.
         """
         if self.aborted < self.limit * _THROTTLE_SHARE:
             return True
@@ -80,7 +79,7 @@ class HandshakeBudget(AbortedLoginCount):
 
 
 def join_budgets(budgets: Sequence[HandshakeBudget]) -> None:
-    """Make these budgets share one limit, the lowest of their limits, because they all lead to the same server."""
+    """Link the budgets of all tunnels to one server. They share their counts, and the lowest of their limits."""
     for each in budgets:
         each.peers = budgets
         each.logins.peers = [peer.logins for peer in budgets]
@@ -88,11 +87,11 @@ def join_budgets(budgets: Sequence[HandshakeBudget]) -> None:
 
 
 def set_limit(budgets: Sequence[HandshakeBudget], limit: int) -> None:
-    """Set the limit of budgets that lead to the same server.
+    """Set the limit of all budgets of one server.
 
     Args:
         budgets: The budgets.
-        limit: Number of aborted handshakes at which the server blocks an address.
+        limit: Number of aborted handshakes at which the server blocks the source address.
     """
     for each in budgets:
         each.logins.limit = limit

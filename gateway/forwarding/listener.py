@@ -72,7 +72,7 @@ class Listener:
         return all(sock.family in (socket.AF_INET, socket.AF_INET6) for sock in self._sockets)
 
     def delegate(self, withdraw: Callable[[], None]) -> None:
-        """Stop accepting until `start`, because a link accepts the clients through duplicates of the sockets.
+        """Stop accepting until the next `start`, because a link now accepts clients on duplicates of the sockets.
 
         Args:
             withdraw: Called by `stop` and `close`. It must make the link stop accepting.
@@ -83,12 +83,12 @@ class Listener:
     def set_mode(self, *, open_to_all: bool) -> None:
         """Set the file mode of a unix socket that this process bound.
 
-        A failure is logged, and the listener continues. If another file has replaced the socket's file, that file is
-        not changed.
+        If this fails, log the error and continue. If another file has replaced the socket's file, do not change the
+        other file.
 
         Args:
-            open_to_all: Whether to let every user of the host connect, because admission checks the peer's
-                credentials.
+            open_to_all: Whether to permit every user of the host to connect. Set this if admission checks the
+                credentials of each client.
         """
         if self._file is None or open_to_all == self._open_to_all:
             return
@@ -114,7 +114,7 @@ class Listener:
                 self._register(sock)
 
     def stop(self) -> None:
-        """Stop accepting, but keep the sockets bound, so that another backend can accept from them."""
+        """Stop accepting, but keep the sockets bound, so that another backend can use them."""
         self._end_delegation()
         self._on_accept = None
         for sock in self._sockets:
@@ -146,7 +146,7 @@ class Listener:
             self._pause(sock, error)
 
     def _accept(self, sock: socket.socket) -> None:
-        """Accept waiting clients. Log all errors instead of raising, because the poller removes a failed handler."""
+        """Accept waiting clients. Log all errors, because the poller removes a handler that raises."""
         for _ in range(_ACCEPTS_PER_TURN):
             if self._on_accept is None:
                 return
@@ -155,9 +155,9 @@ class Listener:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except Exception as error:  # noqa: BLE001 - logged and retried
-                # accept(2) reports network errors of the new connection, and errors of this process. If this process
-                # has no free descriptors, the connection stays in the kernel's queue, so epoll reports it repeatedly
-                # until the process can accept it.
+                # accept(2) can fail because of one connection, or because of this process. If the process has no free
+                # descriptors, the connection stays in the kernel's queue, and epoll would report it again
+                # immediately. Therefore, pause.
                 self._pause(sock, error)
                 return
             try:
@@ -193,7 +193,7 @@ def _bind(address: Endpoint, *, free_bind: bool) -> list[socket.socket]:
             prepare(bound[-1])
         except OSError as error:
             if bound and error.errno in _NO_IPV6_ERRNOS:
-                continue  # the host has no IPv6, so listen only on 127.0.0.1
+                continue  # the host does not support IPv6: listen only on 127.0.0.1
             for sock in bound:
                 sock.close()
             if bound:

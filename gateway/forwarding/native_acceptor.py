@@ -36,8 +36,8 @@ class NativeAcceptor:
     Args:
         acceptor: Accepts the clients that the link returns.
         latency: Records the response latencies.
-        on_joined: Called for each client that the link has joined, with the way to the target, the relay, and the tap
-            that observes the login.
+        on_joined: Called for each client that the link has joined, with the path to the target, the relay, and the
+            tap that observes the login.
         cancels: Routes cancel requests; None if clients of this kind send none on separate connections. A link dials
             only one target, so it accepts clients only while no other target has sessions.
     """
@@ -55,8 +55,8 @@ class NativeAcceptor:
         self._cancels = cancels
         self._listening: LinkListener | None = None
         """The link's listener that currently accepts the clients; None if the forward accepts them."""
-        self._ways: dict[LinkListener, RoutedTarget] = {}
-        """The way of each `LinkListener` that can still join or return clients."""
+        self._paths: dict[LinkListener, RoutedTarget] = {}
+        """The path of each `LinkListener` that can still join or return clients."""
         self._bound: list[Listener] = []
         """The listeners of the backend whose clients the link accepts."""
         self._ended = 0
@@ -66,7 +66,7 @@ class NativeAcceptor:
     @property
     def waiting(self) -> int:
         """Number of clients that links have accepted, and have neither joined nor returned."""
-        return sum(each.waiting for each in self._ways)
+        return sum(each.waiting for each in self._paths)
 
     def offer(self, routed: RoutedTarget, route: Route, listeners: list[Listener]) -> None:
         """Let the link of a target accept clients, if the rules permit this.
@@ -74,7 +74,7 @@ class NativeAcceptor:
         Call this after each join.
 
         Args:
-            routed: The way through which a client was joined.
+            routed: The path over which a client was joined.
             route: The current route.
             listeners: The listeners of the backend.
         """
@@ -98,7 +98,7 @@ class NativeAcceptor:
         if self._listening is None:
             self._retry_at = now + _RETRY_AFTER
             return
-        self._ways[self._listening] = routed
+        self._paths[self._listening] = routed
         self._bound, self._ended = listeners, 0
         for each in listeners:
             each.delegate(self.withdraw)
@@ -106,11 +106,11 @@ class NativeAcceptor:
     def review(self, route: Route) -> None:
         """Stop the link from accepting clients if new clients need another target, or if the rules have changed."""
         listening = self._listening
-        if listening is not None and not self._is_simple(self._ways[listening], route):
+        if listening is not None and not self._is_simple(self._paths[listening], route):
             self.withdraw()
 
     def _is_simple(self, routed: RoutedTarget, route: Route) -> bool:
-        """Return whether all new clients use this way, regardless of their identity and the data that they send."""
+        """Return whether all new clients use this path, regardless of their identity and the data that they send."""
         return (
             self._acceptor.accepts_anyone
             and (self._cancels is None or not self._cancels.has_sessions_elsewhere(routed.identity))
@@ -126,7 +126,7 @@ class NativeAcceptor:
 
     def recall(self) -> None:
         """Make the links return the clients that they have accepted but not joined."""
-        for each in self._ways:
+        for each in self._paths:
             each.recall()
 
     def on_client_ended(self) -> None:
@@ -146,7 +146,7 @@ class NativeAcceptor:
 
     def on_joined(self, listener: LinkListener, relay: Relay, tap: Any, seconds: float) -> None:
         """See `AcceptedClientHandler`."""
-        routed = self._ways[listener]
+        routed = self._paths[listener]
         self._acceptor.accepted += 1
         routed.uplink.channel_open.observe(seconds)
         self._on_joined(routed, relay, tap)
@@ -167,7 +167,7 @@ class NativeAcceptor:
 
     def on_closed(self, listener: LinkListener) -> None:
         """See `AcceptedClientHandler`."""
-        self._ways.pop(listener, None)
+        self._paths.pop(listener, None)
 
     def _accept_here(self) -> None:
         for each in self._bound:

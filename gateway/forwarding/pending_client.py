@@ -1,11 +1,11 @@
-"""Owns an accepted client's socket until a relay takes it over, or the client is reset."""
+"""Owns the socket of an accepted client until the client is connected to a target or reset."""
 
 from math import inf
 
 from gateway.cancel_protocol import CancelRequest
 from gateway.contracts.link import Link, Relay, Stream
 from gateway.contracts.values import Endpoint
-from gateway.forwarding.connection_audit import ConnectionRecord
+from gateway.forwarding.client_event_recorder import ConnectionRecord
 from gateway.forwarding.consumer_usage import ConnectionSlot
 from gateway.forwarding.disconnect_watcher import DisconnectWatcher
 from gateway.measurement import Histogram, Tap
@@ -13,11 +13,11 @@ from gateway.relay.sockets import reset
 
 
 class PendingClient:
-    """A client that is not joined to a target yet. Owns the socket until `join` returns or `reset` is called.
+    """A client that is not connected to a target yet. Owns the socket until `join` returns or `reset` is called.
 
     Args:
         sock: The accepted socket.
-        waited: Seconds for which the client has already waited.
+        waited: Seconds that the client has already waited for a target.
     """
 
     def __init__(self, sock: Stream, waited: float = 0.0) -> None:
@@ -27,7 +27,7 @@ class PendingClient:
         self.record: ConnectionRecord | None = None
         """The client's record for the audit log and the trace; None if both are disabled."""
         self.slot: ConnectionSlot | None = None
-        """The slot of the client's consumer; None if consumers are not counted."""
+        """The client's slot in the quota of its consumer; None if consumers are not counted."""
         self.request: CancelRequest | None = None
         """The client's cancel request; None if none was read."""
         self.classified = False
@@ -42,14 +42,14 @@ class PendingClient:
         return self._watcher
 
     def enter(self, phase: str) -> None:
-        """Begin a phase of the client's trace (see `gateway.contracts.tracing`). Do nothing if it has no trace."""
+        """Begin a phase of the client's trace (see `gateway.contracts.tracing`). Do nothing without a trace."""
         if self.record is not None and self.record.trace is not None:
             self.record.trace.enter(phase)
 
     async def join(
         self, link: Link, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
-        """Join the client to a target; see `gateway.contracts.link.Link.join`. The relay then owns the socket."""
+        """Connect the client to a target; see `gateway.contracts.link.Link.join`. The relay then owns the socket."""
         relay = await link.join(self.sock, to, latency, within, tap)
         self._owned = False
         return relay

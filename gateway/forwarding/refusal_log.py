@@ -1,4 +1,4 @@
-"""Logs the refused and failed clients of one backend, at a limited rate."""
+"""Logs the clients of one backend that were refused or could not be connected to a target, at a limited rate."""
 
 import logging
 
@@ -12,11 +12,11 @@ _REPEAT = 600.0
 """Seconds after which a refusal with the same source and reason is logged again."""
 _WINDOW = 60.0
 _MAX_LINES = 10
-"""Maximum number of lines within `_WINDOW` seconds. One more line reports the number of omitted clients."""
+"""Maximum number of log lines in `_WINDOW` seconds. Another line then reports the number of omitted clients."""
 
 
 class RefusalLog:
-    """Logs refused clients. Logs the same source with the same reason at most once in ten minutes.
+    """Logs refused clients. Logs clients with the same source and the same reason at most once in ten minutes.
 
     Args:
         backend: The backend's name.
@@ -29,13 +29,13 @@ class RefusalLog:
         self._lines = self._omitted = 0
 
     def refused(self, client: Stream, reason: RefusalReason | Reason, now: float, detail: str = "") -> None:
-        """Log a client that is being reset, unless the same source and reason were logged recently.
+        """Log a refused client, unless the same source and reason were logged in the last ten minutes.
 
         Args:
             client: The client's socket, which is not closed yet.
             reason: Why the client was not admitted (a `RefusalReason`), or why no target could be reached.
             now: The current monotonic time, in seconds.
-            detail: One line with details of the reason; empty if there are none.
+            detail: A description of the failure in one line; empty if there is none.
         """
         if now >= self._window_ends:
             self._start_window(now)

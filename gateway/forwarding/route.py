@@ -9,17 +9,17 @@ from gateway.forwarding.routed_target import LinkSource, RoutedTarget
 
 @dataclass(frozen=True)
 class Route:
-    """The uplinks, targets and time limits of one backend, and the callbacks for failed dials.
+    """The uplinks and targets of one backend, how long clients wait for them, and the callbacks for failures.
 
     Args:
         uplinks: All uplinks that lead to the targets.
-        routes: Returns the ways to dial for a new client, in the current order of preference.
-        on_failure: Called with a way each time its target cannot be dialed or resets a connection.
+        routes: Returns the paths to dial for a new client, in the current order of preference.
+        on_failure: Called with a path each time its target cannot be dialed, or resets a connection.
         hold: Maximum time, in seconds, that a client waits while no target can be reached.
-        budget: Returns the handshake budget of a way, or None if the server does not count aborted handshakes.
-        on_stall: Called with a way each time its target does not respond to a request within the time limit.
-        on_detour: Called with a way each time a dial fails through it, and then succeeds through another way to the
-            same target.
+        budget: Returns the handshake budget of a path; None if the server does not count aborted handshakes.
+        on_stall: Called with a path when its target does not respond to a client in time.
+        on_detour: Called with a path each time a dial over this path fails, and a dial over another path to the same
+            target then succeeds.
     """
 
     uplinks: tuple[LinkSource, ...]

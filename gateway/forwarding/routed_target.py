@@ -1,4 +1,4 @@
-"""Combines a target with the uplinks (tunnels) through which clients reach it."""
+"""Identifies targets, together with the uplinks (tunnels or direct links) through which clients reach them."""
 
 from typing import NamedTuple, Protocol
 
@@ -8,12 +8,12 @@ from gateway.measurement import Histogram
 
 
 class LinkSource(Protocol):
-    """Provides the current link of a tunnel. Uplinks implement this protocol."""
+    """Provides the current link of a tunnel, or the direct link. Uplinks implement this protocol."""
 
     tunnel_name: str | None
     """Name of the tunnel; None if the link is the direct link."""
     link: Link | None
-    """The open link; None while the tunnel is down or suspect."""
+    """The open link; None while the tunnel is down, or its peer does not respond."""
     channel_open: Histogram
     """Histogram of the durations of dials through the tunnel, in seconds."""
 
@@ -24,7 +24,7 @@ class LinkSource(Protocol):
 class TargetIdentity(NamedTuple):
     """Identifies a target by its address and the uplinks that reach it.
 
-    The address alone does not identify the target, because it can belong to a different server behind another uplink.
+    The address alone is not enough, because the same address can belong to a different server behind another uplink.
     """
 
     target: Endpoint
@@ -42,7 +42,7 @@ class TargetIdentity(NamedTuple):
         return uplink.link if uplink is not None else None
 
     def routes(self) -> tuple["RoutedTarget", ...]:
-        """Return one way to the target for each uplink."""
+        """Return one path to the target for each uplink."""
         return tuple(RoutedTarget(self, uplink) for uplink in self.uplinks)
 
 

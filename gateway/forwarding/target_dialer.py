@@ -1,4 +1,7 @@
-"""Dials the targets of one route. Limits the number of concurrent dials and of aborted handshakes for each way."""
+"""Dials the targets of one route. Limits the concurrent dials and the aborted handshakes for each path.
+
+A path is a target through one tunnel, or directly.
+"""
 
 import asyncio
 import time
@@ -15,14 +18,14 @@ from gateway.measurement import Histogram, Tap
 from gateway.relay.dial_retry import retry_dial
 
 MIN_DIAL = 0.05
-"""Minimum time limit for a dial, in seconds. It applies even if the hold time has passed or is zero."""
-_DIALS_PER_WAY = 64
-"""Maximum number of concurrent dials to a target through one way. Without this limit, the gateway would dial for all
-held clients at the same moment after an outage."""
+"""Minimum time limit for a dial, in seconds. It applies even if `hold` has passed or is zero."""
+_DIALS_PER_PATH = 64
+"""Maximum number of concurrent dials to a target over one path. Without this limit, the gateway would dial for all
+waiting clients at the same moment after an outage."""
 
 
 class TargetDialer:
-    """Dials targets and joins clients to them, within the limits on concurrent dials and aborted handshakes.
+    """Connects clients to targets, within the limits on concurrent dials and aborted handshakes.
 
     Args:
         route: The route to the targets.
@@ -41,12 +44,12 @@ class TargetDialer:
         within: float,
         tap: Tap | None = None,
     ) -> Relay:
-        """Join a client to a target.
+        """Connect a client to a target.
 
         Args:
             client: The client.
-            link: The current link of the way's uplink.
-            routed: The way to the target.
+            link: The current link of the path's uplink.
+            routed: The path to the target.
             latency: Records the response latencies.
             within: Time limit for the dial, in seconds.
             tap: See `gateway.contracts.link.Link.join`.
@@ -60,12 +63,12 @@ class TargetDialer:
         if budget is not None and not budget.allows(time.monotonic()):
             raise DialError(
                 Reason.HOST_BLOCKED,
-                f"{target}: {budget.aborted} aborted handshakes; after {budget.limit}, the server blocks the gateway",
+                f"{target}: {budget.aborted} aborted handshakes; at {budget.limit}, the server blocks the gateway",
             )
         deadline = time.monotonic() + within
         slots = self._slots.get(routed)
         if slots is None:
-            slots = self._slots[routed] = asyncio.Semaphore(_DIALS_PER_WAY)
+            slots = self._slots[routed] = asyncio.Semaphore(_DIALS_PER_PATH)
         if slots.locked():
             try:
                 await asyncio.wait_for(slots.acquire(), within)
@@ -84,12 +87,12 @@ class TargetDialer:
             slots.release()
 
     def record_end(self, routed: RoutedTarget, relay: Relay, began: float) -> None:
-        """Update the handshake budget of a way after a client's connection has ended.
+        """Update the handshake budget of a path after a client's connection has ended.
 
         Args:
-            routed: The client's way to the target.
+            routed: The client's path to the target.
             relay: The client's relay. Its number of responses shows whether the client logged in.
-            began: Monotonic time at which the client was joined.
+            began: Monotonic time at which the client was connected to the target.
         """
         if relay.responses < LOGIN_RESPONSES:
             self._count_aborted(routed, HandshakeBudget.record_aborted)
@@ -97,15 +100,15 @@ class TargetDialer:
             budget.record_login(began)
 
     def _count_aborted(self, routed: RoutedTarget, record: Callable[[HandshakeBudget, float], None]) -> None:
-        """Count a handshake that was aborted or might be aborted. Request a check if a login is needed.
+        """Count a handshake that was aborted or might be aborted. If a login should reset the count, request a check.
 
         Args:
-            routed: The way.
+            routed: The path.
             record: The method of the budget that counts the aborted handshake.
         """
         budget = self.route.budget(routed)
         if budget is not None:
             record(budget, time.monotonic())
             if budget.needs_login:
-                # This triggers a check, and the login of the check resets the server's count.
+                # This call triggers a check, whose login resets the server's count.
                 self.route.on_failure(routed)

@@ -1,1 +1,1 @@
-"""Checks targets on a schedule, derives their states, and orders the targets for new clients."""
+"""Checks the targets of backends on a schedule, derives their states, and selects the targets for new clients."""

@@ -1,4 +1,4 @@
-"""Runs the scheduled check of one target through one tunnel, over the link that also carries the traffic."""
+"""Checks one target through one tunnel on a schedule, over the connection that also carries the client traffic."""
 
 import asyncio
 import contextlib
@@ -28,19 +28,20 @@ log = logging.getLogger(__name__)
 
 _JITTER = 0.05
 _FIRST_SPREAD = 0.2
-"""Maximum random delay before the first check, in seconds, so that the first checks do not all run at once."""
+"""Maximum random delay before the first check, in seconds, so that not all targets are checked at the same time."""
 
 _LATENCY_SAMPLES = 5
 _MIN_INTERVAL = 1.0
-"""Minimum interval, in seconds, between checks that failures of traffic trigger; or `fast_interval`, if shorter."""
+"""Minimum number of seconds between two checks that failures of client traffic trigger. A shorter `fast_interval`
+replaces it."""
 
 
 @dataclass(frozen=True)
 class CheckSchedule:
     """The schedule of a check, from `check:` in the configuration.
 
-    `interval`, `fast_interval`, `down_interval` and `timeout` are in seconds. `rise` and `fall` are numbers of
-    consecutive results.
+    `interval`, `fast_interval`, `down_interval` and `timeout` are in seconds. `rise` and `fall` are the numbers of
+    consecutive successes or failures after which the state changes.
     """
 
     interval: float
@@ -52,7 +53,7 @@ class CheckSchedule:
 
 
 class MonitoredUplink(Protocol):
-    """The state of an uplink, for a check. Uplinks implement this protocol."""
+    """The part of `gateway.supervision.uplink.Uplink` that a check uses: the state of a tunnel and its link."""
 
     name: str
     settled: asyncio.Event
@@ -76,10 +77,11 @@ class Check:
         uplink: The uplink that leads to the target.
         schedule: The intervals and limits of the check.
         on_change: Called after each check, and after each change of the state without a check.
-        on_abandoned: Called for each dial that the check abandons while the server might still accept it.
-        record: The target's last probe results, shared with the checks through the target's other ways.
+        on_abandoned: Called for each dial that the check abandons although the server might still accept it.
+        record: The target's last probe results. The checks of this target through other tunnels share the object.
         tunnel: The name of the tunnel; None if the check uses no tunnel.
-        logins: Limits the logins of the check; None if the server does not count aborted logins.
+        logins: Limits the logins of the check, because some servers block clients after too many aborted logins.
+            None: no limit.
     """
 
     def __init__(
@@ -108,7 +110,7 @@ class Check:
         self.succeeded_at: float | None = None
         """Monotonic time of the last successful check; None if no check has succeeded."""
         self.every = 1
-        """Factor by which the interval is multiplied. It is larger than 1 for ways that clients do not use."""
+        """Factor by which the interval is multiplied. It is larger than 1 if new clients use another tunnel."""
         self.latency: float | None = None
         """Median of `durations`, in seconds; None if no check has succeeded."""
         self.durations: deque[float] = deque(maxlen=_LATENCY_SAMPLES)
@@ -127,14 +129,14 @@ class Check:
         self._logins = logins
         self._wake = asyncio.Event()
         self._immediate = False
-        """Whether the next check may start before the minimum interval has elapsed."""
+        """Whether the next check may start before the minimum interval has passed."""
         self._probe_started = 0.0
         self.urgent = False
-        """Whether to check the target every `fast_interval`, regardless of its state; see `set_urgent`."""
+        """Whether to check the target every `fast_interval`, independent of its state; see `set_urgent`."""
         self._blocked_at = -math.inf
-        """Monotonic time at which an entry for a blocked target was last added to the history."""
+        """Monotonic time, in seconds, at which the history last got an entry because the target is blocked."""
         self._lost_links = 0
-        """Number of consecutive probes whose link was lost during the probe."""
+        """Number of consecutive probes during which the link was lost."""
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Check the target on schedule until cancelled. Call `ready` after each check."""
@@ -153,11 +155,11 @@ class Check:
 
     @property
     def failing(self) -> bool:
-        """Whether the last probe failed, or a client has waited too long for a response since then."""
+        """Whether the last probe failed, or a client has waited too long for a response since that probe."""
         return self.verdict.pending or (self.last is not None and not self.last.passed)
 
     def inherit(self, other: "Check") -> None:
-        """Continue with the state and the counters of `other`, the check of the same way before a reload."""
+        """Take over the state and counters of `other`, the check of the same target and tunnel before a reload."""
         self.last, self.last_success, self.succeeded_at = other.last, other.last_success, other.succeeded_at
         self.latency, self.durations = other.latency, other.durations
         self.history = other.history
@@ -171,11 +173,11 @@ class Check:
             self.first_result.set()
 
     def check_soon(self) -> None:
-        """Schedule an early check, because traffic has failed. A minimum interval limits how often this happens."""
+        """Schedule an early check, because client traffic has failed. A minimum interval limits the frequency."""
         self._wake.set()
 
     def set_urgent(self, *, urgent: bool) -> None:
-        """Set whether to check the target every `fast_interval`, because clients wait for a primary."""
+        """Set whether to check the target every `fast_interval`. Use this while the target's role might change."""
         if urgent and not self.urgent:
             self.check_soon()
         self.urgent = urgent
@@ -201,7 +203,10 @@ class Check:
         self._check_now()
 
     async def _check_once(self) -> bool:
-        """Check the target once, or set the state to paused or blocked. Return whether the state has changed."""
+        """Check the target once, and return whether its state has changed.
+
+        If checks are paused or the tunnel is down, do not check the target, but set its state to paused or blocked.
+        """
         if self.paused:
             return self._publish(self.verdict.override(HealthState.PAUSED, None, "paused by an operator"))
         await self.uplink.settled.wait()
@@ -212,11 +217,11 @@ class Check:
             self._probe_started = time.monotonic()
             timeout = self.schedule.timeout
             result = await probe_once(self._backend, link, self.target, timeout, self._on_abandoned, self._logins)
-        except LinkLostError:  # the state of the target remains unknown
+        except LinkLostError:  # the probe shows nothing about the target
             self._lost_links += 1
             if self.uplink.link is None or self._lost_links >= self.schedule.fall:
                 return self._block()
-            return False  # the next check follows soon, over another connection of the link
+            return False  # try again soon, over another connection
         self._lost_links = 0
         if result.probe_result is not None and result.probe_result.unprobed:
             return self._publish(self.verdict.add(result))
@@ -224,9 +229,9 @@ class Check:
         return self._publish(self.verdict.add(result))
 
     def _block(self) -> bool:
-        """Set the state to blocked, and add an entry to the history. Return whether the state has changed.
+        """Set the state to blocked, because the tunnel is down. Return whether the state has changed.
 
-        While the target remains blocked, add one entry per interval, in place of the result of a check.
+        The history gets one entry per interval, because no check adds a result.
         """
         detail = self.uplink.describe()
         changed = self.verdict.override(HealthState.BLOCKED, Reason.TUNNEL, detail)
@@ -291,7 +296,7 @@ class Check:
                 await self._wake.wait()
         except TimeoutError:
             return
-        # Wait for the minimum interval, because a burst of failed connections can wake this check too early.
+        # Wait until the minimum interval has passed, because failed client connections can wake this check too early.
         earliest = self._probe_started + min(schedule.fast_interval, _MIN_INTERVAL)
         while not self._immediate and (left := earliest - time.monotonic()) > 0:
             self._wake.clear()

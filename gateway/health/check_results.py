@@ -8,7 +8,7 @@ from gateway.contracts.states import HealthState
 from gateway.errors import Reason
 
 HISTORY = 100
-"""Maximum number of latest results and of failures that a history keeps by default."""
+"""Default size of a history: the maximum number of latest results, and also the maximum number of failures."""
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,12 @@ class CheckResult:
     Args:
         at: Time at the end of the check, in seconds since the epoch.
         duration: Duration of the check in seconds.
-        state: The state according to this check alone, without `rise` and `fall`.
-        reason: Why the state is not `up`; None if the state is `up`, or `unknown` because nothing was probed.
+        state: The state of the target according to this check alone. `rise` and `fall` have no effect on it.
+        reason: Why the state is not `up`; None if the state is `up` or `unknown`.
         detail: One line with details of the reason.
-        phases: Duration of each phase of the check, in seconds.
+        phases: Duration of each phase of the check, such as `tcp` or `auth`, in seconds.
         probe_result: The probe's result; None if the probe failed.
-        remedy: How to fix this failure, as in `UnusableTargetError`; empty to use the general remedy for `reason`.
+        remedy: How to fix this failure, in the imperative; empty to use the general remedy for `reason`.
     """
 
     at: float
@@ -47,10 +47,12 @@ class CheckResult:
 
 
 class CheckHistory:
-    """Keeps the latest check results of a target. Failures have a separate limit, so they are kept for longer.
+    """Keeps the latest check results of a target, and its latest failures.
+
+    The failures have a separate limit, so that many successes do not replace them.
 
     Args:
-        size: Maximum number of latest results, and maximum number of failures.
+        size: Maximum number of latest results, and also the maximum number of failures.
     """
 
     def __init__(self, size: int = HISTORY) -> None:

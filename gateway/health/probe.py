@@ -1,4 +1,4 @@
-"""Probes a target once within a time limit, and converts every outcome to a check result."""
+"""Probes a target once within a time limit, and converts the outcome, even an exception, to a check result."""
 
 import asyncio
 import logging
@@ -18,9 +18,10 @@ from gateway.text_sanitizer import error_text, one_line
 log = logging.getLogger(__name__)
 
 _NOT_PROBED = "set check.user and check.password_file, so that the gateway can check the server"
-"""The remedy for a target that is not probed."""
+"""The remedy if the gateway cannot log in to the target, and therefore does not probe it."""
 _LOGIN_REASONS = (Reason.AUTH, Reason.UNAUTHENTICATED)
-"""Reasons why the login of a check fails although clients, which use other accounts, might be able to log in."""
+"""Reasons of failed logins. After such a failure, a target is only degraded, because clients use other accounts than
+checks and might be able to log in."""
 
 
 async def probe_once(
@@ -31,15 +32,15 @@ async def probe_once(
     on_abandoned: Callable[[], None] = lambda: None,
     logins: LoginLimiter | None = None,
 ) -> CheckResult:
-    """Probe a target once, and return the result. A failed probe returns a result, and raises no exception.
+    """Probe a target once, and return the result. A failure of the target is a result, and not an exception.
 
     Args:
         backend: The backend, which implements the probe.
         link: The link to the target.
         target: The target.
         timeout: Time limit of the check, in seconds.
-        on_abandoned: See `gateway.contracts.phases.Phases`.
-        logins: See `gateway.contracts.phases.Phases`.
+        on_abandoned: Called for each dial that the probe abandons although the server might still accept it.
+        logins: Limits the logins to the server; None: no limit.
 
     Raises:
         LinkLostError: The link was lost during the probe, so the result shows nothing about the target.
@@ -73,7 +74,7 @@ async def probe_once(
     except OSError as error:
         state, reason, detail = HealthState.DOWN, Reason.RESET, error_text(error)
     except Exception as error:
-        # A client library can raise any exception if the server sends malformed data, so count it as a failed probe.
+        # If the server sends malformed data, a client library can raise any exception. Count this as a failed probe.
         log.exception("a check raised an unexpected error", extra={"target": str(target)})
         state, reason, detail = HealthState.DOWN, Reason.PROTOCOL, f"{type(error).__name__}: {error}"
     return CheckResult(

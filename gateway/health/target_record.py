@@ -1,4 +1,4 @@
-"""Stores the last probe results of one target, from the checks through all its tunnels. Does no I/O."""
+"""Stores the last probe result of one target. The checks through all tunnels to the target share it. Does no I/O."""
 
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.states import DatabaseRole
@@ -6,34 +6,39 @@ from gateway.health.check_results import CheckResult
 
 
 class TargetRecord:
-    """Stores the latest probe results of one target. The checks through all tunnels to the target share it."""
+    """The last probe result of one target, and when the target was promoted.
+
+    The checks through all tunnels to the target share one record.
+    """
 
     def __init__(self) -> None:
         self.probe_result = ProbeResult()
-        """The result of the last probe that returned a result."""
+        """The result of the last probe. A probe that raises an error returns no result, and does not change it."""
         self.probed = 0.0
-        """Monotonic time at which the last probe that got a response started."""
+        """Monotonic time, in seconds, at which the last probe that got a response started."""
         self.promoted = 0.0
-        """Monotonic time at which a probe found that the target was promoted from replica to primary; 0 if there was
-        no promotion."""
+        """Monotonic time, in seconds, at which a probe detected that the target was promoted from replica to primary;
+        0 if there was no promotion."""
         self._role: DatabaseRole | None = None
 
     def without_facts(self) -> "TargetRecord":
-        """Return a new record that contains only the role and the promotion."""
+        """Return a new record that contains only the target's role and the time of its promotion."""
         record = TargetRecord()
         record.probe_result = ProbeResult(role=self.probe_result.role, read_only=self.probe_result.read_only)
         record.probed, record.promoted, record._role = self.probed, self.promoted, self._role
         return record
 
     def add(self, result: CheckResult, started: float, now: float) -> None:
-        """Record the result of a probe that got a response, unless a probe that started later also got one.
+        """Record the result of a probe.
+
+        Ignore the result if the probe got no response, or if a later probe has already got a response.
 
         Args:
             result: The result.
             started: Monotonic time at which the probe started.
             now: The current monotonic time.
         """
-        # A refused login is a response too, although it returns no probe result.
+        # A refused login counts as a response, although the probe then returns no result.
         answered = result.passed or result.probe_result is not None
         if not answered or started < self.probed:
             return

@@ -1,4 +1,4 @@
-"""Orders the targets for new clients, and derives a backend's state from the states of its targets. Does no I/O."""
+"""Orders the targets of a backend for new clients, and derives the backend's state from the targets. Does no I/O."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,11 +25,11 @@ class TargetCandidate:
     Args:
         remedy: How to fix this failure, as in `gateway.errors.UnusableTargetError`; empty to use the general remedy
             for `reason`.
-        promoted: Monotonic time at which a check found that the target was promoted from replica to primary; 0 if
-            there was no promotion.
-        probed: Monotonic time at which the last probe that got a response started.
-        failing: Whether the last probe failed, or a client has waited too long for a response since that probe. This
-            considers only the way that new clients use.
+        promoted: Monotonic time, in seconds, at which a check detected that the target was promoted from replica to
+            primary; 0 if there was no promotion.
+        probed: Monotonic time, in seconds, at which the last probe that got a response started.
+        failing: Whether the last probe failed, or a client has waited too long for a response since that probe. Only
+            the tunnel that new clients use counts.
     """
 
     target: Endpoint
@@ -47,7 +47,8 @@ class TargetCandidate:
 class BackendHealth(NamedTuple):
     """The state of a backend, and why it is not up.
 
-    `remedy` says how to fix this failure, in the imperative; it is empty if the general remedy for `reason` applies.
+    `remedy` describes how to fix the failure, in the imperative. It is empty if the general remedy for `reason`
+    applies.
     """
 
     state: HealthState
@@ -59,16 +60,15 @@ class BackendHealth(NamedTuple):
 def superseded_primaries(
     candidates: list[TargetCandidate], prefer: Preference, *, confirmed: bool = False
 ) -> frozenset[Endpoint]:
-    """Return the targets that were primaries at their last probe, but that another target has replaced.
+    """Return the primaries that another target has replaced: a target that was promoted later, and that is not down.
 
-    A primary that was unreachable during a failover can still accept writes until it is demoted, and these writes are
-    lost. A primary is superseded if a target that is not down was promoted after it.
+    A primary that was unreachable during a failover accepts writes until it is demoted. These writes are lost.
 
     Args:
         candidates: The targets in the order of the configuration.
-        prefer: Which targets are preferred. The result is empty unless this is `primary`.
-        confirmed: Whether to omit primaries that might have been demoted since their last probe: those that were
-            probed successfully, but not since the promotion of the other target.
+        prefer: Which targets new clients use, from the configuration. The result is empty unless this is `primary`.
+        confirmed: Whether to omit primaries whose last probe succeeded before the promotion of the other target. They
+            might have been demoted since that probe.
     """
     primaries = [each for each in candidates if prefer == "primary" and each.role == "primary"]
     latest = max((each.promoted for each in primaries if each.state is not HealthState.DOWN), default=0.0)
@@ -79,13 +79,13 @@ def superseded_primaries(
 def order_targets(candidates: list[TargetCandidate], prefer: Preference) -> list[TargetCandidate]:
     """Return the targets to try for a new client, best first.
 
-    Targets that are down come last. The list contains them because a check can fail while the clients' traffic
-    succeeds. Targets that were never checked rank like those that are up if `prefer` is `order` or `any`. If `prefer`
-    is `primary`, the list excludes targets that are known to be read-only, and superseded primaries.
+    Targets that are down come last. The list contains them because a check can fail although clients can use the
+    target. If `prefer` is `order` or `any`, targets that were never checked rank like targets that are up. If
+    `prefer` is `primary`, the list omits read-only targets and superseded primaries.
 
     Args:
         candidates: The targets in the order of the configuration.
-        prefer: Which targets are preferred.
+        prefer: Which targets new clients use, from the configuration.
     """
     wrong = wrong_role_targets(candidates, prefer) if prefer == "primary" else frozenset()
     usable = [each for each in candidates if each.target not in wrong]
@@ -99,30 +99,31 @@ def order_targets(candidates: list[TargetCandidate], prefer: Preference) -> list
 
 
 def wrong_role_targets(candidates: list[TargetCandidate], prefer: Preference) -> frozenset[Endpoint]:
-    """Return the targets with the wrong role, whose clients must reconnect to another target.
+    """Return the targets whose clients must reconnect to another target, because the role of the target is wrong.
 
     The result can contain targets that are down.
 
     Args:
         candidates: The targets in the order of the configuration.
-        prefer: Which targets are preferred.
+        prefer: Which targets new clients use, from the configuration.
     """
     if prefer == "primary":
         read_only = frozenset(each.target for each in candidates if each.read_only or each.role == "replica")
         return read_only | superseded_primaries(candidates, prefer)
     first = next(iter(order_targets(candidates, prefer)), None)
-    # If the primary is in a better state than every replica, new clients use it, so its existing clients can stay.
+    # Clients of a primary must move only if the best target is a usable replica. Otherwise, new clients use the
+    # primary too.
     if prefer == "replica" and first is not None and first.role == "replica" and first.state in _USABLE:
         return frozenset(each.target for each in candidates if each.role == "primary")
     return frozenset()
 
 
 def lacks_primary(candidates: list[TargetCandidate], prefer: Preference) -> bool:
-    """Return whether clients need a primary and no primary is usable. Return False if no role is known yet.
+    """Return whether clients need a primary, but no primary is usable. Return False until a role is known.
 
     Args:
         candidates: The targets in the order of the configuration.
-        prefer: Which targets are preferred.
+        prefer: Which targets new clients use, from the configuration.
     """
     if prefer != "primary" or all(each.role is None for each in candidates):
         return False
@@ -134,7 +135,7 @@ def backend_state(candidates: list[TargetCandidate], prefer: Preference) -> Back
 
     Args:
         candidates: The targets in the order of the configuration.
-        prefer: Which targets are preferred.
+        prefer: Which targets new clients use, from the configuration.
     """
     chosen = order_targets(candidates, prefer)
     first = next((each for each in chosen if each.state in _USABLE), None)
@@ -156,7 +157,7 @@ def _usable_state(candidates: list[TargetCandidate], first: TargetCandidate, pre
     Args:
         candidates: The targets in the order of the configuration.
         first: The target that new clients use.
-        prefer: Which targets are preferred.
+        prefer: Which targets new clients use, from the configuration.
     """
     if first.state is HealthState.DEGRADED:
         return BackendHealth(first.state, first.reason, first.detail, first.remedy)

@@ -1,4 +1,4 @@
-"""Derives a target's state (up, down, flapping) from its check results, by `rise` and `fall`. Does no I/O."""
+"""Derives the state of a target, and whether it flaps, from its recent check results. Does no I/O."""
 
 from collections import deque
 from itertools import pairwise
@@ -9,12 +9,13 @@ from gateway.health.check_results import CheckResult
 
 _FLAP_WINDOW = 21
 _FLAP_START, _FLAP_STOP = 0.30, 0.20
-"""Flapping starts if the fraction of state changes among the recent results exceeds the first value, and stops if it
-is at most the second (Nagios Core manual, "Detection and Handling of State Flapping")."""
+"""A target starts to flap if the fraction of state changes among its recent results exceeds the first value. It stops
+if the fraction is at most the second value (Nagios Core manual, "Detection and Handling of State Flapping")."""
 
 
 _IMMEDIATE = (Reason.NO_SPACE, Reason.READ_ONLY)
-"""Reasons for which a single check changes the state to down, because the server itself has reported the failure."""
+"""If a check fails for one of these reasons, the state changes to down immediately. The server itself has reported
+the failure, so more checks are not necessary."""
 
 
 class TargetStateEvaluator:
@@ -23,7 +24,7 @@ class TargetStateEvaluator:
     Args:
         rise: Number of consecutive successes after which the state changes from down to up.
         fall: Number of consecutive failures after which the state changes from up to down. One failure is enough if
-            it shows that a file system is full or read-only.
+            its cause is a full or read-only file system.
     """
 
     def __init__(self, rise: int, fall: int) -> None:
@@ -59,7 +60,7 @@ class TargetStateEvaluator:
         return self.state is not before
 
     def record_stall(self) -> None:
-        """Count stalled traffic as one failed check. Repeated stalls before the next check count once."""
+        """Count stalled client traffic as one failed check. Several calls before the next check count only once."""
         if self.state in (HealthState.UP, HealthState.DEGRADED):
             self._consecutive = max(self._consecutive, 1)
 
@@ -82,7 +83,7 @@ class TargetStateEvaluator:
 
     @property
     def pending(self) -> bool:
-        """Whether the last results contradict the state but are too few to change it. A check then follows soon."""
+        """Whether the last results contradict the state, but are not yet enough to change it (see `rise`, `fall`)."""
         return self._consecutive > 0
 
     def _set(self, result: CheckResult) -> None:

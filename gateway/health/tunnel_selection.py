@@ -1,8 +1,8 @@
 """Selects the tunnel through which new clients reach a target, if there are several. Does no I/O.
 
-New clients stop using a way immediately if its tunnel is down or suspect, or if the target works only through another
-way. They start using a preferred way when a check through it succeeds. If that way has failed before, they return
-to it only after it has worked for `RETURN_AFTER`, so that new clients do not use a way that fails repeatedly.
+A path is one of these tunnels, or the direct connection. New clients leave a path immediately if it fails and another
+path works. They start to use a preferred path when a check over it succeeds. If that path has failed before, it must
+first work for `RETURN_AFTER` seconds, so that new clients do not use a path that fails repeatedly.
 """
 
 from collections import Counter
@@ -10,31 +10,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-from gateway.contracts.states import HealthState, WayPreference
+from gateway.contracts.states import HealthState, PathPreference
 
 RETURN_AFTER = 30.0
-"""Number of seconds for which a way must work after a failure before new clients return to it."""
+"""Number of seconds for which a path must work after a failure, before new clients use it again."""
 _FASTER, _MIN_GAIN = 0.8, 0.001
-"""If `latency` is preferred, new clients move to another way only if its latency is at most this fraction of the
-current way's latency, and also lower by at least this number of seconds."""
+"""Used if low latency is preferred. New clients move to another path only if the ratio of its latency to the current
+path's latency is at most the first value, and the difference is at least the second value, in seconds."""
 _CONFIRMATIONS = 8
-"""Number of checks through each of two ways during which one way must remain faster. On a busy machine, the latencies
-of equally fast ways can differ for several consecutive checks."""
+"""Number of consecutive checks for which another path must be faster before new clients move to it. On a busy
+machine, the latencies of equally fast paths can differ for several checks."""
 _USABLE = (HealthState.UP, HealthState.DEGRADED)
 _UNCHECKED = (HealthState.UNKNOWN, HealthState.PAUSED)
 
 
 @dataclass(frozen=True)
 class TunnelCandidate:
-    """A tunnel through which new clients can reach a target, with its state and latency.
+    """One path to a target, with its state and latency.
 
     Args:
-        is_open: Whether the tunnel has a link.
-        state: The state of the target according to the checks through this way.
-        latency: Median duration of the last successful checks through this way, in seconds; None if none succeeded.
-        checks: Number of checks through this way since the start.
-        dial_failed: Whether a client's dial failed through this way but succeeded through another one, and no check
-            through this way has succeeded since then.
+        is_open: Whether the tunnel is open.
+        state: The state of the target according to the checks over this path.
+        latency: Median duration of the last successful checks over this path, in seconds; None if none succeeded.
+        checks: Number of checks over this path since the start.
+        dial_failed: Whether a client's dial over this path failed, while a dial over another path succeeded. False
+            again after a check over this path has succeeded.
     """
 
     is_open: bool
@@ -44,58 +44,59 @@ class TunnelCandidate:
     dial_failed: bool = False
 
 
-def working_ways(ways: Sequence[TunnelCandidate]) -> list[int]:
-    """Return the indexes of the ways that new clients can use. The tunnels of all these ways are open.
+def working_paths(paths: Sequence[TunnelCandidate]) -> list[int]:
+    """Return the indexes of the paths that new clients can use.
 
-    If the target is down through all ways, the target is the cause, so all ways with an open tunnel count as working.
-    Ways that were never checked count as working. A way whose tunnel has reopened counts as working after the next
-    check through it, or if the other ways fail too.
+    A path works if its tunnel is open, and the target is not down over this path. If the target is down over all
+    paths, the target is the cause, so all paths with an open tunnel count as working. A path that was never checked
+    counts as working. After a tunnel has reopened, its path counts as working after the next check, or if no other
+    path works.
 
     Args:
-        ways: The ways in the order of the configuration.
+        paths: The paths in the order of the configuration.
     """
-    opened = [at for at, way in enumerate(ways) if way.is_open]
-    trusted = [at for at in opened if not ways[at].dial_failed] or opened
-    if any(ways[at].state in _USABLE for at in trusted):
-        return [at for at in trusted if ways[at].state not in (HealthState.DOWN, HealthState.BLOCKED)]
+    opened = [at for at, path in enumerate(paths) if path.is_open]
+    trusted = [at for at in opened if not paths[at].dial_failed] or opened
+    if any(paths[at].state in _USABLE for at in trusted):
+        return [at for at in trusted if paths[at].state not in (HealthState.DOWN, HealthState.BLOCKED)]
     return trusted
 
 
-def confirmed_ways(ways: Sequence[TunnelCandidate]) -> list[int]:
-    """Return the indexes of the ways that are known to work, so that new clients can move to them.
+def confirmed_paths(paths: Sequence[TunnelCandidate]) -> list[int]:
+    """Return the indexes of the paths to which new clients may move, because checks show that they work.
 
-    These are the ways through which the target is up or degraded. If there are none, for example because the target
-    is not checked, these are the ways that work and through which the target's state is unknown.
+    Over these paths, the target is up or degraded. If there is no such path, for example because the target is not
+    checked, return the working paths over which the target's state is unknown.
 
     Args:
-        ways: The ways in the order of the configuration.
+        paths: The paths in the order of the configuration.
     """
-    working = working_ways(ways)
-    usable = [at for at in working if ways[at].state in _USABLE]
-    return usable or [at for at in working if ways[at].state in _UNCHECKED]
+    working = working_paths(paths)
+    usable = [at for at in working if paths[at].state in _USABLE]
+    return usable or [at for at in working if paths[at].state in _UNCHECKED]
 
 
-def choose_way(
-    ways: Sequence[TunnelCandidate], worked_for: Sequence[float], current: int | None, prefer: WayPreference
+def choose_path(
+    paths: Sequence[TunnelCandidate], worked_for: Sequence[float], current: int | None, prefer: PathPreference
 ) -> int:
-    """Choose the way for new clients, and return its index.
+    """Choose the path for new clients, and return its index.
 
     Args:
-        ways: The ways in the order of the configuration; at least one.
-        worked_for: The number of seconds for which each way has worked; infinite if the way has never failed, and
-            negative infinity if the way does not work or is not confirmed (see `confirmed_ways`).
-        current: The index of the way that new clients have used until now; None at the start.
-        prefer: Which of the working ways is preferred.
+        paths: The paths in the order of the configuration; at least one.
+        worked_for: The number of seconds for which each path has worked. Infinity: the path has never failed.
+            Negative infinity: the path does not work, or is not in `confirmed_paths` yet.
+        current: The index of the path that new clients use at present; None at the start.
+        prefer: Which of several working paths to choose: the first one (`order`), or the fastest one (`latency`).
 
     Returns:
-        The index of a working way; `current`, or 0 at the start, if no way works.
+        The index of a working path. If no path works: `current`, or 0 at the start.
     """
-    working, confirmed = working_ways(ways), confirmed_ways(ways)
+    working, confirmed = working_paths(paths), confirmed_paths(paths)
     if not working:
         return current or 0
 
     def rank(at: int) -> tuple[float, int]:
-        latency = ways[at].latency
+        latency = paths[at].latency
         return (inf if latency is None else latency, at) if prefer == "latency" else (0.0, at)
 
     if current is None or current not in working:
@@ -107,48 +108,49 @@ def choose_way(
     return best
 
 
-def order_ways(ways: Sequence[TunnelCandidate], chosen: int) -> list[int]:
-    """Return the indexes of all ways in the order in which to dial them for a new client.
+def order_paths(paths: Sequence[TunnelCandidate], chosen: int) -> list[int]:
+    """Return the indexes of all paths, in the order in which to dial them for a new client.
 
     Args:
-        ways: The ways in the order of the configuration.
-        chosen: The index of the way for new clients.
+        paths: The paths in the order of the configuration.
+        chosen: The index of the path to dial first, from `choose_path`.
     """
-    working = working_ways(ways)
-    return sorted(range(len(ways)), key=lambda at: (at != chosen, at not in working, at))
+    working = working_paths(paths)
+    return sorted(range(len(paths)), key=lambda at: (at != chosen, at not in working, at))
 
 
 class TunnelSelector:
-    """Selects the tunnel through which new clients reach one target, and counts the changes of the tunnel.
+    """Selects the tunnel through which new clients reach one target, and counts how often the selection changes.
 
     Args:
-        names: The name of each way's tunnel, in the order of the configuration; None for the direct way.
-        prefer: Which of the working ways is preferred.
+        names: The names of the tunnels that lead to the target, in the order of the configuration. None stands for
+            the direct connection.
+        prefer: Which of several working paths to choose: the first one (`order`), or the fastest one (`latency`).
     """
 
-    def __init__(self, names: Sequence[str | None], prefer: WayPreference) -> None:
+    def __init__(self, names: Sequence[str | None], prefer: PathPreference) -> None:
         self.names = tuple(names)
         self.prefer = prefer
         self.current: int | None = None
         self.switches: Counter[str | None] = Counter()
-        """Number of times that new clients moved to each tunnel."""
+        """How often new clients have moved to each tunnel."""
         self.works_since: list[float | None] = [None] * len(self.names)
-        """Monotonic time since which each way has worked. Negative infinity: it has never failed. None: it does not
-        work, or is not confirmed yet."""
+        """Monotonic time, in seconds, at which each path started to work. Negative infinity: the path has never
+        failed. None: the path does not work, or is not in `confirmed_paths` yet."""
         self.has_failed = [False] * len(self.names)
-        """Whether each way has stopped working at least once."""
+        """Whether each path has failed at least once."""
         self._slower_since: tuple[int, ...] | None = None
-        """Number of checks through each way when the current way became slower than another one; None if it is not
-        slower."""
+        """Number of checks over each path at the time when another path became faster than the current path. None: no
+        other path is faster."""
 
-    def update(self, ways: Sequence[TunnelCandidate], now: float) -> int:
-        """Choose the way for new clients from the latest check results, and return its index.
+    def update(self, paths: Sequence[TunnelCandidate], now: float) -> int:
+        """Choose the path for new clients from the latest check results, and return its index.
 
         Args:
-            ways: The ways in the order of `names`.
+            paths: The paths in the order of `names`.
             now: The current monotonic time, in seconds.
         """
-        working, confirmed = working_ways(ways), confirmed_ways(ways)
+        working, confirmed = working_paths(paths), confirmed_paths(paths)
         started = []
         for at, since in enumerate(self.works_since):
             if at not in working:
@@ -159,9 +161,9 @@ class TunnelSelector:
                     started.append(at)
                 self.works_since[at] = now if self.has_failed[at] else -inf
         worked_for = [-inf if since is None else now - since for since in self.works_since]
-        chosen = choose_way(ways, worked_for, self.current, self.prefer)
+        chosen = choose_path(paths, worked_for, self.current, self.prefer)
         if self.prefer == "latency" and self.current in working and chosen not in started:
-            chosen = self._confirm_faster(self.current, chosen, ways)
+            chosen = self._confirm_fastest(self.current, chosen, paths)
         if chosen != self.current:
             if self.current is not None and chosen not in started:
                 self.switches[self.names[chosen]] += 1
@@ -169,24 +171,26 @@ class TunnelSelector:
                 self.current, self._slower_since = chosen, None
         return chosen
 
-    def _confirm_faster(self, current: int, faster: int, ways: Sequence[TunnelCandidate]) -> int:
-        """Return `faster` if that way has been faster for `_CONFIRMATIONS` checks; otherwise, return `current`.
+    def _confirm_fastest(self, current: int, fastest: int, candidates: Sequence[TunnelCandidate]) -> int:
+        """Return `fastest` if that candidate has been the fastest in the last `_CONFIRMATIONS` checks.
+
+        Otherwise, return `current`.
 
         Args:
-            current: The index of the current way.
-            faster: The index of the fastest way. It can be `current`.
-            ways: The ways in the order of `names`.
+            current: The index of the current path.
+            fastest: The index of the fastest path. It can be `current`.
+            candidates: The paths in the order of `names`.
         """
-        if faster == current:
+        if fastest == current:
             self._slower_since = None
             return current
         if self._slower_since is None:
-            self._slower_since = tuple(way.checks for way in ways)
-        confirmations = min(ways[at].checks - self._slower_since[at] for at in (current, faster))
-        return faster if confirmations >= _CONFIRMATIONS else current
+            self._slower_since = tuple(each.checks for each in candidates)
+        confirmations = min(candidates[at].checks - self._slower_since[at] for at in (current, fastest))
+        return fastest if confirmations >= _CONFIRMATIONS else current
 
     def inherit(self, other: "TunnelSelector") -> None:
-        """Continue with the counters and the choice of `other`, the selector for this target before a reload."""
+        """Take over the counters and the choice of `other`, the selector of the same target before a reload."""
         self.switches = other.switches
         for at, name in enumerate(self.names):
             if name in other.names:

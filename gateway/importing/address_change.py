@@ -1,4 +1,4 @@
-"""Changes the variables of a service in a Compose file to the address of a backend."""
+"""Changes a service in a Compose file so that its environment variables contain the address of its backend."""
 
 import re
 
@@ -11,13 +11,13 @@ from gateway.secret_redaction import hide_secrets
 
 
 def change_address(edit: YamlEdit, client: ImportedClient, found: ComposeGatewayConfig, result: ImportResult) -> None:
-    """Change the variables of a service to the address of the client's backend.
+    """Change the environment variables of a service so that they contain the address of the client's backend.
 
     Args:
-        edit: The edit of the Compose file.
+        edit: Collects the changes to the Compose file.
         client: A client whose container is a service in the file.
         found: The configuration of the gateway's service.
-        result: The imported configuration. Receives notes.
+        result: The imported configuration, to which the function adds notes.
 
     Raises:
         UsageError: The file cannot be edited in place.
@@ -32,7 +32,7 @@ def change_address(edit: YamlEdit, client: ImportedClient, found: ComposeGateway
     on_host = container.network == "host"
     host = "127.0.0.1" if on_host else client.backend
     if client.host in result.replaced_names() and not on_host:
-        host = client.host  # the name is a network alias of the gateway's service
+        host = client.host  # the gateway's service has the names of the containers that it replaces as aliases
     variable, *rest = client.variables
     if base := _base(edit, container.name, variable):
         others = [each for each in result.clients if each.container is not None and each.container.name == base]
@@ -65,11 +65,12 @@ def _change_url(
     """Change host and port in the URL of a variable. Keep other parts, such as a reference to a password variable.
 
     Args:
-        edit: The edit of the Compose file.
+        edit: Collects the changes to the Compose file.
         client: The client.
         container: The client's container.
         address: The new host and port.
-        result: Receives a note if the Compose file does not contain the host.
+        result: The imported configuration, to which the function adds a note if the Compose file does not contain the
+            host.
     """
     name = client.variables[0]
     old = container.environment[name]
@@ -78,7 +79,7 @@ def _change_url(
     new = None
     if server is not None and written is not None:
         new = replaced(written, *server.span(), address, lambda each: container.references.get(each, ""))
-    elif server is not None and hide_secrets(old) == old:  # set it in `environment`, which overrides `env_file`
+    elif server is not None and hide_secrets(old) == old:  # the URL is in an env file, which `environment` overrides
         new = (old[: server.start()] + address + old[server.end() :]).replace("$", "$$")
     if new is None:
         shown = server[0] if server is not None else "host and port"
@@ -91,7 +92,7 @@ def _change_url(
 
 
 def _base(edit: YamlEdit, service: str, variable: str) -> str:
-    """Return the service from which a service inherits a variable by `extends`; empty if it does not inherit it."""
+    """Return the name of the service from which `service` inherits a variable (`extends`); empty if there is none."""
     seen = {service}
     while _written(edit, service, variable) is None:
         extends = edit.get("services", service, "extends")
@@ -103,7 +104,7 @@ def _base(edit: YamlEdit, service: str, variable: str) -> str:
 
 
 def _written(edit: YamlEdit, service: str, variable: str) -> str | None:
-    """Return the value of a variable before interpolation; None if `environment` of the service does not set it."""
+    """Return a variable's value in `environment` of a service, before interpolation; None if it is not set there."""
     existing = edit.get("services", service, "environment")
     if isinstance(existing, list):
         pairs = [str(each).partition("=") for each in existing]

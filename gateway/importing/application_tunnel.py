@@ -22,9 +22,10 @@ def own_tunnel(
 
     Args:
         container: The container.
-        database: The host name of the database. It is the SSH server if no variable contains another one.
+        database: The host name of the database. If no variable contains the SSH server, the function assumes that the
+            database runs on the SSH server.
         variable_of_host: The name of the variable that contains the host name of the database.
-        result: Receives the tunnel and notes.
+        result: The imported configuration, to which the function adds the tunnel and notes.
     """
     variable = container.variable
     if not any(container.environment.get(name) for name in (*_HOSTS, *_KEYS, *_USERS)):
@@ -50,7 +51,7 @@ def own_tunnel(
 
 
 def _login(container: ImportedContainer, result: ImportResult) -> dict[str, Any]:
-    """Return the configuration keys with the credentials for the tunnel's server. Add notes on missing files."""
+    """Return the configuration keys for the login to the tunnel's server. Add notes on files to create."""
     keys: dict[str, Any] = {}
     context, variable = container_context(container, result), container.variable
     path = variable(*_KEYS)

@@ -5,7 +5,7 @@ from typing import Any
 
 from gateway.backends import KINDS, kind_of_port
 from gateway.errors import UsageError
-from gateway.importing.client_matching import forward_of, is_remote, join_networks
+from gateway.importing.client_matching import forward_of, join_networks, needs_backend
 from gateway.importing.client_notes import note_client
 from gateway.importing.import_result import (
     ImportResult,
@@ -21,11 +21,11 @@ _VOLUME_PORT = 20490
 _OPS_PORT = 9090
 
 
-def join(result: ImportResult) -> None:
+def create_backends(result: ImportResult) -> None:
     """Create a backend for each forward, and for each client that uses no forward.
 
     Args:
-        result: Contains tunnels, forwards, clients and containers. Receives the backends.
+        result: Contains tunnels, forwards, clients and containers. The function adds the backends.
     """
     result.reserved |= {name for each in result.containers if not each.replaced for name in each.names}
     join_networks(result)
@@ -38,7 +38,7 @@ def join(result: ImportResult) -> None:
         _add_forward(forward, matched.get(id(forward), []), result)
     used = {id(client) for clients in matched.values() for client in clients}
     for client in result.clients:
-        if id(client) not in used and is_remote(client, result):
+        if id(client) not in used and needs_backend(client, result):
             _add_direct(client, result)
     for client in result.clients:
         if client.backend:
@@ -99,7 +99,7 @@ def _add_direct(client: ImportedClient, result: ImportResult) -> None:
     host = "127.0.0.1" if kernel or on_host else ANY_ADDRESS
     port = _VOLUME_PORT if kernel else client.port
     if via is None and client.host in HOST_NAMES and port == client.port:
-        port += 1  # with the address of its own target, the listener would connect to itself
+        port += 1  # the target is on this host: a listener with its address would connect to itself
     listen = _free_listener(f"{host}:{port}", "", result)
     name = result.new_backend_name(client.volume or client.name)
     backend: dict[str, Any] = {"kind": client.kind}
@@ -111,12 +111,12 @@ def _add_direct(client: ImportedClient, result: ImportResult) -> None:
 
 
 def _free_listener(listen: str, where: str, result: ImportResult) -> str:
-    """Return the listener with a port that no other backend uses: its own port, or else the next free port.
+    """Return the listener. If another backend uses its port, replace the port by the next free one.
 
     Args:
         listen: The listener: `host:port` or the path of a unix socket.
-        where: The name of the client or forward in notes; empty to add no note about a changed port.
-        result: Contains the backends. Receives the note.
+        where: The name of the client or forward, for a note about a changed port; empty to add no note.
+        result: Contains the backends. The function adds the note.
 
     Raises:
         UsageError: Another backend uses the unix socket.
@@ -162,17 +162,17 @@ def _merge(client: ImportedClient, name: str, result: ImportResult) -> None:
     for key, value in keys.items():
         backend.setdefault(key, value)
     if "check" in keys:
-        _join_checks(client, keys["check"], name, result)
+        _merge_check(client, keys["check"], name, result)
 
 
 def _remove_login(client: ImportedClient) -> None:
-    """Remove the check's login from a client, with the note about its password."""
+    """Remove the login for the health check from a client, and remove the note about its password."""
     del client.keys["check"]
     client.notes = tuple(each for each in client.notes if "PASSWORD_FILE" not in each)
 
 
-def _join_checks(client: ImportedClient, check: dict[str, Any], name: str, result: ImportResult) -> None:
-    """Add a client's login to the check of a backend. If the check has another user or database, add a note."""
+def _merge_check(client: ImportedClient, check: dict[str, Any], name: str, result: ImportResult) -> None:
+    """Use a client's login for the health check of a backend. If the check has another user, add a note instead."""
     backend = result.backends[name]
     others: list[str] = []
     if check.get("user") == backend["check"].get("user"):
@@ -191,7 +191,7 @@ def _join_checks(client: ImportedClient, check: dict[str, Any], name: str, resul
 
 
 def _unique_volume(client: ImportedClient, keys: dict[str, Any], result: ImportResult) -> dict[str, Any]:
-    """Return the keys of a client's volume. If another backend has a volume with this name, append a number to it."""
+    """Return the keys of a client's volume. If another volume has the same name, append a number to the name."""
     taken = {each["volume"]["name"] for each in result.backends.values() if "volume" in each}
     old, client.volume = client.volume, unused_name(client.volume, taken)
     if old != client.volume:
@@ -202,8 +202,8 @@ def _unique_volume(client: ImportedClient, keys: dict[str, Any], result: ImportR
 def _note_missing(name: str, result: ImportResult) -> None:
     """Add a placeholder for each required key that the backend lacks, and a note that asks the user to replace it.
 
-    For a kind that requires no keys, add the kind's note, for example about a login for the check, while the backend
-    has no check. Remove the note when it no longer applies.
+    If the kind has no required keys, it can have a note about the health check, such as how to add a login. Add this
+    note if the backend has no check, and remove the note after a client has added the check.
     """
     backend = result.backends[name]
     imports = KINDS[backend["kind"]].imports

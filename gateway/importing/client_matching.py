@@ -5,7 +5,7 @@ from gateway.importing.model import HERE, HOST_NAMES, LOOPBACK, ImportedClient, 
 
 
 def join_networks(result: ImportResult) -> None:
-    """Route clients and tunnels through the tunnel of a VPN container if they use the container's network.
+    """Route clients and tunnels through a VPN if their containers share the network of the VPN's container.
 
     Args:
         result: Contains the tunnels, forwards and clients. The function sets their `via`.
@@ -48,7 +48,7 @@ def forward_of(client: ImportedClient, result: ImportResult) -> ImportedForward 
 
     Args:
         client: The client.
-        result: Contains the forwards. Receives notes.
+        result: Contains the forwards. The function adds notes.
     """
     container = client.container
     hosts = {_linked(client)}
@@ -61,14 +61,14 @@ def forward_of(client: ImportedClient, result: ImportResult) -> ImportedForward 
         hosts |= {name for each in result.containers for name in each.names
                   if each.network.partition(":")[2] in container.names}  # fmt: skip
     if client.via is not None and client.host in LOOPBACK:
-        return None  # the container opens a tunnel itself, so it uses no forward
+        return None  # the container opens its own tunnel, so it does not use a forward of another container
     return next(
         (each for each in result.forwards if any((host, client.port) in each.names for host in hosts)), None
     ) or _forward_of_host(client, result)
 
 
 def published_ports(forward: ImportedForward, result: ImportResult) -> list[int] | None:
-    """Return the ports of this host that a container publishes for a forward; None if the forward is on this host."""
+    """Return the host ports that a container publishes for its forward; None if the forward listens on the host."""
     for container in result.containers:
         if container.where == forward.where and container.network != "host":
             return sorted(port for host, port in forward.names if host == HERE)
@@ -76,14 +76,14 @@ def published_ports(forward: ImportedForward, result: ImportResult) -> list[int]
 
 
 def _linked(client: ImportedClient) -> str:
-    """Return the name of the container if a client connects to the alias of a link; otherwise the client's host."""
+    """Return the linked container's name if the client's host is the alias of a Docker link; else, the host."""
     return client.container.links.get(client.host, client.host) if client.container is not None else client.host
 
 
 def _forward_of_host(client: ImportedClient, result: ImportResult) -> ImportedForward | None:
     """Return the forward on this host that a container tries to reach at its own 127.0.0.1; None if there is none.
 
-    The container cannot reach that forward, so add a note about the mistake.
+    Inside the container, 127.0.0.1 is the container itself. Add a note that the client never reached the forward.
     """
     if client.container is None or client.host not in LOOPBACK:
         return None
@@ -96,12 +96,12 @@ def _forward_of_host(client: ImportedClient, result: ImportResult) -> ImportedFo
     return forward
 
 
-def is_remote(client: ImportedClient, result: ImportResult) -> bool:
-    """Return whether a client that uses no forward needs a backend. If it needs none, add a note with the reason.
+def needs_backend(client: ImportedClient, result: ImportResult) -> bool:
+    """Return whether a client that uses no forward needs a backend. It needs none if its server is local.
 
     Args:
         client: The client.
-        result: Contains the containers. Receives notes.
+        result: Contains the containers. The function adds notes.
     """
     host = _linked(client)
     own = next((each for each in result.containers if host in each.names and not each.replaced), None)

@@ -5,16 +5,16 @@ from typing import Any
 
 from gateway.importing.import_result import ImportResult, split_target
 from gateway.importing.model import ANY_ADDRESS, LOOPBACK, ImportedClient, ImportedContainer
-from gateway.importing.volumes import replacement
+from gateway.importing.volumes import fstab_line
 
 
 def _address(
     client: ImportedClient, container: ImportedContainer, backend: dict[str, Any], result: ImportResult
 ) -> str:
-    """Return an instruction for the user: the address to which a container must connect.
+    """Return an instruction for the user that names the address to which a container must connect.
 
-    If the client uses a link (`links` in Compose) to a container that the gateway replaces, mark the link as used, so
-    that no note lists it.
+    If the container has a Docker link to a container that the gateway replaces, the instruction also says to remove
+    the link. The function then marks the link as used, so that it is not listed again as not imported.
     """
     listen, variables = backend["listen"], ", ".join(client.variables)
     if listen.startswith("/"):
@@ -40,22 +40,23 @@ def _address(
 
 
 def _missing_file(client: ImportedClient, container: ImportedContainer) -> str:
-    """Return an instruction to create the password file of a check; empty if a source contains the file.
+    """Return an instruction to create the file with the password for the health check.
 
-    For example, no source contains the file of an external secret.
+    The result is empty if the path of the file on the host is known. For an external secret of Compose, for example,
+    there is no such path.
     """
     path = client.keys.get("check", {}).get("password_file", "")
     variable = next((each for each in client.login if container.environment[each] == path), "")
     in_container = bool(container.name or container.image)
     if not variable or not in_container or container.host_path(path) is not None:
         return ""
-    return f"; write the password to {path}, because no source has the file that {variable} names"
+    return f"; create {path} with the password: {variable} refers to it, but no source contains the file"
 
 
 def note_client(client: ImportedClient, result: ImportResult) -> None:
     """Add the change that a client needs to `result.changes`, and the client's notes to `result.notes`.
 
-    Also mark the variables that the backend was created from as used, so that no note lists them as not imported.
+    Also mark the client's imported variables as used, so that no note lists them as not imported.
     """
     backend = result.backends[client.backend]
     for note in client.notes:
@@ -68,7 +69,7 @@ def note_client(client: ImportedClient, result: ImportResult) -> None:
         result.changes.append((client, text))
         return
     if client.folder:
-        result.changes.append((client, f"new line of /etc/fstab: {replacement(client, backend['listen'], backend)}"))
+        result.changes.append((client, f"new line of /etc/fstab: {fstab_line(client, backend['listen'], backend)}"))
     elif client.volume and backend.get("volume", {}).get("name") == client.volume:
         result.changes.append((client, "replace it with the output of `gateway render compose` or `docker-run`"))
     elif not client.volume:

@@ -1,4 +1,4 @@
-"""Reads the services and volumes in Compose files."""
+"""Imports the services and volumes in Compose files."""
 
 import posixpath
 import re
@@ -23,13 +23,13 @@ def import_compose(
     folder: str = "",
     override: tuple[str, str] = ("", ""),
 ) -> None:
-    """Read the services and volumes in a Compose file.
+    """Import the services and volumes in a Compose file.
 
     Args:
         text: The content of the file.
         source: The prefix that names the file in notes. It ends with a colon and a space, or is empty.
         files: The env files that were passed as sources.
-        result: Receives the containers, volumes and notes.
+        result: The imported configuration, to which the function adds the containers, volumes and notes.
         folder: The directory of the file. Relative paths in the file are relative to this directory.
         override: The name and the content of the override file; empty if there is none.
 

@@ -13,7 +13,7 @@ from gateway.backends import KINDS
 from gateway.errors import UsageError
 from gateway.importing.address_change import change_address
 from gateway.importing.client_matching import published_ports
-from gateway.importing.compose_gateway import BRIDGE, ComposeGatewayConfig, deploy, service
+from gateway.importing.compose_gateway import BRIDGE, ComposeGatewayConfig, adapt_to_compose, service
 from gateway.importing.compose_values import list_of
 from gateway.importing.import_result import ImportResult, split_target
 from gateway.importing.model import HERE, ImportedContainer
@@ -27,12 +27,13 @@ def compose_diff(text: str, name: str, result: ImportResult) -> str:
     Args:
         text: The content of the Compose file.
         name: The name of the Compose file.
-        result: The imported configuration. Receives notes on changes that the diff does not contain.
+        result: The imported configuration, to which the function adds notes on changes that the diff does not
+            contain.
 
     Raises:
         UsageError: The file cannot be edited in place.
     """
-    found = deploy(result, posixpath.dirname(name))
+    found = adapt_to_compose(result, posixpath.dirname(name))
     containers = {each.name: each for each in result.containers if each.is_service}
     edit = _edit(text, name, has_services=bool(containers))
     replaced = {each.name for each in containers.values() if each.replaced}
@@ -72,7 +73,7 @@ def compose_diff(text: str, name: str, result: ImportResult) -> str:
 
 
 def _edit(text: str, name: str, *, has_services: bool) -> YamlEdit:
-    """Create the `YamlEdit` for a Compose file.
+    """Create the `YamlEdit` that collects the changes to a Compose file.
 
     Args:
         text: The content of the file.
@@ -98,7 +99,8 @@ def _relative(changes: list[tuple[str, str, str]], folder: str, result: ImportRe
     Args:
         changes: The path, the old content and the new content of each file in `folder`.
         folder: The directory of the Compose file.
-        result: Receives a note on the directory in which to apply the diff.
+        result: The imported configuration, to which the function adds a note on the directory in which to apply the
+            diff.
     """
     if not folder.startswith("/") and ".." not in folder.split("/"):
         return changes
@@ -109,7 +111,10 @@ def _relative(changes: list[tuple[str, str, str]], folder: str, result: ImportRe
 
 
 def _note_ports(found: ComposeGatewayConfig, ports: list[str], result: ImportResult) -> None:
-    """Add a note on the ports published for programs on this host. Mark the ports of replaced services as used."""
+    """Add a note on the ports that the gateway's service publishes on this host.
+
+    Mark the ports that replaced services publish as used, so that no other note lists them as not imported.
+    """
     mounted = {name for name, keys in found.backends.items() if KINDS[keys["kind"]].kernel_mounts}
     on_loopback: list[str] = []
     for forward in result.forwards:
@@ -147,9 +152,9 @@ def _note_requirements(found: ComposeGatewayConfig, result: ImportResult) -> Non
 def _note_internal_networks(
     edit: YamlEdit, container: ImportedContainer, found: ComposeGatewayConfig, result: ImportResult
 ) -> None:
-    """Add a note if a service cannot reach its backend, because the gateway listens on the host.
+    """Add a note if the gateway listens on the host, and a client has only internal networks.
 
-    This is the case if the service has only internal networks, which have no route to the host.
+    Internal networks have no route to the host, so the client cannot reach its backend.
     """
     if not found.on_host or container.network:
         return
@@ -204,12 +209,12 @@ def _networks(edit: YamlEdit, result: ImportResult, found: ComposeGatewayConfig)
     aliases = [*found.backends, *result.replaced_names()]
     found_: dict[str, Any] = {name: {"aliases": list(dict.fromkeys(aliases))} for name in used or ["default"]}
     if "default" not in found_ and all(edit.get("networks", name, "internal") for name in found_):
-        found_["default"] = {}  # the gateway reaches the tunnels' servers through the default network
+        found_["default"] = {}  # internal networks have no route to the tunnels' servers
     return found_
 
 
 def _ports(result: ImportResult) -> Iterator[str]:
-    """Yield the ports to publish on this host's loopback, so that clients on this host still reach the forwards."""
+    """Yield the values of `ports` that publish the imported forwards on the loopback address of this host."""
     for forward in result.forwards:
         if not forward.backend or forward.listen.startswith("/"):
             continue

@@ -1,4 +1,4 @@
-"""Reads Compose files: merges override files, resolves `extends`, and interpolates variables."""
+"""Parses Compose files: merges override files, resolves `extends`, and interpolates variables."""
 
 import re
 from typing import Any
@@ -27,7 +27,7 @@ def read_compose(
         text: The content of the file.
         source: The prefix that names the file in notes. It ends with a colon and a space, or is empty.
         files: The env files that were passed as sources.
-        result: Receives notes.
+        result: The imported configuration, to which the function adds notes.
         folder: The directory of the file.
         override: The name and the content of the override file; empty if there is none.
 
@@ -65,7 +65,7 @@ def _load(text: str, source: str) -> dict[str, Any]:
     """
     try:
         document = load_yaml(text, ComposeLoader)
-    except yaml.MarkedYAMLError as error:  # the message quotes lines of the file, which can contain secrets
+    except yaml.MarkedYAMLError as error:  # do not show its message, which quotes lines that can contain secrets
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark is not None else ""
         problem = re.sub(r"(['\"])(?!<)[^'\"]{2,}\1", "'…'", error.problem or error.context or "")
@@ -94,7 +94,8 @@ def _extended(
         name: The name of the service.
         services: The services of the file.
         source: The prefix that names the file in notes.
-        result: Receives a note if the service inherits keys from another file.
+        result: The imported configuration, to which the function adds a note if the service inherits keys from
+            another file.
         inner: The names of the services that directly or indirectly extend this service, to detect cycles.
     """
     service = services[name]

@@ -21,7 +21,7 @@ _FILES = {
     "password_file": "password", "private_key_file": "private_key", "preshared_key_file": "preshared_key",
     "known_hosts": "known_hosts", "config": "config",
 }  # fmt: skip
-"""The suffix of a secret's name for each configuration key that contains a file path."""
+"""For each configuration key that contains a file path: the suffix of the name of its Compose secret."""
 
 
 @dataclass
@@ -50,8 +50,8 @@ class ComposeGatewayConfig:
         return any(keys["kind"] in _VPNS for keys in self.tunnels.values())
 
 
-def deploy(result: ImportResult, folder: str) -> ComposeGatewayConfig:
-    """Return the configuration of a gateway that runs as a Compose service.
+def adapt_to_compose(result: ImportResult, folder: str) -> ComposeGatewayConfig:
+    """Return the imported configuration, adapted for a gateway that runs as a Compose service.
 
     Args:
         result: The imported configuration, which this function does not change.
@@ -69,7 +69,7 @@ def deploy(result: ImportResult, folder: str) -> ComposeGatewayConfig:
                 _move_files(name, keys["check"], found)
     for keys in found.tunnels.values():
         if keys["kind"] in _VPNS and not found.on_host:
-            keys["isolation"] = "device"  # the container has a separate network namespace already
+            keys["isolation"] = "device"  # the gateway's container already separates the VPN from the host's network
     served = {client.backend for client in result.clients if client.container and client.container.network != "host"}
     published = {each.backend: published_ports(each, result) for each in result.forwards}
     for name, keys in found.backends.items():
@@ -86,7 +86,7 @@ def _listener(
     Args:
         keys: The imported keys of the backend.
         found: The configuration of the gateway's service.
-        published: The ports of this host that the replaced container publishes; None if the backend replaces none.
+        published: The host ports that the replaced container publishes; None if the backend replaces no container.
         for_containers: Whether containers on a Docker network are clients.
     """
     listen = keys["listen"]
@@ -110,7 +110,7 @@ def _move_files(name: str, keys: dict[str, Any], found: ComposeGatewayConfig) ->
     Args:
         name: The name of the tunnel or backend, for the names of the secrets.
         keys: The configuration keys, which the function changes.
-        found: Receives the secrets.
+        found: The configuration, to which the function adds the secrets.
     """
     for key, suffix in _FILES.items():
         if key in keys and key != "known_hosts" and isinstance(keys[key], str):

@@ -11,13 +11,13 @@ def interpolated(text: str, value: Callable[[str], str]) -> str:
 
     Args:
         text: The string.
-        value: Receives the name of a variable, and returns its value; empty if it is not known.
+        value: Returns the value of the variable with the given name; empty if it is not known.
     """
     return "".join(part for _, part in _parts(text, value))
 
 
 def replaced(text: str, start: int, end: int, new: str, value: Callable[[str], str]) -> str | None:
-    """Change a template so that one part of its interpolated result changes.
+    """Change a template so that its interpolated result contains another string in one place.
 
     Args:
         text: The template: a string before interpolation.

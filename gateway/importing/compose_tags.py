@@ -21,7 +21,7 @@ class ReplacedValue:
 
 
 class _Reset:
-    """The type of `RESET`, which stands for the tag `!reset`: it removes the key from the overridden file."""
+    """The type of `RESET`, which represents the tag `!reset`. The tag removes a key of the overridden file."""
 
 
 RESET: Final = _Reset()

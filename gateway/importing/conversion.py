@@ -7,7 +7,7 @@ from functools import partial
 
 from gateway.backends import KINDS
 from gateway.errors import UsageError
-from gateway.importing.backend_creation import join
+from gateway.importing.backend_creation import create_backends
 from gateway.importing.client_matching import published_ports
 from gateway.importing.compose import import_compose
 from gateway.importing.compose_merge import is_base, is_override
@@ -63,7 +63,7 @@ def _convert(sources: Sequence[ImportSource]) -> ImportResult:
         if not container.replaced and not import_tunnel(container, result):
             result.clients += find_clients(container, result)
     _import_env_files(given, files, result)
-    join(result)
+    create_backends(result)
     _keep_shared_networks(result)
     result.add_example()
     result.note_unused_tunnels()
@@ -86,7 +86,7 @@ def _read(
     result: ImportResult,
     override: ImportSource | None = None,
 ) -> Volumes:
-    """Read one source into `result`. Return the driver options of the volumes that its commands create, by name."""
+    """Read one source into `result`. Return the driver options of the volumes that it creates, by volume name."""
     folder = posixpath.dirname(source.name)
     read_env_file = partial(files.read, folders=("", folder))
     match form:
@@ -113,7 +113,7 @@ def _read(
 
 
 def _import_env_files(given: Sequence[tuple[ImportSource, str]], files: EnvFiles, result: ImportResult) -> None:
-    """Convert env files that no container uses, as if a process on this host had their variables."""
+    """Convert env files that no container uses. Treat their variables as those of a process on this host."""
     compose = any(form == "compose" for _, form in given)
     for source, form in given:
         if form != "env" or (source.name and files.is_read(source.name)):
@@ -136,7 +136,7 @@ def _import_env_files(given: Sequence[tuple[ImportSource, str]], files: EnvFiles
 
 
 def _keep_shared_networks(result: ImportResult) -> None:
-    """Keep a VPN container if another container uses its network, and that container has no imported backend.
+    """Do not replace a VPN container if another container shares its network, but has no imported backend.
 
     Without the VPN container, the other container would lose its network.
     """
@@ -153,7 +153,7 @@ def _keep_shared_networks(result: ImportResult) -> None:
 
 
 def _note_ports(container: ImportedContainer, result: ImportResult) -> None:
-    """Add a note on the published ports of a container that the gateway replaces, if they are not marked as used."""
+    """Add a note on the published ports of a replaced container, unless an earlier step has marked them as used."""
     if not container.replaced or not container.port_parts:
         return
     for forward in result.forwards:
@@ -175,7 +175,7 @@ def note_rest(result: ImportResult) -> None:
     """For each container, add a note that lists the parts of its definition that the import did not use.
 
     Args:
-        result: Contains the containers. Receives the notes.
+        result: Contains the containers. The function adds the notes.
     """
     for container in result.containers:
         _note_ports(container, result)

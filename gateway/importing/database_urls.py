@@ -54,7 +54,8 @@ def find_urls(container: ImportedContainer, result: ImportResult) -> Iterator[Da
 
     Args:
         container: The container with the variables.
-        result: Receives notes on connection strings that the import does not support.
+        result: The imported configuration, to which the function adds notes on connection strings that the import
+            does not support.
     """
     environment = container.environment
     for name, value in environment.items():

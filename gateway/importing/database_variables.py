@@ -21,7 +21,8 @@ def find_clients(container: ImportedContainer, result: ImportResult) -> list[Imp
 
     Args:
         container: The container.
-        result: Receives notes, and a tunnel if the application opens one itself.
+        result: The imported configuration, to which the function adds notes, and a tunnel if the application opens
+            one itself.
     """
     found = [*_by_host(container.environment), *find_urls(container, result)]
     _note_libpq(container, result)
@@ -56,7 +57,7 @@ def find_clients(container: ImportedContainer, result: ImportResult) -> list[Imp
 
 
 def _note_libpq(container: ImportedContainer, result: ImportResult) -> None:
-    """Add notes on variables of libpq that name a server in addition to `PGHOST` (PostgreSQL, section 32.15)."""
+    """Add notes on variables that libpq uses instead of `PGHOST` (PostgreSQL, section 32.15)."""
     environment = container.environment
     if environment.get("PGSERVICE"):
         result.add_note(
@@ -79,7 +80,7 @@ def _by_host(environment: dict[str, str]) -> Iterator[DatabaseAddress]:
         prefix = match["prefix"]
 
         def first(*ends: str, prefix: str = prefix) -> str:
-            """Return the name of the first variable that is set, from names with this prefix and each suffix."""
+            """Return the name of the first variable that is set: the prefix followed by one of `ends`."""
             names = (f"{prefix}{'_' if prefix and prefix != 'PG' else ''}{end}" for end in ends)
             return next((each for each in names if environment.get(each)), "")
 
@@ -104,7 +105,7 @@ def _by_host(environment: dict[str, str]) -> Iterator[DatabaseAddress]:
 
 def _check(address: DatabaseAddress, kind: str, container: ImportedContainer) -> dict[str, Any]:
     if kind != "tcp" and not checks_login(kind):
-        return {}  # for kind tcp, keep the login, because a forward can still change the kind
+        return {}  # keep the login for kind tcp: a later step can replace tcp by a kind whose check logs in
     if not address.user and not (address.password and KINDS[kind].imports.password_without_user):
         return {}
     check: dict[str, Any] = {"user": address.user} if address.user else {}

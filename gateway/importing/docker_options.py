@@ -32,7 +32,7 @@ _WITH_VALUE = frozenset({
 _SERVICE_ONLY = frozenset({"replicas", "mode", "constraint", "placement-pref", "secret", "config", "limit-memory"})
 """Options of `docker service create` that `docker run` does not have."""
 _INVALID = frozenset({"opt", "driver", "o"})
-"""Options of `docker volume create` that users pass to `docker run` by mistake."""
+"""Options of `docker volume create` that users pass to `docker run` by mistake. The import corrects them."""
 
 
 def read_options(words: list[str], notes: list[str], where: str) -> tuple[list[tuple[str, str]], list[str]]:
@@ -40,7 +40,7 @@ def read_options(words: list[str], notes: list[str], where: str) -> tuple[list[t
 
     Args:
         words: The words after `run`.
-        notes: Receives notes on options that are not valid.
+        notes: The list to which the function adds notes on options that are not valid.
         where: The name of the command in notes.
 
     Returns:

@@ -23,7 +23,7 @@ def import_docker(words: list[str], source: str, read_env_file: EnvFileReader, r
         words: The words of the command. The first word is `docker` or `podman`.
         source: The prefix that names the source in notes.
         read_env_file: Reads an env file of the container.
-        result: Receives the container and notes.
+        result: The imported configuration, to which the function adds the container and notes.
 
     Returns:
         The driver options of each volume that the command creates, by volume name.
@@ -67,14 +67,14 @@ def _run(words: list[str], source: str, command: str, read_env_file: EnvFileRead
         options += [("env", word) for flag, word in pairwise(rest) if flag in ("-e", "--env") and "=" in word]
     volumes: Volumes = {}
     driver: dict[str, str] = {}
-    # A later env file overrides earlier ones, and options --env override all files.
+    # Apply the env files first, in their order, because a later file overrides earlier ones, and --env overrides all.
     for name, value in sorted(options, key=lambda option: option[0] != "env-file"):
         if name in ("opt", "o"):
             driver.update([value.partition("=")[::2]])
         else:
             volumes |= _apply(container, name, value, read_env_file, result)
     if driver:
-        volumes |= _correct(container, driver, result)
+        volumes |= _intended_options(container, driver, result)
     result.containers.append(container)
     return volumes
 
@@ -82,9 +82,10 @@ def _run(words: list[str], source: str, command: str, read_env_file: EnvFileRead
 def _apply(
     container: ImportedContainer, name: str, value: str, read_env_file: EnvFileReader, result: ImportResult
 ) -> Volumes:
-    """Apply one option to a container. Return the driver options of the volume that the option creates, by its name.
+    """Apply one option to a container.
 
-    The result is empty if the option creates no volume.
+    If the option creates a volume, return the driver options by the name of the volume. Otherwise, return an empty
+    dictionary.
     """
     match name:
         case "env" | "env-file":
@@ -100,7 +101,7 @@ def _apply(
             kind = fields.get("type", "volume")
             if kind not in ("bind", "volume", "tmpfs", "image", "npipe", "cluster"):
                 container.mounts.remove(mount)
-                options, mount = _mounted_by(container, kind, mount, result)
+                options, mount = _intended_volume(container, kind, mount, result)
                 container.mounts.append(mount)
                 container.use(f"mount.{mount.target}")
             if options and kind != "bind":
@@ -141,12 +142,12 @@ def _apply_network(container: ImportedContainer, name: str, value: str) -> None:
         container.network = value
 
 
-def _mounted_by(
+def _intended_volume(
     container: ImportedContainer, kind: str, mount: ImportedMount, result: ImportResult
 ) -> tuple[dict[str, str], ImportedMount]:
-    """Interpret a `--mount` option whose type is a file system, such as `type=nfs`. Docker refuses such an option.
+    """Convert a `--mount` option with the type of a file system, such as `type=nfs`, which Docker refuses.
 
-    Add a note with the correct option. Return the driver options and the mount that the user intended.
+    Add a note with the correct option. Return the driver options and the mount of the volume that the user intended.
     """
     server, _, export = mount.source.rpartition(":")
     name = export.rstrip("/").rpartition("/")[2] or "volume"
@@ -161,8 +162,8 @@ def _mounted_by(
     return options, ImportedMount(name, mount.target, read_only=mount.read_only)
 
 
-def _correct(container: ImportedContainer, driver: dict[str, str], result: ImportResult) -> Volumes:
-    """Interpret `docker run --opt`, which Docker refuses, as options of a volume.
+def _intended_options(container: ImportedContainer, driver: dict[str, str], result: ImportResult) -> Volumes:
+    """Apply the option `--opt`, which `docker run` refuses, to the volume that the container mounts.
 
     Add a note with the correct command. Return the driver options of the volume that the user intended, by its name.
     """

@@ -36,7 +36,7 @@ def parse_env_file(text: str, value: Callable[[str], str] | None = None) -> dict
 
 
 class EnvFiles:
-    """Holds the env files that were passed as sources, and records which files and variables are used.
+    """Holds the env files that the user passed as sources, and records which files and variables are used.
 
     Args:
         texts: The content of each file, by its path.

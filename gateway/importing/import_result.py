@@ -30,7 +30,7 @@ class ImportResult:
         forwards: The local forwards.
         clients: The clients of remote services.
         containers: The containers of all sources.
-        reserved: Names that a backend must not have.
+        reserved: Names that a backend must not have, because other containers have them.
         changes: Pairs of a client and an instruction for the user on how to change it. A diff of a Compose file
             replaces the instructions for the clients in this file.
         sections: Additional sections of the configuration.
@@ -83,9 +83,9 @@ class ImportResult:
         return unused_name(short_name(name) or "backend", {*self.backends, *self.reserved})
 
     def add_backend(self, via: str | None, target: str, listen: str) -> str:
-        """Add a backend with a target and a listener, without the other keys of its kind. Return the backend's name.
+        """Add a backend that has only a kind, a tunnel, a target and a listener. Return the backend's name.
 
-        The port of the target determines the backend's kind.
+        The port of the target determines the kind.
 
         Args:
             via: The name of the tunnel; None if the backend uses no tunnel.

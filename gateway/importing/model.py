@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 HERE = "localhost"
-"""The value that represents this host in `ImportedForward.names` and `ImportedClient.host`."""
+"""The host name that represents this host (not a container) in `ImportedForward.names` and `ImportedClient.host`."""
 HOST_NAMES = frozenset({
     HERE, "127.0.0.1", "::1", "0.0.0.0", "::", "host.docker.internal", "host.containers.internal", "172.17.0.1",  # noqa: S104
     "gateway.docker.internal", "docker.for.mac.localhost",
@@ -22,7 +22,7 @@ def home(path: str) -> str:
 
 
 def names_on_host(port: int) -> set[tuple[str, int]]:
-    """Return the `ImportedForward.names` of a listener that only processes on this host can reach."""
+    """Return the name and port of a listener that only processes on this host can reach."""
     return {(HERE, port)}
 
 
@@ -32,7 +32,7 @@ class SshCommandContext:
 
     Args:
         where: The name of the command in notes.
-        names: Receives the port of a listener, and returns the names and ports at which clients reach the listener.
+        names: Returns the host names and ports at which clients reach a listener, for the port of the listener.
         path: Converts a path in the command to a path on the host.
         in_container: Whether the command runs in a container.
     """
@@ -65,11 +65,11 @@ class ImportedContainer:
     Args:
         where: The name of the container in notes.
         name: The host name at which other containers reach the container.
-        source: The source that defines the container.
+        source: The prefix that names the source of the container in notes, such as a file; empty if there is none.
         image: The image.
         command: The words of the entrypoint and the command.
         environment: The environment variables.
-        references: The values of the variables to which the Compose file can refer.
+        references: The values of the variables to which the Compose file can refer, from `.env` files.
         mounts: The mounts.
         network: The network mode: `host`, `service:NAME` or `container:NAME`; empty if the container is on networks.
         aliases: Additional host names at which other containers reach the container.
@@ -122,7 +122,7 @@ class ImportedContainer:
 
     @property
     def port_parts(self) -> list[str]:
-        """The keys in `parts` of the published ports."""
+        """The keys of `parts` that represent published ports."""
         return [key for key in self.parts if key == "ports" or key.startswith("publish.")]
 
     def variable(self, *names: str) -> str:
@@ -181,8 +181,8 @@ class ImportedClient:
         keys: Additional configuration keys of the backend.
         via: The name of the tunnel that the client itself opens; None if the client opens no tunnel.
         container: The container that is the client; None if the client is a process or the kernel of this host.
-        login: The names of the variables that contain the address, and the user and password for the check.
-        variables: The names of the variables that contain host and port. The Compose diff changes these.
+        login: The names of all variables that contain the address, or the user or password for the health check.
+        variables: The names of the variables that contain host and port. The Compose diff changes their values.
         volume: The name of the volume; empty if the client is not a volume.
         volume_key: The key of the volume in its Compose file; empty if the client is not a volume of a Compose file.
         folder: The directory on which this host mounts the file system; empty if this host does not mount it.

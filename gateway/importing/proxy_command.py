@@ -23,9 +23,9 @@ _SHELL = re.compile(
 _VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*)")
 _BRACES = re.compile(r"(?<!\$)\{(\w+)\}")
 _TOKENS = {"%": "%", "h": "{host}", "p": "{port}", "r": "{user}"}
-"""The replacement of each token of ssh_config(5)."""
+"""The placeholder of the gateway's configuration that replaces each token of ssh_config(5)."""
 _INHERITED = frozenset({"PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ"})
-"""Environment variables that a program of a tunnel always gets."""
+"""Environment variables that the gateway always passes to the program of a tunnel."""
 _CORKSCREW = re.compile(r"corkscrew\s+(\S+)\s+(\d+)\s+%h\s+%p")
 
 
@@ -102,7 +102,7 @@ def program(command: str, alias: str) -> ImportedProgram:
     words = ["sh", "-c", command] if needs_shell else shlex.split(command)
     braces = tuple(f"{{{name}}}" for name in _BRACES.findall(command))
     words = [_BRACES.sub(r"{ \1 }", word) for word in words]
-    # Double each dollar sign, because the configuration file would replace `$NAME` with a variable.
+    # Double each dollar sign: in the configuration file, a single one can begin a reference to a variable.
     converted = [re.sub(r"%(.)", replacement, word.replace("$", "$$")) for word in words]
     converted = [home(word) if word.startswith("~/") and not needs_shell else word for word in converted]
     variables = dict.fromkeys(_VARIABLE.findall(command)) if needs_shell else ()

@@ -18,7 +18,7 @@ _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 _SHELLS = frozenset({
     "sh", "bash", "dash", "ash", "zsh", "su", "sudo", "runuser", "flock", "screen", "tmux", "nohup", "setsid",
 })  # fmt: skip
-"""Programs that run a command line from one of their arguments."""
+"""Programs that run a command line which is one of their arguments, as in `sh -c 'ssh …'`."""
 
 
 def import_unit(text: str, source: str, read_env_file: EnvFileReader, result: ImportResult) -> Volumes:
@@ -28,7 +28,8 @@ def import_unit(text: str, source: str, read_env_file: EnvFileReader, result: Im
         text: The content of the unit.
         source: The prefix that names the unit in notes.
         read_env_file: Reads the env file of a container or of the unit.
-        result: Receives the tunnels, forwards, containers and notes from the commands.
+        result: The imported configuration, to which the function adds the tunnels, forwards, containers and notes
+            from the commands.
 
     Returns:
         The driver options of each volume that the commands create, by volume name.
@@ -74,7 +75,8 @@ def import_script(
         text: The script or command line.
         source: The prefix that names the script in notes.
         read_env_file: Reads an env file of a container.
-        result: Receives the tunnels, forwards, containers and notes from the commands.
+        result: The imported configuration, to which the function adds the tunnels, forwards, containers and notes
+            from the commands.
         form: `ssh` if each ssh command must have a local forward.
 
     Returns:
@@ -119,7 +121,7 @@ def import_script(
 
 
 def _schedule(words: list[str]) -> dict[str, str]:
-    """Return the schedule of a crontab(5) line as an entry for `ImportedContainer.parts`; empty if there is none."""
+    """Return the schedule of a crontab(5) line in the form of `ImportedContainer.parts`; empty if there is none."""
     schedule = " ".join(words[: schedule_length(words)])
     return {"schedule": f"schedule {schedule}"} if schedule else {}
 
@@ -127,7 +129,7 @@ def _schedule(words: list[str]) -> dict[str, str]:
 def _note_other(words: list[str], source: str, result: ImportResult) -> None:
     """Add a note on a command that is not imported."""
     if words != ["done"]:
-        printed = words[0] in ("echo", "printf")  # it can print a secret for the next command in a pipe
+        printed = words[0] in ("echo", "printf")  # hide the arguments: a script can pipe a secret to another program
         result.add_note(f"{source}`{f'{words[0]} …' if printed else redacted(words)}`: not imported")
 
 
@@ -148,7 +150,7 @@ def _command_line(words: list[str]) -> str:
 
 
 def _docker_command(words: list[str], command: ShellCommand) -> ShellCommand | None:
-    """Return a docker command without `sudo` and without the variables before it; None for another command."""
+    """Return a docker command without the schedule, `sudo` and variables before it; None for any other command."""
     rest = words[schedule_length(words) :]
     rest = rest[1:] if rest[:1] == ["sudo"] else rest
     own = [word.partition("=") for word in takewhile(_ASSIGNMENT.match, rest)]
@@ -160,7 +162,7 @@ def _docker_command(words: list[str], command: ShellCommand) -> ShellCommand | N
 
 
 def _pass_variables(container: ImportedContainer, command: ShellCommand, result: ImportResult) -> list[str]:
-    """Set the variables that a container inherits from the script (`-e NAME`). Return their names."""
+    """Set the container's variables whose values come from the script (`-e NAME`). Return their names."""
     names = [name for name, value in container.environment.items() if value == f"${{{name}}}"]
     names = [name for name in names if name in command.variables]
     for name in names:

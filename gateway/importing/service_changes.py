@@ -11,13 +11,13 @@ from gateway.importing.yaml_edit import YamlEdit
 
 
 def change_volume(edit: YamlEdit, client: ImportedClient, found: ComposeGatewayConfig, result: ImportResult) -> None:
-    """Change the driver options of a volume so that the volume mounts through the gateway.
+    """Change the driver options of a volume so that Docker mounts the volume through the gateway.
 
     Args:
-        edit: The edit of the Compose file.
+        edit: Collects the changes to the Compose file.
         client: The client that is the volume.
         found: The configuration of the gateway's service.
-        result: The imported configuration. Receives a note.
+        result: The imported configuration, to which the function adds a note.
 
     Raises:
         UsageError: The file cannot be edited in place.
@@ -43,13 +43,13 @@ def change_volume(edit: YamlEdit, client: ImportedClient, found: ComposeGatewayC
 
 
 def change_service(edit: YamlEdit, container: ImportedContainer, replaced: set[str], result: ImportResult) -> None:
-    """Remove from a service the parts that the gateway replaces, and add a dependency on the gateway.
+    """Remove the parts of a service that the gateway replaces, and add a dependency on the gateway.
 
     Args:
-        edit: The edit of the Compose file.
+        edit: Collects the changes to the Compose file.
         container: The service.
         replaced: The names of the services that the gateway replaces.
-        result: The imported configuration. Receives notes.
+        result: The imported configuration, to which the function adds notes.
 
     Raises:
         UsageError: The file cannot be edited in place.
@@ -69,7 +69,7 @@ def change_service(edit: YamlEdit, container: ImportedContainer, replaced: set[s
 
 
 def _remove_links(edit: YamlEdit, container: ImportedContainer, replaced: set[str]) -> None:
-    """Remove links to services that the gateway replaces. The gateway gets the alias of each removed link."""
+    """Remove links to services that the gateway replaces."""
     aliases = [alias for alias, name in container.links.items() if name in replaced]
     links = edit.get("services", container.name, "links")
     if aliases and isinstance(links, list):
@@ -85,8 +85,8 @@ def _change_dependencies(
 ) -> None:
     """Make a service depend on the gateway if it needs the gateway, or if it depends on a replaced service.
 
-    Dependencies on replaced services are removed. The result is always a mapping: with a list, Compose starts the
-    service before the gateway listens.
+    Dependencies on replaced services are removed. The new `depends_on` is a mapping, because only a mapping can make
+    Compose wait until the gateway is healthy.
     """
     path = ("services", container.name, "depends_on")
     needs = edit.get(*path)

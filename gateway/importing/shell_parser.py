@@ -44,7 +44,7 @@ class ShellScript:
 
 
 def read_script(text: str) -> ShellScript:
-    """Split a script or a command line into commands, and replace the variables that it sets.
+    """Split a script or a command line into commands. Replace references to variables that the script sets.
 
     Args:
         text: The script or command line.
@@ -81,7 +81,7 @@ def read_script(text: str) -> ShellScript:
 
 
 def _joined_lines(text: str, notes: list[str]) -> str:
-    """Join continuation lines, and add a note on each line that breaks a continuation."""
+    """Join continuation lines. Correct mistakes such as a space after the backslash, and add a note on each."""
     joined: list[str] = []
     continued = False
     for number, line in enumerate(text.splitlines(), 1):
@@ -119,7 +119,8 @@ def _commands(text: str, notes: list[str]) -> Iterator[list[str]]:
 def _tokens(text: str, notes: list[str]) -> Iterator[str | None]:
     """Yield words, and None between commands. Skip redirections, and skip here-documents with a note.
 
-    A word that starts with a single quote gets a null character as prefix, because no variable in it is replaced.
+    If a word starts with a single quote, prefix it with a null character. The caller then replaces no variables in
+    this word.
     """
     position = 0
     delimiters: list[str] = []
@@ -154,7 +155,7 @@ def _after_here_documents(text: str, position: int, delimiters: list[str], notes
         text: The script.
         position: The start of the next line.
         delimiters: A pattern for the last line of each here-document.
-        notes: Receives a note on each here-document.
+        notes: The list to which the function adds a note on each here-document.
     """
     line = text[:position].rstrip("\n").rpartition("\n")[2].strip()
     for delimiter in delimiters:

@@ -7,7 +7,7 @@ from gateway.errors import UsageError
 from gateway.importing.volumes import is_fstab
 
 FORMS = ("ssh", "ssh-config", "compose", "docker-run", "env", "fstab")
-"""The names of the source formats on the command line."""
+"""The source formats that a user can specify on the command line."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from gateway.secret_redaction import redacted
 _WITH_VALUE = "BbcDEeFIiJLlmOoPpRSWw"
 """Options of ssh that take a value (ssh(1), "SYNOPSIS")."""
 _UNNECESSARY = "4AaCfGgKkMNnqsTtvXxYy"
-"""Options that need no equivalent in the gateway's configuration, and `-g`, which `_option` handles."""
+"""Options of ssh without a value. Except for `-g`, they need no equivalent in the gateway's configuration."""
 _KEYWORDS = {
     "i": "IdentityFile", "p": "Port", "l": "User", "J": "ProxyJump", "L": "LocalForward", "R": "RemoteForward",
     "D": "DynamicForward", "c": "Ciphers", "m": "MACs",
@@ -28,7 +28,7 @@ _PREFIXES = {
 }  # fmt: skip
 """Programs and keywords that can precede ssh, and the options of each that take a value."""
 _WITH_ARGUMENT = ("timeout", "gosu", "su-exec", "flock", "tmux")
-"""Programs of `_PREFIXES` that take an argument before the command."""
+"""Programs of `_PREFIXES` that require an argument, such as a duration, before the command."""
 _SCHEDULE = re.compile(r"(?:@\w+|[\w*/,-]+(?: [\w*/,-]+){4})(?= |$)")
 """Matches the schedule in a line of crontab(5)."""
 
@@ -90,7 +90,7 @@ def import_command(
     Args:
         words: The command line, with or without the name of the program.
         context: The context in which the command runs.
-        result: Receives the tunnels and forwards.
+        result: The imported configuration, to which the function adds the tunnels and forwards.
         need_forward: Whether a command without a local forward is an error.
 
     Raises:
@@ -153,9 +153,9 @@ def _option(word: str, words: list[str], config: SshHostConfig, skipped: list[st
 
     Args:
         word: The word, with its dash.
-        words: The words after it. The first one is the value if the option requires one.
-        config: Receives the settings.
-        skipped: Receives the options that need no equivalent.
+        words: The words after `word`. If the last option in `word` requires a value, the first of these words is it.
+        config: The settings, to which the function adds the option.
+        skipped: The list to which the function adds options that need no equivalent.
 
     Raises:
         UsageError: ssh does not have the option, or its value is missing.

@@ -19,7 +19,7 @@ def import_config(text: str, where: str, result: ImportResult) -> None:
     Args:
         text: The content of the file.
         where: The name of the file in notes.
-        result: Receives the tunnels and forwards.
+        result: The imported configuration, to which the function adds the tunnels and forwards.
 
     Raises:
         UsageError: A line cannot be parsed, or no host has a LocalForward.

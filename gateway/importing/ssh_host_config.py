@@ -50,8 +50,8 @@ def server_keys(
         config: The settings of the connection to the server.
         via: The name of the tunnel through which the gateway reaches the server; None for a direct connection.
         context: The context in which ssh runs.
-        result: Receives notes.
-        command: The settings of the whole ssh command. For the server behind all jump hosts, this is `config`.
+        result: The imported configuration, to which the function adds notes.
+        command: The settings of the ssh command. This is `config`, unless the server is only a jump host.
     """
     user, host, port = _address(config, command)
     if not user:
@@ -81,8 +81,9 @@ def expand_tokens(text: str, config: SshHostConfig, command: SshHostConfig) -> s
 
     Args:
         text: The value of a keyword, or the jump host in a ProxyCommand.
-        config: The settings of the connection to the server. For ProxyJump, this is the server behind the jump host.
-        command: The settings of the whole ssh command.
+        config: The settings of the server whose values replace the tokens. In a value of ProxyJump, this is the
+            server behind the jump host.
+        command: The settings of the ssh command. This is `config`, unless the server is only a jump host.
     """
     user, host, port = _address(config, command)
     name = destination_host(config)
@@ -92,7 +93,7 @@ def expand_tokens(text: str, config: SshHostConfig, command: SshHostConfig) -> s
 
 
 def destination_host(config: SshHostConfig) -> str:
-    """Return the host that the command line contains, which can be an alias from ssh_config."""
+    """Return the host as written on the command line. It can be an alias that ssh_config maps to a host name."""
     host = config.destination.removeprefix("ssh://").rstrip("/").rpartition("@")[2]
     return re.sub(r":\d+$", "", host).strip("[]")
 
@@ -114,7 +115,7 @@ def _address(config: SshHostConfig, command: SshHostConfig) -> tuple[str, str, s
 def _login(
     config: SshHostConfig, context: SshCommandContext, result: ImportResult, command: SshHostConfig
 ) -> dict[str, Any]:
-    """Return the configuration keys with the credentials for a server. The arguments are those of `server_keys`."""
+    """Return the configuration keys for the login to a server. The arguments are those of `server_keys`."""
     keys: dict[str, Any] = {}
     given = config.all("identityfile") or command.all("identityfile")
     identities = [each for each in given if each != "none"]
@@ -145,7 +146,7 @@ def _paths(
     result: ImportResult,
     command: SshHostConfig,
 ) -> list[str]:
-    """Return the paths on the host in the values of a keyword, without repetitions. See `_path`."""
+    """Convert the values of a keyword to paths on the host, without repetitions. See `_path`."""
     paths = [context.path(_path(keyword, each, config, context, result, command)) for each in values]
     return list(dict.fromkeys(paths))
 
@@ -158,7 +159,7 @@ def _path(
     result: ImportResult,
     command: SshHostConfig,
 ) -> str:
-    """Return the path in the value of a keyword. Add a note if a token of the value has no equivalent."""
+    """Expand the tokens in a path. Add a note on tokens that have no equivalent."""
     path = expand_tokens(home(value), config, command)
     unknown = [each for each in re.findall("%.", home(value)) if expand_tokens(each, config, command) == each]
     if unknown:

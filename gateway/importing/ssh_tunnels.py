@@ -41,7 +41,7 @@ def add_host(
     Args:
         config: The settings of the connection to the server.
         context: The context in which ssh runs.
-        result: Receives tunnels, forwards and notes.
+        result: The imported configuration, to which the function adds tunnels, forwards and notes.
         look_up: Returns the settings of the jump host with the given name.
 
     Returns:
@@ -89,9 +89,9 @@ def _path(
     Args:
         config: The settings of the connection to the server.
         context: The context in which ssh runs.
-        result: Receives tunnels and notes.
+        result: The imported configuration, to which the function adds tunnels and notes.
         look_up: Returns the settings of the jump host with the given name.
-        command: The settings of the whole ssh command.
+        command: The settings of the ssh command. This is `config`, unless the server is only a jump host.
         depth: Number of nested jump hosts: 0 for the server of the command, 1 for its jump host, and so on.
 
     Returns:
@@ -136,7 +136,7 @@ def _path(
 def _program_keys(
     command: str, config: SshHostConfig, context: SshCommandContext, result: ImportResult
 ) -> dict[str, Any]:
-    """Return the configuration keys for a ProxyCommand that is neither a jump host nor a proxy. Add notes.
+    """Return the configuration keys for a ProxyCommand that runs a program other than a jump host or proxy.
 
     The result is empty if the command contains a secret.
 
@@ -174,7 +174,7 @@ def _program_keys(
 
 
 def _alias(config: SshHostConfig) -> str:
-    """Return the host on the command line if it is an alias, because HostName is set; otherwise, an empty string."""
+    """Return the host on the command line if HostName maps it to another host; otherwise, return an empty string."""
     return destination_host(config) if config.first("hostname") else ""
 
 
@@ -185,7 +185,7 @@ def note_unused(config: SshHostConfig, where: str, name: str, result: ImportResu
         config: The settings.
         where: The name of the settings in notes.
         name: The name of the tunnel.
-        result: Receives the notes.
+        result: The imported configuration, to which the function adds the notes.
     """
     unnecessary: list[str] = []
     for key, spelling in config.unused.items():

@@ -36,7 +36,7 @@ def import_tunnel(container: ImportedContainer, result: ImportResult) -> bool:
 
     Args:
         container: The container.
-        result: Receives the tunnels, forwards and notes.
+        result: The imported configuration, to which the function adds the tunnels, forwards and notes.
 
     Raises:
         UsageError: The command or the variables are not valid.
@@ -49,7 +49,7 @@ def import_tunnel(container: ImportedContainer, result: ImportResult) -> bool:
 
 
 def container_context(container: ImportedContainer, result: ImportResult) -> SshCommandContext:
-    """Return the context of an ssh command that runs in a container."""
+    """Return the context of an ssh command in a container. It converts ports and paths to those of the host."""
 
     def names(port: int) -> set[tuple[str, int]]:
         found = {(name, port) for name in container.names}

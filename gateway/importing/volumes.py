@@ -18,7 +18,7 @@ def import_volume(name: str, options: Mapping[str, str], where: str, result: Imp
         name: The volume's name.
         options: The options of the volume's driver.
         where: The name of the volume in notes.
-        result: Receives the client.
+        result: The imported configuration, to which the function adds the client.
         key: The key of the volume in its Compose file; empty if no Compose file defines the volume.
 
     Raises:
@@ -37,8 +37,8 @@ def import_volume(name: str, options: Mapping[str, str], where: str, result: Imp
 def _valid_name(name: str, where: str, result: ImportResult, *, in_compose: bool) -> str:
     """Return a valid name for a Docker volume. If it differs from `name`, add a note.
 
-    An invalid name is replaced if it is a key in a Compose file, because Compose adds the project's name as a prefix,
-    or if it contains a variable. Any other invalid name is an error, because Docker cannot have such a volume.
+    The function replaces an invalid name that contains a variable, or that is a key in a Compose file. (Compose puts
+    the project's name before such a key.) Any other invalid name is an error, because Docker has no such volume.
 
     Raises:
         UsageError: The name is not valid, and cannot be replaced.
@@ -88,14 +88,14 @@ def _add_client(
 
 
 def _replaced_options(options: str) -> list[str]:
-    """Return the NFS mount options that a mount through the gateway omits."""
+    """Return the NFS mount options that are not valid, or not needed, for a mount through the gateway."""
     names = {*REPLACED, "intr", "nointr"}
     same = re.compile(r"hard|tcp|proto=tcp|(nfs)?vers=4\.\d")
     return [each for each in options.split(",") if each.partition("=")[0] in names and not same.fullmatch(each)]
 
 
 def _split_server(server: str, kind: BackendKind) -> tuple[str, int]:
-    """Split the target of a volume into host and port. If the port is absent, use the default port of the kind."""
+    """Split the server of a volume into host and port. If the port is absent, use the default port of the kind."""
     host = server.removeprefix("[").removesuffix("]")
     return (host, kind.default_port) if kind.default_port and is_host(host) else split_target(server)
 
@@ -112,7 +112,7 @@ def import_fstab(text: str, source: str, result: ImportResult) -> None:
     Args:
         text: The content of the file.
         source: The prefix that names the file in notes.
-        result: Receives the clients and notes.
+        result: The imported configuration, to which the function adds the clients and notes.
 
     Raises:
         UsageError: A line is not valid.
@@ -133,7 +133,7 @@ def import_mount_command(words: list[str], where: str, result: ImportResult) -> 
     Args:
         words: The words after `mount`.
         where: The name of the command in notes.
-        result: Receives the client and notes.
+        result: The imported configuration, to which the function adds the client and notes.
     """
     options: list[str] = []
     kind, others = "", []
@@ -161,7 +161,7 @@ def import_mount(device: str, folder: str, file_system: str, options: str, where
         file_system: The type of the file system.
         options: The mount options.
         where: The name of the mount in notes.
-        result: Receives the client and notes.
+        result: The imported configuration, to which the function adds the client and notes.
 
     Raises:
         UsageError: The device or the options are not valid.
@@ -175,7 +175,7 @@ def import_mount(device: str, folder: str, file_system: str, options: str, where
     _add_client(name, kind, {"type": file_system, "device": device, "o": options}, where, result, folder=folder)
 
 
-def replacement(client: ImportedClient, listen: str, keys: Mapping[str, object]) -> str:
+def fstab_line(client: ImportedClient, listen: str, keys: Mapping[str, object]) -> str:
     """Return the fstab(5) line that mounts a client's file system through the gateway.
 
     Args:

@@ -19,7 +19,7 @@ def import_vpn(container: ImportedContainer, result: ImportResult) -> bool:
 
     Args:
         container: The container.
-        result: Receives the tunnel and notes.
+        result: The imported configuration, to which the function adds the tunnel and notes.
     """
     if _SERVERS.search(container.image) or (
         "wireguard" in container.image and ({"PEERS", "SERVERURL"} & container.environment.keys())

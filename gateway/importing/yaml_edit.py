@@ -34,13 +34,13 @@ class YamlEdit:
                 " of `docker compose config`"
             ) from None
         self._edits: dict[tuple[int, int], str] = {}
-        """The replacement for each range of the old content."""
+        """The new text for each range (start and end index) of the old text."""
         self._flows: dict[tuple[int, int], KeyPath] = {}
-        """The path of each changed flow-style collection, by its range. Such a collection is rewritten completely."""
+        """The path of each changed `{…}` or `[…]`, by its range in the old text. Such a collection is rewritten."""
         self._added: dict[KeyPath, None] = {}
-        """The paths of new values to insert, in order. New values in flow-style collections are not included."""
+        """The paths of new values to insert, in order, except those in `{…}` or `[…]`."""
         self._created: set[KeyPath] = set()
-        """The paths of all values that the old content does not have."""
+        """The paths of all values that the old text does not contain."""
 
     def get(self, *path: str) -> Any:
         """Return the value at a path; None if the path does not exist."""
@@ -192,7 +192,7 @@ class YamlEdit:
             node = self._entry(node, path[:length])[1]
 
     def _in_flow(self, path: KeyPath) -> bool:
-        """Return whether a value is in a flow-style collection. If so, mark the outermost one for rewriting."""
+        """Return whether a value is inside `{…}` or `[…]`. If so, mark the outermost one for rewriting."""
         node = self._root
         for index, key in enumerate(path):
             if isinstance(node, yaml.CollectionNode) and node.flow_style:
@@ -211,7 +211,7 @@ class YamlEdit:
 
         Args:
             node: The node.
-            otherwise: The minimum of the result, for a node without content.
+            otherwise: The position to use if the node is empty, so that its own end is earlier.
         """
         while isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
             last = node.value[-1]

@@ -46,11 +46,11 @@ class ExportProbe:
         Args:
             client: The RPC client, connected to the target.
             target: The target.
-            phases: Records the durations of the phases: `rpc`, and `query` for the directory that is created.
+            phases: Records how long the query takes (phase `rpc`), and the write check, if any (phase `query`).
 
         Raises:
             UnusableTargetError: The server does not permit reading the export.
-            NfsError: The server refuses an NFS operation.
+            Nfs4StatusError: The server refuses an NFS operation.
             RpcError: The server refuses an RPC call, or cannot execute it.
             XdrError: A reply of the server is not valid.
             OSError: The connection has failed.
@@ -66,14 +66,14 @@ class ExportProbe:
         if slot not in self._sessions:
             try:
                 return await self._query_with(None, client, slot, phases)
-            except nfs4.NfsError as error:
+            except nfs4.Nfs4StatusError as error:
                 if error.status != nfs4.NFS4ERR_MINOR_VERS_MISMATCH:
                     raise
         session = self._sessions.pop(slot, None)
         if session is not None:
             try:
                 return await self._query_with(session, client, slot, phases)
-            except nfs4.NfsError as error:
+            except nfs4.Nfs4StatusError as error:
                 if error.status not in SESSION_LOST:
                     raise
         target, number = slot
@@ -96,7 +96,7 @@ class ExportProbe:
             if self._write and not export.is_full:
                 with phases("query"):
                     await nfs4.create_and_remove(client, self._path, CANARY, session)
-        except nfs4.NfsError as error:
+        except nfs4.Nfs4StatusError as error:
             if error.status not in SESSION_LOST:
                 self._keep(session, slot)
             raise

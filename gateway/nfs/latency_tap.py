@@ -92,7 +92,7 @@ class RpcLatencyTap:
             self.on_message(xid, kind, now, from_backend=True)
 
     def on_message(self, xid: int, rpc_type: int, now: float, *, from_backend: bool) -> None:
-        """See `gateway.measurement.RequestTracker`. Ignores calls of the server and the client's replies to them."""
+        """See `gateway.measurement.RequestTracker`. Ignores calls by the server, and the client's replies to them."""
         if rpc_type not in (_CALL, _REPLY):
             (self._responses if from_backend else self._requests).is_rpc = False
         elif from_backend:

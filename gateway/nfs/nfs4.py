@@ -29,7 +29,7 @@ NFS4ERR_WRONGSEC, NFS4ERR_DELAY, NFS4ERR_GRACE = 10016, 10008, 10013
 NFS4ERR_MINOR_VERS_MISMATCH = 10021
 
 
-class NfsError(Exception):
+class Nfs4StatusError(Exception):
     """The server refused an operation of an NFSv4 COMPOUND request.
 
     Args:
@@ -100,7 +100,7 @@ async def open_session(client: RpcClient, session: Nfs41Session) -> None:
         session: A new session, which receives the IDs that the server assigns.
 
     Raises:
-        NfsError: The server refuses the session.
+        Nfs4StatusError: The server refuses the session.
         RpcError: As `RpcClient.call`.
         XdrError: As `RpcClient.call`.
         OSError: As `RpcClient.call`.
@@ -122,7 +122,7 @@ async def query_export(client: RpcClient, path: str, session: Nfs41Session | Non
         session: An open NFSv4.1 session; None to use NFSv4.0.
 
     Raises:
-        NfsError: The server refuses an operation, or `path` is not a directory.
+        Nfs4StatusError: The server refuses an operation, or `path` is not a directory.
         RpcError: As `RpcClient.call`.
         XdrError: As `RpcClient.call`.
         OSError: As `RpcClient.call`.
@@ -145,7 +145,7 @@ async def query_export(client: RpcClient, path: str, session: Nfs41Session | Non
     for attribute in present:  # in ascending order (RFC 7530, section 5.8)
         if attribute == _TYPE:
             if values.uint() != _NF4DIR:
-                raise NfsError(NFS4ERR_NOTDIR, "GETATTR")
+                raise Nfs4StatusError(NFS4ERR_NOTDIR, "GETATTR")
         elif attribute == _FSID:
             fsid = f"{values.uhyper():x}:{values.uhyper():x}"
         elif attribute == _LEASE_TIME:
@@ -179,7 +179,7 @@ async def create_and_remove(client: RpcClient, path: str, name: str, session: Nf
         session: An open NFSv4.1 session; None to use NFSv4.0.
 
     Raises:
-        NfsError: The server refuses an operation.
+        Nfs4StatusError: The server refuses an operation.
         RpcError: As `RpcClient.call`.
         XdrError: As `RpcClient.call`.
         OSError: As `RpcClient.call`.
@@ -191,7 +191,7 @@ async def create_and_remove(client: RpcClient, path: str, name: str, session: Nf
         try:
             await _compound(client, [*lookups, (_CREATE, create)], session)
             break
-        except NfsError as error:
+        except Nfs4StatusError as error:
             if error.status == NFS4ERR_EXIST:
                 break
             if error.status != NFS4ERR_NOENT or not attempts_left:
@@ -199,7 +199,7 @@ async def create_and_remove(client: RpcClient, path: str, name: str, session: Nf
     try:
         await query_export(client, f"{path}/{name}", session)  # raises an error if the path is not a directory
         await _compound(client, [*lookups, (_REMOVE, opaque(name.encode()))], session)
-    except NfsError as error:
+    except Nfs4StatusError as error:
         if error.status not in (NFS4ERR_NOENT, NFS4ERR_STALE):
             raise
 
@@ -237,7 +237,7 @@ async def _compound(
         minor: The minor version of NFSv4. With a session, it is always 1.
 
     Raises:
-        NfsError: An operation failed.
+        Nfs4StatusError: An operation failed.
         RpcError: As `RpcClient.call`.
         XdrError: As `RpcClient.call`, or the reply belongs to another session.
         OSError: As `RpcClient.call`.
@@ -253,7 +253,7 @@ async def _compound(
     result_count = reply.uint()
     if status != 0:
         number = operations[min(result_count, len(operations)) - 1][0] if result_count else _PUTROOTFH
-        raise NfsError(status, _OPERATION_NAMES[number])
+        raise Nfs4StatusError(status, _OPERATION_NAMES[number])
     if session is not None:
         _read_result_header(reply)
         session.read_sequence(reply)
@@ -264,8 +264,8 @@ def _read_result_header(reply: XdrReader) -> None:
     """Read the operation and the status at the start of a result.
 
     Raises:
-        NfsError: The operation failed.
+        Nfs4StatusError: The operation failed.
     """
     operation, status = reply.uint(), reply.uint()
     if status != 0:
-        raise NfsError(status, _OPERATION_NAMES.get(operation, str(operation)))
+        raise Nfs4StatusError(status, _OPERATION_NAMES.get(operation, str(operation)))

@@ -1,1 +1,1 @@
-"""Implements the HTTP server, the admin socket and its client, metrics, logs, the status page and sd_notify."""
+"""Operations: the HTTP server for health, metrics and status, the admin socket and its client, events and logs."""

@@ -1,4 +1,4 @@
-"""Implements the HTTP middleware that checks Host headers and authorization, and limits the request rate."""
+"""Implements the aiohttp middleware that checks Host headers and authorization, and limits the request rate."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Container, Mapping
@@ -12,12 +12,11 @@ _ROLE = web.RequestKey("role", AccessRole)
 _CURRENT_ROLE = web.RequestKey[Callable[[web.Request], AccessRole]]("current_role")
 _PROBES_PER_SECOND, _PROBE_BURST = 200, 40
 _READS_PER_SECOND, _READ_BURST = 25, 10
-"""The rate limit for all paths except those of probes: requests per second, and the number of requests in a burst. A
-client that polls continuously then takes about one percent of the event loop's time. A scrape needs a few
-requests."""
+"""The rate limit for all paths except probes: requests per second, and requests in a burst. With this limit, a client
+that polls continuously uses about one percent of the event loop's time."""
 HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 """The headers of every response. `AccessMiddleware` adds them after the handler has returned. A handler that streams
-its response must set them itself, because it sends its headers earlier."""
+its response must set them itself, because it sends the headers before it returns."""
 _UNKNOWN_HOST = """\
 unknown host name: connect to an address or to localhost, or add the name to ops.hosts
 (GATEWAY_OPS_HOSTS, --ops-hosts)
@@ -37,8 +36,8 @@ class AccessMiddleware:
     Args:
         rules: The access rules of the listener.
         tokens: Returns the tokens that are currently accepted.
-        roles: The role that each path requires. All other paths require `AccessRole.EVERYTHING`.
-        probes: The paths of probes, which have a higher rate limit.
+        roles: The role that a client needs for each path. All other paths require `AccessRole.EVERYTHING`.
+        probes: The paths for health checks, which have a higher rate limit.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class AccessMiddleware:
     async def handle(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Pass a request to its handler, or refuse it."""
+        """Pass a request to its handler if it is authorized; otherwise, return an error response."""
         resource = request.match_info.route.resource
         required = self._roles.get(resource.canonical, AccessRole.EVERYTHING) if resource else AccessRole.PROBES
         response = self._refusal(request, required)
@@ -71,7 +70,7 @@ class AccessMiddleware:
         return response
 
     def _refusal(self, request: web.Request, required: AccessRole) -> web.StreamResponse | None:
-        """Return the error response if the request is refused; None if it is accepted."""
+        """Return the error response for a request that is not authorized; None if the request is authorized."""
         if not is_accepted_host(self._rules, request.headers.getall("Host", [])):
             return web.Response(status=421, text=_UNKNOWN_HOST)
         tokens, role = self._tokens(), self._current_role(request)
@@ -86,7 +85,7 @@ class AccessMiddleware:
         return web.Response(status=401, text=text, headers={"WWW-Authenticate": 'Bearer realm="gateway"'})
 
     def _current_role(self, request: web.Request) -> AccessRole:
-        """Return the role that the client has because of its certificate or its bearer token."""
+        """Return the role that the client's certificate or bearer token grants at present."""
         transport = request.transport
         certified = bool(transport and transport.get_extra_info("peercert"))
         authorization = request.headers.get("Authorization")
@@ -94,7 +93,7 @@ class AccessMiddleware:
 
 
 async def _wait_for_turn(limiter: RateLimiter) -> None:
-    """Wait until `limiter` permits a response. aiohttp cancels this wait if the client disconnects."""
+    """Wait until `limiter` permits the request. If the client disconnects, aiohttp cancels this wait."""
     wait = limiter.reserve(asyncio.get_running_loop().time())
     if not wait:
         return
@@ -108,14 +107,12 @@ async def _wait_for_turn(limiter: RateLimiter) -> None:
 def may_see_details(request: web.Request) -> bool:
     """Return whether the client may read error details, which can contain hosts, users and paths.
 
-    Clients of the admin socket may always read them.
+    Clients of the admin socket may always read error details.
     """
     return bool(request.get(_ROLE, AccessRole.EVERYTHING) is AccessRole.EVERYTHING)
 
 
 def is_still_authorized(request: web.Request) -> bool:
-    """Return whether the current tokens grant at least the role that the client had when it sent the request."""
-    current_role = request.get(_CURRENT_ROLE)
-    return (
-        current_role is None or current_role(request) >= request[_ROLE]
-    )  # requests on the admin socket have no role
+    """Return whether the client of a long request still has the role that it had at the start of the request."""
+    current_role = request.get(_CURRENT_ROLE)  # None for requests on the admin socket, which are always authorized
+    return current_role is None or current_role(request) >= request[_ROLE]

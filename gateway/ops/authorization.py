@@ -15,7 +15,7 @@ _BEARER = "bearer "
 
 
 class AccessRole(IntEnum):
-    """The data that an HTTP client may read. Each role includes the permissions of all roles with a lower value."""
+    """What an HTTP client may read. Each role includes the permissions of all roles with a lower value."""
 
     PROBES = 0
     METRICS = 1
@@ -74,7 +74,7 @@ def is_accepted_host(rules: AccessRules, headers: list[str]) -> bool:
 def granted_role(
     rules: AccessRules, tokens: BearerTokens, authorization: str | None, *, certified: bool
 ) -> AccessRole:
-    """Return the role that the certificate or the token of a client grants.
+    """Return the role that a client has. Its certificate or token determines the role.
 
     Args:
         rules: The rules of the listener.
@@ -94,14 +94,14 @@ def granted_role(
 
 
 def read_token(path: Path | None, key: str) -> str | None:
-    """Return the token in a file; None if `path` is None.
+    """Read and return the token in a file; return None if `path` is None.
 
-    Only the owner of the file may have access to it. If the file, for example a mounted secret, belongs to another
-    user than that of this process, its group may also read it.
+    Only the owner may have access to the file. If the owner is not the user of this process, as for a mounted secret,
+    the file's group may also read it.
 
     Args:
         path: The file.
-        key: The configuration key, for errors.
+        key: The configuration key of the file, for error messages.
 
     Raises:
         GatewayError: The file cannot be read, is readable by other users, or does not contain a valid token.

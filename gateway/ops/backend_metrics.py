@@ -69,7 +69,7 @@ def backend_metrics(backends: list[BackendView]) -> Iterator[Metric]:
     yield from (up, state, active, waiting, limit, total, rejected, resets, moved, latency)
 
 
-def way_metrics(backends: list[BackendView]) -> Iterator[Metric]:
+def path_metrics(backends: list[BackendView]) -> Iterator[Metric]:
     """Yield the metrics of the tunnels through which each backend can reach its targets."""
     names = ["backend", "tunnel"]
     up = GaugeMetricFamily(
@@ -84,14 +84,14 @@ def way_metrics(backends: list[BackendView]) -> Iterator[Metric]:
         labels=names,
     )
     for each in backends:
-        for way in each.ways:
-            up.add_metric([each.name, way.tunnel], float(way.up))
-            switches.add_metric([each.name, way.tunnel], way.switches)
+        for path in each.paths:
+            up.add_metric([each.name, path.tunnel], float(path.up))
+            switches.add_metric([each.name, path.tunnel], path.switches)
     yield from (up, switches)
 
 
 def consumer_metrics(backends: list[BackendView]) -> Iterator[Metric]:
-    """Yield the metrics of consumers."""
+    """Yield the metrics of consumers, which are the containers that use a backend."""
     names = ["backend", "consumer"]
     active = GaugeMetricFamily(
         "gateway_consumer_connections_active", "Open connections of a container.", labels=names

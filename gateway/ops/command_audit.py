@@ -1,4 +1,4 @@
-"""Records each admin command, with the process that sent it, in the log and the audit log."""
+"""Records each admin command, and the process that sent it, in the log and in the audit log."""
 
 import logging
 from collections.abc import Callable
@@ -18,8 +18,8 @@ def audited(handler: RequestHandler, record: Callable[[str, PeerCredentials | No
 
     Args:
         handler: Executes an admin command.
-        record: Called with the path, the peer and the result after each command, even if the command raised an
-            exception.
+        record: Writes to the audit log. Called after each command, even if the command failed, with the path, the
+            process that sent the command, and the result.
     """
 
     async def handle(request: web.Request) -> web.StreamResponse:

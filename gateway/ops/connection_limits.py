@@ -1,4 +1,4 @@
-"""Limits the connections of an ops listener, and selects the connection that a new one replaces. Does no I/O."""
+"""Limits the number of connections to the ops server. At the limit, selects the connection to close. Does no I/O."""
 
 import resource
 from collections.abc import Hashable, Iterator
@@ -20,10 +20,10 @@ class ConnectionLimits:
     Args:
         connections: Maximum number of concurrent connections.
         per_address: Maximum number of concurrent connections from one peer address.
-        head: Time to receive the headers of a request. It starts when the connection is accepted or, for a later
-            request, when the first byte arrives.
-        idle: Time between two requests on one connection.
-        response: Time from the end of the headers to the last byte of the response.
+        head: Maximum time to receive the headers of a request. The time starts with the first byte of the request.
+            For the first request, it starts when the connection is accepted.
+        idle: Maximum time between two requests on one connection.
+        response: Maximum time from the end of the headers to the last byte of the response.
         request_bytes: Maximum size of one request in bytes, including its body.
     """
 
@@ -40,7 +40,7 @@ def limits_for(descriptors: int, response: float = 30.0) -> ConnectionLimits:
 
     Args:
         descriptors: RLIMIT_NOFILE of the process (getrlimit(2)).
-        response: As in `ConnectionLimits`.
+        response: See `ConnectionLimits`.
     """
     unlimited = descriptors == resource.RLIM_INFINITY
     share = _MAX_CONNECTIONS if unlimited else descriptors // _DESCRIPTOR_SHARE
@@ -52,13 +52,13 @@ class ConnectionTable(Generic[Key]):
     """The open connections of one listener, in the order of their last use.
 
     Args:
-        limits: The limits.
+        limits: The maximum numbers of connections.
     """
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self._limits = limits
         self._idle: dict[Key, str | None] = {}
-        """Connections that have not sent a complete request, with their peer addresses."""
+        """The connections that wait for a complete request, with their peer addresses."""
         self._responding: dict[Key, str | None] = {}
 
     def __len__(self) -> int:
@@ -71,14 +71,14 @@ class ConnectionTable(Generic[Key]):
         return iter([*self._idle, *self._responding])
 
     def add(self, key: Key, address: str | None) -> Key | None:
-        """Add a connection. If this exceeds a limit, remove the connection that `oldest` returns.
+        """Add a connection. If a limit is already reached, first remove the connection that `oldest` returns.
 
         Args:
             key: The connection.
             address: The connection's peer address; None for a unix socket.
 
         Returns:
-            The removed connection, which the caller must close; None if no limit is exceeded.
+            The removed connection, which the caller must close; None if no connection was removed.
         """
         evicted = None
         if address is not None and self._count(address) >= self._limits.per_address:
@@ -106,12 +106,12 @@ class ConnectionTable(Generic[Key]):
         self._responding.pop(key, None)
 
     def oldest(self, address: str | None = None) -> Key | None:
-        """Return the connection that has been idle longest or, if none is idle, the one with the oldest request.
+        """Return the connection that has been idle longest. If none is idle, return the one with the oldest request.
 
         Return None if there is no connection.
 
         Args:
-            address: Consider only this peer address; None: consider all connections.
+            address: Consider only connections from this peer address. None: consider all connections.
         """
         for group in (self._idle, self._responding):
             for key, peer in group.items():

@@ -1,4 +1,4 @@
-"""Computes the diagnosis: which tunnels and backends have failed, why, what depends on them, and the remedy.
+"""Computes the diagnosis: which tunnels and backends have failed, why, what the failures affect, and what to do.
 
 The status page, `/api/v1/status`, `/api/v1/summary` and the commands show this diagnosis. Does no I/O. Times are in
 seconds since the epoch.
@@ -16,7 +16,7 @@ from gateway.ops.reason_descriptions import cause, remedy, state_name, without_r
 from gateway.ops.status_views import BackendView, ServiceView, TunnelView
 
 MAX_CAUSES = 5
-"""Number of causes that the page and the commands show. They show only the number of further causes."""
+"""Maximum number of failures that the status page and the commands show in detail. They only count the others."""
 SEVERITY = (
     HealthState.DOWN,
     HealthState.BLOCKED,
@@ -28,7 +28,7 @@ SEVERITY = (
 """The states of backends, worst first."""
 _OPEN = (TunnelState.UP, TunnelState.DRAINING)
 _ATTEMPTING = (TunnelState.IDLE, TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHENTICATING)
-"""States during an attempt to open a tunnel. The reason of the previous failure still applies."""
+"""States during an attempt to open a tunnel. If an earlier attempt failed, its reason still applies."""
 
 
 class Level(StrEnum):
@@ -45,18 +45,18 @@ class _Effect(Enum):
     BLOCKED = auto()
     DEGRADED = auto()
     REROUTED = auto()
-    """The backend uses another tunnel."""
+    """The backend stays up, because it uses another tunnel."""
 
 
 @dataclass(frozen=True)
 class FailedPart:
-    """A failed tunnel or backend, with the cause, the consequences and the remedy.
+    """A failed tunnel or backend, and the cause, consequences and remedy of the failure.
 
     Args:
         level: The severity.
         part: `tunnel` or `backend`.
         name: The name of the tunnel or backend.
-        state: The state. A tunnel that retries is `down`, even during an attempt.
+        state: The state. A tunnel that failed and is retried has the state `down`, even during an attempt.
         since: When the state began.
         reason: The reason; None if the state has no reason.
         cause: The cause of the state, in a few words.
@@ -65,10 +65,10 @@ class FailedPart:
         degraded: The backends that are degraded because of the tunnel.
         rerouted: The backends that can use the tunnel, but currently use another one.
         rerouted_tunnels: The open tunnels that can run inside the tunnel, but currently run inside another one.
-        waiting: Number of containers that wait for a connection; of clients if Docker is not configured.
-        waiters: The unit of `waiting`: `container` or `client`.
+        waiting: Number of containers that wait for a connection. Without Docker in the configuration: of clients.
+        waiters: What `waiting` counts: `container` or `client`.
         remedy: The recommended action; empty if there is none. Commands are in backquotes.
-        only_check: Whether only the check fails, while the backend still serves clients.
+        only_check: Whether the failure affects only checks, and not clients.
     """
 
     level: Level
@@ -102,23 +102,23 @@ class FailedPart:
         return "; ".join([*found, *(["only the check fails, clients are served"] if self.only_check else [])])
 
     def explains(self, backend: str) -> bool:
-        """Return whether this part causes the state of a backend."""
+        """Return whether this failure is the reason for the state of a backend."""
         own = self.part == "backend" and self.name == backend
         return own or backend in self.blocked or backend in self.degraded
 
     def concerns(self, backend: str) -> bool:
-        """Return whether this part is on a path to a backend, even if the backend currently uses another path."""
+        """Return whether this failure affects a backend, even if the backend currently uses another tunnel."""
         return self.explains(backend) or backend in self.rerouted
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The severity of the service's state, with the tunnels and backends that have failed.
+    """The overall severity, and the tunnels and backends that have failed.
 
     Args:
-        level: The severity.
-        headline: The number of backends in each state.
-        causes: The failed parts, worst first.
+        level: The overall severity.
+        headline: One sentence with the number of backends in each state.
+        causes: The failed tunnels and backends, worst first.
     """
 
     level: Level
@@ -127,7 +127,7 @@ class Diagnosis:
 
     @property
     def title(self) -> str:
-        """The diagnosis in a few words, for the title of the page."""
+        """The worst failure and the headline, for the title of the status page."""
         first = next(iter(self.causes), None)
         return f"{first.name} {state_name(first.state)}; {self.headline}" if first else self.headline
 
@@ -138,7 +138,7 @@ def diagnose(view: ServiceView) -> Diagnosis:
     affected: dict[str, dict[_Effect, list[BackendView]]] = {}
     explained = set()
     for backend in view.backends:
-        if backend.state is HealthState.UP and len(backend.ways) <= 1:
+        if backend.state is HealthState.UP and len(backend.paths) <= 1:
             continue
         effect, roots = _effect_of_tunnels(tunnels, backend)
         for root in roots:
@@ -154,17 +154,17 @@ def diagnose(view: ServiceView) -> Diagnosis:
     return Diagnosis(level, _headline(view), causes)
 
 
-def ways(backend: BackendView) -> list[str]:
+def path_tunnels(backend: BackendView) -> list[str]:
     """Return the names of the tunnels through which the targets of a backend can be reached."""
-    return [way.tunnel for way in backend.ways]
+    return [path.tunnel for path in backend.paths]
 
 
 def chain(tunnels: Mapping[str, TunnelView], names: Iterable[str]) -> list[TunnelView]:
-    """Return the given tunnels and all tunnels that they run inside, outermost first.
+    """Return some tunnels and all outer tunnels inside which they can run, outermost first.
 
     Args:
         tunnels: All tunnels by name.
-        names: The names of the innermost tunnels. Unknown names are skipped.
+        names: The names of the tunnels. Unknown names are skipped.
     """
     found: dict[str, TunnelView] = {}
     for name in names:
@@ -175,10 +175,10 @@ def chain(tunnels: Mapping[str, TunnelView], names: Iterable[str]) -> list[Tunne
 
 
 def failed_tunnels(tunnels: Mapping[str, TunnelView], name: str) -> list[TunnelView]:
-    """Return the tunnels whose failure keeps a tunnel down; empty if the tunnel is open.
+    """Return the tunnels whose failure is the reason why a tunnel is down. If the tunnel is open, return none.
 
-    These are the outermost failed tunnels if none of the tunnel's outer tunnels is open, and otherwise the tunnel
-    itself.
+    If at least one outer tunnel is open, the reason is the tunnel itself. Otherwise, the reasons are the outermost
+    tunnels that failed.
 
     Args:
         tunnels: All tunnels by name.
@@ -192,12 +192,12 @@ def failed_tunnels(tunnels: Mapping[str, TunnelView], name: str) -> list[TunnelV
 
 
 def _effect_of_tunnels(tunnels: Mapping[str, TunnelView], backend: BackendView) -> tuple[_Effect, list[str]]:
-    """Return the effect of failed tunnels on a backend, and the names of these tunnels.
+    """Return how failed tunnels affect a backend, and the names of these tunnels.
 
-    The list of names is empty if no failed tunnel affects the backend.
+    If there are no names, no failed tunnel affects the backend.
     """
-    failed = [failed_tunnels(tunnels, name) for name in ways(backend)]
-    roots = list({each.name: None for tunnels_of_way in failed for each in tunnels_of_way})
+    failed = [failed_tunnels(tunnels, name) for name in path_tunnels(backend)]
+    roots = list({each.name: None for tunnels_of_path in failed for each in tunnels_of_path})
     if backend.state is HealthState.BLOCKED:
         return _Effect.BLOCKED, roots
     if backend.state is HealthState.DEGRADED and backend.reason == Reason.TUNNEL:
@@ -287,9 +287,12 @@ def _retries(tunnel: TunnelView) -> bool:
 
 
 def _backend_causes(view: ServiceView, explained: Collection[str]) -> Iterator[FailedPart]:
-    """Yield a part for each backend that is not up, resets clients (`gateway fail`), or has reached its limit.
+    """Yield an item for each backend that is not up, resets clients (`gateway fail`), or has reached its limit.
 
-    A backend in `explained` is not up because of a failed tunnel, so its state yields no part.
+    Args:
+        view: The state of the service.
+        explained: The names of the backends that are not up because of a failed tunnel. Their state yields no item,
+            because the item of the tunnel explains it.
     """
     for backend in view.backends:
         unchecked = backend.state is HealthState.UNKNOWN and not view.startup_done
@@ -300,7 +303,10 @@ def _backend_causes(view: ServiceView, explained: Collection[str]) -> Iterator[F
             refused = backend.state is HealthState.DEGRADED and backend.reason == Reason.AUTH
             yield replace(found, only_check=refused)
         if backend.failing:
-            why, to_do = "clients are reset while the path is down", f"run `gateway fail {backend.name} --undo`"
+            why, to_do = (
+                "clients are reset while the backend cannot be reached",
+                f"run `gateway fail {backend.name} --undo`",
+            )
             yield _backend_cause(view, backend, Level.WARNING, why, "", to_do)
         if backend.max_connections and backend.connections >= backend.max_connections:
             why = f"all {backend.max_connections} connections are in use"
@@ -328,7 +334,7 @@ def _backend_cause(
 
 
 def _waiting(view: ServiceView, backends: Iterable[BackendView]) -> tuple[int, str]:
-    """Return the number of waiting containers, or of waiting clients without Docker, and the unit of this number."""
+    """Return how many containers wait, and the word `container`. Without Docker, count clients instead."""
     if view.docker is None:
         return sum(each.waiting for each in backends), "client"
     return len({name for each in backends for name, use in each.consumers.items() if use.waiting}), "container"

@@ -1,4 +1,4 @@
-"""Streams events to HTTP clients as server-sent events (HTML Standard, section "Server-sent events")."""
+"""Sends state changes to HTTP clients as server-sent events (HTML Standard, section "Server-sent events")."""
 
 import asyncio
 import contextlib
@@ -11,27 +11,28 @@ from gateway.ops.events import EventLog
 from gateway.ops.http_listener import extend_deadline
 
 _HEARTBEAT = 10.0
-"""Seconds without an event after which the stream sends a comment, because proxies close idle connections."""
+"""If there is no event for this number of seconds, the stream sends a comment, because proxies close idle
+connections."""
 _RETRY_MS = 2000
-"""Milliseconds after which a browser reconnects."""
+"""Milliseconds that a browser waits before it reconnects. The stream sends this value to the browser."""
 _BATCH = 50
-"""Number of events in one write."""
+"""Maximum number of events in one write."""
 _SEND_BUFFER = 32 * 1024
-"""Size of the socket's send buffer in bytes. It is small, so that it fills soon if a client does not read. The
-deadline of the connection is extended only while the client reads."""
+"""Size of the socket's send buffer in bytes. If a client does not read, a small buffer is full soon. The deadline of
+the connection then expires, because it is extended only while the client reads."""
 _RESET = "event: reset\ndata: {}\n"
-"""Sent to a client that missed events: it must read the status again."""
+"""Sent to a client that has missed events, so that it reads the whole status again."""
 
 
 class EventStreams:
-    """The event streams (server-sent events) to the clients of one listener.
+    """Streams events (server-sent events) to HTTP clients, and limits the number of streams.
 
-    Each stream reads from the shared log and has no queue. A client that does not read is disconnected by the
-    deadline of its connection, and resumes with `Last-Event-ID`.
+    A stream has no queue, because it reads from the event log. If a client does not read, its connection is closed at
+    its deadline. The client can then reconnect, and continue with the header `Last-Event-ID`.
 
     Args:
-        events: The log.
-        limit: Maximum number of streams.
+        events: The event log.
+        limit: Maximum number of concurrent streams.
     """
 
     def __init__(self, events: EventLog, limit: int) -> None:
@@ -73,7 +74,7 @@ class EventStreams:
     async def _send(self, request: web.Request, response: web.StreamResponse, wake: asyncio.Event) -> None:
         resumed = request.headers.get("Last-Event-ID")
         sent = self._events.last_id if resumed is None else _event_id(resumed)
-        # Send only an ID that the log contains, because the client sends it back when it reconnects.
+        # Send the ID only if the log contains it, because the client sends it back when it reconnects.
         known = "" if self._events.since(sent) is None else f"id: {sent}\n"
         await response.write(f"retry: {_RETRY_MS}\n{known}\n".encode())
         while not self._closed and is_still_authorized(request):
@@ -98,7 +99,7 @@ class EventStreams:
 
 
 def _event_id(text: str) -> int:
-    """Return the event ID in a `Last-Event-ID` header. If it is not a number, return -1, which is not a valid ID."""
+    """Return the event ID in a `Last-Event-ID` header. If the header is not valid, return -1, which is not an ID."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1
 
 

@@ -1,4 +1,4 @@
-"""Keeps the latest state changes of backends, targets, tunnels and the service in memory. Does no I/O."""
+"""Keeps the latest events in memory: state changes of backends, targets, tunnels and the service. Does no I/O."""
 
 import json
 import time
@@ -16,10 +16,10 @@ from gateway.ops.status_json import iso
 from gateway.text_sanitizer import one_line
 
 MAX_EVENTS = 1000
-"""Number of events of backends and targets that are kept, in memory and in the file."""
+"""Maximum number of events of backends and targets, in memory and in the events file."""
 MAX_CAUSES = 200
-"""Number of events of tunnels and the service that are kept. They have their own limit, so that many events of
-backends do not replace the event of the tunnel that caused them."""
+"""Maximum number of events of tunnels and the service. Because of this separate limit, many events of backends do not
+replace the event of the tunnel that caused them."""
 
 
 class SubjectType(StrEnum):
@@ -52,7 +52,7 @@ class Transition:
     """One event: a change of the state of a backend, target, tunnel or the service.
 
     Args:
-        id: A number that increases with each event, also after a restart.
+        id: A number that increases with each event, even across restarts.
         at: When the state changed, in seconds since the epoch.
         subject: What changed.
         state: The new state.
@@ -72,7 +72,7 @@ class Transition:
     """The event as one line of JSON."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "line", json.dumps(self.body))  # bypasses `frozen` during construction
+        object.__setattr__(self, "line", json.dumps(self.body))  # a frozen dataclass permits no other assignment
 
     @property
     def body(self) -> dict[str, Any]:
@@ -91,20 +91,20 @@ class Transition:
 
 
 _KEPT = (SubjectType.BACKEND, SubjectType.TARGET, SubjectType.TUNNEL)
-"""The types of subjects whose states the log restores from the file after a restart."""
+"""The types of subjects whose last state the log restores from the events file after a restart."""
 _MANY = (SubjectType.BACKEND, SubjectType.TARGET)
-"""The types of subjects that can be numerous: hundreds of them can depend on one tunnel."""
+"""The types of subjects with a large limit, because hundreds of them can depend on one tunnel."""
 _HEALTHY = "up"
-"""The state of a subject that works. If the first state of a subject is this one, the log adds no event. A start
-without failures therefore causes no events."""
+"""The state of a subject that works. The log adds no event if the first state of a subject is this one. Therefore a
+start without failures adds no events of backends, targets and tunnels."""
 
 
 class EventLog:
     """The latest events in memory, oldest first.
 
     Events of backends and targets have one limit, and all other events have another limit (`MAX_CAUSES`). At the
-    limit, a new event replaces the oldest event with the same limit. The log keeps a replaced event if the failure
-    that it reports is still ongoing.
+    limit, a new event replaces the oldest event with the same limit. If the oldest event reports a failure that is
+    still ongoing, the log keeps this event in addition.
 
     Args:
         limit: Maximum number of events of backends and targets.
@@ -113,21 +113,21 @@ class EventLog:
 
     def __init__(self, limit: int = MAX_EVENTS, clock: Callable[[], float] = time.time) -> None:
         self.watchers: list[Callable[[], None]] = []
-        """Callbacks. The log calls them after each event."""
+        """Callables that the log calls after each event."""
         self._clock = clock
         self._effects: deque[Transition] = deque(maxlen=limit)
         self._causes: deque[Transition] = deque(maxlen=MAX_CAUSES)
         self._replaced = 0
-        """ID of the latest event that was replaced; 0 if there is none."""
+        """The largest ID of a replaced event; 0 if no event has been replaced."""
         self._states: dict[EventSubject, str] = {}
         self._clocks: dict[EventSubject, TimedState] = {}
-        """The latest state of each subject, and when this state began, possibly in a previous run."""
+        """The latest state of each subject, and when this state began. This can be before a restart."""
         self._last: dict[EventSubject, Transition] = {}
         """The latest event of each subject."""
         self._ongoing: dict[EventSubject, Transition] = {}
-        """Replaced events that the log keeps, because the failures that they report are still ongoing."""
+        """Replaced events that the log still contains, because they report ongoing failures."""
         self._merged: list[Transition] | None = None
-        """All events, oldest first; None if they have changed since they were last merged."""
+        """The cached result of `latest`; None if an event was added since the last call."""
         self._last_id = 0
 
     @property
@@ -136,13 +136,13 @@ class EventLog:
         return self._last_id
 
     def load(self, events: Iterable[Transition]) -> None:
-        """Add the events of previous runs to those of this run.
+        """Add the events of previous runs of the service, which were saved to a file.
 
-        If the current state of a subject differs from its last state in the previous runs, and this run has not added
-        an event for it, add one.
+        Also add an event for each subject whose state differs from its last state in the previous runs, unless this
+        run already has an event of that subject.
 
         Args:
-            events: The events, oldest first. Those that the log already contains are skipped.
+            events: The events, oldest first. Events that the log already contains are skipped.
         """
         own = self.latest()
         current, subjects = self._states, {event.subject for event in own}
@@ -158,7 +158,7 @@ class EventLog:
         for event in merged:
             self._add(event)
         for full in (each for each in (self._effects, self._causes) if len(each) == each.maxlen):
-            self._replaced = max(self._replaced, full[0].id)  # a previous run may have replaced older events
+            self._replaced = max(self._replaced, full[0].id)  # older events may be missing from the file
         self._last_id = merged[-1].id if merged else 0
         self._states = {**current, **{subject: previous[subject] for subject in previous.keys() - subjects}}
         for subject, state in current.items():
@@ -182,7 +182,7 @@ class EventLog:
     def record(self, subject: EventSubject, state: str, reason: str | None = None, detail: str = "") -> None:
         """Add an event, even if the state has not changed. The arguments are those of `observe`."""
         now = self._clock()
-        # IDs that contain the time increase even if the file of a previous run is lost.
+        # Derive the ID from the time, so that IDs increase even if the events file of the previous run is lost.
         number = max(self._last_id + 1, int(now * 1000))
         previous = self._states.get(subject)
         self._last_id = number
@@ -192,13 +192,13 @@ class EventLog:
             watcher()
 
     def began(self, subject: EventSubject, state: str, otherwise: float) -> float:
-        """Return the time when a failure began, possibly in a previous run, in seconds since the epoch.
+        """Return when the failure of a subject began, in seconds since the epoch. This can be before a restart.
 
         Args:
             subject: The subject.
             state: The current state of the subject.
-            otherwise: The time when the state began in this run. It is returned if the subject is up, or if the log
-                does not contain the beginning of the failure.
+            otherwise: When the state began in this run of the service. This is the result if the subject is up, or if
+                the log contains no event of the failure.
         """
         clock = self._clocks.get(subject)
         if state == _HEALTHY or clock is None or clock.state != _timed(subject, state):
@@ -206,9 +206,9 @@ class EventLog:
         return clock.since
 
     def since(self, event_id: int) -> list[Transition] | None:
-        """Return the events after the event with this ID.
+        """Return the events after the event with the ID `event_id`.
 
-        Return None if the log has never contained this ID, or if it no longer contains all events after it.
+        Return None if the log has never contained this ID, or if it no longer contains all later events.
         """
         events = self.latest()
         at = bisect_right(events, event_id, key=lambda event: event.id)
@@ -237,7 +237,7 @@ class EventLog:
         events.append(event)
 
     def _replace(self, oldest: Transition) -> None:
-        """Keep an event that is about to be replaced in `_ongoing`, if the failure that it reports is ongoing."""
+        """Store the event that is about to be replaced in `_ongoing`, if it reports an ongoing failure."""
         self._replaced = max(self._replaced, oldest.id)
         if self._last.get(oldest.subject) is oldest and oldest.state != _HEALTHY:
             self._ongoing[oldest.subject] = oldest
@@ -246,10 +246,10 @@ class EventLog:
 
 
 def _timed(subject: EventSubject, state: str) -> str:
-    """Return the state whose duration is measured.
+    """Return the state whose duration the log measures.
 
-    For a tunnel, all states from a failure until the tunnel is up again are one state: an attempt to reconnect does
-    not end the failure.
+    For a tunnel, all states from a failure until the tunnel is up again count as one state, because an attempt to
+    reconnect does not end the failure.
     """
     if subject.type is SubjectType.TUNNEL and state in list(TunnelState):
         return TunnelState(state).availability

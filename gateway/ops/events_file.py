@@ -1,4 +1,4 @@
-"""Keeps events in a file of limited size, so that they survive a restart."""
+"""Saves the event log to a file of limited size, so that the events survive a restart of the service."""
 
 import asyncio
 import contextlib
@@ -21,56 +21,55 @@ LOCK_NAME = "events.lock"
 _INTERVAL = 0.2
 """Minimum number of seconds between two writes."""
 _RETRY_INTERVAL = 60.0
-"""Seconds after which a write that failed is repeated, if there is no new event."""
+"""Seconds after which a failed write is repeated. A new event repeats it earlier."""
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
-"""Errors that cause no warning, because a gateway can run without a writable folder."""
+"""Errors that are logged without a warning, because a gateway does not need a writable `state_dir`."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _READ_TIMEOUT = 2.0
 _WRITE_TIMEOUT = 2.0
-"""Maximum number of seconds for which the service waits for the file system, which can hang."""
+"""Maximum number of seconds to wait for one write, because a file system can hang."""
 
 
 class EventsFile:
     """Saves the events of an event log to a file; implements `gateway.contracts.component.Component`.
 
-    The file has one JSON object per line. If the file cannot be read or written, one log record and `trouble` report
-    this. Damaged lines are skipped. If another process uses the file, the events stay in memory. The file is replaced
-    only after its events were added to the log, so that none of them is lost.
+    The file has one JSON object per line. Damaged lines are skipped. If the file cannot be read or written, the error
+    is logged once, and `trouble` contains it. If another process uses the file, the events stay in memory. The first
+    write replaces the file, but only after its events have been added to the event log.
 
     Args:
         folder: `gateway.state_dir`. It is created if necessary.
-        events: The log.
+        events: The event log.
     """
 
     def __init__(self, folder: Path, events: EventLog) -> None:
         self.trouble: list[str] = []
-        """The error and the remedy, if the file cannot be read or written. Empty if there is no error, or if the
-        gateway lacks the permission to write."""
+        """At most one message: why the file cannot be read or written, and what to do. Empty if there is no error, or
+        if the gateway only has no permission to write."""
         self._path = folder / NAME
         self._events = events
         self._changed = asyncio.Event()
         self._reading: asyncio.Future[tuple[int | None, list[Transition]]] | None = None
         self._is_read = False
-        """Whether the log contains the events of the file."""
+        """Whether the events in the file have been added to the event log."""
         self._written = 0
         """ID of the last event in the file."""
         self._lines = 0
-        """Number of lines in the file. Above a limit, the next write replaces the file instead of appending to it."""
+        """Number of lines in the file. If there are too many, the next write replaces the file."""
         self._writing: asyncio.Future[None] | None = None
         self._reported: set[str] = set()
         self._intact = False
-        """Whether lines can be appended to the file: the last write succeeded. The first write replaces the file."""
+        """Whether the next write can append lines, because the last write succeeded. If not, it replaces the file."""
         self._is_foreign = False
         """Whether another process uses the file."""
         self._lock: int | None = None
-        """The descriptor of the locked file."""
+        """The descriptor of the locked file; None if the file is not locked."""
         self._closed = False
 
     async def load(self) -> None:
-        """Lock the file, and add its events to the log. Wait at most two seconds for the file system.
+        """Lock the file, and add its events to the event log. Wait at most two seconds for the file system.
 
-        If the file system is slower, the events are added as soon as they are read. The caller must call `close` to
-        unlock the file.
+        If reading takes longer, return, and add the events later. The caller must call `close` to unlock the file.
         """
         if self._reading is None:
             self._reading = asyncio.ensure_future(asyncio.to_thread(self._lock_and_read))
@@ -80,7 +79,7 @@ class EventsFile:
             self._report("events stay in memory until the file system of gateway.state_dir responds", "timeout")
 
     def close(self) -> None:
-        """Unlock the file, also if `load` has not finished yet."""
+        """Unlock the file. If a thread is still locking the file, unlock the file as soon as the thread ends."""
         self._closed = True
         if self._lock is not None:
             os.close(self._lock)
@@ -101,9 +100,9 @@ class EventsFile:
             self._events.watchers.remove(self._changed.set)
 
     async def write(self) -> None:
-        """Write the events that the file does not contain yet. First read the file, if it has not been read yet.
+        """Write the events that the file does not contain yet. If the file has not been read yet, read it first.
 
-        Wait at most two seconds for each step: the read, a pending earlier write, and this write.
+        Wait at most two seconds for each step: reading, the end of an earlier write, and this write.
         """
         self._changed.clear()
         if not self._is_read and not self._is_foreign:
@@ -118,9 +117,9 @@ class EventsFile:
             await asyncio.wait({self._writing}, timeout=_WRITE_TIMEOUT)
 
     def _lock_and_read(self) -> tuple[int | None, list[Transition]]:
-        """Return the descriptor of the lock, and the events in the file. Runs in a thread.
+        """Lock the file, and return the descriptor of the lock and the events in the file. Runs in a thread.
 
-        Without permission to write, the file is read without a lock.
+        Without permission to write, do not lock the file, and return None as the descriptor.
 
         Raises:
             BlockingIOError: Another process has locked the file.
@@ -128,12 +127,11 @@ class EventsFile:
         """
         lock = None
         try:
-            # Lock a separate file. `_replace` replaces the events file, and a lock on the old file would not protect
-            # the new one.
+            # Lock a separate file: `_replace` replaces the events file, and a lock would stay with the old file.
             lock = lock_file(self._path.with_name(LOCK_NAME))
         except BlockingIOError:
             raise
-        except OSError:  # the first write reports the error
+        except OSError:  # continue without a lock: the first write reports the error
             log.debug("cannot lock %s", self._path, exc_info=True)
         try:
             return lock, read_events(self._path)
@@ -169,7 +167,10 @@ class EventsFile:
             self._changed.set()
 
     def _job(self) -> Callable[[], None]:
-        """Return a function that appends the new events to the file, or replaces the file. Call it in a thread."""
+        """Return a function that appends the new events to the file, or replaces the file.
+
+        The caller must run the function in a thread, because it blocks.
+        """
         added = self._events.since(self._written) if self._intact else None
         if added is not None and self._lines + len(added) <= 2 * MAX_EVENTS:
             job, events = _append, added
@@ -199,7 +200,7 @@ class EventsFile:
         self._report(f"{effect}: {remedy}", detail, level)
 
     def _report(self, message: str, detail: str, level: int = logging.INFO) -> None:
-        """Log a message, except if it was already logged."""
+        """Log a message, unless this object has already logged it."""
         if message not in self._reported:
             self._reported.add(message)
             log.log(level, message, extra={"file": str(self._path), "detail": detail})

@@ -1,4 +1,4 @@
-"""Reads the events in the events file, one JSON object per line. Skips damaged lines."""
+"""Reads the events file, which contains one JSON object per line. Skips damaged lines."""
 
 import json
 import os
@@ -14,11 +14,11 @@ from gateway.ops.events import EventSubject, SubjectType, Transition
 from gateway.text_sanitizer import one_line
 
 _MAX_BYTES = 4 << 20
-"""Number of bytes at the end of the file that are read. A file that the gateway wrote is smaller."""
+"""Maximum number of bytes to read, from the end of the file. A file that the gateway wrote is smaller."""
 _DAMAGED = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
 _CLOCK_ERROR = 86400.0
-"""Number of seconds by which the time in an event's ID can be later than the current time. The clock may have been
-set back since the event."""
+"""Maximum number of seconds by which the time in an event's ID may be later than the current time. It can be later if
+the clock was set back after the event."""
 
 
 def parse(text: str, now: float) -> Iterator[Transition]:
@@ -26,7 +26,8 @@ def parse(text: str, now: float) -> Iterator[Transition]:
 
     Args:
         text: The content of the file.
-        now: The current time in seconds since the epoch. A line whose ID is more than a day later is damaged.
+        now: The current time in seconds since the epoch. If the time in an ID is more than a day later, the line
+            counts as damaged.
     """
     events = []
     for line in text.splitlines():
@@ -34,18 +35,18 @@ def parse(text: str, now: float) -> Iterator[Transition]:
             events.append(_event(json.loads(line), int((now + _CLOCK_ERROR) * 1000)))
     last = 0
     for event, following in zip_longest(events, events[1:]):
-        # Skip an event whose ID is larger than the next one. Otherwise, one wrong ID would exclude all later events.
+        # Skip an event whose ID is larger than the next ID. Otherwise, one wrong ID would exclude all later events.
         if event.id > last and (following is None or event.id < following.id):
             last = event.id
             yield event
 
 
 def _event(body: dict[str, Any], largest: int) -> Transition:
-    """Return the event in a JSON object.
+    """Convert a JSON object to an event.
 
     Args:
         body: The object.
-        largest: The largest valid ID.
+        largest: The largest valid ID of an event.
 
     Raises:
         ValueError, TypeError, KeyError, ArithmeticError: The object is not an event.
@@ -77,5 +78,5 @@ def read_events(path: Path) -> list[Transition]:
         status = os.fstat(file.fileno())
         file.seek(max(0, status.st_size - _MAX_BYTES))
         text = file.read(_MAX_BYTES).decode(errors="replace")
-    # After a boot without a real-time clock, the current time can be earlier than the time of the last write.
+    # Use the later time: after a boot without a real-time clock, the current time can be before the last write.
     return list(parse(text, max(time.time(), status.st_mtime)))

@@ -1,4 +1,4 @@
-"""Locks a file, so that two processes do not use the same data."""
+"""Locks a file, so that only one process at a time uses the data that the file protects."""
 
 import fcntl
 import os

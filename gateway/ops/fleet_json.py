@@ -1,4 +1,4 @@
-"""Renders the JSON of a fleet: the members, Prometheus service discovery, and this gateway's summary."""
+"""Creates the JSON responses about the fleet, which is a group of gateways, and the summary of this gateway."""
 
 from collections import Counter
 from dataclasses import asdict
@@ -60,7 +60,10 @@ def discovery_json(view: FleetView) -> list[dict[str, Any]]:
 
 
 def summary_json(view: ServiceView) -> dict[str, Any]:
-    """Return the body of `/api/v1/summary`, from which other gateways show this one. Its size is limited."""
+    """Return the body of `/api/v1/summary`, which other gateways request to show this gateway on their fleet page.
+
+    The size of the body is limited.
+    """
     return {
         "instance": view.instance,
         "version": view.version,

@@ -1,4 +1,4 @@
-"""Determines the severity of the state of each member of a fleet. Does no I/O."""
+"""Determines how severe the state of each gateway in the fleet is. Does no I/O."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ from gateway.ops.diagnosis import Level, backend_level
 
 
 def fails(member: MemberView) -> bool:
-    """Return whether a member has responded, and reports a problem or a failed reload."""
+    """Return whether a member of the fleet has responded, and its response contains a problem or a failed reload."""
     found = member.summary
     return not member.error and found is not None and bool(found.problems or not found.reload_successful)
 

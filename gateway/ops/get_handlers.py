@@ -1,4 +1,4 @@
-"""Handles the GET requests of the ops server from memory, with cached responses."""
+"""Handles all GET requests to the ops server. Creates the responses from data in memory, and caches them."""
 
 import asyncio
 import importlib.resources
@@ -24,15 +24,16 @@ from gateway.ops.status_json import consumers_json, iter_json, plan_json, servic
 from gateway.ops.status_views import ServiceView
 
 _MAX_AGE = 1.0
+"""Seconds for which most responses are cached."""
 _READINESS_MAX_AGE = 0.25
-"""Seconds for which a response is cached."""
+"""Seconds for which responses of `/readyz` are cached."""
 _SHORT_ID = 12
 _MAX_MATCHES = 5
-"""Maximum number of containers that the error message for an ambiguous ID lists."""
+"""Maximum number of matching containers in the error message for an ambiguous name or ID."""
 _MAX_NAMES = 20
-"""Maximum number of names that the error message for an unknown name lists."""
+"""Maximum number of existing names in the error message for an unknown name."""
 _MAX_DIGITS = 9
-"""Maximum number of digits of `min-ready`."""
+"""Maximum number of digits of the query parameter `min-ready`."""
 
 RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -51,10 +52,10 @@ class GetHandlers:
 
     Args:
         service: The service whose state the responses describe.
-        live_view: The view of its state.
-        renderer: Renders the metrics.
-        cached: Whether to cache responses. Even with the cache, a change of phase, such as draining, is visible
-            immediately.
+        live_view: Provides snapshots of the service's state.
+        renderer: The thread that renders the metrics.
+        cached: Whether to cache responses. A change of the phase, for example to draining, is never delayed by the
+            cache.
         max_streams: Maximum number of concurrent event streams (`/api/v1/events`).
     """
 
@@ -77,7 +78,7 @@ class GetHandlers:
         self._api = importlib.resources.files("gateway.ops").joinpath("openapi.yaml").read_bytes()
 
     def clear_cache(self) -> None:
-        """Remove all cached responses, because a command has changed the state."""
+        """Remove all cached responses. Call this method after a command has changed the state."""
         self._cache.clear()
         self._live_view.clear()
 
@@ -89,7 +90,7 @@ class GetHandlers:
         """Return the handler of each path.
 
         Args:
-            probes_only: Return only the paths of `ops.probe_listen`.
+            probes_only: Whether to return only the paths that `ops.probe_listen` serves.
         """
         return {
             path: handler.__get__(self)
@@ -234,10 +235,10 @@ class GetHandlers:
 
 
 ROLES = {path: role for path, (_, role) in GetHandlers.PATHS.items()}
-"""The role that each path requires. Everyone can open the pages, but without `AccessRole.EVERYTHING`, they contain no
-data and prompt for a token."""
+"""The role that each path requires. The HTML pages require none: for a client without `AccessRole.EVERYTHING`, they
+contain no data, and prompt for a token."""
 PROBES = ("/livez", "/healthz", "/startupz", "/readyz", "/readyz/{backend}")
-"""The paths of `ops.probe_listen`."""
+"""The paths that `ops.probe_listen` serves."""
 
 
 async def _render(
@@ -247,19 +248,19 @@ async def _render(
 
 
 def json_response(body: object, *, status: int = 200) -> web.Response:
-    """Return a JSON response. `body` must be small, because it is encoded without yielding to the event loop."""
+    """Return a JSON response. `body` must be small, because encoding it blocks the event loop."""
     return web.Response(
         text=json.dumps(body, indent=1, allow_nan=False) + "\n", status=status, content_type="application/json"
     )
 
 
 def not_found(what: str, name: str, known: Iterable[str] = ()) -> web.Response:
-    """Return a response with status 404.
+    """Return a response with status 404 for an object that does not exist.
 
     Args:
         what: The type of the object: `backend`, `tunnel` or `container`.
         name: The name in the request.
-        known: The names that exist, if the client can see them.
+        known: The names that exist, for the error message; empty if the client may not read them.
     """
     names = ", ".join(sorted(known)[:_MAX_NAMES])
     detail = f"there is no {what} {name!r}" + (f": use one of {names}" if names else "")

@@ -61,7 +61,7 @@ def readiness(
         backends: All backends.
         require: The backends that must be up or degraded. If a name is unknown, the status code is 503.
         min_ready: The number of backends that must be up or degraded.
-        details: As for `backend_readiness`.
+        details: Whether to include error texts, which can contain hosts and users.
     """
     by_name = {backend.name: backend for backend in backends}
     up = {name for name, backend in by_name.items() if backend.state in _READY}
@@ -82,8 +82,8 @@ def health(view: ServiceView, require: list[str], min_ready: int) -> JsonRespons
 
     Args:
         view: The state of the service.
-        require: As for `readiness`. The result of `readiness` decides the status code.
-        min_ready: As for `readiness`.
+        require: The backends that must be up or degraded. The status code is the same as for `readiness`.
+        min_ready: The number of backends that must be up or degraded.
     """
     ready = readiness(view.status, view.backends, require, min_ready)
     checks = {

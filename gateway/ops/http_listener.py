@@ -1,4 +1,4 @@
-"""Accepts the connections of one listener of the ops server, within limits, and closes slow connections."""
+"""Accepts HTTP connections to one address of the ops server. Limits their number, and closes slow connections."""
 
 import asyncio
 import contextlib
@@ -31,11 +31,11 @@ class HttpListener:
     """Accepts connections on bound sockets, and passes them to an aiohttp server.
 
     If a limit is reached, a new connection replaces the one that has been idle longest. The listener reserves a few
-    file descriptors. Therefore it still responds when the rest of the process has used all other descriptors.
+    file descriptors, so that it can accept connections even if the rest of the process uses all other descriptors.
 
     Args:
-        name: The configuration key, for the log.
-        limits: The limits.
+        name: The configuration key of the address, for log records.
+        limits: The limits on connections and their duration.
         tls: Returns the TLS context for a new connection, or None for plain HTTP.
     """
 
@@ -87,7 +87,10 @@ class HttpListener:
         await asyncio.gather(*self._opening, return_exceptions=True)
 
     def abort_certified(self) -> None:
-        """Close the connections of clients with a certificate, because the accepted authorities may have changed."""
+        """Close the connections of clients with a certificate, because the certificate may no longer be accepted.
+
+        Call this method after the certificate authorities for client certificates were read again.
+        """
         for connection in self._connections:
             transport = connection.transport
             if connection.adopted if transport is None else transport.get_extra_info("peercert"):
@@ -97,7 +100,11 @@ class HttpListener:
     async def complete_response(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Send the whole response to a request within the deadline. Log any exception of the handler."""
+        """Call the handler of a request, and send the whole response; an aiohttp middleware.
+
+        If the handler raises an exception, log it, and respond with status 500. The deadline of the connection limits
+        the time.
+        """
         connection = self._by_handler.get(request.protocol)
         if connection is None:
             raise ConnectionResetError
@@ -105,7 +112,7 @@ class HttpListener:
         request[_CONNECTION] = connection
         try:
             response = await handler(request)
-        except web.HTTPException as error:  # if it were raised, aiohttp would send it only after this method
+        except web.HTTPException as error:  # convert it to a response, so that this method sends it
             allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
             response = web.Response(
                 status=error.status, text=f"{(error.text or error.reason).rstrip()}\n", headers=allow
@@ -134,7 +141,15 @@ class HttpListener:
             self._admit(client, peer)
 
     def _accept_without_descriptor(self, sock: socket.socket, error: OSError) -> None:
-        """Release a reserved descriptor to accept a connection. Without a free descriptor, accept(2) always fails."""
+        """Accept a connection although the process has no free file descriptor: release a reserved one first.
+
+        If none is reserved, close the connection that has been idle longest. If no connection is open, try again
+        later.
+
+        Args:
+            sock: The listening socket.
+            error: The error of the failed accept(2), for the log.
+        """
         if self._reserve:
             os.close(self._reserve.pop())
             try:
@@ -144,20 +159,20 @@ class HttpListener:
             return
         oldest = self._connections.oldest()
         if oldest is not None:
-            oldest.abort()  # the new connection stays in the kernel's queue until a descriptor is free
+            oldest.abort()  # this frees a descriptor; until then, the new connection waits in the kernel's queue
             return
         log.error("cannot accept clients", extra={"listener": self._name, "detail": error.strerror})
         self._loop.remove_reader(sock.fileno())
         self._loop.call_later(_ACCEPT_RETRY_DELAY, self._register, sock)
 
     def _fill_reserve(self) -> None:
-        # If no descriptor is free, the next connection that closes returns its descriptor to the reserve.
+        # Ignore an error: if no descriptor is free, `_keep_descriptor` fills the reserve when a connection closes.
         with contextlib.suppress(OSError):
             while self._sockets and len(self._reserve) < _RESERVED_DESCRIPTORS:
                 self._reserve.append(os.dup(self._sockets[0].fileno()))
 
     def _keep_descriptor(self, client: socket.socket) -> None:
-        """Close a socket, and move its descriptor to the reserve before another part of the process can take it."""
+        """Close a socket, but keep its descriptor in the reserve, so that the rest of the process cannot use it."""
         if self._sockets and len(self._reserve) < _RESERVED_DESCRIPTORS and client.fileno() >= 0:
             self._reserve.append(os.dup2(self._sockets[0].fileno(), client.detach(), inheritable=False))
 
@@ -198,12 +213,12 @@ class HttpListener:
         return handler
 
     def connection_closed(self, connection: LimitedConnection) -> None:
-        """Remove a closed connection, and keep its file descriptor if the reserve needs one."""
+        """Remove a closed connection. If the reserve is not full, add the connection's file descriptor to it."""
         connection.stop_timer()
         self._connections.remove(connection)
         self._by_handler.pop(connection.handler, None)
         self._keep_descriptor(connection.client)
-        self._loop.call_soon(self._fill_reserve)  # asyncio closes the socket before the loop's next iteration
+        self._loop.call_soon(self._fill_reserve)  # in the next iteration, asyncio has closed the socket
 
     def request_received(self, connection: LimitedConnection) -> None:
         """Record that a complete request has arrived on the connection."""
@@ -215,12 +230,12 @@ class HttpListener:
 
 
 def extend_deadline(request: web.Request) -> None:
-    """Restart the deadline of a streamed response, if the client reads it fast enough that no data is buffered."""
+    """Restart the deadline of a streamed response if the client reads it. Otherwise, leave the deadline unchanged."""
     request[_CONNECTION].extend_response()
 
 
 async def bind(listen: Endpoint) -> list[socket.socket]:
-    """Return non-blocking, listening sockets for each address of `listen`. The caller owns them.
+    """Resolve `listen`, and return a non-blocking listening socket for each of its addresses. The caller owns them.
 
     Raises:
         OSError: An address cannot be bound.
@@ -233,7 +248,7 @@ async def bind(listen: Endpoint) -> list[socket.socket]:
             try:
                 bound.append(listen_tcp(family, address, BACKLOG, free_bind=True))
             except OSError as error:
-                if not bound or error.errno not in _NO_IPV6_ERRNOS:  # without IPv6, the IPv4 address is enough
+                if not bound or error.errno not in _NO_IPV6_ERRNOS:  # the host has no IPv6, and IPv4 is enough
                     raise
             else:
                 bound[-1].setblocking(False)

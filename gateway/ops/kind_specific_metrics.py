@@ -1,4 +1,7 @@
-"""Creates the metrics that only some kinds of tunnels or backends have, such as a replication lag (`facts.py`)."""
+"""Creates the metrics that only some kinds of tunnels or backends have, such as the replication lag.
+
+A kind declares such values as facts (`gateway.facts`).
+"""
 
 from collections.abc import Iterable, Iterator
 from itertools import product
@@ -10,11 +13,11 @@ from gateway.ops.status_views import BackendView, TunnelView
 
 
 def fact_families(facts: Iterable[Fact], *labels: str) -> dict[str, GaugeMetricFamily]:
-    """Return an empty metric for each fact that is exported as a metric. The keys are the names of the metrics.
+    """Return a metric without samples for each fact that has a metric name. The keys are these names.
 
     Args:
         facts: The facts.
-        labels: The names of the first labels. If a fact declares a label, this label follows them.
+        labels: The label names of each metric. If a fact declares a label of its own, that label comes last.
     """
     return {
         fact.metric: GaugeMetricFamily(fact.metric, fact.help, labels=[*labels, *filter(None, [fact.label])])
@@ -24,7 +27,7 @@ def fact_families(facts: Iterable[Fact], *labels: str) -> dict[str, GaugeMetricF
 
 
 def tunnel_fact_metrics(tunnels: list[TunnelView]) -> Iterator[Metric]:
-    """Yield the metrics of the tunnels' facts."""
+    """Yield the metrics that kinds of tunnels declare as facts."""
     found = fact_families((fact for tunnel in tunnels for fact in tunnel.facts), "tunnel")
     for tunnel in tunnels:
         for fact in tunnel.facts:
@@ -34,7 +37,7 @@ def tunnel_fact_metrics(tunnels: list[TunnelView]) -> Iterator[Metric]:
 
 
 def target_fact_metrics(backends: list[BackendView]) -> Iterator[Metric]:
-    """Yield the metrics of the targets' facts."""
+    """Yield the metrics that kinds of backends declare as facts, with samples for each target."""
     found = fact_families((fact for backend in backends for fact in backend.facts), "backend", "target")
     for backend in backends:
         for target, fact in product(backend.targets, backend.facts):

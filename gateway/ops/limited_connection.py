@@ -1,4 +1,4 @@
-"""Implements one connection to the ops server, with deadlines and a limit on the size of requests."""
+"""Implements one HTTP connection to the ops server, with deadlines and a limit on the size of requests."""
 
 import asyncio
 import socket
@@ -10,7 +10,7 @@ from gateway.ops.connection_limits import ConnectionLimits
 
 
 class ConnectionOwner(Protocol):
-    """The interface through which a connection notifies the listener that owns it."""
+    """The listener that owns a connection. The connection calls these methods when its state changes."""
 
     def handler_for(self, connection: "LimitedConnection") -> web.RequestHandler:
         """Return the protocol that parses the requests of a new connection."""
@@ -30,8 +30,9 @@ class LimitedConnection(asyncio.Protocol):
 
     Args:
         owner: The listener that owns the connection.
-        limits: The limits.
-        client: The accepted socket. The transport owns and closes it once `adopted` is true.
+        limits: The deadlines, and the maximum size of a request.
+        client: The accepted socket. As long as `adopted` is false, `owner` must close it. After that, the transport
+            closes it.
 
     Attributes:
         adopted: Whether asyncio owns the socket.
@@ -73,9 +74,10 @@ class LimitedConnection(asyncio.Protocol):
         self._owner.request_received(self)
 
     def extend_response(self) -> None:
-        """Restart the deadline of a streamed response, if the kernel has accepted all data sent so far.
+        """Restart the deadline of a streamed response, if the client reads the response.
 
-        While the client does not read, the kernel's buffer is full, and the deadline stays.
+        If the client does not read, the kernel's send buffer becomes full, and data remains in the transport's
+        buffer. In this case, the deadline is not changed.
         """
         if self.transport is not None and not self.transport.get_write_buffer_size():
             self._set_deadline(self._limits.response)
@@ -109,22 +111,22 @@ class LimitedConnection(asyncio.Protocol):
         self.handler.data_received(data)
 
     def eof_received(self) -> None:
-        """Notify the handler (see `asyncio.Protocol`)."""
+        """Notify the handler that the client sends no more data (see `asyncio.Protocol`)."""
         if self.handler is not None:
             self.handler.eof_received()
 
     def pause_writing(self) -> None:
-        """Notify the handler (see `asyncio.BaseProtocol`)."""
+        """Notify the handler that the transport's buffer is full (see `asyncio.BaseProtocol`)."""
         if self.handler is not None:
             self.handler.pause_writing()
 
     def resume_writing(self) -> None:
-        """Notify the handler (see `asyncio.BaseProtocol`)."""
+        """Notify the handler that the transport's buffer has space again (see `asyncio.BaseProtocol`)."""
         if self.handler is not None:
             self.handler.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Notify the handler and the listener (see `asyncio.BaseProtocol`)."""
+        """Notify the handler and the listener that the connection is closed (see `asyncio.BaseProtocol`)."""
         if self.handler is not None:
             self.handler.connection_lost(exc)
         self._owner.connection_closed(self)

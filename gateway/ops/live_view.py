@@ -1,4 +1,4 @@
-"""Keeps the view of the service up to date, and builds only the backends that events name."""
+"""Keeps a snapshot of the service's state up to date. After an event, updates only the backends that changed."""
 
 import asyncio
 import time
@@ -10,13 +10,13 @@ from gateway.ops.service_interface import ControlledService
 from gateway.ops.status_views import ServiceView
 
 
-class ViewAt(NamedTuple):
-    """A view of the service.
+class NumberedView(NamedTuple):
+    """A snapshot of the service's state, with a number.
 
     Args:
-        view: The view.
-        event: The ID of the latest event that it contains; 0 if there is none.
-        number: The number of the view, which increases with each view.
+        view: The snapshot.
+        event: The ID of the latest event that the snapshot takes into account; 0 if there is none.
+        number: Increases with each snapshot.
     """
 
     view: ServiceView
@@ -25,10 +25,11 @@ class ViewAt(NamedTuple):
 
 
 class LiveView:
-    """The view of the service, which all clients of a group of listeners share.
+    """A snapshot of the service's state that all HTTP clients share.
 
-    A site has hundreds of backends. After an event of a backend or a target, the service builds only the view of this
-    backend. Values that change without an event, such as the number of clients, are as old as the last complete view.
+    A service can have hundreds of backends. Therefore, after an event of a backend or a target, only the snapshot of
+    this backend is updated. Values that change without an event, such as the number of clients, are as old as the
+    last complete snapshot.
 
     Args:
         service: The service.
@@ -37,16 +38,16 @@ class LiveView:
     def __init__(self, service: ControlledService) -> None:
         self._service = service
         self._lock = asyncio.Lock()
-        self._last: ViewAt | None = None
+        self._last: NumberedView | None = None
         self._completed = 0.0
-        """Monotonic time at which the service began to build the last complete view."""
+        """Monotonic time, in seconds, at which the service began to build the last complete snapshot."""
         self._commands = self._commands_seen = 0
 
-    async def get(self, max_age: float) -> ViewAt:
-        """Return a view that contains all events and the current phase.
+    async def get(self, max_age: float) -> NumberedView:
+        """Return a snapshot that contains the current phase and the effects of all events.
 
         Args:
-            max_age: Maximum age of the values that change without an event, in seconds.
+            max_age: Maximum age, in seconds, of values that change without an event.
         """
         async with self._lock:
             last, event, now, commands = self._last, self._service.events.last_id, time.monotonic(), self._commands
@@ -62,16 +63,19 @@ class LiveView:
                 self._completed, self._commands_seen = now, commands
             else:
                 view = await self._service.updated_view(last.view, changed)
-            self._last = ViewAt(view, event, last.number + 1 if last else 1)
+            self._last = NumberedView(view, event, last.number + 1 if last else 1)
             return self._last
 
     def clear(self) -> None:
-        """Make the next view complete, because a command has changed the state."""
+        """Make the next call of `get` build a complete snapshot, because a command has changed the state."""
         self._commands += 1
 
 
 def _changed_backends(events: Iterable[Transition] | None) -> set[str] | None:
-    """Return the backends that events name; None if the events are not known, or concern other parts too."""
+    """Return the names of the backends that events concern.
+
+    Return None if the events are not known, or if one of them does not concern a backend or a target.
+    """
     if events is None or any(each.subject.type not in (SubjectType.BACKEND, SubjectType.TARGET) for each in events):
         return None
     return {each.subject.name for each in events if each.subject.name is not None}

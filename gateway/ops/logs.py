@@ -8,8 +8,7 @@ import structlog
 from gateway.text_sanitizer import one_line, printable
 
 _MAX_LENGTH = 4000
-"""Maximum number of characters of one value. The limit is large, because a value can contain several configuration
-errors."""
+"""Maximum number of characters of one value in a log record. A value can contain all errors of a configuration."""
 
 
 def configure(level: str, fmt: str) -> None:
@@ -30,13 +29,13 @@ def configure(level: str, fmt: str) -> None:
     last += (
         [
             _sanitize,
-            # The default tracebacks show local variables, which can contain passwords.
+            # Use plain tracebacks: the default ones show local variables, which can contain passwords.
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
             ),
         ]
         if text
-        else [structlog.processors.JSONRenderer()]  # the renderer escapes control characters
+        else [structlog.processors.JSONRenderer()]  # escapes control characters
     )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
@@ -47,7 +46,7 @@ def configure(level: str, fmt: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    # The gateway logs the normal events of these libraries itself.
+    # Do not log normal events of these libraries, because the gateway logs them itself.
     for name in ("asyncssh", "aiohttp", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)

@@ -1,4 +1,4 @@
-"""Creates the Prometheus metrics at each scrape, so that they contain only objects of the current configuration."""
+"""Creates the Prometheus metrics at each scrape, so that removed tunnels and backends have no metrics."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from gateway.contracts.states import TunnelState
-from gateway.ops.backend_metrics import backend_metrics, check_metrics, consumer_metrics, way_metrics
+from gateway.ops.backend_metrics import backend_metrics, check_metrics, consumer_metrics, path_metrics
 from gateway.ops.kind_specific_metrics import target_fact_metrics, tunnel_fact_metrics
 from gateway.ops.status_views import (
     ATTACHMENT_STATES,
@@ -33,8 +33,8 @@ _PROCESS = ProcessCollector(registry=None)
 """Reads the CPU time, memory and file descriptors of this process from /proc."""
 _SAMPLES_PER_TURN = 100
 _PAUSE = 0.001
-"""Seconds for which the rendering thread sleeps after each `_SAMPLES_PER_TURN` samples, so that the event loop can
-run. Rendering these samples takes about half of this time."""
+"""Seconds for which the rendering thread sleeps after each `_SAMPLES_PER_TURN` samples, so that the thread of the
+event loop gets the GIL. Rendering these samples takes about half of this time."""
 
 
 def render(view: ServiceView, accept: str) -> tuple[bytes, str]:
@@ -58,14 +58,15 @@ def content_type(accept: str) -> str:
 def families(view: ServiceView) -> Iterator[Metric]:
     """Yield every metric with its samples.
 
-    The metrics that only some kinds of tunnels or backends have are omitted if the view contains none of these kinds.
+    Metrics that exist only for some kinds are omitted if the configuration contains no tunnel or backend of these
+    kinds.
     """
     return chain(
         _service(view),
         _tunnels(view.tunnels),
         tunnel_fact_metrics(view.tunnels),
         backend_metrics(view.backends),
-        way_metrics(view.backends),
+        path_metrics(view.backends),
         consumer_metrics(view.backends),
         check_metrics(view.backends),
         target_fact_metrics(view.backends),
@@ -76,7 +77,7 @@ def families(view: ServiceView) -> Iterator[Metric]:
 
 
 class _ViewCollector(Collector):
-    """A `prometheus_client` collector that returns the metrics of one view of the service."""
+    """A `prometheus_client` collector that returns the metrics of one snapshot of the service's state."""
 
     def __init__(self, view: ServiceView) -> None:
         self._view = view
@@ -91,7 +92,7 @@ class _ViewCollector(Collector):
 
 
 class _YieldingSamples(list[Sample]):
-    """A list of samples. Iterating over it sleeps regularly, so that the thread of the event loop can run."""
+    """A list of samples. Iteration over the list sleeps regularly, so that the thread of the event loop can run."""
 
     def __iter__(self) -> Iterator[Sample]:
         for number, sample in enumerate(super().__iter__()):

@@ -1,4 +1,4 @@
-"""Handles requests for the HTML pages: status, backends and fleet."""
+"""Handles HTTP requests for the HTML pages: status, backend and fleet."""
 
 import asyncio
 import importlib
@@ -16,21 +16,22 @@ from gateway.ops.status_views import ServiceView
 
 if TYPE_CHECKING:
     from gateway.ops.page.parts import PageParts
-    from gateway.ops.page.render import Rendering
+    from gateway.ops.page.render import LazyPage
     from gateway.ops.page.shared_page import RenderPage, SharedPage
 
 _RENDERER = "gateway.ops.page.shared_page"
 _MAX_PAGES = 32
-"""Maximum number of pages that are kept. A client whose page was dropped gets the whole page."""
+"""Maximum number of rendered pages in memory. If a page was dropped, its clients get the whole page at the next
+request, instead of only the changes."""
 
 
 class PageHandlers:
-    """Responds with HTML pages. Without authorization, a page contains no data, and prompts for the token.
+    """Responds with HTML pages. For a client without authorization, a page contains no data, and prompts for a token.
 
     Args:
         service: The service whose state the pages show.
-        live: The view of its state.
-        executor: Compresses responses.
+        live: Provides snapshots of the service's state.
+        executor: Compresses large responses in a thread.
         max_age: Maximum age of the content of a whole page, in seconds.
     """
 
@@ -40,12 +41,12 @@ class PageHandlers:
         self._executor = executor
         self._max_age = max_age
         self._pages: dict[str, SharedPage] = {}
-        """The pages by path, those requested last at the end."""
+        """The rendered pages by path, in the order of their last requests."""
 
     async def index(self, request: web.Request) -> web.Response:
         """Respond with the status page."""
 
-        def render(view: ServiceView, parts: "PageParts") -> "Rendering":
+        def render(view: ServiceView, parts: "PageParts") -> "LazyPage":
             from gateway.ops.page.render import render_index  # noqa: PLC0415 - `_respond` has imported it
 
             service = self._service
@@ -57,7 +58,7 @@ class PageHandlers:
         """Respond with the page of one backend."""
         name = request.match_info["name"]
 
-        def render(view: ServiceView, parts: "PageParts") -> "Rendering | None":
+        def render(view: ServiceView, parts: "PageParts") -> "LazyPage | None":
             from gateway.ops.page.render import render_backend  # noqa: PLC0415 - as above
 
             service = self._service
@@ -72,7 +73,7 @@ class PageHandlers:
     async def fleet(self, request: web.Request) -> web.Response:
         """Respond with the page of the fleet."""
 
-        def render(view: ServiceView, parts: "PageParts") -> "Rendering":
+        def render(view: ServiceView, parts: "PageParts") -> "LazyPage":
             from gateway.ops.page.render import render_fleet  # noqa: PLC0415 - as above
 
             return render_fleet(view, self._service.fleet(), time.time(), parts)
@@ -80,7 +81,7 @@ class PageHandlers:
         return await self._respond(request, "/fleet", "", render)
 
     async def _respond(self, request: web.Request, path: str, root: str, render: "RenderPage") -> web.Response:
-        """Respond with a page, or with what has changed since the version in the query.
+        """Respond with a page. If the query contains the version that the client has, send only what has changed.
 
         Args:
             request: The request.
@@ -88,8 +89,8 @@ class PageHandlers:
             root: The URL of `/`, relative to the page.
             render: Renders the page.
         """
-        # The templates and their library need 5 MB, so they are imported on first use. The import is slow, so it runs
-        # in a thread and does not block the event loop.
+        # Import the templates on first use, because they and their library need 5 MB. Import them in a thread,
+        # because the import is slow and would block the event loop.
         if _RENDERER not in sys.modules:
             await asyncio.to_thread(importlib.import_module, _RENDERER)
         from gateway.ops.page.render import render_login, render_missing  # noqa: PLC0415 - as above
@@ -111,7 +112,12 @@ class PageHandlers:
         return web.Response(body=response.body, headers=headers)
 
     def _page(self, path: str, root: str) -> "SharedPage":
-        """Return the page at a path. The arguments are those of `_respond`."""
+        """Return the rendered page at a path. If the limit is reached, drop the page that was not requested longest.
+
+        Args:
+            path: The path of the page.
+            root: The URL of `/`, relative to the page.
+        """
         from gateway.ops.page.shared_page import SharedPage  # noqa: PLC0415 - `_respond` has imported it
 
         page = self._pages.pop(path, None) or SharedPage(self._live, self._executor, root, self._max_age)

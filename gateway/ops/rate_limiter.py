@@ -1,12 +1,12 @@
-"""Limits the rate of requests with a token bucket that delays requests and never rejects them. Does no I/O."""
+"""Limits the rate of requests with a token bucket: delays requests, and never rejects them. Does no I/O."""
 
 
 class RateLimiter:
     """A token bucket that delays requests. All times are monotonic, in seconds.
 
     Args:
-        rate: Requests per second.
-        burst: Number of requests that are not delayed after a time without requests.
+        rate: Maximum number of requests per second.
+        burst: Number of requests that can pass without delay after a period without requests.
     """
 
     def __init__(self, rate: float, burst: int) -> None:
@@ -15,10 +15,10 @@ class RateLimiter:
         self._due = 0.0
 
     def reserve(self, now: float) -> float:
-        """Count a request that arrives at the time `now`, and return the number of seconds for which it must wait."""
+        """Count a request that arrives at the time `now`, and return how many seconds the request must wait."""
         self._due = max(self._due, now - self._burst_time) + self._interval
         return max(0.0, self._due - now)
 
     def cancel(self) -> None:
-        """Cancel the reservation of a request, because its client disconnected while the request waited."""
+        """Undo one call of `reserve`, because the client disconnected while its request waited."""
         self._due -= self._interval

@@ -1,4 +1,4 @@
-"""Describes the state of a tunnel or backend in a few words: the state's name, the cause and the remedy."""
+"""Describes the state of a tunnel or backend for users: the name of the state, its cause, and what to do."""
 
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.errors import Reason
@@ -37,7 +37,7 @@ _STATES: dict[str, str] = {
 
 
 def state_name(state: str) -> str:
-    """Return the name under which the status page and the commands show a state."""
+    """Return the name of a state on the status page and in the output of commands."""
     return _NAMES.get(state, state)
 
 
@@ -52,10 +52,10 @@ def cause(reason: str | None, state: str) -> str:
 
 
 def without_remedy(detail: str, remedy: str) -> str:
-    """Return an error detail without the remedy at its end, because the page and the commands show it separately.
+    """Remove the remedy from the end of an error detail, because the page and the commands show both separately.
 
     Args:
-        detail: The detail of a target or backend. It ends with the remedy if the failure has a specific one.
+        detail: The detail of a target or backend. For some failures, it ends with the remedy.
         remedy: The remedy; empty if there is none.
     """
     return detail.removesuffix(f": {remedy}") if remedy else detail

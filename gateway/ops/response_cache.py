@@ -1,4 +1,4 @@
-"""Caches responses for a short time, so that many concurrent clients need little more CPU time than one client."""
+"""Caches responses for a short time, so that many concurrent clients cause little more work than one client."""
 
 import asyncio
 import time
@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 _Item = TypeVar("_Item")
 _SLICE = 0.0002
-"""Maximum number of seconds for which computing a response is allowed to block the event loop."""
+"""Number of seconds after which the computation of a response yields to the event loop."""
 
 
 @dataclass
 class _Entry:
-    """A cached response, or its pending computation."""
+    """A task that computes a response, or has computed it; with its start time (monotonic) and its maximum age."""
 
     task: "asyncio.Task[Any]"
     started: float
@@ -21,7 +21,7 @@ class _Entry:
 
 
 class ResponseCache:
-    """Computes a response once for all clients that request it until it expires.
+    """Computes each response once, and returns it to all clients until it expires.
 
     The age of a response is the time since its computation started (monotonic clock).
     """
@@ -30,26 +30,31 @@ class ResponseCache:
         self._entries: dict[Hashable, _Entry] = {}
 
     async def get(self, key: Hashable, max_age: float, compute: Callable[[], Awaitable[Any]]) -> Any:
-        """Return the response for `key`. Cancelling one caller does not cancel the computation.
+        """Return the response for `key`, from the cache if possible.
+
+        If one caller is cancelled, the computation continues for the other callers.
 
         Args:
             key: Identifies the response.
             max_age: Maximum age of a cached response, in seconds.
-            compute: Computes the response. An exception of `compute` is raised in all waiting callers, and is not
-                cached.
+            compute: Computes the response. If it raises an exception, all waiting callers get the exception, and the
+                next call computes the response again.
         """
         now = time.monotonic()
         entry = self._entries.get(key)
         if entry is None or self._is_expired(entry, now):
             self._entries = {each: held for each, held in self._entries.items() if not self._is_expired(held, now)}
             task = asyncio.ensure_future(_call(compute))
-            # Mark the exception as retrieved. Otherwise, asyncio would log it if all callers were cancelled.
+            # Retrieve the exception. Otherwise, asyncio logs it as never retrieved if all callers are cancelled.
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
             entry = self._entries[key] = _Entry(task, now, max_age)
         return await asyncio.shield(entry.task)
 
     def clear(self) -> None:
-        """Remove all responses, because the state has changed. Pending computations still return to their callers."""
+        """Remove all responses. Call this method after the state has changed.
+
+        Callers that already wait still get the result of their pending computation.
+        """
         self._entries = {}
 
     @staticmethod
@@ -65,12 +70,12 @@ async def _call(compute: Callable[[], Awaitable[Any]]) -> Any:
 
 
 async def encode_in_slices(parts: Iterator[str]) -> bytes:
-    """Join the parts, and return the result in UTF-8. Yield to the event loop after each 0.2 ms."""
+    """Join the strings of an iterator, and return them in UTF-8. Yield to the event loop every 0.2 ms."""
     return "".join(await collect_in_slices(parts)).encode()
 
 
 async def collect_in_slices(items: Iterator[_Item]) -> list[_Item]:
-    """Return all items of an iterator that computes them. Yield to the event loop after each 0.2 ms."""
+    """Return all items of an iterator as a list. Yield to the event loop every 0.2 ms, because items can be slow."""
     done: list[_Item] = []
     started = time.perf_counter()
     for each in items:

@@ -1,4 +1,4 @@
-"""Reports the state of the service to a service manager (sd_notify(3))."""
+"""Reports the state of the service to the service manager, such as systemd (sd_notify(3))."""
 
 import logging
 import os
@@ -8,7 +8,8 @@ import time
 log = logging.getLogger(__name__)
 
 _SEND_TIMEOUT = 0.2
-"""Maximum number of seconds for which a service manager that does not read can block the event loop."""
+"""Maximum number of seconds for which sending a message can block the event loop, if the service manager does not
+read."""
 
 
 class SdNotifier:
@@ -20,11 +21,11 @@ class SdNotifier:
         watchdog = os.environ.get("WATCHDOG_USEC", "")
         for_this_process = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self._interval = int(watchdog) / 3e6 if watchdog.isdigit() and for_this_process else None
-        """Seconds between two keep-alive pings; None if the service manager expects none."""
+        """Seconds between two keep-alive messages; None if the service manager expects none."""
         self._due = 0.0
         self._unsent: str | None = None
-        """The last state, if it could not be sent. `watchdog` sends it again: for example, the service manager stops
-        a service whose `READY=1` does not arrive."""
+        """The last state, if it could not be sent; otherwise, None. `watchdog` sends it again, because, for example,
+        systemd stops a service that does not send `READY=1`."""
 
     def ready(self) -> None:
         """Report that the service has started, or has finished a reload."""
@@ -39,7 +40,10 @@ class SdNotifier:
         self._send_state("STOPPING=1")
 
     def watchdog(self) -> None:
-        """Send `WATCHDOG=1`, if a third of `WATCHDOG_USEC` has passed since the last one. Call this method often."""
+        """Send a keep-alive message, if a third of `WATCHDOG_USEC` has passed since the last one.
+
+        Call this method several times per interval. It also repeats a state that could not be sent.
+        """
         if self._unsent is not None and self._send(self._unsent, timeout=0.0):
             self._unsent = None
         now = time.monotonic()
@@ -57,7 +61,7 @@ class SdNotifier:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
                 sock.settimeout(timeout)
                 sock.sendto(message.encode(), self._address)
-        except OSError as error:  # the service must continue, even if the manager does not read
+        except OSError as error:  # the service must continue, even if the service manager does not read
             log.debug("cannot notify the service manager", extra={"detail": str(error)})
             return False
         return True

@@ -1,4 +1,4 @@
-"""Runs the ops server: HTTP on `ops.listen` and `ops.probe_listen`, and the admin socket."""
+"""Runs the ops server, which serves health, metrics and status over HTTP, and commands over the admin socket."""
 
 import asyncio
 import contextlib
@@ -30,23 +30,24 @@ from gateway.relay.sockets import bind_unix
 
 _OWNER_ONLY = 0o600
 _SHUTDOWN_TIMEOUT = 1.0
-"""Seconds for which a stopping server waits for pending responses."""
+"""Maximum number of seconds for which the server waits for pending responses when it stops."""
 _COMMAND_TIMEOUT = 120.0
 """Time limit of a command in seconds. It is long, because a reload waits for files."""
 _KEEPALIVE = 3600.0
 _STREAM_SHARE = 4
-"""At most this fraction (1/4) of a listener's connections are event streams."""
+"""A listener's maximum number of connections is divided by this number to get its maximum number of event streams."""
 _QUIET = logging.getLogger("gateway.ops.aiohttp")
 _QUIET.setLevel(logging.CRITICAL)
-"""aiohttp logs a traceback for each invalid request. `HttpListener.complete_response` logs errors of the handlers."""
+"""Suppresses the log records of aiohttp, which logs a traceback for each invalid request. Errors of the handlers are
+still logged, by `HttpListener.complete_response`."""
 
 
 class OpsServer:
-    """Serves HTTP requests and admin commands. Responses come from memory: no request starts a check.
+    """Serves HTTP requests and admin commands. All responses come from memory: no request connects to a target.
 
     Args:
         service: The service whose state the server returns, and that the admin commands control.
-        settings: The addresses of the server, and the requirements for clients of each address.
+        settings: The addresses of the server, and what clients must send to get access.
     """
 
     def __init__(self, service: ControlledService, settings: OpsSettings) -> None:
@@ -54,7 +55,7 @@ class OpsServer:
         self._settings = settings
         self._secrets = OpsSecrets()
         self._tls_listeners: list[HttpListener] = []
-        # Rendering many metrics takes tens of milliseconds, too long for the event loop.
+        # Render metrics in a thread: with many backends, this takes tens of milliseconds.
         self._renderer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
         streams = limits_for(_max_descriptors()).connections // _STREAM_SHARE
         self._uncached, self._cached = (
@@ -64,7 +65,9 @@ class OpsServer:
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[Endpoint]:
-        """Serve until the end of the `async with` block. Yields the address of `listen` with its actual port.
+        """Serve until the end of the `async with` block.
+
+        Yields the address of `ops.listen`. If its port is configured as 0, the address contains the actual port.
 
         Raises:
             GatewayError: An address cannot be bound, or a file with a token or certificate is not valid.
@@ -73,8 +76,7 @@ class OpsServer:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._renderer.shutdown, wait=False)
             self._secrets = await asyncio.to_thread(read_secrets, settings)
-            # Bind the admin socket first: once the TCP port responds, a client can expect that the admin socket
-            # exists.
+            # Bind the admin socket first, so that it exists when the TCP port responds.
             await self._serve_admin(stack, settings.admin_socket)
             if settings.probe_listen is not None:
                 probes = self._cached.handlers(probes_only=True)
@@ -83,11 +85,13 @@ class OpsServer:
 
     @property
     def files(self) -> set[Path]:
-        """The files with tokens and certificates. The caller must watch them, and call `renew` when one changes."""
+        """The files with tokens and certificates. The caller must call `renew` when one of the files changes."""
         return self._settings.files
 
     async def renew(self) -> None:
-        """Read tokens and certificates again, and close the connections of clients with a certificate.
+        """Read the tokens and certificates from their files again.
+
+        Also close the connections of clients that sent a certificate, because it may no longer be accepted.
 
         Raises:
             GatewayError: A file is not valid. The previous tokens and certificates stay in use.
@@ -151,19 +155,19 @@ class OpsServer:
         """Serve `app` until `stack` closes.
 
         Args:
-            stack: On exit, closes the listener and then its connections.
+            stack: Closes the listener on exit, and then its connections.
             listener: The listener.
-            app: The application.
-            sockets: Listening sockets, which the listener owns.
-            cancel_handlers: Whether a request's handler is cancelled when its connection closes. False for commands,
-                which are always completed.
+            app: The aiohttp application that handles the requests.
+            sockets: Listening sockets. The listener owns them from now on.
+            cancel_handlers: Whether to cancel the handler of a request if the client disconnects. False for commands,
+                because a command must not stop in the middle.
         """
         runner = web.AppRunner(
             app,
             access_log=None,
             logger=_QUIET,
             shutdown_timeout=_SHUTDOWN_TIMEOUT,
-            # Effectively disables aiohttp's timeout: the deadlines of the listener are shorter.
+            # Effectively disable aiohttp's timeout, because the listener has its own, shorter deadlines.
             keepalive_timeout=_KEEPALIVE,
             lingering_time=0,
             handler_cancellation=cancel_handlers,
@@ -231,7 +235,7 @@ class OpsServer:
         name, failing = request.match_info["name"], request.path.endswith("/fail")
         if not self._service.fail(name, failing=failing):
             return not_found("backend", name, self._backends())
-        effect = "resets clients while its path is down" if failing else "holds clients again"
+        effect = "resets clients while it cannot be reached" if failing else "holds clients again"
         return _json({"status": "done", "detail": f"{name} {effect}"})
 
     async def _reconnect(self, request: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""A client for a running service, over the admin socket or HTTP. Uses only the standard library."""
+"""Sends requests to a running service, over its admin socket or HTTP. Uses only the standard library."""
 
 import http.client
 import json
@@ -39,11 +39,10 @@ class ServiceClient:
 
     Args:
         url: The HTTP address of the service. None: use `admin_socket`.
-        admin_socket: Path of the service's admin socket. None: the default path for the user of this process. If that
-            socket does not exist, `get` uses the address from the environment variables.
-        token_file: File with the bearer token for the HTTP address. None to send no token.
-        ca_file: Certificate authorities for an https:// URL, in PEM. None to use the system's certificate
-            authorities.
+        admin_socket: Path of the service's admin socket. None: the default path for the user of this process. If no
+            socket exists there, `get` uses the HTTP address from the environment variables.
+        token_file: File with the bearer token for the HTTP address. None: send no token.
+        ca_file: File with the certificate authorities for an https:// URL, in PEM. None: use those of the system.
         timeout: Timeout in seconds for the connection attempt and for each read.
     """
 
@@ -54,7 +53,7 @@ class ServiceClient:
     timeout: float = 10.0
 
     def get(self, path: str) -> tuple[int, Any]:
-        """Send a GET request, and return the status and the body, which is decoded if it is JSON.
+        """Send a GET request, and return the status code and the body. A JSON body is decoded.
 
         Raises:
             ServiceUnreachableError: The service does not respond.
@@ -76,10 +75,12 @@ class ServiceClient:
         return code, body
 
     def get_json(self, path: str) -> tuple[int, dict[str, Any]]:
-        """Send a GET request for a JSON object that contains `backends`, `consumers` or `members`. See `get`.
+        """Send a GET request for a JSON object, and return the status code and the object.
 
         Raises:
-            ServiceUnreachableError: The service does not respond, or the response is not from a gateway.
+            ServiceUnreachableError: The service does not respond, or the object contains neither `backends`,
+                `consumers` nor `members`, so the response is not from a gateway.
+            GatewayError, UsageError: As for `get`.
         """
         status, body = self.get(path)
         if not isinstance(body, dict) or not ({"backends", "consumers", "members"} & body.keys()):
@@ -89,7 +90,7 @@ class ServiceClient:
         return status, body
 
     def post(self, path: str) -> tuple[int, Any]:
-        """Send a POST request to the admin socket, and return the status and the body.
+        """Send a command (POST request) to the admin socket, and return the status code and the body.
 
         Raises:
             ServiceUnreachableError: The service does not respond.
@@ -98,7 +99,7 @@ class ServiceClient:
         return self._request_socket("POST", path)
 
     def _connection(self, url: str) -> tuple[http.client.HTTPConnection, str]:
-        """Return an HTTP connection that is not open yet, and the path of the URL, which is the prefix of all paths.
+        """Return an HTTP connection, which is not open yet, and the path of `url`, which precedes all request paths.
 
         Raises:
             ValueError: The URL is not valid.
@@ -184,7 +185,7 @@ class ServiceClient:
 
 
 def _why(error: OSError | http.client.HTTPException, where: str) -> str:
-    """Return the cause of a failed request, without any string from the server, which can be another program."""
+    """Return the cause of a failed request. Omit text from the server, which may be another program."""
     if isinstance(error, ssl.SSLError):
         return f"the TLS handshake failed ({(error.reason or str(error)).replace('_', ' ').lower()})"
     if not isinstance(error, OSError):
@@ -197,15 +198,15 @@ def _why(error: OSError | http.client.HTTPException, where: str) -> str:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # the request then reports this error
+    except OSError:  # the subsequent request reports this error
         return True
 
 
 def _default_url(path: str) -> tuple[str, str]:
-    """Return the environment variable with the address of the service, and the URL for this address.
+    """Return the name of the environment variable that contains the service's address, and the URL for this address.
 
-    The variable is `GATEWAY_OPS_PROBE_LISTEN` if it is set and this listener serves `path`; otherwise
-    `GATEWAY_OPS_LISTEN`.
+    If `GATEWAY_OPS_PROBE_LISTEN` is set and its listener serves `path`, return this variable. Otherwise, return
+    `GATEWAY_OPS_LISTEN`, which has a default.
     """
     probes = os.environ.get("GATEWAY_OPS_PROBE_LISTEN")
     if probes and path.startswith(_PROBES):
@@ -216,5 +217,5 @@ def _default_url(path: str) -> tuple[str, str]:
 
 
 def _dialable(listen: str) -> str:
-    """Return the address at which a client reaches a listener; for a wildcard address, return a loopback address."""
+    """Return an address to which a client can connect: replace a wildcard address with the loopback address."""
     return listen.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")

@@ -1,4 +1,4 @@
-"""Defines the interface through which the ops server (HTTP and admin socket) uses the service."""
+"""Defines the interface of the service for the ops server: its state, and its admin commands."""
 
 from collections.abc import Collection
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ from gateway.relay.sockets import PeerCredentials
 
 
 class ControlledService(Protocol):
-    """The service that the ops server shows and controls: its state, and its admin commands."""
+    """The service whose state the ops server shows, and that the admin commands control."""
 
     events: EventLog
     """The log of state changes."""
@@ -22,28 +22,28 @@ class ControlledService(Protocol):
         """Return the status of each backend."""
 
     async def view(self) -> ServiceView:
-        """Return the state of the service, from memory. Yield to the event loop after each part."""
+        """Return a snapshot of the service's state, from memory. Yield to the event loop between the steps."""
 
     async def updated_view(self, view: ServiceView, changed: Collection[str]) -> ServiceView:
-        """Return a view with the current state of some backends. Everything else is that of an earlier view.
+        """Return a copy of an earlier snapshot, but with the current state of some backends.
 
         Args:
-            view: The earlier view.
-            changed: The names of these backends. Names that do not exist have no effect.
+            view: The earlier snapshot.
+            changed: The names of the backends to update. Names that do not exist have no effect.
         """
 
     def configuration(self, backend: str | None = None) -> ConfigText:
         """Return the keys and values of each section of the configuration, without secrets.
 
         Args:
-            backend: Return only the keys of this backend. None: return all keys except those of backends.
+            backend: The name of the backend whose keys to return. None: return all keys except those of backends.
         """
 
     def history(self, backend: str) -> dict[str, list[dict[str, Any]]] | None:
         """Return the last checks of a backend by target, oldest first; None if there is no such backend."""
 
     def fleet(self) -> FleetView:
-        """Return the members of the fleet and their last responses, from memory."""
+        """Return the gateways of the fleet with their last responses, from memory."""
 
     async def reload(self) -> str:
         """Read the configuration again, apply it, and return a summary of the changes.
@@ -53,10 +53,13 @@ class ControlledService(Protocol):
         """
 
     def containers(self, name: str) -> list[dict[str, Any]] | None:
-        """Return, for each matching container, which backends it can reach and why; None if Docker is not configured.
+        """Explain which backends containers can reach, and why, as JSON objects.
 
         Args:
-            name: The name of a container, or the beginning of its ID.
+            name: The name of a container, or the beginning of the ID of one or more containers.
+
+        Returns:
+            An explanation for each matching container; None if Docker is not configured.
         """
 
     def record_command(self, command: str, peer: PeerCredentials | None, result: str) -> None:
@@ -69,22 +72,23 @@ class ControlledService(Protocol):
         """
 
     def drain(self) -> None:
-        """Drain: respond to `/readyz` with 503 from now on. Clients are still accepted."""
+        """Start to respond to `/readyz` with 503, so that load balancers send no new clients. Continue to serve."""
 
     def undrain(self) -> None:
-        """End a drain: `/readyz` can respond with 200 again.
+        """End the effect of `drain`, so that `/readyz` can respond with 200 again.
 
         Raises:
             GatewayError: The service is stopping.
         """
 
     def shutdown(self) -> None:
-        """Drain, then stop. A second call stops immediately."""
+        """Start to drain and stop the service, and return. A second call stops the service without a drain."""
 
     def pause(self, backend: str, *, paused: bool) -> bool:
         """Pause or resume the checks of a backend.
 
-        Resuming checks that are not paused restarts them. The next check then accepts an NFS export that has changed.
+        If the checks are not paused, resuming restarts them. The next check then accepts an NFS export that was
+        replaced by another one.
 
         Returns:
             False if there is no such backend.
@@ -94,7 +98,11 @@ class ControlledService(Protocol):
         """
 
     def fail(self, backend: str, *, failing: bool) -> bool:
-        """Set whether clients of a backend are reset (`failing`) or wait while no target can be reached.
+        """Set whether clients of a backend are reset, or wait, while no target can be reached.
+
+        Args:
+            backend: The name of the backend.
+            failing: Whether the clients are reset.
 
         Returns:
             False if there is no such backend.

@@ -1,4 +1,4 @@
-"""Defines the settings of the ops server, and reads its tokens and certificates from files."""
+"""Defines the settings of the ops server, and reads its tokens, keys and certificates from files."""
 
 import ssl
 from collections.abc import Callable
@@ -19,7 +19,7 @@ class OpsSettings:
         listen: Address of the HTTP server.
         admin_socket: Path of the admin socket. Only the owner of the socket can connect.
         probe_listen: Address of a second HTTP server for probes, without authentication and TLS. None: no server.
-        hosts: Accepted Host headers in addition to addresses and localhost.
+        hosts: Accepted Host headers in addition to IP addresses and localhost.
         token_file: File with the token that grants access to everything.
         metrics_token_file: File with a token that grants access to `/metrics` and `/api/v1/sd` only.
         tls: Certificate and key of `listen`. None: plain HTTP.
@@ -48,7 +48,7 @@ class OpsSettings:
         """Return the access rules of a listener.
 
         Args:
-            probes: Whether the listener is `probe_listen`, which never shows details.
+            probes: Whether the listener is `probe_listen`, whose responses never contain error details.
         """
         own = [each.host for each in (self.listen, self.probe_listen) if each is not None]
         return AccessRules(hosts=normalize_hosts([*own, *self.hosts]), authenticate=self.authenticated or probes)
@@ -56,14 +56,14 @@ class OpsSettings:
 
 @dataclass(frozen=True)
 class OpsSecrets:
-    """The tokens and the TLS context of the ops server, as last read from their files."""
+    """The tokens and the TLS context that the ops server has read from files."""
 
     tokens: BearerTokens = field(default_factory=BearerTokens)
     tls: ssl.SSLContext | None = None
 
 
 def read_secrets(settings: OpsSettings) -> OpsSecrets:
-    """Read the token and TLS files. Can block.
+    """Read the tokens, keys and certificates from the files in `settings`. Can block.
 
     Raises:
         GatewayError: A file cannot be read or is not valid.
@@ -77,4 +77,4 @@ def read_secrets(settings: OpsSettings) -> OpsSecrets:
             tls=server_context(settings.tls) if settings.tls is not None else None,
         )
     except GatewayError as error:
-        raise GatewayError(settings.redact(str(error))) from None  # the cause contains the secret value
+        raise GatewayError(settings.redact(str(error))) from None  # a cause would contain the secret value

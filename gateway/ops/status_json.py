@@ -1,4 +1,4 @@
-"""Converts the status views to the JSON of `/api/v1`."""
+"""Converts snapshots of the service's state to the JSON responses of `/api/v1`."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,7 +23,7 @@ def iso(seconds: float | None) -> str | None:
 
 
 def _via_json(via: tuple[str, ...]) -> str | list[str] | None:
-    """Return `via` as it is written in a configuration: None, a name, or a list of names."""
+    """Return outer tunnels in the form of the key `via` in the configuration: None, a name, or a list of names."""
     return list(via) if len(via) > 1 else next(iter(via), None)
 
 
@@ -50,7 +50,8 @@ _COMMON_TARGET_KEYS: dict[str, FactValue] = {
     "read_only": None, "lag_seconds": None, "version": None, "identity": None, "space_bytes": {},
     "lease_seconds": None,
 }  # fmt: skip
-"""The keys that version 1 of the API has for every target, even if the target's kind does not declare such a fact."""
+"""The keys that every target has in version 1 of the API. If the kind does not declare a fact with the key, the value
+is the one given in this dictionary."""
 
 
 def _texts(facts: Iterable[Fact], values: Mapping[Fact, object]) -> list[str]:
@@ -62,12 +63,12 @@ def target_json(view: TargetView, facts: Iterable[Fact] = ()) -> dict[str, Any]:
 
     Args:
         view: The target.
-        facts: The facts that the target's kind declares.
+        facts: The facts that the kind of the target's backend declares.
     """
     known = {fact.key: view.facts[fact] for fact in facts if view.facts.get(fact) is not None}
     return {
         "target": view.target,
-        "way": view.way,
+        "tunnel": view.tunnel,
         "state": view.state,
         "reason": view.reason,
         "detail": view.detail,
@@ -94,7 +95,7 @@ def backend_json(view: BackendView) -> dict[str, Any]:
     return {
         "kind": view.kind,
         "via": _via_json(view.via),
-        "ways": [asdict(way) for way in view.ways],
+        "paths": [asdict(path) for path in view.paths],
         "listen": view.listen,
         "prefer": view.prefer,
         "state": view.state,
@@ -184,8 +185,8 @@ def iter_json(body: dict[str, Any]) -> Iterator[str]:
     """Yield a JSON object as short strings, so that the caller can yield to the event loop between them.
 
     Args:
-        body: The object. A value can be an iterator of pairs of key and value, which represents an object. Its
-            members are then computed one at a time.
+        body: The object. A value can be an iterator over pairs of key and value: the result contains them as an
+            object, and computes each pair only when it is needed.
     """
     yield "{"
     for number, (name, value) in enumerate(body.items()):

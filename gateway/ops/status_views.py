@@ -1,4 +1,4 @@
-"""Defines immutable snapshots of the state of the service, which any thread can render.
+"""Defines snapshots of the service's state. They are not changed after creation, so any thread can use them.
 
 Times are seconds since the epoch; durations are in seconds.
 """
@@ -12,8 +12,7 @@ from gateway.facts import Fact, FactValue
 from gateway.measurement import Histogram
 
 ConfigText = dict[str, list[tuple[str, str]]]
-"""Pairs of key and value for each section of the configuration, such as `ops` or `backends.orders`. Without
-secrets."""
+"""The configuration without secrets: pairs of key and value for each section, such as `ops` or `backends.orders`."""
 ATTACHMENT_STATES = ("attached", "pending", "drifted", "blocked")
 DEAD_CAUSES = ("volume", "network", "namespace")
 
@@ -36,9 +35,9 @@ class TunnelView:
     channel_open: Histogram
     details: dict[str, object]
     facts: tuple[Fact, ...] = ()
-    """The facts that the kind declares. `details` contains the values of the facts."""
+    """The facts (kind-specific values) that the kind of the tunnel declares. `details` contains their values."""
     via_in_use: str | None = None
-    """The outer tunnel inside which the tunnel runs; None if there is none, or if the tunnel is not open."""
+    """The outer tunnel inside which the tunnel runs; None if it runs inside no other tunnel, or is not open."""
 
 
 class PastCheck(Protocol):
@@ -54,7 +53,7 @@ class PastCheck(Protocol):
 
     @property
     def state(self) -> HealthState:
-        """The state of the target according to this check alone, without `rise` and `fall`."""
+        """The state of the target according to this check alone. `rise` and `fall` have no effect on it."""
 
     @property
     def reason(self) -> str | None:
@@ -71,10 +70,10 @@ class PastCheck(Protocol):
 
 @dataclass(frozen=True)
 class TargetView:
-    """The state of one target of a backend, as found by the checks through the tunnel that new clients use."""
+    """The state of one target of a backend, according to the checks through the tunnel that new clients use."""
 
     target: str
-    way: str | None
+    tunnel: str | None
     """The tunnel that new clients use; None if they use no tunnel."""
     state: HealthState
     reason: str | None
@@ -90,16 +89,16 @@ class TargetView:
     attempts: int
     failures: dict[str, int]
     broken_handshakes: int | None
-    """Number of aborted handshakes since the last login; None if the server does not count them."""
+    """Number of aborted handshakes since the last successful login; None if the server does not count them."""
     duration: Histogram
     phases: dict[str, tuple[int, float]]
     remedy: str = ""
     """The recommended action, in the imperative; empty if there is none."""
     history: Sequence[PastCheck] = ()
-    """The latest checks, oldest first. A check that did not run because the target was blocked has the state
-    `blocked`."""
+    """The latest checks, oldest first. An entry with the state `blocked` means that no check ran, because the tunnel
+    was down."""
     failed_checks: Sequence[PastCheck] = ()
-    """The latest failures, oldest first, including those that are older than `history`."""
+    """The latest failed checks, oldest first. Some of them can be older than all entries of `history`."""
 
 
 @dataclass(frozen=True)
@@ -108,19 +107,20 @@ class BackendTunnelView:
 
     tunnel: str
     up: bool
-    """Whether new clients can use the tunnel. A target that fails through all tunnels does not change the value."""
+    """Whether new clients can use the tunnel. If a target fails through all tunnels, this is not a failure of the
+    tunnel."""
     reason: str | None
     detail: str
     in_use: bool
     """Whether new clients of at least one target use this tunnel."""
     clients: int
     switches: int
-    """Number of times that new clients of a target switched to this tunnel."""
+    """How often new clients have switched to this tunnel from another one, summed over all targets."""
 
 
 @dataclass(frozen=True)
 class ConsumerView:
-    """The use of one backend by one container: connections, bytes and latency."""
+    """How one container uses one backend: connections, bytes and latency."""
 
     id: str
     active: int
@@ -130,7 +130,7 @@ class ConsumerView:
     from_backend: int
     latency: Histogram
     waiting: int = 0
-    """Number of connections that wait for a target. `active` includes them."""
+    """Number of connections that are not connected to a target yet. `active` includes these connections."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class ActionView:
 
 @dataclass(frozen=True)
 class NameConflictView:
-    """A name that resolves to different hosts on two Docker networks of a container."""
+    """A host name that is ambiguous in a container, because it has different addresses on two Docker networks."""
 
     container: str
     network: str
@@ -178,7 +178,7 @@ class NameConflictView:
 
 @dataclass(frozen=True)
 class DeadContainerView:
-    """A container that does not run or has no network; see `gateway.docker.dead_containers`."""
+    """A container that is unavailable because a volume, a network or a network namespace was missing."""
 
     container: str
     cause: str
@@ -199,7 +199,7 @@ class KnownConsumer:
 
 @dataclass(frozen=True)
 class PeerView:
-    """The agent of another swarm node, as this gateway sees it on one network."""
+    """The gateway agent on another node of a Docker swarm, with its last report on one network."""
 
     network: str
     address: str
@@ -210,7 +210,7 @@ class PeerView:
 
 @dataclass(frozen=True)
 class DockerView:
-    """The objects in Docker that the gateway observes and manages: attachments, volumes, and planned changes."""
+    """The state of the Docker engine: attachments, volumes, unavailable containers, and planned changes."""
 
     trouble: str | None
     looked_at: float | None
@@ -228,12 +228,12 @@ class DockerView:
     peers: list[PeerView] = field(default_factory=list)
     dead: list[DeadContainerView] = field(default_factory=list)
     revived: dict[str, int] = field(default_factory=dict)
-    """Number of containers that the gateway started, by cause."""
+    """Number of unavailable containers that the gateway has started again, by the cause of their failure."""
 
 
 @dataclass(frozen=True)
 class CertificateView:
-    """A certificate that the gateway uses or that a server presented, with its expiry."""
+    """A certificate that the gateway uses, or that a server has presented, with its expiry time."""
 
     kind: str
     name: str
@@ -244,7 +244,7 @@ class CertificateView:
 
 @dataclass(frozen=True)
 class BackendStatus:
-    """A summary of the state of one backend, without its targets, for the health endpoints."""
+    """The state of one backend for the health endpoints, without its targets and clients."""
 
     name: str
     state: HealthState
@@ -270,19 +270,20 @@ class BackendView:
     connections: int
     connections_total: int
     rejected: dict[str, int]
+    """Number of clients rejected before they were connected to a target, by reason."""
     resets: dict[str, int]
     to_backend: int
     from_backend: int
     latency: Histogram
     remedy: str = ""
     """The recommended action, in the imperative; empty if there is none."""
-    ways: list[BackendTunnelView] = field(default_factory=list)
+    paths: list[BackendTunnelView] = field(default_factory=list)
     waiting: int = 0
     """Number of clients that are not connected to a target yet. `connections` includes these clients."""
     max_connections: int = 0
     failing: bool = False
     facts: tuple[Fact, ...] = ()
-    """The facts that the kind declares. The targets contain the values of the facts."""
+    """The facts (kind-specific values) that the kind of the backend declares. The targets contain their values."""
     consumers: dict[str, ConsumerView] = field(default_factory=dict)
 
 
@@ -305,7 +306,7 @@ class ServiceView:
     reload_failed_at: float | None = None
     """When the last reload failed, in epoch seconds; None if it was successful."""
     accepting: bool = True
-    """Whether the listeners accept clients. False after the first phase of a shutdown."""
+    """Whether the listeners accept clients. False when a shutdown has closed the listeners."""
     warnings: list[str] = field(default_factory=list)
     docker: DockerView | None = None
     credentials: list[CertificateView] = field(default_factory=list)
@@ -315,8 +316,8 @@ class ServiceView:
     audit_dropped: int = 0
     """Number of events that were dropped from the audit log."""
     io_flusher: bool = False
-    """Whether the process is an IO flusher (prctl(2), PR_SET_IO_FLUSHER). Its memory allocations then do not wait for
-    writeback, which can depend on the process, for example if it carries an NFS mount."""
+    """Whether the process is marked as an I/O flusher (prctl(2), PR_SET_IO_FLUSHER). If so, its memory allocations do
+    not wait for write-back to NFS mounts, which need this process for their connections."""
 
     @property
     def status(self) -> str:

@@ -15,7 +15,7 @@ class TlsFiles:
     Args:
         cert_file: The certificate, followed by intermediate certificates.
         key_file: The private key of the certificate, without a passphrase.
-        client_ca_file: The certificate authorities for client certificates. None: the server does not request client
+        client_ca_file: The authorities that sign client certificates. None: the server does not request client
             certificates.
     """
 
@@ -25,10 +25,10 @@ class TlsFiles:
 
 
 def server_context(files: TlsFiles) -> ssl.SSLContext:
-    """Return a context for TLS 1.2 and later. If a client sends a certificate, the context verifies it.
+    """Return a context for TLS 1.2 and later. If a client sends a certificate, the context verifies the certificate.
 
     Args:
-        files: Certificate and key.
+        files: The files with the certificate and the key.
 
     Raises:
         GatewayError: A file cannot be read or is not valid.

@@ -1,4 +1,4 @@
-"""Exports spans of client connections to an OpenTelemetry collector. Imported only if traces are configured."""
+"""Exports spans of client connections to an OpenTelemetry collector. Import only if traces are configured."""
 
 import asyncio
 import io
@@ -21,27 +21,28 @@ from gateway.contracts.tracing import TracedConnection
 from gateway.tls_client import ClientTls
 
 _SHUTDOWN_TIMEOUT = 3.0
-"""Maximum number of seconds for which `close` waits until the collector has received the last spans."""
+"""Maximum number of seconds for which `close` waits until the last spans are sent."""
 _NANOSECONDS = 1e9
 _SDK_LOG = logging.getLogger("opentelemetry.exporter.otlp.proto.http.trace_exporter")
 _SDK_LOG.setLevel(logging.ERROR)
-"""Hides the warning that the SDK logs for each retry. The SDK logs an error when it drops a batch."""
+"""Suppresses the warning that the SDK logs for each retry. If the SDK drops a batch, it logs an error, which is not
+suppressed."""
 _SUCCESSFUL = (CloseReason.FINISHED, CloseReason.CLIENT_RESET, CloseReason.MOVED)
 
 
 class OtlpExporter:
     """Exports spans over OTLP; implements `gateway.contracts.tracing.TraceExporter`.
 
-    A thread of the SDK sends the spans in batches (OTLP over HTTP). While the collector does not respond, the queue
-    fills, and further spans are dropped. The SDK also reads the environment variables of the OpenTelemetry
+    A thread of the SDK sends the spans in batches (OTLP over HTTP). If the collector does not respond, the queue
+    becomes full, and further spans are dropped. The SDK also reads the environment variables of the OpenTelemetry
     specification (`OTEL_…`) for headers, compression, batches and resource attributes.
 
     Args:
-        endpoint: The URL of the collector, with the path.
-        token: The bearer token; None to send no token.
-        tls: Certificates for an `https://` URL.
-        percent: The share of connections that are sampled, from 1 to 100.
-        attributes: The attributes of the resource: the instance and the version.
+        endpoint: The URL of the collector, including the path.
+        token: The bearer token to send; None: send no token.
+        tls: The certificate authorities and the client certificate for an `https://` URL.
+        percent: The percentage of connections for which a span is exported, from 1 to 100.
+        attributes: The attributes of the OpenTelemetry resource: the instance and the version.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class OtlpExporter:
         self._tracer = self._provider.get_tracer("gateway")
 
     def export(self, connection: TracedConnection) -> None:
-        """Queue the span of a connection, or drop it if the queue is full. Return immediately."""
+        """Queue the span of a connection, and return immediately. If the queue is full, drop the span."""
         attributes: dict[str, str | int | None] = {
             "gateway.backend": connection.backend,
             "gateway.tunnel": connection.tunnel,
@@ -91,7 +92,7 @@ class OtlpExporter:
         span.end(connection.ended)
 
     async def close(self) -> None:
-        """Send the queued spans within a deadline, and stop. See `gateway.contracts.tracing.TraceExporter`."""
+        """Send the queued spans, and stop. Drop spans that cannot be sent within three seconds."""
         loop, done = asyncio.get_running_loop(), asyncio.Event()
 
         def shut_down() -> None:
@@ -100,7 +101,7 @@ class OtlpExporter:
             finally:
                 loop.call_soon_threadsafe(done.set)
 
-        # Use a daemon thread, because `shutdown` blocks while the collector does not respond.
+        # Call `shutdown` in a daemon thread, because it blocks if the collector does not respond.
         threading.Thread(target=shut_down, name="traces-shutdown", daemon=True).start()
         try:
             async with asyncio.timeout(_SHUTDOWN_TIMEOUT):
@@ -112,8 +113,8 @@ class OtlpExporter:
 class _StatusAdapter(HTTPAdapter):
     """An HTTP adapter for `requests` that reads the status and headers of a response, but not the body.
 
-    The exporter needs only the status. The library `requests` would read a body of any size, so that a collector
-    could fill the memory.
+    The exporter needs only the status. Without this adapter, `requests` would read the whole body, and a collector
+    could send a body that fills the memory.
     """
 
     def send(self, *args: Any, **kwargs: Any) -> requests.Response:

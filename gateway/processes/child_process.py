@@ -49,9 +49,9 @@ class ChildProcess:
         self.last_line = ""
         """The last line of output that was not empty; empty before the first one."""
         self.exit_code: int | None = None
-        """The exit code, or the negative number of the signal that killed the process; None if it still runs."""
+        """The exit code, or the negative number of the signal that killed the process; None while it runs."""
         self.was_stopped = False
-        """Whether `kill` or `stop` was called before the process was found to have exited."""
+        """Whether `kill` or `stop` was called before the exit of the process was detected."""
         self._process = process
         self._was_killed = False
         """Whether SIGKILL was sent to each process of the group."""
@@ -77,7 +77,7 @@ class ChildProcess:
 
         Args:
             command: The program and its arguments.
-            package: The package that contains the program, for the error message; empty if it is not known.
+            package: The Linux package that contains the program, for the error message; empty if it is not known.
             on_line: Called with each line of output.
             environment: Variables to add to `minimal_environment`.
             pass_fds: File descriptors that the program inherits.
@@ -138,7 +138,7 @@ class ChildProcess:
         self._on_line(text)
 
     async def wait(self) -> int:
-        """Wait until the process has exited and its output has been read; return the exit code."""
+        """Wait until the process has exited and its output has been read. Return the exit code; see `exit_code`."""
         code = await asyncio.shield(self._exit)
         await asyncio.wait({self._reader}, timeout=_OUTPUT_TIMEOUT)
         return code
@@ -152,7 +152,7 @@ class ChildProcess:
         return True
 
     def _is_exiting(self) -> bool:
-        """Return whether the kernel is ending the process. On a busy machine, the exit is reported much later."""
+        """Return whether the process is exiting. On a busy machine, the kernel can report the exit much later."""
         try:
             fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()
         except OSError:
@@ -217,7 +217,7 @@ def describe_exit(code: int) -> str:
 
 
 def exit_error(command: Sequence[str], child: ChildProcess, login_exit_codes: Sequence[int]) -> TunnelError:
-    """Return the error of a tunnel whose program has exited.
+    """Return the error to report for a tunnel whose program has exited.
 
     Args:
         command: The program and its arguments.

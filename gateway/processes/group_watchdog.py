@@ -3,9 +3,9 @@
 Usage: `python group_watchdog.py`
 
 The kernel kills a child process when its parent exits (PR_SET_PDEATHSIG in prctl(2)), but not the processes that the
-child has started. Therefore this program reads the IDs of process groups from its standard input: `+ID` adds a group,
-`-ID` removes it. The input ends when the gateway exits, and the program then kills the remaining groups. The program
-imports only the standard library, so that it starts quickly.
+child has started. Therefore, the gateway runs this program, and writes the IDs of process groups to its standard
+input: `+ID` adds a group, `-ID` removes it. When the gateway exits, the input ends, and the program kills the
+remaining groups. The program imports only the standard library, so that it starts quickly.
 """
 
 import os
@@ -36,6 +36,6 @@ def main(lines: Iterable[bytes]) -> None:
 
 if __name__ == "__main__":
     # Ignore SIGTERM, which service managers send to all processes of a service: the gateway needs its child processes
-    # until its drain ends.
+    # until it has drained its connections.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     main(sys.stdin.buffer)

@@ -56,7 +56,7 @@ def main(parent: int, privileges: str, file: str, command: list[str]) -> None:
 def _drop_privileges(user: str) -> None:
     """Drop all capabilities except CAP_NET_ADMIN, for this program and its descendants (capabilities(7)).
 
-    If this process does not have CAP_NET_ADMIN, drop all capabilities. The command reports that it is not permitted.
+    If this process does not have CAP_NET_ADMIN, drop all capabilities. The command then fails, and reports why.
 
     Args:
         user: The number to use as user ID and group ID; empty to keep the current IDs.

@@ -16,7 +16,7 @@ class ProgramPermissionProblem(NamedTuple):
     """A permission that lets other users change a program.
 
     Args:
-        problem: A message that names the users and the command that removes the permission.
+        problem: A message that names the users, and the command with which the operator can remove the permission.
         refused: Whether the gateway always refuses to run the program; False if only strict mode refuses it.
     """
 
@@ -61,8 +61,8 @@ def lookup_steps(path: Path) -> list[Path]:
 def program_writers(path: Path, steps: Sequence[Path]) -> Iterator[ProgramPermissionProblem]:
     """Yield a problem for each user or group, other than root and the gateway's user, that can change a program.
 
-    Replacing the program, or a directory or link on its path, counts as a change. A program that everybody can change
-    is refused. If the gateway runs as root, a program that another user owns is refused too.
+    Replacing the program, or a directory or link on its path, counts as a change. A program that every user can
+    change is refused. If the gateway runs as root, a program that another user owns is refused too.
 
     Args:
         path: The absolute path of the program.
@@ -74,7 +74,8 @@ def program_writers(path: Path, steps: Sequence[Path]) -> Iterator[ProgramPermis
     for each in reversed(steps):
         status = each.lstat()
         is_link = stat.S_ISLNK(status.st_mode)
-        # The owner of a link can replace it only in a sticky directory. Elsewhere, the directory's mode decides.
+        # The owner of a link can replace it only in a sticky directory. In other directories, only the permissions of
+        # the directory decide.
         if is_link and not each.parent.stat().st_mode & stat.S_ISVTX:
             continue
         mode = 0 if is_link else stat.S_IMODE(status.st_mode)

@@ -68,7 +68,7 @@ def resolve_program(command: Sequence[str], visit: Callable[[str], None] = _igno
 
 
 def insecure_program(key: str, command: Sequence[str]) -> Iterator[InsecureSetting]:
-    """Yield an insecure setting if other users can change a program that only strict mode refuses.
+    """Yield an insecure setting if other users can change a program, and only strict mode refuses to run it.
 
     Args:
         key: The configuration key of the command.

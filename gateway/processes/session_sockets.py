@@ -33,7 +33,7 @@ def session_sockets(session: int) -> set[int] | None:
 def _sockets_of(process: Path) -> set[int]:
     found = set()
     for descriptor in (process / "fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # the process has closed it
+        with contextlib.suppress(FileNotFoundError):  # the process has closed the descriptor
             if match := _SOCKET.fullmatch(str(descriptor.readlink())):
                 found.add(int(match[1]))
     return found

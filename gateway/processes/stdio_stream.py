@@ -26,7 +26,7 @@ _OUTPUT_END_DELAY = 2.0
 output is complete. The client gets end-of-file after this wait. A program that continues to run has closed its output
 deliberately, so its output counts as complete."""
 _BOTH_ENDS_DELAY = 5.0
-"""The same limit if the input has ended too. It is longer, because such a program is expected to exit."""
+"""Like `_OUTPUT_END_DELAY`, if the input has ended too. It is longer, because the program is expected to exit."""
 
 
 class StdioStream:
@@ -53,7 +53,7 @@ class StdioStream:
         self.child = child
         self.command = command
         self.received = 0
-        """Number of bytes that the process has printed."""
+        """Number of bytes read from the standard output of the process."""
         self._last_received = time.monotonic()
         self._output = output
         self._input = input

@@ -17,7 +17,7 @@ _END_TIMEOUT = 5.0
 """Seconds for a program to deliver its last data and exit after its connection has ended."""
 _SLOW_END_TIMEOUT = 55.0
 """Additional seconds for programs that still run, for example because their network path is slow. At most `_MAX_SLOW`
-programs get this time at once."""
+programs get this additional time simultaneously."""
 _MAX_SLOW = 16
 _RESTART_PAUSE = 1.0
 _WATCHDOG_TIMEOUT = 3.0
@@ -25,9 +25,9 @@ _WATCHDOG_TIMEOUT = 3.0
 
 
 class TunnelProcesses:
-    """The child processes of one tunnel, each in its own process group. When `async with` ends, it stops them.
+    """The child processes of one tunnel, each in its own process group. Stops them when the `async with` block exits.
 
-    If the gateway is killed, a watchdog process kills each process of these groups.
+    If the gateway is killed, a watchdog process kills all processes in these groups.
     """
 
     def __init__(self) -> None:

@@ -1,1 +1,1 @@
-"""Tunnels of kind `proxy`: SOCKS5 and HTTP CONNECT over sockets of another link."""
+"""Implements tunnels through proxies: SOCKS5 and HTTP CONNECT. The proxy can be reached through another tunnel."""

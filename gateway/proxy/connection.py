@@ -1,4 +1,4 @@
-"""Opens connections to the server of a proxy tunnel, with TLS if its URL requires TLS."""
+"""Opens connections to the proxy of a tunnel, with TLS if the URL of the proxy requires TLS."""
 
 import asyncio
 import contextlib

@@ -47,7 +47,10 @@ class ProxyLink:
         self.network = via.network.behind(options.url)
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """Connect a non-blocking socket to `to`. Measure the phase `channel`. See `gateway.contracts.link.Link`."""
+        """Connect a non-blocking socket to `to`, and record the time as the phase `channel`.
+
+        See `gateway.contracts.link.Link`.
+        """
         timed = phases or Phases()
         with timed("channel"):
             sock, _ = await retry_dial(
@@ -97,7 +100,7 @@ class ProxyLink:
             raise LinkLostError(error.detail) from error
 
     async def probe(self) -> None:
-        """Connect to the proxy. If it is a SOCKS5 proxy, log in, because a SOCKS5 login does not need a target.
+        """Connect to the proxy. Log in only to a SOCKS5 proxy, because the login to an HTTP proxy requires a target.
 
         Raises:
             TunnelError: The proxy cannot be used.
@@ -146,5 +149,5 @@ class ProxyLink:
         return await asyncio.shield(self._lost)
 
     def status(self) -> ProxyStatus:
-        """Return the status of the link, without a round-trip time."""
+        """Return the current status of the link. It contains no round-trip time."""
         return ProxyStatus(encrypted=self._options.tls)

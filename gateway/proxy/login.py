@@ -48,7 +48,11 @@ def read_login(options: ProxyOptions) -> ProxyLogin | None:
 
 
 def _check_encodable(user: str, password: str, *, socks: bool) -> None:
-    """Raise if the protocol cannot encode the login (RFC 1929: 1 to 255 bytes; RFC 7617: no colon in the user)."""
+    """Check that the protocol can encode the login (RFC 1929: 1 to 255 bytes; RFC 7617: no colon in the user).
+
+    Raises:
+        TunnelError: The protocol cannot encode the login; fatal.
+    """
     if socks:
         encodable = all(each.isascii() and 0 < len(each) <= _SOCKS_MAX_LENGTH for each in (user, password))
         rule = f"have 1 to {_SOCKS_MAX_LENGTH} ASCII characters"

@@ -13,13 +13,13 @@ DEFAULT_PORTS = {"socks5": 1080, "socks5h": 1080, "http": 8080, "https": 443}
 
 @dataclass(frozen=True)
 class ProxyOptions:
-    """A tunnel through a SOCKS5 or HTTP proxy, which also resolves the names of targets.
+    """A tunnel through a SOCKS5 or HTTP proxy. The proxy resolves the host names of targets.
 
     Args:
         url: `socks5://host:port`, `http://host:port` (CONNECT), or `https://host:port` (CONNECT, with TLS to the
             proxy).
-        user: User name. Without `user` and `password` there is no login.
-        password: Password of `user`. If `user` is not set, the user name and the password as `user:password`.
+        user: User name. If neither `user` nor `password` is set, the gateway does not log in to the proxy.
+        password: Password of `user`. If `user` is not set, the value must have the form `user:password`.
         ca_file: Certificate authorities for an `https` proxy, in PEM. Default: those of the system.
         connect_timeout: Time limit for a connection to the proxy.
         dial_timeout: Time limit for a connection to a target through the proxy.

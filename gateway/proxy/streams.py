@@ -68,7 +68,7 @@ class TlsProxyStream(ProxyStream):
         await self.tls.write(data)
 
     def close(self) -> None:
-        """Reset the connection."""
+        """Close the connection with a TCP reset, and without close_notify."""
         self.tls.abort()
 
     async def _receive(self, max_bytes: int) -> bytes:

@@ -1,6 +1,7 @@
 """Implements a TLS client connection that supports half-close (RFC 8446, section 6.1).
 
-asyncio's TLS transport ends both directions together, and discards received data when the connection fails.
+asyncio's TLS transport does not support half-close: it ends both directions together. In addition, it discards
+received data when the connection fails.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from gateway.relay.stalled_peers import stalled_peers
 
 _CHUNK = 128 * 1024
 _BACKLOG = 64 * 1024
-"""Limit on unsent bytes in the kernel. It is lower than without TLS, because the bridge buffers data in addition."""
+"""Limit on unsent bytes in the kernel. It is lower than without TLS, because `StreamBridge` buffers data too."""
 
 
 class TlsSocket:

@@ -1,4 +1,4 @@
-"""Runs the C engine, which relays SSH channels and pairs of sockets, and dispatches its records to Python objects."""
+"""Runs the C engine, which relays SSH channels and pairs of sockets, and passes its records of events to Python."""
 
 import asyncio
 import logging
@@ -15,17 +15,23 @@ from gateway.relay.sockets import USER_TIMEOUT_MS
 log = logging.getLogger(__name__)
 
 Arguments = tuple[int, int, int, int]
-"""The four arguments of a record; `engine.h` describes them."""
+"""The four integers in an event record of the engine. `engine.h` documents them for each kind of record."""
 
 
 class EngineObject(Protocol):
-    """An SSH connection, channel or pair in the C engine, which receives the engine's notifications about it."""
+    """The Python object for an SSH connection, a channel or a pair of sockets in the C engine. Handles its events."""
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
-        """Handle a record. After the last record, the object calls `EngineHost.forget`."""
+        """Handle an event record. If it is the last one for this object, call `EngineHost.forget`.
+
+        Args:
+            kind: The kind of event: one of the `RECORD_` constants in `gateway._dataplane.engine`.
+            arguments: Four integers, whose meaning depends on the kind.
+            payload: Additional data, whose meaning depends on the kind.
+        """
 
     def on_engine_failed(self) -> None:
-        """Handle the loss of the engine. The token of the object is invalid."""
+        """Handle the failure of the engine. The token of this object is no longer valid."""
 
 
 class EngineHost:
@@ -33,7 +39,7 @@ class EngineHost:
 
     Args:
         loop: The event loop.
-        growth_bytes: Limit, in bytes, on the growth of all receive windows of the engine together.
+        growth_bytes: Maximum number of bytes by which all receive windows together may exceed their initial sizes.
         thread: Whether the engine runs in its own thread. If not, it runs inside the event loop, which makes tests
             deterministic.
     """
@@ -57,20 +63,20 @@ class EngineHost:
 
     @property
     def load(self) -> int:
-        """Number of SSH connections, channels, pairs and listeners."""
+        """Number of objects in the engine: SSH connections, channels, pairs of sockets, and listeners."""
         return len(self._objects)
 
     @property
     def grown_bytes(self) -> int:
-        """Bytes by which receive windows have grown."""
+        """Number of bytes by which all receive windows together exceed their initial sizes."""
         return self._growth_bytes - self.engine.growth()
 
     def add(self, thing: EngineObject, token: int | None = None) -> int:
-        """Pass the records of a token to `thing` until `forget`.
+        """Register an object. It receives the engine's records for its token until `forget` is called.
 
         Args:
             thing: The object.
-            token: A token that the engine has created; None for a new token.
+            token: The engine's identifier of the object; None to create one.
 
         Returns:
             The token.
@@ -81,12 +87,18 @@ class EngineHost:
         return token
 
     def forget(self, token: int) -> None:
-        """Free a token. Call this at the last record of its object, or if the engine could not create the object."""
+        """Release the token of an object after its last record, or if the engine could not create the object."""
         del self._objects[token]
         self.engine.release(token)
 
     def command(self, command: int, token: int, argument: int = 0) -> None:
-        """Queue a command with one argument."""
+        """Queue a command for the engine.
+
+        Args:
+            command: One of the `COMMAND_` constants in `gateway._dataplane.engine`.
+            token: The token of the object.
+            argument: A number, whose meaning depends on the command.
+        """
         self.engine.command(command, token, argument)
 
     def close(self) -> None:
@@ -113,7 +125,7 @@ class EngineHost:
                 log.exception("a record of the data plane could not be handled")
 
     def _restart(self) -> None:
-        """Replace the engine, because the state of its connections is not known."""
+        """Replace the failed engine, and call `on_engine_failed` of all its objects."""
         lost = list(self._objects.values())
         self.close()
         self._start()
@@ -129,7 +141,7 @@ class EngineHost:
 
 
 class EnginePool:
-    """The C engines of one event loop. Each engine has a thread.
+    """The C engines of one event loop, each in its own thread. Each engine is started when it is first needed.
 
     Args:
         loop: The event loop.
@@ -138,11 +150,15 @@ class EnginePool:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._threads = settings.threads
         self.hosts: list[EngineHost] = []
-        """The hosts that have been started."""
+        """The engines that have been started."""
         self._loop = loop
 
     def host(self) -> EngineHost:
-        """Return the host for a new connection or pair: a new host or, at the limit, the one with the lowest load."""
+        """Return an engine for a new connection or pair of sockets.
+
+        If the number of engines has reached its limit (`settings.threads`), return the one with the fewest objects.
+        Otherwise, start an engine.
+        """
         if len(self.hosts) < self._threads:
             self.hosts.append(EngineHost(self._loop, settings.growth_bytes // self._threads))
             return self.hosts[-1]
@@ -155,17 +171,17 @@ class EnginePool:
         return self.hosts
 
     def handle_records(self) -> None:
-        """See `EngineHost.handle_records`."""
+        """Pass the records of all engines to their objects. See `EngineHost.handle_records`."""
         for host in self.hosts:
             host.handle_records()
 
     @property
     def grown_bytes(self) -> int:
-        """Bytes by which receive windows have grown."""
+        """Number of bytes by which all receive windows together exceed their initial sizes."""
         return sum(host.grown_bytes for host in self.hosts)
 
 
 @per_loop
 def engine_pool(loop: asyncio.AbstractEventLoop) -> EnginePool:
-    """Return the engines of an event loop."""
+    """Return the engines of the running loop."""
     return EnginePool(loop)

@@ -6,7 +6,7 @@ from gateway._dataplane.engine import COMMAND_CLOSE_HISTOGRAM, Engine
 from gateway.measurement import LATENCY_BUCKETS, Histogram
 
 _MAX_UNUSED = 64
-"""Number of histograms that stay open although no channel uses them, because new channels often use them again."""
+"""Maximum number of unused histograms that stay open in the engine, because new channels often use them again."""
 _unpack_counts = struct.Struct(f"={len(LATENCY_BUCKETS) + 1}Q").unpack
 
 
@@ -14,19 +14,19 @@ class _SharedHistogram:
     """A histogram in the C engine that several channels share.
 
     Args:
-        latency: The gateway's histogram.
-        number: The number of the engine's histogram.
+        latency: The gateway's histogram, to which the engine's observations are added.
+        number: The number by which the engine identifies its histogram.
     """
 
     def __init__(self, latency: Histogram, number: int) -> None:
         self.latency = latency
         self.number = number
         self.channels = 0
-        """Channels that use the histogram."""
+        """Number of channels that use the histogram."""
 
 
 class LatencyHistograms:
-    """The latency histograms of one C engine. Assigns them to channels, and reuses them.
+    """Assigns the latency histograms of one C engine to channels. Channels with the same `Histogram` share one.
 
     Args:
         engine: The engine.
@@ -35,15 +35,15 @@ class LatencyHistograms:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._by_latency: dict[int, _SharedHistogram] = {}
-        """Open histograms, by the identity of the gateway's histogram."""
+        """Open histograms, by the `id()` of the gateway's histogram."""
         self._by_number: dict[int, _SharedHistogram] = {}
-        """Histograms for which records can arrive."""
+        """Histograms by number. A histogram is removed when its last record arrives from the engine."""
         self._unused: dict[int, _SharedHistogram] = {}
         """Open histograms without channels, oldest first."""
         self._free: list[int] = []
 
     def acquire(self, latency: Histogram) -> int:
-        """Return the number of the engine's histogram for `latency`. The caller must release it."""
+        """Return the number of the engine's histogram for `latency`. The caller must pass the number to `release`."""
         shared = self._by_latency.get(id(latency))
         if shared is None:
             shared = _SharedHistogram(latency, self._free.pop() if self._free else len(self._by_number))
@@ -53,7 +53,7 @@ class LatencyHistograms:
         return shared.number
 
     def release(self, number: int) -> None:
-        """Release a number. Its histogram is closed later, if no other channel uses it by then."""
+        """Release a number that `acquire` returned. An unused histogram stays open for a while, for new channels."""
         shared = self._by_number[number]
         shared.channels -= 1
         if shared.channels:
@@ -65,11 +65,11 @@ class LatencyHistograms:
             self._engine.command(COMMAND_CLOSE_HISTOGRAM, 0, oldest.number)
 
     def add(self, number: int, closed: int, total: int, counts: bytes) -> None:
-        """Add the observations of a record to the gateway's histogram.
+        """Add the observations in a record from the engine to the gateway's histogram.
 
         Args:
             number: The number of the engine's histogram.
-            closed: Whether no more records for this number arrive, so that the number can be used again.
+            closed: Whether this is the last record for the number, so that the number can be used again.
             total: The sum of the observations, in nanoseconds.
             counts: The number of observations in each bucket.
         """

@@ -33,9 +33,10 @@ class FdRegistration:
 
         With an empty mask, the poller still watches a TCP socket for failure. However, if the socket's write side has
         been shut down, epoll continuously reports the peer's normal end-of-file as a hang-up. In this case, the
-        registration is edge-triggered, and `is_failure` distinguishes end-of-file from failure. With an empty mask,
-        the poller does not watch a unix socket, because epoll reports a hang-up when the peer closes, even if unread
-        data remains.
+        registration is edge-triggered, and `is_failure` distinguishes end-of-file from failure.
+
+        With an empty mask, the poller does not watch a unix socket: epoll reports a hang-up as soon as the peer
+        closes, even if unread data remains.
 
         Args:
             mask: READ, WRITE, both, or 0.
@@ -58,7 +59,7 @@ class FdRegistration:
         self.mask = mask
 
     def is_failure(self, event: int) -> bool:
-        """Return whether `event` means that the socket failed. Only for a mask that has neither READ nor WRITE."""
+        """Return whether `event` reports a failure of the socket. Valid only while the event mask is empty."""
         return bool(event & ERROR) or not self.mask & EDGE
 
     def close(self) -> None:

@@ -11,20 +11,19 @@ import socket
 import struct
 import termios
 
-_ESTABLISHED = 1
-_CLOSE_WAIT = 8
+_ESTABLISHED, _CLOSE_WAIT = 1, 8
 """TCP states, from enum tcp_state (linux/tcp_states.h)."""
 _tcp_info = struct.Struct("=B127xQ")
 """The fields `tcpi_state` and `tcpi_bytes_received` of struct tcp_info (linux/tcp.h)."""
 
 
 class FinDetector:
-    """Detects a received FIN by comparing the kernel's receive counters with their values at its creation.
+    """Detects a received FIN by comparing the kernel's receive counters with their earlier values.
 
     Args:
         sock: A TCP socket, owned by the caller.
-        baseline: The kernel's number of received bytes at the creation, minus the unread bytes, minus the bytes that
-            the caller has read, and minus 1 if a FIN has already been counted.
+        baseline: The kernel's number of received bytes when the detector is created, minus the unread bytes, minus
+            the bytes that the caller has read, and minus 1 if the kernel has already counted a FIN.
     """
 
     __slots__ = ("_baseline", "_sock")
@@ -50,7 +49,7 @@ class FinDetector:
         """Return whether the FIN has arrived, even if the socket has failed since then.
 
         Args:
-            read: Number of bytes that the caller has read so far, counted as for `of`.
+            read: Number of bytes that the caller has read from the socket so far.
         """
         return _counters(self._sock)[1] - read > self._baseline
 
@@ -58,8 +57,8 @@ class FinDetector:
 def _counters(sock: socket.socket) -> tuple[int, int]:
     """Return the TCP state, and the number of received bytes minus the unread bytes.
 
-    Data can arrive between two system calls, and TCP_INFO reads the state before it locks the socket. If nothing has
-    changed after FIONREAD, the values belong together.
+    Several system calls read these values, and data can arrive between two calls. Therefore, this function calls
+    FIONREAD again until TCP_INFO returns the same values before and after the call.
     """
     after = _read_info(sock)
     while True:

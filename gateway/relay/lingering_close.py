@@ -21,7 +21,7 @@ from gateway.relay.poller import READ, RelayLoop, poller
 from gateway.relay.sockets import close_gracefully, deliver_after_close, reset, shutdown_write
 
 LINGER_TIMEOUT = 60.0
-"""Seconds without progress after which a socket is closed. Equal to the kernel's default tcp_fin_timeout (tcp(7))."""
+"""Maximum seconds for which a socket lingers. Equal to the kernel's default tcp_fin_timeout (tcp(7))."""
 _MAX_SOCKETS = 4096
 """Maximum number of lingering sockets per event loop. At this limit, each new socket replaces the oldest one."""
 _SCAN_INTERVAL = 0.25
@@ -68,12 +68,13 @@ class LingeringCloser:
     def close_later(self, sock: socket.socket, *, reset_after: bool) -> None:
         """Take ownership of `sock`, shut down its write side, and close it when the client sends end-of-file.
 
-        The socket is also closed after `LINGER_TIMEOUT` without progress. The kernel then still delivers the data in
-        its send buffer, except if `reset_after` is true.
+        If the client does not send end-of-file, close the socket after `LINGER_TIMEOUT`. The kernel still delivers
+        the data in its send buffer.
 
         Args:
             sock: A non-blocking socket that is not registered with the poller.
-            reset_after: Whether to close the socket with a reset, because data from the client was lost.
+            reset_after: Whether to close the socket with a reset, because data from the client was lost. A reset
+                discards the send buffer, so the timeout is extended while the client acknowledges data.
         """
         shutdown_write(sock)
         if len(self._sockets) >= _MAX_SOCKETS:
@@ -147,7 +148,7 @@ class LingeringCloser:
 
 @per_loop
 def lingering_closer(loop: asyncio.AbstractEventLoop) -> LingeringCloser:
-    """Return the lingering closer of the running loop."""
+    """Return the `LingeringCloser` of the running loop."""
     closer = LingeringCloser(loop)
     if isinstance(loop, RelayLoop):
         loop.on_close.append(closer.close_all)
@@ -157,7 +158,8 @@ def lingering_closer(loop: asyncio.AbstractEventLoop) -> LingeringCloser:
 def _is_closed(sock: socket.socket) -> bool:
     """Return whether the kernel has closed the connection.
 
-    Unacknowledged data remains in the send buffer of a closed connection, so an empty buffer is not a criterion.
+    This function checks the TCP state instead of the send buffer: unacknowledged data remains in the send buffer of a
+    closed connection.
     """
     if sock.family == socket.AF_UNIX:
         return False

@@ -40,7 +40,7 @@ def listen_tcp(
             _set_free_bind(sock)
             sock.bind(address)
             log.warning(
-                "this host does not have the address of a listener yet: until it does, no client can connect",
+                "this host does not have the address of a listener yet: clients cannot connect until it does",
                 extra={"listener": f"[{host}]:{port}" if ":" in host else f"{host}:{port}"},
             )
         sock.listen(backlog)
@@ -51,10 +51,10 @@ def listen_tcp(
 
 
 def _can_appear(host: str) -> bool:
-    """Return whether an interface can get the address later. False for loopback, which exists from the start."""
+    """Return whether an interface can get the address later. False for a loopback address, which always exists."""
     try:
         return not ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name, or an address with a zone
+    except ValueError:  # not an IP address
         return False
 
 

@@ -1,4 +1,4 @@
-"""Creates objects of which each event loop has exactly one, such as its poller."""
+"""Creates one object for each event loop, such as the poller of the loop."""
 
 import asyncio
 import functools

@@ -1,4 +1,4 @@
-"""Defines an asyncio event loop whose selector calls relay handlers directly, without a task or callback per event.
+"""Polls sockets for relays: an event loop whose selector calls their handlers without a task or callback per event.
 
 A relay handles an event with one or two system calls. If asyncio dispatched the event through its handles and
 queues, this would take longer than these calls. Therefore, the selector calls the relay handlers inside `select()`.
@@ -54,7 +54,7 @@ class Poller(Protocol):
         """Remove `fd`. Its handler is not called again. Do nothing if `fd` is not registered."""
 
     def at_iteration_end(self, callback: Callable[[], None]) -> None:
-        """Call `callback` after all handlers of this iteration, for example to send the data that they queued."""
+        """Call `callback` once, after all handlers of this loop iteration, for example to send queued data."""
 
 
 class RelaySelector(selectors.EpollSelector):
@@ -96,7 +96,7 @@ class RelaySelector(selectors.EpollSelector):
         """See `Poller`."""
         if self._handlers.pop(fd, None) is None:
             return
-        with contextlib.suppress(OSError):  # the kernel removes a descriptor when it is closed
+        with contextlib.suppress(OSError):  # the descriptor was closed, so the kernel has removed it
             self._selector.unregister(fd)
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
@@ -149,7 +149,7 @@ class RelaySelector(selectors.EpollSelector):
 
 
 class RelayLoop(asyncio.SelectorEventLoop):
-    """The service's event loop. It uses a `RelaySelector`, and notifies it of scheduled callbacks and timers."""
+    """The service's event loop. It uses a `RelaySelector`, and notifies the selector of new callbacks and timers."""
 
     def __init__(self) -> None:
         self.relays = RelaySelector()

@@ -119,7 +119,7 @@ class RelayDirection:
         """Handle end-of-file from the source.
 
         Raises:
-            SocketError: The stream ended in a reset that the kernel did not report.
+            SocketError: The peer reset the connection, but the kernel reported end-of-file instead of an error.
         """
         if (isinstance(self.source, PairSocket) and self.source.broken()) or self.reverse.sink_was_reset():
             error = ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))

@@ -58,7 +58,6 @@ class SendBuffer:
         return sent
 
     def _drop(self, count: int) -> None:
-        """Remove `count` bytes from the front."""
         count += self._sent
         while self._chunks and count >= len(self._chunks[0]):
             count -= len(self._chunks.popleft())

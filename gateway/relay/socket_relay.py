@@ -23,7 +23,7 @@ class SocketRelay:
         client: The accepted socket, non-blocking. The relay owns it.
         backend: The dialed socket, non-blocking. The relay owns it.
         latency: Histogram that records the response latencies.
-        tap: Observes the bytes until the tap is finished.
+        tap: Observes the bytes until its `finished` property is true; None if nothing observes them.
     """
 
     __slots__ = (
@@ -71,7 +71,7 @@ class SocketRelay:
     def waiting_since(self) -> float | None:
         """Monotonic time, in seconds, at which the client began to wait for a response.
 
-        None if the client does not wait, or if the tap cannot parse the requests.
+        None if the client does not wait, or if the tap cannot match responses to requests.
         """
         return waiting_since(self._tap, self._request_at)
 
@@ -154,8 +154,8 @@ class SocketRelay:
 
         Args:
             sock: The client's or the backend's socket.
-            error: The socket's error if a system call has already raised it, because the kernel reports each error
-                only once; otherwise None.
+            error: The error that a system call on the socket has raised; None if no system call has raised an error
+                yet. The kernel reports each error only once.
         """
         upload, download = self._upload, self._download
         reads, writes = (upload, download) if sock is self._client else (download, upload)

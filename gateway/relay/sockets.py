@@ -16,8 +16,8 @@ KEEPALIVE_IDLE = 30
 KEEPALIVE_INTERVAL = 10
 KEEPALIVE_COUNT = 3
 USER_TIMEOUT_MS = 60_000
-"""TCP_USER_TIMEOUT: time for which data can stay unacknowledged before the kernel closes the connection (RFC
-5482)."""
+"""TCP_USER_TIMEOUT, in milliseconds: the time for which sent data can stay unacknowledged before the kernel closes
+the connection (RFC 5482)."""
 TCP_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -73,7 +73,7 @@ def limit_unsent(sock: socket.socket, backlog: int = NOTSENT_LOWAT) -> None:
 
 
 def reset(sock: socket.socket) -> None:
-    """Close `sock` with a TCP reset, so that the peer sees an error instead of end-of-file.
+    """Close `sock` with a TCP reset, so that the peer gets an error instead of end-of-file.
 
     A unix socket is closed normally, because the kernel ignores SO_LINGER for unix sockets.
     """
@@ -86,7 +86,7 @@ def reset(sock: socket.socket) -> None:
 def reset_on_process_exit(listener: socket.socket) -> None:
     """Make the kernel reset connections that `listener` accepts if this process is killed.
 
-    Without this, the kernel closes the sockets of a killed process with a FIN, which looks like normal end-of-file.
+    Otherwise, the kernel closes the sockets of a killed process with a FIN, which looks like normal end-of-file.
     Accepted sockets inherit the option. `close_gracefully` reverts the option for one socket.
     """
     if listener.family in (socket.AF_INET, socket.AF_INET6):
@@ -133,7 +133,7 @@ class PeerCredentials(NamedTuple):
     """The user, group and process that connected to a unix socket (unix(7), SO_PEERCRED)."""
 
     pid: int
-    """Process ID of the peer; 0 if this process cannot see the peer's PID namespace."""
+    """Process ID of the peer; 0 if the peer is in a PID namespace that is not visible to this process."""
     uid: int
     gid: int
 

@@ -1,10 +1,12 @@
 """Suspends TCP_USER_TIMEOUT for peers that acknowledge data but do not read it.
 
 The kernel closes a connection if the peer's receive window has been zero for TCP_USER_TIMEOUT, even if the peer
-acknowledges every window probe (tcp(7)). However, a consumer can legitimately pause for minutes, and a sender must
-keep the connection open while probes are acknowledged (RFC 9293, section 3.8.6.1). If a socket has accepted no data
-for a while, and its peer has acknowledged a probe in that time, this module disables the timeout until the socket
-accepts data again. Meanwhile, the kernel still closes the connection if the peer no longer acknowledges probes.
+acknowledges every window probe (tcp(7)). However, a client can legitimately stop reading for minutes, and a sender
+must keep the connection open while the client acknowledges probes (RFC 9293, section 3.8.6.1).
+
+Therefore, this module disables the timeout of a socket that has accepted no data for 30 seconds, if the peer still
+acknowledges probes. When the socket accepts data again, the module restores the timeout. Without the timeout, the
+kernel still closes the connection if the peer no longer acknowledges probes.
 """
 
 import asyncio
@@ -19,7 +21,7 @@ from gateway.relay.per_loop import per_loop
 
 _SCAN_INTERVAL = 10.0
 _STALLED_AFTER = 30.0
-"""Seconds without progress after which a socket is considered stalled."""
+"""Seconds for which a socket must accept no data before it counts as stalled."""
 _ACK_MARGIN = 5.0
 """An acknowledgment more than this number of seconds after the start of a stall belongs to a window probe. An earlier
 one might belong to data that was sent before the window closed."""
@@ -28,7 +30,7 @@ _LAST_ACK_OFFSET = 56
 
 
 class StalledPeers:
-    """Tracks the sockets of one event loop that accept no more data because their peers do not read.
+    """Finds the sockets of one event loop whose peers do not read, and suspends their TCP_USER_TIMEOUT.
 
     Args:
         loop: The event loop.
@@ -74,12 +76,11 @@ class StalledPeers:
 
 @per_loop
 def stalled_peers(loop: asyncio.AbstractEventLoop) -> StalledPeers:
-    """Return the stalled peers of the running loop."""
+    """Return the `StalledPeers` of the running loop."""
     return StalledPeers(loop)
 
 
 def _seconds_since_ack(fd: int) -> float:
-    """Return the seconds since the last acknowledgment from the peer."""
     with _borrowed(fd) as sock:
         tcp_info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_ACK_OFFSET + 4)
     return float(struct.unpack_from("=I", tcp_info, _LAST_ACK_OFFSET)[0]) / 1000

@@ -1,4 +1,7 @@
-"""Copies bytes between a socket pair and another stream, such as TLS, for code that requires a socket."""
+"""Copies bytes between a socket pair and another stream, such as TLS, for code that requires a socket.
+
+In this module, "user" means the code that uses the socket, and "far side" means the peer of the other stream.
+"""
 
 import asyncio
 import contextlib
@@ -20,11 +23,11 @@ from gateway.relay.socket_relay import SocketRelay
 _CHUNK = 128 * 1024
 _SHORT_CHUNK = 16 * 1024
 _SHORT_BACKLOG = 16 * 1024
-"""Limit on the bytes in a socket pair if `short` is true. Urgent data queues behind these bytes."""
+"""Maximum number of bytes in the socket pair if `short` is true. Urgent data must wait for these bytes."""
 _POLL_INTERVAL = 0.5
 _SILENCE_TIMEOUT = 15.0
-"""Seconds without data from the far side after which the bridge ends the stream, if the user has ended its direction.
-Applies only to streams that do not support half-close."""
+"""Seconds without data from the far side after which the bridge closes a stream, if the user has sent end-of-file and
+the stream does not support half-close."""
 _tasks: set[asyncio.Task[None]] = set()
 
 
@@ -99,12 +102,12 @@ class StreamBridge:
         self.ended.add_done_callback(_tasks.discard)
 
     def join(self, client: Stream, latency: Histogram, tap: Tap | None) -> SocketRelay:
-        """Join a client to the bridge's socket.
+        """Relay bytes between a client and the bridge's socket. Return the relay.
 
         Args:
             client: The client's socket, non-blocking. The relay owns it.
             latency: Records the response latencies.
-            tap: Observes the bytes until the tap is finished.
+            tap: Observes the bytes until its `finished` property is true; None if nothing observes them.
         """
         relay = SocketRelay(client, self.sock, latency, tap)
         self.on_upload_lost = relay.fail_upload
@@ -113,7 +116,7 @@ class StreamBridge:
         return relay
 
     def abort(self) -> None:
-        """Reset the stream to the far side, because the user's stream did not end cleanly."""
+        """Reset the stream, so that the far side does not mistake an incomplete upload for a complete one."""
         # Delay the cancellation: if a task is cancelled before its first step, its `finally` block never runs.
         asyncio.get_running_loop().call_soon(self.ended.cancel)
 
@@ -141,7 +144,7 @@ class StreamBridge:
         """Wait until both directions have ended, or until one direction can no longer make progress."""
         await asyncio.wait({upload, download}, return_when=asyncio.FIRST_COMPLETED)
         if not upload.done() and download.result() is _DownloadEnd.COMPLETE:
-            while not (upload.done() or self._far.was_reset):  # poll, because a reset is reported only to a read
+            while not (upload.done() or self._far.was_reset):  # poll, because no pending read reports a reset
                 await asyncio.wait({upload}, timeout=_POLL_INTERVAL)
         elif not upload.done() and download.result() is _DownloadEnd.UNREAD:
             await self._wait_for_upload(upload)
@@ -154,7 +157,7 @@ class StreamBridge:
         await self._wait_for_download(download, inf)
 
     async def _wait_for_upload(self, upload: "asyncio.Task[bool]") -> None:
-        """Wait until all data from the user is delivered, or the far side accepts no more data for a while."""
+        """Wait until all data from the user is delivered, or the far side accepts none for `LINGER_TIMEOUT`."""
         before = -1
         while not upload.done() and self._uploaded != before:
             before = self._uploaded
@@ -187,7 +190,7 @@ class StreamBridge:
             if self._far.supports_half_close:
                 await self._far.end()
         except OSError:
-            # Make further writes of the user fail. Otherwise the user would wait for a far side that accepts no
+            # Make further writes of the user fail. Otherwise, the user would block, because the far side accepts no
             # more data.
             _discard_unread(self._inner)
             self.on_upload_lost()
@@ -197,7 +200,7 @@ class StreamBridge:
     async def _read_from_user(self) -> bytes:
         try:
             return await asyncio.get_running_loop().sock_recv(self._inner, self._chunk)
-        except OSError:  # the user closed its socket with unread data, but all data from the user has arrived
+        except OSError:  # the user closed its socket with unread data; all data from the user was received
             return b""
 
     async def _download(self) -> _DownloadEnd:
@@ -237,12 +240,12 @@ def _result(task: "asyncio.Task[bool] | asyncio.Task[_DownloadEnd]") -> object:
 
 
 def _upload_continues(relay: SocketRelay) -> bool:
-    """Return whether the bridge must finish the upload of a relay that has ended, because the upload is complete."""
+    """Return whether a relay that has ended passed a complete upload to the bridge, which must still deliver it."""
     return relay.upload_complete and relay.ended.result() in (CloseReason.FINISHED, CloseReason.CLIENT_RESET)
 
 
 def _discard_unread(sock: socket.socket) -> bool:
-    """Shut down reading, and discard unread data, because a close with unread data would reset the peer too early.
+    """Shut down reading, and discard unread data, so that closing the socket does not reset the connection.
 
     Returns:
         Whether data was discarded.

@@ -1,1 +1,1 @@
-"""Renders the output of `gateway render` from a configuration. Only `authorized_keys.py` does I/O: it reads keys."""
+"""Renders the output of `gateway render`, such as Compose files and Kubernetes manifests, from a configuration."""

@@ -13,12 +13,14 @@ from gateway.relay.resolver import is_loopback
 
 
 def env(config: Config, host: str | None) -> list[str]:
-    """Return a host and a port variable, such as `ORDERS_HOST=…`, for each backend except those that kernels mount.
+    """Return two variables for each backend: its host and its port, such as `ORDERS_HOST=orders`.
+
+    Backends that the kernel mounts, such as NFS, need no variables.
 
     Args:
         config: The configuration.
-        host: The address at which containers reach the gateway; None to use each backend's name as the host name.
-            On the gateway's Docker networks, these names resolve to the gateway.
+        host: The address at which containers reach the gateway. None: use each backend's name, which resolves to the
+            gateway on its Docker networks.
     """
     lines = []
     for name, port in _ports(config):
@@ -28,7 +30,7 @@ def env(config: Config, host: str | None) -> list[str]:
 
 
 def compose(config: Config, host: str | None) -> str:
-    """Return the part of a Compose file that an application needs: environment, labels, mounts and volumes.
+    """Return the Compose keys that an application needs to use the backends, as YAML.
 
     Args:
         config: The configuration.
@@ -45,7 +47,7 @@ def compose(config: Config, host: str | None) -> str:
                 "source": spec.name,
                 "target": f"/mnt/{spec.name}",
                 "read_only": spec.read_only,
-                # Without nocopy, Docker copies the image's files to the share as root. Most servers refuse this.
+                # Without nocopy, Docker copies files of the image to the share as root, which most servers refuse.
                 "volume": {"nocopy": True},
             }
             for spec in specs
@@ -56,7 +58,7 @@ def compose(config: Config, host: str | None) -> str:
             spec.name: {
                 "name": spec.name,
                 "driver": spec.driver,
-                # Compose would expand a single $ as the start of a variable.
+                # Double each dollar sign, because Compose expands `$NAME` to the value of a variable.
                 "driver_opts": {key: value.replace("$", "$$") for key, value in spec.driver_options.items()},
             }
             for spec in specs
@@ -87,7 +89,7 @@ def docker_run(config: Config, host: str | None) -> str:
 
 
 def reachability_warnings(config: Config) -> Iterator[str]:
-    """Yield a warning for each listener that only containers in the host's network namespace can reach."""
+    """Yield a warning for each listener on a loopback address, because most containers cannot reach it."""
     for name, spec in config.backends.items():
         for address in spec.listen:
             if not address.is_unix and is_loopback(address.host) and not spec.kind.kernel_mounts:
@@ -106,7 +108,7 @@ def _ports(config: Config) -> Iterator[tuple[str, int]]:
 
 
 def _labels(config: Config) -> dict[str, str]:
-    """Return the labels that attach a container to the gateway; empty if there is no section `docker`."""
+    """Return the labels by which a container requests access to the backends; empty without a section `docker`."""
     if config.docker is None:
         return {}
     prefix = config.docker.label_prefix

@@ -8,9 +8,9 @@ from gateway.tunnels import KINDS
 
 
 def authorized_keys(config: Config, sources: Sequence[str]) -> list[str]:
-    """Return authorized_keys lines for each tunnel whose kind has `TunnelKind.render_authorized_keys`.
+    """Return authorized_keys lines for all tunnels whose kind uses such lines, as SSH does.
 
-    The function reads the tunnels' key files and blocks until it has read them.
+    Blocks, because the function reads the tunnels' key files.
 
     Args:
         config: The configuration.
@@ -33,12 +33,12 @@ def authorized_keys(config: Config, sources: Sequence[str]) -> list[str]:
 
 
 def _dialed(config: Config, tunnel: str) -> list[str]:
-    """Return the servers of inner tunnels, the targets and the engine that the gateway dials through a tunnel."""
+    """Return each `host:port` that the gateway dials through a tunnel: targets, other tunnels, and the engine."""
     targets = [
         str(endpoint)
         for spec in config.backends.values()
         for target in spec.targets
-        if tunnel in spec.ways(target)
+        if tunnel in spec.paths(target)
         for endpoint in spec.kind.endpoints(spec.check_options, target)
     ]
     inner = [

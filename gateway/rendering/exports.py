@@ -1,4 +1,4 @@
-"""Renders configuration lines, such as exports(5), that let servers export to the gateway. Does no I/O."""
+"""Renders the lines that file servers need in /etc/exports to accept mounts through the gateway. Does no I/O."""
 
 import ipaddress
 import re
@@ -17,14 +17,15 @@ _CLIENT = re.compile(r"@[\w.-]+|(?!-)[\w.*?-]+(\[[\w-]+\][\w.*?-]*)*|[\da-fA-F.:
 
 
 def exports(config: Config, origins: Sequence[str]) -> list[str]:
-    """Return the lines that each server needs in /etc/exports to export its backends to the gateway.
+    """Return the lines that each server needs in /etc/exports to accept mounts through the gateway.
 
-    Before the lines for each server, a comment contains the server and the path of the file.
+    A comment before the lines of each server contains the server's name and the path of the file.
 
     Args:
         config: The configuration.
-        origins: The source addresses, networks or names of the gateway's connections, as servers see them. With a
-            tunnel, servers see the addresses of the bastion. Empty to derive the addresses from the configuration.
+        origins: The source addresses, networks or names from which the gateway's connections reach the servers. For
+            connections through an SSH tunnel, these are the bastion's addresses. Empty to derive the addresses from
+            the configuration.
 
     Raises:
         UsageError: No backend needs such a line, an origin is not valid, or the configuration does not show from
@@ -33,8 +34,8 @@ def exports(config: Config, origins: Sequence[str]) -> list[str]:
     for origin in origins:
         if not _CLIENT.fullmatch(origin) or ("/" in origin and _network(origin) is None):
             raise UsageError(
-                f"--from {origin!r} is not an address, a network or a name: the options, such as rw, come"
-                " from the configuration"
+                f"--from {origin!r} is not an address, a network or a name: write only one of these, because options,"
+                " such as rw, come from the configuration"
             )
     lines: dict[str, list[str]] = {}
     for name, spec in config.backends.items():
@@ -42,7 +43,7 @@ def exports(config: Config, origins: Sequence[str]) -> list[str]:
         if render is None:
             continue
         for target in spec.targets:
-            clients = list(origins) or _clients(config, name, spec.ways(target), target)
+            clients = list(origins) or _clients(config, name, spec.paths(target), target)
             lines.setdefault(target.host, []).append(render(spec.options, clients))
     if not lines:
         kinds = " or ".join(name for name, kind in KINDS.items() if kind.mount and kind.mount.render_export)
@@ -51,7 +52,7 @@ def exports(config: Config, origins: Sequence[str]) -> list[str]:
 
 
 def open_origins(origins: Sequence[str]) -> list[str]:
-    """Return the origins that match every host."""
+    """Return those origins that match every host, so that the export would be open to all."""
     networks = {origin: _network(origin) for origin in origins}
     return [origin for origin, network in networks.items() if origin == "*" or (network and network.prefixlen == 0)]
 
@@ -68,8 +69,8 @@ def _for_server(host: str, lines: Sequence[str]) -> Iterator[str]:
     yield from dict.fromkeys(lines)
 
 
-def _clients(config: Config, name: str, ways: Sequence[str], target: Endpoint) -> list[str]:
-    """Return the source addresses of the connections to a target, as the server sees them: one for each way.
+def _clients(config: Config, name: str, paths: Sequence[str], target: Endpoint) -> list[str]:
+    """Return the source addresses from which connections reach a target: the server of each tunnel in `paths`.
 
     IPv6 addresses have no brackets, because exports(5) defines brackets as a wildcard. If the target is the tunnel's
     server, the result includes `localhost`, because this server can resolve its own name to a loopback address, such
@@ -77,7 +78,7 @@ def _clients(config: Config, name: str, ways: Sequence[str], target: Endpoint) -
     """
     if target.host in _LOOPBACK:
         return ["localhost"]
-    tunnels = [config.tunnels[way] for way in ways]
+    tunnels = [config.tunnels[tunnel] for tunnel in paths]
     if not tunnels or not all(tunnel.kind.server_dials_targets for tunnel in tunnels):
         raise UsageError(
             f"backends.{name}: the configuration does not show from which address the gateway's connections reach"

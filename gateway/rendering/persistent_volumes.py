@@ -15,7 +15,7 @@ _CAPACITY = "1Gi"
 def persistent_volumes(config: Config) -> list[dict[str, Any]]:
     """Return a PersistentVolume and a PersistentVolumeClaim for each volume.
 
-    Each node mounts the volumes from the listener of the gateway that runs on this node.
+    Each node mounts the volumes through the gateway's pod on the same node.
 
     Args:
         config: The configuration. Each backend with a volume must have a listener.

@@ -15,8 +15,8 @@ from gateway.rendering.workload_rules import SECRETS, WRITABLE, needs_secret, pr
 USER = 10001
 """The user ID and group ID of the process in the image."""
 _GRACE = 15
-"""Seconds to add to `shutdown.delay` and `shutdown.drain`. Kubernetes kills a pod that is still stopping after the
-sum of all three."""
+"""Seconds that a pod has for the rest of its shutdown, after `shutdown.delay` and `shutdown.drain`. Kubernetes then
+kills the pod (`terminationGracePeriodSeconds`)."""
 _LOW_PORTS = {"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}
 _RESTRICTED = {
     "allowPrivilegeEscalation": False,
@@ -74,8 +74,8 @@ def kubernetes(config: Config, text: str, name: str, image: str, *, podman: bool
 
 
 def _adapt_to_podman(pod: dict[str, Any]) -> None:
-    """Change a pod so that `podman kube play` can run the pod."""
-    # Podman ignores fsGroup, and the files of a Secret belong to the user and group root.
+    """Change the keys of a pod that `podman kube play` does not support."""
+    # Podman ignores fsGroup, so the files of a Secret belong to group root. Add this group to read them.
     del pod["securityContext"]["fsGroup"]
     pod["securityContext"]["supplementalGroups"] = [0]
     (container,) = pod["containers"]
@@ -150,7 +150,7 @@ def _pod(config: Config, name: str, image: str, *, on_nodes: bool) -> dict[str, 
 
 
 def _probe_port(config: Config) -> int:
-    """Return the port of `ops.probe_listen`; if it is not set, the first unused port above that of `ops.listen`."""
+    """Return the port of `ops.probe_listen`. If it is not set, return the next unused port after `ops.listen`."""
     if config.ops.probe_listen is not None:
         return config.ops.probe_listen.port
     addresses = [each for spec in config.backends.values() for each in spec.listen if not each.is_unix]

@@ -29,18 +29,18 @@ def validate(config: Config, name: str, *, services: bool) -> None:
     Args:
         config: The configuration.
         name: The name of the Kubernetes objects.
-        services: Whether clients connect through a Service for each backend that kernels do not mount.
+        services: Whether the manifests contain a Service for each backend that the kernel does not mount.
 
     Raises:
-        UsageError: The manifests cannot run the configuration, or the configuration contains a secret. Everyone with
-            access to the ConfigMap could read the secret.
+        UsageError: The manifests cannot run the configuration. Or the configuration contains a secret, which everyone
+            with access to the ConfigMap could read.
     """
     if not _is_dns_label(name, _LONGEST_WORKLOAD_NAME):
         raise UsageError(
             f"--name {name}: use at most {_LONGEST_WORKLOAD_NAME} lowercase letters, digits and '-', a letter first"
         )
     if config.docker is not None:
-        raise UsageError("docker: a pod has no access to an engine: remove the section")
+        raise UsageError("docker: a pod has no access to a container engine: remove the section docker")
     if any(spec.kind.needs_capabilities for spec in config.tunnels.values()):
         raise UsageError("a VPN needs capabilities that these manifests do not grant: use the chart with vpn.enabled")
     log = config.audit.log
@@ -49,7 +49,9 @@ def validate(config: Config, name: str, *, services: bool) -> None:
     _validate_backends(config, services=services)
     for place, path in _files(config):
         if path is None:
-            raise UsageError(f"{place}: a ConfigMap must not contain a secret: put it into a file (…_file)")
+            raise UsageError(
+                f"{place}: a ConfigMap must not contain a secret: write the secret to a file, and set the key …_file"
+            )
         if str(path.parent) != SECRETS and path != _CERTIFICATES:
             raise UsageError(f"{place}: the pod has no {path}: use a file in {SECRETS}, not in a subfolder")
 
@@ -86,23 +88,23 @@ def _validate_backends(config: Config, *, services: bool) -> None:
 
 
 def needs_secret(config: Config) -> bool:
-    """Return whether the configuration contains paths of files in the Secret."""
+    """Return whether the configuration refers to files that the Secret must contain."""
     return any(path != _CERTIFICATES for _, path in _files(config))
 
 
 def privileged_ports(config: Config) -> list[int]:
-    """Return the listener ports that require a privilege or a sysctl (ip(7), ip_unprivileged_port_start)."""
+    """Return the listener ports that unprivileged processes can use only with a sysctl (ip(7))."""
     addresses = [each for spec in config.backends.values() for each in spec.listen if not each.is_unix]
     return sorted({each.port for each in addresses if each.port < FIRST_UNPRIVILEGED_PORT})
 
 
 def _is_dns_label(name: str, longest: int) -> bool:
-    """Return whether a name is a DNS label (RFC 1035), which Kubernetes requires for the names of objects."""
+    """Return whether a name is a DNS label (RFC 1035) of at most `longest` characters, as Kubernetes requires."""
     return len(name) <= longest and re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", name) is not None
 
 
 def _files(config: Config) -> Iterator[tuple[str, Path | None]]:
-    """Yield the section and path of each file in the configuration. The path is None for a secret without a file."""
+    """Yield the section and the path of each file in the configuration. For a literal secret, the path is None."""
     ops = config.ops
     sections: dict[str, list[Any]] = {
         **{f"tunnels.{name}": [spec.options] for name, spec in config.tunnels.items()},

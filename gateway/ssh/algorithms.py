@@ -94,7 +94,7 @@ class NoCommonAlgorithmError(asyncssh.KeyExchangeFailed):
 
 
 def supported(key: str) -> list[str]:
-    """Return the algorithms that asyncssh supports on this machine for a configuration key. Omit those of GSSAPI."""
+    """Return the algorithms that asyncssh supports on this machine for a configuration key, without GSSAPI's."""
     return [name.decode("ascii") for name in _SUPPORTED[key]() if not name.startswith(b"gss-")]
 
 
@@ -118,7 +118,9 @@ def validate(key: str, names: Sequence[str]) -> None:
             raise ValueError(f"{key}: {name!r} is not a known algorithm{hint}")
     if not any(name in available for name in names):
         usual = [name for name in DEFAULTS[key] if name in available]
-        raise ValueError(f"{key}: this machine supports none of these: use one of {', '.join(usual or available)}")
+        raise ValueError(
+            f"{key}: this machine supports none of the listed algorithms: use one of {', '.join(usual or available)}"
+        )
 
 
 def usable(key: str, names: Sequence[str]) -> list[str]:
@@ -136,7 +138,7 @@ def is_certificate(algorithm: str) -> bool:
 
 
 def signature_algorithm_of(algorithm: str) -> str:
-    """Return the signature algorithm of a host key algorithm."""
+    """Return the signature algorithm of a host key algorithm: the name without the certificate suffix."""
     if not is_certificate(algorithm):
         return algorithm
     name = algorithm.removesuffix(_CERTIFICATE)
@@ -177,7 +179,7 @@ def negotiate(proposal: SSHPacket, client: Mapping[str, Sequence[bytes]]) -> tup
     """Negotiate algorithms with a server's proposal (RFC 4253, section 7.1).
 
     Args:
-        proposal: The server's SSH_MSG_KEXINIT, after its cookie.
+        proposal: The server's SSH_MSG_KEXINIT, positioned after its cookie.
         client: The client's proposal by configuration key, in order of preference.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Relays between a client and an asyncssh channel. Supports all ciphers, but is slower than the engine."""
+"""Relays between a client and an asyncssh channel. Supports all ciphers, but is slower than the data plane in C."""
 
 import socket
 import time
@@ -22,7 +22,7 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
 
     Args:
         latency: The histogram for response latency.
-        queue: Decides when each relay of the connection may send; None if the gateway does not own the SSH socket.
+        queue: Decides when each relay of the SSH connection may send. None: asyncssh's own transport sends the data.
         tap: Observes the bytes until the tap is finished.
     """
 
@@ -92,7 +92,10 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
             self._update_interest()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Handle the close of the channel or the loss of its connection. Take over the data that asyncssh holds."""
+        """Handle the close of the channel or the loss of its connection.
+
+        Take the data that asyncssh has received but has not yet passed to `data_received`, and deliver it.
+        """
         del exc
         unread = take_unread_data(self._channel)
         for piece in unread.data:

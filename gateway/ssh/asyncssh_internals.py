@@ -1,4 +1,4 @@
-"""Accesses private attributes of asyncssh's channels. `client_connection` accesses those of connections."""
+"""Accesses private attributes of asyncssh's channels. `gateway.ssh.client_connection` does this for connections."""
 
 from collections.abc import Callable
 from functools import partial

@@ -23,7 +23,7 @@ class AsyncsshChannelOpener:
 
     Args:
         conn: The SSH connection.
-        queue: Decides when each relay of the connection may send; None if the gateway does not own the SSH socket.
+        queue: Decides when each relay of the connection may send. None: asyncssh's own transport sends the data.
     """
 
     def __init__(self, conn: asyncssh.SSHClientConnection, queue: SendQueue | None = None) -> None:
@@ -35,7 +35,7 @@ class AsyncsshChannelOpener:
 
     @property
     def opening_count(self) -> int:
-        """Number of CHANNEL_OPEN requests without a reply from the server, even if their callers no longer wait."""
+        """Number of CHANNEL_OPEN requests without a reply, including those whose callers no longer wait."""
         return len(self._opening)
 
     async def open(
@@ -45,7 +45,7 @@ class AsyncsshChannelOpener:
         timeout: float,  # noqa: ASYNC109 - `ChannelOpener` defines it
         tap: Tap | None = None,
     ) -> AsyncsshChannel:
-        """Open a channel to `to`. If this method raises and the channel opens later, it is closed immediately."""
+        """Open a channel to `to`. If the channel opens after this method has raised, close the channel."""
         relay = AsyncsshChannel(latency, self._queue, tap)
         # asyncssh leaks the channel if the opening task is cancelled (asyncssh #823). So a separate task opens the
         # channel. If the caller stops waiting, the channel is aborted as soon as it is open.
@@ -57,7 +57,7 @@ class AsyncsshChannelOpener:
             both: set[asyncio.Future[Any]] = {opening, failure}
             await asyncio.wait(both, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         except BaseException:
-            # asyncio calls the callback even if `opening` completes in this iteration of the event loop.
+            # If `opening` is already done, asyncio still calls this callback, in the next iteration of the loop.
             opening.add_done_callback(partial(_abort_late, relay))
             raise
         if opening.done():

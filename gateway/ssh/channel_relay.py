@@ -1,4 +1,4 @@
-"""Implements the part of a relay over an asyncssh channel that handles the client's socket.
+"""Handles the client's socket of a relay between a client and an asyncssh channel.
 
 The two directions end independently (RFC 4254, section 5.3). A client that has sent EOF still gets the response. A
 backend that stops reading can still have sent data, and the relay delivers this data. CHANNEL_CLOSE ends the
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class ChannelRelay:
-    """Base class of `AsyncsshChannel`, which handles the client's socket and the end of the relay.
+    """Base class of `AsyncsshChannel`. Handles the client's socket, and decides when the relay ends.
 
     Args:
         latency: The histogram for response latency.
@@ -36,7 +36,7 @@ class ChannelRelay:
         self.responses = 0
         self.to_backend = self.from_backend = 0
         self.window = ReceiveWindow(INITIAL_BUDGET)
-        """The receive window of the channel. When the relay ends, it closes the window."""
+        """The receive window of the channel. The relay closes the window when the relay ends."""
         self._latency = latency
         self._tap = tap
         self._request_time = 0.0
@@ -71,7 +71,7 @@ class ChannelRelay:
 
     @property
     def waiting_since(self) -> float | None:
-        """Monotonic time at which the client began to wait for a response; None if it does not wait or if unknown."""
+        """Monotonic time at which the client began to wait for a response; None if it does not wait."""
         return waiting_since(self._tap, self._request_time)
 
     @property
@@ -96,10 +96,9 @@ class ChannelRelay:
         self._propagate_end()
 
     def abort(self, close_reason: CloseReason) -> None:
-        """Reset the client and close the channel now, unless the client must still get a complete response.
+        """Reset the client's connection, and close the channel.
 
-        If the gateway received the whole response before the link was lost, the relay first delivers this response to
-        the client.
+        If the SSH connection is lost after the backend's whole stream has arrived, first deliver the stream.
         """
         if self.ended.done():
             return
@@ -142,7 +141,11 @@ class ChannelRelay:
     # `AsyncsshChannel` calls these methods for events of the channel.
 
     def _on_backend_eof(self, *, close: bool) -> None:
-        """Handle the end of the backend's stream; if `close` is true, the peer has also closed the channel."""
+        """Handle the end of the backend's stream.
+
+        Args:
+            close: Whether the peer has also closed the channel.
+        """
         self._backend_eof = True
         if close:
             self._channel_closed = self._channel_unwritable = True
@@ -150,7 +153,10 @@ class ChannelRelay:
         self._propagate_end()
 
     def _on_link_lost(self) -> None:
-        """Handle the loss of the SSH connection: reset the client, but first deliver a complete response."""
+        """Reset the client's connection, because the SSH connection is lost.
+
+        If the backend's whole stream has arrived, deliver the stream first.
+        """
         if self._channel_closed:
             return  # the peer has already closed the channel, so the relay no longer needs the SSH connection
         self._link_lost = self._channel_unwritable = True
@@ -178,11 +184,11 @@ class ChannelRelay:
             return
         try:
             if event == watch.mask == READ:
-                self._read_client()  # the called methods call `_update_interest` when it is necessary
+                self._read_client()  # this calls `_update_interest` if necessary
             else:
                 self._handle_client_event(event, watch)
         except Exception:
-            log.exception("a relay failed; its client is reset")
+            log.exception("a relay failed; the connection of its client is reset")
             self.abort(CloseReason.ABORTED)
 
     def _handle_client_event(self, event: int, watch: FdRegistration) -> None:
@@ -211,16 +217,16 @@ class ChannelRelay:
             self._propagate_end()
 
     def _on_client_reset(self) -> None:
-        """Handle a reset by the client."""
+        """Close the channel, because the client has reset its connection."""
         self._client_unwritable = self._client_was_reset = True
         self.abort(CloseReason.CLIENT_RESET)
 
     def _on_client_unwritable(self, error: OSError | None = None) -> None:
         """Stop sending to the client.
 
-        If the client had ended its stream earlier, it might have closed the connection normally. The relay then still
-        delivers the client's data to the backend. After a reset, the relay sends only the data that the channel
-        accepts immediately, and aborts, because SSH cannot forward a reset (RFC 4254, section 5.3).
+        A client that ended its stream earlier might have closed its connection normally, so the backend still gets
+        all its data. After a reset by the client, the relay sends only the data that the channel accepts immediately,
+        and then closes the channel, because SSH cannot forward a reset (RFC 4254, section 5.3).
 
         Args:
             error: The socket's error, if a system call returned it. The kernel reports the error only once.
@@ -271,7 +277,10 @@ class ChannelRelay:
     # The end of the relay.
 
     def _propagate_end(self) -> None:
-        """Pass the backend's EOF on to the client after all its data. Finish when both directions have ended."""
+        """Pass the backend's EOF on to the client, after all of the backend's data.
+
+        Finish the relay when both directions have ended.
+        """
         if self._client is None or self.ended.done():
             return
         if self._send_buffer:

@@ -1,7 +1,8 @@
 """Extends asyncssh's client connection with stricter host key checks and with support for the engine in C.
 
 asyncssh handles the handshake, key exchanges, global requests and disconnects. After the login, the engine can take
-over the socket and the packets of channels. asyncssh then gets all other packets through `EngineTransport`.
+over the socket and handle the packets of channels. It then passes all other packets to asyncssh through
+`EngineTransport`.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ _FREQUENT_REKEY_BYTES, _FREQUENT_REKEY_SECONDS = 4 << 20, 10.0
 """A key exchange counts as frequent if less data than this was received, and less time than this has passed, since
 the previous one. Such exchanges occur with OpenSSH and a small RekeyLimit: to decide when an exchange is due, OpenSSH
 adds the length of the next packet in bytes to a count of blocks (packet.c, ssh_packet_need_rekeying), so every long
-packet starts one."""
+packet starts an exchange."""
 
 _MAX_DEFERRED_PACKETS = 16 * 1024
 """Maximum number of packets, including replies to the peer's requests, that asyncssh delays during a key exchange.
@@ -36,17 +37,17 @@ class ConnectionTransport(Protocol):
     """The methods of an SSH connection's transport that `ClientConnection` calls."""
 
     def on_sending_changed(self) -> None:
-        """Start or stop sending channel data: a key exchange has started or ended, or the connection closes."""
+        """Start or stop sending channel data. Called when a key exchange starts or ends, and at the close."""
 
     def on_packet_processed(self) -> None:
-        """Handle that asyncssh has processed a packet."""
+        """Called after asyncssh has processed a received packet."""
 
     def abort(self) -> None:
         """Try once to send the queued packets, then close the socket."""
 
 
-class EngineConnection(Protocol):
-    """The methods of `EngineTransport`, for modules that cannot import it, because the C engine is optional."""
+class EngineTransportProtocol(Protocol):
+    """The methods of `EngineTransport`, which cannot be imported if the C engine is not built."""
 
     host: Any
     token: int
@@ -90,7 +91,7 @@ class ClientConnection(SSHClientConnection):
     """
 
     own_transport: ConnectionTransport
-    """The transport, which stays set after asyncssh has released it."""
+    """The transport. Unlike asyncssh's own reference, it remains set after the connection is closed."""
 
     def __init__(self, options: SSHClientConnectionOptions) -> None:
         self._host_key_algorithm = ""
@@ -98,18 +99,18 @@ class ClientConnection(SSHClientConnection):
         """The host key algorithms that the server proposed."""
         self._send_encryption_object: Any = None
         self._recv_encryption_object: Any = None
-        self.engine: EngineConnection | None = None
+        self.engine: EngineTransportProtocol | None = None
         """The transport, if the engine encrypts and decrypts the packets; otherwise None."""
         self.kex_started = 0.0
         """The monotonic time at which the last key exchange started, in seconds."""
         self.rekeys_often = False
-        """Whether the engine's last two key exchanges were frequent. The peer should then send short packets."""
+        """Whether the last two key exchanges were frequent. If so, the peer should send short packets."""
         self._last_rekey_soon = False
         super().__init__(asyncio.get_running_loop(), options, wait="auth")
         self._bytes_until_rekey = self._rekey_bytes
-        """Bytes to receive before `rekey` is due."""
+        """Number of bytes to receive until the next key exchange is due."""
 
-    # asyncssh sets these two attributes to new ciphers at each key exchange.
+    # asyncssh assigns new ciphers to these two attributes at each key exchange.
 
     @property
     def _send_encryption(self) -> Any:
@@ -128,7 +129,7 @@ class ClientConnection(SSHClientConnection):
         self._recv_encryption_object = self._replacement(cipher, sealing=False)
 
     def _replacement(self, cipher: Any, *, sealing: bool) -> Any:
-        """Return the object that asyncssh uses in place of `cipher`, which has a new key."""
+        """Pass the new key of `cipher` to the engine. Return the object that asyncssh uses instead of `cipher`."""
         if self.engine is None:
             return cipher
         key = cipher_key(cipher)
@@ -176,7 +177,7 @@ class ClientConnection(SSHClientConnection):
         """
         if SSHPacket(key_data).get_string() != algorithms.key_blob_type(self._host_key_algorithm).encode():
             raise asyncssh.KeyExchangeFailed(
-                f"the server sent a host key of another type than {self._host_key_algorithm}"
+                f"the type of the server's host key does not match the negotiated {self._host_key_algorithm}"
             )
         return _SingleAlgorithmKey(super().validate_server_host_key(key_data), self._host_key_algorithm)
 
@@ -204,14 +205,14 @@ class ClientConnection(SSHClientConnection):
 
     @property
     def transport_closed(self) -> bool:
-        """Whether asyncssh has released the transport."""
+        """Whether the transport is closed, so that asyncssh no longer uses it."""
         return self._transport is None
 
     # Receiving.
 
     @property
     def between_packets(self) -> bool:
-        """Whether asyncssh has processed every packet that it received."""
+        """Whether asyncssh has processed all received bytes, and no packet is incomplete."""
         return not self._inpbuf and self._recv_handler == self._recv_pkthdr
 
     @property
@@ -220,7 +221,7 @@ class ClientConnection(SSHClientConnection):
         return self._max_recv_pktlen
 
     def allow_packet_size(self, size: int) -> None:
-        """Allow the peer to send packets with up to `size` bytes of channel data."""
+        """Make asyncssh accept packets with up to `size` bytes of channel data."""
         self._update_recv_pktlen(size)
 
     @property
@@ -233,7 +234,7 @@ class ClientConnection(SSHClientConnection):
         self._recv_seq = number
 
     def count_received(self, size: int) -> None:
-        """Count `size` bytes that the socket received, and start a key exchange when it is due."""
+        """Count `size` received bytes. If a key exchange is due, start one."""
         self._bytes_until_rekey -= size
         if self._bytes_until_rekey <= 0:
             self.rekey()
@@ -318,7 +319,7 @@ def channel_target(host: str, port: int) -> tuple[bytes, bytes]:
     The parts are the channel type, and the bytes after the maximum packet size.
 
     Args:
-        host: A host name or address, or with a leading slash the path of a unix socket (OpenSSH's PROTOCOL,
+        host: A host name or address; or, if it begins with a slash, the path of a unix socket (OpenSSH's PROTOCOL,
             section 2.4).
         port: The TCP port; ignored for a unix socket.
     """

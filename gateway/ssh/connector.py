@@ -1,4 +1,4 @@
-"""Connects to an SSH server over a socket of an outer link, and logs in."""
+"""Logs in to an SSH server over a given socket, and verifies the server's host key."""
 
 import asyncio
 import getpass
@@ -30,12 +30,12 @@ async def connect(
 ) -> asyncssh.SSHClientConnection:
     """Connect, verify the host key and log in.
 
-    A pinned fingerprint does not reveal the type of its key, and a server presents one key per connection. If that
-    key is not trusted, this function connects again and proposes the remaining key types.
+    A pinned fingerprint does not reveal the type of its key, and a server presents one key per connection. If the
+    presented key is not trusted, this function connects again and proposes the remaining key types.
 
     Args:
         options: The tunnel's options.
-        dial: Opens a connected, non-blocking socket to the server. The SSH connection owns it.
+        dial: Opens a connected, non-blocking socket to the server. The SSH connection owns the socket.
         progress: Called when the login starts.
         memory: The tunnel's host key history, which a successful login updates.
 

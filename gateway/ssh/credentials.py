@@ -24,7 +24,7 @@ _MAX_TIME = 253402300799
 
 @contextlib.asynccontextmanager
 async def login_arguments(options: SshOptions) -> AsyncIterator[dict[str, Any]]:
-    """Yield the arguments with which `asyncssh.connect` authenticates. They are valid until the context ends.
+    """Yield the arguments with which `asyncssh.connect` authenticates. They are valid until the context exits.
 
     Raises:
         TunnelError: A file or the agent cannot be used; fatal.

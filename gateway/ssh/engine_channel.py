@@ -17,18 +17,18 @@ from gateway.relay.sockets import reset
 from gateway.ssh.flow_control import INITIAL_BUDGET, ByteBudget, ReceiveWindow
 
 _IN_ENGINE = ReceiveWindow(ByteBudget(0))
-"""The window of each channel that the engine has opened. It takes no bytes from the budget for initial windows."""
+"""A placeholder for the window of channels that the engine opens, because the engine manages their windows itself."""
 
 
 class EngineChannel(EngineRelay):
     """A channel whose bytes the C engine relays; implements `gateway.contracts.link.Relay`.
 
     Args:
-        host: The host of the engine.
+        host: Runs the engine.
         latency: The histogram for response latency.
         tap: Observes the bytes until the tap is finished.
-        on_answered: Called when CHANNEL_OPEN has a reply, or when the connection is lost.
-        joined: The token of a channel that the engine has opened and joined to a client; None for a new channel.
+        on_answered: Called with this channel when CHANNEL_OPEN has a reply, or when the connection is lost.
+        joined: The token of a channel that the engine has opened and connected to a client; None for a new channel.
     """
 
     __slots__ = ("_on_answered", "opened", "window")
@@ -43,7 +43,7 @@ class EngineChannel(EngineRelay):
     ) -> None:
         super().__init__(host, latency, tap, joined)
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Result of the channel open."""
+        """Completes when the channel is open, or gets the error of the channel open."""
         self.window = ReceiveWindow(INITIAL_BUDGET) if joined is None else _IN_ENGINE
         self._on_answered = on_answered
         if joined is not None:
@@ -59,7 +59,8 @@ class EngineChannel(EngineRelay):
     def cut_short(self) -> bool:
         """Whether the client did not get the end of the backend's stream.
 
-        The value is final as soon as the client's stream has ended, even if the engine has not sent its last record.
+        The value is final as soon as the client's stream has ended, even if the engine has not reported the end of
+        the channel yet.
         """
         return not self._gauge()[6]
 
@@ -69,7 +70,7 @@ class EngineChannel(EngineRelay):
         """Send CHANNEL_OPEN. The future `opened` gets the result.
 
         Args:
-            wire: The token of the SSH connection.
+            wire: The engine's token for the SSH connection.
             max_packet: The maximum size of received packets, in bytes.
             head: The channel type.
             rest: The bytes of CHANNEL_OPEN after the maximum packet size.
@@ -90,7 +91,7 @@ class EngineChannel(EngineRelay):
         if self._measures:
             flags |= ATTACH_MEASURE
         self._histogram = self._host.histograms.acquire(self._latency)
-        poller().remove(client.fileno())  # an earlier owner of the socket can have left it registered
+        poller().remove(client.fileno())  # the socket can still be registered for an earlier owner
         self._host.engine.attach(self._token, client.detach(), self._histogram, flags)
 
     def abort(self, close_reason: CloseReason) -> None:
@@ -101,7 +102,7 @@ class EngineChannel(EngineRelay):
         if not self.opened.done() or self.opened.cancelled() or self.opened.exception() is not None:
             self._end(close_reason)
 
-    # The engine's host calls this method.
+    # `EngineHost` calls this method.
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
         """See `EngineObject.on_record`."""

@@ -18,8 +18,8 @@ class EngineChannelOpener:
 
     Args:
         conn: The SSH connection.
-        host: The host of the engine.
-        wire: The token of the connection.
+        host: Runs the engine that carries the connection.
+        wire: The engine's token for the connection.
     """
 
     def __init__(self, conn: ClientConnection, host: EngineHost, wire: int) -> None:
@@ -30,7 +30,7 @@ class EngineChannelOpener:
 
     @property
     def opening_count(self) -> int:
-        """Number of CHANNEL_OPEN requests without a reply from the server, even if their callers no longer wait."""
+        """Number of CHANNEL_OPEN requests without a reply, including those whose callers no longer wait."""
         return len(self._opening)
 
     async def open(
@@ -40,7 +40,7 @@ class EngineChannelOpener:
         timeout: float,  # noqa: ASYNC109 - `ChannelOpener` defines it
         tap: Tap | None = None,
     ) -> EngineChannel:
-        """Open a channel to `to`. If this method raises and the channel opens later, it is closed immediately."""
+        """Open a channel to `to`. If the channel opens after this method has raised, close the channel."""
         if self._conn.transport_closed:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "the SSH connection is closed")
         relay = EngineChannel(self._host, latency, tap, self._opening.discard)

@@ -1,4 +1,4 @@
-"""Provides asyncssh's transport for an SSH connection that the C engine takes over after the login."""
+"""Implements asyncssh's transport for an SSH connection that the C engine takes over after the login."""
 
 import asyncio
 import errno
@@ -33,8 +33,8 @@ from gateway.ssh.socket_transport import transport_of
 
 log = logging.getLogger(__name__)
 _ACCEPT_BYTES = 64 * 1024
-"""The transport reports processed packets to the engine when they amount to this number of bytes. The engine stops
-receiving while 256 KiB are not reported."""
+"""Number of processed bytes after which the transport reports them to the engine. The engine stops receiving while
+256 KiB are not reported."""
 _RETRY_SECONDS = 0.005
 """Seconds between two checks of whether the connection is ready to be passed to the engine."""
 
@@ -44,8 +44,8 @@ class EngineTransport(asyncio.Transport):
 
     Args:
         conn: The asyncssh connection.
-        host: The host of the engine.
-        names: Values for `get_extra_info`.
+        host: Runs the engine.
+        names: The addresses that `get_extra_info` returns, by name.
     """
 
     def __init__(self, conn: ClientConnection, host: EngineHost, names: dict[str, Any]) -> None:
@@ -58,7 +58,7 @@ class EngineTransport(asyncio.Transport):
         self._closed = False
         self._last_received = 0.0
         self._unaccepted = 0
-        """Bytes of packets that asyncssh has received, and that were not reported to the engine as processed yet."""
+        """Number of bytes that asyncssh has received, and that are not reported to the engine as processed yet."""
 
     # asyncssh calls these methods.
 
@@ -87,7 +87,7 @@ class EngineTransport(asyncio.Transport):
         """Do nothing: the engine stops sending data at KEXINIT, and continues with the new key."""
 
     def on_packet_processed(self) -> None:
-        """Schedule the report of processed packets to the engine, if they amount to `_ACCEPT_BYTES`."""
+        """If `_ACCEPT_BYTES` have been processed since the last report to the engine, schedule a report."""
         if self._unaccepted >= _ACCEPT_BYTES:
             self._loop.call_soon(self._accept)
 
@@ -108,7 +108,7 @@ class EngineTransport(asyncio.Transport):
 
     @property
     def channel_count(self) -> int:
-        """Channels that have a number on this connection."""
+        """Number of channels on this connection, including those that are opening or closing."""
         return 0 if self._closed else self.host.engine.gauge(self.token)[2]
 
     # The pool calls these methods.
@@ -122,7 +122,7 @@ class EngineTransport(asyncio.Transport):
         return min(self._last_received, self._conn.kex_started + within)
 
     def set_round_trip(self, seconds: float) -> None:
-        """Pass the measured round trip to the engine, which grows receive windows accordingly."""
+        """Pass the measured round-trip time to the engine, which uses it to decide when receive windows grow."""
         if not self._closed:
             self.host.command(COMMAND_ROUND_TRIP, self.token, int(seconds * 1e9))
 
@@ -143,7 +143,10 @@ class EngineTransport(asyncio.Transport):
         return ChannelListener(self.host, rule, connections, max_packet, sock, permits, events)
 
     def recall_clients(self) -> None:
-        """Make the engine return accepted clients that wait for a channel of this connection; see `LinkListener`."""
+        """Make the engine give up the accepted clients that wait for a channel of this connection.
+
+        The listener then returns these clients; see `gateway.contracts.accepting.LinkListener`.
+        """
         if not self._closed:
             self.host.command(COMMAND_RECALL, self.token)
 
@@ -151,7 +154,7 @@ class EngineTransport(asyncio.Transport):
         """Return the internal state of the connection, for tests; empty if the connection is closed."""
         return {} if self._closed else self.host.engine.inspect(self.token) or {}
 
-    # The engine's host calls this method.
+    # `EngineHost` calls this method.
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
         """See `EngineObject.on_record`."""
@@ -205,7 +208,7 @@ class EngineTransport(asyncio.Transport):
 
 
 async def hand_over(conn: ClientConnection) -> None:
-    """Pass the connection to the engine, if the engine supports the ciphers.
+    """Pass the connection to the engine. Do nothing if the engine does not support the ciphers.
 
     Args:
         conn: A connection from `log_in` that has no channels. Its transport must not be used afterwards.

@@ -53,7 +53,7 @@ class ByteBudget:
         return True
 
     def release(self, size: int) -> None:
-        """Give `size` bytes that were taken back to the budget."""
+        """Return `size` bytes to the budget."""
         self.available += size
 
 
@@ -79,7 +79,7 @@ class ReceiveWindow:
         """Bytes delivered to the client since the last window adjust."""
 
     def grant(self) -> int:
-        """Return the size of the next window adjust, which covers the consumed bytes."""
+        """Return the consumed bytes, which are the size of the next window adjust, and reset `consumed` to 0."""
         count, self.consumed = self.consumed, 0
         return count
 

@@ -171,7 +171,7 @@ def _read(path: Path) -> tuple[str, tuple[int, ...] | None]:
 
 
 def _is_valid(line: str) -> bool:
-    """Return whether a line is valid. A key type that asyncssh does not know is valid, unless the line revokes it."""
+    """Return whether a line is valid. Only lines that revoke a key must have a key type that asyncssh knows."""
     words = line.split(None, 2)
     if not words or line.startswith("#"):
         return True

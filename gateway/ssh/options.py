@@ -86,7 +86,7 @@ class SshOptions:
         identity_files: Private keys, tried in order. A certificate next to a key (`KEY-cert.pub`) is also used.
         certificate_files: OpenSSH certificates for these keys, if they are in other places.
         passphrase: Decrypts private keys.
-        password: Password login, for servers without public key authentication.
+        password: The password, for servers that do not accept public keys.
         agent: Path of an SSH agent's socket, such as `${SSH_AUTH_SOCK}`.
         known_hosts: Files in OpenSSH's format, including `@cert-authority` and `@revoked` lines.
         host_keys: Pinned keys, in addition to `known_hosts`: `ssh-ed25519 AAAA…` or a fingerprint `SHA256:…`.

@@ -33,8 +33,8 @@ _SLOW_OPEN = 0.4
 _TIMER_SLACK = 0.01
 """Number of seconds added to the delay of a timer, because the event loop can run a timer slightly too early."""
 _LATE_TICK = 1.0
-"""If a tick is late by this number of seconds, or by half of `keepalive.suspect` if that is less, the pool assumes
-that this process was suspended."""
+"""If the keepalive timer is late by this number of seconds, or by half of `keepalive.suspect` if that is less, the
+pool assumes that this process was suspended."""
 _NO_ANSWER_HINT = (
     "the SSH server has not replied to any channel open yet: check that it permits TCP forwarding, "
     "and that the target's firewall does not drop packets"
@@ -48,7 +48,7 @@ class SshConnectionPool:
 
     Args:
         options: The tunnel's options.
-        network: See `gateway.contracts.link.Link`.
+        network: The network of the targets.
         dial: Opens a connection. It raises `ReachError` if it fails.
         progress: Called when all connections have become silent, and when one of them receives data again.
     """
@@ -106,11 +106,14 @@ class SshConnectionPool:
             self._slow_opens.end(token)
 
     def listen(self, rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> PoolListener | None:
-        """Accept clients in C, and join them to a target. See `gateway.contracts.accepting.AcceptingLink`."""
+        """Accept clients in C, and connect them to a target. See `gateway.contracts.accepting.AcceptingLink`."""
         return self._listeners.listen(rule, permits, [each for each in self._usable if each.alive], handler)
 
     def _choose(self) -> PooledConnection | None:
-        """Return the connection for the next channel; None if there is none. If all have many channels, dial one."""
+        """Return the connection for the next channel; None if no connection is usable.
+
+        If all usable connections have many channels, start to dial another connection.
+        """
         usable = [connection for connection in self._usable if connection.alive]
         if not usable:
             return None
@@ -122,11 +125,14 @@ class SshConnectionPool:
 
     def _check_alive(self, connection: PooledConnection) -> None:
         connection.check_alive()
-        # Do not wait for the next tick, because the backend's dialer would try another target before the tick.
+        # Apply the policy before the next keepalive tick. Until that tick, the backend would try another target.
         self._loop.call_later(SLOW_KEEPALIVE + _TIMER_SLACK, lambda: self._apply_policy(time.monotonic()))
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """Connect a non-blocking socket to `to`. Record the phase `channel`. See `gateway.contracts.link.Link`."""
+        """Connect a non-blocking socket to `to`; see `gateway.contracts.link.Link`.
+
+        The time of the channel open is recorded in `phases` as the phase `channel`.
+        """
         caller_end, relay_end = socket_pair()
         timed = phases or Phases()
         timed.timeout_hint = (
@@ -148,11 +154,14 @@ class SshConnectionPool:
         return caller_end
 
     async def lost(self) -> TunnelError:
-        """Wait until no connection is open, and return the cause. The error is not fatal."""
+        """Wait until no connection is open. Return the cause as an error that is not fatal."""
         return await asyncio.shield(self._lost)
 
     def renew(self) -> None:
-        """Replace all connections with new ones that log in with the current credentials. The old ones drain."""
+        """Replace all connections with new ones that log in with the current credentials.
+
+        The old connections close after their last channel.
+        """
         for connection in self._connections:
             connection.outdated = True
         self._dialer.renew()

@@ -67,7 +67,7 @@ class PoolDialer:
         self.wake()
 
     async def run(self) -> None:
-        """Dial a connection for each one that the pool lacks, until cancelled. The dials run concurrently."""
+        """Dial the connections that the pool lacks, concurrently, until cancelled."""
         while True:
             self._wake.clear()
             while self._missing() > len(self.tasks):
@@ -102,5 +102,6 @@ class PoolDialer:
                 await asyncio.wait_for(self._renewed.wait(), pause)
         else:
             self._retry_delay, self.last_error = _MIN_RETRY, ""
-            connection.outdated = renewals != self._renewals  # if so, the login possibly used the old credentials
+            # If the credentials have changed since the dial began, the login possibly used the old ones.
+            connection.outdated = renewals != self._renewals
             self._add(connection)

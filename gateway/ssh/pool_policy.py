@@ -87,9 +87,9 @@ def evaluate(pool: Sequence[ConnectionHealth], keepalive: KeepaliveOptions, targ
         if each.silence >= keepalive.lost:
             abort.append(at)
         elif each.stalled:
-            # Another connection has recovered. TCP doubles its retransmission timeout after each attempt. After a
-            # stall of N seconds, this connection therefore retransmits within N seconds, and recovers if its peer is
-            # alive.
+            # If another connection has recovered, wait for this one. TCP doubles its retransmission timeout after
+            # each attempt. After a stall of N seconds, this connection therefore retransmits within N seconds, and
+            # recovers if its peer is alive.
             if each.silence_at_recovery and each.silence >= 2 * each.silence_at_recovery + keepalive.replace:
                 abort.append(at)
         elif not heard and each.silence >= keepalive.suspect + min(REPLACEMENT_TIME, keepalive.replace):

@@ -14,7 +14,7 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, Reason, RedialRequiredError
 from gateway.measurement import Histogram, Tap
 from gateway.ssh.asyncssh_opener import AsyncsshChannelOpener
-from gateway.ssh.client_connection import ClientConnection, EngineConnection
+from gateway.ssh.client_connection import ClientConnection, EngineTransportProtocol
 from gateway.ssh.host_keys import HostKeyVerifier
 from gateway.ssh.options import SshOptions
 from gateway.ssh.socket_transport import SocketTransport, transport_of
@@ -34,7 +34,7 @@ class SshChannel(Relay, Protocol):
     def cut_short(self) -> bool:
         """Whether the relay ended before the client received all data and the end-of-file of the backend.
 
-        Valid only after the client has seen the end of its stream.
+        Valid only after the client's stream has ended.
         """
 
     @property
@@ -50,7 +50,7 @@ class ChannelOpener(Protocol):
 
     @property
     def opening_count(self) -> int:
-        """Number of CHANNEL_OPEN requests without a reply from the server, even if their callers no longer wait."""
+        """Number of CHANNEL_OPEN requests without a reply, including those whose callers no longer wait."""
 
     async def open(
         self,
@@ -59,7 +59,7 @@ class ChannelOpener(Protocol):
         timeout: float,  # noqa: ASYNC109 - every dial takes its timeout as an argument
         tap: Tap | None = None,
     ) -> SshChannel:
-        """Open a channel to `to`. If this method raises and the channel opens later, it is closed immediately.
+        """Open a channel to `to`. If the channel opens after this method has raised, close the channel.
 
         Args:
             to: The target.
@@ -108,7 +108,7 @@ class PooledConnection:
         """Whether the server has replied to at least one CHANNEL_OPEN request."""
         transport = transport_of(conn)
         engine = conn.engine if isinstance(conn, ClientConnection) else None
-        self._transport: SocketTransport | EngineConnection | None = engine or transport
+        self._transport: SocketTransport | EngineTransportProtocol | None = engine or transport
         self.engine = engine
         """The transport of the connection if an engine in C carries it; otherwise None."""
         self._last_heard = self._keepalive_sent = time.monotonic()
@@ -142,7 +142,7 @@ class PooledConnection:
     async def join(
         self, client: socket.socket, to: Endpoint, latency: Histogram, within: float, tap: Tap | None = None
     ) -> SshChannel:
-        """Open a channel to `to`, and join `client` to it; see `gateway.contracts.link.Link.join`.
+        """Open a channel to `to`, and connect `client` to it; see `gateway.contracts.link.Link.join`.
 
         Call this only while `alive` is true.
         """
@@ -150,7 +150,7 @@ class PooledConnection:
         try:
             relay = await self._opener.open(to, latency, timeout, tap)
         except TimeoutError as error:
-            raise DialError(Reason.TIMEOUT, f"no channel to {to} within {timeout:.3g} s") from error
+            raise DialError(Reason.TIMEOUT, f"no channel to {to} was open within {timeout:.3g} s") from error
         except ValueError as error:
             raise DialError(
                 Reason.PROTOCOL,
@@ -171,7 +171,7 @@ class PooledConnection:
         return relay
 
     def adopt(self, relay: SshChannel) -> None:
-        """Count the channel of a client that the engine has accepted and joined to a target."""
+        """Add a channel that the engine has opened for a client. The pool then counts it and closes it."""
         self.has_answered_open = True
         self._add_relay(relay)
         if self.closing:
@@ -265,7 +265,7 @@ class PooledConnection:
         return self._close_reason or (error_text(error) if error else "the SSH connection was closed")
 
     def abort(self, reason: str) -> None:
-        """Reset every client, and close the connection immediately, without a disconnect message.
+        """Reset the connections of all clients, and close the SSH connection without a disconnect message.
 
         Args:
             reason: The cause, for the log and as the result of `lost`.
@@ -278,13 +278,13 @@ class PooledConnection:
         self._conn.abort()
 
     def start_closing(self) -> None:
-        """Start `close` in a task, for which `lost` waits. Do nothing if the connection is already being closed."""
+        """Start a task that runs `close`. `lost` waits for this task. Do nothing if `close` is already running."""
         if not self.closing:
             self.closing = True
             self._closing_task = asyncio.ensure_future(self.close())
 
     async def close(self) -> None:
-        """Reset every client, and close the connection. If it is not closed after one second, abort it."""
+        """Reset the connections of all clients, and close the SSH connection; abort it after one second."""
         self.closing = True
         for relay in list(self._relays.values()):
             relay.abort(CloseReason.LINK_LOST)

@@ -31,8 +31,8 @@ async def connect_through_program(
         options: The tunnel's options, with a `proxy_command`.
         children: Owns the child process. The process ends with the SSH connection.
         output: Logs the program's standard error.
-        progress: See `connect`.
-        memory: See `connect`.
+        progress: Called when the login starts.
+        memory: The tunnel's host key history, which a successful login updates.
 
     Raises:
         TunnelError: The program or the login failed; fatal if a retry cannot help.

@@ -1,4 +1,4 @@
-"""Reads the public keys that a tunnel logs in with, for the authorized_keys file of its server."""
+"""Reads the public keys with which a tunnel logs in, for the authorized_keys file of the server."""
 
 from pathlib import Path
 

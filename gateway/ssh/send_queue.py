@@ -44,10 +44,10 @@ class ChannelSender(Protocol):
     """A relay that waits in a `SendQueue` for its turn to send channel data."""
 
     def resume_sending(self) -> None:
-        """Send the data of one turn now."""
+        """Send some channel data now, because it is the relay's turn."""
 
     def abort(self, close_reason: CloseReason) -> None:
-        """Reset both ends now."""
+        """Reset the client's connection, and close the channel."""
 
 
 class SendQueue:
@@ -85,7 +85,7 @@ class SendQueue:
         self._slow_until = 0.0
         """The monotonic time until which the path counts as slow, in seconds."""
         self._round_size = 0
-        """Number of relays that waited when relays last got their turns."""
+        """Number of relays that waited at the start of the last round of turns."""
         self._backlog = SendBuffer()
         """Encrypted data that the socket has not accepted."""
         self._blocked_at = 0.0
@@ -219,5 +219,5 @@ class SendQueue:
             try:
                 sender.resume_sending()
             except Exception:
-                log.exception("a relay failed; its client is reset")
+                log.exception("a relay failed; the connection of its client is reset")
                 sender.abort(CloseReason.ABORTED)

@@ -15,7 +15,7 @@ class SlowOpenDetector(Generic[_C]):
     Args:
         loop: The event loop.
         delay: The delay, in seconds.
-        on_slow: Called with the connection. If several opens on it are slow at the same time, it is called once.
+        on_slow: Called with the connection, and only once if several opens on the connection are slow.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, delay: float, on_slow: Callable[[_C], None]) -> None:
@@ -23,7 +23,7 @@ class SlowOpenDetector(Generic[_C]):
         self._delay = delay
         self._on_slow = on_slow
         self._pending: dict[int, tuple[float, _C]] = {}
-        """For each token, oldest first: the time (`loop.time()`) at which the open becomes slow; the connection."""
+        """The pending opens by token, oldest first: when each becomes slow (`loop.time()`), and its connection."""
         self._next_token = 0
         self._timer: asyncio.TimerHandle | None = None
 

@@ -88,7 +88,7 @@ class SocketTransport(asyncio.Transport):
             self.queue.give_turns_later()
 
     def on_packet_processed(self) -> None:
-        """Do nothing: asyncssh buffers the packets that follow."""
+        """Do nothing: the number of processed packets does not matter to this transport."""
 
     # The pool calls this method.
 
@@ -112,7 +112,7 @@ class SocketTransport(asyncio.Transport):
     # `hand_over` calls these methods.
 
     def can_release(self) -> bool:
-        """Return whether everything is sent and processed, and no key exchange is in progress."""
+        """Return whether all packets are sent and processed, and no key exchange is in progress."""
         self.queue.flush()
         return not self._closed and self.queue.may_send and self._conn.between_packets
 
@@ -144,7 +144,7 @@ class SocketTransport(asyncio.Transport):
             self._close(error)
 
     def _receive(self) -> None:
-        """Read from the socket once, and pass the data to asyncssh. Start a key exchange when it is due."""
+        """Read from the socket once, and pass the data to asyncssh. If a key exchange is due, start one."""
         try:
             data = self._sock.recv(_RECEIVE_SIZE)
         except BlockingIOError:

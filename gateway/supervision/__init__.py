@@ -1,1 +1,1 @@
-"""Keeps components running: backoff, the supervisor of components, and the uplink that keeps one tunnel open."""
+"""Keeps components running: the supervisor restarts components after a crash, and uplinks keep tunnels open."""

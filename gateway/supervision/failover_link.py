@@ -12,7 +12,7 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, ReachError, Reason
 from gateway.measurement import Histogram, Tap
 
-_NEXT_WAY_AFTER = 2.0
+_NEXT_TUNNEL_AFTER = 2.0
 """Time limit, in seconds, for a dial through one tunnel if another tunnel can be tried after it."""
 
 _Connected = TypeVar("_Connected")
@@ -34,13 +34,13 @@ class FailoverLink:
     If a dial through a tunnel fails, that tunnel moves to the end of the order.
 
     Args:
-        ways: The outer tunnels, in order of preference.
+        tunnels: The outer tunnels, in order of preference.
         network: The network on the far side, which is the same for all of these tunnels.
     """
 
-    def __init__(self, ways: Sequence[OuterTunnel], network: NetworkId) -> None:
+    def __init__(self, tunnels: Sequence[OuterTunnel], network: NetworkId) -> None:
         self.network = network
-        self._ways = list(ways)
+        self._tunnels = list(tunnels)
         self.used: OuterTunnel | None = None
         """The tunnel of the last successful dial; None if no dial has succeeded."""
 
@@ -55,7 +55,7 @@ class FailoverLink:
         return await self._first(lambda link, left: link.join(client, to, latency, left, tap), within)
 
     async def lost(self) -> NoReturn:
-        """Wait until cancelled. The link is never lost: if a tunnel closes, dials use the others."""
+        """Wait until cancelled. The link is never lost: if one tunnel closes, it dials through the others."""
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -71,20 +71,20 @@ class FailoverLink:
         """
         deadline = time.monotonic() + within
         failure: ReachError = LinkLostError("none of the tunnels is open")
-        open_ways = [(way, way.link) for way in self._ways if way.link is not None]
-        for way, link in open_ways:
-            is_last = way is open_ways[-1][0]
+        open_tunnels = [(tunnel, tunnel.link) for tunnel in self._tunnels if tunnel.link is not None]
+        for tunnel, link in open_tunnels:
+            is_last = tunnel is open_tunnels[-1][0]
             left = deadline - time.monotonic()
             try:
-                async with asyncio.timeout(None if is_last else _NEXT_WAY_AFTER):
-                    connected = await dial(link, left if is_last else min(left, _NEXT_WAY_AFTER))
+                async with asyncio.timeout(None if is_last else _NEXT_TUNNEL_AFTER):
+                    connected = await dial(link, left if is_last else min(left, _NEXT_TUNNEL_AFTER))
             except TimeoutError:
-                failure = DialError(Reason.TIMEOUT, f"{link.network}: no connection within {_NEXT_WAY_AFTER:g} s")
+                failure = DialError(Reason.TIMEOUT, f"{link.network}: no connection within {_NEXT_TUNNEL_AFTER:g} s")
             except (DialError, LinkLostError) as error:
                 failure = error
             else:
-                self.used = way
+                self.used = tunnel
                 return connected
-            self._ways.remove(way)
-            self._ways.append(way)
+            self._tunnels.remove(tunnel)
+            self._tunnels.append(tunnel)
         raise failure

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class StateDescriber(Protocol):
-    """Describes the state of an uplink in one line. Uplinks implement this protocol."""
+    """An object that describes its state in one line. Uplinks implement this protocol."""
 
     def describe(self) -> str:
         """Return one line with the state of the tunnel and its cause."""
@@ -75,7 +75,7 @@ class Uplink:
         self.channel_open = Histogram()
         self.link: Link | None = None
         self.settled = asyncio.Event()
-        """Set when the first attempt has succeeded or failed."""
+        """Set when the first attempt to open the tunnel has succeeded or failed."""
         self.watchers: list[Callable[[], None]] = []
         """Callbacks that the uplink calls after each change of the state, except for changes within one attempt."""
         self._has_link = asyncio.Event()
@@ -151,7 +151,7 @@ class Uplink:
         If the tunnel is not open, retry immediately.
         """
         if self.opened is not None:
-            log.info("the tunnel reads its changed credentials", extra={"tunnel": self.name})
+            log.info("credentials of the tunnel have changed: reloading them", extra={"tunnel": self.name})
             self.opened.renew()
         else:
             self._retry_now.set()

@@ -1,4 +1,4 @@
-"""Defines the type of tunnel kinds, and registers them. Each module of this package defines one kind as `KIND`."""
+"""Defines `TunnelKind`. Each module of this package defines one kind of tunnel, such as `ssh`, as `KIND`."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -56,24 +56,25 @@ class TunnelKind:
         render_authorized_keys: Renders the output of `gateway render authorized-keys`; None if servers of this kind
             have no such file.
         insecure_settings: Receives the options, and whether the path to the tunnel's server is unencrypted. Yields
-            the insecure settings. Reads no files, but can read the modes of programs.
+            the insecure settings. Reads no file contents, only the permissions of program files.
         advice: Receives the options, and yields warnings about settings that are valid but probably unintended. Each
             warning begins with the key. Reads no files.
         verify: Checks the options and the files that they refer to. Raises `GatewayError` if the tunnel cannot work
             until the operator changes them.
-        read_url: Receives the scheme of a URL, and the part after `://` without the query. Returns the
-            configuration keys. None if that part is `user@host:port`.
-        identity: Receives the options, and returns an identity. The server permits only one connection with the same
-            identity at a time, so the tunnel is opened once for all traffic classes. A changed tunnel opens only
-            after the previous one has closed. None if the server permits any number.
-        credentials: Receives the options, and reads the validity of the certificates that they refer to. Skips
-            unreadable files. Can block.
-        renewed: Receives the options, and returns the certificate files that can be renewed without a new key. After
-            such a renewal, open connections need no new login.
+        read_url: Receives the scheme of a URL, and the part after `://` without the query. Returns the configuration
+            keys. None if this part always has the form `user@host:port`.
+        identity: Receives the options, and returns the identity with which the tunnel connects. The server permits
+            only one connection per identity. Therefore, the gateway opens one tunnel for all traffic classes, and
+            opens a changed tunnel only after the previous one has closed. None if the server permits several
+            connections.
+        credentials: Receives the options, and returns the certificates in the files that they name. Skips unreadable
+            files. Can block.
+        renewed: Receives the options, and returns the certificate files that can change without a change of the key.
+            After such a change, open connections need no new login.
         init_keys: The optional keys that `gateway init` asks for, in addition to the required ones. A tuple contains
             alternatives: when the user has entered one of them, the command does not ask for the others.
-        files: Receives the options, and returns the files that the configuration file of the tunnel refers to. If one
-            of them changes, the gateway calls `renew` of the open tunnel. Can block.
+        files: Receives the options, and returns the files that the tunnel's own configuration file refers to. If one
+            of them changes, the gateway calls `OpenTunnel.renew`. Can block.
         uses_engine: Receives the options, and returns whether the operator permits the engine in C; None if tunnels
             of this kind have no such option.
         remedies: The remedies of this kind, by reason, where they differ from `gateway.remedies.TUNNEL_REMEDIES`.
@@ -118,7 +119,7 @@ def tunnel_remedy(kind: str, reason: str | None) -> str:
 
     Args:
         kind: The name of the tunnel's kind.
-        reason: The reason of the failure; None if there is no reason.
+        reason: The reason for the failure; None if it is unknown.
     """
     remedies = {**TUNNEL_REMEDIES, **(KINDS[kind].remedies if kind in KINDS else {})}
     return remedies.get(reason or "", "")

@@ -35,7 +35,7 @@ class CommandTunnel:
 
     @property
     def far_side(self) -> str:
-        """The name of the program."""
+        """The name of the program, which identifies the tunnel in messages."""
         return Path(self._options.command[0]).name
 
     @contextlib.asynccontextmanager
@@ -69,9 +69,7 @@ def _read_url(scheme: str, authority: str) -> dict[str, str]:
     """
     del scheme
     if authority:
-        raise ValueError(
-            "the URL must contain only the query with the keys, such as command://?mode=port&command=PROGRAM,ARGUMENT"
-        )
+        raise ValueError("the URL must contain only a query, such as command://?mode=port&command=PROGRAM,ARGUMENT")
     return {}
 
 

@@ -15,6 +15,7 @@ from gateway.contracts.tunnel import OpenTunnel, ProgressCallback
 from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.tunnels import TunnelKind
+from gateway.vpn.background_tasks import background_tasks
 from gateway.vpn.link import VpnLink
 from gateway.vpn.liveness_monitor import LivenessMonitor
 from gateway.vpn.local_forward import LocalForward
@@ -24,7 +25,6 @@ from gateway.vpn.openvpn_loader import load_client_file, named_files
 from gateway.vpn.openvpn_process import OpenVpnProcess
 from gateway.vpn.openvpn_remotes import tcp_remotes, udp_remotes
 from gateway.vpn.options import OpenVpnOptions, read_path
-from gateway.vpn.task_scope import background_tasks
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ _TUNNEL_STATES = {
     "AUTH": TunnelState.AUTHENTICATING,
     "GET_CONFIG": TunnelState.AUTHENTICATING,
 }
-"""The state of the tunnel for each state that OpenVPN reports before the first connection."""
+"""Maps the states that OpenVPN reports before it is first connected to states of the tunnel."""
 
 
 class OpenVpnTunnel:
@@ -51,7 +51,7 @@ class OpenVpnTunnel:
 
     @property
     def far_side(self) -> str:
-        """The path of the configuration file."""
+        """The path of the configuration file, which identifies the tunnel in messages."""
         return str(self._options.config)
 
     @contextlib.asynccontextmanager
@@ -115,7 +115,7 @@ class _OpenVpnClient:
         return client
 
     def _redirect(self, server: Endpoint, protocol: str) -> Endpoint | None:
-        """Return the address of the local forward in place of the server; None if there is no local forward.
+        """Return the address to dial instead of `server`: the local forward. None if there is no local forward.
 
         This is the `redirect` callback of `OpenVpnProcess`.
 
@@ -143,10 +143,10 @@ class _OpenVpnClient:
         """Wait until OpenVPN is connected for the first time.
 
         Args:
-            progress: Called with the states of the attempts, and with their failures.
+            progress: Called with each state of the tunnel during the attempts, and with the reason for each failure.
 
         Raises:
-            TunnelError: The child process has exited, or `silence.restart` has elapsed.
+            TunnelError: The child process has exited, or is not connected after `silence.restart`.
         """
         options = self._options
         self._schedule_failure_report(progress)
@@ -167,7 +167,7 @@ class _OpenVpnClient:
         self._failure_report = loop.call_later(self._options.connect_timeout, self._report_failure, progress)
 
     def _report_failure(self, progress: ProgressCallback) -> None:
-        """Report why OpenVPN is not connected yet. Keep the process, because it reconnects faster than a new one."""
+        """Report why OpenVPN is not connected yet. Keep the process, because a new one would connect later."""
         error = self._vpn.error(f"no connection within {self._options.connect_timeout:g} s; still trying")
         reason = error.reason if self._vpn.failure else Reason.TIMEOUT
         progress(TunnelState.BACKOFF, reason, error.detail)
@@ -182,11 +182,11 @@ class _OpenVpnClient:
         Raises:
             TunnelError: The server has pushed no address, or the device cannot be configured.
         """
-        addressing = self._vpn.addressing
-        if addressing is None or not addressing.addresses:
+        settings = self._vpn.device_settings
+        if settings is None or not settings.addresses:
             raise TunnelError(Reason.PROTOCOL, "the server has assigned no address")
-        await self.context.configure_device(self._device, addressing)
-        link.set_addressing(addressing)
+        await self.context.configure_device(self._device, settings)
+        link.set_device_settings(settings)
         link.server = str(self._vpn.server)
         self._link = link
 
@@ -211,7 +211,7 @@ class _OpenVpnClient:
         self._vpn.restart_in_place()
 
     def renew(self) -> None:
-        """Apply changed files: reconnect in place for a new password, or replace the process for a new file."""
+        """Apply changed files: reconnect for a new password, or replace the process for a new configuration file."""
         try:
             same = load_client_file(self._options).text == self._file.text
         except TunnelError as error:

@@ -34,7 +34,7 @@ class ProxyTunnel:
 
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: ProgressCallback) -> AsyncIterator[OpenTunnel]:
-        """Probe the proxy, and repeat this periodically while the tunnel is open.
+        """Probe the proxy, and repeat the probe periodically while the tunnel is open.
 
         See `gateway.contracts.tunnel.Tunnel`.
         """
@@ -61,7 +61,7 @@ def _read_url(scheme: str, authority: str) -> dict[str, str]:
 
 
 def _insecure_settings(options: ProxyOptions, plain: bool) -> Iterator[InsecureSetting]:
-    """See `TunnelKind.insecure_settings`."""
+    """Yield the insecure settings; see `TunnelKind.insecure_settings`."""
     if options.tls or not plain or is_loopback(options.endpoint.host):
         return
     login = options.password is not None

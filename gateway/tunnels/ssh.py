@@ -111,7 +111,7 @@ def _verify(options: SshOptions) -> None:
     """Check that the credentials and the trusted host keys can be read, and that the required programs are installed.
 
     Raises:
-        GatewayError: The gateway cannot use an option or a file.
+        GatewayError: An option or a file cannot be used.
     """
     if options.data_plane == "native" and not is_built():
         raise GatewayError(
@@ -128,8 +128,8 @@ def _verify(options: SshOptions) -> None:
 
 
 def _insecure_settings(options: SshOptions, plain: bool) -> Iterator[InsecureSetting]:
-    """See `TunnelKind.insecure_settings`."""
-    del plain  # irrelevant, because SSH encrypts its traffic
+    """Yield the insecure settings; see `TunnelKind.insecure_settings`."""
+    del plain  # not used, because SSH always encrypts its traffic
     if options.insecure_host_key:
         message = (
             "disables host key verification, so an attacker on the network path can read and change all traffic: set"

@@ -14,11 +14,11 @@ from gateway.contracts.tunnel import OpenTunnel, ProgressCallback
 from gateway.errors import Reason, TunnelError
 from gateway.facts import Fact
 from gateway.tunnels import TunnelKind
+from gateway.vpn.background_tasks import background_tasks
 from gateway.vpn.link import VpnLink, VpnStatus
 from gateway.vpn.liveness_monitor import LivenessMonitor
 from gateway.vpn.network_context import create_context, new_device_name
 from gateway.vpn.options import WireGuardOptions, read_path
-from gateway.vpn.task_scope import background_tasks
 from gateway.vpn.wireguard_device import WireGuardDevice
 from gateway.vpn.wireguard_loader import load_wireguard_file
 
@@ -32,8 +32,8 @@ HANDSHAKE_AGE = Fact(
 )
 
 _HANDSHAKE_TIMEOUT = 5.0
-"""Seconds to wait for the first handshake before the tunnel resolves the endpoints again, because their addresses can
-change."""
+"""Seconds to wait for the first handshake. Then the tunnel resolves the peers' host names again, because their
+addresses can change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class WireGuardTunnel:
 
     @property
     def far_side(self) -> str:
-        """The path of the configuration file."""
+        """The path of the configuration file, which identifies the tunnel in messages."""
         return str(self._options.config)
 
     @contextlib.asynccontextmanager
@@ -79,14 +79,14 @@ class WireGuardTunnel:
             stack.push_async_callback(context.release_device)
             wireguard = WireGuardDevice(options, device, context)
             stack.push_async_callback(wireguard.stop)
-            addressing = await wireguard.start()
+            settings = await wireguard.start()
             await self._wait_for_handshake(wireguard, progress)
             active = _ActiveDevice(wireguard)
             stack.callback(active.close)
             link = VpnLink(context, via.network.behind(self.far_side), options.silence.thresholds)
             stack.callback(link.close)
             active.link = link
-            link.set_addressing(addressing)
+            link.set_device_settings(settings)
             monitor = LivenessMonitor(link, progress, active.received, active.reconnect)
             async with background_tasks(link, monitor.run(), active.wait_for_child()):
                 yield OpenTunnel(link, lambda: active.status(link), active.renew)
@@ -99,7 +99,7 @@ class WireGuardTunnel:
             progress: Called once, if there is no handshake within `connect_timeout`.
 
         Raises:
-            TunnelError: `silence.restart` has elapsed without a handshake.
+            TunnelError: There was no handshake within `silence.restart`.
         """
         silence, started = self._options.silence, time.monotonic()
         reported = False
@@ -119,7 +119,7 @@ class WireGuardTunnel:
 
 
 class _ActiveDevice:
-    """Maintains the device of an open WireGuard tunnel: reconnects, applies changed files, and returns the status."""
+    """Maintains the device of an open WireGuard tunnel: reconnects, applies changed files, and reports the status."""
 
     def __init__(self, wireguard: WireGuardDevice) -> None:
         self._wireguard = wireguard
@@ -142,9 +142,9 @@ class _ActiveDevice:
         return status.received
 
     async def reconnect(self) -> None:
-        """Resolve the endpoints of the peers again, and remove and add the peers, so that new handshakes follow.
+        """Resolve the host names of the peers again. Remove and add the peers, so that they perform new handshakes.
 
-        An error is only logged.
+        Errors are logged, not raised.
         """
         try:
             await self._wireguard.reconnect()
@@ -152,7 +152,7 @@ class _ActiveDevice:
             log.warning("%s", error.detail)  # the monitor calls `reconnect` again, and finally replaces the device
 
     def renew(self) -> None:
-        """Apply changed files. Set new keys and peers in place; for other changes, replace the device."""
+        """Apply changed files. Change the keys and peers of the device; for other changes, replace the device."""
         try:
             same = self._wireguard.reload_file()
         except TunnelError as error:

@@ -1,1 +1,1 @@
-"""OpenVPN and WireGuard tunnels: child processes, network devices, network namespaces and liveness checks."""
+"""Implements OpenVPN and WireGuard tunnels: child processes, devices, network namespaces and liveness checks."""

@@ -1,8 +1,8 @@
 """Locks the names of VPN devices, so that a gateway never removes a device that another running gateway uses.
 
 A lock is an abstract unix socket (unix(7)), which the kernel releases when the process exits. Abstract sockets and
-devices belong to a network namespace. Every container in the same namespace therefore sees both the device and its
-lock, which is not true of a lock file.
+devices belong to a network namespace. Therefore, every container that can use the device can also detect the lock. A
+lock file would require a shared file system.
 """
 
 import errno

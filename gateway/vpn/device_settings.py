@@ -49,6 +49,10 @@ def parse_addresses(texts: tuple[str, ...]) -> tuple[IpAddress, ...]:
 
 
 def likely_peers(addresses: tuple[IpInterface, ...]) -> tuple[IpAddress, ...]:
-    """Return the first address of each network, which is usually the VPN server's. Omit the device's addresses."""
+    """Return the first address of each network, which usually belongs to the VPN server.
+
+    Args:
+        addresses: The addresses of the device, with prefix lengths. They are not in the result.
+    """
     networks = [(each.network, each.ip) for each in addresses if each.network.num_addresses > 2]
     return tuple(network[1] for network, own in networks if network[1] != own)

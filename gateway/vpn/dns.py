@@ -33,9 +33,9 @@ class VpnResolver:
         self._name_servers: tuple[IpAddress, ...] = ()
         self._search_domains: tuple[str, ...] = ()
 
-    def configure(self, addressing: DeviceSettings) -> None:
-        """Set the name servers and search domains for further queries to those of `addressing`."""
-        self._name_servers, self._search_domains = addressing.name_servers, addressing.search_domains
+    def configure(self, settings: DeviceSettings) -> None:
+        """Set the name servers and search domains for further queries to those of `settings`."""
+        self._name_servers, self._search_domains = settings.name_servers, settings.search_domains
 
     async def resolve(self, to: Endpoint) -> list[Any]:
         """Resolve the host of `to`.

@@ -51,8 +51,8 @@ class VpnLink:
 
     Args:
         context: The network context that creates the sockets. The caller closes it.
-        network: See `gateway.contracts.link.Link`.
-        thresholds: The times without an expected reply after which the gateway reacts.
+        network: The identity of the network behind the VPN.
+        thresholds: The times without an expected reply after which the gateway reacts to an unresponsive VPN.
     """
 
     def __init__(self, context: NetworkContext, network: NetworkId, thresholds: SilenceThresholds) -> None:
@@ -66,21 +66,21 @@ class VpnLink:
         self._rtt: float | None = None
         self._relays: set[Relay] = set()
         self._lost: asyncio.Future[TunnelError] = asyncio.get_running_loop().create_future()
-        self._addressing: DeviceSettings | None = None
+        self._settings: DeviceSettings | None = None
 
-    def set_addressing(self, addressing: DeviceSettings) -> None:
+    def set_device_settings(self, settings: DeviceSettings) -> None:
         """Use new device settings: query their name servers, and ping their peers and name servers.
 
         If the addresses have changed, reset all clients, because their connections no longer work.
 
         Args:
-            addressing: The current settings of the device.
+            settings: The current settings of the device.
         """
-        if self._addressing is not None and self._addressing.addresses != addressing.addresses:
+        if self._settings is not None and self._settings.addresses != settings.addresses:
             self.reset_all()
-        self._addressing = addressing
-        self._resolver.configure(addressing)
-        for peer in (*addressing.gateways, *addressing.peers, *addressing.name_servers):
+        self._settings = settings
+        self._resolver.configure(settings)
+        for peer in (*settings.gateways, *settings.peers, *settings.name_servers):
             self._echo.add_host(peer)
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
@@ -108,7 +108,7 @@ class VpnLink:
                 self.liveness.record_reply(time.monotonic())
             raise
         self.liveness.record_reply(time.monotonic())
-        with contextlib.suppress(ValueError, OSError):  # for an address with a scope ID, or a socket that was reset
+        with contextlib.suppress(ValueError, OSError):  # the address has a scope ID, or the socket was reset
             self._echo.add_host(ipaddress.ip_address(sock.getpeername()[0]))
         return sock
 
@@ -126,11 +126,11 @@ class VpnLink:
         self.liveness.record_reply(time.monotonic())
 
     def mark_lost(self, why: str, reason: Reason = Reason.RESET) -> None:
-        """Report the link as lost.
+        """Report the link as lost: make `lost` return an error.
 
         Args:
-            why: The detail of the error that `lost` returns.
-            reason: The reason of the error that `lost` returns.
+            why: The detail of the error.
+            reason: The reason of the error.
         """
         if not self._lost.done():
             self._lost.set_result(TunnelError(reason, why))
@@ -146,12 +146,12 @@ class VpnLink:
 
     def status(self) -> VpnStatus:
         """Return the current status of the VPN."""
-        addressing = self._addressing
+        settings = self._settings
         return VpnStatus(
             rtt=self._rtt,
             server=self.server,
-            addresses=tuple(str(each.ip) for each in addressing.usable_addresses) if addressing else (),
-            name_servers=tuple(map(str, addressing.name_servers)) if addressing else (),
+            addresses=tuple(str(each.ip) for each in settings.usable_addresses) if settings else (),
+            name_servers=tuple(map(str, settings.name_servers)) if settings else (),
             clients=len(self._relays),
         )
 

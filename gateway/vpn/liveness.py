@@ -1,4 +1,4 @@
-"""Decides whether a VPN works, from the time for which an expected reply has been missing. Does no I/O."""
+"""Decides whether a VPN works, based on how long an expected reply has been missing. Does no I/O."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -6,14 +6,14 @@ from enum import StrEnum
 
 @dataclass(frozen=True)
 class SilenceThresholds:
-    """For each `SilenceStage`: the number of seconds without an expected reply after which the stage begins.
+    """The times without an expected reply, in seconds, after which each `SilenceStage` begins.
 
     Args:
-        suspect: New clients wait.
-        reconnect: The VPN repeatedly reconnects in place. Its device remains.
-        down: The gateway reports the tunnel as down.
-        lost: The gateway resets existing clients.
-        restart: The gateway replaces the child process and the device.
+        suspect: Seconds after which new clients wait.
+        reconnect: Seconds after which the VPN repeatedly reconnects in place: its device remains.
+        down: Seconds after which the gateway reports the tunnel as down.
+        lost: Seconds after which the gateway resets existing clients.
+        restart: Seconds after which the gateway replaces the child process and the device.
     """
 
     suspect: float = 5.0
@@ -24,15 +24,15 @@ class SilenceThresholds:
 
 
 DIAL_GRACE = 4.0
-"""Number of seconds added to each threshold if only the reply to a connection attempt is missing, because the cause
-can be the target instead of the VPN. The peer of a working VPN sends a packet at least every ten seconds. With this
-delay, such a packet usually arrives before the VPN reconnects."""
+"""Seconds added to each threshold if only the reply to a connection attempt is missing, because the cause can be the
+target instead of the VPN. The peer of a working VPN sends a packet at least every ten seconds. Because of the longer
+thresholds, such a packet usually arrives before the VPN reconnects."""
 RECONNECT_INTERVAL = 6.0
-"""Seconds between two attempts to reconnect in place."""
+"""Seconds between two attempts to reconnect the VPN in place, that is, with the same device."""
 
 
 class SilenceStage(StrEnum):
-    """The stages of the reaction to a silent VPN, in the order in which they begin as the silence continues."""
+    """The stages of the gateway's reaction if no replies arrive through a VPN, in the order in which they begin."""
 
     FINE = "fine"
     SUSPECT = "suspect"
@@ -111,7 +111,7 @@ class Liveness:
         return SilenceStage.FINE
 
     def start_reconnect(self, now: float) -> bool:
-        """Return whether the caller must reconnect in place now. If so, record `now` as the time of the attempt."""
+        """Return whether the caller must reconnect the VPN now. If so, store `now` as the time of the attempt."""
         if self.overdue(now) < self._thresholds.reconnect or now - self._last_reconnect < RECONNECT_INTERVAL:
             return False
         self._last_reconnect = now

@@ -25,7 +25,7 @@ class LivenessMonitor:
         link: The link of the VPN.
         progress: Called when packets no longer arrive, and when they arrive again.
         received: Returns the number of bytes received so far.
-        reconnect: Reconnects in place, so that the device and the connections through it remain.
+        reconnect: Reconnects the VPN in place, so that the device and the connections through the device remain.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class LivenessMonitor:
             await asyncio.sleep(_INTERVAL)
             now = time.monotonic()
             if now - before > 2 * _INTERVAL + 1:
-                self._link.liveness.record_reply(now)  # this process was suspended, so the replies are not late
+                self._link.liveness.record_reply(now)  # the replies are not late: this process was suspended
             liveness = self._link.liveness
             if not self._connected:
-                liveness.record_echo_request(now)  # a VPN client that is not connected counts as a missing reply
+                liveness.record_echo_request(now)  # count the missing connection as a missing reply
             received = await self._received()
             # Ignore bytes that arrive during a reconnect, because they belong to the handshake, which can still fail.
             if self._connected and liveness.record_received(received, now):

@@ -20,12 +20,12 @@ _ACCEPT_RETRY = 0.2
 
 
 class LocalForward:
-    """Listens on an ephemeral port of 127.0.0.1, and joins each client to a target through a link.
+    """Listens on an ephemeral port of 127.0.0.1, and connects each client to a target through a link.
 
     Use it as an asynchronous context manager. On exit, it stops listening.
 
     Args:
-        via: The link to the target.
+        via: The link through which the target is reached.
     """
 
     def __init__(self, via: Link) -> None:

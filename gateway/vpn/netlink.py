@@ -1,4 +1,4 @@
-"""Opens netlink sockets, and provides the functions that all netlink modules share. All functions block."""
+"""Opens netlink sockets, and defines helper functions for modules that use them. All functions block."""
 
 import errno
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ def device_index(netlink: IPRoute, name: str) -> int:
 
 @contextmanager
 def ignore_missing() -> Iterator[None]:
-    """Ignore errors of the `with` block about missing objects, which another gateway or the kernel has removed."""
+    """Ignore errors about missing objects in the `with` block: another process or the kernel has removed them."""
     try:
         yield
     except NetlinkError as error:

@@ -55,14 +55,14 @@ def create_context(isolation: Isolation, device: str) -> "NetworkContext":
 class NetworkContext(Protocol):
     """Configures one VPN device, and creates sockets that use only this device."""
 
-    async def configure_device(self, device: str, addressing: DeviceSettings) -> None:
+    async def configure_device(self, device: str, settings: DeviceSettings) -> None:
         """Configure the device, and first move it to its network namespace if necessary.
 
         Call this method again when the settings change.
 
         Args:
             device: Name of the device.
-            addressing: The settings of the device.
+            settings: The settings of the device.
 
         Raises:
             TunnelError: The device cannot be configured.
@@ -108,7 +108,7 @@ class NetnsContext:
         self._prepared = False
         self._device: str | None = None
 
-    async def configure_device(self, device: str, addressing: DeviceSettings) -> None:
+    async def configure_device(self, device: str, settings: DeviceSettings) -> None:
         """See `NetworkContext`."""
         if not self._prepared:
             await self.run_blocking(network_devices.prepare_namespace)
@@ -116,7 +116,7 @@ class NetnsContext:
         if self._device != device:
             await asyncio.to_thread(network_devices.move, device, self._namespace.fd)
             self._device = device
-        await self.run_blocking(lambda: network_devices.configure_in_namespace(device, addressing))
+        await self.run_blocking(lambda: network_devices.configure_in_namespace(device, settings))
 
     def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """See `NetworkContext`."""
@@ -152,9 +152,9 @@ class BoundDeviceContext:
     def __init__(self, device: str) -> None:
         self._device = device
 
-    async def configure_device(self, device: str, addressing: DeviceSettings) -> None:
+    async def configure_device(self, device: str, settings: DeviceSettings) -> None:
         """See `NetworkContext`."""
-        await asyncio.to_thread(policy_routing.configure_in_host, device, addressing)
+        await asyncio.to_thread(policy_routing.configure_in_host, device, settings)
 
     def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """See `NetworkContext`."""

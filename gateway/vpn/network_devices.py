@@ -50,7 +50,7 @@ def add_wireguard(name: str) -> bool:
 
 
 def remove_stale(kind: str, prefix: str, is_locked: Callable[[str], bool]) -> None:
-    """Remove the devices of killed gateways, because the kernel would keep these devices and their keys.
+    """Remove the devices of killed gateways. Otherwise, the kernel would keep these devices and their keys.
 
     Args:
         kind: The kernel's name for the device type, such as `wireguard`.
@@ -101,51 +101,51 @@ def prepare_namespace() -> None:
             Path("/proc/sys/net", key).write_text(value)
 
 
-def configure_in_namespace(name: str, addressing: DeviceSettings) -> None:
+def configure_in_namespace(name: str, settings: DeviceSettings) -> None:
     """Configure a device in a separate network namespace: set its addresses, and route all traffic through it.
 
     Args:
         name: Name of the device.
-        addressing: The settings of the device.
+        settings: The settings of the device.
 
     Raises:
         TunnelError: The device does not exist or cannot be configured.
     """
     with netlink_socket() as netlink:
         index = device_index(netlink, name)
-        bring_up(netlink, index, addressing)
-        for each in addressing.usable_addresses:
+        bring_up(netlink, index, settings)
+        for each in settings.usable_addresses:
             netlink.addr("replace", index=index, address=str(each.ip), prefixlen=each.network.prefixlen)
-        for family, gateway in default_routes(addressing):
+        for family, gateway in default_routes(settings):
             netlink.route("replace", dst="default", oif=index, family=family, **gateway)
 
 
-def bring_up(netlink: IPRoute, index: int, addressing: DeviceSettings) -> None:
-    """Set the MTU of a device, bring the device up, and remove addresses that `addressing` does not contain.
+def bring_up(netlink: IPRoute, index: int, settings: DeviceSettings) -> None:
+    """Set the MTU of a device, bring the device up, and remove addresses that `settings` does not contain.
 
     Args:
         netlink: An open netlink socket.
         index: Index of the device.
-        addressing: The settings of the device.
+        settings: The settings of the device.
     """
-    if addressing.mtu:
-        netlink.link("set", index=index, mtu=addressing.mtu)
+    if settings.mtu:
+        netlink.link("set", index=index, mtu=settings.mtu)
     netlink.link("set", index=index, state="up")
     for old in netlink.get_addr(index=index):
         address = old.get_attr("IFA_ADDRESS")
-        if all(address != str(each.ip) for each in addressing.usable_addresses) and not address.startswith("fe80:"):
+        if all(address != str(each.ip) for each in settings.usable_addresses) and not address.startswith("fe80:"):
             netlink.addr("del", index=index, address=address, prefixlen=old["prefixlen"])
 
 
-def default_routes(addressing: DeviceSettings) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield a default route for each address family of a device: the family, and the arguments for the next hop.
+def default_routes(settings: DeviceSettings) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the default routes of a device: the address family, and arguments of `IPRoute.route` for the next hop.
 
-    The arguments for `IPRoute.route` are empty if the route has no next hop.
+    The arguments are empty if the route has no next hop.
 
     Args:
-        addressing: The settings of the device.
+        settings: The settings of the device.
     """
     for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
-        if any(each.version == version for each in addressing.usable_addresses):
-            hops = [str(each) for each in addressing.gateways if each.version == version]
+        if any(each.version == version for each in settings.usable_addresses):
+            hops = [str(each) for each in settings.gateways if each.version == version]
             yield family, {"gateway": hops[0]} if hops else {}

@@ -29,8 +29,8 @@ class NetworkNamespace:
 
     def __init__(self) -> None:
         self.fd = -1
-        # A separate thread creates the sockets. If the threads of `_workers`, which run DNS queries, did this, a new
-        # socket could wait for seconds until a query ends.
+        # Create sockets in a separate thread. The threads of `_workers` run DNS queries, so a new socket could wait
+        # there for seconds until a query ends.
         self._socket_thread = ThreadPoolExecutor(1, "vpn-socket", self._enter)
         self._workers = ThreadPoolExecutor(_WORKERS, "vpn", self._enter)
         try:
@@ -67,7 +67,7 @@ class NetworkNamespace:
         """Run a blocking function in a thread that is in the namespace, and return the future of its result.
 
         Args:
-            job: The function. Child processes that it starts are in the namespace too.
+            job: The function. Child processes that the function starts are in the namespace too.
 
         Raises:
             OSError: The namespace is closed (ENETDOWN).

@@ -65,18 +65,18 @@ _REFUSED = {
         "mtu-dynamic", "use-prediction-resistance",
     },
 }  # fmt: skip
-"""Refused directives, by the reason. The gateway also refuses directives that none of the tables contains."""
+"""Refused directives, by the reason. The gateway also refuses all directives that it does not know."""
 
 
 def is_ignored(directive: OpenVpnDirective) -> bool:
-    """Return whether the gateway ignores a directive. It keeps or refuses other directives."""
+    """Return whether the gateway ignores a directive. The gateway keeps or refuses all other directives."""
     if directive.name == "setenv":
         return not IGNORED_VARIABLES.isdisjoint(directive.values[:1])
     return directive.block is None and directive.name in _IGNORED
 
 
 def is_known(name: str) -> bool:
-    """Return whether one of the tables contains a directive with this name."""
+    """Return whether the gateway knows a directive, that is, explicitly allows, ignores or refuses it."""
     return is_allowed(name) or name in _IGNORED or _refusal(name) is not None
 
 

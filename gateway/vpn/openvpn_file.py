@@ -1,9 +1,10 @@
 """Converts the configuration file of an OpenVPN client to one that contains only safe directives.
 
 OpenVPN never reads the original file. The gateway parses each directive (`openvpn_syntax.py`), checks it
-(`openvpn_directives.py`), and writes it in a form that OpenVPN parses in the same way. It also parses the content of
-blocks, and of files to which directives refer, and writes it as blocks (`openvpn_blocks.py`). A callback reads the
-files. The module does no other I/O.
+(`openvpn_directives.py`), and writes it in a form that OpenVPN parses in the same way. The gateway also parses the
+content of inline blocks, and of files to which directives refer, and writes both as blocks (`openvpn_blocks.py`).
+
+This module does no I/O. A callback reads the files to which directives refer.
 """
 
 from collections.abc import Callable
@@ -67,7 +68,7 @@ class GeneratedClientFile:
         return 0
 
     def with_login_query(self) -> "GeneratedClientFile":
-        """Return a copy of the file with which OpenVPN requests user and password from the management interface."""
+        """Return a copy that makes OpenVPN request the user name and the password over the management interface."""
         others = tuple(each for each in self.directives if each.name != _LOGIN)
         return replace(self, directives=(*others, OpenVpnDirective(0, _LOGIN)), requires_login=True)
 
@@ -108,7 +109,7 @@ class _ClientFileBuilder:
         self._file_count = 0
         self._secret_files: list[str] = []
         self._optional: set[str] = set()
-        """The directives that `ignore-unknown-option` permits to be unknown."""
+        """Names in the directive `ignore-unknown-option`. OpenVPN ignores these directives if they are unknown."""
         self._device = self._device_type = ""
         self._requires_login = self._uses_proxy = self._has_secrets = False
 

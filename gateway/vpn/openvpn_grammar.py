@@ -10,7 +10,7 @@ FILE_DIRECTIVES = {
     "tls-auth": "FILE [0|1]", "tls-crypt": "FILE", "tls-crypt-v2": "FILE",
     "auth-user-pass": "[FILE]", "http-proxy-user-pass": "FILE",
 }  # fmt: skip
-"""Directives that contain the path of a file. Instead, a block with the same name can contain the file's content."""
+"""Directives whose value is the path of a file. A block with the same name can contain the file's content instead."""
 BLOCK_DIRECTIVES = {*FILE_DIRECTIVES, "peer-fingerprint", "verify-hash", "connection"}
 SECRET_DIRECTIVES = {
     "key", "pkcs12", "tls-auth", "tls-crypt", "tls-crypt-v2", "auth-user-pass", "http-proxy-user-pass",

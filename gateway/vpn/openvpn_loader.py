@@ -119,8 +119,8 @@ def _read(path: Path, max_size: int, directory: Path | None = None) -> _LoadedFi
     Args:
         path: Path of the file.
         max_size: Maximum size, in bytes.
-        directory: A directory that must contain the file after symbolic links are resolved. This path must not
-            contain symbolic links. None to permit every directory.
+        directory: The directory that must contain the file after symbolic links are resolved; None to permit every
+            directory. The path of the directory must not contain symbolic links.
 
     Raises:
         OSError: The file is missing or not readable.

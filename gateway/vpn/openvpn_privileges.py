@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 USER = 65533
 """User and group ID of the child process. No account has this ID, so no other service runs as this user."""
 _CAPABILITIES = {"CAP_CHOWN": 0, "CAP_KILL": 5, "CAP_SETGID": 6, "CAP_SETUID": 7}
-"""Capabilities that the gateway needs to switch to the user, and later to send signals to the child process
+"""Capabilities that the gateway needs to run the child process as `USER`, and later to send signals to the process
 (capabilities(7))."""
 _OTHERS_READ_WRITE = 0o006
 _OTHERS_ENTER = 0o001

@@ -10,8 +10,8 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import Reason, TunnelError
 from gateway.processes.child_process import ChildProcess
 from gateway.vpn.device_settings import DeviceSettings
+from gateway.vpn.openvpn_failures import OpenVpnFailure, more_specific, parse_failure
 from gateway.vpn.openvpn_file import GeneratedClientFile
-from gateway.vpn.openvpn_log import OpenVpnFailure, more_specific, parse_failure
 from gateway.vpn.openvpn_management import ManagementInterface
 from gateway.vpn.openvpn_updown import parse_updown
 from gateway.vpn.options import OpenVpnOptions
@@ -31,8 +31,9 @@ class OpenVpnProcess:
         options: The options of the tunnel.
         file: The generated configuration file.
         device: The name for the device.
-        redirect: Receives a server and its protocol, and returns the address to which OpenVPN must connect in place
-            of the server; None to connect to the server itself. Raises `TunnelError` if a redirect is not possible.
+        redirect: Called with each server and its protocol. Returns the address to which OpenVPN must connect instead
+            of the server, or None to let OpenVPN connect to the server itself. Raises `TunnelError` if a required
+            redirect is not possible.
         on_state: Called with each connection state from `>STATE:` notifications, and with `DOWN` before OpenVPN
             removes the device.
     """
@@ -51,7 +52,7 @@ class OpenVpnProcess:
         """Number of bytes received from the server so far."""
         self.failure: OpenVpnFailure | None = None
         """The most specific failure since the last successful connection."""
-        self.addressing: DeviceSettings | None = None
+        self.device_settings: DeviceSettings | None = None
         """The device settings that the server last pushed; None if the server has not pushed any."""
         self.server: Endpoint | None = None
         self._options = options
@@ -216,7 +217,7 @@ class OpenVpnProcess:
             self._on_state("DOWN")
         elif text == "ENV,END":
             if self._environment.get("script_type") != "down" and "dev" in self._environment:
-                self.addressing = parse_updown(self._environment, self._options.dns, self._options.mtu)
+                self.device_settings = parse_updown(self._environment, self._options.dns, self._options.mtu)
         elif text.startswith("ENV,"):
             name, _, value = text.removeprefix("ENV,").partition("=")
             self._environment[name] = value

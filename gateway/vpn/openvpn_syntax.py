@@ -1,7 +1,7 @@
 """Parses OpenVPN's configuration files into directives, as OpenVPN 2.6 does (options.c). Does no I/O.
 
-The parser rejects input that OpenVPN would parse in an unexpected way, such as a long line, which OpenVPN splits, a
-seventeenth word, which OpenVPN ignores, or a backslash before a comment.
+The parser rejects input that OpenVPN would parse in an unexpected way. For example, OpenVPN splits long lines, and
+ignores the seventeenth word of a line and all words after it.
 """
 
 import re
@@ -20,8 +20,8 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _PRINTABLE_NAME = re.compile(r"[a-z]+(-[a-z0-9]+)*")
 _MAX_NAME = 31
-"""Length of OpenVPN's longest directive name, in characters. A longer word can be a line of a hexadecimal key, which
-has 32 characters, so messages do not contain it."""
+"""Length of OpenVPN's longest directive name, in characters. Error messages omit longer words, because they can be
+lines of a hexadecimal key. Each line of such a key has 32 characters."""
 _UNQUOTED = re.compile(r"[A-Za-z0-9_.:/@%+=,!?-]+")
 
 
@@ -218,6 +218,7 @@ def _quote(word: str) -> str:
 def printable_name(name: str) -> str:
     """Return the name of a directive for use in a message.
 
-    If the name does not look like that of a directive, it can be part of a misplaced secret: return the word `it`.
+    If the string does not look like the name of a directive, it can be part of a misplaced secret. In this case,
+    return the word `it`.
     """
     return name if len(name) <= _MAX_NAME and _PRINTABLE_NAME.fullmatch(name) else "it"

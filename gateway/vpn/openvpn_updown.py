@@ -1,4 +1,4 @@
-"""Converts the environment of OpenVPN's `up` script, with the pushed options, to device settings."""
+"""Converts the environment variables of OpenVPN's `up` script, with the pushed options, to device settings."""
 
 import ipaddress
 import re

@@ -14,13 +14,14 @@ Isolation = Literal["namespace", "device"]
 
 @dataclass(frozen=True)
 class SilenceTimeouts:
-    """For each action of the gateway: the time without an expected reply after which the gateway takes the action.
+    """The times without an expected reply after which the gateway reacts to an unresponsive VPN.
 
     Args:
-        suspect: New clients wait. Two seconds later, the VPN starts to reconnect in place.
-        down: The gateway reports the tunnel as down.
-        lost: The gateway resets existing clients.
-        restart: The gateway replaces the child process and the device.
+        suspect: Time after which new clients wait. Two seconds later, the VPN starts to reconnect in place: the
+            device remains.
+        down: Time after which the gateway reports the tunnel as down.
+        lost: Time after which the gateway resets existing clients.
+        restart: Time after which the gateway replaces the child process and the device.
     """
 
     suspect: Duration = field(default=Duration(5.0), metadata=POSITIVE)
@@ -34,7 +35,7 @@ class SilenceTimeouts:
 
     @property
     def thresholds(self) -> SilenceThresholds:
-        """The thresholds for the liveness monitor, which include the start of reconnects."""
+        """These times in the form that `Liveness` requires. Reconnects start two seconds after `suspect`."""
         return SilenceThresholds(self.suspect, self.suspect + 2, self.down, self.lost, self.restart)
 
 

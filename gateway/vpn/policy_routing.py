@@ -19,23 +19,23 @@ from gateway.vpn.network_devices import bring_up, default_routes
 _NO_PREFIX_ROUTE = 0x200
 """IFA_F_NOPREFIXROUTE: the kernel adds no route for the prefix of the address."""
 _PROTOCOL = 0x67
-"""The protocol number (rt_protos) of the gateway's rules and routes, by which the gateway recognizes the rules and
-routes of killed gateways."""
+"""The protocol number (rt_protos) of the gateway's rules and routes. A gateway uses it to find the rules and routes
+that killed gateways have left."""
 _FIRST_TABLE, _TABLE_COUNT = 20_000, 10_000
 """The range of routing tables that the gateway uses."""
 _table_lock = threading.Lock()
 """Lock that prevents two threads from selecting the same unused table at the same time."""
 _UNREACHABLE_METRIC = 4096
-"""Metric of the `unreachable` route. It is higher than that of the route through the device, which therefore has
-precedence while it exists."""
+"""Metric of the `unreachable` route. The route through the device has a lower metric, and therefore has precedence
+while the device exists."""
 
 
-def configure_in_host(name: str, addressing: DeviceSettings) -> None:
+def configure_in_host(name: str, settings: DeviceSettings) -> None:
     """Configure a device in the host's network namespace, with a routing table for the sockets bound to the device.
 
     Args:
         name: Name of the device.
-        addressing: The settings of the device.
+        settings: The settings of the device.
 
     Raises:
         TunnelError: The device does not exist or cannot be configured.
@@ -45,13 +45,13 @@ def configure_in_host(name: str, addressing: DeviceSettings) -> None:
         table = _table_of(netlink, name) or _free_table(netlink, name)
         with contextlib.suppress(OSError):  # in containers, /proc/sys can be read-only
             Path("/proc/sys/net/ipv4/conf", name, "rp_filter").write_text("2")
-        bring_up(netlink, index, addressing)
-        for each in addressing.usable_addresses:
+        bring_up(netlink, index, settings)
+        for each in settings.usable_addresses:
             netlink.addr(
                 "replace", index=index, address=str(each.ip), prefixlen=each.max_prefixlen, flags=_NO_PREFIX_ROUTE
             )
         _remove_table(netlink, table)
-        for family, gateway in default_routes(addressing):
+        for family, gateway in default_routes(settings):
             if gateway:
                 netlink.route(
                     "replace",
@@ -68,10 +68,9 @@ def configure_in_host(name: str, addressing: DeviceSettings) -> None:
                 priority=_UNREACHABLE_METRIC, proto=_PROTOCOL,
             )  # fmt: skip
             netlink.rule("add", oifname=name, table=table, family=family, protocol=_PROTOCOL, priority=table)
-        for each in addressing.usable_addresses:
-            # The kernel replies to packets that arrive for sockets already closed. The rules above match only packets
-            # of sockets that are bound to the device. So that the replies use the device too, add rules that match
-            # its addresses.
+        for each in settings.usable_addresses:
+            # Add rules that match the addresses of the device. The rules above match only packets of sockets that are
+            # bound to the device, and not the kernel's replies to packets for sockets that are already closed.
             family = socket.AF_INET if each.version == 4 else socket.AF_INET6
             netlink.rule(
                 "add", src=str(each.ip), src_len=each.max_prefixlen, table=table, family=family, protocol=_PROTOCOL,

@@ -14,7 +14,7 @@ from gateway.errors import Reason, TunnelError
 
 _LOCK = "lock"
 _RUN = Path("/run/gateway")
-"""Directory for runtime files. It is writable even in a container with a read-only root file system and no /tmp."""
+"""Directory to use if the directory for temporary files is not writable, for example in a read-only container."""
 _MIN_AGE = 30.0
 """Minimum age, in seconds, of directories and sockets that the cleanup removes. A newer one can belong to a gateway
 that has not locked its directory yet, or does not listen on its socket yet."""
@@ -81,7 +81,7 @@ def remove_stale_sockets(directory: Path, pattern: str) -> None:
 
     Args:
         directory: The directory that contains the sockets.
-        pattern: Glob pattern for the names of the sockets, which no other program uses.
+        pattern: Glob pattern for the names of the sockets. No other program must use such names.
     """
     for path in directory.glob(pattern):
         with contextlib.suppress(OSError):

@@ -72,11 +72,11 @@ class WireGuardDevice:
         await self._create_in_kernel()
         if not self.in_kernel:
             await self._process.start(_PREFIX)
-        addressing = self._addressing()
-        await self._context.configure_device(self._device, addressing)
+        settings = self._device_settings()
+        await self._context.configure_device(self._device, settings)
         self._in_context = True
         await self.configure_peers()
-        return addressing
+        return settings
 
     async def _create_in_kernel(self) -> None:
         """Try to create the device in the kernel, and set `in_kernel` to whether the kernel supports WireGuard.
@@ -92,7 +92,7 @@ class WireGuardDevice:
             self.in_kernel = await creation  # wait, so that `stop` can remove the device
             raise
 
-    def _addressing(self) -> DeviceSettings:
+    def _device_settings(self) -> DeviceSettings:
         file, options = self._file, self._options
         return DeviceSettings(
             addresses=file.addresses,
@@ -199,7 +199,7 @@ class WireGuardDevice:
         try:
             return await self._context.run_blocking(run)
         except subprocess.TimeoutExpired as error:
-            raise TunnelError(Reason.TIMEOUT, f"wg {arguments[0]} did not end within {_WG_TIMEOUT:g} s") from error
+            raise TunnelError(Reason.TIMEOUT, f"wg {arguments[0]} did not exit within {_WG_TIMEOUT:g} s") from error
 
     async def wait(self) -> str:
         """Wait until wireguard-go exits, and return the cause. If the kernel provides the device, wait forever."""

@@ -180,7 +180,7 @@ def check_key(value: str, name: str) -> str:
 
 
 def _printable_key(name: str) -> str:
-    """Return the name of an unknown configuration key, after a space, for use in a message.
+    """Return the name of an unknown configuration key, with a leading space, for use in a message.
 
     Return an empty string if the name does not look like that of a key, because it can be part of a misplaced secret.
     """

@@ -1,4 +1,4 @@
-"""Tests with a MariaDB server that blocks addresses after a few aborted logins, and that several ways reach."""
+"""Tests with a MariaDB server that blocks addresses after a few aborted logins, and that several paths reach."""
 
 import contextlib
 import os
@@ -27,7 +27,7 @@ SERVER, ONE, OTHER, CONTROL = (f"192.0.2.{number}" for number in range(81, 85))
 """Addresses for documentation (RFC 5737). MySQL does not count aborted logins from loopback addresses."""
 LIMIT = 20
 ABORTS = 30
-"""Number of clients that abort their login through each way; more than the server tolerates."""
+"""Number of clients that abort their login over each path; more than the server tolerates."""
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_the_server_blocks_an_address_after_too_many_aborted_logins(server: Mari
 
 
 @pytest.mark.parametrize("b", [OTHER, ONE], ids=["two addresses", "one address"])
-def test_clients_that_abort_through_two_ways_block_no_address(gateway: Gateway, server: MariaDB, b: str) -> None:
+def test_clients_that_abort_over_two_paths_block_no_address(gateway: Gateway, server: MariaDB, b: str) -> None:
     """The check of `other` logs in through b all the time. This must not hide what the clients of `app` abort."""
     app, batch = free_port(), free_port()
     target = f'targets: ["{SERVER}:{server.port}"]'
@@ -105,7 +105,7 @@ def test_clients_that_abort_through_two_ways_block_no_address(gateway: Gateway, 
 
 
 def test_the_checks_of_all_backends_together_do_not_block_an_address(gateway: Gateway, server: MariaDB) -> None:
-    """The server is frozen while the checks of five backends log in through two ways with one address."""
+    """The server is frozen while the checks of five backends log in over two paths with one address."""
     target = f'targets: ["{SERVER}:{server.port}"]'
     check = database_check(server, gateway.folder, "interval: 200ms, fast_interval: 200ms, timeout: 300ms")
     names = [f"shop-{number}" for number in range(5)]

@@ -274,8 +274,8 @@ async def test_the_clients_of_a_silent_connection_use_another_one(bastion: Basti
 
     async with opened(options(bastion, connections=PoolOptions(2, 2))) as link, asyncio.timeout(40):
         uplink = Uplink(link)
-        ways = list(TargetIdentity(Endpoint("127.0.0.1", echo_port), (uplink,)).routes())
-        route = Route((uplink,), lambda: ways, lambda _: None, 30.0)
+        paths = list(TargetIdentity(Endpoint("127.0.0.1", echo_port), (uplink,)).routes())
+        route = Route((uplink,), lambda: paths, lambda _: None, 30.0)
         forward = Forward("b", [listener], AdmissionRules("b"), route)
         serving_clients = asyncio.create_task(forward.run(lambda: None))
         while len(bastion.sessions()) < 2 or not engine_accepts(os.getpid(), address[1]):

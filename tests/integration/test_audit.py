@@ -31,7 +31,7 @@ OWNERS = "cd {0} && chown 999:42 . * && chmod 0700 . && chmod 0640 *"
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    with running_engine(tmp_path_factory.mktemp("engine"), on_disk=True) as made:
+    with running_engine(tmp_path_factory.mktemp("engine"), on_device=True) as made:
         root = made.folder / "busybox"
         for applet in ("mkdir", "cp", "ls", "true", "chown", "chmod", "stat"):
             (root / "bin" / applet).symlink_to("busybox")
@@ -507,7 +507,7 @@ def test_a_hanging_mount_does_not_block_the_audit(engine: Engine, host: Path, hu
     engine.docker("create", "--name", "media", "-v", "below:/media", "busybox", "sleep", "9999")
     began = time.monotonic()
     report = audit(engine)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     places = {each["container"]: (each["kind"], each["place"]) for each in report["places"]}
     assert places == {
         "above": ("bind", str(host)),

@@ -26,7 +26,7 @@ KUBERNETES = [f"1.{minor}" for minor in range(29, 38)]
 
 
 def render(binary: Path, case: str, *more: str) -> str:
-    done = helm(binary, "template", "ways", str(CHART), "-n", "shop", "-f", f"{CHART}/ci/{case}-values.yaml", *more)
+    done = helm(binary, "template", "site", str(CHART), "-n", "shop", "-f", f"{CHART}/ci/{case}-values.yaml", *more)
     assert done.returncode == 0, done.stderr
     return re.sub(r" +$", "", done.stdout, flags=re.MULTILINE)
 
@@ -157,7 +157,7 @@ def test_valid_values_are_accepted(helms: dict[str, Path], case: str) -> None:
 
 def test_a_release_without_a_backend_is_refused(helms: dict[str, Path]) -> None:
     for binary in helms.values():
-        done = helm(binary, "template", "ways", str(CHART))
+        done = helm(binary, "template", "site", str(CHART))
         assert done.returncode != 0
         assert "add at least one backend" in done.stderr
 
@@ -247,7 +247,7 @@ WRONG = {
         "export",
     ),
     "no such tunnel": (["--set", "config.backends.orders.via=bastoin"], 'tunnel "bastoin" does not exist'),
-    "no such way": (
+    "no such tunnel of a target": (
         [
             "--set-json",
             'config.backends.orders={"kind": "mysql", "targets": ["a", {"address": "b", "via": ["edge"]}]}',
@@ -303,7 +303,7 @@ WRONG = {
 def test_wrong_values_are_refused_with_a_reason(helms: dict[str, Path], case: str) -> None:
     more, words = WRONG[case]
     for binary in helms.values():
-        done = helm(binary, "template", "ways", str(CHART), "-f", f"{CHART}/ci/deployment-values.yaml", *more)
+        done = helm(binary, "template", "site", str(CHART), "-f", f"{CHART}/ci/deployment-values.yaml", *more)
         assert done.returncode != 0
         assert words in done.stderr
 
@@ -320,7 +320,7 @@ def test_values_that_look_like_numbers_stay_strings(helms: dict[str, Path]) -> N
 
 def test_an_ops_port_with_a_service_appears_once(helms: dict[str, Path]) -> None:
     values = ["-f", str(CHART / "ci/deployment-values.yaml"), "--set", "services.metrics=9090"]
-    (pod,) = [pod for kind, pod in pods(helm(helms["4"], "template", "ways", str(CHART), *values).stdout)
+    (pod,) = [pod for kind, pod in pods(helm(helms["4"], "template", "site", str(CHART), *values).stdout)
               if kind == "Deployment"]  # fmt: skip
     ports = [each["containerPort"] for each in pod["containers"][0]["ports"]]
     assert 9090 in ports
@@ -500,7 +500,7 @@ def test_the_rules_of_a_release_select_its_own_gateways(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(rules))
     assert promtool("check", "rules", "--lint=all", "--lint-fatal", str(path)) == ""
     alerts = {rule["alert"]: rule for group in rules["groups"] for rule in group["rules"] if "alert" in rule}
-    own = '{namespace="shop", job=~"(.*/)?way(-ops)?"}'
+    own = '{namespace="shop", job=~"(.*/)?hub(-ops)?"}'
     assert alerts["GatewayGone"]["expr"] == f"up{own} == 0"
     assert alerts["GatewayMissing"]["expr"] == f"absent(up{own}) unless on () (up{own} == 0)"
     urls = {name: rule["annotations"]["runbook_url"] for name, rule in alerts.items()}

@@ -14,7 +14,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from gateway.backend_support.database_check import DatabaseCheckOptions
+from gateway.backend_support.sql_check_options import DatabaseCheckOptions
 from gateway.backend_support.tls import CheckTlsOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.mysql import KIND, MysqlBackend, MysqlCheckOptions
@@ -91,21 +91,21 @@ def over_tls(authority: certificates.Issued, script: Callable[[MysqlEnd], None])
     return play
 
 
-@pytest.mark.parametrize("way", HOSTILE)
+@pytest.mark.parametrize("attack", HOSTILE)
 @pytest.mark.parametrize("mode", ["off", "require"])
 async def test_a_server_cannot_take_the_checks_password(
-    way: str, mode: Any, authority: certificates.Issued, password: str
+    attack: str, mode: Any, authority: certificates.Issued, password: str
 ) -> None:
-    script = HOSTILE[way] if mode == "off" else over_tls(authority, HOSTILE[way])
+    script = HOSTILE[attack] if mode == "off" else over_tls(authority, HOSTILE[attack])
     with playing(script) as (port, heard):
         result = await probe(checking(password, CheckTlsOptions(mode)), port)
     assert heard
     assert not revealed(heard, password)
-    if "second_switch" in way:  # a correct server sends at most one switch request
+    if "second_switch" in attack:  # a correct server sends at most one switch request
         assert (result.state, result.reason) == (HealthState.DOWN, Reason.PROTOCOL), result.detail
         return
     assert (result.state, result.reason) == (HealthState.DEGRADED, Reason.AUTH), result.detail
-    if way != "by_sha256_as_default":  # this script does not request the password
+    if attack != "by_sha256_as_default":  # this script does not request the password
         assert "check.tls.mode: verify" in result.detail
 
 
@@ -280,7 +280,7 @@ async def test_clients_are_served_while_the_checks_own_login_fails(
 
 
 @pytest.fixture(scope="module")
-def many_ways(server_folder: Path) -> Iterator[tuple[postgres.Postgres, certificates.Issued]]:
+def login_methods(server_folder: Path) -> Iterator[tuple[postgres.Postgres, certificates.Issued]]:
     """A PostgreSQL server with TLS, and with users of several authentication methods."""
     need(postgres.available(), "postgres (package postgresql)")
     authority = certificates.issue(server_folder / "logins-tls", owner="postgres")
@@ -294,8 +294,8 @@ def many_ways(server_folder: Path) -> Iterator[tuple[postgres.Postgres, certific
     )
     server.stop()
     rules = server.folder / "data" / "pg_hba.conf"
-    ways = {"trusted": "trust", "clear": "password", "hashed": "md5"}
-    first = "".join(f"host all {user} 127.0.0.1/32 {way}\n" for user, way in ways.items())
+    methods = {"trusted": "trust", "clear": "password", "hashed": "md5"}
+    first = "".join(f"host all {user} 127.0.0.1/32 {method}\n" for user, method in methods.items())
     rules.write_text(first + rules.read_text())
     server.start().execute("SELECT 1")  # `execute` waits until the server accepts logins
     yield server, authority
@@ -311,9 +311,9 @@ def as_user(server: postgres.Postgres, user: str, tls: CheckTlsOptions | None = 
 @pytest.mark.parametrize("user", ["hashed", "clear"])
 @pytest.mark.parametrize("mode", ["off", "require", "verify"])
 async def test_a_postgres_check_logs_in_by_scram_only(
-    many_ways: tuple[postgres.Postgres, certificates.Issued], user: str, mode: Any
+    login_methods: tuple[postgres.Postgres, certificates.Issued], user: str, mode: Any
 ) -> None:
-    server, authority = many_ways
+    server, authority = login_methods
     tls = CheckTlsOptions(mode, authority.ca, certificates.NAME) if mode == "verify" else CheckTlsOptions(mode)
     result = await probe(as_user(server, user, tls), server.port)
     assert (result.state, result.reason) == (HealthState.DEGRADED, Reason.AUTH), result.detail
@@ -322,9 +322,9 @@ async def test_a_postgres_check_logs_in_by_scram_only(
 
 @pytest.mark.parametrize("mode", ["off", "require", "verify"])
 async def test_a_postgres_that_asks_for_no_password_is_unauthenticated(
-    many_ways: tuple[postgres.Postgres, certificates.Issued], mode: Any
+    login_methods: tuple[postgres.Postgres, certificates.Issued], mode: Any
 ) -> None:
-    server, authority = many_ways
+    server, authority = login_methods
     tls = CheckTlsOptions(mode, authority.ca, certificates.NAME) if mode == "verify" else CheckTlsOptions(mode)
     result = await probe(as_user(server, "trusted", tls), server.port)
     assert (result.state, result.reason) == (HealthState.DEGRADED, Reason.UNAUTHENTICATED), result.detail

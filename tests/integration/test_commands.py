@@ -588,7 +588,7 @@ def test_an_unfinished_read_of_the_configuration_does_not_delay_shutdown(gateway
     gateway.wait(lambda: _opened(gateway.config, writers))
     began = time.monotonic()
     gateway.stop()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     os.close(writers[0])
     assert '"stopped"' in gateway.log
 

@@ -49,7 +49,9 @@ class SimpleRelay:
         self._fault = fault
         self._turn = asyncio.Lock()
         self.left: list[int] = []
-        self._pumps = [asyncio.ensure_future(self._pump(*way)) for way in ((client, backend), (backend, client))]
+        self._pumps = [
+            asyncio.ensure_future(self._pump(*direction)) for direction in ((client, backend), (backend, client))
+        ]
         self._job = asyncio.ensure_future(self._run())
 
     def abort(self, close_reason: CloseReason) -> None:

@@ -89,7 +89,7 @@ class Reader:
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    with running_engine(tmp_path_factory.mktemp("engine"), on_disk=True) as made:
+    with running_engine(tmp_path_factory.mktemp("engine"), on_device=True) as made:
         root = made.folder / "busybox"
         (root / "app").mkdir()
         (root / "app" / "main.py").write_text("the program\n")

@@ -335,4 +335,4 @@ async def test_a_server_that_sends_another_kind_of_key_than_agreed_is_refused(
         monkeypatch.setattr(asyncssh.connection.SSHServerConnection, "get_server_host_key", lambda _: theirs)
         error = await refused(trusting(bastion, *pins))
         assert (error.reason, error.fatal) == (Reason.PROTOCOL, True)
-        assert "the server sent a host key of another type than ssh-ed25519" in error.detail
+        assert "the type of the server's host key does not match the negotiated ssh-ed25519" in error.detail

@@ -179,12 +179,12 @@ def yard(tmp_path_factory: pytest.TempPathFactory, server_folder: Path) -> Itera
         netns = f"/run/netns/{engine.namespace}"
         # The build downloads packages. slirp4netns connects the namespace to the network in user space, and changes
         # nothing on this host.
-        way_out = Process(
+        egress = Process(
             [find("slirp4netns") or "", "--netns-type=path", "--configure", "--mtu=65520", netns, "tap0"],
-            folder / "way-out.log",
+            folder / "egress.log",
         )
-        way_out.spawn()
-        stack.callback(way_out.stop)
+        egress.spawn()
+        stack.callback(egress.stop)
         base, packages = folder / "base", "python3,python3-venv,ca-certificates"
         download("debootstrap", "--variant=minbase", f"--include={packages}", "trixie", str(base))
         if CERTIFICATES.exists():
@@ -285,10 +285,10 @@ def test_the_digest_of_the_base_is_looked_up_and_written(yard: Yard, tmp_path: P
         try:
             registry.start(port)
             for change in ("A=1", "A=2"):
-                ways = tmp_path / "changed"
-                ways.mkdir(exist_ok=True)
-                (ways / "Dockerfile").write_text(f"FROM busybox\nENV {change}\n")
-                yard.engine.docker("build", "-q", "-t", base, str(ways))
+                context = tmp_path / "changed"
+                context.mkdir(exist_ok=True)
+                (context / "Dockerfile").write_text(f"FROM busybox\nENV {change}\n")
+                yard.engine.docker("build", "-q", "-t", base, str(context))
                 pushed = yard.engine.docker("push", base).stdout
                 digest = re.findall(r"digest: (sha256:[0-9a-f]{64})", pushed)[-1]
                 assert pin("--check" if change == "A=2" else "127.0.0.1:1/none").returncode == 1
@@ -399,9 +399,9 @@ def test_the_image_with_vpn_clients_and_the_charts_capabilities_runs_openvpn_wit
             stack.callback(server.stop)
             server.start()
             server.client(folder / name, host=REMOTE)
-        stack.callback(yard.engine.docker, "rm", "-f", "-v", "ways", check=False)
+        stack.callback(yard.engine.docker, "rm", "-f", "-v", "site", check=False)
         yard.engine.docker(
-            "run", "-d", "--name", "ways", "--read-only", "--cap-drop", "ALL",
+            "run", "-d", "--name", "site", "--read-only", "--cap-drop", "ALL",
             *(f"--cap-add={capability}" for capability in VPN_CAPABILITIES),
             "--device", f"{tun}:/dev/net/tun", "--security-opt", "no-new-privileges",
             "-v", f"{folder}:/run/secrets:ro", "-e", f"DB_PASSWORD={yard.mariadb.password}",
@@ -412,12 +412,12 @@ def test_the_image_with_vpn_clients_and_the_charts_capabilities_runs_openvpn_wit
             "-e", f"GATEWAY_BACKEND_TWO=tcp://{BEHIND}:{yard.mariadb.port}?via=lab&listen=127.0.0.1:3302",
             "gateway-vpn",
         )  # fmt: skip
-        waited = yard.engine.docker("exec", "ways", "gateway", "wait", "--max", "30s", "one", "two", check=False)
-        assert waited.returncode == 0, yard.engine.docker("logs", "ways").stderr
+        waited = yard.engine.docker("exec", "site", "gateway", "wait", "--max", "30s", "one", "two", check=False)
+        assert waited.returncode == 0, yard.engine.docker("logs", "site").stderr
         for port in (3301, 3302):
-            ask = ("exec", "-e", f"DB_PORT={port}", "ways", "/opt/gateway/bin/python3", "-c", QUERY)
+            ask = ("exec", "-e", f"DB_PORT={port}", "site", "/opt/gateway/bin/python3", "-c", QUERY)
             assert yard.engine.docker(*ask).stdout.startswith("rows ")
-        running = yard.engine.docker("top", "ways", "-eo", "pid,uid,comm").stdout
+        running = yard.engine.docker("top", "site", "-eo", "pid,uid,comm").stdout
         assert re.findall(r"^\d+ +(\d+) +openvpn$", running, re.MULTILINE) == [str(openvpn_privileges.USER)], running
 
 
@@ -565,25 +565,25 @@ def test_apps_with_labels_on_a_swarm(yard: Yard) -> None:
             engine.docker("secret", "create", name, str(folder / "secrets" / name))
         environment = {**os.environ, **yard.variables("labels"), "APP_IMAGE": "busybox"}
         done = subprocess.run(
-            ["docker", "-H", engine.url, "stack", "deploy", "-c", "stack.yaml", "ways"], cwd=folder, env=environment,
+            ["docker", "-H", engine.url, "stack", "deploy", "-c", "stack.yaml", "site"], cwd=folder, env=environment,
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        stack.callback(_remove_stack, engine, "ways")
+        stack.callback(_remove_stack, engine, "site")
         deadline = time.monotonic() + 90
-        for filters in (("name=ways_gateway", "health=healthy"), ("name=ways_app", "status=running")):
+        for filters in (("name=site_gateway", "health=healthy"), ("name=site_app", "status=running")):
             listed = [word for each in filters for word in ("--filter", each)]
             while not (found := engine.docker("ps", "-q", *listed).stdout.split()):
                 reported = engine.docker("service", "ps", "--no-trunc", filters[0].removeprefix("name=")).stdout
                 assert time.monotonic() < deadline, reported
                 time.sleep(0.5)
         greeting = engine.docker("exec", found[0], "sh", "-c", "timeout 5 nc -w 5 orders 3306 </dev/null | cat -v")
-        assert "MariaDB" in greeting.stdout, engine.docker("service", "logs", "ways_gateway").stderr
+        assert "MariaDB" in greeting.stdout, engine.docker("service", "logs", "site_gateway").stderr
         labeled = query(yard, "--label", "gateway.enable=true", "--label", "gateway.backends=orders")
         assert labeled.stdout.startswith("rows "), labeled.stderr
         assert query(yard).returncode == 1
         node = engine.docker("info", "-f", "{{.Name}}").stdout.strip()
-        (gateway,) = engine.docker("ps", "-q", "--filter", "name=ways_gateway").stdout.split()
+        (gateway,) = engine.docker("ps", "-q", "--filter", "name=site_gateway").stdout.split()
         reported = engine.docker("exec", gateway, "gateway", "status", "-o", "json").stdout
         assert json.loads(reported)["instance"] == node
         assert json.loads(reported)["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 1}
@@ -806,25 +806,25 @@ def test_a_swarm_with_a_gateway_on_every_node(yard: Yard, swarm: tuple[Engine, E
             "BASTION_USER": bastion.user, "ORDERS": f"127.0.0.1:{database.port}",
         }  # fmt: skip
         done = subprocess.run(
-            ["docker", "-H", manager.url, "stack", "deploy", "-c", "stack.yaml", "ways"], cwd=folder, env=environment,
+            ["docker", "-H", manager.url, "stack", "deploy", "-c", "stack.yaml", "site"], cwd=folder, env=environment,
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        stack.callback(manager.docker, "stack", "rm", "ways", check=False)
+        stack.callback(manager.docker, "stack", "rm", "site", check=False)
         deadline = time.monotonic() + 90
         for node in swarm:
-            healthy = ("ps", "--filter", "name=ways_gateway", "--filter", "health=healthy", "-q")
+            healthy = ("ps", "--filter", "name=site_gateway", "--filter", "health=healthy", "-q")
             while not node.docker(*healthy).stdout.strip():
                 assert time.monotonic() < deadline, manager.docker(
-                    "service", "ps", "--no-trunc", "ways_gateway"
+                    "service", "ps", "--no-trunc", "site_gateway"
                 ).stdout
                 time.sleep(0.5)
-        while "1/1" not in manager.docker("service", "ls", "--filter", "name=ways_app").stdout:
-            assert time.monotonic() < deadline, manager.docker("service", "ps", "--no-trunc", "ways_app").stdout
+        while "1/1" not in manager.docker("service", "ls", "--filter", "name=site_app").stdout:
+            assert time.monotonic() < deadline, manager.docker("service", "ps", "--no-trunc", "site_app").stdout
             time.sleep(0.5)
         for node in swarm:
             found = node.docker(
-                "run", "--rm", "--network", "ways_data", "--entrypoint", "python3", "-e", "DB_HOST=orders", "-e",
+                "run", "--rm", "--network", "site_data", "--entrypoint", "python3", "-e", "DB_HOST=orders", "-e",
                 "DB_PORT=3306", "-e", f"DB_PASSWORD={database.password}", "gateway", "-c", QUERY, check=False,
             )  # fmt: skip
             assert found.stdout.startswith("rows "), found.stderr
@@ -905,7 +905,7 @@ def test_podman_plays_what_the_chart_prints(yard: Yard, pods: Podman, helms: dic
         "secrets": [{"name": "gateway-files", "mountPath": "/run/secrets"}],
     }  # fmt: skip
     values.write_text(yaml.safe_dump(settings))
-    printed = helm(helms["4"], "template", "ways", str(CHART), "-f", str(values))
+    printed = helm(helms["4"], "template", "site", str(CHART), "-f", str(values))
     assert printed.returncode == 0, printed.stderr
     documents = [each for each in yaml.safe_load_all(printed.stdout) if each]
     kube.play(pods, [kube_secret(yard, "gateway-files"), *kube.playable(documents)])

@@ -245,7 +245,7 @@ def through_ssh(peer: Peer, cipher: str, backend: int, folder: Path) -> float:
     try:
         ssh.start(port)
         done = subprocess.run(
-            [sys.executable, TRAFFIC, "both-ways", str(port), str(BULK)],
+            [sys.executable, TRAFFIC, "both-directions", str(port), str(BULK)],
             capture_output=True, text=True, check=True, timeout=100, start_new_session=True,
         )  # fmt: skip
     finally:
@@ -265,7 +265,7 @@ async def test_bulk_transfers_in_both_directions_at_the_same_time(
         exchanges["them"] = 0
         async with opened(options(peer)) as link, forwarding(link, backend) as port:
             details = {key: str(value) for key, value in link.status().details.items()}
-            ours.append(float(await run("both-ways", port, BULK)))
+            ours.append(float(await run("both-directions", port, BULK)))
         if WRITING:
             sshs.append(await asyncio.to_thread(through_ssh, peer, details["cipher"], backend, tmp_path))
     cells = {
@@ -295,12 +295,12 @@ async def test_key_exchanges_by_either_side_during_transfers(
 ) -> None:
     with serving(row.make(tmp_path / "peer", rekey=4 << 20)) as peer:
         async with opened(options(peer)) as link, forwarding(link, backend) as port:
-            await run("both-ways", port, peer.moves_for_keys)
+            await run("both-directions", port, peer.moves_for_keys)
         theirs = exchanges["them"]
         assert (theirs > 0, exchanges["us"]) == (True, 0)
         monkeypatch.setattr(socket_transport, "REKEY_BYTES", 512 << 10)
         async with opened(options(peer)) as link, forwarding(link, backend) as port:
-            await run("both-ways", port, 16 << 20)
+            await run("both-directions", port, 16 << 20)
     note(row, **{"rekeys by server + by gateway": f"{theirs} + {exchanges['us']}"})
     assert exchanges["us"] > 5
 

@@ -175,7 +175,7 @@ CASES: dict[str, tuple[Series, Series]] = {
         {**NOT_UP, **state("blocked")},
     ),
     "GatewayBackendDegraded": ({**UP, **state("degraded"), **failing("refused")}, {**UP, **state("up")}),
-    "GatewayWayDown": (
+    "GatewayPathDown": (
         {**UP, **tunnel("edge", up=1), **one("gateway_way_up", "0x60", tunnel="edge", **ORDERS)},
         {**UP, **tunnel("edge", up=1), **one("gateway_way_up", "1x60", tunnel="edge", **ORDERS)},
     ),

@@ -52,7 +52,7 @@ def bastions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Bas
 
 
 @pytest.fixture(params=["native", "asyncssh"])
-def way(request: pytest.FixtureRequest) -> dict[str, Any]:
+def selected(request: pytest.FixtureRequest) -> dict[str, Any]:
     """Options that select a data plane."""
     if request.param == "native":
         need_data_plane()
@@ -139,9 +139,11 @@ async def test_the_cipher_selects_the_data_plane(
             await echo_once(link, port, os.urandom(500_000))
 
 
-async def test_every_size_from_one_byte_to_several_packets(bastions: dict[str, Bastion], way: dict[str, Any]) -> None:
+async def test_every_size_from_one_byte_to_several_packets(
+    bastions: dict[str, Bastion], selected: dict[str, Any]
+) -> None:
     with serving(echoing) as port:
-        async with opened(options(bastions["openssh"], **way)) as link:
+        async with opened(options(bastions["openssh"], **selected)) as link:
             loop = asyncio.get_running_loop()
             with await link.socket(Endpoint("127.0.0.1", port)) as sock:
                 for size in (*range(1, 200), *range(32700, 32800), 65535, 65536, 131072, 131073):
@@ -189,10 +191,10 @@ async def test_key_exchanges_during_bulk_traffic_in_both_directions(
 
 
 async def test_the_numbers_of_thousands_of_channels_are_released(
-    bastions: dict[str, Bastion], way: dict[str, Any]
+    bastions: dict[str, Bastion], selected: dict[str, Any]
 ) -> None:
     with serving(echoing) as port:
-        async with opened(options(bastions["openssh"], connections=PoolOptions(1, 1), **way)) as link:
+        async with opened(options(bastions["openssh"], connections=PoolOptions(1, 1), **selected)) as link:
             conn: Any = link._connections[0]._conn
             conn._next_recv_chan = 0xFFFFFFFF - 500  # asyncssh's channel numbers overflow after 500 channels
             for _ in range(20):
@@ -203,7 +205,7 @@ async def test_the_numbers_of_thousands_of_channels_are_released(
 
 
 async def test_a_query_is_answered_beside_clients_that_do_not_read(
-    bastions: dict[str, Bastion], way: dict[str, Any]
+    bastions: dict[str, Bastion], selected: dict[str, Any]
 ) -> None:
     def flood(client: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -211,7 +213,7 @@ async def test_a_query_is_answered_beside_clients_that_do_not_read(
                 client.sendall(bytes(65536))
 
     with serving(flood) as flooding, serving(echoing) as port:
-        async with opened(options(bastions["openssh"], connections=PoolOptions(1, 1), **way)) as link:
+        async with opened(options(bastions["openssh"], connections=PoolOptions(1, 1), **selected)) as link:
             deaf = [await link.socket(Endpoint("127.0.0.1", flooding)) for _ in range(20)]
 
             def held() -> int:
@@ -276,13 +278,13 @@ def strange_type(conn: asyncssh.SSHServerConnection, number: int, chan: object) 
     ],
 )
 async def test_a_protocol_violation_closes_only_its_own_connection(
-    tmp_path: Path, attack: Attack, reported: str, way: dict[str, Any]
+    tmp_path: Path, attack: Attack, reported: str, selected: dict[str, Any]
 ) -> None:
     loop = asyncio.get_running_loop()
     async with (
         hostile(tmp_path / "bastion", attack) as bastion,
-        opened(options(bastion, **way)) as victim,
-        opened(options(bastion, **way)) as bystander,
+        opened(options(bastion, **selected)) as victim,
+        opened(options(bastion, **selected)) as bystander,
         asyncio.timeout(10),
     ):
         other = await bystander.socket(Endpoint("db", 1))
@@ -300,7 +302,7 @@ async def test_a_protocol_violation_closes_only_its_own_connection(
 
 
 async def test_data_arrives_even_if_the_close_precedes_the_join_of_the_client(
-    tmp_path: Path, way: dict[str, Any]
+    tmp_path: Path, selected: dict[str, Any]
 ) -> None:
     class Session(asyncssh.SSHTCPSession[bytes]):
         def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
@@ -324,7 +326,7 @@ async def test_data_arrives_even_if_the_close_precedes_the_join_of_the_client(
         authorized_client_keys=str(tmp_path / "bastion" / "authorized_keys"),
         encryption_algs=["aes128-gcm@openssh.com"],
     )
-    async with server, opened(options(bastion, **way)) as link:
+    async with server, opened(options(bastion, **selected)) as link:
         loop = asyncio.get_running_loop()
         for _ in range(50):  # each round reuses the same descriptor
             sock = await link.socket(Endpoint("db", 1))
@@ -337,7 +339,7 @@ async def test_data_arrives_even_if_the_close_precedes_the_join_of_the_client(
 
 
 async def test_data_from_a_client_after_the_backend_has_closed_disturbs_no_other_channel(
-    bastions: dict[str, Bastion], way: dict[str, Any]
+    bastions: dict[str, Bastion], selected: dict[str, Any]
 ) -> None:
     """The backend closes while the gateway buffers the response for a slow client, which continues to send."""
     payload = os.urandom(1 << 20)
@@ -347,7 +349,7 @@ async def test_data_from_a_client_after_the_backend_has_closed_disturbs_no_other
         client.sendall(payload)
 
     loop = asyncio.get_running_loop()
-    one = options(bastions["openssh"], connections=PoolOptions(1, 1), **way)
+    one = options(bastions["openssh"], connections=PoolOptions(1, 1), **selected)
     with serving(answer_and_close) as closing, serving(echoing) as port:
         async with opened(one) as link, asyncio.timeout(20):
             other = await link.socket(Endpoint("127.0.0.1", port))
@@ -371,7 +373,9 @@ async def test_data_from_a_client_after_the_backend_has_closed_disturbs_no_other
             other.close()
 
 
-async def test_the_latencies_of_rpc_messages_are_measured(bastions: dict[str, Bastion], way: dict[str, Any]) -> None:
+async def test_the_latencies_of_rpc_messages_are_measured(
+    bastions: dict[str, Bastion], selected: dict[str, Any]
+) -> None:
     """Several calls wait at the same time, and the server answers them in another order."""
     more = threading.Event()
 
@@ -388,7 +392,7 @@ async def test_the_latencies_of_rpc_messages_are_measured(bastions: dict[str, Ba
     loop = asyncio.get_running_loop()
     latencies: list[float] = []
     with serving(answer) as port:
-        async with opened(options(bastions["openssh"], **way)) as link, asyncio.timeout(20):
+        async with opened(options(bastions["openssh"], **selected)) as link, asyncio.timeout(20):
             ours, theirs = socket.socketpair()
             tune(ours)
             tune(theirs)
@@ -410,7 +414,7 @@ async def test_the_latencies_of_rpc_messages_are_measured(bastions: dict[str, Ba
                 assert latencies[0] < latencies[1] < time.monotonic() - began
 
 
-async def test_thousands_of_tiny_packets_in_one_turn(bastions: dict[str, Bastion], way: dict[str, Any]) -> None:
+async def test_thousands_of_tiny_packets_in_one_turn(bastions: dict[str, Bastion], selected: dict[str, Any]) -> None:
     def drizzle(client: socket.socket) -> None:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for at in range(4000):
@@ -418,7 +422,7 @@ async def test_thousands_of_tiny_packets_in_one_turn(bastions: dict[str, Bastion
 
     loop = asyncio.get_running_loop()
     with serving(drizzle) as port:
-        async with opened(options(bastions["openssh"], **way)) as link, asyncio.timeout(20):
+        async with opened(options(bastions["openssh"], **selected)) as link, asyncio.timeout(20):
             sock = await link.socket(Endpoint("127.0.0.1", port))
             for _ in range(10):
                 time.sleep(0.1)  # noqa: ASYNC251 - block the loop, so that all data arrives together
@@ -431,7 +435,7 @@ async def test_thousands_of_tiny_packets_in_one_turn(bastions: dict[str, Bastion
 
 
 async def test_a_connection_that_fails_during_uploads_is_noticed(
-    bastions: dict[str, Bastion], way: dict[str, Any]
+    bastions: dict[str, Bastion], selected: dict[str, Any]
 ) -> None:
     def swallow(client: socket.socket) -> None:
         while client.recv(1 << 20):
@@ -440,7 +444,7 @@ async def test_a_connection_that_fails_during_uploads_is_noticed(
     loop = asyncio.get_running_loop()
     with serving(swallow) as port:
         for _ in range(5):
-            async with opened(options(bastions["openssh"], connections=PoolOptions(1, 1), **way)) as link:
+            async with opened(options(bastions["openssh"], connections=PoolOptions(1, 1), **selected)) as link:
                 socks = [await link.socket(Endpoint("127.0.0.1", port)) for _ in range(20)]
 
                 async def upload(sock: socket.socket) -> None:
@@ -490,7 +494,7 @@ async def changed(
 
 
 async def test_a_modified_packet_closes_the_connection(
-    bastions: dict[str, Bastion], tmp_path: Path, way: dict[str, Any]
+    bastions: dict[str, Bastion], tmp_path: Path, selected: dict[str, Any]
 ) -> None:
     """If the path flips one bit, the authentication tag does not match, and the client gets no byte of the packet."""
     loop = asyncio.get_running_loop()
@@ -500,7 +504,7 @@ async def test_a_modified_packet_closes_the_connection(
         return data[:-1] + bytes([data[-1] ^ 1]) if flip else data
 
     with serving(echoing) as echo:
-        async with changed(bastions["openssh"], tmp_path, change, **way) as link:
+        async with changed(bastions["openssh"], tmp_path, change, **selected) as link:
             await echo_once(link, echo)
             sock = await link.socket(Endpoint("127.0.0.1", echo))
             flip = True
@@ -512,22 +516,22 @@ async def test_a_modified_packet_closes_the_connection(
 
 
 async def test_garbage_instead_of_packets_closes_only_the_connection(
-    bastions: dict[str, Bastion], tmp_path: Path, way: dict[str, Any]
+    bastions: dict[str, Bastion], tmp_path: Path, selected: dict[str, Any]
 ) -> None:
     """If a server sends random bytes of any length after the login, the only effect is that the connection closes."""
     loop = asyncio.get_running_loop()
     rng = random.Random(7)
     noise: list[bytes] = []
     # asyncssh waits for a block of the cipher before it checks the length.
-    least = 16 if way["data_plane"] == "asyncssh" else 4
+    least = 16 if selected["data_plane"] == "asyncssh" else 4
 
     def change(data: bytes) -> bytes:
         return noise.pop() if noise else data
 
     with serving(echoing) as echo:
-        async with opened(options(bastions["openssh"], **way)) as bystander:
+        async with opened(options(bastions["openssh"], **selected)) as bystander:
             for size in (1, 3, 4, 19, 20, 36, 100, 5000, 600_000):
-                async with changed(bastions["openssh"], tmp_path, change, **way) as link:
+                async with changed(bastions["openssh"], tmp_path, change, **selected) as link:
                     with await link.socket(Endpoint("127.0.0.1", echo)) as sock:
                         noise.append(rng.randbytes(size))
                         await loop.sock_sendall(sock, b"ask")
@@ -545,7 +549,7 @@ PACKETS = st.tuples(
 )
 
 
-def test_any_sequence_of_authentic_packets_is_handled(tmp_path: Path, way: dict[str, Any]) -> None:
+def test_any_sequence_of_authentic_packets_is_handled(tmp_path: Path, selected: dict[str, Any]) -> None:
     """A peer with the keys can send arbitrary packets: the connection stays open or closes, with or without an error.
 
     Another connection to the same server is unaffected.
@@ -559,7 +563,7 @@ def test_any_sequence_of_authentic_packets_is_handled(tmp_path: Path, way: dict[
 
     async def run(bastion: Bastion, bystander: SshConnectionPool) -> None:
         loop = asyncio.get_running_loop()
-        chosen = options(bastion, connections=PoolOptions(1, 1), keepalive=PATIENT, **way)
+        chosen = options(bastion, connections=PoolOptions(1, 1), keepalive=PATIENT, **selected)
         async with opened(chosen) as victim, asyncio.timeout(20):
             with await victim.socket(Endpoint("db", 1)) as sock:
                 await loop.sock_sendall(sock, b"attack")
@@ -572,7 +576,7 @@ def test_any_sequence_of_authentic_packets_is_handled(tmp_path: Path, way: dict[
         runner.get_loop().set_exception_handler(lambda _, context: problems.append(context))
         stack = contextlib.AsyncExitStack()
         bastion = runner.run(stack.enter_async_context(hostile(tmp_path / "bastion", attack)))
-        bystander = runner.run(stack.enter_async_context(opened(options(bastion, keepalive=PATIENT, **way))))
+        bystander = runner.run(stack.enter_async_context(opened(options(bastion, keepalive=PATIENT, **selected))))
 
         @settings(max_examples=40, deadline=None)
         @given(st.lists(PACKETS, min_size=1, max_size=12))

@@ -81,19 +81,19 @@ def in_use(port: int, *, waits: bool) -> Iterator[None]:
         thread.join(70)
 
 
-WAYS: dict[str, tuple[Callable[[NfsServer], None], Callable[[NfsServer], object], str]] = {
+FAILURES: dict[str, tuple[Callable[[NfsServer], None], Callable[[NfsServer], object], str]] = {
     "hangs": (lambda server: server.send(signal.SIGSTOP), lambda server: server.send(signal.SIGCONT), "timeout"),
     "has ended": (lambda server: server.stop(signal.SIGKILL), NfsServer.start, "refused"),
 }
 
 
 @pytest.mark.parametrize("waits", [True, False], ids=["one at a time", "many at once"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.timeout(600)
 def test_a_hanging_server_in_use_is_down_quickly(
-    gateway: Gateway, shared_bastion: Bastion, server: NfsServer, way: str, waits: bool
+    gateway: Gateway, shared_bastion: Bastion, server: NfsServer, failure: str, waits: bool
 ) -> None:
-    break_it, repair, reason = WAYS[way]
+    break_it, repair, reason = FAILURES[failure]
     port = start(gateway, shared_bastion, server, "{}")
     with in_use(port, waits=waits):
         break_it(server)

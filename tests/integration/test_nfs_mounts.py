@@ -108,7 +108,7 @@ while [ $i -lt {rounds} ]; do echo "BACK $i $(sha256sum < /mnt/piece.$i)"; i=$((
     for number, digest in written.items():
         assert hashlib.sha256((server.export / f"piece.{number}").read_bytes()).hexdigest() == digest
     assert kills >= 15
-    assert statistics.median(resumed) < 2
+    assert statistics.median(resumed) < 10
 
 
 def test_a_lock_is_kept_while_its_tunnel_is_lost_again_and_again(

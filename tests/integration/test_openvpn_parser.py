@@ -163,12 +163,12 @@ _VALUES = {
 @st.composite
 def _word(draw: st.DrawFn, word: str) -> str:
     """Generate one way to write a word in a client file: plain, quoted or escaped."""
-    ways = ['"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"']
+    spellings = ['"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"']
     if "'" not in word:
-        ways.append(f"'{word}'")
+        spellings.append(f"'{word}'")
     if not re.match(r"[ #;'\"]|$", word):
-        ways.append(re.sub(r'([\\" ])', r"\\\1", word))
-    return draw(st.sampled_from(ways))
+        spellings.append(re.sub(r'([\\" ])', r"\\\1", word))
+    return draw(st.sampled_from(spellings))
 
 
 @st.composite

@@ -14,8 +14,8 @@ from typing import Any
 import pymysql
 import pytest
 
-from gateway.backend_support.database_check import DatabaseCheckOptions
-from gateway.backend_support.role_facts import LAG
+from gateway.backend_support.replication_facts import LAG
+from gateway.backend_support.sql_check_options import DatabaseCheckOptions
 from gateway.backend_support.tls import CheckTlsOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheckOptions
@@ -242,12 +242,12 @@ async def test_each_refusal_by_postgres_has_its_reason(
 
 
 async def simultaneous_failures(backend: Backend, port: int) -> list[str]:
-    """Probe a server three times simultaneously, as through three ways, and return the details of the failures."""
+    """Probe a server three times simultaneously, as over three paths, and return the details of the failures."""
     probes = (probe_once(backend, DirectLink(), Endpoint("127.0.0.1", port), 10) for _ in range(3))
     return [result.detail for result in await asyncio.gather(*probes) if result.state is not HealthState.UP]
 
 
-async def test_probes_through_several_ways_can_run_at_the_same_time(
+async def test_probes_over_several_paths_can_run_at_the_same_time(
     shared_postgres: Postgres, shared_mariadb: MariaDB
 ) -> None:
     for server, backend in (

@@ -115,9 +115,9 @@ async def test_ciphers_that_need_strict_key_exchange_are_not_used_without_it(
 @pytest.mark.parametrize("chacha", ["to the server", "from the server"])
 async def test_each_direction_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chacha: str) -> None:
     """RFC 4253, section 7.1, allows a server to offer ChaCha20 for only one direction."""
-    ways = [[b"chacha20-poly1305@openssh.com"], [b"aes128-gcm@openssh.com"]]
+    offered = [[b"chacha20-poly1305@openssh.com"], [b"aes128-gcm@openssh.com"]]
     if chacha == "from the server":
-        ways.reverse()
+        offered.reverse()
     send, choose = SSHServerConnection.send_packet, SSHServerConnection._choose_alg
     asked: dict[SSHConnection, int] = {}
 
@@ -126,14 +126,14 @@ async def test_each_direction_is_checked(tmp_path: Path, monkeypatch: pytest.Mon
             packet = SSHPacket(args[0])
             head = packet.get_bytes(16) + NameList(packet.get_namelist()) + NameList(packet.get_namelist())
             packet.get_namelist(), packet.get_namelist()
-            args = (head + b"".join(map(NameList, ways)) + packet.get_remaining_payload(),)
+            args = (head + b"".join(map(NameList, offered)) + packet.get_remaining_payload(),)
             self._server_kexinit = bytes([MSG_KEXINIT]) + args[0]
         send(self, pkttype, *args, handler=handler)
 
     def take_turns(self: SSHServerConnection, alg_type: str, local: Any, remote: Any) -> bytes:
         if alg_type == "encryption":
             asked[self] = asked.get(self, 0) + 1
-            local = ways[asked[self] - 1]
+            local = offered[asked[self] - 1]
         return choose(self, alg_type, local, remote)
 
     monkeypatch.setattr(SSHServerConnection, "send_packet", lopsided)

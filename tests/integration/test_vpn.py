@@ -244,7 +244,7 @@ def test_a_bastion_behind_a_vpn(far: World, gateway: Gateway, kind: str) -> None
         use_all(far, ports, gateway.folder)
 
 
-def test_a_vpn_and_a_bastion_are_two_ways_to_the_same_servers(far: World, gateway: Gateway) -> None:
+def test_a_vpn_and_a_bastion_are_two_paths_to_the_same_servers(far: World, gateway: Gateway) -> None:
     known = gateway.folder / "known_hosts"
     known.write_text(far.bastion.known_hosts.read_text().replace("127.0.0.1", OUTER_OTHER))
     bastion = (
@@ -255,8 +255,8 @@ def test_a_vpn_and_a_bastion_are_two_ways_to_the_same_servers(far: World, gatewa
     write(gateway, f"office: {tunnel(far, 'openvpn', gateway)}\nbastion: {bastion}", text)
 
     def in_use(tunnel: str) -> bool:
-        ways = [way for name in ports for way in gateway.backend(name)["ways"] if way["tunnel"] == tunnel]
-        return all(way["up"] and way["in_use"] for way in ways)
+        paths = [path for name in ports for path in gateway.backend(name)["paths"] if path["tunnel"] == tunnel]
+        return all(path["up"] and path["in_use"] for path in paths)
 
     gateway.start().wait_up(*ports, timeout=UP)
     gateway.wait(lambda: in_use("office"), UP)
@@ -576,12 +576,12 @@ def dropping(far: World) -> Iterator[None]:
     """Drop all UDP packets between the namespaces until the block ends."""
     del far
     with inside(FAR):
-        run("for way in INPUT OUTPUT; do iptables -I $way -p udp ! -d 127.0.0.0/8 -j DROP; done")
+        run("for chain in INPUT OUTPUT; do iptables -I $chain -p udp ! -d 127.0.0.0/8 -j DROP; done")
     try:
         yield
     finally:
         with inside(FAR):
-            run("for way in INPUT OUTPUT; do iptables -D $way -p udp ! -d 127.0.0.0/8 -j DROP; done")
+            run("for chain in INPUT OUTPUT; do iptables -D $chain -p udp ! -d 127.0.0.0/8 -j DROP; done")
 
 
 def vpn_children(gateway: Gateway) -> list[str]:

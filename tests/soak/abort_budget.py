@@ -40,7 +40,7 @@ _SALTED = "salted"
 
 
 async def mixed(server: MariaDB, count: int) -> Counter[str]:
-    """Run `count` probes, each with a random way to succeed or fail; return the number of each outcome."""
+    """Run `count` probes, each with randomly chosen settings; return the number of each outcome."""
     target = Endpoint(ADDRESS, server.port)
     good = MysqlCheckOptions(user=server.check_user, password=Secret(server.check_password), database=server.database)
     logins = LoginPacing(LIMIT)  # The server has one counter for the aborted logins of all these checks.
@@ -48,7 +48,7 @@ async def mixed(server: MariaDB, count: int) -> Counter[str]:
     def checking(**changes: Any) -> MysqlBackend:
         return MysqlBackend(EmptyOptions(), replace(good, **changes))
 
-    ways = {
+    cases = {
         "good": (checking(), 3.0),
         "wrong password": (checking(password=Secret("wrong")), 3.0),
         "wrong database": (checking(database="nowhere"), 3.0),
@@ -62,19 +62,19 @@ async def mixed(server: MariaDB, count: int) -> Counter[str]:
         if frozen:  # The server stays stopped while fifty probes run.
             server.send(signal.SIGSTOP)
         for _ in range(50 if frozen else 1):
-            way = random.choice(list(ways))
-            backend, timeout = ways[way]
-            if way == "hasty":
+            case = random.choice(list(cases))
+            backend, timeout = cases[case]
+            if case == "hasty":
                 timeout = random.uniform(0, _HASTE)  # A random timeout aborts logins at different steps.
             result = await probe_once(backend, link, target, 0.01 if frozen else timeout, logins=logins)
-            outcomes[f"{way}: {result.reason or result.state}"] += 1
+            outcomes[f"{case}: {result.reason or result.state}"] += 1
             if result.reason is Reason.HOST_BLOCKED:
                 return outcomes
         if frozen:
             server.send(signal.SIGCONT)
             async with asyncio.timeout(120):
                 while (
-                    await probe_once(ways["good"][0], link, target, 3.0, logins=logins)
+                    await probe_once(cases["good"][0], link, target, 3.0, logins=logins)
                 ).state is not HealthState.UP:
                     await asyncio.sleep(0.2)
     return outcomes

@@ -30,7 +30,7 @@ KEPT, NEW = 4, 2
 """Number of clients per database with a persistent connection, and with a new connection for each attempt."""
 IMPATIENT = 5
 """Seconds that a client of `ledger` and `archive` waits for a response. A path that is stalled closes no connection.
-After this time, such a client connects again, through another way or another process."""
+After this time, such a client connects again, over another path or another process."""
 
 
 @dataclass
@@ -52,7 +52,7 @@ def clients(site: chaos_site.Site, patience: int, slack: int) -> list[Client]:
     for keep, count in ((True, KEPT), (False, NEW)):
         for _ in range(count):
             steps.append(("mysql", MySqlStep(site.mariadb, site.ports["orders"], keep, patience=patience)))
-            steps.append(("ways", MySqlStep(site.mariadb, site.ports["ledger"], keep, patience=IMPATIENT)))
+            steps.append(("paths", MySqlStep(site.mariadb, site.ports["ledger"], keep, patience=IMPATIENT)))
             steps.append(("postgres", PostgresStep(site.postgres, site.ports["reports"], keep, patience=patience)))
         for _ in range(count // 2):
             steps.append(("program", MySqlStep(site.mariadb, site.ports["archive"], keep, patience=IMPATIENT)))

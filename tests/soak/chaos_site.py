@@ -68,20 +68,20 @@ class Site:
         return dict(self.admin.get("/api/v1/status")[1])
 
     def up(self) -> bool:
-        """Return whether every backend is up through every way."""
+        """Return whether every backend is up over every path."""
         backends = self.admin.get("/api/v1/status")[1]["backends"].values()
-        return all(each["state"] == "up" and all(way["up"] for way in each["ways"]) for each in backends)
+        return all(each["state"] == "up" and all(path["up"] for path in each["paths"]) for each in backends)
 
     def wait_in_use(self, backend: str, tunnel: str) -> None:
-        """Wait until new clients of a backend use a way. They return late to a way that has failed.
+        """Wait until new clients of a backend use a path. They return late to a path that has failed.
 
         Raises:
             TimeoutError: They do not use it in time.
         """
         deadline = time.monotonic() + _RETURN_TIMEOUT
         while time.monotonic() < deadline:
-            ways = self.admin.get("/api/v1/status")[1]["backends"][backend]["ways"]
-            if any(way["tunnel"] == tunnel and way["up"] and way["in_use"] for way in ways):
+            paths = self.admin.get("/api/v1/status")[1]["backends"][backend]["paths"]
+            if any(path["tunnel"] == tunnel and path["up"] and path["in_use"] for path in paths):
                 return
             time.sleep(0.05)
         raise TimeoutError(f"{backend} does not use {tunnel}")

@@ -260,7 +260,7 @@ class NfsStep(Step):
         try:
             done = subprocess.run(["nfs-cat", url], capture_output=True, timeout=self.patience, check=False)
         except subprocess.TimeoutExpired as error:
-            raise TimeoutError("nfs-cat did not end") from error
+            raise TimeoutError("nfs-cat did not exit") from error
         if done.returncode != 0:
             raise OSError(done.stderr.decode(errors="replace").strip()[-150:] or f"exit code {done.returncode}")
         if hashlib.sha256(done.stdout).hexdigest() != self.digest:

@@ -52,9 +52,9 @@ class Pattern:
     def __init__(self, seed: int) -> None:
         self._twice = memoryview(random.Random(seed).randbytes(_LENGTH) * 2)
 
-    def piece(self, stream: int, way: int, at: int, size: int) -> memoryview:
+    def piece(self, stream: int, direction: int, at: int, size: int) -> memoryview:
         """Return the bytes from `at` to `at + size` of one direction of a stream; `size` is at most PIECE."""
-        start = (stream * 7919 + way * 500_009 + at) % _LENGTH
+        start = (stream * 7919 + direction * 500_009 + at) % _LENGTH
         return self._twice[start : start + size]
 
 

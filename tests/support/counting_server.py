@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 
 class CountingServer:
-    """A server that several ways reach. It blocks an address with too many aborted logins.
+    """A server that several paths reach. It blocks an address with too many aborted logins.
 
     Args:
-        addresses: The source address of each way. Ways behind NAT have the same address.
+        addresses: The source address of each path. Paths behind NAT have the same address.
         limit: The server's `max_connect_errors`.
     """
 
@@ -18,15 +18,15 @@ class CountingServer:
         self.blocked = False
         """Whether the server has blocked one of the addresses."""
 
-    def count(self, way: int) -> int:
-        """Return the number of aborted logins from the address of a way since the last login from it."""
-        return self._counts[self.addresses[way]]
+    def count(self, path: int) -> int:
+        """Return the number of aborted logins from the address of a path since the last login from it."""
+        return self._counts[self.addresses[path]]
 
-    def abort(self, way: int) -> None:
-        """Count a login that was aborted through a way."""
-        self._counts[self.addresses[way]] += 1
-        self.blocked |= self.count(way) >= self.limit
+    def abort(self, path: int) -> None:
+        """Count a login that was aborted over a path."""
+        self._counts[self.addresses[path]] += 1
+        self.blocked |= self.count(path) >= self.limit
 
-    def log_in(self, way: int) -> None:
-        """Reset the count of a way's address."""
-        self._counts[self.addresses[way]] = 0
+    def log_in(self, path: int) -> None:
+        """Reset the count of a path's address."""
+        self._counts[self.addresses[path]] = 0

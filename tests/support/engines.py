@@ -23,6 +23,8 @@ _NUMBERS = itertools.count(1)
 _READY = 40.0
 _MEMORY = 8 << 30
 """The bytes of available memory from which an engine keeps its data in memory."""
+_DEVICE_SIZE = 16 << 30
+"""The bytes of a block device in memory. Its file is sparse, so it needs only the memory of the data."""
 
 
 def available() -> bool:
@@ -36,19 +38,17 @@ def need_engine() -> None:
 
 
 @contextlib.contextmanager
-def running_engine(folder: Path, *, on_disk: bool = False) -> Iterator["Engine"]:
+def running_engine(folder: Path, *, on_device: bool = False) -> Iterator["Engine"]:
     """Run an engine with the images `busybox` and `host` until the block ends.
 
     Skips the test, or fails it in CI, if no engine can run.
 
     Args:
         folder: The directory for the engine's data.
-        on_disk: Whether the data stays on the disk, for tests of an audit, which reports volumes in memory.
+        on_device: Whether the data is on a block device, for tests of an audit, which reports volumes in memory.
     """
     need_engine()
-    if on_disk:
-        (folder / "data").mkdir(mode=0o710, parents=True)
-    engine = Engine(folder).start()
+    engine = Engine(folder, on_device=on_device).start()
     try:
         engine.load_busybox()
         engine.load_host()
@@ -64,9 +64,10 @@ class Engine:
         folder: The directory for the engine's data.
         namespace: The network namespace in which dockerd starts; None creates a new namespace.
         options: Additional options of dockerd.
+        on_device: Whether the data is on a block device.
     """
 
-    def __init__(self, folder: Path, namespace: str | None = None, *options: str) -> None:
+    def __init__(self, folder: Path, namespace: str | None = None, *options: str, on_device: bool = False) -> None:
         self.folder = folder
         # containerd limits socket paths to 104 bytes, and paths in pytest's directories are longer.
         self._runtime = Path(tempfile.mkdtemp(prefix="gw-"))
@@ -74,6 +75,7 @@ class Engine:
         self._own_namespace = namespace is None
         self.namespace = namespace or f"gw-{os.getpid()}-{next(_NUMBERS)}"
         self._options = options
+        self._on_device = on_device
         self._child: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -115,11 +117,19 @@ class Engine:
         each of these waits take seconds.
         """
         data = self.folder / "data"
-        if data.exists() or _available_memory() < _MEMORY:
+        if data.exists():
             return
         data.mkdir(mode=0o710)
-        command = ["mount", "-t", "tmpfs", "-o", "mode=710", "gateway-test-engine", str(data)]
-        subprocess.run(command, check=True, timeout=10)
+        if _available_memory() < _MEMORY:
+            return
+        place = self.folder / "memory" if self._on_device else data
+        place.mkdir(exist_ok=True)
+        _run("mount", "-t", "tmpfs", "-o", "mode=710", "gateway-test-engine", str(place))
+        if self._on_device:
+            with (place / "device").open("wb") as device:
+                device.truncate(_DEVICE_SIZE)
+            _run("mkfs.ext4", "-q", "-O", "^has_journal", device.name)
+            _run("mount", "-o", "loop", device.name, str(data))
 
     def wait_ready(self) -> None:
         """Wait until the daemon responds."""
@@ -287,6 +297,10 @@ def _available_memory() -> int:
     """Return the memory in bytes that this machine can give to programs (`MemAvailable`, proc_meminfo(5))."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, timeout=60)
 
 
 def _mounts_below(folder: Path) -> Iterator[str]:

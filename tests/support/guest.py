@@ -85,10 +85,10 @@ class Guest:
         drives = [part for disk in disks for part in ("-drive", f"file={disk},if=virtio,format=raw")]
         modules = (*modules, "virtio_blk", "ext4") if disks else modules
         image = initramfs(folder, root, tree, (*MODULES, *modules))
-        ways = "".join(f",hostfwd=tcp:127.0.0.1:{here}-:{there}" for here, there in (forwards or {}).items())
+        hosts = "".join(f",hostfwd=tcp:127.0.0.1:{here}-:{there}" for here, there in (forwards or {}).items())
         self._child = subprocess.Popen(
             ["qemu-system-x86_64", "-cpu", "max", "-m", str(memory), "-nographic", "-no-reboot", *drives,
-             "-kernel", str(kernel), "-initrd", str(image), "-nic", f"user,model=virtio-net-pci{ways}", "-append",
+             "-kernel", str(kernel), "-initrd", str(image), "-nic", f"user,model=virtio-net-pci{hosts}", "-append",
              "console=ttyS0 quiet panic=-1 oops=panic"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip

@@ -11,7 +11,9 @@ for applet in sh cat dd sha256sum sleep usleep seq; do ln -s busybox /image/bin/
 # A root file system in memory cannot be pivoted from; no network is needed, and a bridge needs more modules.
 DOCKER_RAMDISK=1 dockerd -H unix:///var/run/docker.sock -H tcp://0.0.0.0:2375 --tls=false --storage-driver vfs \
   --userland-proxy=false --bridge none --iptables=false --ip6tables=false >/dockerd.log 2>&1 &
-i=0; until docker info >/dev/null 2>&1; do sleep 1; i=$((i+1)); [ $i = 120 ] && cat /dockerd.log; done
+i=0; until grep -q "API listen on .*docker.sock" /dockerd.log; do
+  sleep 1; i=$((i+1)); [ $i = 120 ] && cat /dockerd.log
+done
 echo ENGINE-STARTED $(sed -n 's/^time="\([^"]*\)".*Daemon has completed initialization.*/\1/p' /dockerd.log)
 docker image inspect box >/dev/null 2>&1 || tar -C /image -c . | docker import - box >/dev/null || exit
 echo ENGINE-READY

@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from gateway.backend_support.database_check import DatabaseCheckOptions
+from gateway.backend_support.sql_check_options import DatabaseCheckOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.http import HttpBackend, HttpCheckOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheckOptions

@@ -28,7 +28,8 @@ _BOOT = f"""
 mkdir -p /var/lib/docker {_GATEWAY_DISK} && mount -t ext4 /dev/vda /var/lib/docker
 mount -t ext4 -o ro /dev/vdb {_GATEWAY_DISK}
 {ENGINE}
-until docker volume inspect halt >/dev/null 2>&1; do sleep 1; done
+# The command `docker` takes a second of the emulated processor.
+until [ -d /var/lib/docker/volumes/halt ]; do sleep 1; done
 docker volume rm halt
 kill $(cat /var/run/docker.pid); while pidof dockerd >/dev/null; do sleep 1; done
 # On a busy machine, dockerd does not wait for the end of its containers.

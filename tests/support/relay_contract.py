@@ -163,7 +163,7 @@ class Trial:
         )  # fmt: skip
 
     @property
-    def _ways(self) -> tuple[tuple[End, End], tuple[End, End]]:
+    def _directions(self) -> tuple[tuple[End, End], tuple[End, End]]:
         """Return the two directions; each is a pair of receiver and sender."""
         return (self.client, self.far), (self.far, self.client)
 
@@ -195,7 +195,7 @@ class Trial:
     def _check(self) -> None:
         """Check the rules that the relay must follow at any time."""
         self._adaptor.refresh()
-        for receiver, sender in self._ways:
+        for receiver, sender in self._directions:
             self._hold(not receiver.complaint, f"1: {receiver.complaint}")
             count = f"{receiver.name} has {receiver.received} of {sender.sent} bytes"
             whole = receiver.received == sender.sent
@@ -224,7 +224,7 @@ class Trial:
         """Return a description of the first expected event that has not happened yet; empty if there is none."""
         if self._adaptor.stalled:
             return ""
-        for receiver, sender in self._ways:
+        for receiver, sender in self._directions:
             if not receiver.listens or receiver.seen is not None:
                 continue
             count = f"{receiver.name} has {receiver.received} of {sender.total} bytes"
@@ -276,7 +276,9 @@ class Trial:
 
     @property
     def _disturbed(self) -> bool:
-        return self.client.broken or self.far.broken or any(self._causes(*way) for way in self._ways)
+        return (
+            self.client.broken or self.far.broken or any(self._causes(*direction) for direction in self._directions)
+        )
 
     def _check_ending(self) -> None:
         ending, client, far = self.relay.ended.result(), self.client, self.far

@@ -16,7 +16,7 @@ _TICK = 0.005
 """The maximum size of a read, as seconds at the path's rate; small reads let connections share the rate evenly."""
 
 
-class Way:
+class Direction:
     """One direction of the path: a queue with a rate limit."""
 
     def __init__(self) -> None:
@@ -39,39 +39,39 @@ class Flow:
     """One direction of one connection.
 
     Args:
-        way: The direction of the path that carries the data.
+        direction: The direction of the path that carries the data.
         source: The socket from which the flow reads.
         sink: The socket to which the flow writes.
     """
 
-    def __init__(self, way: Way, source: socket.socket, sink: socket.socket) -> None:
-        self.way, self.source, self.sink = way, source, sink
+    def __init__(self, direction: Direction, source: socket.socket, sink: socket.socket) -> None:
+        self.direction, self.source, self.sink = direction, source, sink
         self.waiting: deque[tuple[float, memoryview]] = deque()
         self.size = 0
         self.held_until = 0.0
         self.readable = self.ended = self.done = False
         self.blocked = True
-        way.flows.append(self)
+        direction.flows.append(self)
 
     def wants(self) -> bool:
         """Return whether the source has data and the flow has free space for the data."""
-        return self.readable and not self.ended and self.size < self.way.most
+        return self.readable and not self.ended and self.size < self.direction.most
 
     def read(self, now: float, chance: random.Random) -> None:
         """Read the bytes of one turn from the source; raise OSError if the read fails."""
-        way = self.way
+        direction = self.direction
         try:
-            data = self.source.recv(way.turn)
+            data = self.source.recv(direction.turn)
         except BlockingIOError:
             self.readable = False
             return
-        way.free = max(way.free, now)
-        if way.rate:
-            way.free += len(data) / way.rate
-        due = way.free + way.delay
-        if way.loss and chance.random() > (1 - way.loss) ** (len(data) / SEGMENT):
-            way.losses += 1
-            self.held_until = max(self.held_until, due + way.rto)
+        direction.free = max(direction.free, now)
+        if direction.rate:
+            direction.free += len(data) / direction.rate
+        due = direction.free + direction.delay
+        if direction.loss and chance.random() > (1 - direction.loss) ** (len(data) / SEGMENT):
+            direction.losses += 1
+            self.held_until = max(self.held_until, due + direction.rto)
         self.waiting.append((due, memoryview(data)))
         self.size += len(data)
         self.ended = not data
@@ -99,7 +99,7 @@ class Flow:
             except BlockingIOError:
                 self.blocked = True
                 return
-            self.way.moved += sent
+            self.direction.moved += sent
             self.size -= sent
             while sent:
                 due, piece = waiting.popleft()

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tests.support.child import Orders, answer
-from tests.support.slow_flow import SEGMENT, Flow, Way
+from tests.support.slow_flow import SEGMENT, Direction, Flow
 from tests.support.slow_link import Figures, Shape
 
 _IN, _OUT, _EDGE = select.EPOLLIN, select.EPOLLOUT, select.EPOLLET
@@ -32,7 +32,7 @@ class Path:
 
     def __init__(self, to: int, seed: int) -> None:
         self._to, self._chance = to, random.Random(seed)
-        self._up, self._down = Way(), Way()
+        self._up, self._down = Direction(), Direction()
         self._epoll = select.epoll()
         self._flows: dict[int, tuple[Flow, Flow]] = {}
         """For each descriptor of a socket, the flow that reads from this socket and the flow that writes to it."""
@@ -69,19 +69,19 @@ class Path:
         if self._knocking:
             self._accept()
         times = []
-        for way in (self._up, self._down):
-            for _ in range(len(way.flows)):
-                if way.rate and way.free - way.room > now:
+        for direction in (self._up, self._down):
+            for _ in range(len(direction.flows)):
+                if direction.rate and direction.free - direction.room > now:
                     break
-                way.flows.rotate(-1)
-                self._try(way.flows[-1], now, reading=True)
-            for flow in tuple(way.flows):
+                direction.flows.rotate(-1)
+                self._try(direction.flows[-1], now, reading=True)
+            for flow in tuple(direction.flows):
                 if flow.waiting and not flow.blocked and flow.next_due() <= now:
                     self._try(flow, now, reading=False)
                 if flow.waiting and not flow.blocked:
                     times.append(flow.next_due())
                 if flow.wants():
-                    times.append(way.free - way.room if way.rate else now)
+                    times.append(direction.free - direction.room if direction.rate else now)
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _try(self, flow: Flow, now: float, *, reading: bool) -> None:
@@ -127,7 +127,7 @@ class Path:
             with contextlib.suppress(OSError):
                 if not flow.done:
                     flow.source.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            flow.way.flows.remove(flow)
+            flow.direction.flows.remove(flow)
         for each in (self._flows[sock.fileno()][0].source, self._flows[sock.fileno()][0].sink):
             del self._flows[each.fileno()]
             each.close()

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from gateway.ops.events import Transition
 from gateway.ops.page.parts import PageParts
-from gateway.ops.page.render import Rendering, document, render_backend, render_index
+from gateway.ops.page.render import LazyPage, document, render_backend, render_index
 from gateway.ops.status_views import BackendView, ConfigText, ServiceView
 from tests.support.status_views import NOW
 
 
-def whole_page(rendering: Rendering, parts: PageParts) -> str:
+def whole_page(rendering: LazyPage, parts: PageParts) -> str:
     """Return a whole page as HTML, and set its items in `parts`, with which it was rendered."""
     parts.commit(list(rendering.items))
     return document(rendering.title, "", 0, parts.version, parts.html())

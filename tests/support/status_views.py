@@ -37,9 +37,9 @@ class Checked:
 
 def target(address: str = "db.internal:3306", state: HealthState = HealthState.UP, **changes: Any) -> TargetView:
     view = TargetView(
-        target=address, way=None, state=state, reason=None, detail="", since=NOW, flapping=False, role=None, facts={},
-        last_check=NOW, last_success=NOW, last_duration=0.01, last_phases={"tcp": 0.002, "auth": 0.008}, attempts=100,
-        failures={}, broken_handshakes=None, duration=Histogram(), phases={"tcp": (2, 0.004)},
+        target=address, tunnel=None, state=state, reason=None, detail="", since=NOW, flapping=False, role=None,
+        facts={}, last_check=NOW, last_success=NOW, last_duration=0.01, last_phases={"tcp": 0.002, "auth": 0.008},
+        attempts=100, failures={}, broken_handshakes=None, duration=Histogram(), phases={"tcp": (2, 0.004)},
         history=[Checked(state)] * 100,
     )  # fmt: skip
     return replace(view, **changes)
@@ -50,7 +50,7 @@ def backend(
 ) -> BackendView:
     """Return the view of a backend whose targets can be reached through the tunnels `via`."""
     view = BackendView(
-        name=name, kind="mysql", via=tuple(via), ways=[way(each) for each in via],
+        name=name, kind="mysql", via=tuple(via), paths=[tunnel_path(each) for each in via],
         listen=["127.0.0.1:3306"], prefer="primary", state=state, reason=None,
         detail="", since=NOW, targets=[target(state=state)], connections=0, connections_total=0, rejected={},
         resets={}, to_backend=0, from_backend=0, latency=Histogram(),
@@ -66,7 +66,7 @@ def tunnel(name: str = "bastion", state: TunnelState = TunnelState.UP, **changes
     return replace(view, **changes)
 
 
-def way(tunnel: str, *, up: bool = True, in_use: bool = True) -> BackendTunnelView:
+def tunnel_path(tunnel: str, *, up: bool = True, in_use: bool = True) -> BackendTunnelView:
     return BackendTunnelView(tunnel, up, None, "", in_use, clients=0, switches=0)
 
 

@@ -1,7 +1,7 @@
 """Sends known bytes through a tunnel; a separate program, because clients and tunnel must run in different processes.
 
 traffic.py serve PORT            run a backend, to which each client first sends its request (`_HEAD`)
-traffic.py both-ways PORT SIZE   transfer SIZE bytes in both directions in parallel; print the seconds
+traffic.py both-directions PORT SIZE   transfer SIZE bytes in both directions in parallel; print the seconds
 traffic.py echoes PORT COUNT HOW open COUNT connections in parallel, each an echo; `half`: clients half-close
 traffic.py ask PORT              half-close, and print whether the later response is `kept` or `lost`
 traffic.py endless PORT COUNT    receive endlessly; half of the clients also send; print `flowing`, then each end
@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 _HEAD = struct.Struct(">cQ")
 """The request of a client: an action and a size in bytes. The backend closes first, except for ECHO and ASK."""
-BOTH_WAYS, ENDLESS, ECHO, ECHO_COUNTED, ASK = b"B", b"F", b"E", b"C", b"A"
+BOTH_DIRECTIONS, ENDLESS, ECHO, ECHO_COUNTED, ASK = b"B", b"F", b"E", b"C", b"A"
 _PERIOD = 1_000_003
 """The period of a stream in bytes; a prime, so that lost, repeated or swapped packets change the stream."""
 _PIECE = 256 * 1024
@@ -99,7 +99,7 @@ def answer(client: socket.socket) -> None:
     with client, contextlib.suppress(OSError, EOFError):
         client.settimeout(_PATIENCE)
         wanted, size = _HEAD.unpack(exactly(client, _HEAD.size))
-        if wanted == BOTH_WAYS:
+        if wanted == BOTH_DIRECTIONS:
             with ThreadPoolExecutor(1) as other:
                 sending = other.submit(send, client, DOWN, size)
                 got = receive(client, size)
@@ -138,10 +138,10 @@ def connected(port: int, wanted: bytes, size: int) -> socket.socket:
     return sock
 
 
-def both_ways(port: int, size: int) -> None:
+def both_directions(port: int, size: int) -> None:
     down, up = digest(DOWN, size), digest(UP, size)
     started = time.monotonic()
-    with connected(port, BOTH_WAYS, size) as sock, ThreadPoolExecutor(1) as other:
+    with connected(port, BOTH_DIRECTIONS, size) as sock, ThreadPoolExecutor(1) as other:
         sending = other.submit(send, sock, UP, size)
         got = receive(sock, size)
         sending.result()
@@ -237,8 +237,8 @@ if __name__ == "__main__":
     match verb:
         case "serve":
             serve(int(port_))
-        case "both-ways":
-            both_ways(int(port_), int(rest[0]))
+        case "both-directions":
+            both_directions(int(port_), int(rest[0]))
         case "echoes":
             echoes(int(port_), int(rest[0]), half=rest[1] == "half")
         case "ask":

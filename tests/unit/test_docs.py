@@ -90,7 +90,7 @@ def _row_words(name: str) -> set[str]:
         ("GatewayBackendDown", set(Reason) - {Reason.TUNNEL, Reason.UNAUTHENTICATED, Reason.HOST_BLOCKED}),
         ("GatewayBackendDegraded", {Reason.ROLE, Reason.LAG, Reason.NO_SPACE, Reason.UNAUTHENTICATED}),
         ("GatewayBackendAvailabilityBurn", DIAL_REASONS),
-        ("GatewayWayDown", DIAL_REASONS - {Reason.ROLE, Reason.HOST_BLOCKED, Reason.PROTOCOL} | {Reason.TUNNEL}),
+        ("GatewayPathDown", DIAL_REASONS - {Reason.ROLE, Reason.HOST_BLOCKED, Reason.PROTOCOL} | {Reason.TUNNEL}),
         ("GatewayClientsRejected", set(RefusalReason)),
         ("GatewayContainersDead", set(DEAD_CAUSES)),
         ("GatewayDockerErrors", set(ActionKind)),

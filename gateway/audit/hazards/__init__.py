@@ -1,4 +1,4 @@
-"""Finds the hazards in a snapshot. Each module has functions that yield findings. Does no I/O."""
+"""Finds the hazards in a snapshot. The function `find` of each module yields findings. Does no I/O."""
 
 from gateway.audit.hazards import access, network, storage, visibility, volume_usage
 from gateway.audit.model import AuditSnapshot
@@ -8,7 +8,7 @@ from gateway.audit.storage_locations import places
 _MODULES = (storage, network, volume_usage, access, visibility)
 
 
-def decide(snapshot: AuditSnapshot) -> AuditReport:
+def build_report(snapshot: AuditSnapshot) -> AuditReport:
     """Return the report on a snapshot: where containers store data, and all hazards, most severe first."""
     found = [each for module in _MODULES for each in module.find(snapshot)]
     order = tuple(Severity)

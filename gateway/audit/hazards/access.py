@@ -1,4 +1,4 @@
-"""Finds access of containers to the host: to private keys, the engine's socket, system directories. Does no I/O."""
+"""Finds containers that have access to private keys, the engine's socket or system directories. Does no I/O."""
 
 import posixpath
 import re
@@ -18,16 +18,16 @@ _SYSTEM_TREES = ("/bin", "/boot", "/dev", "/etc", "/lib", "/proc", "/sbin", "/sy
                  "/var/lib/containerd", "/var/lib/containers", "/var/lib/docker", "/var/lib/kubelet")  # fmt: skip
 _DATA_TREES = ("/dev/shm", "/dev/mqueue", "/dev/hugepages", "/var/lib/docker/volumes/",  # noqa: S108
                "/var/lib/containers/storage/volumes/")  # fmt: skip
-"""Directories below `_SYSTEM_TREES` that hold data of applications."""
+"""Directories below `_SYSTEM_TREES` that contain data of applications. Access to them is not a hazard."""
 _MODERATE_TREES = ("/dev/", "/etc/", "/usr/share", "/usr/src", "/usr/local/share", "/usr/local/src")
-"""Directories below `_SYSTEM_TREES` that hold few or no programs."""
+"""Directories below `_SYSTEM_TREES` that contain few or no programs. Access to them is a less severe hazard."""
 _HARMLESS = ("/etc/localtime", "/etc/timezone", "/etc/machine-id")
 _SOCKETS = re.compile(r"/(docker|podman|containerd|crio)\.sock$")
 _SOCKET_DIRECTORIES = ("/", "/run", "/var/run", "/var")
 
 
 def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
-    """Yield the hazards that result from access to the host, and from missing access to a mount."""
+    """Yield a finding for each container with access to sensitive files, or without write access to its own mount."""
     containers = [each for each in snapshot.containers if not each.is_former_task]
     for container in containers:
         for mount in (as_bind(snapshot, each) for each in container.mounts):
@@ -56,7 +56,7 @@ def _is_system(snapshot: AuditSnapshot, path: str) -> bool:
     found = snapshot.paths.get(path)
     if path in _HARMLESS or _below_any(path, _DATA_TREES):
         return False
-    # The engine restricts access to a device file, but not to the directory that contains it.
+    # The mount of a device file is harmless, because the engine also restricts access to devices.
     is_device = path != "/dev" and is_below(path, "/dev") and (found is None or found.kind != "directory")
     return path in _SYSTEM or (_below_any(path, _SYSTEM_TREES) and not is_device)
 

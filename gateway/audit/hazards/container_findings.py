@@ -1,4 +1,4 @@
-"""Iterates over the mounts of containers, and creates findings about containers. Does no I/O."""
+"""Iterates over mounts, and creates findings about containers, for the other modules. Does no I/O."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ from gateway.text_sanitizer import one_line
 def mounts(snapshot: AuditSnapshot) -> Iterator[tuple[AuditedContainer, AuditedMount, MountStorage]]:
     """Yield each mount of each container, with the storage that holds the mount's data.
 
-    A mount of a volume with the option `o=bind` is yielded as a bind mount of the host's directory.
+    If a volume has the option `o=bind`, yield its mount as a bind mount of the host's directory.
     """
     for container in snapshot.containers:
         for mount in (as_bind(snapshot, each) for each in container.mounts):
@@ -48,7 +48,7 @@ def on_container(
     Args:
         snapshot: The snapshot.
         rule: The kind of hazard.
-        severity: How soon the hazard causes harm.
+        severity: The severity of the hazard.
         container: The container.
         path: The path inside the container.
         what: A description of the finding.

@@ -1,4 +1,4 @@
-"""Finds hazards of network mounts: unsafe options, database files, and bind mounts of the host's network mounts.
+"""Finds network mounts with unsafe options or database files, and bind mounts of the host's network mounts.
 
 Does no I/O.
 """
@@ -26,7 +26,7 @@ Issue = tuple[HazardRule, Severity, str]
 
 
 def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
-    """Yield the hazards of network mounts."""
+    """Yield a finding for each hazard of a network mount."""
     for container, mount, store in mounts(snapshot):
         if store.medium.is_network:
             for rule, severity, what in _issues(snapshot, container, mount, store):

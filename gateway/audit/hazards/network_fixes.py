@@ -12,20 +12,20 @@ from gateway.nfs.mount_options import REPLACED
 from gateway.text_sanitizer import one_line
 
 _SMB_VERSION = "3"
-"""Version 3.0 or a later one, whichever is the latest that client and server support (mount.cifs(8))."""
+"""The value of `vers` that selects the latest SMB version, at least 3.0, of client and server (mount.cifs(8))."""
 _LOGIN = {"user", "username", "pass", "passwd", "password", "password2"}
-"""Mount options for the login, which a credentials file can contain instead (mount.cifs(8))."""
+"""Mount options that can be in a credentials file instead (mount.cifs(8))."""
 _UNSAFE_IN_FSTAB = re.compile(r"[\s\\#]")
-"""Characters that must be in octal notation in fstab(5), where a space separates the fields of a line."""
+"""Matches the characters that fstab(5) requires in octal notation, such as spaces, which separate fields."""
 _KEPT_OF_HOST = {"addr", "port", "sec", "ro", "nosuid", "nodev", "noexec"}
-"""Options in the host's mount table that a new volume also needs. The others are defaults or specific to the
-mount."""
+"""Options in the host's mount table that a new volume also needs. All other options are left out, because the table
+also lists defaults and values that are specific to the existing mount."""
 
 
 def safe_volume(
     snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountStorage
 ) -> str:
-    """Return commands that create a volume with safe options for the same share, and a container that uses it."""
+    """Return commands that create a volume with safe options for the same share, and use it in the container."""
     volume = snapshot.volumes.get(mount.volume)
     used = {*snapshot.volumes, mount.volume}
     name = free_name(mount.volume, used) if mount.volume else volume_for(snapshot, container, mount.path)
@@ -72,21 +72,20 @@ def safe_options(volume: AuditedVolume | None, store: MountStorage) -> tuple[str
 
 
 def after_mount(mount: HostMount) -> str:
-    """Return commands that order the engine's start after a host mount (systemd.unit(5), RequiresMountsFor)."""
+    """Return commands that make systemd mount a directory before it starts the engine (systemd.unit(5))."""
     if not mount.point.isprintable():
         return "# the name of the directory contains control characters: no command is safe to print"
     folder = "/etc/systemd/system/docker.service.d"
     escaped = mount.point.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
-    # A container can have several such mounts, so the command appends to the file.
+    # Append to the file, because it can already contain the mount of another finding.
     write = command("printf", r"%s\n", "[Unit]", f'RequiresMountsFor="{escaped}"')
     return f"mkdir -p {folder} && {write} >> {folder}/audit-mounts.conf\nsystemctl daemon-reload"
 
 
 def changed_options(mount: HostMount) -> str:
-    """Return the steps to make the options of a host's SMB mount safe.
+    """Return the steps to make the options of an SMB mount of the host safe, as comments of a shell script.
 
-    The steps are comments and not commands, because the audit does not know whether fstab or a systemd unit mounts
-    it.
+    They are not commands, because the audit does not know whether fstab or a systemd unit defines the mount.
     """
     point, is_old = command(one_line(mount.point)), mount.options.get("vers", "").startswith("1")
     changes = [f"set vers={_SMB_VERSION}"] if is_old else []
@@ -99,17 +98,18 @@ def changed_options(mount: HostMount) -> str:
 
 
 def host_mount(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountStorage) -> str:
-    """Return commands that replace a volume with a password by a mount on the host with a credentials file.
+    """Return commands that replace a volume that contains a password. The host mounts the share instead.
 
-    A volume cannot use a credentials file, because only mount.cifs(8) reads it, and the engine calls mount(2).
+    The host's mount reads the password from a credentials file. A volume cannot use such a file: only mount.cifs(8)
+    reads it, and the engine calls mount(2) directly.
     """
     volume, client = snapshot.volumes[mount.volume], snapshot.client
-    if ",," in volume.options.get("o", ""):  # mount.cifs(8) writes a comma in a password like this
+    if ",," in volume.options.get("o", ""):  # two commas represent a comma in a password (mount.cifs(8))
         then = f"mount {one_line(store.title)} on the host with credentials=FILE, and mount that directory"
         return f"# an option contains a comma, so no command is safe to print: {then} instead of {mount.volume}"
     device, _, options = safe_options(volume, store)
     address = store.options.get("addr", "")
-    # mount.cifs(8) accepts only an IP address as addr=, and resolves the name in the device.
+    # Omit a host name in addr=: mount.cifs(8) accepts only an IP address there, and resolves the name in the device.
     left_out = _LOGIN | ({"addr"} if device.startswith(f"//{address}/") else set())
     kept = [each for each in options.split(",") if each.partition("=")[0] not in left_out]
     name = f"{container.name}-{volume.name}"
@@ -120,7 +120,7 @@ def host_mount(snapshot: AuditSnapshot, container: AuditedContainer, mount: Audi
     login = command("grep", "-E", f"^({'|'.join(sorted(_LOGIN))})=")
     setup = (
         only_on_host(client),
-        # The commands do not print the password.
+        # Pipe the password from the volume to the file, so that it does not appear in the output or in arguments.
         f"(umask 077; {read} | tr , '\\n' | {login} > {command(credentials)})",
         command("mkdir", "-p", point),
         f"grep -qxF {command(line)} /etc/fstab || echo {command(line)} >> /etc/fstab",

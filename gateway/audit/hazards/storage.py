@@ -16,10 +16,10 @@ from gateway.audit.storage_locations import EMPTIED_AT_BOOT, VOLATILE
 from gateway.text_sanitizer import format_bytes, one_line
 
 _SMALL = 1 << 20
-"""Size in bytes. Smaller layers without database files are not reported: they probably contain only logs or locks."""
+"""Minimum size in bytes to report a layer without database files. Smaller ones usually contain only logs or locks."""
 _SHARED = {"/app", "/bin", "/etc", "/home", "/lib", "/opt", "/root", "/run", "/srv", "/tmp", "/usr", "/var",  # noqa: S108
            "/usr/src/app", "/var/lib", "/var/log", "/var/run", "/usr/local"}  # fmt: skip
-"""Directories that also hold files of the image, or that programs expect to be empty when they start."""
+"""Directories that no volume must replace: they contain files of the image, or programs expect them to be empty."""
 _SET_BY_ENGINE = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/etc/mtab", "/.dockerenv")
 
 
@@ -71,7 +71,7 @@ def _main_directory(written: Mapping[str, int]) -> str:
 
 
 def _move(snapshot: AuditSnapshot, container: AuditedContainer, directory: str) -> str | MountChanges:
-    """Return the fix that moves a directory's content to a volume: either commands, or the changes to the mounts."""
+    """Return the fix that moves a directory to a volume: the changes to the mounts, or manual steps as text."""
     if not directory.isprintable():
         return "# the name of the directory contains control characters: no command is safe to print"
     if directory == "/":

@@ -37,9 +37,9 @@ def _hides(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedM
 
 
 def _copy_missing(client: str, container: AuditedContainer, mount: AuditedMount, title: str) -> str:
-    """Return commands that copy the hidden entries of the image to the mounted directory.
+    """Return commands that copy the entries of the image that a mount hides to the mounted directory.
 
-    The engine extracts the files inside a container, where symbolic links cannot lead to other files of the host.
+    The commands write from inside a container, where symbolic links cannot lead to other files of the host.
     """
     source = mount.volume or mount.source
     image, path = container.exact_image, mount.path
@@ -63,7 +63,7 @@ def _copy_missing(client: str, container: AuditedContainer, mount: AuditedMount,
 
 
 def _has_program(container: AuditedContainer, path: str) -> bool:
-    """Return whether the program or the working directory of the image is below a path."""
+    """Return whether the image's program, an argument of it, or its working directory is below a path."""
     config = container.defaults
     words = (*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ()), config.get("WorkingDir") or "")
     return any(is_below(str(each), path) for each in words)

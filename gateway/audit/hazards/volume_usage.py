@@ -14,11 +14,11 @@ from gateway.text_sanitizer import format_bytes, one_line
 
 
 def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
-    """Yield the hazards of shared and unused volumes."""
+    """Yield a finding for each volume that several containers write to, and for each unused volume."""
     yield from _writers(snapshot)
     used = {mount.volume for container in snapshot.containers for mount in container.mounts}
     for volume in snapshot.volumes.values():
-        # A volume that mounts a network file system holds no data on this host.
+        # Ignore a volume that mounts a network file system: its data is not on this host.
         if volume.name not in used and not of_volume(snapshot, volume).medium.is_network:
             yield _unused(snapshot, volume)
 
@@ -32,7 +32,7 @@ def _writers(snapshot: AuditSnapshot) -> Iterator[Finding]:
         names = sorted({container.name for container, _, _ in group})
         services = {container.service or container.name for container, _, _ in group}
         database = next(filter(None, (database_in(snapshot, *each) for each in group)), "")
-        # Containers of one service run the same program, which is designed to share its files, except for a database.
+        # Ignore containers of a single service: their program can usually share its files. A database cannot.
         if len(names) < 2 or (len(services) < 2 and not database):
             continue
         running = len({container.name for container, _, _ in group if container.running})

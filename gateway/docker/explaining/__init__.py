@@ -2,16 +2,16 @@
 
 from collections.abc import Iterable
 
+from gateway.docker.explaining.access_factors import access_factors
 from gateway.docker.explaining.explained_container import ExplainedContainer
 from gateway.docker.explaining.model import ExplainedBackend, Explanation
 from gateway.docker.explaining.reachability import reachability
-from gateway.docker.explaining.setup_parts import parts
 from gateway.docker.model import Container, EngineSnapshot
 from gateway.docker.plan import DesiredState, Plan
 
 
 def find(observed: EngineSnapshot, name: str) -> list[Container]:
-    """Return the container with this name, or all containers with an ID that starts with it."""
+    """Return the container with this name. If there is none, return all containers whose ID starts with `name`."""
     named = [each for each in observed.containers if each.name == name]
     return named or [each for each in observed.containers if name and each.id.startswith(name)]
 
@@ -34,4 +34,4 @@ def explain(
     """
     subject = ExplainedContainer(desired, observed, planned, container)
     found = [reachability(subject, each) for each in facts]
-    return Explanation(container.name, container.id, list(parts(subject)), found)
+    return Explanation(container.name, container.id, list(access_factors(subject)), found)

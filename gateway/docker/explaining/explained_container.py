@@ -22,7 +22,7 @@ class ExplainedContainer:
         self.options = desired.options
         self.container = container
         self.base = observed.base(container)
-        """The owner of the network namespace that this container uses, usually itself; None if it was removed."""
+        """The container whose network namespace this container uses, usually itself; None if it was removed."""
         self.gateway = observed.own_container
         """The gateway's own container; None if the gateway does not run in a container of this engine."""
         self.networks = planned.networks

@@ -28,13 +28,13 @@ class ExplainedBackend:
 
 
 @dataclass(frozen=True)
-class SetupPart:
-    """One part of a container's setup, such as a label or a network, with its state. It is a row of a table.
+class AccessFactor:
+    """One factor that decides which backends a container reaches, such as a label or a network. A row of a table.
 
     Args:
-        part: The kind of part: `container`, `network of` (another container), `label`, `grants`, `network` or `name`.
-        name: The part's name.
-        state: The part's state, in one or two words.
+        part: The kind: `container`, `network of` (another container), `label`, `grants`, `network` or `name`.
+        name: The name of the label, network or container.
+        state: The state of the factor, in one or two words.
         why: Details.
     """
 
@@ -69,7 +69,7 @@ class Explanation:
 
     container: str
     id: str
-    parts: list[SetupPart] = field(default_factory=list)
+    parts: list[AccessFactor] = field(default_factory=list)
     backends: list[Reachability] = field(default_factory=list)
 
     @property

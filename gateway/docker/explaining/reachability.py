@@ -4,7 +4,7 @@ import ipaddress
 from dataclasses import replace
 
 from gateway.docker import labels
-from gateway.docker.consumers import Consumer, consumer
+from gateway.docker.consumer_directory import Consumer, consumer
 from gateway.docker.explaining.explained_container import ExplainedContainer, reason
 from gateway.docker.explaining.model import ExplainedBackend, Reachability
 from gateway.docker.model import RUNNING, Container
@@ -37,7 +37,7 @@ def reachability(subject: ExplainedContainer, fact: ExplainedBackend) -> Reachab
 
 
 def _served(subject: ExplainedContainer, fact: ExplainedBackend, network: str, base: Container) -> Reachability:
-    """Return whether the container reaches the backend over a network on which the gateway has the backend's name."""
+    """Return whether the container reaches the backend over `network`, where the gateway has the backend's name."""
     found = _not_admitted(subject, fact, network, base)
     state = f"the backend is {fact.state}" + (f": {fact.why}" if fact.why else "")
     if found is None and fact.state not in (*_GOOD, _UNKNOWN):
@@ -116,12 +116,12 @@ def _unattached(subject: ExplainedContainer, fact: ExplainedBackend) -> Reachabi
         return _no(
             fact, f"it is about to be attached to network {found.network}", "repeat the command in a few seconds"
         )
-    # Use the attachment's message as the remedy, because it contains one.
+    # Use the attachment's message as the remedy, because the message says what to do.
     return _no(fact, f"network {found.network} is {found.state}: {reason(found)}", found.message)
 
 
 def _unasked(subject: ExplainedContainer, fact: ExplainedBackend, configured: list[str]) -> Reachability:
-    """Return why the desired state attaches the container to no network with the backend."""
+    """Return why neither labels, grants nor rules attach the container to a network with the backend."""
     container, mine, enable = subject.container, subject.container.labels, subject.label("enable")
     grant = _grant(container.name, fact)
     instance = mine.get(subject.label("instance"), subject.desired.instance)
@@ -152,7 +152,7 @@ def _chosen_otherwise(subject: ExplainedContainer, fact: ExplainedBackend, confi
             remedy = f"add {choices[0]} to its label {label} and recreate it"
             return _no(fact, f"its label {label} lists only {mine[label]}", remedy)
     if subject.grant is not None:
-        why = f"docker.grants allow it only {', '.join(subject.grant.backends)}"
+        why = f"docker.grants allows only {', '.join(subject.grant.backends)}"
         return _no(fact, why, _grant(container.name, fact))
     return _no(
         fact,

@@ -24,7 +24,7 @@ _LOOKUP_INTERVAL = 5.0
 _LOOKUP_TIMEOUT = 30.0
 """The timeout of one DNS lookup, in seconds."""
 _MAX_HANDSHAKES = 2
-"""The maximum number of concurrent TLS handshakes from one address. It keeps a client from using all descriptors."""
+"""The maximum number of concurrent TLS handshakes from one address, so that a client cannot use all descriptors."""
 _ACCEPT_RETRY = 0.1
 """Seconds to wait after a failed `accept`."""
 _HEARTBEAT = b"\n"

@@ -26,7 +26,7 @@ class PeerAgent:
 
     Args:
         network: The shared network.
-        address: The peer's address on it.
+        address: The peer's address on the shared network.
         report: The last report on the current connection; None if no report was received.
         problem: The reason why `report` is None; empty if a report was received.
     """

@@ -5,7 +5,7 @@ import logging
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 
-from gateway.docker.consumers import Consumer, ConsumerDirectory
+from gateway.docker.consumer_directory import Consumer, ConsumerDirectory
 from gateway.docker.model import EngineSnapshot
 from gateway.docker.options import Grant, PeerOptions
 from gateway.docker.peers.exchange import PeerExchange
@@ -34,8 +34,8 @@ class PeerSync:
     Args:
         options: The configuration.
         instance: This agent's name.
-        grants: The configured grants.
-        strict: Returns whether only grants admit containers, and labels do not.
+        grants: The rules in `docker.grants`.
+        strict: Returns whether only `docker.grants` admit containers, so that labels have no effect.
         observed: Returns the last snapshot of this node's engine.
         directory: The consumers by address. `PeerSync` sends the consumers of this node to peers, and adds the peers'
             consumers.

@@ -1,11 +1,14 @@
-"""Encodes and decodes the reports that agents exchange, and converts reports to consumers. Does no I/O."""
+"""Encodes and decodes the reports that peers exchange, and builds the list of consumers from them. Does no I/O.
+
+A consumer is a container that uses a backend. A peer is the agent of another node.
+"""
 
 import ipaddress
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from gateway.docker.consumers import Consumer
+from gateway.docker.consumer_directory import Consumer
 from gateway.docker.grants import granted
 from gateway.docker.model import EngineSnapshot
 from gateway.docker.options import Grant
@@ -19,7 +22,7 @@ class SharedNetwork:
     Args:
         id: The network's ID, the same on every node.
         name: The network's name.
-        address: The gateway's address on it.
+        address: The gateway's address on the network.
         subnets: The network's subnets.
     """
 
@@ -137,12 +140,12 @@ def decode(line: bytes, network: SharedNetwork, peer: str) -> AddressReport:
             f"invalid report ({type(error).__name__}): the peer may run another version of the gateway"
         ) from error
     if found.address != peer:
-        raise ValueError(f"its report is from {one_line(found.address)}, not from {peer}")
+        raise ValueError(f"the report is from {one_line(found.address)}, not from {peer}")
     if found.network != network.id:
-        raise ValueError(f"its report is not about network {network.name}")
+        raise ValueError(f"the report is not about network {network.name}")
     if strange := [each.address for each in entries if not network.holds(each.address)]:
         raise ValueError(
-            f"its report contains {one_line(strange[0])}, which is not an address of network {network.name}"
+            f"the report contains {one_line(strange[0])}, which is not an address of network {network.name}"
         )
     return found
 
@@ -152,8 +155,8 @@ def consumers_of(sent: AddressReport, grants: tuple[Grant, ...], *, strict: bool
 
     Args:
         sent: The report.
-        grants: The configured grants.
-        strict: Whether only grants admit containers, and labels do not.
+        grants: The rules in `docker.grants`.
+        strict: Whether only `docker.grants` admit containers, so that labels have no effect (`gateway.strict`).
     """
     found = {}
     for each in sent.entries:

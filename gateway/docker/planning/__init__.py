@@ -6,12 +6,12 @@ from gateway.docker.identity_warnings import image_labels, spoofing
 from gateway.docker.model import EngineSnapshot
 from gateway.docker.plan import ActionKind, DesiredState, Plan, PlannedAction, backends_on
 from gateway.docker.planning.attachments import attach, detach
-from gateway.docker.planning.builder import PlanBuilder
 from gateway.docker.planning.container_starts import revive
 from gateway.docker.planning.external_route import external_route_warnings
 from gateway.docker.planning.gateway_container import address_warnings, duplicate_gateways, reattach_stopped_gateway
 from gateway.docker.planning.lost_namespaces import later_starts, shared_namespaces
 from gateway.docker.planning.networks import create_networks, remove_networks
+from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.planning.project_networks import expand_projects
 from gateway.docker.planning.services import update_services
 from gateway.docker.volumes import VolumeStatus, create_body, mount_problems, volume_status
@@ -29,8 +29,8 @@ def plan(
         desired: The desired state.
         observed: The observed state.
         ours: Endpoints that the gateway created, by the container's ID and the network's name.
-        seen: The endpoints of `ours` that a snapshot has contained and that the gateway did not detach. If one of
-            them is missing now, an operator or another program detached it.
+        seen: The endpoints of `ours` that an earlier snapshot contained, without those that the gateway detached. If
+            such an endpoint is missing now, an operator or another program detached it.
     """
     desired = expand_projects(desired, observed)
     builder = PlanBuilder(desired, observed, ours, seen)

@@ -3,13 +3,13 @@
 from collections.abc import Iterable
 
 from gateway.docker.model import Container
-from gateway.docker.planning.builder import PlanBuilder
+from gateway.docker.planning.plan_builder import PlanBuilder
 
 BACKEND = "a backend of the gateway"
 
 
 def remedy(holders: Iterable[str]) -> str:
-    """Return the remedy for aliases that other containers or services hold, for messages.
+    """Return what an operator can do if others hold the requested aliases, for messages.
 
     Args:
         holders: The holders of the aliases, from `conflicting_holder`.
@@ -18,7 +18,7 @@ def remedy(holders: Iterable[str]) -> str:
 
 
 def age(container: Container) -> tuple[int, str]:
-    """Return a key that sorts containers by age, the oldest first. Containers of the same second sort by ID."""
+    """Return a key that sorts containers by age, the oldest first, and containers of the same second by ID."""
     return container.created, container.id
 
 
@@ -43,7 +43,7 @@ def conflicting_holder(builder: PlanBuilder, container: Container, name: str, al
 
 
 def reserve(builder: PlanBuilder, container: Container, name: str, aliases: tuple[str, ...]) -> None:
-    """Reserve aliases for a container, to keep the plan from assigning them to the containers that follow."""
+    """Reserve aliases for a container, so that the plan assigns them to no container that is planned later."""
     if container.id != builder.observed.own:
         for alias in aliases:
             builder.reserved.setdefault((name, alias.lower()), builder.holder(container))
@@ -52,8 +52,8 @@ def reserve(builder: PlanBuilder, container: Container, name: str, aliases: tupl
 def _yields_alias(builder: PlanBuilder, other: Container, container: Container, name: str, alias: str) -> bool:
     """Return whether `container` may get an alias that `other` holds.
 
-    It may if both can share the alias, or if `other` is younger and got the alias from the gateway, which can
-    withdraw it.
+    This is so if both can share the alias. It is also so if `other` is younger and got the alias from the gateway,
+    because the gateway can then withdraw it.
     """
     if builder.desired.owner_alias not in (other.endpoints[name].aliases or ()):
         return False  # an operator or another program set the alias

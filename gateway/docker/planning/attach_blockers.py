@@ -2,8 +2,8 @@
 
 from gateway.docker.errors import BlockedReason
 from gateway.docker.model import Container
-from gateway.docker.planning.builder import PlanBuilder
 from gateway.docker.planning.networks import no_overlay
+from gateway.docker.planning.plan_builder import PlanBuilder
 
 _USER_MODE = {"pasta", "slirp4netns"}
 """The network modes of rootless Podman. The default is pasta."""

@@ -5,12 +5,12 @@ from gateway.docker.model import LIVE, RUNNING, Container
 from gateway.docker.plan import ActionKind, AttachmentState, PlannedAction
 from gateway.docker.planning.aliases import age, conflicting_holder, remedy, reserve
 from gateway.docker.planning.attach_blockers import block_reason
-from gateway.docker.planning.builder import PlanBuilder
 from gateway.docker.planning.desired_networks import desired_networks, desired_networks_silently
-from gateway.docker.planning.endpoints import is_ours, reconcile_endpoint, refuse
+from gateway.docker.planning.endpoint_repair import is_ours, reconcile_endpoint, refuse
 from gateway.docker.planning.gateway_container import own_addresses
 from gateway.docker.planning.gateway_task import gateway_task_state
 from gateway.docker.planning.name_conflicts import container_conflicts, report_foreign_endpoints
+from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.planning.shared_namespace import report_shared_namespace
 
 

@@ -8,11 +8,11 @@ from gateway.docker.failed_starts import CANCELED, FailedStart, StartFailureCaus
 from gateway.docker.labels import INSTANCE, revives
 from gateway.docker.model import RUNNING, Container
 from gateway.docker.plan import ActionKind, PlannedAction
-from gateway.docker.planning.builder import PlanBuilder
 from gateway.docker.planning.dead_containers import dead_container, recreate
 from gateway.docker.planning.gateway_container import is_bound_to_removed_network, reconnect_command
 from gateway.docker.planning.lost_namespaces import without_namespace, without_namespace_while_running
-from gateway.docker.project_networks import configured_as
+from gateway.docker.planning.plan_builder import PlanBuilder
+from gateway.docker.project_network_names import configured_as
 from gateway.text_sanitizer import one_line
 
 
@@ -39,7 +39,7 @@ def revive(builder: PlanBuilder) -> tuple[DeadContainer, ...]:
         if judged is None:
             continue
         excluded = not revives(container.labels, builder.options.label_prefix, default=True)
-        dead = replace(_allowed(builder, container, judged), is_excluded=excluded)
+        dead = replace(_with_start_restriction(builder, container, judged), is_excluded=excluded)
         found.append(dead)
         if dead.state is DeadContainerState.STARTING:
             verb = ActionKind.RESTART if container.state in RUNNING else ActionKind.START
@@ -53,8 +53,8 @@ def revive(builder: PlanBuilder) -> tuple[DeadContainer, ...]:
     return tuple(found)
 
 
-def _allowed(builder: PlanBuilder, container: Container, dead: DeadContainer) -> DeadContainer:
-    """Return `dead`. If the gateway may not start the container, set its state and message to the reason."""
+def _with_start_restriction(builder: PlanBuilder, container: Container, dead: DeadContainer) -> DeadContainer:
+    """Return `dead`; if the gateway is not allowed to start the container, return a copy whose state says why."""
     if dead.state not in (DeadContainerState.STARTING, DeadContainerState.WAITING):
         return dead
     options, desired, start = builder.options, builder.desired, container.last_start
@@ -75,7 +75,6 @@ def _allowed(builder: PlanBuilder, container: Container, dead: DeadContainer) ->
 
 
 def _is_for_other_gateway(builder: PlanBuilder, container: Container) -> bool:
-    """Return whether the labels of a container select another gateway."""
     return container.labels.get(builder.label(INSTANCE), builder.desired.instance) != builder.desired.instance
 
 
@@ -120,7 +119,7 @@ def _without_volume(builder: PlanBuilder, container: Container, failed: FailedSt
 
 
 def _when_up(builder: PlanBuilder, container: Container, backend: str, detail: str) -> DeadContainer:
-    """Return a `DeadContainer` for a failed mount. It is started now, or when the volume's backend is up."""
+    """Return a `DeadContainer` for a failed mount: to start now, or to start when the volume's backend is up."""
     usable = builder.desired.usable
     dead = dead_container(container, StartFailureCause.VOLUME, detail, DeadContainerState.STARTING)
     if usable is not None and backend in usable:
@@ -136,7 +135,8 @@ def _without_network(builder: PlanBuilder, container: Container, failed: FailedS
         name for name, endpoint in container.endpoints.items() if failed.network in ("", name, endpoint.network_id)
     ]
     if not named and (container.network_mode != failed.network or len(container.endpoints) == 1):
-        named = list(container.endpoints)  # after the failed start, it was attached to a new network of the same name
+        # After the failed start, the container was attached to a new network of the same name.
+        named = list(container.endpoints)
     ours = [
         name
         for name in named

@@ -1,4 +1,4 @@
-"""Creates the status of dead containers. Does no I/O."""
+"""Creates `DeadContainer` objects, with the command that repairs the container. Does no I/O."""
 
 import shlex
 

@@ -1,12 +1,12 @@
 """Determines the desired networks of a container from its labels, grants and rules."""
 
 from gateway.docker import labels
-from gateway.docker.consumers import client_networks
+from gateway.docker.consumer_directory import client_networks
 from gateway.docker.errors import BlockedReason
 from gateway.docker.model import LIVE, Container
 from gateway.docker.plan import AttachmentState
 from gateway.docker.planning.attach_blockers import container_block_reason
-from gateway.docker.planning.builder import PlanBuilder
+from gateway.docker.planning.plan_builder import PlanBuilder
 
 
 def desired_networks(builder: PlanBuilder, container: Container) -> dict[str, tuple[str, ...]]:

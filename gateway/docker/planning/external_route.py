@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from gateway.docker.model import Container
-from gateway.docker.planning.builder import PlanBuilder
+from gateway.docker.planning.plan_builder import PlanBuilder
 
 NOT_INTERNAL = "internal: false"
 

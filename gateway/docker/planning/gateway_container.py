@@ -8,8 +8,8 @@ from dataclasses import replace
 from gateway.docker.addresses import choose, is_reserved
 from gateway.docker.model import RUNNING, Container, EndpointInfo, EngineSnapshot, NetworkInfo
 from gateway.docker.plan import OWNER_ALIAS_PREFIX, ActionKind, AttachmentState, DesiredState, PlannedAction
-from gateway.docker.planning.builder import PlanBuilder
 from gateway.docker.planning.dead_containers import safe_command
+from gateway.docker.planning.plan_builder import PlanBuilder
 
 _NETWORK_ID = re.compile("[0-9a-f]{64}")
 _FIX = 'see docs/docker.md, "The gateway\'s address"'
@@ -35,7 +35,7 @@ def own_addresses(builder: PlanBuilder, name: str) -> tuple[str, ...]:
 
 
 def reserved_addresses(desired: DesiredState, observed: EngineSnapshot) -> dict[str, tuple[str, ...]]:
-    """Return the gateway's current addresses, by network, except those that the engine can assign to others."""
+    """Return the gateway's current addresses, by network. Omit those that the engine can assign to a container."""
     own = observed.own_container
     networks = {each.name: each for each in observed.networks}
     found = {}
@@ -104,7 +104,10 @@ def reconnect_command(builder: PlanBuilder, container: Container, name: str) -> 
 
 
 def reattach_stopped_gateway(builder: PlanBuilder) -> None:
-    """In `gateway apply`, reattach the gateway's stopped container if a removed network keeps it from starting."""
+    """Plan to reattach the gateway's stopped container if it cannot start because its network was removed.
+
+    Only `gateway apply` does this, because the service does not run while its container is stopped.
+    """
     if builder.observed.own is not None:
         return
     for container in builder.observed.containers:

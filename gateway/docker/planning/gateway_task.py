@@ -4,7 +4,7 @@ from gateway.docker.errors import BlockedReason
 from gateway.docker.grants import SWARM_SERVICE
 from gateway.docker.model import Container
 from gateway.docker.plan import AttachmentState
-from gateway.docker.planning.builder import PlanBuilder
+from gateway.docker.planning.plan_builder import PlanBuilder
 
 
 def gateway_task_state(

@@ -7,16 +7,16 @@ from gateway.docker.failed_starts import StartFailureCause
 from gateway.docker.grants import PROJECT
 from gateway.docker.labels import revives
 from gateway.docker.model import LIVE, Container, start_order
-from gateway.docker.planning.builder import PlanBuilder
 from gateway.docker.planning.dead_containers import dead_container, recreate
-from gateway.docker.project_networks import configured_as
+from gateway.docker.planning.plan_builder import PlanBuilder
+from gateway.docker.project_network_names import configured_as
 
 
 def shared_namespaces(builder: PlanBuilder) -> frozenset[str]:
-    """Return the IDs of the containers whose network namespace others share, if they concern the gateway.
+    """Return the IDs of the containers whose network namespace other containers share.
 
-    A container concerns the gateway if it is the gateway or is on one of the gateway's networks. If this was true at
-    an earlier snapshot, the container is included even after its removal.
+    The result contains only the gateway's own container and containers on the gateway's networks. It also contains a
+    removed container if an earlier result contained it.
     """
     found = set()
     for container in filter(lambda each: each.joins, builder.observed.containers):
@@ -29,7 +29,7 @@ def shared_namespaces(builder: PlanBuilder) -> frozenset[str]:
 
 
 def without_namespace(builder: PlanBuilder, container: Container) -> DeadContainer | None:
-    """Return a `DeadContainer` for a container whose start failed because its namespace's owner was not running."""
+    """Return a `DeadContainer` for a container that did not start because the owner of its namespace did not run."""
     owner = _owner(builder, container)
     if owner is None:
         return _without_owner(builder, container)
@@ -77,10 +77,10 @@ def without_namespace_while_running(builder: PlanBuilder, container: Container) 
 
 
 def later_starts(builder: PlanBuilder) -> dict[str, float]:
-    """Return the containers that started after the engine's clock was set back, if their owner started before that.
+    """Return the containers that seem to have started before the owner of their namespace, but started after it.
 
-    The owner is the container whose network namespace they share. When the clock reaches the start of the owner
-    again, the owner would otherwise seem to have started last, and the gateway would restart these containers.
+    The engine's clock was set back between the two starts. Without this record, the gateway would restart these
+    containers as soon as the clock reaches the start time of the owner again.
 
     Returns:
         The start of the owner, in seconds since the epoch, by the container's ID.
@@ -103,10 +103,9 @@ def _without_owner(builder: PlanBuilder, container: Container) -> DeadContainer 
 
 
 def _is_probably_ours(builder: PlanBuilder, container: Container) -> bool:
-    """Return whether the removed owner of a container's network namespace probably concerned the gateway.
+    """Return whether a container whose namespace's owner was removed is in the gateway's own Compose project.
 
-    For an owner without a record, the container's Compose project and restart policy decide. A container without a
-    restart policy may be a temporary one, for example for debugging, and is excluded.
+    A container without a restart policy is excluded, because it may be temporary, for example for debugging.
     """
     own, project, start = builder.observed.own_container, container.labels.get(PROJECT), container.last_start
     same_project = own is not None and project is not None and project == own.labels.get(PROJECT)
@@ -119,13 +118,13 @@ def _owner(builder: PlanBuilder, container: Container) -> Container | None:
 
 
 def _is_in_scope(builder: PlanBuilder, container: Container, owner: Container) -> bool:
-    """Return whether the owner of a namespace concerns the gateway, or a label of `container` requests revival."""
+    """Return whether `_concerns_gateway` is true for the owner, or a label of `container` requests a restart."""
     asks = revives(container.labels, builder.options.label_prefix, default=False)
     return asks or _concerns_gateway(builder, owner)
 
 
 def _concerns_gateway(builder: PlanBuilder, owner: Container) -> bool:
-    """Return whether the owner of a namespace is the gateway or on one of its networks."""
+    """Return whether the owner of a namespace is the gateway's container, or is on one of the gateway's networks."""
     base = builder.observed.base(owner)
     if base is None:
         return owner.joins in builder.desired.namespaces

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from gateway.docker.dns_names import DnsClient
 from gateway.docker.model import Container, Service
 from gateway.docker.plan import OWNER_ALIAS_PREFIX, NameConflict
-from gateway.docker.planning.builder import PlanBuilder
+from gateway.docker.planning.plan_builder import PlanBuilder
 
 _MOST = 5
 """The maximum number of names in one message."""
@@ -63,8 +63,8 @@ def service_conflicts(builder: PlanBuilder, service: Service, network: str, alia
 def _elsewhere(builder: PlanBuilder, container: Container, network: str) -> list[str]:
     """Return the other networks on which to look for conflicts.
 
-    Of the networks of the gateway, only those that sort before `network` are returned. Two such networks are then
-    compared once, and a conflict between them is reported once.
+    They exclude the gateway's networks that sort after `network`. A conflict between two networks of the gateway is
+    therefore reported once.
     """
     return [each for each in container.endpoints if each not in builder.options.networks or each < network]
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from gateway.docker.model import ENCRYPTED, MTU, NetworkInfo
 from gateway.docker.options import NetworkOptions
-from gateway.docker.planning.builder import PlanBuilder
 from gateway.docker.planning.external_route import NOT_INTERNAL, is_only_external_route
+from gateway.docker.planning.plan_builder import PlanBuilder
 
 
 def differing(builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo) -> Iterator[str]:
@@ -32,9 +32,10 @@ def differing(builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo)
 def _differences(
     builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo, *, ours: bool
 ) -> Iterator[tuple[str, str]]:
-    """Yield each difference from the configuration, and the setting that accepts it.
+    """Yield each difference from the configuration, and the configuration setting that matches the existing network.
 
-    If another program created the network (`ours` is False), only the options that the configuration requires count.
+    If another program created the network (`ours` is False), ignore properties that the configuration does not
+    require.
     """
     driver = builder.driver(options)
     if there.driver != driver and (ours or options.driver != "auto"):

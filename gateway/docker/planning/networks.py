@@ -10,9 +10,9 @@ from gateway.docker.addresses import range_for_others
 from gateway.docker.model import ENCRYPTED, MTU, NetworkInfo
 from gateway.docker.options import NetworkOptions
 from gateway.docker.plan import ActionKind, PlannedAction
-from gateway.docker.planning.builder import PlanBuilder
 from gateway.docker.planning.network_differences import differing
-from gateway.docker.project_networks import PROJECT_BITS
+from gateway.docker.planning.plan_builder import PlanBuilder
+from gateway.docker.project_network_names import PROJECT_BITS
 
 _POOL = ipaddress.ip_network("10.201.0.0/16")
 _SUBNET_BITS = 22

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 from gateway.docker.model import EngineSnapshot
 from gateway.docker.plan import DesiredState
-from gateway.docker.planning.builder import PlanBuilder
 from gateway.docker.planning.desired_networks import attachable_networks
+from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.planning.services import service_networks
-from gateway.docker.project_networks import configured_as
+from gateway.docker.project_network_names import configured_as
 
 
 def expand_projects(desired: DesiredState, observed: EngineSnapshot) -> DesiredState:

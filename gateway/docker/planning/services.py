@@ -8,8 +8,8 @@ from gateway.docker.grants import SWARM_SERVICE, owner
 from gateway.docker.labels import LabelRequest
 from gateway.docker.model import NetworkInfo, Service
 from gateway.docker.plan import ActionKind, AttachmentState, PlannedAction
-from gateway.docker.planning.builder import AliasHolder, PlanBuilder
 from gateway.docker.planning.name_conflicts import service_conflicts
+from gateway.docker.planning.plan_builder import AliasHolder, PlanBuilder
 
 
 def update_services(builder: PlanBuilder) -> None:

@@ -3,7 +3,7 @@
 from gateway.docker.errors import BlockedReason
 from gateway.docker.model import Container
 from gateway.docker.plan import AttachmentState
-from gateway.docker.planning.builder import PlanBuilder
+from gateway.docker.planning.plan_builder import PlanBuilder
 
 
 def report_shared_namespace(

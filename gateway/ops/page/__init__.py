@@ -1,1 +1,1 @@
-"""Contains the status page, one self-contained HTML file."""
+"""Renders the status page and the other HTML pages. Each page is one file, and needs no other server."""

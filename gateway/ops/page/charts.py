@@ -9,9 +9,9 @@ from gateway.contracts.states import HealthState
 from gateway.ops.status_views import PastCheck
 
 WIDTH = 100
-"""Width of a chart: one unit for each check in the history."""
+"""Width of a chart in SVG units. A history chart needs one unit for each check in the history."""
 PHASES = ("dns", "channel", "tcp", "greeting", "tls", "auth", "query", "rpc")
-"""The phases of a check; each has a color in `page.css`."""
+"""The phases of a check that have their own color in `page.css`."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Chart:
 
     Args:
         label: The content of the chart as text.
-        paths: Pairs of a CSS class and the data of a path.
+        paths: For each path, its CSS class and its path data (attribute `d`).
     """
 
     label: str
@@ -28,18 +28,18 @@ class Chart:
 
 
 def history_chart(checks: Sequence[PastCheck], columns: int = WIDTH) -> Chart:
-    """Return a strip with one column per check, oldest first. The worse a result, the taller its column.
+    """Return a chart with one column per check, oldest first. The worse the result of a check, the taller its column.
 
     Args:
         checks: The checks, oldest first, at most `WIDTH`.
-        columns: Maximum number of columns. If there are more checks, a column shows the worst of several checks.
+        columns: Maximum number of columns. If this is less than `WIDTH`, a column shows the worst of several checks.
     """
     return _strip(bytes([_RESULTS[each.state] for each in checks]), columns)
 
 
 _CLASSES = ("ok", "warn", "blocked", "fail")
 _WORDS = ("succeeded", "degraded", "blocked", "failed")
-"""The words for the results in `_CLASSES`."""
+"""The word for each of `_CLASSES` in the text alternative."""
 _RESULTS = {
     HealthState.UP: 0,
     HealthState.DEGRADED: 1,
@@ -48,12 +48,17 @@ _RESULTS = {
     HealthState.BLOCKED: 2,
     HealthState.DOWN: 3,
 }
-"""The index of each state in `_CLASSES`."""
+"""The index in `_CLASSES` for each state."""
 
 
-@lru_cache(maxsize=1024)  # The checks of most targets have the same results.
+@lru_cache(maxsize=1024)  # most targets have the same results
 def _strip(results: bytes, columns: int) -> Chart:
-    """Return the chart of results, which are indexes in `_CLASSES`. `columns` is that of `history_chart`."""
+    """Return a history chart.
+
+    Args:
+        results: The result of each check, as an index in `_CLASSES`.
+        columns: As for `history_chart`.
+    """
     per_column = -(-WIDTH // columns)
     groups = bytes(max(results[at : at + per_column]) for at in range(0, len(results), per_column))
     paths: dict[str, str] = {}
@@ -67,7 +72,7 @@ def _strip(results: bytes, columns: int) -> Chart:
 
 
 def _label(results: bytes) -> str:
-    """Return the number of checks with each result, worst first."""
+    """Return the text alternative of a history chart: the number of checks with each result, worst first."""
     if not results:
         return "not checked yet"
     counts = [(results.count(at), word) for at, word in enumerate(_WORDS)]
@@ -79,11 +84,11 @@ def _label(results: bytes) -> str:
 
 
 def phases_chart(phases: dict[str, float], longest: float) -> Chart:
-    """Return a bar that consists of the phases of one check.
+    """Return a bar with one segment for each phase of one check. The length of a segment shows the phase's duration.
 
     Args:
         phases: The duration of each phase in seconds.
-        longest: The duration of a check whose bar has the full width, in seconds.
+        longest: The total duration, in seconds, that the full width of the chart represents.
     """
     at, paths = 0.0, []
     for name, seconds in phases.items():

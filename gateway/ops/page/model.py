@@ -1,16 +1,16 @@
-"""Prepares the state of the service for the status page: groups, order, and recent changes. Does no I/O."""
+"""Prepares the content of the status page: groups of backends, notices, and recent changes. Does no I/O."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from gateway.contracts.states import HealthState, TunnelState
-from gateway.ops.diagnosis import SEVERITY, Level, backend_level, chain, tunnel_level, ways
+from gateway.ops.diagnosis import SEVERITY, Level, backend_level, chain, path_tunnels, tunnel_level
 from gateway.ops.events import SubjectType, Transition
 from gateway.ops.status_views import BackendView, DeadContainerView, ServiceView, TunnelView
 
 MAX_CHANGES = 30
 _SAME_TIME = 5.0
-"""Events with the same states and the same cause within this number of seconds become one line."""
+"""Maximum number of seconds between two events of the same kind that the page shows in one line."""
 
 
 @dataclass(frozen=True)
@@ -18,23 +18,23 @@ class TunnelGroup:
     """A group on the status page: the backends that use the same tunnels, and these tunnels.
 
     Args:
-        ways: The tunnels through which the targets can be reached; empty if the backends need no tunnel.
-        tunnels: These tunnels and all tunnels around them, outermost first.
+        paths: The names of the tunnels that lead to the targets; empty if the backends use no tunnel.
+        tunnels: These tunnels and all outer tunnels inside which they can run, outermost first.
         backends: The backends, worst first.
     """
 
-    ways: tuple[str, ...]
+    paths: tuple[str, ...]
     tunnels: list[TunnelView]
     backends: list[BackendView]
 
 
 @dataclass
 class RecentChange:
-    """One row of the list of recent changes: one event, or several equal events at the same time.
+    """One row of the list of recent changes: one event, or several similar events at about the same time.
 
     Args:
-        event: The first event.
-        names: The names of the backends, targets or tunnels that changed in the same way.
+        event: The latest of these events.
+        names: The names of the backends or tunnels that changed.
     """
 
     event: Transition
@@ -56,12 +56,12 @@ class ConsumerRow:
 
 @dataclass(frozen=True)
 class Notices:
-    """What the notices of the status page show.
+    """The problems that the status page shows in its section of notices.
 
     Args:
         reload_failed_at: When the last reload failed, in seconds since the epoch; None if it was successful.
-        reload_error: Why it failed.
-        docker_trouble: Why the engine does not work; None if it works.
+        reload_error: Why the last reload failed; empty if it was successful.
+        docker_trouble: Why the gateway cannot use the Docker engine; None if it can.
         dead: The containers that are unavailable.
         warnings: The warnings.
     """
@@ -74,7 +74,7 @@ class Notices:
 
     @property
     def exist(self) -> bool:
-        """Whether there is a notice."""
+        """Whether there is at least one notice."""
         return self.reload_failed_at is not None or bool(self.docker_trouble or self.dead or self.warnings)
 
 
@@ -91,30 +91,30 @@ def notices(view: ServiceView) -> Notices:
 
 
 def groups(view: ServiceView) -> list[TunnelGroup]:
-    """Return the backends by tunnel, and the tunnels that no backend needs; the worst group first."""
+    """Return the groups of backends and their tunnels, worst first. Tunnels that no backend uses come last."""
     tunnels = {tunnel.name: tunnel for tunnel in view.tunnels}
-    by_ways: dict[tuple[str, ...], list[BackendView]] = {}
+    by_paths: dict[tuple[str, ...], list[BackendView]] = {}
     for backend in sorted(view.backends, key=lambda each: (SEVERITY.index(each.state), each.name)):
-        by_ways.setdefault(tuple(ways(backend)), []).append(backend)
-    found = [TunnelGroup(names, chain(tunnels, names), backends) for names, backends in by_ways.items()]
+        by_paths.setdefault(tuple(path_tunnels(backend)), []).append(backend)
+    found = [TunnelGroup(names, chain(tunnels, names), backends) for names, backends in by_paths.items()]
     used = {tunnel.name for group in found for tunnel in group.tunnels}
     found += [TunnelGroup((name,), chain(tunnels, [name]), []) for name in tunnels if name not in used]
     return sorted(
         found,
-        key=lambda each: (SEVERITY.index(each.backends[0].state) if each.backends else len(SEVERITY), each.ways),
+        key=lambda each: (SEVERITY.index(each.backends[0].state) if each.backends else len(SEVERITY), each.paths),
     )
 
 
 def heading(group: TunnelGroup) -> str:
     """Return the heading of a group."""
-    return f"Through {' or '.join(group.ways)}" if group.ways else "Without a tunnel"
+    return f"Through {' or '.join(group.paths)}" if group.paths else "Without a tunnel"
 
 
 def changes(events: Sequence[Transition], limit: int = MAX_CHANGES) -> list[RecentChange]:
-    """Return the recent changes, latest first. Equal events at the same time become one.
+    """Return the recent changes, latest first. Similar events at about the same time become one change.
 
     Args:
-        events: All events, oldest first.
+        events: All events, oldest first. Events of targets are skipped.
         limit: Maximum number of changes.
     """
     found: list[RecentChange] = []
@@ -132,7 +132,7 @@ def changes(events: Sequence[Transition], limit: int = MAX_CHANGES) -> list[Rece
 
 
 def some(names: Sequence[str], limit: int = 3) -> str:
-    """Return the first names, and the number of the others."""
+    """Return the first names as text, such as `a, b, c and 2 more`."""
     more = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
 
@@ -148,7 +148,7 @@ def _similar(one: Transition, other: Transition) -> bool:
 
 
 def consumer_rows(backends: Iterable[BackendView]) -> Iterator[ConsumerRow]:
-    """Yield the use of backends by containers: those with waiting clients first, then those with most clients."""
+    """Yield the rows of the table of consumers, sorted by the number of waiting clients and of connected clients."""
     rows = (
         ConsumerRow(
             name=name,

@@ -1,9 +1,9 @@
 "use strict";
-// Fetches the parts of the page that have changed, when the gateway sends an event and every ten seconds.
+// Requests the changed parts of the page when the gateway sends an event, and at least every ten seconds.
 const REFRESH = 10000, SHORTEST = 1000, TIMEOUT = 8000;
 const root = document.body.dataset.root;
-let token = "";  // in memory only
-let version = document.body.dataset.version;  // of the parts that the page shows
+let token = "";  // stored only in memory
+let version = document.body.dataset.version;  // the version of the page that the browser shows
 let shownEvent = 0, lastEvent = 0, answered = Date.now(), started = 0, timer = null, busy = false, connection = null;
 
 const headers = extra => token ? { Authorization: "Bearer " + token, ...extra } : extra;
@@ -20,7 +20,7 @@ function localize(part) {
   return part;
 }
 
-function find(element) {  // a function that finds the element again after its part was replaced
+function find(element) {  // returns a function that finds the element again after its part was replaced
   const part = element.closest("[data-parts] > *"), href = element.getAttribute("href");
   if (!part) return () => null;
   let selector = null;
@@ -58,8 +58,8 @@ function showAnswered(ok) {
   if (ok) {
     answered = Date.now();
   } else if (stale.hidden) {
-    stale.textContent = `The gateway has not answered since ${local(answered)}. This page shows the last known state.`;
-    document.title = "No answer – " + document.title;
+    stale.textContent = `The gateway has not responded since ${local(answered)}. This page shows the last known state.`;
+    document.title = "No response – " + document.title;
   }
   stale.hidden = ok;
   document.body.classList.toggle("stale", !ok);
@@ -92,7 +92,7 @@ async function refresh() {
   schedule(lastEvent > shownEvent || token && token !== sent ? SHORTEST : REFRESH - Date.now() % REFRESH);
 }
 
-function schedule(delay) {  // at most once a second
+function schedule(delay) {  // requests start at least one second apart
   const due = Math.max(Date.now() + delay, started + SHORTEST);
   if (timer && timer.due <= due) return;
   if (timer) clearTimeout(timer.id);
@@ -101,21 +101,21 @@ function schedule(delay) {  // at most once a second
 
 const sleep = ms => new Promise(resolve => setTimeout(resolve, ms));
 
-async function stream() {  // fetch can send the token, and EventSource cannot
+async function stream() {  // uses fetch, because EventSource cannot send the token
   if (connection || document.hidden) return;
   const { signal } = connection = new AbortController();
   while (!signal.aborted) {
     try {
       const response = await fetch(root + "api/v1/events", { signal, headers: headers({ "Last-Event-ID": String(lastEvent) }) });
       if (response.ok) await read(response.body.pipeThrough(new TextDecoderStream()).getReader());
-      else await sleep(REFRESH);  // all streams are in use: the page polls
+      else await sleep(REFRESH);  // too many clients read events, so the page polls
     } catch { /* the gateway has stopped, or the page is hidden */ }
     if (!signal.aborted) schedule(0);
     await sleep(SHORTEST);
   }
 }
 
-function disconnect() {  // a browser opens only a few connections to one server, so a hidden page releases its connection
+function disconnect() {  // a browser limits the connections to one server, so a hidden page closes its connection
   connection?.abort();
   connection = null;
 }

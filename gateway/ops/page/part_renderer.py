@@ -1,4 +1,4 @@
-"""Renders the parts that several pages share: groups of backends, consumers and changes."""
+"""Renders the elements that several HTML pages contain: groups of backends, consumers and recent changes."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -11,10 +11,10 @@ from gateway.ops.page.parts import PageItem, PageParts, Part
 from gateway.ops.page.templates import TEMPLATES
 
 SHORTEST_SCALE = 0.005
-"""Minimum duration, in seconds, of a check whose bar has the full width."""
+"""Minimum duration, in seconds, that the full width of a phases chart represents."""
 END_SECTION = "</section>\n"
 _PERIOD = 3600.0
-"""Seconds after which parts are rendered again, because a time becomes so old that it is shown with its date."""
+"""Seconds after which all parts are rendered again, because old times are shown with their date."""
 
 
 def macros(template: str) -> Any:
@@ -26,11 +26,11 @@ _MACROS = macros("parts.html")
 
 
 class PartRenderer:
-    """Renders the parts of one page that have changed.
+    """Renders the parts of one page. Parts that have not changed since the last rendering are reused.
 
     Args:
-        parts: The parts of the page when it was last rendered.
-        now: The time in seconds since the epoch.
+        parts: The parts of the page from the last rendering.
+        now: The current time in seconds since the epoch.
         root: The URL of `/`, relative to the page.
     """
 
@@ -40,20 +40,20 @@ class PartRenderer:
         self._root = root
 
     def part(self, part_id: str, content: object, macro: Callable[..., str], *arguments: object) -> Part:
-        """Return a part. Call `macro` with `arguments` to render it if its content has changed.
+        """Return a part of the page. Render it only if its content has changed.
 
         Args:
-            part_id: The ID of its element.
-            content: Everything on which its HTML depends, except the time.
+            part_id: The ID of the HTML element.
+            content: Everything on which the HTML depends, except the time.
             macro: Renders the element.
-            arguments: The arguments of the macro.
+            arguments: The arguments of `macro`.
         """
         return self._parts.get(part_id, (self._now // _PERIOD, content), lambda: macro(*arguments))
 
     def start(self) -> Iterator[PageItem]:
-        """Yield the beginning of the main part of a page, up to the diagnosis.
+        """Yield the start tags of the main content and of the diagnosis.
 
-        The live region (role `status`) contains the part that changes, so screen readers announce the change.
+        The diagnosis is a live region (role `status`), so that screen readers announce its changes.
         """
         yield '<main id="main" data-parts>\n'
         yield '<section id="diagnosis" role="status" aria-label="Diagnosis" data-parts>\n'
@@ -65,11 +65,11 @@ class PartRenderer:
 
         Args:
             group: The group.
-            path: Renders its heading and its tunnels.
-            longest: The duration of the longest check in seconds; None on a page with many targets, which shows fewer
-                details.
+            path: Renders the heading and the tunnels of the group.
+            longest: The duration of the longest check on the page, in seconds. None: show fewer details, because the
+                page has many targets.
         """
-        names, label = ",".join(group.ways), escape(model.heading(group))
+        names, label = ",".join(group.paths), escape(model.heading(group))
         yield f'<section id="via-{escape(names)}" class="group" aria-label="{label}" data-parts>\n'
         part_id, content = f"path-{names}", (group.tunnels, bool(group.backends))
         yield self.part(part_id, content, path, part_id, group, self._now)
@@ -105,7 +105,7 @@ class PartRenderer:
         """Yield the section of recent changes.
 
         Args:
-            changes: The events and the names of the parts that changed, latest first.
+            changes: The events, latest first, each with the names of the backends, targets or tunnels that changed.
         """
         yield '<section id="changes" aria-label="Recent changes" data-parts>\n'
         found = list(changes)

@@ -1,4 +1,4 @@
-"""Keeps the parts of a page with the version in which each of them changed. Does no I/O."""
+"""Stores an HTML page as parts, so that clients can request only the parts that have changed. Does no I/O."""
 
 import secrets
 from collections.abc import Callable, Sequence
@@ -7,19 +7,20 @@ from dataclasses import dataclass, field
 from markupsafe import escape
 
 _FIRST_BITS = 48
-"""Versions start at a random number of this size, so that versions of another process are unknown."""
+"""Number of bits of the first version number. It is random, so that a new process does not accept version numbers of
+its predecessor."""
 _MAX_DIGITS = 16
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a page: one element with an ID, which the script of the page replaces as a whole.
+    """A part of a page: one HTML element with an ID. If it changes, the script of the page replaces the element.
 
     Args:
         id: The ID of the element.
-        content: Everything on which the HTML depends, in a form that can be compared.
-        html: The element.
-        version: The version of the page in which the HTML changed.
+        content: The values from which the HTML was rendered. If they are equal, the HTML is equal.
+        html: The HTML of the element.
+        version: The version of the page in which the HTML last changed.
     """
 
     id: str
@@ -27,19 +28,22 @@ class Part:
     html: str
     version: int
     placeholder: str = field(init=False)
-    """Represents the part in a response to a client that already has it. HTML permits this element everywhere."""
+    """The element that represents this part in a response to a client that already has it. It is a `template`, which
+    HTML permits everywhere."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "placeholder", f'<template id="{escape(self.id)}"></template>')  # bypasses `frozen`
+        object.__setattr__(
+            self, "placeholder", f'<template id="{escape(self.id)}"></template>'
+        )  # a frozen dataclass permits no other assignment
 
 
 PageItem = str | Part
-"""A part of a page, or the start or end of an element around parts. Such an element has an ID and the attribute
-`data-parts`, and all its children are parts or such elements."""
+"""A part of a page, or the start or end tag of an element that contains parts. Such an element has an ID and the
+attribute `data-parts`, and contains only parts and other such elements."""
 
 
 class PageParts:
-    """The parts of one page, which is rendered repeatedly."""
+    """The parts of one page, and its version. Both change when the page is rendered again."""
 
     def __init__(self) -> None:
         self._first = self._version = secrets.randbits(_FIRST_BITS)
@@ -49,15 +53,15 @@ class PageParts:
 
     @property
     def version(self) -> int:
-        """The current version, which increases when the content of the page changes."""
+        """The current version of the page. It increases each time the content changes."""
         return self._version
 
     def get(self, part_id: str, content: object, render: Callable[[], str]) -> Part:
-        """Return a part. Render it only if its content has changed.
+        """Return a part. Render it only if its content has changed since the last call.
 
         Args:
             part_id: The ID of the element.
-            content: Everything on which the HTML depends. If it equals that of the last call, so does the HTML.
+            content: Everything on which the HTML depends.
             render: Renders the element.
         """
         known = self._parts.get(part_id)
@@ -68,7 +72,11 @@ class PageParts:
         return known
 
     def commit(self, items: Sequence[PageItem]) -> None:
-        """Set the items of the page, in order. Forget all other parts."""
+        """Set the content of the page, and discard all other parts. If the content has changed, increase the version.
+
+        Args:
+            items: The parts and tags of the page, in order.
+        """
         self._parts = {each.id: each for each in items if isinstance(each, Part)}
         order = [each if isinstance(each, str) else each.id for each in items]
         if order != self._order or any(each.version > self._version for each in self._parts.values()):
@@ -76,15 +84,16 @@ class PageParts:
         self._items, self._order = items, order
 
     def known_version(self, text: str) -> int | None:
-        """Return the version that a client has sent; None if the page never had this version."""
+        """Convert the version that a client has sent to a number; return None if the page never had this version."""
         version = int(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else None
         return version if version is not None and self._first < version <= self._version else None
 
     def html(self, since: int | None = None) -> str:
-        """Return the HTML of the page, with placeholders for the parts that have not changed after a version.
+        """Return the HTML of the page, with placeholders for parts that the client already has.
 
         Args:
-            since: A known version. The result is empty if this is the current version. None: all parts.
+            since: The version that the client has, from `known_version`. If it is the current version, the result is
+                empty. None: return all parts.
         """
         if since is None:
             return "".join(each if isinstance(each, str) else each.html for each in self._items)

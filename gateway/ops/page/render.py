@@ -1,4 +1,4 @@
-"""Renders the HTML pages (status, backends, fleet, login) as parts. Does no I/O."""
+"""Renders the HTML pages: status, backend, fleet and login. Does no I/O."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from gateway.fleet.view import FleetView
-from gateway.ops.diagnosis import Level, chain, diagnose, ways
+from gateway.ops.diagnosis import Level, chain, diagnose, path_tunnels
 from gateway.ops.events import Transition
 from gateway.ops.fleet_severity import fails, member_level, worst_first
 from gateway.ops.page import model
@@ -16,8 +16,8 @@ from gateway.ops.page.templates import TEMPLATES, age
 from gateway.ops.status_views import BackendView, ConfigText, ServiceView
 
 _LARGE = 100
-"""Number of targets above which the page shows fewer details of each, so that it stays below 300 KB. Also the maximum
-number of consumers on other pages."""
+"""If there are more targets, the status page shows fewer details of each, so that the page stays below 300 KB. Also
+the maximum number of consumers on a status page with fewer targets."""
 _MAX_CHANGES = 100
 """Maximum number of changes on the page of a backend."""
 _INDEX, _BACKEND, _FLEET = map(macros, ("index.html", "backend.html", "fleet.html"))
@@ -25,12 +25,13 @@ _END_MAIN = "</main>\n"
 
 
 @dataclass(frozen=True)
-class Rendering:
-    """A page that is rendered while its items are read.
+class LazyPage:
+    """A page that renders its items one after another, while the caller iterates over them.
 
     Args:
-        title: The title.
-        items: The items of the page, in order. Some items are empty: they separate slow steps.
+        title: The title of the page.
+        items: The parts and tags of the page, in order. Empty strings separate slow steps, so that the caller can
+            yield to the event loop between them.
     """
 
     title: str
@@ -39,20 +40,20 @@ class Rendering:
 
 def render_index(
     view: ServiceView, events: Sequence[Transition], configuration: ConfigText, now: float, parts: PageParts
-) -> Rendering:
+) -> LazyPage:
     """Render the status page.
 
     Args:
         view: The state of the service.
         events: The latest events, oldest first.
         configuration: The configuration without its backends.
-        now: The time in seconds since the epoch.
-        parts: The parts of the page when it was last rendered.
+        now: The current time in seconds since the epoch.
+        parts: The parts of the page from the last rendering.
     """
     diagnosis, renderer = diagnose(view), PartRenderer(parts, now, "")
     targets = [target for backend in view.backends for target in backend.targets]
     large = len(targets) > _LARGE
-    # Pages with many targets do not show phases.
+    # The duration of the longest check is the scale of the phases charts, which large pages do not contain.
     durations = (each.last_duration or 0.0 for each in targets if each.last_phases)
     longest = None if large else max(durations, default=0.0)
 
@@ -80,7 +81,7 @@ def render_index(
         yield renderer.part("configuration", configuration, _INDEX.configuration_section, configuration)
         yield _END_MAIN
 
-    return Rendering(f"{diagnosis.title} \N{EN DASH} {view.instance}", items())
+    return LazyPage(f"{diagnosis.title} \N{EN DASH} {view.instance}", items())
 
 
 def render_backend(
@@ -90,16 +91,16 @@ def render_backend(
     configuration: ConfigText,
     now: float,
     parts: PageParts,
-) -> Rendering:
+) -> LazyPage:
     """Render the page of one backend.
 
     Args:
         view: The state of the service.
         backend: The backend.
-        events: As for `render_index`.
+        events: The latest events, oldest first.
         configuration: The configuration of the backend.
-        now: As for `render_index`.
-        parts: As for `render_index`.
+        now: The current time in seconds since the epoch.
+        parts: The parts of the page from the last rendering.
     """
     renderer = PartRenderer(parts, now, "../")
     longest = max(SHORTEST_SCALE, *(target.last_duration or 0.0 for target in backend.targets))
@@ -110,7 +111,7 @@ def render_backend(
         causes = [each for each in diagnose(view).causes if each.concerns(backend.name)]
         yield renderer.part("verdict", (backend, causes), _BACKEND.verdict, backend, causes, now)
         yield END_SECTION
-        tunnels = chain({tunnel.name: tunnel for tunnel in view.tunnels}, ways(backend))
+        tunnels = chain({tunnel.name: tunnel for tunnel in view.tunnels}, path_tunnels(backend))
         content = backend, tunnels, view.accepting
         yield renderer.part("path", content, _BACKEND.path, view, backend, tunnels, now)
         for number, target in enumerate(backend.targets, 1):
@@ -128,17 +129,17 @@ def render_backend(
         yield renderer.part("configuration", configuration, _BACKEND.configuration_section, configuration)
         yield _END_MAIN
 
-    return Rendering(f"{backend.name} is {backend.state} \N{EN DASH} {view.instance}", items())
+    return LazyPage(f"{backend.name} is {backend.state} \N{EN DASH} {view.instance}", items())
 
 
-def render_fleet(view: ServiceView, fleet: FleetView, now: float, parts: PageParts) -> Rendering:
+def render_fleet(view: ServiceView, fleet: FleetView, now: float, parts: PageParts) -> LazyPage:
     """Render the page of the fleet.
 
     Args:
         view: The state of this service.
-        fleet: The members.
-        now: As for `render_index`.
-        parts: As for `render_index`.
+        fleet: The gateways of the fleet.
+        now: The current time in seconds since the epoch.
+        parts: The parts of the page from the last rendering.
     """
     renderer, members = PartRenderer(parts, now, ""), worst_first(fleet.members)
 
@@ -160,7 +161,7 @@ def render_fleet(view: ServiceView, fleet: FleetView, now: float, parts: PagePar
             yield "</table></div>\n</section>\n"
         yield _END_MAIN
 
-    return Rendering(f"Fleet \N{EN DASH} {view.instance}", items())
+    return LazyPage(f"Fleet \N{EN DASH} {view.instance}", items())
 
 
 def document(title: str, root: str, event: int, version: object, content: str, *, whole: bool = True) -> str:
@@ -170,25 +171,30 @@ def document(title: str, root: str, event: int, version: object, content: str, *
         title: The title.
         root: The URL of `/`, relative to the page.
         event: The ID of the latest event that the page contains; 0 if there is none.
-        version: Identifies the content of the page.
+        version: Identifies the content of the page. The client sends it back to request only changes.
         content: The HTML of the parts.
-        whole: Whether to include the style, the script and the footer. The script of an open page needs none of them.
+        whole: Whether to include the style, the script and the footer. False for an update of a page that a browser
+            already shows.
     """
     return TEMPLATES.get_template("base.html").render(
         title=title, root=root, event=event, version=version, whole=whole,
-        content=Markup(content),  # noqa: S704 - the templates have escaped it
+        content=Markup(content),  # noqa: S704 - the templates escaped all values
     )  # fmt: skip
 
 
 def render_login(root: str) -> str:
-    """Return the page for clients without authorization, which contains no data.
+    """Return the page for clients without authorization. It contains no data, and prompts for a token.
 
     Args:
-        root: The relative URL of `/`.
+        root: The URL of `/`, relative to the page.
     """
     return document("Gateway", root, 0, "login", TEMPLATES.get_template("login.html").render())
 
 
 def render_missing(root: str) -> str:
-    """Return the page for a backend that does not exist. The argument is that of `render_login`."""
+    """Return the page for a backend that does not exist.
+
+    Args:
+        root: The URL of `/`, relative to the page.
+    """
     return document("Not found", root, 0, "missing", TEMPLATES.get_template("missing.html").render(root=root))

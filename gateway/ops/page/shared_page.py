@@ -1,6 +1,6 @@
-"""Renders one page for all clients that have it open, and sends each client the parts that it does not have.
+"""Renders an HTML page once for all clients, and returns to each client only the parts that the client does not have.
 
-Yields to the event loop between its steps, so that no step delays the traffic by a millisecond.
+Yields to the event loop between its steps, so that no step delays client traffic by a millisecond or more.
 """
 
 import asyncio
@@ -12,38 +12,39 @@ from dataclasses import dataclass
 
 from gateway.ops.live_view import LiveView
 from gateway.ops.page.parts import PageParts
-from gateway.ops.page.render import Rendering, document
+from gateway.ops.page.render import LazyPage, document
 from gateway.ops.response_cache import collect_in_slices
 from gateway.ops.status_views import ServiceView
 
-RenderPage = Callable[[ServiceView, PageParts], Rendering | None]
-"""Renders a page with its parts when it was last rendered; returns None if the page does not exist."""
+RenderPage = Callable[[ServiceView, PageParts], LazyPage | None]
+"""Renders a page from a snapshot of the service's state. Reuses parts that have not changed since the last rendering.
+Returns None if the page does not exist."""
 _UPDATE_AGE = 3.0
-"""Maximum age, in seconds, of values that change without an event, in the response to an open page. Building a
-complete view takes much longer than an update after an event, so it is not built after each event."""
+"""Maximum age, in seconds, of values that change without an event, in an update of an open page. The limit is longer
+than for a whole page, because it determines how often the complete state must be collected."""
 _COMPRESSION = 1
-"""The gzip level. Higher levels take several times as long, and reduce the size of a page only a little."""
+"""The gzip level. Higher levels take several times as long, but pages become only slightly smaller."""
 _LARGE = 32768
-"""Number of bytes above which a thread compresses a response. Passing less to a thread takes longer than compressing
-it."""
+"""Minimum size, in bytes, of a response that is compressed in a thread. For a smaller response, passing it to a
+thread takes longer than compressing it."""
 _MAX_RESPONSES = 16
-"""Maximum number of responses that are kept. Open pages usually have the same version."""
+"""Maximum number of cached responses of a page. A few are enough, because most clients have the same version."""
 
 
 @dataclass(frozen=True)
 class PageResponse:
-    """A rendered page, which all clients share: its HTML in UTF-8, and the HTML compressed with gzip."""
+    """The HTML of a page in UTF-8, uncompressed and compressed with gzip."""
 
     body: bytes
     compressed: bytes
 
 
 class SharedPage:
-    """One page and its responses.
+    """One HTML page, which all clients share, with its cached responses.
 
     Args:
-        live: The view that the page shows.
-        executor: Compresses large responses.
+        live: Provides snapshots of the service's state, which the page shows.
+        executor: Compresses large responses in a thread.
         root: The URL of `/`, relative to the page.
         max_age: Maximum age of the content of a whole page, in seconds.
     """
@@ -58,17 +59,18 @@ class SharedPage:
         self._title = ""
         self._event = 0
         self._view_number = 0
-        """The number of the view that the parts show; 0 if there is none. A reference would keep the view alive."""
+        """The number of the snapshot that the parts show; 0 if there is none. The snapshot itself is not stored, so
+        that its memory can be freed."""
         self._rendered = 0.0
-        """Monotonic time of the last rendering."""
+        """Monotonic time of the last rendering, in seconds."""
         self._responses: dict[int | None, PageResponse] = {}
-        """The responses with this content, by the version that the client has; None: the whole page."""
+        """Cached responses with the current content. The key is the version that the client has; None: no version."""
 
     async def get(self, since: str, render: RenderPage) -> PageResponse | None:
-        """Return the page, or what has changed.
+        """Return the whole page, or an update with the parts that have changed. Return None if it does not exist.
 
         Args:
-            since: The version that the client has. If it is not known, the response is the whole page.
+            since: The version that the client has. If the page never had it, the response is the whole page.
             render: Renders the page.
         """
         async with self._lock:
@@ -83,7 +85,10 @@ class SharedPage:
             return response
 
     async def _update(self, max_age: float, render: RenderPage) -> bool:
-        """Render the page if its content can have changed; return whether it exists. Cancelling it has no effect."""
+        """Render the page, if its content might have changed. Return whether the page exists.
+
+        If this call is cancelled, the page keeps its previous content.
+        """
         now = time.monotonic()
         view, event, number = await self._live.get(max_age)
         if number == self._view_number and now - self._rendered < self._max_age:

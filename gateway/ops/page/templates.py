@@ -1,4 +1,4 @@
-"""Loads the templates of the HTML pages, which escape all values."""
+"""Loads the Jinja templates of the HTML pages, which escape all values, and the functions that they call."""
 
 import base64
 import hashlib
@@ -45,12 +45,12 @@ SECURITY_POLICY = "; ".join(
 
 
 def _with_code(text: str) -> Markup:
-    """Return text as HTML. Words in backquotes become `<code>` elements."""
+    """Escape text for HTML, and convert words in backquotes to `<code>` elements."""
     return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - it is escaped
 
 
-def _used_ways(backend: BackendView) -> str:
-    return f"via {', '.join(way.tunnel for way in backend.ways if way.in_use) or 'no tunnel'}"
+def _used_paths(backend: BackendView) -> str:
+    return f"via {', '.join(path.tunnel for path in backend.paths if path.in_use) or 'no tunnel'}"
 
 
 def _facts(backend: BackendView, target: TargetView) -> str:
@@ -62,7 +62,7 @@ def _counts(found: dict[str, int]) -> str:
 
 
 def age(member: MemberView, now: float) -> str:
-    """Return the time since the member's last response, in the largest fitting unit."""
+    """Return the time since a fleet member's last response, in one unit, such as `5 min`."""
     seconds = max(0, round(now - (member.answered_at or now)))
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds >= size:
@@ -77,7 +77,10 @@ def _notes(member: MemberView) -> list[str]:
 
 
 def _problems(member: MemberView) -> Iterator[tuple[MemberProblem, float | None]]:
-    """Yield each problem of a member, and when it began in seconds since the epoch; None if this is not known."""
+    """Yield each problem of a member, with the time at which it began, in seconds since the epoch.
+
+    The time is None if the member has not sent it.
+    """
     for each in member.summary.problems if member.summary else ():
         yield each, datetime.fromisoformat(each.since).timestamp() if each.since else None
 
@@ -93,7 +96,7 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-"""The templates. Those of parts define one macro for each part."""
+"""The Jinja environment of the pages. Most templates define one macro for each part of a page."""
 TEMPLATES.globals.update(
     style=Markup(_STYLE),  # noqa: S704 - a file of this package
     script=Markup(_SCRIPT),  # noqa: S704 - as above
@@ -115,7 +118,7 @@ TEMPLATES.globals.update(
     with_code=_with_code,
     phase_names=PHASES,
     heading=model.heading,
-    used_ways=_used_ways,
+    used_paths=_used_paths,
     age=age,
     counts=_counts,
     notes=_notes,

@@ -1,4 +1,4 @@
-"""Formats times on the HTML pages, in UTC. With scripts, the browser converts them to its time zone."""
+"""Formats times for the HTML pages, in UTC. The script of the page converts them to the browser's time zone."""
 
 from datetime import UTC, datetime
 
@@ -17,5 +17,10 @@ def clock_time(seconds: float, now: float) -> str:
 
 
 def is_recent(seconds: float, now: float) -> bool:
-    """Return whether a time is shown without its date. The arguments are those of `clock_time`."""
+    """Return whether `clock_time` omits the date, because the time is at most a day before `now`.
+
+    Args:
+        seconds: Seconds since the epoch.
+        now: The current time in seconds since the epoch.
+    """
     return abs(now - seconds) < _DAY

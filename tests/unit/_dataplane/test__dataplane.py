@@ -8,6 +8,8 @@ import resource
 import select
 import socket
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gateway.nfs.latency_tap import RpcRecordScanner
 from gateway.relay.sockets import reset_on_process_exit
+from tests.support import arriving_data
+from tests.support.files import REPOSITORY
 from tests.support.requirements import need_data_plane
 
 if TYPE_CHECKING:
@@ -645,3 +649,25 @@ def test_the_thread_accepts_every_client_until_the_rule_is_withdrawn(rig: Rig) -
 def threads() -> int:
     """Return the number of threads of this process."""
     return len(list(Path("/proc/self/task").iterdir()))
+
+
+@pytest.fixture(scope="module")
+def arriving_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    need_data_plane()
+    library = tmp_path_factory.mktemp("library") / "arriving_data.so"
+    source = REPOSITORY / "tests" / "support" / "arriving_data.c"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True, timeout=60)
+    return library
+
+
+@pytest.mark.parametrize(("fin", "answer"), [(0, 1), (1, 0)], ids=["a byte arrives", "a FIN arrives"])
+def test_an_arrival_while_the_counters_of_a_socket_are_read_is_not_a_reset(
+    arriving_library: Path, fin: int, answer: int
+) -> None:
+    preloaded = " ".join([os.environ.get("LD_PRELOAD", ""), str(arriving_library)]).strip()
+    done = subprocess.run(
+        [sys.executable, "-m", arriving_data.__name__, str(arriving_library), str(fin)],
+        env={**os.environ, "LD_PRELOAD": preloaded}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert done.stdout.split() == ["finished", str(arriving_data.SIZE), str(answer), "1"]

@@ -1,4 +1,4 @@
-"""Tests which ways share a handshake budget, and which ways limit each other."""
+"""Tests which paths share a handshake budget, and which paths limit each other."""
 
 import itertools
 from collections.abc import Iterable
@@ -29,43 +29,43 @@ def budget(budgets: HandshakeBudgets, configured: Config, name: str, tunnel: str
     return found
 
 
-def test_backends_share_the_budget_of_a_way_and_other_kinds_have_none() -> None:
+def test_backends_share_the_budget_of_a_path_and_other_kinds_have_none() -> None:
     configured = config("x=mysql://db?via=a,b", "y=mysql://db?via=b", "z=mysql://db?via=c", "t=tcp://db:3306?via=a")
     budgets = HandshakeBudgets()
     budgets.update(configured.backends.values())
     assert budget(budgets, configured, "x", "b") is budget(budgets, configured, "y", "b")
     assert budgets.of(configured.backends["t"], DB, "a") is None
-    for way in ("a", "b", "unknown"):
-        budgets.record_abandoned_dial(way, DB)
-    assert [budget(budgets, configured, name, way).aborted for name, way in ("xa", "yb", "zc")] == [2, 2, 0]
+    for path in ("a", "b", "unknown"):
+        budgets.record_abandoned_dial(path, DB)
+    assert [budget(budgets, configured, name, path).aborted for name, path in ("xa", "yb", "zc")] == [2, 2, 0]
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations([ONLY_A, ONLY_B, ORDERS])))
-def test_the_ways_of_one_backend_limit_each_other_in_all_backends(order: tuple[str, ...]) -> None:
+def test_the_paths_of_one_backend_limit_each_other_in_all_backends(order: tuple[str, ...]) -> None:
     configured = named(order)
     budgets = HandshakeBudgets()
     budgets.update(configured.backends.values())
     names = dict(zip(order, "xyz", strict=True))
-    for url, way in ((ONLY_A, "a"), (ONLY_B, "b"), (ORDERS, "a"), (ORDERS, "b")):
-        found = budget(budgets, configured, names[url], way)
+    for url, path in ((ONLY_A, "a"), (ONLY_B, "b"), (ORDERS, "a"), (ORDERS, "b")):
+        found = budget(budgets, configured, names[url], path)
         found.record_aborted(10.0)
         found.logins.record_abort(10.0)
-    for url, way in ((ONLY_A, "a"), (ONLY_B, "b")):
-        found = budget(budgets, configured, names[url], way)
+    for url, path in ((ONLY_A, "a"), (ONLY_B, "b")):
+        found = budget(budgets, configured, names[url], path)
         assert (found.aborted, found.logins.aborted) == (4, 4)
     budget(budgets, configured, names[ONLY_B], "b").record_login(11.0)
-    assert [budget(budgets, configured, names[ORDERS], way).aborted for way in "ab"] == [2, 0]
+    assert [budget(budgets, configured, names[ORDERS], path).aborted for path in "ab"] == [2, 0]
 
 
-def test_a_reload_keeps_the_counts_and_updates_which_ways_limit_each_other() -> None:
+def test_a_reload_keeps_the_counts_and_updates_which_paths_limit_each_other() -> None:
     budgets, apart, together = HandshakeBudgets(), named([ONLY_A, ONLY_B]), named([ONLY_A, ONLY_B, ORDERS])
 
     def aborted() -> list[int]:
-        return [budget(budgets, apart, name, way).aborted for name, way in ("xa", "yb")]
+        return [budget(budgets, apart, name, path).aborted for name, path in ("xa", "yb")]
 
     budgets.update(apart.backends.values())
-    for name, way in ("xa", "yb"):
-        budget(budgets, apart, name, way).record_aborted(10.0)
+    for name, path in ("xa", "yb"):
+        budget(budgets, apart, name, path).record_aborted(10.0)
     assert aborted() == [1, 1]
     budgets.update(together.backends.values())
     assert aborted() == [2, 2]
@@ -73,7 +73,7 @@ def test_a_reload_keeps_the_counts_and_updates_which_ways_limit_each_other() -> 
     assert aborted() == [1, 1]
 
 
-def test_the_limit_of_a_server_applies_to_all_its_ways() -> None:
+def test_the_limit_of_a_server_applies_to_all_its_paths() -> None:
     budgets, configured = HandshakeBudgets(), named([ORDERS])
     budgets.update(configured.backends.values())
     set_limit(budget(budgets, configured, "x", "a").peers, 10)

@@ -1,4 +1,4 @@
-"""Tests of a target with several ways: its state, the rate of its checks, and the choice for new clients."""
+"""Tests of a target with several paths: its state, the rate of its checks, and the choice for new clients."""
 
 import asyncio
 import time
@@ -46,7 +46,7 @@ class Backend:
         raise NotImplementedError
 
 
-class Ways:
+class Paths:
     """A target behind the tunnels `a` and `b`."""
 
     def __init__(self) -> None:
@@ -70,124 +70,124 @@ class Ways:
         check._count(found)
 
 
-async def test_a_target_is_blocked_only_if_every_way_is_closed_and_names_a_common_cause_once() -> None:
-    ways = Ways()
-    ways.probed(0, HealthState.UP)
-    ways.probed(1, HealthState.UP)
-    ways.close(0)
-    assert (ways.target.candidate().state, ways.target.choice.current) == (HealthState.UP, 1)
-    ways.close(1)
-    blocked = ways.target.candidate()
+async def test_a_target_is_blocked_only_if_every_path_is_closed_and_names_a_common_cause_once() -> None:
+    paths = Paths()
+    paths.probed(0, HealthState.UP)
+    paths.probed(1, HealthState.UP)
+    paths.close(0)
+    assert (paths.target.candidate().state, paths.target.choice.current) == (HealthState.UP, 1)
+    paths.close(1)
+    blocked = paths.target.candidate()
     assert (blocked.state, blocked.reason, blocked.detail) == (
         HealthState.BLOCKED, Reason.TUNNEL, "tunnel outer is quarantined",
     )  # fmt: skip
 
 
 async def test_a_target_is_not_blocked_while_a_tunnel_waits_for_its_first_check() -> None:
-    ways = Ways()
-    ways.close(0)
-    ways.probed(1, HealthState.UP)
-    assert ways.target.choose() == 1
-    ways.uplinks[0].link = DirectLink()
-    assert (ways.target.candidate().state, ways.target.choice.current) == (HealthState.UP, 1)
+    paths = Paths()
+    paths.close(0)
+    paths.probed(1, HealthState.UP)
+    assert paths.target.choose() == 1
+    paths.uplinks[0].link = DirectLink()
+    assert (paths.target.candidate().state, paths.target.choice.current) == (HealthState.UP, 1)
 
 
-async def test_a_target_is_down_only_if_it_fails_through_every_way() -> None:
-    ways = Ways()
-    ways.probed(0, HealthState.DOWN)
-    ways.probed(1, HealthState.UP)
-    assert ways.target.candidate().state is HealthState.UP
-    ways.probed(1, HealthState.DOWN)
-    assert ways.target.candidate().state is HealthState.DOWN
+async def test_a_target_is_down_only_if_it_fails_over_every_path() -> None:
+    paths = Paths()
+    paths.probed(0, HealthState.DOWN)
+    paths.probed(1, HealthState.UP)
+    assert paths.target.candidate().state is HealthState.UP
+    paths.probed(1, HealthState.DOWN)
+    assert paths.target.candidate().state is HealthState.DOWN
 
 
-async def test_ways_that_clients_do_not_use_are_checked_less_often() -> None:
-    ways = Ways()
-    ways.target.choose()
-    assert [check.every for check in ways.target.checks] == [1, 2]
-    ways.close(0)
-    ways.target.choose()
-    assert [check.every for check in ways.target.checks] == [2, 1]
+async def test_paths_that_clients_do_not_use_are_checked_less_often() -> None:
+    paths = Paths()
+    paths.target.choose()
+    assert [check.every for check in paths.target.checks] == [1, 2]
+    paths.close(0)
+    paths.target.choose()
+    assert [check.every for check in paths.target.checks] == [2, 1]
 
 
-async def test_a_client_that_notices_a_closed_way_first_starts_a_check_of_the_other_way(
+async def test_a_client_that_notices_a_closed_path_first_starts_a_check_of_the_other_path(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", "gateway.app.monitored_target")
-    ways = Ways()
-    ways.probed(0, HealthState.UP)
-    ways.probed(1, HealthState.UP)
-    ways.target.choose()
-    ways.close(0)
-    assert [cast(Uplink, each.uplink).name for each in ways.target.routes()] == ["b", "a"]
+    paths = Paths()
+    paths.probed(0, HealthState.UP)
+    paths.probed(1, HealthState.UP)
+    paths.target.choose()
+    paths.close(0)
+    assert [cast(Uplink, each.uplink).name for each in paths.target.routes()] == ["b", "a"]
     assert [(record.message, record.__dict__["tunnel"]) for record in caplog.records] == [
-        ("new clients use another way", "b")
+        ("new clients use another path", "b")
     ]
-    assert ways.target.checks[1]._wake.is_set()
-    assert [check.every for check in ways.target.checks] == [2, 1]
+    assert paths.target.checks[1]._wake.is_set()
+    assert [check.every for check in paths.target.checks] == [2, 1]
 
 
-async def test_the_role_comes_from_the_last_answer_through_any_way() -> None:
-    ways = Ways()
-    ways.probed(0, HealthState.UP, role="primary")
-    ways.probed(1, HealthState.UP, role="replica")
-    assert (ways.target.candidate().role, ways.target.choice.current) == ("replica", 0)
+async def test_the_role_comes_from_the_last_answer_over_any_path() -> None:
+    paths = Paths()
+    paths.probed(0, HealthState.UP, role="primary")
+    paths.probed(1, HealthState.UP, role="replica")
+    assert (paths.target.candidate().role, paths.target.choice.current) == ("replica", 0)
 
 
-async def test_a_target_fails_only_if_the_way_of_new_clients_fails() -> None:
-    ways = Ways()
-    ways.probed(0, HealthState.UP)
-    ways.probed(1, HealthState.DOWN)
-    assert not ways.target.candidate().failing
-    ways.probed(0, HealthState.DOWN)
-    assert ways.target.candidate().failing
+async def test_a_target_fails_only_if_the_path_of_new_clients_fails() -> None:
+    paths = Paths()
+    paths.probed(0, HealthState.UP)
+    paths.probed(1, HealthState.DOWN)
+    assert not paths.target.candidate().failing
+    paths.probed(0, HealthState.DOWN)
+    assert paths.target.candidate().failing
 
 
-async def test_a_promotion_is_recorded_once_even_if_a_way_observes_it_late() -> None:
-    ways = Ways()
-    ways.probed(1, HealthState.UP, role="replica")
-    ways.probed(0, HealthState.UP, role="replica")
-    ways.probed(0, HealthState.UP, role="primary")
-    promoted = ways.target.candidate().promoted
+async def test_a_promotion_is_recorded_once_even_if_a_path_observes_it_late() -> None:
+    paths = Paths()
+    paths.probed(1, HealthState.UP, role="replica")
+    paths.probed(0, HealthState.UP, role="replica")
+    paths.probed(0, HealthState.UP, role="primary")
+    promoted = paths.target.candidate().promoted
     assert promoted > 0
-    ways.probed(1, HealthState.UP, role="primary")
-    assert ways.target.candidate().promoted == promoted
-    ways.probed(0, HealthState.UP, role="replica")
-    ways.probed(0, HealthState.UP, role="primary")
-    assert ways.target.candidate().promoted > promoted
+    paths.probed(1, HealthState.UP, role="primary")
+    assert paths.target.candidate().promoted == promoted
+    paths.probed(0, HealthState.UP, role="replica")
+    paths.probed(0, HealthState.UP, role="primary")
+    assert paths.target.candidate().promoted > promoted
 
 
-async def test_clients_avoid_a_way_until_its_next_successful_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    ways = Ways()
+async def test_clients_avoid_a_path_until_its_next_successful_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = Paths()
     for at in (0, 1):
-        ways.probed(at, HealthState.UP)
-    assert ways.target.choose() == 0
-    ways.target.report_failed_dial("a")
-    assert ways.target.choose() == 1
-    assert [way.dial_failed for way in ways.target.health()] == [True, False]
+        paths.probed(at, HealthState.UP)
+    assert paths.target.choose() == 0
+    paths.target.report_failed_dial("a")
+    assert paths.target.choose() == 1
+    assert [path.dial_failed for path in paths.target.health()] == [True, False]
     set_clock_back(monkeypatch)
-    ways.probed(0, HealthState.UP)
-    assert [way.dial_failed for way in ways.target.health()] == [False, False]
-    assert ways.target.choose() == 1
+    paths.probed(0, HealthState.UP)
+    assert [path.dial_failed for path in paths.target.health()] == [False, False]
+    assert paths.target.choose() == 1
 
 
-async def test_a_state_keeps_its_beginning_when_clients_move_to_another_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    ways, now = Ways(), time.time() + 10
+async def test_a_state_keeps_its_beginning_when_clients_move_to_another_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths, now = Paths(), time.time() + 10
     monkeypatch.setattr(time, "time", lambda: now)
-    ways.probed(0, HealthState.UP)
-    ways.target.candidate()
+    paths.probed(0, HealthState.UP)
+    paths.target.candidate()
     now += 10
-    ways.probed(1, HealthState.UP)
-    ways.close(0)
-    assert (ways.target.candidate().state, ways.target.choice.current) == (HealthState.UP, 1)
-    assert ways.target.clock.since == now - 10
+    paths.probed(1, HealthState.UP)
+    paths.close(0)
+    assert (paths.target.candidate().state, paths.target.choice.current) == (HealthState.UP, 1)
+    assert paths.target.clock.since == now - 10
     now += 10
-    ways.close(1)
-    ways.target.candidate()
-    assert ways.target.clock.since == now
-    reloaded = Ways()
+    paths.close(1)
+    paths.target.candidate()
+    assert paths.target.clock.since == now
+    reloaded = Paths()
     reloaded.close(0)
     reloaded.close(1)
-    reloaded.target.inherit(ways.target)
+    reloaded.target.inherit(paths.target)
     now += 10
     assert (reloaded.target.candidate().state, reloaded.target.clock.since) == (HealthState.BLOCKED, now - 10)

@@ -53,7 +53,7 @@ async def test_a_reload_reports_what_a_recent_automatic_reload_changed(
 async def test_a_reload_refuses_an_address_that_the_host_does_not_have(tmp_path: Path) -> None:
     """At startup, the address of Docker's bridge is possibly missing. At a reload, it is probably a typing error."""
     file, runtime = tmp_path / "gateway.yaml", Mock(config=Config(), listeners={})
-    file.write_text("backends: {a: {kind: tcp, targets: 'h:1', listen: '192.0.2.77:3306'}}\n")
+    file.write_text("backends: {a: {kind: tcp, targets: 'h:1', listen: '198.51.100.77:3306'}}\n")
     subject = Reloader(
         Config(),
         lambda: load(ConfigSources(file, environment={})),
@@ -66,6 +66,6 @@ async def test_a_reload_refuses_an_address_that_the_host_does_not_have(tmp_path:
     )
     subject.start(runtime, Mock(), Mock(renew=AsyncMock()), {})
     runtime.apply.reset_mock()
-    with pytest.raises(BindError, match=r"192\.0\.2\.77:3306: Cannot assign requested address"):
+    with pytest.raises(BindError, match=r"198\.51\.100\.77:3306: Cannot assign requested address"):
         await subject.reload("admin")
     runtime.apply.assert_not_called()

@@ -44,7 +44,7 @@ def started(first: Config) -> Runtime:
 
 
 def probed(running: RunningBackend, target: Endpoint, role: DatabaseRole | None = None) -> None:
-    """Add the result of a probe of `target` through its first way."""
+    """Add the result of a probe of `target` over its first path."""
     check = next(each for each in running.checks if each.target == target)
     check._probe_started = time.monotonic()
     result = CheckResult(time.time(), 0.01, HealthState.UP, probe_result=ProbeResult(role, role == "replica"))

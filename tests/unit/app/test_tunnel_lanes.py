@@ -20,7 +20,7 @@ def test_each_traffic_class_has_its_own_lane_through_every_hop() -> None:
     assert backend_lanes(both, "straight") == {}
 
 
-def test_each_way_has_its_own_lane_and_a_tunnel_opens_after_all_tunnels_that_can_carry_it() -> None:
+def test_each_path_has_its_own_lane_and_a_tunnel_opens_after_all_tunnels_that_can_carry_it() -> None:
     several = load(
         ConfigSources(
             tunnels=("a=ssh://u@a?via=x,y", "x=ssh://u@x?via=y", "y=ssh://u@y", "z=ssh://u@z"),

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.audit import rules
 from gateway.audit.database_files import at, in_files
-from gateway.audit.hazards import decide
+from gateway.audit.hazards import build_report
 from gateway.audit.hazards.access import may_write
 from gateway.audit.host_model import FoundKey, HostMount, HostPath
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot, ContainerUser
@@ -56,7 +56,7 @@ def findings(
     paths: Mapping[str, HostPath] | None = None,
 ) -> list[Finding]:
     snapshot = AuditSnapshot(containers, {each.name: each for each in volumes}, {20490: "media"}, mounts, paths or {})
-    return list(decide(snapshot).findings)
+    return list(build_report(snapshot).findings)
 
 
 def found(*containers: AuditedContainer, **more: Any) -> set[tuple[str, str]]:
@@ -162,7 +162,9 @@ def test_a_bind_of_a_network_mount_is_found() -> None:
     covered = (ROOT, mounted, HostMount("/mnt/nas/local", "xfs", "/dev/vdb", {}))
     assert found(container(bind("/mnt/nas/local/x")), mounts=covered) == set()
     by_volume = volume(options={"type": "none", "o": "bind", "device": "/mnt/nas/media"})
-    places = decide(AuditSnapshot((container(on_volume()),), {"data": by_volume}, host_mounts=(ROOT, mounted))).places
+    places = build_report(
+        AuditSnapshot((container(on_volume()),), {"data": by_volume}, host_mounts=(ROOT, mounted))
+    ).places
     assert places[0].place == "/mnt/nas/media (nas:/x/media, nfs4)"
 
 
@@ -354,9 +356,9 @@ def test_the_socket_of_the_engine_is_found(source: str) -> None:
 
 def test_the_folder_of_a_configured_socket_is_found() -> None:
     app = container(bind("/srv/engine", "/x", writable=False))
-    shown = decide(AuditSnapshot((app,), socket="/srv/engine/docker.sock")).findings
+    shown = build_report(AuditSnapshot((app,), socket="/srv/engine/docker.sock")).findings
     assert [each.rule for each in shown] == [rules.ENGINE_SOCKET]
-    assert decide(AuditSnapshot((app,), socket="/srv/engine2/docker.sock")).findings == ()
+    assert build_report(AuditSnapshot((app,), socket="/srv/engine2/docker.sock")).findings == ()
 
 
 @pytest.mark.parametrize(
@@ -484,7 +486,7 @@ def test_a_place_shows_where_the_data_is_stored_and_what_loses_it(
     options: dict[str, str], kind: str, place: str, lost_by: str
 ) -> None:
     snapshot = AuditSnapshot((container(on_volume()),), {"data": volume(options=options)}, {20490: "media"}, (ROOT,))
-    (only,) = decide(snapshot).places
+    (only,) = build_report(snapshot).places
     assert (only.kind, only.place, only.mode) == (kind, place, "rw")
     assert lost_by in only.lost_by
 
@@ -494,7 +496,7 @@ def test_places_show_the_mode_and_the_layer() -> None:
     cloud = AuditedVolume("data", "rexray")
     shown = [
         (each.path, each.mode, each.kind, each.place)
-        for each in decide(AuditSnapshot((app,), {"data": cloud}, {}, None)).places
+        for each in build_report(AuditSnapshot((app,), {"data": cloud}, {}, None)).places
     ]
     assert shown == [
         ("/", "rw", "layer", "writable layer, 2.0KiB"),
@@ -528,7 +530,7 @@ def test_every_rule_has_a_section_in_the_page() -> None:
 
 def test_sarif_has_a_level_a_rule_and_a_place_for_each_finding() -> None:
     snapshot = AuditSnapshot((container(AuditedMount("tmpfs", "/data"), name="a b"),), unchecked=("the files",))
-    run = sarif(decide(snapshot), "1.0")["runs"][0]
+    run = sarif(build_report(snapshot), "1.0")["runs"][0]
     (result,) = run["results"]
     assert run["tool"]["driver"]["rules"][result["ruleIndex"]]["id"] == result["ruleId"] == "data-in-memory"
     assert result["level"] == "warning"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.audit.hazards import decide
+from gateway.audit.hazards import build_report
 from gateway.audit.hazards.network_fixes import after_mount, safe_options
 from gateway.audit.host_model import HostMount
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
@@ -166,7 +166,7 @@ def test_no_fix_uses_paths_of_another_host(hazard: str, tmp_path: Path) -> None:
             container(AuditedMount("volume", "/data", "", "s")), {"s": AuditedVolume("s", options=options)},
         ),
     }[hazard]  # fmt: skip
-    (finding,) = decide(AuditSnapshot((app,), volumes)).findings
+    (finding,) = build_report(AuditSnapshot((app,), volumes)).findings
     path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(
         ["bash", "-e", "-c", finding.fix],
@@ -188,7 +188,7 @@ def test_a_new_volume_never_has_the_name_of_another_volume() -> None:
     volumes = {name: AuditedVolume(name, options=options) for name in ("media", "media-2")}
     app = container(AuditedMount("volume", "/data", "", "media"))
     other = AuditedContainer("1", "other", mounts=(AuditedMount("volume", "/data", "", "media-2", writable=False),))
-    fixes = [each.fix for each in decide(AuditSnapshot((app, other), volumes)).findings if each.subject == "db"]
+    fixes = [each.fix for each in build_report(AuditSnapshot((app, other), volumes)).findings if each.subject == "db"]
     assert fixes
     assert all("-v media-3:/data" in fix and "docker volume inspect media-3 > /dev/null" in fix for fix in fixes)
 
@@ -196,7 +196,7 @@ def test_a_new_volume_never_has_the_name_of_another_volume() -> None:
 def test_a_container_changes_only_after_the_mount_of_the_host_works() -> None:
     options = {"type": "cifs", "o": "addr=192.0.2.1,username=u,password=hunter2,vers=3.0", "device": "//nas/x"}
     app = container(AuditedMount("volume", "/data", "", "share"))
-    (finding,) = decide(AuditSnapshot((app,), {"share": AuditedVolume("share", options=options)})).findings
+    (finding,) = build_report(AuditSnapshot((app,), {"share": AuditedVolume("share", options=options)})).findings
     text = finding.fix.splitlines()
     assert text[0] == "bash -euo pipefail <<'FIX'"
     assert text.count("FIX") == 1
@@ -205,7 +205,9 @@ def test_a_container_changes_only_after_the_mount_of_the_host_works() -> None:
     assert text[-1] == "# when db works: docker volume rm share"
     assert not [each for each in text if each.startswith("docker volume rm")]
     inside = AuditedContainer("1", "app", inspection={"HostConfig": {"NetworkMode": f"container:{app.id}"}})
-    (finding,) = decide(AuditSnapshot((app, inside), {"share": AuditedVolume("share", options=options)})).findings
+    (finding,) = build_report(
+        AuditSnapshot((app, inside), {"share": AuditedVolume("share", options=options)})
+    ).findings
     assert all(each.startswith("# ") for each in finding.fix.splitlines())
 
 
@@ -222,7 +224,7 @@ def test_a_container_changes_only_after_the_mount_of_the_host_works() -> None:
 def test_a_mount_of_the_host_has_the_options_of_the_volume(options: str, device: str, kept: str) -> None:
     app = container(AuditedMount("volume", "/data", "", "share", writable=False))
     volume = AuditedVolume("share", options={"type": "cifs", "o": options, "device": device})
-    text = decide(AuditSnapshot((app,), {"share": volume})).findings[0].fix
+    text = build_report(AuditSnapshot((app,), {"share": volume})).findings[0].fix
     assert "hunter2" not in text
     escaped = device.replace(" ", "\\040")
     line = f"{escaped} /mnt/db-share cifs credentials=/etc/db-share.credentials,{kept}_netdev 0 0"
@@ -233,7 +235,7 @@ def test_a_mount_of_the_host_has_the_options_of_the_volume(options: str, device:
 def test_options_that_no_command_can_read_are_left_to_the_user() -> None:
     app = container(AuditedMount("volume", "/data", "", "share"))
     options = {"type": "cifs", "o": "addr=192.0.2.1,password=hun,,ter2", "device": "//nas/x"}
-    (finding,) = decide(AuditSnapshot((app,), {"share": AuditedVolume("share", options=options)})).findings
+    (finding,) = build_report(AuditSnapshot((app,), {"share": AuditedVolume("share", options=options)})).findings
     assert finding.fix.startswith("# an option contains a comma")
     assert len(finding.fix.splitlines()) == 1
 
@@ -343,7 +345,7 @@ def test_podman_copies_no_data() -> None:
     text = recreate(snapshot, container(), MOVE).splitlines()
     assert all(each.startswith("# ") for each in text)
     assert "# copy only the files of /var/lib/mysql to db-mysql" in text
-    (unused,) = decide(snapshot).findings
+    (unused,) = build_report(snapshot).findings
     assert unused.fix.splitlines()[2:4] == ["podman volume export lost > lost.tar", "podman volume rm lost"]
 
 
@@ -362,13 +364,13 @@ def test_mounts_are_dropped_and_made_read_only() -> None:
 def test_a_name_that_leads_to_another_image_is_not_used(labels: Mapping[str, str]) -> None:
     app = replace(container(Labels=labels), image_reference="sha256:1")
     text = "\n".join(lines(app, MOVE))
-    assert "mariadb:11 " not in f"{text} ".replace("mariadb:11 has changed", "")
+    assert "mariadb:11 " not in f"{text} ".replace("mariadb:11 now refers", "")
     assert ("may use another image" in text) if labels else ("-v db-mysql:/var/lib/mysql sha256:1\n" in text)
 
 
 def test_helpers_leave_no_anonymous_volumes() -> None:
     other = replace(container(AuditedMount("bind", "/srv", "/srv/x", hides=("a",))), image_reference="sha256:1")
-    found = decide(AuditSnapshot((other,), {"lost": AuditedVolume("lost", size=1)})).findings
+    found = build_report(AuditSnapshot((other,), {"lost": AuditedVolume("lost", size=1)})).findings
     fixes = {each.rule.id: each.fix for each in found}
     assert "docker rm -v save-lost\ndocker volume rm lost\nFIX" in fixes["unused-volume"]
     assert "-v lost:/volume:ro sha256:1 none" in fixes["unused-volume"]
@@ -379,7 +381,7 @@ def test_a_copy_that_fails_leaves_no_helper(tmp_path: Path) -> None:
     (tmp_path / "docker").write_text(FAKE_DOCKER)
     (tmp_path / "docker").chmod(0o755)
     other = container(AuditedMount("bind", "/srv", "/srv/x", hides=("a",)))
-    found = decide(AuditSnapshot((other,), {"lost": AuditedVolume("lost", size=1)})).findings
+    found = build_report(AuditSnapshot((other,), {"lost": AuditedVolume("lost", size=1)})).findings
     ended = []
     for fix in (each.fix for each in found if each.rule.id in ("unused-volume", "hides-image-files")):
         path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
@@ -646,7 +648,7 @@ def test_a_path_with_control_characters_gives_no_command() -> None:
 def test_a_new_volume_has_safe_options(options: str, expected: str) -> None:
     volume = AuditedVolume("media", options={"type": "nfs4", "o": options, "device": ":/x"})
     assert safe_options(volume, of_volume(AuditSnapshot(), volume)) == (":/x", "nfs", expected)
-    again = [each.fix for each in decide(AuditSnapshot(volumes={"media": volume})).findings]
+    again = [each.fix for each in build_report(AuditSnapshot(volumes={"media": volume})).findings]
     assert again[0] == (
         f"docker volume rm media &&\ndocker volume create -o type=nfs -o device=:/x -o o={expected} media"
     )
@@ -657,7 +659,7 @@ def test_a_bind_of_nfs_becomes_a_volume_and_another_one_waits_for_its_mount() ->
         "/mnt/nas", "nfs4", "nas:/x", {"ro": "", "vers": "4.2", "hard": "", "addr": "192.0.2.1", "rsize": "1048576"}
     )
     app = container(AuditedMount("bind", "/data", "/mnt/nas/media"))
-    (finding,) = decide(AuditSnapshot((app,), host_mounts=(nfs,))).findings
+    (finding,) = build_report(AuditSnapshot((app,), host_mounts=(nfs,))).findings
     options = "-o type=nfs -o device=nas:/x/media -o o=ro,addr=192.0.2.1,nfsvers=4.2,proto=tcp,hard"
     made = f"docker volume create {options} db-data"
     text = finding.fix.splitlines()
@@ -665,6 +667,6 @@ def test_a_bind_of_nfs_becomes_a_volume_and_another_one_waits_for_its_mount() ->
     assert text[2] == made
     assert "-v db-data:/data" in finding.fix
     sshfs = HostMount("/mnt/nas", "fuse.sshfs", "me@nas:", {})
-    (finding,) = decide(AuditSnapshot((app,), host_mounts=(sshfs,))).findings
+    (finding,) = build_report(AuditSnapshot((app,), host_mounts=(sshfs,))).findings
     assert finding.fix == after_mount(sshfs)
     assert 'RequiresMountsFor="/mnt/nas"' in finding.fix

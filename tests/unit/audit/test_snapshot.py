@@ -9,7 +9,7 @@ import pytest
 
 from gateway.audit import snapshot
 from gateway.audit.engine_responses import image_reference
-from gateway.audit.hazards import decide
+from gateway.audit.hazards import build_report
 from gateway.audit.snapshot import AuditScope, take_snapshot
 from gateway.docker.engine import Engine
 from gateway.docker.engine_flavor import DOCKER
@@ -90,7 +90,7 @@ async def test_an_engine_elsewhere_is_audited_by_its_answers() -> None:
     assert (found.volumes["data"].size, found.volumes["data"].last_use[:17]) == (7, "last used by db, ")
     assert found.volume_directory == "/srv/docker/volumes"
     assert len(found.unchecked) == 2
-    assert {each.rule.id for each in decide(found).findings} == {"database-in-layer"}
+    assert {each.rule.id for each in build_report(found).findings} == {"database-in-layer"}
 
 
 async def test_a_local_socket_may_lead_to_an_engine_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,7 @@ async def test_a_local_socket_may_lead_to_an_engine_elsewhere(monkeypatch: pytes
 async def test_a_copy_of_the_mount_table_shows_network_mounts() -> None:
     table = "120 22 0:55 / /mnt/nas rw - nfs4 nas:/x rw,vers=4.2,hard"
     found = await take_snapshot(made(), AuditScope({}, is_local=False, mounts=table))
-    assert "network-bind" in {each.rule.id for each in decide(found).findings}
+    assert "network-bind" in {each.rule.id for each in build_report(found).findings}
     assert len(found.unchecked) == 1
 
 

@@ -19,8 +19,8 @@ def broken(limit: int, count: int) -> LoginPacing:
     return logins
 
 
-def joined(ways: int, limit: int = 100) -> list[LoginPacing]:
-    logins = [LoginPacing(limit) for _ in range(ways)]
+def joined(paths: int, limit: int = 100) -> list[LoginPacing]:
+    logins = [LoginPacing(limit) for _ in range(paths)]
     for each in logins:
         each.peers = logins
     return logins
@@ -33,7 +33,7 @@ def test_a_quarter_of_the_limit_may_abort_without_a_pause() -> None:
     assert broken(1, 1).pause(1000.0) == 0
 
 
-def test_pauses_double_up_to_ten_minutes_for_each_way_that_fails() -> None:
+def test_pauses_double_up_to_ten_minutes_for_each_path_that_fails() -> None:
     assert [broken(100, 25 + more).pause(1000.0) for more in (1, 2, 3, 7, 500)] == [10, 20, 40, 600, 600]
     a, b = joined(2)
     for _ in range(50):
@@ -42,7 +42,7 @@ def test_pauses_double_up_to_ten_minutes_for_each_way_that_fails() -> None:
     assert (a.pause(1000.0), b.pause(1000.0)) == (1200, 1200)
 
 
-def test_a_login_resets_the_count_of_its_way_only() -> None:
+def test_a_login_resets_the_count_of_its_path_only() -> None:
     a, b = joined(2)
     for each in (a, b):
         for _ in range(30):
@@ -53,7 +53,7 @@ def test_a_login_resets_the_count_of_its_way_only() -> None:
     assert b.pause(1001.0) > 0
 
 
-def test_a_way_that_works_does_not_pause_for_one_that_fails() -> None:
+def test_a_path_that_works_does_not_pause_for_one_that_fails() -> None:
     a, b = joined(2)
     for at in range(60):
         b.record_abort(float(at))
@@ -74,33 +74,33 @@ def test_a_way_that_works_does_not_pause_for_one_that_fails() -> None:
 def test_checks_of_a_server_that_does_not_answer_stay_below_its_limit(
     addresses: list[int], backends: int, offset: float, working: set[int]
 ) -> None:
-    """For eight hours, several backends check the server through all ways. Logins through `working` ways succeed."""
-    server, ways = CountingServer(addresses, 100), joined(len(addresses))
-    due = [(way * offset + backend, way) for way in range(len(ways)) for backend in range(backends)]
+    """For eight hours, several backends check the server over all paths. Logins over `working` paths succeed."""
+    server, paths = CountingServer(addresses, 100), joined(len(addresses))
+    due = [(path * offset + backend, path) for path in range(len(paths)) for backend in range(backends)]
     attempts = 0
     while (check := min(due))[0] < 8 * HOUR:
-        now, way = check
+        now, path = check
         due.remove(check)
-        pause = ways[way].pause(now)
+        pause = paths[path].pause(now)
         if pause:
-            due.append((now + max(5.0, pause), way))
+            due.append((now + max(5.0, pause), path))
             continue
         attempts += 1
-        if way in working:
-            server.log_in(way)
-            ways[way].record_success(now)
-            due.append((now + 300.0, way))
+        if path in working:
+            server.log_in(path)
+            paths[path].record_success(now)
+            due.append((now + 300.0, path))
         else:
-            server.abort(way)
-            ways[way].record_abort(now)
-            due.append((now + 5.0, way))
+            server.abort(path)
+            paths[path].record_abort(now)
+            due.append((now + 5.0, path))
         assert not server.blocked
     assert attempts >= 8 * 6  # one in ten minutes
 
 
 @pytest.mark.timeout(30)
 async def test_few_logins_are_in_progress_at_the_same_time() -> None:
-    ways = joined(2)
+    paths = joined(2)
     entered, release = 0, asyncio.Event()
 
     async def check(logins: LoginPacing) -> None:
@@ -111,10 +111,10 @@ async def test_few_logins_are_in_progress_at_the_same_time() -> None:
             logins.record_abort(1.0)
 
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(check(each)) for each in ways for _ in range(40)]
+        tasks = [group.create_task(check(each)) for each in paths for _ in range(40)]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert entered == 25 + len(ways)  # a quarter of the limit, and one that waits for its turn on each way
+        assert entered == 25 + len(paths)  # a quarter of the limit, and one that waits for its turn on each path
         for task in tasks:
             task.cancel()
-    assert [each.in_progress for each in ways] == [0, 0]
+    assert [each.in_progress for each in paths] == [0, 0]

@@ -5,7 +5,7 @@ from typing import Any, Self
 import pytest
 
 from gateway.backend_support.mysql_status import query_status
-from gateway.backend_support.role_facts import LAG
+from gateway.backend_support.replication_facts import LAG
 from gateway.errors import Reason
 
 STOPPED = {"Seconds_Behind_Source": None, "Last_IO_Error": "error connecting to source"}

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from gateway.backend_support.check_passwords import PasswordSource
-from gateway.backend_support.database_check import DatabaseCheckOptions, verify
 from gateway.backend_support.password_command import run_password_command
+from gateway.backend_support.sql_check_options import DatabaseCheckOptions, verify
 from gateway.backends import EmptyOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheckOptions
 from gateway.backends.postgres import PostgresBackend
@@ -92,7 +92,7 @@ async def test_the_program_and_its_children_are_killed_at_the_deadline(tmp_path:
     mark = tmp_path / "pids"
     body = f"sleep 1000 & echo $! $$ > {mark}; exec sleep 1000"
     for within in (1, 5, 25):
-        assert f"did not end within {within} s" in await failure(script(tmp_path, body), within=within)
+        assert f"did not exit within {within} s" in await failure(script(tmp_path, body), within=within)
         if mark.exists():
             break  # On a slow machine, the timeout can stop the program before it writes the file.
     for pid in mark.read_text().split():

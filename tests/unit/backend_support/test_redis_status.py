@@ -1,8 +1,8 @@
 import pytest
 
 from gateway.backend_support.redis_status import MEMORY, evaluate, read_info, reply_error
+from gateway.backend_support.replication_facts import LAG, READ_ONLY
 from gateway.backend_support.resp import Reply, RespError
-from gateway.backend_support.role_facts import LAG, READ_ONLY
 from gateway.errors import Reason, UnusableTargetError
 from gateway.facts import VERSION
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.backend_support.database_check import DatabaseCheckOptions, credentials
-from gateway.backend_support.http_expectation import HttpRoleOptions
+from gateway.backend_support.http_probe_options import HttpRoleOptions
 from gateway.backend_support.http_response_end import ResponseEndDetector
 from gateway.backend_support.http_role_server import HttpRoleServer, with_http_role
+from gateway.backend_support.sql_check_options import DatabaseCheckOptions, credentials
 from gateway.backend_support.tls import CheckTlsOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.http import KIND, HttpBackend, HttpCheckOptions
@@ -251,7 +251,7 @@ async def test_a_failed_request_names_the_port() -> None:
         ({"status": (99,)}, "status: 99 is not a final status code"),
         ({"status": ()}, "status: needs at least one"),
         ({"host": "a\r\nb"}, "host: "),
-        ({"password": Secret("p")}, "needs user"),
+        ({"password": Secret("p")}, "a password needs a user name"),
         ({"user": "a:b"}, "user: contains a colon"),
     ],
 )
@@ -263,8 +263,8 @@ def test_a_wrong_check_is_an_error_with_its_key(changes: dict[str, object], erro
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
-        ({}, "needs either json or header"),
-        ({"json": "a", "header": "b"}, "needs either json or header"),
+        ({}, "needs json or header, but not both"),
+        ({"json": "a", "header": "b"}, "needs json or header, but not both"),
         ({"json": "a..b"}, "json: has an empty name"),
         ({"header": "a b"}, "header: is not the name"),
         ({"json": "a", "primary": ("x", "Y"), "replica": ("y",)}, "replica: y is also a value of primary"),

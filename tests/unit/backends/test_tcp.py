@@ -87,7 +87,7 @@ async def test_a_pattern_matches_bytes_in_linear_time() -> None:
     for text, words in (
         ("(", "missing \\)"), (r"(a)\1", "invalid escape"), ("((a{100}){100}){100}", "invalid repetition|too large"),
     ):  # fmt: skip
-        with pytest.raises(ValueError, match=f"expect_pattern: is not a regular expression of RE2: .*{words}"):
+        with pytest.raises(ValueError, match=f"expect_pattern: is not a valid RE2 regular expression: .*{words}"):
             TcpCheckOptions(expect_pattern=text)
     with pytest.raises(ValueError, match="expect_pattern: is set together with expect"):
         TcpCheckOptions(expect="a", expect_pattern="a")

@@ -35,7 +35,7 @@ SITES = {
         [RETRYING, tunnel("inner", TunnelState.WAITING, via=["edge"], reason="tunnel")],
         [backend("orders", HealthState.BLOCKED, via=["inner"], waiting=1, connections=1)],
     ),
-    "another way": service([RETRYING, tunnel("b")], [backend("orders", via=["edge", "b"])]),
+    "another path": service([RETRYING, tunnel("b")], [backend("orders", via=["edge", "b"])]),
     "a target behind a dead tunnel": service(
         [RETRYING, tunnel("b")], [backend("orders", HealthState.DEGRADED, via=["edge", "b"], reason="tunnel")]
     ),

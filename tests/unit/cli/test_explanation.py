@@ -3,7 +3,8 @@ from typing import Any
 
 from gateway.backends import target_remedy
 from gateway.cli.explanation import explanation, explanation_json
-from gateway.cli.severity import hops, tunnels_by_severity
+from gateway.cli.severity import tunnels_by_severity
+from gateway.cli.tunnel_paths import hops
 from gateway.errors import Reason
 from gateway.remedies import TARGET_REMEDIES, TUNNEL_REMEDIES
 from gateway.tunnels import tunnel_remedy
@@ -31,7 +32,7 @@ def site(edge: str, bastion: str, target: str, reason: str | None = "refused") -
         "tunnels": {"bastion": tunnel("edge", bastion, "timeout"), "edge": tunnel(None, edge, "host_key")},
         "backends": {
             "orders": {
-                "ways": [{"tunnel": "bastion"}], "listen": ["127.0.0.1:3306"], "kind": "mysql", "since": SINCE,
+                "paths": [{"tunnel": "bastion"}], "listen": ["127.0.0.1:3306"], "kind": "mysql", "since": SINCE,
                 "state": target, "reason": reason, "detail": "no", "remedy": f"correct {reason}",
                 "connections": {"active": 3, "waiting": 1, "limit": 10, "rejected": {"not_allowed": 2}},
                 "holds_clients": True,
@@ -47,7 +48,7 @@ def site(edge: str, bastion: str, target: str, reason: str | None = "refused") -
 
 
 def test_the_path_goes_from_the_listener_over_the_outermost_hop_to_the_phases() -> None:
-    parts = explanation(site("up", "up", "up", None), "orders").parts
+    parts = explanation(site("up", "up", "up", None), "orders").rows
     assert [(each.part, each.name, each.state) for each in parts] == [
         ("listener", "127.0.0.1:3306", "open"), ("admission", "clients", "open"),
         ("tunnel", "edge", "up"), ("tunnel", "bastion", "up"),
@@ -58,7 +59,7 @@ def test_the_path_goes_from_the_listener_over_the_outermost_hop_to_the_phases() 
 
 
 def test_a_failed_check_names_the_phase_in_which_it_ended() -> None:
-    parts = explanation(site("up", "up", "down"), "orders").parts
+    parts = explanation(site("up", "up", "down"), "orders").rows
     assert [each.why for each in parts if each.part == "phase"][1] == "the check ended here"
 
 
@@ -66,17 +67,17 @@ def test_the_path_does_not_repeat_the_remedy() -> None:
     failed = site("up", "up", "down")
     for part in (failed["backends"]["orders"], *failed["backends"]["orders"]["targets"]):
         part["detail"] = "no: correct refused"
-    parts = explanation(failed, "orders").parts
+    parts = explanation(failed, "orders").rows
     assert [each.why for each in parts if each.part == "target"] == ["refused: no"]
 
 
 def test_the_path_shows_that_a_backend_holds_no_clients() -> None:
     failing = site("up", "up", "up", None)
     failing["backends"]["orders"]["holds_clients"] = False
-    assert explanation(failing, "orders").parts[1].state == "no hold"
+    assert explanation(failing, "orders").rows[1].state == "no hold"
 
 
-def test_a_failed_part_of_another_way_is_not_the_root_cause() -> None:
+def test_a_failed_part_of_another_path_is_not_the_root_cause() -> None:
     found = site("up", "up", "degraded")
     common = {"since": SINCE, "state": "down", "effects": "", "blocked": [], "degraded": [], "rerouted": []}
     causes = [

@@ -13,7 +13,7 @@ from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.service_client import ServiceClient
 from gateway.ops.status_json import iso, iter_json, service_json
 from gateway.ops.status_views import BackendTunnelView, ServiceView
-from tests.support.status_views import NOW, backend, service, target, tunnel, way
+from tests.support.status_views import NOW, backend, service, target, tunnel, tunnel_path
 
 
 def lines_of(monkeypatch: pytest.MonkeyPatch, view: ServiceView, *arguments: str) -> list[str]:
@@ -84,8 +84,8 @@ def test_the_row_of_a_blocked_backend_does_not_repeat_why_the_tunnel_is_down(mon
         "new", HealthState.BLOCKED, reason="tunnel", detail="no check has finished", via=["edge"],
         targets=[target(state=HealthState.BLOCKED, reason="tunnel", detail="no check has finished")],
     )  # fmt: skip
-    several = backend("several", via=["bastion", "edge"], ways=[
-        BackendTunnelView("bastion", False, "tunnel", why, False, 0, 0), way("edge"),
+    several = backend("several", via=["bastion", "edge"], paths=[
+        BackendTunnelView("bastion", False, "tunnel", why, False, 0, 0), tunnel_path("edge"),
     ])  # fmt: skip
     down = tunnel("bastion", TunnelState.BACKOFF, reason="hostkey", detail=why)
     backends = [*(backend(f"b{at}", HealthState.BLOCKED, **blocked) for at in range(3)), several, unchecked]

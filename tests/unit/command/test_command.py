@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.cli import cli
-from gateway.command import connection_sockets, local_ports
-from gateway.command.connection_sockets import read_connection
+from gateway.command import local_ports, sock_diag
 from gateway.command.local_ports import LocalPort, read_local_ports
 from gateway.command.options import CommandOptions
 from gateway.command.port_reservations import release_port, reserve_port
 from gateway.command.silence import SilenceTimer
+from gateway.command.sock_diag import read_connection
 from gateway.config import ConfigSources, load
 from tests.support.files import REPOSITORY, scratch
 
@@ -124,7 +124,7 @@ def test_the_state_of_one_connection(source: str, listen: str, host: str, monkey
     if source == "sock_diag":
         monkeypatch.setattr(local_ports, "_TABLES", ())  # their size depends on the connections of the host
     else:
-        monkeypatch.setattr(connection_sockets, "_NETLINK_SOCK_DIAG", 31)
+        monkeypatch.setattr(sock_diag, "_NETLINK_SOCK_DIAG", 31)
     family = socket.AF_INET6 if ":" in listen else socket.AF_INET
     with socket.create_server((listen, 0), family=family, dualstack_ipv6=listen == "::") as listener:
         port, inode = listener.getsockname()[1], os.fstat(listener.fileno()).st_ino

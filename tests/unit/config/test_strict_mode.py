@@ -196,8 +196,8 @@ tunnels: {b: {kind: ssh, host: h, user: u}, c: {kind: ssh, host: h, user: u}}
 backends:
   a: {kind: redis, targets: h, via: b, prefer_way: latency, check: {user: u}}
 """
-    way, user = advice(read(text, tmp_path))
-    assert ":4:52: backends.a.prefer_way: has no effect, because the backend has only one path" in way
+    preference, user = advice(read(text, tmp_path))
+    assert ":4:52: backends.a.prefer_way: has no effect, because the backend has only one path" in preference
     assert ":4:75: backends.a.check.user: has no password" in user
     (user,) = advice(read(text.replace("via: b", "via: [b, c]"), tmp_path))
     assert "check.user" in user

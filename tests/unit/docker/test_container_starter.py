@@ -9,7 +9,7 @@ import pytest
 from aiodocker.exceptions import DockerError
 
 from gateway.backoff import BackoffPolicy
-from gateway.docker import container_starter, inspections, last_starts, start_attempts
+from gateway.docker import container_starter, inspection_cache, last_starts, start_attempts
 from gateway.docker.dead_containers import DeadContainerState, VolumeMountAddress
 from gateway.docker.errors import EngineError, ErrorKind, as_engine_error
 from gateway.docker.failed_starts import RequestedStart, StartFailureCause
@@ -161,7 +161,7 @@ async def test_a_copy_from_a_running_container_delays_no_other_action(engine: Lo
 async def test_a_container_that_cannot_be_inspected_does_not_affect_the_others(
     engine: LockingEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inspections, "RETRY", 0.0)
+    monkeypatch.setattr(inspection_cache, "RETRY", 0.0)
     stopped, running, web = (
         engine.add_dead("stopped"),
         engine.add_container("running", OPT_IN),

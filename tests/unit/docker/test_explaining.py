@@ -93,7 +93,7 @@ ON_SHOP = {"shop_default": endpoint(network="n2")}
         (container("web"), {"strict": True}, "no", "docker.grants", "docker.grants"),
         (container("web", labels={}), {"options": {"networks": {
             "apps": NetworkOptions(backends=("orders",)), "other": NetworkOptions(backends=("media",)),
-        }, "grants": (Grant(("media",), container="web"),)}}, "no", "allow it only media", "backends: [orders]"),
+        }, "grants": (Grant(("media",), container="web"),)}}, "no", "allows only media", "backends: [orders]"),
         (container("web", labels={}), {"options": {"networks": {
             "apps": NetworkOptions(backends=("orders",)), "other": NetworkOptions(backends=("media",)),
         }, "attach": (AttachRule(("web",), backends=("media",)),)}}, "no", "its rule in docker.attach", "the rule"),

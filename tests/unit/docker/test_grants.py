@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.docker.consumers import consumer
+from gateway.docker.consumer_directory import consumer
 from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
 from gateway.docker.grants import PROJECT, SERVICE, SWARM_SERVICE
 from gateway.docker.identity_warnings import can_spoof

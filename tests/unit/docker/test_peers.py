@@ -15,7 +15,7 @@ import pytest
 from gateway.backoff import BackoffPolicy
 from gateway.contracts.security import Secret
 from gateway.demo.process import free_port
-from gateway.docker.consumers import Consumer, ConsumerDirectory
+from gateway.docker.consumer_directory import Consumer, ConsumerDirectory
 from gateway.docker.model import Container, EndpointInfo, EngineSnapshot, NetworkInfo
 from gateway.docker.options import Grant, PeerOptions
 from gateway.docker.peers import peer_connection

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from gateway.contracts.values import Duration
-from gateway.docker import inspections
+from gateway.docker import inspection_cache
 from gateway.docker import ownership as ownership_module
 from gateway.docker import plan_executor as plan_executor_module
 from gateway.docker import reconciler as reconciler_module
-from gateway.docker.consumers import Consumer, ConsumerDirectory, client_networks
+from gateway.docker.consumer_directory import Consumer, ConsumerDirectory, client_networks
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
 from gateway.docker.grants import PROJECT
@@ -32,7 +32,7 @@ from gateway.docker.ownership import OwnershipRecord
 from gateway.docker.plan import ActionKind, AttachmentState, DesiredState, Plan, PlannedAction
 from gateway.docker.planning import plan
 from gateway.docker.planning.networks import choose_subnet
-from gateway.docker.project_networks import network_of
+from gateway.docker.project_network_names import network_of
 from gateway.docker.reconciler import Reconciler
 from tests.support.fake_engine import FakeContainer, FakeEngine
 
@@ -337,7 +337,7 @@ async def test_containers_that_the_engine_does_not_inspect_are_not_changed(tmp_p
     reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
     wake, _ = await reconciler.reconcile(engine)  # type: ignore[arg-type]
     assert engine.writes == []
-    assert wake <= inspections.RETRY, "the next snapshot must not wait for an event"
+    assert wake <= inspection_cache.RETRY, "the next snapshot must not wait for an event"
 
 
 async def test_attachments_are_recorded_before_they_are_made(tmp_path: Path) -> None:

@@ -59,13 +59,13 @@ async def test_the_number_of_members_is_limited(tmp_path: Path) -> None:
     file.write_text("".join(f"127.0.0.1:{port}\n" for port in range(1, MAX_MEMBERS + 1)))
     wanted = FleetOptions(members=tuple(map(parse_member, ["a:1", "a:2"])), file=file)
     assert len(await refresh(found, wanted)) == MAX_MEMBERS
-    assert "1002 members: only the first 1000" in found.problems(wanted)[0]
+    assert "1002 members, and only the first 1000" in found.problems(wanted)[0]
     file.write_text("b:1\n")
     assert await refresh(found, wanted) == ["a:1", "a:2", "b:1"]
     assert found.problems(wanted) == []
     file.write_text("".join(f"127.0.0.1:{port}\n" for port in range(1, MAX_MEMBERS + 2)))
     assert await refresh(found, wanted) == ["a:1", "a:2", "b:1"]
-    assert "members: has 1001 addresses: at most 1000 are allowed" in found.problems(wanted)[0]
+    assert "members: the file has 1001 addresses, more than 1000" in found.problems(wanted)[0]
 
 
 async def test_addresses_of_a_name_stay_while_it_does_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:

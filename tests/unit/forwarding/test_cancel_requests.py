@@ -379,7 +379,7 @@ async def test_routes_a_known_key_to_its_session_and_an_unknown_key_to_hidden_se
         assert request(b"\0\0\0\7none") not in one.seen + other.seen
 
 
-async def test_a_request_goes_to_its_session_through_another_way() -> None:
+async def test_a_request_goes_to_its_session_over_another_path() -> None:
     async with Server().listening() as one, Server(b"\0\0\0\2key2").listening() as other, gate([other]) as at:
         at.uplinks.append(OpenUplink())
         await at.session()

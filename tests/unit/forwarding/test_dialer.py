@@ -1,4 +1,4 @@
-"""Tests of the dialer with several ways to the targets, which scripted links represent."""
+"""Tests of the dialer with several paths to the targets, which scripted links represent."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ from gateway.contracts.link import Link
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, Reason
 from gateway.forwarding import dialer as dialer_module
-from gateway.forwarding.dialer import Dialer, JoinResult
+from gateway.forwarding.dialer import Dialer, DialResult
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import RoutedTarget, TargetIdentity
@@ -68,7 +68,7 @@ class Uplink:
 
 
 class Paths:
-    """Two ways to each target of a backend."""
+    """Two paths to each target of a backend."""
 
     def __init__(self, one: Link | None, two: Link | None, *targets: Endpoint, hold: float = 5.0) -> None:
         self.uplinks = (Uplink(one), Uplink(two))
@@ -79,7 +79,7 @@ class Paths:
             Route(self.uplinks, lambda: self.routes, self.failed.append, hold, on_detour=self.left.append)
         )
 
-    async def join(self) -> JoinResult:
+    async def join(self) -> DialResult:
         near, far = socket.socketpair()
         near.setblocking(False)
         with far, contextlib.closing(near):
@@ -87,7 +87,7 @@ class Paths:
 
 
 @contextlib.asynccontextmanager
-async def waiting(paths: Paths) -> AsyncIterator["asyncio.Task[JoinResult]"]:
+async def waiting(paths: Paths) -> AsyncIterator["asyncio.Task[DialResult]"]:
     task = asyncio.ensure_future(paths.join())
     await asyncio.sleep(0.05)
     yield task
@@ -96,7 +96,7 @@ async def waiting(paths: Paths) -> AsyncIterator["asyncio.Task[JoinResult]"]:
 
 
 @pytest.mark.parametrize("outcome", ["lost", "hangs", "refused", "prohibited"])
-async def test_the_other_way_to_the_same_target_comes_before_the_next_target(
+async def test_the_other_path_to_the_same_target_comes_before_the_next_target(
     outcome: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dialer_module, "_NEXT_AFTER", 0.05)
@@ -107,13 +107,13 @@ async def test_the_other_way_to_the_same_target_comes_before_the_next_target(
     assert paths.failed == ([] if outcome == "lost" else [paths.routes[0]])
 
 
-async def test_a_closed_way_costs_nothing() -> None:
+async def test_a_closed_path_costs_nothing() -> None:
     paths = Paths(None, Scripted())
     assert (await paths.join()).routed.uplink is paths.uplinks[1]
     assert (paths.failed, paths.left) == ([], [])
 
 
-async def test_a_client_waits_while_all_ways_are_closed_and_uses_the_first_that_opens() -> None:
+async def test_a_client_waits_while_all_paths_are_closed_and_uses_the_first_that_opens() -> None:
     paths = Paths(None, None)
     async with waiting(paths) as client:
         assert not client.done()
@@ -131,7 +131,7 @@ async def test_a_waiting_client_notices_that_another_target_is_better(monkeypatc
         assert (await client).routed.uplink is paths.uplinks[1]
 
 
-async def test_the_error_is_permanent_only_if_every_way_is_prohibited() -> None:
+async def test_the_error_is_permanent_only_if_every_path_is_prohibited() -> None:
     both = Paths(Scripted("prohibited"), Scripted("prohibited"))
     with pytest.raises(DialError, match="no"):
         await asyncio.wait_for(both.join(), 2)  # well before the hold time has passed

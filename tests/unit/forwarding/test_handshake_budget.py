@@ -4,17 +4,17 @@ from hypothesis import strategies as st
 from gateway.forwarding.handshake_budget import HandshakeBudget, join_budgets
 from tests.support.counting_server import CountingServer
 
-WAYS = 3
+PATHS = 3
 LIMIT = 100
 STEP = 0.05
 """Seconds between two clients of the simulation: twenty clients in a second."""
 
-some_addresses = st.lists(st.integers(0, WAYS - 1), min_size=WAYS, max_size=WAYS)
-some_ways = st.integers(0, WAYS - 1)
+some_addresses = st.lists(st.integers(0, PATHS - 1), min_size=PATHS, max_size=PATHS)
+some_paths = st.integers(0, PATHS - 1)
 
 
-def joined(ways: int = WAYS) -> list[HandshakeBudget]:
-    budgets = [HandshakeBudget(LIMIT) for _ in range(ways)]
+def joined(paths: int = PATHS) -> list[HandshakeBudget]:
+    budgets = [HandshakeBudget(LIMIT) for _ in range(paths)]
     join_budgets(budgets)
     return budgets
 
@@ -56,18 +56,18 @@ def test_a_login_resets_the_count_but_an_earlier_one_does_not() -> None:
     assert not budget.needs_login
 
 
-def test_ways_are_counted_together_and_a_login_resets_only_its_own_way() -> None:
+def test_paths_are_counted_together_and_a_login_resets_only_its_own_path() -> None:
     a, b = joined(2)
     for _ in range(45):
         a.record_aborted(10.0)
         b.record_aborted(10.0)
     assert (a.aborted, b.aborted) == (90, 90)
-    assert [each.allows(11.0) for each in (a, b)] == [True, False]  # one client for both ways
+    assert [each.allows(11.0) for each in (a, b)] == [True, False]  # one client for both paths
     a.record_login(12.0)
-    assert (a.aborted, b.aborted) == (0, 45)  # if the ways have separate addresses, b's count remains
+    assert (a.aborted, b.aborted) == (0, 45)  # if the paths have separate addresses, b's count remains
 
 
-def test_a_way_without_a_login_does_not_limit_the_other_ways() -> None:
+def test_a_path_without_a_login_does_not_limit_the_other_paths() -> None:
     a, b = joined(2)
     for _ in range(95):
         b.record_aborted(10.0)
@@ -76,26 +76,26 @@ def test_a_way_without_a_login_does_not_limit_the_other_ways() -> None:
     assert [b.allows(12.0), b.allows(12.0)] == [True, False]
 
 
-@given(some_addresses, st.lists(st.tuples(some_ways, st.booleans()), max_size=80))
+@given(some_addresses, st.lists(st.tuples(some_paths, st.booleans()), max_size=80))
 def test_a_budget_is_the_highest_count_of_all_possible_addresses(
     addresses: list[int], events: list[tuple[int, bool]]
 ) -> None:
     partitions = [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 1, 2)]
     servers = [CountingServer(each, LIMIT) for each in (*partitions, addresses)]
     budgets = joined()
-    for at, (way, is_login) in enumerate(events, 1):
+    for at, (path, is_login) in enumerate(events, 1):
         for server in servers:
-            (server.log_in if is_login else server.abort)(way)
-        (budgets[way].record_login if is_login else budgets[way].record_aborted)(float(at))
+            (server.log_in if is_login else server.abort)(path)
+        (budgets[path].record_login if is_login else budgets[path].record_aborted)(float(at))
         assert [each.aborted for each in budgets] == [
-            max(server.count(way) for server in servers) for way in range(WAYS)
+            max(server.count(path) for server in servers) for path in range(PATHS)
         ]
 
 
 @given(
     some_addresses,
-    st.lists(some_ways, min_size=1, max_size=12),
-    st.lists(some_ways, min_size=1, max_size=WAYS, unique=True),
+    st.lists(some_paths, min_size=1, max_size=12),
+    st.lists(some_paths, min_size=1, max_size=PATHS, unique=True),
     st.integers(0, 35),
 )
 @example(addresses=[0, 1, 2], pattern=[0], working=[0, 1], delay=20)
@@ -103,9 +103,9 @@ def test_a_budget_is_the_highest_count_of_all_possible_addresses(
 def test_aborting_clients_block_no_address_and_are_throttled_only_until_a_login(
     addresses: list[int], pattern: list[int], working: list[int], delay: int
 ) -> None:
-    """Clients connect through the ways of `pattern` in turn, and abort. Checks log in through the `working` ways.
+    """Clients connect over the paths of `pattern` in turn, and abort. Checks log in over the `working` paths.
 
-    Another backend logs in through the last working way all the time. The check of an aborted client logs in after
+    Another backend logs in over the last working path all the time. The check of an aborted client logs in after
     `delay` further clients.
     """
     server, budgets = CountingServer(addresses, LIMIT), joined()
@@ -113,12 +113,12 @@ def test_aborting_clients_block_no_address_and_are_throttled_only_until_a_login(
     now = 0.0
     for turn in range(600):
         now += STEP
-        way = pattern[turn % len(pattern)]
-        if budgets[way].allows(now):
-            server.abort(way)
-            budgets[way].record_aborted(now)
-            if budgets[way].needs_login:
-                due.setdefault(way, turn + delay)
+        path = pattern[turn % len(pattern)]
+        if budgets[path].allows(now):
+            server.abort(path)
+            budgets[path].record_aborted(now)
+            if budgets[path].needs_login:
+                due.setdefault(path, turn + delay)
         logins = [each for each, at in due.items() if at <= turn and each in working]
         for each in {*logins, *(working[-1:] if turn % 20 == 0 else [])}:
             now += STEP / 10
@@ -126,8 +126,8 @@ def test_aborting_clients_block_no_address_and_are_throttled_only_until_a_login(
             budgets[each].record_login(now)
             due.pop(each, None)
         assert not server.blocked
-    for way in working:
+    for path in working:
         now += STEP
-        budgets[way].record_login(now)
-    for way in working:
-        assert [budgets[way].allows(now), budgets[way].allows(now)] == [True, True]
+        budgets[path].record_login(now)
+    for path in working:
+        assert [budgets[path].allows(now), budgets[path].allows(now)] == [True, True]

@@ -34,7 +34,7 @@ def test_localhost_binds_both_addresses_or_none() -> None:
     listener.close()
 
 
-@pytest.mark.parametrize("host", ["192.0.2.77", "2001:db8::77"])
+@pytest.mark.parametrize("host", ["198.51.100.77", "2001:db8::77"])
 def test_an_address_that_the_host_does_not_have_yet_is_bound(host: str, caplog: pytest.LogCaptureFixture) -> None:
     listener = Listener(Endpoint(host, 0), free_bind=True)
     try:

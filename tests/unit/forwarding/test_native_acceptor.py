@@ -85,12 +85,12 @@ class Uplink:
 
 
 class Rig:
-    """A forward with one listener, and two ways to an echo server."""
+    """A forward with one listener, and two paths to an echo server."""
 
     def __init__(self, port: int, rules: AdmissionRules, hold: float, budget: HandshakeBudget | None) -> None:
         self.uplinks = Uplink(), Uplink()
-        self.ways = list(TargetIdentity(Endpoint("127.0.0.1", port), self.uplinks).routes())
-        self.route = Route(self.uplinks, lambda: self.ways, lambda _: None, hold, lambda _: budget)
+        self.paths = list(TargetIdentity(Endpoint("127.0.0.1", port), self.uplinks).routes())
+        self.route = Route(self.uplinks, lambda: self.paths, lambda _: None, hold, lambda _: budget)
         self.rules = rules
         self.listener = Listener(Endpoint("127.0.0.1", 0))
 
@@ -141,7 +141,7 @@ async def running(
 async def test_clients_of_the_link_count_like_others_and_refused_ones_are_handled_here() -> None:
     async with running(AdmissionRules("b", allow=LOOPBACK, max_connections=8)) as rig:
         forward, listener = rig.forward, await rig.offered()
-        assert (listener.rule.to, listener.rule.allow, listener.unused) == (rig.ways[0].target, LOOPBACK, 8)
+        assert (listener.rule.to, listener.rule.allow, listener.unused) == (rig.paths[0].target, LOOPBACK, 8)
         with rig.dial() as client:
             await listener.accept_and_join()
             await rig.echo(client)
@@ -180,12 +180,12 @@ async def test_permits_never_exceed_the_limit() -> None:
         assert listener.unused == 4
 
 
-async def test_this_process_accepts_again_when_the_link_stops_or_another_way_is_better() -> None:
+async def test_this_process_accepts_again_when_the_link_stops_or_another_path_is_better() -> None:
     async with running(AdmissionRules("b")) as rig:
         listener = await rig.offered()
         rig.forward.move_clients(frozenset())
         assert rig.accepting == [listener]
-        rig.ways.reverse()
+        rig.paths.reverse()
         rig.forward.move_clients(frozenset())
         assert rig.accepting == []
         second = await rig.offered()

@@ -199,7 +199,7 @@ async def test_an_unreadable_password_file_makes_the_target_down() -> None:
         assert (check.verdict.state, check.verdict.reason) == (HealthState.DOWN, Reason.AUTH)
 
 
-async def test_a_way_that_hangs_does_not_delay_the_checks_of_other_ways() -> None:
+async def test_a_path_that_hangs_does_not_delay_the_checks_of_other_paths() -> None:
     class Hanging:
         async def probe(self, link: Any, target: Endpoint, phases: Phases) -> ProbeResult:
             del link, target, phases

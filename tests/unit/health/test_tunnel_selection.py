@@ -1,4 +1,4 @@
-"""Tests of the choice of the way for new clients."""
+"""Tests of the choice of the path for new clients."""
 
 from dataclasses import replace
 from math import inf
@@ -6,14 +6,14 @@ from math import inf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.contracts.states import HealthState, WayPreference
+from gateway.contracts.states import HealthState, PathPreference
 from gateway.health.tunnel_selection import (
     RETURN_AFTER,
     TunnelCandidate,
     TunnelSelector,
-    choose_way,
-    order_ways,
-    working_ways,
+    choose_path,
+    order_paths,
+    working_paths,
 )
 
 UP = TunnelCandidate(is_open=True, state=HealthState.UP)
@@ -21,7 +21,7 @@ CLOSED = TunnelCandidate(is_open=False, state=HealthState.BLOCKED)
 DOWN = TunnelCandidate(is_open=True, state=HealthState.DOWN)
 OPENED = TunnelCandidate(is_open=True, state=HealthState.BLOCKED)
 
-some_ways = st.lists(
+some_paths = st.lists(
     st.builds(
         TunnelCandidate,
         is_open=st.booleans(),
@@ -32,70 +32,70 @@ some_ways = st.lists(
     min_size=1,
     max_size=4,
 )
-preferences: st.SearchStrategy[WayPreference] = st.sampled_from(["order", "latency"])
+preferences: st.SearchStrategy[PathPreference] = st.sampled_from(["order", "latency"])
 
 
-@given(some_ways, st.data(), preferences)
-def test_new_clients_never_use_a_closed_way_while_another_is_open(
-    ways: list[TunnelCandidate], data: st.DataObject, prefer: WayPreference
+@given(some_paths, st.data(), preferences)
+def test_new_clients_never_use_a_closed_path_while_another_is_open(
+    paths: list[TunnelCandidate], data: st.DataObject, prefer: PathPreference
 ) -> None:
-    worked_for = data.draw(st.lists(st.floats(-inf, inf, allow_nan=False), min_size=len(ways), max_size=len(ways)))
-    current = data.draw(st.none() | st.integers(0, len(ways) - 1))
-    working = working_ways(ways)
-    assert bool(working) == any(way.is_open for way in ways)
-    chosen = choose_way(ways, worked_for, current, prefer)
+    worked_for = data.draw(st.lists(st.floats(-inf, inf, allow_nan=False), min_size=len(paths), max_size=len(paths)))
+    current = data.draw(st.none() | st.integers(0, len(paths) - 1))
+    working = working_paths(paths)
+    assert bool(working) == any(path.is_open for path in paths)
+    chosen = choose_path(paths, worked_for, current, prefer)
     if working:
         assert chosen in working
-        assert ways[chosen].is_open
-    if any(way.is_open and way.state is HealthState.UP and not way.dial_failed for way in ways):
-        assert not ways[chosen].dial_failed
-        assert ways[chosen].state is not HealthState.DOWN
-        assert ways[chosen].state is not HealthState.BLOCKED
+        assert paths[chosen].is_open
+    if any(path.is_open and path.state is HealthState.UP and not path.dial_failed for path in paths):
+        assert not paths[chosen].dial_failed
+        assert paths[chosen].state is not HealthState.DOWN
+        assert paths[chosen].state is not HealthState.BLOCKED
     if current in working and chosen != current:
         assert worked_for[chosen] >= RETURN_AFTER
 
 
-@given(some_ways, st.data(), preferences)
+@given(some_paths, st.data(), preferences)
 def test_the_choice_does_not_alternate(
-    ways: list[TunnelCandidate], data: st.DataObject, prefer: WayPreference
+    paths: list[TunnelCandidate], data: st.DataObject, prefer: PathPreference
 ) -> None:
-    current = data.draw(st.none() | st.integers(0, len(ways) - 1))
-    chosen = choose_way(ways, [inf] * len(ways), current, prefer)
-    assert choose_way(ways, [inf] * len(ways), chosen, prefer) == chosen
+    current = data.draw(st.none() | st.integers(0, len(paths) - 1))
+    chosen = choose_path(paths, [inf] * len(paths), current, prefer)
+    assert choose_path(paths, [inf] * len(paths), chosen, prefer) == chosen
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.floats(0, 20)), max_size=40))
-def test_flapping_ways_cause_at_most_one_return_per_pause(events: list[tuple[int, bool, float]]) -> None:
-    choice, ways, now = TunnelSelector("abcd", "order"), [UP] * 4, 0.0
-    choice.update(ways, now)
+def test_flapping_paths_cause_at_most_one_return_per_pause(events: list[tuple[int, bool, float]]) -> None:
+    choice, paths, now = TunnelSelector("abcd", "order"), [UP] * 4, 0.0
+    choice.update(paths, now)
     returns = 0
     for at, is_open, pause in events:
         now += pause
         before = choice.current
-        ways[at] = UP if is_open else CLOSED
-        chosen = choice.update(ways, now)
-        assert not working_ways(ways) or ways[chosen].is_open
-        returns += before is not None and ways[before].is_open and chosen != before
+        paths[at] = UP if is_open else CLOSED
+        chosen = choice.update(paths, now)
+        assert not working_paths(paths) or paths[chosen].is_open
+        returns += before is not None and paths[before].is_open and chosen != before
     assert returns <= now / RETURN_AFTER
 
 
-def test_a_target_that_fails_through_all_ways_does_not_discredit_them() -> None:
-    assert working_ways([DOWN, DOWN, CLOSED]) == [0, 1]
-    assert working_ways([DOWN, UP, CLOSED]) == [1]
-    assert working_ways([DOWN, replace(UP, state=HealthState.UNKNOWN)]) == [0, 1]
-    assert working_ways([replace(UP, dial_failed=True), UP]) == [1]
-    assert working_ways([replace(UP, dial_failed=True), CLOSED]) == [0]
-    assert working_ways([CLOSED, CLOSED]) == []
-    assert working_ways([OPENED, UP]) == [1]
-    assert working_ways([OPENED, CLOSED]) == [0]
+def test_a_target_that_fails_over_all_paths_does_not_discredit_them() -> None:
+    assert working_paths([DOWN, DOWN, CLOSED]) == [0, 1]
+    assert working_paths([DOWN, UP, CLOSED]) == [1]
+    assert working_paths([DOWN, replace(UP, state=HealthState.UNKNOWN)]) == [0, 1]
+    assert working_paths([replace(UP, dial_failed=True), UP]) == [1]
+    assert working_paths([replace(UP, dial_failed=True), CLOSED]) == [0]
+    assert working_paths([CLOSED, CLOSED]) == []
+    assert working_paths([OPENED, UP]) == [1]
+    assert working_paths([OPENED, CLOSED]) == [0]
 
 
-def test_clients_leave_a_way_at_once_and_return_when_it_has_worked_for_a_while() -> None:
+def test_clients_leave_a_path_at_once_and_return_when_it_has_worked_for_a_while() -> None:
     choice = TunnelSelector(["a", "b"], "order")
     assert choice.update([CLOSED, UP], 0.0) == 1
     for state in (HealthState.BLOCKED, HealthState.UNKNOWN, HealthState.DOWN):
         assert choice.update([replace(UP, state=state), UP], 0.5) == 1  # no check has succeeded
-    assert choice.update([UP, UP], 1.0) == 0  # the way has not failed before
+    assert choice.update([UP, UP], 1.0) == 0  # the path has not failed before
     assert choice.update([CLOSED, UP], 2.0) == 1
     assert choice.update([UP, UP], 3.0) == 1
     assert choice.update([UP, UP], 3.0 + RETURN_AFTER - 0.1) == 1
@@ -104,11 +104,11 @@ def test_clients_leave_a_way_at_once_and_return_when_it_has_worked_for_a_while()
     assert choice.switches == {"a": 1, "b": 1}
 
 
-def test_the_chosen_way_is_tried_first_and_ways_that_do_not_work_last() -> None:
-    assert order_ways([DOWN, UP, UP], 2) == [2, 1, 0]
+def test_the_chosen_path_is_tried_first_and_paths_that_do_not_work_last() -> None:
+    assert order_paths([DOWN, UP, UP], 2) == [2, 1, 0]
 
 
-def test_clients_return_to_a_way_of_a_target_without_checks() -> None:
+def test_clients_return_to_a_path_of_a_target_without_checks() -> None:
     unchecked, choice = TunnelCandidate(is_open=True, state=HealthState.UNKNOWN), TunnelSelector(["a", "b"], "order")
     assert choice.update([unchecked, unchecked], 0.0) == 0
     assert choice.update([CLOSED, unchecked], 1.0) == 1
@@ -140,7 +140,7 @@ def test_latencies_that_alternate_cause_no_change() -> None:
     assert not choice.switches
 
 
-def test_a_way_that_starts_to_work_is_used_at_once_if_it_is_faster() -> None:
+def test_a_path_that_starts_to_work_is_used_at_once_if_it_is_faster() -> None:
     choice = TunnelSelector(["a", "b"], "latency")
     assert choice.update([replace(UP, latency=0.1, checks=1), CLOSED], 0.0) == 0
     assert choice.update([replace(UP, latency=0.1, checks=1), replace(UP, latency=0.01, checks=1)], 0.0) == 1

@@ -124,7 +124,7 @@ async def test_a_canary_that_is_removed_during_its_creation_is_created_again() -
 
 
 async def test_a_server_that_never_creates_a_canary_is_reported() -> None:
-    with pytest.raises(nfs4.NfsError, match="CREATE: no such directory"):
+    with pytest.raises(nfs4.Nfs4StatusError, match="CREATE: no such directory"):
         await made_and_removed()
 
 

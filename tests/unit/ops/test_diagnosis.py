@@ -31,7 +31,7 @@ def test_a_failed_tunnel_is_the_only_cause_for_the_backends_behind_it() -> None:
     assert "authorized-keys" in cause.remedy
 
 
-def test_a_backend_with_a_way_that_works_is_not_blocked() -> None:
+def test_a_backend_with_a_path_that_works_is_not_blocked() -> None:
     tunnels = [tunnel("a", TunnelState.BACKOFF, reason="timeout"), tunnel("b")]
     [cause] = diagnose(service(tunnels, [backend("x", via=["a", "b"])])).causes
     assert (cause.name, cause.level, cause.blocked, cause.rerouted) == ("a", Level.WARNING, (), ("x",))
@@ -46,7 +46,7 @@ def test_a_tunnel_inside_another_outer_tunnel_is_counted() -> None:
     assert cause.effects == "1 tunnel rerouted"
 
 
-def test_each_way_of_a_blocked_backend_has_a_cause() -> None:
+def test_each_path_of_a_blocked_backend_has_a_cause() -> None:
     tunnels = [
         tunnel("a", TunnelState.BACKOFF, reason="timeout"),
         tunnel("b", TunnelState.QUARANTINED, reason="auth"),

@@ -46,7 +46,7 @@ def test_a_proxy_is_the_client_of_the_server(tunnel: str, client: str) -> None:
     assert text.splitlines()[1] == f"/media {client}(rw,sync,no_subtree_check,insecure)"
 
 
-def test_each_way_has_its_client() -> None:
+def test_each_path_has_its_client() -> None:
     text = rendered("m=nfs://nas/media?via=bastion,web", arguments=("--tunnel", "web=http://proxy:3128"))
     assert text.splitlines()[1] == (
         "/media bastion.example.com(rw,sync,no_subtree_check,insecure) proxy(rw,sync,no_subtree_check,insecure)"

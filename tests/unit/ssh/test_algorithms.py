@@ -79,7 +79,7 @@ def test_an_unknown_algorithm_is_reported_with_the_known_ones(key: str) -> None:
         ValueError, match=rf"^{key}: 'rot13' is not a known algorithm: use one of .*{algorithms.DEFAULTS[key][-1]}"
     ):
         SshOptions(host="h", user="u", **{key: ("rot13",)})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=rf"^{key}: this machine supports none of these"):
+    with pytest.raises(ValueError, match=rf"^{key}: this machine supports none of the listed algorithms"):
         SshOptions(host="h", user="u", **{key: ()})  # type: ignore[arg-type]
 
 
@@ -87,7 +87,9 @@ def test_an_unavailable_default_is_skipped(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(algorithms._SUPPORTED, "kex", lambda: [b"curve25519-sha256", b"gss-group14-sha256"])
     SshOptions(host="h", user="u")
     assert algorithms.usable("kex", algorithms.KEX) == ["curve25519-sha256"]
-    with pytest.raises(ValueError, match=r"this machine supports none of these: use one of curve25519-sha256$"):
+    with pytest.raises(
+        ValueError, match=r"this machine supports none of the listed algorithms: use one of curve25519-sha256$"
+    ):
         SshOptions(host="h", user="u", kex=("mlkem768x25519-sha256",))
 
 

@@ -68,7 +68,7 @@ async def test_the_next_tunnel_is_used_at_once_and_stays_in_use() -> None:
 
 
 async def test_a_tunnel_that_does_not_answer_does_not_use_up_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failover_link, "_NEXT_WAY_AFTER", 0.05)
+    monkeypatch.setattr(failover_link, "_NEXT_TUNNEL_AFTER", 0.05)
     silent, good = Scripted(hangs=True), Scripted()
     link = FailoverLink([Outer(silent), Outer(good)], NetworkId(("a",)))
     async with asyncio.timeout(5):

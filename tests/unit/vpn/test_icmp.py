@@ -16,7 +16,7 @@ HOST = ipaddress.ip_address("10.9.0.5")
 class Nowhere:
     """A network context without echo sockets. Therefore, echo requests get no reply."""
 
-    async def configure_device(self, device: str, addressing: DeviceSettings) -> None:
+    async def configure_device(self, device: str, settings: DeviceSettings) -> None:
         """Do nothing: there is no device."""
 
     def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:

@@ -23,7 +23,7 @@ class Failing:
     def __init__(self, number: int) -> None:
         self._number = number
 
-    async def configure_device(self, device: str, addressing: DeviceSettings) -> None:
+    async def configure_device(self, device: str, settings: DeviceSettings) -> None:
         """Do nothing: there is no device."""
 
     def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:

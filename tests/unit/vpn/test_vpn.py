@@ -11,7 +11,7 @@ from gateway.contracts.security import Secret
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.vpn import wireguard_formats
 from gateway.vpn.device_settings import DeviceSettings, likely_peers
-from gateway.vpn.openvpn_log import more_specific, parse_failure
+from gateway.vpn.openvpn_failures import more_specific, parse_failure
 from gateway.vpn.openvpn_updown import parse_updown
 from gateway.vpn.options import WireGuardOptions
 from gateway.vpn.wireguard_loader import load_wireguard_file

@@ -12,7 +12,7 @@ from gateway.docker.engine_actions import execute
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.failed_starts import FailedStart, RequestedStart, StartFailureCause, read_error
 from gateway.docker.grants import PROJECT, SERVICE
-from gateway.docker.inspections import last_start
+from gateway.docker.inspection_cache import last_start
 from gateway.docker.labels import read as read_labels
 from gateway.docker.model import Container, EndpointInfo, EngineSnapshot, LastStart, NetworkInfo, Swarm
 from gateway.docker.options import DockerOptions, NetworkOptions

@@ -20,7 +20,7 @@ from gateway.docker.options import DockerOptions, Grant, NetworkOptions
 from gateway.docker.plan import ActionKind, AttachmentState, DesiredState, Plan, PlannedAction
 from gateway.docker.planning import plan
 from gateway.docker.planning.networks import choose_subnet
-from gateway.docker.project_networks import STACK
+from gateway.docker.project_network_names import STACK
 from gateway.docker.snapshot_reader import SnapshotReader
 from gateway.errors import ConfigError
 from tests.support.fake_engine import FakeEngine

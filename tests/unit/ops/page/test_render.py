@@ -23,7 +23,7 @@ from gateway.ops.page.render import (
 from gateway.ops.page.templates import SECURITY_POLICY
 from gateway.ops.status_views import DeadContainerView
 from tests.support.status_pages import backend_page, status_page, whole_page
-from tests.support.status_views import NOW, Checked, backend, consumer, docker, service, target, tunnel, way
+from tests.support.status_views import NOW, Checked, backend, consumer, docker, service, target, tunnel, tunnel_path
 
 EVIL = "<script>alert(1)</script>\"'&<img src=x onerror=y>"
 
@@ -117,9 +117,9 @@ def test_a_backend_page_shows_the_remedy_once_and_each_other_remedy() -> None:
     assert (page.count("set user"), page.count("start it")) == (1, 1)
 
 
-def test_several_ways_are_shown_with_the_one_in_use() -> None:
-    ways = [way("edge-a", up=False, in_use=False), way("edge-b")]
-    shown = backend("orders", via=["edge-a", "edge-b"], ways=ways)
+def test_several_paths_are_shown_with_the_one_in_use() -> None:
+    paths = [tunnel_path("edge-a", up=False, in_use=False), tunnel_path("edge-b")]
+    shown = backend("orders", via=["edge-a", "edge-b"], paths=paths)
     view = service([tunnel("edge-a", TunnelState.BACKOFF), tunnel("edge-b")], [shown])
     page = status_page(view)
     assert "Through edge-a or edge-b" in page

@@ -1,4 +1,4 @@
-"""Tests of backends and tunnels with several ways: two bastions on two loopback addresses."""
+"""Tests of backends and tunnels with several paths: two bastions on two loopback addresses."""
 
 import contextlib
 import re
@@ -10,7 +10,7 @@ import pytest
 
 from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion
-from tests.soak import chaos_site, ways
+from tests.soak import chaos_site, paths
 from tests.support.clients import connect, echo, is_reset
 from tests.support.configs import CHECK, ssh_tunnel
 from tests.support.files import scratch
@@ -44,13 +44,13 @@ def served(listen: int) -> None:
         assert echo(client) == b"hello"
 
 
-def way(gateway: Gateway, backend: str, tunnel: str) -> tuple[bool, bool]:
-    """Return whether a way is up, and whether new clients use it."""
-    found = next(each for each in gateway.backend(backend)["ways"] if each["tunnel"] == tunnel)
+def path(gateway: Gateway, backend: str, tunnel: str) -> tuple[bool, bool]:
+    """Return whether a path is up, and whether new clients use it."""
+    found = next(each for each in gateway.backend(backend)["paths"] if each["tunnel"] == tunnel)
     return found["up"], found["in_use"]
 
 
-def test_one_way_is_enough_and_each_way_is_shown(gateway: Gateway, pair: Pair) -> None:
+def test_one_path_is_enough_and_each_path_is_shown(gateway: Gateway, pair: Pair) -> None:
     with serving(echoing) as port, serving(echoing) as other:
         listen = {name: free_port() for name in ("both", "deep", "split")}
         gateway.write(f"""
@@ -72,7 +72,9 @@ def test_one_way_is_enough_and_each_way_is_shown(gateway: Gateway, pair: Pair) -
                 {CHECK}
         """)
         gateway.start().wait_up("both", "deep", "split")
-        gateway.wait(lambda: way(gateway, "both", "a") == (True, True) and way(gateway, "both", "b") == (True, False))
+        gateway.wait(
+            lambda: path(gateway, "both", "a") == (True, True) and path(gateway, "both", "b") == (True, False)
+        )
         for each in listen.values():
             served(each)
         checked = command("check", "-c", str(gateway.config), "both")
@@ -80,7 +82,7 @@ def test_one_way_is_enough_and_each_way_is_shown(gateway: Gateway, pair: Pair) -
 
         pair[0].freeze()
         gateway.wait(lambda: gateway.tunnel("a")["state"] == "suspect")
-        gateway.wait(lambda: way(gateway, "both", "b") == (True, True))
+        gateway.wait(lambda: path(gateway, "both", "b") == (True, True))
         for each in listen.values():
             served(each)
         assert gateway.tunnel("inner")["connects"] == 1  # new connections use the other bastion
@@ -92,11 +94,11 @@ def test_one_way_is_enough_and_each_way_is_shown(gateway: Gateway, pair: Pair) -
         gateway.wait(lambda: gateway.tunnel("inner")["via_in_use"] == "b")
         assert gateway.state("both") == ("up", None)
         assert gateway.state("split")[0] == "degraded"
-        assert way(gateway, "both", "a") == (False, False)
+        assert path(gateway, "both", "a") == (False, False)
         explained = gateway.command("explain", "both").stdout
-        assert re.search(r"^way +a +down +-\n +tunnel a is down: ", explained, re.MULTILINE), explained
+        assert re.search(r"^path +a +down +-\n +tunnel a is down: ", explained, re.MULTILINE), explained
         assert re.search(
-            r"^way +b +up +-\n +clients: \d, switches: 1, used by new clients$", explained, re.MULTILINE
+            r"^path +b +up +-\n +clients: \d, switches: 1, used by new clients$", explained, re.MULTILINE
         ), explained
         assert explained.count("warning: a down since ") == 1
         assert "root cause: " not in explained
@@ -119,7 +121,7 @@ def test_one_way_is_enough_and_each_way_is_shown(gateway: Gateway, pair: Pair) -
         gateway.wait_up("both", "deep", "split")
 
 
-def test_reload_quarantine_and_reconnect_concern_one_way(gateway: Gateway, pair: Pair) -> None:
+def test_reload_quarantine_and_reconnect_concern_one_path(gateway: Gateway, pair: Pair) -> None:
     with serving(echoing) as port:
         listen = free_port()
         body = f"""
@@ -130,19 +132,21 @@ def test_reload_quarantine_and_reconnect_concern_one_way(gateway: Gateway, pair:
         gateway.write(body % "[a, b]", shutdown="{delay: 0s, drain: 2s}")
         gateway.start("--reload-on-change", "false").wait_up("both")
         # Until the first check through `a` succeeds, clients use `b` if `b` is up first.
-        gateway.wait(lambda: way(gateway, "both", "a") == (True, True) and way(gateway, "both", "b") == (True, False))
+        gateway.wait(
+            lambda: path(gateway, "both", "a") == (True, True) and path(gateway, "both", "b") == (True, False)
+        )
         with connect(listen) as first:
             assert echo(first) == b"hello"
             (pair[0].folder / "authorized_keys").write_text("")
             assert gateway.command("reconnect", "a").returncode == 0
             assert is_reset(first)
         gateway.wait(lambda: gateway.tunnel("a")["state"] == "quarantined")
-        gateway.wait(lambda: way(gateway, "both", "b") == (True, True))
+        gateway.wait(lambda: path(gateway, "both", "b") == (True, True))
         with connect(listen) as second:
             assert echo(second) == b"hello"
             pair[0].authorize()
             gateway.command("reconnect", "a")
-            gateway.wait(lambda: way(gateway, "both", "a") == (True, False))  # clients do not return at once
+            gateway.wait(lambda: path(gateway, "both", "a") == (True, False))  # clients do not return at once
             gateway.write(body % "[b]", shutdown="{delay: 0s, drain: 2s}")
             assert gateway.command("reload").stdout == "backends changed: both\n"
             gateway.write(body % "[a, b]", shutdown="{delay: 0s, drain: 2s}")
@@ -155,7 +159,7 @@ def test_reload_quarantine_and_reconnect_concern_one_way(gateway: Gateway, pair:
         assert gateway.backend("both")["via"] == "a"
 
 
-def test_new_clients_prefer_the_way_with_the_lower_latency(gateway: Gateway, shared_bastion: Bastion) -> None:
+def test_new_clients_prefer_the_path_with_the_lower_latency(gateway: Gateway, shared_bastion: Bastion) -> None:
     fast, slow = Shape(), Shape(delay=0.1)
     to = shared_bastion.port
     with serving(echoing) as port, SlowLink(to, slow) as one, SlowLink(to, fast) as other:
@@ -174,19 +178,19 @@ def test_new_clients_prefer_the_way_with_the_lower_latency(gateway: Gateway, sha
                       listen: "127.0.0.1:{listen}", check: {{interval: 300ms, fast_interval: 200ms}}}}
         """)
         gateway.start().wait_up("both")
-        gateway.wait(lambda: way(gateway, "both", "b") == (True, True))
+        gateway.wait(lambda: path(gateway, "both", "b") == (True, True))
         served(listen)
         one.shape(fast)
         other.shape(slow)
-        gateway.wait(lambda: way(gateway, "both", "a") == (True, True))
+        gateway.wait(lambda: path(gateway, "both", "a") == (True, True))
         served(listen)
 
 
-def test_clients_use_the_other_way_while_a_bastion_is_killed_stopped_or_cut_off(
+def test_clients_use_the_other_path_while_a_bastion_is_killed_stopped_or_cut_off(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     lacking = chaos_site.missing()
     need(lacking is None, str(lacking))
     with scratch() as folder:
-        code = ways.run(len(ways.possible()), ways.possible(), folder, slack=1)
+        code = paths.run(len(paths.possible()), paths.possible(), folder, slack=1)
     assert code == 0, capsys.readouterr().out

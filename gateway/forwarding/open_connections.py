@@ -1,4 +1,4 @@
-"""Tracks the client connections that are joined to targets, to count, drain and reset them."""
+"""Tracks the clients of one backend that are connected to a target, to count, drain and reset them."""
 
 import asyncio
 import random
@@ -10,7 +10,7 @@ from gateway.cancel_protocol import LoginTap
 from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
-from gateway.forwarding.connection_audit import ConnectionRecord
+from gateway.forwarding.client_event_recorder import ConnectionRecord
 from gateway.forwarding.consumer_usage import ConnectionSlot
 from gateway.forwarding.drain_pacing import DrainPace, drain_order
 from gateway.forwarding.routed_target import LinkSource, RoutedTarget
@@ -19,14 +19,14 @@ _DRAIN_INTERVAL = (0.1, 0.4)
 
 
 @dataclass(frozen=True)
-class JoinedConnection:
-    """A client connection that is joined to a target.
+class OpenConnection:
+    """The connection of a client to a target.
 
     Args:
         relay: Carries the bytes.
         routed: The target, and the uplink used.
-        slot: The slot of the client's consumer; None if consumers are not counted.
-        began: Monotonic time at which the client was joined.
+        slot: The connection's slot in the quota of its consumer; None if consumers are not counted.
+        began: Monotonic time at which the client was connected to the target.
         login: Observes the client's login, to route its cancel requests later; None if the kind has no cancel
             requests.
         record: The client's record for the audit log and the trace; None if both are disabled.
@@ -41,23 +41,24 @@ class JoinedConnection:
     record: ConnectionRecord | None
 
 
-class JoinedConnections:
-    """Tracks the client connections of one backend that are joined to a target."""
+class OpenConnections:
+    """Tracks the clients of one backend that are connected to a target."""
 
     def __init__(self) -> None:
-        self._by_ended: dict[asyncio.Future[CloseReason], JoinedConnection] = {}
+        self._by_ended: dict[asyncio.Future[CloseReason], OpenConnection] = {}
         self._ended_to_backend = 0
         self._ended_from_backend = 0
         self._draining = False
         self.drained_targets: frozenset[Endpoint] = frozenset()
-        """Targets whose clients `drain` resets."""
+        """Targets that clients must leave gradually, for example because they have lost their role. See `drain`."""
         self.left_targets: frozenset[Endpoint] = frozenset()
-        """Targets whose clients `abort_left` resets."""
+        """Targets that clients must leave immediately: superseded primaries that still accept writes. See
+        `abort_left`."""
 
     def __len__(self) -> int:
         return len(self._by_ended)
 
-    def __iter__(self) -> Iterator[JoinedConnection]:
+    def __iter__(self) -> Iterator[OpenConnection]:
         return iter(self._by_ended.values())
 
     @property
@@ -70,11 +71,11 @@ class JoinedConnections:
         """Number of bytes received from the backend since the start."""
         return self._ended_from_backend + sum(each.relay.from_backend for each in self)
 
-    def add(self, connection: JoinedConnection) -> None:
-        """Add a client that was joined."""
+    def add(self, connection: OpenConnection) -> None:
+        """Add the connection of a client that was connected to a target."""
         self._by_ended[connection.relay.ended] = connection
 
-    def remove(self, ended: asyncio.Future[CloseReason]) -> JoinedConnection:
+    def remove(self, ended: asyncio.Future[CloseReason]) -> OpenConnection:
         """Remove and return the connection whose relay has ended. Its byte counts remain in the totals."""
         connection = self._by_ended.pop(ended)
         self._ended_to_backend += connection.relay.to_backend
@@ -82,7 +83,7 @@ class JoinedConnections:
         return connection
 
     def count_on(self, uplink: LinkSource) -> int:
-        """Return the number of clients that are joined through `uplink`."""
+        """Return the number of clients that are connected to a target through `uplink`."""
         return sum(each.routed.uplink is uplink for each in self)
 
     def abort_all(self) -> None:
@@ -98,7 +99,7 @@ class JoinedConnections:
                 relay.abort(CloseReason.ABORTED)
 
     def stalled(self, before: float) -> Iterator[RoutedTarget]:
-        """Yield the way of each client that began to wait for a response before the monotonic time `before`."""
+        """Yield the path of each client that began to wait for a response before the monotonic time `before`."""
         for each in self:
             since = each.relay.waiting_since
             if since is not None and since < before:
@@ -112,7 +113,8 @@ class JoinedConnections:
     async def drain(self) -> None:
         """Gradually reset the clients of the targets in `drained_targets`, so that they reconnect to other targets.
 
-        Do nothing if another call is still running, because that call resets these clients too.
+        If another call is still running, return immediately, because that call also resets the clients of new
+        targets.
         """
         if self._draining:
             return

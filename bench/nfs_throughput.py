@@ -1,6 +1,6 @@
 """Compare the speed of kernel NFS mounts through the gateway, through `ssh -L`, and without a tunnel.
 
-Usage: sudo python bench/nfs_ways.py [--rounds N] [--megabytes N]
+Usage: sudo python bench/nfs_throughput.py [--rounds N] [--megabytes N]
 
 The runs are interleaved; the results are medians. The client is the kernel of a QEMU guest under software emulation;
 the speed of the emulation limits all results. The NFS server is Ganesha and the bastion is OpenSSH, both on this
@@ -31,16 +31,16 @@ now() { cut -d" " -f1 /proc/uptime; }
 """
 
 
-def step(way: str, mounted: str, megabytes: int) -> str:
+def step(label: str, mounted: str, megabytes: int) -> str:
     """Return a script that writes and reads a file. Each step uses a new mount, so the kernel's cache is empty."""
     size = megabytes << 20
     return f"""
 {mounted}
-a=$(now); dd if=/dev/zero of=/mnt/{way} bs=1M count={megabytes} conv=fsync 2>/dev/null; b=$(now)
-echo "MB/s {way} write $(mb {size} $a $b)"; umount /mnt
+a=$(now); dd if=/dev/zero of=/mnt/{label} bs=1M count={megabytes} conv=fsync 2>/dev/null; b=$(now)
+echo "MB/s {label} write $(mb {size} $a $b)"; umount /mnt
 {mounted}
-a=$(now); dd if=/mnt/{way} of=/dev/null bs=1M 2>/dev/null; b=$(now)
-echo "MB/s {way} read $(mb {size} $a $b)"; umount /mnt
+a=$(now); dd if=/mnt/{label} of=/dev/null bs=1M 2>/dev/null; b=$(now)
+echo "MB/s {label} read $(mb {size} $a $b)"; umount /mnt
 """
 
 
@@ -76,8 +76,8 @@ def main() -> None:
         """)
         try:
             near.start().wait_up("media")
-            ways = {"gateway": yard.port, "ssh": local, "near": near_port, "straight": yard.server.port}
-            steps = [step(way, mount(port), options.megabytes) for way, port in ways.items()] * options.rounds
+            mounts = {"gateway": yard.port, "ssh": local, "near": near_port, "straight": yard.server.port}
+            steps = [step(label, mount(port), options.megabytes) for label, port in mounts.items()] * options.rounds
             script = SCRIPT + "".join(steps)
             with Guest(Path(scratch, "guest"), script, memory=1024) as guest:
                 guest.wait_for("GUEST-DONE", 60 + 60 * options.rounds)
@@ -85,13 +85,15 @@ def main() -> None:
         finally:
             near.stop()
             ssh.stop()
-    names = "".join(f"{name:>14}" for name in (*ways, "gateway/ssh", "near/straight"))
+    names = "".join(f"{name:>14}" for name in (*mounts, "gateway/ssh", "near/straight"))
     print(f"{'':8}{names}   MB/s, medians of {options.rounds}")
     for what in ("write", "read"):
-        by_way = {way: [float(rate) for name, kind, rate in said if (name, kind) == (way, what)] for way in ways}
-        medians = {way: statistics.median(rates) for way, rates in by_way.items()}
+        by_mount = {
+            label: [float(rate) for name, kind, rate in said if (name, kind) == (label, what)] for label in mounts
+        }
+        medians = {label: statistics.median(rates) for label, rates in by_mount.items()}
         medians |= {
-            f"{one}/{other}": statistics.median(map(truediv, by_way[one], by_way[other])) for one, other in PAIRS
+            f"{one}/{other}": statistics.median(map(truediv, by_mount[one], by_mount[other])) for one, other in PAIRS
         }
         print(f"{what:8}" + "".join(f"{median:14.2f}" for median in medians.values()))
 

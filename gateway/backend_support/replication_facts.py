@@ -1,4 +1,4 @@
-"""Defines the facts that depend on the role of a target: primary or replica."""
+"""Defines two facts that probes report about a replicated database: whether it is read-only, and its lag."""
 
 from gateway.facts import Fact
 

@@ -18,7 +18,7 @@ from gateway.docker.plan import (
     PlannedAction,
     backends_on,
 )
-from gateway.docker.project_networks import network_of
+from gateway.docker.project_network_names import network_of
 from gateway.text_sanitizer import one_line
 
 _MAX_LABEL_ERRORS = 10
@@ -31,7 +31,7 @@ class AliasHolder:
 
     Args:
         who: The name of the container or service, for messages.
-        owner: The kind and name of its Compose project or swarm service; otherwise, the container's ID.
+        owner: The type and name of what the holder belongs to; see `gateway.docker.grants.owner`.
         listed: The aliases that grants and rules assign to the container or service.
     """
 
@@ -51,7 +51,7 @@ class PlanBuilder:
         desired: The desired state.
         observed: The observed state.
         ours: Endpoints that the gateway created, by the container's ID and the network's name.
-        seen: The endpoints of `ours` that a snapshot has contained and that the gateway did not detach.
+        seen: The endpoints of `ours` that an earlier snapshot contained, without those that the gateway detached.
     """
 
     def __init__(
@@ -80,13 +80,13 @@ class PlanBuilder:
         self.attachments: list[AttachmentStatus] = []
         self.warnings: list[str] = []
         self.label_errors: list[str] = []
-        """The warnings about labels."""
+        """The warnings that are about labels."""
         self.names = NameTable(desired, observed)
         self.name_conflicts: list[NameConflict] = []
         self.outdated: set[str] = set()
         """Networks that this gateway created, and whose configured options have changed since then."""
         self._containers_named: dict[str, dict[str, list[tuple[Container, bool]]]] = {}
-        """The results of `containers_named`, by network and name."""
+        """A cache of the results of `containers_named`, by network and name."""
         self.reserved: dict[tuple[str, str], AliasHolder] = {}
         """The container or service for which this plan reserves each alias, by network and alias."""
 
@@ -114,7 +114,7 @@ class PlanBuilder:
         """Return the request of a container or service by its labels, grants and rules; None if there is none.
 
         Args:
-            who: The name of the container or service, for messages.
+            who: The container or service, as messages call it.
             name: The container's name; None for a service.
             found: The labels that the gateway evaluates.
         """
@@ -132,7 +132,7 @@ class PlanBuilder:
         self.report_label_errors(who, problems)
         instance = found.get(f"{prefix}.instance", self.desired.instance)
         if explicit or given is not None or strict or instance != self.desired.instance:
-            return request  # labels and grants take precedence over rules
+            return request  # labels and grants take precedence over the rules in `docker.attach`
         return labels.by_rules(who, found, self.options.attach)
 
     def report_label_errors(self, who: str, problems: Iterable[str]) -> None:
@@ -150,7 +150,7 @@ class PlanBuilder:
         return "docker.grants" if granted(self.options.grants, container.name, container.labels) else "docker.attach"
 
     def _closed(self, given: GrantedAccess | None) -> frozenset[str]:
-        """Return the configured networks that carry none of the granted backends."""
+        """Return the configured networks on which no granted backend is available."""
         backends = set(given.backends) if given is not None else set()
         return frozenset(
             name for name in self.desired.networks if not backends & set(backends_on(self.desired, name))
@@ -172,8 +172,8 @@ class PlanBuilder:
 
         Args:
             request: The request of a container or service.
-            who: The name of the container or service, for messages.
-            name: The name of the container or service, for the networks of projects.
+            who: The container or service, as messages call it.
+            name: The name of the container or service. With `per: project`, network names can contain it.
             found: The labels that the gateway evaluates.
         """
         configured = self.desired.networks

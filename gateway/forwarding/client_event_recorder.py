@@ -1,4 +1,4 @@
-"""Records each client of one backend, from accept to close, in the audit log and as a span of a trace."""
+"""Records the clients of one backend in the audit log, and as spans of traces."""
 
 import time
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from gateway.forwarding.admission import ClientConsumer, ClientSource, RefusalRe
 from gateway.forwarding.routed_target import RoutedTarget
 
 NOT_CONNECTED = "not_connected"
-"""Value of the field `ending` for a client that was admitted but could not be joined to a target."""
+"""Value of the field `ending` for a client that was admitted, but could not be connected to a target."""
 _REFUSED = "refused"
 """Value of the span's attribute `ending` for a client that was refused."""
 
@@ -24,11 +24,11 @@ class ConnectionRecord:
 
     Args:
         source: The client's source; None if the client disconnected before the source could be read.
-        accepted_at: Monotonic time at which the client was accepted.
+        accepted_at: Monotonic time at which the gateway accepted the client.
         consumer: The client's container or the consumer of its unix socket; None if unknown.
         audited: Whether the audit log records the client.
-        trace: The times at which the phases of the connection began; None while traces are disabled.
-        pending: Whether the client is neither joined nor refused nor disconnected.
+        trace: The beginning and end of each phase of the connection; None while traces are disabled.
+        pending: Whether the client still waits for a target. False after it was connected to one, refused or reset.
     """
 
     __slots__ = ("accepted_at", "audited", "consumer", "pending", "source", "trace")
@@ -40,8 +40,8 @@ class ConnectionRecord:
     pending: bool
 
 
-class ConnectionAudit:
-    """Writes audit events and spans for the clients of one backend, if the audit log or traces are enabled.
+class ClientEventRecorder:
+    """Writes audit events and trace spans for all clients of one backend, if the audit log or traces are enabled.
 
     Args:
         backend: The backend's name.
@@ -86,18 +86,18 @@ class ConnectionAudit:
             self._recorder.record_refusal(key)
 
     def not_joined(self, record: ConnectionRecord | None, ending: str, reason: Reason | None = None) -> None:
-        """Record that a client was closed before it was joined. Do nothing if its end is already recorded.
+        """Record the end of a client that was never connected to a target. Do nothing if its end is already recorded.
 
         Args:
             record: The client's record.
-            ending: Value of the field `ending` of the event: a `CloseReason` or `NOT_CONNECTED`.
+            ending: Value of the event's field `ending`: a `CloseReason` or `NOT_CONNECTED`.
             reason: Why no target could be reached; None if the client was closed for another reason.
         """
         if record is not None and self._end(record):
             self._write(record, None, None, ending, reason)
 
     def joined(self, record: ConnectionRecord | None) -> ConnectionRecord | None:
-        """Record that a client was joined. Return the record, which the caller must later pass to `ended`."""
+        """Record that a client was connected to a target. Return the record to pass to `ended` later."""
         if record is not None:
             record.pending = False
             if record.trace is not None:
@@ -107,19 +107,19 @@ class ConnectionAudit:
     def ended(
         self, record: ConnectionRecord | None, routed: RoutedTarget, relay: Relay, close_reason: CloseReason
     ) -> None:
-        """Record that a joined connection has ended.
+        """Record that a client's connection to a target has ended.
 
         Args:
             record: The record that `joined` returned.
             routed: The target, and the tunnel used.
-            relay: The relay of the connection. Its byte counts are recorded.
+            relay: The relay of the connection, whose byte counts are recorded.
             close_reason: Why the connection ended.
         """
         if record is not None:
             self._write(record, routed, relay, close_reason, None)
 
     def _end(self, record: ConnectionRecord) -> bool:
-        """Mark a pending client as ended; return False if it was not pending."""
+        """Mark a client as no longer pending. Return False if it was not pending."""
         if not record.pending:
             return False
         record.pending = False

@@ -1,7 +1,7 @@
-"""Queries the kernel for a local port's listening socket and one of its connections (sock_diag(7)).
+"""Looks up one connection to a local port, and the listening socket of the port, with sock_diag(7).
 
-The kernel finds them in hash tables. In contrast, `/proc/net/tcp` lists all sockets of the host, which takes 70 ms
-with 16,000 sockets.
+For this lookup, the kernel uses hash tables. In contrast, `/proc/net/tcp` lists all TCP sockets of the host, which
+takes 70 ms with 16,000 sockets.
 """
 
 import logging
@@ -21,12 +21,12 @@ _NLM_F_REQUEST = 1
 _NLMSG_ERROR = 2
 _ALL_STATES = 0xFFFFFFFF
 _HEADER = struct.Struct("=IHHII")
-"""struct nlmsghdr (netlink(7))."""
+"""The fields of `struct nlmsghdr` (netlink(7))."""
 _REQUEST = struct.Struct("=BBBxI2s2s16s16sI8s")
-"""struct inet_diag_req_v2 (linux/inet_diag.h)."""
-_ANSWER = struct.Struct("=BBBB48xIIIII")
-"""struct inet_diag_msg (linux/inet_diag.h)."""
-_MAX_ANSWER = 8192
+"""The fields of `struct inet_diag_req_v2` (linux/inet_diag.h)."""
+_RESPONSE = struct.Struct("=BBBB48xIIIII")
+"""Selected fields of `struct inet_diag_msg` (linux/inet_diag.h)."""
+_MAX_RESPONSE = 8192
 
 
 class _Socket(NamedTuple):
@@ -37,15 +37,15 @@ class _Socket(NamedTuple):
 
 
 def read_connection(host: str, port: int, client: int) -> LocalPort:
-    """Return the listener of a local port and one of its connections.
+    """Return the state of a local port, with only one of its connections.
 
-    If sock_diag does not find a socket or is missing, read the tables of all sockets instead, which blocks for
-    longer.
+    If sock_diag is not available or does not find a socket, read `/proc/net/tcp` and `/proc/net/tcp6` instead, which
+    blocks for longer.
 
     Args:
         host: The address that the client has dialed: 127.0.0.1 or ::1.
         port: The TCP port.
-        client: The port of the client, which is connected.
+        client: The local TCP port of the connected client.
 
     Returns:
         The state of the port. `owners` also contains the user who accepted the connection. `unread` is empty.
@@ -81,9 +81,9 @@ def _find(host: str, port: int, client: int) -> _Socket:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as netlink:
         netlink.sendto(header + request, (0, 0))
         # The kernel queues its reply before `sendto` returns, so `recv` does not need to wait.
-        answer = netlink.recv(_MAX_ANSWER, socket.MSG_DONTWAIT)
-    if _HEADER.unpack_from(answer)[1] == _NLMSG_ERROR:
-        number = -struct.unpack_from("=i", answer, _HEADER.size)[0]
+        response = netlink.recv(_MAX_RESPONSE, socket.MSG_DONTWAIT)
+    if _HEADER.unpack_from(response)[1] == _NLMSG_ERROR:
+        number = -struct.unpack_from("=i", response, _HEADER.size)[0]
         raise OSError(number, os.strerror(number))
-    _, state, _, _, _, queue, _, owner, inode = _ANSWER.unpack_from(answer, _HEADER.size)
+    _, state, _, _, _, queue, _, owner, inode = _RESPONSE.unpack_from(response, _HEADER.size)
     return _Socket(state, queue, owner, inode)

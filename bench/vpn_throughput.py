@@ -1,6 +1,6 @@
 """Compare the throughput of the gateway's VPN tunnels with the throughput of VPN clients without the gateway.
 
-Usage: sudo python bench/vpn_ways.py [--rounds N] [--megabytes N]
+Usage: sudo python bench/vpn_throughput.py [--rounds N] [--megabytes N]
 
 Uses two connected network namespaces: the VPN servers and the data source are in one, and the clients in the other.
 Without the gateway, the VPN client sets its routes, as in normal use. The runs are interleaved; the results are
@@ -49,12 +49,12 @@ with socket.create_server(("0.0.0.0", int(sys.argv[1]))) as server:
 """
 
 
-def transfer(host: str, port: int, way: str, size: int) -> float:
+def transfer(host: str, port: int, direction: str, size: int) -> float:
     """Return the throughput of one transfer in MB/s."""
     with socket.create_connection((host, port), timeout=60) as sock:
         began = time.monotonic()
-        sock.sendall(f"{way}{size:016}".encode())
-        if way == "d":
+        sock.sendall(f"{direction}{size:016}".encode())
+        if direction == "d":
             left = size
             while left:
                 got = len(sock.recv(CHUNK))

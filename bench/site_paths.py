@@ -23,7 +23,7 @@ DELAYS_MS = (20, 50, 100)
 
 
 @dataclass
-class Way:
+class MeasuredPath:
     """One path to the load server.
 
     Args:
@@ -101,7 +101,7 @@ def _starter(folder: Path, stack: contextlib.ExitStack) -> Start:
 
 
 @contextlib.contextmanager
-def running(folder: Path, other: Path | None = None, tunnel: str = "") -> Iterator[list[Way]]:
+def running(folder: Path, other: Path | None = None, tunnel: str = "") -> Iterator[list[MeasuredPath]]:
     """Start the load server and all paths; stop them at the end of the block.
 
     Args:
@@ -126,23 +126,23 @@ def running(folder: Path, other: Path | None = None, tunnel: str = "") -> Iterat
             )
         database = _database(folder, stack)
         far[0] = bastion.port
-        ways = [
-            Way("direct", server, database=database),
+        paths = [
+            MeasuredPath("direct", server, database=database),
             _gateway(folder, bastion, server, far, database, start, tunnel),
         ]
         if other is not None:
             (folder / "other").mkdir()
-            yield [*ways, _gateway(folder / "other", bastion, server, far, database, start, tunnel, other)]
+            yield [*paths, _gateway(folder / "other", bastion, server, far, database, start, tunnel, other)]
             return
         yield [
-            *ways,
+            *paths,
             _ssh("ssh -L", [], bastion, server, far, database, start),
             _ssh("ssh -L, AES-GCM", ["-c", "aes128-gcm@openssh.com"], bastion, server, far, database, start),
         ]
 
 
 @contextlib.contextmanager
-def with_cipher(folder: Path, cipher: str) -> Iterator[list[Way]]:
+def with_cipher(folder: Path, cipher: str) -> Iterator[list[MeasuredPath]]:
     """Run the gateway and `ssh -L`; both allow only the cipher `cipher`."""
     build()
     with contextlib.ExitStack() as stack:
@@ -159,7 +159,7 @@ def with_cipher(folder: Path, cipher: str) -> Iterator[list[Way]]:
 
 
 @contextlib.contextmanager
-def beside_sshtunnel(folder: Path) -> Iterator[list[Way]]:
+def beside_sshtunnel(folder: Path) -> Iterator[list[MeasuredPath]]:
     """Run the load server, the gateway, and the Python package sshtunnel if it is installed."""
     with contextlib.ExitStack() as stack:
         start = _starter(folder, stack)
@@ -168,19 +168,21 @@ def beside_sshtunnel(folder: Path) -> Iterator[list[Way]]:
         bastion = Bastion(folder / "bastion2").start()
         stack.callback(bastion.stop)
         (folder / "2").mkdir()
-        ways = [Way("direct", server), _gateway(folder / "2", bastion, server, {0: bastion.port}, 0, start)]
+        paths = [MeasuredPath("direct", server), _gateway(folder / "2", bastion, server, {0: bastion.port}, 0, start)]
         if importlib.util.find_spec("sshtunnel"):
             listen = free_port()
-            script = str(ROOT / "bench" / "sshtunnel_way.py")
+            script = str(ROOT / "bench" / "sshtunnel_forward.py")
             arguments = [str(bastion.port), bastion.user, str(bastion.client_key), str(listen), str(server)]
-            ways.append(
-                Way("sshtunnel", listen, process=start([sys.executable, script, *arguments], "sshtunnel", listen))
+            paths.append(
+                MeasuredPath(
+                    "sshtunnel", listen, process=start([sys.executable, script, *arguments], "sshtunnel", listen)
+                )
             )
-        yield ways
+        yield paths
 
 
 @contextlib.contextmanager
-def straight(folder: Path, other: Path | None = None) -> Iterator[list[Way]]:
+def straight(folder: Path, other: Path | None = None) -> Iterator[list[MeasuredPath]]:
     """Run the load server, the gateway without a tunnel, and HAProxy in TCP mode if HAProxy is installed.
 
     Args:
@@ -192,10 +194,10 @@ def straight(folder: Path, other: Path | None = None) -> Iterator[list[Way]]:
         server, proxy = free_port(), free_port()
         start = _starter(folder, stack)
         start([str(LOAD), "serve", str(server)], "load", server)
-        ways = [Way("direct", server), _straight_gateway(folder, server, start)]
+        paths = [MeasuredPath("direct", server), _straight_gateway(folder, server, start)]
         if other is not None:
             (folder / "straight").mkdir()
-            ways.append(_straight_gateway(folder / "straight", server, start, other))
+            paths.append(_straight_gateway(folder / "straight", server, start, other))
         haproxy = find("haproxy") if other is None else None
         if haproxy:
             (folder / "haproxy.cfg").write_text(
@@ -204,11 +206,11 @@ def straight(folder: Path, other: Path | None = None) -> Iterator[list[Way]]:
                 f"listen load\n  bind 127.0.0.1:{proxy}\n  server one 127.0.0.1:{server}\n"
             )
             process = start([haproxy, "-f", str(folder / "haproxy.cfg"), "-db"], "haproxy", proxy)
-            ways.append(Way("HAProxy", proxy, process=process))
-        yield ways
+            paths.append(MeasuredPath("HAProxy", proxy, process=process))
+        yield paths
 
 
-def _straight_gateway(folder: Path, server: int, start: Start, root: Path = ROOT) -> Way:
+def _straight_gateway(folder: Path, server: int, start: Start, root: Path = ROOT) -> MeasuredPath:
     listen, ops = free_port(), free_port()
     (folder / "straight.yaml").write_text(
         f"ops: {{listen: 127.0.0.1:{ops}, admin_socket: {folder}/straight.sock}}\n"
@@ -218,7 +220,7 @@ def _straight_gateway(folder: Path, server: int, start: Start, root: Path = ROOT
     )
     arguments = [sys.executable, "-m", "gateway", "run", "-c", str(folder / "straight.yaml")]
     process = start(arguments, f"straight-{_name(root)}", ops, root=root)
-    return Way(_name(root), listen, process=process)
+    return MeasuredPath(_name(root), listen, process=process)
 
 
 def _name(root: Path) -> str:
@@ -247,7 +249,7 @@ def _gateway(
     start: Start,
     more: str = "",
     root: Path = ROOT,
-) -> Way:
+) -> MeasuredPath:
     ops, listen, bulk, queries = free_port(), free_port(), free_port(), free_port()
     delayed = {delay: free_port() for delay in far}
     keys = f"kind: ssh, host: 127.0.0.1, user: {bastion.user}, identity_files: [{bastion.client_key}]{more}"
@@ -278,12 +280,12 @@ def _gateway(
     arguments = [sys.executable, "-m", "gateway", "run", "-c", str(folder / "gateway.yaml")]
     process = start(arguments, _name(root), ops, listen, *delayed.values(), root=root)
     time.sleep(1.5)  # The gateway needs several round trips to open and measure a slow tunnel.
-    return Way(_name(root), listen, delayed, process, queries if database else 0, bulk)
+    return MeasuredPath(_name(root), listen, delayed, process, queries if database else 0, bulk)
 
 
 def _ssh(
     name: str, options: list[str], bastion: Bastion, server: int, far: dict[int, int], database: int, start: Start
-) -> Way:
+) -> MeasuredPath:
     near, queries = free_port(), free_port()
     delayed = {delay: free_port() for delay in far}
     alias = f"HostKeyAlias=[127.0.0.1]:{bastion.port}"
@@ -296,4 +298,4 @@ def _ssh(
     also = ["-L", f"127.0.0.1:{queries}:127.0.0.1:{database}"] if database else []
     login = f"{bastion.user}@127.0.0.1"
     process = start([*common, "-p", str(bastion.port), "-L", forward, *also, login], "ssh", near)
-    return Way(name, near, delayed, process, queries if database else 0)
+    return MeasuredPath(name, near, delayed, process, queries if database else 0)

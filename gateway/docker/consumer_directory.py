@@ -1,4 +1,4 @@
-"""Identifies clients: maps source addresses to containers."""
+"""Maps source addresses to the containers that use backends (consumers), to identify clients."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ class Consumer:
         id: The container's ID.
         labels: The container's labels that the gateway evaluates, see `gateway.docker.image_labels`.
         granted: The backends that grants allow the container to use.
-        strict: Whether only grants admit containers, and labels do not.
+        strict: Whether only `docker.grants` admit containers, so that labels have no effect (`gateway.strict`).
     """
 
     name: str
@@ -43,8 +43,8 @@ def consumer(container: Container, grants: Iterable[Grant], *, strict: bool) -> 
 
     Args:
         container: The container.
-        grants: The configured grants.
-        strict: Whether only grants admit containers, and labels do not.
+        grants: The rules in `docker.grants`.
+        strict: Whether only `docker.grants` admit containers, so that labels have no effect (`gateway.strict`).
     """
     given = granted(grants, container.name, container.labels)
     backends = frozenset(given.backends) if given else frozenset()
@@ -74,7 +74,7 @@ class ConsumerDirectory:
 
     def __init__(self, request_snapshot: Callable[[], None]) -> None:
         self.local: dict[str, Consumer] = {}
-        """Consumers of this engine only."""
+        """The containers of this engine, by address, without those of other nodes."""
         self._remote: dict[str, Consumer] = {}
         self._by_address: dict[str, Consumer] = {}
         self._request_snapshot = request_snapshot
@@ -82,7 +82,7 @@ class ConsumerDirectory:
         self._forgotten: dict[str, float] = {}
         self._updated = asyncio.Event()
         self.watchers: list[Callable[[dict[str, Consumer]], None]] = []
-        """Called with all consumers, by address, when one is added or removed."""
+        """Functions to call with all consumers, by address, when a consumer is added, changed or removed."""
 
     def update(
         self,
@@ -100,8 +100,8 @@ class ConsumerDirectory:
             began: When the snapshot began, in monotonic seconds. Containers that were removed from this directory
                 after that time are not added again.
             networks: The networks on which clients connect, see `client_networks`; None for all networks.
-            grants: The configured grants.
-            strict: Whether only grants admit containers, and labels do not.
+            grants: The rules in `docker.grants`.
+            strict: Whether only `docker.grants` admit containers, so that labels have no effect (`gateway.strict`).
         """
         self._forgotten = {key: at for key, at in self._forgotten.items() if at >= began}
         found = {}
@@ -129,7 +129,7 @@ class ConsumerDirectory:
         return set(self._by_address.values())
 
     def _replace(self, consumers: dict[str, Consumer]) -> None:
-        """Replace all consumers. If they changed, call the watchers. In any case, wake up calls of `wait_for`."""
+        """Replace all consumers, and wake pending `wait_for` calls. If the consumers changed, call the watchers."""
         changed, self._by_address = consumers != self._by_address, consumers
         if changed:
             self._unknown.clear()

@@ -1,16 +1,16 @@
-"""Compares existing endpoints with the desired state, and plans their repair."""
+"""Compares existing endpoints with the desired state, and plans to reattach or detach containers."""
 
 from gateway.docker.errors import BlockedReason
 from gateway.docker.model import RUNNING, Container, EndpointInfo
 from gateway.docker.plan import ActionKind, AttachmentState, PlannedAction
 from gateway.docker.planning.aliases import reserve
-from gateway.docker.planning.builder import PlanBuilder
 from gateway.docker.planning.gateway_container import (
     address_change,
     is_bound_to_removed_network,
     own_addresses,
     removed_network_message,
 )
+from gateway.docker.planning.plan_builder import PlanBuilder
 
 
 def reconcile_endpoint(
@@ -140,7 +140,7 @@ def _repair(
     builder.report_container(container, name, AttachmentState.DRIFTED, None, why)
     reserve(builder, container, name, aliases)
     marked_aliases = (*aliases, builder.desired.owner_alias)
-    # Keep the address if the engine can assign it again, because clients may have cached it.
+    # Request the same address if the engine can assign it again, because clients may have cached this address.
     current = tuple(each for each in endpoint.addresses if "." in each)[:1]
     there = builder.known.get(name)
     addresses = current if there is not None and builder.is_ours(there.labels) else ()

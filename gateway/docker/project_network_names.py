@@ -8,8 +8,8 @@ from gateway.docker.options import NetworkOptions
 
 STACK = "com.docker.stack.namespace"
 _KINDS = (("", PROJECT), ("-stack-", STACK), ("-service-", SWARM_SERVICE))
-"""The labels that contain a container's project, stack or service, each with a prefix for this name in the name of
-the network. A project's name never begins with a dash, so a service `shop` does not share a network with a project
+"""The labels that name a container's project, stack or service, each with the prefix that this name gets in the name
+of the network. A project's name never begins with a dash, so a service `shop` does not share a network with a project
 `shop`. The prefixes contain no dot, because the name of an overlay is a DNS label."""
 PROJECT_BITS = {4: 24, 6: 64}
 """The prefix length of a project's network, by IP version."""

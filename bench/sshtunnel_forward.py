@@ -1,4 +1,4 @@
-"""Forward with the package `sshtunnel`: python sshtunnel_way.py SSH_PORT USER KEY LISTEN TO."""
+"""Forward with the package `sshtunnel`: python sshtunnel_forward.py SSH_PORT USER KEY LISTEN TO."""
 
 import sys
 import threading

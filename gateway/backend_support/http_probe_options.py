@@ -1,4 +1,4 @@
-"""Defines the HTTP response that a check expects (status, role), and evaluates the received response."""
+"""Defines the options of HTTP probes: the request, and the expected status and role. Evaluates the response."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.backend_support.http_request import HttpResponse
-from gateway.backend_support.role_facts import READ_ONLY
+from gateway.backend_support.replication_facts import READ_ONLY
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.states import DatabaseRole
 from gateway.errors import Reason, UnusableTargetError
@@ -34,7 +34,7 @@ class HttpRoleOptions:
 
     def __post_init__(self) -> None:
         if (self.json is None) == (self.header is None):
-            raise ValueError("needs either json or header: set one of them")
+            raise ValueError("needs json or header, but not both: set one of them")
         if self.json is not None and not all(self.json.split(".")):
             raise ValueError("json: has an empty name: write one dot between two names, as in node.role")
         if self.header is not None and not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", self.header):
@@ -45,8 +45,8 @@ class HttpRoleOptions:
 
 
 @dataclass(frozen=True)
-class HttpExpectation:
-    """The HTTP request of a check, and the response that the check expects. Redirects are not followed.
+class HttpProbeOptions:
+    """The `check:` keys for an HTTP request and for the response to expect. The probe does not follow redirects.
 
     Args:
         path: The path to request, optionally with a query.
@@ -72,13 +72,13 @@ class HttpExpectation:
             raise ValueError("host: must be a host name, optionally with a port")
 
 
-def check_status(expected: HttpExpectation, response: HttpResponse, refused: str) -> None:
+def check_status(expected: HttpProbeOptions, response: HttpResponse, refused: str) -> None:
     """Check the status code of a response.
 
     Args:
         expected: The expected response.
         response: The received response.
-        refused: The cause and the remedy for the error message, if the status code is 401 or 403.
+        refused: Text with cause and remedy. The error message contains it if the status code is 401 or 403.
 
     Raises:
         UnusableTargetError: `expected` does not contain the status code.
@@ -96,7 +96,7 @@ def check_status(expected: HttpExpectation, response: HttpResponse, refused: str
 
 
 def role_result(role: HttpRoleOptions, response: HttpResponse) -> ProbeResult:
-    """Return a probe result with the role that a response contains. If the role is not known, the target is unusable.
+    """Return a probe result with the role in a response; an `unusable` result if the role is not known.
 
     Args:
         role: Where the response contains the role.
@@ -129,7 +129,7 @@ def of_role(role: DatabaseRole) -> ProbeResult:
 
 
 def _json_value(path: str, body: bytes) -> str | None:
-    """Return the value of a field of a JSON document as a string; None if it is absent, a list or an object."""
+    """Return a field of a JSON document as a string; None if the field is absent, or is a list or an object."""
     try:
         value: Any = json.loads(body)
     except (ValueError, RecursionError) as error:

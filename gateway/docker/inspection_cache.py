@@ -62,7 +62,7 @@ class InspectionCache:
         self._locked: dict[str, float] = {}
         """The monotonic time at which an inspection of the container timed out or failed, by container ID."""
         self._problems: dict[str, str] = {}
-        """See `problem`."""
+        """Why the engine cannot inspect a container, by container ID."""
         self._idle: frozenset[str] = frozenset()
         self._starting: frozenset[str] = frozenset()
         self._left = 0.0
@@ -72,13 +72,13 @@ class InspectionCache:
         """Begin a snapshot.
 
         Args:
-            idle: Stopped containers that the engine may start.
+            idle: Containers that do not run. They can be locked, because the engine might be starting them.
             starting: The containers that the gateway is starting now. They are not inspected.
         """
         self._idle, self._starting, self._left = frozenset(idle), frozenset(starting), _MAX_LOCKED
 
     def is_locked(self, container: str) -> bool:
-        """Return whether the engine does not respond about the container, so that the cached values can be old."""
+        """Return whether the engine does not respond about the container. Cached values can then be outdated."""
         locked_at = self._locked.get(container)
         return container in self._starting or (locked_at is not None and locked_at + RETRY > time.monotonic())
 
@@ -87,11 +87,11 @@ class InspectionCache:
         return self._problems.get(container, "")
 
     def cached(self, container: str) -> Inspection | None:
-        """Return the cached inspection of a container; None if there is none."""
+        """Return the cached inspection of a container; None if the container is not in the cache."""
         return self._found.get(container)
 
     def aliases(self, endpoint: str) -> frozenset[str] | None:
-        """Return the cached aliases of an endpoint; None if there are none."""
+        """Return the cached aliases of an endpoint; None if the endpoint is not in the cache."""
         return self._aliases.get(endpoint)
 
     def last_start(self, container: str) -> LastStart | None:
@@ -103,11 +103,17 @@ class InspectionCache:
         return self._starts[container][0] if container in self._starts else 0.0
 
     def expire_starts(self) -> None:
-        """Mark the last start of each container for inspection, because the gateway may have missed start events."""
+        """Discard what is known about the last start of each container, so that each is inspected again.
+
+        The gateway may have missed start events.
+        """
         self._starts = {key: (0.0, start) for key, (_, start) in self._starts.items()}
 
     def expire_start(self, container: str) -> None:
-        """Mark the last start of a container for inspection, because the container was possibly started."""
+        """Discard what is known about the container's last start, so that it is inspected again.
+
+        The container may have been started since.
+        """
         if container in self._starts:
             self._starts[container] = 0.0, self._starts[container][1]
 
@@ -125,7 +131,7 @@ class InspectionCache:
         self._aliases = {key: aliases for key, aliases in self._aliases.items() if key in endpoints}
 
     async def get(self, engine: Engine, container: str) -> Inspection | None:
-        """Return the inspection of a container, from the cache if possible; None if there is none, see `inspect`.
+        """Return the inspection of a container, from the cache if possible; None if the inspection is not possible.
 
         Raises:
             EngineError: See `inspect`.
@@ -189,7 +195,7 @@ class InspectionCache:
         return max(_MIN_WAIT, self._left) * (1.0 if container in self._idle else _RUNNING_FACTOR)
 
     def _lock(self, container: str, began: float) -> None:
-        """Record a timeout or failure of an inspection. Subtract its duration from the remaining wait time.
+        """Record that an inspection timed out or failed, and subtract the inspection's duration from the wait time.
 
         Args:
             container: The container's ID.

@@ -1,20 +1,22 @@
-"""Lists the parts of a container's setup that affect its access: state, labels, grants, networks and names."""
+"""Lists what decides which backends a container reaches: its state, labels, grants, networks and names."""
 
 from collections.abc import Iterator
 
 from gateway.docker import labels
 from gateway.docker.explaining.explained_container import ExplainedContainer, reason
-from gateway.docker.explaining.model import SetupPart
+from gateway.docker.explaining.model import AccessFactor
 
 
-def parts(subject: ExplainedContainer) -> Iterator[SetupPart]:
-    """Yield each part of the container's setup that affects its access, in order of importance."""
+def access_factors(subject: ExplainedContainer) -> Iterator[AccessFactor]:
+    """Yield each factor that decides which backends the container reaches, most important first."""
     container, base = subject.container, subject.base
-    yield SetupPart("container", container.name, container.state)
+    yield AccessFactor("container", container.name, container.state)
     if base is None:
-        yield SetupPart("network of", container.joins, "gone", "it uses the network of a container that was removed")
+        yield AccessFactor(
+            "network of", container.joins, "gone", "it uses the network of a container that was removed"
+        )
     elif base is not container:
-        yield SetupPart(
+        yield AccessFactor(
             "network of",
             base.name,
             base.state,
@@ -24,17 +26,17 @@ def parts(subject: ExplainedContainer) -> Iterator[SetupPart]:
     if subject.grant is not None:
         given = f"backends {', '.join(subject.grant.backends)}"
         given += f"; aliases {', '.join(subject.grant.aliases)}" if subject.grant.aliases else ""
-        yield SetupPart("grants", "docker.grants", "given", given)
+        yield AccessFactor("grants", "docker.grants", "given", given)
     elif subject.desired.strict:
-        yield SetupPart("grants", "docker.grants", "none", "with gateway.strict, only grants count")
+        yield AccessFactor("grants", "docker.grants", "none", "with gateway.strict, only grants count")
     relevant = dict.fromkeys((*(name for name in subject.networks if subject.endpoint(name)), *subject.attachments))
     for name in relevant or subject.options.networks:
         yield _network(subject, name)
     for conflict in subject.name_conflicts:
-        yield SetupPart("name", conflict.name, "shadowed", str(conflict))
+        yield AccessFactor("name", conflict.name, "shadowed", str(conflict))
 
 
-def _labels(subject: ExplainedContainer) -> Iterator[SetupPart]:
+def _labels(subject: ExplainedContainer) -> Iterator[AccessFactor]:
     prefix = f"{subject.options.label_prefix}."
     asked = set(subject.desired.by_label.values())
     for source, state, why in (
@@ -44,14 +46,14 @@ def _labels(subject: ExplainedContainer) -> Iterator[SetupPart]:
         for key in sorted(source):
             known = key.removeprefix(prefix) in labels.KEYS or key in asked
             if key in asked or key.startswith(prefix):
-                yield SetupPart("label", f"{key}={source[key]}", state if known else "unknown", why)
+                yield AccessFactor("label", f"{key}={source[key]}", state if known else "unknown", why)
     for mistake in subject.label_errors:
-        yield SetupPart("label", "", "invalid", mistake)
+        yield AccessFactor("label", "", "invalid", mistake)
 
 
-def _network(subject: ExplainedContainer, name: str) -> SetupPart:
+def _network(subject: ExplainedContainer, name: str) -> AccessFactor:
     attachment, endpoint = subject.attachments.get(name), subject.endpoint(name)
     where = ", ".join(endpoint.addresses) if endpoint is not None else ""
     if attachment is None:
-        return SetupPart("network", name, "attached" if endpoint else "not attached", where)
-    return SetupPart("network", name, str(attachment.state), ", ".join(filter(None, (where, reason(attachment)))))
+        return AccessFactor("network", name, "attached" if endpoint else "not attached", where)
+    return AccessFactor("network", name, str(attachment.state), ", ".join(filter(None, (where, reason(attachment)))))

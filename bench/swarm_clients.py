@@ -1,4 +1,4 @@
-"""Compare two ways to identify clients on other nodes: a gateway on each node, and address reports between agents.
+"""Compare two methods to identify clients on other nodes: a gateway on each node, and address reports between agents.
 
 Part one measures which of two gateways Docker's name server returns to a container, before and after the gateway on
 the container's node stops. The container is on an overlay network and on a network of the node.
@@ -7,7 +7,7 @@ Part two measures how soon an agent admits a container of the other node by the 
 begins when the container starts, or when either agent restarts. Part two also measures how soon the agent stops
 admitting a container after the container is removed.
 
-Usage: python bench/swarm_ways.py [ROUNDS]     (requires root; starts two engines)
+Usage: python bench/swarm_clients.py [ROUNDS]     (requires root; starts two engines)
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""Defines the `check:` keys and the facts that all kinds of SQL database share."""
+"""Defines the `check:` keys and the reported facts (role, version, lag, identity) common to all SQL databases."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 from gateway.backend_support import login_options, tls
 from gateway.backend_support.http_role_server import HttpRoleServer
 from gateway.backend_support.login_options import LoginCheckOptions
-from gateway.backend_support.role_facts import LAG, READ_ONLY
+from gateway.backend_support.replication_facts import LAG, READ_ONLY
 from gateway.contracts.security import MonitoredCertificate
 from gateway.contracts.values import Duration, Endpoint
 from gateway.facts import IDENTITY, VERSION
@@ -21,10 +21,10 @@ class DatabaseCheckOptions(LoginCheckOptions):
     """The `check:` keys that all SQL databases have.
 
     Args:
-        user: The user to log in as. Without it, the check does not log in, and the state is `unknown`, except with
-            `via_http`.
+        user: The user to log in as. Without a user, the check does not log in, and the state is `unknown` unless
+            `via_http` is set.
         database: The database to connect to. Default: none for MySQL, `postgres` for PostgreSQL.
-        max_lag: Largest replication lag. A replica with a larger lag is `down`.
+        max_lag: Maximum replication lag. A replica with a larger lag is `down`.
         via_http: An HTTP server on the target's host that reports the role of the database, such as Patroni's REST
             API.
     """
@@ -35,7 +35,7 @@ class DatabaseCheckOptions(LoginCheckOptions):
 
 
 def verify(options: object, check: Any) -> None:
-    """Check the files and the program that a check names; see `BackendKind.verify`.
+    """Verify the files and the password program that the key `check` names; see `BackendKind.verify`.
 
     Args:
         options: Not used.
@@ -63,7 +63,7 @@ def endpoints(check: DatabaseCheckOptions, target: Endpoint) -> tuple[Endpoint, 
 
 
 def without_database(scheme: str, path: str) -> dict[str, str]:
-    """Refuse a path in a URL; return no keys. This is the `read_url` of databases.
+    """Raise an error if a URL contains a path. Database kinds use this function as `read_url`.
 
     Args:
         scheme: The scheme of the URL.

@@ -32,7 +32,7 @@ RECOVERY = 30.0
 
 
 @dataclass(frozen=True)
-class WayFault:
+class PathFault:
     """A fault of one bastion.
 
     Args:
@@ -82,9 +82,9 @@ def cut_off(bastion: Bastion) -> Iterator[None]:
 
 
 FAULTS = {
-    "kill": WayFault(killed, 2.0, 1.5),
-    "stop": WayFault(stopped, 9.0, 8.0),
-    "drop": WayFault(cut_off, 9.0, 8.0),
+    "kill": PathFault(killed, 2.0, 1.5),
+    "stop": PathFault(stopped, 9.0, 8.0),
+    "drop": PathFault(cut_off, 9.0, 8.0),
 }
 
 
@@ -94,10 +94,10 @@ def possible() -> list[str]:
 
 
 @dataclass
-class TwoWays:
+class TwoPaths:
     """A gateway with two bastions in front of one database.
 
-    The backend `orders` has both ways. The backends `only-a` and `only-b` have one way each.
+    The backend `orders` has both paths. The backends `only-a` and `only-b` have one path each.
     """
 
     bastions: dict[str, Bastion]
@@ -109,9 +109,9 @@ class TwoWays:
         """Return the status of a backend."""
         return dict(self.admin.get("/api/v1/status")[1]["backends"][name])
 
-    def way_in_use(self) -> str:
-        """Return the way that new clients of `orders` use."""
-        return next(str(each["tunnel"]) for each in self.backend("orders")["ways"] if each["in_use"])
+    def path_in_use(self) -> str:
+        """Return the path that new clients of `orders` use."""
+        return next(str(each["tunnel"]) for each in self.backend("orders")["paths"] if each["in_use"])
 
     def wait(self, condition: Callable[[], bool], what: str) -> None:
         """Wait until the condition is true.
@@ -126,11 +126,12 @@ class TwoWays:
             time.sleep(0.05)
 
     def wait_ready(self) -> None:
-        """Wait until both ways work."""
+        """Wait until both paths work."""
         names = ("orders", "only-a", "only-b")
         self.wait(
             lambda: all(
-                each["state"] == "up" and all(way["up"] for way in each["ways"]) for each in map(self.backend, names)
+                each["state"] == "up" and all(path["up"] for path in each["paths"])
+                for each in map(self.backend, names)
             ),
             "the site did not come up",
         )
@@ -144,7 +145,7 @@ class TwoWays:
 
 
 @contextmanager
-def running(folder: Path, options: str = "") -> Iterator[TwoWays]:
+def running(folder: Path, options: str = "") -> Iterator[TwoPaths]:
     """Start the servers and the gateway; stop them after the block.
 
     Args:
@@ -182,7 +183,7 @@ def running(folder: Path, options: str = "") -> Iterator[TwoWays]:
         )
         gateway.start(ports["ops"])
         stack.callback(gateway.stop, signal.SIGTERM)
-        site = TwoWays(bastions, server, ports, Ops(None, str(folder / "admin.sock")))
+        site = TwoPaths(bastions, server, ports, Ops(None, str(folder / "admin.sock")))
         site.wait_ready()
         yield site
 
@@ -194,21 +195,21 @@ def _tunnel(bastion: Bastion) -> str:
     )
 
 
-def strike(site: TwoWays, fault: WayFault, load: list[Client], others: dict[str, list[Client]]) -> list[float]:
+def strike(site: TwoPaths, fault: PathFault, load: list[Client], others: dict[str, list[Client]]) -> list[float]:
     """Injure the bastion in use; return the seconds until the next success of each client of `orders`.
 
     Raises:
-        AssertionError: A client of the other way has noticed.
+        AssertionError: A client of the other path has noticed.
     """
-    way = site.way_in_use()
-    other = next(name for name in site.bastions if name != way)
+    path = site.path_in_use()
+    other = next(name for name in site.bastions if name != path)
     began = time.monotonic()
-    with fault.injected(site.bastions[way]):
+    with fault.injected(site.bastions[path]):
         time.sleep(fault.lasts)
         over = [next_success(client, began) - began for client in load]
         ended = time.monotonic()
     bystanders = [each for client in others[other] for each in client.attempts if began <= each.ended <= ended]
-    assert bystanders, "the clients of the other way made no attempt"
+    assert bystanders, "the clients of the other path made no attempt"
     assert [each for each in bystanders if each.outcome != "ok"] == []
     site.wait_ready()
     time.sleep(1)
@@ -226,7 +227,7 @@ def next_success(client: Client, since: float) -> float:
     raise TimeoutError("a client had no success in time")
 
 
-def kill_both(site: TwoWays, load: list[Client]) -> float:
+def kill_both(site: TwoPaths, load: list[Client]) -> float:
     """Kill both bastions for some seconds; return the seconds from their return to the last client's success."""
     with killed(site.bastions["a"]), killed(site.bastions["b"]):
         time.sleep(3)
@@ -244,7 +245,7 @@ def run(count: int, kinds: list[str], folder: Path, slack: int = 0, clients: int
         kinds: The faults to inject in turn.
         folder: Directory for the files of all parts.
         slack: Multiples of the limits that are allowed in addition on a busy machine.
-        clients: Number of clients of the backend with both ways.
+        clients: Number of clients of the backend with both paths.
     """
     problems: list[str] = []
     with running(folder) as site:
@@ -263,7 +264,7 @@ def run(count: int, kinds: list[str], folder: Path, slack: int = 0, clients: int
         for client in everyone:
             client.join(30)
         rejected = {name: site.backend(name)["connections"]["rejected"] for name in ("orders", "only-a", "only-b")}
-        switches = sum(way["switches"] for way in site.backend("orders")["ways"])
+        switches = sum(path["switches"] for path in site.backend("orders")["paths"])
     for kind, seconds in over.items():
         if seconds:
             p99 = statistics.quantiles(seconds, n=100, method="inclusive")[-1]

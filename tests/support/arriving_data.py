@@ -1,9 +1,9 @@
 """Relays bulk data to a backend, and lets data or a FIN arrive while the engine reads the counters of its socket.
 
-`arriving.c` causes the arrival. The output has four words: how the relay ended, the numbers of bytes that the backend
-and the client received, and the number of arrivals.
+`arriving_data.c` causes the arrival. The output has four words: how the relay ended, the numbers of bytes that the
+backend and the client received, and the number of arrivals.
 
-Args: the library of `arriving.c`, which is also preloaded; 1 if a FIN arrives, 0 if a byte arrives.
+Args: the library of `arriving_data.c`, which is also preloaded; 1 if a FIN arrives, 0 if a byte arrives.
 """
 
 import asyncio

@@ -1,0 +1,70 @@
+"""Lists and describes the tunnels on the paths to a backend. Does no I/O."""
+
+from collections.abc import Collection
+from typing import Any
+
+from gateway.cli.output import format_reason
+
+
+def outer_tunnels(tunnel: dict[str, Any]) -> list[str]:
+    """Return the outer tunnels inside which a tunnel can run, in order of preference; empty if it uses none."""
+    via = tunnel["via"]
+    return via if isinstance(via, list) else [via] if via is not None else []
+
+
+def describe_via(tunnel: dict[str, Any]) -> str:
+    """Return the outer tunnel in use, or all possible outer tunnels if the tunnel is not open; `-` if it has none."""
+    return tunnel.get("via_in_use") or ", ".join(outer_tunnels(tunnel)) or "-"
+
+
+def hops(status: dict[str, Any], name: str) -> list[str]:
+    """Return the names of a tunnel and of all tunnels inside which it can run, outermost first.
+
+    Args:
+        status: The body of `/api/v1/status`.
+        name: The name of the tunnel.
+    """
+    if name not in status["tunnels"]:
+        return []
+    outer = [hop for via in outer_tunnels(status["tunnels"][name]) for hop in hops(status, via)]
+    return [*dict.fromkeys(outer), name]
+
+
+def path_hops(status: dict[str, Any], backend: dict[str, Any]) -> list[str]:
+    """Return the names of all tunnels through which clients can reach a backend's targets, outer tunnels first."""
+    return list(dict.fromkeys(hop for path in backend["paths"] for hop in hops(status, path["tunnel"])))
+
+
+def path_rows(label: str, backend: dict[str, Any], explained: Collection[str] = ()) -> list[list[str]]:
+    """Return a table row for each path to a backend, with its tunnel, state and description.
+
+    If there is only one path, return no rows, because the state of the backend shows the state of the path.
+
+    Args:
+        label: The first cell of each row.
+        backend: The backend in `/api/v1/status`.
+        explained: The tunnels whose failures the output explains elsewhere. Their rows omit the reason.
+    """
+    paths = backend["paths"] if len(backend["paths"]) > 1 else ()
+    return [
+        [
+            label,
+            path["tunnel"],
+            "up" if path["up"] else "down",
+            _describe_path(path, explained=path["tunnel"] in explained),
+        ]
+        for path in paths
+    ]
+
+
+def _describe_path(path: dict[str, Any], *, explained: bool) -> str:
+    """Return why a path is down, and the number of its clients and switches.
+
+    Args:
+        path: An item of `paths` of a backend in `/api/v1/status`.
+        explained: Whether to omit why the path is down.
+    """
+    use = f"clients: {path['clients']}, switches: {path['switches']}"
+    if path["in_use"]:
+        use += ", used by new clients"
+    return use if path["up"] or explained else f"{format_reason(path)} ({use})"
