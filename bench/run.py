@@ -214,6 +214,8 @@ STRAIGHT = [
     Row("bulk from the backend, 8 flows, MB/s", bulk("down", 8, 4 * GB)),
     Row("CPU seconds per GB from the backend", cpu_per_gb("down"), smaller=True, digits=2),
     Row("round trips/s, 200 B → 4 KiB, 64 connections", rate(64, 200, 4096)),
+    Row("CPU µs per new connection", cpu_per_connection, smaller=True, digits=0),
+    Row("new connections/s, 1 at once", lambda path: load("conn", path.port, 1, 4000)),
     Row("new connections/s, 64 at once", lambda path: load("conn", path.port, 64, 10000)),
 ]
 

@@ -21,14 +21,16 @@ class Settings:
     Args:
         threads: Maximum number of engines of an event loop. Each engine has a thread.
         growth_bytes: Maximum number of bytes by which the receive windows of all SSH channels together may grow.
+        relays_sockets: Whether the engines relay new connections that no SSH channel carries.
     """
 
     threads: int = 1
     growth_bytes: int = 512 * 1024 * 1024
+    relays_sockets: bool = True
 
 
 settings = Settings()
-"""The settings of this process. An event loop reads them when it starts its first engine."""
+"""The settings of this process. An event loop reads `threads` and `growth_bytes` when it starts its first engine."""
 
 
 def thread_count(configured: int | Literal["auto"]) -> int:

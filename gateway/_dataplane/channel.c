@@ -72,8 +72,8 @@ void channel_create(struct engine *e, struct wire *w, uint64_t token, const stru
 /* Report that a channel did not open. If a client of a listener waits for it, return the client to Python instead. */
 static void report_unopened(struct channel *c, uint32_t code, const uint8_t *text, size_t size)
 {
-    if (c->listener)
-        pending_failed(c);
+    if (c->pending.listener)
+        pending_failed(&c->pending);
     if (c->unannounced)
         slot_release(c->engine, c->token);
     else
@@ -91,7 +91,7 @@ void channel_confirmed(struct channel *c, uint32_t peer, uint64_t window, uint32
         channel_send_close(c);
         channel_release_gauge(c);
         report_unopened(c, OPEN_CONNECT_FAILED, NULL, 0);
-    } else if (c->listener) {
+    } else if (c->pending.listener) {
         pending_joined(c);
     } else {
         emit(c->engine, RECORD_OPENED, c->token, NULL, NULL, 0);

@@ -87,12 +87,9 @@ static void run_command(struct engine *e, const struct message_header *header, c
     void *object = gauge ? gauge->object : NULL;
 
     switch (header->kind) {
-    case COMMAND_WIRE: {
-        const struct wire_setup *setup = (const void *)payload;
-
-        wire_create(e, header->token, setup, payload + sizeof *setup);
+    case COMMAND_WIRE:
+        wire_create(e, header->token, (const void *)payload);
         break;
-    }
     case COMMAND_CHANNEL: { /* a: the token of the wire */
         const struct channel_setup *setup = (const void *)payload;
         struct gauge *of = slot_find(e, (uint64_t)header->a);

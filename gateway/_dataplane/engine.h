@@ -72,7 +72,7 @@ enum command {
     COMMAND_LISTEN,   /* payload: struct listener_setup */
     COMMAND_PERMIT,   /* of a listener; a: further clients to accept */
     COMMAND_UNLISTEN, /* accept no more clients */
-    COMMAND_RECALL,   /* of a listener or wire: return the clients whose channels are not open */
+    COMMAND_RECALL,   /* of a listener or wire: return the clients that are not joined */
     COMMAND_PAIR,     /* payload: struct pair_setup */
 };
 
@@ -89,8 +89,8 @@ enum record {
                           it. The last record of a channel. */
     RECORD_HISTOGRAM,  /* a: histogram; b: whether it is closed; c: sum in ns; payload: the counts */
     RECORD_RPC,        /* a: 1 if the bytes are from the backend; b: time; c: XID; d: enum rpc_type, or -1: not RPC */
-    RECORD_JOINED,     /* of a listener; a: token of the new channel, whose client is joined; b: token of its wire;
-                          c: nanoseconds since the client was accepted */
+    RECORD_JOINED,     /* of a listener; a: token of the new channel or pair, whose client is joined; b: token of the
+                          wire, or 0; c: nanoseconds since the client was accepted */
     RECORD_RETURNED,   /* of a listener; a: descriptor of a client that Python now owns; b: nanoseconds as above */
     RECORD_STOPPED,    /* a listener accepts no more clients. Records of pending clients can follow. */
     RECORD_PAIR_ENDED, /* a: enum close_reason; b, c: descriptors of a client and a backend that must linger and then be
@@ -100,7 +100,12 @@ enum record {
 enum close_reason {
     CLOSE_FINISHED, CLOSE_CLIENT_RESET, CLOSE_LINK_LOST, CLOSE_ABORTED, CLOSE_MOVED, CLOSE_BACKEND_RESET
 };
-enum attach_flag { ATTACH_MEASURE = 1, ATTACH_UNIX = 2, ATTACH_UNIX_BACKEND = 4 };
+enum attach_flag {
+    ATTACH_MEASURE = 1,
+    ATTACH_UNIX = 2,
+    ATTACH_UNIX_BACKEND = 4,
+    ATTACH_DEFERRED = 8, /* of a pair: emit_deferred reports its end; Python does not use this flag */
+};
 enum tap { TAP_NONE, TAP_BYTES, TAP_RPC }; /* which bytes or messages to report to Python, from the first byte on */
 enum rpc_type { RPC_CALL, RPC_REPLY };
 
@@ -125,12 +130,10 @@ struct wire_setup {
     uint32_t send_seq, recv_seq;
     uint32_t max_packet_length;
     uint32_t strict;     /* whether NEWKEYS resets the sequence numbers (OpenSSH's PROTOCOL, section 1.10) */
-    uint32_t unused;
+    uint32_t adjust_bytes; /* consumed bytes before a window adjust */
     uint64_t rekey_bytes;
     uint64_t growth_bytes; /* budget for the growth of all windows of the connection */
     uint64_t max_window;
-    uint32_t adjust_bytes; /* consumed bytes before a window adjust */
-    uint32_t received;   /* bytes after this struct that were received already */
 };
 
 struct channel_setup {
@@ -156,10 +159,10 @@ struct gauge {
 };
 
 enum source_kind {
-    SOURCE_TIMER, SOURCE_WAKE, SOURCE_WIRE, SOURCE_CHANNEL, SOURCE_LISTENER, SOURCE_SIDE, SOURCE_FREED
+    SOURCE_TIMER, SOURCE_WAKE, SOURCE_WIRE, SOURCE_CHANNEL, SOURCE_LISTENER, SOURCE_DIAL, SOURCE_SIDE, SOURCE_FREED
 };
 
-/* The object of an epoll event. It is the first member of a wire, a channel, a listener and a side of a pair. */
+/* The object of an epoll event. It is the first member of a wire, a channel, a listener, a dial and a side of a pair. */
 struct source {
     enum source_kind kind;
     struct source *next_freed;
@@ -208,6 +211,15 @@ struct listener;
 struct pair;
 struct wire;
 
+/* A client of a listener that is not joined to its target yet. */
+struct pending {
+    struct listener *listener; /* NULL: no client waits */
+    struct pending *previous, *next;
+    struct source *owner; /* the channel or dial to which the client will be joined */
+    uint64_t accepted_at;
+    int fd;
+};
+
 struct engine {
     int epoll, timer;
     int wake;   /* eventfd: the thread must run commands, or stop */
@@ -219,6 +231,7 @@ struct engine {
     pthread_cond_t taken; /* Python has taken records, or the thread must stop */
     struct bytes commands, records;
     bool wake_pending, report_pending; /* whether the eventfd was written, but not handled yet */
+    bool records_urgent; /* whether Python must take the records now */
     bool stopping;
     int failed;        /* the error that has ended the thread; 0: none */
     bool records_lost; /* memory was exhausted */
@@ -242,7 +255,7 @@ struct engine {
     uint32_t histogram_count, bound_count;
     uint64_t bounds[MAX_BOUNDS];
     bool histograms_dirty;
-    uint64_t histograms_due, stall_scan_due, slow_scan_due, timer_set; /* 0: not scheduled */
+    uint64_t histograms_due, stall_scan_due, slow_scan_due, report_due, timer_set; /* 0: not scheduled */
     uint64_t growth_available;
     uint64_t growth_reserve; /* bytes of the budget that the initial windows of accepted clients must not use */
     uint32_t user_timeout; /* TCP_USER_TIMEOUT of clients, in milliseconds */
@@ -290,20 +303,20 @@ struct channel {
     bool client_eof, client_broken, client_was_reset;
     bool backend_eof, channel_closed, channel_unwritable, link_lost, eof_delivered, sent_close, freed, ended;
     bool unannounced; /* whether Python does not know the token: the client of a listener is not joined yet */
-    int fd; /* before the client is attached: the client of a listener that waits for the channel to open */
+    int fd; /* the client; -1 before it is attached */
     uint32_t mask, number, peer, peer_max_packet, until_sample;
     int32_t histogram, first_piece, last_piece;
     struct engine *engine;
     struct wire *wire; /* NULL after the channel is freed */
-    struct listener *listener; /* while its client waits for the channel to open */
     struct channel *previous, *next, *next_touched;
-    struct channel *queue_previous, *queue_next; /* in the queue of the wire, or of the listener while that is set */
+    struct channel *queue_previous, *queue_next; /* in the queue of the wire */
+    struct pending pending; /* the client of a listener that waits for the channel to open */
     uint64_t token;
     struct gauge *gauge;
     uint64_t peer_window;
     int64_t window_remaining;
     uint64_t window_size, growth, consumed, adjust_threshold, period_bytes, period_start;
-    uint64_t request_time, accepted_at;
+    uint64_t request_time;
     struct stall stall;
     struct chunks held; /* bytes that the client's socket has not accepted */
     struct observer observer;
@@ -316,6 +329,7 @@ bool queue_command(struct engine *, const struct message_header *, const void *p
                    size_t more_size);
 void close_client_of(const struct message_header *record);
 void emit(struct engine *, enum record, uint64_t token, const int64_t arguments[4], const void *payload, size_t size);
+void emit_deferred(struct engine *, enum record, uint64_t token, const int64_t arguments[4]);
 uint64_t slot_allocate(struct engine *);
 void slot_release(struct engine *, uint64_t token);
 struct bytes take_records(struct engine *, int *failed);
@@ -353,7 +367,7 @@ void timer_arm(struct engine *);
 void timer_expired(struct engine *);
 
 /* wire.c */
-void wire_create(struct engine *, uint64_t token, const struct wire_setup *, const uint8_t *received);
+void wire_create(struct engine *, uint64_t token, const struct wire_setup *);
 void wire_break(struct wire *, int error);
 void wire_violation(struct wire *, bool bad_tag, const char *format, ...) __attribute__((format(printf, 3, 4)));
 void wire_close(struct wire *);

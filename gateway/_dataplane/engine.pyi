@@ -118,7 +118,6 @@ class Engine:
         growth_bytes: int,
         max_window: int,
         adjust_bytes: int,
-        received: bytes,
         /,
     ) -> None:
         """Take over the socket of an SSH connection after its login.
@@ -134,7 +133,6 @@ class Engine:
             growth_bytes: Limit on the growth of the receive windows of this connection.
             max_window: Maximum receive window of a channel.
             adjust_bytes: Number of consumed bytes after which the engine sends a window adjust.
-            received: Bytes that were received from the socket, but not processed.
         """
 
     def key(self, token: int, sealing: bool, cipher: str, key: bytes, iv: bytes, /) -> None:
@@ -209,4 +207,36 @@ class Engine:
                 length of the prefix in bits (one byte each), and the address (16 bytes, padded at the end).
             head: The channel type, as in CHANNEL_OPEN.
             rest: The bytes of CHANNEL_OPEN after the maximum packet size.
+        """
+
+    def listen_and_dial(
+        self,
+        token: int,
+        fd: int,
+        histogram: int,
+        permits: int,
+        tap: bool,
+        host: bytes,
+        port: int,
+        scope: int,
+        networks: bytes,
+        options: bytes,
+        /,
+    ) -> None:
+        """Accept clients, connect a new socket to the target for each, and relay between the two as `pair` does.
+
+        Args:
+            token: See `listen`.
+            fd: See `listen`.
+            histogram: See `listen`.
+            permits: See `listen`.
+            tap: See `listen`.
+            host: The IP address of the target: 4 or 16 bytes.
+            port: The port of the target.
+            scope: The index of the interface of an IPv6 address with a zone (RFC 4007); otherwise 0.
+            networks: See `listen`.
+            options: Options of the sockets to the target: level, name and value, as native 32-bit integers.
+
+        Raises:
+            ValueError: `host` is not an IP address.
         """

@@ -128,12 +128,30 @@ void timer_arm(struct engine *e)
         due = e->stall_scan_due;
     if (e->slow_scan_due && (!due || e->slow_scan_due < due))
         due = e->slow_scan_due;
+    if (e->report_due && (!due || e->report_due < due))
+        due = e->report_due;
     if (!due || due == e->timer_set)
         return;
     e->timer_set = due;
     when.it_value.tv_sec = (time_t)(due / SECOND);
     when.it_value.tv_nsec = (long)(due % SECOND);
     timerfd_settime(e->timer, TFD_TIMER_ABSTIME, &when, NULL);
+}
+
+static void emit_histograms(struct engine *e)
+{
+    for (uint32_t at = 0; at < e->histogram_count; at++)
+        histogram_emit(e, at, false);
+}
+
+/* Make Python take the deferred records, with the latencies of the pairs that have ended. */
+static void report_deferred(struct engine *e)
+{
+    e->report_due = 0;
+    emit_histograms(e);
+    pthread_mutex_lock(&e->lock);
+    e->records_urgent = true;
+    pthread_mutex_unlock(&e->lock);
 }
 
 void timer_expired(struct engine *e)
@@ -143,10 +161,11 @@ void timer_expired(struct engine *e)
 
     (void)size;
     e->timer_set = 0;
+    if (e->report_due && now >= e->report_due)
+        report_deferred(e);
     if (e->histograms_due && now >= e->histograms_due) {
         e->histograms_due = 0;
-        for (uint32_t at = 0; at < e->histogram_count; at++)
-            histogram_emit(e, at, false);
+        emit_histograms(e);
     }
     if (e->stall_scan_due && now >= e->stall_scan_due)
         scan_stalled(e, now);

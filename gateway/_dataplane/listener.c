@@ -1,4 +1,4 @@
-/* Accepts clients by a rule from Python, and opens their channels. Returns clients that the rule refuses to Python. */
+/* Accepts clients by a rule from Python, and opens their channels or dials. Returns the clients that the rule refuses. */
 #include <errno.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -7,7 +7,7 @@
 #include "listener.h"
 
 #define ACCEPTS_PER_TURN 64u
-#define MAX_PENDING 64u /* channels of a listener that open at the same time; further clients wait in the kernel */
+#define MAX_PENDING 64u /* clients of a listener that are not joined yet; further clients wait in the kernel */
 
 /* Start to accept clients. Emits RECORD_STOPPED if this fails, or when the listener stops later. */
 void listener_create(struct engine *e, uint64_t token, const struct listener_setup *setup, size_t size)
@@ -36,7 +36,7 @@ void listener_create(struct engine *e, uint64_t token, const struct listener_set
     listener_watch(l);
 }
 
-/* Register the socket unless too many channels are opening. Each client wakes only one of the engines that wait. */
+/* Register the socket unless too many clients are pending. Each client wakes only one of the engines that wait. */
 void listener_watch(struct listener *l)
 {
     bool wanted = !l->stopped && l->pending < MAX_PENDING;
@@ -51,7 +51,7 @@ void listener_watch(struct listener *l)
     }
 }
 
-/* Accept no more clients. Channels that are opening still join their clients. */
+/* Accept no more clients. Pending clients are still joined. */
 void listener_stop(struct listener *l)
 {
     if (l->stopped)
@@ -136,8 +136,8 @@ static struct wire *choose_wire(struct listener *l)
     return best;
 }
 
-/* Open a channel for a client. Return NULL if that is not possible. */
-static struct channel *open_channel(struct listener *l)
+/* Open a channel for a client. Return false if that is not possible. */
+static bool open_channel(struct listener *l, int fd)
 {
     struct engine *e = l->engine;
     struct wire *w = choose_wire(l);
@@ -147,35 +147,34 @@ static struct channel *open_channel(struct listener *l)
     struct channel *c;
 
     if (!token)
-        return NULL;
+        return false;
     if (w->growth_available < w->growth_reserve + extra || e->growth_available < e->growth_reserve + extra)
         extra = 0;
     setup.window = l->setup->min_window + (uint32_t)extra;
     c = channel_open(e, w, token, &setup, l->target, l->setup->type_size + l->setup->rest_size);
     if (!c) {
         slot_release(e, token);
-        return NULL;
+        return false;
     }
     w->growth_available -= extra;
     e->growth_available -= extra;
     c->growth = extra;
-    return c;
+    c->unannounced = true;
+    pending_add(l, &c->pending, &c->source, fd);
+    return true;
 }
 
 static void take_client(struct listener *l, int fd, const struct sockaddr_storage *from)
 {
-    struct channel *c = NULL;
+    bool permitted;
 
     atomic_store(&l->gauge->to_backend, ++l->accepted); /* before `held` is read: Python writes and reads in that order */
-    if (!withdrawn(l) && allowed(l, from)) {
-        c = open_channel(l);
-        if (!c)
-            listener_stop(l);
-    }
-    if (c)
-        pending_add(l, c, fd);
-    else
-        report_returned(l, fd, 0);
+    permitted = !withdrawn(l) && allowed(l, from);
+    if (permitted && (l->setup->address_size ? dial_start(l, fd) : open_channel(l, fd)))
+        return;
+    if (permitted)
+        listener_stop(l);
+    report_returned(l, fd, 0);
 }
 
 /* Accept the waiting clients. Stop if no more are permitted, or on an error: Python then accepts the clients. */

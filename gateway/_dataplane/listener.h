@@ -2,6 +2,8 @@
 #ifndef GATEWAY_DATAPLANE_LISTENER_H
 #define GATEWAY_DATAPLANE_LISTENER_H
 
+#include <sys/socket.h>
+
 #include "engine.h"
 
 /* A network that clients are allowed to connect from. */
@@ -11,8 +13,14 @@ struct network {
     uint8_t address[16];
 };
 
-/* The rule of a listener. After this struct follow the tokens of the wires, the networks, the channel type, and the
- * bytes after the maximum packet size in CHANNEL_OPEN (RFC 4254, section 5.1). */
+/* An option of a dialed socket, for setsockopt(2). */
+struct socket_option {
+    int32_t level, name, value;
+};
+
+/* The rule of a listener. After this struct follow the tokens of the wires and the networks. Then, if the clients are
+ * joined to channels, follow the channel type, and the bytes after the maximum packet size in CHANNEL_OPEN (RFC 4254,
+ * section 5.1); otherwise, the options of the dialed sockets. */
 struct listener_setup {
     uint64_t permits; /* clients to accept until more are permitted */
     int32_t fd;       /* a listening TCP socket, non-blocking */
@@ -22,6 +30,9 @@ struct listener_setup {
     uint32_t wire_count, network_count; /* without networks, every address is allowed */
     uint32_t type_size, rest_size;
     uint32_t tap; /* see struct channel_setup */
+    uint32_t option_count;
+    socklen_t address_size; /* 0: the clients are joined to channels */
+    struct sockaddr_storage address;
 };
 
 /* A listening socket and its rule. Python withdraws the rule by setting `held` of the gauge, then COMMAND_UNLISTEN.
@@ -35,9 +46,18 @@ struct listener {
     struct engine *engine;
     struct gauge *gauge;
     struct listener *previous, *next;
-    struct channel *first, *last; /* channels that wait for the reply to CHANNEL_OPEN, oldest first */
+    struct pending *first, *last; /* oldest first */
     struct listener_setup *setup;
-    const uint8_t *networks, *target; /* in the memory of `setup` */
+    const uint8_t *networks, *target; /* in the memory of `setup`; target: what follows the networks */
+};
+
+/* A connection to the target of a listener that is not established yet. */
+struct dial {
+    struct source source; /* must be first */
+    struct pending pending;
+    struct engine *engine;
+    int fd;
+    bool watched;
 };
 
 /* listener.c */
@@ -46,14 +66,21 @@ void listener_stop(struct listener *);
 void listener_permit(struct listener *, uint64_t count);
 void listener_event(struct listener *);
 
-/* pending.c: clients whose channels are not open yet. */
-void pending_add(struct listener *, struct channel *, int fd);
+/* pending.c: clients that are not joined yet. */
+void pending_add(struct listener *, struct pending *, struct source *owner, int fd);
+int pending_remove(struct pending *);
 void pending_joined(struct channel *);
-void pending_failed(struct channel *);
+void pending_failed(struct pending *);
 void pending_recall(struct engine *, const struct source *of);
 void pending_stop_slow(struct engine *, uint64_t now);
 void listener_watch(struct listener *);
 void listener_free(struct listener *);
+void report_joined(const struct pending *, uint64_t token, uint64_t wire);
 void report_returned(const struct listener *, int fd, uint64_t waited);
+
+/* dial.c */
+bool dial_start(struct listener *, int client);
+void dial_event(struct dial *);
+void dial_close(struct dial *);
 
 #endif

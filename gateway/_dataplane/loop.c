@@ -45,7 +45,7 @@ bool engine_init(struct engine *e, const uint64_t *bounds, uint32_t bound_count)
            getrandom(e->padding, sizeof e->padding, 0) == sizeof e->padding;
 }
 
-/* Free a wire, channel, listener or pair at the end of the turn. */
+/* Free a wire, channel, listener, dial or pair at the end of the turn. */
 void free_later(struct engine *e, struct source *source)
 {
     source->kind = SOURCE_FREED;
@@ -82,6 +82,9 @@ static void dispatch(struct engine *e, const struct epoll_event *event)
         break;
     case SOURCE_LISTENER:
         listener_event((struct listener *)source);
+        break;
+    case SOURCE_DIAL:
+        dial_event((struct dial *)source);
         break;
     case SOURCE_SIDE:
         side_event((struct side *)source, event->events);
@@ -172,8 +175,9 @@ void engine_clear(struct engine *e)
     for (struct listener *l = e->listeners, *next; l; l = next) {
         next = l->next;
         listener_stop(l);
+        pending_recall(e, &l->source);
     }
-    while (e->wires) /* also returns the clients that wait for a channel */
+    while (e->wires)
         wire_free(e->wires);
     while (e->channels) {
         struct channel *c = e->channels;

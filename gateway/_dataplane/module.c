@@ -138,6 +138,7 @@ static PyMethodDef methods[] = {
     {"key", method_key, METH_VARARGS, NULL},        {"send", method_send, METH_VARARGS, NULL},
     {"command", method_command, METH_VARARGS, NULL}, {"channel", method_channel, METH_VARARGS, NULL},
     {"attach", method_attach, METH_VARARGS, NULL},  {"listen", method_listen, METH_VARARGS, NULL},
+    {"listen_and_dial", method_listen_and_dial, METH_VARARGS, NULL},
     {"pair", method_pair, METH_VARARGS, NULL},
     {"inspect", method_inspect, METH_O, NULL},      {"growth", method_growth, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

@@ -36,5 +36,6 @@ PyObject *queued(struct engine *, const struct message_header *, const void *pay
 
 /* module_listener.c */
 PyObject *method_listen(PyObject *self, PyObject *args);
+PyObject *method_listen_and_dial(PyObject *self, PyObject *args);
 
 #endif

@@ -35,37 +35,31 @@ static bool fill_key(struct key_setup *setup, const char *cipher, const Py_buffe
 PyObject *method_wire(PyObject *self, PyObject *args)
 {
     struct engine *e = engine_of(self);
-    struct message_header header = {.kind = COMMAND_WIRE};
+    struct message_header header = {.kind = COMMAND_WIRE, .payload = sizeof(struct wire_setup)};
     struct wire_setup setup = {0};
     const char *seal_cipher, *open_cipher;
-    Py_buffer seal_key, seal_iv, open_key, open_iv, received;
+    Py_buffer seal_key, seal_iv, open_key, open_iv;
     unsigned long long token, rekey, growth, window;
     PyObject *result = NULL;
     int strict;
 
-    if (!e || !PyArg_ParseTuple(args, "Ki(sy*y*I)(sy*y*I)IpKKKIy*", &token, &setup.fd, &seal_cipher, &seal_key,
+    if (!e || !PyArg_ParseTuple(args, "Ki(sy*y*I)(sy*y*I)IpKKKI", &token, &setup.fd, &seal_cipher, &seal_key,
                                 &seal_iv, &setup.send_seq, &open_cipher, &open_key, &open_iv, &setup.recv_seq,
-                                &setup.max_packet_length, &strict, &rekey, &growth, &window, &setup.adjust_bytes,
-                                &received))
+                                &setup.max_packet_length, &strict, &rekey, &growth, &window, &setup.adjust_bytes))
         return NULL;
     setup.strict = (uint32_t)strict;
     setup.rekey_bytes = rekey;
     setup.growth_bytes = growth;
     setup.max_window = window;
-    setup.received = (uint32_t)received.len;
     header.token = token;
-    header.payload = (uint32_t)(sizeof setup + (size_t)received.len);
-    if (received.len > (Py_ssize_t)RECEIVE_SIZE)
-        PyErr_SetString(PyExc_ValueError, "more received data than the engine can hold");
-    else if (fill_key(&setup.seal, seal_cipher, &seal_key, &seal_iv) &&
-             fill_key(&setup.open, open_cipher, &open_key, &open_iv))
-        result = queued(e, &header, &setup, received.buf, (size_t)received.len);
+    if (fill_key(&setup.seal, seal_cipher, &seal_key, &seal_iv) &&
+        fill_key(&setup.open, open_cipher, &open_key, &open_iv))
+        result = queued(e, &header, &setup, NULL, 0);
     OPENSSL_cleanse(&setup, sizeof setup);
     PyBuffer_Release(&seal_key);
     PyBuffer_Release(&seal_iv);
     PyBuffer_Release(&open_key);
     PyBuffer_Release(&open_iv);
-    PyBuffer_Release(&received);
     return result;
 }
 

@@ -11,11 +11,15 @@
 
 #define HANGUP ((uint32_t)(EPOLLHUP | EPOLLERR))
 
-static void report_ended(struct engine *e, uint64_t token, enum close_reason reason, int client, int backend)
+static void report_ended(struct engine *e, uint64_t token, enum close_reason reason, int client, int backend,
+                         bool deferred)
 {
     const int64_t arguments[4] = {reason, client, backend, 0};
 
-    emit(e, RECORD_PAIR_ENDED, token, arguments, NULL, 0);
+    if (deferred && client < 0 && backend < 0)
+        emit_deferred(e, RECORD_PAIR_ENDED, token, arguments);
+    else
+        emit(e, RECORD_PAIR_ENDED, token, arguments, NULL, 0);
 }
 
 static void set_mask(struct side *s, uint32_t mask)
@@ -75,7 +79,7 @@ static void finish(struct pair *p, enum close_reason reason, bool reset)
     p->ended = true;
     client = close_side(&p->client, reset);
     backend = close_side(&p->backend, reset);
-    if (p->measure && e->histograms[p->histogram].dirty)
+    if (p->measure && !p->deferred && e->histograms[p->histogram].dirty)
         histogram_emit(e, p->histogram, false);
     if (p->previous)
         p->previous->next = p->next;
@@ -86,7 +90,7 @@ static void finish(struct pair *p, enum close_reason reason, bool reset)
     if (!e->pairs)
         pipes_close(e);
     p->gauge->object = NULL;
-    report_ended(e, p->token, reason, client, backend);
+    report_ended(e, p->token, reason, client, backend, p->deferred);
     free_later(e, &p->client.source);
 }
 
@@ -114,8 +118,9 @@ static bool prepare(struct engine *e, const struct pair_setup *setup)
     return e->buffer && histogram_ensure(e, setup->histogram);
 }
 
-/* Relay between two connected sockets. The engine owns the descriptors from now on. */
-void pair_create(struct engine *e, uint64_t token, const struct pair_setup *setup)
+/* Relay between two connected sockets. The engine owns the descriptors from now on. Return NULL if memory is exhausted.
+ */
+struct pair *pair_create(struct engine *e, uint64_t token, const struct pair_setup *setup)
 {
     bool client_is_unix = setup->flags & ATTACH_UNIX, backend_is_unix = setup->flags & ATTACH_UNIX_BACKEND;
     struct gauge *gauge = slot_find(e, token);
@@ -124,14 +129,14 @@ void pair_create(struct engine *e, uint64_t token, const struct pair_setup *setu
     if (!p) {
         reset_fd(setup->client, client_is_unix);
         reset_fd(setup->backend, backend_is_unix);
-        report_ended(e, token, CLOSE_ABORTED, -1, -1);
-        return;
+        report_ended(e, token, CLOSE_ABORTED, -1, -1, false);
+        return NULL;
     }
     *p = (struct pair){
         .client = {.source.kind = SOURCE_SIDE, .fd = setup->client, .is_unix = client_is_unix},
         .backend = {.source.kind = SOURCE_SIDE, .fd = setup->backend, .is_unix = backend_is_unix},
         .engine = e, .next = e->pairs, .token = token, .gauge = gauge, .histogram = setup->histogram,
-        .measure = setup->flags & ATTACH_MEASURE, .observer.tap = setup->tap,
+        .measure = setup->flags & ATTACH_MEASURE, .deferred = setup->flags & ATTACH_DEFERRED, .observer.tap = setup->tap,
     };
     p->client.pair = p->backend.pair = p;
     p->client.other = &p->backend;
@@ -142,4 +147,5 @@ void pair_create(struct engine *e, uint64_t token, const struct pair_setup *setu
     e->pairs = p;
     gauge->object = p;
     pair_update(p);
+    return p;
 }

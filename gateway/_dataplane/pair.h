@@ -42,7 +42,7 @@ struct pair {
     struct gauge *gauge;
     uint64_t request_time;
     uint32_t histogram;
-    bool measure, ended;
+    bool measure, deferred, ended; /* deferred: Python gets the record of its end with those of other pairs */
     enum close_reason reason; /* when both directions have ended */
     struct observer observer;
 };
@@ -53,7 +53,7 @@ static inline bool side_waits(const struct side *s)
 }
 
 /* pair.c */
-void pair_create(struct engine *, uint64_t token, const struct pair_setup *);
+struct pair *pair_create(struct engine *, uint64_t token, const struct pair_setup *);
 void pair_abort(struct pair *, enum close_reason);
 void pair_update(struct pair *);
 

@@ -1,7 +1,7 @@
-/* Clients of listeners whose channels are not open yet: each is joined when its channel opens, or returned to Python. */
+/* Clients of listeners that are not joined yet: each is joined when its channel or dial is open, or returned to Python. */
 #include "listener.h"
 
-#define SLOW_OPEN (4 * SECOND / 10) /* if a reply takes longer, the listener stops: Python checks the connection */
+#define SLOW_OPEN (4 * SECOND / 10) /* if it takes longer, the listener stops: Python checks the connection, or dials */
 
 static void schedule(struct engine *e, uint64_t due)
 {
@@ -9,58 +9,50 @@ static void schedule(struct engine *e, uint64_t due)
         e->slow_scan_due = due;
 }
 
-/* Store the client of a channel until the channel opens. */
-void pending_add(struct listener *l, struct channel *c, int fd)
+/* Store a client until its channel or dial is open. */
+void pending_add(struct listener *l, struct pending *p, struct source *owner, int fd)
 {
-    c->listener = l;
-    c->unannounced = true;
-    c->fd = fd;
-    c->accepted_at = clock_ns();
-    c->queue_previous = l->last;
+    *p = (struct pending){.listener = l, .previous = l->last, .owner = owner, .fd = fd, .accepted_at = clock_ns()};
     if (l->last)
-        l->last->queue_next = c;
+        l->last->next = p;
     else
-        l->first = c;
-    l->last = c;
+        l->first = p;
+    l->last = p;
     l->pending++;
-    schedule(l->engine, c->accepted_at + SLOW_OPEN);
+    schedule(l->engine, p->accepted_at + SLOW_OPEN);
     listener_watch(l);
 }
 
-/* Remove a channel, and return its client. */
-static int pending_remove(struct channel *c)
+/* Remove a client, and return its descriptor. If the listener has stopped, and this was its last client, free it. */
+int pending_remove(struct pending *p)
 {
-    struct listener *l = c->listener;
-    int fd = c->fd;
+    struct listener *l = p->listener;
 
-    if (c->queue_previous)
-        c->queue_previous->queue_next = c->queue_next;
+    if (p->previous)
+        p->previous->next = p->next;
     else
-        l->first = c->queue_next;
-    if (c->queue_next)
-        c->queue_next->queue_previous = c->queue_previous;
+        l->first = p->next;
+    if (p->next)
+        p->next->previous = p->previous;
     else
-        l->last = c->queue_previous;
-    c->queue_previous = c->queue_next = NULL;
-    c->listener = NULL;
-    c->fd = -1;
+        l->last = p->previous;
+    p->listener = NULL;
     l->pending--;
     listener_watch(l);
     if (l->stopped && !l->pending)
         listener_free(l);
-    return fd;
+    return p->fd;
 }
 
-/* Join the client to its channel, which has opened. */
-void pending_joined(struct channel *c)
+/* Report a client that is joined. Args: token: of the channel or pair; wire: the token of its wire, or 0. */
+void report_joined(const struct pending *p, uint64_t token, uint64_t wire)
 {
-    const int64_t arguments[4] = {(int64_t)c->token, (int64_t)c->wire->token, (int64_t)(clock_ns() - c->accepted_at), 0};
-    struct listener *l = c->listener;
-    int histogram = (int)l->setup->histogram, fd = pending_remove(c);
+    const int64_t arguments[4] = {(int64_t)token, (int64_t)wire, (int64_t)(clock_ns() - p->accepted_at), 0};
 
-    c->unannounced = false;
-    emit(l->engine, RECORD_JOINED, l->token, arguments, NULL, 0);
-    client_attach(c, fd, histogram, ATTACH_MEASURE);
+    if (wire)
+        emit(p->listener->engine, RECORD_JOINED, p->listener->token, arguments, NULL, 0);
+    else
+        emit_deferred(p->listener->engine, RECORD_JOINED, p->listener->token, arguments);
 }
 
 /* Report a client that is returned to Python. */
@@ -71,40 +63,60 @@ void report_returned(const struct listener *l, int fd, uint64_t waited)
     emit(l->engine, RECORD_RETURNED, l->token, arguments, NULL, 0);
 }
 
-static void give_back(struct channel *c)
+/* Join the client to its channel, which has opened. */
+void pending_joined(struct channel *c)
 {
-    struct listener *l = c->listener;
-    uint64_t waited = clock_ns() - c->accepted_at;
+    int histogram = (int)c->pending.listener->setup->histogram;
 
-    report_returned(l, pending_remove(c), waited);
+    c->unannounced = false;
+    report_joined(&c->pending, c->token, c->wire->token);
+    client_attach(c, pending_remove(&c->pending), histogram, ATTACH_MEASURE);
 }
 
-/* Return the client of a channel that did not open, and stop the listener: Python handles failures. */
-void pending_failed(struct channel *c)
+static void give_back(struct pending *p)
 {
-    listener_stop(c->listener);
-    give_back(c);
+    const struct listener *l = p->listener; /* valid until the end of the turn */
+    uint64_t waited = clock_ns() - p->accepted_at;
+
+    report_returned(l, pending_remove(p), waited);
+}
+
+/* Return a client whose channel or dial did not open, and stop the listener: Python handles failures. */
+void pending_failed(struct pending *p)
+{
+    listener_stop(p->listener);
+    give_back(p);
+}
+
+static struct channel *channel_of(const struct pending *p)
+{
+    return p->owner->kind == SOURCE_CHANNEL ? (struct channel *)p->owner : NULL;
 }
 
 /* Return the pending clients of a listener or wire. Their channels are closed if they open later. */
 void pending_recall(struct engine *e, const struct source *of)
 {
     struct listener *next_listener;
-    struct channel *next;
+    struct pending *next;
 
     for (struct listener *l = e->listeners; l; l = next_listener) {
         next_listener = l->next;
-        for (struct channel *c = l->first; c; c = next) {
-            next = c->queue_next;
-            if (of != &l->source && of != &c->wire->source)
+        for (struct pending *p = l->first; p; p = next) {
+            struct channel *c = channel_of(p);
+
+            next = p->next;
+            if (of != &l->source && !(c && of == &c->wire->source))
                 continue;
-            give_back(c);
-            c->abandoned = c->ended = true;
+            give_back(p);
+            if (c)
+                c->abandoned = c->ended = true;
+            else
+                dial_close((struct dial *)p->owner);
         }
     }
 }
 
-/* Stop the listeners that have waited too long for the reply to a CHANNEL_OPEN. */
+/* Stop the listeners that have a client that has waited too long. */
 void pending_stop_slow(struct engine *e, uint64_t now)
 {
     struct listener *next;

@@ -7,6 +7,7 @@
 
 #define SLAB_SLOTS 256u
 #define MAX_SLABS 16384u
+#define REPORT_DELAY (2 * SECOND / 1000)
 
 static size_t aligned(size_t size)
 {
@@ -45,18 +46,18 @@ bool queue_command(struct engine *e, const struct message_header *header, const 
 /* Close the descriptors in a record that Python does not handle. */
 void close_client_of(const struct message_header *header)
 {
-    if ((header->kind == RECORD_ENDED || header->kind == RECORD_PAIR_ENDED) && header->b >= 0)
+    if (header->kind == RECORD_ENDED && header->b >= 0)
         close((int)header->b);
+    if (header->kind == RECORD_PAIR_ENDED && header->b >= 0)
+        reset_fd((int)header->b, false);
     if (header->kind == RECORD_PAIR_ENDED && header->c >= 0)
-        close((int)header->c);
+        reset_fd((int)header->c, false);
     if (header->kind == RECORD_RETURNED)
         close((int)header->a);
 }
 
-/* Append a record. Python is notified at the end of the turn, but immediately of bytes for a tap: it must see these
- * bytes before it handles the next action of the client. */
-void emit(struct engine *e, enum record kind, uint64_t token, const int64_t arguments[4], const void *payload,
-          size_t size)
+static void append(struct engine *e, enum record kind, uint64_t token, const int64_t arguments[4], const void *payload,
+                   size_t size, bool urgent)
 {
     struct message_header header = {.kind = kind, .token = token};
     size_t total = sizeof header + aligned(size);
@@ -80,9 +81,26 @@ void emit(struct engine *e, enum record kind, uint64_t token, const int64_t argu
         e->records_lost = true;
         close_client_of(&header);
     }
+    e->records_urgent |= urgent;
     pthread_mutex_unlock(&e->lock);
+}
+
+/* Append a record. Python is notified at the end of the turn, but immediately of bytes for a tap: it must see these
+ * bytes before it handles the next action of the client. */
+void emit(struct engine *e, enum record kind, uint64_t token, const int64_t arguments[4], const void *payload,
+          size_t size)
+{
+    append(e, kind, token, arguments, payload, size, true);
     if (kind == RECORD_TAP)
         thread_report(e, 0);
+}
+
+/* Append a record for which Python is notified within REPORT_DELAY, so that it handles many of them at a time. */
+void emit_deferred(struct engine *e, enum record kind, uint64_t token, const int64_t arguments[4])
+{
+    append(e, kind, token, arguments, NULL, 0, false);
+    if (!e->report_due)
+        e->report_due = clock_ns() + REPORT_DELAY;
 }
 
 /* Remove and return the records. `failed` is ENOMEM if some were lost, or the error that has ended the thread. */
@@ -94,7 +112,7 @@ struct bytes take_records(struct engine *e, int *failed)
     pthread_mutex_lock(&e->lock);
     taken = e->records;
     e->records = (struct bytes){0};
-    e->report_pending = false;
+    e->report_pending = e->records_urgent = false;
     *failed = e->records_lost ? ENOMEM : e->failed;
     pthread_cond_signal(&e->taken);
     pthread_mutex_unlock(&e->lock);

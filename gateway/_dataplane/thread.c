@@ -5,6 +5,8 @@
 
 #include "engine.h"
 
+#define MAX_DEFERRED ((size_t)64 * 1024) /* bytes of records */
+
 static void notify(int fd)
 {
     const uint64_t one = 1;
@@ -34,14 +36,15 @@ static bool wait_for_python(struct engine *e)
     return !stopping;
 }
 
-/* Notify Python if records wait, only once until Python takes them. `error` is the error that ends the thread, or 0. */
+/* Notify Python if records wait that cannot wait longer, only once until Python takes them. `error` is the error that ends the thread, or 0. */
 void thread_report(struct engine *e, int error)
 {
     bool due;
 
     pthread_mutex_lock(&e->lock);
     e->failed = error;
-    due = (e->records.size > 0 || e->records_lost || error) && !e->report_pending;
+    due = ((e->records.size > 0 && e->records_urgent) || e->records.size > MAX_DEFERRED || e->records_lost || error) &&
+          !e->report_pending;
     if (due)
         e->report_pending = true;
     pthread_mutex_unlock(&e->lock);

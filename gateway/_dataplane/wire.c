@@ -18,7 +18,7 @@ static bool set_key(struct cipher *c, bool sealing, const struct key_setup *setu
 }
 
 /* Take over a connection after its login. A failure is reported as RECORD_LOST. */
-void wire_create(struct engine *e, uint64_t token, const struct wire_setup *setup, const uint8_t *received)
+void wire_create(struct engine *e, uint64_t token, const struct wire_setup *setup)
 {
     struct gauge *gauge = slot_find(e, token);
     struct wire *w = gauge ? calloc(1, sizeof *w) : NULL;
@@ -46,15 +46,10 @@ void wire_create(struct engine *e, uint64_t token, const struct wire_setup *setu
     if (w->received == MAP_FAILED)
         w->received = NULL;
     w->out = malloc(BATCH_SIZE);
-    if (!w->received || !w->out || setup->received > RECEIVE_SIZE || !set_key(&w->seal, true, &setup->seal) ||
-        !set_key(&w->open, false, &setup->open)) {
+    if (w->received && w->out && set_key(&w->seal, true, &setup->seal) && set_key(&w->open, false, &setup->open))
+        wire_update_mask(w);
+    else
         wire_break(w, ENOMEM);
-        return;
-    }
-    memcpy(w->received, received, setup->received);
-    w->end = setup->received;
-    receive_packets(w);
-    wire_update_mask(w);
 }
 
 /* Stop using the socket. The wire is closed at the end of the turn: functions on the stack can still use it. */

@@ -7,6 +7,7 @@ from gateway.app.admission_rules import build_admission
 from gateway.app.check_manager import CheckManager
 from gateway.app.component_manager import ComponentManager
 from gateway.app.config_diff import ConfigDiff, diff_configs
+from gateway.app.engine_use import uses_engine
 from gateway.app.handshake_budgets import HandshakeBudgets
 from gateway.app.running_backend import RunningBackend
 from gateway.app.uplink_manager import UplinkManager
@@ -19,6 +20,7 @@ from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import TargetIdentity
+from gateway.relay.straight_relay import use_engine
 from gateway.supervision.uplink import Uplink
 
 
@@ -76,6 +78,7 @@ class Runtime:
         """
         diff = diff_configs(self.config, config)
         drain = config.shutdown.drain
+        use_engine(enabled=uses_engine(config))
         self._budgets.update(config.backends.values())
         retired = self.uplinks.apply(config, diff.tunnels_closed)
         for name in sorted(diff.backends_removed):

@@ -59,7 +59,9 @@ class AcceptedClientHandler(Protocol):
     """Receives the clients that a link has accepted. The methods must not raise."""
 
     def on_joined(self, listener: LinkListener, relay: Relay, tap: Any, seconds: float) -> None:
-        """Handle a client that was joined to the target. Called before the relay forwards any bytes.
+        """Handle a client that was joined to the target, whose relay might already have forwarded bytes.
+
+        Called before the tap gets any bytes, and before the end of the relay is reported.
 
         Args:
             listener: The listener.

@@ -6,18 +6,21 @@ from collections.abc import AsyncIterator
 from math import inf
 from typing import NoReturn
 
+from gateway.contracts.accepting import AcceptedClientHandler, AcceptRule, LinkListener
 from gateway.contracts.link import Link, NetworkId, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, ProgressCallback
 from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram, Tap
-from gateway.relay.straight_relay import relay_sockets
+from gateway.relay.straight_relay import listen_and_dial, relay_sockets
 from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
 
 
 class DirectLink:
-    """A link that dials from this host and is never lost. It implements `gateway.contracts.link.Link`.
+    """A link that dials from this host and is never lost.
+
+    It implements `gateway.contracts.link.Link` and `gateway.contracts.accepting.AcceptingLink`.
 
     Args:
         timeout: Time limit for one dial, in seconds.
@@ -37,6 +40,10 @@ class DirectLink:
     ) -> Relay:
         """Dial `to`, and forward bytes between the target and `client`. See `gateway.contracts.link.Link`."""
         return relay_sockets(client, await dial(to, Phases(), min(self._timeout, within)), latency, tap)
+
+    def listen(self, rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> LinkListener | None:
+        """Accept clients in the C engine. See `gateway.contracts.accepting.AcceptingLink`."""
+        return listen_and_dial(rule, permits, handler)
 
     async def lost(self) -> NoReturn:
         """Wait forever: this link cannot be lost."""

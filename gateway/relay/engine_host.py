@@ -164,6 +164,12 @@ class EnginePool:
             return self.hosts[-1]
         return min(self.hosts, key=lambda host: host.load)
 
+    def all_hosts(self) -> list[EngineHost]:
+        """Return the hosts of all threads. Start those that are missing."""
+        while len(self.hosts) < self._threads:
+            self.host()
+        return self.hosts
+
     def handle_records(self) -> None:
         """Pass the records of all engines to their objects. See `EngineHost.handle_records`."""
         for host in self.hosts:

@@ -15,24 +15,31 @@ class EnginePair(EngineRelay):
 
     Args:
         host: The host of the engine.
-        client: The accepted socket, non-blocking. The engine owns it from now on.
-        backend: The dialed socket, non-blocking. The engine owns it from now on.
         latency: The histogram for response latency.
         tap: Observes the bytes until the tap is finished.
+        joined: The token of a pair that the engine has created; None for a new pair.
     """
 
     __slots__ = ()
 
-    def __init__(
-        self, host: EngineHost, client: socket.socket, backend: socket.socket, latency: Histogram, tap: Tap | None
-    ) -> None:
-        super().__init__(host, latency, tap)
-        self._histogram = host.histograms.acquire(latency)
+    def __init__(self, host: EngineHost, latency: Histogram, tap: Tap | None, joined: int | None = None) -> None:
+        super().__init__(host, latency, tap, joined)
+        if joined is not None:
+            self._histogram = host.histograms.acquire(latency)
+
+    def start(self, client: socket.socket, backend: socket.socket) -> None:
+        """Start a new pair. The engine owns the sockets from now on.
+
+        Args:
+            client: The accepted socket, non-blocking.
+            backend: The dialed socket, non-blocking.
+        """
         flags = ATTACH_MEASURE if self._measures else 0
         for sock, flag in ((client, ATTACH_UNIX), (backend, ATTACH_UNIX_BACKEND)):
             flags |= flag if sock.family == socket.AF_UNIX else 0
             poller().remove(sock.fileno())  # an earlier owner of the socket can have left it registered
-        host.engine.pair(
+        self._histogram = self._host.histograms.acquire(self._latency)
+        self._host.engine.pair(
             self._token, client.detach(), backend.detach(), self._histogram, flags, self._tap_mode
         )  # fmt: skip
 

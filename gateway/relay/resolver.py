@@ -54,7 +54,7 @@ async def resolve(to: Endpoint) -> Addresses:
         socket.gaierror: The name does not resolve.
         UnicodeError: The name is not a valid host name.
     """
-    literal = _literal(to)
+    literal = numeric_addresses(to)
     if literal:
         return literal
     in_flight = _in_flight()
@@ -87,7 +87,7 @@ def _shuffled(addresses: Addresses) -> Addresses:
 
 
 @lru_cache(maxsize=1024)
-def _literal(to: Endpoint) -> Addresses:
+def numeric_addresses(to: Endpoint) -> Addresses:
     """Return a list with the address if the host is an IP address; otherwise, an empty list. Never blocks."""
     try:
         return socket.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)

@@ -18,6 +18,15 @@ KEEPALIVE_COUNT = 3
 USER_TIMEOUT_MS = 60_000
 """TCP_USER_TIMEOUT, in milliseconds: the time for which sent data can stay unacknowledged before the kernel closes
 the connection (RFC 5482)."""
+TCP_OPTIONS = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_COUNT),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS),
+)
+"""The options of each TCP socket to a client or target: level, name and value."""
 
 
 def tune(sock: socket.socket) -> None:
@@ -29,12 +38,8 @@ def tune(sock: socket.socket) -> None:
 
 def tune_tcp(sock: socket.socket) -> None:
     """Set TCP_NODELAY, keepalive and TCP_USER_TIMEOUT of a TCP socket."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_COUNT)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+    for option in TCP_OPTIONS:
+        sock.setsockopt(*option)
 
 
 _TCP_RTO_MAX_MS = 44

@@ -1,11 +1,16 @@
-"""Creates the relay between two sockets: in the C engine if possible, otherwise in the event loop."""
+"""Relays between two sockets in the C engine, which can also accept the clients, or in the event loop."""
 
 import logging
 import socket
+from functools import partial
+from weakref import WeakSet
 
-from gateway._dataplane import is_built
+from gateway._dataplane import is_built, settings
+from gateway.contracts.accepting import AcceptedClientHandler, AcceptRule
 from gateway.contracts.link import Relay
 from gateway.measurement import Histogram, Tap
+from gateway.relay.accepting_listener import AcceptingListener
+from gateway.relay.resolver import numeric_addresses
 from gateway.relay.socket_pair import PairSocket
 from gateway.relay.socket_relay import SocketRelay
 
@@ -13,8 +18,20 @@ log = logging.getLogger(__name__)
 _HAS_ENGINE = is_built()
 
 if _HAS_ENGINE:
+    from gateway.relay.dialing_listener import DialingListener
     from gateway.relay.engine_host import engine_pool
     from gateway.relay.engine_pair import EnginePair
+
+_listening: WeakSet[AcceptingListener] = WeakSet()
+"""The listeners of `listen_and_dial` that can be active."""
+
+
+def use_engine(*, enabled: bool) -> None:
+    """Set whether new connections that no SSH channel carries use the C engine. Existing ones are not affected."""
+    settings.relays_sockets = enabled
+    if not enabled:
+        for each in list(_listening):
+            each.stop(failed=False)
 
 
 def relay_sockets(client: socket.socket, backend: socket.socket, latency: Histogram, tap: Tap | None = None) -> Relay:
@@ -29,11 +46,31 @@ def relay_sockets(client: socket.socket, backend: socket.socket, latency: Histog
         latency: Records the response latencies.
         tap: Observes the bytes until the tap is finished.
     """
-    if _HAS_ENGINE and not isinstance(client, PairSocket) and not isinstance(backend, PairSocket):
+    enabled = _HAS_ENGINE and settings.relays_sockets
+    if enabled and not isinstance(client, PairSocket) and not isinstance(backend, PairSocket):
         try:
             host = engine_pool().host()
         except OSError as error:
             log.warning("the data plane cannot start, so the event loop relays the connection: %s", error.strerror)
         else:
-            return EnginePair(host, client, backend, latency, tap)
+            pair = EnginePair(host, latency, tap)
+            pair.start(client, backend)
+            return pair
     return SocketRelay(client, backend, latency, tap)
+
+
+def listen_and_dial(rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> AcceptingListener | None:
+    """Accept clients in the C engine, and dial the target for each. See `gateway.contracts.accepting.AcceptingLink`.
+
+    If the target is a host name, the event loop must accept the clients: it resolves the name for each of them.
+    """
+    if not (_HAS_ENGINE and settings.relays_sockets and numeric_addresses(rule.to)):
+        return None
+    try:
+        engines = [partial(DialingListener, host, rule) for host in engine_pool().all_hosts()]
+        listener = AcceptingListener(rule, permits, engines, handler)
+    except OSError as error:
+        log.warning("the data plane cannot accept clients, so the event loop accepts them: %s", error.strerror)
+        return None
+    _listening.add(listener)
+    return listener

@@ -70,11 +70,11 @@ class EngineTransportProtocol(Protocol):
 
     def make_listener(
         self,
-        sock: socket.socket,
         rule: AcceptRule,
-        permits: int,
         connections: Mapping[int, Any],
         max_packet: int,
+        sock: socket.socket,
+        permits: int,
         events: Any,
     ) -> Any:
         """See `EngineTransport.make_listener`."""

@@ -24,9 +24,9 @@ from gateway.contracts.accepting import AcceptRule
 from gateway.relay.engine_host import Arguments, EngineHost, engine_pool
 from gateway.ssh import flow_control
 from gateway.ssh.asyncssh_internals import has_strict_kex
+from gateway.ssh.channel_listener import ChannelEvents, ChannelListener
 from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.engine_cipher import CipherKey, with_tag
-from gateway.ssh.engine_listener import EngineListener, ListenerEvents
 from gateway.ssh.engine_opener import EngineChannelOpener
 from gateway.ssh.pooled_connection import PooledConnection
 from gateway.ssh.socket_transport import transport_of
@@ -132,15 +132,15 @@ class EngineTransport(asyncio.Transport):
 
     def make_listener(
         self,
-        sock: socket.socket,
         rule: AcceptRule,
-        permits: int,
         connections: Mapping[int, PooledConnection],
         max_packet: int,
-        events: ListenerEvents,
-    ) -> EngineListener:
-        """Return a listener that accepts clients in the engine of this connection; see `EngineListener`."""
-        return EngineListener(self.host, sock, rule, permits, connections, max_packet, events)
+        sock: socket.socket,
+        permits: int,
+        events: ChannelEvents,
+    ) -> ChannelListener:
+        """Accept clients in the engine of this connection; see `ChannelListener`."""
+        return ChannelListener(self.host, rule, connections, max_packet, sock, permits, events)
 
     def recall_clients(self) -> None:
         """Make the engine give up the accepted clients that wait for a channel of this connection.
@@ -220,7 +220,7 @@ async def hand_over(conn: ClientConnection) -> None:
     if transport is None or conn.cipher_keys() is None:
         return
     conn.allow_packet_size(flow_control.MAX_RECEIVE_PACKET)
-    while not transport.can_release():
+    while not transport.can_release():  # it requires that asyncssh has processed all received bytes
         if conn.transport_closed or transport.is_closing():
             raise asyncssh.ConnectionLost("the connection was lost after the login")
         await asyncio.sleep(_RETRY_SECONDS)  # wait until the key exchange is complete and all data is sent
@@ -242,6 +242,5 @@ async def hand_over(conn: ClientConnection) -> None:
         flow_control.CONNECTION_GROWTH_BYTES,
         flow_control.MAX_WINDOW,
         flow_control.ADJUST_BYTES,
-        b"",  # no unprocessed bytes: `can_release` has checked that asyncssh has processed all of them
     )
     conn.use_engine(engine_transport)

@@ -102,7 +102,7 @@ class SshOptions:
         data_plane: What carries the channels. `auto`: the gateway's own data plane in C with AES-GCM and
             ChaCha20-Poly1305, and asyncssh's channels with other ciphers or if the data plane in C is not built.
             `native`: as `auto`, but it is an error if the data plane in C is not built. `asyncssh`: always asyncssh's
-            channels, which are slower.
+            channels, which are slower. If all SSH tunnels have `asyncssh`, no connection uses the data plane in C.
         proxy_command: A program, with its arguments, whose standard input and output are the connection to the
             server. It runs without a shell. `{host}`, `{port}` and `{user}` are replaced by the values of these keys.
         environment: Names of environment variables to pass to `proxy_command`, in addition to PATH, HOME, USER,

@@ -1,29 +1,21 @@
 """Accepts clients in C, in the data plane that carries the SSH connections of a pool."""
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from gateway.contracts.accepting import AcceptedClientHandler, AcceptRule
-from gateway.contracts.link import Stream
-from gateway.measurement import Tap
+from gateway.relay.accepting_listener import AcceptingListener, ListenerFactory
 from gateway.ssh.flow_control import MAX_RECEIVE_PACKET, MAX_SEND_PACKET
 from gateway.ssh.pool_policy import CHANNELS_PER_CONNECTION
 from gateway.ssh.pooled_connection import PooledConnection, SshChannel
 
 log = logging.getLogger(__name__)
 
-_RECALL_AFTER = 2.0
-"""Seconds for which accepted clients wait for their channels after the listener has stopped. After this time, the
-pool returns the clients to the handler, which dials again, through another tunnel if there is one."""
 
-
-class PoolListener:
-    """Accepts clients for one target; implements `gateway.contracts.accepting.LinkListener`.
-
-    Each engine that carries connections of the pool accepts some of the clients. When one engine stops accepting, the
-    others stop too, and the handler must accept all clients itself.
+class PoolListener(AcceptingListener):
+    """Accepts clients for one target in the engines that carry connections of a pool.
 
     Args:
         rule: The sockets, the target, and the allowed clients.
@@ -45,88 +37,41 @@ class PoolListener:
         owner: "PoolListeners",
     ) -> None:
         self.connections = list(connections)
-        self._handler = handler
         self._owner = owner
-        self._active = True
-        """Whether the engines accept clients."""
-        self._listeners: list[Any] = []
-        """One `gateway.ssh.engine_listener.EngineListener` for each engine and socket."""
-        by_host: dict[Any, dict[int, PooledConnection]] = {}
-        for each in connections:
-            if each.engine is not None:
-                by_host.setdefault(each.engine.host, {})[each.engine.token] = each
-        max_packet = MAX_SEND_PACKET if any(each.rekeys_often for each in connections) else MAX_RECEIVE_PACKET
-        places = [(carriers, sock) for carriers in by_host.values() for sock in rule.sockets]
-        try:
-            for at, (carriers, sock) in enumerate(places):
-                share = permits // len(places) + (at < permits % len(places))
-                engine = next(iter(carriers.values())).engine
-                if engine is not None:
-                    self._listeners.append(engine.make_listener(sock, rule, share, carriers, max_packet, self))
-        except BaseException:
-            self.withdraw()
-            raise
-
-    @property
-    def waiting(self) -> int:
-        """See `gateway.contracts.accepting.LinkListener`."""
-        return sum(each.waiting for each in self._listeners)
-
-    @property
-    def unused(self) -> int:
-        """See `gateway.contracts.accepting.LinkListener`."""
-        return sum(each.unused for each in self._listeners)
-
-    def permit(self, count: int) -> None:
-        """See `gateway.contracts.accepting.LinkListener`. The engine with the fewest unused permits gets them."""
-        if self._active:
-            min(self._listeners, key=lambda each: each.unused).permit(count)
-
-    def withdraw(self) -> None:
-        """See `gateway.contracts.accepting.LinkListener`."""
-        if self._active:
-            self._active = False
-            for each in self._listeners:
-                each.withdraw()
-            if self.waiting:
-                asyncio.get_running_loop().call_later(_RECALL_AFTER, self.recall)
-
-    def recall(self) -> None:
-        """See `gateway.contracts.accepting.LinkListener`."""
-        for each in self._listeners:
-            each.recall()
-
-    def stop(self, *, failed: bool) -> None:
-        """Stop accepting, so that the handler accepts the clients itself; see `AcceptedClientHandler.on_stopped`."""
-        if self._active:
-            self.withdraw()
-            self._handler.on_stopped(self, failed=failed)
+        super().__init__(rule, permits, _engines(rule, connections), handler)
 
     # The listeners of the engines call these methods.
 
-    def on_joined(self, connection: PooledConnection, relay: SshChannel, tap: Tap | None, seconds: float) -> None:
-        """See `gateway.ssh.engine_listener.ListenerEvents`."""
-        connection.adopt(relay)
-        self._handler.on_joined(self, relay, tap, seconds)
+    def adopt(self, connection: PooledConnection, channel: SshChannel) -> None:
+        """See `gateway.ssh.channel_listener.ChannelEvents`."""
+        connection.adopt(channel)
         if connection.load >= CHANNELS_PER_CONNECTION - 1:
             self._owner.grow()
 
-    def on_returned(self, client: Stream, seconds: float) -> None:
-        """See `gateway.ssh.engine_listener.ListenerEvents`."""
-        self._handler.on_returned(self, client, seconds)
-
     def on_stopped(self) -> None:
-        """See `gateway.ssh.engine_listener.ListenerEvents`."""
+        """See `gateway.relay.engine_listener.ListenerEvents`."""
         if self.waiting:
             self._owner.check(self.connections)
-        self.stop(failed=True)
+        super().on_stopped()
 
-    def on_closed(self, listener: Any) -> None:
-        """See `gateway.ssh.engine_listener.ListenerEvents`."""
-        self._listeners.remove(listener)
-        if not self._listeners and not self._active:
-            self._handler.on_closed(self)
-            self._owner.remove(self)
+    def on_all_closed(self) -> None:
+        """See `AcceptingListener.on_all_closed`."""
+        super().on_all_closed()
+        self._owner.remove(self)
+
+
+def _engines(rule: AcceptRule, connections: Sequence[PooledConnection]) -> list[ListenerFactory]:
+    """Return a factory for each engine that carries some of the connections."""
+    by_host: dict[Any, dict[int, PooledConnection]] = {}
+    for each in connections:
+        if each.engine is not None:
+            by_host.setdefault(each.engine.host, {})[each.engine.token] = each
+    max_packet = MAX_SEND_PACKET if any(each.rekeys_often for each in connections) else MAX_RECEIVE_PACKET
+    return [
+        partial(engine.make_listener, rule, carriers, max_packet)
+        for carriers in by_host.values()
+        if (engine := next(iter(carriers.values())).engine) is not None
+    ]
 
 
 class PoolListeners:

@@ -110,11 +110,12 @@ def test_counters_limits_and_reloads_are_the_same_as_without_the_engine(
     gateway: Gateway, shared_bastion: Bastion, echo_port: int
 ) -> None:
     need_data_plane()
-    ports = {"fast": free_port(), "plain": free_port()}
+    ports = {name: free_port() for name in ("fast", "straight", "plain")}
+    vias = {"fast": "via: fast, ", "straight": "", "plain": "via: plain, "}
 
     def write(allow: str, audit: str = "null") -> None:
         backends = "\n".join(
-            f"              {name}: {{kind: tcp, via: {name}, targets: ['127.0.0.1:{echo_port}'], "
+            f"              {name}: {{kind: tcp, {vias[name]}targets: ['127.0.0.1:{echo_port}'], "
             f"listen: '127.0.0.1:{port}', allow: [{allow}], max_connections: 6, {CHECK}}}"
             for name, port in ports.items()
         )
@@ -129,13 +130,14 @@ def test_counters_limits_and_reloads_are_the_same_as_without_the_engine(
 
     write("127.0.0.0/30")
     gateway.start().wait_up(*ports)
-    first = start_accepting(gateway, ports["fast"])
-    use(gateway, "fast", ports["fast"], 0)
-    use(gateway, "plain", ports["plain"], first)
-    fast, plain = (gateway.backend(name)["connections"] for name in ports)
-    assert fast == plain
+    first = {name: start_accepting(gateway, ports[name]) for name in ("fast", "straight")}
+    most = max(first.values())
+    for name, port in ports.items():
+        use(gateway, name, port, most - first.get(name, 0))
+    fast, straight, plain = (gateway.backend(name)["connections"] for name in ports)
+    assert fast == straight == plain
     assert (fast["rejected"], fast["active"]) == ({"not_allowed": 1, "max_connections": 1}, 0)
-    assert metrics_of(gateway, "fast") == metrics_of(gateway, "plain")
+    assert metrics_of(gateway, "fast") == metrics_of(gateway, "straight") == metrics_of(gateway, "plain")
     assert len(metrics_of(gateway, "fast")) > 5
     start_accepting(gateway, ports["fast"])
     assert not engine_accepts(gateway.pid, ports["plain"])
@@ -233,6 +235,29 @@ class Uplink:
 
     async def wait_link(self) -> Any:
         return self.link
+
+
+def test_clients_without_a_tunnel_use_another_target_or_wait_if_the_target_dies(gateway: Gateway) -> None:
+    need_data_plane()
+    port, second = free_port(), free_port()
+    with serving(echoing) as first:
+        gateway.write(f"""
+            backends:
+              db: {{kind: tcp, targets: ['127.0.0.1:{first}', '127.0.0.1:{second}'], prefer: order, {CHECK},
+                    listen: '127.0.0.1:{port}'}}
+        """)
+        gateway.start()
+        start_accepting(gateway, port)
+    with serving(echoing, second):
+        with connect(port) as client:
+            assert echo(client) == b"hello"
+        start_accepting(gateway, port)
+    with connect(port) as held:
+        gateway.wait(lambda: gateway.backend("db")["connections"]["waiting"] == 1)
+        assert not engine_accepts(gateway.pid, port)
+        with serving(echoing, second):
+            assert echo(held) == b"hello"
+    assert gateway.backend("db")["connections"]["rejected"] == {}
 
 
 async def test_the_clients_of_a_silent_connection_use_another_one(bastion: Bastion, echo_port: int) -> None:

@@ -1,4 +1,4 @@
-"""Tests `gateway.workers`, the deprecated synonym of `gateway.threads`, with a real SSH server."""
+"""Tests the number of threads of the engine: `gateway.workers`, `data_plane: asyncssh`, with a real SSH server."""
 
 import contextlib
 import re
@@ -64,3 +64,32 @@ def test_workers_are_threads_and_cause_a_warning(gateway: Gateway, shared_bastio
     refused = command("validate", "-c", str(gateway.config))
     assert refused.returncode == 2
     assert f"{gateway.config}:2:32: gateway.workers: cannot be set together with gateway.threads (" in refused.stderr
+
+
+@pytest.mark.skipif(not data_plane.is_built(), reason="the engine is not built")
+def test_no_thread_is_used_if_the_ssh_tunnels_exclude_the_engine(gateway: Gateway, shared_bastion: Bastion) -> None:
+    ports = {"tunneled": free_port(), "straight": free_port()}
+
+    def write(data_plane: str) -> None:
+        common = f"kind: tcp, targets: ['127.0.0.1:{port}'], {CHECK}"
+        gateway.write(f"""
+            tunnels:
+              bastion: {ssh_tunnel(shared_bastion, more=f", data_plane: {data_plane}")}
+            backends:
+              tunneled: {{{common}, via: bastion, listen: 127.0.0.1:{ports["tunneled"]}}}
+              straight: {{{common}, listen: 127.0.0.1:{ports["straight"]}}}
+        """)
+
+    with serving(echoing) as port:
+        write("asyncssh")
+        gateway.start().wait_up(*ports)
+        for _ in range(3):
+            for listen in ports.values():
+                with connect(listen) as client:
+                    assert echo(client) == b"hello"
+        assert engine_threads(gateway.pid) == 0
+        write("auto")
+        assert gateway.command("reload").returncode == 0
+        with connect(ports["straight"]) as client:
+            assert echo(client) == b"hello"
+        assert engine_threads(gateway.pid) > 0

@@ -14,9 +14,9 @@ Behavior = Callable[[socket.socket], None]
 
 
 @contextlib.contextmanager
-def serving(behavior: Behavior) -> Iterator[int]:
-    """Run a TCP server on loopback with this behavior for every connection; yield its port."""
-    with socket.create_server(("127.0.0.1", 0), backlog=1024) as server:
+def serving(behavior: Behavior, port: int = 0) -> Iterator[int]:
+    """Run a TCP server on loopback with this behavior for every connection; yield its port (0: a free one)."""
+    with socket.create_server(("127.0.0.1", port), backlog=1024) as server:
         stop = threading.Event()
         server.settimeout(0.05)
 

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
 SHARED = ("support", "soak", "fuzz")
 NO_MODULE = {
+    "_dataplane/test_dials.py": "tests `dial.c` of the engine in C",
     "cli/test_mistakes.py": "tests the messages of all commands",
     "importing/test_corpus.py": "imports the files of the folder `corpus/` with the whole command",
     "test_architecture_page.py": "tests docs/architecture.md",

@@ -12,7 +12,7 @@ _FLAGS = [
     "-std=c11", "-D_GNU_SOURCE", "-g", "-pthread", "-Wall", "-Wextra", "-include", str(HERE / "fake_calls.h"),
     f"-I{ENGINE}", f"-I{HERE}",
 ]  # fmt: skip
-_WRAPPED = ["-Wl,--wrap=cipher_type_named", "-Wl,--wrap=pending_add"]
+_WRAPPED = ["-Wl,--wrap=cipher_type_named", "-Wl,--wrap=pending_add", "-Wl,--wrap=pair_create"]
 _SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-O2"]
 
 

@@ -43,7 +43,7 @@ static void end(struct far_channel *c, struct file *f, uint8_t how)
 bool client_step(const struct step *s)
 {
     struct far_channel *c = chosen_channel(s);
-    struct file *f = c && file_is_open(c->fd) ? file_of(c->fd) : NULL;
+    struct file *f = c && file_is_open(c->fd) && file_of(c->fd)->kind == FILE_CLIENT ? file_of(c->fd) : NULL;
     uint32_t size;
 
     switch (s->kind) {

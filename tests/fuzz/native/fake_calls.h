@@ -41,6 +41,12 @@ int fake_setsockopt(int fd, int level, int name, const void *value, socklen_t si
 /* listeners.c */
 int fake_accept4(int fd, struct sockaddr *address, socklen_t *size, int flags);
 
+/* dials.c */
+int fake_socket(int family, int type, int protocol);
+int fake_connect(int fd, const struct sockaddr *address, socklen_t size);
+int fake_getsockname(int fd, struct sockaddr *to, socklen_t *size);
+int fake_getpeername(int fd, struct sockaddr *to, socklen_t *size);
+
 /* pairs.c */
 int fake_pipe2(int ends[2], int flags);
 int fake_fcntl(int fd, int command, ...);
@@ -76,6 +82,10 @@ int fake_munmap(void *address, size_t size);
 #define getsockopt(...) fake_getsockopt(__VA_ARGS__)
 #define setsockopt(...) fake_setsockopt(__VA_ARGS__)
 #define accept4(...) fake_accept4(__VA_ARGS__)
+#define socket(...) fake_socket(__VA_ARGS__)
+#define connect(...) fake_connect(__VA_ARGS__)
+#define getsockname(...) fake_getsockname(__VA_ARGS__)
+#define getpeername(...) fake_getpeername(__VA_ARGS__)
 #define pipe2(...) fake_pipe2(__VA_ARGS__)
 #define fcntl(...) fake_fcntl(__VA_ARGS__)
 #define ioctl(...) fake_ioctl(__VA_ARGS__)

@@ -177,6 +177,7 @@ int fake_close(int fd)
 
     if (f->kind == FILE_SIDE)
         pair_closed(f);
+    CHECK(f->kind != FILE_DIAL || !f->registered, "a closed dial is still registered");
     *f = (struct file){0};
     return 0;
 }

@@ -40,11 +40,16 @@ void memory_reset(void);
 void memory_received(const void *end); /* lets the engine access the memory for received bytes up to `end` */
 
 /* files.c */
-enum file_kind { FILE_CLOSED, FILE_EPOLL, FILE_EVENT, FILE_TIMER, FILE_CLIENT, FILE_WIRE, FILE_LISTENER, FILE_SIDE, FILE_PIPE };
+enum file_kind {
+    FILE_CLOSED, FILE_EPOLL, FILE_EVENT, FILE_TIMER, FILE_CLIENT, FILE_WIRE, FILE_LISTENER, FILE_DIAL, FILE_SIDE, FILE_PIPE
+};
+
+/* What happens when the engine dials. LOCAL and REFUSED: the second call of connect(2) returns the result. */
+enum dial_plan { PLAN_LOCAL, PLAN_WAIT, PLAN_AT_ONCE, PLAN_UNREACHABLE, PLAN_REFUSED, PLAN_SELF, PLANS };
 
 struct file {
     enum file_kind kind;
-    int owner; /* the index of the channel, wire or listener; of a side: twice that of the pair, plus 1 for the backend;
+    int owner; /* the index of the channel, wire or listener, of a dial: of its listener; of a side: twice that of the pair, plus 1 for the backend;
                   of a pipe's end for writing: the other end */
     bool registered;
     uint32_t mask, reported; /* reported: what an edge-triggered registration has reported */
@@ -56,6 +61,8 @@ struct file {
     int error;                /* SO_ERROR */
     uint64_t available;       /* bytes that can be received; clients that can be accepted */
     uint64_t room;            /* bytes that can be sent */
+    enum dial_plan plan;      /* of a dial */
+    int options;              /* of a dial: the number of calls of setsockopt */
 };
 
 extern struct file files[MAX_FILES];
@@ -71,7 +78,7 @@ uint32_t file_ready(const struct file *);
 
 /* Faults, which the script causes. 0: no fault. Otherwise, the call with this number fails, counted from 1. */
 struct faults {
-    uint32_t allocation, epoll, interrupt, cipher, accept, pipe, splice;
+    uint32_t allocation, epoll, interrupt, cipher, accept, pipe, splice, socket;
     bool injected; /* whether a call has failed that can end a connection */
     uint32_t acknowledged; /* milliseconds since the last acknowledgment, for TCP_INFO */
     bool in_turn;       /* allocations fail only in a turn: otherwise, Python gets an exception and retries */
@@ -168,7 +175,7 @@ void peer_forget(struct far_wire *);
 enum tap tap_of(uint8_t choice);
 void python_command(enum command, uint64_t token, int64_t a, int64_t b, int64_t c);
 void python_payload(enum command, uint64_t token, const void *payload, size_t size);
-void python_wire(int cipher, uint32_t max_packet, uint64_t rekey_bytes, const uint8_t *received, size_t size);
+void python_wire(int cipher, uint32_t max_packet, uint64_t rekey_bytes);
 void python_channel(struct far_wire *, uint32_t window, enum tap, uint8_t type_size);
 void python_packet(struct far_wire *, uint8_t message, size_t size);
 void python_new_seal_key(struct far_wire *, int cipher);
@@ -187,7 +194,8 @@ void check_engine(void); /* aborts if an invariant does not hold */
     X(WIRE_CLOSE) \
     X(FAIL) X(CLOCK) X(ORDER) \
     X(LISTEN) X(CONNECT) X(PERMIT) X(UNLISTEN) X(RECALL) \
-    X(PAIR) X(SIDE_WRITE) X(SIDE_END) X(SIDE_ROOM) X(PAIR_ABORT) X(PAIR_UNTAP)
+    X(PAIR) X(SIDE_WRITE) X(SIDE_END) X(SIDE_ROOM) X(PAIR_ABORT) X(PAIR_UNTAP) \
+    X(LISTEN_DIAL) X(DIAL)
 #define STEP_ENUMERATOR(name) STEP_##name,
 enum step_kind { STEPS(STEP_ENUMERATOR) STEP_KINDS };
 
@@ -195,7 +203,7 @@ enum step_kind { STEPS(STEP_ENUMERATOR) STEP_KINDS };
 struct step {
     uint8_t kind; /* enum step_kind */
     uint8_t which, a, b;
-    const uint8_t *bytes; /* `a` bytes of the fuzzer, for STEP_RAW_PACKET, STEP_RAW_STREAM and STEP_WIRE */
+    const uint8_t *bytes; /* `a` bytes of the fuzzer, for STEP_RAW_PACKET and STEP_RAW_STREAM */
 };
 
 /* target.c: the format of scripts. */

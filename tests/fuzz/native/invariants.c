@@ -124,7 +124,7 @@ void check_engine(void)
     uint64_t growth = e->growth_available;
 
     CHECK(!e->dirty && !e->broken && !e->touched && !e->freed && !e->piece_count, "the turn has left work");
-    CHECK(!(e->histograms_due || e->stall_scan_due || e->slow_scan_due) || e->timer_set, "the timer is not set");
+    CHECK(!(e->histograms_due || e->stall_scan_due || e->slow_scan_due || e->report_due) || e->timer_set, "the timer is not set");
     for (const struct wire *w = e->wires; w; w = w->next) {
         CHECK(!w->next || w->next->previous == w, "the list of connections is inconsistent");
         check_wire(w);

@@ -1,6 +1,9 @@
 /* Steps of Python about listeners, and of the clients that connect. */
 #include "listeners.h"
 
+#include <errno.h>
+#include <netinet/in.h>
+
 #define MANY_CLIENTS 70u /* more than the engine opens channels for at the same time */
 #define MAX_NETWORKS 2   /* of a set */
 #define MAX_EARLY 300u   /* bytes that a client sends before its channel is open */
@@ -28,11 +31,21 @@ bool network_allows(uint8_t set, uint8_t address)
     return allowed[set] >> address & 1;
 }
 
-static void listen_step(const struct step *s)
+/* Append the options of dialed sockets, whose effect the harness does not simulate. */
+static size_t put_options(uint8_t *to)
+{
+    static const struct socket_option options[DIAL_OPTIONS] = {{IPPROTO_TCP, 1, 1}, {SOL_SOCKET, 9, 1}};
+
+    memcpy(to, options, sizeof options);
+    return sizeof options;
+}
+
+/* Listen: clients get channels, or a dial if `dials`. */
+static void listen_step(const struct step *s, bool dials)
 {
     struct far_listener *l = &listeners[listener_count];
     uint8_t payload[sizeof(struct listener_setup) + MAX_WIRES * sizeof(uint64_t) +
-                    MAX_NETWORKS * sizeof(struct network) + 8] = {0};
+                    MAX_NETWORKS * sizeof(struct network) + 32] = {0};
     struct listener_setup setup = {.histogram = s->a >> 4, .min_window = size_of(s->b % 31), .max_packet = 262144,
                                    .type_size = 4, .rest_size = 4, .tap = tap_of(s->a >> 2)};
     size_t size = sizeof setup;
@@ -48,17 +61,46 @@ static void listen_step(const struct step *s)
     setup.window = setup.min_window + size_of((s->b >> 3) % 31);
     l->min_window = setup.min_window;
     l->window = setup.window;
-    for (int at = 0; at < wire_count; at++)
+    l->dials = dials;
+    l->dials_six = s->which & 1;
+    l->dial_room = UNLIMITED;
+    for (int at = 0; at < wire_count && !dials; at++)
         if ((s->which & 3) != at + 1) { /* `which` 0 and 3: both connections */
             memcpy(payload + size, &wires[at].token, sizeof(uint64_t));
             size += sizeof(uint64_t);
             setup.wire_count++;
         }
     setup.network_count = put_networks(payload + size, l->networks);
-    size += setup.network_count * sizeof(struct network) + 4;
-    put_u32(payload + size, LISTENER_INDEX + (uint32_t)listener_count++);
+    size += setup.network_count * sizeof(struct network);
+    if (dials) {
+        setup.address_size = dial_target(l, &setup.address);
+        setup.option_count = DIAL_OPTIONS;
+        size += put_options(payload + size);
+    } else {
+        put_u32(payload + size + 4, LISTENER_INDEX + (uint32_t)listener_count);
+        size += setup.type_size + setup.rest_size;
+    }
+    listener_count++;
     memcpy(payload, &setup, sizeof setup);
-    python_payload(COMMAND_LISTEN, l->token, payload, size + 4);
+    python_payload(COMMAND_LISTEN, l->token, payload, size);
+}
+
+/* Choose what happens when the listener dials, or complete the dial of the client that has waited longest. */
+static void dial_step(struct far_listener *l, const struct step *s)
+{
+    static const int errors[] = {0, ECONNREFUSED, ECONNRESET};
+    uint8_t choice = s->a % (PLANS + 3);
+
+    if (choice < PLANS) {
+        l->plan = choice;
+        l->dial_room = s->b & 1 ? UNLIMITED : size_of(s->b >> 1);
+        return;
+    }
+    for (int at = 0; at < file_count; at++)
+        if (dial_is_connecting(&files[at]) && &listeners[files[at].owner] == l) {
+            dial_ends(&files[at], errors[choice - PLANS]);
+            return;
+        }
 }
 
 /* Connect clients. They wait in the queue of the listening socket. */
@@ -116,7 +158,12 @@ bool listener_step(const struct step *s)
 
     switch (s->kind) {
     case STEP_LISTEN:
-        listen_step(s);
+    case STEP_LISTEN_DIAL:
+        listen_step(s, s->kind == STEP_LISTEN_DIAL);
+        return true;
+    case STEP_DIAL:
+        if (l)
+            dial_step(l, s);
         return true;
     case STEP_CONNECT:
         if (l && file_is_open(l->fd))

@@ -8,8 +8,8 @@ struct far_listener listeners[MAX_LISTENERS];
 int listener_count;
 static struct far_channel *last_accepted;
 
-void __real_pending_add(struct listener *, struct channel *, int fd);
-void __wrap_pending_add(struct listener *, struct channel *, int fd);
+void __real_pending_add(struct listener *, struct pending *, struct source *, int fd);
+void __wrap_pending_add(struct listener *, struct pending *, struct source *, int fd);
 
 void listeners_reset(void)
 {
@@ -23,6 +23,7 @@ void listeners_unblock(void)
     for (int at = 0; at < listener_count; at++) {
         struct far_listener *l = &listeners[at];
 
+        l->dial_room = UNLIMITED;
         if (l->withdrawn && !l->unlisten_sent && !l->final) {
             l->unlisten_sent = true;
             python_command(COMMAND_UNLISTEN, l->token, 0, 0, 0);
@@ -80,14 +81,11 @@ int fake_accept4(int fd, struct sockaddr *address, socklen_t *size, int flags)
     return c->fd;
 }
 
-/* Called instead of pending_add: the channel of the accepted client is known from now on. */
-void __wrap_pending_add(struct listener *of, struct channel *opened, int fd)
+/* The channel of an accepted client is known from now on. */
+static void client_opens(struct far_channel *c, const struct far_listener *l, const struct channel *opened)
 {
-    struct far_channel *c = last_accepted;
-    const struct far_listener *l = &listeners[c->listener - 1];
     const struct wire *w = opened->wire;
 
-    CHECK(c->fd == fd && of->token == l->token && !c->token, "another client is pending");
     CHECK(network_allows(l->networks, c->address), "a client with a forbidden address gets a channel");
     CHECK(!c->withdrawn, "a client gets a channel after the rule was withdrawn");
     for (int at = 0; at < wire_count; at++)
@@ -101,7 +99,24 @@ void __wrap_pending_add(struct listener *of, struct channel *opened, int fd)
     c->number = opened->number;
     c->token = opened->token;
     c->receive_window = (uint64_t)opened->window_size;
-    __real_pending_add(of, opened, fd);
+}
+
+/* Called instead of pending_add. */
+void __wrap_pending_add(struct listener *of, struct pending *pending, struct source *owner, int fd)
+{
+    struct far_channel *c = last_accepted;
+    const struct far_listener *l = &listeners[c->listener - 1];
+
+    CHECK(c->fd == fd && of->token == l->token && !c->token, "another client is pending");
+    CHECK(l->dials == (owner->kind == SOURCE_DIAL), "a dial instead of a channel, or a channel instead of a dial");
+    if (!l->dials)
+        client_opens(c, l, (const struct channel *)owner);
+    __real_pending_add(of, pending, owner, fd);
+}
+
+struct far_channel *accepted_client(void)
+{
+    return last_accepted;
 }
 
 /* Return the index of the client whose CHANNEL_OPEN the server has received. */
@@ -126,6 +141,10 @@ uint32_t opened_for_client(const struct far_wire *w, uint32_t index, uint32_t nu
 
 static void on_joined(struct far_listener *l, const struct message_header *h)
 {
+    if (dial_joined((int)(l - listeners), h)) {
+        l->joined++;
+        return;
+    }
     for (int at = 0; at < channel_count; at++) {
         struct far_channel *c = &channels[at];
 

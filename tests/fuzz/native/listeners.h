@@ -6,6 +6,8 @@
 #include "listener.h"
 
 #define MAX_LISTENERS 3
+#define TARGET_PORT 5432
+#define DIAL_OPTIONS 2 /* options of dialed sockets */
 #define LISTENER_INDEX 0x10000u /* follows CHANNEL_OPEN instead of the index of a channel; plus the listener's index */
 
 /* A listener, as Python and the clients see it. */
@@ -14,6 +16,10 @@ struct far_listener {
     uint64_t token, permits, accepted, joined, returned;
     uint8_t networks; /* the index of a set of networks */
     enum tap tap;
+    bool dials, dials_six; /* whether it connects to a target, with an IPv6 address, instead of opening channels */
+    enum dial_plan plan;   /* of the next dials */
+    uint32_t dial_room;    /* `room` of their sockets */
+    bool dial_failed;
     bool withdrawn, unlisten_sent; /* by Python; `withdrawn`: before the command */
     bool withdraws;                /* Python withdraws the rule while the engine accepts the next client */
     bool recalled, accept_failed, stopped, final;
@@ -27,8 +33,15 @@ extern int listener_count;
 void listeners_reset(void);
 void listeners_unblock(void); /* completes what Python has begun */
 void check_settled_listeners(void);
+struct far_channel *accepted_client(void); /* the last one */
 uint32_t opened_for_client(const struct far_wire *, uint32_t index, uint32_t number, uint32_t window);
 bool listener_record(const struct message_header *); /* returns false if the record is of another object */
+
+/* dials.c */
+socklen_t dial_target(const struct far_listener *, struct sockaddr_storage *to);
+void dial_ends(struct file *, int error);
+bool dial_is_connecting(const struct file *);
+bool dial_joined(int listener, const struct message_header *);
 
 /* listener_steps.c */
 bool network_allows(uint8_t set, uint8_t address);

@@ -81,7 +81,7 @@ bool pair_step(const struct step *s)
         return false;
     if (s->kind == STEP_PAIR) {
         open_pair(s);
-    } else if (!p || p->final) {
+    } else if (!p || p->final || (p->listener && !p->announced)) {
         return true;
     } else if (s->kind == STEP_PAIR_ABORT) {
         p->aborted = true;

@@ -201,6 +201,7 @@ bool pair_record(const struct message_header *h, const uint8_t *payload)
         if (p->token != h->token)
             continue;
         CHECK(!p->final, "record %u after the last one of the pair", h->kind);
+        CHECK(p->announced || !p->listener, "record %u of a pair that Python does not know", h->kind);
         if (h->kind == RECORD_TAP) {
             on_tap(p, h, payload);
         } else if (h->kind == RECORD_RPC) {

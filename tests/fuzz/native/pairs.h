@@ -5,7 +5,7 @@
 #include "harness.h"
 #include "pair.h"
 
-#define MAX_PAIRS 24
+#define MAX_PAIRS (MAX_STEPS + MAX_CHANNELS)
 
 /* One end, and the direction from it to the other end. */
 struct far_side {
@@ -20,6 +20,8 @@ struct far_pair {
     uint64_t token;
     enum tap tap;
     bool final, untapped, aborted;
+    int listener;   /* that has created it: the index plus 1; 0: Python */
+    bool announced; /* to Python, by a listener */
     struct far_side sides[2]; /* of the client, of the backend */
 };
 

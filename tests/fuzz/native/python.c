@@ -21,13 +21,13 @@ void python_payload(enum command command, uint64_t token, const void *payload, s
     queue((struct message_header){.kind = command, .token = token, .payload = (uint32_t)size}, payload, NULL, 0);
 }
 
-/* Pass a new SSH connection to the engine, with `received` bytes that have arrived before. */
-void python_wire(int cipher, uint32_t max_packet, uint64_t rekey_bytes, const uint8_t *received, size_t size)
+/* Pass a new SSH connection to the engine. */
+void python_wire(int cipher, uint32_t max_packet, uint64_t rekey_bytes)
 {
     struct far_wire *w = &wires[wire_count];
     struct wire_setup setup = {
         .strict = strict, .max_packet_length = max_packet, .rekey_bytes = rekey_bytes, .growth_bytes = WIRE_GROWTH,
-        .max_window = FULL_WINDOW, .adjust_bytes = 65536, .received = (uint32_t)size,
+        .max_window = FULL_WINDOW, .adjust_bytes = 65536,
     };
 
     w->token = slot_allocate(engine);
@@ -36,8 +36,7 @@ void python_wire(int cipher, uint32_t max_packet, uint64_t rekey_bytes, const ui
     peer_init(w, cipher, max_packet);
     fill_key(&setup.seal, cipher);
     fill_key(&setup.open, cipher);
-    queue((struct message_header){.kind = COMMAND_WIRE, .token = w->token,
-                                  .payload = (uint32_t)(sizeof setup + size)}, &setup, received, size);
+    python_payload(COMMAND_WIRE, w->token, &setup, sizeof setup);
 }
 
 enum tap tap_of(uint8_t choice)

@@ -63,10 +63,8 @@ bool python_step(const struct step *s)
 
     if (channel_step(s))
         return true;
-    if (s->kind == STEP_WIRE && wire_count < MAX_WIRES) {
-        tainted |= s->a > 0;
-        python_wire(cipher_of(s->b), MAX_PACKET, (uint64_t)1 << (s->b >> 2) % 40, s->bytes, s->a);
-    }
+    if (s->kind == STEP_WIRE && wire_count < MAX_WIRES)
+        python_wire(cipher_of(s->b), MAX_PACKET, (uint64_t)1 << (s->b >> 2) % 40);
     if (w->final || w->silent)
         return s->kind >= STEP_WIRE && s->kind <= STEP_WIRE_CLOSE;
     switch (s->kind) {

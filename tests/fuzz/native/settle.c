@@ -32,6 +32,9 @@ static void unblock(void)
     for (int at = 0; at < file_count; at++)
         if (files[at].kind == FILE_CLIENT || files[at].kind == FILE_WIRE || files[at].kind == FILE_SIDE)
             files[at].room = UNLIMITED;
+    for (int at = 0; at < file_count; at++)
+        if (dial_is_connecting(&files[at]))
+            dial_ends(&files[at], 0);
     listeners_unblock();
     for (int at = 0; at < wire_count; at++) {
         struct far_wire *w = &wires[at];

@@ -35,7 +35,8 @@ static struct file *socket_of(int fd)
 {
     struct file *f = file_of(fd);
 
-    CHECK(f->kind == FILE_CLIENT || f->kind == FILE_WIRE || f->kind == FILE_SIDE, "descriptor %d is not a socket", fd);
+    CHECK(f->kind == FILE_CLIENT || f->kind == FILE_WIRE || f->kind == FILE_SIDE || f->kind == FILE_DIAL,
+          "descriptor %d is not a socket", fd);
     return f;
 }
 
@@ -212,6 +213,7 @@ int fake_setsockopt(int fd, int level, int name, const void *value, socklen_t si
 
     CHECK(level == SOL_SOCKET || level == IPPROTO_TCP, "option %d of an unexpected level", name);
     CHECK(value && size, "no value");
+    f->options++;
     if (level == SOL_SOCKET && name == SO_LINGER)
         f->resets = ((const struct linger *)value)->l_onoff;
     return 0;

@@ -63,7 +63,7 @@ static bool fault_step(const struct step *s)
 {
     switch (s->kind) {
     case STEP_FAIL:
-        switch (s->a % 7) {
+        switch (s->a % 8) {
         case 0:
             faults.allocation = s->b + 1u;
             break;
@@ -82,8 +82,11 @@ static bool fault_step(const struct step *s)
         case 5:
             faults.pipe = s->b % 4 + 1u;
             break;
-        default:
+        case 6:
             faults.splice = s->b % 4 + 1u;
+            break;
+        default:
+            faults.socket = s->b % 4 + 1u;
         }
         return true;
     case STEP_CLOCK:

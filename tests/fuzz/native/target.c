@@ -21,7 +21,7 @@ const char *__asan_default_options(void)
 bool has_bytes(uint8_t kind)
 {
     kind %= STEP_KINDS;
-    return kind == STEP_RAW_PACKET || kind == STEP_RAW_STREAM || kind == STEP_WIRE;
+    return kind == STEP_RAW_PACKET || kind == STEP_RAW_STREAM;
 }
 
 size_t step_size(const uint8_t *step, const uint8_t *end)
@@ -52,7 +52,7 @@ static void start(const uint8_t *head)
     engine->growth_reserve = growth_budget / 2;
     engine->user_timeout = 60000;
     CHECK(engine_init(engine, bounds, sizeof bounds / sizeof *bounds), "the engine does not start");
-    python_wire(cipher_of(head[0]), head[0] & 32 ? MAX_PACKET : 35000, (uint64_t)1 << head[2] % 40, NULL, 0);
+    python_wire(cipher_of(head[0]), head[0] & 32 ? MAX_PACKET : 35000, (uint64_t)1 << head[2] % 40);
     file_of(wires[0].fd)->room = size_of(head[3]);
 }
 

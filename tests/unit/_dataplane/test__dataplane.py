@@ -79,7 +79,7 @@ class Rig:
             sock.setblocking(False)
         self.wire = engine.token()
         key = (CIPHER, KEY, IV, 0)
-        engine.wire(self.wire, near.detach(), key, key, 1 << 18, True, 1 << 40, 1 << 30, 1 << 25, 1 << 18, b"")
+        engine.wire(self.wire, near.detach(), key, key, 1 << 18, True, 1 << 40, 1 << 30, 1 << 25, 1 << 18)
         self._ours, self._theirs = Sealer(), Sealer()
         self._received = bytearray()
         self.records: list[tuple[int, int, tuple[int, int, int, int], bytes]] = []
@@ -565,7 +565,7 @@ def test_clients_share_the_connections_and_few_channels_open_at_the_same_time(ri
     near, far = socket.socketpair()
     rig.clients.append(far)
     second, key = rig.engine.token(), (CIPHER, KEY, IV, 0)
-    rig.engine.wire(second, near.detach(), key, key, 1 << 18, True, 1 << 40, 0, 1 << 25, 1 << 18, b"")
+    rig.engine.wire(second, near.detach(), key, key, 1 << 18, True, 1 << 40, 0, 1 << 25, 1 << 18)
     rig.listen(rig.wire, second)
     for _ in range(66):
         rig.connect()

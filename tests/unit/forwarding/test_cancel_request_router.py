@@ -105,7 +105,7 @@ class Gate:
     """A forward, and the test's clients of it."""
 
     def __init__(self, targets: list[Server], **rules: Any) -> None:
-        self.targets = targets
+        self._targets = targets
         self.failed: list[Endpoint] = []
         self.uplinks = [OpenUplink()]
         route = Route(tuple(self.uplinks), self.routes, lambda routed: self.failed.append(routed.target), 20)
@@ -117,8 +117,13 @@ class Gate:
         self.forward = Forward("b", self.listeners, self.admission, route, cancels=PostgresCancelProtocol())
         self.clients: list[socket.socket] = []
 
+    def use(self, *targets: Server) -> None:
+        """Change the targets of new clients, as a check does."""
+        self._targets = list(targets)
+        self.forward.review()
+
     def routes(self) -> list[RoutedTarget]:
-        identities = [TargetIdentity(each.endpoint, tuple(self.uplinks)) for each in self.targets]
+        identities = [TargetIdentity(each.endpoint, tuple(self.uplinks)) for each in self._targets]
         return [routed for identity in identities for routed in identity.routes()]
 
     def connect(self, *said: bytes, source: str = "127.0.0.1") -> socket.socket:
@@ -343,7 +348,7 @@ async def test_does_not_wait_for_first_bytes_while_all_sessions_are_on_the_defau
         assert calls == []
         monkeypatch.undo()
         monkeypatch.setattr(cancel_request_router, "_CLASSIFY_TIMEOUT", 0.3)
-        at.targets = [other]
+        at.use(other)
         silent = at.connect()
         await until(lambda: other.accepted == 1)  # After the timeout, the gateway joins a silent client to a target.
         silent.sendall(START)
@@ -361,10 +366,10 @@ async def test_routes_a_known_key_to_its_session_and_an_unknown_key_to_hidden_se
     ):
         await at.session()
         for target, said in ((other, START), (third, SSL), (fourth, SSL)):
-            at.targets = [target]
+            at.use(target)
             await at.session(said)
         counts = [each.accepted for each in (one, other, third, fourth)]
-        at.targets = [one, other]
+        at.use(one, other)
         for target in (one, other):
             assert await answer(at.connect(request(target.name))) == b""
             assert target.seen[-1] == request(target.name)
@@ -381,7 +386,7 @@ async def test_a_request_goes_to_its_session_over_another_path() -> None:
         at.uplinks[0].link = None
         assert await answer(at.connect(request(other.name))) == b""
         assert other.seen == [START, request(other.name)]
-        at.targets = [one]
+        at.use(one)
         assert await answer(at.connect(request(other.name))) == b""
         assert other.seen[2:] == [request(other.name)]
         assert one.accepted == 0
@@ -390,7 +395,7 @@ async def test_a_request_goes_to_its_session_over_another_path() -> None:
 async def test_a_request_is_reset_soon_if_its_target_cannot_be_reached() -> None:
     async with Server().listening() as one, Server(b"\0\0\0\2key2").listening() as other, gate([other]) as at:
         await at.session()
-        at.targets = [one]
+        at.use(one)
         other.server.close()
         assert await is_reset(at.connect(request(other.name)))
         assert at.rejected == {"refused": 1}
@@ -410,7 +415,7 @@ async def test_does_not_try_the_next_target_for_a_session_on_the_first() -> None
 async def test_a_request_does_not_wait_for_a_target_for_new_clients() -> None:
     async with Server().listening() as server, gate([server]) as at:
         await at.session()
-        at.targets = []
+        at.use()
         assert await answer(at.connect(request(server.name))) == b""
         assert server.seen[-1] == request(server.name)
 
@@ -424,7 +429,7 @@ async def test_reads_the_request_after_refusing_encryption_for_a_server_without_
     monkeypatch.setattr(cancel_request_router, "_REPLY_TTL", 60.0)
     async with Server().listening() as one, Server(b"\0\0\0\2key2").listening() as other, gate([other]) as at:
         await at.session()
-        at.targets = [one]
+        at.use(one)
         cancelling = at.connect(SSL)
         assert await answer(cancelling) == b"N"
         cancelling.sendall(request(other.name))
@@ -447,7 +452,7 @@ async def test_the_client_negotiates_tls_with_a_server_that_supports_tls(
         gate([other]) as at,
     ):
         await at.session()
-        at.targets = [one]
+        at.use(one)
         for number in range(3):
             await at.session(SSL)
             # The gateway sends only the first SSLRequest itself. Later, each client's session shows that TLS works.

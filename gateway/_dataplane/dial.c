@@ -1,0 +1,134 @@
+/* Connects the clients of a listener to its target, which the engine reaches without an SSH connection. */
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "listener.h"
+#include "pair.h"
+
+/* Start or continue to connect. Return 0 when the connection is established, EINPROGRESS before, or the error. */
+static int advance(const struct dial *d)
+{
+    const struct listener_setup *setup = d->pending.listener->setup;
+
+    if (connect(d->fd, (const struct sockaddr *)&setup->address, setup->address_size) == 0)
+        return 0;
+    return errno == EALREADY || errno == EINTR ? EINPROGRESS : errno; /* after EINTR, the kernel continues to connect */
+}
+
+static in_port_t port_of(const struct sockaddr_storage *address)
+{
+    return address->ss_family == AF_INET6 ? ((const struct sockaddr_in6 *)address)->sin6_port
+                                          : ((const struct sockaddr_in *)address)->sin_port;
+}
+
+/* Return whether a socket is connected to itself: the target is on this host, no process listens on its port, and the
+ * kernel has chosen this port as the source port (RFC 9293, section 3.5: simultaneous open). */
+static bool is_self_connected(int fd, const struct sockaddr_storage *target)
+{
+    struct sockaddr_storage local, remote;
+    socklen_t local_size = sizeof local, remote_size = sizeof remote;
+
+    memset(&local, 0, sizeof local);
+    memset(&remote, 0, sizeof remote);
+    if (getsockname(fd, (struct sockaddr *)&local, &local_size) < 0 || port_of(&local) != port_of(target))
+        return false;
+    return getpeername(fd, (struct sockaddr *)&remote, &remote_size) < 0 || memcmp(&local, &remote, sizeof local) == 0;
+}
+
+/* Unregister the socket, and free the dial. Its client is not pending any more. */
+static void release(struct dial *d)
+{
+    if (d->watched)
+        epoll_ctl(d->engine->epoll, EPOLL_CTL_DEL, d->fd, NULL);
+    free_later(d->engine, &d->source);
+}
+
+/* Give up. The client is not pending any more. */
+void dial_close(struct dial *d)
+{
+    release(d);
+    close(d->fd);
+}
+
+/* Relay between the client and the target. Return false if no token is free. */
+static bool join(struct dial *d)
+{
+    struct engine *e = d->engine;
+    const struct listener_setup *rule = d->pending.listener->setup;
+    struct pair_setup setup = {.backend = d->fd, .histogram = rule->histogram,
+                               .flags = ATTACH_MEASURE | ATTACH_DEFERRED, .tap = rule->tap};
+    uint64_t token = slot_allocate(e);
+    struct pair *p;
+
+    if (!token)
+        return false;
+    report_joined(&d->pending, token, 0);
+    setup.client = pending_remove(&d->pending);
+    release(d);
+    p = pair_create(e, token, &setup);
+    if (p) /* the client has often sent its first bytes during the dial */
+        side_event(&p->client, EPOLLIN);
+    return true;
+}
+
+/* Wait until the kernel reports a change. Return false if the kernel has no memory. */
+static bool watch(struct dial *d)
+{
+    struct epoll_event event = {.events = EPOLLOUT, .data.ptr = &d->source};
+
+    if (!d->watched)
+        d->watched = epoll_ctl(d->engine->epoll, EPOLL_CTL_ADD, d->fd, &event) == 0;
+    return d->watched;
+}
+
+/* Join the client if the connection is established. After a failure, return the client: Python handles failures. */
+static void proceed(struct dial *d, int error)
+{
+    bool works;
+
+    if (error == EINPROGRESS)
+        works = watch(d);
+    else
+        works = !error && !is_self_connected(d->fd, &d->pending.listener->setup->address) && join(d);
+    if (!works) {
+        pending_failed(&d->pending);
+        dial_close(d);
+    }
+}
+
+void dial_event(struct dial *d)
+{
+    proceed(d, advance(d));
+}
+
+static void set_options(const struct listener *l, int fd)
+{
+    const uint8_t *at = l->target;
+    struct socket_option option;
+
+    for (uint32_t count = l->setup->option_count; count; count--, at += sizeof option) {
+        memcpy(&option, at, sizeof option);
+        setsockopt(fd, option.level, option.name, &option.value, sizeof option.value);
+    }
+}
+
+/* Connect to the target for a client. Return false if there are no descriptors or no memory. */
+bool dial_start(struct listener *l, int client)
+{
+    int fd = socket(l->setup->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), error;
+    struct dial *d = fd < 0 ? NULL : calloc(1, sizeof *d);
+
+    if (!d) {
+        if (fd >= 0)
+            close(fd);
+        return false;
+    }
+    *d = (struct dial){.source.kind = SOURCE_DIAL, .engine = l->engine, .fd = fd};
+    set_options(l, fd);
+    pending_add(l, &d->pending, &d->source, client);
+    error = advance(d);
+    proceed(d, error == EINPROGRESS ? advance(d) : error); /* on this host, the first call completes the handshake */
+    return true;
+}

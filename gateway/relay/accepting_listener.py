@@ -1,0 +1,110 @@
+"""Accepts clients in C: combines the listening sockets and the engines of one rule."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gateway.contracts.accepting import AcceptedClientHandler, AcceptRule
+from gateway.contracts.link import Relay, Stream
+from gateway.measurement import Tap
+
+_RECALL_AFTER = 2.0
+"""Seconds for which accepted clients wait until they are joined after the listener has stopped. After this time, they
+are returned to the handler, which dials again, through another tunnel or to another target if there is one."""
+
+ListenerFactory = Callable[[Any, int, Any], Any]
+"""Makes one engine accept clients. Receives a listening socket, the number of permits, and the `ListenerEvents` that
+get the clients. Returns the `gateway.relay.engine_listener.EngineListener`."""
+
+
+class AcceptingListener:
+    """Accepts clients for one target; implements `gateway.contracts.accepting.LinkListener`.
+
+    Each engine accepts some of the clients. When one engine stops accepting, the others stop too, and the handler
+    must accept all clients itself.
+
+    Args:
+        rule: The sockets, the target, and the allowed clients.
+        permits: Number of clients to accept until more are permitted.
+        engines: One factory for each engine that accepts clients.
+        handler: Receives the events of the listener, and the clients that are returned.
+
+    Raises:
+        OSError: The process has no file descriptors left.
+    """
+
+    def __init__(
+        self, rule: AcceptRule, permits: int, engines: Sequence[ListenerFactory], handler: AcceptedClientHandler
+    ) -> None:
+        self._handler = handler
+        self._active = True
+        """Whether the engines accept clients."""
+        self._listeners: list[Any] = []
+        """One `gateway.relay.engine_listener.EngineListener` for each engine and socket."""
+        places = [(make, sock) for make in engines for sock in rule.sockets]
+        try:
+            for at, (make, sock) in enumerate(places):
+                share = permits // len(places) + (at < permits % len(places))
+                self._listeners.append(make(sock, share, self))
+        except BaseException:
+            self.withdraw()
+            raise
+
+    @property
+    def waiting(self) -> int:
+        """See `gateway.contracts.accepting.LinkListener`."""
+        return sum(each.waiting for each in self._listeners)
+
+    @property
+    def unused(self) -> int:
+        """See `gateway.contracts.accepting.LinkListener`."""
+        return sum(each.unused for each in self._listeners)
+
+    def permit(self, count: int) -> None:
+        """See `gateway.contracts.accepting.LinkListener`. The engine with the fewest unused permits gets them."""
+        if self._active:
+            min(self._listeners, key=lambda each: each.unused).permit(count)
+
+    def withdraw(self) -> None:
+        """See `gateway.contracts.accepting.LinkListener`."""
+        if self._active:
+            self._active = False
+            for each in self._listeners:
+                each.withdraw()
+            if self.waiting:
+                asyncio.get_running_loop().call_later(_RECALL_AFTER, self.recall)
+
+    def recall(self) -> None:
+        """See `gateway.contracts.accepting.LinkListener`."""
+        for each in self._listeners:
+            each.recall()
+
+    def stop(self, *, failed: bool) -> None:
+        """Stop accepting, so that the handler accepts the clients itself; see `AcceptedClientHandler.on_stopped`."""
+        if self._active:
+            self.withdraw()
+            self._handler.on_stopped(self, failed=failed)
+
+    # The listeners of the engines call these methods.
+
+    def on_joined(self, relay: Relay, tap: Tap | None, seconds: float) -> None:
+        """See `gateway.relay.engine_listener.ListenerEvents`."""
+        self._handler.on_joined(self, relay, tap, seconds)
+
+    def on_returned(self, client: Stream, seconds: float) -> None:
+        """See `gateway.relay.engine_listener.ListenerEvents`."""
+        self._handler.on_returned(self, client, seconds)
+
+    def on_stopped(self) -> None:
+        """See `gateway.relay.engine_listener.ListenerEvents`."""
+        self.stop(failed=True)
+
+    def on_closed(self, listener: Any) -> None:
+        """See `gateway.relay.engine_listener.ListenerEvents`."""
+        self._listeners.remove(listener)
+        if not self._listeners and not self._active:
+            self.on_all_closed()
+
+    def on_all_closed(self) -> None:
+        """Handle that the listeners of all engines are closed."""
+        self._handler.on_closed(self)

@@ -1,0 +1,164 @@
+"""Makes an engine accept clients from a listening socket, and reports which clients were joined to the target."""
+
+import os
+import socket
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Protocol
+
+from gateway._dataplane.engine import (
+    COMMAND_PERMIT,
+    COMMAND_RECALL,
+    COMMAND_UNLISTEN,
+    RECORD_JOINED,
+    RECORD_RETURNED,
+    RECORD_STOPPED,
+)
+from gateway.contracts.accepting import AcceptRule
+from gateway.contracts.link import Relay, Stream
+from gateway.contracts.values import IpNetwork
+from gateway.measurement import Tap
+from gateway.relay.engine_host import Arguments, EngineHost
+
+_NETWORK = struct.Struct("BB16s")
+"""`struct network` in `listener.h`."""
+
+
+class ListenerEvents(Protocol):
+    """Receives the clients of an `EngineListener`; see `gateway.contracts.accepting.AcceptedClientHandler`."""
+
+    def on_joined(self, relay: Relay, tap: Tap | None, seconds: float) -> None:
+        """Handle a client that was joined to the target, `seconds` after it was accepted."""
+
+    def on_returned(self, client: Stream, seconds: float) -> None:
+        """Handle a client that was not joined to the target, `seconds` after it was accepted. The callee owns it."""
+
+    def on_stopped(self) -> None:
+        """Handle that the listener accepts no more clients. Not called after `withdraw`."""
+
+    def on_closed(self, listener: "EngineListener") -> None:
+        """Handle that a listener has stopped, and that all its clients were joined or returned."""
+
+
+class EngineListener(ABC):
+    """One listening socket of an engine; implements `gateway.relay.engine_host.EngineObject`.
+
+    Subclasses define how the engine reaches the target.
+
+    Args:
+        host: The host of the engine.
+        rule: The target, the allowed clients, and how to measure them.
+        sock: The listening socket. The engine uses a duplicate.
+        permits: Number of clients to accept until more are permitted.
+        events: Receives the clients.
+
+    Raises:
+        OSError: The process has no file descriptors left.
+    """
+
+    def __init__(
+        self, host: EngineHost, rule: AcceptRule, sock: socket.socket, permits: int, events: ListenerEvents
+    ) -> None:
+        self._host = host
+        self._engine = host.engine
+        self._rule = rule
+        self._events = events
+        self._permitted = permits
+        self._handled = 0
+        """Number of accepted clients that were joined to the target or returned to `events`."""
+        self._stopped = self._withdrawn = self._closed = False
+        descriptor = os.dup(sock.fileno())
+        self._histogram = host.histograms.acquire(rule.latency)
+        self._token = host.add(self)
+        self._listen(descriptor, permits)
+
+    @abstractmethod
+    def _listen(self, descriptor: int, permits: int) -> None:
+        """Make the engine accept `permits` clients from the listening socket, which the engine owns from now on."""
+
+    @abstractmethod
+    def _create_relay(self, token: int, wire: int, tap: Tap | None) -> Relay:
+        """Return the relay of a client that the engine has joined.
+
+        Args:
+            token: The token of the channel or pair.
+            wire: The token of the SSH connection; 0 if there is none.
+            tap: Observes the bytes.
+        """
+
+    @property
+    def _networks(self) -> bytes:
+        """The allowed networks, as the engine expects them."""
+        return pack_networks(self._rule.allow)
+
+    @property
+    def _accepted(self) -> int:
+        lost = self._closed or self._host.engine is not self._engine
+        return self._handled if lost else self._engine.gauge(self._token)[0]
+
+    @property
+    def waiting(self) -> int:
+        """See `gateway.contracts.accepting.LinkListener`."""
+        return self._accepted - self._handled
+
+    @property
+    def unused(self) -> int:
+        """See `gateway.contracts.accepting.LinkListener`."""
+        return 0 if self._stopped or self._withdrawn else self._permitted - self._accepted
+
+    def permit(self, count: int) -> None:
+        """Permit `count` more clients. Do nothing after the listener has stopped."""
+        if not (self._stopped or self._withdrawn):
+            self._permitted += count
+            self._host.command(COMMAND_PERMIT, self._token, count)
+
+    def withdraw(self) -> None:
+        """See `gateway.contracts.accepting.LinkListener`."""
+        if not (self._stopped or self._withdrawn):
+            self._withdrawn = True
+            self._host.command(COMMAND_UNLISTEN, self._token)
+
+    def recall(self) -> None:
+        """See `gateway.contracts.accepting.LinkListener`."""
+        if not self._closed:
+            self._host.command(COMMAND_RECALL, self._token)
+
+    # The engine's host calls these methods.
+
+    def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
+        """See `EngineObject.on_record`."""
+        del payload
+        if kind == RECORD_JOINED:
+            self._handled += 1
+            token, wire, duration, _ = arguments
+            tap = self._rule.make_tap() if self._rule.make_tap is not None else None
+            self._events.on_joined(self._create_relay(token, wire, tap), tap, duration / 1e9)
+        elif kind == RECORD_RETURNED:
+            self._handled += 1
+            client = socket.socket(fileno=arguments[0])
+            client.setblocking(False)
+            self._events.on_returned(client, arguments[1] / 1e9)
+        elif kind == RECORD_STOPPED:
+            self._stopped = True
+            if not self._withdrawn:
+                self._events.on_stopped()
+        if self._stopped and not self.waiting:
+            self._host.forget(self._token)
+            self._host.histograms.release(self._histogram)
+            self._closed = True
+            self._events.on_closed(self)
+
+    def on_engine_failed(self) -> None:
+        """See `EngineObject.on_engine_failed`. The engine has reset the clients that were not joined yet."""
+        self._stopped = self._closed = True
+        if not self._withdrawn:
+            self._events.on_stopped()
+        self._events.on_closed(self)
+
+
+def pack_networks(networks: Sequence[IpNetwork]) -> bytes:
+    """Return networks as `Engine.listen` expects them."""
+    return b"".join(
+        _NETWORK.pack(each.max_prefixlen // 8, each.prefixlen, each.network_address.packed) for each in networks
+    )

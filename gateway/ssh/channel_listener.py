@@ -1,0 +1,71 @@
+"""Makes the engine of SSH connections accept clients, and join them to channels of these connections."""
+
+import socket
+import struct
+from collections.abc import Mapping
+from typing import Protocol
+
+from gateway.contracts.accepting import AcceptRule
+from gateway.measurement import Tap
+from gateway.relay.engine_host import EngineHost
+from gateway.relay.engine_listener import EngineListener, ListenerEvents
+from gateway.ssh.client_connection import channel_target
+from gateway.ssh.engine_channel import EngineChannel
+from gateway.ssh.flow_control import INITIAL_WINDOW, MIN_WINDOW
+from gateway.ssh.pooled_connection import PooledConnection, SshChannel
+
+
+class ChannelEvents(ListenerEvents, Protocol):
+    """Receives the clients of a `ChannelListener`."""
+
+    def adopt(self, connection: PooledConnection, channel: SshChannel) -> None:
+        """Count a channel that the engine has opened on `connection`. Called before `on_joined`."""
+
+
+class ChannelListener(EngineListener):
+    """One listening socket of an engine, whose clients are joined to SSH channels.
+
+    Args:
+        host: The host of the engine.
+        rule: The target, the allowed clients, and how to measure them.
+        connections: The SSH connections of this engine that carry the channels, by token.
+        max_packet: The maximum size of received packets, in bytes.
+        sock: The listening socket. The engine uses a duplicate.
+        permits: Number of clients to accept until more are permitted.
+        events: Receives the clients.
+
+    Raises:
+        OSError: The process has no file descriptors left.
+    """
+
+    def __init__(
+        self,
+        host: EngineHost,
+        rule: AcceptRule,
+        connections: Mapping[int, PooledConnection],
+        max_packet: int,
+        sock: socket.socket,
+        permits: int,
+        events: ChannelEvents,
+    ) -> None:
+        self._connections = connections
+        self._max_packet = max_packet
+        self._adopt = events.adopt
+        super().__init__(host, rule, sock, permits, events)
+
+    def _listen(self, descriptor: int, permits: int) -> None:
+        wires = struct.pack(f"={len(self._connections)}Q", *self._connections)
+        to, tap = self._rule.to, self._rule.make_tap is not None
+        self._host.engine.listen(
+            self._token, descriptor, self._histogram, permits, MIN_WINDOW, INITIAL_WINDOW, self._max_packet, tap,
+            wires, self._networks, *channel_target(to.host, to.port),
+        )  # fmt: skip
+
+    def _create_relay(self, token: int, wire: int, tap: Tap | None) -> EngineChannel:
+        channel = EngineChannel(self._host, self._rule.latency, tap, _ignore, token)
+        self._adopt(self._connections[wire], channel)
+        return channel
+
+
+def _ignore(channel: EngineChannel) -> None:
+    del channel

@@ -1,0 +1,30 @@
+"""When connections without an SSH channel use the engine."""
+
+from typing import Literal
+
+import pytest
+
+from gateway.app.engine_use import uses_engine
+from gateway.config import Config, TunnelSpec
+from gateway.ssh.options import SshOptions
+from gateway.tunnels import KINDS
+
+
+@pytest.mark.parametrize(
+    ("planes", "expected"),
+    [
+        ((), True),
+        (("auto",), True),
+        (("asyncssh",), False),
+        (("asyncssh", "asyncssh"), False),
+        (("asyncssh", "native"), True),
+    ],
+)
+def test_the_engine_is_not_used_if_all_ssh_tunnels_exclude_it(
+    planes: tuple[Literal["auto", "native", "asyncssh"], ...], expected: bool
+) -> None:
+    tunnels = {
+        f"t{at}": TunnelSpec(f"t{at}", KINDS["ssh"], (), SshOptions("h", "u", data_plane=plane))
+        for at, plane in enumerate(planes)
+    }
+    assert uses_engine(Config(tunnels=tunnels)) is expected

@@ -1,0 +1,162 @@
+"""A direct link that accepts clients in the engine. tests/integration/test_accepting.py uses a running gateway."""
+
+import asyncio
+import errno
+import ipaddress
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from gateway._dataplane import settings
+from gateway.contracts.accepting import AcceptingLink, AcceptRule
+from gateway.contracts.values import Endpoint
+from gateway.measurement import Histogram
+from gateway.relay.direct_link import DirectLink
+from gateway.relay.straight_relay import relay_sockets, use_engine
+from tests.support.requirements import need_data_plane
+from tests.support.servers import echoing, serving
+
+pytestmark = pytest.mark.timeout(30)
+LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)
+
+
+class Handler:
+    """Records the calls of a listener."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.relays: list[Any] = []
+
+    def on_joined(self, listener: Any, relay: Any, tap: Any, seconds: float) -> None:
+        assert 0 < seconds < 30
+        self.calls.append("joined")
+        self.relays.append(relay)
+
+    def on_returned(self, listener: Any, client: socket.socket, seconds: float) -> None:
+        self.calls.append("returned")
+        client.close()
+
+    def on_stopped(self, listener: Any, *, failed: bool) -> None:
+        self.calls.append(f"stopped {failed}")
+
+    def on_closed(self, listener: Any) -> None:
+        self.calls.append("closed")
+
+
+class Rig:
+    """A listening socket, and a direct link that accepts its clients."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock, self.link, self.handler = sock, DirectLink(), Handler()
+
+    def listen(self, host: str, port: int, permits: int = 10) -> Any:
+        rule = AcceptRule((self.sock,), Endpoint(host, port), LOOPBACK, Histogram())
+        return self.link.listen(rule, permits, self.handler)
+
+    async def connect(self) -> socket.socket:
+        client = socket.socket()
+        client.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(client, self.sock.getsockname())
+        return client
+
+    async def echo(self, client: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(client, b"hello")
+        assert await loop.sock_recv(client, 100) == b"hello"
+
+    async def until(self, *calls: str) -> None:
+        async with asyncio.timeout(20):
+            while self.handler.calls != list(calls):
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def echo_port() -> Iterator[int]:
+    with serving(echoing) as port:
+        yield port
+
+
+@pytest.fixture
+async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
+    need_data_plane()
+    monkeypatch.setattr(settings, "threads", 2)
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        sock.setblocking(False)
+        yield Rig(sock)
+        use_engine(enabled=True)
+
+
+async def test_all_threads_accept_clients_until_the_rule_is_withdrawn(rig: Rig, echo_port: int) -> None:
+    from gateway.relay.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
+
+    assert isinstance(rig.link, AcceptingLink)
+    listener = rig.listen("127.0.0.1", echo_port, permits=3)
+    assert [host.load for host in engine_pool().hosts] == [1, 1]
+    assert (listener.unused, listener.waiting) == (3, 0)
+    with await rig.connect() as client:
+        await rig.echo(client)
+        await rig.until("joined")
+        (relay,) = rig.handler.relays
+        assert (relay.to_backend, relay.from_backend, relay.responses) == (5, 5, 1)
+        assert (listener.unused, listener.waiting) == (2, 0)
+        listener.permit(2)
+        assert listener.unused == 4
+        listener.withdraw()
+        await rig.until("joined", "closed")
+        assert listener.unused == 0
+        await rig.echo(client)
+    async with asyncio.timeout(10):
+        await relay.ended
+    assert sum(host.load for host in engine_pool().hosts) == 0
+
+
+async def test_a_client_of_a_target_that_is_down_is_returned(rig: Rig) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    rig.listen("127.0.0.1", port)
+    with await rig.connect():
+        await rig.until("stopped True", "returned", "closed")
+
+
+@pytest.mark.parametrize("host", ["localhost", "db.example", "/run/db.sock"])
+async def test_only_targets_with_an_ip_address_are_dialed_in_the_engine(rig: Rig, host: str) -> None:
+    assert rig.listen(host, 5432) is None
+
+
+async def test_a_disabled_engine_stops_accepting_and_relaying(rig: Rig, echo_port: int) -> None:
+    rig.listen("127.0.0.1", echo_port)
+    use_engine(enabled=False)
+    assert rig.handler.calls == ["stopped False"]
+    await rig.until("stopped False", "closed")
+    assert rig.listen("127.0.0.1", echo_port) is None
+    near, far = socket.socketpair(), socket.socketpair()
+    relay = relay_sockets(near[1], far[1], Histogram())
+    assert type(relay).__name__ == "SocketRelay"
+    for each in (near[0], far[0]):
+        each.close()
+    await asyncio.wait({relay.ended}, timeout=10)
+
+
+async def test_without_descriptors_the_event_loop_accepts(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, calls = os.dup, 0
+
+    def dup(descriptor: int) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(descriptor)
+
+    monkeypatch.setattr(os, "dup", dup)
+    with caplog.at_level(logging.WARNING):
+        assert rig.listen("127.0.0.1", 1) is None
+    assert "cannot accept clients" in caplog.text
+    await rig.until("closed")
+    with await rig.connect(), rig.sock.accept()[0]:
+        assert rig.handler.calls == ["closed"]
