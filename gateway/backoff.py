@@ -13,8 +13,8 @@ class BackoffPolicy:
         first: Upper bound of the first delay. Each failure doubles the upper bound.
         cap: Maximum of the upper bound.
         floor: Minimum delay.
-        forgive_every: Seconds of success that remove one failure from the count. Therefore, a component that ran for
-            a long time is retried soon, but the delays of a component that fails repeatedly increase.
+        forgive_every: Seconds of success that remove one failure from the count. After a long success, the next delay
+            is therefore short.
     """
 
     first: float = 0.25

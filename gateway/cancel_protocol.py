@@ -8,16 +8,16 @@ from gateway.measurement import Tap
 
 
 class Classification(Enum):
-    """The result of `CancelProtocol.classify` for a session, and for too few bytes to decide."""
+    """The result of `CancelProtocol.classify` for a connection without a cancel or encryption request."""
 
     SESSION = "session"
     INCOMPLETE = "incomplete"
-    """`classify` needs more bytes."""
+    """The client has sent too few bytes to classify the connection."""
 
 
 @dataclass(frozen=True)
 class CancelRequest:
-    """A request to cancel the query of another session, on a separate connection. Contains a secret key."""
+    """A request to cancel the query of another session. Contains the secret key of that session."""
 
     data: bytes = field(repr=False)
 

@@ -21,7 +21,7 @@ from gateway.text_sanitizer import one_line
 
 
 class Reason(StrEnum):
-    """Why a target, tunnel or connection failed. Metrics, status and HTTP responses use only these reasons."""
+    """Why a target, tunnel or connection failed. Metrics, status and HTTP responses contain these values."""
 
     TIMEOUT = "timeout"
     REFUSED = "refused"
@@ -113,8 +113,8 @@ class ReachError(GatewayError):
 
     Args:
         reason: The reason, for metrics and status.
-        detail: A description of the failure, without secrets. It is sanitized to one printable line, because it can
-            contain strings from a server.
+        detail: A description of the failure, without secrets. The constructor sanitizes it to one printable line,
+            because it can contain strings from a server.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:
@@ -142,8 +142,8 @@ class LinkLostError(ReachError):
 
     Args:
         detail: A description of the failure, see `ReachError`.
-        dial_in_progress: Whether the far side might still complete the dial. The target would then receive a
-            connection that is closed without data.
+        dial_in_progress: Whether the tunnel's server might still connect to the target. The target would then receive
+            a connection that is closed without data.
     """
 
     def __init__(self, detail: str = "the link was lost", *, dial_in_progress: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Defines facts: values that a backend or tunnel reports, such as a version, for the status, JSON and metrics."""
+"""Defines facts: values that a backend or tunnel reports, such as a version, for the status output and metrics."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -17,8 +17,8 @@ class Fact:
         key: The key in JSON.
         help: The meaning of the value; also the help text of the metric.
         metric: Name of the gauge. Empty: the fact has no metric.
-        label: Name of a label of the gauge. Its value is the fact's value if that is a string, or each key if the
-            fact's value is a mapping.
+        label: Name of a label of the gauge. If the fact is a string, the label contains this string. If the fact is a
+            mapping, the gauge has one sample for each key, and the label contains the key.
         describe: Returns a short description of the value for the status command and the status page; an empty string
             hides the value there.
         additive: Whether a tunnel with several links reports the sum of the values of its links.
@@ -32,7 +32,7 @@ class Fact:
     additive: bool = False
 
     def samples(self, value: object) -> Iterator[tuple[list[str], float]]:
-        """Yield the samples of the gauge, each as the label values (none without `label`) and the number.
+        """Yield the samples of the gauge, each as a list of label values (empty without `label`) and a number.
 
         Args:
             value: The value of the fact. Strings and mappings have samples only if the fact has a `label`.

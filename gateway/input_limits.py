@@ -1,4 +1,4 @@
-"""Reads users' files and YAML documents, and limits their size, so that a file cannot exhaust the memory or CPU."""
+"""Limits the size of files and YAML documents from users, so that reading them cannot exhaust the memory or CPU."""
 
 import errno
 import re
@@ -26,14 +26,14 @@ _INVALID = (ValueError, LookupError, AttributeError, ArithmeticError)
 """Errors that PyYAML raises for a value that does not match its tag, such as `!!bool x`, or the date `2026-02-31`."""
 
 
-class TooLargeError(yaml.YAMLError):
+class TooManyValuesError(yaml.YAMLError):
     """A YAML document has more than `MAX_VALUES` values."""
 
     def __init__(self) -> None:
         super().__init__(f"has more than {MAX_VALUES} values, including the values that aliases repeat")
 
 
-class LimitedLoader(yaml.SafeLoader):
+class LimitedYamlLoader(yaml.SafeLoader):
     """Loads YAML, and refuses documents with too many nodes. Each node counts once, even if aliases refer to it.
 
     A value such as `22:22` is a string, as in Compose, and not a number in base 60, as in YAML 1.1.
@@ -50,12 +50,12 @@ class LimitedLoader(yaml.SafeLoader):
         """Count and compose the next node. See `yaml.composer.Composer`.
 
         Raises:
-            TooLargeError: The document has too many nodes.
+            TooManyValuesError: The document has too many nodes.
         """
         self._nodes += 1
-        # Keys are nodes too, so a mapping has two nodes for each value.
+        # In a mapping, the key and the value are separate nodes, so allow two nodes for each value.
         if self._nodes > 2 * MAX_VALUES:
-            raise TooLargeError
+            raise TooManyValuesError
         return super().compose_node(parent, index)
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
@@ -70,21 +70,21 @@ class LimitedLoader(yaml.SafeLoader):
         return self.construct_yaml_int(node) if node.tag == _INT else self.construct_yaml_float(node)
 
 
-LimitedLoader.yaml_implicit_resolvers = {
+LimitedYamlLoader.yaml_implicit_resolvers = {
     first: [each for each in resolvers if each[0] not in _NUMBERS]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 for _tag, _format in _NUMBERS.items():
-    LimitedLoader.add_implicit_resolver(_tag, re.compile(rf"({_format})\Z"), list("-+.0123456789"))
-    LimitedLoader.add_constructor(_tag, LimitedLoader.construct_number)
+    LimitedYamlLoader.add_implicit_resolver(_tag, re.compile(rf"({_format})\Z"), list("-+.0123456789"))
+    LimitedYamlLoader.add_constructor(_tag, LimitedYamlLoader.construct_number)
 
 
-def load_yaml(text: str, loader_type: type[LimitedLoader] = LimitedLoader) -> Any:
+def load_yaml(text: str, loader_type: type[LimitedYamlLoader] = LimitedYamlLoader) -> Any:
     """Parse a YAML document, and return its value.
 
     Args:
         text: The content of the document.
-        loader_type: The loader. A subclass of `LimitedLoader` can read additional tags.
+        loader_type: The loader. A subclass of `LimitedYamlLoader` can read additional tags.
 
     Raises:
         yaml.YAMLError: `text` is not a YAML document, has too many values, or has a value that contains itself.
@@ -96,7 +96,7 @@ def load_yaml(text: str, loader_type: type[LimitedLoader] = LimitedLoader) -> An
         if root is None:
             return None
         if _count(root, {}) > MAX_VALUES:
-            raise TooLargeError
+            raise TooManyValuesError
         return loader.construct_document(root)
     except _INVALID:
         raise yaml.YAMLError("a value does not match its tag (such as `!!int`), or a date does not exist") from None
@@ -109,7 +109,8 @@ def _count(node: yaml.Node, counts: dict[yaml.Node, int | None]) -> int:
 
     Args:
         node: The node.
-        counts: The number of values in each node that was already counted; None for the nodes that contain `node`.
+        counts: The number of values in each node that was already counted. None for the nodes that contain `node`,
+            whose number is not known yet.
 
     Raises:
         yaml.YAMLError: The node contains itself.

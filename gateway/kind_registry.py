@@ -23,7 +23,7 @@ class KindRegistry(Mapping[str, K]):
         self._package = package
         self._path = path
         self._listed: tuple[str, ...] = ()
-        """The value of `path` when `_listed_names` was computed."""
+        """The value of `path` when the names in the package were last listed."""
         self._listed_names: list[str] = []
 
     @property

@@ -1,4 +1,4 @@
-"""Defines histograms and counters that are fast enough to update for each read, and taps, which observe traffic."""
+"""Defines histograms and counters that are fast enough to update for each read, and taps, which observe data."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -19,7 +19,7 @@ class Tap(Protocol):
         """Whether the tap needs no more bytes. The relay removes a finished tap when the backend next sends data."""
 
     @property
-    def tracker(self) -> "RequestTracker | None":
+    def tracker(self) -> "RpcRequestTracker | None":
         """Matches responses to requests. None if each response belongs to the most recent request."""
 
     def on_request(self, data: memoryview, now: float, /) -> None:
@@ -29,7 +29,7 @@ class Tap(Protocol):
         """Observe `data` from the backend, received at the monotonic time `now`."""
 
 
-class RequestTracker(Protocol):
+class RpcRequestTracker(Protocol):
     """Matches replies to calls on an ONC RPC connection, on which several calls can be pending at the same time."""
 
     @property

@@ -28,12 +28,12 @@ _IN_POD = "KUBERNETES_SERVICE_HOST"
 """The kubelet sets this variable in every container (Kubernetes, "Accessing the Kubernetes API from a Pod")."""
 
 
-class ExposedError(OSError):
-    """All users of the host can read a file that contains a secret.
+class ExposedSecretError(OSError):
+    """A file that contains a secret is readable by every user of the host.
 
     Args:
         path: The file.
-        mode: Its permission bits.
+        mode: The file's permission bits.
     """
 
     def __init__(self, path: Path, mode: int) -> None:
@@ -49,7 +49,7 @@ def check_not_exposed(path: Path, status: os.stat_result | None = None) -> None:
         status: The file's status; None to call `stat`.
 
     Raises:
-        ExposedError: Everybody can read the file.
+        ExposedSecretError: Everybody can read the file.
         IsADirectoryError: The path names a folder.
         OSError: The file's status cannot be read.
     """
@@ -58,14 +58,14 @@ def check_not_exposed(path: Path, status: os.stat_result | None = None) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     mode = stat.S_IMODE(found)
     if mode & stat.S_IROTH and _is_traversable(path) and not _is_runtime_mount(path):
-        raise ExposedError(path, mode)
+        raise ExposedSecretError(path, mode)
 
 
 def read_secret(path: Path) -> bytes:
     """Read a password file. Opens the file only once, so that it reads the file that it has checked.
 
     Raises:
-        ExposedError: Everybody can read the file.
+        ExposedSecretError: Everybody can read the file.
         OSError: The file cannot be read.
     """
     with path.open("rb") as file:
@@ -74,7 +74,7 @@ def read_secret(path: Path) -> bytes:
 
 
 def read_private_key(path: Path, what: str = "private key") -> bytes:
-    """Read a file; refuse it if users other than its owner can read it, as OpenSSH does.
+    """Return the content of a private key file. Like OpenSSH, refuse a file that users other than its owner can read.
 
     If the file does not belong to the user of this process (a mounted secret), the file's group may also read it. The
     function opens the file only once, so that it reads the file that it has checked.
@@ -102,7 +102,7 @@ def unreadable(path: Path, error: OSError, shown: str | None = None) -> str:
         error: The error that `open` or `read` raised.
         shown: The file's name for messages; None to use the path.
     """
-    if isinstance(error, ExposedError):
+    if isinstance(error, ExposedSecretError):
         return error.strerror or str(error)
     if error.errno not in (errno.EACCES, errno.EPERM):
         remedy = _REMEDIES.get(error.errno or 0)

@@ -6,12 +6,11 @@ that forge log lines, bidirectional or invisible characters, or megabytes of dat
 
 _MAX_LENGTH = 500
 _MAX_CUT_WORD = 40
-"""Maximum length of an incomplete last word that `one_line` omits when it shortens a text. It cuts a longer word
-instead."""
+"""When `one_line` shortens a text, it omits an incomplete last word of at most this many characters. It cuts a longer
+word in the middle."""
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _SCAN_FACTOR = 8
-"""`one_line` examines at most this number of input characters for each character of the maximum length, to limit the
-time for long input."""
+"""`one_line` reads at most `max_length` times this number of input characters, to limit the time for long input."""
 _RANGES = (
     (0x034F, 0x034F), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F), (0x2800, 0x2800), (0x3164, 0x3164),
     (0xFE00, 0xFE0F), (0xFFA0, 0xFFA0), (0xE0100, 0xE01EF),
@@ -34,8 +33,8 @@ def printable(text: str) -> str:
 def one_line(text: str, max_length: int = _MAX_LENGTH) -> str:
     """Return `text` as one line of at most `max_length` visible characters.
 
-    If the text is shortened, the result ends with an ellipsis. The cut is between two words, unless the second is
-    long.
+    If the text is shortened, the result ends with an ellipsis. The cut is between two words, unless the word at the
+    cut is long.
     """
     head = text[: _SCAN_FACTOR * max_length]
     line = printable(" ".join(head.split()))

@@ -1,4 +1,4 @@
-"""Defines the certificate settings of TLS clients, and creates their SSL contexts."""
+"""Defines the certificate files of TLS clients, and creates SSL contexts from them."""
 
 import ssl
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from gateway.errors import GatewayError
 
 
 @dataclass(frozen=True)
-class ClientTls:
+class TlsClientFiles:
     """The certificate files of a TLS client: the trusted authorities, and the client's certificate and key.
 
     Args:
@@ -24,7 +24,7 @@ class ClientTls:
     @property
     def is_set(self) -> bool:
         """Whether at least one file is set."""
-        return self != ClientTls()
+        return self != TlsClientFiles()
 
     def context(self, *, verified: bool = True) -> ssl.SSLContext:
         """Create an SSL context for client connections from the files. Reads the files, and can block.

@@ -22,40 +22,40 @@ import click
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gateway import backends, tunnels
+from gateway.backend_support.check_tls import CheckTlsOptions
 from gateway.backend_support.http_probe_options import HttpRoleOptions
-from gateway.backend_support.http_role_server import HttpRoleServer
-from gateway.backend_support.tls import CheckTlsOptions
+from gateway.backend_support.http_role import HttpRoleServerOptions
 from gateway.cli import cli
+from gateway.config.environment_variables import OTHER_VARIABLES, setting_names, variable_of
 from gateway.config.model import (
     SECTIONS,
     AllowRules,
     CommonBackendOptions,
     CommonCheckOptions,
     CommonTunnelOptions,
-    ConfiguredTarget,
     OpsTls,
+    TargetOptions,
     UnixListener,
 )
-from gateway.config.values import LogTarget, ThreadCount
-from gateway.config.variables import OTHER_VARIABLES, setting_names, variable_of
+from gateway.config.value_parsers import LogTarget, ThreadCount
 from gateway.contracts.security import Secret
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.contracts.values import Duration, Endpoint, IpAddress, IpNetwork, ListenAddress, Size
-from gateway.docker.errors import BlockedReason
+from gateway.docker.errors import AttachBlocker
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions, PeerOptions
 from gateway.docker.plan import ActionKind, AttachmentState
 from gateway.errors import Reason
-from gateway.fleet.members import MemberAddress
+from gateway.fleet.member_addresses import MemberAddress
 from gateway.forwarding.admission import RefusalReason
 from gateway.measurement import Histogram
 from gateway.ops.authorization import AccessRole
-from gateway.ops.get_handlers import ROLES
+from gateway.ops.get_request_handlers import ROLES
 from gateway.ops.kind_specific_metrics import fact_families
 from gateway.ops.metrics import families
 from gateway.ops.server import OpsServer
 from gateway.ops.status_views import ServiceView
-from gateway.tls_client import ClientTls
-from gateway.vpn.options import SilenceTimeouts
+from gateway.tls_client import TlsClientFiles
+from gateway.vpn.options import SilenceOptions
 
 TARGET = Path(__file__).parents[1] / "docs" / "reference.md"
 _NEEDS = {
@@ -108,7 +108,7 @@ def _configuration() -> Iterator[str]:
     yield from _table("`tunnels.NAME`, every kind", CommonTunnelOptions)
     for name, tunnel in sorted(tunnels.KINDS.items()):
         yield from _table(f"`tunnels.NAME`, kind `{name}`", tunnel.options)
-    yield from _table("`silence`, kinds `openvpn` and `wireguard`", SilenceTimeouts)
+    yield from _table("`silence`, kinds `openvpn` and `wireguard`", SilenceOptions)
     yield from _table("`backends.NAME`, every kind", CommonBackendOptions)
     ports = {name: kind.default_port for name, kind in sorted(backends.KINDS.items()) if kind.default_port}
     yield ""
@@ -123,16 +123,16 @@ def _configuration() -> Iterator[str]:
             if dataclasses.fields(cls):
                 yield from _table(f"`backends.NAME`, {title}", cls)
     yield from _table("`check.tls`, `check.via_http.tls`", CheckTlsOptions)
-    yield from _table("`check.via_http`, kinds `mysql` and `postgres`", HttpRoleServer)
+    yield from _table("`check.via_http`, kinds `mysql` and `postgres`", HttpRoleServerOptions)
     yield from _table("`check.role` of kind `http`, `check.via_http.role`", HttpRoleOptions)
     yield from _table("`docker`", DockerOptions)
     yield from _table("`docker.networks.NAME`", NetworkOptions)
     yield from _table("`docker.attach`, each rule", AttachRule)
     yield from _table("`docker.grants`, each grant", Grant)
     yield from _table("`docker.peers`", PeerOptions)
-    yield from _table("`fleet.tls`, `docker.tls`", ClientTls)
+    yield from _table("`fleet.tls`, `docker.tls`", TlsClientFiles)
     yield from _table("`allow`", AllowRules)
-    yield from _table("`targets`, a target as a mapping", ConfiguredTarget)
+    yield from _table("`targets`, a target as a mapping", TargetOptions)
     yield from _table("`listen`, a unix socket as a mapping", UnixListener)
     yield from _variables()
 
@@ -300,7 +300,7 @@ def _states_and_reasons() -> Iterator[str]:
     yield ""
     yield f"Reasons for which clients are rejected: {_list(RefusalReason)}, and those above."
     yield ""
-    yield f"An attachment is one of: {_list(AttachmentState)}. Reasons for `blocked`: {_list(BlockedReason)}."
+    yield f"An attachment is one of: {_list(AttachmentState)}. Reasons for `blocked`: {_list(AttachBlocker)}."
     yield ""
     yield f"Actions in Docker: {_list(ActionKind)}."
 

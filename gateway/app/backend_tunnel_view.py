@@ -4,7 +4,7 @@ from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend
 from gateway.contracts.states import HealthState
 from gateway.errors import Reason
-from gateway.health.tunnel_selection import working_paths
+from gateway.health.path_selection import working_paths
 from gateway.ops.status_views import BackendTunnelView
 
 
@@ -32,7 +32,7 @@ def backend_tunnel_views(running: RunningBackend) -> list[BackendTunnelView]:
 
 
 def _trouble(monitored: MonitoredTarget, at: int) -> tuple[Reason | None, str] | None:
-    """Return the reason and the details why new clients cannot use a path to a target; None if they can use it.
+    """Return why new clients cannot use a path to a target: a reason and its details. Return None if they can.
 
     Args:
         monitored: The target.

@@ -1,4 +1,4 @@
-"""Starts and stops the checks of backends, and waits for their first results."""
+"""Starts and stops the health checks of backends, and waits for their first results."""
 
 import asyncio
 import contextlib
@@ -11,15 +11,15 @@ from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend
 from gateway.contracts.backend import Backend
 from gateway.health.check import Check, CheckSchedule
-from gateway.health.target_record import TargetRecord
-from gateway.health.tunnel_selection import TunnelSelector
+from gateway.health.path_selection import PathSelector
+from gateway.health.probe_record import ProbeRecord
 from gateway.supervision.uplink import Uplink
 
 _FIRST_RESULT_POLL = 0.5
 
 
 class CheckManager:
-    """Starts and stops the checks of backends.
+    """Starts and stops the health checks of backends.
 
     Args:
         components: Runs the checks.
@@ -37,7 +37,7 @@ class CheckManager:
             running: The backend.
             uplinks: The uplink of each tunnel that leads to a target. The key None is the direct uplink.
             keep_results: Whether targets that were checked before keep the results of their checks. If False, they
-                keep only their role and the time of their promotion.
+                keep only their role (primary or replica) and the time of their promotion to primary.
         """
         spec = running.spec
         previous = {each.target: each for each in running.targets} if keep_results else {}
@@ -47,12 +47,12 @@ class CheckManager:
         schedule = CheckSchedule(**vars(spec.check))
         running.targets = []
         for target in spec.targets:
-            choice = TunnelSelector(spec.paths(target) or (None,), spec.prefer_way)
+            choice = PathSelector(spec.paths(target) or (None,), spec.prefer_way)
             before = previous.get(target)
             if before is not None and set(before.choice.names).isdisjoint(choice.names):
                 before = None  # the previous checks used other tunnels, so discard their results
             key = (spec.kind.name, target)
-            record = before.record if before is not None else known.get(key, TargetRecord()).without_facts()
+            record = before.record if before is not None else known.get(key, ProbeRecord()).without_facts()
             running.records[key] = record
             checks = [
                 Check(
@@ -84,7 +84,7 @@ class CheckManager:
 
 
 async def wait_first_results(backends: Callable[[], Iterable[RunningBackend]]) -> None:
-    """Wait until the first check of each target, over any of its paths, has finished.
+    """Wait until each target has been checked over at least one of its paths.
 
     Args:
         backends: Returns the running backends.

@@ -1,4 +1,4 @@
-"""Starts and stops the components of the service: uplinks, forwards and checks. Can let their clients leave first."""
+"""Starts and stops uplinks, forwards and checks. Before it stops an uplink or a forward, it can drain the clients."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ _DRAIN_POLL = 0.2
 
 
 class ComponentManager:
-    """Starts uplinks, forwards and checks, and stops them, immediately or after their clients have left.
+    """Starts uplinks, forwards and checks, and stops them immediately or after a drain.
 
     Args:
         supervisor: Runs the components.
@@ -29,10 +29,10 @@ class ComponentManager:
         self._retiring_forwards: set[Forward] = set()
         self._retiring_uplinks: set[Uplink] = set()
         self._stop_early: set[Uplink] = set()
-        """The draining uplinks that must stop now, because the uplinks that replace them cannot start before."""
+        """The draining uplinks that must stop immediately, because their replacements can start only after that."""
 
     def start(self, name: str, component: Uplink | Forward | Check) -> None:
-        """Run `component`. Append a number to its name, because a component with the same name may still drain."""
+        """Run `component` under `name` and a number, because another component with this name may still drain."""
         self._started += 1
         self._names[component] = f"{name} #{self._started}"
         self._supervisor.start(self._names[component], component)
@@ -54,7 +54,8 @@ class ComponentManager:
             drain: Maximum time to wait, in seconds.
             busy: Returns whether an uplink is in use.
         """
-        # Record all uplinks before the first task runs: an uplink is busy while a recorded uplink runs inside it.
+        # Record all uplinks before the first task runs: `busy` returns True for an uplink while another recorded
+        # uplink runs inside it.
         self._retiring_uplinks.update(uplinks)
         for uplink in uplinks:
             self._group.create_task(self._retire_uplink(uplink, drain, busy))

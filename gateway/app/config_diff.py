@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gateway.app.changed_keys import changed_keys
+from gateway.app.changed_config_keys import changed_config_keys
 from gateway.config import Config
 from gateway.errors import UsageError
 
@@ -51,7 +51,7 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
     Raises:
         UsageError: A key that requires a restart differs.
     """
-    fixed = [key for key in changed_keys(old, new)["changed"] if key.partition(".")[0] in _FIXED]
+    fixed = [key for key in changed_config_keys(old, new)["changed"] if key.partition(".")[0] in _FIXED]
     if fixed:
         places = [": ".join(filter(None, (new.places.get(key), key))) for key in fixed]
         raise UsageError(f"{', '.join(places)}: changed, but a change of gateway, ops or traces requires a restart")
@@ -67,7 +67,7 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
         for name in common
         if old.backends[name] != new.backends[name]
         or reopened.intersection(new.backends[name].tunnels)
-        or (old.docker is None) != (new.docker is None)  # only a section docker lets the gateway identify containers
+        or (old.docker is None) != (new.docker is None)  # with a section docker, the gateway identifies containers
     }
     return ConfigDiff(
         tunnels_closed=frozenset(name for name in old.tunnels if name in reopened or name not in new.tunnels),

@@ -15,7 +15,8 @@ from gateway.ops.status_json import iso
 log = logging.getLogger(__name__)
 
 _POLL_INTERVAL = 5.0
-"""Seconds between two reads of the files. The interval is short, because some certificates are valid for minutes."""
+"""Seconds between two reads of the files. The interval is short, because some certificates are valid for only a few
+minutes."""
 _READ_TIMEOUT = 30.0
 """Maximum number of seconds for which a read of the files may last before the gateway logs a warning."""
 
@@ -50,7 +51,7 @@ def _tls_credentials(name: str, ca_file: Path | None, cert_file: Path | None) ->
 
 
 def server_credentials(backends: list[RunningBackend]) -> Iterator[NamedCredential]:
-    """Yield the certificates that servers have presented to checks."""
+    """Yield the certificates that servers have presented during checks."""
     for backend in backends:
         for each in backend.targets:
             certificate = each.record.probe_result.certificate
@@ -75,7 +76,7 @@ def expiry_warnings(found: list[NamedCredential], now: float) -> list[str]:
 
 
 class ExpiryMonitor:
-    """Reads the certificates periodically, and logs warnings; implements `gateway.contracts.component.Component`.
+    """Warns in the log before certificates expire; implements `gateway.contracts.component.Component`.
 
     Args:
         config: Returns the current configuration.

@@ -1,10 +1,10 @@
-"""Computes the desired state of Docker (networks, attachments, volumes) from a configuration."""
+"""Computes from a configuration which networks, attachments and volumes Docker must have."""
 
 from gateway.backend_support.volume import VolumeSpec
 from gateway.config import Config
 from gateway.contracts.values import Endpoint
-from gateway.docker.dead_containers import VolumeMountAddress
 from gateway.docker.plan import DesiredState
+from gateway.docker.volumes import VolumeMountAddress
 
 
 def desired(config: Config, busy: frozenset[str] = frozenset()) -> DesiredState:

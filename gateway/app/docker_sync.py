@@ -1,4 +1,4 @@
-"""Runs the Docker reconciler, and provides its results to the rest of the service."""
+"""Runs the Docker reconciler, and finds the container behind the source address of a client."""
 
 import asyncio
 import itertools
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 
 class DockerSync:
-    """Runs the reconciler if Docker is configured; implements `gateway.forwarding.admission.ConsumerResolver`.
+    """Runs the Docker reconciler if Docker is configured, and finds the containers behind source addresses.
+
+    Implements `gateway.forwarding.admission.ConsumerResolver`.
 
     Args:
         supervisor: Runs the reconciler.

@@ -20,7 +20,7 @@ class FileChangeHandler:
     Args:
         file: The configuration file; None if there is none.
         reloader: Reloads the configuration file.
-        ops: The ops server. It reads its token and certificate files again.
+        ops: The ops server, which reads its token and certificate files again after a change.
         runtime: The runtime, whose tunnels use the renewed keys and certificates.
     """
 
@@ -31,7 +31,7 @@ class FileChangeHandler:
         self._runtime = runtime
 
     def watched(self) -> set[Path]:
-        """Return the files to watch. Blocks while it reads them to find the names of other files in them."""
+        """Return the files to watch. Blocks, because it reads these files to find the files to which they refer."""
         config = self._reloader.config
         found = set(self._ops.files)
         if config.gateway.reload_on_change:

@@ -19,7 +19,7 @@ class FileWatcher:
 
     Args:
         files: Returns the files to watch. Each poll calls it in a thread.
-        on_change: Called with the changed files, once a poll shows that they have not changed again.
+        on_change: Called with the changed files, after a later poll has found no further change of these files.
         initial: The stamps that files had when the caller read them. A change since then is reported too.
     """
 

@@ -1,4 +1,4 @@
-"""Owns the handshake budgets: for each path, a limit on the aborted handshakes with a MySQL server."""
+"""Owns the handshake budgets, each of which limits the aborted handshakes with a MySQL server over one path."""
 
 import time
 from collections.abc import Iterable
@@ -12,18 +12,19 @@ _NetworkPath = tuple[str | None, Endpoint]
 
 
 class HandshakeBudgets:
-    """The handshake budgets: one for each target and tunnel, shared by all backends.
+    """Owns the handshake budgets: one for each network path, which is a target and a tunnel. All backends share them.
 
-    Each server counts aborted handshakes, so the budgets of all paths to the same server share one limit (see
-    `join_budgets`). All paths of a backend to one target lead to the same server. If two backends share a path, they
-    use the same server. Budgets survive a reload, because the server continues to count.
+    A server counts aborted handshakes, and blocks a client address after too many. Therefore the budgets of all paths
+    to the same server share one limit (see `join_budgets`). All paths of a backend to one target lead to the same
+    server. If two backends share a path, they use the same server. Budgets survive a reload, because the server
+    continues to count.
     """
 
     def __init__(self) -> None:
         self._budgets: dict[_NetworkPath, HandshakeBudget] = {}
 
     def update(self, specs: Iterable[BackendSpec]) -> None:
-        """Create the missing budgets of a configuration, and join the budgets of all paths to the same server.
+        """Create the missing budgets of a configuration. Budgets of paths to the same server share one limit.
 
         Args:
             specs: All backends of the configuration.
@@ -43,7 +44,7 @@ class HandshakeBudgets:
             join_budgets([self._budgets[path] for path in server])
 
     def of(self, spec: BackendSpec, target: Endpoint, tunnel: str | None) -> HandshakeBudget | None:
-        """Return the budget of one of a backend's paths; None if its servers do not count aborted handshakes.
+        """Return the budget of one of a backend's paths; None if servers of its kind do not count aborted handshakes.
 
         Args:
             spec: The backend.

@@ -75,13 +75,13 @@ def _listener(address: Endpoint, passed: PassedSockets, *, free_bind: bool) -> L
 
 
 def restrict_sockets(config: Config, listeners: dict[Endpoint, Listener]) -> None:
-    """Let only the owner and its group connect to the unix sockets whose peers `config` does not check."""
+    """Let only the owner and group of a unix socket connect, unless `config` checks the user or group of peers."""
     for address in listeners.keys() - _open_to_all(config):
         listeners[address].set_mode(open_to_all=False)
 
 
 def open_sockets(config: Config, listeners: dict[Endpoint, Listener]) -> None:
-    """Let every user connect to the unix sockets for which `config` checks the user or group of each peer.
+    """Let all users connect to a unix socket if `config` checks the user or group of each peer.
 
     Call this function only after `config` has been applied: before that, the peers are not checked.
     """

@@ -11,9 +11,9 @@ from gateway.contracts.timed_state import TimedState
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.check import Check
-from gateway.health.target_record import TargetRecord
+from gateway.health.path_selection import PathCandidate, PathSelector, order_paths
+from gateway.health.probe_record import ProbeRecord
 from gateway.health.target_selection import TargetCandidate
-from gateway.health.tunnel_selection import TunnelCandidate, TunnelSelector, order_paths
 from gateway.ops.status_views import TargetView
 from gateway.supervision.uplink import describe_all
 
@@ -32,21 +32,22 @@ class MonitoredTarget:
         routes: The same paths, in the form in which the forward dials them.
     """
 
-    def __init__(self, checks: list[Check], choice: TunnelSelector, routes: tuple[RoutedTarget, ...]) -> None:
+    def __init__(self, checks: list[Check], choice: PathSelector, routes: tuple[RoutedTarget, ...]) -> None:
         self.checks = checks
         self.choice = choice
         self._routes = routes
         self.clock = TimedState(time.time())
         """The target's last computed state, and the time at which this state began. If new clients move to another
-        path and the state there is the same, the time stays."""
+        path over which the state is the same, the time does not change."""
         self.view: tuple[object, TargetView] | None = None
-        """The last computed status of the target, after the values from which `status_view` computed it."""
+        """The values from which `status_view_builder` last computed the status of the target, followed by this
+        status. None: the status has not been computed yet."""
         self._dial_failed_at: dict[int, float] = {}
         """When a dial over a path last failed while another path worked, in monotonic seconds. The keys are indexes
         in `checks`."""
 
     def inherit(self, other: "MonitoredTarget") -> None:
-        """Take over the results of `other`, the object for the same target before a reload.
+        """Copy the results of `other`, the object for the same target before a reload.
 
         Results over paths that no longer exist are dropped.
         """
@@ -91,10 +92,10 @@ class MonitoredTarget:
             self.checks[chosen].check_soon()
         return chosen
 
-    def health(self) -> list[TunnelCandidate]:
+    def health(self) -> list[PathCandidate]:
         """Return the state and latency of each path, in the order of `checks`."""
         return [
-            TunnelCandidate(
+            PathCandidate(
                 is_open=check.uplink.link is not None,
                 state=check.verdict.state,
                 latency=check.latency,
@@ -111,7 +112,7 @@ class MonitoredTarget:
         return (self.checks[path].succeeded_at or 0.0) < since and time.monotonic() - since < _DOUBT_EXPIRES
 
     def candidate(self) -> TargetCandidate:
-        """Return the state of the target over the path for new clients, with the last probe results over any path.
+        """Return the state of the target over the path that new clients use, and its last probe result over any path.
 
         If the state has changed, update `clock`.
         """
@@ -133,8 +134,8 @@ class MonitoredTarget:
         )
 
     @property
-    def record(self) -> TargetRecord:
-        """The last probe results of the target, over any path."""
+    def record(self) -> ProbeRecord:
+        """The record of the last probe of the target, over any path."""
         return self.checks[0].record
 
     @property
@@ -155,7 +156,7 @@ class MonitoredTarget:
             check.check_soon()
 
     def report_stall(self, tunnel: str | None) -> None:
-        """Notify the check through `tunnel` that a client waits too long for a response."""
+        """Schedule an early check through `tunnel`, because a client waits too long for a response."""
         for check in self.checks:
             if check.tunnel == tunnel:
                 check.report_stall()

@@ -1,4 +1,4 @@
-"""Implements `gateway check`, `plan`, `apply` and `audit`, which run once and need no running service."""
+"""Implements the commands that run once without a running service: `gateway check`, `plan`, `apply` and `audit`."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from gateway.audit.client_environment import with_environment
 from gateway.audit.docker_context import default_host
 from gateway.audit.hazards import build_report
 from gateway.audit.report import AuditReport
-from gateway.audit.snapshot import AuditScope, take_snapshot
+from gateway.audit.snapshot_collector import AuditScope, take_snapshot
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.config import BackendSpec, Config
 from gateway.contracts.link import Link
@@ -185,7 +185,7 @@ async def _with_reconciler(
 
 
 def _with_client_host(error: EngineError, options: DockerOptions) -> EngineError:
-    """If the `docker` command connects to another engine than the gateway, add this to the error."""
+    """If the `docker` command and the gateway use different engines, add this possible cause to the error."""
     host = os.environ.get("DOCKER_HOST", "")
     if error.kind is not ErrorKind.UNREACHABLE or options.tunnel is not None or host in ("", options.host):
         return error

@@ -1,4 +1,4 @@
-"""Configures the interpreter, the process and the event loop."""
+"""Configures the process: file descriptor limit, garbage collector, thread switching, and the thread pool."""
 
 import asyncio
 import ctypes
@@ -12,7 +12,7 @@ _FILE_THREADS = 16
 hangs."""
 _SWITCH_INTERVAL = 0.0005
 """Seconds after which a thread must release the GIL to a waiting thread. With the default of 5 ms, a thread that
-renders a scrape would delay the event loop by 5 ms after each system call."""
+renders metrics would delay the event loop by 5 ms after each system call."""
 _GC_THRESHOLDS = (50_000, 20, 100)
 """Thresholds of the garbage collector. They are higher than the defaults, because a full collection stops the event
 loop for tens of milliseconds."""
@@ -34,7 +34,8 @@ def set_io_flusher() -> bool:
     """Mark this process as an I/O flusher (prctl(2), PR_SET_IO_FLUSHER).
 
     This process carries the connections of NFS mounts. When memory is short, the kernel writes dirty pages to these
-    mounts, and other processes wait for this. If this process waited too, neither would continue.
+    mounts, and other processes wait for this. If this process waited too, the kernel could not send the pages, and no
+    process would continue.
 
     Returns:
         Whether the kernel accepted the flag. The kernel requires CAP_SYS_RESOURCE.

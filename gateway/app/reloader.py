@@ -15,8 +15,8 @@ from gateway.app.service_audit_log import ServiceAuditLog
 from gateway.app.socket_activation import PassedSockets
 from gateway.app.stale_bind_mounts import find_stale_files
 from gateway.config import Config
-from gateway.config.advice import advice
 from gateway.config.file_checks import named_files
+from gateway.config.setting_warnings import setting_warnings
 from gateway.contracts.values import Endpoint
 from gateway.errors import ConfigError, GatewayError
 from gateway.forwarding.listener import Listener
@@ -45,7 +45,7 @@ class Reloader:
         config: The first configuration.
         loader: Reads the configuration; called in a thread.
         file: The configuration file; None if there is none.
-        auditing: Records the changes. At each reload, it reopens the file of the audit log.
+        auditing: The audit log, which records the changes. Each reload also reopens its file.
         notifier: Reports reloads to systemd.
         stop: Set when the service stops.
         passed: The sockets that systemd bound.
@@ -69,7 +69,7 @@ class Reloader:
         """The running tunnels, forwards and checks; None before `start`."""
         self.docker: DockerSync | None = None
         """Applies the section `docker` of each configuration to the Docker engine; None before `start`."""
-        self.advice = advice(config)
+        self.advice = setting_warnings(config)
         """Warnings about the configuration."""
         self.successful = True
         """Whether the last reload was successful."""
@@ -164,7 +164,8 @@ class Reloader:
                 origin = error.origin if isinstance(error, ConfigError) else origin
                 if trigger == "file" and origin and origin.sha256 == last_digest:
                     raise
-                # Check for replaced files, because this can be the cause: a bind mount still shows the old file.
+                # The cause can be a replaced file, because a bind mount still shows the old file. Check for this, to
+                # warn the user.
                 await self._check_stale_files(self.config)
                 self._auditing.refused(error, trigger, origin)
                 self.successful, self.error, self.failed_at = False, str(error), time.time()
@@ -198,7 +199,7 @@ class Reloader:
 
     async def _apply(self, runtime: Runtime, docker: DockerSync, config: Config, trigger: str) -> str:
         self.check_running()
-        # Raise an error before the audit log is opened, if a change requires a restart.
+        # If a change requires a restart, raise the error now, before the audit log is opened.
         diff_configs(runtime.config, config)
         writer = await self._auditing.prepare(config.audit)
         try:
@@ -209,7 +210,7 @@ class Reloader:
             open_sockets(config, listeners)
             if config.log != self.config.log:
                 logs.configure(config.log.level, config.log.format)
-            previous_advice, self.advice = self.advice, advice(config)
+            previous_advice, self.advice = self.advice, setting_warnings(config)
             for warning in self.advice:
                 if warning not in previous_advice:
                     log.warning(warning)

@@ -16,7 +16,7 @@ from gateway.forwarding.forward import Forward
 from gateway.forwarding.handshake_budget import HandshakeBudget, set_limit
 from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.check import Check
-from gateway.health.target_record import TargetRecord
+from gateway.health.probe_record import ProbeRecord
 from gateway.health.target_selection import (
     BackendHealth,
     TargetCandidate,
@@ -27,7 +27,7 @@ from gateway.health.target_selection import (
     wrong_role_targets,
 )
 
-TargetRecords = dict[tuple[str, Endpoint], TargetRecord]
+ProbeRecords = dict[tuple[str, Endpoint], ProbeRecord]
 """The last probe results of each target of a backend. The key is the kind of the backend and the target's address."""
 
 
@@ -43,7 +43,7 @@ class RunningBackend:
         records: The last probe results of each target. A reload keeps the role of each database, so that clients do
             not return to a primary that was replaced by another one.
         routes: The paths to each target, in the form in which the forward dials them.
-        clock: The backend's last computed state, and the time at which this state began.
+        clock: The last computed state of the backend, and the time at which this state began.
         on_state_change: Called when the state changes.
         on_result: Called after each check.
     """
@@ -52,7 +52,7 @@ class RunningBackend:
     forward: Forward
     budgets: HandshakeBudgets
     targets: list[MonitoredTarget] = field(default_factory=list)
-    records: TargetRecords = field(default_factory=dict)
+    records: ProbeRecords = field(default_factory=dict)
     routes: dict[Endpoint, tuple[RoutedTarget, ...]] = field(default_factory=dict)
     clock: TimedState = field(default_factory=lambda: TimedState(time.time()))
     on_state_change: Callable[[], None] = lambda: None
@@ -60,7 +60,7 @@ class RunningBackend:
 
     @property
     def checks(self) -> list[Check]:
-        """The checks of all targets, one for each path."""
+        """The checks of this backend: one for each combination of target and path."""
         return [check for target in self.targets for check in target.checks]
 
     def candidates(self) -> list[TargetCandidate]:
@@ -71,7 +71,7 @@ class RunningBackend:
         """Return the state of the backend. If the state has changed, update `clock` and call `on_state_change`.
 
         Args:
-            candidates: The result of `candidates`; None to compute it.
+            candidates: The result of the method `candidates`. None: call the method.
         """
         health = backend_state(self.candidates() if candidates is None else candidates, self.spec.prefer)
         if self.clock.enter(health.state, time.time()):
@@ -82,7 +82,8 @@ class RunningBackend:
         """Update the state of the backend, and move clients away from targets that have the wrong role.
 
         If another primary has replaced a target, the target may still accept writes, and these writes are lost.
-        Therefore its clients are reset immediately. Clients of other targets with the wrong role are drained.
+        Therefore the gateway immediately resets the connections of its clients. Clients of other targets with the
+        wrong role are drained.
         """
         candidates, prefer = self.candidates(), self.spec.prefer
         self.evaluate(candidates)
@@ -95,10 +96,10 @@ class RunningBackend:
         self.on_result()
 
     def _set_urgent(self, candidates: list[TargetCandidate]) -> None:
-        """Increase the check frequency of targets whose role might change soon.
+        """Check targets more often while their role might change soon.
 
-        These are the primaries that another primary has replaced and, while clients have no primary, all targets that
-        respond.
+        These are the primaries that another primary may have replaced. While clients have no primary, these are also
+        all targets that respond.
         """
         prefer = self.spec.prefer
         lacking = lacks_primary(candidates, prefer)
@@ -109,7 +110,7 @@ class RunningBackend:
             check.set_urgent(urgent=(lacking and not check.failing) or check.target in unconfirmed)
 
     def budget(self, target: Endpoint, tunnel: str | None) -> HandshakeBudget | None:
-        """Return the handshake budget of a path; None if its server does not count aborted handshakes.
+        """Return the handshake budget of a path; None if servers of this kind do not count aborted handshakes.
 
         Args:
             target: The target.
@@ -134,7 +135,7 @@ class RunningBackend:
         return [routed for target in self.ordered_targets() for routed in by_target[target].routes()]
 
     def on_failure(self, target: Endpoint) -> None:
-        """Check `target` soon over all paths, because real traffic to it failed.
+        """Check `target` soon over all paths, because client traffic to it failed.
 
         If the targets have roles (primary and replica), also check the other targets: the failure can be part of a
         failover, after which another target has the required role.

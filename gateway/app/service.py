@@ -1,4 +1,4 @@
-"""Runs the service from start to stop. Handles signals, and sends keep-alive messages to systemd's watchdog."""
+"""Runs the service from start to stop, handles signals, and sends keep-alive messages to systemd's watchdog."""
 
 import asyncio
 import logging
@@ -24,11 +24,11 @@ from gateway.app.service_audit_log import ServiceAuditLog
 from gateway.app.service_control import ServiceControl
 from gateway.app.shutdown import shut_down
 from gateway.app.socket_activation import passed_sockets
+from gateway.app.state_change_reporter import StateChangeReporter
 from gateway.app.trace_exporter import exporting
-from gateway.app.transition_observer import TransitionObserver
 from gateway.app.uplink_manager import UplinkManager
 from gateway.config import Config
-from gateway.config.advice import advice
+from gateway.config.setting_warnings import setting_warnings
 from gateway.contracts.tracing import TraceExporter
 from gateway.contracts.values import Endpoint
 from gateway.ops.events import EventLog, EventSubject, SubjectType
@@ -48,7 +48,7 @@ The gateway already serves clients during this wait."""
 
 
 class GatewayService:
-    """The service, from start to stop.
+    """Runs the service from start to stop.
 
     Args:
         config: The configuration to run.
@@ -107,7 +107,7 @@ class GatewayService:
         ):
             docker = DockerSync(supervisor, group, self._auditing.recorder)
             runtime = self._create_runtime(supervisor, group, docker, exporter)
-            transitions = TransitionObserver(runtime, self._events)
+            reporter = StateChangeReporter(runtime, self._events)
             self._reloader.start(runtime, docker, self._ops, listeners)
             supervisor.start("certificates", self._control.expiry)
             supervisor.start("fleet", self._control.fleet_poller)
@@ -127,12 +127,12 @@ class GatewayService:
             self._control.set_draining(draining=True)
             self._notifier.stopping()
             await shut_down(runtime, self._reloader.config.shutdown, self._control.stop_immediately)
-            transitions.close()
+            reporter.close()
             await self._events_file.write()
             for task in background:
                 task.cancel()
         self._events_file.close()
-        await asyncio.sleep(0)  # let the event loop record that the last clients have disconnected
+        await asyncio.sleep(0)  # let pending callbacks record that the last clients have disconnected
 
     def _create_runtime(
         self,
@@ -211,7 +211,7 @@ def run(
         GatewayError: The service cannot start.
     """
     prepare_process()
-    for warning in advice(config):
+    for warning in setting_warnings(config):
         log.warning(warning)
     with asyncio.Runner(loop_factory=RelayLoop) as runner:
         runner.run(GatewayService(config, loader, file, stamps).run(announce))

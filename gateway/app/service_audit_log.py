@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from gateway import __version__
-from gateway.app.changed_keys import changed_keys
+from gateway.app.changed_config_keys import changed_config_keys
 from gateway.audit_log.events import MAX_TEXT
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.audit_log.writer import MISCONFIGURED, AuditWriter
@@ -69,9 +69,9 @@ class ServiceAuditLog:
             writer.begin_close()
 
     async def switch(self, section: AuditSection, writer: AuditWriter | None) -> None:
-        """Replace the current writer by `writer`. Close the previous writer when its events are written.
+        """Replace the current writer by `writer`. Close the previous writer when it has written its queued events.
 
-        Wait at most two seconds for this. The previous writer drops the events that are left.
+        Wait at most two seconds for the previous writer, which then drops its remaining events.
 
         Args:
             section: The configuration of `writer`.
@@ -149,7 +149,7 @@ class ServiceAuditLog:
                 sha256=origin.sha256,
                 environment=list(origin.environment),
                 flags=list(origin.flags),
-                **changed_keys(old, new),
+                **changed_config_keys(old, new),
             )
 
     def refused(self, error: Exception, trigger: str, origin: ConfigOrigin | None) -> None:

@@ -7,15 +7,15 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
-from gateway.app import status_view
-from gateway.app.config_view import config_text
+from gateway.app import status_view_builder
 from gateway.app.credential_expiry import ExpiryMonitor, NamedCredential, expiry_warnings
+from gateway.app.redacted_config import config_text
 from gateway.app.reloader import Reloader
 from gateway.app.running_backend import RunningBackend
 from gateway.app.service_audit_log import ServiceAuditLog
 from gateway.config import Config
 from gateway.fleet.poller import FleetPoller
-from gateway.fleet.view import FleetView
+from gateway.fleet.snapshot import FleetSnapshot
 from gateway.measurement import Histogram
 from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.events_file import EventsFile
@@ -79,10 +79,10 @@ class ServiceControl:
 
     def backend_statuses(self) -> list[BackendStatus]:
         """Return the status of each backend. See `gateway.ops.service_interface.ControlledService`."""
-        return [status_view.backend_status(each, self.events) for each in self._running()]
+        return [status_view_builder.backend_status(each, self.events) for each in self._running()]
 
     async def view(self) -> ServiceView:
-        """Return the state of the service, from memory. Yield to the event loop between the steps."""
+        """Return a snapshot of the service's state. Do no I/O, and yield to the event loop between the steps."""
         views = await self._backends(self._running())
         certificates = self.expiry.found
         await asyncio.sleep(0)
@@ -104,14 +104,14 @@ class ServiceControl:
 
     def _backend(self, running: RunningBackend) -> BackendView:
         knows_containers = self._reloader.config.docker is not None
-        return status_view.backend_view(running, self.events, knows_containers=knows_containers)
+        return status_view_builder.backend_view(running, self.events, knows_containers=knows_containers)
 
     def _view(self, backends: list[BackendView], certificates: list[NamedCredential]) -> ServiceView:
         reloader = self._reloader
         runtime, docker = reloader.runtime, reloader.docker
         return ServiceView(
-            version=status_view.VERSION,
-            python_version=status_view.PYTHON_VERSION,
+            version=status_view_builder.VERSION,
+            python_version=status_view_builder.PYTHON_VERSION,
             instance=reloader.config.gateway.instance,
             started_at=self.started_at,
             startup_done=self.startup_done,
@@ -121,12 +121,12 @@ class ServiceControl:
             reload_success_at=reloader.applied_at,
             reload_error=reloader.error,
             reload_failed_at=reloader.failed_at,
-            tunnels=status_view.tunnel_views(runtime, self.events) if runtime else [],
+            tunnels=status_view_builder.tunnel_views(runtime, self.events) if runtime else [],
             backends=backends,
             loop_lag=self.lag.copy(),
             tasks=len(asyncio.all_tasks()),
             io_flusher=reloader.io_flusher,
-            docker=status_view.docker_view(docker) if docker else None,
+            docker=status_view_builder.docker_view(docker) if docker else None,
             warnings=[
                 *reloader.advice,
                 *expiry_warnings(certificates, time.time()),
@@ -134,7 +134,7 @@ class ServiceControl:
                 *self._events_file.trouble,
                 *reloader.stale_files,
             ],
-            credentials=status_view.credential_views(certificates),
+            credentials=status_view_builder.credential_views(certificates),
             audit_dropped=self._auditing.dropped,
         )
 
@@ -150,15 +150,15 @@ class ServiceControl:
     def history(self, backend: str) -> dict[str, list[dict[str, Any]]] | None:
         """Return the last checks of a backend by target, oldest first; None if there is no such backend."""
         running = self._find(backend)
-        return status_view.history(running) if running else None
+        return status_view_builder.history(running) if running else None
 
     def containers(self, name: str) -> list[dict[str, Any]] | None:
         """Explain which backends each matching container can reach. See `ControlledService.containers`."""
         docker = self._reloader.docker
         return docker.explain(name) if docker else None
 
-    def fleet(self) -> FleetView:
-        """Return the members of the fleet and their last responses, from memory."""
+    def fleet(self) -> FleetSnapshot:
+        """Return the gateways of the fleet and their last responses. Do no I/O."""
         return self.fleet_poller.view()
 
     def record_command(self, command: str, peer: PeerCredentials | None, result: str) -> None:
@@ -211,7 +211,7 @@ class ServiceControl:
         return True
 
     def fail(self, backend: str, *, failing: bool) -> bool:
-        """Set whether to reset the clients of a backend while its tunnels are down. Otherwise, the clients wait."""
+        """Set whether clients of a backend are reset while it cannot be reached. If not, the clients wait."""
         running = self._find(backend)
         if running is not None:
             running.forward.set_fail_fast(enabled=failing)

@@ -15,7 +15,7 @@ _MIN_IDLE = 0.05
 async def shut_down(runtime: Runtime, options: ShutdownSection, immediately: asyncio.Event) -> None:
     """Serve clients for `delay`, then accept no new clients, and drain the open connections for up to `drain`.
 
-    Connections that are still open after that time are reset. Tunnels stay open.
+    Connections that are still open after that time are reset. The tunnels are not closed.
 
     Args:
         runtime: The running runtime.

@@ -1,4 +1,4 @@
-"""Takes over the listening sockets that systemd passes to the service: sd_listen_fds(3), systemd.socket(5)."""
+"""Receives the listening sockets that systemd passes to the service: sd_listen_fds(3), systemd.socket(5)."""
 
 import contextlib
 import ipaddress

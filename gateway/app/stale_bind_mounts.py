@@ -1,4 +1,4 @@
-"""Finds bind-mounted files that were replaced on the host, because the container still reads the old file."""
+"""Finds bind-mounted files that were replaced on the host. The container still reads the old files."""
 
 import re
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ def stale_files(files: Iterable[Path], mounts: str) -> list[str]:
     """Return a warning for each file that was replaced on the host. Does no I/O.
 
     Args:
-        files: The files to check, without symbolic links.
+        files: The files to check, with all symbolic links resolved.
         mounts: The content of `/proc/self/mountinfo`.
     """
     deleted: dict[str, bool] = {}
@@ -38,7 +38,7 @@ def find_stale_files(files: Iterable[Path]) -> list[str]:
     """Return a warning for each file that was replaced on the host. Reads the mount table of this process; blocks."""
     try:
         return stale_files([each.resolve() for each in files], MOUNTS.read_text(errors="surrogateescape"))
-    except OSError:  # the system is not Linux, or does not permit to read /proc
+    except OSError:  # the system is not Linux, or does not permit reading /proc
         return []
 
 

@@ -1,4 +1,4 @@
-"""Decides how many connections (lanes) each tunnel has: one for each traffic class that uses it. Does no I/O.
+"""Chooses the lanes of each tunnel: separate connections for bulk traffic and for other traffic. Does no I/O.
 
 If a query and a bulk transfer share an SSH connection, the query waits behind the data of the transfer. Therefore
 each traffic class has its own lane, which is a separate connection. A VPN has one lane for both classes, because two

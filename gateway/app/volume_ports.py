@@ -1,6 +1,6 @@
 """Assigns a port to each backend that has a Docker volume but no configured listener.
 
-A backend keeps its port forever, because the volume contains the port and cannot be edited.
+A backend keeps its port forever, because the Docker volume contains the port and cannot be edited.
 """
 
 import json

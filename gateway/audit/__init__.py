@@ -1,1 +1,1 @@
-"""Finds hazards to the data and secrets of containers: the command `gateway audit`."""
+"""Implements the command `gateway audit`, which finds hazards to the data and the secrets of containers."""

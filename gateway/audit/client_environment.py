@@ -1,4 +1,4 @@
-"""Adds variables such as DOCKER_HOST to the commands of a report, which then use the audited engine. Does no I/O."""
+"""Adds variables such as DOCKER_HOST to the commands in a report, to select the audited engine. Does no I/O."""
 
 from dataclasses import replace
 
@@ -40,5 +40,4 @@ def _selection(options: DockerOptions, default_host: str, client: str) -> str:
 
 
 def _runs(fix: str, client: str) -> bool:
-    """Return whether the commands of a fix call the client."""
     return any(f"{client} " in line for line in fix.splitlines() if not line.startswith("#"))

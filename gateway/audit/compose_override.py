@@ -15,7 +15,6 @@ from gateway.audit.data_copy import (
     without_volumes,
 )
 from gateway.audit.host_config_options import UnsupportedContainerSettingError
-from gateway.audit.model import AuditedContainer, AuditSnapshot
 from gateway.audit.mount_changes import (
     MountChanges,
     from_files,
@@ -26,6 +25,7 @@ from gateway.audit.mount_changes import (
     unmounted_paths,
 )
 from gateway.audit.shell_commands import command, script
+from gateway.audit.snapshot_model import AuditedContainer, AuditSnapshot
 from gateway.docker.compose_command import FILES, compose_command
 from gateway.docker.grants import SERVICE
 

@@ -5,7 +5,7 @@ from itertools import chain
 from typing import Any
 
 from gateway.audit.host_config_options import UnsupportedContainerSettingError, each_of, host_config_options
-from gateway.audit.model import AuditedContainer
+from gateway.audit.snapshot_model import AuditedContainer
 from gateway.secret_redaction import has_secrets
 
 
@@ -101,8 +101,8 @@ def _own(container: AuditedContainer) -> Iterator[str]:
 def _mac_address(container: AuditedContainer) -> str:
     """Return the MAC address to set on the first network; empty if the engine derived it from the IPv4 address.
 
-    Since Docker 28, the engine generates random addresses. They look like configured ones, so the new container gets
-    the same address in both cases.
+    Since Docker 28, the engine generates random addresses, which look like configured ones. The function therefore
+    returns both kinds of address.
     """
     config: Mapping[str, Any] = container.inspection.get("Config") or {}
     found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
@@ -120,7 +120,7 @@ def _chosen(address: Any, endpoint: Mapping[str, Any]) -> str:
 
 
 def _command(container: AuditedContainer) -> tuple[list[str], list[str]]:
-    """Return the option `--entrypoint` if needed, and the arguments after the image on the command line."""
+    """Return the option `--entrypoint` if the image has another entrypoint, and the arguments after the image."""
     config: Mapping[str, Any] = container.inspection.get("Config") or {}
     command = [str(each) for each in config.get("Cmd") or ()]
     entrypoint = [str(each) for each in config.get("Entrypoint") or ()]

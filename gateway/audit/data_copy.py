@@ -2,9 +2,9 @@
 
 import shlex
 
-from gateway.audit.model import AuditedContainer
 from gateway.audit.mount_changes import MountChanges, new_volumes
 from gateway.audit.shell_commands import COPY_ROOT, command, copy, save, script
+from gateway.audit.snapshot_model import AuditedContainer
 
 END = "trap - EXIT"
 """The command that removes the trap of `on_exit`, so that a later failure does not run the commands in the trap."""
@@ -84,7 +84,7 @@ def created_volumes(client: str, change: MountChanges) -> list[str]:
 
 
 def removed_on_failure(client: str, change: MountChanges, *created: str) -> list[str]:
-    """Return a trap that removes the new volumes and `created` if the script fails; see `on_exit`."""
+    """Return a trap that removes the new volumes and the containers `created` if the script fails; see `on_exit`."""
     removal = _removal(client, change, *created)
     return [on_exit(*removal)] if removal else []
 
@@ -92,7 +92,7 @@ def removed_on_failure(client: str, change: MountChanges, *created: str) -> list
 def started_on_failure(client: str, container: AuditedContainer) -> str:
     """Return a trap that starts the container again if the script fails; see `on_exit`.
 
-    Return `END` if the container was not running.
+    If the container was not running, return `END`, which only removes the previous trap.
     """
     return on_exit(command(client, "start", container.name)) if container.running else END
 

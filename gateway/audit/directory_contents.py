@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from gateway.audit.database_files import in_files
-from gateway.audit.host_model import FoundKey
+from gateway.audit.host_model import FoundPrivateKey
 from gateway.audit.private_keys import (
     LARGEST,
     KeyKind,
@@ -45,7 +45,7 @@ class DirectoryContents:
 
     entries: frozenset[str] | None = None
     database: str = ""
-    key: FoundKey | None = None
+    key: FoundPrivateKey | None = None
     is_complete: bool = True
 
 
@@ -114,13 +114,13 @@ class _DirectoryReader:
         elif not is_companion(name):
             self._has_other_files = True
 
-    def first_key(self) -> FoundKey | None:
+    def first_key(self) -> FoundPrivateKey | None:
         """Return the key that is nearest to the top; None if there is none."""
         path = min(self._keys, key=lambda each: (each.count("/"), each), default=None)
-        return None if path is None else FoundKey(self._keys[path], path, not self._has_other_files)
+        return None if path is None else FoundPrivateKey(self._keys[path], path, not self._has_other_files)
 
 
-def file_key(path: str, status: os.stat_result) -> FoundKey | None:
+def file_key(path: str, status: os.stat_result) -> FoundPrivateKey | None:
     """Return the key in a regular file; None if it contains none.
 
     Args:
@@ -128,7 +128,7 @@ def file_key(path: str, status: os.stat_result) -> FoundKey | None:
         status: The status of the file.
     """
     kind = _key_in(path) if is_candidate(posixpath.basename(path), status.st_mode, status.st_size) else None
-    return None if kind is None else FoundKey(kind)
+    return None if kind is None else FoundPrivateKey(kind)
 
 
 def _is_candidate(entry: "os.DirEntry[str]") -> bool:

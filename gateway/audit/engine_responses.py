@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume
+from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditedVolume
 from gateway.text_sanitizer import one_line
 
 _ANONYMOUS = "com.docker.volume.anonymous"

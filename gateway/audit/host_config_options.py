@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 _MOUNTS = {"Binds", "Mounts", "Tmpfs", "VolumesFrom", "AutoRemove"}
-"""Keys of `HostConfig` that describe mounts, and `--rm`. The new container gets other mounts, and no `--rm`."""
+"""Keys of `HostConfig` to ignore: those for mounts, which the new container gets from elsewhere, and for `--rm`."""
 _NO_OPTIONS = {"MaskedPaths", "ReadonlyPaths", "CgroupnsMode", "ContainerIDFile", "ConsoleSize", "Isolation",
                "VolumeDriver", "Cgroup", "IOMaximumBandwidth", "IOMaximumIOps"}  # fmt: skip
 """Other keys of `HostConfig` that `_OPTIONS` omits: the engine sets them, or another function converts them."""
@@ -12,7 +12,7 @@ _MOUNT_OPTIONS = ("VolumeOptions", "BindOptions", "TmpfsOptions", "ClusterOption
 
 
 class UnsupportedContainerSettingError(Exception):
-    """Commands cannot reproduce a container, or would contain a secret. The message contains the reason."""
+    """A setting of a container cannot be reproduced by commands, or is a secret. The message contains the reason."""
 
 
 def host_config_options(host: Mapping[str, Any], cgroup_mode: str) -> Iterator[str]:
@@ -69,7 +69,7 @@ def _ports(bindings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def restart_policy(policy: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the options for a restart policy; none for the policy `no`."""
+    """Yield the options for a restart policy. For the policy `no`, yield no options."""
     name, count = policy.get("Name", "no"), policy.get("MaximumRetryCount", 0)
     if name not in ("", "no"):
         yield from ("--restart", f"{name}:{count}" if count else name)

@@ -25,7 +25,7 @@ class HostMount:
 
 
 @dataclass(frozen=True)
-class FoundKey:
+class FoundPrivateKey:
     """A private key in a mounted file or directory of the host.
 
     Args:
@@ -61,4 +61,4 @@ class HostPath:
     has_acl: bool = False
     entries: frozenset[str] | None = None
     database: str = ""
-    key: FoundKey | None = None
+    key: FoundPrivateKey | None = None

@@ -11,7 +11,7 @@ from typing import Any
 
 from gateway.audit.directory_contents import read_start
 from gateway.audit.host_files import HostFiles
-from gateway.audit.model import ContainerUser
+from gateway.audit.snapshot_model import ContainerUser
 
 _LARGEST_TABLE = 256 * 1024
 """The maximum number of bytes to read from /etc/passwd, and also from /etc/group."""
@@ -121,7 +121,6 @@ def user_of(host: HostFiles, layers: Iterable[str], given: str, more_groups: Ite
 
 
 def _is_id(text: str) -> bool:
-    """Return whether a string is a number that can be the ID of a user or group."""
     return re.fullmatch("[0-9]{1,10}", text) is not None
 
 

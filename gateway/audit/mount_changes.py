@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.audit.model import AuditedContainer, AuditedMount
+from gateway.audit.snapshot_model import AuditedContainer, AuditedMount
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def from_files(container: AuditedContainer, *, overridden: bool) -> set[str]:
     Args:
         container: The container.
         overridden: Whether the container was created with an override file of an earlier fix. Such a file lists the
-            mounts of `secrets` and `configs` in `volumes`.
+            mounts of `secrets` and `configs` in `volumes`, so the function returns all read-only bind mounts.
     """
     if overridden:
         return {each.path for each in container.mounts if each.kind == "bind" and not each.writable}

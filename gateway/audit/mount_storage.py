@@ -8,7 +8,7 @@ from enum import StrEnum
 from functools import cache
 
 from gateway.audit.host_model import HostMount
-from gateway.audit.model import AuditedMount, AuditedVolume, AuditSnapshot
+from gateway.audit.snapshot_model import AuditedMount, AuditedVolume, AuditSnapshot
 from gateway.backends import kind_of_file_system
 
 
@@ -115,7 +115,7 @@ def mount_above(mounts_by_point: Mapping[str, HostMount], path: str) -> HostMoun
 
 
 def is_below(path: str, directory: str) -> bool:
-    """Return whether a path is a directory itself, or is below the directory."""
+    """Return whether a path equals `directory`, or is below it."""
     return path == directory or path.startswith(f"{directory.rstrip('/')}/")
 
 
@@ -191,7 +191,7 @@ def _of_path(snapshot: AuditSnapshot, path: str, title: str, identity: str = "")
 
 
 def _port(options: Mapping[str, str], medium: StorageMedium) -> str:
-    """Return the port in the form that ends the name of a server in messages; empty for the default port."""
+    """Return the suffix `, port PORT` for the name of a server in messages; empty for the default port."""
     port = options.get("port", "0")
     return "" if port in ("0", _PORTS.get(medium)) else f", port {port}"
 

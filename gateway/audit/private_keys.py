@@ -29,8 +29,8 @@ def by_name(path: str) -> KeyKind | None:
 def by_content(start: bytes, path: str) -> KeyKind | None:
     """Return the kind of key that a file contains; None if it contains none.
 
-    A PEM file can contain a key for SSH or for TLS (RFC 7468). It counts as an SSH key, unless its name is typical of
-    a TLS key.
+    A PEM file can contain a key for SSH or for TLS (RFC 7468). The function assumes an SSH key, unless the name of
+    the file is typical of a TLS key.
 
     Args:
         start: The start of the file.
@@ -44,7 +44,7 @@ def by_content(start: bytes, path: str) -> KeyKind | None:
 
 
 def is_name_of_candidate(name: str) -> bool:
-    """Return whether a file with this name can be a key. Exclude names of digits, because databases use them."""
+    """Return whether a file with this name can be a key. If the name has only digits, it is a database file."""
     return (posixpath.splitext(name)[1] in _SUFFIXES or by_name(name) is not None) and not name.isdigit()
 
 
@@ -52,7 +52,7 @@ def is_candidate(name: str, mode: int, size: int) -> bool:
     """Return whether a file with this name, mode and size can be a key.
 
     Programs refuse private keys that other users can read. If the name is not typical of a key, the file is therefore
-    a candidate only if just its owner can read it.
+    a candidate only if no user except the owner can read it.
 
     Args:
         name: The name of the file.

@@ -22,12 +22,12 @@ from gateway.audit.data_copy import (
     saved,
     without_volumes,
 )
-from gateway.audit.fix_obstacles import obstacles
 from gateway.audit.host_config_options import UnsupportedContainerSettingError, restart_policy
-from gateway.audit.model import ONE_OFF, AuditedContainer, AuditSnapshot
 from gateway.audit.mount_changes import MountChanges, volume_options
-from gateway.audit.service_update import NODE_LABEL, service_update
+from gateway.audit.replacement_obstacles import obstacles
 from gateway.audit.shell_commands import command, script
+from gateway.audit.snapshot_model import ONE_OFF, AuditedContainer, AuditSnapshot
+from gateway.audit.swarm_service_update import NODE_LABEL, service_update
 from gateway.docker.compose_command import COMPOSE_LABELS, FILES, compose_command
 from gateway.docker.grants import SWARM_SERVICE
 from gateway.text_sanitizer import one_line
@@ -101,7 +101,8 @@ def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChan
     lines += [command(client, "update", "--restart", "no", name)] if policy else []
     lines += [command(client, "rename", name, old), command(client, "rename", new, name)]
     lines += [command(client, "start", name)] if container.running else []
-    # The commands to go back remove no container. They also work if the script stopped between the two renames.
+    # The commands that restore the old container remove no container. They also work if the script has stopped
+    # between the two `rename` commands.
     back = [("stop", name), ("rename", name, new), ("rename", old, name)]
     back += [("update", "--restart", "no", new), ("update", *policy, name)] if policy else []
     back += [("start", name)] if container.running else []
@@ -132,7 +133,10 @@ def _create(snapshot: AuditSnapshot, container: AuditedContainer, change: MountC
 
 
 def _first_network(container: AuditedContainer) -> str:
-    """Return the name of the network with which the container was created, even if the engine reports its ID."""
+    """Return the name of the network with which the container was created.
+
+    The engine can report the ID of the network instead of the name. In this case, look up the name.
+    """
     mode = str((container.inspection.get("HostConfig") or {}).get("NetworkMode", ""))
     found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
     return next((name for name, endpoint in found.items() if mode == endpoint.get("NetworkID")), mode)

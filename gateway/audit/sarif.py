@@ -5,8 +5,8 @@ import posixpath
 from typing import Any
 from urllib.parse import quote
 
+from gateway.audit.hazard_rules import RULES
 from gateway.audit.report import AuditReport, Finding, Severity
-from gateway.audit.rules import RULES
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _LEVELS = {Severity.HIGH: "error", Severity.MEDIUM: "warning", Severity.LOW: "note"}

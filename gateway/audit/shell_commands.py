@@ -4,14 +4,14 @@ import posixpath
 import re
 import shlex
 
-from gateway.audit.model import AuditedContainer
+from gateway.audit.snapshot_model import AuditedContainer
 
 _HOST_NAME = {"docker": "{{.Name}}", "podman": "{{.Host.Hostname}}"}
 """The template that prints the engine's host name (`info --format`), for each command line client."""
 
 KEEP_OWNERS = "-a=false"
-"""The option of `docker cp` that keeps the owners of the files that it copies into a container. With `-a`, the
-container's user becomes their owner."""
+"""The option with which `docker cp` keeps the owners of files that it copies into a container. With `-a`, the
+container's user would own the copies."""
 
 COPY_ROOT = "/audit-copy"
 """The directory of a helper container below which the new volumes are mounted, each at its path in the old container.
@@ -21,7 +21,7 @@ the new container, the parent directory can be read-only or a symbolic link, so 
 """
 
 NEW_FILES = "set -o noclobber; umask 077"
-"""Shell options for redirections: do not overwrite files, and create files that only the user can read."""
+"""Shell options for redirections: do not overwrite files, and create files that only their owner can read."""
 
 
 def script(*lines: str) -> str:
@@ -35,7 +35,10 @@ def command(*words: str) -> str:
 
 
 def only_on_host(client: str) -> str:
-    """Return a command that stops a script unless it runs on the engine's host, whose paths the script contains."""
+    """Return a command that stops a script on any host except the engine's.
+
+    The script contains paths that are valid only on the engine's host.
+    """
     name = command(client, "info", "-f", _HOST_NAME[client])
     message = "echo 'run these commands on the host of the engine' >&2"
     return f'test "$({name})" = "$(uname -n)" || {{ {message}; exit 1; }}'
@@ -87,7 +90,7 @@ def _is_live_tmpfs(container: AuditedContainer, path: str) -> bool:
 
 
 def _read_tmpfs(client: str, container: AuditedContainer, path: str) -> list[str]:
-    """Return commands that read a directory through the host's /proc. The last one writes a tar archive to stdout."""
+    """Return commands that read a directory through the host's /proc. The last command writes a tar archive."""
     # The paths in the archive begin with the name of the directory, as in an archive of `docker cp`.
     name = re.sub(r"([\\&,])", r"\\\1", posixpath.basename(path))
     return [

@@ -10,8 +10,8 @@ from gateway.audit.capabilities import ignores_permissions
 from gateway.audit.host_files import HostFiles, stale_files
 from gateway.audit.host_model import HostPath
 from gateway.audit.image_files import changes, image_names, user_of
-from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.mount_storage import bound_directory, is_below, of_volume
+from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.storage_locations import VOLATILE
 from gateway.text_sanitizer import one_line
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.mount_storage import MountStorage, StorageMedium, as_bind, is_below, memory_of_engine, store_of
 from gateway.audit.report import StorageLocation
+from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.text_sanitizer import format_bytes
 
 EMPTIED_AT_BOOT = ("/tmp", "/run", "/var/run", "/dev/shm")  # noqa: S108 - compared with the sources of mounts

@@ -1,4 +1,4 @@
-"""Finds the last use of each volume in the engine's events, which include only the last few hundred."""
+"""Finds the last use of each volume in the last few hundred events, which are all that the engine stores."""
 
 import asyncio
 import time

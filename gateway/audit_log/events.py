@@ -6,13 +6,13 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 MAX_TEXT = 500
-"""Maximum number of characters that an event contains of a string from a client, such as a requested path."""
+"""Maximum length of a string, such as a command, in an event, in characters. Callers shorten the strings."""
 _encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), default=str).encode
 
 
 @lru_cache(maxsize=2)
 def _date(second: int) -> str:
-    """Format a time as in RFC 3339, without a fraction. Cached, because many events have the same second."""
+    """Format a time as in RFC 3339, in seconds. Cached, because many events occur in the same second."""
     return datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
 
 
@@ -31,7 +31,7 @@ class AuditEvent(NamedTuple):
 
 
 def encode_line(event: AuditEvent, instance: str) -> bytes:
-    """Encode `event` as one line of printable ASCII. A field thus cannot forge a line or control a terminal.
+    """Encode `event` as one line of printable ASCII, so that no value can add a line or control a terminal.
 
     Args:
         event: The event.

@@ -29,7 +29,7 @@ class LogDestination:
         self._file: tuple[int, int] | None = None
         """Device number and inode number of the open regular file; None for other destinations."""
         self._first_line_written = 0
-        """Number of bytes of the first unwritten line that an incomplete write has already written."""
+        """Number of bytes of the first remaining line that an incomplete write has already written."""
 
     def open(self) -> None:
         """Open or reopen the destination.
@@ -45,13 +45,13 @@ class LogDestination:
         status = os.fstat(fd)
         file = (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
         if file is None or file != self._file:
-            self._first_line_written = 0  # repeat an incomplete line from its start, because the file is a new one
+            self._first_line_written = 0  # the file is new: write an incomplete line again from its start
         self._fd, self._file = fd, file
         if file is not None and not self._first_line_written and status.st_size and _ends_mid_line(self._target):
             try:
                 os.write(fd, b"\n")  # end the incomplete line that an earlier process has left in the file
             except OSError:
-                self.close()  # the next call of `write` then opens the file again
+                self.close()  # so that the next `write` call opens the file again
                 raise
 
     def close(self) -> None:

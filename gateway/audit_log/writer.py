@@ -82,7 +82,7 @@ class AuditWriter:
             self._wake.set()
 
     def reopen(self) -> None:
-        """Reopen the target before the next write. Call this if the file was possibly rotated."""
+        """Reopen the target before the next write. Call this method when the file may have been rotated."""
         self._reopen = True
 
     @property

@@ -18,7 +18,7 @@ class AbortedLoginCount:
 
     def __init__(self: Self) -> None:
         self.peers: Sequence[Self] = [self]
-        """The counts for all tunnels to the server, including this one."""
+        """The `AbortedLoginCount` of each tunnel to the server, including this object."""
         self.last_login = -inf
         """The time of the last successful login through this tunnel."""
         self._aborted: deque[float] = deque(maxlen=_MAX_COUNT)
@@ -26,11 +26,11 @@ class AbortedLoginCount:
 
     @property
     def aborted(self) -> int:
-        """Upper bound of the number that the server has counted for the source address of this tunnel.
+        """Upper bound of the number of aborted logins that the server has counted for this tunnel's source address.
 
-        The gateway does not know which other tunnels share this address. For a set of tunnels with one address, the
-        server has counted the logins that were aborted through these tunnels since the last successful login through
-        one of them. The result is the maximum over all possible sets.
+        The gateway does not know which other tunnels share this address. If a set of tunnels shares it, the server's
+        count includes all logins that were aborted through these tunnels since the last successful login through any
+        of them. The result is the maximum of the counts for all possible sets.
         """
         last_logins = {each.last_login for each in self.peers if each.last_login >= self.last_login}
         return max(

@@ -10,14 +10,14 @@ from gateway.contracts.phases import Phases
 from gateway.contracts.security import Secret
 from gateway.contracts.values import Endpoint
 from gateway.errors import ReachError, Reason, UnusableTargetError
-from gateway.processes.programs import fill_placeholders
+from gateway.processes.command_template import fill_placeholders
 
 
 def reveal(password: Secret | None) -> str:
-    """Return the password that a check configures; empty if there is none. Reads the password file, if there is one.
+    """Return the configured password of a check; empty if there is none. Read the password file if one is configured.
 
     Args:
-        password: The `password` of a check.
+        password: The value of the check's key `password`; None if the key is not set.
 
     Raises:
         ReachError: The password file cannot be read.
@@ -33,8 +33,8 @@ def reveal(password: Secret | None) -> str:
 class PasswordSource:
     """Provides the passwords for one backend's targets, and caches the output of `password_command`.
 
-    If a check times out before the program exits, the program continues to run until `password_timeout` has passed. A
-    later check uses its output.
+    If a check times out before the program exits, the program continues to run until `password_timeout` has passed.
+    The next check then uses the program's output.
     """
 
     def __init__(self) -> None:

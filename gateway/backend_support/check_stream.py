@@ -6,8 +6,8 @@ import ssl
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
-from gateway.backend_support import tls
-from gateway.backend_support.tls import CheckTlsOptions
+from gateway.backend_support import check_tls
+from gateway.backend_support.check_tls import CheckTlsOptions
 from gateway.certificate_validity import der_validity
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
@@ -130,7 +130,7 @@ class CheckDialer:
         context = None
         if self._options.mode != "off":
             loop = asyncio.get_running_loop()
-            context = await loop.run_in_executor(self._file_thread, tls.context, self._options, self._key)
+            context = await loop.run_in_executor(self._file_thread, check_tls.context, self._options, self._key)
         sock = await link.socket(target, phases)
         try:
             if context is None:
@@ -145,7 +145,7 @@ class CheckDialer:
                 phases.timeout_hint = hint
         except ssl.SSLError as error:
             sock.close()
-            raise UnusableTargetError(Reason.TLS, tls.describe_tls_error(error, self._key)) from error
+            raise UnusableTargetError(Reason.TLS, check_tls.describe_tls_error(error, self._key)) from error
         except BaseException:
             sock.close()
             raise
@@ -156,7 +156,7 @@ class CheckDialer:
                 async with asyncio.timeout(_CLOSE_TIMEOUT):
                     await writer.wait_closed()
         except ssl.SSLError as error:
-            raise UnusableTargetError(Reason.TLS, tls.describe_tls_error(error, self._key)) from error
+            raise UnusableTargetError(Reason.TLS, check_tls.describe_tls_error(error, self._key)) from error
         finally:
             writer.transport.abort()
 

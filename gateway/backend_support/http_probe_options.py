@@ -1,4 +1,4 @@
-"""Defines the options of HTTP probes: the request, and the expected status and role. Evaluates the response."""
+"""Defines the options of HTTP probes, and compares responses with the expected status and role."""
 
 import json
 import re
@@ -21,10 +21,11 @@ class HttpRoleOptions:
     """The key `role`: where an HTTP response contains the target's role. Set either `json` or `header`.
 
     Args:
-        json: The path of a field in the JSON body, with dots between names; a number selects an item of a list.
-        header: The name of a header field.
-        primary: The values that mean primary, without regard to case.
-        replica: The values that mean replica, without regard to case.
+        json: The path of the field that contains the role in the JSON body, with dots between names. A number selects
+            an item of a list.
+        header: The name of the header field that contains the role.
+        primary: The values that mean that the target is a primary. Case is ignored.
+        replica: The values that mean that the target is a replica. Case is ignored.
     """
 
     json: str | None = None
@@ -52,7 +53,7 @@ class HttpProbeOptions:
         path: The path to request, optionally with a query.
         status: The status codes that mean success.
         role: Where the response contains the role of the target.
-        host: The Host header; absent: host and port of the target.
+        host: The value of the Host header. Absent: the host and port of the target.
     """
 
     path: str = "/"
@@ -78,7 +79,7 @@ def check_status(expected: HttpProbeOptions, response: HttpResponse, refused: st
     Args:
         expected: The expected response.
         response: The received response.
-        refused: Text with cause and remedy. The error message contains it if the status code is 401 or 403.
+        refused: The cause and the remedy to add to the error message if the status code is 401 or 403.
 
     Raises:
         UnusableTargetError: `expected` does not contain the status code.
@@ -96,14 +97,16 @@ def check_status(expected: HttpProbeOptions, response: HttpResponse, refused: st
 
 
 def role_result(role: HttpRoleOptions, response: HttpResponse) -> ProbeResult:
-    """Return a probe result with the role in a response; an `unusable` result if the role is not known.
+    """Return a probe result with the role that a response contains.
+
+    If the value is in neither list of `role`, set `unusable` in the result.
 
     Args:
         role: Where the response contains the role.
         response: The response.
 
     Raises:
-        UnusableTargetError: The response does not contain the field.
+        UnusableTargetError: The response does not contain the field that `role` selects.
     """
     where = role.json or role.header
     value = (
@@ -123,7 +126,7 @@ def role_result(role: HttpRoleOptions, response: HttpResponse) -> ProbeResult:
 
 
 def of_role(role: DatabaseRole) -> ProbeResult:
-    """Return a probe result for a target with this role."""
+    """Return a probe result with a role. A replica is read-only."""
     read_only = role == "replica"
     return ProbeResult(role=role, read_only=read_only, facts={READ_ONLY: read_only})
 

@@ -31,7 +31,7 @@ class ResponseEndDetector:
 
     def __init__(self) -> None:
         self._scanned = 0
-        """Number of bytes that were already parsed."""
+        """Number of bytes of the response that `is_reached` has already parsed."""
         self._in_header = True
         self._is_chunked = False
         self._in_trailer = False

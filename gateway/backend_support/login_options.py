@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.backend_support import tls
-from gateway.backend_support.tls import CheckTlsOptions
+from gateway.backend_support import check_tls
+from gateway.backend_support.check_tls import CheckTlsOptions
 from gateway.certificate_validity import ca_credentials
 from gateway.contracts.security import InsecureSetting, MonitoredCertificate, Secret
 from gateway.contracts.values import POSITIVE, Duration
 from gateway.errors import GatewayError
-from gateway.processes.programs import insecure_program, placeholder_problem, resolve_program
+from gateway.processes.command_template import placeholder_problem
+from gateway.processes.program_path import insecure_program, resolve_program
 
 PLACEHOLDERS = ("host", "port", "user")
 
@@ -70,7 +71,7 @@ def verify(options: object, check: Any) -> None:
     Raises:
         GatewayError: The program or one of the files cannot be used.
     """
-    tls.verify(options, check)
+    check_tls.verify(options, check)
     if check.password_command:
         try:
             resolve_program(check.password_command)

@@ -21,8 +21,8 @@ class LoopbackPort:
 
     Args:
         port: The port on 127.0.0.1 to connect to.
-        join: Accepts the connection of a client socket, and relays the connection to the target. The argument is the
-            local address of this socket. Call `join` after the socket has started to connect.
+        join: Accepts the connection of one socket of this process, and relays it to the target. The argument is the
+            socket's local address. Call `join` after the socket has started to connect to `port`.
     """
 
     port: int
@@ -78,7 +78,7 @@ async def _join(
 
 
 async def _accept(listener: socket.socket) -> tuple[socket.socket, tuple[str, int]]:
-    """Accept a connection. `loop.sock_accept` would leak an accepted connection if it were cancelled."""
+    """Accept a connection. Unlike `loop.sock_accept`, this function does not leak the connection if cancelled."""
     loop = asyncio.get_running_loop()
     while True:
         try:

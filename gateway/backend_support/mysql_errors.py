@@ -4,7 +4,7 @@ import ssl
 
 import pymysql
 
-from gateway.backend_support.tls import describe_tls_error
+from gateway.backend_support.check_tls import describe_tls_error
 from gateway.errors import Reason, UnusableTargetError
 
 _REASONS = {
@@ -32,8 +32,8 @@ _REASONS = {
 """Maps error numbers of servers and clients to reasons (MySQL and MariaDB manuals). All other numbers are errors of
 queries.
 
-Error 1130 means that the server rejects all users from the source address. Its reason is therefore not `AUTH`, which
-means that only the user of the check cannot log in.
+The reason for error 1130 is not `AUTH`: this error means that the server rejects all users from the source address,
+but `AUTH` means that only the user of the check cannot log in.
 """
 _LOGIN = "correct check.user and check.password_file, and check that the account can log in from this address"
 _TLS = "; an account that requires TLS needs check.tls"
@@ -68,7 +68,7 @@ def mysql_error(error: pymysql.err.MySQLError, *, uses_tls: bool) -> UnusableTar
         return UnusableTargetError(Reason.TLS, describe_tls_error(original))
     number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     text = str(error.args[1]) if len(error.args) > 1 else str(error)
-    if not number:  # not an error of the server: PyMySQL received invalid data
+    if not number:  # not an error packet: PyMySQL has received invalid data
         return protocol_error(error)
     remedy = _REMEDIES.get(number, "")
     if remedy is _LOGIN and not uses_tls:
@@ -77,6 +77,6 @@ def mysql_error(error: pymysql.err.MySQLError, *, uses_tls: bool) -> UnusableTar
 
 
 def protocol_error(error: Exception) -> UnusableTargetError:
-    """Return the error of a check whose server sent a response that violates the protocol."""
+    """Return the error to raise if a server's response violates the protocol."""
     detail = f"the response violates the MySQL protocol ({error}): check that the target is a MySQL server"
     return UnusableTargetError(Reason.PROTOCOL, detail)

@@ -27,14 +27,14 @@ MAX_BYTES = 1 << 20
 KiB."""
 MAX_PACKETS = 512
 """Maximum number of packets to accept from a server for one login and its queries. `MAX_BYTES` alone does not limit
-the memory, because an empty row uses far more memory than the bytes of its packet."""
+the memory: an empty row uses far more memory than its packet has bytes."""
 
 _NATIVE, _CACHING, _SHA256, _ED25519 = (
     "mysql_native_password", "caching_sha2_password", "sha256_password", "client_ed25519",
 )  # fmt: skip
 _CHALLENGE_RESPONSE = (_NATIVE, _CACHING, _ED25519)
-"""Plugins with which the client proves that it knows the password, without sending it. One exception:
-`caching_sha2_password` sends the password if the server requests full authentication."""
+"""Plugins with which the client proves that it knows the password, without sending the password. One exception:
+`caching_sha2_password` sends it if the server requests full authentication."""
 _WITH_PUBLIC_KEY = (_CACHING, _SHA256)
 """Plugins that encrypt the password with the server's public key if the connection does not use TLS."""
 _CLEAR = "mysql_clear_password"
@@ -87,7 +87,7 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
         return self._read_packet()
 
     def check_plugin(self, plugin: str, *, transmits_password: bool = True) -> None:
-        """Refuse the login if the plugin is not permitted.
+        """Raise an error and end the login if the plugin is not permitted.
 
         Args:
             plugin: The authentication plugin that the server requests.
@@ -148,7 +148,8 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
             UnusableTargetError: Always.
         """
         error = UnusableTargetError(Reason.AUTH, why, remedy)
-        self._phases.timeout_hint = error.detail  # some servers delay the error, so that the check can time out
+        # Some servers delay their error packet. If the check times out meanwhile, it reports this error.
+        self._phases.timeout_hint = error.detail
         with contextlib.suppress(pymysql.err.MySQLError):  # the expected error
             self.exchange(response)
         raise error
@@ -165,7 +166,7 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
 
     def _request_authentication(self) -> None:
         context: ssl.SSLContext | None = getattr(self, "ctx", None)
-        tls = _TimedContext(context, self._phases) if self.ssl and context is not None else None
+        tls = _RecordingSslContext(context, self._phases) if self.ssl and context is not None else None
         if tls is not None:
             self.ctx = tls
         started = time.perf_counter()
@@ -218,8 +219,8 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
 class _CachingSha2:
     """The authentication plugin `caching_sha2_password`, for `auth_plugin_map` of `pymysql.connect`.
 
-    It replaces PyMySQL's plugin, which does not call `RestrictedMysqlConnection.check_plugin` after a second switch
-    request.
+    It replaces PyMySQL's plugin, which would not call `RestrictedMysqlConnection.check_plugin` if the server
+    requested a second switch of the plugin.
     """
 
     def __init__(self, login: RestrictedMysqlConnection) -> None:
@@ -257,7 +258,7 @@ class _Sha256:
         return self._login.send_password(_SHA256)
 
 
-class _TimedContext:
+class _RecordingSslContext:
     """Wraps an `ssl.SSLContext` for PyMySQL, and records the phase `tls` and the server's certificate."""
 
     def __init__(self, context: ssl.SSLContext, phases: Phases) -> None:

@@ -44,8 +44,8 @@ def query_status(
     if failure and (read_only or max_lag is not None):
         unusable = (Reason.LAG, failure)
     elif failure:
-        # This server accepts writes, for example in circular replication. Clients can use it although its source has
-        # failed.
+        # The server accepts writes, for example in circular replication. Clients can use it although its replication
+        # has failed.
         degraded = (Reason.LAG, f"{failure}; if the server was promoted, run RESET REPLICA ALL")
     elif is_replica and max_lag is not None and lag is not None and lag > max_lag:
         unusable = (Reason.LAG, f"{lag:g} s behind its source (max_lag {max_lag:g} s)")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from gateway.errors import GatewayError, ReachError, Reason
 from gateway.processes import pdeathsig_exec
+from gateway.processes.child_environment import minimal_environment
 from gateway.processes.child_process import describe_exit
 from gateway.processes.program_lookup import LookupTimeoutError, look_up_program
-from gateway.processes.programs import minimal_environment
 from gateway.text_sanitizer import one_line
 
 log = logging.getLogger(__name__)
@@ -73,8 +73,8 @@ async def run_password_command(command: Sequence[str], inherited: Sequence[str],
             await _kill_group(process)
         await asyncio.wait({stderr_reader}, timeout=_STDERR_TIMEOUT)
         stderr_reader.cancel()
-        # Close the pipes explicitly, because another process can hold the other ends open. asyncio has no public
-        # method to close them.
+        # Close the pipes explicitly: asyncio would keep them open while another process holds the other ends. asyncio
+        # has no public method for this.
         process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
     if len(output) > _MAX_OUTPUT:
         failure = f"{name} printed more than {_MAX_OUTPUT >> 10} KiB"

@@ -45,9 +45,9 @@ class PostgresLoginTap:
         self.finished = False
         self.key_hidden = False
         self._packet = b""
-        """The received part of the client's packet header."""
+        """The bytes received so far of the current packet header from the client."""
         self._message = b""
-        """The received part of the current message from the server."""
+        """The bytes received so far of the current message from the server."""
         self._needed = _MESSAGE.size
         """Number of bytes of the current message that `_on_message` needs."""
         self._unanswered = 0
@@ -109,7 +109,7 @@ class PostgresLoginTap:
             self._finish(key_hidden=True)
 
     def _on_message(self) -> None:
-        """Parse `_message`: the header of a message, or a complete BackendKeyData message."""
+        """Parse `_message`, which contains either the header of a message or a complete BackendKeyData message."""
         kind, length = _MESSAGE.unpack_from(self._message)
         body = length - (_MESSAGE.size - 1)
         if not self._started:
@@ -120,7 +120,7 @@ class PostgresLoginTap:
         elif kind == _BACKEND_KEY_DATA and body - _PID_SIZE in _KEY_SIZES:
             self._needed = _MESSAGE.size + body
         elif kind in (_READY_FOR_QUERY, _ERROR_RESPONSE):
-            self._finish(key_hidden=False)  # the login has ended without a key
+            self._finish(key_hidden=False)  # the login has ended, and the server has sent no key
         elif kind in _BEFORE_KEY and body >= 0:
             self._skip = body
             self._message = b""
@@ -144,8 +144,8 @@ class PostgresCancelProtocol:
     def classify(self, first: bytes) -> CancelRequest | EncryptionRequest | Classification:
         """Classify a connection by its first bytes. See `gateway.cancel_protocol.CancelProtocol`."""
         if first[0] != 0:
-            # Not a length: valid packets are shorter than 16 MiB, so they start with a zero byte. The client uses
-            # direct TLS or another protocol.
+            # The length of a valid packet is less than 16 MiB, so its first byte is zero. This client uses direct TLS
+            # or another protocol.
             return Classification.SESSION
         if len(first) < _PACKET.size:
             return Classification.INCOMPLETE

@@ -15,8 +15,7 @@ from gateway.errors import ReachError
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)
 _ACCEPTED = b"S"
 _TIMEOUT = 1.0
-"""Time limit of one connection, in seconds. The limit is short, because the check waits until the certificate is
-fetched."""
+"""Time limit for fetching a certificate, in seconds. The limit is short, because the check waits meanwhile."""
 _INTERVAL = 600.0
 """Minimum seconds between two connections to one server."""
 _INTERVAL_BEFORE_EXPIRY = 60.0
@@ -52,7 +51,7 @@ class CertificateFetcher:
         expires_soon = validity is not None and validity.expires_soon(now)
         if abs(now - fetched_at) < (_INTERVAL_BEFORE_EXPIRY if expires_soon else _INTERVAL):
             return validity
-        with contextlib.suppress(ReachError, OSError, TimeoutError):  # the certificate is optional
+        with contextlib.suppress(ReachError, OSError, TimeoutError):  # the check does not need the certificate
             async with asyncio.timeout(_TIMEOUT):
                 validity = await _fetch(link, target)
         self._cache[target] = (now, validity)

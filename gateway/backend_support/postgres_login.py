@@ -1,4 +1,4 @@
-"""Logs in with libpq. Each libpq call runs in a thread, because a server can make a call last for half an hour.
+"""Logs in with libpq. Calls libpq in a thread, because a server can make one call last for half an hour.
 
 In SCRAM, the server chooses how many times the client hashes its password (RFC 5802, section 3). libpq accepts up to
 2³¹ iterations, and cannot be interrupted during them. psycopg holds the GIL during such a call and would block the
@@ -19,7 +19,7 @@ from gateway.contracts.phases import Phases
 
 _COMPUTING = "libpq is computing: the server may request too many SCRAM iterations"
 _LOWEST_PRIORITY = 19
-"""The highest nice value (setpriority(2))."""
+"""The nice value of the lowest priority (setpriority(2))."""
 
 
 def _connect_poll(conn: PGconn) -> int:
@@ -80,7 +80,7 @@ class PostgresLogin:
             result: pq.PollingStatus = await asyncio.shield(polling)
         except asyncio.CancelledError:
             if thread.native_id is not None:
-                with contextlib.suppress(OSError):  # the thread has exited, or the call is not permitted
+                with contextlib.suppress(OSError):  # the thread has exited, or setpriority(2) is not permitted
                     os.setpriority(os.PRIO_PROCESS, thread.native_id, _LOWEST_PRIORITY)
             raise
         phases.timeout_hint = hint
@@ -89,7 +89,8 @@ class PostgresLogin:
     def finish(self) -> None:
         """Close the connection.
 
-        If a thread is inside a libpq call, close the connection when that call returns; otherwise, immediately.
+        If a thread is inside a libpq call, close the connection when that call returns. Otherwise, close it
+        immediately.
         """
         if self._polling is None or self._polling.done():
             self.conn.finish()

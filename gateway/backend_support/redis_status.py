@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
+from gateway.backend_support.redis_client import RedisErrorReply, Reply
 from gateway.backend_support.replication_facts import LAG, READ_ONLY
-from gateway.backend_support.resp import Reply, RespError
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.states import DatabaseRole
 from gateway.errors import Reason, UnusableTargetError
@@ -32,7 +32,8 @@ _REASONS = {
     "ERR operation not permitted": Reason.AUTH,
     "ERR wrong number of arguments for 'auth'": Reason.AUTH,
 }
-"""Maps the first words of error replies to reasons. Redis before version 6 has no error codes for failed logins."""
+"""Maps the first words of error replies to reasons. A single word is an error code. Redis before version 6 sends no
+error code for a failed login, so the map also contains the beginnings of such messages."""
 _WRONG_LOGIN = "correct check.password_file, and check.user for an ACL user"
 _REMEDIES = {
     "NOAUTH": "set check.password_file, and check.user for an ACL user",
@@ -44,7 +45,7 @@ _REMEDIES = {
 }
 
 
-def reply_error(error: RespError) -> UnusableTargetError:
+def reply_error(error: RedisErrorReply) -> UnusableTargetError:
     """Convert an error reply to the error of the check. Add a remedy if one is known.
 
     Args:
@@ -109,7 +110,7 @@ def _role(role_reply: Reply, info: Mapping[str, str]) -> DatabaseRole:
         return "primary"
     if word == b"slave":
         return "replica"
-    if isinstance(role_reply, RespError):
+    if isinstance(role_reply, RedisErrorReply):
         raise reply_error(role_reply)
     raise UnusableTargetError(Reason.PROTOCOL, "not a Redis server: neither ROLE nor INFO contains a role")
 

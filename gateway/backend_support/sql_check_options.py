@@ -1,11 +1,11 @@
-"""Defines the `check:` keys and the reported facts (role, version, lag, identity) common to all SQL databases."""
+"""Defines the `check:` keys and the facts that all SQL databases have in common."""
 
 import math
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.backend_support import login_options, tls
-from gateway.backend_support.http_role_server import HttpRoleServer
+from gateway.backend_support import check_tls, login_options
+from gateway.backend_support.http_role import HttpRoleServerOptions
 from gateway.backend_support.login_options import LoginCheckOptions
 from gateway.backend_support.replication_facts import LAG, READ_ONLY
 from gateway.contracts.security import MonitoredCertificate
@@ -17,8 +17,8 @@ IMPORT_NOTE = "add check: {user: …, password_file: …} with an account that c
 
 
 @dataclass(frozen=True)
-class DatabaseCheckOptions(LoginCheckOptions):
-    """The `check:` keys that all SQL databases have.
+class SqlCheckOptions(LoginCheckOptions):
+    """The `check:` keys that all kinds of SQL database have.
 
     Args:
         user: The user to log in as. Without a user, the check does not log in, and the state is `unknown` unless
@@ -31,7 +31,7 @@ class DatabaseCheckOptions(LoginCheckOptions):
 
     database: str | None = None
     max_lag: Duration | None = None
-    via_http: HttpRoleServer | None = None
+    via_http: HttpRoleServerOptions | None = None
 
 
 def verify(options: object, check: Any) -> None:
@@ -39,14 +39,14 @@ def verify(options: object, check: Any) -> None:
 
     Args:
         options: Not used.
-        check: A `DatabaseCheckOptions`.
+        check: A `SqlCheckOptions`.
 
     Raises:
         GatewayError: The program or one of the files cannot be used.
     """
     login_options.verify(options, check)
     if check.via_http is not None:
-        tls.context(check.via_http.tls, "check.via_http.tls")
+        check_tls.context(check.via_http.tls, "check.via_http.tls")
 
 
 def credentials(options: object, check: Any) -> list[MonitoredCertificate]:
@@ -56,7 +56,7 @@ def credentials(options: object, check: Any) -> list[MonitoredCertificate]:
     return [*login_options.credentials(options, check), *of_http]
 
 
-def endpoints(check: DatabaseCheckOptions, target: Endpoint) -> tuple[Endpoint, ...]:
+def endpoints(check: SqlCheckOptions, target: Endpoint) -> tuple[Endpoint, ...]:
     """Return the target, and the HTTP server that reports its role, if there is one; see `BackendKind.endpoints`."""
     via_http = check.via_http
     return (target, via_http.server(target)) if via_http is not None else (target,)

@@ -65,7 +65,7 @@ class KernelMountRules:
     """The rules for mounting backends of one kind, such as NFS. The options of the kind must have a field `volume`.
 
     Args:
-        file_systems: The file system types of this kind, as for `mount -t`. A longer type with the same prefix, such
+        file_systems: The file system types of this kind, as for `mount -t`. A type that begins with one of them, such
             as `nfs4`, also belongs to the kind.
         build: Receives the options, the listener's address and `hold` in seconds. Returns the volume, or None if no
             volume is configured.
@@ -114,7 +114,7 @@ def mount_address(volume: VolumeOptions, listener: Endpoint) -> str:
 def kubernetes_options(volume: VolumeSpec) -> list[str]:
     """Return the mount options for a Kubernetes PersistentVolume.
 
-    They omit the address and the read-only mode, because the source of the PersistentVolume contains both.
+    The result omits the address and the read-only mode, because other fields of the PersistentVolume contain both.
     """
     return [each for each in volume.options if each not in ("ro", "rw", f"addr={volume.address}")]
 

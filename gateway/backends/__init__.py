@@ -17,7 +17,7 @@ from gateway.remedies import TARGET_REMEDIES
 
 
 class ConfiguredBackend(Protocol):
-    """The part of a backend's configuration that `BackendKind.advice` reads."""
+    """A configured backend, with the properties that `BackendKind.advice` reads."""
 
     @property
     def name(self) -> str:
@@ -32,18 +32,18 @@ class ConfiguredBackend(Protocol):
 
     @property
     def targets(self) -> tuple[Endpoint, ...]:
-        """The targets."""
+        """The addresses of the backend's servers."""
 
 
 @dataclass(frozen=True)
 class ImportRules:
-    """What `gateway import` writes into the configuration of a backend of one kind, in addition to the target.
+    """Keys and notes that `gateway import` adds to the configuration of each backend of one kind.
 
     Args:
         other_ports: Usual ports of the service in addition to `default_port`.
         keys: Required keys, with placeholder values that the user must replace.
-        note: A note to the user about keys to change or add; empty if there are none.
-        password_without_user: Whether the check can log in with a password, but without a user name.
+        note: A note that explains which keys the user should change or add; empty if there are none.
+        password_without_user: Whether the check can log in with a password if no user name is configured.
     """
 
     other_ports: tuple[int, ...] = ()
@@ -88,8 +88,8 @@ class BackendKind:
         endpoints: Receives the check and a target. Returns all endpoints that the gateway dials to use or check the
             target.
         has_roles: Receives the check, and returns whether each target has a role: primary or replica.
-        traffic_class: `BULK`: the clients use separate SSH connections, so that they do not delay clients of other
-            backends.
+        traffic_class: The class of the clients' traffic. `BULK`: the clients use separate SSH connections, so that
+            they do not delay the clients of other backends.
         mount: The rules for mounting the backend in the kernel. None: programs connect to the backend directly.
         facts: The facts that probes report, in display order.
         privileged_only: Receives the options, and returns whether the listener refuses source ports above 1023.
@@ -99,8 +99,8 @@ class BackendKind:
             strictly, so the relay can measure the latency without parsing.
         cancels: Recognizes cancel requests, if clients send them on separate connections. Must be None if `tap` is
             set.
-        response_timeout: Maximum seconds that a target may take to respond to a client before the gateway counts a
-            failed check, and checks the target early. None: no limit.
+        response_timeout: Maximum seconds that a target may take to respond to a client. If the target takes longer,
+            the gateway counts this as a failed check, and checks the target immediately. None: no limit.
         imports: The rules for the configuration that `gateway import` writes.
         advice: Receives all configured backends of this kind, and yields warnings. Each warning names the backend
             and the remedy.
@@ -110,7 +110,7 @@ class BackendKind:
             Skips unreadable files. Can block.
         init_keys: The keys of `check` that `gateway init` asks for. For a secret, it asks for the path of a file.
         verify: Checks the options, the check, and the files that they name. Raises `GatewayError` if the operator
-            must change one of them.
+            must change an option or a file.
         remedies: The remedies of this kind, by reason, where they differ from `gateway.remedies.TARGET_REMEDIES`.
     """
 
@@ -143,7 +143,7 @@ class BackendKind:
 
     @property
     def kernel_mounts(self) -> bool:
-        """Whether kernels mount the backend. If so, the host's network namespace must reach a listener."""
+        """Whether the kernel mounts the backend. If so, the host's network namespace needs access to a listener."""
         return self.mount is not None
 
     @property
@@ -157,11 +157,11 @@ class BackendKind:
         return volume
 
     def volume(self, options: Any, listen: Sequence[Endpoint], hold: float) -> VolumeSpec | None:
-        """Return the definition of the Docker volume; None if there is no volume, or if no listener has an address.
+        """Return the definition of the Docker volume; None without a volume, or if all listeners are unix sockets.
 
         Args:
             options: The options.
-            listen: The listeners of the backend. The volume uses the first one with an address.
+            listen: The listeners of the backend. The volume uses the first one that is not a unix socket.
             hold: Maximum seconds that a new client waits while no target can be reached.
         """
         listener = next((address for address in listen if not address.is_unix), None)

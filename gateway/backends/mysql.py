@@ -19,18 +19,18 @@ import pymysql
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from gateway.backend_support import tls
+from gateway.backend_support import check_tls
+from gateway.backend_support.check_login_limiter import CheckLoginLimiter
 from gateway.backend_support.check_passwords import PasswordSource
-from gateway.backend_support.http_role_server import with_http_role
+from gateway.backend_support.http_role import with_http_role
 from gateway.backend_support.login_options import insecure_settings
-from gateway.backend_support.login_pacing import LoginPacing
 from gateway.backend_support.mysql_errors import mysql_error, protocol_error
 from gateway.backend_support.mysql_login import RestrictedMysqlConnection
 from gateway.backend_support.mysql_status import query_status
 from gateway.backend_support.sql_check_options import (
     DATABASE_FACTS,
     IMPORT_NOTE,
-    DatabaseCheckOptions,
+    SqlCheckOptions,
     credentials,
     endpoints,
     verify,
@@ -45,11 +45,11 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import ReachError, Reason, UnusableTargetError
 
 _IO_TIMEOUT = 3600.0
-"""Time limit of one blocking PyMySQL operation, in seconds. The check has an earlier deadline, at which it shuts the
-socket down."""
+"""Time limit of one blocking PyMySQL operation, in seconds. It is only a safeguard: at its own, earlier deadline, the
+check shuts the socket down, which ends the operation."""
 _THREAD_TIMEOUT = 1.0
-"""Maximum seconds to wait until a thread exits after its socket was shut down. Only a thread on a busy machine needs
-this time."""
+"""Maximum seconds to wait until a thread exits after its socket was shut down. Most threads exit immediately, but a
+busy machine can delay the exit."""
 _PROTOCOL_ERRORS = (
     OSError, ValueError, LookupError, AssertionError, TypeError, AttributeError, RuntimeError, ArithmeticError,
     struct.error,
@@ -60,7 +60,7 @@ _ABORT_LIMIT = 100
 
 
 @dataclass(frozen=True)
-class MysqlCheckOptions(DatabaseCheckOptions):
+class MysqlCheckOptions(SqlCheckOptions):
     """The `check:` keys of a MySQL backend.
 
     Args:
@@ -97,7 +97,7 @@ class MysqlBackend:
         """
         if self.check.user is None:
             return ProbeResult(unprobed="check.user is not set, and MySQL must not be probed without a login")
-        logins = phases.logins or LoginPacing(_ABORT_LIMIT)
+        logins = phases.logins or CheckLoginLimiter(_ABORT_LIMIT)
         async with logins.attempt():
             return await self._log_in(link, target, phases, logins)
 
@@ -115,8 +115,8 @@ class MysqlBackend:
         loop = asyncio.get_running_loop()
         login = await loop.run_in_executor(self._file_thread, self._create_login, target, phases, password)
         sock = await link.socket(target, phases)
-        # TLS detaches the descriptor from the original socket object. Keep a duplicate, to shut the socket down
-        # later.
+        # Keep a duplicate, to shut the connection down if the check is cancelled: TLS detaches the descriptor from
+        # the original socket object.
         handle = sock.dup()
         thread = ThreadPoolExecutor(1, thread_name_prefix="mysql-check")  # PyMySQL blocks its thread
         query = loop.run_in_executor(thread, self._query, login, sock, phases)
@@ -129,7 +129,7 @@ class MysqlBackend:
             return await asyncio.shield(query)
         except asyncio.CancelledError:
             with contextlib.suppress(OSError):  # the socket may already be closed
-                handle.shutdown(socket.SHUT_RDWR)  # unblocks the thread
+                handle.shutdown(socket.SHUT_RDWR)  # so that PyMySQL stops waiting, and its thread exits
             if not login.logged_in:
                 phases.on_abandoned()
                 logins.record_abort(time.monotonic())
@@ -140,9 +140,9 @@ class MysqlBackend:
                 logins.record_success(time.monotonic())
 
     def _create_login(self, target: Endpoint, phases: Phases, password: str) -> RestrictedMysqlConnection:
-        """Return a login that is not connected yet. Reads files, and can block."""
+        """Return a connection object that is not connected yet. Read its TLS files, which can block."""
         check = self.check
-        context = tls.context(check.tls)
+        context = check_tls.context(check.tls)
         return RestrictedMysqlConnection(
             phases,
             verified=check.tls.mode == "verify",
@@ -168,7 +168,7 @@ class MysqlBackend:
                 found = query_status(login, self.check.max_lag, has_password=self.check.has_password)
             return replace(found, certificate=login.certificate)
         except ssl.SSLError as error:
-            raise UnusableTargetError(Reason.TLS, tls.describe_tls_error(error)) from error
+            raise UnusableTargetError(Reason.TLS, check_tls.describe_tls_error(error)) from error
         except pymysql.err.MySQLError as error:
             raise mysql_error(error, uses_tls=self.check.tls.mode != "off") from error
         except _PROTOCOL_ERRORS as error:

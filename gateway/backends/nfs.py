@@ -32,7 +32,7 @@ from gateway.text_sanitizer import error_text, format_bytes
 
 _PORT = 2049
 _TIMEO, _MAX_RETRANS = 60, 9
-"""The mount option `timeo` in seconds, and the maximum of the mount option `retrans`. The kernel limits
+"""The mount option `timeo` in seconds, and the largest useful value of the mount option `retrans`: the kernel limits
 `timeo * (1 + retrans)` to 600 s."""
 _VERSIONS = ("4", "4.0", "4.1", "4.2")
 _RESERVED = frozenset({
@@ -117,9 +117,9 @@ class NfsBackend:
         """The properties of the export at the first probe of each target, to detect changes."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """Check whether clients can use `target`, through the link that carries their traffic.
+        """Query the export on `target`; see `gateway.contracts.backend.Backend`.
 
-        Query the export. If `check.write` is set, also create and remove a directory.
+        If `check.write` is set, also create and remove a directory.
         """
         with await link.socket(target, phases) as sock:
             client = RpcClient(sock, nfs4.PROGRAM, nfs4.VERSION)
@@ -159,14 +159,14 @@ class NfsBackend:
 
 
 def _describe_change(first: nfs4.NfsExport, now: nfs4.NfsExport) -> str:
-    """Describe a change of the export that makes existing mounts stale; return "" if there is no such change."""
+    """Describe a change of the export that makes existing mounts stale. Return an empty string if there is none."""
     if first.fsid != now.fsid:
         return f"the target exports a different file system than before ({first.fsid}, now {now.fsid})"
     return "the target exports a different directory than before" if first.handle != now.handle else ""
 
 
 def _volume(options: NfsOptions, listener: Endpoint, hold: float) -> VolumeSpec | None:
-    """Return the definition of the volume. A mount of the volume waits for the server for at least `hold` seconds.
+    """Return the definition of the volume. A mount waits for the server for at least `hold` seconds before it fails.
 
     Docker's driver calls mount(2), which rejects options that only mount.nfs implements, such as `retry` and `bg`.
     The definition always contains the NFS version, because the kernel's default is version 3.
@@ -186,7 +186,7 @@ def _retrans(hold: float) -> int:
 
     Over TCP, a call fails `_TIMEO * (1 + retrans)` seconds after it was sent, and after 600 s at the latest
     (`NFS_MAX_TCP_TIMEOUT`). With the option `hard`, the kernel then repeats the calls of an existing mount, but a new
-    mount fails. The value must therefore cover `hold`.
+    mount fails. The value must therefore be so large that a new mount waits for at least `hold` seconds.
     """
     return min(max(2, math.ceil(hold / _TIMEO)), _MAX_RETRANS)
 
@@ -232,7 +232,7 @@ def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
 
 
 def _imported_options(mount: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Return the mount options to import, and a note that lists the other options."""
+    """Return the mount options to import, and a list with one note about the other options, or an empty list."""
     written = {name: f"{name}={value}" if value else name for name, value in mount.items()}
     kept = [text for name, text in written.items() if name in _IMPORTED_OPTIONS]
     others = [text for name, text in written.items() if name not in {*_IMPORTED_OPTIONS, "ro", "rw", "hard", ""}]
@@ -240,7 +240,7 @@ def _imported_options(mount: Mapping[str, str]) -> tuple[list[str], list[str]]:
 
 
 def _render_export(options: NfsOptions, clients: Sequence[str]) -> str:
-    """Return a line for the server's exports(5). Implements `KernelMountRules.render_export`.
+    """Return the line for /etc/exports on the server (exports(5)). Implements `KernelMountRules.render_export`.
 
     The line contains the option `insecure`, because sshd and the gateway connect from ports above 1023.
     """
@@ -258,8 +258,8 @@ def _read_url(scheme: str, path: str) -> dict[str, str]:
 def _advice(backends: Sequence[ConfiguredBackend]) -> Iterator[str]:
     """Warn if `hold` exceeds the kernel's limit, and if several backends use the same NFS server.
 
-    A kernel detects that two ports lead to the same server (RFC 8881, section 2.10.5), and uses one connection for
-    both. The traffic of both backends would then pass through only one of the two backends.
+    If a host mounts two backends with the same server, its kernel detects this (RFC 8881, section 2.10.5), and uses
+    one connection for both mounts. All traffic then passes through only one of the two backends.
     """
     first: dict[object, str] = {}
     longest = _TIMEO * (1 + _MAX_RETRANS)

@@ -5,8 +5,9 @@ ties SCRAM to the server's certificate (RFC 5929, tls-server-end-point), so that
 login. The probe requires channel binding if it does not verify the certificate. Otherwise channel binding is
 optional, because some connection poolers do not support it.
 
-If a psycopg connection is cancelled and the server is silent, psycopg waits for eleven seconds. Therefore, the event
-loop calls libpq directly. `finish()` closes the connection immediately, unless libpq is hashing the password.
+psycopg's asyncio interface is not used: if a login is cancelled while the server is silent, psycopg takes eleven
+seconds to return. Therefore, this module calls libpq directly. `PostgresLogin.finish` closes the connection
+immediately, unless libpq is hashing the password.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.pq.abc import PGconn
 
 from gateway.backend_support.check_passwords import PasswordSource
-from gateway.backend_support.http_role_server import with_http_role
+from gateway.backend_support.http_role import with_http_role
 from gateway.backend_support.login_options import insecure_settings
 from gateway.backend_support.loopback_port import loopback_port
 from gateway.backend_support.postgres_cancel import PostgresCancelProtocol
@@ -35,7 +36,7 @@ from gateway.backend_support.replication_facts import LAG, READ_ONLY
 from gateway.backend_support.sql_check_options import (
     DATABASE_FACTS,
     IMPORT_NOTE,
-    DatabaseCheckOptions,
+    SqlCheckOptions,
     credentials,
     endpoints,
     parse_lag,
@@ -80,7 +81,7 @@ _STILL_COMPUTING = (
     " lower scram_iterations and set the user's password again)"
 )
 _RECEIVED = struct.Struct("=128xQ")
-"""`tcpi_bytes_received` in `struct tcp_info` (linux/tcp.h)."""
+"""Reads the field `tcpi_bytes_received` of `struct tcp_info` (linux/tcp.h)."""
 _STATUS_PHASE = {
     pq.ConnStatus.STARTED: "greeting",
     pq.ConnStatus.MADE: "greeting",
@@ -98,7 +99,7 @@ class PostgresBackend:
         check: The check of the backend.
     """
 
-    def __init__(self, options: EmptyOptions, check: DatabaseCheckOptions) -> None:
+    def __init__(self, options: EmptyOptions, check: SqlCheckOptions) -> None:
         self.options = options
         self.check = check
         self._last_in_sync: dict[Endpoint, float] = {}
@@ -176,14 +177,15 @@ class PostgresBackend:
         return make_conninfo("", **arguments).encode()
 
     def _evaluate(self, row: list[str | None], target: Endpoint, now: float) -> ProbeResult:
-        """Convert the row that `_QUERY` selected to a probe result. `now` is the monotonic time."""
+        """Convert the row that `_QUERY` selected to a probe result. `now` is the current monotonic time."""
         in_recovery, default_read_only, version, lag_text, streaming = row
         read_only = in_recovery == "t" or default_read_only == "t"
         lag = parse_lag(lag_text) if lag_text is not None else None
         if streaming == "t" and lag == 0:
             self._last_in_sync[target] = now
         elif streaming == "f" and target in self._last_in_sync:
-            # `lag` is the age of the last replayed transaction here. If the primary is idle, the real lag is shorter.
+            # While the standby does not stream, `lag` is the age of the last replayed transaction. If the primary was
+            # idle, the real lag is shorter. The time since the standby was last in sync is another upper bound.
             lag = min(now - self._last_in_sync[target], math.inf if lag is None else lag)
         max_lag = self.check.max_lag
         unusable = None
@@ -207,7 +209,7 @@ async def _wait_ready(sock: socket.socket, *, write: bool) -> None:
         write: Whether to wait until the socket is writable. False: wait until it is readable.
 
     Raises:
-        UnusableTargetError: The server has sent more than a check needs.
+        UnusableTargetError: The server has sent more than `_MAX_BYTES`.
     """
     await _wait_event(sock.fileno(), write=write)
     (received,) = _RECEIVED.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RECEIVED.size))
@@ -276,7 +278,7 @@ async def _run_query(conn: PGconn, sock: socket.socket, sql: bytes) -> list[str 
 
 
 def _error_message(conn: PGconn) -> str:
-    """Return libpq's error message without the loopback address, which the operator has not configured."""
+    """Return libpq's error message without the loopback address, which the operator would not recognize."""
     text = conn.error_message.decode(errors="replace").strip()
     return re.sub(r"^connection to server at .*?, port \d+ failed: ", "", text)
 
@@ -284,7 +286,7 @@ def _error_message(conn: PGconn) -> str:
 KIND = BackendKind(
     "postgres",
     EmptyOptions,
-    DatabaseCheckOptions,
+    SqlCheckOptions,
     lambda options, check: with_http_role(PostgresBackend(options, check), check.via_http),
     schemes=("postgres",),
     read_url=without_database,

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from gateway.backend_support.check_passwords import PasswordSource
 from gateway.backend_support.check_stream import CheckDialer
 from gateway.backend_support.login_options import LoginCheckOptions, credentials, insecure_settings, verify
+from gateway.backend_support.redis_client import RedisClient, RedisErrorReply
 from gateway.backend_support.redis_status import REDIS_FACTS, evaluate, read_info, reply_error
-from gateway.backend_support.resp import RespClient, RespError
 from gateway.backends import BackendKind, EmptyOptions, ImportRules, without_path
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
@@ -56,13 +56,13 @@ class RedisBackend:
         """Log in, and query role, replication, memory and version; see `gateway.contracts.backend.Backend`."""
         password = await self._passwords.get(self.check, target, phases)
         async with self._dialer.open(link, target, phases) as stream:
-            client = RespClient(stream)
+            client = RedisClient(stream)
             try:
                 is_open = await _greet(client, phases)
                 if password or self.check.user:
                     await self._log_in(client, password, phases)
                 elif not is_open:
-                    raise reply_error(RespError("NOAUTH Authentication required"))
+                    raise reply_error(RedisErrorReply("NOAUTH Authentication required"))
                 with phases("query"):
                     found = await self._query(client)
             except UnusableTargetError as error:
@@ -72,18 +72,18 @@ class RedisBackend:
             found = replace(found, degraded=(Reason.UNAUTHENTICATED, _UNAUTHENTICATED))
         return replace(found, certificate=stream.certificate)
 
-    async def _log_in(self, client: RespClient, password: str, phases: Phases) -> None:
+    async def _log_in(self, client: RedisClient, password: str, phases: Phases) -> None:
         with phases("auth"):
             user = (self.check.user,) if self.check.user else ()
             (reply,) = await client.run(("AUTH", *user, password))
-        if isinstance(reply, RespError) and not any(words in reply for words in _NO_PASSWORD):
+        if isinstance(reply, RedisErrorReply) and not any(words in reply for words in _NO_PASSWORD):
             raise reply_error(reply)
 
-    async def _query(self, client: RespClient) -> ProbeResult:
+    async def _query(self, client: RedisClient) -> ProbeResult:
         # A server that is still loading its data refuses PING, but not ROLE and INFO.
         sections = (("INFO", section) for section in _SECTIONS)
         ping, role, *infos = await client.run(("PING",), ("ROLE",), *sections)
-        if isinstance(ping, RespError):
+        if isinstance(ping, RedisErrorReply):
             raise reply_error(ping)
         try:
             return evaluate(role, read_info(infos), self.check.max_lag)
@@ -91,7 +91,7 @@ class RedisBackend:
             raise UnusableTargetError(Reason.PROTOCOL, f"not a valid Redis response: {error}") from error
 
 
-async def _greet(client: RespClient, phases: Phases) -> bool:
+async def _greet(client: RedisClient, phases: Phases) -> bool:
     """Send PING. Return whether the server accepts it without a login.
 
     Raises:
@@ -99,7 +99,7 @@ async def _greet(client: RespClient, phases: Phases) -> bool:
     """
     with phases("greeting"):
         (reply,) = await client.run(("PING",))
-    if not isinstance(reply, RespError):
+    if not isinstance(reply, RedisErrorReply):
         return True
     error = reply_error(reply)
     if error.reason is not Reason.AUTH:

@@ -71,9 +71,9 @@ class SmbBackend:
         self.check = check
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """Check whether clients can use `target`, through the link that carries their traffic.
+        """Negotiate a dialect of SMB with `target`; see `gateway.contracts.backend.Backend`.
 
-        Negotiate a dialect. The probe does not check whether the share exists, or who may use it.
+        The probe does not check whether the share exists, or who may use it.
         """
         with await link.socket(target, phases) as sock:
             try:
@@ -129,7 +129,7 @@ async def _negotiate(sock: Stream) -> bytes:
 
 
 def _volume(options: SmbOptions, listener: Endpoint, hold: float) -> VolumeSpec | None:
-    del hold  # SMB has no mount option like `retrans`
+    del hold  # not used: no mount option of SMB limits how long the kernel waits for the server
     volume = options.volume
     if volume is None:
         return None

@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from gateway.backend_support import tls
+from gateway.backend_support import check_tls
 from gateway.backend_support.byte_pattern import compile_pattern
 from gateway.backend_support.check_stream import CheckDialer, CheckStream
+from gateway.backend_support.check_tls import CheckTlsOptions
 from gateway.backend_support.login_options import credentials
-from gateway.backend_support.tls import CheckTlsOptions
 from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
@@ -19,8 +19,8 @@ from gateway.errors import Reason, UnusableTargetError
 _MAX_RESPONSE = 16 * 1024
 """Maximum number of bytes to read while waiting for the expected response."""
 _MAX_PIECES = 100
-"""Maximum number of reads for one response. It limits the CPU time, because each read compares the whole response
-again."""
+"""Maximum number of reads for one response. It limits the CPU time: after each read, the check compares the whole
+response again."""
 _MAX_SHOWN = 80
 """Maximum number of response bytes that an error message quotes."""
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|[rnt0\\]|)")
@@ -76,7 +76,7 @@ class TcpBackend:
         self._dialer = CheckDialer(check.tls, _MAX_RESPONSE)
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """Connect, send `check.send`, and wait for the expected response; see `gateway.contracts.backend.Backend`."""
+        """Connect, send `check.send` if set, and wait for the response; see `gateway.contracts.backend.Backend`."""
         async with self._dialer.open(link, target, phases) as stream:
             if self._send or self._expect or self._pattern is not None:
                 with phases("query"):
@@ -130,6 +130,6 @@ KIND = BackendKind(
     TcpBackend,
     schemes=("tcp",),
     default_port=0,
-    verify=tls.verify,
+    verify=check_tls.verify,
     credentials=credentials,
 )

@@ -17,13 +17,15 @@ from gateway.errors import ConfigError, GatewayError, ServiceUnreachableError, U
 FAILED, USAGE, UNREACHABLE = 1, 2, 3
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _COMMANDS = {
-    "run": ("run", "validate", "check"),
+    "run": ("run",),
+    "check": ("validate", "check"),
     "docker": ("plan", "apply"),
     "audit": ("audit",),
     "status": ("status",),
     "explain": ("explain",),
     "fleet": ("fleet",),
-    "wait": ("wait", "healthcheck"),
+    "wait": ("wait",),
+    "healthcheck": ("healthcheck",),
     "admin": ("reload", "drain", "undrain", "shutdown", "pause", "resume", "reconnect", "fail"),
     "top": ("top",),
     "importing": ("import",),

@@ -34,7 +34,7 @@ def _named_command(name: str, collection: str, text: str) -> click.Command:
 
     Args:
         name: The name of the command.
-        collection: `backends` or `tunnels`: what the argument of the command names.
+        collection: `backends` or `tunnels`: whether the argument of the command names a backend or a tunnel.
         text: The help text.
     """
     complete = complete_tunnels if collection == "tunnels" else complete_backends

@@ -75,7 +75,7 @@ def admin_socket_option(command: _Command) -> _Command:
 
 
 def client_options(command: _Command) -> _Command:
-    """Add the options for the admin socket or the URL of the service to a command that only reads.
+    """Add the options that select the service (admin socket or URL) to a command that only reads.
 
     The command function receives a `ServiceClient` as `client`.
     """

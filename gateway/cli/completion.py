@@ -21,8 +21,8 @@ def completion(context: click.Context, shell: str) -> None:
     """Print a completion script for a shell.
 
     The script completes commands, options, files, and the names of backends and tunnels. The names come from the
-    configuration file on the command line. If there is none, they come from the running service. If it does not
-    respond, they come from the file that GATEWAY_CONFIG names.
+    configuration file on the command line. If there is none, they come from the running service. If the service does
+    not respond, they come from the file that GATEWAY_CONFIG names.
 
     To use the script in bash: `source <(gateway completion bash)`
     """

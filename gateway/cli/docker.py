@@ -1,4 +1,4 @@
-"""`gateway plan` and `gateway apply`: show or make the changes in Docker once, without a running service."""
+"""`gateway plan` and `gateway apply`: show or make the changes in Docker, without a running service."""
 
 import json
 import os

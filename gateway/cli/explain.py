@@ -6,10 +6,10 @@ from urllib.parse import quote
 
 import click
 
+from gateway.cli.backend_explanation import explanation, explanation_json
 from gateway.cli.client_options import client_options
 from gateway.cli.completion import complete_backends
-from gateway.cli.diagnosis import headline, print_cause
-from gateway.cli.explanation import explanation, explanation_json
+from gateway.cli.diagnosis_output import headline, print_cause
 from gateway.cli.output import (
     format_age,
     format_clock,
@@ -19,8 +19,8 @@ from gateway.cli.output import (
     terminal_width,
 )
 from gateway.errors import UsageError
-from gateway.ops.reason_descriptions import state_name
 from gateway.ops.service_client import ServiceClient
+from gateway.ops.state_descriptions import state_name
 
 
 @click.command()

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from gateway.cli.client_options import client_options
+from gateway.cli.duration_type import DurationType
 from gateway.cli.output import (
     fits,
     format_age,
@@ -19,11 +20,10 @@ from gateway.cli.output import (
     print_wrapped,
     terminal_width,
 )
-from gateway.cli.seconds import Seconds
 from gateway.cli.watch import watching
 from gateway.errors import ServiceUnreachableError, UsageError
-from gateway.ops.reason_descriptions import state_name
 from gateway.ops.service_client import ServiceClient
+from gateway.ops.state_descriptions import state_name
 
 _WATCH_INTERVAL = 2.0
 _HEADS = ["INSTANCE", "STATE", "TUNNELS", "BACKENDS", "CLIENTS", "AGE", "ADDRESS"]
@@ -39,7 +39,7 @@ _WIDE_HEADS = ["RESPONSE", "UP", "VERSION", "WARNINGS"]
 )
 @click.option(
     "--timeout",
-    type=Seconds(),
+    type=DurationType(),
     default=2.0,
     show_default=True,
     metavar="SECONDS",
@@ -91,13 +91,13 @@ def _fetch_from_members(
     import asyncio  # noqa: PLC0415
 
     from gateway.contracts.values import Duration  # noqa: PLC0415
+    from gateway.fleet.member_addresses import parse_member  # noqa: PLC0415
     from gateway.fleet.member_discovery import MemberDiscovery  # noqa: PLC0415
-    from gateway.fleet.members import parse_member  # noqa: PLC0415
     from gateway.fleet.options import FleetOptions  # noqa: PLC0415
     from gateway.fleet.poller import ask_once  # noqa: PLC0415
-    from gateway.fleet.view import FleetView  # noqa: PLC0415
+    from gateway.fleet.snapshot import FleetSnapshot  # noqa: PLC0415
     from gateway.ops.fleet_json import fleet_json  # noqa: PLC0415
-    from gateway.tls_client import ClientTls  # noqa: PLC0415
+    from gateway.tls_client import TlsClientFiles  # noqa: PLC0415
 
     try:
         addresses = tuple(map(parse_member, members))
@@ -107,10 +107,10 @@ def _fetch_from_members(
         members=addresses,
         file=file,
         token_file=Path(client.token_file) if client.token_file else None,
-        tls=ClientTls(ca_file=Path(client.ca_file) if client.ca_file else None),
+        tls=TlsClientFiles(ca_file=Path(client.ca_file) if client.ca_file else None),
         timeout=Duration(timeout),
     )
-    runner, discovery, view = asyncio.Runner(), MemberDiscovery(), FleetView()
+    runner, discovery, view = asyncio.Runner(), MemberDiscovery(), FleetSnapshot()
     click.get_current_context().call_on_close(runner.close)
 
     def fetch() -> dict[str, Any]:

@@ -53,7 +53,7 @@ def import_(sources: tuple[str, ...], diff: bool) -> None:
 
 
 def _diff(given: "list[ImportSource]", result: "ImportResult") -> str:
-    """Return a diff that changes the Compose file among the sources to use the gateway.
+    """Return a diff of the Compose file among the sources. The changed file uses the gateway.
 
     Raises:
         UsageError: The sources do not contain exactly one Compose file, or that file is a symbolic link.

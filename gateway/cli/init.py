@@ -22,7 +22,7 @@ def init(file: Path, tunnels: tuple[str, ...], backends: tuple[str, ...]) -> Non
     FILE is gateway.yaml by default. An existing file is never overwritten. With --backend, the command asks no
     questions. Otherwise, it asks for a tunnel and for the backends that the tunnel leads to.
     """
-    from gateway.cli.questions import ask_config  # noqa: PLC0415 - slow to import
+    from gateway.cli.init_questions import ask_config  # noqa: PLC0415 - slow to import
     from gateway.config.initial_config import from_urls, permits_keys, problems_of, to_yaml  # noqa: PLC0415 - slow to import
 
     try:

@@ -1,4 +1,4 @@
-"""Prints text and tables without control characters, formats values, and defines the option `--output`."""
+"""Prints text and tables on the terminal, formats values for them, and defines the option `--output`."""
 
 import shutil
 import textwrap
@@ -114,7 +114,7 @@ def _total_width(widths: list[int]) -> int:
 
 
 def _shortened(cell: str, width: int) -> str:
-    """Shorten a cell to `width` characters. Replace its middle, because the end of an address is the port."""
+    """Shorten a cell to `width` characters. Omit its middle, because the end can be the port of an address."""
     if len(cell) <= width:
         return cell
     tail = (width - 1) // 2

@@ -70,8 +70,8 @@ def exports(
     server or proxy at the end of the tunnel. If this address is not in the configuration, add it with --from.
     """
     from gateway.config import load  # noqa: PLC0415 - slow to import
-    from gateway.rendering.exports import exports as lines  # noqa: PLC0415 - slow to import
-    from gateway.rendering.exports import open_origins  # noqa: PLC0415 - slow to import
+    from gateway.rendering.nfs_exports import exports as lines  # noqa: PLC0415 - slow to import
+    from gateway.rendering.nfs_exports import open_origins  # noqa: PLC0415 - slow to import
 
     text = "\n".join(lines(load(config_sources(file, tunnels, backends, settings)), origins))
     for origin in open_origins(origins):
@@ -104,15 +104,15 @@ def _application_command(name: str, text: str) -> click.Command:
     ) -> None:
         from gateway.app.volume_ports import with_ports  # noqa: PLC0415 - slow to import
         from gateway.config import load  # noqa: PLC0415 - slow to import
-        from gateway.rendering import application  # noqa: PLC0415 - slow to import
+        from gateway.rendering import application_settings  # noqa: PLC0415 - slow to import
 
         functions: dict[str, Callable[[Config, str | None], str]] = {
-            "env": lambda config, host: "\n".join(application.env(config, host)),
-            "compose": application.compose,
-            "docker-run": application.docker_run,
+            "env": lambda config, host: "\n".join(application_settings.env(config, host)),
+            "compose": application_settings.compose,
+            "docker-run": application_settings.docker_run,
         }
         config = with_ports(load(config_sources(file, tunnels, backends, settings)))
-        for warning in application.reachability_warnings(config) if host is None else ():
+        for warning in application_settings.reachability_warnings(config) if host is None else ():
             click.secho(f"# {warning}", err=True, fg="yellow")
         click.echo(functions[name](config, host).rstrip())
 
@@ -153,8 +153,8 @@ def kubernetes(
     options.
     """
     from gateway.config import ConfigSources, load  # noqa: PLC0415 - slow to import
-    from gateway.rendering import workload  # noqa: PLC0415 - slow to import
-    from gateway.rendering.workload_rules import SECRETS  # noqa: PLC0415 - slow to import
+    from gateway.rendering import kubernetes_workload  # noqa: PLC0415 - slow to import
+    from gateway.rendering.kubernetes_rules import SECRETS  # noqa: PLC0415 - slow to import
 
     if file is None:
         raise UsageError("the ConfigMap needs a configuration file: add -c FILE")
@@ -163,7 +163,7 @@ def kubernetes(
     # Do not expand environment variables of this process, because the pod does not have them.
     unset = f"the pod has no environment variable {{name}}: write its value, or for a file, a path in {SECRETS}"
     config = load(ConfigSources(file=file, environment={}, unset=unset))
-    documents = workload.kubernetes(config, file.read_text(), name, image, podman=podman)
+    documents = kubernetes_workload.kubernetes(config, file.read_text(), name, image, podman=podman)
     hint = f"create the Secret first: kubectl create secret generic {name} --from-file=DIRECTORY"
     if podman:
         hint = f"create the Secret {name} first, with `podman kube play`"

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from gateway.cli.client_options import client_options
-from gateway.cli.diagnosis import causes_of, headline, print_diagnosis, print_notices
+from gateway.cli.diagnosis_output import causes_of, headline, print_diagnosis, print_notices
 from gateway.cli.output import (
     format_clock,
     format_ms,
@@ -18,11 +18,11 @@ from gateway.cli.output import (
     print_wrapped,
     terminal_width,
 )
-from gateway.cli.severity import backends_by_severity, tunnels_by_severity
+from gateway.cli.severity_order import backends_by_severity, tunnels_by_severity
 from gateway.cli.tunnel_paths import describe_via, path_rows
 from gateway.cli.watch import watching
-from gateway.ops.reason_descriptions import state_name
 from gateway.ops.service_client import ServiceClient
+from gateway.ops.state_descriptions import state_name
 from gateway.text_sanitizer import format_bytes
 
 _WATCH_INTERVAL = 2.0
@@ -146,8 +146,8 @@ def _backend_rows(
     Args:
         name: The name of the backend.
         backend: The backend in `/api/v1/status`.
-        failed_tunnels: The result of `_failed_tunnels`. It replaces the details of the tunnels, which the output
-            contains only once.
+        failed_tunnels: The result of `_failed_tunnels`. It replaces the details of these failures, so that the output
+            shows them only once.
         wide: Whether to add the columns of the format `wide`.
     """
     targets = backend["targets"]

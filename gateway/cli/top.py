@@ -6,10 +6,10 @@ from typing import Any
 import click
 
 from gateway.cli.client_options import client_options
-from gateway.cli.diagnosis import headline, print_diagnosis, print_notices
+from gateway.cli.diagnosis_output import headline, print_diagnosis, print_notices
+from gateway.cli.duration_type import DurationType
 from gateway.cli.output import print_table, print_wrapped, terminal_width
-from gateway.cli.seconds import Seconds
-from gateway.cli.severity import backend_rank
+from gateway.cli.severity_order import backend_rank
 from gateway.cli.watch import watching
 from gateway.errors import GatewayError
 from gateway.ops.service_client import ServiceClient
@@ -22,7 +22,7 @@ _HEADS = ["BACKEND", "STATE", "CONSUMER", "CLIENTS", "WAIT", "NEW/S", "SENT/S", 
 @client_options
 @click.option(
     "--interval",
-    type=Seconds(),
+    type=DurationType(),
     default=2.0,
     show_default=True,
     metavar="SECONDS",
@@ -35,11 +35,11 @@ def top(client: ServiceClient, interval: float, count: int | None) -> None:
     The first lines show the failed tunnels and backends. The table is sorted by state, worst first, and then by
     traffic. Consumers are containers. To show them, the configuration must have a section docker.
     """
-    meter = _Meter(client)
-    meter.read()
+    calculator = _RateCalculator(client)
+    calculator.read()
 
     def show() -> None:
-        status, rows = meter.rates()
+        status, rows = calculator.rates()
         print_wrapped(headline(status))
         print_diagnosis(status, details=False)
         print_notices(status)
@@ -49,8 +49,8 @@ def top(client: ServiceClient, interval: float, count: int | None) -> None:
     watching(show, interval, count)
 
 
-class _Meter:
-    """Computes the traffic per second from the counters of two requests.
+class _RateCalculator:
+    """Computes the traffic per second from the counters in two consecutive responses of the service.
 
     After a failed request, the next rates are zero, because two successful requests in a row are necessary.
     """

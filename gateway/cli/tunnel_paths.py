@@ -1,4 +1,4 @@
-"""Lists and describes the tunnels on the paths to a backend. Does no I/O."""
+"""Describes the paths to a backend, and the tunnels on them, for the output of commands. Does no I/O."""
 
 from collections.abc import Collection
 from typing import Any

@@ -1,4 +1,4 @@
-"""`gateway wait` and `gateway healthcheck`: report as exit codes whether the service is ready or alive."""
+"""`gateway wait`: waits until the service, and the backends that the user names, are ready."""
 
 import time
 from typing import Any
@@ -12,8 +12,6 @@ from gateway.errors import GatewayError, ServiceUnreachableError, UsageError
 from gateway.ops.service_client import ServiceClient
 
 _POLL_INTERVAL = 0.2
-_MAX_QUOTED = 60
-"""Maximum number of characters of an unexpected response in an error message."""
 
 
 @click.command()
@@ -21,11 +19,11 @@ _MAX_QUOTED = 60
 @client_options
 @click.option("--max", "longest", default="30s", show_default=True, metavar="DURATION", help="Maximum time to wait.")
 def wait(names: tuple[str, ...], client: ServiceClient, longest: str) -> None:
-    """Wait until the service and backends are ready.
+    """Wait until the service is ready.
 
     With names, also wait until these backends are up or degraded.
     """
-    from gateway.config.values import duration  # noqa: PLC0415 - slow to import
+    from gateway.config.value_parsers import duration  # noqa: PLC0415 - slow to import
 
     try:
         deadline = time.monotonic() + duration(longest)
@@ -50,30 +48,8 @@ def wait(names: tuple[str, ...], client: ServiceClient, longest: str) -> None:
         time.sleep(_POLL_INTERVAL)
 
 
-@click.command()
-@client_options
-@click.option(
-    "--started", is_flag=True, help="Also require that the startup has finished, including the first checks."
-)
-def healthcheck(client: ServiceClient, started: bool) -> None:
-    """Exit with 0 if the service is alive.
-
-    Use this command as the health check of a container image that has no shell.
-    """
-    code, body = client.get("/livez")
-    if code != 200 or body != "alive\n":
-        raise ServiceUnreachableError(
-            f"the responding server is not a gateway: /livez returned {code} {str(body)[:_MAX_QUOTED]!r}"
-        )
-    if started:
-        code, body = client.get("/startupz")
-        if code != 200:
-            text = str(body)[:_MAX_QUOTED].strip()
-            raise GatewayError(f"the service has not started yet: /startupz returned {code} {text!r}")
-
-
 def _missing(body: dict[str, Any], names: tuple[str, ...]) -> str:
-    """Return the reasons why the service is not ready.
+    """Return why the service is not ready.
 
     Args:
         body: The body of `/readyz`.

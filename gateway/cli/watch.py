@@ -1,4 +1,4 @@
-"""Implements `--watch`: repeats the output of a command until Ctrl-C, even if the service restarts in between."""
+"""Implements `--watch`: repeats the output of a command until Ctrl-C, even if the service restarts meanwhile."""
 
 import io
 import sys
@@ -13,7 +13,7 @@ from gateway.cli.output import print_wrapped
 from gateway.errors import GatewayError
 
 
-class _Frame(io.StringIO):
+class _OutputBuffer(io.StringIO):
     """A buffer that captures the output of one call of a function.
 
     Args:
@@ -48,10 +48,10 @@ class _Screen:
         Raises:
             GatewayError: The function failed. Pass the error to `report`.
         """
-        frame = _Frame(terminal=sys.stdout.isatty())
-        with redirect_stdout(frame):
+        buffer = _OutputBuffer(terminal=sys.stdout.isatty())
+        with redirect_stdout(buffer):
             self._show()
-        self._output, self._updated_at = frame.getvalue(), datetime.now().astimezone()
+        self._output, self._updated_at = buffer.getvalue(), datetime.now().astimezone()
         if self._clear:
             click.clear()
         click.echo(self._output, nl=False)
@@ -74,8 +74,8 @@ def watching(
     Args:
         show: Requests data from the service, and prints it.
         interval: Seconds between two calls.
-        count: Maximum number of calls, and each output appears below the previous one. None: no maximum, and each
-            output replaces the previous one.
+        count: Maximum number of calls; each output appears below the previous one. None: no maximum; each output
+            replaces the previous one on a terminal.
         immediately: Whether to call `show` once before the first interval, in addition to `count`.
 
     Raises:

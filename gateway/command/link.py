@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from math import inf
 
+from gateway.command.background_tasks import BackgroundTasks
+from gateway.command.connector_context import ConnectorContext
 from gateway.command.local_ports import read_local_ports
 from gateway.command.options import CommandOptions
-from gateway.command.port_target import PortTarget
-from gateway.command.stdio_target import StdioTarget
-from gateway.command.target import BackgroundTasks, CommandContext, CommandTarget
+from gateway.command.port_connector import PortConnector
+from gateway.command.stdio_connector import StdioConnector
+from gateway.command.target_connector import TargetConnector
 from gateway.contracts.link import LinkStatus, NetworkId, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import CloseReason, TunnelState
@@ -21,8 +23,8 @@ from gateway.contracts.tunnel import ProgressCallback
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, Reason, TunnelError
 from gateway.measurement import Histogram, Tap
+from gateway.processes.command_template import fill_placeholders
 from gateway.processes.output_log import OutputLog
-from gateway.processes.programs import fill_placeholders
 from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.relay.dial_retry import retry_dial
 from gateway.relay.stream_bridge import StreamBridge
@@ -31,8 +33,8 @@ log = logging.getLogger(__name__)
 
 _MAX_TICK = 1.0
 _RECENT = 600.0
-"""Seconds for which a target keeps its process after the last connection attempt to the target. A tunnel that reopens
-starts processes for such targets again."""
+"""Seconds for which the processes of a target continue to run after the last connection attempt to the target. If the
+tunnel is reopened within this time, it starts processes for the target again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +51,15 @@ class CommandTunnelStatus(LinkStatus):
 
 
 class CommandLink:
-    """A link through an external program. It is lost when no target has a working process. Implements `Link`.
+    """A link through an external program; implements `gateway.contracts.link.Link`.
+
+    The link is lost when no target has a working process.
 
     Args:
         options: The options of the tunnel.
-        network: The network of this host.
+        network: The network from which the program connects to the targets: that of this host.
         children: Owns the child processes.
-        progress: Called when no process responds any more, and when one responds again.
+        progress: Called when all processes stop responding, and when one of them responds again.
     """
 
     def __init__(
@@ -66,9 +70,9 @@ class CommandLink:
         self._progress = progress
         self._lost: asyncio.Future[TunnelError] = asyncio.get_running_loop().create_future()
         name = options.command[0].rpartition("/")[2]
-        self._context = CommandContext(options, children, OutputLog(name), self._on_change)
-        self._targets: dict[tuple[str, ...], CommandTarget] = {}
-        """The targets by their command. Targets with the same command share its processes."""
+        self._context = ConnectorContext(options, children, OutputLog(name), self._on_change)
+        self._connectors: dict[tuple[str, ...], TargetConnector] = {}
+        """The connector for each command. Targets with the same command share one connector and its processes."""
         self._dialed: dict[Endpoint, float] = {}
         """Monotonic time of the last dial of each target, in seconds."""
         self._bridges: set[StreamBridge] = set()
@@ -103,10 +107,10 @@ class CommandLink:
             if ended:
                 await asyncio.wait(ended)
             await self._tasks.close()
-            await asyncio.gather(*(target.close() for target in self._targets.values()))
+            await asyncio.gather(*(each.close() for each in self._connectors.values()))
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """Connect a non-blocking socket to `to`, and record the time as the phase `channel`.
+        """Connect a non-blocking socket to `to`, and record the duration as the phase `channel`.
 
         See `gateway.contracts.link.Link`.
         """
@@ -128,7 +132,7 @@ class CommandLink:
         return relay
 
     async def lost(self) -> TunnelError:
-        """Wait until the link is lost, and return the cause, which is not fatal."""
+        """Wait until the link is lost, and return the cause as an error that is not fatal."""
         return await asyncio.shield(self._lost)
 
     def status(self) -> CommandTunnelStatus:
@@ -136,12 +140,12 @@ class CommandLink:
         return CommandTunnelStatus(processes=len(self._children), clients=len(self._bridges))
 
     def recent_targets(self) -> list[Endpoint]:
-        """Return the targets that were dialed at most ten minutes before the most recent dial to any target."""
+        """Return the targets that were dialed within the ten minutes before the most recent dial to any target."""
         last = max(self._dialed.values(), default=0.0)
         return [target for target, at in self._dialed.items() if last - at < _RECENT]
 
     async def _start(self, targets: Collection[Endpoint]) -> None:
-        starts = [self._tasks.start(self._target(each).start()) for each in targets]
+        starts = [self._tasks.start(self._connector(each).start()) for each in targets]
         failures: list[TunnelError] = []
         for start in asyncio.as_completed(starts):
             try:
@@ -159,7 +163,7 @@ class CommandLink:
             raise LinkLostError(self._lost.result().detail)
         try:
             async with asyncio.timeout(timeout):
-                stream = await self._target(to).connect()
+                stream = await self._connector(to).connect()
         except TimeoutError as error:
             detail = f"{to}: {self._context.name} did not connect within {timeout:.3g} s"
             raise DialError(Reason.TIMEOUT, detail) from error
@@ -172,43 +176,43 @@ class CommandLink:
         bridge.ended.add_done_callback(lambda _: self._bridges.discard(bridge))
         return bridge
 
-    def _target(self, to: Endpoint) -> CommandTarget:
+    def _connector(self, to: Endpoint) -> TargetConnector:
         key = self._key(to)
-        if key not in self._targets:
-            create = PortTarget if self._options.mode == "port" else StdioTarget
-            self._targets[key] = create(to, self._context)
-        return self._targets[key]
+        if key not in self._connectors:
+            create = PortConnector if self._options.mode == "port" else StdioConnector
+            self._connectors[key] = create(to, self._context)
+        return self._connectors[key]
 
     def _key(self, to: Endpoint) -> tuple[str, ...]:
         return fill_placeholders(self._options.command, {"host": to.host, "port": str(to.port)})
 
     def _on_change(self) -> None:
-        """Report the link as lost if no target works."""
-        targets = self._targets.values()
-        failures = [each.failure for each in targets if each.has_failed and each.failure is not None]
-        if len(failures) == len(targets) and failures and not self._lost.done():
+        """Report the link as lost if every connector has failed."""
+        connectors = self._connectors.values()
+        failures = [each.failure for each in connectors if each.has_failed and each.failure is not None]
+        if len(failures) == len(connectors) and failures and not self._lost.done():
             self._lost.set_result(TunnelError(failures[-1].reason, failures[-1].detail))
 
     async def _monitor(self) -> None:
-        """Check periodically whether the processes read the data that was sent to them."""
+        """Periodically kill or replace processes that do not read the data sent to them. Close unused connectors."""
         tick = min(_MAX_TICK, self._options.suspect / 3)
         while True:
             await asyncio.sleep(tick)
             now = time.monotonic()
-            targets = list(self._targets.values())
-            ports = {port: host for target in targets for port, host in target.local_ports(now).items()}
+            connectors = list(self._connectors.values())
+            ports = {port: host for each in connectors for port, host in each.local_ports(now).items()}
             sockets = await asyncio.to_thread(read_local_ports, ports) if ports else {}
-            for target in targets:
-                target.check(now, sockets)
+            for connector in connectors:
+                connector.check(now, sockets)
             await self._close_unused(now)
-            self._report_suspect(suspect=bool(targets) and all(each.is_suspect for each in targets))
+            self._report_suspect(suspect=bool(connectors) and all(each.is_suspect for each in connectors))
 
     async def _close_unused(self, now: float) -> None:
-        """Close the targets that are no longer in use, for example after a reload of the configuration."""
+        """Close connectors whose targets are no longer in use, for example after a reload of the configuration."""
         recent = {self._key(to) for to, at in self._dialed.items() if now - at < _RECENT}
-        for key in self._targets.keys() - recent:
-            if not self._targets[key].has_clients:
-                await self._targets.pop(key).close()
+        for key in self._connectors.keys() - recent:
+            if not self._connectors[key].has_clients:
+                await self._connectors.pop(key).close()
                 self._on_change()
 
     def _report_suspect(self, *, suspect: bool) -> None:

@@ -15,8 +15,8 @@ ESTABLISHED, LISTEN = 0x01, 0x0A
 
 
 @dataclass
-class LocalPort:
-    """The state of one local port: its listening sockets, and the connections and bytes that wait for the program.
+class LocalPortState:
+    """The state of one local port: its listening sockets, its connections, and their unread bytes.
 
     Args:
         owners: The user IDs that own the listening sockets.
@@ -42,7 +42,7 @@ class LocalPort:
         """
         return self.backlog > 0 or (bool(self.unread) and all(self.unread.values()))
 
-    def has_progress_since(self, earlier: "LocalPort") -> bool:
+    def has_progress_since(self, earlier: "LocalPortState") -> bool:
         """Return whether the program has read data or accepted a connection since an earlier state.
 
         The end of a connection with unread data does not count, because its client can have reset the connection.
@@ -54,7 +54,7 @@ class LocalPort:
         return read or self.backlog < earlier.backlog
 
 
-def read_local_ports(ports: Mapping[int, str]) -> dict[int, LocalPort]:
+def read_local_ports(ports: Mapping[int, str]) -> dict[int, LocalPortState]:
     """Return the state of local ports, from `/proc/net/tcp` and `/proc/net/tcp6` (proc_pid_net(5)).
 
     Ignores sockets on other loopback addresses, for example 127.0.0.2, because any user can listen there on the same
@@ -66,7 +66,7 @@ def read_local_ports(ports: Mapping[int, str]) -> dict[int, LocalPort]:
     Raises:
         OSError: A table cannot be read.
     """
-    found = {port: LocalPort() for port in ports}
+    found = {port: LocalPortState() for port in ports}
     best = dict.fromkeys(ports, len(_WILDCARDS) + 1)
     choice = "|".join(f"{port:04X}" for port in ports)
     # Columns: local address and port, remote address and port, state, send and receive queue, timer,

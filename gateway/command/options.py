@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gateway.contracts.values import POSITIVE, Duration
-from gateway.processes.programs import check_command, check_environment
+from gateway.processes.child_environment import check_environment
+from gateway.processes.command_template import check_command
 
 _PLACEHOLDERS = {"port": ("host", "port", "local_port"), "stdio": ("host", "port")}
 """The placeholders of `command` in each mode."""

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from math import inf
 from pathlib import Path
 
-from gateway.command.local_ports import LocalPort, read_local_ports
+from gateway.command.local_ports import LocalPortState, read_local_ports
 from gateway.command.options import CommandOptions
-from gateway.command.silence import SilenceTimer
+from gateway.command.silence_timer import SilenceTimer
 from gateway.command.sock_diag import read_connection
 from gateway.contracts.link import Stream
 from gateway.contracts.phases import Phases
@@ -36,7 +36,7 @@ class NotAcceptedError(Exception):
 
 
 class PortProcess:
-    """A running program, and the state of its local port.
+    """A process that listens on a local port, and forwards connections to one target.
 
     Args:
         child: The process. The caller must stop it.
@@ -57,13 +57,13 @@ class PortProcess:
         self.last_dial = self.last_received
         """Monotonic time of the last call of `connect`, in seconds."""
         self.suspect = False
-        """Whether the process does not respond although data waits for it. New clients then use another process."""
+        """Whether the process does not read the data that waits for it. New clients then use another process."""
         self.retired = False
         """Whether the process is being stopped, because another process has replaced it and its clients have left."""
         self._silence = SilenceTimer()
         self._last_read = self.last_received
         """Monotonic time at which the process was last observed to have read data or accepted a connection."""
-        self._sockets = LocalPort()
+        self._sockets = LocalPortState()
         """The state of the local port at the last call of `update_silence`."""
         self._command = command
         self._options = options
@@ -156,10 +156,11 @@ class PortProcess:
             reset(self._first)
             self._first = None
 
-    def update_silence(self, sockets: LocalPort, now: float) -> float:
-        """Return the number of seconds since the process last read data, accepted a connection or sent a response.
+    def update_silence(self, sockets: LocalPortState, now: float) -> float:
+        """Store the state of the local port, and return for how many seconds a client has waited without progress.
 
-        Returns 0 while no client waits for the process.
+        The process makes progress if it reads data, sends data or accepts a connection. The result is 0 while no
+        client waits for the process.
 
         Args:
             sockets: The current state of the local port.
@@ -186,7 +187,7 @@ class PortProcess:
 
         Args:
             sock: The connection. It is reset if this method raises.
-            leave: Whether to stop waiting, and raise `NotAcceptedError`, as soon as the process is suspect.
+            leave: Whether to raise `NotAcceptedError` as soon as the process is suspect; False to continue to wait.
         """
         pause = _MIN_ACCEPT_POLL
         try:
@@ -201,7 +202,7 @@ class PortProcess:
             reset(sock)
             raise
 
-    async def _read_sockets(self, client: int = 0) -> LocalPort:
+    async def _read_sockets(self, client: int = 0) -> LocalPortState:
         """Return the state of the local port; an empty state if the kernel's tables cannot be read.
 
         Args:
@@ -217,7 +218,7 @@ class PortProcess:
                 sockets = (await asyncio.to_thread(read_local_ports, {self.port: self.host}))[self.port]
         except OSError as error:
             log.debug("cannot read the sockets of a program's local port: %s", error)
-            return LocalPort()
+            return LocalPortState()
         others = sockets.owners - {os.geteuid()}
         if others:
             detail = f"another user (uid {others.pop()}) listens on the program's local port {self.port}"
@@ -227,14 +228,14 @@ class PortProcess:
     async def _check_listeners(self) -> None:
         """Raise `TunnelError` if a process outside the program's session (setsid(2)) listens on the port.
 
-        Another program of the same user can bind the port before this program does. Connections to it would reach
-        another target.
+        Another program of the same user can bind the port before this program does. Connections to the port would
+        then reach another target.
         """
         before = await self._read_sockets()
         own = await asyncio.to_thread(session_sockets, self.child.pid)
         if own is None or before.listeners <= own:
             return
-        after = await self._read_sockets()  # excludes listeners that the program has closed since the first call
+        after = await self._read_sockets()  # ignore listeners that were closed in the meantime
         if (before.listeners - own) & after.listeners:
             await self.child.exits_within(EXIT_DELAY)  # if the program exits, its own error is more specific
             await self._check_running()

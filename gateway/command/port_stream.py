@@ -70,7 +70,7 @@ class PortStream:
         self._sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Close the connection, after the program has received all sent data. Returns immediately."""
+        """Close the connection. Returns immediately; the kernel still delivers all sent data to the program."""
         self._process.connections -= 1
         lingering_closer().close_later(self._sock, reset_after=False)
 

@@ -11,7 +11,7 @@ import struct
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from gateway.command.local_ports import ESTABLISHED, LISTEN, LocalPort, read_local_ports
+from gateway.command.local_ports import ESTABLISHED, LISTEN, LocalPortState, read_local_ports
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class _Socket(NamedTuple):
     inode: int
 
 
-def read_connection(host: str, port: int, client: int) -> LocalPort:
+def read_connection(host: str, port: int, client: int) -> LocalPortState:
     """Return the state of a local port, with only one of its connections.
 
     If sock_diag is not available or does not find a socket, read `/proc/net/tcp` and `/proc/net/tcp6` instead, which
@@ -59,7 +59,7 @@ def read_connection(host: str, port: int, client: int) -> LocalPort:
     except OSError as error:
         log.debug("sock_diag does not find a connection, so the socket tables in /proc are read: %s", error)
         return read_local_ports({port: host})[port]
-    found = LocalPort({listener.owner}, {listener.inode}, listener.queue)
+    found = LocalPortState({listener.owner}, {listener.inode}, listener.queue)
     if connection.inode:  # a process has the socket open
         found.owners.add(connection.owner)
     elif connection.state == ESTABLISHED:

@@ -1,4 +1,4 @@
-"""Parses YAML, environment variables and flags into frozen dataclasses. Errors list all problems and their places."""
+"""Loads the configuration from a YAML file, environment variables and flags. An error lists all problems."""
 
 from gateway.config.loader import ConfigSources, load
 from gateway.config.model import BackendSpec, Config, TunnelSpec

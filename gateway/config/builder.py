@@ -1,11 +1,11 @@
-"""Builds a `Config` from the parsed tree. The kind of a tunnel or backend determines which keys it can have."""
+"""Builds a `Config` from a parsed configuration. Each kind of tunnel and each kind of backend has its own keys."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from gateway import backends, tunnels
 from gateway.backends import BackendKind
-from gateway.config import values
+from gateway.config import value_parsers
 from gateway.config.decoder import INVALID, Decoder
 from gateway.config.model import (
     SECTIONS,
@@ -59,7 +59,7 @@ def _named(root: ParsedMapping, section: str, decoder: Decoder) -> list[tuple[st
     found = []
     for name, (place, tree) in (table.entries if table else {}).items():
         try:
-            values.name(name)
+            value_parsers.name(name)
         except ValueError as error:
             decoder.problem(place, f"{section}.{name}", str(error))
             continue
@@ -152,7 +152,7 @@ def _targets(
     for item in common.targets:
         text, via = (item, None) if isinstance(item, str) else (item.address, item.via)
         try:
-            target = values.endpoint(text, kind.default_port)
+            target = value_parsers.endpoint(text, kind.default_port)
         except ValueError as error:
             decoder.problem(place, f"{key}.targets", str(error))
             return None

@@ -1,4 +1,4 @@
-"""Decodes the parsed tree into frozen dataclasses, as their type hints require. Collects all problems."""
+"""Converts a parsed configuration to frozen dataclasses, based on their type hints. Collects all problems."""
 
 import dataclasses
 import functools
@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, get_args, get_origin
 
-from gateway.config import values
+from gateway.config import value_parsers
 from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequence, Tree
 from gateway.config.scalar_decoder import SCALARS, broken_rule, one_of, read_scalar
 from gateway.config.schema import is_secret, known_keys
@@ -25,7 +25,7 @@ INVALID = InvalidValue()
 
 
 class Decoder:
-    """Decodes values of a parsed tree.
+    """Decodes the values of a parsed configuration.
 
     Args:
         problems: The list to which problems are added.
@@ -55,8 +55,8 @@ class Decoder:
             tree: The value.
             hint: The type hint of the dataclass field.
             key: The dotted key of the value, for messages.
-            shorthand: The only field to set if the hint is a dataclass and the value is not a mapping. None: the
-                value must be a mapping.
+            shorthand: If the hint is a dataclass, the name of the field that a value sets if it is not a mapping. For
+                example, `allow: [10.0.0.0/8]` sets the field `networks`. None: the value must be a mapping.
 
         Returns:
             The value. If it is not valid, the method adds a problem and returns `INVALID`.
@@ -186,7 +186,7 @@ class Decoder:
         found = {}
         for name, (place, inner) in table.entries.items():
             try:
-                values.name(name)
+                value_parsers.name(name)
             except ValueError as error:
                 self.problem(place, f"{key}.{name}", str(error))
                 return INVALID
@@ -202,7 +202,7 @@ class Decoder:
             return INVALID
         self.places[f"{key}_file"] = by_file[1].place
         tree = by_file[1]
-        path = self._scalar(tree, values.path, f"{key}_file")
+        path = self._scalar(tree, value_parsers.path, f"{key}_file")
         return (
             path
             if path is INVALID
@@ -211,7 +211,7 @@ class Decoder:
 
 
 def at_key(places: Mapping[str, str], place: str, key: str, message: str) -> ConfigProblem:
-    """Convert a message about a mapping to a problem with the most precise place.
+    """Return a problem with the place of the key that a message is about, or with the place of the whole mapping.
 
     Args:
         places: The file, line and column of each value, by dotted key.
@@ -229,7 +229,7 @@ def at_key(places: Mapping[str, str], place: str, key: str, message: str) -> Con
 def _alternative(tree: Tree, arguments: tuple[Any, ...]) -> Any:
     """Return the union of those types in `arguments` that can match the tree.
 
-    If the types include dataclasses and others, a mapping matches the dataclasses, and any other tree the others.
+    If only some of the types are dataclasses, a mapping can match only these, and any other value only the rest.
     """
     rest = [each for each in arguments if each is not type(None)]
     records = [each for each in rest if dataclasses.is_dataclass(each)]

@@ -1,4 +1,4 @@
-"""Finds the servers to which a gateway connects. Blocks, because it reads files to which tunnels refer."""
+"""Lists the targets and tunnel servers that the gateway dials. Blocks, because it reads the tunnels' files."""
 
 from gateway.config.model import Config, TunnelSpec
 from gateway.contracts.values import Endpoint
@@ -16,12 +16,12 @@ def direct_addresses(config: Config) -> tuple[str, ...]:
 
 
 def servers_behind_several(config: Config) -> dict[str, tuple[Endpoint, ...]]:
-    """Return the servers of each tunnel that can run inside several other tunnels, by the name of the tunnel."""
+    """Return the servers of each tunnel whose `via` has several entries. The keys are the names of the tunnels."""
     return {name: tuple(_servers(spec)) for name, spec in config.tunnels.items() if len(spec.via) > 1}
 
 
 def _servers(spec: TunnelSpec, *, udp: bool = False) -> list[Endpoint]:
     try:
         return [*spec.kind.servers(spec.options), *(spec.kind.udp_servers(spec.options) if udp else ())]
-    except GatewayError:  # the attempt to open the tunnel reports the same error
+    except GatewayError:  # ignore the error here: the attempt to open the tunnel reports it
         return []

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from gateway.config import values
+from gateway.config import value_parsers
 from gateway.config.model import Config
 from gateway.config.suggestions import suggest
 from gateway.docker.labels import ALIAS
@@ -10,7 +10,7 @@ from gateway.docker.options import DockerOptions, Grant, NetworkOptions, PeerOpt
 from gateway.docker.project_network_names import PROJECT_BITS
 
 Violation = tuple[tuple[str, ...], str]
-"""A violation of a rule: the path of the key below the section `docker`, and a message."""
+"""A violation of a rule: the path of the key, relative to the section `docker`, and a message."""
 
 
 def docker_problems(config: Config, docker: DockerOptions, tunnels: set[str]) -> Iterator[Violation]:
@@ -98,7 +98,7 @@ def _address(docker: DockerOptions, tunnels: set[str]) -> Iterator[Violation]:
         yield ("host",), f"{host!r} must be unix:///path, tcp://host:port or ssh://TUNNEL/path"
     if host.startswith("tcp://"):
         try:
-            values.endpoint(host.removeprefix("tcp://"))
+            value_parsers.endpoint(host.removeprefix("tcp://"))
         except ValueError as error:
             yield ("host",), str(error)
     elif docker.via is not None:

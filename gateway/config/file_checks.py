@@ -11,9 +11,9 @@ from gateway.config.decoder import at_key
 from gateway.config.model import SECTIONS, Config
 from gateway.contracts.security import Secret
 from gateway.errors import ConfigProblem, GatewayError
+from gateway.fleet.member_addresses import exposed_token
 from gateway.fleet.member_file import read_members
-from gateway.fleet.members import exposed_token
-from gateway.secret_files import ExposedError, check_not_exposed, unreadable
+from gateway.secret_files import ExposedSecretError, check_not_exposed, unreadable
 
 
 def files_of(options: Any) -> set[Path]:
@@ -77,11 +77,11 @@ def exposed_fleet_token(config: Config) -> list[ConfigProblem]:
 
 
 def exposed_secrets(config: Config, file: Path | None, literals: list[tuple[str, str]]) -> list[ConfigProblem]:
-    """Return a problem for each file with a secret that every user can read, including the configuration file.
+    """Return a problem for each file that contains a secret and is readable by every user.
 
     Args:
         config: The configuration.
-        file: The configuration file; None if there is none.
+        file: The configuration file, which is also checked if it contains a secret; None if there is none.
         literals: The place and the dotted key of each secret that is written as a literal in the configuration.
     """
     problems = []
@@ -122,7 +122,7 @@ def _exposed(path: Path | None) -> str | None:
     try:
         if path is not None:
             check_not_exposed(path)
-    except ExposedError as error:
+    except ExposedSecretError as error:
         return error.strerror
     except OSError:  # the module that reads the file reports a missing file
         return None
@@ -134,7 +134,7 @@ def _place(config: Config, key: str, otherwise: str) -> str:
 
 
 def place_of(config: Config, key: str) -> str:
-    """Return the file, line and column of a dotted key or, if it is absent, of the nearest parent that is present."""
+    """Return the file, line and column of a dotted key. If the key is absent, return those of its nearest parent."""
     while key:
         if key in config.places:
             return config.places[key]
@@ -148,7 +148,7 @@ def place_of(config: Config, key: str) -> str:
 
 
 def _paths(value: Any, key: str) -> Iterator[tuple[str, Path, str]]:
-    """Yield the dotted key and the path of each file, and the path as written, for messages."""
+    """Yield the dotted key of each file, its path, and the path to show in messages."""
     if isinstance(value, Path):
         yield key, value, str(value)
     elif isinstance(value, Secret) and value.path is not None:

@@ -13,10 +13,10 @@ import yaml
 
 from gateway import backends, tunnels
 from gateway.config import url_parser
+from gateway.config.environment_variables import PREFIX
 from gateway.config.file_checks import check_files
 from gateway.config.loader import ConfigSources, load
 from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequence, Tree
-from gateway.config.variables import PREFIX
 from gateway.errors import ConfigError, ConfigProblem
 
 
@@ -58,7 +58,7 @@ def to_yaml(config: dict[str, Any]) -> str:
 
 def problems_of(config: dict[str, Any]) -> list[ConfigProblem]:
     """Return the problems that `gateway validate` would report. Reads the files to which the configuration refers."""
-    # Ignore settings in `GATEWAY_…` variables: they would be merged into the configuration, but are not part of it.
+    # Omit the `GATEWAY_…` variables. Otherwise, `load` would merge their settings into the configuration to check.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     with tempfile.TemporaryDirectory(prefix="gateway-init-") as folder:
         path = Path(folder) / "gateway.yaml"

@@ -9,18 +9,18 @@ from pathlib import Path
 from gateway import backends, tunnels
 from gateway.config import url_parser
 from gateway.config.builder import build
+from gateway.config.consistency_rules import check_rules
 from gateway.config.decoder import Decoder
 from gateway.config.deprecated_keys import replace_deprecated
 from gateway.config.dialed_servers import direct_addresses, servers_behind_several
+from gateway.config.environment_variables import PREFIX, setting_names, unknown_variables, url_variables, variable_of
 from gateway.config.file_checks import exposed_fleet_token, exposed_secrets
 from gateway.config.model import SECTIONS, Config
 from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequence, Tree
 from gateway.config.redaction import Redactor
-from gateway.config.reference_rules import check_rules
 from gateway.config.schema import hints_by_key, is_list
-from gateway.config.strict_mode import weaknesses
+from gateway.config.strict_mode import strict_mode_violations
 from gateway.config.variable_expansion import expand, references
-from gateway.config.variables import PREFIX, setting_names, unknown_variables, url_variables, variable_of
 from gateway.config.yaml_parser import UNSET, parse_yaml, read_text
 from gateway.errors import ConfigError, ConfigOrigin, ConfigProblem
 
@@ -89,7 +89,7 @@ def load(sources: ConfigSources, *, serves: bool = True) -> Config:
     check_rules(config, root, problems)
     problems += exposed_secrets(config, sources.file, decoder.literal_secrets)
     if config.gateway.strict:
-        problems += [each.problem for each in weaknesses(config)] + exposed_fleet_token(config)
+        problems += [each.problem for each in strict_mode_violations(config)] + exposed_fleet_token(config)
     if serves and not (problems or config.backends):
         problems.append(
             ConfigProblem(place, "backends", _NOTHING_TO_SERVE) if sources.file else ConfigProblem("", "", _NO_SOURCE)
@@ -105,7 +105,7 @@ def load(sources: ConfigSources, *, serves: bool = True) -> Config:
 
 
 def _variables(sources: ConfigSources, text: str) -> tuple[str, ...]:
-    """Return the names of the environment variables that the configuration uses, including references in the file."""
+    """Return the names of the environment variables that set a key, or to which the file or a URL refers."""
     used = {variable_of(name) for name in setting_names()}
     urls = [variable for flag in _EXAMPLES for variable in url_variables(sources.environment, flag)]
     used |= {*urls, *references(text), *(name for each in urls for name in references(sources.environment[each]))}
@@ -131,7 +131,7 @@ def _flags(sources: ConfigSources) -> tuple[str, ...]:
 
 
 def _for_display(problems: list[ConfigProblem], redactor: Redactor) -> list[ConfigProblem]:
-    """Redact and sort the problems. If there are more than `_MAX_PROBLEMS`, replace the rest by their number."""
+    """Redact and sort the problems. Replace those after the first `_MAX_PROBLEMS` with their number."""
     ordered = sorted(problems, key=_order)
     rest = len(ordered) - _MAX_PROBLEMS
     shown = [replace(each, message=redactor.redact(each.message, each.place)) for each in ordered[:_MAX_PROBLEMS]]
@@ -141,7 +141,7 @@ def _for_display(problems: list[ConfigProblem], redactor: Redactor) -> list[Conf
 def _put_setting(
     root: ParsedMapping, path: tuple[str, ...], place: str, text: str, problems: list[ConfigProblem]
 ) -> None:
-    """Add the value of a flag or variable to the tree. Commas in the value separate the items of a list."""
+    """Add the value of a flag or variable to the tree. If the key is a list, commas separate the items."""
     value: ParsedScalar | ParsedSequence = ParsedScalar(place, text or None)
     if is_list(dict(hints_by_key(SECTIONS[path[0]]))[".".join(path[1:])]):
         value = ParsedSequence(place, [ParsedScalar(place, each.strip()) for each in text.split(",") if each.strip()])

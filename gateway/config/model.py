@@ -1,4 +1,4 @@
-"""Defines a valid configuration as frozen dataclasses, which a reload compares by value."""
+"""Defines the frozen dataclasses of a valid configuration. A reload compares them by value."""
 
 import re
 import socket
@@ -9,13 +9,13 @@ from typing import Any, Literal
 from gateway import default_paths
 from gateway.backends import BackendKind
 from gateway.config.redaction import Redactor
-from gateway.config.values import LogTarget, ThreadCount, unix_path
+from gateway.config.value_parsers import LogTarget, ThreadCount, unix_path
 from gateway.contracts.states import PathPreference, Preference
 from gateway.contracts.values import AT_LEAST_ONE, POSITIVE, Duration, Endpoint, IpNetwork, ListenAddress
 from gateway.docker.options import DockerOptions
 from gateway.errors import ConfigOrigin
 from gateway.fleet.options import FleetOptions
-from gateway.tls_client import ClientTls
+from gateway.tls_client import TlsClientFiles
 from gateway.tunnels import TunnelKind
 
 
@@ -33,8 +33,8 @@ class GatewaySection:
         threads: Number of threads of the data plane in C, which moves the bytes of clients; `auto`: one for each
             processor, up to 4. A change needs a restart.
         workers: Deprecated synonym of `threads`, where 0 means `auto`. The gateway warns if it is set.
-        reload_on_change: Reload when the configuration file changes, and log in again when the key of a tunnel
-            changes.
+        reload_on_change: Reload the configuration when its file changes, and log in again to a tunnel's server when
+            the tunnel's key file changes.
         strict: Refuse insecure settings, and let Docker containers use only the backends that `docker.grants` allow;
             see docs/secrets.md.
     """
@@ -49,13 +49,13 @@ class GatewaySection:
 
 @dataclass(frozen=True)
 class OpsTls:
-    """The keys `ops.tls`: TLS 1.2 or later on `ops.listen`. The gateway reads the files again when they change.
+    """The section `ops.tls`: TLS 1.2 or later on `ops.listen`. The gateway reads the files again when they change.
 
     Args:
         cert_file: The certificate in PEM, followed by the intermediate certificates.
         key_file: The private key of the certificate, without a passphrase.
-        client_ca_file: Certificate authorities of clients. Clients with a certificate from one of them have access to
-            everything.
+        client_ca_file: Certificate authorities of clients. A client with a certificate from one of these authorities
+            can use all endpoints.
     """
 
     cert_file: Path
@@ -74,10 +74,10 @@ class OpsSection:
         admin_socket: Unix socket for commands. Only the owner of the socket can use it. The default for a user who
             cannot write to /run/gateway is `$XDG_RUNTIME_DIR/gateway/admin.sock`, or /tmp/gateway-UID/admin.sock.
         hosts: Names that `listen` and `probe_listen` accept in the Host header, in addition to their addresses and
-            localhost. Requests to other names get 421.
-        token_file: A file with a token, which clients send as `Authorization: Bearer`. It gives access to everything.
-            Without the token, clients can use only the probes.
-        metrics_token_file: A file with another token, which gives access to `/metrics` and `/api/v1/sd` only.
+            localhost. The response to a request for another name has the status 421.
+        token_file: A file with a token, which clients send as `Authorization: Bearer`. With the token, clients can
+            use all endpoints; without it, only the probes.
+        metrics_token_file: A file with another token, with which clients can read only `/metrics` and `/api/v1/sd`.
         tls: Certificate and key for `listen`; absent: plain HTTP.
     """
 
@@ -150,7 +150,7 @@ class TracesSection:
 
     endpoint: str | None = None
     token_file: Path | None = None
-    tls: ClientTls = field(default_factory=ClientTls)
+    tls: TlsClientFiles = field(default_factory=TlsClientFiles)
     sample_percent: int = field(default=100, metadata={"least": 1, "most": 100})
 
     def __post_init__(self) -> None:
@@ -165,8 +165,8 @@ class CommonTunnelOptions:
     Args:
         kind: The kind, for example `ssh`.
         via: The tunnel inside which this tunnel runs; absent: this tunnel connects directly from the gateway's host.
-            With a list, this tunnel runs inside the first one that works. If that one fails, this tunnel reconnects
-            through another one.
+            With a list, this tunnel runs inside the first tunnel of the list that works. If that tunnel fails, this
+            tunnel reconnects inside another one.
     """
 
     kind: str
@@ -210,7 +210,7 @@ class AllowRules:
 
 @dataclass(frozen=True)
 class UnixListener:
-    """A unix socket in `listen`, which can restrict its users and can name the application that connects.
+    """A unix socket in `listen` that is written as a mapping with further settings.
 
     Args:
         unix: The path of the socket.
@@ -232,8 +232,8 @@ class UnixListener:
 
 
 @dataclass(frozen=True)
-class ConfiguredTarget:
-    """A target with tunnels that differ from those of its backend.
+class TargetOptions:
+    """A target that is written as a mapping, with its own `via` instead of the backend's.
 
     Args:
         address: The address of the server.
@@ -261,13 +261,14 @@ class CommonBackendOptions:
             socket may be a mapping with its consumer and users.
         hold: Maximum time that a new client waits while no target can be reached; absent: the default of the kind.
         max_connections: Maximum number of clients, including waiting ones.
-        max_connections_per_consumer: Maximum number of clients of one container (of one address, if containers are
-            not known); absent: 80 % of `max_connections` for known containers, so that no container can use all.
+        max_connections_per_consumer: Maximum number of clients of one container, or of one address if the gateway
+            does not know the container; absent: 80 % of `max_connections` for known containers, so that no container
+            can use all connections.
         allow: Networks that may connect, as a list, or `{label: gateway.backends}`; absent: all.
     """
 
     kind: str
-    targets: tuple[str | ConfiguredTarget, ...]
+    targets: tuple[str | TargetOptions, ...]
     via: tuple[str, ...] | None = None
     prefer: Preference | None = None
     prefer_way: PathPreference = "order"
@@ -351,7 +352,7 @@ class Config:
     direct: tuple[str, ...] = field(default=(), compare=False)
     """The IP addresses that the gateway dials without a tunnel; empty without a section `docker`."""
     servers: dict[str, tuple[Endpoint, ...]] = field(default_factory=dict, compare=False)
-    """The servers of each tunnel that can run inside several other tunnels, by the name of the tunnel."""
+    """The servers of each tunnel whose `via` has several entries. The keys are the names of the tunnels."""
 
 
 SECTIONS: dict[str, type] = {

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from gateway.config.model import OpsSection, TracesSection
-from gateway.fleet.members import exposed_token
+from gateway.fleet.member_addresses import exposed_token
 from gateway.fleet.options import FleetOptions
 from gateway.relay.resolver import is_loopback
 

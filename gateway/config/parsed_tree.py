@@ -10,9 +10,10 @@ class ParsedScalar:
     Args:
         place: The file, line and column of the value, or the environment variable or flag that contains it.
         text: The value as a string; None if the value is empty.
-        broken: Whether the value is invalid, and its problem has already been reported.
-        written: The text before the expansion of environment variables, which errors show instead of `text`. None if
-            errors may show `text`, because it contains no value that must stay secret.
+        broken: Whether the parser has already reported that the value is invalid. The decoder then reports no
+            problem.
+        written: The value before the expansion of environment variables. Errors show it instead of `text`, which can
+            contain a secret. None if errors may show `text`.
     """
 
     place: str

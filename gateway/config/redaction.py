@@ -1,4 +1,4 @@
-"""Redacts values from the environment in error messages, because a value can be a misplaced password. Does no I/O."""
+"""Redacts the values of environment variables in error messages, because a value can be a password. Does no I/O."""
 
 import re
 from collections.abc import Mapping
@@ -22,10 +22,9 @@ class Redactor:
     """Replaces the values of environment variables in error messages about one configuration.
 
     Args:
-        references: The reference, such as `${NAME}`, for each value. These values are redacted in all messages.
-        by_place: Further references by value, for each environment variable that is itself a setting. These values
-            are redacted only in messages about this variable: elsewhere, the same text can be a name that the message
-            must show.
+        references: Maps each value to the reference, such as `${NAME}`, that replaces it in all messages.
+        by_place: Maps the name of an environment variable, such as `GATEWAY_OPS_LISTEN`, to further values with their
+            references. Only messages about this variable are redacted: in others, the same text can be a name.
     """
 
     references: dict[str, str] = field(default_factory=dict, repr=False)
@@ -54,7 +53,7 @@ def redact(message: str, references: Mapping[str, str]) -> str:
 
     Args:
         message: The message.
-        references: The reference, such as `${NAME}`, for each value.
+        references: Maps each value to the reference, such as `${NAME}`, that replaces it.
     """
     forms = {form: reference for value, reference in references.items() for form in _forms(value)}
     if not forms:

@@ -1,31 +1,31 @@
-"""Decodes single values to the type that their key requires. Hides values from the environment in errors."""
+"""Decodes single values to the type that their key requires. Hides values of environment variables in errors."""
 
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gateway.config import values
+from gateway.config import value_parsers
 from gateway.config.parsed_tree import ParsedScalar
 from gateway.config.suggestions import similar
 from gateway.contracts.security import Secret
 from gateway.contracts.values import Duration, Endpoint, IpAddress, IpNetwork, ListenAddress, Size
-from gateway.fleet.members import MemberAddress, parse_member
+from gateway.fleet.member_addresses import MemberAddress, parse_member
 
 SCALARS: dict[Any, Callable[[str], Any]] = {
     str: str,
-    int: values.integer,
-    bool: values.boolean,
-    Duration: values.duration,
-    Size: values.size,
-    Path: values.path,
+    int: value_parsers.integer,
+    bool: value_parsers.boolean,
+    Duration: value_parsers.duration,
+    Size: value_parsers.size,
+    Path: value_parsers.path,
     Secret: Secret,
-    Endpoint: values.endpoint,
-    ListenAddress: values.listener,
-    IpNetwork: values.network,
-    IpAddress: values.address,
-    values.LogTarget: values.log_target,
-    values.ThreadCount: values.thread_count,
+    Endpoint: value_parsers.endpoint,
+    ListenAddress: value_parsers.listener,
+    IpNetwork: value_parsers.network,
+    IpAddress: value_parsers.address,
+    value_parsers.LogTarget: value_parsers.log_target,
+    value_parsers.ThreadCount: value_parsers.thread_count,
     MemberAddress: parse_member,
 }
 """The parser for each type that a single value can have."""
@@ -46,7 +46,7 @@ def read_scalar(tree: ParsedScalar, text: str, read: Callable[[str], Any]) -> An
     try:
         _check_text(text)
         return read(text)
-    except values.PossibleSecretError:
+    except value_parsers.PossibleSecretError:
         raise
     except ValueError:
         if tree.written is None:
@@ -63,11 +63,11 @@ def _check_text(text: str) -> None:
     try:
         null = b"\0" in os.fsencode(text)
     except UnicodeEncodeError as error:
-        raise values.PossibleSecretError(
+        raise value_parsers.PossibleSecretError(
             "contains an unpaired surrogate, which is not valid text: remove it"
         ) from error
     if null:
-        raise values.PossibleSecretError("contains a null character: remove it")
+        raise value_parsers.PossibleSecretError("contains a null character: remove it")
 
 
 def _error_of_reference(written: str, read: Callable[[str], Any]) -> str:

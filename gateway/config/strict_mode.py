@@ -18,8 +18,8 @@ from gateway.relay.resolver import is_loopback
 
 
 @dataclass(frozen=True)
-class Weakness:
-    """An insecure setting in a configuration, with its place and remedy.
+class StrictModeViolation:
+    """A setting that strict mode refuses because it is insecure, with its place and remedy.
 
     Args:
         problem: The place and the key of the setting, and the remedy.
@@ -34,14 +34,14 @@ StrictFinding = tuple[str, str, bool]
 """The key, a message with the remedy, and whether the gateway warns about the setting if strict mode is off."""
 
 
-def weaknesses(config: Config) -> list[Weakness]:
+def strict_mode_violations(config: Config) -> list[StrictModeViolation]:
     """Return all settings that strict mode refuses.
 
     Args:
         config: A configuration. If it has problems, it contains only the valid parts.
     """
     return [
-        Weakness(ConfigProblem(place_of(config, key), key, message), advised)
+        StrictModeViolation(ConfigProblem(place_of(config, key), key, message), advised)
         for rule in RULES
         for key, message, advised in rule(config)
     ]
@@ -121,9 +121,9 @@ RULES: tuple[Callable[[Config], Iterator[StrictFinding]], ...] = (
 
 
 def _encrypted(config: Config, via: Collection[str], inside: frozenset[str] = frozenset()) -> bool:
-    """Return whether traffic is encrypted, whichever tunnel of `via` carries it.
+    """Return whether traffic is encrypted through each tunnel in `via`. Return False for a direct connection.
 
-    A tunnel counts as encrypted if it encrypts traffic itself, or if it runs inside encrypted tunnels.
+    Traffic through a tunnel is encrypted if the tunnel encrypts it, or if the tunnel runs inside encrypted tunnels.
 
     Args:
         config: The valid parts of a configuration. Its tunnels can form a loop.

@@ -26,7 +26,7 @@ def values_in(text: str) -> Iterator[str]:
 def tunnel_tree(
     text: str, place: str, kinds: Mapping[str, TunnelKind], problems: list[ConfigProblem]
 ) -> ParsedMapping | None:
-    """Convert a URL such as `ssh://user@host:port?identity_files=…` to the keys of a tunnel, as in a file.
+    """Convert a URL such as `ssh://user@host:port?identity_files=…` to the mapping of a tunnel in a YAML file.
 
     Args:
         text: The URL.
@@ -73,7 +73,7 @@ def _user_host_port(scheme: str, authority: str) -> dict[str, str]:
 def backend_tree(
     text: str, place: str, kinds: Mapping[str, BackendKind], problems: list[ConfigProblem]
 ) -> ParsedMapping | None:
-    """Convert a URL such as `mysql://db-1:3306,db-2:3306?via=…` to the keys of a backend, as in a file.
+    """Convert a URL such as `mysql://db-1:3306,db-2:3306?via=…` to the mapping of a backend in a YAML file.
 
     Args:
         text: The URL.
@@ -137,8 +137,8 @@ def _split(
     if "#" in text:
         problems.append(ConfigProblem(place, "", "the text after # would be ignored: write %23 instead of #"))
         return None
-    # Most kinds have the same name as their scheme. Try this name first, because other kinds must be imported to find
-    # their schemes.
+    # First try the kind that has the same name as the scheme. To find out the schemes of other kinds, their modules
+    # must be imported, which is slow.
     namesake = kinds.get(parts.scheme)
     if namesake is not None and parts.scheme in schemes_of(namesake):
         schemes = {parts.scheme: namesake}

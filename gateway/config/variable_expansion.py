@@ -14,8 +14,8 @@ def expand(text: str, environment: Mapping[str, str], used: dict[str, str] | Non
     Args:
         text: The string with references.
         environment: The environment variables.
-        used: The dictionary to which the function adds each expanded value, with its reference, such as `${NAME}`.
-            Errors then show the reference instead of the value. None if no error shows the result.
+        used: Maps each expanded value to its reference, such as `${NAME}`. The function adds entries, so that errors
+            can show the reference instead of the value, which can be a secret. None to add no entries.
 
     Raises:
         KeyError: A variable without a default is not set.

@@ -26,7 +26,7 @@ def via_problems(root: ParsedMapping) -> Iterator[ConfigProblem]:
 
 
 def _vias(table: ParsedMapping, key: str) -> Iterator[tuple[str, Tree]]:
-    """Yield the key and the value of each `via` in a tunnel or backend, including those of its targets."""
+    """Yield the key and the value of each `via` in a tunnel or backend, including the targets of a backend."""
     if "via" in table.entries:
         yield f"{key}.via", table.entries["via"][1]
     targets = table.entries.get("targets", ("", None))[1]
@@ -37,7 +37,7 @@ def _vias(table: ParsedMapping, key: str) -> Iterator[tuple[str, Tree]]:
 
 def _items(tree: Tree) -> Iterator[_ViaEntry]:
     for each in tree.items if isinstance(tree, ParsedSequence) else [tree]:
-        if isinstance(each, ParsedScalar) and each.text:  # the decoder reports an empty value
+        if isinstance(each, ParsedScalar) and each.text:  # skip an empty value, which the decoder reports
             yield _ViaEntry(each.text, each.place)
 
 
@@ -61,7 +61,7 @@ def _of_via(key: str, tree: Tree, known: list[str]) -> Iterator[ConfigProblem]:
 
 
 def _loops(entries: dict[str, list[_ViaEntry]]) -> Iterator[ConfigProblem]:
-    """Yield a problem for each loop of tunnels. Each tunnel of a loop would have to open after the next one."""
+    """Yield a problem for each loop of tunnels. In a loop, each tunnel would wait until the next one is open."""
     finished: set[str] = set()
     reported: set[str] = set()
     for first, outer in entries.items():
@@ -81,6 +81,6 @@ def _loops(entries: dict[str, list[_ViaEntry]]) -> Iterator[ConfigProblem]:
 
 
 def _loop(loop: list[str], entries: dict[str, list[_ViaEntry]]) -> ConfigProblem:
-    """Return a problem that refers to the first entry of a loop: the `via` of its first tunnel."""
+    """Return a problem about a loop of tunnels, with the place of the `via` entry of the first tunnel."""
     place = next(entry.place for entry in entries[loop[0]] if entry.tunnel == loop[1])
     return ConfigProblem(place, f"tunnels.{loop[0]}.via", f"forms a loop: {' → '.join(loop)}: change one via")

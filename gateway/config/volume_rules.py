@@ -1,4 +1,4 @@
-"""Checks the keys of `volume` for values that Docker or mount(2) would refuse or interpret differently."""
+"""Checks the keys of `volume` for values that Docker or mount(2) would refuse or misinterpret."""
 
 import re
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _SECRET = {"user", "username", "pass", "password", "password2", "cred", "credent
 
 
 def volume_problems(config: Config) -> Iterator[tuple[str, str, str]]:
-    """Yield the backend's name, the key below the backend, and a message for each violation of a rule."""
+    """For each invalid value, yield the name of the backend, the key relative to the backend, and a message."""
     seen: dict[str, str] = {}
     for name, spec in config.backends.items():
         volume, mount = spec.kind.volume_options(spec.options), spec.kind.mount

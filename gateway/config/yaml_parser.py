@@ -11,7 +11,7 @@ from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequen
 from gateway.config.variable_expansion import expand
 from gateway.config.yaml_errors import yaml_error
 from gateway.errors import ConfigProblem
-from gateway.input_limits import MAX_VALUES, LimitedLoader, TooLargeError, read_limited
+from gateway.input_limits import MAX_VALUES, LimitedYamlLoader, TooManyValuesError, read_limited
 from gateway.secret_files import unreadable
 
 UNSET = "the environment variable {name} is not set: set it, or write ${{{name}:-default}}"
@@ -63,17 +63,17 @@ def parse_yaml(
         text: The content of the file.
         problems: The list to which problems are added.
         environment: The environment variables.
-        used: The dictionary to which the function adds each expanded value, with its reference. See `expand`.
+        used: Maps each expanded value to its reference; see `expand`. The function adds entries.
         unset: The error message if the file refers to a variable that is not set. `{name}` in the message is replaced
             by the name of the variable.
     """
     empty = ParsedMapping(str(path))
     try:
-        root = yaml.compose(text, Loader=LimitedLoader)
+        root = yaml.compose(text, Loader=LimitedYamlLoader)
     except RecursionError:
         problems.append(ConfigProblem(str(path), "", _TOO_DEEP))
         return empty
-    except TooLargeError as error:
+    except TooManyValuesError as error:
         problems.append(ConfigProblem(str(path), "", str(error)))
         return empty
     except yaml.YAMLError as error:
@@ -83,11 +83,11 @@ def parse_yaml(
     if root is None:
         return empty
     try:
-        tree = _Reader(str(path), problems, environment, used, unset).tree(root, "")
+        tree = _NodeConverter(str(path), problems, environment, used, unset).tree(root, "")
     except RecursionError:
         problems.append(ConfigProblem(str(path), "", _TOO_DEEP))
         return empty
-    except TooLargeError as error:
+    except TooManyValuesError as error:
         problems.append(ConfigProblem(str(path), "", str(error)))
         return empty
     if not isinstance(tree, ParsedMapping):
@@ -98,7 +98,7 @@ def parse_yaml(
     return tree
 
 
-class _Reader:
+class _NodeConverter:
     """Converts the nodes of a YAML document to a `Tree`, with the line and column of each value."""
 
     def __init__(
@@ -120,7 +120,7 @@ class _Reader:
     def tree(self, node: yaml.Node, key: str) -> Tree:
         self._count += 1
         if self._count > MAX_VALUES:
-            raise TooLargeError
+            raise TooManyValuesError
         place = self._place(node)
         if node in self._within:
             self._problems.append(ConfigProblem(place, key, "refers to itself: remove the alias"))

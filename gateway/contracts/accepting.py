@@ -1,4 +1,4 @@
-"""Interfaces of a link that accepts clients and joins them to a target in native code, without the event loop."""
+"""Interfaces of a link that accepts clients and connects them to a target in native code, without the event loop."""
 
 import socket
 from collections.abc import Callable
@@ -19,7 +19,8 @@ class AcceptRule:
         to: The target.
         allow: Networks that are allowed to connect; empty to allow all.
         latency: Records the response latencies; see `gateway.contracts.link.Link.join`.
-        make_tap: Creates the tap of each client; its `tracker` must be None. None if nothing observes the bytes.
+        make_tap: Creates a tap for each client. The `tracker` of the tap must be None. None if nothing observes the
+            bytes.
     """
 
     sockets: tuple[socket.socket, ...]
@@ -30,7 +31,7 @@ class AcceptRule:
 
 
 class LinkListener(Protocol):
-    """Accepts clients according to one `AcceptRule`, until it stops or is withdrawn."""
+    """Accepts clients according to one `AcceptRule`, until it stops or its `withdraw` is called."""
 
     @property
     def waiting(self) -> int:
@@ -46,12 +47,12 @@ class LinkListener(Protocol):
     def withdraw(self) -> None:
         """Stop accepting clients under the rule, effective immediately. The handler's `on_stopped` is not called.
 
-        The link still joins or returns the clients that it accepted before. If it accepts a client at the same
-        moment, it returns this client to the handler.
+        The link still connects or returns the clients that it has already accepted. If it accepts a client at the
+        same moment, it returns this client to the handler.
         """
 
     def recall(self) -> None:
-        """Pass all accepted clients that are not joined to the target yet to the handler's `on_returned`."""
+        """Return all clients that are not connected to the target yet: pass them to the handler's `on_returned`."""
 
 
 class AcceptedClientHandler(Protocol):
@@ -79,7 +80,7 @@ class AcceptedClientHandler(Protocol):
         """
 
     def on_stopped(self, listener: LinkListener, *, failed: bool) -> None:
-        """Handle that the listener accepts no more clients, so that the handler must accept them itself.
+        """React to a listener that accepts no more clients: accept the clients without it.
 
         Args:
             listener: The listener.
@@ -88,7 +89,7 @@ class AcceptedClientHandler(Protocol):
         """
 
     def on_closed(self, listener: LinkListener) -> None:
-        """Handle that a stopped listener has passed all its clients to the handler. This is the last call."""
+        """Release a stopped listener, which has passed all its clients to the handler. This is the last call."""
 
 
 @runtime_checkable
@@ -96,7 +97,7 @@ class AcceptingLink(Protocol):
     """A link that can accept clients."""
 
     def listen(self, rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> LinkListener | None:
-        """Accept clients according to a rule, and join them to the target of the rule.
+        """Accept clients according to a rule, and connect them to the target of the rule.
 
         Args:
             rule: The sockets, the target, and the allowed clients.

@@ -1,4 +1,4 @@
-"""Interfaces of a link, and of the relays that carry its connections."""
+"""Interfaces of a link (an open connection into a network), and of the relays that carry its connections."""
 
 import asyncio
 import socket
@@ -33,7 +33,7 @@ class NetworkId:
         return not self.hops
 
     def behind(self, hop: str) -> "NetworkId":
-        """Return the network on the far side of a tunnel whose server is in this network.
+        """Return the network that a tunnel leads to. The server of the tunnel is in the network of this `NetworkId`.
 
         Args:
             hop: The far side of the tunnel.
@@ -64,7 +64,7 @@ class Relay(Protocol):
 
     @property
     def waiting_since(self) -> float | None:
-        """Monotonic time at which the client began to wait for a response; None if not waiting or not known."""
+        """Monotonic time at which the client began to wait for a response; None if it does not, or if unknown."""
 
     @property
     def to_backend(self) -> int:
@@ -77,8 +77,8 @@ class Relay(Protocol):
     def abort(self, close_reason: CloseReason) -> None:
         """Reset both sides, and set the result of `ended` to `close_reason`.
 
-        The reset is immediate, with one exception: if the link was lost after the gateway had received a complete
-        response, the relay first delivers the rest of this response to the client.
+        The reset is immediate, with one exception: if the link was lost, but the relay holds the end of a complete
+        response, it first delivers this data to the client.
         """
 
 
@@ -119,7 +119,7 @@ class Link(Connector, Protocol):
             to: The target.
             latency: Records the response latencies: from the last byte of a request to the first byte of its
                 response.
-            within: Maximum number of seconds for the dial. The link can have a shorter limit.
+            within: Maximum number of seconds for the dial. The link can apply a shorter limit.
             tap: Observes the forwarded bytes until the tap declares that it is finished.
 
         Returns:
@@ -133,7 +133,7 @@ class Link(Connector, Protocol):
         """
 
     async def lost(self) -> TunnelError:
-        """Wait until the link is lost, and return the cause. Its `fatal` is False, so the tunnel can be reopened."""
+        """Wait until the link is lost, and return the cause. The error is not `fatal`: the tunnel can be reopened."""
 
 
 @dataclass(frozen=True)

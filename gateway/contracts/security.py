@@ -14,7 +14,7 @@ class Secret:
     """A secret value or a secret file. `repr` hides the value. Each use reads the file, so operators can replace it.
 
     Args:
-        value: The secret; None if `path` contains it.
+        value: The secret; None if it is in the file `path`.
         path: A file that contains the secret. One newline at the end of the file is not part of the secret.
         unexpanded_path: The path as written in the configuration, if it contains environment variables.
     """
@@ -39,8 +39,8 @@ class Secret:
         """Return the secret. If the secret is in a file, read the file.
 
         Raises:
-            OSError: The file cannot be read, is readable by every user, or is not UTF-8. Its `filename` is
-                `display_path`.
+            OSError: The file cannot be read, is readable by every user, or is not UTF-8. The `filename` of the error
+                is `display_path`.
         """
         if self.path is None:
             return self._value or ""
@@ -68,7 +68,7 @@ class ValidityPeriod(NamedTuple):
     expires: float
 
     def expires_soon(self, now: float) -> bool:
-        """Return whether to warn about the expiry: less than a third of the period and less than a week remain.
+        """Return whether the expiry is near: less than a third of the validity period and less than a week remain.
 
         Args:
             now: Seconds since the epoch.
@@ -82,7 +82,7 @@ class MonitoredCertificate:
 
     Args:
         kind: `ssh_certificate`, `tls` or `vpn`.
-        name: The certificate's file, or the server that presented the certificate.
+        name: The path of the certificate's file, or the address of the server that presented the certificate.
         validity: The certificate's validity period.
     """
 
@@ -92,7 +92,7 @@ class MonitoredCertificate:
 
 
 class InsecureSetting(NamedTuple):
-    """A setting that strict mode refuses.
+    """An insecure setting in the configuration, which strict mode refuses.
 
     Args:
         key: The configuration key, relative to the tunnel or backend.

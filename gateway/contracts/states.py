@@ -40,7 +40,7 @@ class TunnelState(StrEnum):
 
     @property
     def availability(self) -> "TunnelState":
-        """This state, but `backoff` instead of every other state in which the tunnel is down.
+        """`backoff` for all states in which the tunnel is down; the state itself for the other states.
 
         Attempts to open a tunnel change the state of the tunnel, but not its availability.
         """

@@ -9,8 +9,8 @@ _FAULTS = (HealthState.DOWN, HealthState.DEGRADED)
 class TimedState:
     """A state, and the time at which the state began (`since`).
 
-    The states `blocked` and `paused` mean that checks are interrupted. They do not end a fault: if a target is down
-    before and after an interruption, `since` is the time at which it first was down.
+    In the states `blocked` and `paused`, checks are interrupted. An interruption does not end a fault: if a target is
+    down before and after it, `since` is the time at which the target first was down.
 
     Args:
         now: The current time, in seconds since the epoch.
@@ -20,7 +20,7 @@ class TimedState:
         self.state: str = HealthState.UNKNOWN
         self.since = now
         self._interrupted: tuple[str, float] | None = None
-        """The state before the current interruption, if it was a fault, and the time at which it began."""
+        """If the state before the current interruption was a fault: this state, and the time at which it began."""
 
     def enter(self, state: str, now: float) -> bool:
         """Set the state, and return whether it has changed.

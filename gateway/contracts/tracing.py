@@ -7,11 +7,12 @@ from typing import NamedTuple, Protocol
 from gateway.contracts.values import Endpoint
 
 _MAX_PHASES = 64
-"""Maximum number of recorded phases. A client that waits for minutes causes many dials, each with its own phases."""
+"""Maximum number of recorded phases of one connection. If a client waits for minutes, many dials are attempted, each
+with its own phases."""
 HOLD = "hold"
 """Phase in which the client waits for an open tunnel."""
 DIAL = "dial"
-"""Phase in which the gateway chooses a target, waits until a dial is permitted, or waits before the next attempt."""
+"""Phase in which the gateway chooses a target, waits for a free dial slot, or waits before the next attempt."""
 CHANNEL = "channel"
 """Phase in which the gateway opens the SSH channel or the connection to the target."""
 
@@ -65,15 +66,15 @@ class ConnectionTrace:
 
 @dataclass(frozen=True)
 class TracedConnection:
-    """A client connection that has ended.
+    """A client connection that has ended, with the data for its span.
 
     Args:
         trace: The times of the connection. All phases have ended.
         ended: The end of the connection, in nanoseconds since the epoch.
         backend: The name of the backend.
         ending: A `CloseReason`, `not_connected` or `refused`.
-        reason: Why the client was refused or could not be connected to a target; None if it was connected.
-        tunnel: The name of the tunnel to the target; None for a direct connection, or without a target.
+        reason: Why the client was refused, or could not be connected to a target. None if it was connected.
+        tunnel: The name of the tunnel to the target. None if the connection was direct, or if `target` is None.
         target: The target; None if the client was not connected to a target.
         client: The IP address of the client; None if it is not known.
         consumer: The client's container or application; None if it is not known.

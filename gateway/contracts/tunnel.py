@@ -12,7 +12,7 @@ from gateway.errors import Reason
 
 @dataclass(frozen=True)
 class OpenTunnel:
-    """An open tunnel: its link, and functions that return its status and renew its keys.
+    """An open tunnel: its link, and functions that return its status and apply changed keys.
 
     Args:
         link: Connects sockets to targets in the network behind the tunnel.

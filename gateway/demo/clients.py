@@ -17,7 +17,7 @@ _TIMEOUT = 15
 
 @dataclass(frozen=True)
 class DemoClient:
-    """The client of one backend.
+    """A client that sends queries to one backend of the demo.
 
     Args:
         backend: The name of the backend.

@@ -36,7 +36,7 @@ def main(*, once: bool) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="gateway-demo-") as name:
             folder = Path(name)
-            folder.chmod(0o755)  # the database servers run as other users, which need access
+            folder.chmod(0o755)  # readable for the users that the database servers run as
             click.secho("1. Servers on loopback, in place of a remote network", bold=True)
             with running_servers(folder) as servers:
                 _print_servers(servers)
@@ -101,7 +101,7 @@ def _gateway(servers: DemoServers) -> Iterator[None]:
 
 
 def _configuration(servers: DemoServers) -> Path:
-    """Write configs/demo.yaml without the backends whose servers do not run."""
+    """Write a copy of configs/demo.yaml that contains only the backends whose servers run. Return its path."""
     packaged = importlib.resources.files("gateway.demo").joinpath("demo.yaml")
     in_repository = Path(__file__).parents[2] / "configs" / "demo.yaml"
     text = packaged.read_text() if packaged.is_file() else in_repository.read_text()

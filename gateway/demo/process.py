@@ -1,4 +1,4 @@
-"""Runs child processes that do not outlive this process."""
+"""Runs servers and commands as child processes, which do not outlive this process."""
 
 import contextlib
 import ctypes
@@ -25,7 +25,7 @@ class DemoError(GatewayError):
 
 PORTS = range(15000, 32000)
 """Ports for servers. They are below the range that the kernel uses for outgoing connections (ip(7),
-ip_local_port_range), so no outgoing connection uses a port before the server binds it."""
+ip_local_port_range), so that no outgoing connection uses a port that `free_port` has returned."""
 _allocated: set[int] = set()
 
 
@@ -54,12 +54,12 @@ def find(program: str, *folders: str) -> str | None:
 
 
 class Process:
-    """A server that runs in the foreground, as a child process.
+    """A child process that runs a server in the foreground.
 
     Args:
         arguments: The command line.
         log: The file for the child's output.
-        user: The user of the child, if this process is root.
+        user: The user that the child runs as, if this process is root.
         environment: Variables to add to the environment of this process.
     """
 
@@ -157,7 +157,7 @@ class Process:
             return
         self._child = None
         with contextlib.suppress(ProcessLookupError):
-            if number is not signal.SIGKILL:  # SIGKILL also terminates processes that SIGSTOP has stopped
+            if number is not signal.SIGKILL:  # resume stopped processes, which only SIGKILL can terminate
                 os.killpg(child.pid, signal.SIGCONT)
             os.kill(child.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -187,7 +187,7 @@ def run(arguments: list[str], user: str | None = None, timeout: float = 60.0) ->
 
     Args:
         arguments: The command line.
-        user: The user of the command, if this process is root.
+        user: The user that the command runs as, if this process is root.
         timeout: Maximum time to wait, in seconds.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Runs the servers of the demo for which this machine has the programs and permissions."""
+"""Runs those servers of the demo whose programs are installed, and for which this process has the permissions."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ GREETING = "Hello from the far side of the bastion.\n"
 
 @dataclass
 class DemoServers:
-    """The servers of the demo that run on this machine, and the names of those that cannot run.
+    """The running servers of the demo, and the names of the servers that cannot run on this machine.
 
     Args:
         folder: The folder for all files.

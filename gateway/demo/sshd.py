@@ -77,7 +77,7 @@ class Bastion:
 
     @property
     def software(self) -> str:
-        """The name of the server program."""
+        """The name of the program that runs as the server."""
         return "OpenSSH sshd" if self.sshd else "asyncssh server (no sshd on this machine)"
 
     @property
@@ -150,14 +150,14 @@ class Bastion:
         return _children(self._process.pid)
 
     def kill_sessions(self, number: signal.Signals = signal.SIGKILL) -> int:
-        """Send a signal to the processes of every connection, and return their number."""
+        """Send a signal to the processes of every connection. Return the number of processes."""
         return sum(self.kill_session(session, number) for session in self.sessions())
 
     @staticmethod
     def kill_session(session: int, number: signal.Signals = signal.SIGKILL) -> int:
-        """Send SIGKILL, SIGSTOP or SIGCONT to the processes of one connection, and return their number."""
+        """Send SIGKILL, SIGSTOP or SIGCONT to the processes of one connection. Return the number of processes."""
         if number is not signal.SIGCONT:
-            _freeze(session)  # a suspended process cannot start further processes before it gets the signal
+            _freeze(session)  # stop it first, so that it cannot start further processes meanwhile
         processes = [*_children(session), session]
         for pid in processes:
             with contextlib.suppress(ProcessLookupError):

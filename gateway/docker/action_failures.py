@@ -4,16 +4,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from gateway.backoff import Backoff, BackoffPolicy
-from gateway.docker.errors import BlockedReason, EngineError
+from gateway.docker.errors import AttachBlocker, EngineError
 from gateway.docker.options import NetworkOptions
 from gateway.docker.plan import ActionKind, AttachmentState, AttachmentStatus, PlannedAction
 
 _POLICY = BackoffPolicy(first=0.2, cap=60.0, floor=0.1)
 _MAX_ADDRESS_FAILURES = 3
-"""Number of timeouts after which the gateway requests another address instead of its previous one. A single timeout
-can be caused by a slow swarm manager, and must not change the address."""
+"""Number of timeouts after which the gateway requests a new address instead of its previous one. A slow swarm manager
+can cause a single timeout, which must not change the address."""
 PREREQUISITES = (ActionKind.CREATE_NETWORK, ActionKind.CREATE_VOLUME, ActionKind.RECREATE_VOLUME)
-"""Kinds of actions that must succeed before the other actions on the same network or volume."""
+"""Kinds of actions that prepare a network or volume. Other actions on the same object run only after they succeed."""
 
 
 class ActionFailures:
@@ -23,7 +23,7 @@ class ActionFailures:
         self._failed: dict[tuple[str, str], tuple[Backoff, float, EngineError]] = {}
         """The backoff, the time of the next attempt and the last error, by the action's key."""
         self._address_failures: dict[tuple[str, tuple[str, ...]], int] = {}
-        """The number of failed attempts to get a set of addresses, by the network and the addresses."""
+        """How often the engine did not assign the requested addresses, by the network and the addresses."""
         self.refused: dict[str, frozenset[str]] = {}
         """Addresses that the engine refused to assign to the gateway, by network."""
 
@@ -39,7 +39,7 @@ class ActionFailures:
             previous: The gateway's previous addresses, by network.
         """
         if action.addresses and error.may_be_address:
-            self._count_address_failure(action, previous, certain=error.blocked is BlockedReason.ADDRESS_REFUSED)
+            self._count_address_failure(action, previous, certain=error.blocked is AttachBlocker.ADDRESS_REFUSED)
         before = self._failed.get(action.key)
         backoff = before[0] if before is not None else Backoff(_POLICY)
         self._failed[action.key] = backoff, now + backoff.next(), error
@@ -55,7 +55,7 @@ class ActionFailures:
             self._failed = {key: each for key, each in self._failed.items() if key[0] != action.key[0]}
 
     def retain(self, actions: Iterable[PlannedAction]) -> None:
-        """Remove the failures of all actions except these."""
+        """Remove the recorded failures of all actions except `actions`."""
         keys = {action.key for action in actions}
         self._failed = {key: failure for key, failure in self._failed.items() if key in keys}
 
@@ -72,9 +72,9 @@ class ActionFailures:
         return [f"{'/'.join(filter(None, key))}: {error}" for key, (_, _, error) in self._failed.items()]
 
     def is_final(self, action: PlannedAction) -> bool:
-        """Return whether an action failed for a reason that another address cannot fix."""
+        """Return whether the action failed, and would also fail with another address."""
         error = self._last_error(action.network, action.container_id)
-        return error is not None and error.blocked is not BlockedReason.ADDRESS_REFUSED
+        return error is not None and error.blocked is not AttachBlocker.ADDRESS_REFUSED
 
     def with_failure(self, attachment: AttachmentStatus, networks: Mapping[str, NetworkOptions]) -> AttachmentStatus:
         """Add the current failure to the status of an attachment. Without a failure, return the status unchanged.
@@ -87,7 +87,7 @@ class ActionFailures:
         if attachment.state is not AttachmentState.PENDING or error is None:
             return attachment
         message = error.message
-        if error.blocked is BlockedReason.ADDRESS_REFUSED:
+        if error.blocked is AttachBlocker.ADDRESS_REFUSED:
             options = networks.get(attachment.network)
             fixed = options is not None and options.address is not None
             setting = f"docker.networks.{attachment.network}.address"
@@ -101,10 +101,10 @@ class ActionFailures:
     def _count_address_failure(
         self, action: PlannedAction, previous: Mapping[str, tuple[str, ...]], *, certain: bool
     ) -> None:
-        """Count a failure, and exclude the addresses of the action if they are the probable cause.
+        """Count a failure, and add the action's addresses to `refused` if they are the probable cause.
 
-        The gateway's previous address is excluded only after several failures, unless the engine has certainly
-        refused it. Any other address is excluded after the first failure.
+        The gateway's previous addresses are added only after several failures, unless the engine's message says that
+        it refuses them. Other addresses are added after the first failure.
 
         Args:
             action: The failed action.

@@ -16,8 +16,9 @@ def compose_command(
 ) -> tuple[str, ...]:
     """Return the arguments of `docker compose` with the project's options, without a subcommand.
 
-    They include the project directory and the environment files. Otherwise, Compose would resolve relative paths and
-    variables differently, and create a different container. The arguments are not quoted for a shell.
+    The options include the project directory and the environment files. Without these options, Compose would resolve
+    relative paths and variables differently, and create a different container. The arguments are not quoted for a
+    shell.
 
     Args:
         labels: The labels of a container.

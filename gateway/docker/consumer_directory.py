@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from gateway.docker.grants import granted
 from gateway.docker.labels import listed
-from gateway.docker.model import RUNNING, Container, EngineSnapshot
 from gateway.docker.options import DockerOptions, Grant
+from gateway.docker.snapshot import RUNNING, Container, EngineSnapshot
 
 _UNKNOWN_FOR = 30.0
 _MAX_UNKNOWN = 10_000
@@ -54,8 +54,8 @@ def consumer(container: Container, grants: Iterable[Grant], *, strict: bool) -> 
 def client_networks(observed: EngineSnapshot, options: DockerOptions) -> AbstractSet[str] | None:
     """Return the networks on which a client's address identifies a container of this engine; None for all networks.
 
-    On all other networks, another host can have the same address as a container. If the engine runs on another host,
-    the result is empty, because this is possible on every network.
+    On other networks, a client that is not a container can have the same address as a container. If the engine runs
+    on another host, this is possible on every network, so the result is empty.
     """
     own = observed.own_container
     if own is not None:
@@ -74,7 +74,7 @@ class ConsumerDirectory:
 
     def __init__(self, request_snapshot: Callable[[], None]) -> None:
         self.local: dict[str, Consumer] = {}
-        """The containers of this engine, by address, without those of other nodes."""
+        """The consumers of this engine, by address. Those of other swarm nodes are not included."""
         self._remote: dict[str, Consumer] = {}
         self._by_address: dict[str, Consumer] = {}
         self._request_snapshot = request_snapshot
@@ -82,7 +82,7 @@ class ConsumerDirectory:
         self._forgotten: dict[str, float] = {}
         self._updated = asyncio.Event()
         self.watchers: list[Callable[[dict[str, Consumer]], None]] = []
-        """Functions to call with all consumers, by address, when a consumer is added, changed or removed."""
+        """Functions that are called when consumers change. Their argument contains all consumers, by address."""
 
     def update(
         self,
@@ -97,8 +97,8 @@ class ConsumerDirectory:
 
         Args:
             containers: The containers in the snapshot.
-            began: When the snapshot began, in monotonic seconds. Containers that were removed from this directory
-                after that time are not added again.
+            began: When the snapshot began, in monotonic seconds. Containers that `forget` removed after that time are
+                not added again.
             networks: The networks on which clients connect, see `client_networks`; None for all networks.
             grants: The rules in `docker.grants`.
             strict: Whether only `docker.grants` admit containers, so that labels have no effect (`gateway.strict`).
@@ -115,7 +115,7 @@ class ConsumerDirectory:
         self._replace({**self._remote, **self.local})
 
     def update_remote(self, consumers: dict[str, Consumer]) -> None:
-        """Replace the consumers of other nodes; consumers of this engine take precedence.
+        """Replace the consumers of other nodes. Consumers of this engine with the same address take precedence.
 
         Args:
             consumers: The consumers of all other nodes, by address.
@@ -139,18 +139,18 @@ class ConsumerDirectory:
         updated.set()
 
     def forget(self, container_id: str) -> None:
-        """Remove a container that exited or left a network, because the engine can immediately reuse its address."""
+        """Remove a container that exited or left a network: the engine can give its address to another container."""
         self._forgotten[container_id] = time.monotonic()
         self.local = {address: each for address, each in self.local.items() if each.id != container_id}
         if any(each.id == container_id for each in self._by_address.values()):
             self._replace({address: each for address, each in self._by_address.items() if each.id != container_id})
 
     def lookup(self, address: str) -> Consumer | None:
-        """Return the consumer with this address; None if it is unknown."""
+        """Return the consumer with this address; None if no consumer is known to have it."""
         return self._by_address.get(address)
 
     def recently_unknown(self, address: str) -> bool:
-        """Return whether a lookup in the last 30 s found no container with this address."""
+        """Return whether a call to `wait_for` in the last 30 s found no consumer with this address."""
         return self._unknown.get(address, 0.0) > time.monotonic()
 
     async def wait_for(self, address: str, within: float) -> Consumer | None:

@@ -1,7 +1,7 @@
 """Starts containers in background tasks, because a start can take long: the engine first mounts the volumes.
 
-If the client disconnects, the engine cancels the start. A failed snapshot closes the main connection, so each start
-uses a separate connection.
+Each start uses a separate connection: the engine cancels a start when the connection closes, and a failed snapshot
+closes the connection that the snapshots use.
 """
 
 import asyncio
@@ -15,8 +15,8 @@ from gateway.docker.plan import REVIVALS, PlannedAction
 
 _PARALLEL = 4
 _SLOT_TIME = 5.0
-"""Seconds after which an attempt without a response no longer counts toward `_PARALLEL`. A mount can wait for an
-hour, and must not delay the other starts."""
+"""Seconds after which a start without a response no longer counts toward the limit `_PARALLEL`. A start can wait for
+a mount for an hour, and must not delay other starts for so long."""
 
 
 class ContainerStarter:
@@ -24,10 +24,10 @@ class ContainerStarter:
 
     Args:
         execute: Executes an action on a connection, and returns whether it succeeded.
-        failed: Called if the container could not be inspected before its start.
+        failed: Called with the error if the inspection of a container before its start failed.
         ended: Called with the ID of a container after each attempt.
-        permits: Returns whether an action is still allowed. Called immediately before the start, because the action
-            can have waited for other starts.
+        permits: Returns whether an action is still allowed. Called immediately before each start, because a start can
+            wait until other starts have completed.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class ContainerStarter:
         """The tasks by container ID."""
         self._gate = asyncio.Semaphore(_PARALLEL)
         self.requested: set[str] = set()
-        """IDs of the containers that the engine is starting now at the request of the gateway."""
+        """IDs of the containers that the gateway has asked the engine to start, and that are not started yet."""
 
     def start(self, engine: Engine, action: PlannedAction) -> "asyncio.Task[bool]":
         """Start or restart a container, on a separate connection. The task returns whether the container started."""
@@ -58,7 +58,7 @@ class ContainerStarter:
         return task is not None and not task.done()
 
     def reap(self) -> None:
-        """Remove the tasks that have ended. Raise their unexpected exceptions."""
+        """Remove the completed tasks. If a task failed with an unexpected exception, raise this exception."""
         for key in [key for key, task in self._tasks.items() if task.done()]:
             self._tasks.pop(key).result()
 
@@ -97,9 +97,9 @@ class ContainerStarter:
 
 
 async def _is_due(engine: Engine, action: PlannedAction) -> bool:
-    """Return whether a container's last start is still the one in the snapshot.
+    """Return whether a container's last start is the same as when the action was planned.
 
-    An action can wait for earlier starts. Meanwhile, another client can start, stop or remove the container.
+    While an action waits for other starts, another client can start, stop or remove the container.
 
     Raises:
         EngineError: The engine did not respond.

@@ -1,4 +1,4 @@
-"""Limits the number of detached endpoints in a time window, so that a mistake cannot detach all containers."""
+"""Limits how many endpoints are detached within a time window, so that a mistake cannot detach all containers."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -31,7 +31,8 @@ class DetachLimiter:
     def admit(self, actions: Sequence[PlannedAction], now: float) -> tuple[list[PlannedAction], list[PlannedAction]]:
         """Split actions into those that the limit allows now and those that must wait.
 
-        An action that detaches more endpoints than the limit is admitted if nothing else was detached in the window.
+        An action that detaches more endpoints than the limit is allowed if nothing else was detached in the window.
+        Otherwise, such an action would wait forever.
         """
         left = self.remaining(now)
         may: list[PlannedAction] = []
@@ -45,7 +46,7 @@ class DetachLimiter:
         return may, held
 
     def wait_time(self, now: float) -> float:
-        """Return the number of seconds until the limit allows more endpoints to be detached."""
+        """Return the number of seconds until the oldest detach leaves the window; 0 if the window has no detaches."""
         self._forget(now)
         return self._taken[0] + self._window - now if self._taken else 0.0
 

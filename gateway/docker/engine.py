@@ -19,18 +19,19 @@ from gateway.docker.options import DockerOptions
 from gateway.errors import GatewayError, ReachError
 
 NEWEST = (1, 48)
-"""The newest API version that the gateway supports. `EngineFlavor.oldest` is the oldest supported version."""
+"""The newest Docker API version that the gateway supports. `EngineFlavor.oldest` is the oldest supported version."""
 _CONNECT_TIMEOUT = 5.0
 PING_EVERY = 10.0
-"""Seconds without an event, or without the response to a start, after which the gateway pings the engine."""
+"""While the gateway waits for an event or for the response to a start, it pings the engine at this interval, in
+seconds."""
 _START_TIMEOUT = 3600.0
 """The maximum duration of a start in seconds. The engine mounts the volumes of a container one after another. Each
-mount can wait for `hold`, and up to 600 s more in the kernel. A shorter limit would cancel the start, because the
-engine cancels it when the client disconnects."""
+mount can wait for the backend's `hold`, and then up to 600 s in the kernel. After this time, the gateway disconnects,
+and the engine therefore cancels the start."""
 
 
 class LinkConnector(aiohttp.BaseConnector):
-    """Connects aiohttp to an engine through a tunnel's link.
+    """An aiohttp connector that connects to an engine through a tunnel.
 
     Args:
         dial: Returns a connected socket.
@@ -45,7 +46,7 @@ class LinkConnector(aiohttp.BaseConnector):
         self._host = host
 
     async def _create_connection(self, req: ClientRequest, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109
-        """Connect a socket through the link, and return the connection. Corresponds to aiohttp's `UnixConnector`."""
+        """Return a connection over a socket from `dial`. Corresponds to the method of aiohttp's `UnixConnector`."""
         del req, traces, timeout
         sock = await self._dial()
         server_hostname = self._host if self._context else None
@@ -132,7 +133,7 @@ class Engine:
         """Send a POST that starts a container, and wait for the response as long as the engine responds to pings.
 
         Raises:
-            EngineError: The request failed, the engine did not respond to a ping, or the start took an hour.
+            EngineError: The request failed, the engine did not respond to a ping, or the start took over an hour.
         """
         request = asyncio.ensure_future(self._request(path, "POST", total=_START_TIMEOUT))
         try:
@@ -161,9 +162,9 @@ class Engine:
         """Yield every event of these kinds, until the engine closes the stream or does not respond to a ping.
 
         Args:
-            since: The start of the period, in seconds since the epoch. It can be in the past.
+            since: The time of the first event to yield, in seconds since the epoch. It can be in the past.
             kinds: The types of objects: `container`, `network`, `service`, `volume`.
-            until: The end of the period, in seconds since the epoch; None for a stream without an end.
+            until: The time of the last event to yield, in seconds since the epoch; None to yield events without end.
 
         Raises:
             EngineError: The connection failed.
@@ -208,7 +209,7 @@ class Engine:
         versioned: bool = True,
         total: float | None = None,
     ) -> Any:
-        """Send a request, and return the response. `total` replaces the configured timeout, in seconds."""
+        """Send a request, and return the response. `total` is a timeout in seconds; None: the configured timeout."""
         try:
             query = self._docker._query(  # noqa: SLF001 - aiodocker's classes omit parts of the responses
                 path,
@@ -229,7 +230,7 @@ class Engine:
 
 
 async def get_required(engine: Engine, path: str, *, versioned: bool = True) -> Any:
-    """Return the response to a GET. If a proxy in front of the engine refuses the GET, name the path in the error.
+    """Return the response to a GET. If a proxy in front of the engine refuses it, raise an error that names the path.
 
     Args:
         engine: The engine.

@@ -1,4 +1,4 @@
-"""Executes one action of a plan with requests to the engine."""
+"""Executes one action of a plan: sends the requests for the action to the engine."""
 
 from collections.abc import Awaitable
 

@@ -14,17 +14,18 @@ _DEBOUNCE, _MAX_DEBOUNCE = 0.2, 2.0
 _TYPES = ("container", "network", "service", "volume")
 _END_EVENTS = ("die", "destroy", "stop", "kill", "remove")
 _IGNORED_EVENTS = ("exec_", "health_status", "top", "attach", "resize", "export", "archive-path", "extract-to-dir")
-"""Container events that do not change a snapshot. Some of them occur many times a minute."""
+"""Container events after which a snapshot would contain the same values. Some of them occur many times a minute."""
 
 
 class EngineEvents:
     """Reads the events of one engine, and updates the gateway's data about containers before the next snapshot.
 
     Args:
-        observer: Caches the last start of each container. When a container starts, the cached last start is removed.
-        directory: Maps addresses to containers. When a container exits or leaves a network, it is removed.
+        observer: Caches the last start of each container. `EngineEvents` removes the last start of a container that
+            starts.
+        directory: Maps addresses to containers. `EngineEvents` removes a container that exits or leaves a network.
         revivals: Records the signals that other clients send to containers.
-        requested: IDs of the containers that the engine is starting at the request of the gateway.
+        requested: IDs of the containers that the gateway is starting. Their signals are not recorded.
     """
 
     def __init__(

@@ -13,17 +13,17 @@ class EngineFlavor:
     Args:
         name: The name of the implementation, for messages.
         oldest: The oldest API version that the gateway supports.
-        release: The release with that version, for messages.
+        release: The first release with this API version, for messages.
         has_swarm: Whether the implementation supports swarms, and therefore overlay networks and services.
         lists_aliases: True if the list of containers contains aliases but no network modes (Podman); false if it
             contains network modes but no aliases (Docker). An inspection always contains both.
-        inspection: The prefix of the path to inspect a container. Podman's response contains the capabilities only
-            with this prefix.
+        inspection: The prefix of the path to inspect a container. Podman requires a special prefix: without it, the
+            response does not contain the capabilities.
         ranges: A path, including the API version, that lists the networks with their address ranges; empty if the
             list at `/networks` contains the ranges.
         leaves_failed_connects: Whether the engine lists a container as connected after a failed connect request.
         command: The command line client, for messages.
-        external_network: The predefined network that reaches external networks, for messages.
+        external_network: The predefined network through which containers reach external networks, for messages.
     """
 
     name: str
@@ -76,7 +76,9 @@ def flavor(version: Mapping[str, Any]) -> EngineFlavor:
 
 
 def lease_ranges(network: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the ranges from which Podman assigns a network's addresses, each as the smallest CIDR block around it.
+    """Return the ranges from which Podman assigns a network's addresses.
+
+    Podman reports the first and the last address. Each returned range is the smallest CIDR block that contains both.
 
     Args:
         network: An item of the list at `EngineFlavor.ranges`.

@@ -1,4 +1,4 @@
-"""Defines the errors of requests to an engine."""
+"""Defines the errors of requests to an engine, and the reasons why a container or service is not attached."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ from gateway.text_sanitizer import error_text, one_line
 
 
 class ErrorKind(StrEnum):
-    """The reason why a request failed. The values appear as a label of metrics."""
+    """The category of an `EngineError`, such as a timeout or a conflict. The values appear as a label of metrics."""
 
     UNREACHABLE = "unreachable"
     TIMEOUT = "timeout"
@@ -26,8 +26,8 @@ class ErrorKind(StrEnum):
     API = "api"
 
 
-class BlockedReason(StrEnum):
-    """The reason why a container or service is not attached. The values appear in the status."""
+class AttachBlocker(StrEnum):
+    """The reason why a container or service cannot be attached to a network. The values appear in the status."""
 
     SHARED_NETWORK = "shared_namespace"
     HOST_NETWORK = "host_network"
@@ -50,7 +50,7 @@ class EngineError(GatewayError):
     """A request to an engine failed.
 
     Args:
-        kind: The kind of error.
+        kind: The category of the error.
         message: The engine's message, which is converted to one line.
     """
 
@@ -60,30 +60,30 @@ class EngineError(GatewayError):
         super().__init__(self.message)
 
     @property
-    def blocked(self) -> BlockedReason:
-        """The reason why an attachment failed. It is parsed from the message, because the engine reports no code."""
-        return next((reason for pattern, reason in _BLOCKED if pattern.search(self.message)), BlockedReason.REFUSED)
+    def blocked(self) -> AttachBlocker:
+        """Why an attachment failed, according to the message. The engine reports no error code for the reason."""
+        return next((reason for pattern, reason in _BLOCKED if pattern.search(self.message)), AttachBlocker.REFUSED)
 
     @property
     def may_be_address(self) -> bool:
-        """Whether the requested address may be the cause. A swarm manager reports a refused address as a timeout."""
-        return self.blocked is BlockedReason.ADDRESS_REFUSED or "attaching to network failed" in self.message
+        """Whether a refused address may be the cause. Swarm managers report a refused address as a timeout."""
+        return self.blocked is AttachBlocker.ADDRESS_REFUSED or "attaching to network failed" in self.message
 
 
 _BLOCKED = [
     (re.compile(r"no available (IPv[46] )?address|find an available|find free IP", re.IGNORECASE),
-     BlockedReason.IP_EXHAUSTED),
-    (re.compile(r"address pools have been fully subnetted", re.IGNORECASE), BlockedReason.IP_EXHAUSTED),
-    (re.compile(r"address already in use|no configured subnet", re.IGNORECASE), BlockedReason.ADDRESS_REFUSED),
+     AttachBlocker.IP_EXHAUSTED),
+    (re.compile(r"address pools have been fully subnetted", re.IGNORECASE), AttachBlocker.IP_EXHAUSTED),
+    (re.compile(r"address already in use|no configured subnet", re.IGNORECASE), AttachBlocker.ADDRESS_REFUSED),
     # Podman's messages:
     (re.compile(r"ip address \S+ is already allocated|static ip \S+ not in any subnet", re.IGNORECASE),
-     BlockedReason.ADDRESS_REFUSED),
-    (re.compile(r"not manually attachable|not attachable", re.IGNORECASE), BlockedReason.NOT_ATTACHABLE),
-    (re.compile(r"sharing network namespace|container sharing", re.IGNORECASE), BlockedReason.SHARED_NETWORK),
-    (re.compile(r"host network", re.IGNORECASE), BlockedReason.HOST_NETWORK),
-    (re.compile(r"private \(none\)|\(none\) mode", re.IGNORECASE), BlockedReason.NO_NETWORK),
-    (re.compile(r"not a swarm manager|not part of a swarm|only.* manager", re.IGNORECASE), BlockedReason.NOT_MANAGER),
-    (re.compile(r"network .*not found|no such network", re.IGNORECASE), BlockedReason.UNKNOWN_NETWORK),
+     AttachBlocker.ADDRESS_REFUSED),
+    (re.compile(r"not manually attachable|not attachable", re.IGNORECASE), AttachBlocker.NOT_ATTACHABLE),
+    (re.compile(r"sharing network namespace|container sharing", re.IGNORECASE), AttachBlocker.SHARED_NETWORK),
+    (re.compile(r"host network", re.IGNORECASE), AttachBlocker.HOST_NETWORK),
+    (re.compile(r"private \(none\)|\(none\) mode", re.IGNORECASE), AttachBlocker.NO_NETWORK),
+    (re.compile(r"not a swarm manager|not part of a swarm|only.* manager", re.IGNORECASE), AttachBlocker.NOT_MANAGER),
+    (re.compile(r"network .*not found|no such network", re.IGNORECASE), AttachBlocker.UNKNOWN_NETWORK),
 ]  # fmt: skip
 
 _KINDS = {
@@ -99,8 +99,8 @@ _KINDS = {
     504: ErrorKind.UNREACHABLE,
     900: ErrorKind.UNREACHABLE,
 }
-"""Maps the HTTP status of the engine, or of a proxy in front of it, to the kind of error. aiodocker uses 900 if it
-cannot connect to the engine."""
+"""The `ErrorKind` for each HTTP status of the engine, or of a proxy in front of the engine. aiodocker uses status 900
+if it cannot connect to the engine."""
 
 
 def as_engine_error(error: Exception) -> EngineError:
@@ -116,7 +116,7 @@ def as_engine_error(error: Exception) -> EngineError:
         return EngineError(_KINDS.get(error.status, ErrorKind.FAILED), message)
     if isinstance(error, aiohttp.ClientConnectorError):
         cause = error.os_error
-        code = cause.errno or 0  # negative for errors of getaddrinfo(3)
+        code = cause.errno or 0  # getaddrinfo(3) uses negative numbers
         text = os.strerror(code) if code > 0 and not isinstance(cause, ssl.SSLError) else error_text(cause)
         return EngineError(ErrorKind.UNREACHABLE, f"{text}: {_remedy(cause)}")
     if isinstance(error, aiohttp.ClientError | OSError):

@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 _MOUNT = re.compile(r"failed to mount local volume: mount (.+?), data: (.*)", re.DOTALL)
 _SHARE = re.compile(r"//([^/]+)/")
-"""Matches the device of an SMB mount; the device of an NFS mount is a path, or a path after a host and a colon."""
+"""Matches the server in the device of an SMB mount. It does not match the device of an NFS mount (`/path` or
+`host:/path`)."""
 _NFS_PORT, _SMB_PORT = 2049, 445
 """The default ports, which the kernel uses if the mount option `port` is absent."""
 _ERRNO = re.compile(r"[a-z][a-z /-]*")
-"""Matches the description of an errno(3) at the end of a message. A truncated message can end within the mount
-options instead, and these can include passwords."""
+"""Matches an error description, as from strerror(3), at the end of a message. The gateway shows no other end: a
+truncated message can end within the mount options, which can include passwords."""
 _NETWORK = re.compile(r"network ([0-9a-zA-Z][0-9a-zA-Z_.-]*) not found|Could not find network: (\S+)")
 _ATTACHMENT = re.compile(r"Could not attach to network (\S+?):|attaching to network failed")
 _OWNER = re.compile(r"cannot join network of a non running container: (\w+)|No such container: ([0-9a-f]{64})")
@@ -35,7 +36,7 @@ class StartFailureCause(StrEnum):
 
 
 class RequestedStart(NamedTuple):
-    """A start that the gateway requested, because an earlier start failed.
+    """Why the gateway requested the start of a container: the cause of an earlier failed start.
 
     Args:
         cause: The missing dependency that made the earlier start fail.
@@ -54,11 +55,12 @@ class FailedStart:
         cause: The missing dependency.
         network: The ID or name of the network that does not exist, or to which the engine did not attach the
             container; empty if the message does not contain it.
-        exists: Whether the network may exist, because only the attachment to it failed.
+        exists: Whether the attachment to the network failed, so that the network may exist; false if the engine
+            reported that the network does not exist.
         owner: The ID of the other container whose network namespace this container uses.
         address: The server of the mount, from the mount option `addr` or the SMB share.
         port: The server's port, from the mount option `port` or the default of NFS or SMB; 0 if it is not known.
-        detail: The engine's message; for a volume, only the description of its errno(3), because the message can
+        detail: The engine's message. For a volume, only the error description at its end, because the rest can
             contain passwords.
     """
 
@@ -72,7 +74,7 @@ class FailedStart:
 
 
 def read_error(error: str) -> FailedStart | None:
-    """Return the cause of a failed start, or None if the error does not concern a volume, network or namespace.
+    """Return why a start failed; None if no missing volume, network or namespace caused the failure.
 
     Args:
         error: `State.Error` of an inspection.

@@ -1,4 +1,4 @@
-"""Evaluates the rules in `docker.grants`. Does no I/O."""
+"""Evaluates `docker.grants`, the rules that let containers and services use backends. Does no I/O."""
 
 import fnmatch
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ SWARM_SERVICE = "com.docker.swarm.service.name"
 
 @dataclass(frozen=True)
 class GrantedAccess:
-    """The backends and aliases that all matching grants together allow a container.
+    """The backends and aliases that all matching grants of a container or service allow together.
 
     Args:
         backends: The backends that the container or service is allowed to use.
@@ -41,9 +41,9 @@ def granted(grants: Iterable[Grant], name: str | None, labels: Mapping[str, str]
 
 
 def owner(container_id: str, labels: Mapping[str, str]) -> tuple[str, str]:
-    """Return the owner of a container's aliases: its Compose project, its swarm service, or the container itself.
+    """Return the type and name of what owns a container's aliases.
 
-    The result contains the type of the owner and its name.
+    The owner is the container's Compose project, its swarm service, or the container itself.
     """
     for kind in (PROJECT, SWARM_SERVICE):
         if kind in labels:

@@ -6,8 +6,8 @@ from typing import Any
 from gateway.docker.consumer_directory import client_networks, consumer
 from gateway.docker.grants import PROJECT, SERVICE, SWARM_SERVICE
 from gateway.docker.labels import KEYS
-from gateway.docker.model import RUNNING, Container, EngineSnapshot
 from gateway.docker.plan import DesiredState
+from gateway.docker.snapshot import RUNNING, Container, EngineSnapshot
 
 _SPOOFING = {"NET_RAW", "NET_ADMIN"}
 """Capabilities with which a container can spoof its source address (capabilities(7))."""
@@ -40,7 +40,7 @@ def _names(listed: Any) -> set[str]:
 
 
 def image_labels(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
-    """Yield a warning for each container whose image has labels that the gateway evaluates on containers."""
+    """Yield a warning for each container with labels that the gateway ignores because they come from its image."""
     prefix = desired.options.label_prefix
     matter = {f"{prefix}.{key}" for key in KEYS} | set(desired.by_label.values())
     matter |= {label.partition("=")[0] for rule in desired.options.attach for label in rule.labels}
@@ -58,7 +58,7 @@ def image_labels(desired: DesiredState, observed: EngineSnapshot) -> Iterator[st
 
 
 def spoofing(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
-    """Yield a warning for each network on which a container can spoof the address of one that uses backends."""
+    """Yield a warning for each network on which a container can spoof the address of a consumer of backends."""
     sources = client_networks(observed, desired.options)
     by_network: dict[str, list[tuple[Container, Container]]] = {}
     for container in observed.containers:
@@ -90,6 +90,6 @@ def spoofing(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
 def is_gateway(desired: DesiredState, observed: EngineSnapshot, container: Container) -> bool:
     """Return whether a container is the gateway's own.
 
-    In `gateway audit`, which can run outside the gateway's container, the aliases identify the container.
+    `gateway audit` can run outside the gateway's container, so the aliases of a container are checked, too.
     """
     return container.id == observed.own or desired.is_gateway(container)

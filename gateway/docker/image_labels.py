@@ -5,19 +5,19 @@ from typing import Any
 
 from gateway.docker.engine import Engine, get_required
 from gateway.docker.errors import EngineError, ErrorKind
-from gateway.docker.model import TASK_LABEL
+from gateway.docker.snapshot import TASK_LABEL
 
 _WRITERS = {"com.docker.compose.": "com.docker.compose.config-hash", "com.docker.swarm.": TASK_LABEL}
-"""Maps the label prefix of Compose or Swarm to a label that the program sets only on containers. If a container has
-this label, its other labels with the prefix are from the program. The project and service alone are no evidence,
-because Compose also sets them on the images that it builds."""
+"""By label prefix of Compose and Swarm: a label that Compose or Swarm sets on containers, but not on images. If a
+container has this label, its other labels with the prefix come from Compose or Swarm. Labels for the project and
+service do not show this, because Compose also sets them on the images that it builds."""
 
 
 def split(labels: Mapping[str, str], image: Mapping[str, str] | None) -> tuple[dict[str, str], dict[str, str]]:
     """Return the labels of a container that the gateway evaluates, and those that it ignores.
 
-    The gateway ignores a label that the image has with the same value, because the engine does not report whether the
-    label comes from the image. The only exceptions are the labels that Compose or Swarm sets on its containers.
+    The engine does not report whether a label of a container comes from its image. The gateway therefore ignores each
+    label that the image has with the same value, except labels that Compose or Swarm sets on containers.
 
     Args:
         labels: The container's labels as the engine lists them, including the image's.

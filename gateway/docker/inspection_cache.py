@@ -1,8 +1,8 @@
-"""Caches container inspections. The values that the gateway uses never change, except those of the last start.
+"""Caches inspections of containers. Of the values that the gateway uses, only the last start can change.
 
-While the engine starts a container or copies files from it (`docker cp`), it does not respond to inspections of this
-container: the container is locked. This takes minutes if a mount waits or if the files are large. Therefore, a
-snapshot waits only briefly for a locked container.
+While the engine starts a container or copies files from it (`docker cp`), the container is locked: the engine does
+not respond to inspections of it. This can take minutes, for example while the engine waits for a mount. A snapshot
+therefore waits only briefly for a locked container.
 """
 
 import asyncio
@@ -13,23 +13,23 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from gateway.docker.dns_names import hostname_of, hosts_of
 from gateway.docker.engine import Engine, get_required
 from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.identity_warnings import can_spoof
-from gateway.docker.model import LastStart
+from gateway.docker.name_resolution import hostname_of, hosts_of
+from gateway.docker.snapshot import LastStart
 
 _MAX_LOCKED, _MIN_WAIT = 1.0, 0.1
-"""The maximum total time that one snapshot waits for inspections of locked containers, and the time that each
-inspection can always take, in seconds."""
+"""The maximum total time that one snapshot waits for inspections of locked containers, and the minimum time that it
+waits for each inspection, in seconds."""
 _RUNNING_FACTOR = 3.0
-"""The factor by which these times are longer for a running container. If the engine does not respond about a running
-container, the engine is probably slow, and the container is not locked."""
+"""The factor by which `_MAX_LOCKED` and `_MIN_WAIT` are longer for a running container. A running container is rarely
+locked, so if its inspection takes long, the engine is probably only slow."""
 RETRY = 10.0
 """Seconds after which a container is inspected again if it is locked, or if its inspection failed."""
 _STOP_TIMEOUT = 10.0
-"""The engine's default of `StopTimeout`, in seconds."""
+"""The engine's default for `StopTimeout` of a container, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class InspectionCache:
         self._idle: frozenset[str] = frozenset()
         self._starting: frozenset[str] = frozenset()
         self._left = 0.0
-        """The remaining time, in seconds, that inspections of this snapshot may wait for locked containers."""
+        """How long, in seconds, the current snapshot may still wait for inspections of locked containers."""
 
     def begin(self, idle: Collection[str], starting: Collection[str]) -> None:
         """Begin a snapshot.
@@ -78,12 +78,12 @@ class InspectionCache:
         self._idle, self._starting, self._left = frozenset(idle), frozenset(starting), _MAX_LOCKED
 
     def is_locked(self, container: str) -> bool:
-        """Return whether the engine does not respond about the container. Cached values can then be outdated."""
+        """Return whether inspections of the container get no response, so that cached values can be outdated."""
         locked_at = self._locked.get(container)
         return container in self._starting or (locked_at is not None and locked_at + RETRY > time.monotonic())
 
     def problem(self, container: str) -> str:
-        """Return why the engine cannot inspect a container; empty if it can, or if it is starting the container."""
+        """Return why the engine cannot inspect a container; empty if it can, or if the container is only locked."""
         return self._problems.get(container, "")
 
     def cached(self, container: str) -> Inspection | None:
@@ -103,16 +103,16 @@ class InspectionCache:
         return self._starts[container][0] if container in self._starts else 0.0
 
     def expire_starts(self) -> None:
-        """Discard what is known about the last start of each container, so that each is inspected again.
+        """Make the next snapshots inspect the last start of every container again.
 
-        The gateway may have missed start events.
+        Call this if the gateway may have missed start events.
         """
         self._starts = {key: (0.0, start) for key, (_, start) in self._starts.items()}
 
     def expire_start(self, container: str) -> None:
-        """Discard what is known about the container's last start, so that it is inspected again.
+        """Make the next snapshot inspect the container's last start again.
 
-        The container may have been started since.
+        Call this if the container may have been started since its last inspection.
         """
         if container in self._starts:
             self._starts[container] = 0.0, self._starts[container][1]
@@ -123,7 +123,7 @@ class InspectionCache:
         self._locked.pop(container, None)
 
     def retain(self, containers: Collection[str], endpoints: Collection[str]) -> None:
-        """Remove all containers and endpoints except these from the cache."""
+        """Remove all containers and endpoints from the cache, except the given ones."""
         self._found = {key: each for key, each in self._found.items() if key in containers}
         self._starts = {key: each for key, each in self._starts.items() if key in containers}
         self._locked = {key: each for key, each in self._locked.items() if key in containers}
@@ -162,8 +162,9 @@ class InspectionCache:
         except EngineError as error:
             if error.kind is ErrorKind.NOT_FOUND:
                 return None
-            # Docker's error about one container must not prevent the snapshot of the others. With Podman, raise it:
-            # only inspections contain the network mode, which is required to identify a container by its address.
+            # With Docker, continue: an error about one container must not prevent a snapshot of the others. With
+            # Podman, raise the error: only an inspection contains the network mode, which the gateway needs to
+            # identify a container by its address.
             if error.kind not in (ErrorKind.FAILED, ErrorKind.TIMEOUT) or engine.flavor is not DOCKER:
                 raise
             self._lock(container, began)
@@ -183,19 +184,19 @@ class InspectionCache:
         )
         networks: Mapping[str, Any] = (found.get("NetworkSettings") or {}).get("Networks") or {}
         for each in networks.values():
-            # A container that is not running has no endpoint yet, so its aliases can still change.
+            # A container that does not run has no endpoint ID. Do not cache its aliases, which can still change.
             if each.get("EndpointID"):
                 self._aliases[each["EndpointID"]] = frozenset(each.get("Aliases") or ())
         return networks
 
     def _max_wait(self, engine: Engine, container: str) -> float | None:
-        """Return how long to wait for an inspection, in seconds; None to wait until the engine's request timeout."""
+        """Return how long to wait for an inspection, in seconds; None: the timeout of a request."""
         if engine.flavor is not DOCKER:
             return None
         return max(_MIN_WAIT, self._left) * (1.0 if container in self._idle else _RUNNING_FACTOR)
 
     def _lock(self, container: str, began: float) -> None:
-        """Record that an inspection timed out or failed, and subtract the inspection's duration from the wait time.
+        """Record that an inspection timed out or failed, and subtract its duration from the remaining wait time.
 
         Args:
             container: The container's ID.

@@ -1,4 +1,4 @@
-"""Parses the gateway's labels, which can select only configured networks and backends. Does no I/O."""
+"""Parses the labels with which containers and services request backends from the gateway. Does no I/O."""
 
 import difflib
 import fnmatch
@@ -15,7 +15,7 @@ MANAGED_BY, INSTANCE, SPEC_HASH = "managed-by", "instance", "spec-hash"
 _TRUE = {"true", "1", "yes", "on"}
 _FALSE = {"false", "0", "no", "off", ""}
 _CLOSE = 0.75
-"""The minimum similarity (0 to 1) of an unknown and a known label at which the error suggests the known label."""
+"""How similar an unknown label must be to a known label (0 to 1) so that the error suggests the known label."""
 _MAX_SUGGESTION_KEY = 2 * max(map(len, KEYS))
 """The maximum length, in characters, of an unknown key for which the error suggests a known key."""
 _MAX_SUGGESTIONS = 3
@@ -28,12 +28,12 @@ ALIAS = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class LabelRequest:
-    """The request that a container or service makes by its labels.
+    """The networks, backends and aliases that a container or service requests by its labels.
 
     Args:
-        networks: The requested networks. If empty, the request selects each network on which the name of one of
-            `backends` resolves.
-        backends: The requested backends. If empty, the request selects all backends.
+        networks: The requested networks. If empty, the container or service requests each network on which the
+            name of one of `backends` resolves.
+        backends: The requested backends; empty to request all backends.
         aliases: The aliases of the container or service on these networks.
         detach_on_stop: Whether the gateway detaches the container when the container stops.
         refused: The reason why the request is refused; empty if it is not refused.
@@ -54,9 +54,9 @@ def read(
     Args:
         labels: The labels that the gateway evaluates.
         prefix: The prefix of the gateway's labels.
-        instance: This gateway's name; labels can select another gateway.
+        instance: This gateway's name. Labels that name another gateway contain no request to this gateway.
         backends: The configured backends.
-        granted: Whether a grant opts the container or service in, even without the label `enable`.
+        granted: Whether a grant matches. The container or service then needs no label `enable`.
     """
     mine = _ours(labels, prefix)
     if mine.get("instance", instance) != instance:
@@ -107,7 +107,7 @@ def enabled(text: str) -> bool:
 
 
 def idle(labels: Mapping[str, str], prefix: str, instance: str) -> list[str]:
-    """Return a warning if the labels have no effect because the label `enable` is absent.
+    """Return a warning if labels have no effect because the label `enable` is absent; otherwise an empty list.
 
     Args:
         labels: The labels that the gateway evaluates.
@@ -131,8 +131,8 @@ def _key_errors(mine: Mapping[str, str], prefix: str, *, takes_part: bool) -> It
     Args:
         mine: The labels with the gateway's prefix, without the prefix.
         prefix: The prefix.
-        takes_part: Whether the container has opted in. If not, unknown labels can belong to another program, and only
-            labels that resemble a known label are errors.
+        takes_part: Whether the container has opted in. If so, each unknown label is an error. If not, unknown labels
+            can belong to another program, and only labels that resemble a known label are errors.
     """
     for key in sorted(mine.keys() - KEYS):
         # Limit the length, because the creator of a container could make the comparison slow with long keys.
@@ -164,12 +164,12 @@ def by_rules(name: str, labels: Mapping[str, str], rules: Iterable[AttachRule]) 
 
 
 def with_grants(request: LabelRequest, given: GrantedAccess, *, explicit: bool) -> LabelRequest:
-    """Return the request, with the backends and aliases of the grants where the request specifies none.
+    """Return a copy of the request. If it specifies no backends or aliases, it gets those of the grants.
 
     Args:
         request: The request by labels.
         given: The access by grants.
-        explicit: Whether the label `enable` is set. If so, absent `backends` mean all backends.
+        explicit: Whether the label `enable` is set. If so, a request without backends selects all backends.
     """
     backends = request.backends or (() if explicit else given.backends)
     return replace(request, backends=backends, aliases=request.aliases or given.aliases)
@@ -178,7 +178,7 @@ def with_grants(request: LabelRequest, given: GrantedAccess, *, explicit: bool) 
 def only_granted(
     request: LabelRequest, given: GrantedAccess | None, closed: Collection[str]
 ) -> tuple[LabelRequest, list[str]]:
-    """Return a request without the parts that grants do not allow, and a message for each removed part.
+    """Remove the networks, backends and aliases that grants do not allow. Return a message for each removed item.
 
     Args:
         request: The request by labels.
@@ -207,7 +207,7 @@ def only_granted(
     if not backends:
         refused = "docker.grants allows none of the backends that its labels request"
     elif request.networks and not networks:
-        refused = "the networks that its labels request carry no backend that docker.grants allows"
+        refused = "docker.grants allows no backend that is available on the networks that its labels request"
     # Keep the lists of a refused request, because an empty list would select everything.
     kept = replace(request, backends=backends or request.backends, networks=networks or request.networks)
     return replace(kept, aliases=aliases, refused=refused), problems

@@ -1,4 +1,4 @@
-"""Inspects the last start of each container that may have failed to start because a volume or network was missing."""
+"""Inspects the last starts of the containers that a missing volume, network or namespace may have affected."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -6,15 +6,15 @@ from dataclasses import replace
 from gateway.docker.engine import Engine
 from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.inspection_cache import InspectionCache
-from gateway.docker.model import RUNNING, Container
+from gateway.docker.snapshot import RUNNING, Container
 
 _MAX_AGE, _MAX_AGE_RUNNING = 2.0, 30.0
-"""Seconds after which the last start of a container is inspected again. Events cannot replace this limit: a failed
-start may cause no event, and unrelated events can cause several snapshots a second."""
+"""Seconds after which the last start of a container, or of a running container, is inspected again. Events cannot
+replace the first limit, because a failed start may cause no event."""
 _MAX_INSPECTIONS = 50
 """The maximum number of inspections in one snapshot. Containers with the oldest inspections come first."""
 NEXT = 1.0
-"""The number of seconds until the next snapshot, if this one did not inspect all containers."""
+"""Seconds until the next snapshot if a snapshot could not inspect all containers."""
 
 
 async def with_last_starts(
@@ -26,14 +26,14 @@ async def with_last_starts(
 ) -> tuple[tuple[Container, ...], bool]:
     """Add the last start to each container whose start may have failed, or that shares a network namespace.
 
-    Return the containers, and whether the last start of each of them was inspected at least once.
+    Return all containers, and whether the last starts of all these containers have been inspected at least once.
 
     Args:
         engine: The engine.
         inspections: The cache.
         containers: All containers of the engine.
-        matters: Returns whether a network belongs to the gateway.
-        now: The monotonic time.
+        matters: Returns whether a network, by name, belongs to the gateway.
+        now: The monotonic time in seconds.
 
     Raises:
         EngineError: The request failed, or a proxy in front of the engine refuses it.

@@ -1,11 +1,11 @@
-"""Limits the log lines about plans: each line is logged once while it applies, and the rate of lines is limited."""
+"""Limits the log lines about plans: each line is logged once while it applies, and the rate is limited."""
 
 from collections import deque
 from collections.abc import Hashable, Iterable
 
 
 class LogLimiter:
-    """Decides which lines are logged. Does no I/O; times are monotonic, in seconds.
+    """Decides which log lines to write. Does no I/O; times are monotonic, in seconds.
 
     Args:
         most: The maximum number of lines to log within `window`.
@@ -22,7 +22,7 @@ class LogLimiter:
         self._suppressed = 0
 
     def select(self, current: Iterable[Hashable], now: float) -> list[Hashable]:
-        """Return the lines to log now: those that were not logged before. Later calls return lines over the limit.
+        """Return the lines that were not logged before. Lines over the limit are left for later calls.
 
         Args:
             current: All lines that apply to the current plan.
@@ -46,7 +46,7 @@ class LogLimiter:
         return False
 
     def take_suppressed(self, now: float) -> int:
-        """Return and reset the number of suppressed events; 0 while the limit is reached."""
+        """Return and reset the number of suppressed events. While the limit is reached, only return 0."""
         if not self._suppressed or not self._room(now):
             return 0
         count, self._suppressed = self._suppressed, 0

@@ -5,7 +5,7 @@ from typing import Literal
 
 from gateway.contracts.security import Secret
 from gateway.contracts.values import AT_LEAST_ONE, POSITIVE, Duration, IpAddress, IpNetwork
-from gateway.tls_client import ClientTls
+from gateway.tls_client import TlsClientFiles
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class NetworkOptions:
         encrypted: Whether to encrypt the traffic of an overlay between nodes.
         subnet: The network's subnet; absent: a free /22 of 10.201.0.0/16. With `per`, the range in which each project
             gets a free /24 (IPv6: /64); absent: 10.201.0.0/16.
-        ip_range: The part of the subnet from which containers get addresses; absent: its upper half.
+        ip_range: The part of the subnet from which containers get addresses; absent: the upper half of the subnet.
         address: The gateway's address; absent: the gateway chooses an address outside `ip_range`, and keeps it.
         mtu: The MTU in bytes; absent: the driver's default.
         backends: The backends whose names resolve on the network; absent: all.
@@ -116,26 +116,28 @@ class DockerOptions:
         attach: Rules that attach containers without labels.
         grants: Rules that let containers use backends. With `gateway.strict`, labels have no effect without such a
             rule.
-        on_name_conflict: The reaction if a name on a network of the gateway resolves to another host on another
-            network of a container, or in the container's hosts file. `warn`: attach the container, and warn.
-            `refuse`: do not attach it.
-        services: Whether to attach swarm services by changing their specification, which restarts their tasks.
-        revive: Whether to start containers after a failed start that a volume or a network of the gateway caused, and
-            to restart containers that lost their network because they share the network namespace of a container that
-            was restarted. The label `gateway.revive` overrides this key for one container.
-        peers: Exchange of container addresses with the agents of other nodes; absent: this gateway does not know the
-            containers of other nodes.
-        repair: Whether to reattach containers with wrong aliases, which resets their connections. `idle`: only while
-            they have no connections. `disruptive`: always. `never`: only report them.
-        max_detaches: Maximum number of endpoints that the gateway detaches within `resync`, so that a mistake cannot
-            detach every container.
-        resync: The interval between two snapshots without events.
+        on_name_conflict: What to do if a name on a network of the gateway resolves to a different host on another
+            network of the container, or in the container's hosts file. `warn`: attach the container, and warn.
+            `refuse`: do not attach the container.
+        services: Whether to attach swarm services. The gateway changes the specification of a service, so the swarm
+            restarts its tasks.
+        revive: Whether to start containers whose start failed because of a volume or network of the gateway. The
+            gateway then also restarts a container that shares the network namespace of another container, and lost
+            its network when the other container restarted. The label `gateway.revive` overrides this key for one
+            container.
+        peers: Exchange of container addresses with the gateways (agents) on other nodes of the swarm; absent: this
+            gateway does not know the containers of other nodes.
+        repair: Whether to reattach containers with wrong aliases. This resets their connections. `idle`: only while
+            they have no connections. `disruptive`: always. `never`: only report such containers.
+        max_detaches: Maximum number of endpoints that the gateway detaches within the time `resync`, so that a
+            mistake cannot detach every container.
+        resync: Time after which the gateway compares the engine with the configuration again, even without events.
         timeout: The timeout of one request to the engine.
     """
 
     host: str = "unix:///var/run/docker.sock"
     via: str | None = None
-    tls: ClientTls = field(default_factory=ClientTls)
+    tls: TlsClientFiles = field(default_factory=TlsClientFiles)
     label_prefix: str = "gateway"
     container: str | None = None
     networks: dict[str, NetworkOptions] = field(default_factory=dict)

@@ -1,7 +1,8 @@
-"""Stores the ownership record, from which a restarted gateway reads what an earlier process did on the engine.
+"""Stores the ownership record: a file from which a restarted gateway reads what it created and started earlier.
 
-The record lists the endpoints and addresses that the gateway created, and the container starts that it requested. The
-gateway writes the record before it attaches or starts a container, so that a crash cannot lose an entry.
+The record contains the endpoints that the gateway created, the gateway's addresses, and the container starts that the
+gateway requested. The gateway writes each entry before it attaches or starts the container, so that a crash cannot
+lose the entry.
 """
 
 import contextlib
@@ -33,9 +34,10 @@ class OwnershipRecord:
         self._namespaces: frozenset[str] = frozenset()
         self._later_starts: dict[str, float] = {}
         self.adopting = True
-        """Whether the file did not exist. If so, the gateway adopts all endpoints that have its owner alias."""
+        """Whether the file did not exist. If so, the gateway adopts each endpoint that has its owner alias."""
         self.problem: str | None = None
-        """Why the file cannot be used. The gateway then detaches nothing that an earlier process attached."""
+        """Why the file cannot be used; None if it can. While it cannot, the gateway detaches nothing that an earlier
+        process attached."""
         try:
             self._endpoints, self._addresses, self._starts, self._namespaces, self._later_starts = self._read()
             self.adopting = False
@@ -61,7 +63,9 @@ class OwnershipRecord:
             for name, each in written.get("addresses", {}).items()  # absent in files of earlier versions
         }
         starts: dict[str, RequestedStart] = {}
-        with contextlib.suppress(*_UNREADABLE):  # without these entries, the gateway only does not repeat the starts
+        with contextlib.suppress(
+            *_UNREADABLE
+        ):  # if the entries are lost, the gateway only does not repeat the starts
             starts = {
                 str(container): RequestedStart(StartFailureCause(cause), str(backend))
                 for container, (cause, backend) in written.get("starts", {}).items()
@@ -105,11 +109,11 @@ class OwnershipRecord:
 
     @property
     def later_starts(self) -> dict[str, float]:
-        """The containers that `gateway.docker.planning.lost_namespaces.later_starts` found in earlier snapshots."""
+        """The accumulated results of `gateway.docker.planning.lost_namespaces.later_starts`."""
         return dict(self._later_starts)
 
     def record_later_starts(self, starts: Mapping[str, float]) -> None:
-        """Record results of `lost_namespaces.later_starts`. Keep the recorded results of other containers."""
+        """Add results of `lost_namespaces.later_starts` to the record."""
         recorded = {**self._later_starts, **starts}
         if recorded != self._later_starts:
             self._merge()
@@ -123,14 +127,14 @@ class OwnershipRecord:
         self._write()
 
     def end_starts(self, containers: Collection[str]) -> None:
-        """Remove the requested starts of these containers, after the engine responded or the containers started."""
+        """Remove the requested starts of `containers`, because the engine responded or the containers started."""
         if any(each in self._starts for each in containers):
             self._merge()
             self._starts = {key: each for key, each in self._starts.items() if key not in containers}
             self._write()
 
     def record_addresses(self, addresses: Mapping[str, tuple[str, ...]]) -> None:
-        """Record the gateway's addresses on some networks, and keep the recorded addresses on other networks."""
+        """Record the gateway's addresses, by network. Keep the recorded addresses on other networks."""
         recorded = {**self._addresses, **addresses}
         if recorded != self._addresses:
             self._merge()
@@ -145,7 +149,7 @@ class OwnershipRecord:
             self._write()
 
     def retain(self, containers: set[str]) -> None:
-        """Remove the endpoints and the later starts of all containers except these."""
+        """Remove the endpoints and later starts of all containers that are not in `containers`."""
         self._merge()
         kept = {(container, network) for container, network in self._endpoints if container in containers}
         later = {key: at for key, at in self._later_starts.items() if key in containers}

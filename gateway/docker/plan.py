@@ -1,4 +1,4 @@
-"""Defines the desired state of an engine, and the parts of a plan."""
+"""Defines the desired state of an engine, and the plan: the actions that change the engine to this state."""
 
 import re
 from collections.abc import Mapping
@@ -7,13 +7,13 @@ from enum import StrEnum
 from typing import Any
 
 from gateway.backend_support.volume import VolumeSpec
-from gateway.docker.dead_containers import DeadContainer, VolumeMountAddress
-from gateway.docker.errors import BlockedReason
+from gateway.docker.dead_containers import DeadContainer
+from gateway.docker.errors import AttachBlocker
 from gateway.docker.failed_starts import RequestedStart
-from gateway.docker.model import Container, EngineSnapshot, LastStart
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.project_network_names import configured_as
-from gateway.docker.volumes import VolumeStatus
+from gateway.docker.snapshot import Container, EngineSnapshot, LastStart
+from gateway.docker.volumes import VolumeMountAddress, VolumeStatus
 
 OWNER_ALIAS_PREFIX = "gw-owner-"
 _NO_HOST_NAME = re.compile(r"[^a-z0-9-]")
@@ -45,7 +45,7 @@ class PlannedAction:
 
     Args:
         network: The name of the network or volume; empty if the action starts or restarts a container.
-        network_id: The ID of the network or volume; its name if the engine does not list it yet.
+        network_id: The ID of the network or volume; the name if the object has no ID yet.
         container: The name of the container or service; empty for a network.
         container_id: The ID of the container or service.
         aliases: The endpoint's aliases.
@@ -68,11 +68,11 @@ class PlannedAction:
     detaches: int = field(default=0, compare=False)
     """The number of endpoints that the action detaches and does not reattach."""
     cause: str = ""
-    """The missing object that made the container's last start fail."""
+    """Why the action starts or restarts a container, as a `StartFailureCause`; empty for other actions."""
     last_start: LastStart | None = field(default=None, compare=False)
     """The container's last start in the snapshot. If it has changed since, the gateway skips the action."""
     owner_start: float = field(default=0.0, compare=False)
-    """When the owner of the network namespace that the container shares last started, see `DeadContainer`."""
+    """When the owner of the container's network namespace last started; see `DeadContainer.owner_start`."""
     backend: str = field(default="", compare=False)
     """The backend of the volume that was not mounted; empty if the start failed for another reason."""
 
@@ -101,7 +101,7 @@ class AttachmentState(StrEnum):
 
 @dataclass(frozen=True)
 class AttachmentStatus:
-    """A desired attachment of a container to a network, with its state and the reason for it.
+    """The status of a desired attachment of a container or service to a network.
 
     Args:
         reason: Why the attachment is blocked or has drifted; None if no reason is known.
@@ -111,7 +111,7 @@ class AttachmentStatus:
     network: str
     container: str
     state: AttachmentState
-    reason: BlockedReason | None = None
+    reason: AttachBlocker | None = None
     message: str = ""
     container_id: str = ""
 
@@ -129,17 +129,18 @@ class DesiredState:
         serving: Whether any client has connections through the gateway.
         by_label: The label by which each backend admits containers, by the name of the backend.
         strict: Whether only `docker.grants` admit containers, so that labels have no effect (`gateway.strict`).
-        configured: The configured networks, if `expand_projects` has replaced some of them in `options` with the
-            networks of projects; otherwise empty.
+        configured: The configured networks, if `expand_projects` has replaced some of the networks in `options` with
+            the networks of projects; otherwise empty.
         claimed: The gateway's previous addresses, by network.
         refused: The addresses that the engine refused, by network.
-        direct: Addresses that the gateway reaches directly. A new network must not contain these addresses.
+        direct: Addresses that the gateway connects to without a tunnel. The subnet of a new network must not contain
+            them.
         mount_addresses: The addresses at which the engine's host mounts volumes.
         usable: The backends that serve clients now; None if this is not known, because a command runs without the
             service.
-        given_up: The containers that failed too many times and are not started again, see `StartAttempts`.
-        restarted: Containers that were started after the owner of their network namespace, each with the start of
-            the owner, see `StartAttempts.restarted` and `Plan.later_starts`.
+        given_up: The containers whose start failed too often and that are not started again; see `StartAttempts`.
+        restarted: Containers that are known to have started after the owner of their network namespace, each with the
+            time of the owner's start; see `StartAttempts.restarted` and `Plan.later_starts`.
         interrupted: The starts that this gateway requested and to which the engine did not respond, by the
             container's ID.
         namespaces: The containers whose network namespace others shared at the last snapshot, see `Plan.namespaces`.
@@ -202,7 +203,7 @@ class NameConflict:
         network: The network of the gateway.
         name: The name.
         ours: The host on that network.
-        other: The other host, and where the name resolves to it.
+        other: The other host, and the network or file in which the name resolves to it.
     """
 
     container: str
@@ -231,7 +232,7 @@ class Plan:
     networks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The backends that are reached by name on each managed network."""
     exposures: tuple[str, ...] = ()
-    """Warnings about containers that can spoof addresses. They are separate, because they change often."""
+    """Warnings about containers that can spoof addresses. They are not in `warnings`, because they change often."""
     dead: tuple[DeadContainer, ...] = ()
     namespaces: frozenset[str] = frozenset()
     """IDs of containers whose network namespace others share, see `gateway.docker.planning.lost_namespaces`."""

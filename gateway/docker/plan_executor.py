@@ -1,4 +1,4 @@
-"""Executes the actions of plans. Counts and audits each write, and adds new endpoints to the ownership record."""
+"""Executes the actions of plans. Counts and audits each action, and adds new endpoints to the ownership record."""
 
 import asyncio
 import logging
@@ -33,9 +33,9 @@ class PlanExecutor:
     """Executes the actions of plans.
 
     Args:
-        ownership: The ownership record. It lists each endpoint before the endpoint is created.
+        ownership: The ownership record, to which each endpoint is added before it is created.
         detach_limiter: Counts detached endpoints.
-        directory: The consumers, from which detached containers are removed.
+        directory: The consumer directory. The executor removes detached containers from it.
         log_limiter: Limits how many lines are logged.
         recorder: Records each write in the audit log.
         changed: Called after writes, to request a snapshot.
@@ -67,7 +67,7 @@ class PlanExecutor:
         self.writes: Tally = Tally()
         self.errors: dict[tuple[str, str], int] = {}
         self.seen: set[tuple[str, str]] = set()
-        """Endpoints that this gateway created and did not detach, and that a snapshot has contained."""
+        """Endpoints that this gateway created and has not detached, and that at least one snapshot contained."""
 
     async def run(
         self, engine: Engine, planned: Sequence[PlannedAction], due: Sequence[PlannedAction], *, wait: bool

@@ -1,4 +1,4 @@
-"""Determines the names of networks that exist once per Compose project, stack, service or container."""
+"""Determines the names of the separate networks of projects, stacks, services and containers (`per: project`)."""
 
 import re
 from collections.abc import Mapping
@@ -8,8 +8,8 @@ from gateway.docker.options import NetworkOptions
 
 STACK = "com.docker.stack.namespace"
 _KINDS = (("", PROJECT), ("-stack-", STACK), ("-service-", SWARM_SERVICE))
-"""The labels that name a container's project, stack or service, each with the prefix that this name gets in the name
-of the network. A project's name never begins with a dash, so a service `shop` does not share a network with a project
+"""For each label with the name of a container's project, stack or service: a prefix for this name in the name of the
+network. A project's name never begins with a dash, so a service `shop` does not share a network with a project
 `shop`. The prefixes contain no dot, because the name of an overlay is a DNS label."""
 PROJECT_BITS = {4: 24, 6: 64}
 """The prefix length of a project's network, by IP version."""
@@ -17,7 +17,7 @@ _PART_OF_A_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def group(name: str, labels: Mapping[str, str]) -> str:
-    """Return the suffix of a network's name. Containers and services with the same suffix share the network.
+    """Return the suffix that a container's project adds to a network's name. The same suffix means the same network.
 
     Args:
         name: The name of the container or service.

@@ -1,4 +1,4 @@
-"""Reconciles an engine with the configuration, on events and at intervals."""
+"""Makes an engine match the configuration: takes snapshots and executes plans, on events and at intervals."""
 
 import asyncio
 import logging
@@ -21,7 +21,6 @@ from gateway.docker.identity_warnings import image_labels, is_gateway, spoofing
 from gateway.docker.inspection_cache import RETRY
 from gateway.docker.last_starts import NEXT
 from gateway.docker.log_limiter import LogLimiter
-from gateway.docker.model import RUNNING, EngineSnapshot
 from gateway.docker.options import DockerOptions
 from gateway.docker.ownership import OwnershipRecord
 from gateway.docker.plan import (
@@ -37,6 +36,7 @@ from gateway.docker.plan_log import log_changes
 from gateway.docker.planning import plan
 from gateway.docker.planning.gateway_container import as_running_gateway, reserved_addresses
 from gateway.docker.signal_events import record_past_events
+from gateway.docker.snapshot import RUNNING, EngineSnapshot
 from gateway.docker.snapshot_reader import SnapshotReader
 from gateway.docker.start_attempts import StartAttempts
 
@@ -44,11 +44,11 @@ log = logging.getLogger(__name__)
 
 _MAX_CONNECTION_AGE = 600.0
 _EVENT_OVERLAP = 5.0
-"""Number of seconds in the past at which an event stream starts, so that events between two streams are not lost."""
+"""Each event stream starts this number of seconds in the past, so that no event between two streams is lost."""
 _JITTER = 0.1
 _RECONNECT = BackoffPolicy(first=0.5, cap=10.0, floor=0.1)
 _MAX_ROUNDS = 20
-"""The maximum number of rounds of `apply_once`. More are needed only if another program undoes the changes."""
+"""The maximum number of plans that `apply_once` executes. More are needed only if another program undoes changes."""
 
 
 class Reconciler:
@@ -90,9 +90,9 @@ class Reconciler:
         self.observed_at: float | None = None
         """The time of the last snapshot, in seconds since the epoch."""
         self.problem: str | None = None
-        """The reason why the engine cannot be used; None if it can be used."""
+        """Why the engine cannot be used; None if it can."""
         self._events_since = 0.0
-        """The monotonic time since which all signals to containers are known."""
+        """The monotonic time since which all signals to containers have been recorded, in seconds."""
         self._log_limiter = LogLimiter()
         self._executor = PlanExecutor(
             self._ownership,
@@ -108,7 +108,7 @@ class Reconciler:
         self._events = EngineEvents(self._observer, self.directory, self.revivals, self._executor.starter.requested)
         self.writes, self.errors = self._executor.writes, self._executor.errors
         self.settled = asyncio.Event()
-        """Set after the gateway's container was attached, or after an attempt to attach it failed."""
+        """Set after the first attempt to attach the gateway's container, even if the attempt failed."""
 
     def desired(self) -> DesiredState:
         """Return the desired state."""
@@ -237,7 +237,7 @@ class Reconciler:
         locked = {each.id for each in observed.containers if each.is_locked}
         possible = [each for each in planned.actions if each.container_id not in locked]
         due_for_retry = [each for each in possible if self._not_before(each) <= now]
-        # Pass only actions that are due now: actions that wait must not use up the limit on detached endpoints.
+        # Pass only actions that are due now, so that actions that wait for a retry do not use up the limit.
         due, held = self._detach_limiter.admit(due_for_retry, now)
         log_changes(planned, self._log_limiter, now)
         self.plan = self._with_failures(_without(planned, held))
@@ -259,7 +259,7 @@ class Reconciler:
         return max(0.05, min(waits, default=self._options.resync)), done
 
     def _started(self, observed: EngineSnapshot, now: float) -> set[str]:
-        """Return the containers whose requested start is over, because they run or were removed."""
+        """Return the containers whose requested start has completed, because they run or were removed."""
         states = {each.id: each.state for each in observed.containers}
         return {
             key
@@ -268,7 +268,7 @@ class Reconciler:
         }
 
     def _not_before(self, action: PlannedAction) -> float:
-        """Return the monotonic time of an action's next attempt; 0 before the first, `inf` during an attempt."""
+        """Return the monotonic time of an action's next attempt; 0 if it is due now, `inf` during an attempt."""
         if self._executor.starter.is_starting(action):
             return math.inf
         again = self.revivals.not_before(action.container_id) if action.verb in REVIVALS else 0.0
@@ -291,7 +291,7 @@ class Reconciler:
         return [*dead, *image_labels(desired, observed), *spoofing(desired, observed)], own
 
     def _with_failures(self, planned: Plan) -> Plan:
-        """Return the plan with failed actions in the status of attachments, and a warning about a damaged record."""
+        """Add the failures of actions to the status of attachments, and warn about a damaged ownership record."""
         attachments = tuple(self._failures.with_failure(each, self._options.networks) for each in planned.attachments)
         warnings = planned.warnings
         if self._ownership.problem:
@@ -301,6 +301,6 @@ class Reconciler:
 
 
 def _without(planned: Plan, held: list[PlannedAction]) -> Plan:
-    """Return the plan without the actions in `held`. Set `postponed` to the number of endpoints that they detach."""
+    """Return a copy of the plan without the actions in `held`, and with the number of endpoints that they detach."""
     actions = tuple(action for action in planned.actions if action not in held)
     return replace(planned, actions=actions, postponed=sum(action.detaches for action in held))

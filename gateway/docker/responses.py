@@ -1,16 +1,16 @@
-"""Converts an engine's responses to the values of `gateway.docker.model`. Does no I/O."""
+"""Converts an engine's responses to the types of `gateway.docker.snapshot`. Does no I/O."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from gateway.docker.model import NetworkInfo, Service, Swarm
+from gateway.docker.snapshot import NetworkInfo, Service, Swarm
 from gateway.docker.volumes import VolumeInfo
 
 _WAITING = ("pending", "error", "locked")
 
 
 def swarm(info: Mapping[str, Any]) -> tuple[Swarm, str]:
-    """Return the engine's role in a swarm, and the node's ID. `Swarm.leader` is False: `/info` does not contain it.
+    """Return the engine's role in a swarm, and the node's ID. `/info` does not name the leader: `leader` is False.
 
     Args:
         info: The response to `/info`.

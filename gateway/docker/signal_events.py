@@ -13,16 +13,17 @@ from gateway.docker.start_attempts import StartAttempts
 
 _KEPT = 200
 """If the engine returns fewer past events than this number, it has returned all events since it started. The engine
-keeps the last 256 (moby, `daemon/events`), and the response omits those that are newer than the request."""
+keeps the last 256 events (moby, `daemon/events`). The response omits events that are newer than the request."""
 
 
 def record_event(event: Mapping[str, Any], attempts: StartAttempts, requested: Collection[str]) -> None:
-    """Record an event of a container in `attempts` if it is a start, a removal or a signal by another client.
+    """If an event is a start or removal of a container, or a signal by another client, record it in `attempts`.
 
     Args:
         event: The event.
         attempts: The record.
-        requested: IDs of the containers that the gateway is starting. Their signals come from the gateway's restart.
+        requested: IDs of the containers that the gateway is starting. Their signals are not recorded, because they
+            belong to a restart by the gateway.
     """
     actor, action = event.get("Actor", {}), event.get("Action")
     container = str(actor.get("ID", ""))
@@ -38,7 +39,7 @@ async def record_past_events(
 ) -> tuple[float, float]:
     """Record the past events that the engine has kept.
 
-    They show which containers another client has begun to stop. The gateway must not restart these containers.
+    The events show which containers another client has begun to stop. The gateway must not restart these containers.
 
     Args:
         engine: The engine.
@@ -47,8 +48,8 @@ async def record_past_events(
         within: The maximum time to read events, in seconds. Events that are not read by then are not recorded.
 
     Returns:
-        The engine's time at the beginning, in seconds since the epoch, and the monotonic time since which all events
-        are recorded, or 0 if all are recorded.
+        The engine's time before the events were read, in seconds since the epoch; and the monotonic time since which
+        all events are recorded, 0 if no event is missing.
 
     Raises:
         EngineError: The request failed.

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 from gateway.docker import responses
-from gateway.docker.dns_names import WITHOUT_NAMES
 from gateway.docker.engine import Engine, get_required, has_gateway_priority
 from gateway.docker.engine_flavor import lease_ranges
 from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
@@ -15,7 +14,11 @@ from gateway.docker.image_labels import ImageLabelCache
 from gateway.docker.inspection_cache import InspectionCache, epoch
 from gateway.docker.labels import MANAGED_BY, by_rules
 from gateway.docker.last_starts import with_last_starts
-from gateway.docker.model import (
+from gateway.docker.name_resolution import WITHOUT_NAMES
+from gateway.docker.options import DockerOptions
+from gateway.docker.own_container_id import own_id
+from gateway.docker.project_network_names import configured_as
+from gateway.docker.snapshot import (
     RUNNING,
     TASK_LABEL,
     Container,
@@ -25,22 +28,19 @@ from gateway.docker.model import (
     Service,
     Swarm,
 )
-from gateway.docker.options import DockerOptions
-from gateway.docker.own_container_id import own_id
-from gateway.docker.project_network_names import configured_as
 from gateway.docker.volumes import VolumeInfo
 from gateway.text_sanitizer import one_line
 
 
 class SnapshotReader:
-    """Takes snapshots of one engine. Caches values that never change: aliases, labels of images, capabilities.
+    """Takes snapshots of one engine. Caches values that do not change, such as the labels of images.
 
     Args:
         options: The configuration.
         known: Returns the networks in the ownership record, including those that are not configured.
         volumes: Returns whether volumes are configured.
-        consumers: Returns the labels by which backends admit containers. Without such labels, the capabilities of
-            containers do not matter, and snapshots omit them.
+        consumers: Returns the labels by which backends admit containers. If there are none, spoofed addresses have no
+            effect, so snapshots omit the capabilities of containers.
         starting: Returns the IDs of the containers that the gateway is starting now.
     """
 
@@ -58,7 +58,7 @@ class SnapshotReader:
         self._options = options
         self._known = known
         self._compared: set[str] = set()
-        """Networks whose endpoints are compared with the desired state. This comparison requires the aliases."""
+        """Networks whose endpoints are compared with the desired state, so their aliases are required."""
         self._images = ImageLabelCache()
         self._inspections = InspectionCache()
 
@@ -173,7 +173,7 @@ class SnapshotReader:
         )
 
     async def _with_aliases(self, engine: Engine, container: str, listed: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the container's endpoints. Inspect the container if required aliases are not in the cache."""
+        """Return the container's endpoints. If aliases are required and not in the cache, inspect the container."""
         ours = [name for name in listed if self._matters(name)]
         if all(self._inspections.aliases(listed[name].get("EndpointID") or "") is not None for name in ours):
             return listed
@@ -183,9 +183,9 @@ class SnapshotReader:
     async def _with_capabilities(
         self, engine: Engine, containers: tuple[Container, ...], labels: Collection[str]
     ) -> tuple[Container, ...]:
-        """Add the capabilities of each container that might spoof the address of a container that uses backends.
+        """Inspect whether containers can spoof the address of a container that uses backends.
 
-        These are the containers that share a network or a network namespace with such a container.
+        Inspect only containers that share a network or a network namespace with a container that uses backends.
         """
         running = [each for each in containers if each.state in RUNNING]
         shared = {name for each in running if self._takes_part(each, labels) for name in each.endpoints}
@@ -233,7 +233,7 @@ class SnapshotReader:
         return any(configured_as(self._options.networks, name) is not None for name in container.endpoints)
 
     def _asks(self, container: Container) -> bool:
-        """Return whether a label, a grant or a rule could attach the container to a network."""
+        """Return whether a label, a grant or a rule might attach the container to a network."""
         return (
             f"{self._options.label_prefix}.enable" in container.labels
             or granted(self._options.grants, container.name, container.labels) is not None

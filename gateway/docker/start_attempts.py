@@ -1,4 +1,4 @@
-"""Decides when to attempt the next start of a container, and which containers are not started again. Does no I/O."""
+"""Records the attempts to start containers, and decides when to start a container again, if at all. Does no I/O."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -10,11 +10,12 @@ from gateway.measurement import Tally
 
 _POLICY = BackoffPolicy(first=1.0, cap=60.0, floor=0.5)
 LIMIT = 20
-"""The maximum number of attempts to start a container. With the delays in between, they take about ten minutes."""
+"""The maximum number of attempts to start a container. With the delays between them, 20 attempts take about ten
+minutes."""
 _STOP_MARGIN = 30.0
 """Seconds, in addition to the container's stop timeout, that the gateway allows the engine to complete a restart."""
 STABLE = 600.0
-"""The number of seconds without a failure after which the count of attempts restarts at 0."""
+"""Seconds without a failure of a container after which the count of its attempts is reset to 0."""
 
 
 @dataclass
@@ -39,7 +40,7 @@ class StartAttempts:
         self._attempts: dict[str, _Attempts] = {}
         """The attempts, by the container's ID."""
         self._restarted: dict[str, float] = {}
-        """The `owner_start` for which a container was last restarted, by the container's ID."""
+        """By container ID: the `owner_start` of the last successful restart."""
         self._signals: dict[str, dict[int, float]] = {}
         """The last time of each signal that another client sent, by container ID and signal number."""
         self._clock_offset = 0.0
@@ -49,12 +50,12 @@ class StartAttempts:
 
     @property
     def given_up(self) -> frozenset[tuple[str, float]]:
-        """The containers that are not started again, by ID and `owner_start`."""
+        """The containers that are not started again after too many attempts, each as its ID and `owner_start`."""
         return frozenset((key, each.owner_start) for key, each in self._attempts.items() if each.count >= LIMIT)
 
     @property
     def restarted(self) -> frozenset[tuple[str, float]]:
-        """The restarted containers, each as its ID and the `owner_start` that was the reason for the restart."""
+        """The restarted containers, each as its ID and the `owner_start` that made the restart necessary."""
         return frozenset(self._restarted.items())
 
     @property
@@ -70,7 +71,7 @@ class StartAttempts:
         self._signals.setdefault(container, {})[number] = at
 
     def record_start(self, container: str) -> None:
-        """Remove the recorded signals of a container, because it was started or removed after them."""
+        """Remove the recorded signals of a container, because the container was started or removed since."""
         self._signals.pop(container, None)
 
     def permits(self, action: PlannedAction, now: float) -> bool:
@@ -91,7 +92,7 @@ class StartAttempts:
         """Record which containers are dead now, and remove the attempts of containers that have run for `STABLE`.
 
         Args:
-            dead: The containers.
+            dead: The dead containers.
             now: The time.
             clock: The engine's time, see `EngineSnapshot`.
         """
@@ -102,14 +103,14 @@ class StartAttempts:
         self._attempts = {key: each for key, each in self._attempts.items() if each.dead_at + STABLE > now}
 
     def attempted(self, action: PlannedAction, now: float, *, started: bool = False, answered: bool = True) -> None:
-        """Record an attempt. Count from 1 again if the owner of the container's network namespace was started again.
+        """Record an attempt. Count from 1 again if the owner of the container's network namespace has started since.
 
         Args:
             action: The start or restart.
             now: The time.
             started: Whether the engine started the container.
-            answered: Whether the engine responded. If not, the engine may still be restarting the container, and the
-                next attempt waits until the container's stop timeout has passed.
+            answered: Whether the engine responded. If not, the engine may still be restarting the container, so
+                the next attempt waits until the container's stop timeout has passed.
         """
         found = self._attempts.get(action.container_id)
         if found is None or found.owner_start != action.owner_start:

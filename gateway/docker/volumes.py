@@ -1,8 +1,9 @@
 """Decides which configured volumes to create or recreate, and finds problems with mounts. Does no I/O."""
 
 import hashlib
+import ipaddress
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,6 +40,36 @@ class VolumeStatus:
     message: str = ""
 
 
+@dataclass(frozen=True)
+class VolumeMountAddress:
+    """An address that the engine's host connects to when it mounts a volume of a backend.
+
+    Args:
+        backend: The name of the backend.
+        host: The IP address of the backend's listener, which can be a wildcard, or the backend's `volume.address`.
+        port: The port of the backend's listener.
+    """
+
+    backend: str
+    host: str
+    port: int
+
+    def is_at(self, address: str, port: int, bridges: Collection[str] = ()) -> bool:
+        """Return whether a mount with the options `addr` and `port` connects to this address.
+
+        Args:
+            address: The mount option `addr`.
+            port: The mount option `port`.
+            bridges: The addresses of the engine's host on its bridge networks.
+        """
+        if port != self.port:
+            return False
+        found, host = _parsed(address), _parsed(self.host)
+        if found is not None and host is not None and host.is_unspecified:
+            return found.version == host.version and (found.is_loopback or found in map(_parsed, bridges))
+        return (found or address) == (host or self.host)
+
+
 def volume_status(spec: VolumeSpec, there: VolumeInfo | None, prefix: str, instance: str) -> VolumeStatus:
     """Return the status of a configured volume.
 
@@ -67,7 +98,7 @@ def volume_status(spec: VolumeSpec, there: VolumeInfo | None, prefix: str, insta
 
 
 def create_body(spec: VolumeSpec, prefix: str, instance: str) -> dict[str, Any]:
-    """Return the request body that creates a volume."""
+    """Return the body of the request that creates a volume."""
     return {
         "Name": spec.name,
         "Driver": spec.driver,
@@ -95,7 +126,7 @@ def _differences(wanted: Mapping[str, str], there: Mapping[str, str]) -> Iterato
 def mount_problems(
     info: Mapping[str, Any], host: str, own_mode: str | None, specs: tuple[VolumeSpec, ...]
 ) -> Iterator[str]:
-    """Yield a line for each problem, other than the options of volumes, that makes mounts fail on this engine.
+    """Yield a message for each reason why mounts fail on this engine. The options of volumes are not checked.
 
     Args:
         info: The response to `/info`.
@@ -117,3 +148,10 @@ def mount_problems(
             f"volumes {', '.join(loopback)}: the gateway's container does not use the host's network, so the engine "
             "does not find its listener: run it with --network host, or publish the port and set volume.address"
         )
+
+
+def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(address)
+    except ValueError:
+        return None

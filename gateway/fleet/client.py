@@ -11,7 +11,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from gateway.errors import GatewayError, TunnelError
 from gateway.fleet.error_descriptions import describe, describe_status, describe_timeout
-from gateway.fleet.members import Member
+from gateway.fleet.member_addresses import Member
 from gateway.fleet.name_lookup import lookup
 from gateway.fleet.options import FleetOptions
 from gateway.fleet.summary import MAX_BYTES, MemberSummary, decode_summary
@@ -27,7 +27,7 @@ class MemberError(GatewayError):
 
 @dataclass(frozen=True)
 class MemberCredentials:
-    """The bearer token for requests to members, and the TLS context with the trusted certificates."""
+    """The bearer token for requests to members, and the TLS context that verifies the certificates of members."""
 
     token: str | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = None
@@ -57,7 +57,7 @@ def read_credentials(options: FleetOptions) -> MemberCredentials:
 
 
 class MemberClient:
-    """Requests the summaries of members. Use it as an asynchronous context manager, which closes all connections.
+    """Requests the summaries of members. As an asynchronous context manager, it closes all connections on exit.
 
     Args:
         timeout: Time limit in seconds for one request, from the name lookup to the last byte of the response.
@@ -68,7 +68,7 @@ class MemberClient:
         self.credentials = MemberCredentials()
 
     async def __aenter__(self) -> Self:
-        # `force_close`: aiohttp reads idle connections without a limit, so a hostile member could exhaust the memory.
+        # `force_close`: aiohttp reads from idle connections without a limit, so a member could exhaust the memory.
         connector = aiohttp.TCPConnector(limit=0, resolver=_MemberResolver(), force_close=True)
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -85,7 +85,7 @@ class MemberClient:
     async def ask(self, member: Member) -> MemberSummary:
         """Request and return the summary of a member.
 
-        The client does not follow redirects, because it must send the token only to configured addresses.
+        Redirects are errors, because the token must be sent only to configured addresses.
 
         Raises:
             MemberError: The member does not respond in time, or its response is not valid.
@@ -124,7 +124,7 @@ class MemberClient:
 
 
 class _MemberResolver(AbstractResolver):
-    """Resolves the host names of members for aiohttp. Concurrent requests to one host name share one lookup."""
+    """An aiohttp resolver for the host names of members. Concurrent requests for one host name share one lookup."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -138,4 +138,4 @@ class _MemberResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Do nothing: the lookups continue, because other clients might wait for them."""
+        """Do nothing: lookups must continue, because other resolvers may wait for the same lookups."""

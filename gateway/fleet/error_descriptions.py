@@ -8,7 +8,7 @@ import ssl
 
 import aiohttp
 
-from gateway.fleet.members import Member
+from gateway.fleet.member_addresses import Member
 from gateway.text_sanitizer import one_line
 
 _STATUS_ERRORS = {
@@ -69,7 +69,7 @@ def describe(error: aiohttp.ClientError | OSError | UnicodeError, member: Member
         return f"the response is not HTTP: {_correct_port(member)}"
     if isinstance(error, aiohttp.ClientPayloadError):
         return "the connection ended in the middle of the response: read the log of the member"
-    # When several addresses fail with different errors, aiohappyeyeballs reports the numbers only in its message.
+    # If several addresses fail with different errors, aiohappyeyeballs reports the errno values only in its message.
     number = getattr(cause, "errno", None)
     numbers = [number] if number else [int(each) for each in _NUMBER.findall(str(cause))]
     closed = isinstance(cause, (aiohttp.ServerDisconnectedError, ConnectionResetError))
@@ -93,7 +93,7 @@ def _describe_tls(error: ssl.SSLError) -> str:
 
 
 def _correct_port(member: Member) -> str:
-    """Return the remedy if the server at the address is not a gateway, or if the scheme does not match its TLS."""
+    """Return a remedy for a server that is not a gateway, or whose use of TLS does not match the scheme."""
     if member.scheme == "http":
         return "use the port of the member's ops.listen, and https:// if it has ops.tls"
     return "use the port of the member's ops.listen, and set fleet.tls.cert_file if it requires a client certificate"

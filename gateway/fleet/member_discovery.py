@@ -4,26 +4,26 @@ import asyncio
 import itertools
 
 from gateway.errors import GatewayError
-from gateway.fleet.deadline_reader import DeadlineReader
+from gateway.fleet.blocking_call import BlockingCallRunner
 from gateway.fleet.error_descriptions import describe_lookup
+from gateway.fleet.member_addresses import MAX_MEMBERS, Member, MemberAddress, expand, exposed_token
 from gateway.fleet.member_file import read_members
-from gateway.fleet.members import MAX_MEMBERS, Member, MemberAddress, expand, exposed_token
 from gateway.fleet.name_lookup import lookup
 from gateway.fleet.options import FleetOptions
 
 
 class MemberDiscovery:
-    """Finds the members of a fleet. After a failed read or lookup, the result of the last successful one is used.
+    """Finds the members of a fleet. If a read or lookup fails, keeps the members from the previous read or lookup.
 
     Args:
-        strict: Whether to ignore members in the file that would get the token without encryption.
+        strict: Whether to ignore members in the file to which the gateway would send the token without encryption.
     """
 
     def __init__(self, *, strict: bool = False) -> None:
         self._strict = strict
         self._by_name: dict[MemberAddress, list[Member]] = {}
         self._in_file: list[MemberAddress] = []
-        self._file_read: DeadlineReader[tuple[list[MemberAddress], list[str]]] = DeadlineReader()
+        self._file_read: BlockingCallRunner[tuple[list[MemberAddress], list[str]]] = BlockingCallRunner()
         self._file_problems: list[str] = []
         self._name_problems: dict[MemberAddress, str] = {}
 
@@ -49,7 +49,7 @@ class MemberDiscovery:
         return [*options.members, *(each for each in self._in_file if not (refuses and each.exposes_token))]
 
     async def read_file(self, options: FleetOptions) -> None:
-        """Read the addresses of members from `fleet.file`, within the timeout of the section `fleet`."""
+        """Read the addresses of members from `fleet.file`, within `fleet.timeout`."""
         path = options.file
         if path is None:
             self._in_file, self._file_problems = [], []
@@ -67,7 +67,7 @@ class MemberDiscovery:
             self._file_problems = [f"fleet.file: {path}: {each}" for each in (*invalid, exposed) if each]
 
     async def look_up_names(self, options: FleetOptions) -> None:
-        """Look up all names that resolve to several members, each within the timeout of the section `fleet`."""
+        """Look up all names with the prefix `dns+`, each within `fleet.timeout`."""
         names = {each for each in self._addresses(options)[:MAX_MEMBERS] if each.discover}
         self._by_name = {name: members for name, members in self._by_name.items() if name in names}
         self._name_problems = {name: text for name, text in self._name_problems.items() if name in names}

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from gateway.errors import GatewayError
-from gateway.fleet.members import MemberAddress, parse_file
+from gateway.fleet.member_addresses import MemberAddress, parse_file
 
 _MAX_BYTES = 1 << 20
 

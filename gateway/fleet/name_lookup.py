@@ -1,7 +1,7 @@
-"""Resolves the names of members, each in its own thread, with at most one concurrent lookup for each name.
+"""Resolves the host names of members, each in a separate thread, with at most one concurrent lookup for each name.
 
-A lookup blocks its thread until the name server responds. Because each name has its own thread, a slow lookup delays
-neither the lookups of other names nor those of tunnels. `MAX_MEMBERS` limits the number of names and threads.
+A lookup blocks its thread until the name server responds. Because each name has a separate thread, a slow lookup
+delays neither the lookups of other names nor those of tunnels. `MAX_MEMBERS` limits the number of names and threads.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ async def lookup(
         def on_done(done: asyncio.Future[list[Any]]) -> None:
             in_flight.pop(name, None)
             if not done.cancelled():
-                done.exception()  # retrieve it: asyncio would log it if every task that waits for it were cancelled
+                done.exception()  # otherwise, asyncio logs the exception if all tasks that wait for it are cancelled
 
         pending.add_done_callback(on_done)
     found = await asyncio.shield(pending)

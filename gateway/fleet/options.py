@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.contracts.values import POSITIVE, Duration
-from gateway.fleet.members import MemberAddress
-from gateway.tls_client import ClientTls
+from gateway.fleet.member_addresses import MemberAddress
+from gateway.tls_client import TlsClientFiles
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class FleetOptions:
     members: tuple[MemberAddress, ...] = ()
     file: Path | None = None
     token_file: Path | None = None
-    tls: ClientTls = field(default_factory=ClientTls)
+    tls: TlsClientFiles = field(default_factory=TlsClientFiles)
     interval: Duration = field(default=Duration(15.0), metadata=POSITIVE)
     timeout: Duration = field(default=Duration(2.0), metadata=POSITIVE)
 

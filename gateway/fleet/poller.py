@@ -9,23 +9,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from gateway.errors import GatewayError
+from gateway.fleet.blocking_call import BlockingCallRunner
 from gateway.fleet.client import MemberClient, MemberCredentials, MemberError, read_credentials
-from gateway.fleet.deadline_reader import DeadlineReader
+from gateway.fleet.member_addresses import Member
 from gateway.fleet.member_discovery import MemberDiscovery
-from gateway.fleet.members import Member
 from gateway.fleet.options import FleetOptions
-from gateway.fleet.view import FleetView, MemberView
+from gateway.fleet.snapshot import FleetSnapshot, MemberSnapshot
 
 log = logging.getLogger(__name__)
 
 _DISCOVERY_INTERVAL = 15.0
-"""Seconds after which the member file and the credentials are read and the names are looked up again."""
+"""Seconds between two discoveries: reads of the member file and the credentials, and lookups of the host names."""
 _POLL_INTERVAL = 0.5
 """Seconds between two checks for a changed configuration."""
 _JITTER = 0.05
 _SPACING = 0.002
-"""Seconds between the first requests to two newly found members. Without this interval, the first requests to many
-members would block the event loop."""
+"""Seconds between the first requests to two new members. Without this interval, the requests to many new members
+would start at the same time and block the event loop."""
 
 
 class FleetPoller:
@@ -35,25 +35,25 @@ class FleetPoller:
 
     Args:
         options: Returns the current section `fleet`.
-        strict: Whether to ignore members in the file that would get the token without encryption.
+        strict: Whether to ignore members in the file to which the gateway would send the token without encryption.
     """
 
     def __init__(self, options: Callable[[], FleetOptions], *, strict: bool = False) -> None:
         self._options = options
-        self._views: dict[Member, MemberView] = {}
+        self._views: dict[Member, MemberSnapshot] = {}
         self._tasks: dict[Member, asyncio.Task[None]] = {}
         self._discovery = MemberDiscovery(strict=strict)
         self._credentials_error = ""
-        self._credentials_read: DeadlineReader[tuple[list[tuple[Path, int, int]], MemberCredentials | None]] = (
-            DeadlineReader()
+        self._credentials_read: BlockingCallRunner[tuple[list[tuple[Path, int, int]], MemberCredentials | None]] = (
+            BlockingCallRunner()
         )
         self._stamps: list[tuple[Path, int, int]] | None = None
         """Path, modification time in nanoseconds, and inode of each credential file when it was last read."""
 
-    def view(self) -> FleetView:
-        """Return the current state of all members, and the current errors of discovery and credentials."""
+    def view(self) -> FleetSnapshot:
+        """Return the last known state of all members, and the current errors of discovery and credentials."""
         problems = [*self._discovery.problems(self._options()), *filter(None, [self._credentials_error])]
-        return FleetView(list(self._views.values()), problems)
+        return FleetSnapshot(list(self._views.values()), problems)
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Poll the members until cancelled."""
@@ -85,7 +85,7 @@ class FleetPoller:
     async def _refresh(self, client: MemberClient, group: asyncio.TaskGroup, options: FleetOptions) -> None:
         client.timeout = options.timeout
         await self._discovery.read_file(options)
-        # Stop the tasks of removed members before the token changes, so that they do not get a new token.
+        # Stop the tasks of removed members first, so that removed members do not get a new token.
         self._retain(self._discovery.known(options))
         await self._renew_credentials(client, options)
         # Start the members that need no lookup first, so that a slow name server does not delay them.
@@ -120,10 +120,10 @@ class FleetPoller:
         self._credentials_error = text
 
     def _retain(self, members: list[Member]) -> None:
-        """Stop polling all members except `members`, and store the states of `members` in their order."""
+        """Stop the tasks of all members except `members`, and keep the states of `members`, in their order."""
         for member in self._tasks.keys() - set(members):
             self._tasks.pop(member).cancel()
-        self._views = {member: self._views.get(member, MemberView(member)) for member in members}
+        self._views = {member: self._views.get(member, MemberSnapshot(member)) for member in members}
 
     async def _ask_repeatedly(self, client: MemberClient, member: Member, delay: float) -> None:
         await asyncio.sleep(delay)
@@ -145,7 +145,7 @@ def _read_changed(
         known: The stamps at the last successful read; None to read the files in any case.
 
     Returns:
-        The current stamps of the files, and the credentials; None instead of the credentials if nothing has changed.
+        The current stamps of the files, and the credentials (None if no file has changed).
 
     Raises:
         GatewayError: A file cannot be used.
@@ -155,7 +155,7 @@ def _read_changed(
 
 
 def _stamps(options: FleetOptions) -> list[tuple[Path, int, int]]:
-    """Return the path, modification time and inode of each credential file, to detect its replacement. Blocks."""
+    """Return the path, modification time and inode of each credential file, to detect changed files. Blocks."""
     found = []
     for path in filter(None, (options.token_file, options.tls.ca_file, options.tls.cert_file, options.tls.key_file)):
         try:
@@ -167,7 +167,7 @@ def _stamps(options: FleetOptions) -> list[tuple[Path, int, int]]:
     return found
 
 
-async def ask(client: MemberClient, member: Member, before: MemberView) -> MemberView:
+async def ask(client: MemberClient, member: Member, before: MemberSnapshot) -> MemberSnapshot:
     """Request the summary of a member once, and return the new state of the member.
 
     Args:
@@ -181,10 +181,10 @@ async def ask(client: MemberClient, member: Member, before: MemberView) -> Membe
     except MemberError as error:
         return replace(before, asked_at=time.time(), seconds=time.monotonic() - started, error=str(error))
     now = time.time()
-    return MemberView(member, summary, answered_at=now, asked_at=now, seconds=time.monotonic() - started)
+    return MemberSnapshot(member, summary, answered_at=now, asked_at=now, seconds=time.monotonic() - started)
 
 
-async def ask_once(options: FleetOptions, discovery: MemberDiscovery, before: FleetView) -> FleetView:
+async def ask_once(options: FleetOptions, discovery: MemberDiscovery, before: FleetSnapshot) -> FleetSnapshot:
     """Request the summaries of all members once, concurrently, and return the new state of the fleet.
 
     Args:
@@ -201,5 +201,5 @@ async def ask_once(options: FleetOptions, discovery: MemberDiscovery, before: Fl
         await discovery.read_file(options)
         await discovery.look_up_names(options)
         members = discovery.known(options)
-        views = await asyncio.gather(*(ask(client, each, known.get(each, MemberView(each))) for each in members))
-    return FleetView(views, discovery.problems(options))
+        views = await asyncio.gather(*(ask(client, each, known.get(each, MemberSnapshot(each))) for each in members))
+    return FleetSnapshot(views, discovery.problems(options))

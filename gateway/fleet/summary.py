@@ -1,4 +1,4 @@
-"""Decodes the summary of a member. Limits sizes, because a member is not trusted. Does no I/O."""
+"""Decodes and sanitizes the summary that a member returns, because members are not trusted. Does no I/O."""
 
 import json
 from dataclasses import dataclass, field
@@ -101,13 +101,13 @@ def _text(found: dict[str, Any], key: str, max_length: int = _MAX_NAME) -> str:
 
 
 def _time(value: object) -> str:
-    """Convert a time in the format of RFC 3339 to UTC. Return an empty string if it is not valid or out of range."""
+    """Convert a time (RFC 3339) to UTC. Return an empty string if the time is not valid or is out of range."""
     try:
         read = datetime.fromisoformat(value if isinstance(value, str) else "")
         found = read.astimezone(UTC)
     except (ValueError, OverflowError):
         return ""
-    # Exclude the last year that `datetime` supports: its times cannot be converted to every time zone.
+    # Exclude the last year that `datetime` supports: in some time zones, its times would be in the next year.
     valid = read.tzinfo is not None and 1970 <= found.year < MAXYEAR
     return found.isoformat(timespec="milliseconds").replace("+00:00", "Z") if valid else ""
 

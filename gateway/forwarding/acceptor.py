@@ -10,14 +10,14 @@ from typing import NamedTuple
 from gateway.contracts.link import Stream
 from gateway.contracts.states import CloseReason
 from gateway.errors import DialError, Reason
-from gateway.forwarding.admission import AdmissionRules, ClientConsumer, ClientSource, RefusalReason
-from gateway.forwarding.cancel_reserve import CancelReserve
+from gateway.forwarding.admission import AdmissionRules, ClientSource, ConsumerIdentity, RefusalReason
+from gateway.forwarding.cancel_request_reserve import CancelRequestReserve
 from gateway.forwarding.client_event_recorder import NOT_CONNECTED, ClientEventRecorder
 from gateway.forwarding.consumer_usage import UNKNOWN, ConsumerUsage, UsageCounters
-from gateway.forwarding.dialer import Dialer
 from gateway.forwarding.open_connections import OpenConnections
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.refusal_log import RefusalLog
+from gateway.forwarding.retrying_dialer import RetryingDialer
 from gateway.measurement import Tally
 
 log = logging.getLogger(__name__)
@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 _IDENTIFY_TIMEOUT = 3.0
 """Maximum seconds to wait for the identity of a client's container, if admission depends on the container."""
 _SHORT_IDENTIFY_TIMEOUT = 0.5
-"""Maximum seconds to wait for the identity of a client's container, if only counters depend on the container."""
+"""Maximum seconds to wait for the identity of a client's container, if only the usage counters depend on it."""
 _ANY_SOURCE = ClientSource()
-"""Used instead of the client's source if no rule depends on it, to save the system calls that determine it."""
+"""A placeholder for the client's source if no rule depends on the source. It saves the system calls that find it."""
 _LIMITS = (RefusalReason.MAX_CONNECTIONS, RefusalReason.CONSUMER_QUOTA)
 
 
@@ -45,7 +45,7 @@ class Acceptor:
     Args:
         backend: The backend's name.
         admission: The admission rules.
-        dialer: Reads cancel requests.
+        dialer: Reads the cancel requests of clients that exceed a limit.
         connections: The clients that are connected to a target. They count toward the limits.
         client_events: Records the events of clients in the audit log and as spans.
         join: Connects an admitted client to a target. It runs in the client's task.
@@ -55,7 +55,7 @@ class Acceptor:
         self,
         backend: str,
         admission: AdmissionRules,
-        dialer: Dialer,
+        dialer: RetryingDialer,
         connections: OpenConnections,
         client_events: ClientEventRecorder,
         join: Callable[[PendingClient], Coroutine[None, None, None]],
@@ -65,9 +65,9 @@ class Acceptor:
         self.accepted = 0
         self.rejected: Tally = Tally()
         """Number of clients rejected before they were connected to a target, by reason."""
-        self.reserve = CancelReserve()
-        """Clients that exceed a limit, but might send a cancel request. The key of a client is its task, and after
-        the client is connected to a target, the `ended` future of its relay."""
+        self.reserve = CancelRequestReserve()
+        """Clients that exceed a limit, but might send a cancel request. The key of a client is its task. After the
+        client is connected to a target, the key is the `ended` future of its relay."""
         self.pending: set[asyncio.Task[None] | None] = set()
         """Tasks of clients that are not connected to a target yet."""
         self.group: asyncio.TaskGroup | None = None
@@ -88,9 +88,9 @@ class Acceptor:
 
     @property
     def accepts_anyone(self) -> bool:
-        """Whether admission depends only on client addresses and counts, and the audit log and traces are off.
+        """Whether admission depends only on addresses and the number of connections, and nothing is recorded.
 
-        If so, a link can accept the clients itself.
+        If so, a link can accept the clients itself. Nothing is recorded if the audit log and traces are off.
         """
         return self.group is not None and not self._client_events.enabled and not self.admission.needs_identity
 
@@ -126,7 +126,7 @@ class Acceptor:
             self._client_events.not_joined(client.record, CloseReason.ABORTED)
             client.reset()
             return
-        consumer: ClientConsumer | None = admission.socket_consumer(source)
+        consumer: ConsumerIdentity | None = admission.socket_consumer(source)
         if consumer is None:
             if source is None or source.address is None or not (admission.identity or admission.per_consumer):
                 self._start_task(group, client, self._join)
@@ -145,7 +145,7 @@ class Acceptor:
     def _refuse_or_reserve(
         self, client: PendingClient, refusal: RefusalReason, usage: UsageCounters | None = None
     ) -> None:
-        """Refuse a client. If the only reason is a limit, first check whether the client sends a cancel request."""
+        """Refuse a client. If it only exceeds a limit, first wait to see whether it sends a cancel request."""
         over_limit = self._cancel_candidate(client, refusal, usage)
         if over_limit is None or self.group is None:
             self._refuse(client, refusal, usage)
@@ -156,7 +156,7 @@ class Acceptor:
     def _cancel_candidate(
         self, client: PendingClient, refusal: RefusalReason, usage: UsageCounters | None
     ) -> "_OverLimitClient | None":
-        """Return a record of a client that might send a cancel request; None to refuse the client immediately."""
+        """Return an `_OverLimitClient` if the client might send a cancel request; None to refuse the client now."""
         source = ClientSource.of(client.sock) if self._dialer.knows_cancel_requests and refusal in _LIMITS else None
         room = source is not None and self.reserve.has_room(source.address)
         if source is None or not room or self.admission.refusal(source, 0) is not None:
@@ -181,8 +181,8 @@ class Acceptor:
             on_done(task)
 
         async def run() -> None:
-            # Remove the callback, because it costs one more iteration of the event loop. It is necessary only for a
-            # task that is cancelled before it starts: such a task never runs the `finally` block.
+            # The callback is necessary only for a task that is cancelled before it starts, because such a task never
+            # runs the `finally` block. Remove the callback, because it costs one more iteration of the event loop.
             task.remove_done_callback(on_cancelled_before_start)
             try:
                 await job(client)
@@ -224,12 +224,12 @@ class Acceptor:
             self._refuse(client, *refused)
 
     def _admit(
-        self, client: PendingClient, address: str | None, consumer: ClientConsumer | None
+        self, client: PendingClient, address: str | None, consumer: ConsumerIdentity | None
     ) -> tuple[RefusalReason, UsageCounters] | None:
-        """Count the client toward the quota of its consumer. Return the reason and the counters if it is refused."""
+        """Count the client if its consumer's rules admit it. Otherwise, return the reason and the counters."""
         if client.record is not None:
             client.record.consumer = consumer
-        # If the gateway does not identify containers, count by address. The status omits such consumers.
+        # If the gateway does not identify containers, count the connections of each address instead.
         name = consumer.name if consumer else (UNKNOWN if self.admission.identity or address is None else address)
         container_id = consumer.id if consumer else ""
         refusal = self.admission.consumer_refusal(consumer, self.consumers.active[name])
@@ -239,20 +239,20 @@ class Acceptor:
         return None
 
     async def _connect_cancel_request(self, client: PendingClient, over_limit: "_OverLimitClient") -> None:
-        """Admit a client over a limit if it sends a cancel request; otherwise, refuse the client."""
+        """Admit a client that exceeds a limit if it sends a cancel request. Otherwise, refuse it."""
         if await self._has_label(over_limit.address):
             with contextlib.suppress(DialError):  # the client has disconnected
                 await self._dialer.read_cancel_request(client)
         if client.request is None:
             self._refuse(client, over_limit.refusal, over_limit.usage)
             return
-        # `accept` has already counted the client if it exceeds only the quota of its consumer.
+        # Count the client, unless it exceeds only the quota of its consumer: `accept` has then already counted it.
         if over_limit.refusal is RefusalReason.MAX_CONNECTIONS:
             self.accepted += 1
         await self._join(client)
 
     async def _has_label(self, address: str | None) -> bool:
-        """Return whether the container's label permits the client, regardless of the quota."""
+        """Return whether the label of the client's container permits the client. Ignore the quota."""
         admission, consumer = self.admission, None
         if admission.label is None or address is None:
             return True

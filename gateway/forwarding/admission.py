@@ -14,7 +14,7 @@ _FIRST_UNPRIVILEGED_PORT = 1024
 
 
 class RefusalReason(StrEnum):
-    """Why a client was refused. The gateway dials no target for such a client."""
+    """Why admission refused a client. The gateway dials no target for such a client."""
 
     NOT_ALLOWED = "not_allowed"
     UNPRIVILEGED_PORT = "unprivileged_port"
@@ -23,8 +23,8 @@ class RefusalReason(StrEnum):
     CONSUMER_QUOTA = "consumer_quota"
 
 
-class ClientConsumer(Protocol):
-    """The consumer (container or application) that opened a client connection."""
+class ConsumerIdentity(Protocol):
+    """The identity of the consumer (container or application) that opened a connection, and its permissions."""
 
     @property
     def name(self) -> str:
@@ -35,19 +35,19 @@ class ClientConsumer(Protocol):
         """An ID that distinguishes consumers with the same name, for example the container ID."""
 
     def has(self, label: str, backend: str) -> bool:
-        """Return whether a grant, or the consumer's label with the name `label`, permits the use of `backend`."""
+        """Return whether the consumer's label `label` or a configured grant permits the use of `backend`."""
 
 
 class ConsumerResolver(Protocol):
     """Finds the consumer (container or application) that has a source address."""
 
-    def lookup(self, address: str) -> ClientConsumer | None:
+    def lookup(self, address: str) -> ConsumerIdentity | None:
         """Return the consumer with this address; None if it is unknown."""
 
     def recently_unknown(self, address: str) -> bool:
-        """Return whether a recent lookup found no consumer with this address."""
+        """Return whether a recent search found no consumer with this address, so that no new search is needed."""
 
-    async def wait_for(self, address: str, within: float) -> ClientConsumer | None:
+    async def wait_for(self, address: str, within: float) -> ConsumerIdentity | None:
         """Return the consumer with this address. Wait up to `within` seconds for a container that is starting."""
 
 
@@ -80,7 +80,7 @@ class ClientSource:
 
 @dataclass(frozen=True)
 class UnixSocketConsumer:
-    """A consumer identified by the unix socket that its clients connect to; implements `ClientConsumer`."""
+    """A consumer identified by the unix socket that its clients connect to; implements `ConsumerIdentity`."""
 
     name: str
     id: str = ""
@@ -96,7 +96,7 @@ class UnixSocketRule:
     """Decides which users may connect to one unix socket.
 
     Args:
-        consumer: The consumer to which the connections of the socket count; None if there is none.
+        consumer: The consumer to which all connections of the socket belong; None if there is none.
         uids: User IDs that are allowed to connect; empty to allow all.
         gids: Primary group IDs that are allowed to connect; empty to allow all.
     """
@@ -144,7 +144,7 @@ class AdmissionRules:
 
     @property
     def needs_identity(self) -> bool:
-        """Whether any rule or counter depends on more than the client's IP address."""
+        """Whether any rule or usage counter depends on more than the client's IP address."""
         rules = (self.privileged_only, self.label, self.identity, self.per_consumer, self.sockets)
         return any(rules)
 
@@ -178,7 +178,7 @@ class AdmissionRules:
             return RefusalReason.UNPRIVILEGED_PORT
         return None
 
-    def consumer_refusal(self, consumer: ClientConsumer | None, open_connections: int) -> RefusalReason | None:
+    def consumer_refusal(self, consumer: ConsumerIdentity | None, open_connections: int) -> RefusalReason | None:
         """Check the rules that depend on the consumer.
 
         Args:

@@ -7,14 +7,14 @@ from gateway.cancel_protocol import CancelRequest
 from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
 from gateway.errors import DialError, LinkLostError, Reason
-from gateway.forwarding.cancel_requests import send_copy
+from gateway.forwarding.cancel_request_router import send_copy
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.routed_target import RoutedTarget, TargetIdentity
 from gateway.forwarding.target_dialer import TargetDialer
 from gateway.measurement import Histogram
 
 _DIAL_TIMEOUT = 5.0
-"""Maximum seconds to dial the target of a cancel request. A late request might cancel the session's next query."""
+"""Maximum seconds to dial the target of a cancel request. A later request might cancel the session's next query."""
 
 
 async def join_cancel_request(
@@ -25,9 +25,9 @@ async def join_cancel_request(
     candidates: Sequence[TargetIdentity],
     default: RoutedTarget | None,
 ) -> tuple[RoutedTarget, Relay]:
-    """Connect a client to one target, and send copies of its cancel request to others that might have the session.
+    """Connect a client to one target. Send copies of its cancel request to the others that might have the session.
 
-    Any open path to a target is suitable, because a server accepts a cancel request on every connection.
+    The requests can use any open path to the targets, because a server accepts a cancel request on every connection.
 
     Args:
         client: The client.

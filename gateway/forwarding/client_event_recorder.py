@@ -9,7 +9,7 @@ from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.tracing import ConnectionTrace, TracedConnection, TraceExporter
 from gateway.errors import Reason
-from gateway.forwarding.admission import ClientConsumer, ClientSource, RefusalReason
+from gateway.forwarding.admission import ClientSource, ConsumerIdentity, RefusalReason
 from gateway.forwarding.routed_target import RoutedTarget
 
 NOT_CONNECTED = "not_connected"
@@ -20,7 +20,7 @@ _REFUSED = "refused"
 
 @dataclass
 class ConnectionRecord:
-    """The data that the audit log and the trace need about one open connection.
+    """The data about one client connection that its audit events and its trace contain.
 
     Args:
         source: The client's source; None if the client disconnected before the source could be read.
@@ -34,7 +34,7 @@ class ConnectionRecord:
     __slots__ = ("accepted_at", "audited", "consumer", "pending", "source", "trace")
     source: ClientSource | None
     accepted_at: float
-    consumer: ClientConsumer | None
+    consumer: ConsumerIdentity | None
     audited: bool
     trace: ConnectionTrace | None
     pending: bool

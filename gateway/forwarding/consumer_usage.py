@@ -53,7 +53,7 @@ class UsageCounters:
 
 
 class ConnectionSlot:
-    """Counts one connection toward the quota of its consumer, from admission to close.
+    """Counts one connection toward the quota of its consumer, from the admission of the client until the close.
 
     Args:
         active: Number of current connections of each consumer. The new slot adds one to the number of its consumer,
@@ -147,7 +147,7 @@ class ConsumerUsage(dict[str, UsageCounters]):
         others = self._others()
         others.total += removed.total
         others.rejected += removed.rejected
-        # Change the histogram in place, because the relays that count as `OTHERS` hold references to it.
+        # Change the histogram in place, because relays of other consumers in `OTHERS` hold references to it.
         others.latency.add(removed.latency)
         others.ended_to_backend += removed.ended_to_backend
         others.ended_from_backend += removed.ended_from_backend

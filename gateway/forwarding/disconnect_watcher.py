@@ -1,4 +1,4 @@
-"""Detects without reading any data that a waiting client has disconnected."""
+"""Detects that a waiting client has disconnected, without reading the client's data."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ from gateway.relay.poller import HANGUP, READ, poller
 
 
 class DisconnectWatcher:
-    """Cancels the task that serves a waiting client when the client resets its connection.
+    """Watches the connection of a waiting client. If the client resets it, cancels the task that serves the client.
 
     Args:
         client: The client's socket. The poller watches the socket until a relay replaces the registration.
@@ -27,7 +27,7 @@ class DisconnectWatcher:
             poller().add(self._client.fileno(), self._on_hangup, HANGUP)
 
     def stop(self) -> None:
-        """Stop watching. Do not call this method after a relay has registered the socket."""
+        """Stop watching. Do not call this method after a relay has registered the socket with the poller."""
         if self._watching and not self.disconnected:
             poller().remove(self._client.fileno())
 

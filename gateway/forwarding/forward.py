@@ -1,4 +1,4 @@
-"""Serves the clients of one backend: accepts them on its listeners, connects them to targets, and counts them."""
+"""Forwards the clients of one backend: accepts them on its listeners, connects them to targets, and counts them."""
 
 import asyncio
 import time
@@ -14,28 +14,28 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import DialError
 from gateway.forwarding.acceptor import Acceptor
 from gateway.forwarding.admission import AdmissionRules
-from gateway.forwarding.cancel_requests import CancelRouter
+from gateway.forwarding.cancel_request_router import CancelRequestRouter
 from gateway.forwarding.client_event_recorder import ClientEventRecorder, ConnectionRecord
 from gateway.forwarding.consumer_usage import ConnectionSlot, ConsumerUsage
-from gateway.forwarding.dialer import Dialer
 from gateway.forwarding.listener import Listener
 from gateway.forwarding.native_acceptor import NativeAcceptor
 from gateway.forwarding.open_connections import OpenConnection, OpenConnections
 from gateway.forwarding.pending_client import PendingClient
+from gateway.forwarding.retrying_dialer import RetryingDialer
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import LinkSource, RoutedTarget
 from gateway.measurement import Histogram, Tally, TapFactory
 
 _STALL_SCAN_INTERVAL = 0.5
 _STALL_REPORT_INTERVAL = 10.0
-"""Minimum seconds between two reports that a path has stalled, because each report triggers a check."""
+"""Minimum seconds between two reports that the same path has stalled. Each report triggers a check."""
 _RESERVE_TIMEOUT = 10.0
 """Maximum duration, in seconds, of a connection that exceeds a limit and was admitted only for its cancel request. A
 server normally closes such a connection immediately."""
 
 
 class Forward:
-    """Serves the clients of one backend. Implements `gateway.contracts.component.Component`.
+    """Forwards the clients of one backend to its targets; implements `gateway.contracts.component.Component`.
 
     Args:
         name: The backend's name.
@@ -68,16 +68,16 @@ class Forward:
         self._latency = Histogram()
         self._connections = OpenConnections()
         self._on_ended = self._ended  # create the bound method once, to save memory for each connection
-        self._cancels = CancelRouter(cancels) if cancels is not None else None
-        self._dialer = Dialer(route, tap, self._cancels)
+        self._cancels = CancelRequestRouter(cancels) if cancels is not None else None
+        self._dialer = RetryingDialer(route, tap, self._cancels)
         self._response_timeout = response_timeout
         self._client_events = ClientEventRecorder(name, recorder or AuditRecorder(), exporter)
         self._acceptor = Acceptor(
             name, admission, self._dialer, self._connections, self._client_events, self._connect
         )
         self._native: NativeAcceptor | None = None
-        """Lets links accept the clients without the event loop; None if a tap measures latency, because links do not
-        support such taps."""
+        """Lets links accept the clients without the event loop. None if a tap measures the latency, because links do
+        not support such taps."""
         if tap is None:
             self._native = native = NativeAcceptor(self._acceptor, self._latency, self._add, self._cancels)
             self._acceptor.waiting_elsewhere = lambda: native.waiting
@@ -135,9 +135,9 @@ class Forward:
                 self.abort_all()
 
     async def _report_stalls(self) -> None:
-        """Report targets that do not respond to their clients within `response_timeout`, so that a check follows.
+        """Call `Route.on_stall`, which triggers a check, for targets that do not respond within `response_timeout`.
 
-        No event reports such a target, because a server that hangs does not reset its connections.
+        Such a target must be searched for periodically, because a server that hangs does not reset its connections.
         """
         if self._response_timeout is None:
             await asyncio.Event().wait()
@@ -164,7 +164,7 @@ class Forward:
         self._start_accepting()
 
     def review(self) -> None:
-        """Stop a link from accepting clients if the target of new clients or the admission rules have changed."""
+        """Stop the link from accepting clients if it can no longer handle all new clients of the backend."""
         if self._native is not None:
             self._native.review(self._dialer.target_dialer.route)
 
@@ -181,7 +181,7 @@ class Forward:
             self._native.recall()
 
     def abort_idle(self, seconds: float) -> None:
-        """Reset the clients with a target that wait for no response, and have been silent for `seconds`."""
+        """Reset the clients that have a target, do not wait for a response, and have been silent for `seconds`."""
         self._connections.abort_idle(seconds)
 
     @property
@@ -237,7 +237,9 @@ class Forward:
             timer = asyncio.get_running_loop().call_later(_RESERVE_TIMEOUT, relay.abort, CloseReason.ABORTED)
             relay.ended.add_done_callback(lambda _: timer.cancel())
         if self._native is not None:
-            self.review()  # the link's only target might not be the target of all cancel requests
+            # The new session can be on another target than the one that the link dials. The link must then stop
+            # accepting clients, because it would send all cancel requests to its own target.
+            self.review()
             self._native.offer(routed, self._dialer.target_dialer.route, self.listeners)
 
     def _add(

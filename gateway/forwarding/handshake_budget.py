@@ -12,16 +12,16 @@ All times are monotonic (`time.monotonic()`).
 from collections.abc import Sequence
 
 from gateway.backend_support.aborted_login_count import AbortedLoginCount
-from gateway.backend_support.login_pacing import LoginPacing
+from gateway.backend_support.check_login_limiter import CheckLoginLimiter
 
 _THROTTLE_SHARE = 0.9
 """If the server has counted this fraction of the limit, the budget admits clients one at a time."""
 _THROTTLE_INTERVAL = 10.0
-"""Minimum seconds between two clients, while budgets admit clients one at a time. The interval applies to all budgets
-of one server together. A successful login resets the count of its budget, which ends the throttling."""
+"""Minimum seconds between two clients of a server, while its budgets admit clients one at a time. All budgets of the
+server share this interval. A successful login resets the count of its tunnel, which ends the throttling."""
 _ABANDONED_DIAL_DELAY = 10.0
-"""Seconds within which an abandoned dial can still connect, which the server then counts as an aborted handshake. A
-login in the meantime does not prevent this."""
+"""Seconds after which an abandoned dial cannot connect anymore. If it connects earlier, the server counts an aborted
+handshake, even if a login has reset the count in the meantime."""
 LOGIN_RESPONSES = 2
 """Minimum number of responses that prove a login: one to the login itself, and one to the next request."""
 
@@ -35,7 +35,7 @@ class HandshakeBudget(AbortedLoginCount):
 
     def __init__(self, limit: int) -> None:
         super().__init__()
-        self.logins = LoginPacing(limit)
+        self.logins = CheckLoginLimiter(limit)
         """Limits the logins of checks."""
         self.next_admission = 0.0
         """Monotonic time before which no client is admitted, while clients are admitted one at a time."""
@@ -46,7 +46,7 @@ class HandshakeBudget(AbortedLoginCount):
         return self.logins.limit
 
     def record_aborted(self, at: float) -> None:
-        """Count a client that disconnected at the monotonic time `at`, before its responses proved a login."""
+        """Count a client that disconnected at the monotonic time `at`, before the responses proved a login."""
         self.add_abort(at)
 
     def record_abandoned(self, at: float) -> None:
@@ -79,7 +79,7 @@ class HandshakeBudget(AbortedLoginCount):
 
 
 def join_budgets(budgets: Sequence[HandshakeBudget]) -> None:
-    """Link the budgets of all tunnels to one server. They share their counts, and the lowest of their limits."""
+    """Link the budgets of all tunnels to one server. Each uses the counts of all, and the lowest limit."""
     for each in budgets:
         each.peers = budgets
         each.logins.peers = [peer.logins for peer in budgets]

@@ -72,7 +72,7 @@ class Listener:
         return all(sock.family in (socket.AF_INET, socket.AF_INET6) for sock in self._sockets)
 
     def delegate(self, withdraw: Callable[[], None]) -> None:
-        """Stop accepting until the next `start`, because a link now accepts clients on duplicates of the sockets.
+        """Stop accepting until the next `start`. Meanwhile, a link accepts clients on duplicates of the sockets.
 
         Args:
             withdraw: Called by `stop` and `close`. It must make the link stop accepting.
@@ -155,9 +155,8 @@ class Listener:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except Exception as error:  # noqa: BLE001 - logged and retried
-                # accept(2) can fail because of one connection, or because of this process. If the process has no free
-                # descriptors, the connection stays in the kernel's queue, and epoll would report it again
-                # immediately. Therefore, pause.
+                # Pause, because accept(2) may fail for every connection: if the process has no free descriptors, the
+                # connection stays in the kernel's queue, and epoll would report it again immediately.
                 self._pause(sock, error)
                 return
             try:
@@ -222,7 +221,8 @@ def _change_mode(address: Endpoint, bound: os.stat_result, mode: int) -> None:
         found = os.fstat(descriptor)
         if not stat.S_ISSOCK(found.st_mode) or not os.path.samestat(found, bound):
             raise FileExistsError(errno.EEXIST, "another file has replaced the socket: restart to bind it again")
-        # fchmod(2) rejects O_PATH descriptors, and chmod(2) on the path would follow a symlink (open(2), O_PATH).
+        # Change the mode through /proc: fchmod(2) rejects O_PATH descriptors, and chmod(2) on the path would follow a
+        # symlink (open(2), O_PATH).
         Path(f"/proc/self/fd/{descriptor}").chmod(mode)
     finally:
         os.close(descriptor)

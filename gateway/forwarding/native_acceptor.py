@@ -1,4 +1,4 @@
-"""Lets the data plane in C accept the clients of a backend, while admission needs only the address of each client."""
+"""Lets the data plane in C accept the clients of a backend, while admission depends only on addresses and counts."""
 
 import time
 from collections.abc import Callable
@@ -8,17 +8,17 @@ from gateway.cancel_protocol import LoginTap
 from gateway.contracts.accepting import AcceptingLink, AcceptRule, LinkListener
 from gateway.contracts.link import Relay, Stream
 from gateway.forwarding.acceptor import Acceptor
-from gateway.forwarding.cancel_requests import CancelRouter
+from gateway.forwarding.cancel_request_router import CancelRequestRouter
 from gateway.forwarding.listener import Listener
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import RoutedTarget
 from gateway.measurement import Histogram
 
 _RETRY_AFTER = 1.0
-"""Seconds to wait after a link failed or could not start to accept clients, before the forward offers them again."""
+"""Seconds until the next attempt to let a link accept clients, after the link has failed or refused to do so."""
 _MIN_HOLD = 3.0
-"""Minimum hold time, in seconds, with which a link accepts clients. With a shorter hold time, the forward accepts
-them, because it enforces the time limit more precisely."""
+"""Minimum value of `Route.hold`, in seconds, with which a link accepts clients. With a lower value, Python code
+accepts them, because it enforces this time limit more precisely."""
 _MIN_ROOM = 0.25
 """Fraction of `max_connections` that must be free before a link starts to accept clients."""
 _PERMIT_SHARE = 0.125
@@ -27,19 +27,20 @@ _PERMIT_SHARE = 0.125
 
 
 class NativeAcceptor:
-    """Lets a link accept the clients of one backend while this is possible. Implements `AcceptedClientHandler`.
+    """Lets a link accept the clients of one backend in native code, while this is possible.
 
-    A link starts to accept clients after the forward has joined a client through it. When the route or a rule
-    changes, a dial fails, or too few connections remain, the forward accepts clients again. It also handles the
-    clients that the link returns because it could not join them.
+    Implements `AcceptedClientHandler`. A link starts to accept clients after Python code has connected a client
+    through the link. The link stops when the route or a rule changes, when a dial fails, or when the number of
+    connections is close to the limit. Python code (the `Acceptor`) then accepts the clients again. The `Acceptor`
+    also handles the clients that the link returns, because the link could not connect them to the target.
 
     Args:
         acceptor: Accepts the clients that the link returns.
         latency: Records the response latencies.
-        on_joined: Called for each client that the link has joined, with the path to the target, the relay, and the
-            tap that observes the login.
-        cancels: Routes cancel requests; None if clients of this kind send none on separate connections. A link dials
-            only one target, so it accepts clients only while no other target has sessions.
+        on_joined: Called for each client that the link has connected to the target, with the path to the target, the
+            relay, and the tap that observes the login.
+        cancels: Routes cancel requests; None if clients of this kind send none on separate connections. A link sends
+            all cancel requests to its only target, so it accepts clients only while no other target has sessions.
     """
 
     def __init__(
@@ -47,34 +48,32 @@ class NativeAcceptor:
         acceptor: Acceptor,
         latency: Histogram,
         on_joined: Callable[[RoutedTarget, Relay, LoginTap | None], None],
-        cancels: CancelRouter | None = None,
+        cancels: CancelRequestRouter | None = None,
     ) -> None:
         self._acceptor = acceptor
         self._latency = latency
         self._on_joined = on_joined
         self._cancels = cancels
         self._listening: LinkListener | None = None
-        """The link's listener that currently accepts the clients; None if the forward accepts them."""
+        """The link's listener that currently accepts the clients; None if Python code accepts them."""
         self._paths: dict[LinkListener, RoutedTarget] = {}
-        """The path of each `LinkListener` that can still join or return clients."""
+        """For each `LinkListener` that still has clients or can accept them: the path over which it dials."""
         self._bound: list[Listener] = []
-        """The listeners of the backend whose clients the link accepts."""
+        """The backend's listeners on whose sockets the link accepts clients."""
         self._ended = 0
-        """Number of connections that have ended since the link was last permitted to accept more."""
+        """Number of connections that have ended since the link last received permits to accept clients."""
         self._retry_at = 0.0
 
     @property
     def waiting(self) -> int:
-        """Number of clients that links have accepted, and have neither joined nor returned."""
+        """Number of clients that links have accepted, but neither connected to the target nor returned yet."""
         return sum(each.waiting for each in self._paths)
 
     def offer(self, routed: RoutedTarget, route: Route, listeners: list[Listener]) -> None:
-        """Let the link of a target accept clients, if the rules permit this.
-
-        Call this after each join.
+        """Let a link accept clients, if the rules permit this. Call this method after each client is connected.
 
         Args:
-            routed: The path over which a client was joined.
+            routed: The path over which the client was connected. Its link accepts the next clients.
             route: The current route.
             listeners: The listeners of the backend.
         """
@@ -104,7 +103,7 @@ class NativeAcceptor:
             each.delegate(self.withdraw)
 
     def review(self, route: Route) -> None:
-        """Stop the link from accepting clients if new clients need another target, or if the rules have changed."""
+        """Stop the link from accepting clients if it can no longer handle all new clients of the backend."""
         listening = self._listening
         if listening is not None and not self._is_simple(self._paths[listening], route):
             self.withdraw()
@@ -118,14 +117,14 @@ class NativeAcceptor:
         )
 
     def withdraw(self) -> None:
-        """Make the forward accept the clients again, immediately. Do nothing if no link accepts them."""
+        """Stop the link from accepting clients, if one does. Python code accepts them again immediately."""
         listening, self._listening = self._listening, None
         if listening is not None:
             listening.withdraw()
             self._accept_here()
 
     def recall(self) -> None:
-        """Make the links return the clients that they have accepted but not joined."""
+        """Make the links return the clients that they have accepted, but not connected to the target yet."""
         for each in self._paths:
             each.recall()
 
@@ -142,7 +141,7 @@ class NativeAcceptor:
             if room > 0:
                 listening.permit(room)
 
-    # The link calls the following methods.
+    # The link calls the following methods of `AcceptedClientHandler`.
 
     def on_joined(self, listener: LinkListener, relay: Relay, tap: Any, seconds: float) -> None:
         """See `AcceptedClientHandler`."""

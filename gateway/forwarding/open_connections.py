@@ -12,7 +12,7 @@ from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.client_event_recorder import ConnectionRecord
 from gateway.forwarding.consumer_usage import ConnectionSlot
-from gateway.forwarding.drain_pacing import DrainPace, drain_order
+from gateway.forwarding.drain_schedule import DrainSchedule, drain_order
 from gateway.forwarding.routed_target import LinkSource, RoutedTarget
 
 _DRAIN_INTERVAL = (0.1, 0.4)
@@ -99,7 +99,7 @@ class OpenConnections:
                 relay.abort(CloseReason.ABORTED)
 
     def stalled(self, before: float) -> Iterator[RoutedTarget]:
-        """Yield the path of each client that began to wait for a response before the monotonic time `before`."""
+        """Yield the path of each client whose wait for a response began before the monotonic time `before`."""
         for each in self:
             since = each.relay.waiting_since
             if since is not None and since < before:
@@ -113,8 +113,8 @@ class OpenConnections:
     async def drain(self) -> None:
         """Gradually reset the clients of the targets in `drained_targets`, so that they reconnect to other targets.
 
-        If another call is still running, return immediately, because that call also resets the clients of new
-        targets.
+        If another call is still running, return immediately, because that call also resets the clients of targets
+        that were added to `drained_targets` in the meantime.
         """
         if self._draining:
             return
@@ -124,7 +124,7 @@ class OpenConnections:
             while relays:
                 now = time.monotonic()
                 if pace is None or len(relays) > pace.clients:
-                    pace = DrainPace(len(relays), now)
+                    pace = DrainSchedule(len(relays), now)
                 for relay in drain_order(relays, pace.due(now)):
                     relay.abort(CloseReason.MOVED)
                 await asyncio.sleep(random.uniform(*_DRAIN_INTERVAL))  # noqa: S311 - jitter, not a secret

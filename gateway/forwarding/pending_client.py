@@ -31,7 +31,7 @@ class PendingClient:
         self.request: CancelRequest | None = None
         """The client's cancel request; None if none was read."""
         self.classified = False
-        """Whether the client's first bytes have been checked for a cancel request."""
+        """Whether the gateway has already checked the client's first bytes for a cancel request."""
         self._owned = True
 
     @property
@@ -42,7 +42,7 @@ class PendingClient:
         return self._watcher
 
     def enter(self, phase: str) -> None:
-        """Begin a phase of the client's trace (see `gateway.contracts.tracing`). Do nothing without a trace."""
+        """Begin a phase of the client's trace (see `gateway.contracts.tracing`). Do nothing if traces are off."""
         if self.record is not None and self.record.trace is not None:
             self.record.trace.enter(phase)
 

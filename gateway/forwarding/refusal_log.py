@@ -9,7 +9,7 @@ from gateway.forwarding.admission import ClientSource, RefusalReason
 log = logging.getLogger(__name__)
 
 _REPEAT = 600.0
-"""Seconds after which a refusal with the same source and reason is logged again."""
+"""Minimum seconds between two log lines for refusals with the same source and reason."""
 _WINDOW = 60.0
 _MAX_LINES = 10
 """Maximum number of log lines in `_WINDOW` seconds. Another line then reports the number of omitted clients."""

@@ -1,4 +1,4 @@
-"""Defines the route of a backend: the uplinks and targets that its clients use."""
+"""Defines the route of a backend: the uplinks (tunnels or direct links) and targets that its clients use."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -20,8 +20,8 @@ from gateway.relay.dial_retry import retry_dial
 MIN_DIAL = 0.05
 """Minimum time limit for a dial, in seconds. It applies even if `hold` has passed or is zero."""
 _DIALS_PER_PATH = 64
-"""Maximum number of concurrent dials to a target over one path. Without this limit, the gateway would dial for all
-waiting clients at the same moment after an outage."""
+"""Maximum number of concurrent dials over one path. Without this limit, the gateway would dial for all waiting
+clients at the same moment after an outage."""
 
 
 class TargetDialer:
@@ -100,7 +100,7 @@ class TargetDialer:
             budget.record_login(began)
 
     def _count_aborted(self, routed: RoutedTarget, record: Callable[[HandshakeBudget, float], None]) -> None:
-        """Count a handshake that was aborted or might be aborted. If a login should reset the count, request a check.
+        """Count a handshake that was or might be aborted. If the count is too high, request a check, which resets it.
 
         Args:
             routed: The path.
@@ -110,5 +110,5 @@ class TargetDialer:
         if budget is not None:
             record(budget, time.monotonic())
             if budget.needs_login:
-                # This call triggers a check, whose login resets the server's count.
+                # Trigger a check, because its login resets the server's count.
                 self.route.on_failure(routed)

@@ -20,7 +20,7 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import LinkLostError, Reason
 from gateway.health.check_results import CheckHistory, CheckResult
 from gateway.health.probe import probe_once
-from gateway.health.target_record import TargetRecord
+from gateway.health.probe_record import ProbeRecord
 from gateway.health.target_state_evaluator import TargetStateEvaluator
 from gateway.measurement import Histogram, Summary, Tally
 
@@ -32,8 +32,8 @@ _FIRST_SPREAD = 0.2
 
 _LATENCY_SAMPLES = 5
 _MIN_INTERVAL = 1.0
-"""Minimum number of seconds between two checks that failures of client traffic trigger. A shorter `fast_interval`
-replaces it."""
+"""Minimum seconds between the start of a check and the next check, if failed client traffic triggers the next one. If
+`fast_interval` is shorter, it applies instead."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class CheckSchedule:
 
 
 class MonitoredUplink(Protocol):
-    """The part of `gateway.supervision.uplink.Uplink` that a check uses: the state of a tunnel and its link."""
+    """The interface of `gateway.supervision.uplink.Uplink` for checks: the state of a tunnel, and its link."""
 
     name: str
     settled: asyncio.Event
@@ -61,7 +61,7 @@ class MonitoredUplink(Protocol):
 
     @property
     def link(self) -> Connector | None:
-        """The current link; None while the tunnel has no link."""
+        """The link through the open tunnel; None while the tunnel is not open."""
 
     def describe(self) -> str:
         """Return one line that describes the tunnel's state and its cause."""
@@ -76,7 +76,7 @@ class Check:
         target: The target.
         uplink: The uplink that leads to the target.
         schedule: The intervals and limits of the check.
-        on_change: Called after each check, and after each change of the state without a check.
+        on_change: Called after each check, and whenever the state changes for another reason.
         on_abandoned: Called for each dial that the check abandons although the server might still accept it.
         record: The target's last probe results. The checks of this target through other tunnels share the object.
         tunnel: The name of the tunnel; None if the check uses no tunnel.
@@ -93,7 +93,7 @@ class Check:
         schedule: CheckSchedule,
         on_change: Callable[[], object] = lambda: None,
         on_abandoned: Callable[[], None] = lambda: None,
-        record: TargetRecord | None = None,
+        record: ProbeRecord | None = None,
         tunnel: str | None = None,
         logins: LoginLimiter | None = None,
     ) -> None:
@@ -104,7 +104,7 @@ class Check:
         self.verdict = TargetStateEvaluator(schedule.rise, schedule.fall)
         self.history = CheckHistory()
         self.last: CheckResult | None = None
-        self.record = record or TargetRecord()
+        self.record = record or ProbeRecord()
         self.last_success: float | None = None
         """Time of the last successful check, in seconds since the epoch; None if no check has succeeded."""
         self.succeeded_at: float | None = None
@@ -159,7 +159,7 @@ class Check:
         return self.verdict.pending or (self.last is not None and not self.last.passed)
 
     def inherit(self, other: "Check") -> None:
-        """Take over the state and counters of `other`, the check of the same target and tunnel before a reload."""
+        """Copy the state and counters of `other`, the check of the same target and tunnel before a reload."""
         self.last, self.last_success, self.succeeded_at = other.last, other.last_success, other.succeeded_at
         self.latency, self.durations = other.latency, other.durations
         self.history = other.history
@@ -188,7 +188,7 @@ class Check:
         self._wake.set()
 
     def report_stall(self) -> None:
-        """Schedule an early check, because clients wait too long for responses. Count this as one failed check."""
+        """Count a failed check, because clients wait too long for responses. Schedule an early check."""
         self.verdict.record_stall()
         self.check_soon()
 
@@ -231,7 +231,8 @@ class Check:
     def _block(self) -> bool:
         """Set the state to blocked, because the tunnel is down. Return whether the state has changed.
 
-        The history gets one entry per interval, because no check adds a result.
+        While the state is blocked, no check adds results to the history. Therefore this method adds an entry once per
+        interval.
         """
         detail = self.uplink.describe()
         changed = self.verdict.override(HealthState.BLOCKED, Reason.TUNNEL, detail)

@@ -49,7 +49,7 @@ class CheckResult:
 class CheckHistory:
     """Keeps the latest check results of a target, and its latest failures.
 
-    The failures have a separate limit, so that many successes do not replace them.
+    The failures have a separate limit, so that they stay available after many successful checks.
 
     Args:
         size: Maximum number of latest results, and also the maximum number of failures.

@@ -1,4 +1,4 @@
-"""Probes a target once within a time limit, and converts the outcome, even an exception, to a check result."""
+"""Probes a target once within a time limit, and converts the outcome or the exception to a check result."""
 
 import asyncio
 import logging

@@ -20,16 +20,16 @@ _USABLE = (HealthState.UP, HealthState.DEGRADED)
 
 @dataclass(frozen=True)
 class TargetCandidate:
-    """A target of a backend, with the results of its checks.
+    """A target that new clients of a backend might use, with the results of its checks.
 
     Args:
-        remedy: How to fix this failure, as in `gateway.errors.UnusableTargetError`; empty to use the general remedy
-            for `reason`.
+        remedy: How to fix the failure of the target, as in `gateway.errors.UnusableTargetError`; empty to use the
+            general remedy for `reason`.
         promoted: Monotonic time, in seconds, at which a check detected that the target was promoted from replica to
             primary; 0 if there was no promotion.
-        probed: Monotonic time, in seconds, at which the last probe that got a response started.
+        probed: Monotonic time, in seconds, at the start of the last probe that got a response.
         failing: Whether the last probe failed, or a client has waited too long for a response since that probe. Only
-            the tunnel that new clients use counts.
+            the path that new clients use counts.
     """
 
     target: Endpoint
@@ -60,7 +60,7 @@ class BackendHealth(NamedTuple):
 def superseded_primaries(
     candidates: list[TargetCandidate], prefer: Preference, *, confirmed: bool = False
 ) -> frozenset[Endpoint]:
-    """Return the primaries that another target has replaced: a target that was promoted later, and that is not down.
+    """Return the primaries that another target has replaced. The other target was promoted later, and is not down.
 
     A primary that was unreachable during a failover accepts writes until it is demoted. These writes are lost.
 
@@ -99,7 +99,7 @@ def order_targets(candidates: list[TargetCandidate], prefer: Preference) -> list
 
 
 def wrong_role_targets(candidates: list[TargetCandidate], prefer: Preference) -> frozenset[Endpoint]:
-    """Return the targets whose clients must reconnect to another target, because the role of the target is wrong.
+    """Return the targets that have the wrong role. Their clients must reconnect, to get another target.
 
     The result can contain targets that are down.
 
@@ -119,7 +119,7 @@ def wrong_role_targets(candidates: list[TargetCandidate], prefer: Preference) ->
 
 
 def lacks_primary(candidates: list[TargetCandidate], prefer: Preference) -> bool:
-    """Return whether clients need a primary, but no primary is usable. Return False until a role is known.
+    """Return whether clients need a primary, but no primary is usable. Return False while no role is known.
 
     Args:
         candidates: The targets in the order of the configuration.

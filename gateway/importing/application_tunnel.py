@@ -3,9 +3,9 @@
 from typing import Any
 
 from gateway.importing.import_result import ImportResult
-from gateway.importing.model import ImportedContainer
+from gateway.importing.imported_objects import ImportedContainer
+from gateway.importing.ssh_containers import container_context, mounted_key
 from gateway.importing.ssh_forward import port_number
-from gateway.importing.tunnel_images import container_context, mounted_key
 from gateway.secret_redaction import is_private_key
 
 _HOSTS = ("SSH_HOST", "SSH_HOSTNAME", "SSH_SERVER", "SSH_BASTION_HOST", "SSH_TUNNEL_HOST", "BASTION_HOST",
@@ -51,7 +51,6 @@ def own_tunnel(
 
 
 def _login(container: ImportedContainer, result: ImportResult) -> dict[str, Any]:
-    """Return the configuration keys for the login to the tunnel's server. Add notes on files to create."""
     keys: dict[str, Any] = {}
     context, variable = container_context(container, result), container.variable
     path = variable(*_KEYS)

@@ -15,7 +15,7 @@ from gateway.importing.import_result import (
     split_target,
     unused_name,
 )
-from gateway.importing.model import ANY_ADDRESS, HOST_NAMES, ImportedClient, ImportedForward
+from gateway.importing.imported_objects import ANY_ADDRESS, HOST_NAMES, ImportedClient, ImportedForward
 
 _VOLUME_PORT = 20490
 _OPS_PORT = 9090
@@ -99,7 +99,7 @@ def _add_direct(client: ImportedClient, result: ImportResult) -> None:
     host = "127.0.0.1" if kernel or on_host else ANY_ADDRESS
     port = _VOLUME_PORT if kernel else client.port
     if via is None and client.host in HOST_NAMES and port == client.port:
-        port += 1  # the target is on this host: a listener with its address would connect to itself
+        port += 1  # the target is on this host: if the listener used the same port, the gateway would dial itself
     listen = _free_listener(f"{host}:{port}", "", result)
     name = result.new_backend_name(client.volume or client.name)
     backend: dict[str, Any] = {"kind": client.kind}
@@ -111,7 +111,7 @@ def _add_direct(client: ImportedClient, result: ImportResult) -> None:
 
 
 def _free_listener(listen: str, where: str, result: ImportResult) -> str:
-    """Return the listener. If another backend uses its port, replace the port by the next free one.
+    """Return the listener. If another backend uses its port, replace the port with the next free one.
 
     Args:
         listen: The listener: `host:port` or the path of a unix socket.
@@ -166,13 +166,13 @@ def _merge(client: ImportedClient, name: str, result: ImportResult) -> None:
 
 
 def _remove_login(client: ImportedClient) -> None:
-    """Remove the login for the health check from a client, and remove the note about its password."""
+    """Remove the health check's login from the keys of a client, and the note about the password."""
     del client.keys["check"]
     client.notes = tuple(each for each in client.notes if "PASSWORD_FILE" not in each)
 
 
 def _merge_check(client: ImportedClient, check: dict[str, Any], name: str, result: ImportResult) -> None:
-    """Use a client's login for the health check of a backend. If the check has another user, add a note instead."""
+    """Use a client's login for the health check of a backend. If the check has another user, only add a note."""
     backend = result.backends[name]
     others: list[str] = []
     if check.get("user") == backend["check"].get("user"):
@@ -202,8 +202,8 @@ def _unique_volume(client: ImportedClient, keys: dict[str, Any], result: ImportR
 def _note_missing(name: str, result: ImportResult) -> None:
     """Add a placeholder for each required key that the backend lacks, and a note that asks the user to replace it.
 
-    If the kind has no required keys, it can have a note about the health check, such as how to add a login. Add this
-    note if the backend has no check, and remove the note after a client has added the check.
+    A kind without required keys can have a note on how to add a login to the health check. Add this note if the
+    backend has no check. If a client has added a check since, remove the note.
     """
     backend = result.backends[name]
     imports = KINDS[backend["kind"]].imports

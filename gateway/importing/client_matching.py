@@ -1,7 +1,14 @@
 """Finds the local forward or the tunnel that each imported client of a remote service uses."""
 
 from gateway.importing.import_result import ImportResult
-from gateway.importing.model import HERE, HOST_NAMES, LOOPBACK, ImportedClient, ImportedContainer, ImportedForward
+from gateway.importing.imported_objects import (
+    HERE,
+    HOST_NAMES,
+    LOOPBACK,
+    ImportedClient,
+    ImportedContainer,
+    ImportedForward,
+)
 
 
 def join_networks(result: ImportResult) -> None:
@@ -68,7 +75,7 @@ def forward_of(client: ImportedClient, result: ImportResult) -> ImportedForward 
 
 
 def published_ports(forward: ImportedForward, result: ImportResult) -> list[int] | None:
-    """Return the host ports that a container publishes for its forward; None if the forward listens on the host."""
+    """Return the host ports at which a container publishes its forward; None if the forward listens on the host."""
     for container in result.containers:
         if container.where == forward.where and container.network != "host":
             return sorted(port for host, port in forward.names if host == HERE)
@@ -97,7 +104,7 @@ def _forward_of_host(client: ImportedClient, result: ImportResult) -> ImportedFo
 
 
 def needs_backend(client: ImportedClient, result: ImportResult) -> bool:
-    """Return whether a client that uses no forward needs a backend. It needs none if its server is local.
+    """Return whether a client that uses no forward needs a backend. A client of a local server needs none.
 
     Args:
         client: The client.

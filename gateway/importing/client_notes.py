@@ -4,8 +4,8 @@ import re
 from typing import Any
 
 from gateway.importing.import_result import ImportResult, split_target
-from gateway.importing.model import ANY_ADDRESS, LOOPBACK, ImportedClient, ImportedContainer
-from gateway.importing.volumes import fstab_line
+from gateway.importing.imported_objects import ANY_ADDRESS, LOOPBACK, ImportedClient, ImportedContainer
+from gateway.importing.network_mounts import fstab_line
 
 
 def _address(
@@ -14,7 +14,7 @@ def _address(
     """Return an instruction for the user that names the address to which a container must connect.
 
     If the container has a Docker link to a container that the gateway replaces, the instruction also says to remove
-    the link. The function then marks the link as used, so that it is not listed again as not imported.
+    the link. The function then marks the link as used, so that no other note lists the link as not imported.
     """
     listen, variables = backend["listen"], ", ".join(client.variables)
     if listen.startswith("/"):
@@ -42,8 +42,8 @@ def _address(
 def _missing_file(client: ImportedClient, container: ImportedContainer) -> str:
     """Return an instruction to create the file with the password for the health check.
 
-    The result is empty if the path of the file on the host is known. For an external secret of Compose, for example,
-    there is no such path.
+    Return an empty string if the container mounts the file from a known path on the host. For an external secret of
+    Compose, for example, this path is not known.
     """
     path = client.keys.get("check", {}).get("password_file", "")
     variable = next((each for each in client.login if container.environment[each] == path), "")
@@ -54,7 +54,7 @@ def _missing_file(client: ImportedClient, container: ImportedContainer) -> str:
 
 
 def note_client(client: ImportedClient, result: ImportResult) -> None:
-    """Add the change that a client needs to `result.changes`, and the client's notes to `result.notes`.
+    """Add an instruction on how to change a client to `result.changes`, and the client's notes to `result.notes`.
 
     Also mark the client's imported variables as used, so that no note lists them as not imported.
     """

@@ -11,13 +11,13 @@ import yaml
 
 from gateway.backends import KINDS
 from gateway.errors import UsageError
-from gateway.importing.address_change import change_address
 from gateway.importing.client_matching import published_ports
+from gateway.importing.compose_address_edits import change_address
 from gateway.importing.compose_gateway import BRIDGE, ComposeGatewayConfig, adapt_to_compose, service
+from gateway.importing.compose_service_edits import change_service, change_volume
 from gateway.importing.compose_values import list_of
 from gateway.importing.import_result import ImportResult, split_target
-from gateway.importing.model import HERE, ImportedContainer
-from gateway.importing.service_changes import change_service, change_volume
+from gateway.importing.imported_objects import HERE, ImportedContainer
 from gateway.importing.yaml_edit import YamlEdit
 
 
@@ -94,7 +94,7 @@ def _edit(text: str, name: str, *, has_services: bool) -> YamlEdit:
 
 
 def _relative(changes: list[tuple[str, str, str]], folder: str, result: ImportResult) -> list[tuple[str, str, str]]:
-    """Make paths relative to `folder` if patch(1) would refuse them, because they are absolute or contain `..`.
+    """If `folder` is absolute or contains `..`, make the paths relative to it, because patch(1) would refuse them.
 
     Args:
         changes: The path, the old content and the new content of each file in `folder`.
@@ -113,7 +113,7 @@ def _relative(changes: list[tuple[str, str, str]], folder: str, result: ImportRe
 def _note_ports(found: ComposeGatewayConfig, ports: list[str], result: ImportResult) -> None:
     """Add a note on the ports that the gateway's service publishes on this host.
 
-    Mark the ports that replaced services publish as used, so that no other note lists them as not imported.
+    Mark the published ports of replaced services as used, so that no other note lists them as not imported.
     """
     mounted = {name for name, keys in found.backends.items() if KINDS[keys["kind"]].kernel_mounts}
     on_loopback: list[str] = []
@@ -209,7 +209,7 @@ def _networks(edit: YamlEdit, result: ImportResult, found: ComposeGatewayConfig)
     aliases = [*found.backends, *result.replaced_names()]
     found_: dict[str, Any] = {name: {"aliases": list(dict.fromkeys(aliases))} for name in used or ["default"]}
     if "default" not in found_ and all(edit.get("networks", name, "internal") for name in found_):
-        found_["default"] = {}  # internal networks have no route to the tunnels' servers
+        found_["default"] = {}  # unlike internal networks, this network has a route to the tunnels' servers
     return found_
 
 

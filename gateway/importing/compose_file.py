@@ -8,11 +8,11 @@ import yaml
 from gateway.errors import UsageError
 from gateway.importing.compose_interpolation import interpolated
 from gateway.importing.compose_merge import merged
-from gateway.importing.compose_tags import ComposeLoader, ReplacedValue, without_tags
+from gateway.importing.compose_tags import ComposeLoader, OverrideValue, without_tags
 from gateway.importing.compose_values import mapping
 from gateway.importing.env_file import EnvFiles
 from gateway.importing.import_result import ImportResult
-from gateway.input_limits import TooLargeError, load_yaml
+from gateway.input_limits import TooManyValuesError, load_yaml
 
 _SECTIONS = frozenset({"services", "volumes", "networks", "secrets", "configs", "include", "name", "version"})
 _RESOLVED = "pass the output of `docker compose config`, which contains it"
@@ -70,7 +70,7 @@ def _load(text: str, source: str) -> dict[str, Any]:
         line = f"line {mark.line + 1}: " if mark is not None else ""
         problem = re.sub(r"(['\"])(?!<)[^'\"]{2,}\1", "'…'", error.problem or error.context or "")
         raise UsageError(f"{source}{line}not valid YAML: {problem}") from None
-    except TooLargeError as error:
+    except TooManyValuesError as error:
         raise UsageError(f"{source or 'the Compose file: '}{error}") from None
     except yaml.YAMLError as error:
         raise UsageError(f"{source}not valid YAML: {error}") from None
@@ -118,8 +118,8 @@ def _interpolate(value: Any, files: EnvFiles, folder: str) -> Any:
         return {key: _interpolate(each, files, folder) for key, each in value.items()}
     if isinstance(value, list):
         return [_interpolate(each, files, folder) for each in value]
-    if isinstance(value, ReplacedValue):
-        return ReplacedValue(_interpolate(value.value, files, folder))
+    if isinstance(value, OverrideValue):
+        return OverrideValue(_interpolate(value.value, files, folder))
     if not isinstance(value, str):
         return value
     return interpolated(value, lambda name: files.value(name, folder))

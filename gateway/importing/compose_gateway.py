@@ -11,7 +11,7 @@ from gateway.backends import KINDS
 from gateway.contracts.values import Endpoint
 from gateway.importing.client_matching import published_ports
 from gateway.importing.import_result import ImportResult, split_target
-from gateway.importing.model import ANY_ADDRESS, LOOPBACK
+from gateway.importing.imported_objects import ANY_ADDRESS, LOOPBACK
 
 BRIDGE = "172.17.0.1"
 """The usual address of the host on Docker's default bridge, to which `host-gateway` resolves."""
@@ -105,7 +105,7 @@ def _listener(
 
 
 def _move_files(name: str, keys: dict[str, Any], found: ComposeGatewayConfig) -> None:
-    """Define a Compose secret for each file path in the keys of a tunnel or backend, and use the secret's path.
+    """Define a Compose secret for each file path in the keys of a tunnel or backend, and change the path.
 
     Args:
         name: The name of the tunnel or backend, for the names of the secrets.

@@ -17,12 +17,12 @@ def interpolated(text: str, value: Callable[[str], str]) -> str:
 
 
 def replaced(text: str, start: int, end: int, new: str, value: Callable[[str], str]) -> str | None:
-    """Change a template so that its interpolated result contains another string in one place.
+    """Return a changed template, whose interpolated result has a new string in place of one part.
 
     Args:
         text: The template: a string before interpolation.
-        start: The start of the part in the interpolated result.
-        end: The end of the part in the interpolated result.
+        start: The index in the interpolated result at which the part starts.
+        end: The index in the interpolated result after the end of the part.
         new: The replacement for the part.
         value: Returns the value of a variable. See `interpolated`.
 

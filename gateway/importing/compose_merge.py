@@ -3,19 +3,20 @@
 import re
 from typing import Any
 
-from gateway.importing.compose_tags import RESET, ReplacedValue, without_tags
+from gateway.importing.compose_tags import RESET, OverrideValue, without_tags
 from gateway.importing.compose_values import environment, list_of, mapping
 from gateway.importing.docker_options import read_bind
 
 _REPLACED = ("command", "entrypoint", "test")
-"""Keys whose list the override file replaces. For other keys, Compose appends the list of the override file."""
+"""Keys whose list in the override file replaces the list in the Compose file. Compose joins all other lists."""
 _LISTS = ("dns", "dns_opt", "dns_search", "env_file", "label_file", "tmpfs")
-"""Keys of services whose value can be a string or a list. Compose merges both as lists."""
+"""Keys of services whose value can be a string or a list. Compose converts a string to a list before it merges
+them."""
 _NAME = re.compile(r"(?:docker-)?compose(\.override)?\.ya?ml")
 
 
 def is_override(name: str) -> bool:
-    """Return whether Compose reads the file by default to override the Compose file in the same directory.
+    """Return whether Compose reads a file with this name by default as an override file.
 
     Args:
         name: The name of the file, without its directory.
@@ -25,7 +26,7 @@ def is_override(name: str) -> bool:
 
 
 def is_base(name: str) -> bool:
-    """Return whether Compose reads the file by default as the Compose file of its directory.
+    """Return whether Compose reads a file with this name by default as the Compose file.
 
     Args:
         name: The name of the file, without its directory.
@@ -39,7 +40,7 @@ def merged(base: Any, override: Any, *path: str) -> Any:
 
     Args:
         base: The value in the Compose file; None if it is absent.
-        override: The value in the override file, with the tags of Compose; None if it is absent.
+        override: The value in the override file, as read by `ComposeLoader`; None if it is absent.
         path: The keys from the top level of the file to the value.
 
     Returns:
@@ -48,7 +49,7 @@ def merged(base: Any, override: Any, *path: str) -> Any:
     Raises:
         UsageError: A value has a wrong type.
     """
-    if isinstance(override, ReplacedValue):
+    if isinstance(override, OverrideValue):
         return override.value
     if base is None or override is RESET or override is None:
         return base if override is None else override
@@ -73,14 +74,13 @@ def merged(base: Any, override: Any, *path: str) -> Any:
 
 
 def _environment(base: Any, override: Any, where: str) -> dict[str, str]:
-    """Return the variables of a service, without those that the override file resets."""
     reset = [name for name, each in override.items() if each is RESET] if isinstance(override, dict) else []
     variables = environment(base, where) | environment(without_tags(override), where)
     return {name: text for name, text in variables.items() if name not in reset}
 
 
 def _mapping(value: Any, path: tuple[str, ...]) -> dict[str, Any]:
-    """Return a mapping. Convert a list of names, as in `networks` or `depends_on`, to a mapping without values."""
+    """Return a mapping. Convert a list of names, as in `networks`, to a mapping whose values are None."""
     return dict.fromkeys(map(str, value)) if isinstance(value, list) else mapping(value, ".".join(path))
 
 

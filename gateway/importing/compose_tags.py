@@ -6,11 +6,11 @@ from typing import Any, Final
 
 import yaml
 
-from gateway.input_limits import LimitedLoader
+from gateway.input_limits import LimitedYamlLoader
 
 
 @dataclass(frozen=True)
-class ReplacedValue:
+class OverrideValue:
     """A value with the tag `!override`. It replaces the value in the overridden file, instead of merging with it.
 
     Args:
@@ -27,15 +27,15 @@ class _Reset:
 RESET: Final = _Reset()
 
 
-class ComposeLoader(LimitedLoader):
-    """Loads YAML like `LimitedLoader`, and returns `RESET` or a `ReplacedValue` for values with a tag of Compose."""
+class ComposeLoader(LimitedYamlLoader):
+    """Loads YAML like `LimitedYamlLoader`. Returns `RESET` or an `OverrideValue` for values with a tag of Compose."""
 
-    def construct_override(self, node: yaml.Node) -> ReplacedValue:
+    def construct_override(self, node: yaml.Node) -> OverrideValue:
         """Return the value of a node that has the tag `!override`."""
         inner = copy.copy(node)
         plain = isinstance(node, yaml.ScalarNode) and not node.style
         inner.tag = self.resolve(type(node), node.value, (plain, not plain))  # type: ignore[no-untyped-call]
-        return ReplacedValue(self.construct_object(inner, deep=True))
+        return OverrideValue(self.construct_object(inner, deep=True))
 
 
 ComposeLoader.add_constructor("!override", ComposeLoader.construct_override)
@@ -43,8 +43,8 @@ ComposeLoader.add_constructor("!reset", lambda _loader, _node: RESET)
 
 
 def without_tags(value: Any) -> Any:
-    """Return a value without tags: omit keys and list items with `!reset`, and keep the values with `!override`."""
-    if isinstance(value, ReplacedValue):
+    """Return a value without tags: omit keys and list items with `!reset`, and unwrap each `OverrideValue`."""
+    if isinstance(value, OverrideValue):
         return without_tags(value.value)
     if isinstance(value, dict):
         return {key: without_tags(each) for key, each in value.items() if each is not RESET}

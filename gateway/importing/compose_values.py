@@ -7,7 +7,7 @@ from gateway.errors import UsageError
 
 
 def mapping(value: Any, where: str) -> dict[str, Any]:
-    """Check that a value is a mapping, and convert its keys to strings. Return an empty mapping if it is absent.
+    """Check that a value is a mapping, and convert its keys to strings. Convert an absent value to an empty mapping.
 
     Raises:
         UsageError: The value is not a mapping.

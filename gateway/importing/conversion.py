@@ -9,19 +9,19 @@ from gateway.backends import KINDS
 from gateway.errors import UsageError
 from gateway.importing.backend_creation import create_backends
 from gateway.importing.client_matching import published_ports
-from gateway.importing.compose import import_compose
+from gateway.importing.compose_import import import_compose
 from gateway.importing.compose_merge import is_base, is_override
 from gateway.importing.database_variables import find_clients
-from gateway.importing.docker_run import Volumes
+from gateway.importing.docker_commands import Volumes
 from gateway.importing.env_file import EnvFiles, parse_env_file
 from gateway.importing.import_result import ImportResult, split_target
-from gateway.importing.model import ImportedContainer
+from gateway.importing.imported_objects import ImportedContainer
+from gateway.importing.network_mounts import import_fstab, import_volume
 from gateway.importing.script_commands import import_script, import_unit
 from gateway.importing.source_format import ImportSource, recognize
 from gateway.importing.ssh_config import import_config
-from gateway.importing.tunnel_images import import_tunnel
-from gateway.importing.volumes import import_fstab, import_volume
-from gateway.importing.vpn_images import import_vpn
+from gateway.importing.ssh_containers import import_tunnel
+from gateway.importing.vpn_containers import import_vpn
 from gateway.secret_redaction import hide_secrets
 
 
@@ -113,7 +113,7 @@ def _read(
 
 
 def _import_env_files(given: Sequence[tuple[ImportSource, str]], files: EnvFiles, result: ImportResult) -> None:
-    """Convert env files that no container uses. Treat their variables as those of a process on this host."""
+    """Convert the env files that no container uses, as if a process on this host used their variables."""
     compose = any(form == "compose" for _, form in given)
     for source, form in given:
         if form != "env" or (source.name and files.is_read(source.name)):
@@ -136,7 +136,7 @@ def _import_env_files(given: Sequence[tuple[ImportSource, str]], files: EnvFiles
 
 
 def _keep_shared_networks(result: ImportResult) -> None:
-    """Do not replace a VPN container if another container shares its network, but has no imported backend.
+    """Mark a VPN container as not replaced if another container shares its network, but has no imported backend.
 
     Without the VPN container, the other container would lose its network.
     """

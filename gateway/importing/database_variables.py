@@ -10,7 +10,7 @@ from gateway.importing.application_tunnel import own_tunnel
 from gateway.importing.database_address import DATABASE_NAME, OTHER_PORTS, DatabaseAddress, requested_tls
 from gateway.importing.database_urls import find_urls
 from gateway.importing.import_result import ImportResult, checks_login, has_check_key, is_host
-from gateway.importing.model import LOOPBACK, ImportedClient, ImportedContainer
+from gateway.importing.imported_objects import LOOPBACK, ImportedClient, ImportedContainer
 
 _HOST = re.compile(r"(?P<prefix>\w*?)_?(?:HOST|HOSTNAME|SERVER|ADDRESS)")
 _SSH = re.compile(r"(?i)^(ssh|bastion|jump|tunnel)|(^|_)ssh(_|$)")

@@ -10,7 +10,7 @@ import yaml
 
 from gateway.backends import KINDS, kind_of_port
 from gateway.errors import UsageError
-from gateway.importing.model import ImportedClient, ImportedContainer, ImportedForward
+from gateway.importing.imported_objects import ImportedClient, ImportedContainer, ImportedForward
 from gateway.secret_redaction import hide_secrets
 
 _HOST = re.compile(r"[\w.%${}-]*[\w}]")

@@ -4,7 +4,7 @@ import re
 import shlex
 from dataclasses import dataclass
 
-from gateway.importing.model import home
+from gateway.importing.imported_objects import home
 
 _JUMP = re.compile(
     r"ssh\s+(?:-\w\s+)*-W\s+\[?%h\]?:%p\s+(?:-\w\s+)*(\S+)"
@@ -30,8 +30,8 @@ _CORKSCREW = re.compile(r"corkscrew\s+(\S+)\s+(\d+)\s+%h\s+%p")
 
 
 @dataclass(frozen=True)
-class ProxyCommand:
-    """A `ProxyCommand` that connects through a jump host or a proxy.
+class JumpOrProxy:
+    """The jump host or the proxy through which a `ProxyCommand` connects.
 
     Args:
         jump: The jump host; empty if the command uses no jump host.
@@ -42,28 +42,28 @@ class ProxyCommand:
     url: str = ""
 
 
-def jump_or_proxy(command: str) -> ProxyCommand:
+def jump_or_proxy(command: str) -> JumpOrProxy:
     """Return the jump host or the proxy of a `ProxyCommand`. Both fields are empty if the command is not recognized.
 
     Args:
         command: The command. It can contain the tokens of ssh_config(5), such as `%h`.
     """
     if match := _JUMP.fullmatch(command.strip()):
-        return ProxyCommand(jump=match[1] or match[2] or match[3])
+        return JumpOrProxy(jump=match[1] or match[2] or match[3])
     if match := _CORKSCREW.fullmatch(command.strip()):
-        return ProxyCommand(url=f"http://{match[1]}:{match[2]}")
+        return JumpOrProxy(url=f"http://{match[1]}:{match[2]}")
     if match := _NETCAT.fullmatch(command.strip()):
         address = re.search(r"(?:-x|--proxy)[ =]([\w.-]+:\d+)(?=\s)", match[1])
         scheme = re.search(r"(?:-X|--proxy-type)[ =](\S+)", match[1])
         known = {"5": "socks5", "socks5": "socks5", "connect": "http", "http": "http"}
         kind = known.get(scheme[1] if scheme else "5")
         if address and kind and "--proxy-auth" not in match[1]:
-            return ProxyCommand(url=f"{kind}://{address[1]}")
-    return ProxyCommand()
+            return JumpOrProxy(url=f"{kind}://{address[1]}")
+    return JumpOrProxy()
 
 
 @dataclass(frozen=True)
-class ImportedProgram:
+class ProxyCommandProgram:
     """A `ProxyCommand` that runs another program, converted to the key `proxy_command`.
 
     Args:
@@ -82,8 +82,8 @@ class ImportedProgram:
     braces: tuple[str, ...]
 
 
-def program(command: str, alias: str) -> ImportedProgram:
-    """Convert a `ProxyCommand` that is neither a jump host nor a proxy.
+def program(command: str, alias: str) -> ProxyCommandProgram:
+    """Convert a `ProxyCommand` that uses neither a jump host nor a proxy.
 
     Args:
         command: The command, which ssh passes to a shell.
@@ -107,4 +107,4 @@ def program(command: str, alias: str) -> ImportedProgram:
     converted = [home(word) if word.startswith("~/") and not needs_shell else word for word in converted]
     variables = dict.fromkeys(_VARIABLE.findall(command)) if needs_shell else ()
     environment = tuple(name for name in variables if name not in _INHERITED)
-    return ImportedProgram(tuple(converted), environment, needs_shell, tuple(unknown), braces)
+    return ProxyCommandProgram(tuple(converted), environment, needs_shell, tuple(unknown), braces)

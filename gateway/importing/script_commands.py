@@ -5,13 +5,13 @@ from itertools import takewhile
 
 from gateway.importing.compose_interpolation import interpolated
 from gateway.importing.compose_values import words_of
-from gateway.importing.docker_run import Volumes, import_docker
+from gateway.importing.docker_commands import Volumes, import_docker
 from gateway.importing.env_file import EnvFileReader
 from gateway.importing.import_result import ImportResult
-from gateway.importing.model import ImportedContainer, SshCommandContext
+from gateway.importing.imported_objects import ImportedContainer, SshCommandContext
+from gateway.importing.network_mounts import import_mount_command
 from gateway.importing.shell_parser import ShellCommand, read_script
 from gateway.importing.ssh_command import has_forward, import_command, schedule_length, ssh_program
-from gateway.importing.volumes import import_mount_command
 from gateway.secret_redaction import redacted
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
@@ -127,9 +127,8 @@ def _schedule(words: list[str]) -> dict[str, str]:
 
 
 def _note_other(words: list[str], source: str, result: ImportResult) -> None:
-    """Add a note on a command that is not imported."""
     if words != ["done"]:
-        printed = words[0] in ("echo", "printf")  # hide the arguments: a script can pipe a secret to another program
+        printed = words[0] in ("echo", "printf")  # hide the arguments, because a script can pipe a secret
         result.add_note(f"{source}`{f'{words[0]} …' if printed else redacted(words)}`: not imported")
 
 

@@ -81,7 +81,7 @@ def read_script(text: str) -> ShellScript:
 
 
 def _joined_lines(text: str, notes: list[str]) -> str:
-    """Join continuation lines. Correct mistakes such as a space after the backslash, and add a note on each."""
+    """Join continuation lines. Correct mistakes such as a space after a backslash, with a note on each mistake."""
     joined: list[str] = []
     continued = False
     for number, line in enumerate(text.splitlines(), 1):
@@ -117,7 +117,7 @@ def _commands(text: str, notes: list[str]) -> Iterator[list[str]]:
 
 
 def _tokens(text: str, notes: list[str]) -> Iterator[str | None]:
-    """Yield words, and None between commands. Skip redirections, and skip here-documents with a note.
+    """Yield words, and None between commands. Skip redirections and here-documents. Add a note on each here-document.
 
     If a word starts with a single quote, prefix it with a null character. The caller then replaces no variables in
     this word.

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from gateway.errors import UsageError
-from gateway.importing.volumes import is_fstab
+from gateway.importing.network_mounts import is_fstab
 
 FORMS = ("ssh", "ssh-config", "compose", "docker-run", "env", "fstab")
 """The source formats that a user can specify on the command line."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from gateway.errors import UsageError
 from gateway.importing.import_result import ImportResult
-from gateway.importing.model import SshCommandContext
+from gateway.importing.imported_objects import SshCommandContext
 from gateway.importing.ssh_host_config import SshHostConfig
 from gateway.importing.ssh_tunnels import add_host, note_unused
 from gateway.secret_redaction import redacted
@@ -153,7 +153,8 @@ def _option(word: str, words: list[str], config: SshHostConfig, skipped: list[st
 
     Args:
         word: The word, with its dash.
-        words: The words after `word`. If the last option in `word` requires a value, the first of these words is it.
+        words: The words after `word`. If the last option in `word` requires a value, it is the first of
+            these words.
         config: The settings, to which the function adds the option.
         skipped: The list to which the function adds options that need no equivalent.
 

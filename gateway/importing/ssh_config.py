@@ -5,7 +5,7 @@ import re
 
 from gateway.errors import UsageError
 from gateway.importing.import_result import ImportResult
-from gateway.importing.model import SshCommandContext
+from gateway.importing.imported_objects import SshCommandContext
 from gateway.importing.ssh_host_config import SshHostConfig
 from gateway.importing.ssh_tunnels import add_host
 

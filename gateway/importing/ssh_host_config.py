@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.importing.import_result import ImportResult
-from gateway.importing.model import SshCommandContext, home
+from gateway.importing.imported_objects import SshCommandContext, home
 from gateway.importing.ssh_forward import port_number
 
 _KNOWN_HOSTS = "~/.ssh/known_hosts"
@@ -27,7 +27,7 @@ class SshHostConfig:
     unused: dict[str, str] = field(default_factory=dict)
 
     def add(self, key: str, value: str) -> None:
-        """Add a value to a keyword, after the values that it already has."""
+        """Add a value to a keyword, after the existing values of the keyword."""
         self.keywords.setdefault(key.lower(), []).append(value)
         self.unused.setdefault(key.lower(), key)
 
@@ -51,7 +51,7 @@ def server_keys(
         via: The name of the tunnel through which the gateway reaches the server; None for a direct connection.
         context: The context in which ssh runs.
         result: The imported configuration, to which the function adds notes.
-        command: The settings of the ssh command. This is `config`, unless the server is only a jump host.
+        command: The settings of the ssh command's destination. Equals `config`, unless the server is a jump host.
     """
     user, host, port = _address(config, command)
     if not user:
@@ -83,7 +83,7 @@ def expand_tokens(text: str, config: SshHostConfig, command: SshHostConfig) -> s
         text: The value of a keyword, or the jump host in a ProxyCommand.
         config: The settings of the server whose values replace the tokens. In a value of ProxyJump, this is the
             server behind the jump host.
-        command: The settings of the ssh command. This is `config`, unless the server is only a jump host.
+        command: The settings of the ssh command's destination. Equals `config`, unless the server is a jump host.
     """
     user, host, port = _address(config, command)
     name = destination_host(config)

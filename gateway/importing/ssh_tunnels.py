@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.errors import UsageError
 from gateway.importing.import_result import ImportResult, split_target
-from gateway.importing.model import ImportedForward, SshCommandContext
+from gateway.importing.imported_objects import ImportedForward, SshCommandContext
 from gateway.importing.proxy_command import jump_or_proxy, program
 from gateway.importing.ssh_forward import read_forward
 from gateway.importing.ssh_host_config import SshHostConfig, destination_host, expand_tokens, server_keys
@@ -91,7 +91,7 @@ def _path(
         context: The context in which ssh runs.
         result: The imported configuration, to which the function adds tunnels and notes.
         look_up: Returns the settings of the jump host with the given name.
-        command: The settings of the ssh command. This is `config`, unless the server is only a jump host.
+        command: The settings of the ssh command's destination. Equals `config`, unless the server is a jump host.
         depth: Number of nested jump hosts: 0 for the server of the command, 1 for its jump host, and so on.
 
     Returns:

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from gateway.errors import UsageError
-from gateway.input_limits import LimitedLoader, load_yaml
+from gateway.input_limits import LimitedYamlLoader, load_yaml
 
 KeyPath = tuple[str, ...]
 """The path of a value: the keys of the nested mappings, from the outermost to the value's key."""
@@ -25,7 +25,7 @@ class YamlEdit:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._root: yaml.Node = yaml.compose(text, Loader=LimitedLoader) or yaml.ScalarNode("", "")
+        self._root: yaml.Node = yaml.compose(text, Loader=LimitedYamlLoader) or yaml.ScalarNode("", "")
         try:
             self.data: Any = load_yaml(text)
         except yaml.constructor.ConstructorError:
@@ -131,7 +131,8 @@ class YamlEdit:
             UsageError: The document cannot be edited in place.
         """
         ranges = dict(self._edits)
-        # If two new entries are inserted at the same position, insert the inner one first.
+        # Start with the most deeply nested entries: at the end of a nested mapping, they must precede those of the
+        # outer mapping.
         for path in sorted(self._added, key=len, reverse=True):
             mapping = self._node(path[:-1])
             end = self._end(mapping, 0)
@@ -184,7 +185,6 @@ class YamlEdit:
         )
 
     def _refuse_anchors(self, path: KeyPath) -> None:
-        """Raise `UsageError` if a value comes from an alias or a merge key."""
         node = self._root
         for length in range(1, len(path) + 1):
             if path[:length] in self._created:
@@ -192,7 +192,7 @@ class YamlEdit:
             node = self._entry(node, path[:length])[1]
 
     def _in_flow(self, path: KeyPath) -> bool:
-        """Return whether a value is inside `{…}` or `[…]`. If so, mark the outermost one for rewriting."""
+        """Return whether a value is inside `{…}` or `[…]`. If so, mark the outermost collection to be rewritten."""
         node = self._root
         for index, key in enumerate(path):
             if isinstance(node, yaml.CollectionNode) and node.flow_style:
@@ -203,7 +203,6 @@ class YamlEdit:
         return False
 
     def _lines(self, key: yaml.Node, value: yaml.Node) -> tuple[int, int]:
-        """Return the positions at which the lines of an entry begin and end."""
         return self._text.rfind("\n", 0, key.start_mark.index) + 1, self._end(value, key.end_mark.index)
 
     def _end(self, node: yaml.Node, otherwise: int) -> int:
@@ -211,7 +210,7 @@ class YamlEdit:
 
         Args:
             node: The node.
-            otherwise: The position to use if the node is empty, so that its own end is earlier.
+            otherwise: The minimum position of the end, because an empty node can end before its key.
         """
         while isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
             last = node.value[-1]

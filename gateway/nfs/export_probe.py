@@ -18,7 +18,7 @@ several hosts can check the same export."""
 _Slot = tuple[Endpoint, int]
 """A target, and a number that distinguishes simultaneous queries of this target."""
 _INSTANCE_ID = secrets.token_hex(4)
-"""Part of the client owner in NFSv4.1 sessions. It distinguishes this process from the server's other clients."""
+"""Part of the client owner (RFC 8881, section 2.4). It distinguishes this process from other NFSv4.1 clients."""
 
 
 class ExportProbe:
@@ -26,15 +26,16 @@ class ExportProbe:
 
     Args:
         path: Path of the exported directory in the server's pseudo file system.
-        write: Whether each query creates and removes a directory. Queries of a full export never do this.
+        write: Whether each query also checks that the export is writable, by creating and removing a directory. This
+            check is skipped while the export is full.
     """
 
     def __init__(self, path: str, *, write: bool) -> None:
         self._path = path
         self._write = write
         self._sessions: dict[_Slot, Nfs41Session] = {}
-        """The NFSv4.1 sessions with targets that do not support NFSv4.0. Queries reuse them, because a server keeps
-        the state of an unused session for some time, and a new session for each query would fill the server's
+        """The NFSv4.1 sessions with targets that do not support NFSv4.0. Queries reuse the sessions: a server keeps
+        the state of an unused session for some time, so a new session for each query would fill the server's
         memory."""
         self._in_use: set[_Slot] = set()
         """The slots of the queries in progress. Each slot has a separate session, because a session carries one

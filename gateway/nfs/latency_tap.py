@@ -1,6 +1,6 @@
 """Measures the latency of NFS traffic: the time from an RPC call to the reply with the same XID (RFC 5531).
 
-The tap parses only the headers of RPC records (RFC 5531, sections 9 and 11), and copies no other data. It stops
+The tap parses only the headers of RPC records (RFC 5531, sections 9 and 11), and does not copy the rest. It stops
 measuring when it receives bytes that are not RPC, for example because the connection uses TLS.
 """
 
@@ -25,7 +25,7 @@ class RpcRecordScanner:
         """Number of bytes of the current fragment that are still to be received."""
         self._header = b""
         self._first = True
-        """Whether the next fragment header begins a new record."""
+        """Whether the next fragment is the first of a record."""
         self.is_rpc = True
         """Whether all bytes so far conform to RPC."""
 
@@ -64,7 +64,7 @@ class RpcRecordScanner:
 class RpcLatencyTap:
     """Measures the latency of the RPC calls on one connection.
 
-    Implements `gateway.measurement.Tap` and `gateway.measurement.RequestTracker`.
+    Implements `gateway.measurement.Tap` and `gateway.measurement.RpcRequestTracker`.
 
     Args:
         observe: Called with the latency of each call, in seconds.
@@ -92,7 +92,7 @@ class RpcLatencyTap:
             self.on_message(xid, kind, now, from_backend=True)
 
     def on_message(self, xid: int, rpc_type: int, now: float, *, from_backend: bool) -> None:
-        """See `gateway.measurement.RequestTracker`. Ignores calls by the server, and the client's replies to them."""
+        """See `gateway.measurement.RpcRequestTracker`. Ignores calls by the server and the replies to them."""
         if rpc_type not in (_CALL, _REPLY):
             (self._responses if from_backend else self._requests).is_rpc = False
         elif from_backend:
@@ -101,7 +101,7 @@ class RpcLatencyTap:
                 self._observe(now - called_at)
         elif rpc_type == _CALL:
             if len(self._pending) >= _MAX_PENDING:
-                self._pending.clear()  # the server does not reply, so these calls would stay pending forever
+                self._pending.clear()  # the server has not replied to any of these calls, and probably never will
             self._pending.setdefault(xid, now)
 
     @property
@@ -111,7 +111,7 @@ class RpcLatencyTap:
 
     @property
     def parseable(self) -> bool:
-        """Whether all bytes so far are RPC. See `gateway.measurement.RequestTracker`."""
+        """Whether all bytes so far are RPC. See `gateway.measurement.RpcRequestTracker`."""
         return self._requests.is_rpc and self._responses.is_rpc
 
     def oldest_pending(self) -> float | None:

@@ -19,8 +19,8 @@ _ACCESS_READ, _ACCESS_LOOKUP = 0x1, 0x2
 _TYPE, _FSID, _LEASE_TIME, _SPACE_AVAIL, _SPACE_TOTAL = 1, 8, 10, 42, 44
 _MODE = 33
 _CREATE_ATTEMPTS = 5
-"""Number of attempts to create a directory. An attempt fails if another client removes the directory while the server
-creates it: the server then reports that the directory does not exist."""
+"""Number of attempts to create a directory. An attempt fails with NFS4ERR_NOENT if another client removes the
+directory while the server creates it."""
 
 NFS4ERR_PERM, NFS4ERR_NOENT, NFS4ERR_ACCESS, NFS4ERR_EXIST = 1, 2, 13, 17
 NFS4ERR_NOTDIR, NFS4ERR_NOSPC, NFS4ERR_ROFS, NFS4ERR_DQUOT = 20, 28, 30, 69
@@ -61,7 +61,7 @@ class NfsExport:
         fsid: The ID of the file system, as two hexadecimal numbers.
         handle: The file handle of the directory. If it changes, the mounts of clients become stale.
         total: Size of the file system, in bytes.
-        available: Space that is free for the user of the check, in bytes.
+        available: Space that is available to the user of the check, in bytes.
         lease: Lease time, in seconds. The server can discard the state of a client that is silent for longer.
     """
 
@@ -213,7 +213,7 @@ _OPERATION_NAMES = {
 
 
 def _lookups(path: str) -> list[_Operation]:
-    """Return the operations that set the current file handle to that of `path`."""
+    """Return the operations that set the current file handle to the handle of `path`."""
     parts = [part for part in path.split("/") if part]
     return [(_PUTROOTFH, b""), *((_LOOKUP, opaque(part.encode())) for part in parts)]
 
@@ -234,7 +234,7 @@ async def _compound(
         client: The RPC client.
         operations: The number and the encoded arguments of each operation.
         session: An open NFSv4.1 session, whose SEQUENCE operation precedes `operations`; None for no session.
-        minor: The minor version of NFSv4. With a session, it is always 1.
+        minor: The minor version of NFSv4 without a session. With a session, the minor version is always 1.
 
     Raises:
         Nfs4StatusError: An operation failed.

@@ -25,7 +25,7 @@ _ACCEPT_ERRORS = {
 
 
 class RpcError(Exception):
-    """The server refused an RPC call or could not execute it.
+    """The server refused an RPC call, or could not execute it.
 
     Args:
         message: One line for the operator.
@@ -46,7 +46,7 @@ class RpcClient:
         sock: A connected, non-blocking stream socket. The caller must close it.
         program: Number of the RPC program.
         version: Version of the RPC program.
-        machine: Machine name in AUTH_SYS credentials (RFC 5531, appendix A).
+        machine: The machine name to send in AUTH_SYS credentials (RFC 5531, appendix A).
     """
 
     def __init__(self, sock: socket.socket, program: int, version: int, machine: str = "gateway") -> None:
@@ -98,7 +98,7 @@ class RpcClient:
         raise XdrError(f"a reply has more than {_MAX_FRAGMENTS} fragments: the server does not speak RPC")
 
     def _read_header(self, reply: XdrReader) -> XdrReader:
-        """Read the header of a reply, and return the reader, which is then at the start of the results.
+        """Read the header of a reply. Return `reply`, which is then positioned at the start of the results.
 
         Raises:
             RpcError: The server refuses the call or cannot execute it.

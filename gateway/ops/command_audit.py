@@ -1,11 +1,11 @@
-"""Records each admin command, and the process that sent it, in the log and in the audit log."""
+"""Records each admin command, and the process that sent it, in the service log and in the audit log."""
 
 import logging
 from collections.abc import Callable
 
 from aiohttp import web
 
-from gateway.ops.get_handlers import RequestHandler
+from gateway.ops.get_request_handlers import RequestHandler
 from gateway.relay.sockets import PeerCredentials, peer_of
 
 log = logging.getLogger(__name__)

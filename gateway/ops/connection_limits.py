@@ -58,7 +58,8 @@ class ConnectionTable(Generic[Key]):
     def __init__(self, limits: ConnectionLimits) -> None:
         self._limits = limits
         self._idle: dict[Key, str | None] = {}
-        """The connections that wait for a complete request, with their peer addresses."""
+        """The connections that wait for a complete request. The values are the peer addresses; None for a unix
+        socket."""
         self._responding: dict[Key, str | None] = {}
 
     def __len__(self) -> int:

@@ -12,11 +12,12 @@ from enum import Enum, StrEnum, auto
 
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.errors import Reason
-from gateway.ops.reason_descriptions import cause, remedy, state_name, without_remedy
+from gateway.ops.state_descriptions import cause, remedy, state_name, without_remedy
 from gateway.ops.status_views import BackendView, ServiceView, TunnelView
 
 MAX_CAUSES = 5
-"""Maximum number of failures that the status page and the commands show in detail. They only count the others."""
+"""Maximum number of failures that the status page and the commands show in detail. For the others, they show only the
+number."""
 SEVERITY = (
     HealthState.DOWN,
     HealthState.BLOCKED,
@@ -31,8 +32,8 @@ _ATTEMPTING = (TunnelState.IDLE, TunnelState.RESOLVING, TunnelState.CONNECTING, 
 """States during an attempt to open a tunnel. If an earlier attempt failed, its reason still applies."""
 
 
-class Level(StrEnum):
-    """The severity of a state: good, warning or bad. The values are also CSS classes."""
+class SeverityLevel(StrEnum):
+    """The severity of a state: good, warning or bad. The HTML pages use the values as CSS classes."""
 
     BAD = "bad"
     WARNING = "warning"
@@ -49,8 +50,8 @@ class _Effect(Enum):
 
 
 @dataclass(frozen=True)
-class FailedPart:
-    """A failed tunnel or backend, and the cause, consequences and remedy of the failure.
+class Failure:
+    """A tunnel or backend that has failed, with the cause, the consequences and the remedy.
 
     Args:
         level: The severity.
@@ -65,13 +66,13 @@ class FailedPart:
         degraded: The backends that are degraded because of the tunnel.
         rerouted: The backends that can use the tunnel, but currently use another one.
         rerouted_tunnels: The open tunnels that can run inside the tunnel, but currently run inside another one.
-        waiting: Number of containers that wait for a connection. Without Docker in the configuration: of clients.
+        waiting: Number of containers that wait for a connection. If Docker is not configured: number of clients.
         waiters: What `waiting` counts: `container` or `client`.
         remedy: The recommended action; empty if there is none. Commands are in backquotes.
         only_check: Whether the failure affects only checks, and not clients.
     """
 
-    level: Level
+    level: SeverityLevel
     part: str
     name: str
     state: str
@@ -107,7 +108,7 @@ class FailedPart:
         return own or backend in self.blocked or backend in self.degraded
 
     def concerns(self, backend: str) -> bool:
-        """Return whether this failure affects a backend, even if the backend currently uses another tunnel."""
+        """Return whether this failure affects a backend, even if the backend has switched to another tunnel."""
         return self.explains(backend) or backend in self.rerouted
 
 
@@ -121,9 +122,9 @@ class Diagnosis:
         causes: The failed tunnels and backends, worst first.
     """
 
-    level: Level
+    level: SeverityLevel
     headline: str
-    causes: list[FailedPart]
+    causes: list[Failure]
 
     @property
     def title(self) -> str:
@@ -146,11 +147,15 @@ def diagnose(view: ServiceView) -> Diagnosis:
         if roots and effect is not _Effect.REROUTED:
             explained.add(backend.name)
     causes = [*_tunnel_causes(view, tunnels, affected), *_backend_causes(view, explained)]
-    causes.sort(key=lambda each: (each.level is not Level.BAD, -len(each.blocked), each.since))
-    if any(each.level is Level.BAD for each in causes):
-        level = Level.BAD
+    causes.sort(key=lambda each: (each.level is not SeverityLevel.BAD, -len(each.blocked), each.since))
+    if any(each.level is SeverityLevel.BAD for each in causes):
+        level = SeverityLevel.BAD
     else:
-        level = Level.WARNING if causes or view.status != "ready" or not view.reload_successful else Level.GOOD
+        level = (
+            SeverityLevel.WARNING
+            if causes or view.status != "ready" or not view.reload_successful
+            else SeverityLevel.GOOD
+        )
     return Diagnosis(level, _headline(view), causes)
 
 
@@ -175,10 +180,10 @@ def chain(tunnels: Mapping[str, TunnelView], names: Iterable[str]) -> list[Tunne
 
 
 def failed_tunnels(tunnels: Mapping[str, TunnelView], name: str) -> list[TunnelView]:
-    """Return the tunnels whose failure is the reason why a tunnel is down. If the tunnel is open, return none.
+    """Return the tunnels whose failure is the reason why a tunnel is down, or an empty list if it is open.
 
-    If at least one outer tunnel is open, the reason is the tunnel itself. Otherwise, the reasons are the outermost
-    tunnels that failed.
+    If at least one of its outer tunnels is open, the tunnel itself failed, and only it is returned. Otherwise, return
+    the outermost failed tunnels.
 
     Args:
         tunnels: All tunnels by name.
@@ -194,7 +199,7 @@ def failed_tunnels(tunnels: Mapping[str, TunnelView], name: str) -> list[TunnelV
 def _effect_of_tunnels(tunnels: Mapping[str, TunnelView], backend: BackendView) -> tuple[_Effect, list[str]]:
     """Return how failed tunnels affect a backend, and the names of these tunnels.
 
-    If there are no names, no failed tunnel affects the backend.
+    The list of names is empty if no failed tunnel affects the backend.
     """
     failed = [failed_tunnels(tunnels, name) for name in path_tunnels(backend)]
     roots = list({each.name: None for tunnels_of_path in failed for each in tunnels_of_path})
@@ -205,19 +210,21 @@ def _effect_of_tunnels(tunnels: Mapping[str, TunnelView], backend: BackendView) 
     return _Effect.REROUTED, [] if all(failed) else roots
 
 
-def backend_level(state: HealthState) -> Level:
+def backend_level(state: HealthState) -> SeverityLevel:
     """Return the severity of a backend's state."""
     if state is HealthState.UP:
-        return Level.GOOD
-    return Level.BAD if state in (HealthState.DOWN, HealthState.BLOCKED) else Level.WARNING
+        return SeverityLevel.GOOD
+    return SeverityLevel.BAD if state in (HealthState.DOWN, HealthState.BLOCKED) else SeverityLevel.WARNING
 
 
-def tunnel_level(state: TunnelState) -> Level:
+def tunnel_level(state: TunnelState) -> SeverityLevel:
     """Return the severity of a tunnel's state."""
     if state in _OPEN:
-        return Level.GOOD
+        return SeverityLevel.GOOD
     return (
-        Level.BAD if state in (TunnelState.BACKOFF, TunnelState.QUARANTINED, TunnelState.WAITING) else Level.WARNING
+        SeverityLevel.BAD
+        if state in (TunnelState.BACKOFF, TunnelState.QUARANTINED, TunnelState.WAITING)
+        else SeverityLevel.WARNING
     )
 
 
@@ -244,7 +251,7 @@ def _headline(view: ServiceView) -> str:
 
 def _tunnel_causes(
     view: ServiceView, tunnels: Mapping[str, TunnelView], affected: Mapping[str, dict[_Effect, list[BackendView]]]
-) -> Iterator[FailedPart]:
+) -> Iterator[Failure]:
     for tunnel in view.tunnels:
         if failed_tunnels(tunnels, tunnel.name) != [tunnel]:
             continue
@@ -254,8 +261,8 @@ def _tunnel_causes(
         if first_attempt and not blocked:
             continue
         waiting, waiters = _waiting(view, blocked)
-        yield FailedPart(
-            level=Level.BAD if blocked else Level.WARNING,
+        yield Failure(
+            level=SeverityLevel.BAD if blocked else SeverityLevel.WARNING,
             part="tunnel",
             name=tunnel.name,
             state="down" if _retries(tunnel) else tunnel.state,
@@ -286,13 +293,13 @@ def _retries(tunnel: TunnelView) -> bool:
     return tunnel.state in (TunnelState.BACKOFF, TunnelState.WAITING)
 
 
-def _backend_causes(view: ServiceView, explained: Collection[str]) -> Iterator[FailedPart]:
-    """Yield an item for each backend that is not up, resets clients (`gateway fail`), or has reached its limit.
+def _backend_causes(view: ServiceView, explained: Collection[str]) -> Iterator[Failure]:
+    """Yield a failure for each backend that is not up, resets clients (`gateway fail`), or is at its client limit.
 
     Args:
         view: The state of the service.
-        explained: The names of the backends that are not up because of a failed tunnel. Their state yields no item,
-            because the item of the tunnel explains it.
+        explained: The names of the backends that are not up because of a failed tunnel. Their state yields no
+            failure, because the failure of the tunnel explains it.
     """
     for backend in view.backends:
         unchecked = backend.state is HealthState.UNKNOWN and not view.startup_done
@@ -307,18 +314,18 @@ def _backend_causes(view: ServiceView, explained: Collection[str]) -> Iterator[F
                 "clients are reset while the backend cannot be reached",
                 f"run `gateway fail {backend.name} --undo`",
             )
-            yield _backend_cause(view, backend, Level.WARNING, why, "", to_do)
+            yield _backend_cause(view, backend, SeverityLevel.WARNING, why, "", to_do)
         if backend.max_connections and backend.connections >= backend.max_connections:
             why = f"all {backend.max_connections} connections are in use"
             to_do = f"raise max_connections of backend {backend.name}, or close idle clients"
-            yield _backend_cause(view, backend, Level.WARNING, why, "", to_do)
+            yield _backend_cause(view, backend, SeverityLevel.WARNING, why, "", to_do)
 
 
 def _backend_cause(
-    view: ServiceView, backend: BackendView, level: Level, why: str, detail: str, to_do: str
-) -> FailedPart:
+    view: ServiceView, backend: BackendView, level: SeverityLevel, why: str, detail: str, to_do: str
+) -> Failure:
     waiting, waiters = _waiting(view, [backend])
-    return FailedPart(
+    return Failure(
         level=level,
         part="backend",
         name=backend.name,

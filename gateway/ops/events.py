@@ -1,4 +1,4 @@
-"""Keeps the latest events in memory: state changes of backends, targets, tunnels and the service. Does no I/O."""
+"""Keeps the latest state changes of backends, targets, tunnels and the service in memory. Does no I/O."""
 
 import json
 import time
@@ -48,7 +48,7 @@ class EventSubject(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Transition:
+class StateChange:
     """One event: a change of the state of a backend, target, tunnel or the service.
 
     Args:
@@ -115,18 +115,19 @@ class EventLog:
         self.watchers: list[Callable[[], None]] = []
         """Callables that the log calls after each event."""
         self._clock = clock
-        self._effects: deque[Transition] = deque(maxlen=limit)
-        self._causes: deque[Transition] = deque(maxlen=MAX_CAUSES)
+        self._effects: deque[StateChange] = deque(maxlen=limit)
+        self._causes: deque[StateChange] = deque(maxlen=MAX_CAUSES)
         self._replaced = 0
         """The largest ID of a replaced event; 0 if no event has been replaced."""
         self._states: dict[EventSubject, str] = {}
         self._clocks: dict[EventSubject, TimedState] = {}
-        """The latest state of each subject, and when this state began. This can be before a restart."""
-        self._last: dict[EventSubject, Transition] = {}
+        """The latest state of each subject, and when this state began, which can be before a restart of the
+        service."""
+        self._last: dict[EventSubject, StateChange] = {}
         """The latest event of each subject."""
-        self._ongoing: dict[EventSubject, Transition] = {}
+        self._ongoing: dict[EventSubject, StateChange] = {}
         """Replaced events that the log still contains, because they report ongoing failures."""
-        self._merged: list[Transition] | None = None
+        self._merged: list[StateChange] | None = None
         """The cached result of `latest`; None if an event was added since the last call."""
         self._last_id = 0
 
@@ -135,7 +136,7 @@ class EventLog:
         """The ID of the latest event; 0 if there is none."""
         return self._last_id
 
-    def load(self, events: Iterable[Transition]) -> None:
+    def load(self, events: Iterable[StateChange]) -> None:
         """Add the events of previous runs of the service, which were saved to a file.
 
         Also add an event for each subject whose state differs from its last state in the previous runs, unless this
@@ -187,7 +188,7 @@ class EventLog:
         previous = self._states.get(subject)
         self._last_id = number
         self._states[subject] = state
-        self._add(Transition(number, now, subject, state, previous, reason, one_line(detail)))
+        self._add(StateChange(number, now, subject, state, previous, reason, one_line(detail)))
         for watcher in self.watchers.copy():
             watcher()
 
@@ -205,7 +206,7 @@ class EventLog:
             return otherwise
         return clock.since
 
-    def since(self, event_id: int) -> list[Transition] | None:
+    def since(self, event_id: int) -> list[StateChange] | None:
         """Return the events after the event with the ID `event_id`.
 
         Return None if the log has never contained this ID, or if it no longer contains all later events.
@@ -216,14 +217,14 @@ class EventLog:
             return [] if event_id == self._last_id else None
         return events[at:]
 
-    def latest(self) -> list[Transition]:
+    def latest(self) -> list[StateChange]:
         """Return all events in the log, oldest first. The caller must not change the list."""
         if self._merged is None:
             parts = (*self._ongoing.values(), *self._effects, *self._causes)
             self._merged = sorted(parts, key=attrgetter("id"))
         return self._merged
 
-    def _add(self, event: Transition) -> None:
+    def _add(self, event: StateChange) -> None:
         self._merged = None
         subject = event.subject
         if subject.type in _KEPT:
@@ -236,7 +237,7 @@ class EventLog:
             self._replace(events[0])
         events.append(event)
 
-    def _replace(self, oldest: Transition) -> None:
+    def _replace(self, oldest: StateChange) -> None:
         """Store the event that is about to be replaced in `_ongoing`, if it reports an ongoing failure."""
         self._replaced = max(self._replaced, oldest.id)
         if self._last.get(oldest.subject) is oldest and oldest.state != _HEALTHY:

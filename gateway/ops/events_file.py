@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from gateway.atomic_file import replace_file
-from gateway.ops.events import MAX_EVENTS, EventLog, Transition
+from gateway.ops.events import MAX_EVENTS, EventLog, StateChange
 from gateway.ops.events_file_reader import read_events
 from gateway.ops.file_lock import lock_file
 
@@ -23,7 +23,8 @@ _INTERVAL = 0.2
 _RETRY_INTERVAL = 60.0
 """Seconds after which a failed write is repeated. A new event repeats it earlier."""
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
-"""Errors that are logged without a warning, because a gateway does not need a writable `state_dir`."""
+"""Errors that are logged at the level `info` instead of `warning`, because a gateway does not need a writable
+`state_dir`."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _READ_TIMEOUT = 2.0
 _WRITE_TIMEOUT = 2.0
@@ -34,8 +35,8 @@ class EventsFile:
     """Saves the events of an event log to a file; implements `gateway.contracts.component.Component`.
 
     The file has one JSON object per line. Damaged lines are skipped. If the file cannot be read or written, the error
-    is logged once, and `trouble` contains it. If another process uses the file, the events stay in memory. The first
-    write replaces the file, but only after its events have been added to the event log.
+    is logged once, and `trouble` contains it. If another process uses the file, the events are kept only in memory.
+    The first write replaces the file, but only after the events in it have been added to the event log.
 
     Args:
         folder: `gateway.state_dir`. It is created if necessary.
@@ -44,12 +45,12 @@ class EventsFile:
 
     def __init__(self, folder: Path, events: EventLog) -> None:
         self.trouble: list[str] = []
-        """At most one message: why the file cannot be read or written, and what to do. Empty if there is no error, or
-        if the gateway only has no permission to write."""
+        """At most one message: why the file cannot be read or written, and what to do. Empty if there is no error. A
+        lack of write permission is not an error."""
         self._path = folder / NAME
         self._events = events
         self._changed = asyncio.Event()
-        self._reading: asyncio.Future[tuple[int | None, list[Transition]]] | None = None
+        self._reading: asyncio.Future[tuple[int | None, list[StateChange]]] | None = None
         self._is_read = False
         """Whether the events in the file have been added to the event log."""
         self._written = 0
@@ -116,7 +117,7 @@ class EventsFile:
             self._writing.add_done_callback(self._on_written)
             await asyncio.wait({self._writing}, timeout=_WRITE_TIMEOUT)
 
-    def _lock_and_read(self) -> tuple[int | None, list[Transition]]:
+    def _lock_and_read(self) -> tuple[int | None, list[StateChange]]:
         """Lock the file, and return the descriptor of the lock and the events in the file. Runs in a thread.
 
         Without permission to write, do not lock the file, and return None as the descriptor.
@@ -142,7 +143,7 @@ class EventsFile:
                 os.close(lock)
             raise
 
-    def _on_read(self, reading: "asyncio.Future[tuple[int | None, list[Transition]]]") -> None:
+    def _on_read(self, reading: "asyncio.Future[tuple[int | None, list[StateChange]]]") -> None:
         self._reading = None
         error = None if reading.cancelled() else reading.exception()
         if reading.cancelled():

@@ -1,4 +1,4 @@
-"""Reads the events file, which contains one JSON object per line. Skips damaged lines."""
+"""Reads the file of saved events, which contains one JSON object per line. Skips damaged lines."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from gateway.ops.events import EventSubject, SubjectType, Transition
+from gateway.ops.events import EventSubject, StateChange, SubjectType
 from gateway.text_sanitizer import one_line
 
 _MAX_BYTES = 4 << 20
@@ -21,7 +21,7 @@ _CLOCK_ERROR = 86400.0
 the clock was set back after the event."""
 
 
-def parse(text: str, now: float) -> Iterator[Transition]:
+def parse(text: str, now: float) -> Iterator[StateChange]:
     """Yield the events in an events file. Skip damaged lines, and lines whose IDs do not increase.
 
     Args:
@@ -41,7 +41,7 @@ def parse(text: str, now: float) -> Iterator[Transition]:
             yield event
 
 
-def _event(body: dict[str, Any], largest: int) -> Transition:
+def _event(body: dict[str, Any], largest: int) -> StateChange:
     """Convert a JSON object to an event.
 
     Args:
@@ -57,7 +57,7 @@ def _event(body: dict[str, Any], largest: int) -> Transition:
     def text(key: str) -> str | None:
         return None if body[key] is None else one_line(body[key])
 
-    return Transition(
+    return StateChange(
         id=body["id"],
         at=datetime.fromisoformat(body["time"]).timestamp(),
         subject=EventSubject(SubjectType(body["type"]), text("name"), text("target")),
@@ -68,7 +68,7 @@ def _event(body: dict[str, Any], largest: int) -> Transition:
     )
 
 
-def read_events(path: Path) -> list[Transition]:
+def read_events(path: Path) -> list[StateChange]:
     """Return the events in a file, oldest first. Blocks.
 
     Raises:

@@ -1,30 +1,30 @@
-"""Determines how severe the state of each gateway in the fleet is. Does no I/O."""
+"""Determines the severity of each fleet member's state, and sorts the members. Does no I/O."""
 
 from collections.abc import Iterable
 
 from gateway.contracts.states import HealthState
-from gateway.fleet.view import MemberView
-from gateway.ops.diagnosis import Level, backend_level
+from gateway.fleet.snapshot import MemberSnapshot
+from gateway.ops.diagnosis import SeverityLevel, backend_level
 
 
-def fails(member: MemberView) -> bool:
-    """Return whether a member of the fleet has responded, and its response contains a problem or a failed reload."""
+def fails(member: MemberSnapshot) -> bool:
+    """Return whether the last response of a member reports a problem or a failed reload; False without a response."""
     found = member.summary
     return not member.error and found is not None and bool(found.problems or not found.reload_successful)
 
 
-def member_level(member: MemberView) -> Level:
+def member_level(member: MemberSnapshot) -> SeverityLevel:
     """Return the severity of a member: bad if it does not respond, or if one of its backends is down or blocked."""
     found = member.summary.backends if member.summary else {}
-    if member.error or any(found.get(state) for state in HealthState if backend_level(state) is Level.BAD):
-        return Level.BAD
-    return Level.GOOD if member.state == "ready" and not fails(member) else Level.WARNING
+    if member.error or any(found.get(state) for state in HealthState if backend_level(state) is SeverityLevel.BAD):
+        return SeverityLevel.BAD
+    return SeverityLevel.GOOD if member.state == "ready" and not fails(member) else SeverityLevel.WARNING
 
 
-def worst_first(members: Iterable[MemberView]) -> list[MemberView]:
+def worst_first(members: Iterable[MemberSnapshot]) -> list[MemberSnapshot]:
     """Return the members in order of severity: first those that do not respond.
 
     Members with the same severity keep their order.
     """
-    levels = list(Level)
+    levels = list(SeverityLevel)
     return sorted(members, key=lambda each: (levels.index(member_level(each)), not each.error))

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from gateway.contracts.values import Endpoint
 from gateway.ops.connection_limits import ConnectionLimits, ConnectionTable
-from gateway.ops.limited_connection import LimitedConnection
+from gateway.ops.http_connection import HttpConnection
 from gateway.relay.listening import listen_tcp
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ _ACCEPT_RETRY_DELAY = 0.1
 _TLS_SHUTDOWN_TIMEOUT = 1.0
 _RESERVED_DESCRIPTORS = 4
 _NO_IPV6_ERRNOS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-_CONNECTION = web.RequestKey("connection", LimitedConnection)
+_CONNECTION = web.RequestKey("connection", HttpConnection)
 
 
 class HttpListener:
@@ -49,8 +49,8 @@ class HttpListener:
         self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._sockets: list[socket.socket] = []
-        self._connections: ConnectionTable[LimitedConnection] = ConnectionTable(limits)
-        self._by_handler: dict[object, LimitedConnection] = {}
+        self._connections: ConnectionTable[HttpConnection] = ConnectionTable(limits)
+        self._by_handler: dict[object, HttpConnection] = {}
         self._opening: set[asyncio.Task[None]] = set()
         self._reserve: list[int] = []
 
@@ -178,7 +178,7 @@ class HttpListener:
 
     def _admit(self, client: socket.socket, peer: object) -> None:
         client.setblocking(False)
-        connection = LimitedConnection(self, self._limits, client)
+        connection = HttpConnection(self, self._limits, client)
         evicted = self._connections.add(connection, str(peer[0]) if isinstance(peer, tuple) else None)
         if evicted is not None:
             evicted.abort()
@@ -187,7 +187,7 @@ class HttpListener:
         self._opening.add(task)
         task.add_done_callback(lambda done: self._opened(done, connection))
 
-    async def _open(self, connection: LimitedConnection) -> None:
+    async def _open(self, connection: HttpConnection) -> None:
         connection.adopted = True
         tls = self._tls() if self._tls is not None else None
         await self._loop.connect_accepted_socket(
@@ -198,7 +198,7 @@ class HttpListener:
             ssl_shutdown_timeout=_TLS_SHUTDOWN_TIMEOUT if tls else None,
         )
 
-    def _opened(self, task: "asyncio.Task[None]", connection: LimitedConnection) -> None:
+    def _opened(self, task: "asyncio.Task[None]", connection: HttpConnection) -> None:
         self._opening.discard(task)
         failed = task.cancelled() or task.exception() is not None
         if not connection.adopted:
@@ -206,25 +206,28 @@ class HttpListener:
         if failed and connection.transport is None:  # the TLS handshake failed
             self.connection_closed(connection)
 
-    def handler_for(self, connection: LimitedConnection) -> web.RequestHandler:
+    def handler_for(self, connection: HttpConnection) -> web.RequestHandler:
         """Return the protocol that parses the requests of a new connection."""
         handler = self._server()
         self._by_handler[handler] = connection
         return handler
 
-    def connection_closed(self, connection: LimitedConnection) -> None:
-        """Remove a closed connection. If the reserve is not full, add the connection's file descriptor to it."""
+    def connection_closed(self, connection: HttpConnection) -> None:
+        """Remove a closed connection.
+
+        If the reserve of file descriptors is not full, refill it with the descriptor that the connection freed.
+        """
         connection.stop_timer()
         self._connections.remove(connection)
         self._by_handler.pop(connection.handler, None)
         self._keep_descriptor(connection.client)
-        self._loop.call_soon(self._fill_reserve)  # in the next iteration, asyncio has closed the socket
+        self._loop.call_soon(self._fill_reserve)  # asyncio closes the socket before the next iteration
 
-    def request_received(self, connection: LimitedConnection) -> None:
+    def request_received(self, connection: HttpConnection) -> None:
         """Record that a complete request has arrived on the connection."""
         self._connections.request_received(connection)
 
-    def response_sent(self, connection: LimitedConnection) -> None:
+    def response_sent(self, connection: HttpConnection) -> None:
         """Record that the response on the connection is complete."""
         self._connections.response_sent(connection)
 

@@ -1,4 +1,4 @@
-"""Creates the metrics that only some kinds of tunnels or backends have, such as the replication lag.
+"""Creates the metrics of specific kinds of tunnels and backends, such as the replication lag of databases.
 
 A kind declares such values as facts (`gateway.facts`).
 """
@@ -17,7 +17,7 @@ def fact_families(facts: Iterable[Fact], *labels: str) -> dict[str, GaugeMetricF
 
     Args:
         facts: The facts.
-        labels: The label names of each metric. If a fact declares a label of its own, that label comes last.
+        labels: The label names of each metric. If a fact declares an additional label, that label comes last.
     """
     return {
         fact.metric: GaugeMetricFamily(fact.metric, fact.help, labels=[*labels, *filter(None, [fact.label])])

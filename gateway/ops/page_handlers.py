@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from gateway.ops.access_middleware import may_see_details
-from gateway.ops.live_view import LiveView
 from gateway.ops.service_interface import ControlledService
+from gateway.ops.service_view_cache import ServiceViewCache
 from gateway.ops.status_views import ServiceView
 
 if TYPE_CHECKING:
@@ -26,18 +26,20 @@ request, instead of only the changes."""
 
 
 class PageHandlers:
-    """Responds with HTML pages. For a client without authorization, a page contains no data, and prompts for a token.
+    """Handles requests for HTML pages. Clients without authorization get a page that prompts for a token.
 
     Args:
         service: The service whose state the pages show.
-        live: Provides snapshots of the service's state.
+        views: Provides snapshots of the service's state.
         executor: Compresses large responses in a thread.
         max_age: Maximum age of the content of a whole page, in seconds.
     """
 
-    def __init__(self, service: ControlledService, live: LiveView, executor: Executor, max_age: float) -> None:
+    def __init__(
+        self, service: ControlledService, views: ServiceViewCache, executor: Executor, max_age: float
+    ) -> None:
         self._service = service
-        self._live = live
+        self._views = views
         self._executor = executor
         self._max_age = max_age
         self._pages: dict[str, SharedPage] = {}
@@ -112,7 +114,7 @@ class PageHandlers:
         return web.Response(body=response.body, headers=headers)
 
     def _page(self, path: str, root: str) -> "SharedPage":
-        """Return the rendered page at a path. If the limit is reached, drop the page that was not requested longest.
+        """Return the rendered page at a path. At the limit, drop the least recently requested page.
 
         Args:
             path: The path of the page.
@@ -120,7 +122,7 @@ class PageHandlers:
         """
         from gateway.ops.page.shared_page import SharedPage  # noqa: PLC0415 - `_respond` has imported it
 
-        page = self._pages.pop(path, None) or SharedPage(self._live, self._executor, root, self._max_age)
+        page = self._pages.pop(path, None) or SharedPage(self._views, self._executor, root, self._max_age)
         if len(self._pages) == _MAX_PAGES:
             del self._pages[next(iter(self._pages))]
         self._pages[path] = page

@@ -12,8 +12,8 @@ _SLICE = 0.0002
 
 
 @dataclass
-class _Entry:
-    """A task that computes a response, or has computed it; with its start time (monotonic) and its maximum age."""
+class _CacheEntry:
+    """A cached response: the task that computes it, its start time (monotonic), and its maximum age in seconds."""
 
     task: "asyncio.Task[Any]"
     started: float
@@ -27,7 +27,7 @@ class ResponseCache:
     """
 
     def __init__(self) -> None:
-        self._entries: dict[Hashable, _Entry] = {}
+        self._entries: dict[Hashable, _CacheEntry] = {}
 
     async def get(self, key: Hashable, max_age: float, compute: Callable[[], Awaitable[Any]]) -> Any:
         """Return the response for `key`, from the cache if possible.
@@ -47,7 +47,7 @@ class ResponseCache:
             task = asyncio.ensure_future(_call(compute))
             # Retrieve the exception. Otherwise, asyncio logs it as never retrieved if all callers are cancelled.
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
-            entry = self._entries[key] = _Entry(task, now, max_age)
+            entry = self._entries[key] = _CacheEntry(task, now, max_age)
         return await asyncio.shield(entry.task)
 
     def clear(self) -> None:
@@ -58,7 +58,7 @@ class ResponseCache:
         self._entries = {}
 
     @staticmethod
-    def _is_expired(entry: _Entry, now: float) -> bool:
+    def _is_expired(entry: _CacheEntry, now: float) -> bool:
         if not entry.task.done():
             return False
         failed = entry.task.cancelled() or entry.task.exception() is not None

@@ -19,11 +19,11 @@ from gateway.ops.access_middleware import AccessMiddleware
 from gateway.ops.authorization import BearerTokens
 from gateway.ops.command_audit import audited
 from gateway.ops.connection_limits import limits_for
-from gateway.ops.get_handlers import PROBES, ROLES, GetHandlers, RequestHandler, not_found
-from gateway.ops.get_handlers import json_response as _json
+from gateway.ops.get_request_handlers import PROBES, ROLES, GetRequestHandlers, RequestHandler, not_found
+from gateway.ops.get_request_handlers import json_response as _json
 from gateway.ops.http_listener import BACKLOG, HttpListener, bind
-from gateway.ops.live_view import LiveView
 from gateway.ops.service_interface import ControlledService
+from gateway.ops.service_view_cache import ServiceViewCache
 from gateway.ops.settings import OpsSecrets, OpsSettings, read_secrets
 from gateway.relay.bind_errors import describe_bind_error
 from gateway.relay.sockets import bind_unix
@@ -35,7 +35,7 @@ _COMMAND_TIMEOUT = 120.0
 """Time limit of a command in seconds. It is long, because a reload waits for files."""
 _KEEPALIVE = 3600.0
 _STREAM_SHARE = 4
-"""A listener's maximum number of connections is divided by this number to get its maximum number of event streams."""
+"""At most this fraction (1/4) of the maximum number of connections of a listener can be event streams."""
 _QUIET = logging.getLogger("gateway.ops.aiohttp")
 _QUIET.setLevel(logging.CRITICAL)
 """Suppresses the log records of aiohttp, which logs a traceback for each invalid request. Errors of the handlers are
@@ -59,7 +59,7 @@ class OpsServer:
         self._renderer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
         streams = limits_for(_max_descriptors()).connections // _STREAM_SHARE
         self._uncached, self._cached = (
-            GetHandlers(service, LiveView(service), self._renderer, cached=cached, max_streams=streams)
+            GetRequestHandlers(service, ServiceViewCache(service), self._renderer, cached=cached, max_streams=streams)
             for cached in (False, True)
         )
 

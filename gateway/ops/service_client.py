@@ -185,7 +185,7 @@ class ServiceClient:
 
 
 def _why(error: OSError | http.client.HTTPException, where: str) -> str:
-    """Return the cause of a failed request. Omit text from the server, which may be another program."""
+    """Return the cause of a failed request. Omit text from the server, which may not be a gateway."""
     if isinstance(error, ssl.SSLError):
         return f"the TLS handshake failed ({(error.reason or str(error)).replace('_', ' ').lower()})"
     if not isinstance(error, OSError):

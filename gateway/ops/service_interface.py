@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any, Protocol
 
-from gateway.fleet.view import FleetView
+from gateway.fleet.snapshot import FleetSnapshot
 from gateway.ops.events import EventLog
 from gateway.ops.status_views import BackendStatus, ConfigText, ServiceView
 from gateway.relay.sockets import PeerCredentials
@@ -22,7 +22,7 @@ class ControlledService(Protocol):
         """Return the status of each backend."""
 
     async def view(self) -> ServiceView:
-        """Return a snapshot of the service's state, from memory. Yield to the event loop between the steps."""
+        """Return a snapshot of the service's state. Do no I/O, and yield to the event loop between the steps."""
 
     async def updated_view(self, view: ServiceView, changed: Collection[str]) -> ServiceView:
         """Return a copy of an earlier snapshot, but with the current state of some backends.
@@ -42,8 +42,8 @@ class ControlledService(Protocol):
     def history(self, backend: str) -> dict[str, list[dict[str, Any]]] | None:
         """Return the last checks of a backend by target, oldest first; None if there is no such backend."""
 
-    def fleet(self) -> FleetView:
-        """Return the gateways of the fleet with their last responses, from memory."""
+    def fleet(self) -> FleetSnapshot:
+        """Return the gateways of the fleet and their last responses. Do no I/O."""
 
     async def reload(self) -> str:
         """Read the configuration again, apply it, and return a summary of the changes.
@@ -87,8 +87,8 @@ class ControlledService(Protocol):
     def pause(self, backend: str, *, paused: bool) -> bool:
         """Pause or resume the checks of a backend.
 
-        If the checks are not paused, resuming restarts them. The next check then accepts an NFS export that was
-        replaced by another one.
+        If the checks are not paused, resuming restarts them. If an NFS server exports another file system than
+        before, checks report this until they are restarted.
 
         Returns:
             False if there is no such backend.
@@ -98,7 +98,7 @@ class ControlledService(Protocol):
         """
 
     def fail(self, backend: str, *, failing: bool) -> bool:
-        """Set whether clients of a backend are reset, or wait, while no target can be reached.
+        """Set whether clients of a backend are reset while it cannot be reached. If not, the clients wait.
 
         Args:
             backend: The name of the backend.

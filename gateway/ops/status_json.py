@@ -50,8 +50,8 @@ _COMMON_TARGET_KEYS: dict[str, FactValue] = {
     "read_only": None, "lag_seconds": None, "version": None, "identity": None, "space_bytes": {},
     "lease_seconds": None,
 }  # fmt: skip
-"""The keys that every target has in version 1 of the API. If the kind does not declare a fact with the key, the value
-is the one given in this dictionary."""
+"""Keys that every target has in version 1 of the API, and their values for kinds that do not declare a fact with this
+key."""
 
 
 def _texts(facts: Iterable[Fact], values: Mapping[Fact, object]) -> list[str]:

@@ -120,7 +120,7 @@ class BackendTunnelView:
 
 @dataclass(frozen=True)
 class ConsumerView:
-    """How one container uses one backend: connections, bytes and latency."""
+    """The use of one backend by one container (consumer): connections, bytes and latency."""
 
     id: str
     active: int
@@ -155,8 +155,8 @@ class VolumeView:
 
 
 @dataclass(frozen=True)
-class ActionView:
-    """A change in Docker that the gateway plans but has not made yet."""
+class PlannedChangeView:
+    """A change that the gateway plans to make in Docker."""
 
     action: str
     network: str
@@ -177,7 +177,7 @@ class NameConflictView:
 
 
 @dataclass(frozen=True)
-class DeadContainerView:
+class UnavailableContainerView:
     """A container that is unavailable because a volume, a network or a network namespace was missing."""
 
     container: str
@@ -190,7 +190,7 @@ class DeadContainerView:
 
 
 @dataclass(frozen=True)
-class KnownConsumer:
+class ConsumerContainer:
     """A container that is allowed to use backends, with its ID and labels."""
 
     id: str
@@ -198,8 +198,8 @@ class KnownConsumer:
 
 
 @dataclass(frozen=True)
-class PeerView:
-    """The gateway agent on another node of a Docker swarm, with its last report on one network."""
+class SwarmPeerView:
+    """The gateway agent on another node of a Docker swarm, with its last report for one network."""
 
     network: str
     address: str
@@ -218,15 +218,15 @@ class DockerView:
     container: str | None
     attachments: list[AttachmentView]
     volumes: list[VolumeView]
-    actions: list[ActionView]
+    actions: list[PlannedChangeView]
     warnings: list[str]
     postponed: int
     writes: dict[str, int]
     errors: dict[tuple[str, str], int]
-    consumers: dict[str, KnownConsumer]
+    consumers: dict[str, ConsumerContainer]
     shadows: list[NameConflictView] = field(default_factory=list)
-    peers: list[PeerView] = field(default_factory=list)
-    dead: list[DeadContainerView] = field(default_factory=list)
+    peers: list[SwarmPeerView] = field(default_factory=list)
+    dead: list[UnavailableContainerView] = field(default_factory=list)
     revived: dict[str, int] = field(default_factory=dict)
     """Number of unavailable containers that the gateway has started again, by the cause of their failure."""
 

@@ -1,4 +1,4 @@
-"""Exports spans of client connections to an OpenTelemetry collector. Import only if traces are configured."""
+"""Exports spans of client connections to an OpenTelemetry collector. Needs the OpenTelemetry packages."""
 
 import asyncio
 import io
@@ -18,7 +18,7 @@ from requests.adapters import HTTPAdapter
 
 from gateway.contracts.states import CloseReason
 from gateway.contracts.tracing import TracedConnection
-from gateway.tls_client import ClientTls
+from gateway.tls_client import TlsClientFiles
 
 _SHUTDOWN_TIMEOUT = 3.0
 """Maximum number of seconds for which `close` waits until the last spans are sent."""
@@ -46,7 +46,7 @@ class OtlpExporter:
     """
 
     def __init__(
-        self, endpoint: str, token: str | None, tls: ClientTls, percent: int, attributes: dict[str, str]
+        self, endpoint: str, token: str | None, tls: TlsClientFiles, percent: int, attributes: dict[str, str]
     ) -> None:
         exporter = OTLPSpanExporter(
             endpoint=endpoint,
@@ -110,7 +110,7 @@ class OtlpExporter:
             return
 
 
-class _StatusAdapter(HTTPAdapter):
+class _StatusOnlyAdapter(HTTPAdapter):
     """An HTTP adapter for `requests` that reads the status and headers of a response, but not the body.
 
     The exporter needs only the status. Without this adapter, `requests` would read the whole body, and a collector
@@ -128,7 +128,7 @@ class _StatusAdapter(HTTPAdapter):
 def _session() -> requests.Session:
     session = requests.Session()
     for scheme in ("http://", "https://"):
-        session.mount(scheme, _StatusAdapter())
+        session.mount(scheme, _StatusOnlyAdapter())
     return session
 
 

@@ -6,7 +6,7 @@ import os
 from gateway.processes.pipes import wait_readable
 
 _POLL_INTERVAL = 0.05
-"""Seconds between two checks of the process if the kernel or the seccomp profile does not support pidfd_open(2)."""
+"""Seconds between two checks of the process if the kernel or the seccomp profile does not permit pidfd_open(2)."""
 
 
 async def wait_exit(pid: int) -> int:

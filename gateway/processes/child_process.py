@@ -11,9 +11,10 @@ from pathlib import Path
 
 from gateway.errors import Reason, TunnelError
 from gateway.processes import pdeathsig_exec
+from gateway.processes.child_environment import minimal_environment
 from gateway.processes.child_exit import wait_exit
 from gateway.processes.pipes import open_pipe, read_pipe
-from gateway.processes.programs import find_program, minimal_environment
+from gateway.processes.program_path import find_program
 from gateway.text_sanitizer import one_line
 
 _TERMINATE_TIMEOUT = 3.0
@@ -28,8 +29,8 @@ _MAX_PENDING = 4 * _MAX_LINE
 _PF_EXITING = 0x4
 """Flag of a process that is exiting (linux/sched.h). It is set in the field `flags` of proc_pid_stat(5)."""
 _MAX_LINES = 200
-"""Maximum number of lines that the callback receives from one chunk of output: the last ones. Without this limit, a
-program that prints megabytes would delay the event loop."""
+"""Maximum number of lines from one chunk of output that are passed to the callback. Earlier lines of the chunk are
+dropped. Without this limit, a program that prints megabytes would delay the event loop."""
 
 
 class ChildProcess:

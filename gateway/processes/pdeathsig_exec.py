@@ -45,8 +45,8 @@ def main(parent: int, privileges: str, file: str, command: list[str]) -> None:
         _drop_privileges(privileges.partition(":")[2])
     # Request the signal after the change of the user ID, because the change cancels an earlier request.
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # Python ignores these signals, and the program would inherit this setting. Without SIGPIPE, it would continue to
-    # write after its reader has exited.
+    # Python ignores these signals, and the command would inherit this setting. A command that ignores SIGPIPE can
+    # continue to write after the reader of its output has exited.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     if os.getppid() == parent:

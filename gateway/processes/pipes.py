@@ -16,7 +16,7 @@ def open_pipe() -> tuple[int, int]:
 
 
 async def read_pipe(pipe: int, most: int) -> bytes:
-    """Wait for data, and return it. Return no bytes if the stream has ended.
+    """Wait for data, and return the data. Return empty bytes if the write end of the pipe is closed.
 
     Args:
         pipe: The read end, non-blocking.

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from gateway.daemon_thread import run_in_daemon_thread
-from gateway.processes.programs import Program, resolve_program
+from gateway.processes.program_path import Program, resolve_program
 from gateway.relay.per_loop import per_loop
 
 

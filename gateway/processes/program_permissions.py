@@ -74,8 +74,8 @@ def program_writers(path: Path, steps: Sequence[Path]) -> Iterator[ProgramPermis
     for each in reversed(steps):
         status = each.lstat()
         is_link = stat.S_ISLNK(status.st_mode)
-        # The owner of a link can replace it only in a sticky directory. In other directories, only the permissions of
-        # the directory decide.
+        # In a sticky directory, the owner of a link can replace the link. In other directories, only users who can
+        # write to the directory can do so. They are found when the directory is checked, so skip the link.
         if is_link and not each.parent.stat().st_mode & stat.S_ISVTX:
             continue
         mode = 0 if is_link else stat.S_IMODE(status.st_mode)

@@ -14,10 +14,10 @@ from gateway.processes.child_process import ChildProcess
 log = logging.getLogger(__name__)
 
 _END_TIMEOUT = 5.0
-"""Seconds for a program to deliver its last data and exit after its connection has ended."""
+"""Maximum seconds that a program may take to deliver its last data and exit after its connection has ended."""
 _SLOW_END_TIMEOUT = 55.0
-"""Additional seconds for programs that still run, for example because their network path is slow. At most `_MAX_SLOW`
-programs get this additional time simultaneously."""
+"""Additional seconds for a program that still runs after `_END_TIMEOUT`, for example because its network is slow. At
+most `_MAX_SLOW` programs get this additional time simultaneously."""
 _MAX_SLOW = 16
 _RESTART_PAUSE = 1.0
 _WATCHDOG_TIMEOUT = 3.0
@@ -110,7 +110,7 @@ class TunnelProcesses:
                 await asyncio.gather(*(child.stop() for child in self._running))
                 await asyncio.gather(*self._running.values(), *self._ending)
         finally:
-            for child in self._running:  # a second cancellation interrupted the stop
+            for child in self._running:  # these processes still run if a second cancellation interrupted `stop`
                 child.kill()
             await self._watchdog.stop()
 

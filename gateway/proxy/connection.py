@@ -1,4 +1,4 @@
-"""Opens connections to the proxy of a tunnel, with TLS if the URL of the proxy requires TLS."""
+"""Opens connections to a proxy, with TLS if the proxy's URL requires TLS."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from gateway.errors import DialError, GatewayError, Reason, TunnelError
 from gateway.proxy.options import ProxyOptions
 from gateway.proxy.streams import ProxyStream, TlsProxyStream
 from gateway.proxy.tls_socket import TlsSocket
-from gateway.tls_client import ClientTls
+from gateway.tls_client import TlsClientFiles
 
 
 @contextlib.asynccontextmanager
@@ -44,7 +44,7 @@ async def _start_tls(options: ProxyOptions, sock: Stream) -> ProxyStream:
     if not options.tls:
         return ProxyStream(sock)
     try:
-        context = ClientTls(options.ca_file).context()
+        context = TlsClientFiles(options.ca_file).context()
         # Disable renegotiation: during a renegotiation, an `SSLObject` accepts no data to send.
         context.options |= ssl.OP_NO_RENEGOTIATION
         tls = TlsSocket(sock, context, options.endpoint.host)

@@ -47,7 +47,7 @@ class ProxyLink:
         self.network = via.network.behind(options.url)
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """Connect a non-blocking socket to `to`, and record the time as the phase `channel`.
+        """Connect a non-blocking socket to `to`, and record the duration as the phase `channel`.
 
         See `gateway.contracts.link.Link`.
         """
@@ -142,9 +142,10 @@ class ProxyLink:
             self._lost.set_result(TunnelError(error.reason, error.detail))
 
     async def lost(self) -> TunnelError:
-        """Wait until the link is lost, and return the cause, which is not fatal. See `gateway.contracts.link.Link`.
+        """Wait until the link is lost, and return the cause as an error that is not fatal.
 
-        Open connections are not closed, because they might still work after a probe has failed.
+        Open connections are not closed, because they might still work after a probe has failed. See
+        `gateway.contracts.link.Link`.
         """
         return await asyncio.shield(self._lost)
 

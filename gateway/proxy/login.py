@@ -28,7 +28,7 @@ def read_login(options: ProxyOptions) -> ProxyLogin | None:
         options: The options of the tunnel.
 
     Raises:
-        TunnelError: The password file cannot be read, or the protocol cannot encode the login; fatal.
+        TunnelError: The password file cannot be read, or the protocol cannot encode the login. The error is fatal.
     """
     try:
         password = options.password.reveal() if options.password else ""
@@ -51,7 +51,7 @@ def _check_encodable(user: str, password: str, *, socks: bool) -> None:
     """Check that the protocol can encode the login (RFC 1929: 1 to 255 bytes; RFC 7617: no colon in the user).
 
     Raises:
-        TunnelError: The protocol cannot encode the login; fatal.
+        TunnelError: The protocol cannot encode the login. The error is fatal.
     """
     if socks:
         encodable = all(each.isascii() and 0 < len(each) <= _SOCKS_MAX_LENGTH for each in (user, password))

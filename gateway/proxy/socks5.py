@@ -79,12 +79,12 @@ async def connect(stream: ProxyStream, to: Endpoint) -> None:
         reason, message = _REPLIES.get(reply, (Reason.PROTOCOL, f"invalid reply {reply}"))
         raise ProxyReplyError(reason, message)
     if reserved != 0:
-        raise ProxyReplyError(Reason.PROTOCOL, f"the reserved byte of the reply is {reserved}")
+        raise ProxyReplyError(Reason.PROTOCOL, f"the reserved byte of the reply is {reserved}, not 0")
     await _skip_address(stream)
 
 
 def _encoded(host: str) -> bytes:
-    """Encode `host` as the address type, followed by the address, or by length and name (RFC 1928, section 5)."""
+    """Return the address type, followed by the IP address or by the length and the name (RFC 1928, section 5)."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

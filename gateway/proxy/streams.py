@@ -1,4 +1,7 @@
-"""Defines the streams for the handshake with a proxy, without and with TLS. They never read more than requested."""
+"""Defines the streams, without and with TLS, for the handshake with a proxy.
+
+A stream never reads more bytes than requested, because the bytes after the handshake are for the client.
+"""
 
 import asyncio
 import socket
@@ -68,7 +71,7 @@ class TlsProxyStream(ProxyStream):
         await self.tls.write(data)
 
     def close(self) -> None:
-        """Close the connection with a TCP reset, and without close_notify."""
+        """Reset the TCP connection. Do not send close_notify."""
         self.tls.abort()
 
     async def _receive(self, max_bytes: int) -> bytes:

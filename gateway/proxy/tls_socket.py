@@ -17,7 +17,8 @@ from gateway.relay.stalled_peers import stalled_peers
 
 _CHUNK = 128 * 1024
 _BACKLOG = 64 * 1024
-"""Limit on unsent bytes in the kernel. It is lower than without TLS, because `StreamBridge` buffers data too."""
+"""Limit on unsent bytes in the kernel. Lower than for connections without TLS, because `StreamBridge` also buffers
+data of a TLS connection."""
 
 
 class TlsSocket:
@@ -113,8 +114,8 @@ class TlsSocket:
         Raises:
             OSError: The connection failed.
         """
-        # `unwrap` also reads the peer's close_notify. It drops no data, because `_process_incoming` has processed
-        # every complete record.
+        # `unwrap` also reads the peer's close_notify. No received data is lost, because `_process_incoming` has
+        # already processed every complete record.
         with contextlib.suppress(ssl.SSLError):
             self._tls.unwrap()
         await self._flush()
@@ -146,7 +147,7 @@ class TlsSocket:
         self._incoming.write(data)
 
     def _process_incoming(self) -> None:
-        """Decrypt all received data. If this produces an alert or a KeyUpdate, send it."""
+        """Decrypt all received data. If TLS responds to the data with an alert or a KeyUpdate, send this message."""
         self._decrypt()
         self._send_outgoing()
 

@@ -20,17 +20,17 @@ async def retry_dial(
 
     Args:
         dial: Makes one attempt. Its argument is the remaining time, in seconds.
-        on_abandoned: Called for each abandoned attempt that might still connect. Such a connection closes without a
-            login, and some servers count this as an aborted handshake.
-        within: Time limit in seconds for all attempts together. In addition, the link limits the duration of each
-            attempt.
+        on_abandoned: Called when an attempt is abandoned although the target might have accepted the connection. Some
+            servers count a connection that closes without a login as an aborted handshake.
+        within: Time limit in seconds for all attempts together. The link also limits the duration of each attempt.
 
     Returns:
         The result of the first call of `dial` that succeeds.
 
     Raises:
-        DialError: `dial` raised it.
-        LinkLostError: `dial` raised it. If it is a `RedialRequiredError`, no time remains for another attempt.
+        DialError: `dial` raised this error.
+        LinkLostError: `dial` raised this error. A `RedialRequiredError` means that no time remains for another
+            attempt.
     """
     deadline = time.monotonic() + within
     left = within

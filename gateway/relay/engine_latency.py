@@ -6,7 +6,7 @@ from gateway._dataplane.engine import COMMAND_CLOSE_HISTOGRAM, Engine
 from gateway.measurement import LATENCY_BUCKETS, Histogram
 
 _MAX_UNUSED = 64
-"""Maximum number of unused histograms that stay open in the engine, because new channels often use them again."""
+"""Maximum number of unused histograms that the engine keeps open. New channels often need the same histograms."""
 _unpack_counts = struct.Struct(f"={len(LATENCY_BUCKETS) + 1}Q").unpack
 
 
@@ -26,7 +26,7 @@ class _SharedHistogram:
 
 
 class LatencyHistograms:
-    """Assigns the latency histograms of one C engine to channels. Channels with the same `Histogram` share one.
+    """Assigns the histograms in one C engine to channels. Channels with the same `Histogram` share one of them.
 
     Args:
         engine: The engine.

@@ -1,4 +1,4 @@
-"""Defines the base class of relays whose bytes the C engine moves. It controls the relay and reads its counters."""
+"""Defines the base class of relays that run in the C engine: controls a relay, and reads the relay's counters."""
 
 import asyncio
 

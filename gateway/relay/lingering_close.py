@@ -138,7 +138,7 @@ class LingeringCloser:
                 self._loop.call_later(_SCAN_INTERVAL, self._scan)
 
     def _close_or_extend(self, fd: int, each: _LingeringSocket, now: float) -> None:
-        """Close a socket, or extend its deadline if it must be reset and its client still acknowledges data."""
+        """Close the socket, or extend the deadline if a reset would discard data that the client still receives."""
         left = _unacknowledged(each.sock)
         if each.reset_after and 0 < left < each.unacknowledged and not _is_closed(each.sock):
             each.unacknowledged, each.deadline = left, now + LINGER_TIMEOUT

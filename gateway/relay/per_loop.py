@@ -1,4 +1,4 @@
-"""Creates one object for each event loop, such as the poller of the loop."""
+"""Creates an object, such as a poller, once for each event loop."""
 
 import asyncio
 import functools

@@ -48,7 +48,10 @@ class RelayDirection:
         """Number of bytes in the pipe."""
         self.pipe: tuple[int, int] | None = None
         self.fin_detector: FinDetector | None = None
-        """Detects whether the sink received the peer's FIN, because `splice` can drop the error of a reset."""
+        """Detects whether the sink's peer sent a FIN: if `splice` drops an error, a reset looks like a FIN.
+
+        None unless the direction uses `splice`.
+        """
         self.bulk_reads = 0
         """Number of consecutive bulk reads."""
         self.byte_count = 0
@@ -119,7 +122,7 @@ class RelayDirection:
         """Handle end-of-file from the source.
 
         Raises:
-            SocketError: The peer reset the connection, but the kernel reported end-of-file instead of an error.
+            SocketError: The source's peer reset the connection, but the kernel reported end-of-file.
         """
         if (isinstance(self.source, PairSocket) and self.source.broken()) or self.reverse.sink_was_reset():
             error = ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))

@@ -86,7 +86,7 @@ class SocketRelay:
 
     @property
     def upload_complete(self) -> bool:
-        """Whether the client sent end-of-file, and the backend's socket accepted all data that came before."""
+        """Whether the client sent end-of-file, and the backend's socket accepted all data from the client."""
         return self._upload.sink_shut and not self._upload.undelivered
 
     def fail_upload(self) -> None:
@@ -168,7 +168,7 @@ class SocketRelay:
             self._close_reason = reason
 
     def _update(self) -> None:
-        """Finish if both directions have ended; otherwise update the event masks."""
+        """Finish the relay if both directions have ended; otherwise, update the event masks of the sockets."""
         if self.ended.done():
             return
         upload, download = self._upload, self._download

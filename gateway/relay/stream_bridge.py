@@ -23,7 +23,7 @@ from gateway.relay.socket_relay import SocketRelay
 _CHUNK = 128 * 1024
 _SHORT_CHUNK = 16 * 1024
 _SHORT_BACKLOG = 16 * 1024
-"""Maximum number of bytes in the socket pair if `short` is true. Urgent data must wait for these bytes."""
+"""Maximum number of bytes in the socket pair if `short` is true. Urgent data is sent only after these bytes."""
 _POLL_INTERVAL = 0.5
 _SILENCE_TIMEOUT = 15.0
 """Seconds without data from the far side after which the bridge closes a stream, if the user has sent end-of-file and
@@ -71,7 +71,7 @@ class BridgedStream(Protocol):
 
 
 class StreamBridge:
-    """Copies bytes between a stream and a socket pair until both directions end. The user of the stream uses `sock`.
+    """Copies bytes between a stream and a socket pair, until both directions end. The user reads and writes `sock`.
 
     Args:
         far: The stream. The bridge owns it.
@@ -144,7 +144,8 @@ class StreamBridge:
         """Wait until both directions have ended, or until one direction can no longer make progress."""
         await asyncio.wait({upload, download}, return_when=asyncio.FIRST_COMPLETED)
         if not upload.done() and download.result() is _DownloadEnd.COMPLETE:
-            while not (upload.done() or self._far.was_reset):  # poll, because no pending read reports a reset
+            # The far side has sent end-of-file, so no pending read reports a later reset. Therefore, poll for it.
+            while not (upload.done() or self._far.was_reset):
                 await asyncio.wait({upload}, timeout=_POLL_INTERVAL)
         elif not upload.done() and download.result() is _DownloadEnd.UNREAD:
             await self._wait_for_upload(upload)
@@ -190,8 +191,7 @@ class StreamBridge:
             if self._far.supports_half_close:
                 await self._far.end()
         except OSError:
-            # Make further writes of the user fail. Otherwise, the user would block, because the far side accepts no
-            # more data.
+            # The far side accepts no more data. Make further writes of the user fail: otherwise, they would block.
             _discard_unread(self._inner)
             self.on_upload_lost()
             return False
@@ -240,7 +240,7 @@ def _result(task: "asyncio.Task[bool] | asyncio.Task[_DownloadEnd]") -> object:
 
 
 def _upload_continues(relay: SocketRelay) -> bool:
-    """Return whether a relay that has ended passed a complete upload to the bridge, which must still deliver it."""
+    """Return whether the bridge must still deliver the complete upload of a relay that has ended."""
     return relay.upload_complete and relay.ended.result() in (CloseReason.FINISHED, CloseReason.CLIENT_RESET)
 
 

@@ -19,11 +19,12 @@ from gateway.relay.resolver import resolve
 from gateway.relay.sockets import tune_tcp
 
 DIAL_TIMEOUT = 10.0
-"""Seconds for name resolution and connection establishment together."""
+"""Default time limit, in seconds, for name resolution and connection establishment together."""
 Resolver = Callable[[Endpoint], Awaitable[list[Any]]]
 """Resolves an endpoint to addresses in the format of `socket.getaddrinfo`."""
 SocketFactory = Callable[[int, int, int], socket.socket]
-"""Creates a socket from a family, type and protocol. The factory chooses the network namespace or the device."""
+"""Creates a socket from a family, type and protocol. It determines which network
+namespace or device the socket uses."""
 _HAPPY_EYEBALLS_DELAY = 0.25
 """Connection Attempt Delay in seconds (RFC 8305, section 8)."""
 _ERRNO_PATTERN = re.compile(r"\[Errno (\d+)\]")
@@ -93,7 +94,7 @@ async def _connect(addresses: list[Any], socket_factory: SocketFactory) -> Strea
 
 
 async def _connect_socket(sock: Stream, address: Any) -> None:
-    """Connect a non-blocking socket. The poller needs fewer steps for this than the event loop's `sock_connect`.
+    """Connect a non-blocking socket with the poller, which is faster than the event loop's `sock_connect`.
 
     Args:
         sock: The socket.

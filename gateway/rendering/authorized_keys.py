@@ -8,7 +8,7 @@ from gateway.tunnels import KINDS
 
 
 def authorized_keys(config: Config, sources: Sequence[str]) -> list[str]:
-    """Return authorized_keys lines for all tunnels whose kind uses such lines, as SSH does.
+    """Return authorized_keys lines for all tunnels of the kinds that use such lines, such as `ssh`.
 
     Blocks, because the function reads the tunnels' key files.
 
@@ -33,7 +33,7 @@ def authorized_keys(config: Config, sources: Sequence[str]) -> list[str]:
 
 
 def _dialed(config: Config, tunnel: str) -> list[str]:
-    """Return each `host:port` that the gateway dials through a tunnel: targets, other tunnels, and the engine."""
+    """Return each `host:port` that the gateway dials through a tunnel: tunnel servers, targets, and the engine."""
     targets = [
         str(endpoint)
         for spec in config.backends.values()

@@ -1,4 +1,4 @@
-"""Defines the default SSH algorithms, lists those that this machine supports, and negotiates with servers."""
+"""Defines the default SSH algorithms, lists the supported ones, and negotiates algorithms with servers."""
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
@@ -94,7 +94,7 @@ class NoCommonAlgorithmError(asyncssh.KeyExchangeFailed):
 
 
 def supported(key: str) -> list[str]:
-    """Return the algorithms that asyncssh supports on this machine for a configuration key, without GSSAPI's."""
+    """Return the algorithms for a configuration key that asyncssh supports on this machine, except GSSAPI."""
     return [name.decode("ascii") for name in _SUPPORTED[key]() if not name.startswith(b"gss-")]
 
 
@@ -106,10 +106,10 @@ def validate(key: str, names: Sequence[str]) -> None:
         names: The list.
 
     Raises:
-        ValueError: asyncssh does not know one of the algorithms, or supports none of them on this machine.
+        ValueError: An algorithm is not known, or this machine supports none of the algorithms.
     """
     available = supported(key)
-    # A default algorithm that this machine's OpenSSL lacks is not an error, because several machines can share one
+    # Accept a default algorithm that this machine's OpenSSL does not support, because several machines can share one
     # configuration.
     for name in names:
         if name not in available and name not in DEFAULTS[key]:
@@ -152,7 +152,7 @@ def key_type_of(algorithm: str) -> str:
 
 
 def key_blob_type(algorithm: str) -> str:
-    """Return the type name at the start of an encoded host key or certificate."""
+    """Return the type name with which an encoded host key or certificate for this algorithm begins."""
     key_type = key_type_of(algorithm)
     return f"{key_type.removesuffix('@openssh.com')}{_CERTIFICATE}" if is_certificate(algorithm) else key_type
 
@@ -207,7 +207,7 @@ def _choose(key: str, client: Mapping[str, Sequence[bytes]], server: Sequence[by
 
 
 def needs_strict_kex(cipher: str, mac: str) -> bool:
-    """Return whether an attacker can drop packets if the key exchange is not strict (CVE-2023-48795).
+    """Return whether an attacker can drop packets unnoticed if the key exchange is not strict (CVE-2023-48795).
 
     ChaCha20 and the encrypt-then-MAC algorithms are vulnerable. AES-GCM is not, because it counts packets
     independently of the sequence number.

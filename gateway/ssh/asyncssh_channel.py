@@ -94,7 +94,7 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
     def connection_lost(self, exc: Exception | None) -> None:
         """Handle the close of the channel or the loss of its connection.
 
-        Take the data that asyncssh has received but has not yet passed to `data_received`, and deliver it.
+        First deliver the data that asyncssh has received but has not passed to `data_received`.
         """
         del exc
         unread = take_unread_data(self._channel)
@@ -117,7 +117,7 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
             self._update_interest()
             return
         room = send_window(channel)
-        if not room:  # do not write: asyncssh would buffer the data, and lose it if the peer closes the channel
+        if not room:  # do not write: asyncssh would buffer the data, and drop it if the peer closed the channel
             self._window_full = True
             self._update_interest()
             return
@@ -138,7 +138,7 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
         self.to_backend += len(data)
         try:
             channel.write(data)
-        except BrokenPipeError:  # the peer closed the channel; data that it sent before still goes to the client
+        except BrokenPipeError:  # the peer closed the channel; the client still gets the data that the peer has sent
             self._client_data_lost = self._window_full = True
             self._update_interest()
 

@@ -1,4 +1,4 @@
-"""Accesses private attributes of asyncssh's channels. `gateway.ssh.client_connection` does this for connections."""
+"""Accesses private attributes of asyncssh's channels. `client_connection` accesses those of its connections."""
 
 from collections.abc import Callable
 from functools import partial
@@ -53,8 +53,8 @@ def disable_auto_adjust(conn: asyncssh.SSHClientConnection) -> None:
     asyncssh grants a full window for each packet that a session reads, regardless of the data that asyncssh still
     buffers. If a session read slowly, the peer could therefore send without limit.
 
-    New channels also call their session's `resume_writing` whenever the peer increases the send window. Otherwise,
-    asyncssh calls `resume_writing` only when its send buffer drains.
+    This function also makes new channels call their session's `resume_writing` whenever the peer increases the send
+    window. By default, asyncssh calls `resume_writing` only when its send buffer drains.
     """
     for name in ("create_tcp_channel", "create_unix_channel"):
         setattr(conn, name, partial(_create_without_auto_adjust, getattr(conn, name)))

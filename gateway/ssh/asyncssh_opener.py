@@ -57,7 +57,7 @@ class AsyncsshChannelOpener:
             both: set[asyncio.Future[Any]] = {opening, failure}
             await asyncio.wait(both, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         except BaseException:
-            # If `opening` is already done, asyncio still calls this callback, in the next iteration of the loop.
+            # Add the callback even if `opening` is done: asyncio then calls it in the next iteration of the loop.
             opening.add_done_callback(partial(_abort_late, relay))
             raise
         if opening.done():

@@ -8,9 +8,9 @@ from gateway.ssh.options import SshOptions
 from gateway.ssh.public_keys import public_keys
 
 _NO_LISTENER = "none.invalid:1"
-"""Value of permitlisten that permits no usable listener. The option must be set, because without it, sshd permits all
-listeners, and `none` is valid only in sshd_config (PermitListen). The host name in this value never resolves (RFC
-6761, section 6.4). Only root can listen on port 1, and sshd binds that listener to the loopback address."""
+"""Value of permitlisten that permits no usable listener. Without this option, sshd permits all listeners. The value
+`none` is valid only in sshd_config (PermitListen). The host name in this value never resolves (RFC 6761, section
+6.4). Only root can listen on port 1, and even then, sshd binds the listener to the loopback address."""
 _HOST = re.compile(r"[\w.:%\[\]-]+")
 _SOURCE = re.compile(r"!?[\w.:/*?%-]+")
 
@@ -41,7 +41,7 @@ def key_options(targets: Sequence[str], sources: Sequence[str]) -> str:
 
 
 def sshd_config_lines(user: str, *, unix_sockets: bool) -> list[str]:
-    """Return the sshd_config(5) lines that allow or forbid unix sockets. Key options cannot do this.
+    """Return the sshd_config(5) lines that allow or forbid forwarding to unix sockets. Key options cannot do this.
 
     Args:
         user: The login user.

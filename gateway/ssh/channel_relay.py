@@ -1,4 +1,4 @@
-"""Handles the client's socket of a relay between a client and an asyncssh channel.
+"""Implements the client side of `AsyncsshChannel`, a relay between a client and an SSH channel.
 
 The two directions end independently (RFC 4254, section 5.3). A client that has sent EOF still gets the response. A
 backend that stops reading can still have sent data, and the relay delivers this data. CHANNEL_CLOSE ends the
@@ -23,7 +23,9 @@ log = logging.getLogger(__name__)
 
 
 class ChannelRelay:
-    """Base class of `AsyncsshChannel`. Handles the client's socket, and decides when the relay ends.
+    """The client side of a relay between a client and an SSH channel; base class of `AsyncsshChannel`.
+
+    Handles the client's socket, and decides when the relay ends.
 
     Args:
         latency: The histogram for response latency.
@@ -98,7 +100,8 @@ class ChannelRelay:
     def abort(self, close_reason: CloseReason) -> None:
         """Reset the client's connection, and close the channel.
 
-        If the SSH connection is lost after the backend's whole stream has arrived, first deliver the stream.
+        If the reason is a lost SSH connection and the backend's whole stream has arrived, deliver the stream to the
+        client first.
         """
         if self.ended.done():
             return
@@ -127,7 +130,7 @@ class ChannelRelay:
         raise NotImplementedError
 
     def _leave_send_queue(self) -> None:
-        """Leave the queue of relays that wait to send."""
+        """Remove this relay from the queue of relays that wait to send."""
         raise NotImplementedError
 
     def _consumed(self, count: int) -> None:
@@ -155,7 +158,7 @@ class ChannelRelay:
     def _on_link_lost(self) -> None:
         """Reset the client's connection, because the SSH connection is lost.
 
-        If the backend's whole stream has arrived, deliver the stream first.
+        If the backend's whole stream has arrived, deliver the stream to the client first.
         """
         if self._channel_closed:
             return  # the peer has already closed the channel, so the relay no longer needs the SSH connection
@@ -224,12 +227,14 @@ class ChannelRelay:
     def _on_client_unwritable(self, error: OSError | None = None) -> None:
         """Stop sending to the client.
 
-        A client that ended its stream earlier might have closed its connection normally, so the backend still gets
-        all its data. After a reset by the client, the relay sends only the data that the channel accepts immediately,
-        and then closes the channel, because SSH cannot forward a reset (RFC 4254, section 5.3).
+        Without a reset, the client might have closed its connection normally. The relay then still sends all the
+        client's data to the backend. After a reset by the client, the relay sends only the data that the channel
+        accepts immediately. The relay then closes the channel, because SSH cannot forward a reset (RFC 4254, section
+        5.3).
 
         Args:
-            error: The socket's error, if a system call returned it. The kernel reports the error only once.
+            error: The socket's error, if a system call has returned it, because the kernel reports it only once. None
+                to query the socket.
         """
         client = self._client
         if client is None or self.ended.done():
@@ -300,7 +305,10 @@ class ChannelRelay:
             self._update_interest()
 
     def _finish(self, close_reason: CloseReason) -> None:
-        """Close the client's connection normally or with a reset, and set the result of `ended`."""
+        """Close the client's connection, and complete `ended` with `close_reason`.
+
+        Reset the connection if the client did not get the backend's whole stream, or if the relay was aborted.
+        """
         if self.ended.done():
             return
         self._leave_send_queue()

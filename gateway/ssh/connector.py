@@ -1,4 +1,4 @@
-"""Logs in to an SSH server over a given socket, and verifies the server's host key."""
+"""Opens an authenticated SSH connection: connects, verifies the server's host key, and logs in."""
 
 import asyncio
 import getpass
@@ -16,7 +16,7 @@ from gateway.contracts.tunnel import ProgressCallback
 from gateway.errors import Reason, TunnelError
 from gateway.ssh import algorithms, asyncssh_internals, credentials
 from gateway.ssh.client_connection import ClientConnection
-from gateway.ssh.host_keys import HostKeyHistory, HostKeyVerifier, read_trust
+from gateway.ssh.host_keys import HostKeyVerifier, LastTrustedHostKey, read_trust
 from gateway.ssh.login_errors import TryOtherKeyTypeError, login_error
 from gateway.ssh.options import SshOptions
 from gateway.ssh.socket_transport import close_now, log_in
@@ -26,18 +26,19 @@ async def connect(
     options: SshOptions,
     dial: Callable[[], Awaitable[socket.socket]],
     progress: ProgressCallback,
-    memory: HostKeyHistory,
+    memory: LastTrustedHostKey,
 ) -> asyncssh.SSHClientConnection:
     """Connect, verify the host key and log in.
 
-    A pinned fingerprint does not reveal the type of its key, and a server presents one key per connection. If the
-    presented key is not trusted, this function connects again and proposes the remaining key types.
+    A server presents one key per connection, and a pinned fingerprint does not reveal the type of its key. If the
+    presented key is not trusted, a key of another type might match the fingerprint. The function then connects again,
+    and proposes only the other key types.
 
     Args:
         options: The tunnel's options.
         dial: Opens a connected, non-blocking socket to the server. The SSH connection owns the socket.
         progress: Called when the login starts.
-        memory: The tunnel's host key history, which a successful login updates.
+        memory: The type of the tunnel's last trusted host key. A successful login updates it.
 
     Returns:
         An authenticated connection; the caller must close it. Its extra info `verifier` is a `HostKeyVerifier`.
@@ -57,7 +58,7 @@ async def _connect(
     options: SshOptions,
     sock: socket.socket,
     progress: ProgressCallback,
-    memory: HostKeyHistory,
+    memory: LastTrustedHostKey,
     refusals: list[HostKeyVerifier],
 ) -> asyncssh.SSHClientConnection:
     """Connect once. On failure, close the connection and the socket.
@@ -66,9 +67,9 @@ async def _connect(
         options: The tunnel's options.
         sock: The socket to the server. This function takes ownership of it.
         progress: Called when the login starts.
-        memory: The tunnel's host key history.
-        refusals: The host key verifiers of earlier connections. This function adds its own verifier if a key of
-            another type might be trusted.
+        memory: The type of the tunnel's last trusted host key.
+        refusals: The host key verifiers of earlier connections. If the server's key is not trusted, but a key of
+            another type might be, this function adds the verifier of this connection.
     """
     conn: asyncssh.SSHClientConnection | None = None
     verifier: HostKeyVerifier | None = None

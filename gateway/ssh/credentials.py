@@ -24,7 +24,7 @@ _MAX_TIME = 253402300799
 
 @contextlib.asynccontextmanager
 async def login_arguments(options: SshOptions) -> AsyncIterator[dict[str, Any]]:
-    """Yield the arguments with which `asyncssh.connect` authenticates. They are valid until the context exits.
+    """Yield the arguments of `asyncssh.connect` that contain the credentials. They are valid until the context exits.
 
     Raises:
         TunnelError: A file or the agent cannot be used; fatal.
@@ -73,8 +73,8 @@ def load_keys(options: SshOptions) -> list[Any]:
     """Load the key pairs of the identity files, with their certificates. Blocks.
 
     Raises:
-        TunnelError: No credential is configured; or a file is missing, is readable by other users, is encrypted and
-            no passphrase is configured, or is not a key. Fatal.
+        TunnelError: No credential is configured, or a file cannot be used: it is missing, is readable by other users,
+            is not a key, or is encrypted although no passphrase is configured. Fatal.
     """
     passphrase = read_passphrase(options)
     if not (options.identity_files or options.agent or options.password):

@@ -43,7 +43,7 @@ class EngineChannel(EngineRelay):
     ) -> None:
         super().__init__(host, latency, tap, joined)
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Completes when the channel is open, or gets the error of the channel open."""
+        """Completes when the channel is open, or fails with the reason why the channel was not opened."""
         self.window = ReceiveWindow(INITIAL_BUDGET) if joined is None else _IN_ENGINE
         self._on_answered = on_answered
         if joined is not None:

@@ -55,5 +55,5 @@ class PassThroughCipher(Encryption):
 
 
 def with_tag(packet: bytes) -> bytes:
-    """Return a received packet in the format that asyncssh expects: with its length, and an unused tag of zeros."""
+    """Return a received packet in asyncssh's format: the length, the packet, and an unused tag of zeros."""
     return len(packet).to_bytes(4, "big") + packet + bytes(_TAG)

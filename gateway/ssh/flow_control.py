@@ -1,28 +1,28 @@
 """Defines the limits of SSH channels, and the receive windows that Python manages instead of the engine. Does no I/O.
 
-A window of W bytes limits a channel to W bytes per round trip (RFC 4254, section 5.2). A window occupies memory only
-when the client reads slowly. In the engine, a window grows if the channel uses more than half of it within one round
-trip, which happens only on a path with a long round trip. The windows of asyncssh's channels do not grow.
+A window of W bytes limits a channel to W bytes per round trip (RFC 4254, section 5.2). A window uses memory only if
+the client reads slowly. The engine makes a window grow if the channel uses more than half of it within one round
+trip, which happens only if round trips are long. The windows of asyncssh's channels do not grow.
 
 The budgets bound the memory that slow clients can occupy. N channels hold at most `INITIAL_BUDGET_BYTES` +
 `GROWTH_BUDGET_BYTES` + N * `MIN_WINDOW`, plus a tenth of that for the Python objects. In numbers: 2 MiB for each of
 the first channels (at least 256 of them), 256 KiB for each further channel, and 512 MiB for all grown windows
-together. A window occupies its budget until its last byte is delivered to the client, even if its channel closes
-earlier.
+together. A window returns its bytes to the budget after its last byte is delivered to the client, even if its channel
+closes earlier.
 """
 
 from gateway._dataplane import settings
 
 INITIAL_WINDOW = 2 * 1024 * 1024
 MIN_WINDOW = 256 * 1024
-"""The initial window of a channel, in bytes, when `INITIAL_BUDGET_BYTES` is used up."""
+"""The initial window of a channel, in bytes, if other channels have used up `INITIAL_BUDGET_BYTES`."""
 INITIAL_BUDGET_BYTES = 512 * 1024 * 1024
 """Limit, in bytes, on the sum of the initial windows of all channels. It excludes the `MIN_WINDOW` that each channel
 gets in any case."""
 MAX_WINDOW = 32 * 1024 * 1024
 MAX_RECEIVE_PACKET = 128 * 1024
 """Maximum packet size of the engine's channels, in bytes. With 32 KiB and a large window, sshd uses several times the
-CPU time."""
+CPU time that it uses with this size."""
 MAX_SEND_PACKET = 32 * 1024
 """Data bytes per sent packet: the maximum that OpenSSH accepts."""
 ADJUST_BYTES = 256 * 1024
@@ -36,7 +36,7 @@ use the whole budget."""
 
 
 class ByteBudget:
-    """A limit on the total size of many receive windows, which take bytes from it and return them.
+    """A limit on the total size of receive windows. Each window takes bytes from the budget, and later returns them.
 
     Args:
         size: Bytes that are available at the start.

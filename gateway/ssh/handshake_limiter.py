@@ -13,7 +13,7 @@ _PER_SERVER = 4
 sshd drops connections at random (sshd_config(5))."""
 _PER_LOOP = 64
 """Maximum number of concurrent handshakes in one event loop. The computations of each handshake block the loop for
-milliseconds. A handshake that waits for a response of the server does not block the loop."""
+milliseconds. Between the computations, a handshake waits for the server without blocking the loop."""
 
 
 class HandshakeLimiter:

@@ -20,7 +20,7 @@ class TrustedHostKeys:
     Args:
         keys: Keys that are pinned or listed in known_hosts.
         fingerprints: Pinned fingerprints. A fingerprint does not reveal the type of the key.
-        listed: The entries of the known_hosts files.
+        listed: The entries of the known_hosts files for this server.
         insecure: Whether every key is accepted.
     """
 
@@ -34,8 +34,8 @@ class TrustedHostKeys:
     ) -> list[str]:
         """Return the host key algorithms to propose. Algorithms with a trusted key come first, as in OpenSSH.
 
-        The other algorithms follow. Without them, a server that has no trusted key would present no key at all, and
-        the error message could not describe the server's key.
+        The other algorithms follow, so that a server without a trusted key presents a key that the error message can
+        describe.
 
         Args:
             allowed: The configured algorithms, in order of preference.
@@ -57,8 +57,8 @@ def read_trust(options: SshOptions, address: str = "") -> TrustedHostKeys:
 
     Args:
         options: The tunnel's options.
-        address: The server's IP address, if known. A key that is revoked for the address is also revoked for the
-            name.
+        address: The server's IP address; empty if it is not known. A key that known_hosts revokes for this address is
+            not trusted.
 
     Raises:
         TunnelError: A file or a pinned key is not valid, or no key is trusted; fatal.
@@ -90,8 +90,8 @@ def read_trust(options: SshOptions, address: str = "") -> TrustedHostKeys:
 
 
 @dataclass
-class HostKeyHistory:
-    """The data about the server's host key that a tunnel keeps from one connection to the next.
+class LastTrustedHostKey:
+    """The type of the server's host key, which a tunnel remembers for its next connection.
 
     Args:
         key_type: The type of the host key that most recently matched a pinned fingerprint; None before the first
@@ -107,7 +107,7 @@ class HostKeyVerifier(asyncssh.SSHClient):
     Args:
         trust: The trusted host keys.
         options: The tunnel's options.
-        memory: The tunnel's host key history.
+        memory: The type of the tunnel's last trusted host key.
         before: The verifiers of earlier connections on which this server presented an untrusted key.
     """
 
@@ -115,7 +115,7 @@ class HostKeyVerifier(asyncssh.SSHClient):
         self,
         trust: TrustedHostKeys,
         options: SshOptions,
-        memory: HostKeyHistory,
+        memory: LastTrustedHostKey,
         before: "Sequence[HostKeyVerifier]" = (),
     ) -> None:
         self.trust = trust
@@ -124,7 +124,7 @@ class HostKeyVerifier(asyncssh.SSHClient):
         self.refused_key: str | None = None
         """A description of the untrusted key, for messages."""
         self.close_error: Exception | None = None
-        """The error that closed the connection; None if it is open or closed without an error."""
+        """The error that closed the connection; None if the connection is open or was closed without an error."""
         self.greeting: Callable[[], bytes] = bytes
         """Returns the first bytes that the server sent."""
         self._memory = memory
@@ -137,25 +137,25 @@ class HostKeyVerifier(asyncssh.SSHClient):
 
     @property
     def offered(self) -> str | None:
-        """Description of the untrusted keys of this connection and of earlier connections; None if there are none."""
+        """A description of the untrusted keys of this and earlier connections; None if there are no such keys."""
         return ", ".join(filter(None, [*self._refused_before, self.refused_key])) or None
 
     @property
     def has_other_key_types(self) -> bool:
-        """Whether the server has a key of another type, which might match a pinned fingerprint."""
+        """Whether the server also offers a key of another type, which might match a pinned fingerprint."""
         if self.refused_key_type is None or not self.trust.fingerprints:
             return False
         theirs = getattr(self._conn, "host_keys_offered", ())
         return any(each in theirs and algorithms.key_type_of(each) != self.refused_key_type for each in self.proposal)
 
     def remember_key_type(self, conn: asyncssh.SSHClientConnection) -> None:
-        """Store the type of an authenticated connection's host key in the tunnel's host key history."""
+        """Remember the type of the host key of an authenticated connection, for the tunnel's next connection."""
         key = conn.get_server_host_key()
         if self.trust.fingerprints and key is not None:
             self._memory.key_type = key.get_algorithm()
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
-        """Store the connection, and the function that returns its greeting."""
+        """Store the connection, and make `greeting` return the first bytes from the server."""
         self._conn = conn
         transport = transport_of(conn)
         if transport is not None:

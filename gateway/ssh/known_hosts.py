@@ -20,8 +20,8 @@ _PARSE_ERRORS = (ValueError, NameError)
 for X.509 is not installed."""
 _SSH_PORT = 22
 _MTIME_SETTLED_NS = 2_000_000_000
-"""Age, in nanoseconds, below which the modification time of a file is not reliable: file timestamps are coarse, so a
-second change shortly after the first might not change them. Such a file is read again at each use."""
+"""Age in nanoseconds. A file with a more recent modification time is read again at each use: file timestamps are
+coarse, so a second change shortly after the first might not change the timestamp."""
 _MAX_CACHED_LOOKUPS = 64
 _Stamp = tuple[tuple[int, ...], ...]
 
@@ -51,7 +51,7 @@ class KnownHosts:
     def look_up(self, name: str, port: int, address: str) -> KnownHostEntries:
         """Return the entries for a server.
 
-        A key is trusted if it is listed for the configured name. An entry for the address of that name does not
+        A key is trusted only if an entry lists it for the configured name. An entry for the server's address does not
         make a key trusted, as in OpenSSH without CheckHostIP. A key is revoked if an entry revokes it for the name or
         for the address, with or without the port. Names are not case-sensitive, as in OpenSSH.
 
@@ -116,7 +116,7 @@ def load_known_hosts(paths: tuple[Path, ...]) -> KnownHosts:
 
 
 def _with_lower_hosts(text: str) -> str:
-    """Convert host patterns to lower case, because asyncssh is case-sensitive. Hashes are left unchanged."""
+    """Convert host patterns to lower case, because asyncssh is case-sensitive. Hashed names are left unchanged."""
     return "\n".join(map(_with_lower_host, text.splitlines()))
 
 

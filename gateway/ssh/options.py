@@ -7,7 +7,8 @@ from typing import Literal
 
 from gateway.contracts.security import Secret
 from gateway.contracts.values import AT_LEAST_ONE, PORT, POSITIVE, Duration, Endpoint
-from gateway.processes.programs import check_command, check_environment
+from gateway.processes.child_environment import check_environment
+from gateway.processes.command_template import check_command
 from gateway.relay.resolver import is_address
 from gateway.ssh import algorithms
 

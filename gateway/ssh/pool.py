@@ -1,4 +1,4 @@
-"""Implements the link of an SSH tunnel: a pool of SSH connections. New channels use the least loaded connection."""
+"""Implements an SSH tunnel as a pool of SSH connections. New channels use the least loaded connection."""
 
 import asyncio
 import contextlib
@@ -33,8 +33,8 @@ _SLOW_OPEN = 0.4
 _TIMER_SLACK = 0.01
 """Number of seconds added to the delay of a timer, because the event loop can run a timer slightly too early."""
 _LATE_TICK = 1.0
-"""If the keepalive timer is late by this number of seconds, or by half of `keepalive.suspect` if that is less, the
-pool assumes that this process was suspended."""
+"""If the keepalive timer runs this number of seconds too late, the pool assumes that this process was suspended. If
+half of `keepalive.suspect` is less, this half applies instead."""
 _NO_ANSWER_HINT = (
     "the SSH server has not replied to any channel open yet: check that it permits TCP forwarding, "
     "and that the target's firewall does not drop packets"
@@ -44,11 +44,11 @@ _IDLE_BEFORE_SHRINK = 60.0
 
 
 class SshConnectionPool:
-    """A pool of SSH connections that serves as a tunnel's link; implements `gateway.contracts.link.Link`.
+    """A pool of SSH connections that carries the connections of one tunnel; implements `gateway.contracts.link.Link`.
 
     Args:
         options: The tunnel's options.
-        network: The network of the targets.
+        network: The network in which the addresses of the targets are valid.
         dial: Opens a connection. It raises `ReachError` if it fails.
         progress: Called when all connections have become silent, and when one of them receives data again.
     """
@@ -125,7 +125,7 @@ class SshConnectionPool:
 
     def _check_alive(self, connection: PooledConnection) -> None:
         connection.check_alive()
-        # Apply the policy before the next keepalive tick. Until that tick, the backend would try another target.
+        # Apply the policy as soon as a reply to the keepalive is overdue, before the backend tries another target.
         self._loop.call_later(SLOW_KEEPALIVE + _TIMER_SLACK, lambda: self._apply_policy(time.monotonic()))
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
@@ -160,7 +160,7 @@ class SshConnectionPool:
     def renew(self) -> None:
         """Replace all connections with new ones that log in with the current credentials.
 
-        The old connections close after their last channel.
+        Each old connection closes when its last channel has closed.
         """
         for connection in self._connections:
             connection.outdated = True
@@ -180,8 +180,7 @@ class SshConnectionPool:
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            # Without this task, the pool does not work: report the link as lost, so that the uplink reopens the
-            # tunnel.
+            # The pool cannot work without this task. Report the link as lost, so that the uplink reopens the tunnel.
             log.error("the connection pool of %s failed", self._options.endpoint, exc_info=error)
             if not self._lost.done():
                 self._lost.set_result(TunnelError(Reason.RESET, f"{type(error).__name__}: {error}"))
@@ -219,7 +218,7 @@ class SshConnectionPool:
             self._shrink(now)
 
     def _apply_policy(self, now: float) -> None:
-        """Evaluate the state of each connection, and perform the actions that the policy returns."""
+        """Pass the state of each connection to the policy, and perform the actions that the policy returns."""
         alive = [connection for connection in self._connections if connection.alive]
         pool = [
             ConnectionHealth(
@@ -252,7 +251,7 @@ class SshConnectionPool:
         self._report_silence(min(pool[at].silence for at in actions.suspect) if all_silent else None)
 
     def _report_silence(self, silence: float | None) -> None:
-        """Report the tunnel as suspect when all connections become silent, and as up when one receives data again.
+        """Report the tunnel as suspect if all connections are silent, and as up when one of them receives data again.
 
         Args:
             silence: The shortest silence of all connections, in seconds; None if not all are silent.

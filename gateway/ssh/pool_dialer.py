@@ -14,8 +14,8 @@ from gateway.text_sanitizer import one_line
 log = logging.getLogger(__name__)
 
 _MIN_RETRY, _MAX_RETRY = 0.25, 10.0
-"""The retry delay is a random time between zero and an upper bound. These are the first and the highest upper bound,
-in seconds. The upper bound doubles after each failure."""
+"""The first and the highest upper bound of the retry delay, in seconds. The delay is a random time between zero and
+the upper bound, which doubles after each failure."""
 _FATAL_RETRY = 60.0
 """Retry delay after a refused login, in seconds. The delay is long because sshd penalizes repeated failures
 (sshd_config(5), PerSourcePenalties)."""
@@ -29,7 +29,7 @@ class PoolDialer:
     Args:
         server: The server's address, for the log.
         dial: Opens a connection. It raises `ReachError` if it fails.
-        missing: Returns the number of connections that the pool lacks, including those that are being opened.
+        missing: Returns the number of connections that the pool lacks. Includes those that are being opened.
         add: Adds an open connection to the pool, which then owns the connection.
         start_task: Starts a task for a coroutine. The pool owns the task and handles its errors.
     """
@@ -89,7 +89,7 @@ class PoolDialer:
         except Exception as error:
             self.last_error = one_line(str(error))
             expected = isinstance(error, (ReachError, OSError))
-            # An unexpected error must not close the pool, because its open connections are still in use.
+            # Do not raise an unexpected error: it would close the pool, whose open connections are still in use.
             log.log(
                 logging.INFO if expected else logging.ERROR,
                 "opening another SSH connection to %s failed: %s", self._server, self.last_error,
@@ -102,6 +102,6 @@ class PoolDialer:
                 await asyncio.wait_for(self._renewed.wait(), pause)
         else:
             self._retry_delay, self.last_error = _MIN_RETRY, ""
-            # If the credentials have changed since the dial began, the login possibly used the old ones.
+            # If the credentials have changed since the dial began, the login may have used the old credentials.
             connection.outdated = renewals != self._renewals
             self._add(connection)

@@ -1,9 +1,9 @@
 """Decides which SSH connections of a pool to use, how many to dial, and which to abort. Does no I/O.
 
 A silent connection is suspect: it gets no new channels, and the pool dials a replacement. If other connections still
-receive data, only the silent connection is broken, and the pool aborts it soon. If all connections are silent, the
-network path has stalled. The pool then waits longer before it aborts connections, because their channels resume when
-the path recovers.
+receive data, only the silent connection is broken, and the pool aborts it soon (`keepalive.replace`). If all
+connections are silent, the network path has stalled. The pool then waits longer before it aborts them
+(`keepalive.lost`), because their channels continue if the path recovers.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ CHANNELS_PER_CONNECTION = 64
 """Number of channels per connection at which the pool opens another connection. sshd polls all channels of a
 connection in each iteration of its loop, so the latency increases with the number of channels."""
 REPLACEMENT_TIME = 1.0
-"""Seconds within which a replacement connection opens if the network path works. If this takes longer, the path has
-stalled."""
+"""Seconds within which a replacement connection opens if the network path works. If the replacement takes longer, the
+policy assumes that the path has stalled."""
 SLOW_KEEPALIVE = 0.8
 """Seconds to wait for a keepalive reply before new channels use another connection."""
 
@@ -31,9 +31,9 @@ class ConnectionHealth:
         outdated: Whether the tunnel's credentials have changed since this connection logged in. If so, it gets no new
             channels, and is closed after its last channel.
         stalled: Whether this connection became silent together with all others, because the network path stalled.
-        silence_at_recovery: For a stalled connection: the silence of this connection, in seconds, at the time when
-            another connection received data again; 0 until then.
-        keepalive_wait: Seconds for which a keepalive has been without a reply; 0 if none is pending.
+        silence_at_recovery: For a stalled connection: how long it had been silent, in seconds, when another
+            connection received data again; 0 until then.
+        keepalive_wait: Seconds for which the connection has waited for a keepalive reply; 0 if it waits for none.
     """
 
     silence: float
@@ -87,9 +87,9 @@ def evaluate(pool: Sequence[ConnectionHealth], keepalive: KeepaliveOptions, targ
         if each.silence >= keepalive.lost:
             abort.append(at)
         elif each.stalled:
-            # If another connection has recovered, wait for this one. TCP doubles its retransmission timeout after
-            # each attempt. After a stall of N seconds, this connection therefore retransmits within N seconds, and
-            # recovers if its peer is alive.
+            # After another connection has recovered, give this one time to recover, too. TCP doubles its
+            # retransmission timeout after each attempt. After a stall of N seconds, this connection therefore
+            # retransmits within N more seconds, and recovers if its peer is alive.
             if each.silence_at_recovery and each.silence >= 2 * each.silence_at_recovery + keepalive.replace:
                 abort.append(at)
         elif not heard and each.silence >= keepalive.suspect + min(REPLACEMENT_TIME, keepalive.replace):

@@ -18,7 +18,7 @@ class SshStatus(LinkStatus):
         draining_connections: Number of connections that get no new channels, because they logged in with credentials
             that have changed since then.
         channels: Number of channels that are open or opening.
-        cipher: The cipher of sent packets; None if not connected.
+        cipher: The cipher of the packets to the server; None if not connected.
         data_plane: The data plane, `native` or `asyncssh`; None if not connected.
         server: The server's version string; None if not connected.
         pool_error: The error of the last dial of an additional connection; None if the dial succeeded.

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 _KEEPALIVE = b"keepalive@openssh.com"
 _RECENTLY_HEARD = 0.3
-"""If data has arrived within this number of seconds, the connection is alive, and needs no extra keepalive."""
+"""If data arrived within this number of seconds, the connection is alive, and `check_alive` sends no keepalive."""
 
 
 class SshChannel(Relay, Protocol):
@@ -128,7 +128,7 @@ class PooledConnection:
 
     @property
     def rekeys_often(self) -> bool:
-        """Whether the peer should send short packets; see `ClientConnection.rekeys_often`."""
+        """Whether the peer should send short packets, because key exchanges are frequent; see `ClientConnection`."""
         return isinstance(self._conn, ClientConnection) and self._conn.rekeys_often
 
     @property
@@ -163,7 +163,7 @@ class PooledConnection:
         except (asyncssh.Error, OSError) as error:
             raise LinkLostError(str(error), dial_in_progress=True) from error
         self.has_answered_open = True
-        if self.closing:  # asyncssh has possibly dropped data that arrived on the channel
+        if self.closing:  # asyncssh may already have dropped data that arrived on the channel
             relay.abort(CloseReason.ABORTED)
             raise LinkLostError(dial_in_progress=True)
         self._add_relay(relay)
@@ -171,7 +171,7 @@ class PooledConnection:
         return relay
 
     def adopt(self, relay: SshChannel) -> None:
-        """Add a channel that the engine has opened for a client. The pool then counts it and closes it."""
+        """Add a channel that the engine has opened for a client, so that `load` counts it, and `close` closes it."""
         self.has_answered_open = True
         self._add_relay(relay)
         if self.closing:
@@ -234,7 +234,8 @@ class PooledConnection:
     def keepalive_wait(self, now: float) -> float:
         """Return the number of seconds for which a keepalive has been without a reply; 0 if none is pending.
 
-        If data from the peer has arrived since the keepalive was sent, the time begins at the arrival of this data.
+        If data from the peer has arrived since then, the time begins at the arrival of the last data, because this
+        data also shows that the peer is alive.
 
         Args:
             now: The current monotonic time, in seconds.
@@ -257,7 +258,7 @@ class PooledConnection:
             self.engine.recall_clients()
 
     async def lost(self) -> str:
-        """Wait until either side closes the connection, and return the reason."""
+        """Wait until the connection is closed, by the gateway or the server, and return the reason."""
         await self._conn.wait_closed()
         if self._closing_task is not None:
             await asyncio.wait({self._closing_task})
@@ -284,7 +285,7 @@ class PooledConnection:
             self._closing_task = asyncio.ensure_future(self.close())
 
     async def close(self) -> None:
-        """Reset the connections of all clients, and close the SSH connection; abort it after one second."""
+        """Reset the connections of all clients, and close the SSH connection. After one second, abort it."""
         self.closing = True
         for relay in list(self._relays.values()):
             relay.abort(CloseReason.LINK_LOST)

@@ -6,15 +6,16 @@ import asyncssh
 
 from gateway.contracts.tunnel import ProgressCallback
 from gateway.errors import GatewayError, Reason, TunnelError
+from gateway.processes.child_environment import environment_of_user
 from gateway.processes.child_process import exit_error, starting
+from gateway.processes.command_template import fill_placeholders
 from gateway.processes.output_log import OutputLog
 from gateway.processes.program_lookup import LookupTimeoutError, look_up_program
-from gateway.processes.programs import environment_of_user, fill_placeholders
 from gateway.processes.stdio_stream import EXIT_DELAY, StdioStream
 from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.relay.stream_bridge import StreamBridge
 from gateway.ssh.connector import connect
-from gateway.ssh.host_keys import HostKeyHistory
+from gateway.ssh.host_keys import LastTrustedHostKey
 from gateway.ssh.options import SshOptions
 
 
@@ -23,16 +24,16 @@ async def connect_through_program(
     children: TunnelProcesses,
     output: OutputLog,
     progress: ProgressCallback,
-    memory: HostKeyHistory,
+    memory: LastTrustedHostKey,
 ) -> asyncssh.SSHClientConnection:
     """Start the program of `proxy_command`, and log in to the server over the program's standard streams.
 
     Args:
         options: The tunnel's options, with a `proxy_command`.
-        children: Owns the child process. The process ends with the SSH connection.
+        children: Owns the child process, which exits when the SSH connection closes.
         output: Logs the program's standard error.
         progress: Called when the login starts.
-        memory: The tunnel's host key history, which a successful login updates.
+        memory: The type of the tunnel's last trusted host key. A successful login updates it.
 
     Raises:
         TunnelError: The program or the login failed; fatal if a retry cannot help.
@@ -59,7 +60,7 @@ async def _command(options: SshOptions) -> tuple[tuple[str, ...], str]:
     """Return the command with values in place of the placeholders, and the path of the file to execute.
 
     Raises:
-        TunnelError: The program is not found in time, or cannot be executed.
+        TunnelError: The program does not exist, cannot be executed, or is on a file system that does not respond.
     """
     template = options.proxy_command or ()
     try:

@@ -14,7 +14,7 @@ from gateway.text_sanitizer import error_text
 def public_keys(options: SshOptions) -> list[str]:
     """Return the public key of each identity file, as a line in OpenSSH's format.
 
-    If a `.pub` file is next to the private key, the function reads only the `.pub` file.
+    If the private key has a `.pub` file next to it, the function reads this file instead of the private key.
 
     Raises:
         GatewayError: A key, or the passphrase of a private key, cannot be read.

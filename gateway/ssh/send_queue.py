@@ -1,8 +1,8 @@
 """Sends the packets of one SSH connection, many packets per system call, and decides when each relay may send.
 
-asyncssh encrypts the packets. The queue sends them in one batch at the end of the event loop's iteration, or when the
-batch is full. Data that the socket does not accept waits in a backlog. While there is a backlog, relays that have
-data to send wait for their turns. They send in round-robin order.
+asyncssh encrypts the packets. The queue collects them in a batch, which it sends at the end of the event loop's
+iteration, or when the batch is full. Data that the socket does not accept waits in a backlog. While there is a
+backlog, relays do not read from their clients. Afterward, they send in round-robin order.
 """
 
 import logging
@@ -26,15 +26,16 @@ _SLOW_DRAIN = 0.02
 """If writing a backlog takes longer than this number of seconds, the path counts as slow: each relay may then send
 only little data per turn, and batches are short."""
 _SLOW_PERIOD = 1.0
-"""Seconds for which a path counts as slow after a backlog that took longer than `_SLOW_DRAIN`. A slow path often
-accepts data in bursts, so one fast write does not show that it is fast."""
+"""Seconds for which a path counts as slow after writing a backlog took longer than `_SLOW_DRAIN`. A slow path often
+accepts data in bursts, so one fast write does not prove that the path has become fast."""
 _FAST_NOTSENT_LOWAT = 4 * NOTSENT_LOWAT
-"""Limit on unsent bytes in the kernel on a fast path. A larger limit causes fewer wakeups per byte, and the kernel
-still sends this data within milliseconds."""
+"""Limit on unsent bytes in the kernel on a fast path. This larger limit causes fewer wakeups per byte. The kernel
+still sends the data within milliseconds."""
 _FAST_DRAIN = 0.001
-"""Seconds to send half of `NOTSENT_LOWAT`. If it takes less time, the path is fast (above 64 MB/s)."""
+"""If the kernel sends half of `NOTSENT_LOWAT` in fewer seconds than this, the path is fast (above 64 MB/s)."""
 _NOT_FAST_DRAIN = 0.01
-"""Seconds to send half of `_FAST_NOTSENT_LOWAT`. If it takes longer, the path is no longer fast (below 26 MB/s)."""
+"""If the kernel takes more than this number of seconds for half of `_FAST_NOTSENT_LOWAT`, the path is no longer fast
+(below 26 MB/s)."""
 MAX_CONTROL_BACKLOG = 1024 * 1024
 """If the backlog has more bytes than this, receiving stops. Otherwise, a peer that sends requests but does not read
 the replies could make the backlog grow without limit."""
@@ -51,7 +52,7 @@ class ChannelSender(Protocol):
 
 
 class SendQueue:
-    """Batches and sends the packets of one SSH connection, and queues the relays that wait to send.
+    """Sends the packets of one SSH connection in batches, and lets the relays of the connection send in turn.
 
     Args:
         sock: A connected, non-blocking socket, owned by `SocketTransport`.
@@ -85,7 +86,7 @@ class SendQueue:
         self._slow_until = 0.0
         """The monotonic time until which the path counts as slow, in seconds."""
         self._round_size = 0
-        """Number of relays that waited at the start of the last round of turns."""
+        """Number of relays that were queued when `_give_turns` last started."""
         self._backlog = SendBuffer()
         """Encrypted data that the socket has not accepted."""
         self._blocked_at = 0.0

@@ -1,4 +1,4 @@
-"""Detects channels that open slowly, with one timer for all channel opens of a pool."""
+"""Detects channel open requests without a timely reply, with one timer for all requests of a pool."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,12 +10,13 @@ _C = TypeVar("_C")
 class SlowOpenDetector(Generic[_C]):
     """Calls a function for each connection on which a CHANNEL_OPEN request has no reply after a delay.
 
-    All opens share one timer. Most opens end long before the delay, so a timer for each one would waste CPU time.
+    All requests share one timer. Most replies arrive long before the delay ends, so a timer for each request would
+    waste CPU time.
 
     Args:
         loop: The event loop.
         delay: The delay, in seconds.
-        on_slow: Called with the connection, and only once if several opens on the connection are slow.
+        on_slow: Called with the connection; only once if several of its requests exceed the delay at the same time.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, delay: float, on_slow: Callable[[_C], None]) -> None:
@@ -23,7 +24,7 @@ class SlowOpenDetector(Generic[_C]):
         self._delay = delay
         self._on_slow = on_slow
         self._pending: dict[int, tuple[float, _C]] = {}
-        """The pending opens by token, oldest first: when each becomes slow (`loop.time()`), and its connection."""
+        """The pending requests by token, oldest first: when the delay ends (`loop.time()`), and the connection."""
         self._next_token = 0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -42,7 +43,7 @@ class SlowOpenDetector(Generic[_C]):
         self._pending.pop(token, None)
 
     def close(self) -> None:
-        """Cancel the timer, and forget all pending opens."""
+        """Cancel the timer, and discard all pending requests."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

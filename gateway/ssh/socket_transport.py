@@ -1,4 +1,4 @@
-"""Logs in to an SSH server over a socket, and implements the asyncio transport of the SSH connection."""
+"""Implements an asyncio transport for asyncssh over a socket, and logs in to a server over such a transport."""
 
 import asyncio
 import logging
@@ -19,8 +19,8 @@ REKEY_BYTES = 16 << 30
 """Bytes in each direction between two key exchanges. This value is far below the limit of one AES-GCM key (NIST SP
 800-38D, section 8.3), and large enough that key exchanges do not affect throughput."""
 _RECEIVE_SIZE = 128 * 1024
-"""Maximum number of bytes per read. The size is limited because asyncssh, for each packet, copies all bytes that
-follow the packet in its buffer."""
+"""Maximum number of bytes per read. For each packet, asyncssh copies all bytes that follow the packet in its buffer,
+so larger reads would cost more CPU time."""
 _MAX_GREETING = 255
 
 
@@ -95,9 +95,9 @@ class SocketTransport(asyncio.Transport):
     def last_heard(self, within: float) -> float:
         """Return when the peer last showed that it is alive.
 
-        During a key exchange, received data counts as a sign of life only for `within` seconds, because nothing can
-        be sent until the peer completes the exchange. The peer needs some of this time on a slow path, where it first
-        sends all the data that it has queued.
+        Channel data cannot be sent during a key exchange, so a peer that never completes it is useless. During a key
+        exchange, received data therefore shows that the peer is alive only for `within` seconds. On a slow path, the
+        exchange takes long, because the peer first sends the data that it has queued.
 
         Args:
             within: Maximum duration of a key exchange, in seconds.
@@ -136,7 +136,7 @@ class SocketTransport(asyncio.Transport):
                 self._update_interest()
             if event & ~WRITE and not self._closed:
                 self._receive()
-                # In the common case, data can be sent and there is no backlog, so the event mask does not change.
+                # Skip the update if data can be sent and there is no backlog: the event mask does not change then.
                 if self._mask != READ or not self.queue.may_send:
                     self._update_interest()
         except Exception as error:

@@ -13,7 +13,7 @@ from gateway.errors import DialError, LinkLostError, ReachError, Reason
 from gateway.measurement import Histogram, Tap
 
 _NEXT_TUNNEL_AFTER = 2.0
-"""Time limit, in seconds, for a dial through one tunnel if another tunnel can be tried after it."""
+"""Time limit, in seconds, for a dial through one tunnel, unless it is the last tunnel to try."""
 
 _Connected = TypeVar("_Connected")
 
@@ -29,7 +29,7 @@ class OuterTunnel(Protocol):
 
 
 class FailoverLink:
-    """Dials through several outer tunnels, in order, until a dial succeeds. Implements `gateway.contracts.link.Link`.
+    """A link that dials through several outer tunnels, in order, until a dial succeeds; implements `Link`.
 
     If a dial through a tunnel fails, that tunnel moves to the end of the order.
 
@@ -55,7 +55,7 @@ class FailoverLink:
         return await self._first(lambda link, left: link.join(client, to, latency, left, tap), within)
 
     async def lost(self) -> NoReturn:
-        """Wait until cancelled. The link is never lost: if one tunnel closes, it dials through the others."""
+        """Wait until cancelled. If a tunnel closes, the link is not lost: it dials through the other tunnels."""
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -67,7 +67,7 @@ class FailoverLink:
             within: Time limit for all dials together, in seconds.
 
         Raises:
-            ReachError: All dials failed. This is the error of the last one.
+            ReachError: All dials failed. The error is that of the last dial.
         """
         deadline = time.monotonic() + within
         failure: ReachError = LinkLostError("none of the tunnels is open")

@@ -2,10 +2,11 @@
 
 ::
 
-    idle → waiting (for vias) → connecting → authenticating → up ⇄ suspect → backoff → connecting …
-                                     └ host key mismatch, authentication failure → quarantined → connecting …
+    idle → waiting → connecting → authenticating → up ⇄ suspect → backoff → connecting …
+                          └ host key mismatch, authentication failure → quarantined → connecting …
 
-While a tunnel is suspect, the uplink does not publish the link, so users of the link wait as if the tunnel were down.
+A tunnel is waiting while none of its outer tunnels is open. While a tunnel is suspect, the uplink does not publish
+the link, so users of the link wait as if the tunnel were down.
 If a tunnel is removed from the configuration, it stays open, in the state draining, until its clients have
 disconnected.
 """
@@ -43,8 +44,8 @@ class Uplink:
     Args:
         name: The tunnel's name in the configuration.
         tunnel: The tunnel.
-        vias: The outer tunnels, in order of preference. The tunnel runs inside the first one that works. Empty for
-            the direct tunnel.
+        vias: The uplinks of the outer tunnels, in the order in which the gateway tries to connect through them. Empty
+            for the direct tunnel.
         quiet: Whether to omit state changes from the log.
         traffic: The traffic class, for the log, if the tunnel is opened separately for each class; otherwise empty.
         after: Waits until the tunnels that must not be open at the same time as this one have closed; None if there
@@ -171,7 +172,7 @@ class Uplink:
             self._become(TunnelState.DRAINING)
 
     def reconnect(self) -> None:
-        """Close and reopen the tunnel if it is open; otherwise, end the wait for the next attempt."""
+        """Close and reopen the tunnel if it is open; otherwise, start the next attempt immediately."""
         self._retry_now.set()
 
     async def _wait_for_via(self) -> Link | None:
@@ -256,7 +257,7 @@ class Uplink:
             self._has_link.set()
 
     def _become(self, state: TunnelState, reason: Reason | None = None, detail: str = "") -> None:
-        """Change the state, and log each change once. No other method changes the state.
+        """Change the state, and log the change. No other method changes the state.
 
         During a new attempt, the reason and detail of the previous failure remain. `since` changes only when the
         tunnel goes up or down, and not with each attempt.
@@ -291,7 +292,7 @@ class Uplink:
 
 
 def describe_all(uplinks: Iterable[StateDescriber]) -> str:
-    """Return one line with the states of several tunnels. Identical descriptions appear once."""
+    """Return one line with the states of several tunnels. Identical states appear only once."""
     return "; ".join(dict.fromkeys(uplink.describe() for uplink in uplinks))
 
 

@@ -12,7 +12,8 @@ from gateway.contracts.tunnel import OpenTunnel, ProgressCallback
 from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.facts import Fact, hidden
-from gateway.processes.programs import insecure_program, resolve_program, unset_variables
+from gateway.processes.child_environment import unset_variables
+from gateway.processes.program_path import insecure_program, resolve_program
 from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.tunnels import TunnelKind
 
@@ -30,8 +31,8 @@ class CommandTunnel:
     def __init__(self, options: CommandOptions) -> None:
         self._options = options
         self._targets: list[Endpoint] = []
-        """The targets that clients recently dialed through the previous link. A reopened tunnel counts as up only if
-        it can dial at least one of them."""
+        """The targets that clients recently dialed through the previous link. A reopened tunnel is `up` only if it
+        can dial at least one of them."""
 
     @property
     def far_side(self) -> str:
@@ -62,7 +63,7 @@ def _verify(options: CommandOptions) -> None:
 
 
 def _read_url(scheme: str, authority: str) -> dict[str, str]:
-    """Check that a URL contains only a query. Return no options, because the query contains all of them.
+    """Check that a URL contains only a query. Return an empty dictionary, because the caller parses the query.
 
     Raises:
         ValueError: The URL contains a host or a path.

@@ -16,14 +16,14 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.tunnels import TunnelKind
 from gateway.vpn.background_tasks import background_tasks
+from gateway.vpn.device_isolation import DeviceIsolation, create_isolation, new_device_name
 from gateway.vpn.link import VpnLink
 from gateway.vpn.liveness_monitor import LivenessMonitor
 from gateway.vpn.local_forward import LocalForward
-from gateway.vpn.network_context import NetworkContext, create_context, new_device_name
-from gateway.vpn.openvpn_file import GeneratedClientFile
 from gateway.vpn.openvpn_loader import load_client_file, named_files
 from gateway.vpn.openvpn_process import OpenVpnProcess
 from gateway.vpn.openvpn_remotes import tcp_remotes, udp_remotes
+from gateway.vpn.openvpn_sanitizer import SanitizedOpenVpnFile
 from gateway.vpn.options import OpenVpnOptions, read_path
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ _TUNNEL_STATES = {
     "AUTH": TunnelState.AUTHENTICATING,
     "GET_CONFIG": TunnelState.AUTHENTICATING,
 }
-"""Maps the states that OpenVPN reports before it is first connected to states of the tunnel."""
+"""Maps OpenVPN's states to states of the tunnel. It applies until OpenVPN is connected for the first time."""
 
 
 class OpenVpnTunnel:
@@ -62,7 +62,7 @@ class OpenVpnTunnel:
         async with AsyncExitStack() as stack:
             client = await _OpenVpnClient.start(options, via, stack)
             await client.connect(progress)
-            link = VpnLink(client.context, via.network.behind(self.far_side), options.silence.thresholds)
+            link = VpnLink(client.isolation, via.network.behind(self.far_side), options.silence.thresholds)
             stack.callback(link.close)
             await client.configure(link)
             monitor = LivenessMonitor(link, progress, client.received, client.restart_in_place)
@@ -74,7 +74,7 @@ class _OpenVpnClient:
     """Runs an OpenVPN client process, and configures its device, until the process exits."""
 
     def __init__(
-        self, options: OpenVpnOptions, file: GeneratedClientFile, forward: LocalForward | None, via: NetworkId
+        self, options: OpenVpnOptions, file: SanitizedOpenVpnFile, forward: LocalForward | None, via: NetworkId
     ) -> None:
         self._options = options
         self._forward = forward
@@ -85,7 +85,7 @@ class _OpenVpnClient:
         self._vpn = OpenVpnProcess(options, file, self._device, self._redirect, self._states.put_nowait)
         self._link: VpnLink | None = None
         self._ended: asyncio.Future[TunnelError] = asyncio.get_running_loop().create_future()
-        self.context: NetworkContext = create_context(options.isolation, self._device)
+        self.isolation: DeviceIsolation = create_isolation(options.isolation, self._device)
 
     @classmethod
     async def start(cls, options: OpenVpnOptions, via: Link, stack: AsyncExitStack) -> "_OpenVpnClient":
@@ -106,8 +106,8 @@ class _OpenVpnClient:
             bypass = f"http-proxy and socks-proxy would bypass the tunnel to {via.network}"
             raise TunnelError(Reason.PROTOCOL, f"{options.config}: {bypass}; remove them, or via", fatal=True)
         client = cls(options, file, forward, via.network)
-        stack.callback(client.context.close)
-        stack.push_async_callback(client.context.release_device)
+        stack.callback(client.isolation.close)
+        stack.push_async_callback(client.isolation.release_device)
         stack.push_async_callback(client._vpn.stop)
         await client._vpn.start()
         client._ended = asyncio.ensure_future(client._vpn.wait())
@@ -167,11 +167,11 @@ class _OpenVpnClient:
         self._failure_report = loop.call_later(self._options.connect_timeout, self._report_failure, progress)
 
     def _report_failure(self, progress: ProgressCallback) -> None:
-        """Report why OpenVPN is not connected yet. Keep the process, because a new one would connect later."""
+        """Report why OpenVPN is not connected yet. Do not restart it, because this would delay the connection."""
         error = self._vpn.error(f"no connection within {self._options.connect_timeout:g} s; still trying")
         reason = error.reason if self._vpn.failure else Reason.TIMEOUT
         progress(TunnelState.BACKOFF, reason, error.detail)
-        self._schedule_failure_report(progress)  # report again later, because OpenVPN can log a more specific failure
+        self._schedule_failure_report(progress)  # OpenVPN can log a more specific failure later
 
     async def configure(self, link: VpnLink) -> None:
         """Configure the device and the link with the settings that the server has pushed.
@@ -185,13 +185,13 @@ class _OpenVpnClient:
         settings = self._vpn.device_settings
         if settings is None or not settings.addresses:
             raise TunnelError(Reason.PROTOCOL, "the server has assigned no address")
-        await self.context.configure_device(self._device, settings)
+        await self.isolation.configure_device(self._device, settings)
         link.set_device_settings(settings)
         link.server = str(self._vpn.server)
         self._link = link
 
     async def follow_states(self, link: VpnLink, monitor: LivenessMonitor) -> None:
-        """React to each state that OpenVPN reports, until the process exits. Then report the link as lost."""
+        """React to each state that OpenVPN reports. When the process exits, report the link as lost."""
         while (state := await self._next_state()) is not None:
             if state == "CONNECTED":
                 await self.configure(link)
@@ -199,7 +199,7 @@ class _OpenVpnClient:
             elif state == "RECONNECTING":
                 monitor.on_reconnecting(f"reconnecting: {self._vpn.state_detail}")
             elif state == "DOWN":
-                await self.context.release_device()
+                await self.isolation.release_device()
         link.mark_lost(self._ended.result().detail, self._ended.result().reason)
 
     async def received(self) -> int:

@@ -13,7 +13,7 @@ from gateway.contracts.tunnel import OpenTunnel, ProgressCallback
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import DEFAULT_PORTS, ProxyOptions
 from gateway.relay.resolver import is_loopback
-from gateway.tls_client import ClientTls
+from gateway.tls_client import TlsClientFiles
 from gateway.tunnels import TunnelKind
 
 
@@ -51,7 +51,7 @@ class ProxyTunnel:
 
 
 def _verify(options: ProxyOptions) -> None:
-    ClientTls(options.ca_file).context()
+    TlsClientFiles(options.ca_file).context()
 
 
 def _read_url(scheme: str, authority: str) -> dict[str, str]:

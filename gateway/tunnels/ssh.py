@@ -13,8 +13,9 @@ from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, ProgressCallback
 from gateway.errors import DialError, GatewayError, Reason, TunnelError
 from gateway.facts import Fact, hidden
+from gateway.processes.child_environment import unset_variables
 from gateway.processes.output_log import OutputLog
-from gateway.processes.programs import insecure_program, resolve_program, unset_variables
+from gateway.processes.program_path import insecure_program, resolve_program
 from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.relay.sockets import cap_retransmit_interval
 from gateway.ssh import algorithms, credentials, host_keys
@@ -48,7 +49,7 @@ class SshTunnel:
 
     def __init__(self, options: SshOptions) -> None:
         self._options = options
-        self._memory = host_keys.HostKeyHistory()
+        self._memory = host_keys.LastTrustedHostKey()
         self._output = OutputLog(Path(options.proxy_command[0]).name if options.proxy_command else "")
 
     @property

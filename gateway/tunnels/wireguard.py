@@ -15,9 +15,9 @@ from gateway.errors import Reason, TunnelError
 from gateway.facts import Fact
 from gateway.tunnels import TunnelKind
 from gateway.vpn.background_tasks import background_tasks
+from gateway.vpn.device_isolation import create_isolation, new_device_name
 from gateway.vpn.link import VpnLink, VpnStatus
 from gateway.vpn.liveness_monitor import LivenessMonitor
-from gateway.vpn.network_context import create_context, new_device_name
 from gateway.vpn.options import WireGuardOptions, read_path
 from gateway.vpn.wireguard_device import WireGuardDevice
 from gateway.vpn.wireguard_loader import load_wireguard_file
@@ -74,16 +74,16 @@ class WireGuardTunnel:
         progress(TunnelState.CONNECTING)
         async with AsyncExitStack() as stack:
             device = new_device_name("w")
-            context = create_context(options.isolation, device)
-            stack.callback(context.close)
-            stack.push_async_callback(context.release_device)
-            wireguard = WireGuardDevice(options, device, context)
+            isolation = create_isolation(options.isolation, device)
+            stack.callback(isolation.close)
+            stack.push_async_callback(isolation.release_device)
+            wireguard = WireGuardDevice(options, device, isolation)
             stack.push_async_callback(wireguard.stop)
             settings = await wireguard.start()
             await self._wait_for_handshake(wireguard, progress)
             active = _ActiveDevice(wireguard)
             stack.callback(active.close)
-            link = VpnLink(context, via.network.behind(self.far_side), options.silence.thresholds)
+            link = VpnLink(isolation, via.network.behind(self.far_side), options.silence.thresholds)
             stack.callback(link.close)
             active.link = link
             link.set_device_settings(settings)
@@ -92,7 +92,7 @@ class WireGuardTunnel:
                 yield OpenTunnel(link, lambda: active.status(link), active.renew)
 
     async def _wait_for_handshake(self, wireguard: WireGuardDevice, progress: ProgressCallback) -> None:
-        """Wait for the first handshake. Every few seconds without one, reconnect to the peers.
+        """Wait for the first handshake. Until it succeeds, reconnect to the peers every few seconds.
 
         Args:
             wireguard: The device.
@@ -133,7 +133,7 @@ class _ActiveDevice:
         return WireGuardStatus(**vars(link.status()), device=device, handshake_age_seconds=self._handshake_age)
 
     async def received(self) -> int:
-        """Return the number of bytes that the device has received. Update the endpoints and the handshake age."""
+        """Return the number of bytes that the device has received. Also update the handshake age and the peers."""
         status = await self._wireguard.status()
         if self.link is not None:
             self.link.server = ", ".join(status.endpoints)

@@ -13,8 +13,8 @@ import dns.rdatatype
 
 from gateway.contracts.values import Endpoint, IpAddress
 from gateway.relay.resolver import is_address, resolve
+from gateway.vpn.device_isolation import DeviceIsolation
 from gateway.vpn.device_settings import DeviceSettings
-from gateway.vpn.network_context import NetworkContext
 
 _QUERY_TIMEOUT = 2.0
 """Time limit for one query to one name server, in seconds."""
@@ -25,11 +25,11 @@ class VpnResolver:
     """Resolves names with the VPN's name servers, or with the host's resolver if the VPN has no name servers.
 
     Args:
-        context: The network context that creates the sockets for the queries.
+        isolation: Creates the sockets for the queries.
     """
 
-    def __init__(self, context: NetworkContext) -> None:
-        self._context = context
+    def __init__(self, isolation: DeviceIsolation) -> None:
+        self._isolation = isolation
         self._name_servers: tuple[IpAddress, ...] = ()
         self._search_domains: tuple[str, ...] = ()
 
@@ -83,7 +83,7 @@ class VpnResolver:
             OSError, dns.exception.DNSException: The queries for A and AAAA records have both failed.
         """
         both = await asyncio.gather(
-            *(self._context.run_blocking(partial(self._query, name, kind, server)) for kind, _ in _FAMILIES),
+            *(self._isolation.run_blocking(partial(self._query, name, kind, server)) for kind, _ in _FAMILIES),
             return_exceptions=True,
         )
         if all(isinstance(each, BaseException) for each in both):
@@ -103,11 +103,11 @@ class VpnResolver:
         """
         query = dns.message.make_query(name, kind)
         family = socket.AF_INET if server.version == 4 else socket.AF_INET6
-        with self._context.create_socket(family, socket.SOCK_DGRAM) as sock:
+        with self._isolation.create_socket(family, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)
             answer = dns.query.udp(query, str(server), timeout=_QUERY_TIMEOUT, sock=sock, ignore_unexpected=True)
         if answer.flags & dns.flags.TC:
-            with self._context.create_socket(family, socket.SOCK_STREAM) as sock:
+            with self._isolation.create_socket(family, socket.SOCK_STREAM) as sock:
                 sock.settimeout(_QUERY_TIMEOUT)
                 sock.connect((str(server), 53))
                 sock.setblocking(False)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from itertools import count
 
 from gateway.contracts.values import IpAddress
-from gateway.vpn.network_context import NetworkContext
+from gateway.vpn.device_isolation import DeviceIsolation
 
 log = logging.getLogger(__name__)
 
@@ -25,15 +25,15 @@ _MAX_UNANSWERED = 3
 
 
 class EchoMonitor:
-    """Pings up to eight hosts behind a VPN: four that have replied before, and four that have not.
+    """Pings up to four hosts behind a VPN that have replied before, and up to four that have not.
 
     Args:
-        context: The network context that creates the sockets for the requests.
+        isolation: Creates the sockets for the requests.
         on_reply: Called with the round-trip time of each reply, in seconds.
     """
 
-    def __init__(self, context: NetworkContext, on_reply: Callable[[float], None]) -> None:
-        self._context = context
+    def __init__(self, isolation: DeviceIsolation, on_reply: Callable[[float], None]) -> None:
+        self._isolation = isolation
         self._on_reply = on_reply
         self._responds: dict[IpAddress, bool] = {}
         """Whether each host counts as responsive, in the order in which the hosts were added."""
@@ -47,7 +47,7 @@ class EchoMonitor:
         self._warned = False
 
     def add_host(self, address: IpAddress) -> None:
-        """Add a host behind the VPN. If there are then too many hosts, remove the one that was added first."""
+        """Add a host behind the VPN. If this exceeds a limit of `EchoMonitor`, remove the oldest hosts."""
         if address in self._responds:
             return
         self._responds[address] = False
@@ -70,7 +70,8 @@ class EchoMonitor:
     def ignore_unresponsive_hosts(self) -> None:
         """Expect no more replies from hosts that have missed several requests.
 
-        Call this when other traffic arrives through the VPN: the hosts are then the cause, not the VPN.
+        Call this when other traffic arrives through the VPN: then the hosts, and not the VPN, are the cause of the
+        missing replies.
         """
         for address, requests in self._unanswered.items():
             if requests >= _MAX_UNANSWERED and self._responds.get(address):
@@ -108,7 +109,7 @@ class EchoMonitor:
         """
         for kind in (socket.SOCK_DGRAM, socket.SOCK_RAW):
             try:
-                return self._context.create_socket(family, kind, protocol)
+                return self._isolation.create_socket(family, kind, protocol)
             except PermissionError:
                 continue
             except OSError as error:
@@ -127,7 +128,7 @@ class EchoMonitor:
                 packet = sock.recv(512)
                 if sock.type == socket.SOCK_RAW:
                     if family == socket.AF_INET:
-                        packet = packet[(packet[0] & 0x0F) * 4 :]  # RFC 791: the header length in 32-bit words
+                        packet = packet[(packet[0] & 0x0F) * 4 :]  # remove the IPv4 header (RFC 791)
                     if packet[4:6] != self._identifier:
                         continue  # the reply belongs to another process
                 if len(packet) < 8 or packet[0] != (0 if family == socket.AF_INET else _V6[3]):

@@ -16,11 +16,11 @@ from gateway.errors import DialError, Reason, TunnelError
 from gateway.measurement import Histogram, Tap
 from gateway.relay.straight_relay import relay_sockets
 from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
+from gateway.vpn.device_isolation import DeviceIsolation
 from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.dns import VpnResolver
 from gateway.vpn.icmp import EchoMonitor
 from gateway.vpn.liveness import Liveness, SilenceThresholds
-from gateway.vpn.network_context import NetworkContext
 
 _ERRORS_FROM_PEER = (errno.ECONNREFUSED, errno.ECONNRESET)
 """Socket errors that prove that a packet from the far side has arrived. Other errors can come from the local kernel,
@@ -50,19 +50,19 @@ class VpnLink:
     """A link whose sockets send and receive only through a VPN device. Implements `gateway.contracts.link.Link`.
 
     Args:
-        context: The network context that creates the sockets. The caller closes it.
+        isolation: Creates the sockets. The caller closes it.
         network: The identity of the network behind the VPN.
-        thresholds: The times without an expected reply after which the gateway reacts to an unresponsive VPN.
+        thresholds: The times after which the gateway reacts to missing replies.
     """
 
-    def __init__(self, context: NetworkContext, network: NetworkId, thresholds: SilenceThresholds) -> None:
+    def __init__(self, isolation: DeviceIsolation, network: NetworkId, thresholds: SilenceThresholds) -> None:
         self.network = network
         self.liveness = Liveness(thresholds, time.monotonic())
         self.server: str | None = None
-        """The value of `VpnStatus.server`."""
-        self._context = context
-        self._resolver = VpnResolver(context)
-        self._echo = EchoMonitor(context, self._on_echo_reply)
+        """The address of the server for the status, see `VpnStatus.server`; None if it is not known yet."""
+        self._isolation = isolation
+        self._resolver = VpnResolver(isolation)
+        self._echo = EchoMonitor(isolation, self._on_echo_reply)
         self._rtt: float | None = None
         self._relays: set[Relay] = set()
         self._lost: asyncio.Future[TunnelError] = asyncio.get_running_loop().create_future()
@@ -84,7 +84,7 @@ class VpnLink:
             self._echo.add_host(peer)
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """Connect a non-blocking socket to `to`, and record the phases `dns` and `tcp`.
+        """Connect a non-blocking socket to `to`, and record the durations of the phases `dns` and `tcp`.
 
         See `gateway.contracts.link.Link`.
         """
@@ -102,13 +102,14 @@ class VpnLink:
     async def _dial(self, to: Endpoint, timed: Phases, timeout: float) -> Stream:  # noqa: ASYNC109
         self.liveness.record_dial(time.monotonic())
         try:
-            sock = await dial(to, timed, timeout, self._resolver.resolve, self._context.create_socket)
+            sock = await dial(to, timed, timeout, self._resolver.resolve, self._isolation.create_socket)
         except DialError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in _ERRORS_FROM_PEER:
                 self.liveness.record_reply(time.monotonic())
             raise
         self.liveness.record_reply(time.monotonic())
-        with contextlib.suppress(ValueError, OSError):  # the address has a scope ID, or the socket was reset
+        # Do not ping the host if its address has a scope ID (ValueError), or if it has reset the socket (OSError).
+        with contextlib.suppress(ValueError, OSError):
             self._echo.add_host(ipaddress.ip_address(sock.getpeername()[0]))
         return sock
 

@@ -25,14 +25,14 @@ class SilenceThresholds:
 
 DIAL_GRACE = 4.0
 """Seconds added to each threshold if only the reply to a connection attempt is missing, because the cause can be the
-target instead of the VPN. The peer of a working VPN sends a packet at least every ten seconds. Because of the longer
-thresholds, such a packet usually arrives before the VPN reconnects."""
+target instead of the VPN. The peer of a working VPN sends a packet at least every ten seconds. With the additional
+time, such a packet usually arrives before the gateway reconnects the VPN."""
 RECONNECT_INTERVAL = 6.0
 """Seconds between two attempts to reconnect the VPN in place, that is, with the same device."""
 
 
 class SilenceStage(StrEnum):
-    """The stages of the gateway's reaction if no replies arrive through a VPN, in the order in which they begin."""
+    """How serious it is that expected replies do not arrive through a VPN, in ascending order."""
 
     FINE = "fine"
     SUSPECT = "suspect"
@@ -86,7 +86,7 @@ class Liveness:
             self._echo_sent = now
 
     def record_dial(self, now: float) -> None:
-        """Record a connection attempt to a target, so that a reply is expected after an additional `DIAL_GRACE`."""
+        """Record a connection attempt to a target. The reply to the attempt is overdue after `DIAL_GRACE`."""
         if self._dialed is None:
             self._dialed = now
 
@@ -97,7 +97,7 @@ class Liveness:
         return max(0.0, echo, dial)
 
     def stage(self, now: float) -> SilenceStage:
-        """Return the stage that the time without an expected reply has reached."""
+        """Return how serious the silence is, based on how long an expected reply has been overdue."""
         overdue, thresholds = self.overdue(now), self._thresholds
         for threshold, stage in (
             (thresholds.restart, SilenceStage.RESTART),

@@ -138,7 +138,7 @@ def bring_up(netlink: IPRoute, index: int, settings: DeviceSettings) -> None:
 
 
 def default_routes(settings: DeviceSettings) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the default routes of a device: the address family, and arguments of `IPRoute.route` for the next hop.
+    """Yield each default route of a device, as the address family and the next-hop arguments for `IPRoute.route`.
 
     The arguments are empty if the route has no next hop.
 

@@ -40,7 +40,7 @@ class NetworkNamespace:
             raise TunnelError(
                 Reason.PERMISSION,
                 f"cannot create a network namespace ({error.strerror}): CAP_SYS_ADMIN and CAP_NET_ADMIN are required;"
-                " `isolation: device` requires only NET_ADMIN",
+                " `isolation: device` requires only CAP_NET_ADMIN",
                 fatal=True,
             ) from error
 

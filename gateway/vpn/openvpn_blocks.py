@@ -32,7 +32,7 @@ _FINGERPRINT = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){19,31}")
 
 
 def normalize_block(name: str, text: str) -> tuple[str, ...]:
-    """Parse the content of a block, and return it as lines in a normal form that OpenVPN parses in the same way.
+    """Parse the content of a block, and return the lines of its normal form, which has the same meaning to OpenVPN.
 
     Args:
         name: Name of the directive.

@@ -12,7 +12,7 @@ class OpenVpnFailure:
 
     Args:
         reason: The reason for status and metrics.
-        detail: One line for the operator.
+        detail: The log message without its time, for the operator.
         fatal: Whether a retry cannot succeed until the operator changes something.
         specificity: The precision with which the message explains the failure, from 1 (lowest) to 5 (highest).
     """

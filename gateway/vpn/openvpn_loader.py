@@ -1,7 +1,7 @@
 """Loads an OpenVPN client file, and the files below its directory that its directives refer to.
 
 The loader opens each file only once. Therefore, the file that it reads is the file that it has checked, even if
-another process replaces the file meanwhile.
+another process replaces the file between the check and the read.
 """
 
 import os
@@ -11,9 +11,9 @@ from pathlib import Path
 
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.secret_files import check_owner_only
-from gateway.vpn.openvpn_file import GeneratedClientFile, parse_client_file
-from gateway.vpn.openvpn_grammar import FILE_DIRECTIVES
-from gateway.vpn.openvpn_syntax import parse_directives
+from gateway.vpn.openvpn_allowlist import FILE_DIRECTIVES
+from gateway.vpn.openvpn_parser import parse_directives
+from gateway.vpn.openvpn_sanitizer import SanitizedOpenVpnFile, parse_client_file
 from gateway.vpn.options import OpenVpnOptions
 
 _MAX_CONFIG_SIZE = 1 << 18
@@ -37,7 +37,7 @@ class _LoadedFile:
     status: os.stat_result
 
 
-def load_client_file(options: OpenVpnOptions) -> GeneratedClientFile:
+def load_client_file(options: OpenVpnOptions) -> SanitizedOpenVpnFile:
     """Load an OpenVPN client file and the files to which it refers, and generate the file for OpenVPN. Can block.
 
     Args:
@@ -73,7 +73,7 @@ def named_files(options: OpenVpnOptions) -> set[Path]:
         options: The options of the tunnel.
 
     Returns:
-        The paths. If the configuration file contains an error, the paths before the error.
+        The paths. If the configuration file contains an error, only the paths before the error.
     """
     found: set[Path] = set()
     try:

@@ -11,8 +11,8 @@ from gateway.errors import Reason, TunnelError
 from gateway.processes.child_process import ChildProcess
 from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.openvpn_failures import OpenVpnFailure, more_specific, parse_failure
-from gateway.vpn.openvpn_file import GeneratedClientFile
 from gateway.vpn.openvpn_management import ManagementInterface
+from gateway.vpn.openvpn_sanitizer import SanitizedOpenVpnFile
 from gateway.vpn.openvpn_updown import parse_updown
 from gateway.vpn.options import OpenVpnOptions
 
@@ -41,7 +41,7 @@ class OpenVpnProcess:
     def __init__(
         self,
         options: OpenVpnOptions,
-        file: GeneratedClientFile,
+        file: SanitizedOpenVpnFile,
         device: str,
         redirect: Callable[[Endpoint, str], Endpoint | None],
         on_state: Callable[[str], None],

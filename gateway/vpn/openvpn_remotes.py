@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Iterator
 
 from gateway.contracts.values import Endpoint
-from gateway.vpn.openvpn_file import GeneratedClientFile
-from gateway.vpn.openvpn_syntax import OpenVpnDirective, connection_directives
+from gateway.vpn.openvpn_parser import OpenVpnDirective, connection_directives
+from gateway.vpn.openvpn_sanitizer import SanitizedOpenVpnFile
 
 _DEFAULT_PORT = "1194"
 
 
-def tcp_remotes(file: GeneratedClientFile) -> list[Endpoint]:
+def tcp_remotes(file: SanitizedOpenVpnFile) -> list[Endpoint]:
     """Return the servers that the client dials over TCP. An outer tunnel can carry these connections.
 
     Args:
@@ -18,7 +18,7 @@ def tcp_remotes(file: GeneratedClientFile) -> list[Endpoint]:
     return [endpoint for endpoint, protocol in _file_remotes(file) if protocol.startswith("tcp")]
 
 
-def udp_remotes(file: GeneratedClientFile) -> list[Endpoint]:
+def udp_remotes(file: SanitizedOpenVpnFile) -> list[Endpoint]:
     """Return the servers that the client dials over UDP, which no outer tunnel can carry.
 
     Args:
@@ -27,7 +27,7 @@ def udp_remotes(file: GeneratedClientFile) -> list[Endpoint]:
     return [endpoint for endpoint, protocol in _file_remotes(file) if not protocol.startswith("tcp")]
 
 
-def _file_remotes(file: GeneratedClientFile) -> list[tuple[Endpoint, str]]:
+def _file_remotes(file: SanitizedOpenVpnFile) -> list[tuple[Endpoint, str]]:
     """Return each server of the file, with its protocol. Omit duplicates."""
     blocks = [each for each in file.directives if each.name == "connection"]
     common = [each for each in file.directives if each.block is None]

@@ -1,4 +1,4 @@
-"""Converts the environment variables of OpenVPN's `up` script, with the pushed options, to device settings."""
+"""Derives device settings from the environment of OpenVPN's `up` script, which contains the pushed options."""
 
 import ipaddress
 import re
@@ -55,6 +55,6 @@ def _valid_addresses(*texts: str | None) -> tuple[IpAddress, ...]:
 
 
 def _number(key: str) -> int:
-    """Return the number at the end of a variable name, which orders the options; 0 if the name has no number."""
+    """Return the number at the end of a variable name, by which options are sorted; 0 if the name has no number."""
     digits = re.search(r"\d+$", key)
     return int(digits[0]) if digits else 0

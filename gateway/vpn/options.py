@@ -13,7 +13,7 @@ Isolation = Literal["namespace", "device"]
 
 
 @dataclass(frozen=True)
-class SilenceTimeouts:
+class SilenceOptions:
     """The times without an expected reply after which the gateway reacts to an unresponsive VPN.
 
     Args:
@@ -35,7 +35,7 @@ class SilenceTimeouts:
 
     @property
     def thresholds(self) -> SilenceThresholds:
-        """These times in the form that `Liveness` requires. Reconnects start two seconds after `suspect`."""
+        """The thresholds for `Liveness`, in seconds. The VPN starts to reconnect two seconds after `suspect`."""
         return SilenceThresholds(self.suspect, self.suspect + 2, self.down, self.lost, self.restart)
 
 
@@ -60,7 +60,7 @@ class VpnOptions:
     dns: tuple[str, ...] = ()
     mtu: int | None = field(default=None, metadata={"least": 576, "most": 65535})
     connect_timeout: Duration = field(default=Duration(20.0), metadata=POSITIVE)
-    silence: SilenceTimeouts = field(default_factory=SilenceTimeouts)
+    silence: SilenceOptions = field(default_factory=SilenceOptions)
 
     def __post_init__(self) -> None:
         for each in self.dns:

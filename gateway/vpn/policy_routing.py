@@ -19,8 +19,8 @@ from gateway.vpn.network_devices import bring_up, default_routes
 _NO_PREFIX_ROUTE = 0x200
 """IFA_F_NOPREFIXROUTE: the kernel adds no route for the prefix of the address."""
 _PROTOCOL = 0x67
-"""The protocol number (rt_protos) of the gateway's rules and routes. A gateway uses it to find the rules and routes
-that killed gateways have left."""
+"""The protocol number (rt_protos) of the gateway's rules and routes. By this number, a gateway finds the rules and
+routes that killed gateways have left."""
 _FIRST_TABLE, _TABLE_COUNT = 20_000, 10_000
 """The range of routing tables that the gateway uses."""
 _table_lock = threading.Lock()

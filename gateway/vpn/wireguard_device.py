@@ -8,12 +8,13 @@ import subprocess
 
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason, TunnelError
-from gateway.processes.programs import find_program, minimal_environment
+from gateway.processes.child_environment import minimal_environment
+from gateway.processes.program_path import find_program
 from gateway.relay.resolver import resolve
 from gateway.vpn import network_devices
+from gateway.vpn.device_isolation import DeviceIsolation, device_prefix
 from gateway.vpn.device_lock import DeviceLock, is_locked
 from gateway.vpn.device_settings import DeviceSettings, likely_peers, parse_addresses
-from gateway.vpn.network_context import NetworkContext, device_prefix
 from gateway.vpn.options import WireGuardOptions
 from gateway.vpn.wireguard_formats import WireGuardDeviceStatus, parse_dump, to_setconf
 from gateway.vpn.wireguard_go import WireGuardGoProcess
@@ -35,19 +36,19 @@ class WireGuardDevice:
     Args:
         options: The options of the tunnel.
         device: The name for the device.
-        context: The network context for the device. The caller closes it.
+        isolation: Isolates the device. The caller closes it.
 
     Raises:
         TunnelError: The configuration file cannot be loaded. See `load_wireguard_file`.
     """
 
-    def __init__(self, options: WireGuardOptions, device: str, context: NetworkContext) -> None:
+    def __init__(self, options: WireGuardOptions, device: str, isolation: DeviceIsolation) -> None:
         self._options = options
         self._device = device
-        self._context = context
+        self._isolation = isolation
         self._file = load_wireguard_file(options)
         self._process = WireGuardGoProcess(device)
-        self._in_context = False
+        self._is_isolated = False
         self._endpoints: dict[str, str] = {}
         """The resolved endpoint of each peer, by public key."""
         self._lock: DeviceLock | None = None
@@ -73,8 +74,8 @@ class WireGuardDevice:
         if not self.in_kernel:
             await self._process.start(_PREFIX)
         settings = self._device_settings()
-        await self._context.configure_device(self._device, settings)
-        self._in_context = True
+        await self._isolation.configure_device(self._device, settings)
+        self._is_isolated = True
         await self.configure_peers()
         return settings
 
@@ -140,7 +141,7 @@ class WireGuardDevice:
         await self._wg("setconf", self._device, "/dev/stdin", stdin=to_setconf(self._file, endpoints))
 
     async def reconnect(self) -> None:
-        """Remove and add all peers, so that new handshakes follow. The device and its addresses remain.
+        """Remove all peers and add them again, to start new handshakes. The device and its addresses remain.
 
         Raises:
             TunnelError: An endpoint cannot be resolved, or `wg` fails.
@@ -197,7 +198,7 @@ class WireGuardDevice:
             return done.stdout
 
         try:
-            return await self._context.run_blocking(run)
+            return await self._isolation.run_blocking(run)
         except subprocess.TimeoutExpired as error:
             raise TunnelError(Reason.TIMEOUT, f"wg {arguments[0]} did not exit within {_WG_TIMEOUT:g} s") from error
 
@@ -210,8 +211,8 @@ class WireGuardDevice:
         await self._process.stop()
         if self.in_kernel:
             try:
-                if self._in_context:
-                    await self._context.run_blocking(lambda: network_devices.remove(self._device))
+                if self._is_isolated:
+                    await self._isolation.run_blocking(lambda: network_devices.remove(self._device))
                 else:
                     await asyncio.to_thread(network_devices.remove, self._device)
             except TunnelError as error:

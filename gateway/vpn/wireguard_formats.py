@@ -169,7 +169,7 @@ def check_key(value: str, name: str) -> str:
 
     Args:
         value: The string.
-        name: The name of the key, for the error message.
+        name: The configuration key that contains the string, for the error message.
 
     Raises:
         GatewayError: The string is not a key. The message does not contain the string.
@@ -182,7 +182,8 @@ def check_key(value: str, name: str) -> str:
 def _printable_key(name: str) -> str:
     """Return the name of an unknown configuration key, with a leading space, for use in a message.
 
-    Return an empty string if the name does not look like that of a key, because it can be part of a misplaced secret.
+    If the string does not look like the name of a configuration key, return an empty string, because the string can
+    be part of a misplaced secret.
     """
     return f" {name}" if re.fullmatch(r"[A-Za-z]{1,24}", name) else ""
 

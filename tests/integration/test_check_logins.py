@@ -14,8 +14,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from gateway.backend_support.sql_check_options import DatabaseCheckOptions
-from gateway.backend_support.tls import CheckTlsOptions
+from gateway.backend_support.check_tls import CheckTlsOptions
+from gateway.backend_support.sql_check_options import SqlCheckOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.mysql import KIND, MysqlBackend, MysqlCheckOptions
 from gateway.backends.postgres import PostgresBackend
@@ -403,7 +403,7 @@ async def test_scram_iterations_of_a_server_delay_neither_the_event_loop_nor_the
     def computing() -> int:
         return sum(each.name == "postgres-check" for each in threading.enumerate())
 
-    check = DatabaseCheckOptions(user="u", password=Secret("p"))
+    check = SqlCheckOptions(user="u", password=Secret("p"))
     backend = PostgresBackend(EmptyOptions(), check)
     longest, last = 0.0, time.monotonic()
 

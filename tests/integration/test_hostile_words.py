@@ -15,7 +15,7 @@ from typing import Any
 import asyncssh
 import pytest
 
-from gateway.backend_support.sql_check_options import DatabaseCheckOptions
+from gateway.backend_support.sql_check_options import SqlCheckOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheckOptions
 from gateway.backends.postgres import PostgresBackend
@@ -291,7 +291,7 @@ async def test_a_lag_that_is_not_a_number_is_a_protocol_error(lag: str) -> None:
 
     for backend, script in (
         (MysqlBackend(EmptyOptions(), MysqlCheckOptions(user="u")), as_mysql),
-        (PostgresBackend(EmptyOptions(), DatabaseCheckOptions(user="u")), as_postgres),
+        (PostgresBackend(EmptyOptions(), SqlCheckOptions(user="u")), as_postgres),
     ):
         with serving(script) as port:
             result = await probe(backend, port)

@@ -14,9 +14,9 @@ from typing import Any
 import pymysql
 import pytest
 
+from gateway.backend_support.check_tls import CheckTlsOptions
 from gateway.backend_support.replication_facts import LAG
-from gateway.backend_support.sql_check_options import DatabaseCheckOptions
-from gateway.backend_support.tls import CheckTlsOptions
+from gateway.backend_support.sql_check_options import SqlCheckOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheckOptions
 from gateway.backends.nfs import LEASE, SPACE, NfsBackend, NfsCheckOptions, NfsOptions
@@ -326,7 +326,7 @@ async def test_the_postgres_check_never_sends_its_password_unencrypted() -> None
             while data := client.recv(4096):
                 heard.extend(data)
 
-    backend = PostgresBackend(EmptyOptions(), DatabaseCheckOptions(user="u", password=Secret("topsecret")))
+    backend = PostgresBackend(EmptyOptions(), SqlCheckOptions(user="u", password=Secret("topsecret")))
     with serving(listen) as port:
         result = await probe(backend, port)
     assert result.reason is Reason.AUTH
@@ -337,7 +337,7 @@ async def test_postgres_replica_lag(server_folder: Path, shared_postgres: Postgr
     """A standby server that has lost the connection to its primary server is an unhealthy replica."""
     from gateway.backends.postgres import PostgresBackend as Backend_  # noqa: PLC0415 - the pure part
 
-    backend = Backend_(EmptyOptions(), DatabaseCheckOptions(user="u", max_lag=Duration(10.0)))
+    backend = Backend_(EmptyOptions(), SqlCheckOptions(user="u", max_lag=Duration(10.0)))
     here, other = Endpoint("a", 1), Endpoint("b", 1)
     good = backend._evaluate(["t", "on", "17", "1.5", "t"], here, 0)
     assert (good.role, good.read_only, good.facts[LAG], good.degraded) == ("replica", True, 1.5, None)
@@ -362,7 +362,7 @@ async def test_a_disconnected_postgres_standby_is_not_reported_as_current(
 ) -> None:
     standby = shared_postgres.standby(server_folder / "standby")
     try:
-        check = DatabaseCheckOptions(
+        check = SqlCheckOptions(
             user=standby.check_user, password=Secret(standby.check_password), max_lag=Duration(1.0)
         )
         backend = PostgresBackend(EmptyOptions(), replace(check, database="postgres"))

@@ -20,12 +20,13 @@ from gateway.contracts.values import Duration
 from gateway.docker import last_starts
 from gateway.docker import reconciler as reconciler_module
 from gateway.docker import start_attempts as revivals_module
-from gateway.docker.dead_containers import DeadContainer, DeadContainerState, VolumeMountAddress
+from gateway.docker.dead_containers import DeadContainer, DeadContainerState
 from gateway.docker.engine import connected
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.plan import ActionKind, DesiredState
 from gateway.docker.reconciler import Reconciler
 from gateway.docker.start_attempts import StartAttempts
+from gateway.docker.volumes import VolumeMountAddress
 from tests.support.docker_site import OPT_IN, Site
 from tests.support.engines import Engine, running_engine
 from tests.support.files import REPOSITORY

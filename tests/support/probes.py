@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from gateway.backend_support.sql_check_options import DatabaseCheckOptions
+from gateway.backend_support.sql_check_options import SqlCheckOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.http import HttpBackend, HttpCheckOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheckOptions
@@ -28,7 +28,7 @@ DEADLINE = 1.0
 
 KINDS: dict[str, Backend] = {
     "mysql": MysqlBackend(EmptyOptions(), MysqlCheckOptions(user="u", password=Secret("p"))),
-    "postgres": PostgresBackend(EmptyOptions(), DatabaseCheckOptions(user="u", password=Secret("p"))),
+    "postgres": PostgresBackend(EmptyOptions(), SqlCheckOptions(user="u", password=Secret("p"))),
     "nfs": NfsBackend(NfsOptions(export="/x"), NfsCheckOptions()),
     "tcp": TcpBackend(EmptyOptions(), TcpCheckOptions()),
     "redis": RedisBackend(EmptyOptions(), RedisCheckOptions(password=Secret("p"))),
@@ -57,7 +57,5 @@ def mysql_backend(server: MariaDB, **changes: Any) -> MysqlBackend:
 
 
 def postgres_backend(server: Postgres, **changes: Any) -> PostgresBackend:
-    check = DatabaseCheckOptions(
-        user=server.check_user, password=Secret(server.check_password), database=server.database
-    )
+    check = SqlCheckOptions(user=server.check_user, password=Secret(server.check_password), database=server.database)
     return PostgresBackend(EmptyOptions(), replace(check, **changes))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from gateway.ops.events import Transition
+from gateway.ops.events import StateChange
 from gateway.ops.page.parts import PageParts
 from gateway.ops.page.render import LazyPage, document, render_backend, render_index
 from gateway.ops.status_views import BackendView, ConfigText, ServiceView
@@ -17,7 +17,7 @@ def whole_page(rendering: LazyPage, parts: PageParts) -> str:
 
 def status_page(
     view: ServiceView,
-    events: Sequence[Transition] = (),
+    events: Sequence[StateChange] = (),
     configuration: ConfigText | None = None,
     now: float = NOW,
     parts: PageParts | None = None,
@@ -30,7 +30,7 @@ def status_page(
 def backend_page(
     view: ServiceView,
     shown: BackendView,
-    events: Sequence[Transition] = (),
+    events: Sequence[StateChange] = (),
     configuration: ConfigText | None = None,
 ) -> str:
     """Return the page of a backend as HTML."""

@@ -11,7 +11,7 @@ from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
 from gateway.demo.process import find
 from gateway.measurement import Histogram, Tap
-from gateway.processes.programs import environment_of_user
+from gateway.processes.child_environment import environment_of_user
 from gateway.processes.stdio_stream import StdioStream
 from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.relay.stream_bridge import StreamBridge

@@ -16,7 +16,7 @@ from gateway.config.loader import ConfigSources, load
 from gateway.contracts.security import Secret
 from gateway.demo.sshd import make_key
 from gateway.errors import Reason, TunnelError
-from gateway.secret_files import ExposedError, check_not_exposed, read_private_key, read_secret
+from gateway.secret_files import ExposedSecretError, check_not_exposed, read_private_key, read_secret
 from gateway.ssh.credentials import load_keys
 from gateway.ssh.options import SshOptions
 
@@ -155,7 +155,7 @@ def test_a_folder_that_others_cannot_pass_keeps_its_files(tmp_path: Path) -> Non
     check_not_exposed(path)
     assert not secret_files._is_traversable(path)
     assert secret_files._is_traversable(Path("/etc/passwd"))
-    with pytest.raises(ExposedError):
+    with pytest.raises(ExposedSecretError):
         read_secret(Path("/etc/passwd"))
 
 

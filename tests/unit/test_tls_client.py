@@ -10,7 +10,7 @@ import pytest
 
 from gateway.errors import GatewayError
 from gateway.ops.service_client import ServiceClient
-from gateway.tls_client import ClientTls, client_context
+from gateway.tls_client import TlsClientFiles, client_context
 
 PLAIN = "[req]\ndistinguished_name=dn\nx509_extensions=ca\n[dn]\n[ca]\nbasicConstraints=critical,CA:true\n"
 
@@ -74,17 +74,17 @@ def test_a_file_without_a_certificate_is_an_error(tmp_path: Path) -> None:
 def test_the_error_begins_with_the_key_of_the_file(tmp_path: Path) -> None:
     missing = tmp_path / "missing.pem"
     with pytest.raises(GatewayError, match=rf"^ca_file: {missing}: No such file"):
-        ClientTls(missing).context()
+        TlsClientFiles(missing).context()
     with pytest.raises(GatewayError, match=rf"^cert_file: {missing}: No such file"):
-        ClientTls(cert_file=missing).context()
+        TlsClientFiles(cert_file=missing).context()
     present = tmp_path / "present.pem"
     present.write_text("none")
     with pytest.raises(GatewayError, match=rf"^key_file: {missing}: No such file"):
-        ClientTls(cert_file=present, key_file=missing).context()
+        TlsClientFiles(cert_file=present, key_file=missing).context()
     with pytest.raises(GatewayError, match=rf"^cert_file: {present}, key_file: {present}: "):
-        ClientTls(cert_file=present, key_file=present).context()
+        TlsClientFiles(cert_file=present, key_file=present).context()
 
 
 def test_without_verification_any_server_is_accepted() -> None:
-    context = ClientTls().context(verified=False)
+    context = TlsClientFiles().context(verified=False)
     assert (context.check_hostname, context.verify_mode) == (False, ssl.CERT_NONE)

@@ -1,11 +1,11 @@
 """Finds the hazards in a snapshot. The function `find` of each module yields findings. Does no I/O."""
 
-from gateway.audit.hazards import access, network, storage, visibility, volume_usage
-from gateway.audit.model import AuditSnapshot
+from gateway.audit.hazards import hidden_files, network_mounts, sensitive_access, volatile_data, volume_usage
 from gateway.audit.report import AuditReport, Finding, Severity
+from gateway.audit.snapshot_model import AuditSnapshot
 from gateway.audit.storage_locations import places
 
-_MODULES = (storage, network, volume_usage, access, visibility)
+_MODULES = (volatile_data, network_mounts, volume_usage, sensitive_access, hidden_files)
 
 
 def build_report(snapshot: AuditSnapshot) -> AuditReport:

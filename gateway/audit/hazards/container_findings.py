@@ -1,13 +1,13 @@
-"""Iterates over mounts, and creates findings about containers, for the other modules. Does no I/O."""
+"""Provides functions that create findings about containers, for the other modules in this package. Does no I/O."""
 
 from collections.abc import Iterator
 
 from gateway.audit import database_files
-from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import MountStorage, as_bind, store_of
 from gateway.audit.recreate_commands import recreate
 from gateway.audit.report import Finding, HazardRule, Severity
+from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.docker.compose_command import FILES
 from gateway.text_sanitizer import one_line
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 
-from gateway.audit import rules
+from gateway.audit import hazard_rules
 from gateway.audit.data_copy import END, on_exit
 from gateway.audit.hazards.container_findings import database_in, mounts, on_container
-from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
 from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import MountStorage, StorageMedium, of_volume
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell_commands import NEW_FILES, command, script
+from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
 from gateway.text_sanitizer import format_bytes, one_line
 
 
@@ -32,7 +32,7 @@ def _writers(snapshot: AuditSnapshot) -> Iterator[Finding]:
         names = sorted({container.name for container, _, _ in group})
         services = {container.service or container.name for container, _, _ in group}
         database = next(filter(None, (database_in(snapshot, *each) for each in group)), "")
-        # Ignore containers of a single service: their program can usually share its files. A database cannot.
+        # Ignore the containers of a single service: most programs, except databases, can share files with replicas.
         if len(names) < 2 or (len(services) < 2 and not database):
             continue
         running = len({container.name for container, _, _ in group if container.running})
@@ -45,7 +45,7 @@ def _writers(snapshot: AuditSnapshot) -> Iterator[Finding]:
         fix: str | MountChanges = MountChanges(read_only=frozenset({mount.path}))
         if len(services) < 2:
             fix = f"# {one_line(container.service)} must have one container, or a volume for each container"
-        yield on_container(snapshot, rules.WRITERS, severity, container, mount.path, what, fix)
+        yield on_container(snapshot, hazard_rules.WRITERS, severity, container, mount.path, what, fix)
 
 
 def _holds_data(snapshot: AuditSnapshot, mount: AuditedMount, store: MountStorage) -> bool:
@@ -66,11 +66,10 @@ def _unused(snapshot: AuditSnapshot, volume: AuditedVolume) -> Finding:
     what = f"no container uses {volume.name} ({', '.join(filter(None, parts))})"
     remove = command(snapshot.client, "volume", "rm", volume.name)
     fix = remove if volume.size == 0 else _save_and_remove(snapshot, volume, remove)
-    return Finding(rules.UNUSED, severity, volume.name, "", one_line(what), fix)
+    return Finding(hazard_rules.UNUSED, severity, volume.name, "", one_line(what), fix)
 
 
 def _save_and_remove(snapshot: AuditSnapshot, volume: AuditedVolume, remove: str) -> str:
-    """Return commands that save a volume as an archive and then remove the volume."""
     archive = command(f"{volume.name}.tar")
     if snapshot.client == "podman":  # `podman cp` does not keep the owners of files
         return script(NEW_FILES, f"{command('podman', 'volume', 'export', volume.name)} > {archive}", remove)

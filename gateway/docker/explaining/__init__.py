@@ -6,8 +6,8 @@ from gateway.docker.explaining.access_factors import access_factors
 from gateway.docker.explaining.explained_container import ExplainedContainer
 from gateway.docker.explaining.model import ExplainedBackend, Explanation
 from gateway.docker.explaining.reachability import reachability
-from gateway.docker.model import Container, EngineSnapshot
 from gateway.docker.plan import DesiredState, Plan
+from gateway.docker.snapshot import Container, EngineSnapshot
 
 
 def find(observed: EngineSnapshot, name: str) -> list[Container]:

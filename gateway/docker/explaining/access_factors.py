@@ -1,4 +1,4 @@
-"""Lists what decides which backends a container reaches: its state, labels, grants, networks and names."""
+"""Lists the factors that decide which backends a container reaches, such as its labels, grants and networks."""
 
 from collections.abc import Iterator
 
@@ -28,7 +28,7 @@ def access_factors(subject: ExplainedContainer) -> Iterator[AccessFactor]:
         given += f"; aliases {', '.join(subject.grant.aliases)}" if subject.grant.aliases else ""
         yield AccessFactor("grants", "docker.grants", "given", given)
     elif subject.desired.strict:
-        yield AccessFactor("grants", "docker.grants", "none", "with gateway.strict, only grants count")
+        yield AccessFactor("grants", "docker.grants", "none", "with gateway.strict, only grants admit containers")
     relevant = dict.fromkeys((*(name for name in subject.networks if subject.endpoint(name)), *subject.attachments))
     for name in relevant or subject.options.networks:
         yield _network(subject, name)

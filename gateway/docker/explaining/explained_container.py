@@ -1,13 +1,13 @@
-"""Defines the container whose access to backends is explained, with the parts of the state that concern it."""
+"""Collects the data about the container whose access to backends is explained."""
 
 from gateway.docker import labels
 from gateway.docker.grants import granted
-from gateway.docker.model import Container, EndpointInfo, EngineSnapshot
 from gateway.docker.plan import AttachmentStatus, DesiredState, Plan
+from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot
 
 
 class ExplainedContainer:
-    """The container whose access to backends is explained, with the state that concerns it.
+    """A container whose access to backends is explained, with the parts of the plan and the states that concern it.
 
     Args:
         desired: The desired state.

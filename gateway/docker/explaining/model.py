@@ -29,10 +29,10 @@ class ExplainedBackend:
 
 @dataclass(frozen=True)
 class AccessFactor:
-    """One factor that decides which backends a container reaches, such as a label or a network. A row of a table.
+    """One factor that decides which backends a container reaches, such as a label or a network.
 
     Args:
-        part: The kind: `container`, `network of` (another container), `label`, `grants`, `network` or `name`.
+        part: The type: `container`, `network of` (another container), `label`, `grants`, `network` or `name`.
         name: The name of the label, network or container.
         state: The state of the factor, in one or two words.
         why: Details.
@@ -46,7 +46,7 @@ class AccessFactor:
 
 @dataclass(frozen=True)
 class Reachability:
-    """Whether the container reaches a backend.
+    """Whether the explained container reaches one backend, and why.
 
     Args:
         backend: The backend's name.

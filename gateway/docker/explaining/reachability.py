@@ -7,15 +7,15 @@ from gateway.docker import labels
 from gateway.docker.consumer_directory import Consumer, consumer
 from gateway.docker.explaining.explained_container import ExplainedContainer, reason
 from gateway.docker.explaining.model import ExplainedBackend, Reachability
-from gateway.docker.model import RUNNING, Container
 from gateway.docker.plan import AttachmentState, backends_on
+from gateway.docker.snapshot import RUNNING, Container
 
 _GOOD = ("up", "degraded")
 _UNKNOWN = "unknown"
 
 
 def reachability(subject: ExplainedContainer, fact: ExplainedBackend) -> Reachability:
-    """Return whether the container reaches the backend by the backend's name."""
+    """Return whether the container reaches the backend by name, and if not, the first obstacle and its remedy."""
     name, base = subject.container.name, subject.base
     if subject.dead is not None:
         return _no(fact, subject.dead.detail, ": ".join(filter(None, (subject.dead.message, subject.dead.command))))
@@ -100,7 +100,11 @@ def _unattached(subject: ExplainedContainer, fact: ExplainedBackend) -> Reachabi
     configured = [name for name in subject.options.networks if fact.name in backends_on(subject.desired, name)]
     kept = [name for name, backends in subject.networks.items() if fact.name in backends]
     if not configured:
-        return _no(fact, "no network of docker.networks carries it", "add it to docker.networks.NETWORK.backends")
+        return _no(
+            fact,
+            "it is not available on any network in docker.networks",
+            "add it to docker.networks.NETWORK.backends",
+        )
     if subject.gateway is None:
         why = "the gateway does not run in a container of this engine, so names of backends do not resolve"
         return _no(fact, why, "run it in a container of this engine, or set docker.container")
@@ -121,7 +125,7 @@ def _unattached(subject: ExplainedContainer, fact: ExplainedBackend) -> Reachabi
 
 
 def _unasked(subject: ExplainedContainer, fact: ExplainedBackend, configured: list[str]) -> Reachability:
-    """Return why neither labels, grants nor rules attach the container to a network with the backend."""
+    """Return why no label, grant or rule attaches the container to a network on which the backend is available."""
     container, mine, enable = subject.container, subject.container.labels, subject.label("enable")
     grant = _grant(container.name, fact)
     instance = mine.get(subject.label("instance"), subject.desired.instance)
@@ -144,7 +148,7 @@ def _unasked(subject: ExplainedContainer, fact: ExplainedBackend, configured: li
 
 
 def _chosen_otherwise(subject: ExplainedContainer, fact: ExplainedBackend, configured: list[str]) -> Reachability:
-    """Return why the container's labels, grants or rules select other backends or networks."""
+    """Return which label, grant or rule of the container selects only other backends or networks."""
     container, mine = subject.container, subject.container.labels
     for key, choices in (("network", configured), ("backends", [fact.name])):
         label = subject.label(key)

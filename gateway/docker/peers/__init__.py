@@ -1,1 +1,1 @@
-"""Exchanges the addresses of containers between the agents of a swarm, over the overlay networks that they share."""
+"""Exchanges the addresses of containers between agents (the gateways on the nodes of a swarm)."""

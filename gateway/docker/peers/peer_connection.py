@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 HEARTBEAT_INTERVAL = 1.0
 """Seconds between two lines that an agent sends. An empty line is a heartbeat."""
 PEER_TIMEOUT = 5.0
-"""Seconds without a line from a peer after which its report is dropped. Connecting has the same timeout."""
+"""If a peer sends no line for this number of seconds, its report is removed. This is also the connect timeout."""
 _MAX_REPORT = 64 * 1024 * 1024
 """The maximum size of a report, in bytes. One container takes a few hundred bytes."""
 _RECONNECT = BackoffPolicy(first=0.25, cap=5.0, floor=0.05)
@@ -48,7 +48,7 @@ async def maintain_peer(
         peer: The peer; its `report` and `problem` are updated.
         port: The port that the peer listens on.
         tls: The client's TLS context.
-        changed: Called when the report changes or is dropped.
+        changed: Called when the report changes or is removed.
         wanted: Returns whether to reconnect after a failure.
     """
     backoff = Backoff(_RECONNECT)

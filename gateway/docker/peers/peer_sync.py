@@ -1,4 +1,4 @@
-"""Sends the addresses of this node's containers to peers, and adds the peers' containers as consumers."""
+"""Shares consumers between the agents of a swarm: sends this node's consumers to peers, and adds those of peers."""
 
 import asyncio
 import logging
@@ -6,10 +6,9 @@ import ssl
 from collections.abc import Callable, Iterator, Mapping
 
 from gateway.docker.consumer_directory import Consumer, ConsumerDirectory
-from gateway.docker.model import EngineSnapshot
 from gateway.docker.options import Grant, PeerOptions
-from gateway.docker.peers.exchange import PeerExchange
 from gateway.docker.peers.peer_connection import HEARTBEAT_INTERVAL, PeerAgent, wait_at_most
+from gateway.docker.peers.peer_mesh import PeerMesh
 from gateway.docker.peers.reports import (
     AddressReport,
     SharedNetwork,
@@ -20,6 +19,7 @@ from gateway.docker.peers.reports import (
     shared_networks,
 )
 from gateway.docker.peers.tls_contexts import contexts
+from gateway.docker.snapshot import EngineSnapshot
 from gateway.errors import GatewayError
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class PeerSync:
         self._observed = observed
         self._directory = directory
         self._dirty = asyncio.Event()
-        self._exchange: PeerExchange | None = None
+        self._mesh: PeerMesh | None = None
         self._problem = ""
         self._encoded_from: tuple[EngineSnapshot | None, Mapping[str, Consumer]] = None, {}
         """The values from which the current reports were encoded."""
@@ -72,28 +72,28 @@ class PeerSync:
         self._directory.watchers.append(self._wake)
         try:
             async with asyncio.TaskGroup() as group:
-                exchange = self._exchange = PeerExchange(self._options, group, tls, self._dirty.set)
-                group.create_task(exchange.discover())
+                mesh = self._mesh = PeerMesh(self._options, group, tls, self._dirty.set)
+                group.create_task(mesh.discover())
                 while True:
                     self._dirty.clear()
-                    self._update(exchange)
+                    self._update(mesh)
                     ready()
                     await wait_at_most(self._dirty, HEARTBEAT_INTERVAL)
         finally:
-            self._exchange, self._reports = None, []
+            self._mesh, self._reports = None, []
             self._directory.watchers.remove(self._wake)
             self._directory.update_remote({})
 
     @property
     def known(self) -> list[PeerAgent]:
         """All discovered peers."""
-        return list(self._exchange.peers.values()) if self._exchange else []
+        return list(self._mesh.peers.values()) if self._mesh else []
 
     def warnings(self) -> Iterator[str]:
         """Yield a warning for each problem, such as a peer that is not connected."""
         if self._problem:
             yield self._problem
-        yield from self._exchange.listen_errors.values() if self._exchange else ()
+        yield from self._mesh.listen_errors.values() if self._mesh else ()
         for each in self.known:
             who = f"peer {each.address} on network {each.network.name}"
             if each.problem:
@@ -121,7 +121,7 @@ class PeerSync:
                 self._problem = ""
                 return found
 
-    def _update(self, exchange: PeerExchange) -> None:
+    def _update(self, mesh: PeerMesh) -> None:
         """Send this node's changed reports to peers, and apply the peers' reports to the directory."""
         observed, here = self._observed(), self._directory.local
         if observed is not None and (observed is not self._encoded_from[0] or here is not self._encoded_from[1]):
@@ -129,8 +129,8 @@ class PeerSync:
             self._lines = {
                 each: encode(build_report(self._instance, each, observed, here)) for each in shared_networks(observed)
             }
-        exchange.update(self._lines)
-        reports, strict = exchange.reports(), self._strict()
+        mesh.update(self._lines)
+        reports, strict = mesh.reports(), self._strict()
         if strict is not self._only_grants:
             self._reports, self._only_grants = [], strict
         if [id(each) for each in reports] == [id(each) for each, _ in self._reports]:

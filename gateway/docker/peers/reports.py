@@ -1,4 +1,4 @@
-"""Encodes and decodes the reports that peers exchange, and builds the list of consumers from them. Does no I/O.
+"""Builds, encodes and decodes the reports that agents exchange, and extracts the consumers. Does no I/O.
 
 A consumer is a container that uses a backend. A peer is the agent of another node.
 """
@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from gateway.docker.consumer_directory import Consumer
 from gateway.docker.grants import granted
-from gateway.docker.model import EngineSnapshot
 from gateway.docker.options import Grant
+from gateway.docker.snapshot import EngineSnapshot
 from gateway.text_sanitizer import one_line
 
 
@@ -93,7 +93,7 @@ def build_report(
         instance: This agent's name.
         network: The network.
         observed: The last snapshot of this engine.
-        known: This engine's consumers by address, without containers that exited after the snapshot.
+        known: This engine's current consumers, by address. Containers that exited after the snapshot are omitted.
     """
     entries = (
         AddressEntry(address, each.id, each.name, dict(each.labels))

@@ -10,8 +10,8 @@ SUPPORTED = bool(getattr(ssl, "HAS_PSK", False))
 """Whether the ssl module supports pre-shared keys (Python 3.13)."""
 NOT_SUPPORTED = "requires Python 3.13 or later for TLS with a pre-shared key: use the gateway's image"
 MIN_SECRET_LENGTH = 32
-"""The minimum length of the secret, in characters. Any party to a handshake can test guesses offline, so a short
-secret would be unsafe."""
+"""The minimum length of the secret, in characters. An attacker who takes part in a handshake can test guesses
+offline, so a short secret would be unsafe."""
 _IDENTITY = "gateway"
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 from gateway.docker.identity_warnings import image_labels, spoofing
-from gateway.docker.model import EngineSnapshot
 from gateway.docker.plan import ActionKind, DesiredState, Plan, PlannedAction, backends_on
 from gateway.docker.planning.attachments import attach, detach
 from gateway.docker.planning.container_starts import revive
@@ -14,6 +13,7 @@ from gateway.docker.planning.networks import create_networks, remove_networks
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.planning.project_networks import expand_projects
 from gateway.docker.planning.services import update_services
+from gateway.docker.snapshot import EngineSnapshot
 from gateway.docker.volumes import VolumeStatus, create_body, mount_problems, volume_status
 
 

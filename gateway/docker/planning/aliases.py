@@ -1,15 +1,15 @@
-"""Assigns aliases on a network: to backends first, then to the oldest container that requests one."""
+"""Assigns the aliases on a network. Backends come first. Of several containers, the oldest gets the alias."""
 
 from collections.abc import Iterable
 
-from gateway.docker.model import Container
 from gateway.docker.planning.plan_builder import PlanBuilder
+from gateway.docker.snapshot import Container
 
 BACKEND = "a backend of the gateway"
 
 
 def remedy(holders: Iterable[str]) -> str:
-    """Return what an operator can do if others hold the requested aliases, for messages.
+    """Return, for a message, what an operator can do if other containers hold the requested aliases.
 
     Args:
         holders: The holders of the aliases, from `conflicting_holder`.
@@ -31,7 +31,7 @@ def conflicting_holder(builder: PlanBuilder, container: Container, name: str, al
     for other, by_alias in builder.containers_named(name, alias):
         if other.id in (container.id, own):
             continue
-        # The gateway gets its alias even if the alias is a container's host name. `name_conflicts` warns about this.
+        # The host name of another container does not block an alias of the gateway. `name_conflicts` warns about it.
         if alias == other.name.lower() or (alias == other.hostname and container.id != own):
             return f"container {other.name}"
         if by_alias and not _yields_alias(builder, other, container, name, alias):
@@ -43,7 +43,7 @@ def conflicting_holder(builder: PlanBuilder, container: Container, name: str, al
 
 
 def reserve(builder: PlanBuilder, container: Container, name: str, aliases: tuple[str, ...]) -> None:
-    """Reserve aliases for a container, so that the plan assigns them to no container that is planned later."""
+    """Reserve aliases for a container, so that the plan assigns them to no other container."""
     if container.id != builder.observed.own:
         for alias in aliases:
             builder.reserved.setdefault((name, alias.lower()), builder.holder(container))
@@ -52,8 +52,8 @@ def reserve(builder: PlanBuilder, container: Container, name: str, aliases: tupl
 def _yields_alias(builder: PlanBuilder, other: Container, container: Container, name: str, alias: str) -> bool:
     """Return whether `container` may get an alias that `other` holds.
 
-    This is so if both can share the alias. It is also so if `other` is younger and got the alias from the gateway,
-    because the gateway can then withdraw it.
+    The result is true if both can share the alias. It is also true if `other` is younger and got the alias from the
+    gateway, because the gateway can then remove the alias from `other`.
     """
     if builder.desired.owner_alias not in (other.endpoints[name].aliases or ()):
         return False  # an operator or another program set the alias

@@ -1,7 +1,6 @@
 """Plans which containers to attach, reattach and detach."""
 
-from gateway.docker.errors import BlockedReason
-from gateway.docker.model import LIVE, RUNNING, Container
+from gateway.docker.errors import AttachBlocker
 from gateway.docker.plan import ActionKind, AttachmentState, PlannedAction
 from gateway.docker.planning.aliases import age, conflicting_holder, remedy, reserve
 from gateway.docker.planning.attach_blockers import block_reason
@@ -12,6 +11,7 @@ from gateway.docker.planning.gateway_task import gateway_task_state
 from gateway.docker.planning.name_conflicts import container_conflicts, report_foreign_endpoints
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.planning.shared_namespace import report_shared_namespace
+from gateway.docker.snapshot import LIVE, RUNNING, Container
 
 
 def attach(builder: PlanBuilder) -> None:
@@ -49,7 +49,7 @@ def detach(builder: PlanBuilder) -> None:
 
 
 def _may_be_gateway(builder: PlanBuilder, container: Container) -> bool:
-    """Return whether a container could be the gateway's own, or is a running gateway of the same name."""
+    """Return whether a container may be the gateway's own, or is another running gateway with the same name."""
     own = builder.observed.own
     return (
         (own is None or container.state in RUNNING) and container.id != own and builder.desired.is_gateway(container)
@@ -66,10 +66,10 @@ def _attachment(builder: PlanBuilder, container: Container, name: str, aliases: 
         name
     ):
         message = "the container has the name of a backend as its name or host name: rename one of them"
-        refuse(builder, container, name, BlockedReason.ALIAS_CONFLICT, message)
+        refuse(builder, container, name, AttachBlocker.ALIAS_CONFLICT, message)
         return
     if conflict := container_conflicts(builder, container, name, aliases):
-        refuse(builder, container, name, BlockedReason.NAME_CONFLICT, conflict)
+        refuse(builder, container, name, AttachBlocker.NAME_CONFLICT, conflict)
         return
     conflicts = {alias: other for alias in aliases if (other := conflicting_holder(builder, container, name, alias))}
     free = tuple(alias for alias in aliases if alias not in conflicts)
@@ -78,7 +78,7 @@ def _attachment(builder: PlanBuilder, container: Container, name: str, aliases: 
     ours = endpoint is not None and is_ours(builder, container, name, endpoint)
     if conflicts and ((endpoint is None and not own) or (not free and (own or not ours))):
         message = f"{taken}: {remedy(conflicts.values())}"
-        builder.report_container(container, name, AttachmentState.BLOCKED, BlockedReason.ALIAS_CONFLICT, message)
+        builder.report_container(container, name, AttachmentState.BLOCKED, AttachBlocker.ALIAS_CONFLICT, message)
     elif endpoint is None:
         _connect(builder, container, name, free)
     else:
@@ -116,9 +116,9 @@ def _connect(builder: PlanBuilder, container: Container, name: str, aliases: tup
 
 
 def _awaits_replacement(builder: PlanBuilder, container: Container, name: str) -> bool:
-    """Return whether an operator detached a container from a network that is being replaced.
+    """Return whether a container stays detached from a network, because the network is about to be replaced.
 
-    Such a container stays detached.
+    An operator has detached the container, so that the gateway can remove the outdated network.
     """
     if name not in builder.outdated or (container.id, name) not in builder.seen:
         return False

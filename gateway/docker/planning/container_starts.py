@@ -1,4 +1,4 @@
-"""Decides which containers to start after a volume, a network or a namespace was missing. Does no I/O."""
+"""Decides which containers to start because a volume, network or namespace was missing earlier. Does no I/O."""
 
 from dataclasses import replace
 
@@ -6,24 +6,24 @@ from gateway.docker.dead_containers import DeadContainer, DeadContainerState
 from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.failed_starts import CANCELED, FailedStart, StartFailureCause, read_error
 from gateway.docker.labels import INSTANCE, revives
-from gateway.docker.model import RUNNING, Container
 from gateway.docker.plan import ActionKind, PlannedAction
-from gateway.docker.planning.dead_containers import dead_container, recreate
+from gateway.docker.planning.dead_container_builder import dead_container, recreate
 from gateway.docker.planning.gateway_container import is_bound_to_removed_network, reconnect_command
 from gateway.docker.planning.lost_namespaces import without_namespace, without_namespace_while_running
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.project_network_names import configured_as
+from gateway.docker.snapshot import RUNNING, Container
 from gateway.text_sanitizer import one_line
 
 
 def revive(builder: PlanBuilder) -> tuple[DeadContainer, ...]:
     """Return the dead containers, and add the actions to start those that the configuration permits.
 
-    A container that an operator stopped has no error, so it is not dead. A container without a restart policy is
-    not started, because the engine would not start it either.
+    A container that an operator stopped has no start error, so it is not dead. A dead container without a restart
+    policy is not started, because the engine would not restart it either.
 
     Args:
-        builder: The plan, which is complete except for the starts of containers.
+        builder: The plan so far. All other actions are already planned.
     """
     if builder.observed.flavor is not DOCKER:
         return ()
@@ -54,7 +54,7 @@ def revive(builder: PlanBuilder) -> tuple[DeadContainer, ...]:
 
 
 def _with_start_restriction(builder: PlanBuilder, container: Container, dead: DeadContainer) -> DeadContainer:
-    """Return `dead`; if the gateway is not allowed to start the container, return a copy whose state says why."""
+    """Return `dead`, or a copy whose state says why the gateway is not allowed to start the container."""
     if dead.state not in (DeadContainerState.STARTING, DeadContainerState.WAITING):
         return dead
     options, desired, start = builder.options, builder.desired, container.last_start
@@ -119,7 +119,7 @@ def _without_volume(builder: PlanBuilder, container: Container, failed: FailedSt
 
 
 def _when_up(builder: PlanBuilder, container: Container, backend: str, detail: str) -> DeadContainer:
-    """Return a `DeadContainer` for a failed mount: to start now, or to start when the volume's backend is up."""
+    """Return a `DeadContainer` for a failed mount. If the volume's backend is not up, the container waits for it."""
     usable = builder.desired.usable
     dead = dead_container(container, StartFailureCause.VOLUME, detail, DeadContainerState.STARTING)
     if usable is not None and backend in usable:

@@ -2,15 +2,15 @@
 
 from gateway.docker import labels
 from gateway.docker.consumer_directory import client_networks
-from gateway.docker.errors import BlockedReason
-from gateway.docker.model import LIVE, Container
+from gateway.docker.errors import AttachBlocker
 from gateway.docker.plan import AttachmentState
 from gateway.docker.planning.attach_blockers import container_block_reason
 from gateway.docker.planning.plan_builder import PlanBuilder
+from gateway.docker.snapshot import LIVE, Container
 
 
 def desired_networks(builder: PlanBuilder, container: Container) -> dict[str, tuple[str, ...]]:
-    """Return a container's desired networks with its aliases, and report refused requests."""
+    """Return a container's aliases on each of its desired networks. Report refused requests in the plan."""
     if container.id == builder.observed.own:
         return {name: builder.gateway_aliases(name) for name in builder.options.networks}
     request = builder.request(container.name, container.name, container.labels)
@@ -22,14 +22,14 @@ def desired_networks(builder: PlanBuilder, container: Container) -> dict[str, tu
     if request.refused:
         for name in networks:
             builder.report_container(
-                container, name, AttachmentState.BLOCKED, BlockedReason.NOT_GRANTED, request.refused
+                container, name, AttachmentState.BLOCKED, AttachBlocker.NOT_GRANTED, request.refused
             )
         return {}
     return dict.fromkeys(networks, request.aliases)
 
 
 def desired_networks_silently(builder: PlanBuilder, container: Container) -> dict[str, tuple[str, ...]]:
-    """Return a container's desired networks without reporting anything."""
+    """Return a container's desired networks. Unlike `desired_networks`, report no refused requests."""
     warnings, label_errors, attachments = len(builder.warnings), len(builder.label_errors), len(builder.attachments)
     found = desired_networks(builder, container)
     del builder.warnings[warnings:], builder.label_errors[label_errors:], builder.attachments[attachments:]
@@ -53,7 +53,8 @@ def attachable_networks(builder: PlanBuilder, container: Container) -> set[str]:
 def _idle(builder: PlanBuilder, container: Container) -> None:
     """Warn about labels that have no effect because the label `enable` is absent.
 
-    Do not warn if the container shares a network with the gateway, because `allow` can use these labels.
+    If the container shares a network with the gateway, do not warn: the labels can have an effect, because `allow`
+    of a backend can use them.
     """
     mistakes = labels.idle(container.labels, builder.options.label_prefix, builder.desired.instance)
     shared = client_networks(builder.observed, builder.options) if mistakes else None

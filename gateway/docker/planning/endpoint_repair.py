@@ -1,7 +1,6 @@
 """Compares existing endpoints with the desired state, and plans to reattach or detach containers."""
 
-from gateway.docker.errors import BlockedReason
-from gateway.docker.model import RUNNING, Container, EndpointInfo
+from gateway.docker.errors import AttachBlocker
 from gateway.docker.plan import ActionKind, AttachmentState, PlannedAction
 from gateway.docker.planning.aliases import reserve
 from gateway.docker.planning.gateway_container import (
@@ -11,6 +10,7 @@ from gateway.docker.planning.gateway_container import (
     removed_network_message,
 )
 from gateway.docker.planning.plan_builder import PlanBuilder
+from gateway.docker.snapshot import RUNNING, Container, EndpointInfo
 
 
 def reconcile_endpoint(
@@ -71,13 +71,13 @@ def reconcile_endpoint(
             message += f": run {command}, and the gateway reattaches itself"
         builder.report_container(container, name, AttachmentState.DRIFTED, None, message)
     elif taken:
-        builder.report_container(container, name, AttachmentState.DRIFTED, BlockedReason.ALIAS_CONFLICT, taken)
+        builder.report_container(container, name, AttachmentState.DRIFTED, AttachBlocker.ALIAS_CONFLICT, taken)
     else:
         builder.report_container(container, name, AttachmentState.ATTACHED)
 
 
-def refuse(builder: PlanBuilder, container: Container, name: str, reason: BlockedReason, message: str) -> None:
-    """Report a container as blocked. Detach it if the gateway attached it and `docker.repair` allows the detach."""
+def refuse(builder: PlanBuilder, container: Container, name: str, reason: AttachBlocker, message: str) -> None:
+    """Report a container as blocked. If the gateway attached it and `docker.repair` allows it, plan to detach it."""
     endpoint = container.endpoints.get(name)
     if endpoint is None:
         builder.report_container(container, name, AttachmentState.BLOCKED, reason, message)
@@ -105,7 +105,7 @@ def is_ours(builder: PlanBuilder, container: Container, name: str, endpoint: End
 
 
 def _repair_block(builder: PlanBuilder, container: Container) -> str:
-    """Return why the gateway must not detach or reattach an endpoint; empty if it may."""
+    """Return why the gateway must not detach or reattach a container; empty if it may."""
     own = container.id == builder.observed.own
     busy = container.id in builder.desired.busy or (own and builder.desired.serving)
     if builder.options.repair == "disruptive" or (builder.options.repair == "idle" and not busy):
@@ -140,7 +140,7 @@ def _repair(
     builder.report_container(container, name, AttachmentState.DRIFTED, None, why)
     reserve(builder, container, name, aliases)
     marked_aliases = (*aliases, builder.desired.owner_alias)
-    # Request the same address if the engine can assign it again, because clients may have cached this address.
+    # Clients may have cached the current address, so request the same address if the engine can assign it again.
     current = tuple(each for each in endpoint.addresses if "." in each)[:1]
     there = builder.known.get(name)
     addresses = current if there is not None and builder.is_ours(there.labels) else ()

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from gateway.docker.model import Container
 from gateway.docker.planning.plan_builder import PlanBuilder
+from gateway.docker.snapshot import Container
 
 NOT_INTERNAL = "internal: false"
 
@@ -36,8 +36,8 @@ def is_only_external_route(builder: PlanBuilder, name: str) -> bool:
 
 
 def _outside(builder: PlanBuilder, own: Container) -> set[str]:
-    """Return the networks of a container that may reach external networks.
+    """Return the networks of a container through which it may reach external networks.
 
-    They include networks that this engine does not list, because these might not be internal.
+    The result includes networks that this engine does not list, because they might not be internal.
     """
     return {name for name in own.endpoints if name not in builder.known or not builder.known[name].internal}

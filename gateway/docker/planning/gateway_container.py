@@ -1,15 +1,15 @@
-"""Plans the address of the gateway's own container on each network, and warns about conflicts."""
+"""Plans the addresses of the gateway's own container, reattaches it, and warns about conflicts with it."""
 
 import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 
-from gateway.docker.addresses import choose, is_reserved
-from gateway.docker.model import RUNNING, Container, EndpointInfo, EngineSnapshot, NetworkInfo
+from gateway.docker.gateway_addresses import choose, is_reserved
 from gateway.docker.plan import OWNER_ALIAS_PREFIX, ActionKind, AttachmentState, DesiredState, PlannedAction
-from gateway.docker.planning.dead_containers import safe_command
+from gateway.docker.planning.dead_container_builder import safe_command
 from gateway.docker.planning.plan_builder import PlanBuilder
+from gateway.docker.snapshot import RUNNING, Container, EndpointInfo, EngineSnapshot, NetworkInfo
 
 _NETWORK_ID = re.compile("[0-9a-f]{64}")
 _FIX = 'see docs/docker.md, "The gateway\'s address"'
@@ -35,7 +35,7 @@ def own_addresses(builder: PlanBuilder, name: str) -> tuple[str, ...]:
 
 
 def reserved_addresses(desired: DesiredState, observed: EngineSnapshot) -> dict[str, tuple[str, ...]]:
-    """Return the gateway's current addresses, by network. Omit those that the engine can assign to a container."""
+    """Return the gateway's current addresses, by network. Omit addresses that the engine can assign to others."""
     own = observed.own_container
     networks = {each.name: each for each in observed.networks}
     found = {}
@@ -62,8 +62,8 @@ def address_change(builder: PlanBuilder, name: str, endpoint: EndpointInfo) -> s
 def is_bound_to_removed_network(builder: PlanBuilder, container: Container) -> bool:
     """Return whether the network mode of a container is the ID of a network that no longer exists.
 
-    Compose 2.26 sets such IDs for external networks. The engine cannot start the container, even after it is attached
-    to other networks.
+    Compose 2.26 sets such IDs for external networks. The engine cannot start such a container, even after the
+    container is attached to other networks.
     """
     mode = container.network_mode
     return bool(_NETWORK_ID.fullmatch(mode)) and all(each.id != mode for each in builder.observed.networks)
@@ -104,7 +104,7 @@ def reconnect_command(builder: PlanBuilder, container: Container, name: str) -> 
 
 
 def reattach_stopped_gateway(builder: PlanBuilder) -> None:
-    """Plan to reattach the gateway's stopped container if it cannot start because its network was removed.
+    """Plan to reattach the gateway's stopped container if its network was removed, so that it cannot start.
 
     Only `gateway apply` does this, because the service does not run while its container is stopped.
     """
@@ -165,13 +165,13 @@ def address_warnings(builder: PlanBuilder) -> Iterator[str]:
 
 
 def _taken(builder: PlanBuilder, own: Container, name: str) -> Iterator[str]:
-    """Yield a warning for each container that has an address which the gateway requested but did not get."""
+    """Yield a warning for each container that holds an address that the gateway requested and did not get."""
     for container in builder.observed.containers:
         endpoint = container.endpoints.get(name)
         if endpoint is None or container.id == own.id:
             continue
         got = sorted(builder.desired.refused.get(name, frozenset()).intersection(endpoint.addresses))
-        # If another gateway had the address before this gateway requested it, the other gateway keeps it.
+        # Do not warn about an address of another gateway, which may have requested the address first.
         if got and not any(each.startswith(OWNER_ALIAS_PREFIX) for each in endpoint.aliases or ()):
             yield (
                 f"network {name}: container {container.name} has {', '.join(got)}, which the gateway requested:"
@@ -182,9 +182,9 @@ def _taken(builder: PlanBuilder, own: Container, name: str) -> Iterator[str]:
 def as_running_gateway(desired: DesiredState, observed: EngineSnapshot) -> EngineSnapshot:
     """Return the snapshot with the running gateway's container as `own`, for a command such as `gateway apply`.
 
-    A command can run on the host or in a temporary container. Without this function, it would regard the temporary
-    container as the gateway's, and attach that container instead. If `docker.container` is set, the snapshot is
-    returned unchanged, because this key already identifies the container.
+    A command can run on the host or in a temporary container. Without this function, the command would attach the
+    temporary container instead of the gateway's. If `docker.container` is set, the snapshot is returned unchanged,
+    because this key already identifies the gateway's container.
     """
     own = observed.own_container
     if desired.options.container is not None or (own is not None and desired.is_gateway(own)):

@@ -1,15 +1,15 @@
 """Checks the networks and aliases of a gateway that runs as a swarm task. The task's service specifies them."""
 
-from gateway.docker.errors import BlockedReason
+from gateway.docker.errors import AttachBlocker
 from gateway.docker.grants import SWARM_SERVICE
-from gateway.docker.model import Container
 from gateway.docker.plan import AttachmentState
 from gateway.docker.planning.plan_builder import PlanBuilder
+from gateway.docker.snapshot import Container
 
 
 def gateway_task_state(
     builder: PlanBuilder, own: Container, name: str
-) -> tuple[AttachmentState, BlockedReason | None, str]:
+) -> tuple[AttachmentState, AttachBlocker | None, str]:
     """Return the state of the gateway's own attachment to a network.
 
     The aliases are checked only on managers, because the engine does not report the aliases of a task, and only
@@ -27,7 +27,7 @@ def gateway_task_state(
             f"the gateway is a task, which cannot be attached: add network {name} to its service, with the"
             f" aliases {', '.join(names)}"
         )
-        return AttachmentState.BLOCKED, BlockedReason.SWARM_TASK, message
+        return AttachmentState.BLOCKED, AttachBlocker.SWARM_TASK, message
     called = own.labels.get(SWARM_SERVICE, "")
     service = next((each for each in builder.observed.services if each.name == called), None)
     if service is not None:

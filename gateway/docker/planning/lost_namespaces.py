@@ -6,17 +6,17 @@ from gateway.docker.dead_containers import DeadContainer, DeadContainerState
 from gateway.docker.failed_starts import StartFailureCause
 from gateway.docker.grants import PROJECT
 from gateway.docker.labels import revives
-from gateway.docker.model import LIVE, Container, start_order
-from gateway.docker.planning.dead_containers import dead_container, recreate
+from gateway.docker.planning.dead_container_builder import dead_container, recreate
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.project_network_names import configured_as
+from gateway.docker.snapshot import LIVE, Container, start_order
 
 
 def shared_namespaces(builder: PlanBuilder) -> frozenset[str]:
     """Return the IDs of the containers whose network namespace other containers share.
 
-    The result contains only the gateway's own container and containers on the gateway's networks. It also contains a
-    removed container if an earlier result contained it.
+    The result contains only the gateway's own container, containers on the gateway's networks, and removed containers
+    that an earlier result contained.
     """
     found = set()
     for container in filter(lambda each: each.joins, builder.observed.containers):
@@ -29,7 +29,7 @@ def shared_namespaces(builder: PlanBuilder) -> frozenset[str]:
 
 
 def without_namespace(builder: PlanBuilder, container: Container) -> DeadContainer | None:
-    """Return a `DeadContainer` for a container that did not start because the owner of its namespace did not run."""
+    """Return a `DeadContainer` if a container did not start because the owner of its namespace did not run."""
     owner = _owner(builder, container)
     if owner is None:
         return _without_owner(builder, container)
@@ -77,10 +77,10 @@ def without_namespace_while_running(builder: PlanBuilder, container: Container) 
 
 
 def later_starts(builder: PlanBuilder) -> dict[str, float]:
-    """Return the containers that seem to have started before the owner of their namespace, but started after it.
+    """Return the containers that started after the owner of their namespace, although their start time is earlier.
 
-    The engine's clock was set back between the two starts. Without this record, the gateway would restart these
-    containers as soon as the clock reaches the start time of the owner again.
+    This happens if the engine's clock was set back between the two starts. The gateway records these containers:
+    otherwise, it would restart them when the clock reaches the start time of the owner again.
 
     Returns:
         The start of the owner, in seconds since the epoch, by the container's ID.
@@ -118,7 +118,7 @@ def _owner(builder: PlanBuilder, container: Container) -> Container | None:
 
 
 def _is_in_scope(builder: PlanBuilder, container: Container, owner: Container) -> bool:
-    """Return whether `_concerns_gateway` is true for the owner, or a label of `container` requests a restart."""
+    """Return whether the gateway may restart `container`: `owner` concerns the gateway, or a label requests it."""
     asks = revives(container.labels, builder.options.label_prefix, default=False)
     return asks or _concerns_gateway(builder, owner)
 

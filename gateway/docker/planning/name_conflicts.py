@@ -1,11 +1,11 @@
-"""Warns about names that resolve to two hosts for a container, or blocks the container (`on_name_conflict`)."""
+"""Finds names that resolve to two hosts for one container, and warns or blocks the container (`on_name_conflict`)."""
 
 from collections.abc import Collection, Iterable
 
-from gateway.docker.dns_names import DnsClient
-from gateway.docker.model import Container, Service
+from gateway.docker.name_resolution import ResolvingWorkload
 from gateway.docker.plan import OWNER_ALIAS_PREFIX, NameConflict
 from gateway.docker.planning.plan_builder import PlanBuilder
+from gateway.docker.snapshot import Container, Service
 
 _MOST = 5
 """The maximum number of names in one message."""
@@ -16,7 +16,7 @@ def container_conflicts(builder: PlanBuilder, container: Container, network: str
     own = container.id == builder.observed.own
     if own:
         _warn_of_hostnames(builder, network)
-    who = DnsClient(container.id, container.name, _lower(() if own else aliases), container.hosts)
+    who = ResolvingWorkload(container.id, container.name, _lower(() if own else aliases), container.hosts)
     found = builder.names.conflicts(
         who, network, builder.backend_names(network), _elsewhere(builder, container, network)
     )
@@ -34,7 +34,7 @@ def report_foreign_endpoints(builder: PlanBuilder, container: Container, wanted:
     for network, endpoint in container.endpoints.items():
         attached = any(each.startswith(OWNER_ALIAS_PREFIX) for each in endpoint.aliases or ())
         if network in builder.options.networks and network not in wanted and not (attached or container.is_task):
-            who = DnsClient(container.id, container.name, hosts=container.hosts)
+            who = ResolvingWorkload(container.id, container.name, hosts=container.hosts)
             found = builder.names.conflicts(
                 who, network, builder.backend_names(network), _elsewhere(builder, container, network)
             )
@@ -53,18 +53,18 @@ def _warn_of_hostnames(builder: PlanBuilder, network: str) -> None:
 
 
 def service_conflicts(builder: PlanBuilder, service: Service, network: str, aliases: Iterable[str]) -> str:
-    """Add a service's name conflicts to the plan. Return why it must not be attached; empty if it may be."""
+    """Add a service's name conflicts to the plan. Return why the service must not be attached; empty if it may."""
     names = {each.id: each.name for each in builder.observed.networks}
     elsewhere = [names[each] for each in service.networks if each in names]
-    who = DnsClient(service.id, f"service {service.name}", _lower(aliases))
+    who = ResolvingWorkload(service.id, f"service {service.name}", _lower(aliases))
     return _add(builder, list(builder.names.conflicts(who, network, builder.backend_names(network), elsewhere)))
 
 
 def _elsewhere(builder: PlanBuilder, container: Container, network: str) -> list[str]:
-    """Return the other networks on which to look for conflicts.
+    """Return the other networks of a container on which to look for conflicts with `network`.
 
-    They exclude the gateway's networks that sort after `network`. A conflict between two networks of the gateway is
-    therefore reported once.
+    Omit networks of the gateway whose names sort after `network`, so that a conflict between two networks of the
+    gateway is reported only once.
     """
     return [each for each in container.endpoints if each not in builder.options.networks or each < network]
 

@@ -3,14 +3,14 @@
 import ipaddress
 from collections.abc import Iterator
 
-from gateway.docker.model import ENCRYPTED, MTU, NetworkInfo
 from gateway.docker.options import NetworkOptions
 from gateway.docker.planning.external_route import NOT_INTERNAL, is_only_external_route
 from gateway.docker.planning.plan_builder import PlanBuilder
+from gateway.docker.snapshot import ENCRYPTED, MTU, NetworkInfo
 
 
 def differing(builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo) -> Iterator[str]:
-    """Yield a warning for each difference from the configuration, with the remedies: keep or replace the network."""
+    """Yield a warning for each difference from the configuration, with two remedies: keep or replace the network."""
     ours, command = builder.is_ours(there.labels), builder.observed.flavor.command
     for differs, keep in _differences(builder, options, there, ours=ours):
         if ours:
@@ -32,10 +32,9 @@ def differing(builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo)
 def _differences(
     builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo, *, ours: bool
 ) -> Iterator[tuple[str, str]]:
-    """Yield each difference from the configuration, and the configuration setting that matches the existing network.
+    """Yield each difference from the configuration, and the setting that would match the existing network.
 
-    If another program created the network (`ours` is False), ignore properties that the configuration does not
-    require.
+    If another program created the network (`ours` is False), ignore properties that are not configured.
     """
     driver = builder.driver(options)
     if there.driver != driver and (ours or options.driver != "auto"):

@@ -6,13 +6,13 @@ from typing import Any
 
 from gateway.contracts.values import IpNetwork
 from gateway.docker import labels
-from gateway.docker.addresses import range_for_others
-from gateway.docker.model import ENCRYPTED, MTU, NetworkInfo
+from gateway.docker.gateway_addresses import range_for_others
 from gateway.docker.options import NetworkOptions
 from gateway.docker.plan import ActionKind, PlannedAction
 from gateway.docker.planning.network_differences import differing
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.project_network_names import PROJECT_BITS
+from gateway.docker.snapshot import ENCRYPTED, MTU, NetworkInfo
 
 _POOL = ipaddress.ip_network("10.201.0.0/16")
 _SUBNET_BITS = 22
@@ -66,7 +66,7 @@ def choose_subnet(subnets: Iterable[str], pool: IpNetwork = _POOL, bits: int = _
 
 
 def _subnet(builder: PlanBuilder, options: NetworkOptions) -> tuple[str | None, str]:
-    """Return a subnet for a new network (None if no subnet is free), and a description of the candidates."""
+    """Return a free subnet for a new network (None if there is none), and where it was searched, for messages."""
     if options.per is None:
         subnet = str(options.subnet) if options.subnet else choose_subnet(builder.subnets)
         return subnet, f"/{_SUBNET_BITS} of {_POOL}"
@@ -111,7 +111,7 @@ def _network(builder: PlanBuilder, name: str, options: NetworkOptions) -> None:
 
 
 def no_overlay(builder: PlanBuilder, name: str) -> str:
-    """Return a message, with the remedy, that the network cannot be an overlay on this engine."""
+    """Return a message that says why the network cannot be an overlay on this engine, and what to do."""
     engine = builder.observed.flavor.name
     return f"network {name}: {engine} has no overlay networks: set its driver to bridge, or use Docker in a swarm"
 

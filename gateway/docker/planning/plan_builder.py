@@ -1,14 +1,13 @@
-"""Collects the parts of a plan, and contains functions that all planning modules use."""
+"""Collects the actions, statuses and warnings of a plan, with functions that all planning modules use."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gateway.docker import labels
-from gateway.docker.dns_names import NameTable
-from gateway.docker.errors import BlockedReason
+from gateway.docker.errors import AttachBlocker
 from gateway.docker.grants import GrantedAccess, granted, owner
 from gateway.docker.labels import LabelRequest
-from gateway.docker.model import Container, EngineSnapshot, NetworkInfo
+from gateway.docker.name_resolution import NameTable
 from gateway.docker.options import NetworkOptions
 from gateway.docker.plan import (
     AttachmentState,
@@ -19,10 +18,11 @@ from gateway.docker.plan import (
     backends_on,
 )
 from gateway.docker.project_network_names import network_of
+from gateway.docker.snapshot import Container, EngineSnapshot, NetworkInfo
 from gateway.text_sanitizer import one_line
 
 _MAX_LABEL_ERRORS = 10
-"""The maximum number of warnings about the labels of one container. More would hide the warnings about others."""
+"""The maximum number of warnings about the labels of one container, so that warnings about others stay visible."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class AliasHolder:
 
     Args:
         who: The name of the container or service, for messages.
-        owner: The type and name of what the holder belongs to; see `gateway.docker.grants.owner`.
+        owner: The type and name of the project or service that owns the alias; see `gateway.docker.grants.owner`.
         listed: The aliases that grants and rules assign to the container or service.
     """
 
@@ -94,8 +94,8 @@ class PlanBuilder:
         """Return the driver of a network with these options."""
         if options.driver != "auto":
             return options.driver
-        # With `per`, use overlays only for services: only the leader creates overlays, and it cannot observe the
-        # containers of other nodes, whose projects would need networks.
+        # With `per`, use overlays only for services. Only the leading manager creates overlays, and it cannot observe
+        # the projects of containers on other nodes.
         overlay = self.observed.swarm.member and (options.per is None or self.options.services)
         return "overlay" if overlay else "bridge"
 
@@ -114,7 +114,7 @@ class PlanBuilder:
         """Return the request of a container or service by its labels, grants and rules; None if there is none.
 
         Args:
-            who: The container or service, as messages call it.
+            who: The container or service, for messages.
             name: The container's name; None for a service.
             found: The labels that the gateway evaluates.
         """
@@ -144,7 +144,7 @@ class PlanBuilder:
         self.label_errors += lines
 
     def why(self, container: Container) -> str:
-        """Return the reason to attach a container."""
+        """Return why the gateway attaches a container, for messages."""
         if container.labels.get(self.label("enable")) is not None and not self.desired.strict:
             return f"label {self.label('enable')}"
         return "docker.grants" if granted(self.options.grants, container.name, container.labels) else "docker.attach"
@@ -172,7 +172,7 @@ class PlanBuilder:
 
         Args:
             request: The request of a container or service.
-            who: The container or service, as messages call it.
+            who: The container or service, for messages.
             name: The name of the container or service. With `per: project`, network names can contain it.
             found: The labels that the gateway evaluates.
         """
@@ -222,7 +222,7 @@ class PlanBuilder:
         who_id: str,
         network: str,
         state: AttachmentState,
-        reason: BlockedReason | None = None,
+        reason: AttachBlocker | None = None,
         message: str = "",
     ) -> None:
         """Add the status of an attachment of a container or service."""
@@ -233,7 +233,7 @@ class PlanBuilder:
         container: Container,
         network: str,
         state: AttachmentState,
-        reason: BlockedReason | None = None,
+        reason: AttachBlocker | None = None,
         message: str = "",
     ) -> None:
         """Add the status of an attachment of a container."""

@@ -2,20 +2,20 @@
 
 from dataclasses import replace
 
-from gateway.docker.model import EngineSnapshot
 from gateway.docker.plan import DesiredState
 from gateway.docker.planning.desired_networks import attachable_networks
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.planning.services import service_networks
 from gateway.docker.project_network_names import configured_as
+from gateway.docker.snapshot import EngineSnapshot
 
 
 def expand_projects(desired: DesiredState, observed: EngineSnapshot) -> DesiredState:
     """Return the desired state with each network that has `per: project` replaced with the networks of projects.
 
-    The result contains a network for each project with a container or service that requests it. It also contains the
-    existing networks that have a container of this engine, because agents on other nodes and Compose files can create
-    such networks.
+    The result contains a network for each project with a container or service that requests one. It also contains
+    each existing network of a project that a container of this engine is on, because agents on other nodes and
+    Compose files can create such networks.
 
     Args:
         desired: The desired state, as configured.

@@ -1,15 +1,15 @@
-"""Plans updates of swarm services. The specification of a service defines the service's networks."""
+"""Plans updates of swarm services: the specification of a service lists the networks of its tasks."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.docker.errors import BlockedReason
+from gateway.docker.errors import AttachBlocker
 from gateway.docker.grants import SWARM_SERVICE, owner
 from gateway.docker.labels import LabelRequest
-from gateway.docker.model import NetworkInfo, Service
 from gateway.docker.plan import ActionKind, AttachmentState, PlannedAction
 from gateway.docker.planning.name_conflicts import service_conflicts
 from gateway.docker.planning.plan_builder import AliasHolder, PlanBuilder
+from gateway.docker.snapshot import NetworkInfo, Service
 
 
 def update_services(builder: PlanBuilder) -> None:
@@ -32,7 +32,7 @@ def update_services(builder: PlanBuilder) -> None:
 
 
 def _acts(builder: PlanBuilder) -> bool:
-    """Return whether this agent updates services."""
+    """Return whether this agent is the one that updates services."""
     return builder.options.services and builder.observed.swarm.leader
 
 
@@ -50,13 +50,13 @@ def _wanted(builder: PlanBuilder, service: Service) -> tuple[LabelRequest | None
 
 
 def _attached(builder: PlanBuilder, service: Service) -> tuple[dict[str, frozenset[str]], set[str]]:
-    """Return the desired networks of a service with its aliases, and the IDs of the networks that it requests.
+    """Return the aliases of a service by desired network, and the IDs of the networks that the service requests.
 
-    The desired networks are the current and the requested ones. Report the status of each requested network.
+    The desired networks are the current and the requested networks. Report the status of each requested network.
     """
     mark, who = builder.desired.owner_alias, f"service {service.name}"
 
-    def report(name: str, state: AttachmentState, reason: BlockedReason | None = None, message: str = "") -> None:
+    def report(name: str, state: AttachmentState, reason: AttachBlocker | None = None, message: str = "") -> None:
         builder.report(who, service.id, name, state, reason, message)
 
     request, names = _wanted(builder, service)
@@ -66,11 +66,11 @@ def _attached(builder: PlanBuilder, service: Service) -> tuple[dict[str, frozens
         return networks, wanted
     for name in names:
         if request.refused:
-            report(name, AttachmentState.BLOCKED, BlockedReason.NOT_GRANTED, request.refused)
+            report(name, AttachmentState.BLOCKED, AttachBlocker.NOT_GRANTED, request.refused)
             continue
         there = builder.known.get(name)
         if name in builder.no_free_range:
-            report(name, AttachmentState.BLOCKED, BlockedReason.IP_EXHAUSTED, builder.no_free_range[name])
+            report(name, AttachmentState.BLOCKED, AttachBlocker.IP_EXHAUSTED, builder.no_free_range[name])
             continue
         if there is None:
             report(name, AttachmentState.PENDING, None, f"network {name} does not exist yet")
@@ -94,20 +94,20 @@ def _attached(builder: PlanBuilder, service: Service) -> tuple[dict[str, frozens
 
 def _block_reason(
     builder: PlanBuilder, service: Service, there: NetworkInfo, request: LabelRequest, found: frozenset[str] | None
-) -> tuple[AttachmentState, BlockedReason, str] | None:
+) -> tuple[AttachmentState, AttachBlocker, str] | None:
     """Return the service's status on a network where its request cannot be met; None if the request can be met."""
     if found is None and there.scope != "swarm":
-        return AttachmentState.BLOCKED, BlockedReason.LOCAL_NETWORK, _local(builder, there)
+        return AttachmentState.BLOCKED, AttachBlocker.LOCAL_NETWORK, _local(builder, there)
     if conflicts := service_conflicts(builder, service, there.name, request.aliases):
         if found is None:
-            return AttachmentState.BLOCKED, BlockedReason.NAME_CONFLICT, conflicts
+            return AttachmentState.BLOCKED, AttachBlocker.NAME_CONFLICT, conflicts
         return (
             AttachmentState.DRIFTED,
-            BlockedReason.NAME_CONFLICT,
+            AttachBlocker.NAME_CONFLICT,
             f"{conflicts}; it stays attached, because a change would restart its tasks",
         )
     conflict = _conflict(builder, service, there.name, request, found or frozenset())
-    return (AttachmentState.BLOCKED, BlockedReason.ALIAS_CONFLICT, conflict) if conflict else None
+    return (AttachmentState.BLOCKED, AttachBlocker.ALIAS_CONFLICT, conflict) if conflict else None
 
 
 def _local(builder: PlanBuilder, there: NetworkInfo) -> str:
@@ -117,13 +117,13 @@ def _local(builder: PlanBuilder, there: NetworkInfo) -> str:
     )
 
 
-def _to_change(builder: PlanBuilder) -> tuple[AttachmentState, BlockedReason | None, str]:
+def _to_change(builder: PlanBuilder) -> tuple[AttachmentState, AttachBlocker | None, str]:
     """Return the status for a requested network that is not in the service's specification yet."""
     if not builder.options.services:
         message = (
             "docker.services is false: set it to true, and the gateway adds the network, which restarts the tasks"
         )
-        return AttachmentState.BLOCKED, BlockedReason.SERVICES_OFF, message
+        return AttachmentState.BLOCKED, AttachBlocker.SERVICES_OFF, message
     if not builder.observed.swarm.leader:
         return AttachmentState.PENDING, None, "the agent on the swarm's leading manager adds the network"
     return AttachmentState.PENDING, None, ""
@@ -144,7 +144,7 @@ def _conflict(builder: PlanBuilder, service: Service, name: str, request: LabelR
 
 
 def _held(builder: PlanBuilder, service: Service, name: str, alias: str) -> str | None:
-    """Return the holder of an alias on a network if the service must not share it; None if the alias is free."""
+    """Return the holder of an alias that the service cannot share; None if the service can have the alias."""
     holder, network, alias = _holder(builder, service), builder.known[name].id, alias.lower()
     holders = [
         _holder(builder, other)
@@ -183,7 +183,8 @@ def _update(builder: PlanBuilder, service: Service, networks: Mapping[str, froze
 def _kept(builder: PlanBuilder, service: Service, networks: Mapping[str, frozenset[str]]) -> tuple[str, ...]:
     """Return the networks to add so that a service still reaches external networks after its update.
 
-    A service without networks uses the default bridge, but loses it with the first network of its specification.
+    A service without networks uses the default bridge. The engine removes it from this bridge when its specification
+    gets the first network.
     """
     internal = {each.id for each in builder.observed.networks if each.internal}
     has_external_route = not service.networks or not service.networks.keys() <= internal
@@ -193,7 +194,7 @@ def _kept(builder: PlanBuilder, service: Service, networks: Mapping[str, frozens
 def _with_networks(
     spec: Mapping[str, Any], networks: Mapping[str, frozenset[str]], kept: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Return the specification with the networks in `networks` and `kept`. Keep entries that are already correct."""
+    """Return a copy of the specification with exactly the networks in `networks` and `kept`. Keep correct entries."""
     template = dict(spec.get("TaskTemplate", {}))
     before = {each["Target"]: each for each in template.get("Networks") or []}
     template["Networks"] = [{"Target": each} for each in kept] + [

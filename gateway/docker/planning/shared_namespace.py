@@ -1,9 +1,9 @@
 """Reports the status of containers that use another container's network namespace (`network_mode: service:…`)."""
 
-from gateway.docker.errors import BlockedReason
-from gateway.docker.model import Container
+from gateway.docker.errors import AttachBlocker
 from gateway.docker.plan import AttachmentState
 from gateway.docker.planning.plan_builder import PlanBuilder
+from gateway.docker.snapshot import Container
 
 
 def report_shared_namespace(
@@ -16,16 +16,16 @@ def report_shared_namespace(
         container: The container that joins the other container's network namespace.
         network: A network that the container requests.
         aliases: The aliases that the container requests.
-        coming: Whether the other container requests the network and is about to be attached to it.
+        coming: Whether the other container will be attached to this network, because it requests the network.
     """
 
-    def report(state: AttachmentState, reason: BlockedReason | None, message: str) -> None:
+    def report(state: AttachmentState, reason: AttachBlocker | None, message: str) -> None:
         builder.report_container(container, network, state, reason, message)
 
     base = builder.observed.base(container)
     if base is None:
         message = "it uses the network of a container that was removed: recreate it"
-        report(AttachmentState.BLOCKED, BlockedReason.SHARED_NETWORK, message)
+        report(AttachmentState.BLOCKED, AttachBlocker.SHARED_NETWORK, message)
         return
     through = f"it uses the network of container {base.name}"
     endpoint = base.endpoints.get(network)
@@ -38,18 +38,18 @@ def report_shared_namespace(
         if refused is not None:
             report(
                 AttachmentState.BLOCKED,
-                BlockedReason.SHARED_NETWORK,
+                AttachBlocker.SHARED_NETWORK,
                 f"{through}, which is blocked: {refused.message}",
             )
         elif coming:
             report(AttachmentState.PENDING, None, f"{through}, which is attached first")
         else:
             message = f"{through}, which is not attached: set the labels on that container"
-            report(AttachmentState.BLOCKED, BlockedReason.SHARED_NETWORK, message)
+            report(AttachmentState.BLOCKED, AttachBlocker.SHARED_NETWORK, message)
         return
     missing = [each for each in aliases if endpoint.aliases is not None and each.lower() not in endpoint.names]
     if missing:
         message = f"{through}, which lacks the aliases {', '.join(missing)}: set them on that container"
-        report(AttachmentState.DRIFTED, BlockedReason.SHARED_NETWORK, message)
+        report(AttachmentState.DRIFTED, AttachBlocker.SHARED_NETWORK, message)
     else:
         report(AttachmentState.ATTACHED, None, f"{through}, which is attached")

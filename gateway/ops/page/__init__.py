@@ -1,1 +1,1 @@
-"""Renders the status page and the other HTML pages. Each page is one file, and needs no other server."""
+"""Renders the status page and the other HTML pages. Each page is one self-contained HTML document."""

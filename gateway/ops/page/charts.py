@@ -99,6 +99,6 @@ def phases_chart(phases: dict[str, float], longest: float) -> Chart:
 
 
 def milliseconds(seconds: float) -> str:
-    """Return a duration in milliseconds, with three digits."""
+    """Return a duration in milliseconds, to three significant digits, for example `1.23 ms`."""
     ms = seconds * 1e3
     return f"{ms:.3g} ms" if ms < 1000 else f"{ms:.0f} ms"

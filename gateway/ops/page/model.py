@@ -4,13 +4,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from gateway.contracts.states import HealthState, TunnelState
-from gateway.ops.diagnosis import SEVERITY, Level, backend_level, chain, path_tunnels, tunnel_level
-from gateway.ops.events import SubjectType, Transition
-from gateway.ops.status_views import BackendView, DeadContainerView, ServiceView, TunnelView
+from gateway.ops.diagnosis import SEVERITY, SeverityLevel, backend_level, chain, path_tunnels, tunnel_level
+from gateway.ops.events import StateChange, SubjectType
+from gateway.ops.status_views import BackendView, ServiceView, TunnelView, UnavailableContainerView
 
 MAX_CHANGES = 30
 _SAME_TIME = 5.0
-"""Maximum number of seconds between two events of the same kind that the page shows in one line."""
+"""Maximum number of seconds between two similar events that the page shows in one line."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class RecentChange:
         names: The names of the backends or tunnels that changed.
     """
 
-    event: Transition
+    event: StateChange
     names: list[str] = field(default_factory=list)
 
 
@@ -69,7 +69,7 @@ class Notices:
     reload_failed_at: float | None
     reload_error: str
     docker_trouble: str | None
-    dead: Sequence[DeadContainerView]
+    dead: Sequence[UnavailableContainerView]
     warnings: Sequence[str]
 
     @property
@@ -110,7 +110,7 @@ def heading(group: TunnelGroup) -> str:
     return f"Through {' or '.join(group.paths)}" if group.paths else "Without a tunnel"
 
 
-def changes(events: Sequence[Transition], limit: int = MAX_CHANGES) -> list[RecentChange]:
+def changes(events: Sequence[StateChange], limit: int = MAX_CHANGES) -> list[RecentChange]:
     """Return the recent changes, latest first. Similar events at about the same time become one change.
 
     Args:
@@ -137,7 +137,7 @@ def some(names: Sequence[str], limit: int = 3) -> str:
     return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
-def _similar(one: Transition, other: Transition) -> bool:
+def _similar(one: StateChange, other: StateChange) -> bool:
     return (
         one.subject.type is other.subject.type
         and one.subject.name is not None
@@ -165,11 +165,11 @@ def consumer_rows(backends: Iterable[BackendView]) -> Iterator[ConsumerRow]:
     yield from sorted(rows, key=lambda row: (-row.waiting, -row.connected, row.name, row.backend))
 
 
-def event_level(event: Transition) -> Level:
+def event_level(event: StateChange) -> SeverityLevel:
     """Return the severity of an event's state."""
     match event.subject.type:
         case SubjectType.BACKEND | SubjectType.TARGET if event.state in list(HealthState):
             return backend_level(HealthState(event.state))
         case SubjectType.TUNNEL if event.state in list(TunnelState):
             return tunnel_level(TunnelState(event.state))
-    return Level.WARNING if event.state in ("draining", "failed") else Level.GOOD
+    return SeverityLevel.WARNING if event.state in ("draining", "failed") else SeverityLevel.GOOD

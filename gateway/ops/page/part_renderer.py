@@ -1,11 +1,11 @@
-"""Renders the elements that several HTML pages contain: groups of backends, consumers and recent changes."""
+"""Renders the HTML elements of the pages, such as groups of backends, and reuses those that have not changed."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from markupsafe import escape
 
-from gateway.ops.events import Transition
+from gateway.ops.events import StateChange
 from gateway.ops.page import model
 from gateway.ops.page.parts import PageItem, PageParts, Part
 from gateway.ops.page.templates import TEMPLATES
@@ -14,7 +14,7 @@ SHORTEST_SCALE = 0.005
 """Minimum duration, in seconds, that the full width of a phases chart represents."""
 END_SECTION = "</section>\n"
 _PERIOD = 3600.0
-"""Seconds after which all parts are rendered again, because old times are shown with their date."""
+"""Seconds after which all parts are rendered again, because times more than a day old are shown with their date."""
 
 
 def macros(template: str) -> Any:
@@ -101,7 +101,7 @@ class PartRenderer:
                 "consumers-more", len(rows) - limit, _MACROS.consumers_more, len(rows) - limit, self._root
             )
 
-    def changes(self, changes: Iterable[tuple[Transition, str]]) -> Iterator[PageItem]:
+    def changes(self, changes: Iterable[tuple[StateChange, str]]) -> Iterator[PageItem]:
         """Yield the section of recent changes.
 
         Args:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from markupsafe import escape
 
 _FIRST_BITS = 48
-"""Number of bits of the first version number. It is random, so that a new process does not accept version numbers of
-its predecessor."""
+"""Number of bits of the first version number. This number is random, so that a new process does not accept version
+numbers of the previous process."""
 _MAX_DIGITS = 16
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from gateway.fleet.view import FleetView
-from gateway.ops.diagnosis import Level, chain, diagnose, path_tunnels
-from gateway.ops.events import Transition
+from gateway.fleet.snapshot import FleetSnapshot
+from gateway.ops.diagnosis import SeverityLevel, chain, diagnose, path_tunnels
+from gateway.ops.events import StateChange
 from gateway.ops.fleet_severity import fails, member_level, worst_first
 from gateway.ops.page import model
 from gateway.ops.page.part_renderer import END_SECTION, SHORTEST_SCALE, PartRenderer, macros
@@ -16,8 +16,8 @@ from gateway.ops.page.templates import TEMPLATES, age
 from gateway.ops.status_views import BackendView, ConfigText, ServiceView
 
 _LARGE = 100
-"""If there are more targets, the status page shows fewer details of each, so that the page stays below 300 KB. Also
-the maximum number of consumers on a status page with fewer targets."""
+"""Maximum number of targets with all details on the status page. If there are more, the page shows fewer details of
+each target, so that it stays below 300 KB. Also the maximum number of consumers on a page with all details."""
 _MAX_CHANGES = 100
 """Maximum number of changes on the page of a backend."""
 _INDEX, _BACKEND, _FLEET = map(macros, ("index.html", "backend.html", "fleet.html"))
@@ -39,7 +39,7 @@ class LazyPage:
 
 
 def render_index(
-    view: ServiceView, events: Sequence[Transition], configuration: ConfigText, now: float, parts: PageParts
+    view: ServiceView, events: Sequence[StateChange], configuration: ConfigText, now: float, parts: PageParts
 ) -> LazyPage:
     """Render the status page.
 
@@ -87,7 +87,7 @@ def render_index(
 def render_backend(
     view: ServiceView,
     backend: BackendView,
-    events: Sequence[Transition],
+    events: Sequence[StateChange],
     configuration: ConfigText,
     now: float,
     parts: PageParts,
@@ -132,7 +132,7 @@ def render_backend(
     return LazyPage(f"{backend.name} is {backend.state} \N{EN DASH} {view.instance}", items())
 
 
-def render_fleet(view: ServiceView, fleet: FleetView, now: float, parts: PageParts) -> LazyPage:
+def render_fleet(view: ServiceView, fleet: FleetSnapshot, now: float, parts: PageParts) -> LazyPage:
     """Render the page of the fleet.
 
     Args:
@@ -146,7 +146,7 @@ def render_fleet(view: ServiceView, fleet: FleetView, now: float, parts: PagePar
     def items() -> Iterator[PageItem]:
         yield renderer.part("top", view.instance, _FLEET.top, view)
         yield from renderer.start()
-        level = member_level(members[0]) if members else Level.WARNING
+        level = member_level(members[0]) if members else SeverityLevel.WARNING
         counts = sum(bool(each.error) for each in members), sum(map(fails, members))
         yield renderer.part("verdict", (fleet, counts), _FLEET.verdict, fleet, level, *counts)
         yield END_SECTION

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from gateway.ops.live_view import LiveView
 from gateway.ops.page.parts import PageParts
 from gateway.ops.page.render import LazyPage, document
 from gateway.ops.response_cache import collect_in_slices
+from gateway.ops.service_view_cache import ServiceViewCache
 from gateway.ops.status_views import ServiceView
 
 RenderPage = Callable[[ServiceView, PageParts], LazyPage | None]
@@ -43,14 +43,14 @@ class SharedPage:
     """One HTML page, which all clients share, with its cached responses.
 
     Args:
-        live: Provides snapshots of the service's state, which the page shows.
+        views: Provides snapshots of the service's state, which the page shows.
         executor: Compresses large responses in a thread.
         root: The URL of `/`, relative to the page.
         max_age: Maximum age of the content of a whole page, in seconds.
     """
 
-    def __init__(self, live: LiveView, executor: Executor, root: str, max_age: float) -> None:
-        self._live = live
+    def __init__(self, views: ServiceViewCache, executor: Executor, root: str, max_age: float) -> None:
+        self._views = views
         self._executor = executor
         self._root = root
         self._max_age = max_age
@@ -90,7 +90,7 @@ class SharedPage:
         If this call is cancelled, the page keeps its previous content.
         """
         now = time.monotonic()
-        view, event, number = await self._live.get(max_age)
+        view, event, number = await self._views.get(max_age)
         if number == self._view_number and now - self._rendered < self._max_age:
             return True
         await asyncio.sleep(0)

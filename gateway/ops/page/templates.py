@@ -1,4 +1,4 @@
-"""Loads the Jinja templates of the HTML pages, which escape all values, and the functions that they call."""
+"""Loads the Jinja templates of the HTML pages, and defines the functions that the templates call."""
 
 import base64
 import hashlib
@@ -10,14 +10,14 @@ from datetime import datetime
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from gateway.fleet.snapshot import MemberSnapshot
 from gateway.fleet.summary import MemberProblem
-from gateway.fleet.view import MemberView
 from gateway.ops.diagnosis import MAX_CAUSES, backend_level, plural, tunnel_level
 from gateway.ops.fleet_severity import member_level
 from gateway.ops.page import model
 from gateway.ops.page.charts import PHASES, WIDTH, Chart, history_chart, milliseconds, phases_chart
 from gateway.ops.page.time_format import clock_time
-from gateway.ops.reason_descriptions import state_name, without_remedy
+from gateway.ops.state_descriptions import state_name, without_remedy
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import BackendView, TargetView
 from gateway.text_sanitizer import format_bytes
@@ -61,7 +61,7 @@ def _counts(found: dict[str, int]) -> str:
     return ", ".join(f"{count} {state}" for state, count in found.items())
 
 
-def age(member: MemberView, now: float) -> str:
+def age(member: MemberSnapshot, now: float) -> str:
     """Return the time since a fleet member's last response, in one unit, such as `5 min`."""
     seconds = max(0, round(now - (member.answered_at or now)))
     for size, unit in ((3600, "h"), (60, "min")):
@@ -70,13 +70,13 @@ def age(member: MemberView, now: float) -> str:
     return f"{seconds} s"
 
 
-def _notes(member: MemberView) -> list[str]:
+def _notes(member: MemberSnapshot) -> list[str]:
     """Return why a member does not respond, and whether its last reload failed."""
     reload_failed = member.summary is not None and not member.summary.reload_successful
     return [*filter(None, [member.error]), *(["the last reload failed"] if reload_failed else [])]
 
 
-def _problems(member: MemberView) -> Iterator[tuple[MemberProblem, float | None]]:
+def _problems(member: MemberSnapshot) -> Iterator[tuple[MemberProblem, float | None]]:
     """Yield each problem of a member, with the time at which it began, in seconds since the epoch.
 
     The time is None if the member has not sent it.

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from gateway import backends, tunnels
 from gateway.config import ConfigSources, load
-from gateway.config.advice import advice
 from gateway.config.file_checks import check_files
+from gateway.config.setting_warnings import setting_warnings
 from gateway.errors import ConfigError
 from tests.fuzz.files import as_file
 
@@ -42,7 +42,7 @@ def check(data: bytes) -> None:
         except ConfigError as error:
             _judge(error, path, data)
             return
-        advice(made)
+        setting_warnings(made)
         for problem in check_files(made):
             assert problem.place.startswith(f"{path}:"), f"an error without a position\n{problem}"
         assert load(sources) == made, "loading the same file twice gives different configurations"

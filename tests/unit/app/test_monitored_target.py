@@ -17,8 +17,8 @@ from gateway.errors import Reason
 from gateway.forwarding.routed_target import LinkSource, TargetIdentity
 from gateway.health.check import Check, CheckSchedule
 from gateway.health.check_results import CheckResult
-from gateway.health.target_record import TargetRecord
-from gateway.health.tunnel_selection import TunnelSelector
+from gateway.health.path_selection import PathSelector
+from gateway.health.probe_record import ProbeRecord
 from gateway.relay.direct_link import DirectLink
 from tests.support.clock import set_clock_back
 
@@ -51,13 +51,13 @@ class Paths:
 
     def __init__(self) -> None:
         self.uplinks = [Uplink("a"), Uplink("b")]
-        record = TargetRecord()
+        record = ProbeRecord()
         checks = [
             Check("orders", Backend(), TARGET, uplink, SCHEDULE, record=record, tunnel=uplink.name)
             for uplink in self.uplinks
         ]
         routes = TargetIdentity(TARGET, cast("tuple[LinkSource, ...]", tuple(self.uplinks))).routes()
-        self.target = MonitoredTarget(checks, TunnelSelector(["a", "b"], "order"), routes)
+        self.target = MonitoredTarget(checks, PathSelector(["a", "b"], "order"), routes)
 
     def close(self, at: int) -> None:
         self.uplinks[at].link = None

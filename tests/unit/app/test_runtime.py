@@ -10,7 +10,7 @@ from gateway.app.check_manager import CheckManager
 from gateway.app.handshake_budgets import HandshakeBudgets
 from gateway.app.running_backend import RunningBackend
 from gateway.app.runtime import Runtime
-from gateway.app.status_view import backend_view
+from gateway.app.status_view_builder import backend_view
 from gateway.app.uplink_manager import UplinkManager
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.config import Config, ConfigSources, load

@@ -4,18 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from gateway.audit import rules
+from gateway.audit import hazard_rules
 from gateway.audit.client_environment import with_environment
 from gateway.audit.report import AuditReport, Finding, Severity
 from gateway.docker.options import DockerOptions
-from gateway.tls_client import ClientTls
+from gateway.tls_client import TlsClientFiles
 
 DEFAULT = DockerOptions.host
 REMOTE = "tcp://10.0.0.9:2376"
 
 
 def fix_of(options: DockerOptions, default_host: str, fix: str, client: str = "docker") -> list[str]:
-    report = AuditReport((Finding(rules.ANONYMOUS, Severity.LOW, "db", "/data", "data", fix),), (), ())
+    report = AuditReport((Finding(hazard_rules.ANONYMOUS, Severity.LOW, "db", "/data", "data", fix),), (), ())
     return with_environment(report, options, default_host, client).findings[0].fix.splitlines()
 
 
@@ -28,7 +28,7 @@ def fix_of(options: DockerOptions, default_host: str, fix: str, client: str = "d
         (DockerOptions(), "", "docker", f"export DOCKER_HOST={DEFAULT}"),
         (DockerOptions("unix:///srv/a b.sock"), DEFAULT, "docker", "export 'DOCKER_HOST=unix:///srv/a b.sock'"),
         (DockerOptions("unix:///run/p.sock"), DEFAULT, "podman", "export CONTAINER_HOST=unix:///run/p.sock"),
-        (DockerOptions(REMOTE, tls=ClientTls(Path("/ca"))), DEFAULT, "docker",
+        (DockerOptions(REMOTE, tls=TlsClientFiles(Path("/ca"))), DEFAULT, "docker",
          f"export DOCKER_HOST={REMOTE}  # with TLS, also set DOCKER_TLS_VERIFY and DOCKER_CERT_PATH"),
         (DockerOptions("ssh://edge/run/docker.sock"), DEFAULT, "docker",
          "# run these commands on the host of the engine, which is behind the tunnel edge"),

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from gateway.audit import rules
+from gateway.audit import hazard_rules
 from gateway.audit.database_files import at, in_files
 from gateway.audit.hazards import build_report
-from gateway.audit.hazards.access import may_write
-from gateway.audit.host_model import FoundKey, HostMount, HostPath
-from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot, ContainerUser
+from gateway.audit.hazards.sensitive_access import may_write
+from gateway.audit.host_model import FoundPrivateKey, HostMount, HostPath
 from gateway.audit.report import Finding, Severity
 from gateway.audit.sarif import sarif
+from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot, ContainerUser
 
 ANONYMOUS = "a" * 64
 NFS = {"type": "nfs", "o": "addr=192.0.2.1,nfsvers=4.2,hard,rw", "device": ":/export"}
@@ -253,7 +253,7 @@ def test_the_options_of_a_host_s_smb_mount_are_changed_where_they_are_set() -> N
 def test_a_volume_that_nothing_uses_is_found_with_size_and_last_use() -> None:
     left = volume(size=2048, last_use="last used by web, 2026-01-01 10:00")
     (finding,) = findings(volumes=(left,))
-    assert (finding.rule, finding.severity, finding.subject) == (rules.UNUSED, Severity.LOW, "data")
+    assert (finding.rule, finding.severity, finding.subject) == (hazard_rules.UNUSED, Severity.LOW, "data")
     assert "2.0KiB, last used by web, 2026-01-01 10:00" in finding.what
     files = {left.mountpoint: directory("PG_VERSION")}
     assert found(volumes=(left,), paths=files) == {("unused-volume", "medium")}
@@ -264,7 +264,7 @@ def test_a_volume_that_nothing_uses_is_found_with_size_and_last_use() -> None:
 def test_several_writers_are_found() -> None:
     first, second = container(on_volume(), name="a"), container(on_volume(path="/other"), name="b")
     (finding,) = findings(first, second, volumes=(volume(),))
-    assert (finding.rule, finding.severity, finding.subject) == (rules.WRITERS, Severity.MEDIUM, "b")
+    assert (finding.rule, finding.severity, finding.subject) == (hazard_rules.WRITERS, Severity.MEDIUM, "b")
     assert "a, b write to data" in finding.what
     reader = container(on_volume(writable=False), name="b")
     assert found(first, reader, volumes=(volume(),)) == set()
@@ -288,7 +288,7 @@ def test_containers_of_one_service_are_one_writer(labels: Mapping[str, str]) -> 
     assert found(first, second, other, volumes=(volume(),)) == {("several-writers", "medium")}
     files = {volume().mountpoint: directory("ibdata1")}
     (finding,) = findings(first, second, volumes=(volume(),), paths=files)
-    assert (finding.rule, finding.severity, finding.fix[:2]) == (rules.WRITERS, Severity.HIGH, "# ")
+    assert (finding.rule, finding.severity, finding.fix[:2]) == (hazard_rules.WRITERS, Severity.HIGH, "# ")
 
 
 def test_writers_are_found_across_volumes_of_one_export_and_binds_of_one_directory() -> None:
@@ -357,7 +357,7 @@ def test_the_socket_of_the_engine_is_found(source: str) -> None:
 def test_the_folder_of_a_configured_socket_is_found() -> None:
     app = container(bind("/srv/engine", "/x", writable=False))
     shown = build_report(AuditSnapshot((app,), socket="/srv/engine/docker.sock")).findings
-    assert [each.rule for each in shown] == [rules.ENGINE_SOCKET]
+    assert [each.rule for each in shown] == [hazard_rules.ENGINE_SOCKET]
     assert build_report(AuditSnapshot((app,), socket="/srv/engine2/docker.sock")).findings == ()
 
 
@@ -389,7 +389,7 @@ def test_a_writable_directory_of_the_system_is_found(source: str, severity: str 
 )
 def test_a_volume_of_a_host_directory_is_a_bind(option: str, source: str, rule: str) -> None:
     nas = HostMount("/mnt/nas", "nfs4", "nas:/x", {"vers": "4.2", "hard": ""})
-    paths = {"/srv/keys": replace(directory("id_ed25519"), key=FoundKey("SSH key", "id_ed25519"))}
+    paths = {"/srv/keys": replace(directory("id_ed25519"), key=FoundPrivateKey("SSH key", "id_ed25519"))}
     more: dict[str, Any] = {"mounts": (ROOT, nas), "paths": paths}
     through = volume(options={"type": "none", "o": option, "device": source})
     by_volume = found(container(on_volume()), volumes=(through,), **more)
@@ -399,15 +399,15 @@ def test_a_volume_of_a_host_directory_is_a_bind(option: str, source: str, rule: 
 
 def test_a_key_inside_a_mounted_directory_is_found() -> None:
     app = container(bind("/root", "/backup", writable=False))
-    home = replace(directory(".ssh", "notes"), key=FoundKey("SSH key", ".ssh/id_rsa", is_alone=False))
+    home = replace(directory(".ssh", "notes"), key=FoundPrivateKey("SSH key", ".ssh/id_rsa", is_alone=False))
     (finding,) = findings(app, paths={"/root": home})
-    assert (finding.rule, finding.severity) == (rules.PRIVATE_KEY, Severity.MEDIUM)
+    assert (finding.rule, finding.severity) == (hazard_rules.PRIVATE_KEY, Severity.MEDIUM)
     assert finding.what == "SSH key /root/.ssh/id_rsa of the host, read-only"
     assert finding.fix == "# mount only the files that app needs, without /root/.ssh/id_rsa"
-    only = replace(directory("deploy"), key=FoundKey("SSH key", "deploy"))
+    only = replace(directory("deploy"), key=FoundPrivateKey("SSH key", "deploy"))
     (finding,) = findings(container(bind("/srv/keys", "/keys", writable=False)), paths={"/srv/keys": only})
     assert "docker create --name app-new example/app:1" in finding.fix
-    file = HostPath("file", 0, 0, 0o600, key=FoundKey("SSH key"))
+    file = HostPath("file", 0, 0, 0o600, key=FoundPrivateKey("SSH key"))
     assert ("private-key", "medium") in found(container(bind("/srv/b.pem", "/b.pem")), paths={"/srv/b.pem": file})
 
 
@@ -415,7 +415,7 @@ def test_hidden_files_of_the_image_are_found() -> None:
     app = container(bind("/srv/x", "/app", hides=("main.py", "static")), image_config={"Cmd": ["/app/main.py"]})
     (finding,) = findings(app)
     assert found(replace(app, image_config={})) == {("hides-image-files", "low")}
-    assert (finding.rule, finding.severity) == (rules.HIDES, Severity.MEDIUM)
+    assert (finding.rule, finding.severity) == (hazard_rules.HIDES, Severity.MEDIUM)
     assert "/srv/x hides main.py, static of example/app:1" in finding.what
     forged = container(bind("/srv/x", "/app", hides=("a\nFIX\nrm -rf ~\n",)))
     assert "rm -rf" not in findings(forged)[0].fix
@@ -524,8 +524,8 @@ def test_names_of_files_add_no_lines_and_no_commands() -> None:
 
 def test_every_rule_has_a_section_in_the_page() -> None:
     page = (Path(__file__).parents[3] / "docs" / "audit.md").read_text()
-    assert [each.id for each in rules.RULES if f"### {each.id}\n" not in page] == []
-    assert len({each.id for each in rules.RULES}) == len(rules.RULES)
+    assert [each.id for each in hazard_rules.RULES if f"### {each.id}\n" not in page] == []
+    assert len({each.id for each in hazard_rules.RULES}) == len(hazard_rules.RULES)
 
 
 def test_sarif_has_a_level_a_rule_and_a_place_for_each_finding() -> None:

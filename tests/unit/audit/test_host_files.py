@@ -14,7 +14,7 @@ from gateway.audit.capabilities import ignores_permissions
 from gateway.audit.host_files import HostFiles, parse_mounts, stale_files
 from gateway.audit.host_model import HostMount
 from gateway.audit.image_files import changes, image_names, user_of
-from gateway.audit.model import ContainerUser
+from gateway.audit.snapshot_model import ContainerUser
 from gateway.audit.volume_last_use import collect
 
 TABLE = r"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda1 rw,errors=remount-ro

@@ -13,12 +13,12 @@ import pytest
 import yaml
 
 from gateway.audit.hazards import build_report
-from gateway.audit.hazards.network_fixes import after_mount, safe_options
+from gateway.audit.hazards.network_mount_fixes import after_mount, safe_options
 from gateway.audit.host_model import HostMount
-from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
 from gateway.audit.mount_changes import MountChanges
 from gateway.audit.mount_storage import of_volume
 from gateway.audit.recreate_commands import recreate, volume_for
+from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
 
 COMPOSE = {
     "com.docker.compose.project": "shop",

@@ -15,7 +15,7 @@ from unittest.mock import Mock
 import pytest
 
 from gateway.app import service_audit_log
-from gateway.app.changed_keys import changed_keys
+from gateway.app.changed_config_keys import changed_config_keys
 from gateway.app.service import GatewayService
 from gateway.audit_log.events import AuditEvent, encode_line
 from gateway.audit_log.log_destination import LogDestination
@@ -260,7 +260,7 @@ def test_changes_are_named_without_values() -> None:
         environment=secret,
         instance="b",
     )
-    found = changed_keys(old, new)
+    found = changed_config_keys(old, new)
     assert found["added"] == ["backends.two"]
     assert found["removed"] == ["tunnels.t", "backends.gone"]
     assert set(found["changed"]) == {
@@ -268,11 +268,11 @@ def test_changes_are_named_without_values() -> None:
         "gateway.instance",
     }  # fmt: skip
     assert "very-secret" not in json.dumps(found)
-    assert changed_keys(new, new) == {"added": [], "removed": [], "changed": []}
-    assert changed_keys(new, replace(new, audit=AuditSection(Path("/x"))))["changed"] == ["audit.log"]
+    assert changed_config_keys(new, new) == {"added": [], "removed": [], "changed": []}
+    assert changed_config_keys(new, replace(new, audit=AuditSection(Path("/x"))))["changed"] == ["audit.log"]
     other = configuration("two=tcp://db:1", environment=secret)
     kind = configuration(environment={"GATEWAY_BACKEND_TWO": "postgres://db:3306"})
-    assert "backends.two.kind" in changed_keys(other, kind)["changed"]
+    assert "backends.two.kind" in changed_config_keys(other, kind)["changed"]
 
 
 def test_the_origin_of_a_configuration_is_named_without_values(tmp_path: Path) -> None:

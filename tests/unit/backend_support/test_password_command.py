@@ -12,7 +12,7 @@ import pytest
 
 from gateway.backend_support.check_passwords import PasswordSource
 from gateway.backend_support.password_command import run_password_command
-from gateway.backend_support.sql_check_options import DatabaseCheckOptions, verify
+from gateway.backend_support.sql_check_options import SqlCheckOptions, verify
 from gateway.backends import EmptyOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheckOptions
 from gateway.backends.postgres import PostgresBackend
@@ -137,7 +137,7 @@ def counting(folder: Path) -> str:
 
 async def test_the_password_is_cached_and_requested_again_after_a_refused_login(tmp_path: Path) -> None:
     passwords = PasswordSource()
-    check = DatabaseCheckOptions(user="u", password_command=(counting(tmp_path), "{host}:{port}", "--user={user}"))
+    check = SqlCheckOptions(user="u", password_command=(counting(tmp_path), "{host}:{port}", "--user={user}"))
     assert await passwords.get(check, TARGET, Phases()) == "1 db.internal:3306 --user=u"
     assert await passwords.get(check, TARGET, Phases()) == "1 db.internal:3306 --user=u"
     assert await passwords.get(check, Endpoint("other", 1), Phases()) == "2 other:1 --user=u"
@@ -153,7 +153,7 @@ async def test_the_password_is_cached_and_requested_again_after_a_refused_login(
     "backend",
     [
         MysqlBackend(EmptyOptions(), MysqlCheckOptions(user="u", password_command=("/bin/false",))),
-        PostgresBackend(EmptyOptions(), DatabaseCheckOptions(user="u", password_command=("/bin/false",))),
+        PostgresBackend(EmptyOptions(), SqlCheckOptions(user="u", password_command=("/bin/false",))),
     ],
     ids=["mysql", "postgres"],
 )
@@ -165,7 +165,7 @@ async def test_a_failing_password_command_makes_the_target_down(backend: Backend
 
 async def test_an_old_password_is_requested_again(tmp_path: Path) -> None:
     passwords = PasswordSource()
-    check = DatabaseCheckOptions(user="u", password_command=(counting(tmp_path),), password_cache=Duration(0.0))
+    check = SqlCheckOptions(user="u", password_command=(counting(tmp_path),), password_cache=Duration(0.0))
     found = [await passwords.get(check, TARGET, Phases()) for _ in range(2)]
     assert [each[0] for each in found] == ["1", "2"]
 
@@ -173,7 +173,7 @@ async def test_an_old_password_is_requested_again(tmp_path: Path) -> None:
 async def test_a_check_that_ends_first_leaves_the_program_running_for_the_next(tmp_path: Path) -> None:
     passwords, phases, go = PasswordSource(), Phases(), tmp_path / "go"
     slow = script(tmp_path, f"echo x >> {tmp_path}/runs; while ! test -e {go}; do sleep 0.05; done; echo token")
-    check = DatabaseCheckOptions(user="u", password_command=(slow,), password_timeout=Duration(60.0))
+    check = SqlCheckOptions(user="u", password_command=(slow,), password_timeout=Duration(60.0))
     for _ in range(2):
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(passwords.get(check, TARGET, phases), 0.3)
@@ -187,9 +187,9 @@ def test_password_command_and_password_exclude_each_other() -> None:
     with pytest.raises(
         ValueError, match=r"^password_command: is set together with password_file: remove one of them"
     ):
-        DatabaseCheckOptions(password=Secret(path=Path("/x")), password_command=("y",))
+        SqlCheckOptions(password=Secret(path=Path("/x")), password_command=("y",))
     with pytest.raises(ValueError, match=r"^password_command: is set together with password: remove one of them"):
-        DatabaseCheckOptions(password=Secret("x"), password_command=("y",))
+        SqlCheckOptions(password=Secret("x"), password_command=("y",))
 
 
 def test_a_world_writable_program_is_not_run(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_world_writable_program_is_not_run(tmp_path: Path) -> None:
     for name in (path, link):
         assert "everybody can change it (mode 0777): chmod o-w" in asyncio.run(failure(str(name)))
         with pytest.raises(GatewayError, match="everybody can change it"):
-            verify(EmptyOptions(), DatabaseCheckOptions(user="u", password_command=(str(name),)))
+            verify(EmptyOptions(), SqlCheckOptions(user="u", password_command=(str(name),)))
     path.chmod(0o755)
     tmp_path.chmod(0o777)
     assert f"everybody can replace it in {tmp_path}" in asyncio.run(failure(str(path)))
@@ -213,8 +213,8 @@ def test_a_world_writable_program_is_not_run(tmp_path: Path) -> None:
 
 def test_a_placeholder_that_is_unknown_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"^password_command: \{hostname\} is not a placeholder \(use \{host\}, "):
-        DatabaseCheckOptions(password_command=("token", "--host={hostname}"))
-    DatabaseCheckOptions(password_command=("sh", "-c", "echo ${x} { y } {host}:{port}"))
+        SqlCheckOptions(password_command=("token", "--host={hostname}"))
+    SqlCheckOptions(password_command=("sh", "-c", "echo ${x} { y } {host}:{port}"))
 
 
 @pytest.mark.parametrize(

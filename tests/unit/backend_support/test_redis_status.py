@@ -1,8 +1,8 @@
 import pytest
 
+from gateway.backend_support.redis_client import RedisErrorReply, Reply
 from gateway.backend_support.redis_status import MEMORY, evaluate, read_info, reply_error
 from gateway.backend_support.replication_facts import LAG, READ_ONLY
-from gateway.backend_support.resp import Reply, RespError
 from gateway.errors import Reason, UnusableTargetError
 from gateway.facts import VERSION
 
@@ -15,7 +15,7 @@ REPLICATING = {
 
 
 def test_info_without_refused_sections() -> None:
-    found = read_info([b"# Server\r\nredis_version:8.0.2\r\nos:Linux 6:1\r\n", RespError("NOPERM no"), None])
+    found = read_info([b"# Server\r\nredis_version:8.0.2\r\nos:Linux 6:1\r\n", RedisErrorReply("NOPERM no"), None])
     assert found == {"redis_version": "8.0.2", "os": "Linux 6:1"}
 
 
@@ -53,7 +53,7 @@ def test_a_replica_and_its_lag() -> None:
 
 
 def test_either_role_or_info_is_enough() -> None:
-    refused = RespError("NOPERM User u has no permissions to run the 'role' command")
+    refused = RedisErrorReply("NOPERM User u has no permissions to run the 'role' command")
     assert evaluate(refused, {"role": "master"}, None).role == "primary"
     assert evaluate(refused, REPLICATING, None).role == "replica"
     assert evaluate(SLAVE, {}, None).role == "replica"
@@ -102,4 +102,4 @@ def test_a_reply_without_a_role_is_a_protocol_error(reply: Reply) -> None:
     ],
 )
 def test_reasons_of_error_replies(text: str, reason: Reason) -> None:
-    assert reply_error(RespError(text)).reason is reason
+    assert reply_error(RedisErrorReply(text)).reason is reason

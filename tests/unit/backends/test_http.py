@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from gateway.backend_support.check_tls import CheckTlsOptions
 from gateway.backend_support.http_probe_options import HttpRoleOptions
 from gateway.backend_support.http_response_end import ResponseEndDetector
-from gateway.backend_support.http_role_server import HttpRoleServer, with_http_role
-from gateway.backend_support.sql_check_options import DatabaseCheckOptions, credentials
-from gateway.backend_support.tls import CheckTlsOptions
+from gateway.backend_support.http_role import HttpRoleServerOptions, with_http_role
+from gateway.backend_support.sql_check_options import SqlCheckOptions, credentials
 from gateway.backends import EmptyOptions
 from gateway.backends.http import KIND, HttpBackend, HttpCheckOptions
 from gateway.contracts.backend import ProbeResult
@@ -217,7 +217,7 @@ async def test_the_role_of_a_database_comes_from_http(
     path: str, role: HttpRoleOptions | None, database: ProbeResult | UnusableTargetError, expected: tuple[object, ...]
 ) -> None:
     with http_server() as port:
-        wrapped = with_http_role(Database(database), HttpRoleServer(path=path, role=role, port=port))
+        wrapped = with_http_role(Database(database), HttpRoleServerOptions(path=path, role=role, port=port))
         result = await probe(wrapped, 1)
     found = result.probe_result or ProbeResult()
     assert (result.state, result.reason, found.role, found.read_only) == expected, result.detail
@@ -225,20 +225,20 @@ async def test_the_role_of_a_database_comes_from_http(
 
 def test_the_authority_of_the_http_server_is_monitored(tmp_path: Path) -> None:
     issued, other = certificates.issue(tmp_path / "one"), certificates.issue(tmp_path / "other")
-    via_http = HttpRoleServer(port=1, tls=CheckTlsOptions("verify", other.ca))
-    check = DatabaseCheckOptions(tls=CheckTlsOptions("verify", issued.ca), via_http=via_http)
+    via_http = HttpRoleServerOptions(port=1, tls=CheckTlsOptions("verify", other.ca))
+    check = SqlCheckOptions(tls=CheckTlsOptions("verify", issued.ca), via_http=via_http)
     assert [each.name for each in credentials(EmptyOptions(), check)] == [str(issued.ca), str(other.ca)]
 
 
 async def test_a_failed_request_names_the_port() -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
-    result = await probe(with_http_role(Database(PRIMARY), HttpRoleServer(port=port)), 1)
+    result = await probe(with_http_role(Database(PRIMARY), HttpRoleServerOptions(port=port)), 1)
     assert (result.state, result.reason) == (HealthState.DOWN, Reason.REFUSED)
     assert result.detail.startswith(f"via_http, port {port}: ")
     for behavior, reason in ((silent, Reason.TIMEOUT), (resetting, Reason.RESET)):
         with serving(behavior) as port:
-            result = await probe(with_http_role(Database(PRIMARY), HttpRoleServer(port=port)), 1, timeout=0.5)
+            result = await probe(with_http_role(Database(PRIMARY), HttpRoleServerOptions(port=port)), 1, timeout=0.5)
         assert (result.reason, f"via_http, port {port}" in result.detail) == (reason, True), result.detail
 
 

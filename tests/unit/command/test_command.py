@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from gateway.cli import cli
 from gateway.command import local_ports, sock_diag
-from gateway.command.local_ports import LocalPort, read_local_ports
+from gateway.command.local_ports import LocalPortState, read_local_ports
 from gateway.command.options import CommandOptions
 from gateway.command.port_reservations import release_port, reserve_port
-from gateway.command.silence import SilenceTimer
+from gateway.command.silence_timer import SilenceTimer
 from gateway.command.sock_diag import read_connection
 from gateway.config import ConfigSources, load
 from tests.support.files import REPOSITORY, scratch
@@ -99,7 +99,9 @@ def test_connections_and_data_that_wait_are_counted(family: socket.AddressFamily
             with accepted:
                 peer = client.getsockname()[1]
                 listeners = {os.fstat(listener.fileno()).st_ino}
-                assert read_local_ports({port: host})[port] == LocalPort({os.geteuid()}, listeners, unread={peer: 0})
+                assert read_local_ports({port: host})[port] == LocalPortState(
+                    {os.geteuid()}, listeners, unread={peer: 0}
+                )
                 client.sendall(b"12345")
                 stalled = read_local_ports({port: host})[port]
                 assert stalled.unread == {peer: 5}
@@ -131,7 +133,7 @@ def test_the_state_of_one_connection(source: str, listen: str, host: str, monkey
         with socket.create_connection((host, port)) as client:
             number = client.getsockname()[1]
             waiting = read_connection(host, port, number)
-            assert waiting == LocalPort({os.geteuid()}, {inode}, backlog=1, pending={number})
+            assert waiting == LocalPortState({os.geteuid()}, {inode}, backlog=1, pending={number})
             with listener.accept()[0]:
                 accepted = read_connection(host, port, number)
                 assert (accepted.owners, accepted.listeners) == ({os.geteuid()}, {inode})
@@ -151,7 +153,7 @@ def test_sockets_of_other_addresses_are_ignored() -> None:
         stack.enter_context(socket.create_connection(("127.0.0.2", port))).sendall(b"x")
         stack.enter_context(others[0].accept()[0])
         stack.enter_context(socket.create_connection(("127.0.0.2", port)))
-        assert read_local_ports({port: "127.0.0.1"})[port] == LocalPort({os.geteuid()}, {inode})
+        assert read_local_ports({port: "127.0.0.1"})[port] == LocalPortState({os.geteuid()}, {inode})
         assert read_local_ports({port: "::1"})[port].listeners == {os.fstat(others[1].fileno()).st_ino}
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 import pytest
 
 from gateway.backoff import BackoffPolicy
-from gateway.command import port_process, port_target, stdio_target, target
+from gateway.command import port_connector, port_process, start_backoff, stdio_connector
 from gateway.command.link import CommandLink
 from gateway.command.options import CommandOptions
 from gateway.contracts.link import NetworkId
@@ -118,16 +118,16 @@ async def test_a_process_that_the_gateway_kills_is_not_a_failure_of_the_target()
         with await link.socket(GOOD) as client:
             await loop.sock_sendall(client, b"x")
             assert await loop.sock_recv(client, 1) == b""
-        assert link._target(GOOD).failure is None
+        assert link._connector(GOOD).failure is None
 
 
 async def test_the_pipes_of_a_process_that_exits_before_its_first_client_are_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(stdio_target, "_TRIAL_AFTER_LOSS", 0.05)
+    monkeypatch.setattr(stdio_connector, "_TRIAL_AFTER_LOSS", 0.05)
     async with opened(CommandOptions(("sleep", "0.5"), "stdio"), [GOOD]) as link:
-        started = link._target(GOOD)
-        assert isinstance(started, stdio_target.StdioTarget)
+        started = link._connector(GOOD)
+        assert isinstance(started, stdio_connector.StdioConnector)
         assert started._spare is not None
         stream, _ = started._spare
         await stream.child.wait()
@@ -137,7 +137,7 @@ async def test_the_pipes_of_a_process_that_exits_before_its_first_client_are_clo
 
 async def test_the_backoff_grows_if_a_program_listens_and_exits(monkeypatch: pytest.MonkeyPatch) -> None:
     # On a slow machine, a process runs for longer.
-    monkeypatch.setattr(target, "RECONNECT", BackoffPolicy(first=0.2, floor=0.2, cap=1.6, forgive_every=60))
+    monkeypatch.setattr(start_backoff, "RECONNECT", BackoffPolicy(first=0.2, floor=0.2, cap=1.6, forgive_every=60))
     script = (
         "import socket, sys\nserver = socket.create_server(('127.0.0.1', int(sys.argv[1])))\n"
         "while server.accept() and sys.argv[2] != '1': pass\nsys.exit(3)"
@@ -145,8 +145,8 @@ async def test_the_backoff_grows_if_a_program_listens_and_exits(monkeypatch: pyt
     options = CommandOptions((sys.executable, "-I", "-S", "-c", script, "{local_port}", "{port}"), "port")
     async with opened(options) as link:
         (await link.socket(GOOD)).close()
-        flapping = link._target(BROKEN)
-        assert isinstance(flapping, port_target.PortTarget)
+        flapping = link._connector(BROKEN)
+        assert isinstance(flapping, port_connector.PortConnector)
         for failures in (1, 2, 3):
             with pytest.raises(DialError, match="exit code 3"):
                 while True:
@@ -175,7 +175,7 @@ async def test_a_file_system_that_does_not_answer_does_not_block_the_event_loop(
 
     monkeypatch.setenv("PATH", f"/slow:{os.environ['PATH']}")
     monkeypatch.setattr(shutil, "which", slow_which)
-    monkeypatch.setattr(target, "RECONNECT", BackoffPolicy(first=0.01, floor=0.01, cap=0.01, forgive_every=60))
+    monkeypatch.setattr(start_backoff, "RECONNECT", BackoffPolicy(first=0.01, floor=0.01, cap=0.01, forgive_every=60))
     options = CommandOptions(
         ("cat", "{local_port}") if mode == "port" else ("cat",), mode, start_timeout=Duration(0.4)
     )
@@ -195,7 +195,7 @@ async def test_a_file_system_that_does_not_answer_does_not_block_the_event_loop(
 
 async def test_a_port_of_another_program_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
-        monkeypatch.setattr(port_target, "reserve_port", lambda: other.getsockname()[1])
+        monkeypatch.setattr(port_connector, "reserve_port", lambda: other.getsockname()[1])
         async with opened(CommandOptions(("sleep", "1000", "{local_port}"), "port")) as link:
             with pytest.raises(ReachError, match=r"another program listens on the local port \d+"):
                 await link.socket(GOOD)
@@ -272,8 +272,8 @@ async def test_a_process_is_killed_only_if_each_connection_stalls_and_it_accepts
                 assert link.status().processes == 1
                 assert not upload.done()
                 more = asyncio.create_task(loop.sock_sendall(idle, bytes(50_000_000)))
-                of_target = link._target(target)
-                assert isinstance(of_target, port_target.PortTarget)
+                of_target = link._connector(target)
+                assert isinstance(of_target, port_connector.PortConnector)
                 process = of_target._processes[0]
                 while not process.has_unused:
                     await asyncio.sleep(0.01)

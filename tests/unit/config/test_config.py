@@ -9,10 +9,10 @@ import pytest
 from gateway import backends, tunnels
 from gateway.cli.config_options import SETTINGS
 from gateway.config import Config, ConfigSources, load
-from gateway.config.advice import advice
+from gateway.config.environment_variables import setting_names
 from gateway.config.model import SECTIONS, CommonBackendOptions, CommonCheckOptions, CommonTunnelOptions, OpsTls
 from gateway.config.schema import hints_by_key
-from gateway.config.variables import setting_names
+from gateway.config.setting_warnings import setting_warnings
 from gateway.contracts.security import Secret
 from gateway.contracts.values import Duration, Endpoint, unix_endpoint
 from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
@@ -303,7 +303,7 @@ def test_workers_are_a_deprecated_synonym_of_threads(tmp_path: Path, workers: st
     config = read(f"gateway: {{workers: {workers}}}\n{backend}", tmp_path)
     assert config == read(f"gateway: {{threads: {threads}}}\n{backend}", tmp_path)
     assert config.gateway.threads == threads
-    (warning,) = advice(config)
+    (warning,) = setting_warnings(config)
     assert warning == (
         f"{tmp_path}/gateway.yaml:1:20: gateway.workers: is deprecated, because threads have replaced the worker"
         f" processes: set gateway.threads to {threads} instead"
@@ -321,7 +321,7 @@ def test_valid_but_unwise_settings_give_advice(tmp_path: Path) -> None:
         "  same: {kind: tcp, via: b, targets: 'nas:2049'}\n",
         tmp_path,
     )
-    first, second, third = advice(config)
+    first, second, third = setting_warnings(config)
     assert first.startswith("tunnels.b.insecure_host_key: disables host key verification")
     assert second.startswith("backend two: hold is 660 s, but the kernel waits for a mount for at most 600 s")
     assert third.startswith("backend two: nas:2049 is also the server of backend one,")
@@ -355,7 +355,7 @@ def test_inner_keys_and_lists_of_a_section_are_settings_too(tmp_path: Path) -> N
 )
 def test_advice_about_ops(tmp_path: Path, ops: str, wanted: list[str]) -> None:
     config = read(f"ops: {ops}\nbackends: {{a: {{kind: tcp, targets: ['a:1']}}}}\n", tmp_path)
-    found = advice(config)
+    found = setting_warnings(config)
     assert len(found) == len(wanted)
     assert all(sentence.startswith(start) for sentence, start in zip(found, wanted, strict=True))
     assert config.ops.authenticated == ("token_file" in ops or "client_ca_file" in ops)

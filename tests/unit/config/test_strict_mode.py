@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from gateway.config import Config, ConfigSources, load
-from gateway.config.advice import advice
-from gateway.config.strict_mode import weaknesses
+from gateway.config.setting_warnings import setting_warnings
+from gateway.config.strict_mode import strict_mode_violations
 from gateway.errors import ConfigError
 
 SOUND = """\
@@ -84,8 +84,8 @@ def test_each_weakness_is_refused_with_its_position_and_the_alternative(
     assert re.match(reported, line), line
     lenient = read(text.replace("strict: true", "strict: false"), tmp_path)
     key = line.split(": ")[1]
-    assert [each.problem.key for each in weaknesses(lenient)] == [key]
-    assert [sentence.startswith(f"{key}: ") for sentence in advice(lenient)] == [True] * advised
+    assert [each.problem.key for each in strict_mode_violations(lenient)] == [key]
+    assert [sentence.startswith(f"{key}: ") for sentence in setting_warnings(lenient)] == [True] * advised
 
 
 def test_plain_members_of_the_fleet_file_are_refused(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_secret_from_the_environment_is_inline_too(tmp_path: Path) -> None:
 def test_only_an_ops_listener_that_other_hosts_reach_is_open(tmp_path: Path, listen: str, refuses: int) -> None:
     text = f"ops: {{listen: {listen!r}}}\n".replace("\"'", "'").replace("'\"", "'")
     config = read(text + "backends: {a: {kind: tcp, targets: 'a:1'}}", tmp_path)
-    assert len(weaknesses(config)) == refuses
+    assert len(strict_mode_violations(config)) == refuses
 
 
 def test_an_unencrypted_password_gives_advice_if_no_tunnel_encrypts_it(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_an_unencrypted_password_gives_advice_if_no_tunnel_encrypts_it(tmp_path:
                                 ("via: i,", "db", 0), ("via: [b, i],", "10.0.0.1", 0),
                                 ("via: [b, p],", "10.0.0.1", 1)):  # fmt: skip
         text = backend.replace("VIA", via).replace("TARGET", target)
-        assert len(advice(read(f"{tunnels}backends: {{a: {text}}}", tmp_path))) == warned, (via, target)
+        assert len(setting_warnings(read(f"{tunnels}backends: {{a: {text}}}", tmp_path))) == warned, (via, target)
 
 
 def test_a_name_that_tunnels_of_several_kinds_resolve_gives_advice(tmp_path: Path) -> None:
@@ -138,8 +138,8 @@ def test_a_name_that_tunnels_of_several_kinds_resolve_gives_advice(tmp_path: Pat
 tunnels: {b: {kind: ssh, host: h, user: u}, c: {kind: ssh, host: h, user: u}, p: {kind: proxy, url: 'https://p'}}
 backends: {a: {kind: tcp, via: [b, p], targets: ['db:1', '10.0.0.1:2', {address: 'other:1', via: [b, c]}]}}
 """
-    (line,) = advice(read(text, tmp_path))
-    (other,) = advice(read(text.replace("via: [b, c]", "via: [p, c]").replace("'db:1', ", ""), tmp_path))
+    (line,) = setting_warnings(read(text, tmp_path))
+    (other,) = setting_warnings(read(text.replace("via: [b, c]", "via: [p, c]").replace("'db:1', ", ""), tmp_path))
     assert ": backends.a.targets[1].via: p (proxy) and c (ssh) resolve other " in other
     assert line.removeprefix(f"{tmp_path}/gateway.yaml:").startswith(
         "3:32: backends.a.via: b (ssh) and p (proxy) res"
@@ -162,7 +162,7 @@ tunnels:
   alike: {kind: ssh, host: bastion.internal, user: u, via: [p, inner]}
 backends: {a: {kind: tcp, via: inner, targets: db:1}}
 """.replace("FOLDER", str(tmp_path))
-    inner, vpn = (each for each in advice(read(text, tmp_path)) if "resolve" in each)
+    inner, vpn = (each for each in setting_warnings(read(text, tmp_path)) if "resolve" in each)
     assert inner.removeprefix(f"{tmp_path}/gateway.yaml:").startswith(
         "5:68: tunnels.inner.via: p (proxy) and c (command)"
     )
@@ -184,10 +184,10 @@ tunnels:
   t: {{{tunnel},
       environment: [PRESENT, ABSENT]}}
 """
-    (warning,) = advice(read(text, tmp_path))
+    (warning,) = setting_warnings(read(text, tmp_path))
     assert ":5:20: tunnels.t.environment: not set in the gateway's environment: ABSENT (" in warning
     monkeypatch.setenv("ABSENT", "x")
-    assert advice(read(text, tmp_path)) == []
+    assert setting_warnings(read(text, tmp_path)) == []
 
 
 def test_a_key_without_effect_gives_advice(tmp_path: Path) -> None:
@@ -196,13 +196,13 @@ tunnels: {b: {kind: ssh, host: h, user: u}, c: {kind: ssh, host: h, user: u}}
 backends:
   a: {kind: redis, targets: h, via: b, prefer_way: latency, check: {user: u}}
 """
-    preference, user = advice(read(text, tmp_path))
+    preference, user = setting_warnings(read(text, tmp_path))
     assert ":4:52: backends.a.prefer_way: has no effect, because the backend has only one path" in preference
     assert ":4:75: backends.a.check.user: has no password" in user
-    (user,) = advice(read(text.replace("via: b", "via: [b, c]"), tmp_path))
+    (user,) = setting_warnings(read(text.replace("via: b", "via: [b, c]"), tmp_path))
     assert "check.user" in user
     assert (
-        advice(
+        setting_warnings(
             read(
                 text.replace("prefer_way: latency, check: {user: u}", "check: {user: u, password_command: [x]}"),
                 tmp_path,
@@ -214,10 +214,10 @@ backends:
 
 def test_a_backend_with_grants_requires_them(tmp_path: Path) -> None:
     granted = SOUND.replace("ca.pem}}", "ca.pem}, grants: [{project: shop, backends: orders}]}")
-    (sentence,) = advice(read(granted, tmp_path))
+    (sentence,) = setting_warnings(read(granted, tmp_path))
     assert sentence.startswith("backends.orders.allow: docker.grants have no effect")
     labeled = granted.replace("allow: 10.0.0.0/8", "allow: {label: gateway.backends}")
-    assert advice(read(labeled, tmp_path)) == []
+    assert setting_warnings(read(labeled, tmp_path)) == []
     (line,) = refused(labeled.replace("gateway.backends", "gateway.backend"), tmp_path)
     assert re.match(r"12:20: backends.orders.allow.label: .* use gateway.backends", line), line
 

@@ -10,13 +10,14 @@ from aiodocker.exceptions import DockerError
 
 from gateway.backoff import BackoffPolicy
 from gateway.docker import container_starter, inspection_cache, last_starts, start_attempts
-from gateway.docker.dead_containers import DeadContainerState, VolumeMountAddress
+from gateway.docker.dead_containers import DeadContainerState
 from gateway.docker.errors import EngineError, ErrorKind, as_engine_error
 from gateway.docker.failed_starts import RequestedStart, StartFailureCause
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.ownership import OwnershipRecord
 from gateway.docker.plan import DesiredState
 from gateway.docker.reconciler import Reconciler
+from gateway.docker.volumes import VolumeMountAddress
 from tests.support.fake_engine import FakeContainer, FakeEngine
 
 pytestmark = pytest.mark.timeout(60)

@@ -9,12 +9,12 @@ import pytest
 from gateway.docker.engine import Engine
 from gateway.docker.engine_actions import execute
 from gateway.docker.engine_flavor import DOCKER, PODMAN, EngineFlavor, flavor, lease_ranges
-from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
+from gateway.docker.errors import AttachBlocker, EngineError, ErrorKind
 from gateway.docker.identity_warnings import can_spoof
-from gateway.docker.model import Container, EngineSnapshot
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.plan import ActionKind, DesiredState, PlannedAction
 from gateway.docker.planning import plan
+from gateway.docker.snapshot import Container, EngineSnapshot
 
 COMPONENTS = [{"Name": "Podman Engine", "Version": "5.4.2"}, {"Name": "Conmon"}]
 WEB = Container("0" * 64, "web", "running", {"gateway.enable": "true"}, "bridge", {})
@@ -114,19 +114,19 @@ def test_the_capabilities_of_a_podman_container_are_read() -> None:
         (
             "pasta",
             {"apps": NetworkOptions()},
-            BlockedReason.NOT_ATTACHABLE,
+            AttachBlocker.NOT_ATTACHABLE,
             "it uses pasta, with which Podman cannot join",
         ),
         (
             "bridge",
             {"apps": NetworkOptions("overlay")},
-            BlockedReason.NOT_MANAGER,
+            AttachBlocker.NOT_MANAGER,
             "network apps: Podman has no overlay",
         ),
     ],
 )
 def test_containers_that_podman_cannot_attach_are_blocked_with_a_reason(
-    mode: str, networks: dict[str, NetworkOptions], reason: BlockedReason, message: str
+    mode: str, networks: dict[str, NetworkOptions], reason: AttachBlocker, message: str
 ) -> None:
     container = Container(WEB.id, WEB.name, WEB.state, WEB.labels, mode, {})
     wanted = DesiredState("site", DockerOptions(networks=networks, services=True), ("orders",))

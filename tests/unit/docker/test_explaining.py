@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from gateway.docker.errors import BlockedReason
+from gateway.docker.errors import AttachBlocker
 from gateway.docker.explaining import explain, find
 from gateway.docker.explaining.model import ExplainedBackend, Explanation, Reachability
-from gateway.docker.model import Container, EndpointInfo, EngineSnapshot, LastStart, NetworkInfo
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions
 from gateway.docker.plan import AttachmentState, AttachmentStatus, DesiredState, Plan
 from gateway.docker.planning import plan
+from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot, LastStart, NetworkInfo
 
 MARK = "gw-owner-site-a"
 OPT_IN = {"gateway.enable": "true"}
@@ -121,7 +121,7 @@ ON_SHOP = {"shop_default": endpoint(network="n2")}
          "no", "(127.0.0.1:1)", "0.0.0.0:PORT"),
         (ATTACHED, {"options": {"networks": {"apps": NetworkOptions(backends=("media",))}},
                     "own": replace(GATEWAY, endpoints={"apps": endpoint("media", MARK)})}, "no",
-         "no network of docker.networks", "docker.networks.NETWORK.backends"),
+         "not available on any network in docker.networks", "docker.networks.NETWORK.backends"),
         (ATTACHED, {"own": replace(GATEWAY, endpoints={})}, "no", "does not have the name orders", "explain gateway"),
         (ATTACHED, {"own": None}, "no", "not run in a container of this engine", "docker.container"),
         (GATEWAY, {"own": GATEWAY}, "no", "the gateway's own", ""),
@@ -164,7 +164,7 @@ def test_networks_are_those_of_the_plan_which_may_be_other_than_the_configured_o
     wanted = DesiredState("site-a", DockerOptions(networks={"apps": NetworkOptions()}), ("orders",))
     observed = EngineSnapshot((own, web), own=own.id)
     blocked = AttachmentStatus(
-        "apps-shop", "web", AttachmentState.BLOCKED, BlockedReason.IP_EXHAUSTED, "full", web.id
+        "apps-shop", "web", AttachmentState.BLOCKED, AttachBlocker.IP_EXHAUSTED, "full", web.id
     )
     planned = Plan(attachments=(blocked,), networks={"apps-shop": ("orders",), "apps-other": ("orders",)})
     found = explain(wanted, observed, planned, web, [UP])

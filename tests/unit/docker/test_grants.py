@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from gateway.docker.consumer_directory import consumer
-from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
+from gateway.docker.errors import AttachBlocker, EngineError, ErrorKind
 from gateway.docker.grants import PROJECT, SERVICE, SWARM_SERVICE
 from gateway.docker.identity_warnings import can_spoof
 from gateway.docker.image_labels import split
-from gateway.docker.model import Container, EndpointInfo, EngineSnapshot, NetworkInfo, Service, Swarm
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions
 from gateway.docker.plan import ActionKind, AttachmentState, DesiredState, Plan
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
+from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot, NetworkInfo, Service, Swarm
 from tests.support.fake_engine import FakeEndpoint, FakeEngine
 
 ORDERS = NetworkInfo("n-orders", "orders-net", "bridge", "local", attachable=False)
@@ -49,7 +49,7 @@ def joins(found: Plan) -> dict[str, tuple[str, ...]]:
     return {each.network: each.aliases[:-1] for each in found.actions if each.verb is ActionKind.CONNECT}
 
 
-def blocked(found: Plan) -> list[tuple[str, BlockedReason | None]]:
+def blocked(found: Plan) -> list[tuple[str, AttachBlocker | None]]:
     return [(each.container, each.reason) for each in found.attachments if each.state is AttachmentState.BLOCKED]
 
 
@@ -103,7 +103,7 @@ def test_labels_count_in_addition_to_grants_unless_strict() -> None:
     assert (who.has("gateway.backends", "orders"), who.has("gateway.backends", "media")) == (True, True)
     for each in (plain, granted):
         found = planned(each, grants=grants, strict=True)
-        assert (joins(found), blocked(found)) == ({}, [(each.name, BlockedReason.NOT_GRANTED)])
+        assert (joins(found), blocked(found)) == ({}, [(each.name, AttachBlocker.NOT_GRANTED)])
     assert not consumer(plain, grants, strict=True).has("gateway.backends", "media")
     assert not consumer(granted, grants, strict=True).has("gateway.backends", "media")
 
@@ -132,7 +132,7 @@ def test_strict_mode_refuses_a_network_without_granted_backends() -> None:
         return planned(container(labels={"gateway.network": networks}, **more), grants=grants, strict=True)
 
     refused = asking("media-net")
-    assert (joins(refused), blocked(refused)) == ({}, [("web", BlockedReason.NOT_GRANTED)])
+    assert (joins(refused), blocked(refused)) == ({}, [("web", AttachBlocker.NOT_GRANTED)])
     some = asking("media-net,orders-net")
     assert joins(some) == {"orders-net": ()}
     assert "web: network media-net carries no backend that is granted to it (docker.grants)" in some.warnings
@@ -162,7 +162,7 @@ def test_a_service_is_granted_by_its_name() -> None:
     assert [(each.verb, each.container) for each in found.actions] == [(ActionKind.UPDATE_SERVICE, "service jobs")]
     labeled = Service("s2", "other", 7, ENABLE, {}, {"TaskTemplate": {"Networks": []}})
     found = plan(desired, EngineSnapshot((), (network,), (labeled,), swarm=leader), frozenset())
-    assert (found.actions, blocked(found)) == ((), [("service other", BlockedReason.NOT_GRANTED)])
+    assert (found.actions, blocked(found)) == ((), [("service other", AttachBlocker.NOT_GRANTED)])
 
 
 def named(name: str, alias: str, project: str | None = None, **more: Any) -> Container:
@@ -174,7 +174,7 @@ def test_an_alias_belongs_to_one_project_or_service() -> None:
     holder = named("web", "front", "shop", endpoints=attached("front"))
     for thief in (named("thief", "front"), named("thief", "FRONT", "other")):
         found = planned(thief, holder)
-        assert (joins(found), blocked(found)) == ({}, [("thief", BlockedReason.ALIAS_CONFLICT)])
+        assert (joins(found), blocked(found)) == ({}, [("thief", AttachBlocker.ALIAS_CONFLICT)])
         assert "container web" in found.attachments[0].message
     assert joins(planned(named("web-2", "front", "shop"), holder)) == {"orders-net": ("front",)}
 
@@ -182,7 +182,7 @@ def test_an_alias_belongs_to_one_project_or_service() -> None:
 def test_the_older_of_two_containers_gets_the_alias() -> None:
     found = planned(named("young", "front", created=9), named("old", "front", created=5))
     assert [each.container for each in found.actions if each.verb is ActionKind.CONNECT] == ["old"]
-    assert blocked(found) == [("young", BlockedReason.ALIAS_CONFLICT)]
+    assert blocked(found) == [("young", AttachBlocker.ALIAS_CONFLICT)]
 
 
 def test_a_second_container_with_an_alias_loses_it() -> None:
@@ -202,7 +202,7 @@ def test_the_configuration_may_give_one_alias_to_many() -> None:
     assert joins(planned(holder, container("batch-2"), attach=rules)) == {"orders-net": ("batch",)}
     one = (Grant(("orders",), container="batch-1", aliases=("batch",)),)
     assert blocked(planned(holder, named("batch-2", "batch"), grants=one)) == [
-        ("batch-2", BlockedReason.ALIAS_CONFLICT)
+        ("batch-2", AttachBlocker.ALIAS_CONFLICT)
     ]
 
 

@@ -16,7 +16,6 @@ from gateway.backoff import BackoffPolicy
 from gateway.contracts.security import Secret
 from gateway.demo.process import free_port
 from gateway.docker.consumer_directory import Consumer, ConsumerDirectory
-from gateway.docker.model import Container, EndpointInfo, EngineSnapshot, NetworkInfo
 from gateway.docker.options import Grant, PeerOptions
 from gateway.docker.peers import peer_connection
 from gateway.docker.peers.peer_sync import PeerSync
@@ -32,6 +31,7 @@ from gateway.docker.peers.reports import (
     shared_networks,
 )
 from gateway.docker.peers.tls_contexts import SUPPORTED, contexts
+from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot, NetworkInfo
 from gateway.errors import GatewayError
 
 MESH = NetworkInfo("n-mesh", "mesh", "overlay", "swarm", attachable=True, subnets=("127.0.0.0/24",))

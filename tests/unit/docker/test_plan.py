@@ -24,9 +24,8 @@ from gateway.docker import plan_executor as plan_executor_module
 from gateway.docker import reconciler as reconciler_module
 from gateway.docker.consumer_directory import Consumer, ConsumerDirectory, client_networks
 from gateway.docker.detach_limiter import DetachLimiter
-from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
+from gateway.docker.errors import AttachBlocker, EngineError, ErrorKind
 from gateway.docker.grants import PROJECT
-from gateway.docker.model import ENCRYPTED, MTU, Container, EndpointInfo, EngineSnapshot, NetworkInfo, Service, Swarm
 from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
 from gateway.docker.ownership import OwnershipRecord
 from gateway.docker.plan import ActionKind, AttachmentState, DesiredState, Plan, PlannedAction
@@ -34,6 +33,16 @@ from gateway.docker.planning import plan
 from gateway.docker.planning.networks import choose_subnet
 from gateway.docker.project_network_names import network_of
 from gateway.docker.reconciler import Reconciler
+from gateway.docker.snapshot import (
+    ENCRYPTED,
+    MTU,
+    Container,
+    EndpointInfo,
+    EngineSnapshot,
+    NetworkInfo,
+    Service,
+    Swarm,
+)
 from tests.support.fake_engine import FakeContainer, FakeEngine
 
 BRIDGE = NetworkInfo("n1", "apps", "bridge", "local", attachable=False, internal=True)
@@ -58,7 +67,7 @@ def made(plan_: Plan) -> list[tuple[ActionKind, str, str]]:
     return [(action.verb, action.network, action.container) for action in plan_.actions]
 
 
-def standing(plan_: Plan) -> list[tuple[str, AttachmentState, BlockedReason | None]]:
+def standing(plan_: Plan) -> list[tuple[str, AttachmentState, AttachBlocker | None]]:
     return [(each.container, each.state, each.reason) for each in plan_.attachments]
 
 
@@ -126,14 +135,14 @@ async def test_a_mistake_detaches_a_limited_number_of_containers(tmp_path: Path)
 @pytest.mark.parametrize(
     ("more", "reason"),
     [
-        ({"network_mode": "container:abc"}, BlockedReason.SHARED_NETWORK),
-        ({"network_mode": "host"}, BlockedReason.HOST_NETWORK),
-        ({"network_mode": "none"}, BlockedReason.NO_NETWORK),
-        ({"labels": {**OPT_IN, "com.docker.swarm.task.id": "x"}}, BlockedReason.SWARM_TASK),
-        ({"labels": {**OPT_IN, "gateway.aliases": "orders"}}, BlockedReason.ALIAS_CONFLICT),
+        ({"network_mode": "container:abc"}, AttachBlocker.SHARED_NETWORK),
+        ({"network_mode": "host"}, AttachBlocker.HOST_NETWORK),
+        ({"network_mode": "none"}, AttachBlocker.NO_NETWORK),
+        ({"labels": {**OPT_IN, "com.docker.swarm.task.id": "x"}}, AttachBlocker.SWARM_TASK),
+        ({"labels": {**OPT_IN, "gateway.aliases": "orders"}}, AttachBlocker.ALIAS_CONFLICT),
     ],
 )
-def test_blocked_containers_have_a_reason(more: dict[str, Any], reason: BlockedReason) -> None:
+def test_blocked_containers_have_a_reason(more: dict[str, Any], reason: AttachBlocker) -> None:
     found = plan(desired(), EngineSnapshot((container(**more),), (BRIDGE,)), NOTHING)
     assert (made(found), standing(found)) == ([], [("web", AttachmentState.BLOCKED, reason)])
     assert found.attachments[0].message
@@ -142,13 +151,13 @@ def test_blocked_containers_have_a_reason(more: dict[str, Any], reason: BlockedR
 def test_networks_that_cannot_be_joined_have_a_reason() -> None:
     overlay = {"networks": {"apps": NetworkOptions(driver="overlay")}}
     alone = plan(desired(**overlay), EngineSnapshot((container(),)), NOTHING)
-    assert standing(alone) == [("web", AttachmentState.BLOCKED, BlockedReason.NOT_MANAGER)]
+    assert standing(alone) == [("web", AttachmentState.BLOCKED, AttachBlocker.NOT_MANAGER)]
     closed = NetworkInfo("n1", "apps", "overlay", "swarm", attachable=False)
     swarm = Swarm(active=True, manager=True, leader=True)
     found = plan(desired(**overlay), EngineSnapshot((container(),), (closed,), swarm=swarm), NOTHING)
-    assert standing(found) == [("web", AttachmentState.BLOCKED, BlockedReason.NOT_ATTACHABLE)]
+    assert standing(found) == [("web", AttachmentState.BLOCKED, AttachBlocker.NOT_ATTACHABLE)]
     missing = plan(desired(networks={"apps": NetworkOptions(create=False)}), EngineSnapshot((container(),)), NOTHING)
-    assert standing(missing) == [("web", AttachmentState.BLOCKED, BlockedReason.UNKNOWN_NETWORK)]
+    assert standing(missing) == [("web", AttachmentState.BLOCKED, AttachBlocker.UNKNOWN_NETWORK)]
 
 
 def test_a_worker_connects_to_an_overlay_that_it_does_not_see_by_its_name() -> None:
@@ -162,7 +171,7 @@ def test_a_foreign_container_keeps_the_name_of_a_backend() -> None:
     for alias in ("db", "www"):
         wish = container(labels={**OPT_IN, "gateway.aliases": alias})
         found = plan(desired(), EngineSnapshot((wish, other), (BRIDGE,)), NOTHING)
-        assert standing(found) == [("web", AttachmentState.BLOCKED, BlockedReason.ALIAS_CONFLICT)]
+        assert standing(found) == [("web", AttachmentState.BLOCKED, AttachBlocker.ALIAS_CONFLICT)]
     named = {**OPT_IN, "gateway.aliases": "www", PROJECT: "shop"}
     twin = container("web-2", labels=named, endpoints={"apps": endpoint("www", "gw-owner-site-a")})
     wish = container(labels=named)
@@ -232,11 +241,11 @@ def test_an_own_network_is_removed_when_it_is_unused() -> None:
 def test_containers_cannot_claim_the_name_of_a_backend() -> None:
     loud = container(labels={**OPT_IN, "gateway.aliases": "ORDERS"})
     assert standing(plan(desired(), EngineSnapshot((loud,), (BRIDGE,)), NOTHING)) == [
-        ("web", AttachmentState.BLOCKED, BlockedReason.ALIAS_CONFLICT)
+        ("web", AttachmentState.BLOCKED, AttachBlocker.ALIAS_CONFLICT)
     ]
     namesake = container("orders")
     assert standing(plan(desired(), EngineSnapshot((namesake,), (BRIDGE,)), NOTHING)) == [
-        ("orders", AttachmentState.BLOCKED, BlockedReason.ALIAS_CONFLICT)
+        ("orders", AttachmentState.BLOCKED, AttachBlocker.ALIAS_CONFLICT)
     ]
     own = container("gateway-1", labels={})
     other = container("stranger", labels={}, endpoints={"apps": endpoint("orders", "gw-owner-other")})
@@ -312,7 +321,7 @@ def test_the_leader_attaches_services_and_detaches_only_its_own_attachments() ->
     assert let_go.actions[0].body["TaskTemplate"]["Networks"] == [{"Target": "x", "Aliases": ["y"]}]
     assert made(services(service({"m1": frozenset()}))) == []
     clash = services(service({}, enable="true", aliases="orders"))
-    assert (made(clash), clash.attachments[0].reason) == ([], BlockedReason.ALIAS_CONFLICT)
+    assert (made(clash), clash.attachments[0].reason) == ([], AttachBlocker.ALIAS_CONFLICT)
 
 
 def test_only_the_leader_creates_and_removes_overlays() -> None:

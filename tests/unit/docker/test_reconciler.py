@@ -12,11 +12,11 @@ import pytest
 
 from gateway.docker.engine_events import EngineEvents
 from gateway.docker.engine_flavor import DOCKER
-from gateway.docker.model import LastStart
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.plan import ActionKind, DesiredState, PlannedAction
 from gateway.docker.reconciler import Reconciler
 from gateway.docker.signal_events import record_past_events
+from gateway.docker.snapshot import LastStart
 from gateway.docker.start_attempts import StartAttempts
 
 ID = "4fbe0cb2a5ad8b1f3d1b1bd0ea23d9a1d4c7e7a53b2e9be0a8a1c9a5d3e1f2b4"

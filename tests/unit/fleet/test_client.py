@@ -14,7 +14,7 @@ import pytest
 from gateway.contracts.values import Endpoint
 from gateway.fleet.client import MemberClient, MemberCredentials, MemberError
 from gateway.fleet.error_descriptions import describe
-from gateway.fleet.members import Member
+from gateway.fleet.member_addresses import Member
 from gateway.tls_client import client_context
 from tests.support import certificates
 

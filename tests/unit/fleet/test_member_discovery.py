@@ -8,8 +8,8 @@ import pytest
 
 from gateway.contracts.values import Duration
 from gateway.fleet import member_discovery
+from gateway.fleet.member_addresses import MAX_MEMBERS, parse_member
 from gateway.fleet.member_discovery import MemberDiscovery
-from gateway.fleet.members import MAX_MEMBERS, parse_member
 from gateway.fleet.options import FleetOptions
 
 

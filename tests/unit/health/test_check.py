@@ -14,7 +14,7 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, ReachError, Reason, UnusableTargetError
 from gateway.health.check import Check, CheckSchedule
 from gateway.health.check_results import CheckResult
-from gateway.health.target_record import TargetRecord
+from gateway.health.probe_record import ProbeRecord
 from gateway.relay.direct_link import DirectLink
 
 TARGET = Endpoint("db", 3306)
@@ -206,7 +206,7 @@ async def test_a_path_that_hangs_does_not_delay_the_checks_of_other_paths() -> N
             await asyncio.Event().wait()
             raise NotImplementedError
 
-    record, schedule = TargetRecord(), CheckSchedule(60.0, 0.1, 60.0, 60.0, 1, 3)
+    record, schedule = ProbeRecord(), CheckSchedule(60.0, 0.1, 60.0, 60.0, 1, 3)
     backends = (Hanging(), Hanging(), Scripted(ProbeResult()))
     checks = [Check("orders", backend, TARGET, Uplink(), schedule, record=record) for backend in backends]
     running = [asyncio.ensure_future(check.run(lambda: None)) for check in checks]
@@ -225,7 +225,7 @@ def test_an_answer_that_is_older_than_the_recorded_one_is_discarded() -> None:
     def answer(**found: Any) -> CheckResult:
         return CheckResult(0.0, 0.1, HealthState.UP, probe_result=ProbeResult(**found))
 
-    record = TargetRecord()
+    record = ProbeRecord()
     record.add(answer(role="replica"), 2.0, 2.1)
     record.add(answer(role="primary"), 1.0, 4.0)
     assert (record.probe_result.role, record.probed, record.promoted) == ("replica", 2.0, 0.0)

@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.contracts.states import HealthState, TunnelState
-from gateway.ops.diagnosis import Level, diagnose
+from gateway.ops.diagnosis import SeverityLevel, diagnose
 from tests.support.status_views import NOW, backend, consumer, service, tunnel
 
 DOCKER = object()
@@ -11,7 +11,7 @@ DOCKER = object()
 
 def test_a_healthy_service_has_no_cause() -> None:
     found = diagnose(service([tunnel()], [backend("a", via=["bastion"]), backend("b")]))
-    assert (found.level, found.headline, found.causes) == (Level.GOOD, "All 2 backends are up", [])
+    assert (found.level, found.headline, found.causes) == (SeverityLevel.GOOD, "All 2 backends are up", [])
 
 
 def test_a_failed_tunnel_is_the_only_cause_for_the_backends_behind_it() -> None:
@@ -23,7 +23,7 @@ def test_a_failed_tunnel_is_the_only_cause_for_the_backends_behind_it() -> None:
         backend("c"),
     ]
     found = diagnose(service([inner, down], backends))
-    assert found.level is Level.BAD
+    assert found.level is SeverityLevel.BAD
     assert found.headline == "3 backends: 2 blocked, 1 up"
     [cause] = found.causes
     assert (cause.name, cause.since, cause.cause, cause.blocked) == ("edge", NOW - 60, "login refused", ("a", "b"))
@@ -34,7 +34,7 @@ def test_a_failed_tunnel_is_the_only_cause_for_the_backends_behind_it() -> None:
 def test_a_backend_with_a_path_that_works_is_not_blocked() -> None:
     tunnels = [tunnel("a", TunnelState.BACKOFF, reason="timeout"), tunnel("b")]
     [cause] = diagnose(service(tunnels, [backend("x", via=["a", "b"])])).causes
-    assert (cause.name, cause.level, cause.blocked, cause.rerouted) == ("a", Level.WARNING, (), ("x",))
+    assert (cause.name, cause.level, cause.blocked, cause.rerouted) == ("a", SeverityLevel.WARNING, (), ("x",))
     assert cause.effects == "1 backend rerouted"
 
 
@@ -66,9 +66,13 @@ def test_waiting_containers_are_counted_once() -> None:
 
 @pytest.mark.parametrize(
     ("state", "level"),
-    [(HealthState.DOWN, Level.BAD), (HealthState.DEGRADED, Level.WARNING), (HealthState.PAUSED, Level.WARNING)],
+    [
+        (HealthState.DOWN, SeverityLevel.BAD),
+        (HealthState.DEGRADED, SeverityLevel.WARNING),
+        (HealthState.PAUSED, SeverityLevel.WARNING),
+    ],
 )
-def test_a_backend_with_a_failure_behind_its_tunnel_is_a_cause(state: HealthState, level: Level) -> None:
+def test_a_backend_with_a_failure_behind_its_tunnel_is_a_cause(state: HealthState, level: SeverityLevel) -> None:
     found = diagnose(service([tunnel()], [backend("a", state, via=["bastion"], reason="refused"), backend("b")]))
     assert (found.level, [each.name for each in found.causes]) == (level, ["a"])
 
@@ -85,7 +89,7 @@ def test_a_tunnel_that_degrades_a_backend_is_its_cause() -> None:
     tunnels = [tunnel("a", TunnelState.BACKOFF, reason="timeout"), tunnel("b")]
     split = backend("split", HealthState.DEGRADED, via=["a", "b"], reason="tunnel", waiting=1)
     [cause] = diagnose(service(tunnels, [split])).causes
-    assert (cause.name, cause.level, cause.effects) == ("a", Level.WARNING, "1 backend degraded")
+    assert (cause.name, cause.level, cause.effects) == ("a", SeverityLevel.WARNING, "1 backend degraded")
     assert cause.explains("split")
 
 
@@ -101,8 +105,8 @@ def test_a_working_backend_that_refuses_clients_is_a_warning() -> None:
     full = backend("full", max_connections=2, connections=2)
     found = diagnose(service(backends=[full, backend("fast", failing=True)])).causes
     assert {(each.name, each.level, each.state) for each in found} == {
-        ("full", Level.WARNING, "up"),
-        ("fast", Level.WARNING, "up"),
+        ("full", SeverityLevel.WARNING, "up"),
+        ("fast", SeverityLevel.WARNING, "up"),
     }
     assert "gateway fail fast --undo" in next(each.remedy for each in found if each.name == "fast")
 
@@ -124,9 +128,9 @@ def test_a_refused_login_of_the_check_does_not_affect_clients(
 
 def test_phases_and_a_failed_reload_are_warnings() -> None:
     starting = diagnose(service(backends=[backend(state=HealthState.UNKNOWN)], startup_done=False))
-    assert (starting.level, starting.causes) == (Level.WARNING, [])
+    assert (starting.level, starting.causes) == (SeverityLevel.WARNING, [])
     assert starting.headline.startswith("Starting")
     draining = diagnose(service(backends=[backend()], draining=True))
-    assert (draining.level, draining.headline) == (Level.WARNING, "Draining, not ready: the backend is up")
-    assert diagnose(service(backends=[backend()], reload_successful=False)).level is Level.WARNING
+    assert (draining.level, draining.headline) == (SeverityLevel.WARNING, "Draining, not ready: the backend is up")
+    assert diagnose(service(backends=[backend()], reload_successful=False)).level is SeverityLevel.WARNING
     assert diagnose(service()).headline == "No backend is configured"

@@ -7,10 +7,10 @@ import pytest
 
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.contracts.values import Endpoint
-from gateway.fleet.members import Member
+from gateway.fleet.member_addresses import Member
+from gateway.fleet.snapshot import FleetSnapshot, MemberSnapshot
 from gateway.fleet.summary import MemberProblem, MemberSummary
-from gateway.fleet.view import FleetView, MemberView
-from gateway.ops.diagnosis import Level
+from gateway.ops.diagnosis import SeverityLevel
 from gateway.ops.fleet_json import fleet_json, summary_json
 from gateway.ops.fleet_severity import member_level, worst_first
 from gateway.ops.page.parts import PageParts
@@ -28,8 +28,8 @@ TUNNEL = MemberProblem(
 )
 
 
-def member(name: str, summary: MemberSummary | None = SUMMARY, error: str = "") -> MemberView:
-    return MemberView(Member("http", Endpoint(name, 9090)), summary, NOW, NOW, 0.1, error)
+def member(name: str, summary: MemberSummary | None = SUMMARY, error: str = "") -> MemberSnapshot:
+    return MemberSnapshot(Member("http", Endpoint(name, 9090)), summary, NOW, NOW, 0.1, error)
 
 
 READY = member("ready")
@@ -42,21 +42,22 @@ DEAD = member("dead", None, "no response within 2 s")
 @pytest.mark.parametrize(
     ("view", "level"),
     [
-        (READY, Level.GOOD), (WARNING, Level.WARNING), (BLOCKED, Level.BAD), (DOWN, Level.BAD), (DEAD, Level.BAD),
-        (member("new", None), Level.WARNING),
-        (member("draining", replace(SUMMARY, status="draining")), Level.WARNING),
-        (member("reload", replace(SUMMARY, reload_successful=False)), Level.WARNING),
-        (member("was-ready", error="Connection refused"), Level.BAD),
+        (READY, SeverityLevel.GOOD), (WARNING, SeverityLevel.WARNING), (BLOCKED, SeverityLevel.BAD),
+        (DOWN, SeverityLevel.BAD), (DEAD, SeverityLevel.BAD),
+        (member("new", None), SeverityLevel.WARNING),
+        (member("draining", replace(SUMMARY, status="draining")), SeverityLevel.WARNING),
+        (member("reload", replace(SUMMARY, reload_successful=False)), SeverityLevel.WARNING),
+        (member("was-ready", error="Connection refused"), SeverityLevel.BAD),
     ],
 )  # fmt: skip
-def test_a_member_with_a_backend_that_does_not_work_is_bad(view: MemberView, level: Level) -> None:
+def test_a_member_with_a_backend_that_does_not_work_is_bad(view: MemberSnapshot, level: SeverityLevel) -> None:
     assert member_level(view) is level
 
 
 def test_the_worst_members_come_first() -> None:
     members = [READY, WARNING, DOWN, BLOCKED, DEAD]
     assert worst_first(members) == [DEAD, DOWN, BLOCKED, WARNING, READY]
-    found = fleet_json(FleetView(members), NOW)
+    found = fleet_json(FleetSnapshot(members), NOW)
     assert [each["name"] for each in found["members"]] == [
         f"{name}:9090" for name in ("dead", "down", "blocked", "warning", "ready")
     ]
@@ -64,7 +65,7 @@ def test_the_worst_members_come_first() -> None:
 
 def test_the_page_shows_since_when_and_the_effects() -> None:
     parts = PageParts()
-    page = whole_page(render_fleet(service([], []), FleetView([READY, WARNING, BLOCKED]), NOW, parts), parts)
+    page = whole_page(render_fleet(service([], []), FleetSnapshot([READY, WARNING, BLOCKED]), NOW, parts), parts)
     text = " ".join(re.sub("<[^>]+>", "", page).split())
     assert "tunnel bastion is down since 2026-01-01 10:20 UTC (3 backends blocked): timeout: no answer" in text
     assert "backend orders is degraded: auth: Access denied" in text  # from an older version

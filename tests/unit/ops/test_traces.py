@@ -8,7 +8,7 @@ import pytest
 
 from gateway.contracts.tracing import ConnectionTrace, TracedConnection
 from gateway.ops.traces import OtlpExporter
-from gateway.tls_client import ClientTls
+from gateway.tls_client import TlsClientFiles
 from tests.support.servers import serving
 
 WITHIN = 20.0
@@ -33,7 +33,7 @@ async def test_the_body_of_a_response_is_not_read(head: str) -> None:
             ended.set()
 
     with serving(respond) as port:
-        exporter = OtlpExporter(f"http://127.0.0.1:{port}/v1/traces", None, ClientTls(), 100, {})
+        exporter = OtlpExporter(f"http://127.0.0.1:{port}/v1/traces", None, TlsClientFiles(), 100, {})
         exporter.export(TracedConnection(ConnectionTrace(), time.time_ns(), "orders", "finished"))
         await exporter.close()
         assert ended.wait(WITHIN)

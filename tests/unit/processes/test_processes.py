@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from gateway.processes.child_environment import environment_of_user
 from gateway.processes.child_process import ChildProcess, exit_error
+from gateway.processes.command_template import fill_placeholders
 from gateway.processes.output_log import OutputLog
-from gateway.processes.programs import environment_of_user, fill_placeholders
 from gateway.processes.stdio_stream import StdioStream
 from gateway.processes.tunnel_processes import TunnelProcesses
 

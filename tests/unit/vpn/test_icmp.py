@@ -14,7 +14,7 @@ HOST = ipaddress.ip_address("10.9.0.5")
 
 
 class Nowhere:
-    """A network context without echo sockets. Therefore, echo requests get no reply."""
+    """A device isolation that cannot create sockets. Therefore, echo requests get no reply."""
 
     async def configure_device(self, device: str, settings: DeviceSettings) -> None:
         """Do nothing: there is no device."""

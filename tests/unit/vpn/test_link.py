@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 
 
 class Failing:
-    """A network context whose sockets fail to connect with one given error."""
+    """A device isolation whose sockets fail to connect with one given error."""
 
     def __init__(self, number: int) -> None:
         self._number = number

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from gateway.contracts.security import Secret
-from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
+from gateway.docker.errors import AttachBlocker, EngineError, ErrorKind
 from gateway.docker.grants import SWARM_SERVICE
-from gateway.docker.model import TASK_LABEL, Container, EndpointInfo, EngineSnapshot, NetworkInfo, Service, Swarm
 from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
 from gateway.docker.plan import ActionKind, AttachmentState, DesiredState, Plan
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
+from gateway.docker.snapshot import TASK_LABEL, Container, EndpointInfo, EngineSnapshot, NetworkInfo, Service, Swarm
 from gateway.docker.snapshot_reader import SnapshotReader
 from tests.support.fake_engine import FakeEngine
 
@@ -38,7 +38,7 @@ def planned(found: Service, *networks: NetworkInfo, swarm: Swarm = LEADER, **opt
     )
 
 
-def standing(found: Plan) -> list[tuple[str, str, AttachmentState, BlockedReason | None]]:
+def standing(found: Plan) -> list[tuple[str, str, AttachmentState, AttachBlocker | None]]:
     return [(each.container, each.network, each.state, each.reason) for each in found.attachments]
 
 
@@ -47,7 +47,7 @@ def test_an_impossible_network_does_not_block_the_other_networks_of_a_service() 
     (action,) = [each for each in found.actions if each.verb is ActionKind.UPDATE_SERVICE]
     assert [each["Target"] for each in action.body["TaskTemplate"]["Networks"]] == ["m1", "c1"]
     assert standing(found) == [
-        ("service jobs", "local", AttachmentState.BLOCKED, BlockedReason.LOCAL_NETWORK),
+        ("service jobs", "local", AttachmentState.BLOCKED, AttachBlocker.LOCAL_NETWORK),
         ("service jobs", "mesh", AttachmentState.PENDING, None),
         ("service jobs", "conf", AttachmentState.PENDING, None),
     ]
@@ -58,7 +58,7 @@ def test_a_labeled_service_is_shown_even_if_it_is_not_managed() -> None:
     off = planned(service(enable="true"), MESH)
     assert (off.actions, standing(off)) == (
         (),
-        [("service jobs", "mesh", AttachmentState.BLOCKED, BlockedReason.SERVICES_OFF)],
+        [("service jobs", "mesh", AttachmentState.BLOCKED, AttachBlocker.SERVICES_OFF)],
     )
     assert "docker.services is false" in off.attachments[0].message
     # If the service's specification includes the network, no action is needed. Earlier attachments stay.
@@ -115,7 +115,7 @@ def test_a_gateway_that_is_a_service_has_the_names_that_its_service_gives_it() -
     off = of_own()
     assert (off.actions, standing(off)) == (
         (),
-        [("jobs.node.x", "mesh", AttachmentState.BLOCKED, BlockedReason.SWARM_TASK)],
+        [("jobs.node.x", "mesh", AttachmentState.BLOCKED, AttachBlocker.SWARM_TASK)],
     )
     assert "the aliases orders, jobs" in off.attachments[0].message
 
@@ -161,4 +161,4 @@ def test_agents_share_an_alias_on_common_networks() -> None:
         "local": ("orders", "gw-owner-site-a"),
     }
     blocked = [(each.network, each.reason) for each in found.attachments if each.container == "thief" and each.reason]
-    assert blocked == [("mesh", BlockedReason.ALIAS_CONFLICT)]
+    assert blocked == [("mesh", AttachBlocker.ALIAS_CONFLICT)]

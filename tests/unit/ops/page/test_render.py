@@ -11,8 +11,8 @@ import pytest
 
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.contracts.values import Endpoint
-from gateway.fleet.members import Member
-from gateway.fleet.view import FleetView, MemberView
+from gateway.fleet.member_addresses import Member
+from gateway.fleet.snapshot import FleetSnapshot, MemberSnapshot
 from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.page.parts import PageParts
 from gateway.ops.page.render import (
@@ -21,7 +21,7 @@ from gateway.ops.page.render import (
     render_missing,
 )
 from gateway.ops.page.templates import SECURITY_POLICY
-from gateway.ops.status_views import DeadContainerView
+from gateway.ops.status_views import UnavailableContainerView
 from tests.support.status_pages import backend_page, status_page, whole_page
 from tests.support.status_views import NOW, Checked, backend, consumer, docker, service, target, tunnel, tunnel_path
 
@@ -51,7 +51,7 @@ def test_text_from_outside_is_escaped() -> None:
         [tunnel(EVIL, TunnelState.BACKOFF, kind=EVIL, far_side=EVIL, **evil)], [shown], instance=EVIL, version=EVIL,
         warnings=[EVIL], reload_successful=False, reload_failed_at=NOW, reload_error=EVIL,
         docker=docker(trouble=EVIL, warnings=[EVIL],
-            dead=[DeadContainerView(EVIL, EVIL, EVIL, EVIL, EVIL, EVIL, is_excluded=False)]),
+            dead=[UnavailableContainerView(EVIL, EVIL, EVIL, EVIL, EVIL, EVIL, is_excluded=False)]),
     )  # fmt: skip
     configuration = {EVIL: [(EVIL, EVIL)], f"backends.{EVIL}": [(EVIL, EVIL)]}
     for page in (
@@ -196,7 +196,7 @@ def test_every_child_of_an_element_with_parts_has_a_unique_id() -> None:
     log = EventLog()
     log.observe(EventSubject(SubjectType.BACKEND, "orders"), "down")
     parts = PageParts()
-    fleet = FleetView([MemberView(Member("http", Endpoint(name, 9090))) for name in "ab"])
+    fleet = FleetSnapshot([MemberSnapshot(Member("http", Endpoint(name, 9090))) for name in "ab"])
     pages = (
         status_page(view, log.latest()),
         backend_page(view, shown, log.latest()),

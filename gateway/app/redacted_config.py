@@ -1,0 +1,95 @@
+"""Converts a configuration to text without secrets, for the status page. Does no I/O."""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from gateway.backends import BackendKind
+from gateway.config import Config
+from gateway.config.model import SECTIONS, BackendSpec, TunnelSpec
+from gateway.config.redaction import redact
+from gateway.contracts.security import Secret
+from gateway.contracts.values import Endpoint
+from gateway.ops.status_views import ConfigText
+from gateway.text_sanitizer import one_line
+from gateway.tunnels import TunnelKind
+
+_OF_SPEC = {"options": "", "check_options": "check"}
+"""Maps fields of `TunnelSpec` and `BackendSpec` to their keys in the configuration file, if the names differ. An
+empty key: the keys of the field are directly in the section of the tunnel or backend."""
+_OMITTED = ("name", "place", "sockets")
+"""Fields of a tunnel or backend that do not come from a key of the configuration file."""
+_SENSITIVE = ("password_command", "command", "proxy_command", "send", "expect", "expect_pattern", "headers")
+"""Keys whose values can contain a secret although their type is not `Secret`."""
+_HIDDEN = "(hidden)"
+_QUERY = re.compile(r"((?:[a-z][a-z0-9+.-]*:/)?/[^?]*\?).+", re.IGNORECASE | re.DOTALL)
+"""Matches a path or URL with a query, which can contain a secret. The group is the part before the query."""
+_SINGLE = (str, int, float, Path, Endpoint, Secret, BackendKind, TunnelKind)
+"""Types of values that are shown as one value, not as several keys."""
+
+
+def config_text(config: Config, backend: str | None = None) -> ConfigText:
+    """Return the keys and values of a configuration.
+
+    If a value comes from an environment variable, the result contains the reference to the variable instead.
+
+    Args:
+        config: The configuration.
+        backend: The name of the backend whose keys to return. None: return all keys except those of backends.
+    """
+    parts: dict[str, Any]
+    if backend is not None:
+        parts = {f"backends.{backend}": config.backends.get(backend)}
+    else:
+        parts = {name: getattr(config, name) for name in SECTIONS} | {"docker": config.docker}
+        parts |= {f"tunnels.{name}": spec for name, spec in config.tunnels.items()}
+    references = config.redactor.references
+    return {
+        name: [(key, redact(one_line(text), references)) for key, text in _pairs("", part)]
+        for name, part in parts.items()
+        if part is not None
+    }
+
+
+def _pairs(key: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Yield the dotted key and the text of each value in `value`, at any depth."""
+    if key.rpartition(".")[2] in _SENSITIVE and value:
+        yield key, _HIDDEN
+    elif isinstance(value, _SINGLE):
+        yield key, _text(value)
+    else:
+        for name, inner in _parts(value):
+            yield from _pairs(_join(key, name), inner)
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the keys and values of a mapping, a dataclass or a list. A single value has an empty key."""
+    if isinstance(value, Mapping):
+        yield from ((str(name), inner) for name, inner in value.items())
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            if not (isinstance(value, TunnelSpec | BackendSpec) and field.name in _OMITTED):
+                yield _OF_SPEC.get(field.name, field.name), getattr(value, field.name)
+    elif isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)):
+        yield from ((str(number), inner) for number, inner in enumerate(value, 1))
+    elif value:
+        yield "", ", ".join(map(_text, value)) if isinstance(value, tuple) else str(value)
+
+
+def _join(key: str, name: str) -> str:
+    return ".".join(filter(None, (key, name)))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Secret):
+        return f"from {value.display_path}" if value.path is not None else _HIDDEN
+    if isinstance(value, BackendKind | TunnelKind):
+        return value.name
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}s"
+    found = _QUERY.fullmatch(str(value))
+    return f"{found[1]}{_HIDDEN}" if found else str(value)

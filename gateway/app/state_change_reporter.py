@@ -1,0 +1,52 @@
+"""Adds the state changes of backends, targets and tunnels to the event log."""
+
+from gateway.app.running_backend import RunningBackend
+from gateway.app.runtime import Runtime
+from gateway.app.status_view_builder import worst_uplink
+from gateway.contracts.states import HealthState, TunnelState
+from gateway.ops.events import EventLog, EventSubject, SubjectType
+
+_IGNORED = (
+    TunnelState.IDLE, TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHENTICATING, TunnelState.STOPPED,
+)  # fmt: skip
+"""States of tunnels that are not reported. During an attempt to open a tunnel, the previous state and its cause still
+apply. A configured tunnel is stopped only when the service stops."""
+
+
+class StateChangeReporter:
+    """Adds the state changes of a runtime's backends, targets and tunnels to the event log.
+
+    Args:
+        runtime: The runtime. It calls this object after each check, and when the state of a tunnel changes.
+        events: The event log.
+    """
+
+    def __init__(self, runtime: Runtime, events: EventLog) -> None:
+        self._runtime = runtime
+        self._events = events
+        runtime.on_check_result = self._observe_backend
+        runtime.uplinks.on_change = self._observe_tunnel
+
+    def close(self) -> None:
+        """Stop reporting. Call this method before the tunnels are closed, so that their closing causes no events."""
+        self._runtime.on_check_result = lambda _: None
+        self._runtime.uplinks.on_change = lambda _: None
+
+    def _observe_backend(self, running: RunningBackend) -> None:
+        name = running.spec.name
+        states = [(each, each.candidate()) for each in running.targets]
+        checked = [state for target, state in states if target.is_checked or state.state is not HealthState.UNKNOWN]
+        for state in checked:
+            if state.state is HealthState.BLOCKED:
+                continue  # the event of the tunnel that blocks the target already reports the cause
+            subject = EventSubject(SubjectType.TARGET, name, str(state.target))
+            self._events.observe(subject, state.state, state.reason, state.detail)
+        if len(checked) == len(states):  # until all targets are checked, the state of the backend is not final
+            found = running.evaluate()
+            self._events.observe(EventSubject(SubjectType.BACKEND, name), found.state, found.reason, found.detail)
+
+    def _observe_tunnel(self, name: str) -> None:
+        uplinks = self._runtime.uplinks.of_tunnel(name)
+        worst = worst_uplink(uplinks) if uplinks else None  # a removed tunnel has no uplink
+        if worst is not None and worst.state not in _IGNORED:
+            self._events.observe(EventSubject(SubjectType.TUNNEL, name), worst.state, worst.reason, worst.detail)

@@ -1,0 +1,133 @@
+"""Writes commands that replace a hazardous network mount. Does no I/O."""
+
+import re
+
+from gateway.audit.host_model import HostMount
+from gateway.audit.mount_changes import MountChanges
+from gateway.audit.mount_storage import SECRETS, MountStorage, StorageMedium, nfs_version
+from gateway.audit.recreate_commands import free_name, recreate, volume_for
+from gateway.audit.shell_commands import command, only_on_host
+from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
+from gateway.nfs.replaced_mount_options import REPLACED
+from gateway.text_sanitizer import one_line
+
+_SMB_VERSION = "3"
+"""The value of `vers` that selects the latest SMB version, 3.0 or later, that client and server support
+(mount.cifs(8))."""
+_LOGIN = {"user", "username", "pass", "passwd", "password", "password2"}
+"""Mount options that can be in a credentials file instead (mount.cifs(8))."""
+_UNSAFE_IN_FSTAB = re.compile(r"[\s\\#]")
+"""Matches the characters that fstab(5) requires in octal notation, such as spaces, which separate fields."""
+_KEPT_OF_HOST = {"addr", "port", "sec", "ro", "nosuid", "nodev", "noexec"}
+"""Options in the host's mount table that a new volume also needs. All other options are left out, because the table
+also lists defaults and values that are specific to the existing mount."""
+
+
+def safe_volume(
+    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountStorage
+) -> str:
+    """Return commands that create a volume with safe options for the same share, and use it in the container."""
+    volume = snapshot.volumes.get(mount.volume)
+    used = {*snapshot.volumes, mount.volume}
+    name = free_name(mount.volume, used) if mount.volume else volume_for(snapshot, container, mount.path)
+    read_only = frozenset(() if mount.writable else (mount.path,))
+    options = _driver_options(volume, store)
+    change = MountChanges({mount.path: name}, read_only=read_only, driver_options=options)
+    return recreate(snapshot, container, change)
+
+
+def safe_replacement(snapshot: AuditSnapshot, volume: AuditedVolume, store: MountStorage) -> str:
+    """Return commands that recreate an unused volume with safe options."""
+    labels = [word for key, value in volume.labels.items() for word in ("--label", f"{key}={value}")]
+    remove = command(snapshot.client, "volume", "rm", volume.name)
+    if SECRETS & store.options.keys():
+        return f"{remove}\n# then mount {store.title} on the host with credentials=FILE, and bind that directory"
+    options = _driver_options(volume, store)
+    return f"{remove} &&\n{command(snapshot.client, 'volume', 'create', *labels, *options, volume.name)}"
+
+
+def _driver_options(volume: AuditedVolume | None, store: MountStorage) -> tuple[str, ...]:
+    device, kind, chosen = safe_options(volume, store)
+    return ("-o", f"type={kind}", "-o", f"device={device}", "-o", f"o={chosen}")
+
+
+def safe_options(volume: AuditedVolume | None, store: MountStorage) -> tuple[str, str, str]:
+    """Return the device, type and options of a volume that mounts the same export or share with safe options."""
+    found = dict(store.options)
+    if store.host_mount is not None:
+        device, kind = store.device, store.file_system
+        found = {key: value for key, value in found.items() if key in _KEPT_OF_HOST}
+    else:
+        device, kind = (volume.options.get("device", ""), volume.options.get("type", "")) if volume else ("", "")
+    if store.medium is StorageMedium.NFS:
+        version = nfs_version(store)
+        proto = "tcp6" if ":" in found.get("addr", "") else "tcp"
+        found = {key: value for key, value in found.items() if key not in REPLACED}
+        found |= {"nfsvers": version if version in ("4.1", "4.2") else "4.2", "proto": proto, "hard": ""}
+        kind = "nfs"
+    else:
+        found.pop("nobrl", None)
+        if found.get("vers", "").startswith("1"):
+            found["vers"] = _SMB_VERSION
+    return device, kind, ",".join(f"{key}={value}" if value else key for key, value in found.items())
+
+
+def after_mount(mount: HostMount) -> str:
+    """Return commands that make systemd mount a directory before it starts the engine (systemd.unit(5))."""
+    if not mount.point.isprintable():
+        return "# the name of the directory contains control characters: no command is safe to print"
+    folder = "/etc/systemd/system/docker.service.d"
+    escaped = mount.point.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    # Append to the file, because it can already contain the mount of another finding.
+    write = command("printf", r"%s\n", "[Unit]", f'RequiresMountsFor="{escaped}"')
+    return f"mkdir -p {folder} && {write} >> {folder}/audit-mounts.conf\nsystemctl daemon-reload"
+
+
+def changed_options(mount: HostMount) -> str:
+    """Return shell comments with the steps that make the options of the host's SMB mount safe.
+
+    The function returns no commands, because the audit does not know whether fstab or a systemd unit defines the
+    mount.
+    """
+    point, is_old = command(one_line(mount.point)), mount.options.get("vers", "").startswith("1")
+    changes = [f"set vers={_SMB_VERSION}"] if is_old else []
+    changes += ["remove nobrl"] if "nobrl" in mount.options else []
+    return "\n".join((
+        f"# in the options of {point}, for example in /etc/fstab: {' and '.join(changes)}",
+        f"# then stop the containers that use {point}, run: umount {point} && mount {point}",
+        "# and start the containers again",
+    ))  # fmt: skip
+
+
+def host_mount(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountStorage) -> str:
+    """Return commands that replace a volume whose options contain a password. The host mounts the share instead.
+
+    The host's mount reads the password from a credentials file. A volume cannot use such a file: only mount.cifs(8)
+    reads it, and the engine calls mount(2) directly.
+    """
+    volume, client = snapshot.volumes[mount.volume], snapshot.client
+    if ",," in volume.options.get("o", ""):  # two commas represent a comma in a password (mount.cifs(8))
+        then = f"mount {one_line(store.title)} on the host with credentials=FILE, and mount that directory"
+        return f"# an option contains a comma, so no command is safe to print: {then} instead of {mount.volume}"
+    device, _, options = safe_options(volume, store)
+    address = store.options.get("addr", "")
+    # Omit a host name in addr=: mount.cifs(8) accepts only an IP address there, and resolves the name in the device.
+    left_out = _LOGIN | ({"addr"} if device.startswith(f"//{address}/") else set())
+    kept = [each for each in options.split(",") if each.partition("=")[0] not in left_out]
+    name = f"{container.name}-{volume.name}"
+    point, credentials = f"/mnt/{name}", f"/etc/{name}.credentials"
+    fields = (device, point, "cifs", ",".join((f"credentials={credentials}", *kept, "_netdev")), "0", "0")
+    line = " ".join(_UNSAFE_IN_FSTAB.sub(lambda found: f"\\{ord(found[0]):03o}", each) for each in fields)
+    read = command(client, "volume", "inspect", "-f", "{{.Options.o}}", volume.name)
+    login = command("grep", "-E", f"^({'|'.join(sorted(_LOGIN))})=")
+    setup = (
+        only_on_host(client),
+        # Pipe the password from the volume to the file, so that it does not appear in the output or in arguments.
+        f"(umask 077; {read} | tr , '\\n' | {login} > {command(credentials)})",
+        command("mkdir", "-p", point),
+        f"grep -qxF {command(line)} /etc/fstab || echo {command(line)} >> /etc/fstab",
+        f"{command('mountpoint', '-q', point)} || {command('mount', point)}",
+    )
+    read_only = frozenset(() if mount.writable else (mount.path,))
+    commands = recreate(snapshot, container, MountChanges({mount.path: point}, read_only=read_only, setup=setup))
+    return f"{commands}\n# when {container.name} works: {command(client, 'volume', 'rm', mount.volume)}"

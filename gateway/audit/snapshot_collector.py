@@ -1,0 +1,204 @@
+"""Takes a snapshot of an engine and its host for an audit. The module changes nothing on the engine or the host."""
+
+import asyncio
+import contextlib
+import posixpath
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gateway.audit.engine_responses import container_of, volumes_of
+from gateway.audit.host_files import MOUNT_TABLE, parse_mounts
+from gateway.audit.snapshot_files import with_files
+from gateway.audit.snapshot_model import AuditedContainer, AuditSnapshot
+from gateway.audit.volume_last_use import last_uses
+from gateway.docker.engine import Engine
+from gateway.docker.errors import EngineError, ErrorKind
+from gateway.docker.own_container_id import mounted_id
+from gateway.text_sanitizer import one_line
+
+_PARALLEL = 8
+_COMPARING = 15.0
+"""Total time in seconds for all requests for the changed files of containers."""
+_REMOVED = 2
+"""The value of `Kind`, in the engine's list of changes, for a removed file."""
+
+
+@dataclass(frozen=True)
+class AuditScope:
+    """The scope of an audit: the containers and backends of the gateway, and the host whose files can be read.
+
+    Args:
+        forwards: For each port on which the gateway listens, the name of the backend.
+        socket: The path of the engine's socket; empty if this host has no socket of the engine.
+        is_local: Whether the engine runs on this host.
+        mounts: The mount table of the engine's host; None to read the table of this host if the engine runs here.
+        own: The IDs of the gateway's containers.
+    """
+
+    forwards: Mapping[int, str]
+    socket: str = "/var/run/docker.sock"
+    is_local: bool = True
+    mounts: str | None = None
+    own: frozenset[str] = frozenset()
+
+
+async def take_snapshot(engine: Engine, scope: AuditScope) -> AuditSnapshot:
+    """Query the engine, read files of its host, and return the snapshot.
+
+    Args:
+        engine: The engine.
+        scope: The scope of the audit.
+
+    Raises:
+        EngineError: A required request failed.
+    """
+    requests = _OptionalRequests(engine)
+    unchecked = requests.unchecked
+    (listed, has_sizes), volume_list, usage, info = await asyncio.gather(
+        _list_containers(engine, unchecked),
+        requests.get("volumes", "options of volumes, and volumes that no container uses, are not found"),
+        requests.get("system/df", "sizes of volumes are not found", type="volume"),
+        requests.get("info", "missing permissions are not found"),
+    )
+    images: dict[str, Mapping[str, Any] | None] = {}
+    turns = asyncio.Semaphore(_PARALLEL)
+
+    async def one(each: Mapping[str, Any]) -> AuditedContainer | None:
+        async with turns:
+            layer = int(each.get("SizeRw") or 0) if has_sizes else None
+            return await _container(requests, each, layer, images, is_own=each["Id"] in scope.own)
+
+    containers = [each for each in await asyncio.gather(*map(one, listed)) if each is not None]
+    uses, known = await last_uses(engine, {each.id: each.name for each in containers})
+    if not known:
+        unchecked.append("the engine's events cannot be read: the last use of each volume is not known")
+    volumes = {
+        each.name: replace(each, last_use=uses.get(each.name, ""))
+        for each in volumes_of(volume_list or {}, usage or {})
+    }
+    # Even with a local socket, the engine can run in a virtual machine, as in Docker Desktop, or on another host.
+    # Therefore, also compare the host names.
+    is_here = scope.is_local and not mounted_id() and (info or {}).get("Name") == socket.gethostname()
+    table = MOUNT_TABLE.read_text() if scope.mounts is None and is_here else scope.mounts
+    data = str((info or {}).get("DockerRootDir") or "")
+    found = AuditSnapshot(
+        tuple(containers), volumes, scope.forwards, parse_mounts(table) if table is not None else None,
+        client=engine.flavor.command, socket=scope.socket,
+        cgroup_mode="host" if (info or {}).get("CgroupVersion") == "1" else "private",
+        volume_directory=posixpath.join(data, "volumes") if data else "",
+    )  # fmt: skip
+    if table is None:
+        unchecked.append(
+            "the engine runs on another host or outside of this container: binds of network mounts are not found: "
+            "pass a copy of the host's /proc/self/mountinfo with --mount-table"
+        )
+    if not is_here:
+        unchecked.append(
+            "the host's files cannot be read: databases are recognized by image and path only; hidden files, "
+            "replaced files and missing permissions are not found"
+        )
+    else:
+        found = await asyncio.to_thread(with_files, found, info or {}, unchecked)
+    complete = await _with_changes(engine, found.containers, unchecked)
+    return replace(found, containers=complete, unchecked=tuple(unchecked))
+
+
+async def _with_changes(
+    engine: Engine, containers: tuple[AuditedContainer, ...], unchecked: list[str]
+) -> tuple[AuditedContainer, ...]:
+    """Ask the engine for the changed files of each container whose writable layer this process cannot read.
+
+    The engine compares the layer with the whole image, which takes seconds for a large image. After the timeout, the
+    result contains only the changes that the engine has returned so far.
+    """
+    changes: dict[str, Mapping[str, int]] = {}
+    waiting = sorted((each for each in containers if each.changes is None), key=lambda each: each.layer, reverse=True)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_COMPARING):
+            for each in waiting:
+                with contextlib.suppress(EngineError):
+                    found = await engine.get(f"containers/{each.id}/changes")
+                    changes[each.id] = {str(one["Path"]): 1 for one in found if one["Kind"] != _REMOVED}
+    if len(changes) < len(waiting):
+        unchecked.append(
+            f"the changed files of {len(waiting) - len(changes)} containers are not known: databases in their layers "
+            "are not found"
+        )
+    return tuple(replace(each, changes=changes.get(each.id, each.changes)) for each in containers)
+
+
+class _OptionalRequests:
+    """Sends requests whose failure does not end the audit. Each failure adds a line to `unchecked`.
+
+    Args:
+        engine: The engine.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.unchecked: list[str] = []
+        self.engine = engine
+
+    async def get(self, path: str, missing: str, **params: Any) -> Any:
+        """Return the response to a GET request.
+
+        Return None if a proxy refuses the request, or if the engine does not support it or does not respond in time.
+
+        Args:
+            path: The path below the API version.
+            missing: The end of the message in `unchecked`, which names the hazards that the audit cannot find without
+                this response.
+            params: The query parameters.
+
+        Raises:
+            EngineError: The engine cannot be reached.
+        """
+        try:
+            return await self.engine.get(path, **params)
+        except EngineError as error:
+            if error.kind is ErrorKind.UNREACHABLE:
+                raise
+            is_slow = error.kind is ErrorKind.TIMEOUT
+            verb = "does not respond to" if is_slow else "or a proxy in front of it, refuses"
+            self.unchecked.append(f"the engine{' ' if is_slow else ', '}{verb} /{path}: {missing}")
+            return None
+
+
+async def _list_containers(engine: Engine, unchecked: list[str]) -> tuple[Any, bool]:
+    """Return the list of containers, and whether it contains the sizes of layers.
+
+    If the engine takes too long to determine the sizes, request the list without them.
+
+    Raises:
+        EngineError: The request failed.
+    """
+    try:
+        return await engine.get("containers/json", all="1", size="1"), True
+    except EngineError as error:
+        if error.kind is not ErrorKind.TIMEOUT:
+            raise
+    unchecked.append("the engine does not respond to /containers/json?size=1: sizes of writable layers are not found")
+    return await engine.get("containers/json", all="1"), False
+
+
+async def _container(
+    requests: _OptionalRequests, listed: Mapping[str, Any], layer: int | None,
+    images: dict[str, Mapping[str, Any] | None], *, is_own: bool,
+) -> AuditedContainer | None:  # fmt: skip
+    """Return a container; None if the engine cannot inspect it, or if it was removed after the list was created."""
+    try:
+        inspection = await requests.engine.get(f"containers/{listed['Id']}/json")
+    except EngineError as error:
+        if error.kind in (ErrorKind.TIMEOUT, ErrorKind.FAILED):
+            name = one_line(", ".join(each.lstrip("/") for each in listed.get("Names") or ()) or str(listed["Id"]))
+            requests.unchecked.append(f"the engine cannot inspect {name} ({error}): its hazards are not found")
+        elif error.kind is not ErrorKind.NOT_FOUND:
+            raise
+        return None
+    config = inspection.get("Config") or {}
+    image = str(inspection.get("Image") or config.get("Image") or "")
+    if image not in images:
+        missing = "the labels of its containers are ignored, and hidden files are not found"
+        images[image] = await requests.get(f"images/{image}/json", missing)
+    return container_of(inspection, images[image], layer, is_own=is_own)

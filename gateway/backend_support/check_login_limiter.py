@@ -1,0 +1,71 @@
+"""Limits and delays the logins of checks to a server that counts aborted logins. Does no I/O.
+
+If the server does not respond, a check aborts its login at the deadline. A server that was suspended, for example by
+its virtual machine, counts all aborted logins when it resumes. If the count reaches `max_connect_errors`, the server
+blocks the source address (MySQL Reference Manual, "The Host Cache").
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from gateway.backend_support.aborted_login_count import AbortedLoginCount
+
+_FREE_FRACTION = 4
+"""Pauses begin when the number of aborted logins exceeds `limit` divided by this number."""
+_FIRST_PAUSE, _MAX_PAUSE = 10.0, 600.0
+"""Duration of the first pause, and maximum duration, in seconds. Each aborted login doubles the duration. If several
+tunnels to a server fail, the maximum is multiplied by their number."""
+
+
+class CheckLoginLimiter(AbortedLoginCount):
+    """Limits the logins of checks to one server through one tunnel: pauses the logins if too many were aborted.
+
+    Implements `gateway.contracts.login_limiter.LoginLimiter`. All times are monotonic.
+
+    Args:
+        limit: The count at which the server blocks the source address.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+        self.in_progress = 0
+        """Number of logins through this tunnel that are in progress. Each of them can still be aborted."""
+        self._turn = asyncio.Lock()
+        self._not_before = 0.0
+
+    @property
+    def _free(self) -> int:
+        return max(1, self.limit // _FREE_FRACTION)
+
+    @contextlib.asynccontextmanager
+    async def attempt(self) -> AsyncIterator[None]:
+        """Wait until a login can start, and count it as in progress until the end of the `async with` block.
+
+        If aborting all logins in progress would start a pause, logins run one at a time.
+        """
+        possible = self.aborted + sum(each.in_progress for each in self.peers)
+        async with self._turn if possible >= self._free else contextlib.nullcontext():
+            self.in_progress += 1
+            try:
+                yield
+            finally:
+                self.in_progress -= 1
+
+    def record_abort(self, now: float) -> None:
+        """Record a login that was aborted at the time `now`. Start a pause if too many logins were aborted."""
+        self.add_abort(now)
+        excess = self.aborted - self._free
+        if excess > 0:
+            failing = sum(each.aborted_after(each.last_login) > 0 for each in self.peers)
+            self._not_before = now + min(_FIRST_PAUSE * 2.0 ** (excess - 1), _MAX_PAUSE * failing)
+
+    def record_success(self, now: float) -> None:
+        """Record a successful login at the time `now`, and end the pause."""
+        self.reset(now)
+        self._not_before = 0.0
+
+    def pause(self, now: float) -> float:
+        """Return the number of seconds from the time `now` until the next login may start; 0 if it may start now."""
+        return max(0.0, self._not_before - now)

@@ -1,0 +1,95 @@
+"""Adds the role that an HTTP server on the same host reports (such as Patroni) to the probe results of a database."""
+
+from dataclasses import dataclass, field, replace
+
+from gateway.backend_support import http_request
+from gateway.backend_support.check_stream import CheckDialer
+from gateway.backend_support.check_tls import CheckTlsOptions
+from gateway.backend_support.http_probe_options import HttpProbeOptions, check_status, of_role, role_result
+from gateway.backend_support.replication_facts import READ_ONLY
+from gateway.contracts.backend import Backend, ProbeResult
+from gateway.contracts.link import Connector
+from gateway.contracts.phases import Phases
+from gateway.contracts.values import PORT, Endpoint
+from gateway.errors import LinkLostError, ReachError, Reason, UnusableTargetError
+
+
+@dataclass(frozen=True)
+class HttpRoleServerOptions(HttpProbeOptions):
+    """The key `via_http`: an HTTP server on the target's host that reports the role of the database.
+
+    Args:
+        port: The port of the HTTP server.
+        role: Where the response contains the role. Absent: a status code in `status` means primary, and any other
+            status code means replica.
+        tls: TLS settings of the connection to the HTTP server.
+    """
+
+    port: int = field(kw_only=True, metadata=PORT)
+    tls: CheckTlsOptions = field(default_factory=CheckTlsOptions)
+
+    def server(self, target: Endpoint) -> Endpoint:
+        """Return the address of the HTTP server for a target."""
+        return Endpoint(target.host, self.port)
+
+
+class _HttpRoleBackend:
+    """Wraps a backend, and adds the role from an HTTP server to its probe results; implements `Backend`.
+
+    Args:
+        backend: The backend without the role.
+        via_http: The HTTP server.
+    """
+
+    def __init__(self, backend: Backend, via_http: HttpRoleServerOptions) -> None:
+        self._backend = backend
+        self._via_http = via_http
+        self._dialer = CheckDialer(via_http.tls, http_request.MAX_RESPONSE, "check.via_http.tls")
+
+    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
+        """Request the role, then probe the database; see `gateway.contracts.backend.Backend`."""
+        name = f"via_http, port {self._via_http.port}"
+        hint, phases.timeout_hint = phases.timeout_hint, f"{name} does not respond"
+        try:
+            result = await self._request_role(link, self._via_http.server(target), phases)
+        except LinkLostError:
+            raise
+        except ReachError as error:
+            # Replace the reason `auth`, because it would mean that the database refused a login. In this case, the
+            # HTTP server refused a request.
+            reason = Reason.QUERY if error.reason is Reason.AUTH else error.reason
+            raise UnusableTargetError(reason, f"{name}: {error.detail}") from error
+        except OSError as error:
+            raise UnusableTargetError(Reason.RESET, f"{name}: {error}") from error
+        phases.timeout_hint = hint
+        if result.unusable:
+            return result
+        try:
+            found = await self._backend.probe(link, target, phases)
+        except UnusableTargetError as error:
+            if error.reason is not Reason.AUTH:
+                raise
+            return replace(result, degraded=(error.reason, error.detail))
+        read_only = bool(result.read_only or found.read_only)
+        facts = {**found.facts, READ_ONLY: read_only}
+        return replace(found, role=result.role, read_only=read_only, facts=facts, unprobed=None)
+
+    async def _request_role(self, link: Connector, server: Endpoint, phases: Phases) -> ProbeResult:
+        via = self._via_http
+        async with self._dialer.open(link, server, phases) as stream:
+            with phases("query"):
+                response = await http_request.get(stream, via.path, via.host or str(server))
+        if via.role is None:
+            return of_role("primary" if response.status in via.status else "replica")
+        check_status(via, response, "the server requires a login: permit this path without a login")
+        return role_result(via.role, response)
+
+
+def with_http_role(backend: Backend, via_http: HttpRoleServerOptions | None) -> Backend:
+    """Return a backend whose probes request the role from an HTTP server.
+
+    Args:
+        backend: The backend to wrap.
+        via_http: The HTTP server; None: return `backend`.
+    """
+    return backend if via_http is None else _HttpRoleBackend(backend, via_http)

@@ -1,0 +1,344 @@
+"""Asks the questions of `gateway init` on the terminal, and repeats a question after an invalid answer."""
+
+import contextlib
+import dataclasses
+import getpass
+import inspect
+import itertools
+import os
+import re
+import shlex
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import click
+
+from gateway import backends, tunnels
+from gateway.cli.output import print_text, print_wrapped
+from gateway.config import value_parsers
+from gateway.config.consistency_rules import conflict
+from gateway.config.initial_config import from_urls, problems_of
+from gateway.config.model import OpsSection
+from gateway.config.scalar_decoder import SCALARS, broken_rule, one_of
+from gateway.config.variable_expansion import expand
+from gateway.contracts.security import Secret
+from gateway.contracts.values import Endpoint
+
+_NONE = "none"
+_COMMANDS = ("command",)
+"""The keys that contain a program and its arguments."""
+_HINTS = {
+    "identity_files": "To create one: ssh-keygen -t ed25519 -f tunnel_key",
+    "known_hosts": "To create one: ssh-keyscan -p {port} {host} > known_hosts",
+}
+"""Instructions for a key that names a file, shown if the user has none of the usual files. Earlier answers replace
+the words in braces."""
+_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
+
+
+def ask_config(tunnel_urls: tuple[str, ...]) -> dict[str, Any]:
+    """Ask for a tunnel and for backends, and return the configuration.
+
+    Args:
+        tunnel_urls: The tunnels on the command line, as `NAME=URL`. If there are any, do not ask for a tunnel.
+
+    Raises:
+        ConfigError: A URL is not valid.
+    """
+    config = from_urls(tunnel_urls, ())
+    if not tunnel_urls:
+        kind = _choose("Kind of the tunnel to the remote network", [*tunnels.KINDS, _NONE], "ssh")
+        if kind != _NONE:
+            name = click.prompt("Name of the tunnel", default="bastion", value_proc=_answer(value_parsers.name))
+            _ask_valid(config, "tunnels", name, lambda before: _tunnel(kind, before))
+    while True:
+        kind = _choose("Kind of the backend", list(backends.KINDS), "postgres")
+        others = config.setdefault("backends", {})
+        default = kind
+        for number in range(2, len(others) + 2):
+            default = f"{kind}-{number}" if default in others else default
+        name = click.prompt("Name of the backend", default=default, value_proc=_answer(_new_name(others)))
+        via = list(config.get("tunnels", {}))[-1:]
+        taken = [OpsSection().listen, *(value_parsers.listener(each["listen"]) for each in others.values())]
+        _ask_valid(config, "backends", name, lambda before: _backend(kind, via, taken, before))  # noqa: B023
+        if not click.prompt(
+            "Another backend? [y/N]", default="n", show_default=False, value_proc=_answer(_yes_or_no)
+        ):
+            return config
+
+
+def _ask_valid(
+    config: dict[str, Any], section: str, name: str, ask: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    """Ask for all keys of a tunnel or backend until the configuration is valid.
+
+    After an error, the previous answers are the defaults.
+
+    Args:
+        config: The configuration. This function adds the tunnel or backend to it.
+        section: `tunnels` or `backends`.
+        name: The name of the tunnel or backend.
+        ask: Asks the questions and returns the answers. The argument contains the previous answers.
+    """
+    before: dict[str, Any] = {}
+    while True:
+        config.setdefault(section, {})[name] = before = ask(before)
+        problems = problems_of(config)
+        if not problems:
+            return
+        for problem in problems:
+            print_wrapped(str(problem), fg="red")
+        print_text("Answer again:")
+
+
+def _tunnel(kind: str, before: dict[str, Any]) -> dict[str, Any]:
+    found = tunnels.KINDS[kind]
+    keys = [*_required(found.options), *found.init_keys]
+    return {"kind": kind, **_ask_keys(found.options, keys, before)}
+
+
+def _backend(kind: str, via: list[str], taken: Iterable[Endpoint], before: dict[str, Any]) -> dict[str, Any]:
+    found = backends.KINDS[kind]
+    answers: dict[str, Any] = {"kind": kind, **({"via": via[0]} if via else {})}
+    target = click.prompt(
+        "Address of the server, as host:port",
+        default=before.get("targets", [None])[0],
+        value_proc=_answer(lambda text: str(value_parsers.endpoint(text, found.default_port))),
+    )
+    answers["targets"] = [target]
+    answers |= _ask_keys(found.options, _required(found.options), before)
+    server = value_parsers.endpoint(target, found.default_port)
+    answers["listen"] = click.prompt(
+        "Address where clients connect to the gateway",
+        default=_free_listener(before.get("listen"), server.port, [*taken, *([] if via else [server])]),
+        value_proc=_answer(lambda text: str(value_parsers.listener(text))),
+    )
+    keys = [*_required(found.check), *found.init_keys]
+    needs_user = not found.imports.password_without_user
+    if keys:
+        print_wrapped("The gateway uses the next answers only to check the backend. Clients log in themselves.")
+    check = _ask_keys(found.check, keys, before.get("check", {}), password_needs_user=needs_user)
+    return {**answers, **({"check": check} if check else {})}
+
+
+def _free_listener(answer: str | None, port: int, taken: Collection[Endpoint]) -> str:
+    """Return the default address of a listener: the previous answer, if no other listener uses that address.
+
+    Otherwise, return a loopback address with the server's port, or with the next port that is not in use.
+
+    Args:
+        answer: The previous answer; None if there is none.
+        port: The port of the server.
+        taken: The addresses that other listeners use.
+    """
+    addresses = (f"127.0.0.1:{each}" for each in itertools.chain(range(port, 65536), range(1024, port)))
+    return next(
+        each
+        for each in itertools.chain([answer] if answer else [], addresses)
+        if not any(conflict(value_parsers.listener(each), other) for other in taken)
+    )
+
+
+def _required(cls: type) -> list[str]:
+    """Return the keys of a dataclass that have no default."""
+    missing = dataclasses.MISSING
+    return [each.name for each in dataclasses.fields(cls) if each.default is missing is each.default_factory]
+
+
+def _ask_keys(
+    cls: type, keys: Iterable[str | tuple[str, ...]], before: dict[str, Any], *, password_needs_user: bool = False
+) -> dict[str, Any]:
+    """Ask for the values of some keys, and return the answers. Keys without an answer are absent from the result.
+
+    Args:
+        cls: The dataclass that defines the keys.
+        keys: The keys. A tuple contains alternatives: after the first answer, its other keys are skipped.
+        before: The answers of the previous attempt, which are the defaults.
+        password_needs_user: Whether to skip the key `password` if there is no answer for the key `user`.
+    """
+    answers: dict[str, Any] = {}
+    for group in dict.fromkeys(keys):
+        for key in (group,) if isinstance(group, str) else group:
+            if key == "password" and password_needs_user and "user" not in answers:
+                continue
+            name, answer = _ask_key(cls, key, before, answers)
+            if answer != "":
+                answers[name] = answer
+                break
+    return answers
+
+
+def _ask_key(cls: type, key: str, before: dict[str, Any], answers: dict[str, Any]) -> tuple[str, Any]:
+    """Ask for the value of one key. Return the key and the value to write to the configuration file.
+
+    For a secret such as `password`, the key is `password_file`. Without an answer, the value is an empty string.
+
+    Args:
+        cls: The dataclass that defines the key.
+        key: The name of the field.
+        before: The answers of the previous attempt, which are the defaults.
+        answers: The earlier answers of this attempt.
+    """
+    hint = typing.get_type_hints(cls)[key]
+    secret = Secret in (hint, *get_args(hint))
+    name = f"{key}_file" if secret else key
+    note = "A file, which is created if it is missing. " if secret else ""
+    text = _description(cls, key, all_of_it=key in _COMMANDS or get_origin(hint) is Literal)
+    quoting = " Quote words that contain spaces." if key in _COMMANDS else ""
+    print_wrapped(f"{name}: {note}{text}{quoting}")
+    default = before.get(name, _default(cls, key))
+    if key in _HINTS and default is None:
+        print_wrapped(_HINTS[key].format_map({"host": "HOST", "port": 22, **answers}), indent="  ")
+    rules = next(each.metadata for each in dataclasses.fields(cls) if each.name == key)
+    parse = shlex.split if key in _COMMANDS else _secret_file if secret else _parser(hint, rules)
+    answer = click.prompt(
+        f"  {name}",
+        default=_shown(key, default) if default is not None else (None if key in _required(cls) else ""),
+        value_proc=_answer(parse),
+    )
+    return name, answer
+
+
+def _parser(hint: Any, rules: Mapping[str, Any]) -> Callable[[str], Any]:
+    """Return the function that checks an answer, and converts it to a value for YAML.
+
+    Args:
+        hint: The type of the field.
+        rules: The limits of the value, from the metadata of the field.
+    """
+    if get_origin(hint) is tuple:
+        inner = _parser(get_args(hint)[0], rules)
+        return lambda text: [inner(each.strip()) for each in text.split(",") if each.strip()]
+    if get_origin(hint) is Literal:
+        return lambda text: one_of(text, get_args(hint))
+    if type(None) in get_args(hint):
+        return _parser(next(each for each in get_args(hint) if each is not type(None)), rules)
+    if hint is Path:
+        return _existing_file
+    read = SCALARS[hint]
+
+    def parse(text: str) -> Any:
+        value = read(text)
+        if problem := broken_rule(value, rules):
+            raise ValueError(problem)
+        return value if hint in (int, bool) else text
+
+    return parse
+
+
+def _answer(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a `value_proc` for `click.prompt`: if `parse` raises `ValueError` or `OSError`, Click asks again."""
+
+    def value(text: str) -> Any:
+        try:
+            return parse(text.strip()) if text.strip() else ""
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+        except OSError as error:
+            raise click.BadParameter(f"{text.strip()}: {error.strerror}: choose another path") from error
+
+    return value
+
+
+def _new_name(taken: Collection[str]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text in taken:
+            raise ValueError(f"there is already a backend {text}: choose another name")
+        return value_parsers.name(text)
+
+    return parse
+
+
+def _yes_or_no(text: str) -> bool:
+    if text.lower() not in ("y", "yes", "n", "no"):
+        raise ValueError(f"{text!r} is neither yes nor no: write y or n")
+    return text.lower() in ("y", "yes")
+
+
+def _existing_file(text: str) -> str:
+    """Return the absolute path of a file or socket. If the path contains variables, return it unchanged."""
+    try:
+        expanded = expand(text, os.environ)
+    except KeyError as error:
+        raise ValueError(f"the environment variable {error.args[0]} is not set: set it") from error
+    path = _absolute(expanded)
+    if not (path.is_file() or path.is_socket()):
+        raise ValueError(f"{path} is not a file: write the path of an existing file")
+    return str(path) if expanded == text else text
+
+
+def _secret_file(text: str) -> str:
+    """Return the path of a file with a password. If it does not exist, ask for the password, and create the file."""
+    path = _absolute(text)
+    if path.exists():
+        return str(path)
+    if not path.parent.is_dir():
+        raise ValueError(f"{path.parent} is not a folder: create it, or choose another path")
+    secret = click.prompt(f"  {path} does not exist. Password to write to it", hide_input=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(f"{secret}\n")
+    return str(path)
+
+
+def _absolute(text: str) -> Path:
+    """Return an absolute path.
+
+    Raises:
+        ValueError: The path starts with `~`, but the home directory is not known.
+    """
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(f"{text}: the home directory is not known: write an absolute path") from error
+
+
+def _default(cls: type, key: str) -> Any:
+    """Return the default answer for a key; None if there is none.
+
+    For a key that names a file, the default is the usual file of this user, such as `~/.ssh/known_hosts`.
+    """
+    usual = {"identity_files": _KEYS, "known_hosts": ("~/.ssh/known_hosts",)}.get(key, ())
+    # Ignore these errors: without a readable home directory, there are no usual files.
+    with contextlib.suppress(ValueError, OSError):
+        found = [str(path) for path in map(_absolute, usual) if path.is_file()]
+        if found:
+            return found[:1]
+        if key == "agent" and Path(os.environ.get("SSH_AUTH_SOCK", "")).is_socket():
+            return "${SSH_AUTH_SOCK}"
+    field = next(each for each in dataclasses.fields(cls) if each.name == key)
+    if key == "user" and field.default is dataclasses.MISSING:
+        try:
+            return getpass.getuser()
+        except (KeyError, OSError):  # in a container, the user ID may have no account
+            return None
+    return None if field.default in (dataclasses.MISSING, None, ()) else field.default
+
+
+def _shown(key: str, default: Any) -> str:
+    if key in _COMMANDS and isinstance(default, list):
+        return shlex.join(default)
+    return ", ".join(map(str, default)) if isinstance(default, list | tuple) else str(default)
+
+
+def _description(cls: type, key: str, *, all_of_it: bool) -> str:
+    """Return the description of a key from the docstring of its dataclass or a base class.
+
+    Args:
+        cls: The dataclass.
+        key: The name of the field.
+        all_of_it: Whether to return the whole description. If not, return only its first sentence.
+    """
+    for each in cls.__mro__:
+        found = re.search(rf"^    {key}: (.+(?:\n {{8}}.+)*)", inspect.cleandoc(each.__doc__ or ""), re.MULTILINE)
+        if found:
+            text = " ".join(found[1].split())
+            return text if all_of_it else re.split(r"(?<=\.) ", text)[0]
+    return key
+
+
+def _choose(text: str, choices: list[str], default: str) -> str:
+    answer: str = click.prompt(text, type=click.Choice(choices), default=default)
+    return answer

@@ -1,0 +1,66 @@
+"""Defines the options and helpers that all target connectors of one link share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.command.options import CommandOptions
+from gateway.contracts.values import Endpoint
+from gateway.errors import GatewayError, Reason, TunnelError
+from gateway.processes.child_environment import environment_of_user
+from gateway.processes.child_process import starting
+from gateway.processes.command_template import fill_placeholders
+from gateway.processes.output_log import OutputLog
+from gateway.processes.program_lookup import LookupTimeoutError, look_up_program
+from gateway.processes.tunnel_processes import TunnelProcesses
+
+
+@dataclass(frozen=True)
+class ConnectorContext:
+    """The options and helpers that all target connectors of one link share.
+
+    Args:
+        options: The options of the tunnel.
+        children: Owns the child processes.
+        output: Logs the output of the program.
+        on_change: Called after a process failed or exited.
+    """
+
+    options: CommandOptions
+    children: TunnelProcesses
+    output: OutputLog
+    on_change: Callable[[], None]
+
+    @property
+    def name(self) -> str:
+        """The name of the program."""
+        return Path(self.options.command[0]).name
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment variables of the program."""
+        return environment_of_user(self.options.environment)
+
+    async def command(self, to: Endpoint, local_port: int = 0) -> tuple[tuple[str, ...], str]:
+        """Return the command line for a target, and the path of the file to execute.
+
+        Args:
+            to: The target.
+            local_port: The port on which the program must listen; 0 in mode `stdio`.
+
+        Raises:
+            TunnelError: The program does not exist, or another user can change it (fatal); or finding the program in
+                the file system took more than half of `start_timeout` (not fatal).
+        """
+        template = self.options.command
+        try:
+            with starting(template):
+                program = await look_up_program(template, self.options.start_timeout / 2)
+        except LookupTimeoutError as error:
+            raise TunnelError(Reason.TIMEOUT, f"command: {error} (half of start_timeout)") from error
+        except TunnelError:
+            raise
+        except GatewayError as error:
+            raise TunnelError(Reason.PROTOCOL, f"command: {error}", fatal=True) from error
+        values = {"host": to.host, "port": str(to.port), "local_port": str(local_port)}
+        return (program.name, *fill_placeholders(template[1:], values)), program.file

@@ -1,0 +1,191 @@
+"""Connects to a target through a program that listens on a local port (`mode: port`)."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+
+from gateway.command.background_tasks import BackgroundTasks
+from gateway.command.connector_context import ConnectorContext
+from gateway.command.local_ports import LocalPortState
+from gateway.command.port_process import NotAcceptedError, PortProcess
+from gateway.command.port_reservations import release_port, reserve_port
+from gateway.command.port_stream import PortStream
+from gateway.command.start_backoff import StartBackoff
+from gateway.contracts.values import Endpoint
+from gateway.errors import TunnelError
+from gateway.processes.child_process import exit_error, starting
+
+log = logging.getLogger(__name__)
+
+
+class PortConnector:
+    """Connects to one target through processes that listen on a port; implements `TargetConnector`.
+
+    Usually, one process serves all clients. If this process stops responding, another process is started for new
+    clients, and the first one keeps its clients until it recovers or is killed.
+
+    Args:
+        to: The target.
+        context: The options and helpers that all connectors of the link share.
+    """
+
+    def __init__(self, to: Endpoint, context: ConnectorContext) -> None:
+        self._to = to
+        self._context = context
+        self._processes: list[PortProcess] = []
+        """The running processes that have accepted a connection since their start, newest last."""
+        self._starting: asyncio.Task[PortProcess] | None = None
+        self._trials: set[PortProcess] = set()
+        """The processes that `_try` currently tests. `_try` kills each process that does not accept a connection."""
+        self._retry = StartBackoff()
+        self._tasks = BackgroundTasks()
+
+    @property
+    def failure(self) -> TunnelError | None:
+        """See `TargetConnector`."""
+        return self._retry.failure
+
+    @property
+    def has_failed(self) -> bool:
+        """See `TargetConnector`."""
+        return self.failure is not None and not self._processes
+
+    @property
+    def is_suspect(self) -> bool:
+        """See `TargetConnector`."""
+        return bool(self._processes) and self._usable() is None
+
+    @property
+    def has_clients(self) -> bool:
+        """See `TargetConnector`."""
+        return self._starting is not None or any(each.connections for each in self._processes)
+
+    async def start(self) -> None:
+        """See `TargetConnector`."""
+        await self._process()
+
+    async def connect(self) -> PortStream:
+        """See `TargetConnector`."""
+        while True:
+            process = next((each for each in self._processes if each.has_unused), None) or await self._process()
+            try:
+                return PortStream(await process.connect(), process)
+            except NotAcceptedError:
+                continue
+
+    def local_ports(self, now: float) -> dict[int, str]:
+        """See `TargetConnector`."""
+        lost = self._context.options.lost
+        return {each.port: each.host for each in self._processes if each.connections or now - each.last_dial < lost}
+
+    def check(self, now: float, ports: Mapping[int, LocalPortState]) -> None:
+        """Start another process if no process responds. Kill processes that stay silent. See `TargetConnector`."""
+        options = self._context.options
+        for process in self._processes:
+            process.close_unused(now)
+            silence = process.update_silence(ports.get(process.port) or LocalPortState(), now)
+            process.suspect = silence >= options.suspect
+            is_silent = silence >= max(options.suspect, options.lost - options.suspect)
+            if is_silent and process not in self._trials:
+                self._trials.add(process)
+                self._tasks.start(self._try(process))
+        usable = self._usable()
+        if usable is None and self._processes and self._starting is None and self._retry.is_over:
+            self._start()
+        for process in self._processes:
+            if usable not in (None, process) and not (process.connections or process.suspect or process.retired):
+                process.retired = True
+                self._context.children.end_later(process.child)
+
+    async def close(self) -> None:
+        """See `TargetConnector`."""
+        await self._tasks.close()
+        for process in self._processes:
+            process.close_unused()
+            if not process.connections:
+                self._context.children.end_later(process.child)
+
+    async def _try(self, process: PortProcess) -> None:
+        """Kill a silent process, unless it accepts a new connection.
+
+        A process that accepts a new connection might be silent only because its target does not read.
+        """
+        try:
+            accepts = await process.accepts(self._context.options.suspect)
+        finally:
+            self._trials.discard(process)
+        if process not in self._processes:
+            process.close_unused()
+        elif not accepts:
+            log.warning(
+                "killing a program that does not respond",
+                extra={"program": process.name, "target": str(self._to), "seconds": self._context.options.lost},
+            )
+            process.child.kill()
+
+    def _usable(self) -> PortProcess | None:
+        for each in reversed(self._processes):
+            if not (each.suspect or each.retired) and each.child.exit_code is None:
+                return each
+        return None
+
+    async def _process(self) -> PortProcess:
+        """Return a process that accepts connections; start one if there is none.
+
+        Raises:
+            TunnelError: The process failed to start, or the delay after a failure has not passed.
+        """
+        usable = self._usable()
+        if usable is not None:
+            return usable
+        if self._starting is None:
+            self._retry.check()
+            self._start()
+        # Shield the start: it continues even if the caller, such as a check with a timeout, is cancelled.
+        return await asyncio.shield(self._starting)  # type: ignore[arg-type]
+
+    def _start(self) -> None:
+        self._starting = self._tasks.start(self._start_process())
+
+    async def _start_process(self) -> PortProcess:
+        context = self._context
+        process: PortProcess | None = None
+        port = 0
+        try:
+            with starting(context.options.command):
+                port = reserve_port()
+            command, file = await context.command(self._to, port)
+            child = await context.children.start(command, file, context.environment, context.output.on_line)
+            process = PortProcess(child, command, port, context.options)
+            await process.wait_ready()
+        except BaseException as error:
+            release_port(port)
+            if process is not None:
+                process.close_unused()
+                process.child.kill()
+            if isinstance(error, TunnelError):
+                self._retry.failed(error)
+                context.on_change()
+            raise
+        else:
+            self._retry.started()
+            self._processes.append(process)
+            self._tasks.start(self._wait(process, command))
+            return process
+        finally:
+            self._starting = None
+
+    async def _wait(self, process: PortProcess, command: tuple[str, ...]) -> None:
+        """Wait until a process exits, and remove it. Every exit counts as a failure, regardless of the exit code."""
+        started = time.monotonic()
+        try:
+            await process.child.wait()
+        finally:
+            release_port(process.port)
+        self._retry.ended(time.monotonic() - started)
+        process.close_unused()
+        self._processes.remove(process)
+        if not self._processes:
+            self._retry.failed(exit_error(command, process.child, self._context.options.login_exit_codes))
+        self._context.on_change()

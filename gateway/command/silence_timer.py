@@ -1,0 +1,26 @@
+"""Measures for how long a program has made no progress while a client waits for the program. Does no I/O.
+
+A short silence is not a failure: while a program waits for its own network connection, it does not read data.
+"""
+
+
+class SilenceTimer:
+    """Measures for how long one program or connection has made no progress. Times are monotonic, in seconds."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def update(self, now: float, last_progress: float, *, waits: bool) -> float:
+        """Return the number of seconds for which a client has waited without progress; 0 if no client waits.
+
+        Args:
+            now: The current time.
+            last_progress: The time at which the program last read data, sent data, or accepted a connection.
+            waits: Whether a client waits for the program.
+        """
+        if not waits:
+            self._since = None
+            return 0.0
+        if self._since is None:
+            self._since = now
+        return now - max(self._since, last_progress)

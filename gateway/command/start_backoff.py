@@ -1,0 +1,46 @@
+"""Delays the next attempt to start a program after a failure. The delay grows with each failure."""
+
+import time
+
+from gateway.backoff import RECONNECT, Backoff
+from gateway.errors import TunnelError
+
+_FATAL_RETRY = 60.0
+"""Seconds between a fatal failure, such as a failed login, and the next attempt."""
+
+
+class StartBackoff:
+    """Delays the next attempt to start a program after a failure, and stores the last failure."""
+
+    def __init__(self) -> None:
+        self.failure: TunnelError | None = None
+        self._backoff = Backoff(RECONNECT)
+        self._retry_at = 0.0
+
+    def started(self) -> None:
+        """Allow the next attempt immediately. Do not reset the backoff: the next failure leads to a longer delay."""
+        self.failure = None
+
+    def delivered(self) -> None:
+        """Allow the next attempt immediately, and reset the backoff. Call this when the target has sent data."""
+        self.failure, self._backoff = None, Backoff(RECONNECT)
+
+    def ended(self, lasted: float) -> None:
+        """Record that a process exited after `lasted` seconds. The longer it ran, the shorter the next delay is."""
+        self._backoff.succeeded(lasted)
+
+    def failed(self, error: TunnelError) -> None:
+        """Store a failure, and start the delay before the next attempt."""
+        delay = self._backoff.next()
+        self.failure, self._retry_at = error, time.monotonic() + (_FATAL_RETRY if error.fatal else delay)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the delay has passed, so that the next attempt is allowed."""
+        return self.failure is None or time.monotonic() >= self._retry_at
+
+    def check(self) -> None:
+        """Raise the last failure again if the delay has not passed."""
+        if self.failure is not None and not self.is_over:
+            # Raise a copy: each `raise` of the same exception would extend its traceback.
+            raise TunnelError(self.failure.reason, self.failure.detail, fatal=self.failure.fatal)

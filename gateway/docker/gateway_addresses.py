@@ -1,0 +1,106 @@
+"""Chooses the gateway's addresses on a network, outside the range for other containers. Does no I/O."""
+
+import hashlib
+import ipaddress
+from collections.abc import Collection, Iterable, Iterator
+
+from gateway.contracts.values import IpAddress, IpNetwork
+from gateway.docker.snapshot import NetworkInfo
+
+_MIN_HOST_BITS = 3
+"""The minimum number of host bits (IPv4: 32 minus the prefix length) of a subnet that is divided between the gateway
+and other containers. Smaller subnets have too few addresses."""
+_MAX_CANDIDATES = 1 << 16
+"""The maximum number of addresses to try in one subnet. An IPv6 subnet has too many addresses to try all of them."""
+
+
+def range_for_others(subnet: IpNetwork) -> IpNetwork | None:
+    """Return the range for the other containers (`--ip-range`): the upper half of a subnet.
+
+    Args:
+        subnet: The network's subnet.
+
+    Returns:
+        None if the subnet is too small for a separate range.
+    """
+    if subnet.max_prefixlen - subnet.prefixlen < _MIN_HOST_BITS:
+        return None
+    return ipaddress.ip_network((subnet[subnet.num_addresses // 2], subnet.prefixlen + 1))
+
+
+def is_reserved(network: NetworkInfo, address: str) -> bool:
+    """Return whether an address is outside the `--ip-range`, so that only a container that requests it can get it.
+
+    Args:
+        network: The network that the address is on.
+        address: An IP address.
+    """
+    found = ipaddress.ip_address(address)
+    return any(found in subnet and found not in inner for subnet, inner in _divided(network))
+
+
+def choose(
+    network: NetworkInfo,
+    instance: str,
+    fixed: IpAddress | None = None,
+    claimed: Collection[str] = (),
+    refused: Collection[str] = (),
+) -> tuple[str, ...]:
+    """Choose the gateway's addresses, one in each subnet that has a separate range for containers (`--ip-range`).
+
+    A hash of the gateway's name selects the address, so a gateway selects the same address each time without storing
+    it. Agents on different nodes rarely select the same address. If two agents do, the engine refuses the second
+    request, and the agent that sent this request tries the next address.
+
+    Args:
+        network: The network on which the gateway gets the addresses.
+        instance: The gateway's name.
+        fixed: The configured address; None if no address is configured.
+        claimed: The gateway's previous addresses on this network, or on a removed network of the same name.
+        refused: Addresses that the engine refused.
+
+    Returns:
+        The addresses. A subnet without a separate range, or without a free address, contributes none.
+    """
+    found = [str(fixed)] if fixed is not None else []
+    for subnet, inner in _divided(network):
+        if fixed is None or fixed.version != subnet.version:
+            found += _first(network, subnet, inner, instance, claimed, refused)
+    return tuple(found)
+
+
+def _divided(network: NetworkInfo) -> Iterator[tuple[IpNetwork, IpNetwork]]:
+    """Yield each subnet that has an `--ip-range`, together with this range."""
+    # Docker before 25 accepted subnets with host bits set, and later versions still report these host bits.
+    inner = [ipaddress.ip_network(each, strict=False) for each in network.ip_ranges]
+    for subnet in (ipaddress.ip_network(each, strict=False) for each in network.subnets):
+        for each in inner:
+            if each.version == subnet.version and each != subnet and each[0] in subnet:
+                yield subnet, each
+
+
+def _first(
+    network: NetworkInfo,
+    subnet: IpNetwork,
+    inner: IpNetwork,
+    instance: str,
+    claimed: Collection[str],
+    refused: Collection[str],
+) -> list[str]:
+    unusable = {*refused, *network.gateways}
+    before = (each for each in claimed if each not in unusable and ipaddress.ip_address(each) in subnet)
+    kept = next((each for each in before if is_reserved(network, each)), None)
+    if kept is not None:
+        return [kept]
+    return next(([each] for each in _candidates(subnet, inner, instance) if each not in unusable), [])
+
+
+def _candidates(subnet: IpNetwork, inner: IpNetwork, instance: str) -> Iterable[str]:
+    """Yield the addresses of `subnet` outside `inner`, starting at an address that is derived from `instance`."""
+    # Both subnets have the same IP version, see `_divided`.
+    blocks: Iterable[IpNetwork] = subnet.address_exclude(inner)  # type: ignore[arg-type]
+    block = max(blocks, key=lambda each: each.num_addresses)
+    # Skip three addresses, which can be the network address, the engine's gateway address and the broadcast address.
+    count = min(block.num_addresses, _MAX_CANDIDATES) - 3
+    first = int.from_bytes(hashlib.sha256(f"{instance} {subnet}".encode()).digest()[:8])
+    return (str(block[2 + (first + at) % count]) for at in range(count))

@@ -1,0 +1,45 @@
+"""Creates `DeadContainer` objects, with the command that recreates the container if necessary. Does no I/O."""
+
+import shlex
+
+from gateway.docker.compose_command import compose_command
+from gateway.docker.dead_containers import DeadContainer, DeadContainerState
+from gateway.docker.failed_starts import StartFailureCause
+from gateway.docker.grants import SERVICE
+from gateway.docker.snapshot import Container
+from gateway.text_sanitizer import one_line
+
+_MAX_COMMAND = 4000
+"""The maximum length of a command in the status, in characters."""
+
+
+def dead_container(
+    container: Container,
+    cause: StartFailureCause,
+    detail: str,
+    state: DeadContainerState,
+    message: str = "",
+    command: str = "",
+) -> DeadContainer:
+    """Create the `DeadContainer` for a container. See `DeadContainer` for the other arguments."""
+    return DeadContainer(container.name, container.id, cause, detail, state, message, command)
+
+
+def safe_command(command: str) -> str:
+    """Return the command; or an empty string if it is too long to show, or contains control characters."""
+    return command if one_line(command, _MAX_COMMAND) == command else ""
+
+
+def recreate(container: Container, cause: StartFailureCause, detail: str) -> DeadContainer:
+    """Create the `DeadContainer` for a container that must be recreated, because every start would fail.
+
+    If Compose created the container, the result includes the command that recreates it.
+    """
+    message = f"another start would fail, too: recreate container {container.name}"
+    compose, command = compose_command(container.labels), ""
+    if compose:
+        command = shlex.join((*compose, "up", "-d", "--no-deps", "--force-recreate", container.labels[SERVICE]))
+    if not safe_command(command):
+        message += f" with the options that `docker inspect {container.name}` shows"
+        return dead_container(container, cause, detail, DeadContainerState.RECREATE, message)
+    return dead_container(container, cause, detail, DeadContainerState.RECREATE, message, command)

@@ -1,0 +1,252 @@
+"""Defines `EngineSnapshot`, the observed state of an engine, and its parts: containers, networks and services."""
+
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from gateway.docker.engine_flavor import DOCKER, EngineFlavor
+from gateway.docker.volumes import VolumeInfo
+
+TASK_LABEL = "com.docker.swarm.task.id"
+RUNNING = {"running", "paused", "restarting"}
+LIVE = {*RUNNING, "created"}
+"""States in which the gateway attaches a container. It does not attach a stopped container: if the network were
+removed before the next start, the container could not start."""
+
+_CONTINUES = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
+"""Signals that usually do not stop a program. For example, many programs reload their configuration at SIGHUP."""
+_LONG_STOP = 600.0
+"""The value of `LastStart.max_stop_time`, in seconds, if the container has no stop timeout."""
+
+MTU, ENCRYPTED = "com.docker.network.driver.mtu", "encrypted"
+"""Options of network drivers."""
+
+
+@dataclass(frozen=True)
+class EndpointInfo:
+    """A container's endpoint on a network.
+
+    Args:
+        network_id: The network's ID.
+        endpoint_id: The endpoint's ID, which changes with each attachment.
+        addresses: The endpoint's IP addresses.
+        aliases: The endpoint's aliases; None if they are not known.
+    """
+
+    network_id: str
+    endpoint_id: str
+    addresses: tuple[str, ...] = ()
+    aliases: frozenset[str] | None = None
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """The aliases in lower case, because names are case-insensitive (RFC 4343); empty if they are not known."""
+        return frozenset(each.lower() for each in self.aliases or ())
+
+
+@dataclass(frozen=True)
+class LastStart:
+    """The result of a container's last start, from an inspection.
+
+    Args:
+        error: Why the start failed (`State.Error`); empty if the start succeeded, or if the container was stopped
+            after the failure.
+        restarts: Whether the container has a restart policy other than `no`.
+        at: The time of the last successful start, in seconds since the epoch; 0 if no start succeeded.
+        running: Whether the container ran, and was not paused, at the time of the inspection.
+        stop_timeout: The time in seconds that the engine waits for the container to stop before it kills the
+            container; negative if the engine waits forever.
+        stop_signal: The number of the signal that stops the container (`StopSignal`).
+    """
+
+    error: str = ""
+    restarts: bool = False
+    at: float = 0.0
+    running: bool = False
+    stop_timeout: float = 10.0
+    stop_signal: int = signal.SIGTERM
+
+    @property
+    def max_stop_time(self) -> float:
+        """How long stopping the container takes at most, in seconds; an estimate if the engine waits forever."""
+        return self.stop_timeout if self.stop_timeout >= 0 else _LONG_STOP
+
+    def may_be_stopped_by(self, signals: Mapping[int, float], clock: float) -> bool:
+        """Return whether a signal that the container received after this start possibly stops it.
+
+        Args:
+            signals: When the container last received each signal, by signal number. The times are from the engine's
+                clock, in seconds since the epoch.
+            clock: The engine's time at the snapshot, in seconds since the epoch; 0 if it is not known.
+        """
+        return any(
+            (at > self.at or start_order(at, clock) > start_order(self.at, clock))
+            and (number == self.stop_signal or number not in _CONTINUES)
+            for number, at in signals.items()
+        )
+
+
+def start_order(at: float, clock: float) -> tuple[bool, float]:
+    """Return a sort key that orders starts by time, even if the engine's clock was set back between them.
+
+    A start that seems to be in the future sorts first, because it happened before the clock was set back.
+
+    Args:
+        at: The time in seconds since the epoch.
+        clock: The engine's time at the snapshot, in seconds since the epoch; 0 if it is not known.
+    """
+    return not clock or at <= clock, at
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container of this engine.
+
+    Args:
+        endpoints: The container's endpoints, by the network's name.
+        labels: The labels that the gateway evaluates, see `gateway.docker.image_labels`.
+        network_mode: The configured network mode: `bridge`, `host`, `none`, `container:ID`, or a network.
+        image_labels: The labels from the container's image, which the gateway ignores.
+        created: The time of the container's creation, in seconds since the epoch.
+        can_spoof: Whether the container can spoof its source address; None if this is not known.
+        hostname: The configured host name, in lower case, which resolves on each network like the container's name;
+            empty if there is none, or if it is not known.
+        hosts: The names in the container's hosts file, in lower case; empty if they are not known.
+        given_names: Aliases that the engine adds on every network, in addition to the container's short ID.
+        has_volumes: Whether the container mounts volumes.
+        exit_success: Whether the container exited with code 0.
+        last_start: The last start of the container; None if it is not known.
+        is_locked: Whether the engine does not respond to requests about the container now, for example while the
+            engine starts the container.
+        problem: Why the engine cannot inspect the container; empty if it can.
+    """
+
+    id: str
+    name: str
+    state: str
+    labels: Mapping[str, str]
+    network_mode: str
+    endpoints: Mapping[str, EndpointInfo]
+    image_labels: Mapping[str, str] = field(default_factory=dict)
+    created: int = 0
+    can_spoof: bool | None = None
+    hostname: str = ""
+    hosts: frozenset[str] = frozenset()
+    given_names: frozenset[str] = frozenset()
+    has_volumes: bool = False
+    exit_success: bool = False
+    last_start: LastStart | None = None
+    is_locked: bool = False
+    problem: str = ""
+
+    @property
+    def joins(self) -> str:
+        """The ID of the other container whose network namespace this container joins; empty if there is none."""
+        kind, _, other = self.network_mode.partition(":")
+        return other if kind == "container" else ""
+
+    @property
+    def is_task(self) -> bool:
+        """Whether the container is a task of a swarm service."""
+        return TASK_LABEL in self.labels
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """A network that this engine lists.
+
+    Args:
+        options: The driver's options, as the engine reports them.
+        ip_ranges: The parts of the subnets from which the engine assigns addresses; empty if it uses whole subnets.
+        gateways: The addresses that containers on the network use as their default gateway.
+    """
+
+    id: str
+    name: str
+    driver: str
+    scope: str
+    attachable: bool
+    labels: Mapping[str, str] = field(default_factory=dict)
+    subnets: tuple[str, ...] = ()
+    internal: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)
+    ip_ranges: tuple[str, ...] = ()
+    gateways: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Service:
+    """A swarm service.
+
+    Args:
+        networks: The service's aliases by network ID, from `TaskTemplate.Networks`.
+        spec: The whole specification. An update of the service sends a changed copy of it to the engine.
+    """
+
+    id: str
+    name: str
+    version: int
+    labels: Mapping[str, str]
+    networks: Mapping[str, frozenset[str]]
+    spec: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True)
+class Swarm:
+    """The engine's role in a swarm."""
+
+    active: bool = False
+    manager: bool = False
+    leader: bool = False
+    waiting: bool = False
+    """Whether the engine is a swarm member without a connection to a manager, for example after the engine starts."""
+
+    @property
+    def member(self) -> bool:
+        """Whether the engine is a member of a swarm."""
+        return self.active or self.waiting
+
+
+@dataclass(frozen=True)
+class EngineSnapshot:
+    """The observed state of an engine at one time: containers, networks, services and volumes."""
+
+    containers: tuple[Container, ...] = ()
+    networks: tuple[NetworkInfo, ...] = ()
+    services: tuple[Service, ...] = ()
+    volumes: tuple[VolumeInfo, ...] = ()
+    info: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
+    swarm: Swarm = Swarm()
+    services_hidden: bool = False
+    """Whether a proxy in front of the engine refuses to list the swarm's services."""
+    own: str | None = None
+    """The ID of the gateway's own container."""
+    gateway_priority: bool = False
+    """Whether the engine supports `GwPriority`, so that attaching a container does not change its default route."""
+    flavor: EngineFlavor = DOCKER
+    clock: float = 0.0
+    """The engine's time at the end of the snapshot, in seconds since the epoch; 0 if it is not known."""
+    starts_known: bool = True
+    """Whether this snapshot or an earlier one has inspected each container whose last start could have failed."""
+
+    @property
+    def own_container(self) -> Container | None:
+        """The gateway's own container; None if the gateway does not run in a container of this engine."""
+        return next((each for each in self.containers if each.id == self.own), None)
+
+    def base(self, container: Container) -> Container | None:
+        """Return the owner of the network namespace that a container uses, usually the container itself.
+
+        Returns None if the owner was removed.
+        """
+        if not container.joins:
+            return container
+        found: Container | None = container
+        by_key = {key: each for each in self.containers for key in (each.name, each.id)}
+        for _ in self.containers:
+            if found is None or not found.joins:
+                break
+            found = by_key.get(found.joins)
+        return found

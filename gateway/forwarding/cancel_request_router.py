@@ -1,0 +1,187 @@
+"""Recognizes cancel requests, which clients send on separate connections, and finds the targets of their sessions."""
+
+import asyncio
+import logging
+import socket
+
+from gateway.cancel_protocol import CancelProtocol, CancelRequest, Classification, EncryptionRequest, LoginTap
+from gateway.contracts.link import Stream
+from gateway.errors import DialError, ReachError, Reason
+from gateway.forwarding.disconnect_watcher import DisconnectWatcher
+from gateway.forwarding.routed_target import TargetIdentity
+
+log = logging.getLogger(__name__)
+
+_CLASSIFY_TIMEOUT = 2.0
+"""Maximum seconds to wait until a client has sent enough bytes to classify its connection."""
+_MAX_ENCRYPTION_REQUESTS = 2
+_POLL_INTERVAL = 0.01
+"""If a client's first message is incomplete: seconds until the next attempt to classify it."""
+_REPLY_TIMEOUT = 2.0
+"""Maximum seconds to wait for a target's reply to an encryption request."""
+_REPLY_TTL = 1.0
+"""Seconds for which a target's reply to an encryption request is cached."""
+_COPY_TIMEOUT = 2.0
+
+
+class _CachedReply:
+    """A target's last reply to an encryption request, and the monotonic time at which it arrived, in seconds."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.reply = b""
+        self.received_at: float | None = None
+
+    def is_fresh(self, now: float) -> bool:
+        return self.received_at is not None and now - self.received_at <= _REPLY_TTL
+
+
+class CancelRequestRouter:
+    """Recognizes cancel requests, and finds the targets that must receive them.
+
+    Args:
+        protocol: Parses the first bytes of connections.
+    """
+
+    def __init__(self, protocol: CancelProtocol) -> None:
+        self._protocol = protocol
+        self._sessions: dict[TargetIdentity, set[LoginTap]] = {}
+        self._replies: dict[tuple[TargetIdentity, bytes], _CachedReply] = {}
+
+    def login_tap(self) -> LoginTap:
+        """Return a tap for a new connection. The tap reads the session's cancel key from the login."""
+        return self._protocol.login_tap()
+
+    def add_session(self, target: TargetIdentity, login: LoginTap) -> None:
+        """Record that `target` serves the session whose login the tap `login` observes."""
+        self._sessions.setdefault(target, set()).add(login)
+
+    def remove_session(self, target: TargetIdentity, login: LoginTap) -> None:
+        """Remove a session that has ended, and its cancel key."""
+        logins = self._sessions[target]
+        logins.discard(login)
+        if not logins:
+            del self._sessions[target]
+
+    def has_sessions_elsewhere(self, target: TargetIdentity | None) -> bool:
+        """Return whether there is a session on a target other than `target`."""
+        return len(self._sessions) > (target in self._sessions)
+
+    def targets_for(self, request: CancelRequest, default: TargetIdentity | None) -> list[TargetIdentity]:
+        """Return the targets that must receive a cancel request.
+
+        If a known session has the key of the request, return only the target of this session. Otherwise, return all
+        targets that have sessions with unknown keys, because a server ignores a request with a wrong key. If there
+        are no such targets, return `default`.
+
+        Args:
+            request: The cancel request.
+            default: The target that a new session would use; None if there is none.
+        """
+        sessions = self._sessions.items()
+        matching = [target for target, logins in sessions if any(login.matches(request) for login in logins)]
+        hidden = [target for target, logins in sessions if any(login.key_hidden for login in logins)]
+        return matching or hidden or ([default] if default is not None else [])
+
+    async def read_cancel_request(
+        self, client: Stream, watcher: DisconnectWatcher, target: TargetIdentity | None
+    ) -> CancelRequest | None:
+        """Wait for a client's first bytes, and return its cancel request. The bytes remain in the receive buffer.
+
+        A client may first request encryption. This method then sends the same request to the target. If the target
+        refuses encryption, this method sends the refusal to the client, which continues unencrypted. Otherwise, this
+        method returns None, because it cannot read an encrypted cancel request.
+
+        Args:
+            client: The client's socket.
+            watcher: Detects that the client has disconnected.
+            target: The target that a new session would use; None if there is none.
+
+        Returns:
+            The cancel request; None if the client sends other data.
+
+        Raises:
+            DialError: The client has disconnected.
+        """
+        for _ in range(_MAX_ENCRYPTION_REQUESTS + 1):
+            first = await self._classify(client, watcher)
+            if isinstance(first, CancelRequest):
+                # Yield once to the event loop, so that it processes session keys that the data plane has already
+                # reported.
+                await asyncio.sleep(0)
+                return first
+            if not isinstance(first, EncryptionRequest):
+                return None
+            if target is None or await self._reply_to(first, target) != first.refusal:
+                return None
+            try:
+                client.recv(len(first.request))
+                client.send(first.refusal)
+            except OSError as error:
+                raise _client_disconnected(error) from error
+        return None
+
+    async def _classify(
+        self, client: Stream, watcher: DisconnectWatcher
+    ) -> Classification | EncryptionRequest | CancelRequest:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _CLASSIFY_TIMEOUT
+        while (left := deadline - loop.time()) > 0 and await watcher.readable(left):
+            try:
+                data = client.recv(self._protocol.max_bytes, socket.MSG_PEEK)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise _client_disconnected(error) from error
+            if not data:
+                break
+            first = self._protocol.classify(data)
+            if first is not Classification.INCOMPLETE:
+                return first
+            await asyncio.sleep(_POLL_INTERVAL)  # poll, because the unread bytes keep the socket readable
+        return Classification.SESSION
+
+    async def _reply_to(self, request: EncryptionRequest, target: TargetIdentity) -> bytes:
+        """Return the target's reply to an encryption request; empty if it is not known."""
+        if any(login.key_hidden for login in self._sessions.get(target, ())):
+            return b""  # send nothing: some sessions are encrypted, and the target would log an error
+        loop = asyncio.get_running_loop()
+        self._replies = {
+            key: each for key, each in self._replies.items() if each.lock.locked() or each.is_fresh(loop.time())
+        }
+        cached = self._replies.setdefault((target, request.request), _CachedReply())
+        async with cached.lock:
+            if not cached.is_fresh(loop.time()):
+                cached.reply = await _send_encryption_request(request, target)
+                cached.received_at = loop.time()
+        return cached.reply
+
+
+async def send_copy(request: CancelRequest, target: TargetIdentity) -> None:
+    """Send a copy of a cancel request to a target over a new connection. Wait until the connection closes."""
+    link, loop = target.link, asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(_COPY_TIMEOUT):
+            if link is not None:
+                with await link.socket(target.target) as sock:
+                    await loop.sock_sendall(sock, request.data)
+                    await loop.sock_recv(sock, 1)
+    except (ReachError, OSError, TimeoutError) as error:
+        log.debug("cancel request not copied", extra={"target": str(target.target), "detail": str(error)})
+
+
+def _client_disconnected(error: OSError) -> DialError:
+    return DialError(Reason.RESET, f"the client disconnected before it was connected to a target: {error.strerror}")
+
+
+async def _send_encryption_request(request: EncryptionRequest, target: TargetIdentity) -> bytes:
+    link, loop = target.link, asyncio.get_running_loop()
+    if link is None:
+        return b""
+    try:
+        async with asyncio.timeout(_REPLY_TIMEOUT):
+            with await link.socket(target.target) as sock:
+                await loop.sock_sendall(sock, request.request)
+                return await loop.sock_recv(sock, len(request.refusal))
+    except (ReachError, OSError, TimeoutError):
+        return b""  # ignored: the later dial for the client fails with the same error

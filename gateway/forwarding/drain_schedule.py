@@ -1,0 +1,35 @@
+"""Decides when a drain closes which connections, so that clients do not all reconnect at once. Does no I/O."""
+
+from gateway.contracts.link import Relay
+
+SHARE_PER_SECOND = 0.1
+"""Fraction of the initial connections that a drain closes per second."""
+
+
+class DrainSchedule:
+    """Computes the number of connections that a drain should close by a given time.
+
+    Args:
+        clients: Number of connections at the start of the drain.
+        now: Monotonic time at the start of the drain, in seconds.
+    """
+
+    def __init__(self, clients: int, now: float) -> None:
+        self.clients = clients
+        self._started = now
+        self._closed = 0
+
+    def due(self, now: float) -> int:
+        """Return the number of connections to close now, and count them as closed. `now` is the monotonic time."""
+        due = int((now - self._started) * SHARE_PER_SECOND * self.clients) - self._closed
+        self._closed += due
+        return due
+
+
+def drain_order(relays: list[Relay], count: int) -> list[Relay]:
+    """Return the `count` connections to close first.
+
+    Connections that do not wait for a response come first. Among those, and among the others, the connections that
+    have been silent for the longest time come first.
+    """
+    return sorted(relays, key=lambda relay: (relay.awaiting_response, relay.last_active))[:count]

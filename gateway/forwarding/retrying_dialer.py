@@ -1,0 +1,244 @@
+"""Connects a client to a target: waits for an open tunnel, dials the targets in order of preference, and retries."""
+
+import asyncio
+import random
+import time
+from collections.abc import Collection
+from typing import NamedTuple
+
+from gateway.cancel_protocol import CancelRequest, LoginTap
+from gateway.contracts.link import Relay
+from gateway.contracts.tracing import DIAL, HOLD
+from gateway.errors import DialError, LinkLostError, ReachError, Reason
+from gateway.forwarding.cancel_request_forwarding import join_cancel_request
+from gateway.forwarding.cancel_request_router import CancelRequestRouter
+from gateway.forwarding.pending_client import PendingClient
+from gateway.forwarding.route import Route
+from gateway.forwarding.routed_target import LinkSource, RoutedTarget
+from gateway.forwarding.target_dialer import MIN_DIAL, TargetDialer
+from gateway.measurement import Histogram, TapFactory
+
+_FIRST_RETRY = 0.05
+_LAST_RETRY = 1.0
+_RETRY_FACTOR = 2.0
+_NEXT_AFTER = 2.0
+"""Maximum duration of a dial, in seconds, if another path or target is left to try after it."""
+_RECHECK_INTERVAL = 1.0
+"""Seconds after which a waiting client gets the paths to the targets again, if the route has several uplinks. The
+best path can change while the client waits."""
+_NO_PRIMARY = "no target is a writable primary"
+_PERMANENT = {Reason.CHANNEL_PROHIBITED}
+"""Reasons of failures that a retry cannot fix."""
+
+
+class _PermanentDialError(DialError):
+    """No target can be reached, for reasons that a retry cannot fix."""
+
+
+class DialResult(NamedTuple):
+    """The target to which a client was connected, the tunnel used, and the relay between client and target."""
+
+    routed: RoutedTarget
+    relay: Relay
+    login: LoginTap | None = None
+    """Observes the login; None if the kind has no cancel requests, or if the client sends a cancel request."""
+
+
+class RetryingDialer:
+    """Connects each client of one backend to a target. Tries paths and targets in order, until one accepts.
+
+    Args:
+        route: The current route.
+        make_tap: Creates a tap that measures the latency of one connection; None if the relay itself measures the
+            latency.
+        cancels: Routes cancel requests; None if clients of this kind send none on separate connections.
+    """
+
+    def __init__(
+        self, route: Route, make_tap: TapFactory | None = None, cancels: CancelRequestRouter | None = None
+    ) -> None:
+        self.target_dialer = TargetDialer(route)
+        """Dials the targets of the current route."""
+        self._make_tap = make_tap
+        self._cancels = cancels
+        self.fail_fast = False
+        """Whether to reset clients, instead of letting them wait, while all uplinks are down."""
+        self._changed = asyncio.Event()
+        """Wakes the waiting clients when the route or `fail_fast` changes. After each change, a new event replaces
+        this one."""
+
+    @property
+    def knows_cancel_requests(self) -> bool:
+        """Whether clients of this kind send cancel requests on separate connections."""
+        return self._cancels is not None
+
+    def set_fail_fast(self, *, enabled: bool) -> None:
+        """Set whether to reset clients, instead of letting them wait, while all uplinks are down."""
+        self.fail_fast = enabled
+        self._wake_waiting()
+
+    def _wake_waiting(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def set_route(self, route: Route) -> None:
+        """Replace the route for new clients and for clients that wait for a tunnel."""
+        self.target_dialer = TargetDialer(route)
+        self._wake_waiting()
+
+    async def read_cancel_request(self, client: PendingClient) -> None:
+        """Peek at the client's first bytes, and set the client's `request` if they are a cancel request.
+
+        The bytes remain in the socket's receive buffer, so the relay still forwards them.
+
+        Args:
+            client: The client. Its `request` remains None if it sends other data.
+
+        Raises:
+            DialError: The client has disconnected.
+        """
+        if self._cancels is None:
+            return
+        routed = next(iter(self.target_dialer.route.routes()), None)
+        target = routed.identity if routed is not None else None
+        client.request = await self._cancels.read_cancel_request(client.sock, client.watcher, target)
+
+    async def join(self, client: PendingClient, latency: Histogram) -> DialResult:
+        """Connect `client` to a target. If no target can be reached, retry until the route's `hold` has passed.
+
+        Args:
+            client: The client.
+            latency: Records the response latencies.
+
+        Raises:
+            DialError: No target could be reached within `hold`, or a dial failed with an error that a retry cannot
+                fix.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.target_dialer.route.hold - client.waited
+        pause = _FIRST_RETRY
+        while True:
+            dialer = self.target_dialer  # read again after each wait, because a reload might have replaced it
+            route = dialer.route
+            routes = route.routes()
+            uplinks = {each.uplink for each in routes} or set(route.uplinks)
+            if all(each.link is None for each in uplinks):
+                if self.fail_fast:
+                    raise DialError(Reason.TUNNEL, "no tunnel is open, and `gateway fail` has turned off waiting")
+                client.enter(HOLD)
+                client.watcher.start()
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        await self._wait_link(uplinks, None if len(route.uplinks) == 1 else _RECHECK_INTERVAL)
+                except TimeoutError:
+                    raise DialError(Reason.TUNNEL, f"no tunnel opened within {route.hold:g} s (`hold`)") from None
+                continue
+            try:
+                return await self._dial(client, dialer, routes, latency, deadline)
+            except DialError as error:
+                permanent = isinstance(error, _PermanentDialError) or client.request is not None
+                if permanent or self.fail_fast or loop.time() + pause > deadline:
+                    raise
+            client.enter(DIAL)
+            client.watcher.start()
+            await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not a secret
+            pause = min(pause * _RETRY_FACTOR, _LAST_RETRY)
+
+    async def _dial(
+        self,
+        client: PendingClient,
+        dialer: TargetDialer,
+        routes: list[RoutedTarget],
+        latency: Histogram,
+        deadline: float,
+    ) -> DialResult:
+        """Connect the client over the first path that succeeds. Forward a cancel request to its session's target."""
+        if not routes:
+            if self._cancels and (request := await self._cancel_request(client, None)) is not None:
+                return await self._join_cancel(client, request, dialer, latency)
+            raise DialError(Reason.ROLE, _NO_PRIMARY)
+        failures: dict[RoutedTarget, ReachError] = {}
+        dialed = [each for each in routes if each.uplink.link is not None]
+        for routed in dialed:
+            client.enter(DIAL)
+            if self._cancels and (request := await self._cancel_request(client, routed)) is not None:
+                return await self._join_cancel(client, request, dialer, latency, routed)
+            within = max(deadline - asyncio.get_running_loop().time(), MIN_DIAL)
+            try:
+                joined = await self._join_route(
+                    client, dialer, routed, latency, within if routed is dialed[-1] else min(within, _NEXT_AFTER)
+                )
+            except (DialError, LinkLostError) as error:
+                failures[routed] = error
+                if isinstance(error, DialError):
+                    dialer.route.on_failure(routed)
+            else:
+                for failed in failures:
+                    if failed.identity == routed.identity:
+                        dialer.route.on_detour(failed)
+                return joined
+        raise _failure(list(failures.values()))
+
+    async def _join_route(
+        self, client: PendingClient, dialer: TargetDialer, routed: RoutedTarget, latency: Histogram, within: float
+    ) -> DialResult:
+        """Connect the client to a target over one path. Fail if the dial takes longer than `within` seconds."""
+        started = time.perf_counter()
+        login = self._cancels.login_tap() if self._cancels else None
+        tap = login or (self._make_tap(latency.observe) if self._make_tap else None)
+        if routed.uplink.link is None:
+            raise LinkLostError
+        relay = await dialer.join(client, routed.uplink.link, routed, latency, within, tap)
+        routed.uplink.channel_open.observe(time.perf_counter() - started)
+        return DialResult(routed, relay, login)
+
+    async def _cancel_request(self, client: PendingClient, routed: RoutedTarget | None) -> CancelRequest | None:
+        """Return the client's cancel request; None if it sends none, or if only `routed` has sessions.
+
+        If only `routed` has sessions, do not wait for the client's first bytes, because a cancel request goes to
+        `routed` anyway.
+        """
+        cancels = self._cancels
+        target = routed.identity if routed is not None else None
+        if (
+            client.request is None
+            and not client.classified
+            and cancels is not None
+            and cancels.has_sessions_elsewhere(target)
+        ):
+            client.request = await cancels.read_cancel_request(client.sock, client.watcher, target)
+            client.classified = target is not None
+        return client.request
+
+    async def _join_cancel(
+        self,
+        client: PendingClient,
+        request: CancelRequest,
+        dialer: TargetDialer,
+        latency: Histogram,
+        default: RoutedTarget | None = None,
+    ) -> DialResult:
+        candidates = self._cancels.targets_for(request, default and default.identity) if self._cancels else []
+        if not candidates:
+            raise DialError(Reason.ROLE, _NO_PRIMARY)
+        return DialResult(*await join_cancel_request(client, request, dialer, latency, candidates, default))
+
+    async def _wait_link(self, uplinks: Collection[LinkSource], within: float | None) -> None:
+        """Wait until an uplink has a link, the route or `fail_fast` changes, or `within` seconds have passed."""
+        waiting = [asyncio.ensure_future(each.wait_link()) for each in uplinks]
+        changed = asyncio.ensure_future(self._changed.wait())
+        try:
+            await asyncio.wait([*waiting, changed], timeout=within, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in (*waiting, changed):
+                each.cancel()
+
+
+def _failure(errors: list[ReachError]) -> DialError:
+    """Return the error of the last dial, as a permanent error if a retry cannot fix any of the errors."""
+    if not errors:
+        return DialError(Reason.TUNNEL, "the link was lost")
+    last = errors[-1]
+    if all(isinstance(each, DialError) and each.reason in _PERMANENT for each in errors):
+        return _PermanentDialError(last.reason, last.detail)
+    return DialError(last.reason, last.detail)

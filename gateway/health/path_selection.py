@@ -1,0 +1,201 @@
+"""Selects the path (a tunnel, or the direct connection) over which new clients reach a target. Does no I/O.
+
+New clients leave a path immediately if it fails and another path works. They start to use a preferred path when a
+check over it succeeds. If that path has failed before, it must first work for `RETURN_AFTER` seconds, so that new
+clients do not use a path that fails repeatedly.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+from gateway.contracts.states import HealthState, PathPreference
+
+RETURN_AFTER = 30.0
+"""Number of seconds for which a path must work after a failure, before new clients use it again."""
+_FASTER, _MIN_GAIN = 0.8, 0.001
+"""Thresholds for the preference `latency`. New clients move to another path only if the ratio of its latency to the
+current path's latency is at most the first value, and the difference is at least the second value, in seconds."""
+_CONFIRMATIONS = 8
+"""Number of consecutive checks for which another path must be faster before new clients move to it. On a busy
+machine, the latencies of equally fast paths can differ for several checks."""
+_USABLE = (HealthState.UP, HealthState.DEGRADED)
+_UNCHECKED = (HealthState.UNKNOWN, HealthState.PAUSED)
+
+
+@dataclass(frozen=True)
+class PathCandidate:
+    """A path that new clients might use to reach a target, with its state and latency.
+
+    Args:
+        is_open: Whether the tunnel is open.
+        state: The state of the target according to the checks over this path.
+        latency: Median duration of the last successful checks over this path, in seconds; None if none succeeded.
+        checks: Number of checks over this path since the start of the service.
+        dial_failed: Whether a client's dial over this path failed, while a dial over another path succeeded. False
+            again after a check over this path has succeeded.
+    """
+
+    is_open: bool
+    state: HealthState
+    latency: float | None = None
+    checks: int = 0
+    dial_failed: bool = False
+
+
+def working_paths(paths: Sequence[PathCandidate]) -> list[int]:
+    """Return the indexes of the paths that new clients can use.
+
+    A path works if its tunnel is open, and the target is not down over this path. If the target is down over all
+    paths, the target is the cause, so all paths with an open tunnel count as working. A path that was never checked
+    counts as working. After a tunnel has reopened, its path counts as working after the next check, or if no other
+    path works.
+
+    Args:
+        paths: The paths in the order of the configuration.
+    """
+    opened = [at for at, path in enumerate(paths) if path.is_open]
+    trusted = [at for at in opened if not paths[at].dial_failed] or opened
+    if any(paths[at].state in _USABLE for at in trusted):
+        return [at for at in trusted if paths[at].state not in (HealthState.DOWN, HealthState.BLOCKED)]
+    return trusted
+
+
+def confirmed_paths(paths: Sequence[PathCandidate]) -> list[int]:
+    """Return the indexes of the paths to which new clients may move, because checks show that they work.
+
+    Over these paths, the target is up or degraded. If there is no such path, for example because the target is not
+    checked, return the working paths over which the target's state is unknown.
+
+    Args:
+        paths: The paths in the order of the configuration.
+    """
+    working = working_paths(paths)
+    usable = [at for at in working if paths[at].state in _USABLE]
+    return usable or [at for at in working if paths[at].state in _UNCHECKED]
+
+
+def choose_path(
+    paths: Sequence[PathCandidate], worked_for: Sequence[float], current: int | None, prefer: PathPreference
+) -> int:
+    """Choose the path for new clients, and return its index.
+
+    Args:
+        paths: The paths in the order of the configuration; at least one.
+        worked_for: The number of seconds for which each path has worked. Infinity: the path has never failed.
+            Negative infinity: the path does not work, or is not in `confirmed_paths` yet.
+        current: The index of the path that new clients use at present; None at the start.
+        prefer: Which of several working paths to choose: the first one (`order`), or the fastest one (`latency`).
+
+    Returns:
+        The index of a working path. If no path works: `current`, or 0 at the start.
+    """
+    working, confirmed = working_paths(paths), confirmed_paths(paths)
+    if not working:
+        return current or 0
+
+    def rank(at: int) -> tuple[float, int]:
+        latency = paths[at].latency
+        return (inf if latency is None else latency, at) if prefer == "latency" else (0.0, at)
+
+    if current is None or current not in working:
+        return min(confirmed or working, key=rank)
+    best = min((current, *(at for at in confirmed if worked_for[at] >= RETURN_AFTER)), key=rank)
+    if prefer == "latency":
+        now, then = rank(current)[0], rank(best)[0]
+        return best if now - then >= _MIN_GAIN and then <= now * _FASTER else current
+    return best
+
+
+def order_paths(paths: Sequence[PathCandidate], chosen: int) -> list[int]:
+    """Return the indexes of all paths, in the order in which to dial them for a new client.
+
+    Args:
+        paths: The paths in the order of the configuration.
+        chosen: The index of the path to dial first, from `choose_path`.
+    """
+    working = working_paths(paths)
+    return sorted(range(len(paths)), key=lambda at: (at != chosen, at not in working, at))
+
+
+class PathSelector:
+    """Selects the path over which new clients reach one target, and counts how often the selection changes.
+
+    Args:
+        names: The names of the tunnels that lead to the target, in the order of the configuration. None stands for
+            the direct connection.
+        prefer: Which of several working paths to choose: the first one (`order`), or the fastest one (`latency`).
+    """
+
+    def __init__(self, names: Sequence[str | None], prefer: PathPreference) -> None:
+        self.names = tuple(names)
+        self.prefer = prefer
+        self.current: int | None = None
+        self.switches: Counter[str | None] = Counter()
+        """How often new clients have moved to each tunnel."""
+        self.works_since: list[float | None] = [None] * len(self.names)
+        """Monotonic time, in seconds, at which each path started to work. Negative infinity: the path has never
+        failed. None: the path does not work, or is not in `confirmed_paths` yet."""
+        self.has_failed = [False] * len(self.names)
+        """Whether each path has failed at least once."""
+        self._slower_since: tuple[int, ...] | None = None
+        """Number of checks over each path at the time when another path became faster than the current path. None: no
+        other path is faster."""
+
+    def update(self, paths: Sequence[PathCandidate], now: float) -> int:
+        """Choose the path for new clients from the latest check results, and return its index.
+
+        Args:
+            paths: The paths in the order of `names`.
+            now: The current monotonic time, in seconds.
+        """
+        working, confirmed = working_paths(paths), confirmed_paths(paths)
+        started = []
+        for at, since in enumerate(self.works_since):
+            if at not in working:
+                self.has_failed[at] |= since is not None
+                self.works_since[at] = None
+            elif since is None and at in confirmed:
+                if not self.has_failed[at]:
+                    started.append(at)
+                self.works_since[at] = now if self.has_failed[at] else -inf
+        worked_for = [-inf if since is None else now - since for since in self.works_since]
+        chosen = choose_path(paths, worked_for, self.current, self.prefer)
+        if self.prefer == "latency" and self.current in working and chosen not in started:
+            chosen = self._confirm_fastest(self.current, chosen, paths)
+        if chosen != self.current:
+            if self.current is not None and chosen not in started:
+                self.switches[self.names[chosen]] += 1
+            if working:
+                self.current, self._slower_since = chosen, None
+        return chosen
+
+    def _confirm_fastest(self, current: int, fastest: int, candidates: Sequence[PathCandidate]) -> int:
+        """Return `fastest` if that path has been the fastest in the last `_CONFIRMATIONS` checks.
+
+        Otherwise, return `current`.
+
+        Args:
+            current: The index of the current path.
+            fastest: The index of the fastest path. It can be `current`.
+            candidates: The paths in the order of `names`.
+        """
+        if fastest == current:
+            self._slower_since = None
+            return current
+        if self._slower_since is None:
+            self._slower_since = tuple(each.checks for each in candidates)
+        confirmations = min(candidates[at].checks - self._slower_since[at] for at in (current, fastest))
+        return fastest if confirmations >= _CONFIRMATIONS else current
+
+    def inherit(self, other: "PathSelector") -> None:
+        """Copy the counters and the selected path of `other`, the selector of the same target before a reload."""
+        self.switches = other.switches
+        for at, name in enumerate(self.names):
+            if name in other.names:
+                before = other.names.index(name)
+                self.works_since[at] = other.works_since[before]
+                self.has_failed[at] = other.has_failed[before]
+                if other.current == before:
+                    self.current = at

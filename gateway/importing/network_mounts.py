@@ -1,0 +1,194 @@
+"""Imports Docker volumes, mount(8) commands and fstab(5) lines that mount a network file system."""
+
+import re
+from collections.abc import Mapping
+
+from gateway.backends import BackendKind, kind_of_file_system
+from gateway.errors import UsageError
+from gateway.importing.import_result import ImportResult, is_host, split_target
+from gateway.importing.imported_objects import ImportedClient
+from gateway.nfs.replaced_mount_options import REPLACED
+from gateway.secret_redaction import redacted
+
+
+def import_volume(name: str, options: Mapping[str, str], where: str, result: ImportResult, key: str = "") -> None:
+    """Add an `ImportedClient` for a Docker volume that mounts a network file system, or a note on any other volume.
+
+    Args:
+        name: The volume's name.
+        options: The options of the volume's driver.
+        where: The name of the volume in notes.
+        result: The imported configuration, to which the function adds the client.
+        key: The key of the volume in its Compose file; empty if no Compose file defines the volume.
+
+    Raises:
+        UsageError: The options are not valid.
+    """
+    kind = kind_of_file_system(str(options.get("type", "")))
+    if kind is None or kind.mount is None or kind.mount.import_volume is None:
+        if options:
+            shown = redacted([f"{key}={value}" for key, value in options.items()])
+            result.add_note(f"{where}: not changed, because the gateway does not forward this file system ({shown})")
+        return
+    _add_client(name, kind, options, where, result, volume=_valid_name(name, where, result, in_compose=bool(key)))
+    result.clients[-1].volume_key = key
+
+
+def _valid_name(name: str, where: str, result: ImportResult, *, in_compose: bool) -> str:
+    """Return a valid name for a Docker volume. If it differs from `name`, add a note.
+
+    The function replaces an invalid name that contains a variable, or that is a key in a Compose file. (Compose puts
+    the project's name before such a key.) Any other invalid name is an error, because Docker has no such volume.
+
+    Raises:
+        UsageError: The name is not valid, and cannot be replaced.
+    """
+    if re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+", name):
+        return name
+    if not in_compose and "${" not in name:
+        raise UsageError(
+            f"{where}: {name!r} is not a volume name: use at least two letters, digits, or characters of _.-"
+        )
+    new = re.sub(r"[^a-zA-Z0-9_.-]", "-", re.sub(r"\$\{(\w+)\}", r"\1", name)).strip("_.-")
+    new = new if len(new) > 1 else f"{new}-volume".lstrip("-")
+    result.add_note(f"{where}: {name} is not a valid name for a Docker volume, so the configuration uses {new}")
+    return new
+
+
+def _add_client(
+    name: str,
+    kind: BackendKind,
+    options: Mapping[str, str],
+    where: str,
+    result: ImportResult,
+    volume: str = "",
+    folder: str = "",
+) -> None:
+    assert kind.mount is not None  # noqa: S101 - for the type checker
+    assert kind.mount.import_volume is not None  # noqa: S101 - for the type checker
+    try:
+        keys, notes = kind.mount.import_volume(options)
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from None
+    host, port = _split_server(keys.pop("targets")[0], kind)
+    inner = keys.pop("volume", None)
+    if volume and inner is not None:
+        keys["volume"] = {"name": volume, **inner}
+    for key in options:
+        if key not in ("type", "o", "device"):
+            notes.append(f"{key}={options[key]}: not imported")
+    client = ImportedClient(where, name, kind.name, host, port, keys, volume=volume, folder=folder)
+    if folder:
+        client.mount_options = options.get("o", "")  # the new fstab line keeps most of these options
+        if kind.name == "nfs" and (replaced := _replaced_options(client.mount_options)):
+            client.notes = (f"the new line omits {','.join(replaced)}, because the gateway forwards NFSv4 over TCP",)
+    else:
+        client.notes = tuple(notes)
+    result.clients.append(client)
+
+
+def _replaced_options(options: str) -> list[str]:
+    """Return the NFS mount options that are not valid, or not needed, for a mount through the gateway."""
+    names = {*REPLACED, "intr", "nointr"}
+    same = re.compile(r"hard|tcp|proto=tcp|(nfs)?vers=4\.\d")
+    return [each for each in options.split(",") if each.partition("=")[0] in names and not same.fullmatch(each)]
+
+
+def _split_server(server: str, kind: BackendKind) -> tuple[str, int]:
+    host = server.removeprefix("[").removesuffix("]")
+    return (host, kind.default_port) if kind.default_port and is_host(host) else split_target(server)
+
+
+def is_fstab(text: str) -> bool:
+    """Return whether the content of a file is in the format of fstab(5)."""
+    lines = [line.split() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
+    return bool(lines) and all(4 <= len(line) <= 6 and re.match(r"/|none|swap", line[1]) for line in lines)
+
+
+def import_fstab(text: str, source: str, result: ImportResult) -> None:
+    """Add an `ImportedClient` for each network file system in an fstab(5) file.
+
+    Args:
+        text: The content of the file.
+        source: The prefix that names the file in notes.
+        result: The imported configuration, to which the function adds the clients and notes.
+
+    Raises:
+        UsageError: A line is not valid.
+    """
+    for number, line in enumerate(text.splitlines(), 1):
+        fields = line.split()
+        if not fields or fields[0].startswith("#"):
+            continue
+        where = f"{source}line {number}"
+        if len(fields) < 4:
+            raise UsageError(f"{where}: a line needs device, directory, type and options")
+        import_mount(fields[0], fields[1], fields[2], fields[3], where, result)
+
+
+def import_mount_command(words: list[str], where: str, result: ImportResult) -> None:
+    """Add an `ImportedClient` for a mount(8) command that mounts a network file system. Otherwise, add a note.
+
+    Args:
+        words: The words after `mount`.
+        where: The name of the command in notes.
+        result: The imported configuration, to which the function adds the client and notes.
+    """
+    options: list[str] = []
+    kind, others = "", []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word in ("-t", "-o") and rest:
+            value = rest.pop(0)
+            kind, options = (value, options) if word == "-t" else (kind, [*options, value])
+        else:
+            others.append(word)
+    if len(others) == 2:
+        kind = kind or ("nfs" if re.match(r"[^/]+:/", others[0]) else "")
+        import_mount(others[0], others[1], kind, ",".join(options) or "defaults", where, result)
+    else:
+        result.add_note(f"{where}: not imported")
+
+
+def import_mount(device: str, folder: str, file_system: str, options: str, where: str, result: ImportResult) -> None:
+    """Add an `ImportedClient` for a network file system that this host mounts, or a note on any other file system.
+
+    Args:
+        device: The device, such as `server:/export`.
+        folder: The directory on which the file system is mounted.
+        file_system: The type of the file system.
+        options: The mount options.
+        where: The name of the mount in notes.
+        result: The imported configuration, to which the function adds the client and notes.
+
+    Raises:
+        UsageError: The device or the options are not valid.
+    """
+    kind = kind_of_file_system(file_system)
+    if kind is None or kind.mount is None or kind.mount.import_volume is None:
+        reason = "export the directory with NFS instead" if "sshfs" in file_system else "not a network file system"
+        result.add_note(f"{where}: {device} {folder} {file_system} {redacted([options])}: not imported: {reason}")
+        return
+    name = folder.rstrip("/").rpartition("/")[2] or "root"
+    _add_client(name, kind, {"type": file_system, "device": device, "o": options}, where, result, folder=folder)
+
+
+def fstab_line(client: ImportedClient, listen: str, keys: Mapping[str, object]) -> str:
+    """Return the fstab(5) line that mounts a client's file system through the gateway.
+
+    Args:
+        client: The client.
+        listen: The listener, as `host:port`.
+        keys: The configuration keys of the backend.
+    """
+    host, port = split_target(listen)
+    address = "127.0.0.1" if host in ("0.0.0.0", "::", "localhost") else host  # noqa: S104 - only compared, never bound
+    kept = [each for each in client.mount_options.split(",") if not re.match(r"(addr|ip|port)=|defaults$|$", each)]
+    if client.kind == "nfs":
+        version = next((each for each in kept if re.match(r"(nfs)?vers=4\.", each)), "nfsvers=4.2")
+        kept = [each for each in kept if each not in _replaced_options(client.mount_options)]
+        options = ",".join(dict.fromkeys([*kept, f"port={port}", version, "hard", "_netdev"]))
+        return f"{address}:{client.keys['export']} {client.folder} nfs4 {options} 0 0"
+    options = redacted([",".join(dict.fromkeys([*kept, f"port={port}", "_netdev"]))])
+    return f"//{address}/{client.keys.get('share', keys.get('share'))} {client.folder} cifs {options} 0 0"

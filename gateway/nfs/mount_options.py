@@ -1,8 +1,0 @@
-"""Lists the NFS mount options (nfs(5)), such as `soft`, that the gateway replaces with safe values."""
-
-REPLACED = frozenset({
-    "soft", "softerr", "hard", "nolock", "lock", "local_lock", "udp", "tcp", "proto", "vers", "nfsvers",
-    "minorversion", "v2", "v3", "v4", "v4.0", "v4.1", "v4.2", "mountport", "mountproto", "mountvers", "mountaddr",
-})  # fmt: skip
-"""Options that select the version, the transport, locks, or the reaction to failures. The gateway always mounts with
-NFSv4 over TCP and with `hard`, so it replaces them."""

@@ -1,0 +1,81 @@
+"""Caches a snapshot of the service's state. After an event, updates only the backends that changed."""
+
+import asyncio
+import time
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from gateway.ops.events import StateChange, SubjectType
+from gateway.ops.service_interface import ControlledService
+from gateway.ops.status_views import ServiceView
+
+
+class NumberedView(NamedTuple):
+    """A snapshot of the service's state, with the number that `ServiceViewCache` gave it.
+
+    Args:
+        view: The snapshot.
+        event: The ID of the latest event that the snapshot takes into account; 0 if there is none.
+        number: Increases with each snapshot.
+    """
+
+    view: ServiceView
+    event: int
+    number: int
+
+
+class ServiceViewCache:
+    """Caches a snapshot of the service's state, which all HTTP clients share.
+
+    A service can have hundreds of backends. Therefore, after an event of a backend or a target, only this backend is
+    updated in the snapshot. Values that change without an event, such as the number of clients, are as old as the
+    last complete snapshot.
+
+    Args:
+        service: The service.
+    """
+
+    def __init__(self, service: ControlledService) -> None:
+        self._service = service
+        self._lock = asyncio.Lock()
+        self._last: NumberedView | None = None
+        self._completed = 0.0
+        """Monotonic time, in seconds, at which the service began to build the last complete snapshot."""
+        self._commands = self._commands_seen = 0
+
+    async def get(self, max_age: float) -> NumberedView:
+        """Return a snapshot that contains the current phase and the effects of all events.
+
+        Args:
+            max_age: Maximum age, in seconds, of values that change without an event.
+        """
+        async with self._lock:
+            last, event, now, commands = self._last, self._service.events.last_id, time.monotonic(), self._commands
+            is_old = last is None or now - self._completed >= max_age or commands != self._commands_seen
+            if last is None or is_old or last.view.status != self._service.phase():
+                changed = None
+            elif event == last.event:
+                return last
+            else:
+                changed = _changed_backends(self._service.events.since(last.event))
+            if last is None or changed is None:
+                view = await self._service.view()
+                self._completed, self._commands_seen = now, commands
+            else:
+                view = await self._service.updated_view(last.view, changed)
+            self._last = NumberedView(view, event, last.number + 1 if last else 1)
+            return self._last
+
+    def clear(self) -> None:
+        """Discard the snapshot, because a command has changed the state. The next call of `get` builds a new one."""
+        self._commands += 1
+
+
+def _changed_backends(events: Iterable[StateChange] | None) -> set[str] | None:
+    """Return the names of the backends that events concern.
+
+    Return None if the events are not known, or if one of them does not concern a backend or a target.
+    """
+    if events is None or any(each.subject.type not in (SubjectType.BACKEND, SubjectType.TARGET) for each in events):
+        return None
+    return {each.subject.name for each in events if each.subject.name is not None}

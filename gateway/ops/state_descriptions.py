@@ -1,0 +1,67 @@
+"""Describes the state of a tunnel or backend for users: a name for the state, its cause, and what to do."""
+
+from gateway.contracts.states import HealthState, TunnelState
+from gateway.errors import Reason
+from gateway.ops.status_views import BackendView, TunnelView
+from gateway.tunnels import tunnel_remedy
+
+CAUSES: dict[str, str] = {
+    Reason.TIMEOUT: "no response in time",
+    Reason.REFUSED: "connection refused",
+    Reason.RESET: "connection lost",
+    Reason.DNS: "host name not found",
+    Reason.HOST_KEY: "host key not accepted",
+    Reason.AUTH: "login refused",
+    Reason.UNAUTHENTICATED: "login possible without a password",
+    Reason.CHANNEL_PROHIBITED: "forwarding prohibited",
+    Reason.CHANNEL_FAILED: "target not reachable from the tunnel's server",
+    Reason.TLS: "TLS failed",
+    Reason.TOO_MANY_CONNECTIONS: "too many connections",
+    Reason.HOST_BLOCKED: "this host is blocked by the server",
+    Reason.STARTING: "still starting",
+    Reason.ROLE: "no target has the required role",
+    Reason.LAG: "the replica lags",
+    Reason.QUERY: "query failed",
+    Reason.PROTOCOL: "unexpected response",
+    Reason.EXPORT: "export missing",
+    Reason.PERMISSION: "access denied",
+    Reason.READ_ONLY: "read-only",
+    Reason.NO_SPACE: "no space left",
+    Reason.TUNNEL: "a tunnel is down",
+}
+_NAMES: dict[str, str] = {TunnelState.BACKOFF: "down", TunnelState.QUARANTINED: "down (quarantined)"}
+_STATES: dict[str, str] = {
+    HealthState.PAUSED: "run `gateway resume {name}` to check the backend again",
+    TunnelState.QUARANTINED: "then run `gateway reconnect {name}`, because the gateway rarely retries",
+}
+
+
+def state_name(state: str) -> str:
+    """Return the name of a state on the status page and in the output of commands."""
+    return _NAMES.get(state, state)
+
+
+def cause(reason: str | None, state: str) -> str:
+    """Return the cause of the state of a tunnel or backend, in a few words.
+
+    Args:
+        reason: The reason; None if the state has no reason.
+        state: The state.
+    """
+    return CAUSES.get(reason or "", reason or state)
+
+
+def without_remedy(detail: str, remedy: str) -> str:
+    """Remove the remedy from the end of an error detail, because the page and the commands show both separately.
+
+    Args:
+        detail: The detail of a target or backend. For some failures, it ends with the remedy.
+        remedy: The remedy; empty if there is none.
+    """
+    return detail.removesuffix(f": {remedy}") if remedy else detail
+
+
+def remedy(part: TunnelView | BackendView) -> str:
+    """Return the recommended action for the state of a tunnel or backend; empty if there is none."""
+    found = tunnel_remedy(part.kind, part.reason) if isinstance(part, TunnelView) else part.remedy
+    return "; ".join(filter(None, (found, _STATES.get(part.state, "").format(name=part.name))))

@@ -1,0 +1,120 @@
+"""Renders the environment variables, labels and volumes that an application needs to use the backends."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from gateway.backend_support.volume import VolumeSpec
+from gateway.config import Config
+from gateway.relay.resolver import is_loopback
+
+
+def env(config: Config, host: str | None) -> list[str]:
+    """Return two variables for each backend: its host and its port, such as `ORDERS_HOST=orders`.
+
+    Backends that the kernel mounts, such as NFS, need no variables.
+
+    Args:
+        config: The configuration.
+        host: The address at which containers reach the gateway. None: use the name of each backend, which resolves to
+            the gateway's address on the Docker networks that the gateway shares with the containers.
+    """
+    lines = []
+    for name, port in _ports(config):
+        prefix = re.sub(r"\W|^(?=\d)", "_", name, flags=re.ASCII).upper()
+        lines += [f"{prefix}_HOST={host or name}", f"{prefix}_PORT={port}"]
+    return lines
+
+
+def compose(config: Config, host: str | None) -> str:
+    """Return the Compose keys that an application needs to use the backends, as YAML.
+
+    Args:
+        config: The configuration.
+        host: The address at which containers reach the gateway; None to use the names of backends. See `env`.
+    """
+    specs = _volumes(config)
+    app: dict[str, Any] = {"environment": dict(line.split("=", 1) for line in env(config, host))}
+    if labels := _labels(config):
+        app["labels"] = labels
+    if specs:
+        app["volumes"] = [
+            {
+                "type": "volume",
+                "source": spec.name,
+                "target": f"/mnt/{spec.name}",
+                "read_only": spec.read_only,
+                # Without nocopy, Docker copies files of the image to the share as root, which most servers refuse.
+                "volume": {"nocopy": True},
+            }
+            for spec in specs
+        ]
+    document: dict[str, Any] = {"services": {"app": app}}
+    if specs:
+        document["volumes"] = {
+            spec.name: {
+                "name": spec.name,
+                "driver": spec.driver,
+                # Double each dollar sign, because Compose expands `$NAME` to the value of a variable.
+                "driver_opts": {key: value.replace("$", "$$") for key, value in spec.driver_options.items()},
+            }
+            for spec in specs
+        }
+    return yaml.safe_dump(document, sort_keys=False)
+
+
+def docker_run(config: Config, host: str | None) -> str:
+    """Return a `docker volume create` command for each volume, and a `docker run` command for an application.
+
+    Args:
+        config: The configuration.
+        host: The address at which containers reach the gateway; None to use the names of backends. See `env`.
+    """
+    commands = []
+    specs = _volumes(config)
+    for spec in specs:
+        options = " ".join(f"--opt {shlex.quote(f'{key}={value}')}" for key, value in spec.driver_options.items())
+        commands.append(f"docker volume create --driver {spec.driver} {options} {shlex.quote(spec.name)}")
+    parts = ["docker run"]
+    parts += [f"-e {shlex.quote(line)}" for line in env(config, host)]
+    parts += [f"--label {key}={value}" for key, value in _labels(config).items()]
+    for spec in specs:
+        mode = ",readonly" if spec.read_only else ""
+        mount = f"type=volume,src={spec.name},dst=/mnt/{spec.name},volume-nocopy{mode}"
+        parts.append(f"--mount {shlex.quote(mount)}")
+    return "\n".join([*commands, " \\\n  ".join([*parts, "IMAGE"])])
+
+
+def reachability_warnings(config: Config) -> Iterator[str]:
+    """Yield a warning for each listener on a loopback address, because most containers cannot reach it."""
+    for name, spec in config.backends.items():
+        for address in spec.listen:
+            if not address.is_unix and is_loopback(address.host) and not spec.kind.kernel_mounts:
+                yield (
+                    f"backends.{name}.listen: only containers with the host's network reach {address}:"
+                    " use 0.0.0.0, or --host"
+                )
+
+
+def _ports(config: Config) -> Iterator[tuple[str, int]]:
+    """Yield the name and the first listener port of each backend, except backends that kernels mount."""
+    for name, spec in config.backends.items():
+        port = next((address.port for address in spec.listen if not address.is_unix), None)
+        if port is not None and not spec.kind.kernel_mounts:
+            yield name, port
+
+
+def _labels(config: Config) -> dict[str, str]:
+    """Return the labels by which a container requests access to the backends; empty without a section `docker`."""
+    if config.docker is None:
+        return {}
+    prefix = config.docker.label_prefix
+    return {f"{prefix}.enable": "true", f"{prefix}.backends": ",".join(name for name, _ in _ports(config))}
+
+
+def _volumes(config: Config) -> list[VolumeSpec]:
+    volumes = (spec.kind.volume(spec.options, spec.listen, spec.hold) for spec in config.backends.values())
+    return [volume for volume in volumes if volume is not None]

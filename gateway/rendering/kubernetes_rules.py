@@ -1,0 +1,131 @@
+"""Checks whether a configuration can run in the Kubernetes pods that `kubernetes_workload.py` renders."""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gateway.config import Config
+from gateway.contracts.security import Secret
+from gateway.errors import UsageError
+from gateway.relay.resolver import is_loopback
+
+SECRETS = "/run/secrets"
+"""The directory where the pod mounts the Secret."""
+WRITABLE = {"run": "/run/gateway", "state": "/var/lib/gateway", "tmp": "/tmp"}  # noqa: S108 - in the container
+"""The writable directories of the container, by volume name."""
+FIRST_UNPRIVILEGED_PORT = 1024
+_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+"""The file of certificate authorities in the image."""
+_LONGEST_WORKLOAD_NAME = 52
+"""The maximum length of a workload's name. Kubernetes appends up to 11 characters, and a label has at most 63."""
+_LONGEST_SERVICE_NAME = 63
+
+
+def validate(config: Config, name: str, *, services: bool) -> None:
+    """Check that the rendered manifests can run a configuration.
+
+    Args:
+        config: The configuration.
+        name: The name of the Kubernetes objects.
+        services: Whether the manifests contain a Service for each backend that the kernel does not mount.
+
+    Raises:
+        UsageError: The manifests cannot run the configuration. Or the configuration contains a secret, which everyone
+            with access to the ConfigMap could read.
+    """
+    if not _is_dns_label(name, _LONGEST_WORKLOAD_NAME):
+        raise UsageError(
+            f"--name {name}: use at most {_LONGEST_WORKLOAD_NAME} lowercase letters, digits and '-', a letter first"
+        )
+    if config.docker is not None:
+        raise UsageError("docker: a pod has no access to a container engine: remove the section docker")
+    if any(spec.kind.needs_capabilities for spec in config.tunnels.values()):
+        raise UsageError("a VPN needs capabilities that these manifests do not grant: use the chart with vpn.enabled")
+    log = config.audit.log
+    if isinstance(log, Path) and (".." in log.parts or not log.is_relative_to(WRITABLE["state"])):
+        raise UsageError(f"audit.log: the pod cannot write {log}: use stdout, or a file in {WRITABLE['state']}")
+    _validate_backends(config, services=services)
+    for place, path in _files(config):
+        if path is None:
+            raise UsageError(
+                f"{place}: a ConfigMap must not contain a secret: write the secret to a file, and set the key …_file"
+            )
+        if str(path.parent) != SECRETS and path != _CERTIFICATES:
+            raise UsageError(f"{place}: the pod has no {path}: use a file in {SECRETS}, not in a subfolder")
+
+
+def _validate_backends(config: Config, *, services: bool) -> None:
+    kinds = {spec.kind.name: spec.kind for spec in config.backends.values()}
+    mounted = [each for each, kind in kinds.items() if kind.kernel_mounts]
+    others = [each for each, kind in kinds.items() if not kind.kernel_mounts]
+    if mounted and others:
+        raise UsageError(
+            f"kind {', '.join(mounted)} needs a gateway on each node, kind {', '.join(others)} needs a Service:"
+            " use a configuration file for each"
+        )
+    low = privileged_ports(config)
+    if low and mounted:
+        raise UsageError(
+            f"port {low[0]}: a pod in the node's network can listen only on ports from {FIRST_UNPRIVILEGED_PORT}"
+        )
+    for backend, spec in config.backends.items():
+        if spec.kind.volume_options(spec.options) is not None and not spec.listen:
+            raise UsageError(
+                f"backends.{backend}.listen: an allocated port would change with each new pod: set an address, such"
+                " as 127.0.0.1:20490"
+            )
+        if mounted or not services:
+            continue
+        for address in spec.listen:
+            if not address.is_unix and is_loopback(address.host):
+                raise UsageError(f"backends.{backend}.listen: other pods cannot reach {address}: use 0.0.0.0")
+        if not _is_dns_label(backend, _LONGEST_SERVICE_NAME):
+            raise UsageError(
+                f"backends.{backend}: the name of a Service consists of lowercase letters, digits and '-': rename it"
+            )
+
+
+def needs_secret(config: Config) -> bool:
+    """Return whether the configuration refers to files that the Secret must contain."""
+    return any(path != _CERTIFICATES for _, path in _files(config))
+
+
+def privileged_ports(config: Config) -> list[int]:
+    """Return the listener ports that need the sysctl `net.ipv4.ip_unprivileged_port_start` (ip(7))."""
+    addresses = [each for spec in config.backends.values() for each in spec.listen if not each.is_unix]
+    return sorted({each.port for each in addresses if each.port < FIRST_UNPRIVILEGED_PORT})
+
+
+def _is_dns_label(name: str, longest: int) -> bool:
+    """Return whether a name is a DNS label (RFC 1035) of at most `longest` characters, as Kubernetes requires."""
+    return len(name) <= longest and re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", name) is not None
+
+
+def _files(config: Config) -> Iterator[tuple[str, Path | None]]:
+    """Yield the section and the path of each file in the configuration. For a literal secret, the path is None."""
+    ops = config.ops
+    sections: dict[str, list[Any]] = {
+        **{f"tunnels.{name}": [spec.options] for name, spec in config.tunnels.items()},
+        **{f"backends.{name}": [spec.options, spec.check_options] for name, spec in config.backends.items()},
+        "ops": [ops.token_file, ops.metrics_token_file, ops.tls],
+        "fleet": [config.fleet],
+        "traces": [config.traces],
+    }
+    for section, values in sections.items():
+        for path in _paths(values):
+            yield section, path
+
+
+def _paths(value: Any) -> Iterator[Path | None]:
+    if isinstance(value, Secret):
+        yield value.path
+    elif isinstance(value, Path):
+        yield value
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from _paths(getattr(value, field.name))
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _paths(each)

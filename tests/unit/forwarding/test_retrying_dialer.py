@@ -1,0 +1,141 @@
+"""Tests of the dialer with several paths to the targets, which scripted links represent."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from math import inf
+from typing import Any
+
+import pytest
+
+from gateway.contracts.link import Link
+from gateway.contracts.values import Endpoint
+from gateway.errors import DialError, LinkLostError, Reason
+from gateway.forwarding import retrying_dialer as dialer_module
+from gateway.forwarding.pending_client import PendingClient
+from gateway.forwarding.retrying_dialer import DialResult, RetryingDialer
+from gateway.forwarding.route import Route
+from gateway.forwarding.routed_target import RoutedTarget, TargetIdentity
+from gateway.measurement import Histogram
+from gateway.relay.direct_link import DirectLink
+
+pytestmark = pytest.mark.timeout(20)
+
+ONE, TWO = Endpoint("one", 1), Endpoint("two", 1)
+
+
+class Scripted(DirectLink):
+    """A link whose dials hang, fail, or succeed."""
+
+    def __init__(self, outcome: str = "joined") -> None:
+        super().__init__()
+        self.outcome = outcome
+
+    async def join(self, client: Any, to: Endpoint, latency: Any, within: float = inf, tap: Any = None) -> Any:
+        del client, to, latency, tap
+        if self.outcome == "hangs":
+            await asyncio.sleep(within)
+            raise DialError(Reason.TIMEOUT, "no answer")
+        if self.outcome == "lost":
+            raise LinkLostError
+        if self.outcome == "refused":
+            raise DialError(Reason.REFUSED, "no")
+        if self.outcome == "prohibited":
+            raise DialError(Reason.CHANNEL_PROHIBITED, "no")
+        return self
+
+
+class Uplink:
+    """A substitute for an uplink."""
+
+    def __init__(self, link: Link | None) -> None:
+        self.tunnel_name: str | None = "tunnel"
+        self.channel_open = Histogram()
+        self.link: Link | None = None
+        self._opened = asyncio.Event()
+        self.open(link)
+
+    def open(self, link: Link | None) -> None:
+        self.link = link
+        if link is not None:
+            self._opened.set()
+
+    async def wait_link(self) -> Link:
+        await self._opened.wait()
+        assert self.link is not None
+        return self.link
+
+
+class Paths:
+    """Two paths to each target of a backend."""
+
+    def __init__(self, one: Link | None, two: Link | None, *targets: Endpoint, hold: float = 5.0) -> None:
+        self.uplinks = (Uplink(one), Uplink(two))
+        self.routes = [each for target in targets or (ONE,) for each in TargetIdentity(target, self.uplinks).routes()]
+        self.failed: list[RoutedTarget] = []
+        self.left: list[RoutedTarget] = []
+        self.dialer = RetryingDialer(
+            Route(self.uplinks, lambda: self.routes, self.failed.append, hold, on_detour=self.left.append)
+        )
+
+    async def join(self) -> DialResult:
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        with far, contextlib.closing(near):
+            return await self.dialer.join(PendingClient(near), Histogram())
+
+
+@contextlib.asynccontextmanager
+async def waiting(paths: Paths) -> AsyncIterator["asyncio.Task[DialResult]"]:
+    task = asyncio.ensure_future(paths.join())
+    await asyncio.sleep(0.05)
+    yield task
+    task.cancel()
+    await asyncio.wait({task})
+
+
+@pytest.mark.parametrize("outcome", ["lost", "hangs", "refused", "prohibited"])
+async def test_the_other_path_to_the_same_target_comes_before_the_next_target(
+    outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialer_module, "_NEXT_AFTER", 0.05)
+    paths = Paths(Scripted(outcome), Scripted(), ONE, TWO)
+    joined = await paths.join()
+    assert (joined.routed.target, joined.routed.uplink) == (ONE, paths.uplinks[1])
+    assert paths.left == [paths.routes[0]]
+    assert paths.failed == ([] if outcome == "lost" else [paths.routes[0]])
+
+
+async def test_a_closed_path_costs_nothing() -> None:
+    paths = Paths(None, Scripted())
+    assert (await paths.join()).routed.uplink is paths.uplinks[1]
+    assert (paths.failed, paths.left) == ([], [])
+
+
+async def test_a_client_waits_while_all_paths_are_closed_and_uses_the_first_that_opens() -> None:
+    paths = Paths(None, None)
+    async with waiting(paths) as client:
+        assert not client.done()
+        paths.uplinks[1].open(Scripted())
+        assert (await client).routed.uplink is paths.uplinks[1]
+
+
+async def test_a_waiting_client_notices_that_another_target_is_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialer_module, "_RECHECK_INTERVAL", 0.05)
+    paths = Paths(None, Scripted())
+    routes, paths.routes = paths.routes, paths.routes[:1]
+    async with waiting(paths) as client:
+        assert not client.done()
+        paths.routes = routes
+        assert (await client).routed.uplink is paths.uplinks[1]
+
+
+async def test_the_error_is_permanent_only_if_every_path_is_prohibited() -> None:
+    both = Paths(Scripted("prohibited"), Scripted("prohibited"))
+    with pytest.raises(DialError, match="no"):
+        await asyncio.wait_for(both.join(), 2)  # well before the hold time has passed
+    mixed = Paths(Scripted("prohibited"), Scripted("refused"), hold=0.3)
+    with pytest.raises(DialError, match="no"):
+        await mixed.join()
+    assert len(mixed.failed) > 2

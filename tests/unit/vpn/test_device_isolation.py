@@ -1,0 +1,68 @@
+"""Tests what happens to the jobs of a device isolation when it is closed."""
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from gateway.vpn import device_isolation
+from gateway.vpn.device_isolation import NamespaceIsolation
+from gateway.vpn.network_namespace import NetworkNamespace
+
+
+class Here(NetworkNamespace):
+    """Threads that stay in the network namespace of the process, so they do not need privileges."""
+
+    def __init__(self) -> None:
+        self.fd = -1
+        self._socket_thread = ThreadPoolExecutor(1)
+        self._workers = ThreadPoolExecutor(1)
+
+
+@pytest.fixture
+def isolation(monkeypatch: pytest.MonkeyPatch) -> NamespaceIsolation:
+    monkeypatch.setattr(device_isolation, "NetworkNamespace", Here)
+    return NamespaceIsolation()
+
+
+class Busy:
+    """A device isolation whose only thread is busy, and a job that waits for the thread."""
+
+    def __init__(self, isolation: NamespaceIsolation) -> None:
+        self._begun, self._going = threading.Event(), threading.Event()
+        self._first = asyncio.ensure_future(isolation.run_blocking(self._hold))
+        self.queued = asyncio.ensure_future(isolation.run_blocking(lambda: None))
+
+    def _hold(self) -> bool:
+        self._begun.set()
+        return self._going.wait(30)
+
+    async def begun(self) -> None:
+        """Wait until the thread runs the first job. A call of `close` before this time would cancel the job."""
+        assert await asyncio.to_thread(self._begun.wait, 30)
+
+    async def finish(self) -> bool:
+        self._going.set()
+        return await self._first
+
+
+async def test_a_job_that_never_ran_is_an_error_and_cancels_no_caller(isolation: NamespaceIsolation) -> None:
+    busy = Busy(isolation)
+    await busy.begun()
+    isolation.close()
+    with pytest.raises(OSError, match="Network is down"):
+        await busy.queued
+    assert await busy.finish()
+    with pytest.raises(OSError, match="Network is down"):
+        await isolation.run_blocking(lambda: None)
+
+
+async def test_a_cancelled_caller_stays_cancelled(isolation: NamespaceIsolation) -> None:
+    busy = Busy(isolation)
+    await busy.begun()
+    busy.queued.cancel()
+    isolation.close()
+    with pytest.raises(asyncio.CancelledError):
+        await busy.queued
+    assert await busy.finish()
