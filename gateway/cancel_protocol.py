@@ -8,9 +8,10 @@ from gateway.measurement import Tap
 
 
 class Classification(Enum):
-    """The result of `CancelProtocol.classify` for a connection without a cancel or encryption request."""
+    """What `CancelProtocol.classify` returns if a client requests neither a cancellation nor encryption."""
 
     SESSION = "session"
+    """The client starts a session."""
     INCOMPLETE = "incomplete"
     """The client has sent too few bytes to classify the connection."""
 

@@ -67,7 +67,7 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
         for name in common
         if old.backends[name] != new.backends[name]
         or reopened.intersection(new.backends[name].tunnels)
-        or (old.docker is None) != (new.docker is None)  # with a section docker, the gateway identifies containers
+        or (old.docker is None) != (new.docker is None)  # with a `docker` section, the gateway identifies containers
     }
     return ConfigDiff(
         tunnels_closed=frozenset(name for name in old.tunnels if name in reopened or name not in new.tunnels),

@@ -15,10 +15,10 @@ def desired(config: Config, busy: frozenset[str] = frozenset()) -> DesiredState:
         busy: IDs of the containers with open connections through this gateway.
 
     Raises:
-        ValueError: The configuration has no section `docker`.
+        ValueError: The configuration has no `docker` section.
     """
     if config.docker is None:
-        raise ValueError("the configuration has no section docker")
+        raise ValueError("the configuration has no `docker` section")
     reached = tuple(
         name
         for name, spec in config.backends.items()

@@ -50,7 +50,7 @@ class DockerSync:
         unchanged = self._config is not None and self._config.docker == config.docker
         self._config, self._runtime = config, runtime
         if unchanged:
-            self._reconcile_soon()  # the section docker is the same, but the backends may have changed
+            self._reconcile_soon()  # the `docker` section is the same, but the backends may have changed
             return
         revivals = self.reconciler.revivals if self.reconciler is not None else None
         for name in self._components:

@@ -39,8 +39,8 @@ _CLOSE_TIMEOUT = 5.0
 
 
 @dataclass(frozen=True)
-class CheckedTarget:
-    """The result of a check of one target through `tunnel`. If `tunnel` is None, the check used no tunnel."""
+class TargetCheckResult:
+    """The result of one check of one target through `tunnel`. If `tunnel` is None, the check used no tunnel."""
 
     backend: str
     target: Endpoint
@@ -48,7 +48,7 @@ class CheckedTarget:
     result: CheckResult
 
 
-def check(config: Config, names: tuple[str, ...]) -> list[CheckedTarget]:
+def check(config: Config, names: tuple[str, ...]) -> list[TargetCheckResult]:
     """Check each target of some backends once. If several tunnels lead to a target, check it through each of them.
 
     Args:
@@ -66,7 +66,7 @@ def check(config: Config, names: tuple[str, ...]) -> list[CheckedTarget]:
         return runner.run(_check_backends([config.backends[name] for name in names or config.backends], config))
 
 
-async def _check_backends(specs: list[BackendSpec], config: Config) -> list[CheckedTarget]:
+async def _check_backends(specs: list[BackendSpec], config: Config) -> list[TargetCheckResult]:
     async with supervise() as supervisor:
         uplinks = _direct_uplink(supervisor)
         for tunnel in {tunnel for spec in specs for tunnel in spec.tunnels}:
@@ -85,7 +85,7 @@ def plan(config: Config) -> Plan:
 
     Raises:
         EngineError: The engine cannot be reached, or its responses cannot be used.
-        UsageError: The configuration has no section `docker`.
+        UsageError: The configuration has no `docker` section.
     """
     return _with_engine(config, Reconciler.dry_run)
 
@@ -99,7 +99,7 @@ def apply(config: Config) -> tuple[Plan, list[str]]:
     Raises:
         EngineError: The engine cannot be reached, or its responses cannot be used.
         GatewayError: The audit log cannot be opened; nothing was changed.
-        UsageError: The configuration has no section `docker`.
+        UsageError: The configuration has no `docker` section.
     """
     with asyncio.Runner(loop_factory=RelayLoop) as runner:
         return runner.run(_apply_and_record(config))
@@ -116,21 +116,23 @@ def audit(config: Config, mount_table: Path | None = None) -> tuple[AuditReport,
     For example, a container that can spoof addresses can use the backends of another container.
 
     Args:
-        config: The configuration, with a section `docker`.
+        config: The configuration, with a `docker` section.
         mount_table: A copy of the mount table of the engine's host; None to use the mount table of this host, if the
             engine runs on it.
 
     Raises:
         EngineError: The engine cannot be reached, or its responses cannot be used.
-        UsageError: `mount_table` cannot be read, or the configuration has no section `docker`.
+        UsageError: `mount_table` cannot be read, or the configuration has no `docker` section.
     """
     options = config.docker
     if options is None:
-        raise UsageError("the configuration has no section docker")
+        raise UsageError("the configuration has no `docker` section")
     try:
         mounts = mount_table.read_text() if mount_table is not None else None
     except OSError as error:
-        raise UsageError(f"--mount-table {mount_table}: {error_text(error)}: correct the path") from error
+        raise UsageError(
+            f"--mount-table {mount_table}: {error_text(error)}: check the path and its permissions"
+        ) from error
     scope = AuditScope(
         forwards={
             address.port: name
@@ -164,7 +166,7 @@ async def _with_reconciler(
 ) -> _T:
     options = config.docker
     if options is None:
-        raise UsageError("the configuration has no section docker")
+        raise UsageError("the configuration has no `docker` section")
     async with supervise() as supervisor:
         uplinks = _direct_uplink(supervisor)
         tunnel = options.tunnel
@@ -210,7 +212,7 @@ def _open_tunnel(name: str, config: Config, uplinks: dict[str | None, Uplink], s
     supervisor.start(name, uplinks[name])
 
 
-async def _check_target(spec: BackendSpec, target: Endpoint, tunnel: str | None, uplink: Uplink) -> CheckedTarget:
+async def _check_target(spec: BackendSpec, target: Endpoint, tunnel: str | None, uplink: Uplink) -> TargetCheckResult:
     # Wait until the first attempt to open the tunnel succeeds or fails. The tunnel itself limits the duration of an
     # attempt.
     await uplink.settled.wait()
@@ -219,13 +221,13 @@ async def _check_target(spec: BackendSpec, target: Endpoint, tunnel: str | None,
         backend = spec.kind.create(spec.options, spec.check_options)
         try:
             result = await probe_once(backend, uplink.link, target, spec.check.timeout)
-            return CheckedTarget(spec.name, target, tunnel, result)
+            return TargetCheckResult(spec.name, target, tunnel, result)
         except LinkLostError as error:
             lost = error.detail
     await _wait_until_not_up(uplink)
     detail = f"tunnel {uplink.name} is down: {lost}" if uplink.state is TunnelState.UP else uplink.describe()
     blocked = CheckResult(at=0, duration=0, state=HealthState.BLOCKED, reason=Reason.TUNNEL, detail=detail)
-    return CheckedTarget(spec.name, target, tunnel, blocked)
+    return TargetCheckResult(spec.name, target, tunnel, blocked)
 
 
 async def _wait_until_not_up(uplink: Uplink) -> None:

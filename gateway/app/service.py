@@ -186,7 +186,7 @@ class GatewayService:
             async with asyncio.timeout(_DOCKER_TIMEOUT):
                 await docker.settled()
         except TimeoutError:
-            log.warning("Docker is slow: containers might not resolve the names of backends yet")
+            log.warning("Docker is slow: containers might not be able to resolve the names of backends yet")
         self._control.startup_done = True
         log.info("started: the first round of checks is finished")
 

@@ -115,7 +115,10 @@ class _DirectoryReader:
             self._has_other_files = True
 
     def first_key(self) -> FoundPrivateKey | None:
-        """Return the key that is nearest to the top; None if there is none."""
+        """Return the key that is closest to the root of the directory tree; None if there is none.
+
+        This is the key with the fewest parent directories.
+        """
         path = min(self._keys, key=lambda each: (each.count("/"), each), default=None)
         return None if path is None else FoundPrivateKey(self._keys[path], path, not self._has_other_files)
 

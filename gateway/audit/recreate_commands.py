@@ -162,7 +162,7 @@ def _manual_steps(container: AuditedContainer, change: MountChanges, left_out: s
 
 
 def _by_hand(client: str, container: AuditedContainer, change: MountChanges, reasons: Iterable[str]) -> str:
-    """Return comments with the reasons why no command is safe, and with the steps that the user must perform."""
+    """Return shell comments that state why no command is safe, and which steps the user must perform."""
     lines = [f"# {one_line(each)}" for each in reasons]
     name = one_line(container.name)
     lines = [

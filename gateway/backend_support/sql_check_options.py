@@ -82,10 +82,10 @@ def without_database(scheme: str, path: str) -> dict[str, str]:
 
 
 def parse_lag(value: Any) -> float:
-    """Convert the replication lag that a server reports to seconds.
+    """Parse the replication lag, in seconds, that a server reported.
 
     Args:
-        value: The lag in seconds, as a number or a string.
+        value: The lag, as a number or a string.
 
     Raises:
         ValueError: The value is not a finite number.

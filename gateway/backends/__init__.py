@@ -36,8 +36,8 @@ class ConfiguredBackend(Protocol):
 
 
 @dataclass(frozen=True)
-class ImportRules:
-    """Keys and notes that `gateway import` adds to the configuration of each backend of one kind.
+class ImportedBackendDefaults:
+    """What `gateway import` adds to the configuration of each imported backend of one kind: keys and a note.
 
     Args:
         other_ports: Usual ports of the service in addition to `default_port`.
@@ -133,7 +133,7 @@ class BackendKind:
     tap: TapFactory | None = None
     cancels: CancelProtocol | None = None
     response_timeout: float | None = None
-    imports: ImportRules = field(default_factory=ImportRules)
+    imports: ImportedBackendDefaults = field(default_factory=ImportedBackendDefaults)
     advice: Callable[[Sequence[ConfiguredBackend]], Iterator[str]] = lambda _: iter(())
     insecure_settings: Callable[[Any, Any, bool], Iterator[InsecureSetting]] = lambda *_: iter(())
     credentials: Callable[[Any, Any], list[MonitoredCertificate]] = lambda _options, _check: []

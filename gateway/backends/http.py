@@ -3,10 +3,10 @@
 from dataclasses import dataclass, replace
 
 from gateway.backend_support import http_request
-from gateway.backend_support.check_passwords import PasswordSource
 from gateway.backend_support.check_stream import CheckDialer
 from gateway.backend_support.http_probe_options import HttpProbeOptions, check_status, role_result
 from gateway.backend_support.login_options import LoginCheckOptions, credentials, insecure_settings, verify
+from gateway.backend_support.password_source import PasswordSource
 from gateway.backend_support.replication_facts import READ_ONLY
 from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult

@@ -21,12 +21,12 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from gateway.backend_support import check_tls
 from gateway.backend_support.check_login_limiter import CheckLoginLimiter
-from gateway.backend_support.check_passwords import PasswordSource
 from gateway.backend_support.http_role import with_http_role
 from gateway.backend_support.login_options import insecure_settings
 from gateway.backend_support.mysql_errors import mysql_error, protocol_error
 from gateway.backend_support.mysql_login import RestrictedMysqlConnection
 from gateway.backend_support.mysql_status import query_status
+from gateway.backend_support.password_source import PasswordSource
 from gateway.backend_support.sql_check_options import (
     DATABASE_FACTS,
     IMPORT_NOTE,
@@ -36,7 +36,7 @@ from gateway.backend_support.sql_check_options import (
     verify,
     without_database,
 )
-from gateway.backends import BackendKind, EmptyOptions, ImportRules
+from gateway.backends import BackendKind, EmptyOptions, ImportedBackendDefaults
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.login_limiter import LoginLimiter
@@ -232,7 +232,7 @@ KIND = BackendKind(
     endpoints=endpoints,
     has_roles=lambda _: True,
     facts=DATABASE_FACTS,
-    imports=ImportRules(other_ports=(33060,), note=IMPORT_NOTE),
+    imports=ImportedBackendDefaults(other_ports=(33060,), note=IMPORT_NOTE),
     insecure_settings=insecure_settings,
     abort_limit=_ABORT_LIMIT,
     verify=_verify,

@@ -15,7 +15,7 @@ from gateway.backend_support.volume import (
     kubernetes_options,
     mount_address,
 )
-from gateway.backends import BackendKind, ConfiguredBackend, ImportRules
+from gateway.backends import BackendKind, ConfiguredBackend, ImportedBackendDefaults
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
@@ -304,7 +304,7 @@ KIND = BackendKind(
     facts=(EXPORT_READ_ONLY, IDENTITY, SPACE, LEASE),
     tap=RpcLatencyTap,
     response_timeout=1.5,
-    imports=ImportRules(keys={"export": "/"}, note="set export to the path that is mounted"),
+    imports=ImportedBackendDefaults(keys={"export": "/"}, note="set export to the path that is mounted"),
     advice=_advice,
     privileged_only=lambda options: not options.allow_unprivileged_ports,
     remedies={

@@ -24,10 +24,10 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 from psycopg.pq.abc import PGconn
 
-from gateway.backend_support.check_passwords import PasswordSource
 from gateway.backend_support.http_role import with_http_role
 from gateway.backend_support.login_options import insecure_settings
 from gateway.backend_support.loopback_port import loopback_port
+from gateway.backend_support.password_source import PasswordSource
 from gateway.backend_support.postgres_cancel import PostgresCancelProtocol
 from gateway.backend_support.postgres_certificate import CertificateFetcher
 from gateway.backend_support.postgres_errors import NO_PASSWORD, login_error
@@ -43,7 +43,7 @@ from gateway.backend_support.sql_check_options import (
     verify,
     without_database,
 )
-from gateway.backends import BackendKind, EmptyOptions, ImportRules
+from gateway.backends import BackendKind, EmptyOptions, ImportedBackendDefaults
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
@@ -295,7 +295,7 @@ KIND = BackendKind(
     endpoints=endpoints,
     has_roles=lambda _: True,
     facts=DATABASE_FACTS,
-    imports=ImportRules(note=IMPORT_NOTE),
+    imports=ImportedBackendDefaults(note=IMPORT_NOTE),
     insecure_settings=insecure_settings,
     cancels=PostgresCancelProtocol(),
     verify=verify,

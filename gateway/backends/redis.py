@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, replace
 
-from gateway.backend_support.check_passwords import PasswordSource
 from gateway.backend_support.check_stream import CheckDialer
 from gateway.backend_support.login_options import LoginCheckOptions, credentials, insecure_settings, verify
+from gateway.backend_support.password_source import PasswordSource
 from gateway.backend_support.redis_client import RedisClient, RedisErrorReply
 from gateway.backend_support.redis_status import REDIS_FACTS, evaluate, read_info, reply_error
-from gateway.backends import BackendKind, EmptyOptions, ImportRules, without_path
+from gateway.backends import BackendKind, EmptyOptions, ImportedBackendDefaults, without_path
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
@@ -128,7 +128,7 @@ KIND = BackendKind(
     has_roles=lambda _: True,
     facts=REDIS_FACTS,
     response_timeout=1.5,
-    imports=ImportRules(
+    imports=ImportedBackendDefaults(
         note="if the server requires a password, add check: {password_file: …}", password_without_user=True
     ),
     insecure_settings=insecure_settings,

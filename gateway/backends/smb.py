@@ -17,7 +17,7 @@ from gateway.backend_support.volume import (
     kubernetes_options,
     mount_address,
 )
-from gateway.backends import BackendKind, EmptyOptions, ImportRules
+from gateway.backends import BackendKind, EmptyOptions, ImportedBackendDefaults
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector, Stream
 from gateway.contracts.phases import Phases
@@ -207,5 +207,5 @@ KIND = BackendKind(
         import_volume=_import_volume,
     ),
     facts=(VERSION, IDENTITY),
-    imports=ImportRules(keys={"share": "SHARE"}, note="set share to the name of the share"),
+    imports=ImportedBackendDefaults(keys={"share": "SHARE"}, note="set share to the name of the share"),
 )

@@ -65,7 +65,7 @@ class _LazyGroup(click.Group):
         except click.BadParameter as error:
             if error.param is None or not isinstance(error.param.type, click.Path):
                 raise
-            message = f"{error.message.rstrip('.')}: correct the path."
+            message = f"{error.message.rstrip('.')}: check the path and its permissions."
             raise click.BadParameter(message, error.ctx, error.param) from error
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

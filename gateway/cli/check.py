@@ -16,7 +16,7 @@ from gateway.cli.output import format_reason, output_option, print_table, print_
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gateway.app.one_shot_commands import CheckedTarget
+    from gateway.app.one_shot_commands import TargetCheckResult
 
 _NAGIOS = {"up": 0, "degraded": 1, "down": 2, "blocked": 2}
 _NAGIOS_WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
@@ -98,7 +98,7 @@ def check(
     exit_immediately(1 if any(each.result.state in ("down", "blocked") for each in checked) else 0)
 
 
-def _as_json(each: "CheckedTarget") -> dict[str, object]:
+def _as_json(each: "TargetCheckResult") -> dict[str, object]:
     result = each.result
     return {
         "backend": each.backend,
@@ -112,7 +112,7 @@ def _as_json(each: "CheckedTarget") -> dict[str, object]:
     }
 
 
-def _print_table(checked: "list[CheckedTarget]") -> None:
+def _print_table(checked: "list[TargetCheckResult]") -> None:
     rows, notes = [], []
     for each in checked:
         result = each.result
@@ -123,11 +123,11 @@ def _print_table(checked: "list[CheckedTarget]") -> None:
     print_table(["BACKEND", "TARGET", "VIA", "STATE", "MS", "PHASES (MS)"], rows, notes)
 
 
-def _print_nagios(checked: "list[CheckedTarget]") -> int:
+def _print_nagios(checked: "list[TargetCheckResult]") -> int:
     worst = max((_NAGIOS.get(each.result.state, _NAGIOS_UNKNOWN) for each in checked), default=_NAGIOS_UNKNOWN)
     paths = Counter((each.backend, each.target) for each in checked)
 
-    def label(each: "CheckedTarget") -> str:
+    def label(each: "TargetCheckResult") -> str:
         tunnel = f" via {each.tunnel}" if paths[each.backend, each.target] > 1 else ""
         return f"{each.backend} {each.target}{tunnel}"
 

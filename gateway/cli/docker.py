@@ -99,7 +99,7 @@ def configuration(
             )
         config = replace(config, docker=DockerOptions(host=host))
     if config.docker is None:
-        raise UsageError("the configuration has no section docker: add one (docker: {} for the local engine)")
+        raise UsageError("the configuration has no `docker` section: add one (docker: {} for the local engine)")
     return with_ports(with_instance(config, record=record, refuse=refuse), record=record)
 
 

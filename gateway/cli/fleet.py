@@ -78,7 +78,9 @@ def _fetch_from_service(client: ServiceClient) -> Callable[[], dict[str, Any]]:
     def fetch() -> dict[str, Any]:
         found = client.get_json("/api/v1/fleet")[1]
         if not found["members"] and not found["problems"]:
-            raise UsageError("the service has no section fleet: add it, or name gateways: gateway fleet HOST:PORT …")
+            raise UsageError(
+                "the service has no `fleet` section: add one, or name gateways: gateway fleet HOST:PORT …"
+            )
         return found
 
     return fetch

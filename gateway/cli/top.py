@@ -33,7 +33,7 @@ def top(client: ServiceClient, interval: float, count: int | None) -> None:
     """Show the current traffic by backend and consumer.
 
     The first lines show the failed tunnels and backends. The table is sorted by state, worst first, and then by
-    traffic. Consumers are containers. To show them, the configuration must have a section docker.
+    traffic. Consumers are containers. To show them, the configuration must have a `docker` section.
     """
     calculator = _RateCalculator(client)
     calculator.read()

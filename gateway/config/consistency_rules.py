@@ -92,7 +92,7 @@ def _check_backends(config: Config, root: ParsedMapping, problems: list[ConfigPr
             )
         if spec.allow.label is not None and "docker" not in root.entries:
             place = _place(root, "backends", name, "allow")
-            message = "needs the section docker, which maps addresses to containers: add it"
+            message = "needs the `docker` section, which maps addresses to containers: add it"
             problems.append(ConfigProblem(place, f"backends.{name}.allow.label", message))
         if spec.allow.label is not None and config.docker is not None:
             known = f"{config.docker.label_prefix}.backends"

@@ -155,7 +155,7 @@ class TracesSection:
 
     def __post_init__(self) -> None:
         if self.endpoint is not None and not re.match(r"https?://[^/?#@\s]+/\S", self.endpoint):
-            raise ValueError("endpoint: must be a URL with its path, as in http://collector:4318/v1/traces")
+            raise ValueError("endpoint: must be a URL with a path, such as http://collector:4318/v1/traces")
 
 
 @dataclass(frozen=True)

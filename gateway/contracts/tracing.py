@@ -49,7 +49,7 @@ class ConnectionTrace:
 
     @property
     def now(self) -> int:
-        """The current time."""
+        """The current time, in nanoseconds since the epoch, derived from the monotonic clock."""
         return time.monotonic_ns() + self._offset
 
     def enter(self, name: str) -> None:

@@ -140,7 +140,7 @@ class NameTable:
 def names_on(container: Container, endpoint: EndpointInfo) -> set[str]:
     """Return a container's names on a network, in lower case, without its short ID and owner alias `gw-owner-…`."""
     names = {container.name.lower(), container.hostname} - {""}
-    # A stopped container lacks the alias that Compose sets at the start: the name of the service.
+    # A stopped container lacks an alias that Compose sets when the container starts: the name of the service.
     if endpoint.aliases is None and SERVICE in container.labels:
         names.add(container.labels[SERVICE].lower())
     names |= {each for each in endpoint.names if not each.startswith(OWNER_ALIAS_PREFIX)}

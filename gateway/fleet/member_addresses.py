@@ -21,8 +21,8 @@ class MemberAddress(NamedTuple):
     Args:
         scheme: `http` or `https`.
         endpoint: The host and port of the member's `ops.listen`.
-        discover: Whether each IP address of the host name is a separate member, as for `tasks.NAME` of a swarm
-            service or a headless Service of Kubernetes.
+        discover: Whether to treat each IP address that the host name resolves to as a separate member. Use this for a
+            swarm service's `tasks.NAME`, or the DNS name of a Kubernetes headless Service.
     """
 
     scheme: str

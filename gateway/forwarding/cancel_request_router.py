@@ -144,7 +144,9 @@ class CancelRequestRouter:
     async def _reply_to(self, request: EncryptionRequest, target: TargetIdentity) -> bytes:
         """Return the target's reply to an encryption request; empty if it is not known."""
         if any(login.key_hidden for login in self._sessions.get(target, ())):
-            return b""  # send nothing: some sessions are encrypted, and the target would log an error
+            # Do not send the request: an encrypted session shows that the target supports encryption, and the target
+            # would log an error when the gateway closes the connection without a handshake.
+            return b""
         loop = asyncio.get_running_loop()
         self._replies = {
             key: each for key, each in self._replies.items() if each.lock.locked() or each.is_fresh(loop.time())

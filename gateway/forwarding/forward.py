@@ -237,8 +237,8 @@ class Forward:
             timer = asyncio.get_running_loop().call_later(_RESERVE_TIMEOUT, relay.abort, CloseReason.ABORTED)
             relay.ended.add_done_callback(lambda _: timer.cancel())
         if self._native is not None:
-            # The new session can be on another target than the one that the link dials. The link must then stop
-            # accepting clients, because it would send all cancel requests to its own target.
+            # The new session can be on a target other than the one that the link dials. In this case, the link must
+            # stop accepting clients, because it would send all cancel requests to the target that it dials.
             self.review()
             self._native.offer(routed, self._dialer.target_dialer.route, self.listeners)
 

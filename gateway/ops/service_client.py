@@ -67,7 +67,7 @@ class ServiceClient:
             connection, prefix = self._connection(url)
         except (ValueError, http.client.InvalidURL) as error:
             raise UsageError(
-                f"{source}: {url!r} is not an http:// or https:// URL, as in http://127.0.0.1:9090"
+                f"{source}: {url!r} is not valid: use an http:// or https:// URL such as http://127.0.0.1:9090"
             ) from error
         code, body = self._request(connection, "GET", prefix + path, url, self._authorization())
         if code in _REFUSED and isinstance(body, str):
@@ -133,7 +133,8 @@ class ServiceClient:
             return client_context(self.ca_file)
         except OSError as error:  # `OSError` includes `ssl.SSLError`
             raise UsageError(
-                f"--ca-file {self.ca_file}: {error.strerror or error}: correct the path, or replace the file"
+                f"--ca-file {self.ca_file}: {error.strerror or error}: check the path and its permissions, or replace"
+                " the file"
             ) from error
 
     def _authorization(self) -> dict[str, str]:
@@ -144,7 +145,7 @@ class ServiceClient:
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not an ASCII text file"
             raise UsageError(
-                f"--token-file {self.token_file}: {reason}: correct the path, or replace the file"
+                f"--token-file {self.token_file}: {reason}: check the path and its permissions, or replace the file"
             ) from error
         if not token.isprintable() or not token:
             raise UsageError(f"--token-file {self.token_file}: must contain one token, on one line")

@@ -13,8 +13,8 @@ _RECALL_AFTER = 2.0
 are returned to the handler, which dials again, through another tunnel or to another target if there is one."""
 
 ListenerFactory = Callable[[Any, int, Any], Any]
-"""Makes one engine accept clients. Receives a listening socket, the number of permits, and the `ListenerEvents` that
-get the clients. Returns the `gateway.relay.engine_listener.EngineListener`."""
+"""Makes one engine accept clients. Receives a listening socket, the number of permits, and the
+`EngineListenerHandler` that gets the clients. Returns the `gateway.relay.engine_listener.EngineListener`."""
 
 
 class AcceptingListener:
@@ -88,19 +88,19 @@ class AcceptingListener:
     # The listeners of the engines call these methods.
 
     def on_joined(self, relay: Relay, tap: Tap | None, seconds: float) -> None:
-        """See `gateway.relay.engine_listener.ListenerEvents`."""
+        """See `gateway.relay.engine_listener.EngineListenerHandler`."""
         self._handler.on_joined(self, relay, tap, seconds)
 
     def on_returned(self, client: Stream, seconds: float) -> None:
-        """See `gateway.relay.engine_listener.ListenerEvents`."""
+        """See `gateway.relay.engine_listener.EngineListenerHandler`."""
         self._handler.on_returned(self, client, seconds)
 
     def on_stopped(self) -> None:
-        """See `gateway.relay.engine_listener.ListenerEvents`."""
+        """See `gateway.relay.engine_listener.EngineListenerHandler`."""
         self.stop(failed=True)
 
     def on_closed(self, listener: Any) -> None:
-        """See `gateway.relay.engine_listener.ListenerEvents`."""
+        """See `gateway.relay.engine_listener.EngineListenerHandler`."""
         self._listeners.remove(listener)
         if not self._listeners and not self._active:
             self.on_all_closed()

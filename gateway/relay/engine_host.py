@@ -1,4 +1,7 @@
-"""Runs the C engine, which relays SSH channels and pairs of sockets, and passes its records of events to Python."""
+"""Runs the engine in C (the data plane, not Docker's engine), and passes its event records to Python objects.
+
+The engine relays SSH channels and pairs of sockets.
+"""
 
 import asyncio
 import logging
@@ -7,7 +10,7 @@ from typing import Protocol
 from gateway._dataplane import settings
 from gateway._dataplane.engine import RECORD_HISTOGRAM, Engine
 from gateway.measurement import LATENCY_BUCKETS
-from gateway.relay.engine_latency import LatencyHistograms
+from gateway.relay.engine_histograms import EngineHistograms
 from gateway.relay.per_loop import per_loop
 from gateway.relay.poller import READ, RelayLoop, poller
 from gateway.relay.sockets import USER_TIMEOUT_MS
@@ -35,7 +38,7 @@ class EngineObject(Protocol):
 
 
 class EngineHost:
-    """Runs one C engine for an event loop, and replaces the engine if it fails.
+    """Runs one C engine of the data plane for an event loop, and replaces the engine if it fails.
 
     Args:
         loop: The event loop.
@@ -55,7 +58,7 @@ class EngineHost:
 
     def _start(self) -> None:
         self.engine = Engine(LATENCY_BUCKETS, self._growth_bytes, USER_TIMEOUT_MS)
-        self.histograms = LatencyHistograms(self.engine)
+        self.histograms = EngineHistograms(self.engine)
         if self._thread:
             self.engine.start()
         self._fd = self.engine.fileno()

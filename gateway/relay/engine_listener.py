@@ -1,4 +1,4 @@
-"""Makes an engine accept clients from a listening socket, and reports which clients were joined to the target."""
+"""Makes an engine accept clients from a listening socket, and reports which clients it connected to the target."""
 
 import os
 import socket
@@ -25,20 +25,28 @@ _NETWORK = struct.Struct("BB16s")
 """`struct network` in `listener.h`."""
 
 
-class ListenerEvents(Protocol):
-    """Receives the clients of an `EngineListener`; see `gateway.contracts.accepting.AcceptedClientHandler`."""
+class EngineListenerHandler(Protocol):
+    """Handles the clients that an `EngineListener` accepts, and the end of the listener.
+
+    Each method corresponds to one of `gateway.contracts.accepting.AcceptedClientHandler`.
+    """
 
     def on_joined(self, relay: Relay, tap: Tap | None, seconds: float) -> None:
-        """Handle a client that was joined to the target, `seconds` after it was accepted."""
+        """Handle a client that the engine connected to the target, `seconds` after it accepted the client."""
 
     def on_returned(self, client: Stream, seconds: float) -> None:
-        """Handle a client that was not joined to the target, `seconds` after it was accepted. The callee owns it."""
+        """Handle a client that the rule does not allow, or that the engine could not connect to the target.
+
+        Args:
+            client: The client's socket. The handler owns it.
+            seconds: Seconds since the engine accepted the client.
+        """
 
     def on_stopped(self) -> None:
         """Handle that the listener accepts no more clients. Not called after `withdraw`."""
 
     def on_closed(self, listener: "EngineListener") -> None:
-        """Handle that a listener has stopped, and that all its clients were joined or returned."""
+        """Handle that a listener has stopped. Each of its clients was connected to the target or returned."""
 
 
 class EngineListener(ABC):
@@ -51,22 +59,22 @@ class EngineListener(ABC):
         rule: The target, the allowed clients, and how to measure them.
         sock: The listening socket. The engine uses a duplicate.
         permits: Number of clients to accept until more are permitted.
-        events: Receives the clients.
+        handler: Receives the accepted clients.
 
     Raises:
         OSError: The process has no file descriptors left.
     """
 
     def __init__(
-        self, host: EngineHost, rule: AcceptRule, sock: socket.socket, permits: int, events: ListenerEvents
+        self, host: EngineHost, rule: AcceptRule, sock: socket.socket, permits: int, handler: EngineListenerHandler
     ) -> None:
         self._host = host
         self._engine = host.engine
         self._rule = rule
-        self._events = events
+        self._handler = handler
         self._permitted = permits
         self._handled = 0
-        """Number of accepted clients that were joined to the target or returned to `events`."""
+        """Number of accepted clients that were connected to the target or returned to `handler`."""
         self._stopped = self._withdrawn = self._closed = False
         descriptor = os.dup(sock.fileno())
         self._histogram = host.histograms.acquire(rule.latency)
@@ -79,7 +87,7 @@ class EngineListener(ABC):
 
     @abstractmethod
     def _create_relay(self, token: int, wire: int, tap: Tap | None) -> Relay:
-        """Return the relay of a client that the engine has joined.
+        """Return the relay of a client that the engine has connected to the target.
 
         Args:
             token: The token of the channel or pair.
@@ -133,28 +141,28 @@ class EngineListener(ABC):
             self._handled += 1
             token, wire, duration, _ = arguments
             tap = self._rule.make_tap() if self._rule.make_tap is not None else None
-            self._events.on_joined(self._create_relay(token, wire, tap), tap, duration / 1e9)
+            self._handler.on_joined(self._create_relay(token, wire, tap), tap, duration / 1e9)
         elif kind == RECORD_RETURNED:
             self._handled += 1
             client = socket.socket(fileno=arguments[0])
             client.setblocking(False)
-            self._events.on_returned(client, arguments[1] / 1e9)
+            self._handler.on_returned(client, arguments[1] / 1e9)
         elif kind == RECORD_STOPPED:
             self._stopped = True
             if not self._withdrawn:
-                self._events.on_stopped()
+                self._handler.on_stopped()
         if self._stopped and not self.waiting:
             self._host.forget(self._token)
             self._host.histograms.release(self._histogram)
             self._closed = True
-            self._events.on_closed(self)
+            self._handler.on_closed(self)
 
     def on_engine_failed(self) -> None:
         """See `EngineObject.on_engine_failed`. The engine has reset the clients that were not joined yet."""
         self._stopped = self._closed = True
         if not self._withdrawn:
-            self._events.on_stopped()
-        self._events.on_closed(self)
+            self._handler.on_stopped()
+        self._handler.on_closed(self)
 
 
 def pack_networks(networks: Sequence[IpNetwork]) -> bytes:

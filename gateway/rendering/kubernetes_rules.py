@@ -40,7 +40,7 @@ def validate(config: Config, name: str, *, services: bool) -> None:
             f"--name {name}: use at most {_LONGEST_WORKLOAD_NAME} lowercase letters, digits and '-', a letter first"
         )
     if config.docker is not None:
-        raise UsageError("docker: a pod has no access to a container engine: remove the section docker")
+        raise UsageError("docker: a pod has no access to a container engine: remove the `docker` section")
     if any(spec.kind.needs_capabilities for spec in config.tunnels.values()):
         raise UsageError("a VPN needs capabilities that these manifests do not grant: use the chart with vpn.enabled")
     log = config.audit.log

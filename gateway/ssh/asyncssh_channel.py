@@ -1,4 +1,8 @@
-"""Relays between a client and an asyncssh channel. Supports all ciphers, but is slower than the data plane in C."""
+"""Copies bytes between a client and an asyncssh channel, in the event loop.
+
+Supports all ciphers, but is slower than the data plane in C. This module handles the events of the channel.
+`channel_relay` handles the client's socket.
+"""
 
 import socket
 import time
@@ -15,7 +19,7 @@ _READ_SIZE = 64 * 1024
 
 
 class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
-    """Relays between a client socket and an asyncssh channel; implements `gateway.contracts.link.Relay`.
+    """Copies bytes between a client socket and an asyncssh channel; implements `gateway.contracts.link.Relay`.
 
     asyncssh uses this object as the channel's session. The methods that asyncssh calls must not raise, because an
     exception would close the whole SSH connection. The relay owns the client's socket after `attach`.

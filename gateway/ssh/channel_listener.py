@@ -8,15 +8,15 @@ from typing import Protocol
 from gateway.contracts.accepting import AcceptRule
 from gateway.measurement import Tap
 from gateway.relay.engine_host import EngineHost
-from gateway.relay.engine_listener import EngineListener, ListenerEvents
+from gateway.relay.engine_listener import EngineListener, EngineListenerHandler
 from gateway.ssh.client_connection import channel_target
 from gateway.ssh.engine_channel import EngineChannel
 from gateway.ssh.flow_control import INITIAL_WINDOW, MIN_WINDOW
 from gateway.ssh.pooled_connection import PooledConnection, SshChannel
 
 
-class ChannelEvents(ListenerEvents, Protocol):
-    """Receives the clients of a `ChannelListener`."""
+class ChannelListenerHandler(EngineListenerHandler, Protocol):
+    """Handles the clients and the channels of a `ChannelListener`."""
 
     def adopt(self, connection: PooledConnection, channel: SshChannel) -> None:
         """Count a channel that the engine has opened on `connection`. Called before `on_joined`."""
@@ -32,7 +32,7 @@ class ChannelListener(EngineListener):
         max_packet: The maximum size of received packets, in bytes.
         sock: The listening socket. The engine uses a duplicate.
         permits: Number of clients to accept until more are permitted.
-        events: Receives the clients.
+        handler: Receives the accepted clients.
 
     Raises:
         OSError: The process has no file descriptors left.
@@ -46,12 +46,12 @@ class ChannelListener(EngineListener):
         max_packet: int,
         sock: socket.socket,
         permits: int,
-        events: ChannelEvents,
+        handler: ChannelListenerHandler,
     ) -> None:
         self._connections = connections
         self._max_packet = max_packet
-        self._adopt = events.adopt
-        super().__init__(host, rule, sock, permits, events)
+        self._adopt = handler.adopt
+        super().__init__(host, rule, sock, permits, handler)
 
     def _listen(self, descriptor: int, permits: int) -> None:
         wires = struct.pack(f"={len(self._connections)}Q", *self._connections)

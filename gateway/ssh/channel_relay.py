@@ -1,4 +1,4 @@
-"""Implements the client side of `AsyncsshChannel`, a relay between a client and an SSH channel.
+"""Handles the client's socket for `AsyncsshChannel`, which copies bytes between a client and an SSH channel.
 
 The two directions end independently (RFC 4254, section 5.3). A client that has sent EOF still gets the response. A
 backend that stops reading can still have sent data, and the relay delivers this data. CHANNEL_CLOSE ends the

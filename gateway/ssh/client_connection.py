@@ -46,8 +46,11 @@ class ConnectionTransport(Protocol):
         """Try once to send the queued packets, then close the socket."""
 
 
-class EngineTransportProtocol(Protocol):
-    """The methods of `EngineTransport`, which cannot be imported if the C engine is not built."""
+class EngineTransportInterface(Protocol):
+    """The interface of `EngineTransport`, for type checking.
+
+    The class itself cannot be imported if the C engine is not built.
+    """
 
     host: Any
     token: int
@@ -75,7 +78,7 @@ class EngineTransportProtocol(Protocol):
         max_packet: int,
         sock: socket.socket,
         permits: int,
-        events: Any,
+        handler: Any,
     ) -> Any:
         """See `EngineTransport.make_listener`."""
 
@@ -99,7 +102,7 @@ class ClientConnection(SSHClientConnection):
         """The host key algorithms that the server proposed."""
         self._send_encryption_object: Any = None
         self._recv_encryption_object: Any = None
-        self.engine: EngineTransportProtocol | None = None
+        self.engine: EngineTransportInterface | None = None
         """The transport, if the engine encrypts and decrypts the packets; otherwise None."""
         self.kex_started = 0.0
         """The monotonic time at which the last key exchange started, in seconds."""

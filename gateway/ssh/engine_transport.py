@@ -24,7 +24,7 @@ from gateway.contracts.accepting import AcceptRule
 from gateway.relay.engine_host import Arguments, EngineHost, engine_pool
 from gateway.ssh import flow_control
 from gateway.ssh.asyncssh_internals import has_strict_kex
-from gateway.ssh.channel_listener import ChannelEvents, ChannelListener
+from gateway.ssh.channel_listener import ChannelListener, ChannelListenerHandler
 from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.engine_cipher import CipherKey, with_tag
 from gateway.ssh.engine_opener import EngineChannelOpener
@@ -137,10 +137,10 @@ class EngineTransport(asyncio.Transport):
         max_packet: int,
         sock: socket.socket,
         permits: int,
-        events: ChannelEvents,
+        handler: ChannelListenerHandler,
     ) -> ChannelListener:
         """Accept clients in the engine of this connection; see `ChannelListener`."""
-        return ChannelListener(self.host, rule, connections, max_packet, sock, permits, events)
+        return ChannelListener(self.host, rule, connections, max_packet, sock, permits, handler)
 
     def recall_clients(self) -> None:
         """Make the engine give up the accepted clients that wait for a channel of this connection.

@@ -22,13 +22,13 @@ def _check_host(text: str) -> None:
         ValueError: The string is not a host name or an address, or contains more, such as a user or a port.
     """
     if "@" in text:
-        raise ValueError(f"{text!r} contains a user: set user instead")
+        raise ValueError(f"{text!r} contains a user: write only the host, and set the key `user`")
     if "://" in text or re.search(r"[\s/\[\]]", text):
         raise ValueError(
             f"{text!r} is neither a name nor an address: write the name, or an IPv6 address without brackets"
         )
     if re.fullmatch(r"[^:]+:\d*", text):
-        raise ValueError(f"{text!r} contains a port: write only the host, and set port")
+        raise ValueError(f"{text!r} contains a port: write only the host, and set the key `port`")
     if ":" in text and not is_address(text):
         raise ValueError(f"{text!r} is not an IPv6 address: write the name or address of the server")
 

@@ -43,13 +43,13 @@ class PoolListener(AcceptingListener):
     # The listeners of the engines call these methods.
 
     def adopt(self, connection: PooledConnection, channel: SshChannel) -> None:
-        """See `gateway.ssh.channel_listener.ChannelEvents`."""
+        """See `gateway.ssh.channel_listener.ChannelListenerHandler`."""
         connection.adopt(channel)
         if connection.load >= CHANNELS_PER_CONNECTION - 1:
             self._owner.grow()
 
     def on_stopped(self) -> None:
-        """See `gateway.relay.engine_listener.ListenerEvents`."""
+        """See `gateway.relay.engine_listener.EngineListenerHandler`."""
         if self.waiting:
             self._owner.check(self.connections)
         super().on_stopped()

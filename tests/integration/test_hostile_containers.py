@@ -62,7 +62,10 @@ def test_a_second_gateway_of_the_same_name_is_reported_and_left_attached(site: S
     before = site.engine.inspect("gateway")["NetworkSettings"]["Networks"]["apps"]["EndpointID"]
     site.engine.run_gateway("second", other, "--network", "far")
     site.wait(
-        lambda: any("container second is a gateway of the same name, site-a" in each for each in plan_warnings(site))
+        lambda: any(
+            "container second is a gateway with the same instance name, site-a" in each
+            for each in plan_warnings(site)
+        )
     )
     # After the second gateway has read the engine's state again, it has no changes to make.
     program = (sys.executable, "-m", "gateway", "plan", "-c", str(other / "gateway.yaml"), "-o", "json")

@@ -164,7 +164,7 @@ def test_a_wrong_section_is_refused(tmp_path: Path) -> None:
     config = tmp_path / "gateway.yaml"
     backend = "backends: {a: {kind: tcp, targets: ['a:1']}}"
     for traces, expected in (
-        ("endpoint: collector:4318", "traces.endpoint: must be a URL with its path"),
+        ("endpoint: collector:4318", "traces.endpoint: must be a URL with a path"),
         ("endpoint: 'http://c:1/v1/traces', sample_percent: 0", "traces.sample_percent: must be from 1 to 100"),
         (f"endpoint: 'http://c:1/v1/traces', token_file: {tmp_path}/absent", f"{tmp_path}/absent: No such file"),
         (f"endpoint: 'http://c:1/v1/traces', tls: {{ca_file: {tmp_path}/absent}}", "ca_file"),

@@ -18,7 +18,10 @@ def remedy(holders: Iterable[str]) -> str:
 
 
 def age(container: Container) -> tuple[int, str]:
-    """Return a key that sorts containers by age, the oldest first, and containers of the same second by ID."""
+    """Return a key that sorts containers from the oldest to the newest.
+
+    Containers created in the same second are ordered by ID.
+    """
     return container.created, container.id
 
 

@@ -49,7 +49,11 @@ def detach(builder: PlanBuilder) -> None:
 
 
 def _may_be_gateway(builder: PlanBuilder, container: Container) -> bool:
-    """Return whether a container may be the gateway's own, or is another running gateway with the same name."""
+    """Return whether a container is or could be a gateway with this gateway's instance name.
+
+    If this gateway does not know in which container it runs, the container could be its own. Otherwise, the container
+    is another running gateway with the same instance name.
+    """
     own = builder.observed.own
     return (
         (own is None or container.state in RUNNING) and container.id != own and builder.desired.is_gateway(container)

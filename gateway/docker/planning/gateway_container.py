@@ -194,14 +194,14 @@ def as_running_gateway(desired: DesiredState, observed: EngineSnapshot) -> Engin
 
 
 def duplicate_gateways(builder: PlanBuilder) -> Iterator[str]:
-    """Yield a warning for each other gateway with the same name, because such gateways undo each other's changes."""
+    """Yield a warning for each other gateway with the same instance name. Such gateways undo each other's changes."""
     own = builder.observed.own
     for container in builder.observed.containers:
         others = own is not None and container.id != own and container.state in RUNNING
         if others and builder.desired.is_gateway(container):
             yield (
-                f"container {container.name} is a gateway of the same name, {builder.desired.instance}, and has the"
-                " aliases of the same backends: give each its own gateway.instance, or remove one of them"
+                f"container {container.name} is a gateway with the same instance name, {builder.desired.instance},"
+                " and has the aliases of the same backends: give each its own gateway.instance, or remove one of them"
             )
 
 

@@ -94,8 +94,9 @@ class PlanBuilder:
         """Return the driver of a network with these options."""
         if options.driver != "auto":
             return options.driver
-        # With `per`, use overlays only for services. Only the leading manager creates overlays, and it cannot observe
-        # the projects of containers on other nodes.
+        # With `per`, each project needs its own network. Only the gateway on the leading manager creates overlays.
+        # That gateway detects only services and the containers of its own node. It would miss projects that run as
+        # plain containers on other nodes, so use overlays only for services.
         overlay = self.observed.swarm.member and (options.per is None or self.options.services)
         return "overlay" if overlay else "bridge"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.backend_support.check_passwords import PasswordSource
 from gateway.backend_support.password_command import run_password_command
+from gateway.backend_support.password_source import PasswordSource
 from gateway.backend_support.sql_check_options import SqlCheckOptions, verify
 from gateway.backends import EmptyOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheckOptions

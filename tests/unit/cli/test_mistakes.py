@@ -17,8 +17,8 @@ from gateway.cli import main
 FOLDER = Path(__file__).parent / "mistakes"
 CASES = [(path, at) for path in sorted(FOLDER.glob("*.yaml")) for at in range(len(yaml.safe_load(path.read_text())))]
 WHAT_TO_DO = re.compile(
-    r"(: |, or |; |\()(add|allow|align|change|choose|chmod|close|correct|create|edit|fix|indent|install|lower|quote"
-    r"|name|percent-encode|remove|rename|replace|save|set|shorten|start|start all|use|write)\b"
+    r"(: |, or |; |\()(add|allow|align|change|check|choose|chmod|close|correct|create|edit|fix|indent|install|lower"
+    r"|quote|name|percent-encode|remove|rename|replace|save|set|shorten|start|start all|use|write)\b"
     r"|[Dd]id you mean|must be|needs a port|is not one of|Add |as in "
 )
 """An instruction, a suggestion, or the values that are allowed."""

@@ -718,7 +718,7 @@ def test_another_running_gateway_of_the_same_name_is_reported_and_never_detached
     ownership = frozenset({(own.id, "apps"), (other.id, "apps")})
     found = plan(desired(), EngineSnapshot((own, other), (BRIDGE,), own=own.id), ownership)
     assert made(found) == []
-    assert any("container second is a gateway of the same name" in each for each in found.warnings)
+    assert any("container second is a gateway with the same instance name" in each for each in found.warnings)
     stopped = replace(other, state="exited")
     found = plan(desired(), EngineSnapshot((own, stopped), (BRIDGE,), own=own.id), ownership)
     assert made(found) == [(ActionKind.DISCONNECT, "apps", "second")]

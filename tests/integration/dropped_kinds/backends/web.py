@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gateway.backends import BackendKind, ConfiguredBackend, ImportRules
+from gateway.backends import BackendKind, ConfiguredBackend, ImportedBackendDefaults
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
@@ -106,7 +106,9 @@ KIND = BackendKind(
     read_url=_read_url,
     traffic_class=TrafficClass.BULK,
     facts=(VERSION, FILE_SIZE, HEADERS),
-    imports=ImportRules(other_ports=(8001,), keys={"file": "/"}, note="set file to one that is always there"),
+    imports=ImportedBackendDefaults(
+        other_ports=(8001,), keys={"file": "/"}, note="set file to one that is always there"
+    ),
     advice=_advice,
     insecure_settings=_insecure_settings,
 )

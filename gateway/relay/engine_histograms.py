@@ -1,4 +1,4 @@
-"""Adds the latencies that the C engine measures to the gateway's histograms."""
+"""Allocates histograms in the C engine, and adds the latencies in them to the gateway's Prometheus histograms."""
 
 import struct
 
@@ -25,8 +25,10 @@ class _SharedHistogram:
         """Number of channels that use the histogram."""
 
 
-class LatencyHistograms:
-    """Assigns the histograms in one C engine to channels. Channels with the same `Histogram` share one of them.
+class EngineHistograms:
+    """Allocates the histogram slots of the engine in C to channels.
+
+    Channels that report to the same Prometheus `Histogram` share a slot.
 
     Args:
         engine: The engine.

@@ -1,4 +1,4 @@
-"""Reads the passwords of checks from files, or runs the programs that print them."""
+"""Provides the passwords with which checks log in: reads them from files, or runs the programs that print them."""
 
 import asyncio
 import time
