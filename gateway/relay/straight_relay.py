@@ -26,6 +26,18 @@ _listening: WeakSet[AcceptingListener] = WeakSet()
 """The listeners of `listen_and_dial` that can be active."""
 
 
+class _StraightListener(AcceptingListener):
+    """Accepts clients for one target that is dialed directly."""
+
+    def on_stopped(self) -> None:
+        """Stop accepting, and return the clients whose dials are not complete.
+
+        If a dial takes long, the handler dials again. It limits the duration of this dial if another path is left.
+        """
+        super().on_stopped()
+        self.recall()
+
+
 def use_engine(*, enabled: bool) -> None:
     """Set whether new connections that no SSH channel carries use the C engine. Existing ones are not affected."""
     settings.relays_sockets = enabled
@@ -68,7 +80,7 @@ def listen_and_dial(rule: AcceptRule, permits: int, handler: AcceptedClientHandl
         return None
     try:
         engines = [partial(DialingListener, host, rule) for host in engine_pool().all_hosts()]
-        listener = AcceptingListener(rule, permits, engines, handler)
+        listener = _StraightListener(rule, permits, engines, handler)
     except OSError as error:
         log.warning("the data plane cannot accept clients, so the event loop accepts them: %s", error.strerror)
         return None
