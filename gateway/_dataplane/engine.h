@@ -172,6 +172,7 @@ struct histogram {
     uint64_t counts[MAX_BOUNDS + 1];
     uint64_t sum;
     bool dirty;
+    bool deferred; /* a pair whose end is deferred has used it */
 };
 
 struct piece {

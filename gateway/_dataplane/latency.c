@@ -138,19 +138,22 @@ void timer_arm(struct engine *e)
     timerfd_settime(e->timer, TFD_TIMER_ABSTIME, &when, NULL);
 }
 
-static void emit_histograms(struct engine *e)
+static void emit_histograms(struct engine *e, bool only_deferred)
 {
-    for (uint32_t at = 0; at < e->histogram_count; at++)
-        histogram_emit(e, at, false);
+    for (uint32_t at = 0; at < e->histogram_count; at++) {
+        if (!only_deferred || e->histograms[at].deferred)
+            histogram_emit(e, at, false);
+        e->histograms[at].deferred = false;
+    }
 }
 
 /* Make Python take the deferred records, with the latencies of the pairs that have ended. */
 static void report_deferred(struct engine *e)
 {
     e->report_due = 0;
-    emit_histograms(e);
+    emit_histograms(e, true);
     pthread_mutex_lock(&e->lock);
-    e->records_urgent = true;
+    e->records_urgent = e->records.size > 0; /* Python can have taken them for another reason */
     pthread_mutex_unlock(&e->lock);
 }
 
@@ -165,7 +168,7 @@ void timer_expired(struct engine *e)
         report_deferred(e);
     if (e->histograms_due && now >= e->histograms_due) {
         e->histograms_due = 0;
-        emit_histograms(e);
+        emit_histograms(e, false);
     }
     if (e->stall_scan_due && now >= e->stall_scan_due)
         scan_stalled(e, now);

@@ -5,7 +5,7 @@
 
 #include "engine.h"
 
-#define MAX_DEFERRED ((size_t)64 * 1024) /* bytes of records */
+#define MAX_WAITING ((size_t)64 * 1024) /* bytes of records for which Python is not notified immediately */
 
 static void notify(int fd)
 {
@@ -36,14 +36,17 @@ static bool wait_for_python(struct engine *e)
     return !stopping;
 }
 
-/* Notify Python if records wait that cannot wait longer, only once until Python takes them. `error` is the error that ends the thread, or 0. */
+/* Notify Python if urgent or many records wait, or the thread ends. Do so only once until Python takes the records.
+ *
+ * Args: error: the error that ends the thread, or 0.
+ */
 void thread_report(struct engine *e, int error)
 {
     bool due;
 
     pthread_mutex_lock(&e->lock);
     e->failed = error;
-    due = ((e->records.size > 0 && e->records_urgent) || e->records.size > MAX_DEFERRED || e->records_lost || error) &&
+    due = ((e->records.size > 0 && e->records_urgent) || e->records.size > MAX_WAITING || e->records_lost || error) &&
           !e->report_pending;
     if (due)
         e->report_pending = true;

@@ -55,6 +55,7 @@ class Rig:
         options: bytes = b"",
         *,
         tap: bool = False,
+        histogram: int = 0,
     ) -> int:
         """Let the engine accept clients from `listening`. Return the token of the listener."""
         token, (host, port) = self.engine.token(), to or address(self.target)
@@ -62,7 +63,7 @@ class Rig:
         allow = [ipaddress.ip_network(each) for each in networks]
         packed = (struct.pack("BB16s", len(a := n.network_address.packed), n.prefixlen, a) for n in allow)
         self.engine.listen_and_dial(
-            token, os.dup(self.listening.fileno()), 0, permits, tap, socket.inet_pton(family, host), port, 0,
+            token, os.dup(self.listening.fileno()), histogram, permits, tap, socket.inet_pton(family, host), port, 0,
             b"".join(packed), options,
         )  # fmt: skip
         self.turn()
@@ -159,6 +160,25 @@ def test_a_client_is_joined_to_the_target(rig: Rig, host: str) -> None:
     client.close()
     backend.close()
     rig.until(lambda: rig.module.RECORD_PAIR_ENDED in rig.kinds(pair))
+
+
+def test_the_end_of_a_client_reports_only_the_latencies_of_its_backend(rig: Rig) -> None:
+    (client, accepted), (dialed, backend) = socket.socketpair(), socket.socketpair()
+    rig.open += [client, backend]
+    flags = rig.module.ATTACH_MEASURE | rig.module.ATTACH_UNIX | rig.module.ATTACH_UNIX_BACKEND
+    rig.engine.pair(rig.engine.token(), accepted.detach(), dialed.detach(), 0, flags, 0)
+    rig.listen(histogram=1)
+    short, target = rig.connect(), rig.accept()
+    for one, other in ((client, backend), (short, target)):
+        one.sendall(b"query")
+        rig.turn()
+        other.sendall(b"reply")
+        rig.turn()
+    short.close()
+    target.close()
+    rig.until(lambda: rig.module.RECORD_HISTOGRAM in {kind for kind, _, _, _ in rig.records})
+    first = next(arguments for kind, _, arguments, _ in rig.records if kind == rig.module.RECORD_HISTOGRAM)
+    assert first[0] == 1
 
 
 def test_the_thread_reports_joined_clients_and_their_end_soon(rig: Rig) -> None:
