@@ -6,13 +6,11 @@ from pathlib import Path
 
 from gateway.command.options import CommandOptions
 from gateway.contracts.values import Endpoint
-from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.processes.child_environment import environment_of_user
-from gateway.processes.child_process import starting
 from gateway.processes.command_template import fill_placeholders
 from gateway.processes.output_log import OutputLog
-from gateway.processes.program_lookup import LookupTimeoutError, look_up_program
 from gateway.processes.tunnel_processes import TunnelProcesses
+from gateway.processes.tunnel_program import look_up_tunnel_program
 
 
 @dataclass(frozen=True)
@@ -53,14 +51,7 @@ class ConnectorContext:
                 the file system took more than half of `start_timeout` (not fatal).
         """
         template = self.options.command
-        try:
-            with starting(template):
-                program = await look_up_program(template, self.options.start_timeout / 2)
-        except LookupTimeoutError as error:
-            raise TunnelError(Reason.TIMEOUT, f"command: {error} (half of start_timeout)") from error
-        except TunnelError:
-            raise
-        except GatewayError as error:
-            raise TunnelError(Reason.PROTOCOL, f"command: {error}", fatal=True) from error
+        limit = self.options.start_timeout / 2
+        program = await look_up_tunnel_program("command", template, limit, "half of start_timeout")
         values = {"host": to.host, "port": str(to.port), "local_port": str(local_port)}
         return (program.name, *fill_placeholders(template[1:], values)), program.file

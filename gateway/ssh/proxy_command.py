@@ -5,14 +5,14 @@ import socket
 import asyncssh
 
 from gateway.contracts.tunnel import ProgressCallback
-from gateway.errors import GatewayError, Reason, TunnelError
+from gateway.errors import Reason, TunnelError
 from gateway.processes.child_environment import environment_of_user
-from gateway.processes.child_process import exit_error, starting
+from gateway.processes.child_process import exit_error
 from gateway.processes.command_template import fill_placeholders
 from gateway.processes.output_log import OutputLog
-from gateway.processes.program_lookup import LookupTimeoutError, look_up_program
 from gateway.processes.stdio_stream import EXIT_DELAY, StdioStream
 from gateway.processes.tunnel_processes import TunnelProcesses
+from gateway.processes.tunnel_program import look_up_tunnel_program
 from gateway.relay.stream_bridge import StreamBridge
 from gateway.ssh.connector import connect
 from gateway.ssh.host_keys import LastTrustedHostKey
@@ -63,14 +63,6 @@ async def _command(options: SshOptions) -> tuple[tuple[str, ...], str]:
         TunnelError: The program does not exist, cannot be executed, or is on a file system that does not respond.
     """
     template = options.proxy_command or ()
-    try:
-        with starting(template):
-            program = await look_up_program(template, options.connect_timeout)
-    except LookupTimeoutError as error:
-        raise TunnelError(Reason.TIMEOUT, f"proxy_command: {error} (connect_timeout)") from error
-    except TunnelError:
-        raise
-    except GatewayError as error:
-        raise TunnelError(Reason.PROTOCOL, f"proxy_command: {error}", fatal=True) from error
+    program = await look_up_tunnel_program("proxy_command", template, options.connect_timeout, "connect_timeout")
     values = {"host": options.host, "port": str(options.port), "user": options.user}
     return (program.name, *fill_placeholders(template[1:], values)), program.file

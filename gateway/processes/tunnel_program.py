@@ -1,0 +1,37 @@
+"""Looks up the program of a tunnel, and reports failures as errors of the tunnel."""
+
+from collections.abc import Sequence
+
+from gateway.errors import GatewayError, Reason, TunnelError
+from gateway.processes.child_process import starting
+from gateway.processes.program_lookup import LookupTimeoutError, look_up_program
+from gateway.processes.program_path import Program
+
+
+async def look_up_tunnel_program(
+    option: str,
+    command: Sequence[str],
+    timeout: float,  # noqa: ASYNC109
+    limit: str,
+) -> Program:
+    """Call `look_up_program`, and convert its errors to `TunnelError`.
+
+    Args:
+        option: The option with the command, for errors.
+        command: The program and its arguments.
+        timeout: Time limit in seconds.
+        limit: The option from which the time limit is derived, for errors.
+
+    Raises:
+        TunnelError: The program cannot be used (fatal). Or the system has no resources to look it up, or its file
+            system does not respond within the time limit (not fatal).
+    """
+    try:
+        with starting(command):
+            return await look_up_program(command, timeout)
+    except LookupTimeoutError as error:
+        raise TunnelError(Reason.TIMEOUT, f"{option}: {error} ({limit})") from error
+    except TunnelError:
+        raise
+    except GatewayError as error:
+        raise TunnelError(Reason.PROTOCOL, f"{option}: {error}", fatal=True) from error
