@@ -20,6 +20,8 @@ from tests.support.files import REPOSITORY, scratch, write_secret
 
 P95 = 5.0
 """Limit in seconds for the 95th percentile of the time until clients reach the other database."""
+_RECOVERY = 30.0
+"""Maximum number of seconds until the next success of each client."""
 
 
 def failover(count: int, folder: Path) -> int:
@@ -71,7 +73,7 @@ def failover(count: int, folder: Path) -> int:
             killed = time.monotonic()
             one.stop(signal.SIGKILL)
             time.sleep(random.uniform(1, 3))
-            over += [_next_success(client, killed) - killed for client in load]
+            over += [client.next_success(killed, _RECOVERY) - killed for client in load]
             one.start()
             back = time.monotonic()
             _wait(admin, ["up", "up"])
@@ -88,17 +90,6 @@ def failover(count: int, folder: Path) -> int:
         f"{outcomes.count('ok')} answers, {outcomes.count('wrong')} wrong, {broken} broken at the return"
     )
     return 1 if broken or "wrong" in outcomes or statistics.quantiles(over, n=20)[-1] > P95 else 0
-
-
-def _next_success(client: Client, since: float) -> float:
-    """Return the monotonic time when the first successful attempt that began after `since` ended."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        found = next((each for each in client.attempts if each.began > since and each.outcome == "ok"), None)
-        if found is not None:
-            return found.ended
-        time.sleep(0.05)
-    raise TimeoutError("no client succeeded within 30 s")
 
 
 def _wait(admin: Ops, states: list[str]) -> None:

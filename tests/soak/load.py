@@ -91,6 +91,20 @@ class Client(threading.Thread):
         """Stop after the current attempt."""
         self._stop.set()
 
+    def next_success(self, since: float, within: float) -> float:
+        """Wait for the first successful attempt that began after `since`, and return the monotonic time of its end.
+
+        Raises:
+            TimeoutError: There is no such attempt within `within` seconds.
+        """
+        deadline = time.monotonic() + within
+        while time.monotonic() < deadline:
+            found = next((each for each in self.attempts if each.began > since and each.outcome == "ok"), None)
+            if found is not None:
+                return found.ended
+            time.sleep(0.05)
+        raise TimeoutError(f"a client of kind {self.kind} had no success within {within:g} s")
+
     def waits(self, since: float, until: float) -> list[float]:
         """Return the seconds from each failed attempt in the period to the end of the next successful attempt."""
         found, broke = [], None

@@ -206,7 +206,7 @@ def strike(site: TwoPaths, fault: PathFault, load: list[Client], others: dict[st
     began = time.monotonic()
     with fault.injected(site.bastions[path]):
         time.sleep(fault.lasts)
-        over = [next_success(client, began) - began for client in load]
+        over = [client.next_success(began, RECOVERY) - began for client in load]
         ended = time.monotonic()
     bystanders = [each for client in others[other] for each in client.attempts if began <= each.ended <= ended]
     assert bystanders, "the clients of the other path made no attempt"
@@ -216,23 +216,12 @@ def strike(site: TwoPaths, fault: PathFault, load: list[Client], others: dict[st
     return over
 
 
-def next_success(client: Client, since: float) -> float:
-    """Return the monotonic time when the first successful attempt that began after `since` ended."""
-    deadline = time.monotonic() + RECOVERY
-    while time.monotonic() < deadline:
-        found = next((each for each in client.attempts if each.began > since and each.outcome == "ok"), None)
-        if found is not None:
-            return found.ended
-        time.sleep(0.05)
-    raise TimeoutError("a client had no success in time")
-
-
 def kill_both(site: TwoPaths, load: list[Client]) -> float:
     """Kill both bastions for some seconds; return the seconds from their return to the last client's success."""
     with killed(site.bastions["a"]), killed(site.bastions["b"]):
         time.sleep(3)
     back = time.monotonic()
-    over = max(next_success(client, back) - back for client in load)
+    over = max(client.next_success(back, RECOVERY) - back for client in load)
     site.wait_ready()
     return over
 
