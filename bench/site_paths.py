@@ -100,6 +100,19 @@ def _starter(folder: Path, stack: contextlib.ExitStack) -> Start:
     return start
 
 
+def _begin(folder: Path, stack: contextlib.ExitStack, bastion_folder: str = "bastion") -> tuple[Start, int, Bastion]:
+    """Start the load server and an sshd.
+
+    Returns:
+        A function that starts more processes, the port of the load server, and the sshd.
+    """
+    start, server = _starter(folder, stack), free_port()
+    start([str(LOAD), "serve", str(server)], "load", server)
+    bastion = Bastion(folder / bastion_folder).start()
+    stack.callback(bastion.stop)
+    return start, server, bastion
+
+
 @contextlib.contextmanager
 def running(folder: Path, other: Path | None = None, tunnel: str = "") -> Iterator[list[MeasuredPath]]:
     """Start the load server and all paths; stop them at the end of the block.
@@ -111,11 +124,7 @@ def running(folder: Path, other: Path | None = None, tunnel: str = "") -> Iterat
     """
     build()
     with contextlib.ExitStack() as stack:
-        start = _starter(folder, stack)
-        server = free_port()
-        start([str(LOAD), "serve", str(server)], "load", server)
-        bastion = Bastion(folder / "bastion").start()
-        stack.callback(bastion.stop)
+        start, server, bastion = _begin(folder, stack)
         far = {}
         for delay in DELAYS_MS:
             far[delay] = free_port()
@@ -146,11 +155,7 @@ def with_cipher(folder: Path, cipher: str) -> Iterator[list[MeasuredPath]]:
     """Run the gateway and `ssh -L`; both allow only the cipher `cipher`."""
     build()
     with contextlib.ExitStack() as stack:
-        start = _starter(folder, stack)
-        server = free_port()
-        start([str(LOAD), "serve", str(server)], "load", server)
-        bastion = Bastion(folder / "bastion").start()
-        stack.callback(bastion.stop)
+        start, server, bastion = _begin(folder, stack)
         far = {0: bastion.port}
         yield [
             _gateway(folder, bastion, server, far, 0, start, f", ciphers: [{cipher}]"),
@@ -162,11 +167,7 @@ def with_cipher(folder: Path, cipher: str) -> Iterator[list[MeasuredPath]]:
 def beside_sshtunnel(folder: Path) -> Iterator[list[MeasuredPath]]:
     """Run the load server, the gateway, and the Python package sshtunnel if it is installed."""
     with contextlib.ExitStack() as stack:
-        start = _starter(folder, stack)
-        server = free_port()
-        start([str(LOAD), "serve", str(server)], "load", server)
-        bastion = Bastion(folder / "bastion2").start()
-        stack.callback(bastion.stop)
+        start, server, bastion = _begin(folder, stack, "bastion2")
         (folder / "2").mkdir()
         paths = [MeasuredPath("direct", server), _gateway(folder / "2", bastion, server, {0: bastion.port}, 0, start)]
         if importlib.util.find_spec("sshtunnel"):
