@@ -1,4 +1,4 @@
-"""Defines the interface of protocols whose clients send cancel requests on separate connections."""
+"""Defines the interface of protocols, such as PostgreSQL, whose clients cancel queries on separate connections."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -8,7 +8,7 @@ from gateway.measurement import Tap
 
 
 class Classification(Enum):
-    """What `CancelProtocol.classify` returns if a client requests neither a cancellation nor encryption."""
+    """The result of `CancelProtocol.classify` for a client that has sent no cancel or encryption request."""
 
     SESSION = "session"
     """The client starts a session."""
@@ -48,7 +48,7 @@ class LoginTap(Tap, Protocol):
 
 
 class CancelProtocol(Protocol):
-    """A protocol whose clients send cancel requests on separate connections, such as PostgreSQL."""
+    """Recognizes the cancel requests of one protocol, such as PostgreSQL's, and the login of each session."""
 
     max_bytes: int
     """Maximum number of bytes that `classify` needs."""

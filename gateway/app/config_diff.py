@@ -1,4 +1,4 @@
-"""Computes which tunnels, backends and sections a reload starts, changes and stops. Does no I/O."""
+"""Compares two configurations: which tunnels and backends must a reload start, change or stop? Does no I/O."""
 
 from dataclasses import dataclass
 

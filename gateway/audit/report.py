@@ -24,7 +24,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class StorageLocation:
-    """The storage location of a part of a container's data.
+    """A storage location of a container's data: a path in the container, and what holds and what destroys its data.
 
     Args:
         container: The container's name.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from gateway.command.background_tasks import BackgroundTasks
 from gateway.command.connector_context import ConnectorContext
-from gateway.command.local_ports import LocalPortState
+from gateway.command.local_port_state import LocalPortState
 from gateway.command.port_process import NotAcceptedError, PortProcess
 from gateway.command.port_reservations import release_port, reserve_port
 from gateway.command.port_stream import PortStream

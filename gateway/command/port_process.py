@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from math import inf
 from pathlib import Path
 
-from gateway.command.local_ports import LocalPortState, read_local_ports
+from gateway.command.local_port_state import LocalPortState, read_local_ports
 from gateway.command.options import CommandOptions
-from gateway.command.silence_timer import SilenceTimer
 from gateway.command.sock_diag import read_connection
+from gateway.command.stall_timer import StallTimer
 from gateway.contracts.link import Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
@@ -60,7 +60,7 @@ class PortProcess:
         """Whether the process does not read the data that waits for it. New clients then use another process."""
         self.retired = False
         """Whether the process is being stopped, because another process has replaced it and its clients have left."""
-        self._silence = SilenceTimer()
+        self._silence = StallTimer()
         self._last_read = self.last_received
         """Monotonic time at which the process was last observed to have read data or accepted a connection."""
         self._sockets = LocalPortState()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Protocol
 
-from gateway.command.local_ports import LocalPortState
+from gateway.command.local_port_state import LocalPortState
 from gateway.errors import TunnelError
 from gateway.relay.stream_bridge import BridgedStream
 

@@ -1,4 +1,4 @@
-"""The interface of a backend, and the result of a probe."""
+"""Defines the interface of backends, and the result of a probe."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from gateway.contracts.security import ValidityPeriod
 from gateway.contracts.states import DatabaseRole
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
-from gateway.facts import Fact, FactValue, finite
+from gateway.facts import FactDefinition, FactValue, finite
 from gateway.text_sanitizer import one_line
 
 
@@ -33,7 +33,7 @@ class ProbeResult:
 
     role: DatabaseRole | None = None
     read_only: bool | None = None
-    facts: Mapping[Fact, FactValue] = field(default_factory=dict)
+    facts: Mapping[FactDefinition, FactValue] = field(default_factory=dict)
     degraded: tuple[Reason, str] | None = None
     unusable: tuple[Reason, str] | None = None
     unprobed: str | None = None

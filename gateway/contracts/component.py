@@ -1,4 +1,4 @@
-"""The interface of components: long-running parts of the service that the supervisor starts, restarts and stops."""
+"""Defines the interface of components: long-running parts of the service that the supervisor runs and restarts."""
 
 from collections.abc import Callable
 from typing import Protocol

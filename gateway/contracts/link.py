@@ -1,4 +1,4 @@
-"""Interfaces of a link (an open connection into a network), and of the relays that carry its connections."""
+"""Defines the interfaces of links (open connections into a network), and of relays between clients and targets."""
 
 import asyncio
 import socket

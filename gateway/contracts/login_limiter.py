@@ -1,4 +1,4 @@
-"""The interface through which a probe limits its logins to a server that counts aborted logins."""
+"""Defines the interface through which a probe limits its logins to a server that counts aborted logins."""
 
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol

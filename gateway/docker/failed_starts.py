@@ -35,8 +35,8 @@ class StartFailureCause(StrEnum):
     NAMESPACE = "namespace"
 
 
-class RequestedStart(NamedTuple):
-    """Why the gateway requested the start of a container: the cause of an earlier failed start.
+class StartReason(NamedTuple):
+    """The reason why the gateway starts a container: the cause of the container's earlier failed start.
 
     Args:
         cause: The missing dependency that made the earlier start fail.
@@ -49,7 +49,7 @@ class RequestedStart(NamedTuple):
 
 @dataclass(frozen=True)
 class FailedStart:
-    """Why a container could not start, from the error message of the engine.
+    """The cause of a failed start of a container, from the error message of the engine.
 
     Args:
         cause: The missing dependency.

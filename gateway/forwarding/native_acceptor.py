@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.cancel_protocol import LoginTap
-from gateway.contracts.accepting import AcceptingLink, AcceptRule, LinkListener
+from gateway.contracts.accepting_link import AcceptingLink, AcceptRule, LinkListener
 from gateway.contracts.link import Relay, Stream
 from gateway.forwarding.acceptor import Acceptor
 from gateway.forwarding.cancel_request_router import CancelRequestRouter

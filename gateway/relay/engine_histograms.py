@@ -26,7 +26,7 @@ class _SharedHistogram:
 
 
 class EngineHistograms:
-    """Allocates the histogram slots of the engine in C to channels.
+    """Allocates the histogram slots of the C engine to channels.
 
     Channels that report to the same Prometheus `Histogram` share a slot.
 

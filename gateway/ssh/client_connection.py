@@ -1,4 +1,4 @@
-"""Extends asyncssh's client connection with stricter host key checks and with support for the engine in C.
+"""Extends asyncssh's client connection with stricter host key checks and with support for the C engine.
 
 asyncssh handles the handshake, key exchanges, global requests and disconnects. After the login, the engine can take
 over the socket and handle the packets of channels. It then passes all other packets to asyncssh through
@@ -16,7 +16,7 @@ from asyncssh.connection import SSHClientConnection, SSHClientConnectionOptions
 from asyncssh.constants import MSG_IGNORE, MSG_KEXINIT
 from asyncssh.packet import SSHPacket, String, UInt32
 
-from gateway.contracts.accepting import AcceptRule
+from gateway.contracts.accepting_link import AcceptRule
 from gateway.ssh import algorithms
 from gateway.ssh.engine_cipher import CipherKey, PassThroughCipher, cipher_key
 
@@ -52,7 +52,7 @@ class EngineTransportInterface(Protocol):
     The class itself cannot be imported if the C engine is not built.
     """
 
-    host: Any
+    runner: Any
     token: int
 
     @property
@@ -87,7 +87,7 @@ class EngineTransportInterface(Protocol):
 
 
 class ClientConnection(SSHClientConnection):
-    """asyncssh's client connection, extended with stricter host key checks and with support for the engine in C.
+    """asyncssh's client connection, extended with stricter host key checks and with support for the C engine.
 
     Args:
         options: asyncssh's options.

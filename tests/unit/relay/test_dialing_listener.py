@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from gateway._dataplane import settings
-from gateway.contracts.accepting import AcceptingLink, AcceptRule
+from gateway.contracts.accepting_link import AcceptingLink, AcceptRule
 from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram
 from gateway.relay.direct_link import DirectLink
-from gateway.relay.straight_relay import relay_sockets, use_engine
+from gateway.relay.relay_selection import relay_sockets, use_engine
 from tests.support.requirements import need_data_plane
 from tests.support.servers import echoing, serving
 
@@ -91,11 +91,11 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
 
 
 async def test_all_threads_accept_clients_until_the_rule_is_withdrawn(rig: Rig, echo_port: int) -> None:
-    from gateway.relay.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
+    from gateway.relay.engine_runner import engine_pool  # noqa: PLC0415 - the engine is optional
 
     assert isinstance(rig.link, AcceptingLink)
     listener = rig.listen("127.0.0.1", echo_port, permits=3)
-    assert [host.load for host in engine_pool().hosts] == [1, 1]
+    assert [runner.load for runner in engine_pool().runners] == [1, 1]
     assert (listener.unused, listener.waiting) == (3, 0)
     with await rig.connect() as client:
         await rig.echo(client)
@@ -111,7 +111,7 @@ async def test_all_threads_accept_clients_until_the_rule_is_withdrawn(rig: Rig, 
         await rig.echo(client)
     async with asyncio.timeout(10):
         await relay.ended
-    assert sum(host.load for host in engine_pool().hosts) == 0
+    assert sum(runner.load for runner in engine_pool().runners) == 0
 
 
 async def test_a_client_of_a_target_that_is_down_is_returned(rig: Rig) -> None:

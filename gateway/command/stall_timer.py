@@ -4,7 +4,7 @@ A short silence is not a failure: while a program waits for its own network conn
 """
 
 
-class SilenceTimer:
+class StallTimer:
     """Measures for how long one program or connection has made no progress. Times are monotonic, in seconds."""
 
     def __init__(self) -> None:
