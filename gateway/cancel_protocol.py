@@ -37,7 +37,7 @@ class EncryptionRequest:
 
 
 class LoginTap(Tap, Protocol):
-    """A tap that observes the login of a session until the server has sent the key for cancel requests."""
+    """Defines the interface of taps that read from a session's login the key with which its queries are canceled."""
 
     @property
     def key_hidden(self) -> bool:
@@ -48,7 +48,7 @@ class LoginTap(Tap, Protocol):
 
 
 class CancelProtocol(Protocol):
-    """Recognizes the cancel requests of one protocol, such as PostgreSQL's, and the login of each session."""
+    """Defines the interface for recognizing the cancel requests and the logins of one protocol."""
 
     max_bytes: int
     """Maximum number of bytes that `classify` needs."""

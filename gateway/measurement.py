@@ -30,7 +30,7 @@ class Tap(Protocol):
 
 
 class RpcRequestTracker(Protocol):
-    """Matches replies to calls on an ONC RPC connection, on which several calls can be pending at the same time."""
+    """Defines the interface for matching replies to calls on an ONC RPC connection with several pending calls."""
 
     @property
     def parseable(self) -> bool:

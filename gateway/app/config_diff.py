@@ -1,4 +1,4 @@
-"""Compares two configurations: which tunnels and backends must a reload start, change or stop? Does no I/O."""
+"""Compares two configurations: lists the tunnels and backends that a reload must start, change or stop."""
 
 from dataclasses import dataclass
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway import __version__
 from gateway.app.backend_tunnel_view import backend_tunnel_views
-from gateway.app.credential_expiry import NamedCredential
+from gateway.app.certificate_expiry import NamedCredential
 from gateway.app.docker_manager import DockerManager
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend

@@ -1,4 +1,4 @@
-"""Defines two facts that probes report about a replicated database: whether it is read-only, and its lag."""
+"""Defines two facts (reported values) of replicated databases: whether a database is read-only, and its lag."""
 
 from gateway.facts import FactDefinition
 

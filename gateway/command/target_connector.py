@@ -9,7 +9,7 @@ from gateway.relay.stream_bridge import BridgedStream
 
 
 class TargetConnector(Protocol):
-    """Connects to one target through a program. `PortConnector` and `StdioConnector` implement this protocol."""
+    """Defines the interface for connections to one target through a program. Each `mode` has one implementation."""
 
     @property
     def has_failed(self) -> bool:

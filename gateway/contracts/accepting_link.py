@@ -31,7 +31,7 @@ class AcceptRule:
 
 
 class LinkListener(Protocol):
-    """Accepts clients according to one `AcceptRule`, until the link stops it or the caller calls `withdraw`."""
+    """Defines the interface of a listener that accepts clients according to one `AcceptRule`."""
 
     @property
     def waiting(self) -> int:
@@ -56,7 +56,7 @@ class LinkListener(Protocol):
 
 
 class AcceptedClientHandler(Protocol):
-    """Receives the clients that a link has accepted. The methods must not raise."""
+    """Defines the methods that receive the clients that a link has accepted. The methods must not raise."""
 
     def on_joined(self, listener: LinkListener, relay: Relay, tap: Any, seconds: float) -> None:
         """Handle a client that was joined to the target, whose relay might already have forwarded bytes.
@@ -97,7 +97,7 @@ class AcceptedClientHandler(Protocol):
 
 @runtime_checkable
 class AcceptingLink(Protocol):
-    """A link that can accept clients itself, and connect them to a target, without the event loop."""
+    """Defines the interface of links that accept clients, and connect them to a target, without the event loop."""
 
     def listen(self, rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> LinkListener | None:
         """Accept clients according to a rule, and connect them to the target of the rule.

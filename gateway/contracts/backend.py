@@ -48,7 +48,7 @@ class ProbeResult:
 
 
 class Backend(Protocol):
-    """The options of one backend, and the probe that checks one of its targets."""
+    """Defines the interface of backends: the probe that checks one of the targets, and its options."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """Check whether clients can use `target`, through the link that carries their traffic.

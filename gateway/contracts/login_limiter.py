@@ -5,7 +5,7 @@ from typing import Protocol
 
 
 class LoginLimiter(Protocol):
-    """Limits the logins of all checks to one server through one tunnel. All times are monotonic."""
+    """Defines a limit on the logins of all checks to one server through one tunnel. All times are monotonic."""
 
     @property
     def aborted(self) -> int:

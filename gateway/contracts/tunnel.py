@@ -12,7 +12,7 @@ from gateway.errors import Reason
 
 @dataclass(frozen=True)
 class OpenTunnel:
-    """An open tunnel: its link, and functions that return its status and apply changed keys.
+    """An open tunnel: its link, a function that returns its status, and a function that applies changed key files.
 
     Args:
         link: Connects sockets to targets in the network behind the tunnel.
@@ -34,7 +34,7 @@ class TunnelStateCallback(Protocol):
 
 
 class Tunnel(Protocol):
-    """A configured tunnel into a remote network."""
+    """Defines the interface of a configured tunnel into a remote network."""
 
     @property
     def far_side(self) -> str:

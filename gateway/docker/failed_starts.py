@@ -48,7 +48,7 @@ class StartReason(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FailedStart:
+class StartFailure:
     """The cause of a failed start of a container, from the error message of the engine.
 
     Args:
@@ -73,7 +73,7 @@ class FailedStart:
     detail: str = ""
 
 
-def read_error(error: str) -> FailedStart | None:
+def read_error(error: str) -> StartFailure | None:
     """Return why a start failed; None if no missing volume, network or namespace caused the failure.
 
     Args:
@@ -87,11 +87,11 @@ def read_error(error: str) -> FailedStart | None:
         number = int(port) if port.isascii() and port.isdecimal() and len(port) <= 5 else 0
         address = options.get("addr") or (share[1] if share else "")
         detail = reason if _ERRNO.fullmatch(reason) else "the mount failed"
-        return FailedStart(StartFailureCause.VOLUME, address=address, port=number, detail=detail)
+        return StartFailure(StartFailureCause.VOLUME, address=address, port=number, detail=detail)
     if found := _OWNER.search(error):
-        return FailedStart(StartFailureCause.NAMESPACE, owner=found[1] or found[2], detail=error)
+        return StartFailure(StartFailureCause.NAMESPACE, owner=found[1] or found[2], detail=error)
     if found := _ATTACHMENT.search(error):
-        return FailedStart(StartFailureCause.NETWORK, network=found[1] or "", exists=True, detail=error)
+        return StartFailure(StartFailureCause.NETWORK, network=found[1] or "", exists=True, detail=error)
     if found := _NETWORK.search(error):
-        return FailedStart(StartFailureCause.NETWORK, network=found[1] or found[2], detail=error)
+        return StartFailure(StartFailureCause.NETWORK, network=found[1] or found[2], detail=error)
     return None

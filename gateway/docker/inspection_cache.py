@@ -1,4 +1,4 @@
-"""Caches inspections of containers. Of the values that the gateway uses, only the last start can change.
+"""Caches the inspections of containers. Only the last start of a container can change, and expires in the cache.
 
 While the engine starts a container or copies files from it (`docker cp`), the container is locked: the engine does
 not respond to inspections of it. This can take minutes, for example while the engine waits for a mount. A snapshot

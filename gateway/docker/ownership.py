@@ -1,4 +1,4 @@
-"""Stores the ownership record: a file from which a restarted gateway reads what it created and started earlier.
+"""Stores in a file what the gateway created and started in Docker, so that a restarted gateway recognizes it.
 
 The record contains the endpoints that the gateway created, the gateway's addresses, and the container starts that the
 gateway requested. The gateway writes each entry before it attaches or starts the container, so that a crash cannot
@@ -20,7 +20,7 @@ _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 class OwnershipRecord:
-    """Stores in a file which endpoints the gateway created, its addresses, and which container starts it requested.
+    """A file with the endpoints that the gateway created, the gateway's addresses, and the starts that it requested.
 
     Args:
         folder: The directory of the record's file. The directory is created if it is missing.

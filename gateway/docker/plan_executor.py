@@ -1,4 +1,4 @@
-"""Executes the actions of plans. Counts and audits each action, and adds new endpoints to the ownership record."""
+"""Executes the actions of plans. Records each action in the metrics, the audit log and the ownership record."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Records the signals that other clients send to containers, from the events of the engine."""
+"""Reads from the engine's events which signals containers got from clients other than the gateway."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Limits how many handshakes with a MySQL server clients may abort, before the server blocks them. Does no I/O.
+"""Limits the MySQL handshakes that clients abort, so that the server does not block the gateway. Does no I/O.
 
 MySQL counts the connections from each source address that are closed during the handshake. When the count reaches
 `max_connect_errors`, MySQL refuses all connections from that address with error 1129, until an operator flushes the

@@ -27,7 +27,7 @@ _PERMIT_SHARE = 0.125
 
 
 class NativeAcceptor:
-    """Lets a link accept the clients of one backend in native code, while this is possible.
+    """Lets a link accept the clients of one backend in C, while the conditions for this are met.
 
     Implements `AcceptedClientHandler`. A link starts to accept clients after Python code has connected a client
     through the link. The link stops when the route or a rule changes, when a dial fails, or when the number of

@@ -26,7 +26,7 @@ _NETWORK = struct.Struct("BB16s")
 
 
 class EngineListenerHandler(Protocol):
-    """Handles the clients that an `EngineListener` accepts, and the end of the listener.
+    """Defines the methods that handle the clients of an `EngineListener`, and the end of the listener.
 
     Each method corresponds to one of `gateway.contracts.accepting_link.AcceptedClientHandler`.
     """

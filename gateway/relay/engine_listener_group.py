@@ -18,7 +18,7 @@ ListenerFactory = Callable[[Any, int, Any], Any]
 
 
 class EngineListenerGroup:
-    """A listener for each C engine and socket; implements `gateway.contracts.accepting_link.LinkListener`.
+    """One listener per C engine and socket, as a group; implements `gateway.contracts.accepting_link.LinkListener`.
 
     Each engine accepts some of the clients. When one engine stops accepting, the others stop too, and the handler
     must accept all clients itself.

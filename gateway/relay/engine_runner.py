@@ -22,7 +22,7 @@ Arguments = tuple[int, int, int, int]
 
 
 class EngineObject(Protocol):
-    """The Python object for an SSH connection, a channel or a pair of sockets in the C engine. Handles its events."""
+    """Defines the interface of Python objects that handle the events of a connection or channel in the C engine."""
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
         """Handle an event record. If it is the last one for this object, call `EngineRunner.forget`.

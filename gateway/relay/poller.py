@@ -36,7 +36,7 @@ _MAX_EVENTS = 128
 
 
 class Poller(Protocol):
-    """Calls handlers when file descriptors are readable or writable; level-triggered unless the mask has EDGE."""
+    """Defines the interface of pollers, which call handlers when file descriptors are readable or writable."""
 
     def add(self, fd: int, handler: EventHandler, mask: int) -> None:
         """Register `fd`. If `fd` is already registered, replace its handler and mask.

@@ -1,4 +1,4 @@
-"""Handles the client's socket of a relay between a client and an asyncssh channel; base class of the relay.
+"""Handles the client's socket of a relay between a client and an asyncssh channel.
 
 The two directions end independently (RFC 4254, section 5.3). A client that has sent EOF still gets the response. A
 backend that stops reading can still have sent data, and the relay delivers this data. CHANNEL_CLOSE ends the

@@ -34,7 +34,7 @@ Above this number, the connection is closed."""
 
 
 class ConnectionTransport(Protocol):
-    """The methods of an SSH connection's transport that `ClientConnection` calls."""
+    """Defines the methods that `ClientConnection` calls on the transport of its SSH connection."""
 
     def on_sending_changed(self) -> None:
         """Start or stop sending channel data. Called when a key exchange starts or ends, and at the close."""
@@ -47,7 +47,7 @@ class ConnectionTransport(Protocol):
 
 
 class EngineTransportInterface(Protocol):
-    """The interface of `EngineTransport`, for type checking.
+    """Defines the interface of `EngineTransport`, for type checking.
 
     The class itself cannot be imported if the C engine is not built.
     """

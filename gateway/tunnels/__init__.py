@@ -14,7 +14,7 @@ from gateway.remedies import TUNNEL_REMEDIES
 
 
 class AuthorizedKeysRenderer(Protocol):
-    """Renders the lines of server configuration files, such as authorized_keys, that permit a tunnel."""
+    """Defines the type of functions that render lines for files on the server, such as authorized_keys."""
 
     def __call__(
         self, name: str, options: Any, targets: Sequence[str], sources: Sequence[str], *, unix_sockets: bool

@@ -10,7 +10,7 @@ from gateway.docker.compose_command import FILES
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState
 from gateway.docker.engine_actions import execute
 from gateway.docker.errors import EngineError, ErrorKind
-from gateway.docker.failed_starts import FailedStart, StartFailureCause, StartReason, read_error
+from gateway.docker.failed_starts import StartFailure, StartFailureCause, StartReason, read_error
 from gateway.docker.grants import PROJECT, SERVICE
 from gateway.docker.inspection_cache import last_start
 from gateway.docker.labels import read as read_labels
@@ -93,26 +93,26 @@ def starts(made: Plan) -> list[tuple[ActionKind, str]]:
 @pytest.mark.parametrize(
     ("error", "found"),
     [
-        (REFUSED, FailedStart(
+        (REFUSED, StartFailure(
             StartFailureCause.VOLUME, address="127.0.0.1", port=20490, detail="connection refused")),
-        (TIMED_OUT, FailedStart(
+        (TIMED_OUT, StartFailure(
             StartFailureCause.VOLUME, address="127.0.0.1", port=20490, detail="input/output error")),
-        (REFUSED.replace("port=20490,", ""), FailedStart(
+        (REFUSED.replace("port=20490,", ""), StartFailure(
             StartFailureCause.VOLUME, address="127.0.0.1", port=2049, detail="connection refused")),
-        (SHARE, FailedStart(
+        (SHARE, StartFailure(
             StartFailureCause.VOLUME, address="127.0.0.1", port=445, detail="operation now in progress")),
-        (SHARE.replace("addr=127.0.0.1,", ""), FailedStart(
+        (SHARE.replace("addr=127.0.0.1,", ""), StartFailure(
             StartFailureCause.VOLUME, address="nas", port=445, detail="operation now in progress")),
-        (NETWORK, FailedStart(StartFailureCause.NETWORK, network=GONE_ID, detail=NETWORK)),
-        (STOPPED_OWNER, FailedStart(StartFailureCause.NAMESPACE, owner=OWNER_ID, detail=STOPPED_OWNER)),
-        (REMOVED_OWNER, FailedStart(StartFailureCause.NAMESPACE, owner=OWNER_ID, detail=REMOVED_OWNER)),
-        (f"failed to set up container networking: {NETWORK}", FailedStart(
+        (NETWORK, StartFailure(StartFailureCause.NETWORK, network=GONE_ID, detail=NETWORK)),
+        (STOPPED_OWNER, StartFailure(StartFailureCause.NAMESPACE, owner=OWNER_ID, detail=STOPPED_OWNER)),
+        (REMOVED_OWNER, StartFailure(StartFailureCause.NAMESPACE, owner=OWNER_ID, detail=REMOVED_OWNER)),
+        (f"failed to set up container networking: {NETWORK}", StartFailure(
             StartFailureCause.NETWORK, network=GONE_ID, detail=f"failed to set up container networking: {NETWORK}")),
         (OWN_FAULT, None),
         ("", None),
     ],
 )  # fmt: skip
-def test_the_cause_is_parsed_from_the_error_of_the_engine(error: str, found: FailedStart | None) -> None:
+def test_the_cause_is_parsed_from_the_error_of_the_engine(error: str, found: StartFailure | None) -> None:
     assert read_error(error) == found
 
 
