@@ -1,4 +1,4 @@
-"""Decides whether the C engine relays the connections that do not use an SSH tunnel. Does no I/O."""
+"""Decides whether the C engine (data plane) relays the connections that do not use an SSH tunnel. Does no I/O."""
 
 from gateway.config import Config
 

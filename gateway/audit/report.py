@@ -24,7 +24,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class StorageLocation:
-    """A storage location of a container's data: a path in the container, and what holds and what destroys its data.
+    """A path at which a container stores data, the storage that holds the data, and what destroys the data.
 
     Args:
         container: The container's name.

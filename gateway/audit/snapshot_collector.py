@@ -130,7 +130,7 @@ async def _with_changes(
 
 
 class _OptionalRequests:
-    """Sends requests whose failure does not end the audit. Each failure adds a line to `unchecked`.
+    """Sends requests whose failure does not end the audit. Records in `unchecked` what could not be checked.
 
     Args:
         engine: The engine.

@@ -1,4 +1,4 @@
-"""Finds the last use of each volume in the last few hundred events, which are all that the engine stores."""
+"""Finds the last use of each volume in the engine's event history, which has only a few hundred events."""
 
 import asyncio
 import time

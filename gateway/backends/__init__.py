@@ -17,7 +17,7 @@ from gateway.remedies import TARGET_REMEDIES
 
 
 class ConfiguredBackend(Protocol):
-    """Defines the properties of a configured backend that `BackendKind.advice` reads."""
+    """Defines the properties of a configured backend that a kind's warnings about the configuration depend on."""
 
     @property
     def name(self) -> str:
@@ -37,7 +37,7 @@ class ConfiguredBackend(Protocol):
 
 @dataclass(frozen=True)
 class ImportedBackendDefaults:
-    """What `gateway import` adds to the configuration of each imported backend of one kind: keys and a note.
+    """The keys and the note that `gateway import` adds to the configuration of each imported backend of one kind.
 
     Args:
         other_ports: Usual ports of the service in addition to `default_port`.

@@ -18,7 +18,7 @@ CHANNEL = "channel"
 
 
 class TracedPhase(NamedTuple):
-    """One phase of a client connection: hold, dial or channel.
+    """One phase of a client connection: waiting for a tunnel or target, dialing, or opening an SSH channel.
 
     Args:
         name: `HOLD`, `DIAL` or `CHANNEL`.

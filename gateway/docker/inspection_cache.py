@@ -1,4 +1,4 @@
-"""Caches the inspections of containers. Only the last start of a container can change, and expires in the cache.
+"""Caches the inspections of containers, which do not change, except for the result of the last start.
 
 While the engine starts a container or copies files from it (`docker cp`), the container is locked: the engine does
 not respond to inspections of it. This can take minutes, for example while the engine waits for a mount. A snapshot

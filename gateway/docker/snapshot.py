@@ -155,7 +155,7 @@ class Container:
 
 @dataclass(frozen=True)
 class NetworkInfo:
-    """A network that this engine lists.
+    """A Docker network, as this engine lists it.
 
     Args:
         options: The driver's options, as the engine reports them.

@@ -1,4 +1,4 @@
-"""Makes a C engine accept clients on a listening socket, and dial the target for each of them."""
+"""Makes a C engine (data plane) accept clients on a listening socket, and dial the target for each of them."""
 
 import socket
 import struct

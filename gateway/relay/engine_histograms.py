@@ -1,4 +1,4 @@
-"""Allocates histograms in the C engine, and adds the latencies in them to the gateway's Prometheus histograms."""
+"""Allocates latency histograms in the C engine (data plane), and adds them to the gateway's Prometheus histograms."""
 
 import struct
 

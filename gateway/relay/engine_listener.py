@@ -1,4 +1,4 @@
-"""Makes a C engine accept clients on a listening socket, and reports which clients it connected to the target."""
+"""Makes a C engine (data plane) accept clients on a socket, and reports which clients it connected to the target."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""Accepts clients of one target in several C engines, which share the listening sockets."""
+"""Accepts the clients of one target in several C engines (data planes), which share the listening sockets."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ ListenerFactory = Callable[[Any, int, Any], Any]
 
 
 class EngineListenerGroup:
-    """One listener per C engine and socket, as a group; implements `gateway.contracts.accepting_link.LinkListener`.
+    """A group of listeners, one per C engine and socket; implements `gateway.contracts.accepting_link.LinkListener`.
 
     Each engine accepts some of the clients. When one engine stops accepting, the others stop too, and the handler
     must accept all clients itself.

@@ -1,4 +1,4 @@
-"""Defines the base class of relays in the C engine, with the methods that control a relay and read its counters."""
+"""Defines the base class of relays in the C engine (data plane): controls a relay, and reads the relay's counters."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Relays bytes between two sockets in the C engine. `socket_relay` does the same in the event loop."""
+"""Relays bytes between two sockets in the C engine (data plane). `socket_relay` does the same in the event loop."""
 
 import socket
 

@@ -1,4 +1,4 @@
-"""Selects the C engine or the event loop to relay bytes between two sockets, and to accept clients."""
+"""Selects the C engine (data plane) or the event loop to relay bytes between two sockets, and to accept clients."""
 
 import logging
 import socket

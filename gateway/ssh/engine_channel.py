@@ -1,4 +1,4 @@
-"""Opens and controls a channel whose bytes the C engine relays, and reads the channel's counters."""
+"""Opens and controls an SSH channel whose bytes the C engine (data plane) relays, and reads its counters."""
 
 import asyncio
 import socket

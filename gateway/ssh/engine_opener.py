@@ -1,4 +1,4 @@
-"""Opens SSH channels whose bytes the C engine relays."""
+"""Opens SSH channels whose bytes the C engine (data plane) relays."""
 
 import asyncio
 

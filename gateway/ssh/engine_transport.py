@@ -1,4 +1,4 @@
-"""Implements asyncssh's transport for an SSH connection that the C engine takes over after the login."""
+"""Implements asyncssh's transport for an SSH connection that the C engine (data plane) carries after the login."""
 
 import asyncio
 import errno

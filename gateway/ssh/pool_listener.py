@@ -1,4 +1,4 @@
-"""Accepts clients in the C engines that carry the SSH connections of a pool, without the event loop."""
+"""Accepts clients in the C engines (data planes) that carry the SSH connections of a pool, outside the event loop."""
 
 import logging
 from collections.abc import Callable, Sequence
