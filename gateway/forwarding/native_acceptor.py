@@ -7,6 +7,7 @@ from typing import Any
 from gateway.cancel_protocol import LoginTap
 from gateway.contracts.accepting_link import AcceptingLink, AcceptRule, LinkListener
 from gateway.contracts.link import Relay, Stream
+from gateway.contracts.states import CloseReason
 from gateway.forwarding.acceptor import Acceptor
 from gateway.forwarding.cancel_request_router import CancelRequestRouter
 from gateway.forwarding.listener import Listener
@@ -21,7 +22,7 @@ _MIN_HOLD = 3.0
 accepts them, because it enforces this time limit more precisely."""
 _MIN_ROOM = 0.25
 """Fraction of `max_connections` that must be free before a link starts to accept clients."""
-_PERMIT_SHARE = 0.125
+_PERMIT_SHARE = 1 / 64
 """Number of connections that must end before the link is permitted to accept more, as a fraction of
 `max_connections`."""
 
@@ -137,7 +138,9 @@ class NativeAcceptor:
         limit = self._acceptor.admission.max_connections
         if self._ended >= limit * _PERMIT_SHARE:
             self._ended = 0
-            room = limit - self._acceptor.active - listening.unused
+            # In this order, a client that is accepted between the two reads is counted twice, not zero times.
+            unused = listening.unused
+            room = limit - self._acceptor.active - unused
             if room > 0:
                 listening.permit(room)
 
@@ -145,7 +148,10 @@ class NativeAcceptor:
 
     def on_joined(self, listener: LinkListener, relay: Relay, tap: Any, seconds: float) -> None:
         """See `AcceptedClientHandler`."""
-        routed = self._paths[listener]
+        routed = self._paths.get(listener)
+        if routed is None:  # the link failed while it started to accept clients on several sockets
+            relay.abort(CloseReason.ABORTED)
+            return
         self._acceptor.accepted += 1
         routed.uplink.channel_open.observe(seconds)
         self._on_joined(routed, relay, tap)

@@ -131,9 +131,11 @@ class EngineRunner:
         """Replace the failed engine, and call `on_engine_failed` of all its objects."""
         lost = list(self._objects.values())
         self.close()
-        self._start()
-        for thing in lost:
-            thing.on_engine_failed()
+        try:
+            self._start()
+        finally:  # the objects do not wait for an engine that cannot start
+            for thing in lost:
+                thing.on_engine_failed()
 
     def _dispatch(self, kind: int, token: int, arguments: Arguments, payload: bytes) -> None:
         if kind == RECORD_HISTOGRAM:

@@ -26,6 +26,18 @@ _listening: WeakSet[EngineListenerGroup] = WeakSet()
 """The listeners of `listen_and_dial` that can be active."""
 
 
+class _DirectListenerGroup(EngineListenerGroup):
+    """Accepts the clients of one target, which the C engines dial without an SSH channel."""
+
+    def on_stopped(self) -> None:
+        """Stop accepting, and return the clients whose dials are not complete.
+
+        If a dial takes long, the handler dials again. It limits the duration of this dial if another path is left.
+        """
+        super().on_stopped()
+        self.recall()
+
+
 def use_engine(*, enabled: bool) -> None:
     """Set whether new connections that no SSH channel carries use the C engine. Existing ones are not affected."""
     settings.relays_sockets = enabled
@@ -70,7 +82,7 @@ def listen_and_dial(rule: AcceptRule, permits: int, handler: AcceptedClientHandl
         return None
     try:
         engines = [partial(DialingListener, runner, rule) for runner in engine_pool().all_runners()]
-        listener = EngineListenerGroup(rule, permits, engines, handler)
+        listener = _DirectListenerGroup(rule, permits, engines, handler)
     except OSError as error:
         log.warning("the data plane cannot accept clients, so the event loop accepts them: %s", error.strerror)
         return None

@@ -440,7 +440,10 @@ def test_manifests_without_helm(tmp_path: Path, case: str) -> None:
             "backends: {a: {kind: mysql, targets: [b], listen: 0.0.0.0:1, check: {user: u, password: hunter2}}}",
             "_file",
         ),
-        ("docker: {}\nbackends: {a: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}}", "no access to an engine"),
+        (
+            "docker: {}\nbackends: {a: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}}",
+            "no access to a container engine",
+        ),
         (
             (
                 "tunnels: {b: {kind: ssh, host: b, user: u, identity_files: [/root/k], "

@@ -21,6 +21,7 @@ from gateway import default_paths
 from gateway.cli import cli
 from gateway.demo.process import free_port
 from tests.support import certificates
+from tests.support.clients import connect, echo
 from tests.support.gateway_process import Gateway, command
 
 pytestmark = pytest.mark.integration
@@ -51,6 +52,8 @@ def test_a_thousand_unfinished_requests_do_not_affect_traffic(
     gateway.wrapper = ["sh", "-c", f'ulimit -n {NOFILE}; exec "$@"', "sh"]
     gateway.start()
     gateway.wait_up("echo")
+    with connect(port) as first:  # the first client starts the data plane
+        assert echo(first) == b"hello"
     before = gateway.descriptors()
     with contextlib.ExitStack() as stack:
         for number in range(FLOOD):

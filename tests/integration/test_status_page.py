@@ -275,12 +275,12 @@ def test_a_page_that_gets_no_answer_says_so(browser: Browser, shop: Shop) -> Non
     assert "All 3 backends are up" in browser.text("#diagnosis")
     shop.gateway.stop()
     try:
-        browser.wait(lambda: "has not answered since" in browser.text("#stale"))
+        browser.wait(lambda: "has not responded since" in browser.text("#stale"))
         assert browser.text("#diagnosis") == ""
-        assert browser.run("return document.title").startswith("No answer")
+        assert browser.run("return document.title").startswith("No response")
     finally:
         shop.gateway.start()
-    browser.wait(lambda: "has not answered" not in browser.text("#stale"))
+    browser.wait(lambda: "has not responded" not in browser.text("#stale"))
     browser.wait(lambda: "All 3 backends are up" in browser.text("#diagnosis"))
     browser.messages()  # The refused connections are errors.
 

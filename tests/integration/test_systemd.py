@@ -33,7 +33,7 @@ _SCRIPT = """
 systemctl start gateway.socket; echo "BEFORE $(systemctl show -p ActiveState --value gateway)"
 timeout 400 python3 /early.py &
 i=0
-until [ "$(systemctl show -p ActiveState --value gateway)" != inactive ] || [ $i = 60 ]; do sleep 1; i=$((i+1)); done
+until [ "$(systemctl show -p ActiveState --value gateway)" != inactive ] || [ $i = 300 ]; do sleep 1; i=$((i+1)); done
 systemctl start docker
 wait $! || journalctl -u gateway -u gateway.socket -o cat --no-pager
 ready=$(systemctl show -p ActiveEnterTimestampMonotonic --value gateway)

@@ -16,6 +16,8 @@ from gateway.audit_log.recorder import AuditRecorder
 from gateway.backend_support.postgres_cancel import PostgresCancelProtocol
 from gateway.cancel_protocol import LoginTap
 from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule
+from gateway.contracts.link import Relay
+from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget
 from gateway.forwarding.admission import AdmissionRules, UnixSocketRule
@@ -37,6 +39,7 @@ class FakeListener:
     def __init__(self, link: "FakeLink", rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> None:
         self.link, self.rule, self.unused, self.handler = link, rule, permits, handler
         self.waiting = 0
+        self.relays: list[Relay] = []
         self.withdrawn = self.recalled = False
 
     def permit(self, count: int) -> None:
@@ -57,6 +60,7 @@ class FakeListener:
 
     async def accept_and_join(self) -> None:
         relay = await self.link.join(self.accept(), self.rule.to, self.rule.latency)
+        self.relays.append(relay)
         self.handler.on_joined(self, relay, None, 0.001)
 
 
@@ -178,6 +182,26 @@ async def test_permits_never_exceed_the_limit() -> None:
             assert rig.forward.active + listener.unused <= 4
             await asyncio.sleep(0.01)
         assert listener.unused == 4
+
+
+async def test_a_client_that_the_link_connects_after_the_forward_has_ended_is_reset() -> None:
+    async with running(AdmissionRules("b")) as rig:
+        listener = await rig.offered()
+        client = rig.dial()
+        relay = await listener.link.join(listener.accept(), listener.rule.to, listener.rule.latency)
+    with client:
+        listener.handler.on_joined(listener, relay, None, 0.001)
+        assert await relay.ended is CloseReason.ABORTED
+
+
+async def test_a_client_of_a_listener_that_was_not_created_completely_is_reset() -> None:
+    async with running(AdmissionRules("b")) as rig:
+        listener = await rig.offered()
+        incomplete = FakeListener(listener.link, listener.rule, 1, listener.handler)
+        with rig.dial():
+            await incomplete.accept_and_join()
+            (relay,) = incomplete.relays
+            assert await relay.ended is CloseReason.ABORTED
 
 
 async def test_this_process_accepts_again_when_the_link_stops_or_another_path_is_better() -> None:

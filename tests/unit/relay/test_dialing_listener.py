@@ -1,11 +1,13 @@
 """A direct link that accepts clients in the engine. tests/integration/test_accepting.py uses a running gateway."""
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import logging
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -15,6 +17,7 @@ from gateway._dataplane import settings
 from gateway.contracts.accepting_link import AcceptingLink, AcceptRule
 from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram
+from gateway.relay import engine_listener_group
 from gateway.relay.direct_link import DirectLink
 from gateway.relay.relay_selection import relay_sockets, use_engine
 from tests.support.requirements import need_data_plane
@@ -120,6 +123,38 @@ async def test_a_client_of_a_target_that_is_down_is_returned(rig: Rig) -> None:
     rig.listen("127.0.0.1", port)
     with await rig.connect():
         await rig.until("stopped True", "returned", "closed")
+
+
+async def test_a_client_of_a_target_that_does_not_answer_is_returned_early(rig: Rig) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, contextlib.ExitStack() as stack:
+        for _ in range(4):  # fill the queue of the server, so that the kernel drops the next SYN
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(server.getsockname())
+        rig.listen("127.0.0.1", server.getsockname()[1])
+        started = time.monotonic()
+        with await rig.connect():
+            await rig.until("stopped True", "returned", "closed")
+            assert time.monotonic() - started < engine_listener_group._RECALL_AFTER
+
+
+async def test_the_clients_are_accepted_again_if_a_failed_engine_cannot_start(
+    rig: Rig, echo_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gateway.relay.engine_runner import engine_pool  # noqa: PLC0415 - the engine is optional
+
+    listener = rig.listen("127.0.0.1", echo_port)
+    for runner in engine_pool().runners:
+        monkeypatch.setattr(runner, "_start", failing)
+        with pytest.raises(OSError, match="Too many open files"):
+            runner._restart()
+    assert rig.handler.calls == ["stopped True", "closed"]
+    listener.withdraw()
+    listener.recall()
+
+
+def failing() -> None:
+    raise OSError(errno.EMFILE, "Too many open files")
 
 
 @pytest.mark.parametrize("host", ["localhost", "db.example", "/run/db.sock"])
