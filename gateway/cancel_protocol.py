@@ -1,4 +1,4 @@
-"""Defines the interface of protocols whose clients send cancel requests on separate connections."""
+"""Defines the interface of protocols, such as PostgreSQL, whose clients cancel queries on separate connections."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -8,7 +8,7 @@ from gateway.measurement import Tap
 
 
 class Classification(Enum):
-    """What `CancelProtocol.classify` returns if a client requests neither a cancellation nor encryption."""
+    """The result of `CancelProtocol.classify` for a client that has sent no cancel or encryption request."""
 
     SESSION = "session"
     """The client starts a session."""
@@ -37,7 +37,7 @@ class EncryptionRequest:
 
 
 class LoginTap(Tap, Protocol):
-    """A tap that observes the login of a session until the server has sent the key for cancel requests."""
+    """Defines the interface of taps that read from a session's login the key with which its queries are canceled."""
 
     @property
     def key_hidden(self) -> bool:
@@ -48,7 +48,7 @@ class LoginTap(Tap, Protocol):
 
 
 class CancelProtocol(Protocol):
-    """A protocol whose clients send cancel requests on separate connections, such as PostgreSQL."""
+    """Defines the interface for recognizing the cancel requests and the logins of one protocol."""
 
     max_bytes: int
     """Maximum number of bytes that `classify` needs."""

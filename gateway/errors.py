@@ -1,4 +1,4 @@
-"""Defines the exceptions, and for each one who must act: an operator, the caller of a command, or the calling code.
+"""Defines the exceptions. The class of an exception shows who must act: an operator, a user, or the calling code.
 
 ::
 

@@ -1,4 +1,4 @@
-"""Defines facts: values that a backend or tunnel reports, such as a version, for the status output and metrics."""
+"""Describes facts: values, such as a version, that backends and tunnels report for the status and the metrics."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -10,8 +10,8 @@ FactValue = str | bool | int | float | Mapping[str, int] | None
 
 
 @dataclass(frozen=True)
-class Fact:
-    """Describes a value that a kind of backend or tunnel reports, such as a version: its key, help text and metric.
+class FactDefinition:
+    """The definition of a fact, which is a value that backends or tunnels report: its key, help text and metric.
 
     Args:
         key: The key in JSON.
@@ -70,7 +70,7 @@ def hidden(value: object) -> str:
     return ""
 
 
-VERSION = Fact("version", "The server's version.")
-IDENTITY = Fact(
+VERSION = FactDefinition("version", "The server's version.")
+IDENTITY = FactDefinition(
     "identity", "An identifier of the server, which changes only if another server replaces it.", describe=hidden
 )

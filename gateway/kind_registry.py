@@ -9,9 +9,10 @@ K = TypeVar("K")
 
 
 class KindRegistry(Mapping[str, K]):
-    """Maps the name of each kind, such as `mysql` or `ssh`, to its `KIND`.
+    """Maps the name of each kind, such as `mysql` or `ssh`, to the object that defines the kind.
 
-    The registry imports the module of a kind when `KIND` is first read, so the process loads only the libraries that
+    The object is the variable `KIND` of the module with that name. The registry imports the module of a kind when the
+    kind is first looked up, so the process loads only the libraries that
     its configuration needs.
 
     Args:

@@ -1,4 +1,4 @@
-"""Defines histograms and counters that are fast enough to update for each read, and taps, which observe data."""
+"""Defines fast histograms and counters, and the interface of taps, which measure the bytes of connections."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -12,7 +12,7 @@ LATENCY_BUCKETS = (
 
 
 class Tap(Protocol):
-    """Observes the bytes of one connection. Its methods must not raise."""
+    """Defines the interface of observers of the bytes of one connection. The methods must not raise."""
 
     @property
     def finished(self) -> bool:
@@ -30,7 +30,7 @@ class Tap(Protocol):
 
 
 class RpcRequestTracker(Protocol):
-    """Matches replies to calls on an ONC RPC connection, on which several calls can be pending at the same time."""
+    """Defines the interface for matching replies to calls on an ONC RPC connection with several pending calls."""
 
     @property
     def parseable(self) -> bool:

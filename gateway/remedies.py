@@ -1,4 +1,4 @@
-"""Maps each reason for which a tunnel or target can fail to the default remedy.
+"""Defines the default remedy for each reason why a tunnel or target can fail.
 
 `gateway explain` prints the remedy as its last line, and docs/troubleshooting.md describes each reason in detail.
 """

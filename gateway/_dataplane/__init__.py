@@ -16,7 +16,7 @@ number."""
 
 @dataclass
 class Settings:
-    """The settings of the data plane in this process.
+    """The settings of the C engines in this process: their number, their memory, and what they relay.
 
     Args:
         threads: Maximum number of engines of an event loop. Each engine has a thread.

@@ -1,4 +1,4 @@
-"""Builds the admission rules of a backend from its configuration. Does no I/O."""
+"""Builds the rules that decide which clients a backend admits, from the backend's configuration. Does no I/O."""
 
 from gateway.config import BackendSpec
 from gateway.forwarding.admission import AdmissionRules, ConsumerResolver, UnixSocketConsumer, UnixSocketRule

@@ -5,8 +5,8 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
+from gateway.app.aborted_handshake_budgets import AbortedHandshakeBudgets
 from gateway.app.component_manager import ComponentManager
-from gateway.app.handshake_budgets import HandshakeBudgets
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend
 from gateway.contracts.backend import Backend
@@ -26,7 +26,7 @@ class CheckManager:
         budgets: Limits the logins of checks to servers that block clients after too many aborted handshakes.
     """
 
-    def __init__(self, components: ComponentManager, budgets: HandshakeBudgets) -> None:
+    def __init__(self, components: ComponentManager, budgets: AbortedHandshakeBudgets) -> None:
         self._components = components
         self._budgets = budgets
 

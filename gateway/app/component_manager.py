@@ -1,4 +1,4 @@
-"""Starts and stops uplinks, forwards and checks. Before it stops an uplink or a forward, it can drain the clients."""
+"""Starts uplinks, forwards and checks, and stops them immediately or after a drain."""
 
 import asyncio
 import time

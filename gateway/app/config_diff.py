@@ -1,4 +1,4 @@
-"""Computes which tunnels, backends and sections a reload starts, changes and stops. Does no I/O."""
+"""Compares two configurations: lists the tunnels and backends that a reload must start, change or stop."""
 
 from dataclasses import dataclass
 

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class FileChangeHandler:
-    """Reloads the configuration, or the keys and certificates of tunnels and of `ops`, when their files change.
+    """Reloads the configuration, or the keys and certificates of tunnels and of the ops server, when files change.
 
     Args:
         file: The configuration file; None if there is none.

@@ -1,4 +1,4 @@
-"""Detects changed files. Polls, because this works on every file system and detects replaced symbolic links."""
+"""Detects changed files by polling, which works on every file system and detects replaced symbolic links."""
 
 import asyncio
 import logging

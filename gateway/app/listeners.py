@@ -1,4 +1,4 @@
-"""Binds the listeners of a configuration, and sets the file modes of its unix sockets."""
+"""Binds the listeners of a configuration: TCP sockets, and unix sockets with their file modes."""
 
 import errno
 

@@ -20,7 +20,7 @@ from gateway.config import BackendSpec, Config
 from gateway.contracts.link import Link
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.contracts.values import Endpoint
-from gateway.docker.engine import Engine, connected
+from gateway.docker.engine_client import EngineClient, connected
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.options import DockerOptions
 from gateway.docker.plan import Plan
@@ -40,7 +40,7 @@ _CLOSE_TIMEOUT = 5.0
 
 @dataclass(frozen=True)
 class TargetCheckResult:
-    """The result of one check of one target through `tunnel`. If `tunnel` is None, the check used no tunnel."""
+    """The result of one check of a target, and the tunnel that the check used (None: no tunnel)."""
 
     backend: str
     target: Endpoint
@@ -145,7 +145,7 @@ def audit(config: Config, mount_table: Path | None = None) -> tuple[AuditReport,
         mounts=mounts,
     )
 
-    async def inspect(reconciler: Reconciler, engine: Engine) -> tuple[AuditReport, list[str]]:
+    async def inspect(reconciler: Reconciler, engine: EngineClient) -> tuple[AuditReport, list[str]]:
         lines, own = await reconciler.exposures(engine)
         report = build_report(await take_snapshot(engine, replace(scope, own=own)))
         return with_environment(report, options, default_host(os.environ), engine.flavor.command), lines
@@ -156,13 +156,13 @@ def audit(config: Config, mount_table: Path | None = None) -> tuple[AuditReport,
 _T = TypeVar("_T")
 
 
-def _with_engine(config: Config, job: Callable[[Reconciler, Engine], Awaitable[_T]]) -> _T:
+def _with_engine(config: Config, job: Callable[[Reconciler, EngineClient], Awaitable[_T]]) -> _T:
     with asyncio.Runner(loop_factory=RelayLoop) as runner:
         return runner.run(_with_reconciler(config, job))
 
 
 async def _with_reconciler(
-    config: Config, job: Callable[[Reconciler, Engine], Awaitable[_T]], recorder: AuditRecorder | None = None
+    config: Config, job: Callable[[Reconciler, EngineClient], Awaitable[_T]], recorder: AuditRecorder | None = None
 ) -> _T:
     options = config.docker
     if options is None:

@@ -1,4 +1,4 @@
-"""Builds the settings of the HTTP server for health, metrics and status from the section `ops`."""
+"""Builds the settings of the ops server, which serves health, metrics and status, from the section `ops`."""
 
 from gateway.config import Config
 from gateway.errors import ConfigProblem, GatewayError

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.app.config_diff import NO_CHANGE, ConfigDiff, diff_configs
-from gateway.app.docker_sync import DockerSync
+from gateway.app.docker_manager import DockerManager
 from gateway.app.listeners import bind_listeners, open_sockets, restrict_sockets
 from gateway.app.process_setup import set_io_flusher
 from gateway.app.runtime import Runtime
@@ -67,7 +67,7 @@ class Reloader:
         """The configuration that was applied last."""
         self.runtime: Runtime | None = None
         """The running tunnels, forwards and checks; None before `start`."""
-        self.docker: DockerSync | None = None
+        self.docker: DockerManager | None = None
         """Applies the section `docker` of each configuration to the Docker engine; None before `start`."""
         self.advice = setting_warnings(config)
         """Warnings about the configuration."""
@@ -99,7 +99,7 @@ class Reloader:
         self._loading: asyncio.Future[Config] | None = None
 
     def start(
-        self, runtime: Runtime, docker: DockerSync, ops: OpsServer, listeners: dict[Endpoint, Listener]
+        self, runtime: Runtime, docker: DockerManager, ops: OpsServer, listeners: dict[Endpoint, Listener]
     ) -> None:
         """Apply the first configuration.
 
@@ -115,7 +115,7 @@ class Reloader:
         self._auditing.configured(Config(), self.config, "start")
 
     def _apply_to(
-        self, runtime: Runtime, docker: DockerSync, config: Config, listeners: dict[Endpoint, Listener]
+        self, runtime: Runtime, docker: DockerManager, config: Config, listeners: dict[Endpoint, Listener]
     ) -> ConfigDiff:
         diff = runtime.apply(config, listeners)
         docker.apply(config, runtime)
@@ -197,7 +197,7 @@ class Reloader:
         except GatewayError:
             return  # `reload` has logged the error
 
-    async def _apply(self, runtime: Runtime, docker: DockerSync, config: Config, trigger: str) -> str:
+    async def _apply(self, runtime: Runtime, docker: DockerManager, config: Config, trigger: str) -> str:
         self.check_running()
         # If a change requires a restart, raise the error now, before the audit log is opened.
         diff_configs(runtime.config, config)

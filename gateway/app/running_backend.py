@@ -1,4 +1,4 @@
-"""Connects the forward of a backend, which serves clients, with the checks of its targets.
+"""Combines the two parts of a running backend: the forward, which serves clients, and the checks of its targets.
 
 Check results select the targets for clients. Failures of client traffic trigger early checks.
 """
@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from gateway.app.handshake_budgets import HandshakeBudgets
+from gateway.app.aborted_handshake_budgets import AbortedHandshakeBudgets
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.config import BackendSpec
 from gateway.contracts.timed_state import TimedState
 from gateway.contracts.values import Endpoint
+from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget, set_limit
 from gateway.forwarding.forward import Forward
-from gateway.forwarding.handshake_budget import HandshakeBudget, set_limit
 from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.check import Check
 from gateway.health.probe_record import ProbeRecord
@@ -50,7 +50,7 @@ class RunningBackend:
 
     spec: BackendSpec
     forward: Forward
-    budgets: HandshakeBudgets
+    budgets: AbortedHandshakeBudgets
     targets: list[MonitoredTarget] = field(default_factory=list)
     records: ProbeRecords = field(default_factory=dict)
     routes: dict[Endpoint, tuple[RoutedTarget, ...]] = field(default_factory=dict)
@@ -109,7 +109,7 @@ class RunningBackend:
         for check in self.checks:
             check.set_urgent(urgent=(lacking and not check.failing) or check.target in unconfirmed)
 
-    def budget(self, target: Endpoint, tunnel: str | None) -> HandshakeBudget | None:
+    def budget(self, target: Endpoint, tunnel: str | None) -> AbortedHandshakeBudget | None:
         """Return the handshake budget of a path; None if servers of this kind do not count aborted handshakes.
 
         Args:

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from gateway.app.aborted_handshake_budgets import AbortedHandshakeBudgets
 from gateway.app.admission_rules import build_admission
+from gateway.app.c_engine_policy import uses_engine
 from gateway.app.check_manager import CheckManager
 from gateway.app.component_manager import ComponentManager
 from gateway.app.config_diff import ConfigDiff, diff_configs
-from gateway.app.engine_use import uses_engine
-from gateway.app.handshake_budgets import HandshakeBudgets
 from gateway.app.running_backend import RunningBackend
 from gateway.app.uplink_manager import UplinkManager
 from gateway.audit_log.recorder import AuditRecorder
@@ -20,7 +20,7 @@ from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import TargetIdentity
-from gateway.relay.straight_relay import use_engine
+from gateway.relay.relay_selection import use_engine
 from gateway.supervision.uplink import Uplink
 
 
@@ -45,7 +45,7 @@ class Runtime:
         config: Config,
         identity: ConsumerResolver,
         checks: CheckManager,
-        budgets: HandshakeBudgets,
+        budgets: AbortedHandshakeBudgets,
         recorder: AuditRecorder,
         exporter: TraceExporter | None = None,
     ) -> None:

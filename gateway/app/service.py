@@ -9,12 +9,13 @@ from pathlib import Path
 
 from gateway import __version__
 from gateway import _dataplane as data_plane
+from gateway.app.aborted_handshake_budgets import AbortedHandshakeBudgets
 from gateway.app.check_manager import CheckManager, wait_first_results
 from gateway.app.component_manager import ComponentManager
-from gateway.app.docker_sync import DockerSync
+from gateway.app.docker_consumer_resolver import DockerConsumerResolver
+from gateway.app.docker_manager import DockerManager
 from gateway.app.file_change_handler import FileChangeHandler
 from gateway.app.file_watcher import FileStamps, FileWatcher
-from gateway.app.handshake_budgets import HandshakeBudgets
 from gateway.app.listeners import bind_listeners
 from gateway.app.ops_settings import ops_settings
 from gateway.app.process_setup import prepare_loop, prepare_process
@@ -105,7 +106,7 @@ class GatewayService:
             asyncio.TaskGroup() as group,
             supervise() as supervisor,
         ):
-            docker = DockerSync(supervisor, group, self._auditing.recorder)
+            docker = DockerManager(supervisor, group, self._auditing.recorder)
             runtime = self._create_runtime(supervisor, group, docker, exporter)
             reporter = StateChangeReporter(runtime, self._events)
             self._reloader.start(runtime, docker, self._ops, listeners)
@@ -138,17 +139,17 @@ class GatewayService:
         self,
         supervisor: Supervisor,
         group: asyncio.TaskGroup,
-        docker: DockerSync,
+        docker: DockerManager,
         exporter: TraceExporter | None,
     ) -> Runtime:
         config, recorder = self._reloader.config, self._auditing.recorder
-        components, budgets = ComponentManager(supervisor, group), HandshakeBudgets()
+        components, budgets = ComponentManager(supervisor, group), AbortedHandshakeBudgets()
         data_plane.settings.threads = data_plane.thread_count(config.gateway.threads)
         return Runtime(
             components,
             UplinkManager(components),
             config,
-            docker,
+            DockerConsumerResolver(docker),
             CheckManager(components, budgets),
             budgets,
             recorder,
@@ -180,7 +181,7 @@ class GatewayService:
             self._control.lag.observe(max(0.0, loop.time() - due))
             self._notifier.watchdog()
 
-    async def _await_startup(self, runtime: Runtime, docker: DockerSync) -> None:
+    async def _await_startup(self, runtime: Runtime, docker: DockerManager) -> None:
         await wait_first_results(runtime.backends.values)
         try:
             async with asyncio.timeout(_DOCKER_TIMEOUT):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from gateway.app import status_view_builder
-from gateway.app.credential_expiry import ExpiryMonitor, NamedCredential, expiry_warnings
+from gateway.app.certificate_expiry import CertificateExpiryMonitor, NamedCredential, expiry_warnings
 from gateway.app.redacted_config import config_text
 from gateway.app.reloader import Reloader
 from gateway.app.running_backend import RunningBackend
@@ -55,7 +55,7 @@ class ServiceControl:
         """Set by the second call of `shutdown`."""
         self.lag = Histogram()
         """Lag of the event loop: how many seconds later than scheduled a callback runs."""
-        self.expiry = ExpiryMonitor(lambda: reloader.config, lambda: list(self._running()))
+        self.expiry = CertificateExpiryMonitor(lambda: reloader.config, lambda: list(self._running()))
         self.fleet_poller = FleetPoller(lambda: reloader.config.fleet, strict=reloader.config.gateway.strict)
         self.events = events
         self._events_file = events_file

@@ -8,8 +8,8 @@ from typing import Any
 
 from gateway import __version__
 from gateway.app.backend_tunnel_view import backend_tunnel_views
-from gateway.app.credential_expiry import NamedCredential
-from gateway.app.docker_sync import DockerSync
+from gateway.app.certificate_expiry import NamedCredential
+from gateway.app.docker_manager import DockerManager
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend
 from gateway.app.runtime import Runtime
@@ -17,7 +17,7 @@ from gateway.backends import target_remedy
 from gateway.config import TunnelSpec
 from gateway.contracts.link import LinkStatus
 from gateway.contracts.states import TunnelState
-from gateway.facts import Fact
+from gateway.facts import FactDefinition
 from gateway.forwarding.consumer_usage import UsageCounters
 from gateway.health.check import Check
 from gateway.health.target_selection import TargetCandidate
@@ -103,7 +103,7 @@ def _link_status(uplink: Uplink) -> LinkStatus:
     return uplink.opened.status() if uplink.opened else LinkStatus()
 
 
-def _details(all_details: list[dict[str, Any]], facts: tuple[Fact, ...]) -> dict[str, Any]:
+def _details(all_details: list[dict[str, Any]], facts: tuple[FactDefinition, ...]) -> dict[str, Any]:
     """Return the details of a tunnel from the details of its uplinks.
 
     If a fact (kind-specific value) is declared as additive, such as a counter, sum its values. For all other facts,
@@ -183,7 +183,7 @@ def _consumer(usage: UsageCounters) -> ConsumerView:
     )  # fmt: skip
 
 
-def docker_view(docker: DockerSync) -> DockerView | None:
+def docker_view(docker: DockerManager) -> DockerView | None:
     """Return the status of the Docker engine; None if Docker is not configured."""
     reconciler = docker.reconciler
     if reconciler is None:

@@ -1,4 +1,4 @@
-"""Adds variables such as DOCKER_HOST to the commands in a report, to select the audited engine. Does no I/O."""
+"""Adds variables such as DOCKER_HOST to the commands in an audit report, to select the audited engine."""
 
 from dataclasses import replace
 

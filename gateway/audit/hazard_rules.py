@@ -1,4 +1,4 @@
-"""Defines the rules of the audit, one for each kind of hazard. docs/audit.md explains each."""
+"""Defines the rules of `gateway audit`, one for each kind of hazard. docs/audit.md explains the rules."""
 
 from gateway.audit.report import HazardRule
 

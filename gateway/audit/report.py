@@ -24,7 +24,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class StorageLocation:
-    """The storage location of a part of a container's data.
+    """A path at which a container stores data, the storage that holds the data, and what destroys the data.
 
     Args:
         container: The container's name.

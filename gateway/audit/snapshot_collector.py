@@ -13,7 +13,7 @@ from gateway.audit.host_files import MOUNT_TABLE, parse_mounts
 from gateway.audit.snapshot_files import with_files
 from gateway.audit.snapshot_model import AuditedContainer, AuditSnapshot
 from gateway.audit.volume_last_use import last_uses
-from gateway.docker.engine import Engine
+from gateway.docker.engine_client import EngineClient
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.own_container_id import mounted_id
 from gateway.text_sanitizer import one_line
@@ -44,7 +44,7 @@ class AuditScope:
     own: frozenset[str] = frozenset()
 
 
-async def take_snapshot(engine: Engine, scope: AuditScope) -> AuditSnapshot:
+async def take_snapshot(engine: EngineClient, scope: AuditScope) -> AuditSnapshot:
     """Query the engine, read files of its host, and return the snapshot.
 
     Args:
@@ -106,7 +106,7 @@ async def take_snapshot(engine: Engine, scope: AuditScope) -> AuditSnapshot:
 
 
 async def _with_changes(
-    engine: Engine, containers: tuple[AuditedContainer, ...], unchecked: list[str]
+    engine: EngineClient, containers: tuple[AuditedContainer, ...], unchecked: list[str]
 ) -> tuple[AuditedContainer, ...]:
     """Ask the engine for the changed files of each container whose writable layer this process cannot read.
 
@@ -130,13 +130,13 @@ async def _with_changes(
 
 
 class _OptionalRequests:
-    """Sends requests whose failure does not end the audit. Each failure adds a line to `unchecked`.
+    """Sends requests whose failure does not end the audit. Records in `unchecked` what could not be checked.
 
     Args:
         engine: The engine.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: EngineClient) -> None:
         self.unchecked: list[str] = []
         self.engine = engine
 
@@ -165,7 +165,7 @@ class _OptionalRequests:
             return None
 
 
-async def _list_containers(engine: Engine, unchecked: list[str]) -> tuple[Any, bool]:
+async def _list_containers(engine: EngineClient, unchecked: list[str]) -> tuple[Any, bool]:
     """Return the list of containers, and whether it contains the sizes of layers.
 
     If the engine takes too long to determine the sizes, request the list without them.

@@ -1,18 +1,18 @@
-"""Finds the last use of each volume in the last few hundred events, which are all that the engine stores."""
+"""Finds the last use of each volume in the engine's event history, which has only a few hundred events."""
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from gateway.docker.engine import Engine
+from gateway.docker.engine_client import EngineClient
 from gateway.docker.errors import EngineError
 
 _MAX_SECONDS = 10.0
 """Timeout in seconds for reading events. Some engines do not close the stream at the requested end time."""
 
 
-async def last_uses(engine: Engine, names: Mapping[str, str]) -> tuple[dict[str, str], bool]:
+async def last_uses(engine: EngineClient, names: Mapping[str, str]) -> tuple[dict[str, str], bool]:
     """Return a description of each volume's last use, by volume name, and whether the events could be read.
 
     Args:

@@ -1,4 +1,4 @@
-"""Passes audit events to the audit log, and limits the number of refusal events."""
+"""Passes audit events to the audit log, and limits the number of events about refused clients."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ from gateway.audit_log.refusal_limiter import WINDOW, RefusalKey, RefusalLogLimi
 
 
 class EventSink(Protocol):
-    """An object to which the recorder passes audit events, such as the writer of the audit log."""
+    """Defines the interface of objects that receive audit events, such as the writer of the audit log."""
 
     def put(self, event: AuditEvent) -> None:
         """Queue an event, or count it as dropped. Never blocks."""

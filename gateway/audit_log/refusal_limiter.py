@@ -1,4 +1,4 @@
-"""Limits refusal events to one line per second for each backend, source and reason. Does no I/O."""
+"""Limits the audit events about refused clients: one per second for each backend, source and reason."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ OTHERS = "others"
 
 
 class RefusalKey(NamedTuple):
-    """Identifies refusals that are counted together. The fields have the same names as in the audit event."""
+    """The key by which refused clients are counted. The fields have the same names as in the audit event."""
 
     backend: str
     source: str | None
@@ -23,7 +23,7 @@ class RefusalKey(NamedTuple):
 
 
 class RefusalLogLimiter:
-    """Counts refusals by key, and limits the audit events for each key to one per second."""
+    """Counts refused clients by key, and limits the audit events for each key to one per second."""
 
     def __init__(self) -> None:
         self._windows: dict[RefusalKey, tuple[float, int]] = {}

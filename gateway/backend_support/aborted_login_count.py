@@ -14,7 +14,7 @@ _MAX_COUNT = 10_000
 
 
 class AbortedLoginCount:
-    """Counts the aborted logins to a server through one tunnel. All times are monotonic."""
+    """Estimates how many aborted logins a server has counted for one tunnel. All times are monotonic, in seconds."""
 
     def __init__(self: Self) -> None:
         self.peers: Sequence[Self] = [self]

@@ -1,4 +1,4 @@
-"""Runs a program that prints a password, such as a cloud provider's token that expires after a few minutes."""
+"""Runs an external program that prints a password, for example a short-lived token of a cloud provider."""
 
 import asyncio
 import contextlib

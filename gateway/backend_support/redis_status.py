@@ -7,10 +7,10 @@ from gateway.backend_support.replication_facts import LAG, READ_ONLY
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.states import DatabaseRole
 from gateway.errors import Reason, UnusableTargetError
-from gateway.facts import VERSION, Fact
+from gateway.facts import VERSION, FactDefinition
 from gateway.text_sanitizer import format_bytes
 
-MEMORY = Fact(
+MEMORY = FactDefinition(
     "memory_bytes",
     "Memory of a Redis server: `used`, and the limit `maxmemory` as `max` if there is one.",
     metric="gateway_redis_memory_bytes",

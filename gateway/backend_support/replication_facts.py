@@ -1,14 +1,14 @@
-"""Defines two facts that probes report about a replicated database: whether it is read-only, and its lag."""
+"""Defines two facts (reported values) of replicated databases: whether a database is read-only, and its lag."""
 
-from gateway.facts import Fact
+from gateway.facts import FactDefinition
 
-READ_ONLY = Fact(
+READ_ONLY = FactDefinition(
     "read_only",
     "Whether the database refuses writes.",
     metric="gateway_database_read_only",
     describe=lambda read_only: "read-only" if read_only else "",
 )
-LAG = Fact(
+LAG = FactDefinition(
     "lag_seconds",
     "Replication lag of a replica.",
     metric="gateway_database_replication_lag_seconds",

@@ -1,4 +1,4 @@
-"""Defines the `check:` keys and the facts that all SQL databases have in common."""
+"""Defines the `check:` keys and the facts (reported values) that all SQL databases have in common."""
 
 import math
 from dataclasses import dataclass

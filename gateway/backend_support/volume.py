@@ -62,7 +62,9 @@ ImportedVolume = tuple[dict[str, Any], list[str]]
 
 @dataclass(frozen=True)
 class KernelMountRules:
-    """The rules for mounting backends of one kind, such as NFS. The options of the kind must have a field `volume`.
+    """The rules for kernel mounts of backends of one kind, such as NFS: file systems, mount options and volumes.
+
+    The options of the kind must have a field `volume`.
 
     Args:
         file_systems: The file system types of this kind, as for `mount -t`. A type that begins with one of them, such

@@ -10,14 +10,14 @@ from gateway.contracts.backend import Backend
 from gateway.contracts.security import InsecureSetting, MonitoredCertificate
 from gateway.contracts.states import TrafficClass
 from gateway.contracts.values import Duration, Endpoint
-from gateway.facts import Fact
+from gateway.facts import FactDefinition
 from gateway.kind_registry import KindRegistry
 from gateway.measurement import TapFactory
 from gateway.remedies import TARGET_REMEDIES
 
 
 class ConfiguredBackend(Protocol):
-    """A configured backend, with the properties that `BackendKind.advice` reads."""
+    """Defines the properties of a configured backend that a kind's warnings about the configuration depend on."""
 
     @property
     def name(self) -> str:
@@ -37,7 +37,7 @@ class ConfiguredBackend(Protocol):
 
 @dataclass(frozen=True)
 class ImportedBackendDefaults:
-    """What `gateway import` adds to the configuration of each imported backend of one kind: keys and a note.
+    """The keys and the note that `gateway import` adds to the configuration of each imported backend of one kind.
 
     Args:
         other_ports: Usual ports of the service in addition to `default_port`.
@@ -127,7 +127,7 @@ class BackendKind:
     has_roles: Callable[[Any], bool] = lambda _: False
     traffic_class: TrafficClass = TrafficClass.INTERACTIVE
     mount: KernelMountRules | None = None
-    facts: tuple[Fact, ...] = ()
+    facts: tuple[FactDefinition, ...] = ()
     privileged_only: Callable[[Any], bool] = lambda _: False
     abort_limit: int | None = None
     tap: TapFactory | None = None

@@ -22,7 +22,7 @@ from gateway.contracts.phases import Phases
 from gateway.contracts.states import TrafficClass
 from gateway.contracts.values import Duration, Endpoint
 from gateway.errors import Reason, UnusableTargetError
-from gateway.facts import IDENTITY, Fact, hidden
+from gateway.facts import IDENTITY, FactDefinition, hidden
 from gateway.nfs import nfs4
 from gateway.nfs.export_probe import ExportProbe
 from gateway.nfs.latency_tap import RpcLatencyTap
@@ -46,15 +46,17 @@ _IMPORTED_OPTIONS = frozenset({
     "timeo", "wsize",
 })  # fmt: skip
 """Mount options that `gateway import` keeps for a volume."""
-EXPORT_READ_ONLY = Fact("read_only", "Whether the export refuses writes, if `check.write` is set.", describe=hidden)
-SPACE = Fact(
+EXPORT_READ_ONLY = FactDefinition(
+    "read_only", "Whether the export refuses writes, if `check.write` is set.", describe=hidden
+)
+SPACE = FactDefinition(
     "space_bytes",
     "Total and available space of the export.",
     metric="gateway_nfs_space_bytes",
     label="kind",
     describe=lambda space: f"{format_bytes(space['available'])} free",
 )
-LEASE = Fact(
+LEASE = FactDefinition(
     "lease_seconds",
     "Seconds for which the server keeps the locks of a silent client.",
     describe=lambda seconds: f"lease of {seconds} s",

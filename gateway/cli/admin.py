@@ -4,9 +4,9 @@ from urllib.parse import quote
 
 import click
 
-from gateway.cli.client_options import admin_socket_option
 from gateway.cli.completion import complete_backends, complete_tunnels
 from gateway.cli.output import print_text
+from gateway.cli.service_options import admin_socket_option
 from gateway.errors import GatewayError, UsageError
 from gateway.ops.service_client import ServiceClient
 

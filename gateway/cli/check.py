@@ -30,7 +30,7 @@ def validate(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, .
 
     Prints warnings, or all errors with their positions in the configuration.
     """
-    from gateway.app import credential_expiry  # noqa: PLC0415 - slow to import
+    from gateway.app import certificate_expiry  # noqa: PLC0415 - slow to import
     from gateway.app.ops_settings import file_problems  # noqa: PLC0415 - slow to import
     from gateway.app.trace_exporter import trace_problems  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
@@ -44,7 +44,7 @@ def validate(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, .
     for sentence in (
         *setting_warnings(config),
         *(f"{each.key}: {each.message}" for each in exposed_fleet_token(config)),
-        *credential_expiry.expiry_warnings(credential_expiry.read_credentials(config), time.time()),
+        *certificate_expiry.expiry_warnings(certificate_expiry.read_credentials(config), time.time()),
     ):
         _print_warning(sentence)
     counts = (("tunnel", len(config.tunnels)), ("backend", len(config.backends)))

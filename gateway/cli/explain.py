@@ -7,7 +7,6 @@ from urllib.parse import quote
 import click
 
 from gateway.cli.backend_explanation import explanation, explanation_json
-from gateway.cli.client_options import client_options
 from gateway.cli.completion import complete_backends
 from gateway.cli.diagnosis_output import headline, print_cause
 from gateway.cli.output import (
@@ -18,6 +17,7 @@ from gateway.cli.output import (
     print_wrapped,
     terminal_width,
 )
+from gateway.cli.service_options import service_options
 from gateway.errors import UsageError
 from gateway.ops.service_client import ServiceClient
 from gateway.ops.state_descriptions import state_name
@@ -25,7 +25,7 @@ from gateway.ops.state_descriptions import state_name
 
 @click.command()
 @click.argument("name", shell_complete=complete_backends)
-@client_options
+@service_options
 @output_option("table", "json")
 def explain(name: str, client: ServiceClient, output: str) -> None:
     """Explain the state of a backend or a container.

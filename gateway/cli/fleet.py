@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from gateway.cli.client_options import client_options
 from gateway.cli.duration_type import DurationType
 from gateway.cli.output import (
     fits,
@@ -20,6 +19,7 @@ from gateway.cli.output import (
     print_wrapped,
     terminal_width,
 )
+from gateway.cli.service_options import service_options
 from gateway.cli.watch import watching
 from gateway.errors import ServiceUnreachableError, UsageError
 from gateway.ops.service_client import ServiceClient
@@ -45,7 +45,7 @@ _WIDE_HEADS = ["RESPONSE", "UP", "VERSION", "WARNINGS"]
     metavar="SECONDS",
     help="Maximum time for the request to each gateway.",
 )
-@client_options
+@service_options
 @output_option("table", "wide", "json")
 @click.option("--watch", is_flag=True, help="Print again every two seconds.")
 def fleet(

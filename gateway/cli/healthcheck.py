@@ -2,7 +2,7 @@
 
 import click
 
-from gateway.cli.client_options import client_options
+from gateway.cli.service_options import service_options
 from gateway.errors import GatewayError, ServiceUnreachableError
 from gateway.ops.service_client import ServiceClient
 
@@ -11,7 +11,7 @@ _MAX_QUOTED = 60
 
 
 @click.command()
-@client_options
+@service_options
 @click.option(
     "--started", is_flag=True, help="Also require that the startup has finished, including the first checks."
 )

@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from gateway.cli.client_options import client_options
 from gateway.cli.diagnosis_output import causes_of, headline, print_diagnosis, print_notices
 from gateway.cli.output import (
     format_clock,
@@ -18,6 +17,7 @@ from gateway.cli.output import (
     print_wrapped,
     terminal_width,
 )
+from gateway.cli.service_options import service_options
 from gateway.cli.severity_order import backends_by_severity, tunnels_by_severity
 from gateway.cli.tunnel_paths import describe_via, path_rows
 from gateway.cli.watch import watching
@@ -31,7 +31,7 @@ _WIDE_HEADS = ["KIND", "LISTEN", "TOTAL", "SENT", "RECEIVED", "FACTS"]
 
 
 @click.command()
-@client_options
+@service_options
 @output_option("table", "wide", "json")
 @click.option("--watch", is_flag=True, help="Print again every two seconds.")
 def status(client: ServiceClient, output: str, watch: bool) -> None:

@@ -5,10 +5,10 @@ from typing import Any
 
 import click
 
-from gateway.cli.client_options import client_options
 from gateway.cli.diagnosis_output import headline, print_diagnosis, print_notices
 from gateway.cli.duration_type import DurationType
 from gateway.cli.output import print_table, print_wrapped, terminal_width
+from gateway.cli.service_options import service_options
 from gateway.cli.severity_order import backend_rank
 from gateway.cli.watch import watching
 from gateway.errors import GatewayError
@@ -19,7 +19,7 @@ _HEADS = ["BACKEND", "STATE", "CONSUMER", "CLIENTS", "WAIT", "NEW/S", "SENT/S", 
 
 
 @click.command()
-@client_options
+@service_options
 @click.option(
     "--interval",
     type=DurationType(),

@@ -6,8 +6,8 @@ from urllib.parse import quote
 
 import click
 
-from gateway.cli.client_options import client_options
 from gateway.cli.completion import complete_backends
+from gateway.cli.service_options import service_options
 from gateway.errors import GatewayError, ServiceUnreachableError, UsageError
 from gateway.ops.service_client import ServiceClient
 
@@ -16,7 +16,7 @@ _POLL_INTERVAL = 0.2
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_backends)
-@client_options
+@service_options
 @click.option("--max", "longest", default="30s", show_default=True, metavar="DURATION", help="Maximum time to wait.")
 def wait(names: tuple[str, ...], client: ServiceClient, longest: str) -> None:
     """Wait until the service is ready.

@@ -1,4 +1,4 @@
-"""Defines the options and helpers that all target connectors of one link share."""
+"""Defines what all target connectors of one link share: options, processes and helper methods."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from gateway.processes.tunnel_program import look_up_tunnel_program
 
 @dataclass(frozen=True)
 class ConnectorContext:
-    """The options and helpers that all target connectors of one link share.
+    """What all target connectors of one link share: options, processes and helper methods.
 
     Args:
         options: The options of the tunnel.

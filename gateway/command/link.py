@@ -11,7 +11,7 @@ from math import inf
 
 from gateway.command.background_tasks import BackgroundTasks
 from gateway.command.connector_context import ConnectorContext
-from gateway.command.local_ports import read_local_ports
+from gateway.command.local_port_state import read_local_ports
 from gateway.command.options import CommandOptions
 from gateway.command.port_connector import PortConnector
 from gateway.command.stdio_connector import StdioConnector
@@ -19,7 +19,7 @@ from gateway.command.target_connector import TargetConnector
 from gateway.contracts.link import LinkStatus, NetworkId, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import CloseReason, TunnelState
-from gateway.contracts.tunnel import ProgressCallback
+from gateway.contracts.tunnel import TunnelStateCallback
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, Reason, TunnelError
 from gateway.measurement import Histogram, Tap
@@ -63,7 +63,7 @@ class CommandLink:
     """
 
     def __init__(
-        self, options: CommandOptions, network: NetworkId, children: TunnelProcesses, progress: ProgressCallback
+        self, options: CommandOptions, network: NetworkId, children: TunnelProcesses, progress: TunnelStateCallback
     ) -> None:
         self._options = options
         self._children = children

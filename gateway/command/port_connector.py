@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from gateway.command.background_tasks import BackgroundTasks
 from gateway.command.connector_context import ConnectorContext
-from gateway.command.local_ports import LocalPortState
+from gateway.command.local_port_state import LocalPortState
 from gateway.command.port_process import NotAcceptedError, PortProcess
 from gateway.command.port_reservations import release_port, reserve_port
 from gateway.command.port_stream import PortStream
@@ -84,10 +84,10 @@ class PortConnector:
         options = self._context.options
         for process in self._processes:
             process.close_unused(now)
-            silence = process.update_silence(ports.get(process.port) or LocalPortState(), now)
-            process.suspect = silence >= options.suspect
-            is_silent = silence >= max(options.suspect, options.lost - options.suspect)
-            if is_silent and process not in self._trials:
+            stalled = process.update_stall(ports.get(process.port) or LocalPortState(), now)
+            process.suspect = stalled >= options.suspect
+            is_stalled = stalled >= max(options.suspect, options.lost - options.suspect)
+            if is_stalled and process not in self._trials:
                 self._trials.add(process)
                 self._tasks.start(self._try(process))
         usable = self._usable()

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from math import inf
 from pathlib import Path
 
-from gateway.command.local_ports import LocalPortState, read_local_ports
+from gateway.command.local_port_state import LocalPortState, read_local_ports
 from gateway.command.options import CommandOptions
-from gateway.command.silence_timer import SilenceTimer
 from gateway.command.sock_diag import read_connection
+from gateway.command.stall_timer import StallTimer
 from gateway.contracts.link import Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
@@ -60,11 +60,11 @@ class PortProcess:
         """Whether the process does not read the data that waits for it. New clients then use another process."""
         self.retired = False
         """Whether the process is being stopped, because another process has replaced it and its clients have left."""
-        self._silence = SilenceTimer()
+        self._stall_timer = StallTimer()
         self._last_read = self.last_received
         """Monotonic time at which the process was last observed to have read data or accepted a connection."""
         self._sockets = LocalPortState()
-        """The state of the local port at the last call of `update_silence`."""
+        """The state of the local port at the last call of `update_stall`."""
         self._command = command
         self._options = options
         self._first: Stream | None = None
@@ -156,7 +156,7 @@ class PortProcess:
             reset(self._first)
             self._first = None
 
-    def update_silence(self, sockets: LocalPortState, now: float) -> float:
+    def update_stall(self, sockets: LocalPortState, now: float) -> float:
         """Store the state of the local port, and return for how many seconds a client has waited without progress.
 
         The process makes progress if it reads data, sends data or accepts a connection. The result is 0 while no
@@ -169,7 +169,8 @@ class PortProcess:
         if sockets.has_progress_since(self._sockets):
             self._last_read = now
         self._sockets = sockets
-        return self._silence.update(now, max(self.last_received, self._last_read), waits=sockets.has_waiting_clients)
+        last_progress = max(self.last_received, self._last_read)
+        return self._stall_timer.update(now, last_progress, waits=sockets.has_waiting_clients)
 
     async def _dial(self) -> Stream:
         try:

@@ -11,7 +11,7 @@ import struct
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from gateway.command.local_ports import ESTABLISHED, LISTEN, LocalPortState, read_local_ports
+from gateway.command.local_port_state import ESTABLISHED, LISTEN, LocalPortState, read_local_ports
 
 log = logging.getLogger(__name__)
 

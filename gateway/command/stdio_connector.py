@@ -8,8 +8,8 @@ from math import inf
 
 from gateway.command.background_tasks import BackgroundTasks
 from gateway.command.connector_context import ConnectorContext
-from gateway.command.local_ports import LocalPortState
-from gateway.command.silence_timer import SilenceTimer
+from gateway.command.local_port_state import LocalPortState
+from gateway.command.stall_timer import StallTimer
 from gateway.command.start_backoff import StartBackoff
 from gateway.contracts.values import Endpoint
 from gateway.errors import TunnelError
@@ -38,7 +38,7 @@ class StdioConnector:
     def __init__(self, to: Endpoint, context: ConnectorContext) -> None:
         self._to = to
         self._context = context
-        self._streams: dict[StdioStream, SilenceTimer] = {}
+        self._streams: dict[StdioStream, StallTimer] = {}
         """The streams of the running processes."""
         self._spare: tuple[StdioStream, float] | None = None
         """The connection of a successful trial, which the next client uses, and the monotonic time, in seconds, at
@@ -171,7 +171,7 @@ class StdioConnector:
         except TunnelError as error:
             self._on_failure(error)
             raise
-        self._streams[stream] = SilenceTimer()
+        self._streams[stream] = StallTimer()
         self._tasks.start(self._wait(stream))
         return stream
 

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Protocol
 
-from gateway.command.local_ports import LocalPortState
+from gateway.command.local_port_state import LocalPortState
 from gateway.errors import TunnelError
 from gateway.relay.stream_bridge import BridgedStream
 
 
 class TargetConnector(Protocol):
-    """Connects to one target through a program. `PortConnector` and `StdioConnector` implement this protocol."""
+    """Defines the interface for connections to one target through a program. Each `mode` has one implementation."""
 
     @property
     def has_failed(self) -> bool:

@@ -1,4 +1,4 @@
-"""Builds a `Config` from a parsed configuration. Each kind of tunnel and each kind of backend has its own keys."""
+"""Builds a `Config` from a parsed configuration, with the keys of each kind of tunnel and backend."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -25,7 +25,7 @@ INVALID = InvalidValue()
 
 
 class Decoder:
-    """Decodes the values of a parsed configuration.
+    """Converts the values of a parsed configuration to frozen dataclasses, and collects all problems.
 
     Args:
         problems: The list to which problems are added.

@@ -1,4 +1,4 @@
-"""Lists the targets and tunnel servers that the gateway dials. Blocks, because it reads the tunnels' files."""
+"""Lists the targets and tunnel servers that the gateway dials. Reads the files of tunnels, and can block."""
 
 from gateway.config.model import Config, TunnelSpec
 from gateway.contracts.values import Endpoint

@@ -49,7 +49,7 @@ class GatewaySection:
 
 @dataclass(frozen=True)
 class OpsTls:
-    """The section `ops.tls`: TLS 1.2 or later on `ops.listen`. The gateway reads the files again when they change.
+    """The section `ops.tls`: certificate and key for TLS on `ops.listen`. Changed files are read again.
 
     Args:
         cert_file: The certificate in PEM, followed by the intermediate certificates.

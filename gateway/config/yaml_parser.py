@@ -99,7 +99,7 @@ def parse_yaml(
 
 
 class _NodeConverter:
-    """Converts the nodes of a YAML document to a `Tree`, with the line and column of each value."""
+    """Converts the nodes of a YAML document to a tree, with the line and column of each value."""
 
     def __init__(
         self,

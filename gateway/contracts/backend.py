@@ -1,4 +1,4 @@
-"""The interface of a backend, and the result of a probe."""
+"""Defines the interface of backends, and the result of a probe."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from gateway.contracts.security import ValidityPeriod
 from gateway.contracts.states import DatabaseRole
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
-from gateway.facts import Fact, FactValue, finite
+from gateway.facts import FactDefinition, FactValue, finite
 from gateway.text_sanitizer import one_line
 
 
@@ -33,7 +33,7 @@ class ProbeResult:
 
     role: DatabaseRole | None = None
     read_only: bool | None = None
-    facts: Mapping[Fact, FactValue] = field(default_factory=dict)
+    facts: Mapping[FactDefinition, FactValue] = field(default_factory=dict)
     degraded: tuple[Reason, str] | None = None
     unusable: tuple[Reason, str] | None = None
     unprobed: str | None = None
@@ -48,7 +48,7 @@ class ProbeResult:
 
 
 class Backend(Protocol):
-    """The options of one backend, and the probe that checks one of its targets."""
+    """Defines the interface of backends: the probe that checks one of the targets, and its options."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """Check whether clients can use `target`, through the link that carries their traffic.

@@ -1,11 +1,11 @@
-"""The interface of components: long-running parts of the service that the supervisor starts, restarts and stops."""
+"""Defines the interface of components: long-running parts of the service that the supervisor runs and restarts."""
 
 from collections.abc import Callable
 from typing import Protocol
 
 
 class Component(Protocol):
-    """A long-running part of the service, such as an uplink or a check. The supervisor restarts it if it fails."""
+    """Defines the interface of long-running parts of the service. The supervisor restarts a part that fails."""
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Run until cancelled.

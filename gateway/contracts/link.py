@@ -1,4 +1,4 @@
-"""Interfaces of a link (an open connection into a network), and of the relays that carry its connections."""
+"""Defines the interfaces of links (open connections into a network), and of relays between clients and targets."""
 
 import asyncio
 import socket
@@ -46,7 +46,7 @@ class NetworkId:
 
 
 class Relay(Protocol):
-    """Forwards bytes between a client and a target, until both directions have ended."""
+    """Defines the interface of relays, which forward bytes between a client and a target in both directions."""
 
     ended: "asyncio.Future[CloseReason]"
 
@@ -83,7 +83,7 @@ class Relay(Protocol):
 
 
 class Connector(Protocol):
-    """Connects sockets to targets. A probe uses only this part of a link."""
+    """Defines the part of the interface of links that probes use: it connects sockets to targets."""
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """Connect a non-blocking socket to `to`.
@@ -102,7 +102,7 @@ class Connector(Protocol):
 
 
 class Link(Connector, Protocol):
-    """An open connection into a network. Until the link is lost, it connects sockets to targets in this network."""
+    """Defines the interface of links. A link is an open connection into a network, and connects sockets there."""
 
     network: NetworkId
     """The network of the targets."""

@@ -1,11 +1,11 @@
-"""The interface through which a probe limits its logins to a server that counts aborted logins."""
+"""Defines the interface through which a probe limits its logins to a server that counts aborted logins."""
 
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 
 class LoginLimiter(Protocol):
-    """Limits the logins of all checks to one server through one tunnel. All times are monotonic."""
+    """Defines a limit on the logins of all checks to one server through one tunnel. All times are monotonic."""
 
     @property
     def aborted(self) -> int:

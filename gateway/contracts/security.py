@@ -1,4 +1,4 @@
-"""Defines secrets, monitored certificates and insecure settings."""
+"""Defines the types of secrets, monitored certificates and insecure settings."""
 
 import errno
 from dataclasses import dataclass

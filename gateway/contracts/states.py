@@ -1,4 +1,4 @@
-"""Enumerations of states, roles, traffic classes and close reasons."""
+"""Defines the enumerations of states, roles, traffic classes and close reasons."""
 
 from enum import StrEnum
 from typing import Literal

@@ -18,7 +18,7 @@ CHANNEL = "channel"
 
 
 class TracedPhase(NamedTuple):
-    """One phase of a client connection: hold, dial or channel.
+    """One phase of a client connection: waiting for a tunnel or target, dialing, or opening an SSH channel.
 
     Args:
         name: `HOLD`, `DIAL` or `CHANNEL`.
@@ -96,7 +96,7 @@ class TracedConnection:
 
 
 class TraceExporter(Protocol):
-    """Sends the span of each ended client connection to a collector."""
+    """Defines the interface of exporters, which send the span of each ended client connection to a collector."""
 
     def export(self, connection: TracedConnection) -> None:
         """Queue the span of a connection, or drop it if the collector is too slow. Return immediately."""

@@ -1,4 +1,4 @@
-"""The interface of a tunnel."""
+"""Defines the interface of tunnels."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -12,7 +12,7 @@ from gateway.errors import Reason
 
 @dataclass(frozen=True)
 class OpenTunnel:
-    """An open tunnel: its link, and functions that return its status and apply changed keys.
+    """An open tunnel: its link, a function that returns its status, and a function that applies changed key files.
 
     Args:
         link: Connects sockets to targets in the network behind the tunnel.
@@ -26,21 +26,21 @@ class OpenTunnel:
     renew: Callable[[], None] = lambda: None
 
 
-class ProgressCallback(Protocol):
-    """Callback for state changes of a tunnel: the states while it opens, and later `up` and `suspect`."""
+class TunnelStateCallback(Protocol):
+    """A callback that a tunnel calls when its state changes, for example to `up` or `suspect`."""
 
     def __call__(self, state: TunnelState, reason: Reason | None = None, detail: str = "", /) -> None:
         """Report a new state, its reason and one line of detail."""
 
 
 class Tunnel(Protocol):
-    """A configured tunnel into a remote network."""
+    """Defines the interface of a configured tunnel into a remote network."""
 
     @property
     def far_side(self) -> str:
         """The name of the tunnel's remote end in messages, such as `user@host:port`."""
 
-    def open(self, via: Link, progress: ProgressCallback) -> AbstractAsyncContextManager[OpenTunnel]:
+    def open(self, via: Link, progress: TunnelStateCallback) -> AbstractAsyncContextManager[OpenTunnel]:
         """Open the tunnel through `via`. The tunnel closes when the context exits.
 
         If the peer of an open tunnel stops responding, the tunnel reports `suspect` to `progress`. When the peer

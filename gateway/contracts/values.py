@@ -1,4 +1,4 @@
-"""Types of configuration values: durations, sizes, endpoints, and numbers with limits."""
+"""Defines the types of configuration values: durations, sizes, endpoints, and numbers with limits."""
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path

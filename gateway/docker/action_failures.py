@@ -1,4 +1,4 @@
-"""Records which actions failed, when to retry each, and which addresses the engine refused. Does no I/O."""
+"""Records which actions of plans failed, when to retry each, and which addresses the engine refused."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 
-from gateway.docker.engine import Engine
+from gateway.docker.engine_client import EngineClient
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.inspection_cache import last_start
 from gateway.docker.plan import REVIVALS, PlannedAction
@@ -32,7 +32,7 @@ class ContainerStarter:
 
     def __init__(
         self,
-        execute: Callable[[Engine, PlannedAction], Awaitable[bool]],
+        execute: Callable[[EngineClient, PlannedAction], Awaitable[bool]],
         failed: Callable[[PlannedAction, EngineError], None],
         ended: Callable[[str], None],
         permits: Callable[[PlannedAction], bool],
@@ -47,7 +47,7 @@ class ContainerStarter:
         self.requested: set[str] = set()
         """IDs of the containers that the gateway has asked the engine to start, and that are not started yet."""
 
-    def start(self, engine: Engine, action: PlannedAction) -> "asyncio.Task[bool]":
+    def start(self, engine: EngineClient, action: PlannedAction) -> "asyncio.Task[bool]":
         """Start or restart a container, on a separate connection. The task returns whether the container started."""
         task = self._tasks[action.container_id] = asyncio.ensure_future(self._run(engine, action))
         return task
@@ -70,7 +70,7 @@ class ContainerStarter:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, engine: Engine, action: PlannedAction) -> bool:
+    async def _run(self, engine: EngineClient, action: PlannedAction) -> bool:
         try:
             await self._gate.acquire()
             with ExitStack() as slot:
@@ -81,7 +81,7 @@ class ContainerStarter:
         finally:
             self._ended(action.container_id)
 
-    async def _attempt(self, engine: Engine, action: PlannedAction) -> bool:
+    async def _attempt(self, engine: EngineClient, action: PlannedAction) -> bool:
         try:
             async with engine.separate() as connection:
                 if not await _is_due(connection, action) or not self._permits(action):
@@ -96,7 +96,7 @@ class ContainerStarter:
             return False
 
 
-async def _is_due(engine: Engine, action: PlannedAction) -> bool:
+async def _is_due(engine: EngineClient, action: PlannedAction) -> bool:
     """Return whether a container's last start is the same as when the action was planned.
 
     While an action waits for other starts, another client can start, stop or remove the container.

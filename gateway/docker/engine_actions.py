@@ -2,13 +2,13 @@
 
 from collections.abc import Awaitable
 
-from gateway.docker.engine import Engine, has_gateway_priority
+from gateway.docker.engine_client import EngineClient, has_gateway_priority
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.failed_starts import read_error
 from gateway.docker.plan import ActionKind, PlannedAction
 
 
-async def execute(engine: Engine, action: PlannedAction) -> None:
+async def execute(engine: EngineClient, action: PlannedAction) -> None:
     """Execute an action.
 
     Raises:
@@ -37,7 +37,7 @@ async def execute(engine: Engine, action: PlannedAction) -> None:
             await engine.post(f"services/{action.container_id}/update", dict(action.body), version=action.version)
 
 
-async def _start(engine: Engine, action: PlannedAction) -> None:
+async def _start(engine: EngineClient, action: PlannedAction) -> None:
     try:
         await engine.post_start(f"containers/{action.container_id}/{action.verb}")
     except EngineError as error:
@@ -47,7 +47,7 @@ async def _start(engine: Engine, action: PlannedAction) -> None:
         raise
 
 
-async def _reattach(engine: Engine, action: PlannedAction) -> None:
+async def _reattach(engine: EngineClient, action: PlannedAction) -> None:
     try:
         # Disconnect by name rather than by ID, because the container can be on a removed network of the same name.
         await _disconnect(engine, action.network, action.container_id)
@@ -57,7 +57,7 @@ async def _reattach(engine: Engine, action: PlannedAction) -> None:
     await _connect(engine, action)
 
 
-async def _connect(engine: Engine, action: PlannedAction) -> None:
+async def _connect(engine: EngineClient, action: PlannedAction) -> None:
     settings: dict[str, object] = {"Aliases": list(action.aliases)}
     if has_gateway_priority(engine.api_version):
         settings["GwPriority"] = -1  # the container's other networks provide its default route
@@ -73,7 +73,7 @@ async def _connect(engine: Engine, action: PlannedAction) -> None:
         raise
 
 
-async def _clear(engine: Engine, action: PlannedAction) -> None:
+async def _clear(engine: EngineClient, action: PlannedAction) -> None:
     """Disconnect a container after a failed connect request.
 
     Podman keeps the failed connection, and cannot list containers until the connection is removed.
@@ -86,7 +86,7 @@ async def _clear(engine: Engine, action: PlannedAction) -> None:
             raise
 
 
-async def _disconnect(engine: Engine, network: str, container: str) -> None:
+async def _disconnect(engine: EngineClient, network: str, container: str) -> None:
     await engine.post(f"networks/{network}/disconnect", {"Container": container, "Force": False})
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Collection
 
 from gateway.docker.consumer_directory import ConsumerDirectory
-from gateway.docker.engine import Engine
+from gateway.docker.engine_client import EngineClient
 from gateway.docker.signal_events import record_event
 from gateway.docker.snapshot_reader import SnapshotReader
 from gateway.docker.start_attempts import StartAttempts
@@ -17,13 +17,12 @@ _IGNORED_EVENTS = ("exec_", "health_status", "top", "attach", "resize", "export"
 """Container events after which a snapshot would contain the same values. Some of them occur many times a minute."""
 
 
-class EngineEvents:
+class EngineEventReader:
     """Reads the events of one engine, and updates the gateway's data about containers before the next snapshot.
 
     Args:
-        observer: Caches the last start of each container. `EngineEvents` removes the last start of a container that
-            starts.
-        directory: Maps addresses to containers. `EngineEvents` removes a container that exits or leaves a network.
+        observer: Caches the last start of each container. When a container starts, its last start is removed.
+        directory: Maps addresses to containers. A container that exits or leaves a network is removed.
         revivals: Records the signals that other clients send to containers.
         requested: IDs of the containers that the gateway is starting. Their signals are not recorded.
     """
@@ -42,7 +41,7 @@ class EngineEvents:
         self.changed = asyncio.Event()
         """Set when a reconciliation is needed."""
 
-    async def watch(self, engine: Engine, since: float) -> None:
+    async def watch(self, engine: EngineClient, since: float) -> None:
         """Read events until the connection ends.
 
         Args:

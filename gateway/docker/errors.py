@@ -1,4 +1,4 @@
-"""Defines the errors of requests to an engine, and the reasons why a container or service is not attached."""
+"""Defines the errors of requests to an engine, and the reasons (`AttachBlocker`) why containers are not attached."""
 
 import errno
 import os

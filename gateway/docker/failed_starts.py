@@ -35,8 +35,8 @@ class StartFailureCause(StrEnum):
     NAMESPACE = "namespace"
 
 
-class RequestedStart(NamedTuple):
-    """Why the gateway requested the start of a container: the cause of an earlier failed start.
+class StartReason(NamedTuple):
+    """The reason why the gateway starts a container: the cause of the container's earlier failed start.
 
     Args:
         cause: The missing dependency that made the earlier start fail.
@@ -48,8 +48,8 @@ class RequestedStart(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FailedStart:
-    """Why a container could not start, from the error message of the engine.
+class StartFailure:
+    """The cause of a failed start of a container, from the error message of the engine.
 
     Args:
         cause: The missing dependency.
@@ -73,7 +73,7 @@ class FailedStart:
     detail: str = ""
 
 
-def read_error(error: str) -> FailedStart | None:
+def read_error(error: str) -> StartFailure | None:
     """Return why a start failed; None if no missing volume, network or namespace caused the failure.
 
     Args:
@@ -87,11 +87,11 @@ def read_error(error: str) -> FailedStart | None:
         number = int(port) if port.isascii() and port.isdecimal() and len(port) <= 5 else 0
         address = options.get("addr") or (share[1] if share else "")
         detail = reason if _ERRNO.fullmatch(reason) else "the mount failed"
-        return FailedStart(StartFailureCause.VOLUME, address=address, port=number, detail=detail)
+        return StartFailure(StartFailureCause.VOLUME, address=address, port=number, detail=detail)
     if found := _OWNER.search(error):
-        return FailedStart(StartFailureCause.NAMESPACE, owner=found[1] or found[2], detail=error)
+        return StartFailure(StartFailureCause.NAMESPACE, owner=found[1] or found[2], detail=error)
     if found := _ATTACHMENT.search(error):
-        return FailedStart(StartFailureCause.NETWORK, network=found[1] or "", exists=True, detail=error)
+        return StartFailure(StartFailureCause.NETWORK, network=found[1] or "", exists=True, detail=error)
     if found := _NETWORK.search(error):
-        return FailedStart(StartFailureCause.NETWORK, network=found[1] or found[2], detail=error)
+        return StartFailure(StartFailureCause.NETWORK, network=found[1] or found[2], detail=error)
     return None

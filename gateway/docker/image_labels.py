@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.docker.engine import Engine, get_required
+from gateway.docker.engine_client import EngineClient, get_required
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.snapshot import TASK_LABEL
 
@@ -41,7 +41,9 @@ class ImageLabelCache:
         """Remove all images except these from the cache."""
         self._labels = {key: labels for key, labels in self._labels.items() if key in ids or not key}
 
-    async def split_labels(self, engine: Engine, listed: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+    async def split_labels(
+        self, engine: EngineClient, listed: Mapping[str, Any]
+    ) -> tuple[dict[str, str], dict[str, str]]:
         """Return the labels of a container that the gateway evaluates, and those that it ignores, see `split`.
 
         Args:
@@ -58,7 +60,7 @@ class ImageLabelCache:
         return split(labels, self._labels.get(image))
 
 
-async def _of_image(engine: Engine, image: str) -> Mapping[str, str] | None:
+async def _of_image(engine: EngineClient, image: str) -> Mapping[str, str] | None:
     try:
         answer = await get_required(engine, f"images/{image}/json")
     except EngineError as error:

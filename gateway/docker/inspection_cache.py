@@ -1,4 +1,4 @@
-"""Caches inspections of containers. Of the values that the gateway uses, only the last start can change.
+"""Caches the inspections of containers, which do not change, except for the result of the last start.
 
 While the engine starts a container or copies files from it (`docker cp`), the container is locked: the engine does
 not respond to inspections of it. This can take minutes, for example while the engine waits for a mount. A snapshot
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from gateway.docker.engine import Engine, get_required
+from gateway.docker.engine_client import EngineClient, get_required
 from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.identity_warnings import can_spoof
@@ -130,7 +130,7 @@ class InspectionCache:
         self._problems = {key: each for key, each in self._problems.items() if key in containers}
         self._aliases = {key: aliases for key, aliases in self._aliases.items() if key in endpoints}
 
-    async def get(self, engine: Engine, container: str) -> Inspection | None:
+    async def get(self, engine: EngineClient, container: str) -> Inspection | None:
         """Return the inspection of a container, from the cache if possible; None if the inspection is not possible.
 
         Raises:
@@ -140,7 +140,7 @@ class InspectionCache:
             await self.inspect(engine, container)
         return self._found.get(container)
 
-    async def inspect(self, engine: Engine, container: str) -> Mapping[str, Any] | None:
+    async def inspect(self, engine: EngineClient, container: str) -> Mapping[str, Any] | None:
         """Inspect a container, and return its endpoints by network.
 
         Returns:
@@ -189,7 +189,7 @@ class InspectionCache:
                 self._aliases[each["EndpointID"]] = frozenset(each.get("Aliases") or ())
         return networks
 
-    def _max_wait(self, engine: Engine, container: str) -> float | None:
+    def _max_wait(self, engine: EngineClient, container: str) -> float | None:
         """Return how long to wait for an inspection, in seconds; None: the timeout of a request."""
         if engine.flavor is not DOCKER:
             return None

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from gateway.docker.engine import Engine
+from gateway.docker.engine_client import EngineClient
 from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.inspection_cache import InspectionCache
 from gateway.docker.snapshot import RUNNING, Container
@@ -18,7 +18,7 @@ NEXT = 1.0
 
 
 async def with_last_starts(
-    engine: Engine,
+    engine: EngineClient,
     inspections: InspectionCache,
     containers: tuple[Container, ...],
     matters: Callable[[str], bool],

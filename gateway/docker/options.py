@@ -10,7 +10,7 @@ from gateway.tls_client import TlsClientFiles
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """One network that the gateway and its consumers share.
+    """The options of one network that the gateway and its consumers (containers) share.
 
     Args:
         driver: The network driver. `auto` means an overlay in a swarm, and a bridge otherwise.
@@ -89,7 +89,7 @@ class Grant:
 
 @dataclass(frozen=True)
 class PeerOptions:
-    """The exchange of container addresses with the agents of other nodes of a swarm.
+    """The options for the exchange of container addresses with the agents of other swarm nodes.
 
     Args:
         secret: The pre-shared secret that authenticates agents, at least 32 characters, the same on every node.

@@ -1,4 +1,4 @@
-"""Stores the ownership record: a file from which a restarted gateway reads what it created and started earlier.
+"""Stores in a file what the gateway created and started in Docker, so that a restarted gateway recognizes it.
 
 The record contains the endpoints that the gateway created, the gateway's addresses, and the container starts that the
 gateway requested. The gateway writes each entry before it attaches or starts the container, so that a crash cannot
@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from gateway.atomic_file import replace_file
-from gateway.docker.failed_starts import RequestedStart, StartFailureCause
+from gateway.docker.failed_starts import StartFailureCause, StartReason
 
 FILE = "docker.json"
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
@@ -20,7 +20,7 @@ _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 class OwnershipRecord:
-    """Stores in a file which endpoints the gateway created, its addresses, and which container starts it requested.
+    """A file with the endpoints that the gateway created, the gateway's addresses, and the starts that it requested.
 
     Args:
         folder: The directory of the record's file. The directory is created if it is missing.
@@ -30,7 +30,7 @@ class OwnershipRecord:
         self._path = folder / FILE
         self._endpoints: set[tuple[str, str]] = set()
         self._addresses: dict[str, tuple[str, ...]] = {}
-        self._starts: dict[str, RequestedStart] = {}
+        self._starts: dict[str, StartReason] = {}
         self._namespaces: frozenset[str] = frozenset()
         self._later_starts: dict[str, float] = {}
         self.adopting = True
@@ -54,7 +54,7 @@ class OwnershipRecord:
     def _read(
         self,
     ) -> tuple[
-        set[tuple[str, str]], dict[str, tuple[str, ...]], dict[str, RequestedStart], frozenset[str], dict[str, float]
+        set[tuple[str, str]], dict[str, tuple[str, ...]], dict[str, StartReason], frozenset[str], dict[str, float]
     ]:
         written = json.loads(self._path.read_text())
         endpoints = {(str(container), str(network)) for container, network in written["endpoints"]}
@@ -62,12 +62,12 @@ class OwnershipRecord:
             str(name): tuple(str(ipaddress.ip_address(address)) for address in each)
             for name, each in written.get("addresses", {}).items()  # absent in files of earlier versions
         }
-        starts: dict[str, RequestedStart] = {}
+        starts: dict[str, StartReason] = {}
         with contextlib.suppress(
             *_UNREADABLE
         ):  # if the entries are lost, the gateway only does not repeat the starts
             starts = {
-                str(container): RequestedStart(StartFailureCause(cause), str(backend))
+                str(container): StartReason(StartFailureCause(cause), str(backend))
                 for container, (cause, backend) in written.get("starts", {}).items()
             }
         later = {str(container): float(at) for container, at in written.get("later_starts", {}).items()}
@@ -91,7 +91,7 @@ class OwnershipRecord:
         return dict(self._addresses)
 
     @property
-    def starts(self) -> dict[str, RequestedStart]:
+    def starts(self) -> dict[str, StartReason]:
         """The requested starts to which the engine has not responded yet, by the container's ID."""
         return dict(self._starts)
 
@@ -120,7 +120,7 @@ class OwnershipRecord:
             self._later_starts = recorded
             self._write()
 
-    def begin_start(self, container: str, start: RequestedStart) -> None:
+    def begin_start(self, container: str, start: StartReason) -> None:
         """Record that the gateway is about to start a container."""
         self._merge()
         self._starts[container] = start

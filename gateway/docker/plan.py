@@ -9,7 +9,7 @@ from typing import Any
 from gateway.backend_support.volume import VolumeSpec
 from gateway.docker.dead_containers import DeadContainer
 from gateway.docker.errors import AttachBlocker
-from gateway.docker.failed_starts import RequestedStart
+from gateway.docker.failed_starts import StartReason
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.project_network_names import configured_as
 from gateway.docker.snapshot import Container, EngineSnapshot, LastStart
@@ -163,7 +163,7 @@ class DesiredState:
     usable: frozenset[str] | None = None
     given_up: frozenset[tuple[str, float]] = frozenset()
     restarted: frozenset[tuple[str, float]] = frozenset()
-    interrupted: Mapping[str, RequestedStart] = field(default_factory=dict)
+    interrupted: Mapping[str, StartReason] = field(default_factory=dict)
     namespaces: frozenset[str] = frozenset()
     signals: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
 
@@ -196,7 +196,7 @@ class DesiredState:
 
 @dataclass(frozen=True)
 class NameConflict:
-    """A name that resolves to two hosts for one container.
+    """A name that, in one container, resolves to two different hosts.
 
     Args:
         container: The container or service that resolves the name.

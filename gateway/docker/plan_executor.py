@@ -1,4 +1,4 @@
-"""Executes the actions of plans. Counts and audits each action, and adds new endpoints to the ownership record."""
+"""Executes the actions of plans. Records each action in the metrics, the audit log and the ownership record."""
 
 import asyncio
 import logging
@@ -11,10 +11,10 @@ from gateway.docker.action_failures import PREREQUISITES, ActionFailures
 from gateway.docker.consumer_directory import ConsumerDirectory
 from gateway.docker.container_starter import ContainerStarter
 from gateway.docker.detach_limiter import DetachLimiter
-from gateway.docker.engine import Engine
 from gateway.docker.engine_actions import execute
+from gateway.docker.engine_client import EngineClient
 from gateway.docker.errors import EngineError, ErrorKind
-from gateway.docker.failed_starts import CANCELED, RequestedStart, StartFailureCause
+from gateway.docker.failed_starts import CANCELED, StartFailureCause, StartReason
 from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.ownership import OwnershipRecord
 from gateway.docker.plan import REVIVALS, ActionKind, PlannedAction
@@ -70,7 +70,7 @@ class PlanExecutor:
         """Endpoints that this gateway created and has not detached, and that at least one snapshot contained."""
 
     async def run(
-        self, engine: Engine, planned: Sequence[PlannedAction], due: Sequence[PlannedAction], *, wait: bool
+        self, engine: EngineClient, planned: Sequence[PlannedAction], due: Sequence[PlannedAction], *, wait: bool
     ) -> list[PlannedAction]:
         """Execute the actions that are due, and return those that succeeded.
 
@@ -122,7 +122,7 @@ class PlanExecutor:
         self.count(action.verb, error)
         self.failures.failed(action, error, time.monotonic(), {})
 
-    async def _execute(self, engine: Engine, action: PlannedAction) -> bool:
+    async def _execute(self, engine: EngineClient, action: PlannedAction) -> bool:
         """Execute one action, and return whether it succeeded. Only this method writes to the engine."""
         if action.verb in (ActionKind.CONNECT, ActionKind.REATTACH):
             self._ownership.add(action.container_id, action.network)
@@ -132,7 +132,7 @@ class PlanExecutor:
         extra = {"action": action.verb, "network": action.network, "container": action.container, "why": action.why}
         self.writes[action.verb] += 1
         if action.verb in REVIVALS:
-            start = RequestedStart(StartFailureCause(action.cause), action.backend)
+            start = StartReason(StartFailureCause(action.cause), action.backend)
             self._ownership.begin_start(action.container_id, start)
             if self._log_limiter.admit(time.monotonic()):
                 log.info("docker start requested", extra=extra)

@@ -14,8 +14,8 @@ from gateway.backoff import Backoff, BackoffPolicy
 from gateway.contracts.link import Link
 from gateway.docker.consumer_directory import ConsumerDirectory, client_networks
 from gateway.docker.detach_limiter import DetachLimiter
-from gateway.docker.engine import Engine, connected
-from gateway.docker.engine_events import EngineEvents
+from gateway.docker.engine_client import EngineClient, connected
+from gateway.docker.engine_events import EngineEventReader
 from gateway.docker.errors import EngineError
 from gateway.docker.identity_warnings import image_labels, is_gateway, spoofing
 from gateway.docker.inspection_cache import RETRY
@@ -105,7 +105,9 @@ class Reconciler:
             revivals or StartAttempts(),
         )
         self._failures, self.revivals = self._executor.failures, self._executor.revivals
-        self._events = EngineEvents(self._observer, self.directory, self.revivals, self._executor.starter.requested)
+        self._events = EngineEventReader(
+            self._observer, self.directory, self.revivals, self._executor.starter.requested
+        )
         self.writes, self.errors = self._executor.writes, self._executor.errors
         self.settled = asyncio.Event()
         """Set after the first attempt to attach the gateway's container, even if the attempt failed."""
@@ -151,7 +153,7 @@ class Reconciler:
             backoff.succeeded(time.monotonic() - started)
             await asyncio.sleep(backoff.next())
 
-    async def _reconcile_until_disconnected(self, engine: Engine, ready: Callable[[], None]) -> None:
+    async def _reconcile_until_disconnected(self, engine: EngineClient, ready: Callable[[], None]) -> None:
         """Reconcile until the connection fails or reaches its maximum age."""
         self._observer.expire_starts()
         clock, self._events_since = await record_past_events(
@@ -173,7 +175,7 @@ class Reconciler:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
 
-    async def dry_run(self, engine: Engine) -> Plan:
+    async def dry_run(self, engine: EngineClient) -> Plan:
         """Return the plan without executing it.
 
         Raises:
@@ -187,7 +189,7 @@ class Reconciler:
         planned = plan(desired, observed, ours)
         return _without(planned, self._detach_limiter.admit(planned.actions, time.monotonic())[1])
 
-    async def apply_once(self, engine: Engine) -> tuple[Plan, list[str]]:
+    async def apply_once(self, engine: EngineClient) -> tuple[Plan, list[str]]:
         """Reconcile until nothing changes. Return the plan with the executed actions, and a line for each failure.
 
         Raises:
@@ -202,7 +204,7 @@ class Reconciler:
                 break
         return replace(self.plan, actions=tuple(done)), self._failures.lines()
 
-    async def reconcile(self, engine: Engine, *, once: bool = False) -> tuple[float, list[PlannedAction]]:
+    async def reconcile(self, engine: EngineClient, *, once: bool = False) -> tuple[float, list[PlannedAction]]:
         """Take a snapshot, then execute a plan. Return the seconds until the next attempt, and the executed actions.
 
         Args:
@@ -276,7 +278,7 @@ class Reconciler:
             again = max(again, self._events_since + action.last_start.max_stop_time)
         return max(again, self._failures.not_before(action))
 
-    async def exposures(self, engine: Engine) -> tuple[list[str], frozenset[str]]:
+    async def exposures(self, engine: EngineClient) -> tuple[list[str], frozenset[str]]:
         """Return findings for `gateway audit`, and the IDs of the gateway's containers.
 
         A finding concerns a dead container, a container that can spoof an address, or an ignored label of an image.

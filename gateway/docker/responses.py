@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from gateway.docker.snapshot import NetworkInfo, Service, Swarm
+from gateway.docker.snapshot import NetworkInfo, Service, SwarmMembership
 from gateway.docker.volumes import VolumeInfo
 
 _WAITING = ("pending", "error", "locked")
 
 
-def swarm(info: Mapping[str, Any]) -> tuple[Swarm, str]:
+def swarm(info: Mapping[str, Any]) -> tuple[SwarmMembership, str]:
     """Return the engine's role in a swarm, and the node's ID. `/info` does not name the leader: `leader` is False.
 
     Args:
@@ -18,7 +18,7 @@ def swarm(info: Mapping[str, Any]) -> tuple[Swarm, str]:
     found = info.get("Swarm") or {}
     state = found.get("LocalNodeState")
     active = state == "active"
-    swarm = Swarm(active, active and bool(found.get("ControlAvailable")), waiting=state in _WAITING)
+    swarm = SwarmMembership(active, active and bool(found.get("ControlAvailable")), waiting=state in _WAITING)
     return swarm, str(found.get("NodeID", ""))
 
 

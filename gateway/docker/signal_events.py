@@ -1,4 +1,4 @@
-"""Records the signals that other clients send to containers, from the events of the engine."""
+"""Reads from the engine's events which signals containers got from clients other than the gateway."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from gateway.docker.engine import Engine
+from gateway.docker.engine_client import EngineClient
 from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.inspection_cache import epoch, signal_number
 from gateway.docker.start_attempts import StartAttempts
@@ -35,7 +35,7 @@ def record_event(event: Mapping[str, Any], attempts: StartAttempts, requested: C
 
 
 async def record_past_events(
-    engine: Engine, attempts: StartAttempts, requested: Collection[str], within: float
+    engine: EngineClient, attempts: StartAttempts, requested: Collection[str], within: float
 ) -> tuple[float, float]:
     """Record the past events that the engine has kept.
 

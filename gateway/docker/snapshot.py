@@ -155,7 +155,7 @@ class Container:
 
 @dataclass(frozen=True)
 class NetworkInfo:
-    """A network that this engine lists.
+    """A Docker network, as this engine lists it.
 
     Args:
         options: The driver's options, as the engine reports them.
@@ -194,8 +194,8 @@ class Service:
 
 
 @dataclass(frozen=True)
-class Swarm:
-    """The engine's role in a swarm."""
+class SwarmMembership:
+    """Whether the engine is a member of a swarm, and in which role."""
 
     active: bool = False
     manager: bool = False
@@ -218,7 +218,7 @@ class EngineSnapshot:
     services: tuple[Service, ...] = ()
     volumes: tuple[VolumeInfo, ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
-    swarm: Swarm = Swarm()
+    swarm: SwarmMembership = SwarmMembership()
     services_hidden: bool = False
     """Whether a proxy in front of the engine refuses to list the swarm's services."""
     own: str | None = None

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from gateway.docker import responses
-from gateway.docker.engine import Engine, get_required, has_gateway_priority
+from gateway.docker.engine_client import EngineClient, get_required, has_gateway_priority
 from gateway.docker.engine_flavor import lease_ranges
 from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
 from gateway.docker.grants import granted
@@ -26,7 +26,7 @@ from gateway.docker.snapshot import (
     EngineSnapshot,
     NetworkInfo,
     Service,
-    Swarm,
+    SwarmMembership,
 )
 from gateway.docker.volumes import VolumeInfo
 from gateway.text_sanitizer import one_line
@@ -62,7 +62,7 @@ class SnapshotReader:
         self._images = ImageLabelCache()
         self._inspections = InspectionCache()
 
-    async def snapshot(self, engine: Engine) -> EngineSnapshot:
+    async def snapshot(self, engine: EngineClient) -> EngineSnapshot:
         """Take a complete snapshot of the engine.
 
         Raises:
@@ -74,7 +74,9 @@ class SnapshotReader:
             swarm, node = responses.swarm(info)
             if swarm.manager:
                 found = await engine.get(f"nodes/{node}")
-                swarm = Swarm(active=True, manager=True, leader=bool(found.get("ManagerStatus", {}).get("Leader")))
+                swarm = SwarmMembership(
+                    active=True, manager=True, leader=bool(found.get("ManagerStatus", {}).get("Leader"))
+                )
             networks = await _networks(engine)
             mark = f"{self._options.label_prefix}.{MANAGED_BY}"
             ours = {each.name for each in networks if mark in each.labels}
@@ -126,7 +128,7 @@ class SnapshotReader:
         """Make the next snapshot inspect a container again, because the container was started."""
         self._inspections.forget_start(container)
 
-    async def _services(self, engine: Engine) -> tuple[Service, ...] | None:
+    async def _services(self, engine: EngineClient) -> tuple[Service, ...] | None:
         """Return the swarm's services; None if `docker.services` is off and a proxy refuses the request."""
         try:
             return tuple(responses.service(each) for each in await engine.get("services"))
@@ -135,7 +137,7 @@ class SnapshotReader:
                 return None
             raise
 
-    async def _container(self, engine: Engine, listed: Mapping[str, Any]) -> Container:
+    async def _container(self, engine: EngineClient, listed: Mapping[str, Any]) -> Container:
         networks = (listed.get("NetworkSettings") or {}).get("Networks") or {}
         mode, hostname = str((listed.get("HostConfig") or {}).get("NetworkMode", "")), ""
         name = _name(listed)
@@ -172,7 +174,9 @@ class SnapshotReader:
             exit_success=str(listed.get("Status", "")).startswith("Exited (0)"),
         )
 
-    async def _with_aliases(self, engine: Engine, container: str, listed: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def _with_aliases(
+        self, engine: EngineClient, container: str, listed: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
         """Return the container's endpoints. If aliases are required and not in the cache, inspect the container."""
         ours = [name for name in listed if self._matters(name)]
         if all(self._inspections.aliases(listed[name].get("EndpointID") or "") is not None for name in ours):
@@ -181,7 +185,7 @@ class SnapshotReader:
         return listed if inspected is None else inspected
 
     async def _with_capabilities(
-        self, engine: Engine, containers: tuple[Container, ...], labels: Collection[str]
+        self, engine: EngineClient, containers: tuple[Container, ...], labels: Collection[str]
     ) -> tuple[Container, ...]:
         """Inspect whether containers can spoof the address of a container that uses backends.
 
@@ -198,7 +202,7 @@ class SnapshotReader:
         )
 
     async def _with_names(
-        self, engine: Engine, containers: tuple[Container, ...], own: str | None
+        self, engine: EngineClient, containers: tuple[Container, ...], own: str | None
     ) -> tuple[Container, ...]:
         """Add the names of all containers on networks where name conflicts are possible.
 
@@ -256,7 +260,7 @@ class SnapshotReader:
         return known if known is not None else frozenset(each.get("Aliases") or ())
 
 
-async def _networks(engine: Engine) -> tuple[NetworkInfo, ...]:
+async def _networks(engine: EngineClient) -> tuple[NetworkInfo, ...]:
     found = tuple(responses.network(each) for each in await engine.get("networks"))
     if not engine.flavor.ranges:
         return found

@@ -24,7 +24,7 @@ class RefusalReason(StrEnum):
 
 
 class ConsumerIdentity(Protocol):
-    """The identity of the consumer (container or application) that opened a connection, and its permissions."""
+    """Defines the interface of a client's consumer (container or application): its name, ID and permissions."""
 
     @property
     def name(self) -> str:
@@ -39,7 +39,7 @@ class ConsumerIdentity(Protocol):
 
 
 class ConsumerResolver(Protocol):
-    """Finds the consumer (container or application) that has a source address."""
+    """Defines the interface for finding the consumer (container or application) that has a source address."""
 
     def lookup(self, address: str) -> ConsumerIdentity | None:
         """Return the consumer with this address; None if it is unknown."""

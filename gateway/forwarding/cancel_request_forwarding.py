@@ -1,4 +1,4 @@
-"""Forwards a cancel request to the target that has the session, or to all targets that might have it."""
+"""Forwards a cancel request to the target that runs the query, or to each target that might run it."""
 
 import asyncio
 from collections.abc import Sequence

@@ -12,7 +12,7 @@ from pathlib import Path
 from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError
 from gateway.relay.bind_errors import describe_bind_error
-from gateway.relay.listening import listen_tcp
+from gateway.relay.listening_sockets import listen_tcp
 from gateway.relay.poller import READ, poller
 from gateway.relay.sockets import bind_unix, reset, reset_on_process_exit, tune
 

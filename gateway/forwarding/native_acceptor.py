@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.cancel_protocol import LoginTap
-from gateway.contracts.accepting import AcceptingLink, AcceptRule, LinkListener
+from gateway.contracts.accepting_link import AcceptingLink, AcceptRule, LinkListener
 from gateway.contracts.link import Relay, Stream
 from gateway.contracts.states import CloseReason
 from gateway.forwarding.acceptor import Acceptor
@@ -28,7 +28,7 @@ _PERMIT_SHARE = 1 / 64
 
 
 class NativeAcceptor:
-    """Lets a link accept the clients of one backend in native code, while this is possible.
+    """Lets a link accept the clients of one backend in C, while the conditions for this are met.
 
     Implements `AcceptedClientHandler`. A link starts to accept clients after Python code has connected a client
     through the link. The link stops when the route or a rule changes, when a dial fails, or when the number of

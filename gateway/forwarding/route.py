@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gateway.forwarding.handshake_budget import HandshakeBudget
+from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget
 from gateway.forwarding.routed_target import LinkSource, RoutedTarget
 
 
@@ -26,6 +26,6 @@ class Route:
     routes: Callable[[], list[RoutedTarget]]
     on_failure: Callable[[RoutedTarget], None]
     hold: float
-    budget: Callable[[RoutedTarget], HandshakeBudget | None] = lambda _: None
+    budget: Callable[[RoutedTarget], AbortedHandshakeBudget | None] = lambda _: None
     on_stall: Callable[[RoutedTarget], None] = lambda _: None
     on_detour: Callable[[RoutedTarget], None] = lambda _: None

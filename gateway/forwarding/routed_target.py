@@ -1,4 +1,4 @@
-"""Identifies targets, together with the uplinks (tunnels or direct links) through which clients reach them."""
+"""Defines the identity of a target: its address, and the uplinks (tunnels or direct links) that lead to it."""
 
 from typing import NamedTuple, Protocol
 
@@ -8,7 +8,7 @@ from gateway.measurement import Histogram
 
 
 class LinkSource(Protocol):
-    """Provides the current link of a tunnel, or the direct link. Uplinks implement this protocol."""
+    """Defines the interface of uplinks for clients: the current link of a tunnel, or the direct link."""
 
     tunnel_name: str | None
     """Name of the tunnel; None if the link is the direct link."""
@@ -22,7 +22,7 @@ class LinkSource(Protocol):
 
 
 class TargetIdentity(NamedTuple):
-    """Identifies a target by its address and the uplinks that reach it.
+    """The identity of a target: its address, and the uplinks that lead to it.
 
     The address alone is not enough, because the same address can belong to a different server behind another uplink.
     """

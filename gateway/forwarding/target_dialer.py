@@ -10,7 +10,7 @@ from collections.abc import Callable
 from gateway.contracts.link import Link, Relay
 from gateway.contracts.tracing import CHANNEL
 from gateway.errors import DialError, Reason
-from gateway.forwarding.handshake_budget import LOGIN_RESPONSES, HandshakeBudget
+from gateway.forwarding.aborted_handshake_budget import LOGIN_RESPONSES, AbortedHandshakeBudget
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import RoutedTarget
@@ -80,7 +80,7 @@ class TargetDialer:
         try:
             return await retry_dial(
                 lambda left: client.join(link, target, latency, left, tap),
-                lambda: self._count_aborted(routed, HandshakeBudget.record_abandoned),
+                lambda: self._count_aborted(routed, AbortedHandshakeBudget.record_abandoned),
                 max(deadline - time.monotonic(), MIN_DIAL),
             )
         finally:
@@ -95,11 +95,11 @@ class TargetDialer:
             began: Monotonic time at which the client was connected to the target.
         """
         if relay.responses < LOGIN_RESPONSES:
-            self._count_aborted(routed, HandshakeBudget.record_aborted)
+            self._count_aborted(routed, AbortedHandshakeBudget.record_aborted)
         elif (budget := self.route.budget(routed)) is not None:
             budget.record_login(began)
 
-    def _count_aborted(self, routed: RoutedTarget, record: Callable[[HandshakeBudget, float], None]) -> None:
+    def _count_aborted(self, routed: RoutedTarget, record: Callable[[AbortedHandshakeBudget, float], None]) -> None:
         """Count a handshake that was or might be aborted. If the count is too high, request a check, which resets it.
 
         Args:

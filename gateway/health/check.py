@@ -53,7 +53,7 @@ class CheckSchedule:
 
 
 class MonitoredUplink(Protocol):
-    """The interface of `gateway.supervision.uplink.Uplink` for checks: the state of a tunnel, and its link."""
+    """Defines the interface of uplinks for checks: the state of a tunnel, and its link."""
 
     name: str
     settled: asyncio.Event

@@ -6,7 +6,7 @@ from gateway.health.check_results import CheckResult
 
 
 class ProbeRecord:
-    """The last probe result of one target, and when the target was promoted.
+    """The last probe result of one target, and the time at which the target became the primary.
 
     The checks over all paths to the target share one record.
     """

@@ -1,4 +1,4 @@
-"""Converts ssh commands and ssh_config hosts to tunnels, including their jump hosts, and local forwards."""
+"""Converts ssh commands and ssh_config hosts to tunnels (including jump hosts) and to local forwards."""
 
 import re
 from collections.abc import Callable

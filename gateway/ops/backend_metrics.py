@@ -1,4 +1,4 @@
-"""Creates the metrics of backends, their checks and their consumers."""
+"""Creates the Prometheus metrics of backends, of their checks, and of the containers that use the backends."""
 
 from collections.abc import Iterator
 

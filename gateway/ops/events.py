@@ -159,7 +159,7 @@ class EventLog:
         for event in merged:
             self._add(event)
         for full in (each for each in (self._effects, self._causes) if len(each) == each.maxlen):
-            self._replaced = max(self._replaced, full[0].id)  # older events may be missing from the file
+            self._replaced = max(self._replaced, full[0].id)  # the file may lack events older than this one
         self._last_id = merged[-1].id if merged else 0
         self._states = {**current, **{subject: previous[subject] for subject in previous.keys() - subjects}}
         for subject, state in current.items():

@@ -10,7 +10,7 @@ from gateway.ops.connection_limits import ConnectionLimits
 
 
 class ConnectionOwner(Protocol):
-    """The listener that owns a connection. The connection calls these methods when its state changes."""
+    """Defines the methods of a listener that its connections call when their state changes."""
 
     def handler_for(self, connection: "HttpConnection") -> web.RequestHandler:
         """Return the protocol that parses the requests of a new connection."""

@@ -14,7 +14,7 @@ from aiohttp import web
 from gateway.contracts.values import Endpoint
 from gateway.ops.connection_limits import ConnectionLimits, ConnectionTable
 from gateway.ops.http_connection import HttpConnection
-from gateway.relay.listening import listen_tcp
+from gateway.relay.listening_sockets import listen_tcp
 
 log = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from itertools import product
 
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
-from gateway.facts import Fact
+from gateway.facts import FactDefinition
 from gateway.ops.status_views import BackendView, TunnelView
 
 
-def fact_families(facts: Iterable[Fact], *labels: str) -> dict[str, GaugeMetricFamily]:
+def fact_families(facts: Iterable[FactDefinition], *labels: str) -> dict[str, GaugeMetricFamily]:
     """Return a metric without samples for each fact that has a metric name. The keys are these names.
 
     Args:

@@ -10,7 +10,7 @@ from gateway.relay.sockets import PeerCredentials
 
 
 class ControlledService(Protocol):
-    """The service whose state the ops server shows, and that the admin commands control."""
+    """Defines the interface of the service whose state the ops server shows and that the admin commands control."""
 
     events: EventLog
     """The log of state changes."""

@@ -11,7 +11,7 @@ from gateway.ops.status_views import ServiceView
 
 
 class NumberedView(NamedTuple):
-    """A snapshot of the service's state, with the number that `ServiceViewCache` gave it.
+    """A snapshot of the service's state, with a number that increases with each new snapshot.
 
     Args:
         view: The snapshot.

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from gateway.facts import Fact, FactValue
+from gateway.facts import FactDefinition, FactValue
 from gateway.ops.diagnosis import Diagnosis, diagnose
 from gateway.ops.status_views import BackendView, DockerView, ServiceView, TargetView, TunnelView
 
@@ -54,11 +54,11 @@ _COMMON_TARGET_KEYS: dict[str, FactValue] = {
 key."""
 
 
-def _texts(facts: Iterable[Fact], values: Mapping[Fact, object]) -> list[str]:
+def _texts(facts: Iterable[FactDefinition], values: Mapping[FactDefinition, object]) -> list[str]:
     return [text for fact in facts if (text := fact.text(values.get(fact)))]
 
 
-def target_json(view: TargetView, facts: Iterable[Fact] = ()) -> dict[str, Any]:
+def target_json(view: TargetView, facts: Iterable[FactDefinition] = ()) -> dict[str, Any]:
     """Return the JSON object of a target in `/api/v1/status`.
 
     Args:

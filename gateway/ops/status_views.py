@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.contracts.states import HealthState, TunnelState
-from gateway.facts import Fact, FactValue
+from gateway.facts import FactDefinition, FactValue
 from gateway.measurement import Histogram
 
 ConfigText = dict[str, list[tuple[str, str]]]
@@ -34,7 +34,7 @@ class TunnelView:
     rtt: float | None
     channel_open: Histogram
     details: dict[str, object]
-    facts: tuple[Fact, ...] = ()
+    facts: tuple[FactDefinition, ...] = ()
     """The facts (kind-specific values) that the kind of the tunnel declares. `details` contains their values."""
     via_in_use: str | None = None
     """The outer tunnel inside which the tunnel runs; None if it runs inside no other tunnel, or is not open."""
@@ -81,7 +81,7 @@ class TargetView:
     since: float
     flapping: bool
     role: str | None
-    facts: Mapping[Fact, FactValue]
+    facts: Mapping[FactDefinition, FactValue]
     last_check: float | None
     last_success: float | None
     last_duration: float | None
@@ -282,7 +282,7 @@ class BackendView:
     """Number of clients that are not connected to a target yet. `connections` includes these clients."""
     max_connections: int = 0
     failing: bool = False
-    facts: tuple[Fact, ...] = ()
+    facts: tuple[FactDefinition, ...] = ()
     """The facts (kind-specific values) that the kind of the backend declares. The targets contain their values."""
     consumers: dict[str, ConsumerView] = field(default_factory=dict)
 

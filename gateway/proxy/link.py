@@ -16,7 +16,7 @@ from gateway.proxy.options import ProxyOptions
 from gateway.proxy.reply_error import ProxyReplyError
 from gateway.proxy.streams import TlsProxyStream
 from gateway.relay.dial_retry import retry_dial
-from gateway.relay.straight_relay import relay_sockets
+from gateway.relay.relay_selection import relay_sockets
 from gateway.relay.stream_bridge import StreamBridge
 from gateway.text_sanitizer import error_text
 

@@ -13,7 +13,7 @@ DEFAULT_PORTS = {"socks5": 1080, "socks5h": 1080, "http": 8080, "https": 443}
 
 @dataclass(frozen=True)
 class ProxyOptions:
-    """A tunnel through a SOCKS5 or HTTP proxy. The proxy resolves the host names of targets.
+    """The options of a tunnel through a SOCKS5 or HTTP proxy. The proxy resolves the host names of targets.
 
     Args:
         url: `socks5://host:port`, `http://host:port` (CONNECT), or `https://host:port` (CONNECT, with TLS to the

@@ -1,11 +1,11 @@
-"""Makes an engine accept clients from a listening socket, and dial the target for each of them."""
+"""Makes a C engine (data plane) accept clients on a listening socket, and dial the target for each of them."""
 
 import socket
 import struct
 
 from gateway.measurement import Tap
 from gateway.relay.engine_listener import EngineListener
-from gateway.relay.engine_pair import EnginePair
+from gateway.relay.engine_socket_relay import EngineSocketRelay
 from gateway.relay.resolver import numeric_addresses
 from gateway.relay.sockets import TCP_OPTIONS
 
@@ -14,7 +14,7 @@ _OPTIONS = b"".join(struct.pack("=iii", *option) for option in TCP_OPTIONS)
 
 
 class DialingListener(EngineListener):
-    """One listening socket of an engine, which dials the target for each client. See `EngineListener`.
+    """A listening socket of a C engine. For each client, the engine dials the target. See `EngineListener`.
 
     The host of the rule's target must be an IP address.
     """
@@ -22,11 +22,11 @@ class DialingListener(EngineListener):
     def _listen(self, descriptor: int, permits: int) -> None:
         ((family, *_, (host, port, *zone)),) = numeric_addresses(self._rule.to)
         scope = zone[1] if zone else 0
-        self._host.engine.listen_and_dial(
+        self._runner.engine.listen_and_dial(
             self._token, descriptor, self._histogram, permits, self._rule.make_tap is not None,
             socket.inet_pton(family, host), port, scope, self._networks, _OPTIONS,
         )  # fmt: skip
 
-    def _create_relay(self, token: int, wire: int, tap: Tap | None) -> EnginePair:
+    def _create_relay(self, token: int, wire: int, tap: Tap | None) -> EngineSocketRelay:
         del wire
-        return EnginePair(self._host, self._rule.latency, tap, token)
+        return EngineSocketRelay(self._runner, self._rule.latency, tap, token)

@@ -6,21 +6,21 @@ from collections.abc import AsyncIterator
 from math import inf
 from typing import NoReturn
 
-from gateway.contracts.accepting import AcceptedClientHandler, AcceptRule, LinkListener
+from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule, LinkListener
 from gateway.contracts.link import Link, NetworkId, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenTunnel, ProgressCallback
+from gateway.contracts.tunnel import OpenTunnel, TunnelStateCallback
 from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram, Tap
-from gateway.relay.straight_relay import listen_and_dial, relay_sockets
+from gateway.relay.relay_selection import listen_and_dial, relay_sockets
 from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
 
 
 class DirectLink:
     """A link that dials from this host and is never lost.
 
-    It implements `gateway.contracts.link.Link` and `gateway.contracts.accepting.AcceptingLink`.
+    It implements `gateway.contracts.link.Link` and `gateway.contracts.accepting_link.AcceptingLink`.
 
     Args:
         timeout: Time limit for one dial, in seconds.
@@ -42,7 +42,7 @@ class DirectLink:
         return relay_sockets(client, await dial(to, Phases(), min(self._timeout, within)), latency, tap)
 
     def listen(self, rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> LinkListener | None:
-        """Accept clients in the C engine. See `gateway.contracts.accepting.AcceptingLink`."""
+        """Accept clients in the C engine. See `gateway.contracts.accepting_link.AcceptingLink`."""
         return listen_and_dial(rule, permits, handler)
 
     async def lost(self) -> NoReturn:
@@ -57,7 +57,7 @@ class DirectTunnel:
     far_side = "this host"
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: ProgressCallback) -> AsyncIterator[OpenTunnel]:
+    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[OpenTunnel]:
         """Open the tunnel through `via`. The tunnel closes when the context exits."""
         del via
         progress(TunnelState.CONNECTING)

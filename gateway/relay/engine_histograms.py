@@ -1,4 +1,4 @@
-"""Allocates histograms in the C engine, and adds the latencies in them to the gateway's Prometheus histograms."""
+"""Allocates latency histograms in the C engine (data plane), and adds them to the gateway's Prometheus histograms."""
 
 import struct
 
@@ -26,7 +26,7 @@ class _SharedHistogram:
 
 
 class EngineHistograms:
-    """Allocates the histogram slots of the engine in C to channels.
+    """Allocates the histogram slots of the C engine to channels.
 
     Channels that report to the same Prometheus `Histogram` share a slot.
 

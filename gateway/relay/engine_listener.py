@@ -1,4 +1,4 @@
-"""Makes an engine accept clients from a listening socket, and reports which clients it connected to the target."""
+"""Makes a C engine (data plane) accept clients on a socket, and reports which clients it connected to the target."""
 
 import os
 import socket
@@ -15,20 +15,20 @@ from gateway._dataplane.engine import (
     RECORD_RETURNED,
     RECORD_STOPPED,
 )
-from gateway.contracts.accepting import AcceptRule
+from gateway.contracts.accepting_link import AcceptRule
 from gateway.contracts.link import Relay, Stream
 from gateway.contracts.values import IpNetwork
 from gateway.measurement import Tap
-from gateway.relay.engine_host import Arguments, EngineHost
+from gateway.relay.engine_runner import Arguments, EngineRunner
 
 _NETWORK = struct.Struct("BB16s")
 """`struct network` in `listener.h`."""
 
 
 class EngineListenerHandler(Protocol):
-    """Handles the clients that an `EngineListener` accepts, and the end of the listener.
+    """Defines the methods that handle the clients of an `EngineListener`, and the end of the listener.
 
-    Each method corresponds to one of `gateway.contracts.accepting.AcceptedClientHandler`.
+    Each method corresponds to one of `gateway.contracts.accepting_link.AcceptedClientHandler`.
     """
 
     def on_joined(self, relay: Relay, tap: Tap | None, seconds: float) -> None:
@@ -50,12 +50,12 @@ class EngineListenerHandler(Protocol):
 
 
 class EngineListener(ABC):
-    """One listening socket of an engine; implements `gateway.relay.engine_host.EngineObject`.
+    """A listening socket of a C engine; implements `gateway.relay.engine_runner.EngineObject`.
 
     Subclasses define how the engine reaches the target.
 
     Args:
-        host: The host of the engine.
+        runner: Runs the engine.
         rule: The target, the allowed clients, and how to measure them.
         sock: The listening socket. The engine uses a duplicate.
         permits: Number of clients to accept until more are permitted.
@@ -66,10 +66,15 @@ class EngineListener(ABC):
     """
 
     def __init__(
-        self, host: EngineHost, rule: AcceptRule, sock: socket.socket, permits: int, handler: EngineListenerHandler
+        self,
+        runner: EngineRunner,
+        rule: AcceptRule,
+        sock: socket.socket,
+        permits: int,
+        handler: EngineListenerHandler,
     ) -> None:
-        self._host = host
-        self._engine = host.engine
+        self._runner = runner
+        self._engine = runner.engine
         self._rule = rule
         self._handler = handler
         self._permitted = permits
@@ -77,8 +82,8 @@ class EngineListener(ABC):
         """Number of accepted clients that were connected to the target or returned to `handler`."""
         self._stopped = self._withdrawn = self._closed = False
         descriptor = os.dup(sock.fileno())
-        self._histogram = host.histograms.acquire(rule.latency)
-        self._token = host.add(self)
+        self._histogram = runner.histograms.acquire(rule.latency)
+        self._token = runner.add(self)
         self._listen(descriptor, permits)
 
     @abstractmethod
@@ -102,37 +107,37 @@ class EngineListener(ABC):
 
     @property
     def _accepted(self) -> int:
-        lost = self._closed or self._host.engine is not self._engine
+        lost = self._closed or self._runner.engine is not self._engine
         return self._handled if lost else self._engine.gauge(self._token)[0]
 
     @property
     def waiting(self) -> int:
-        """See `gateway.contracts.accepting.LinkListener`."""
+        """See `gateway.contracts.accepting_link.LinkListener`."""
         return self._accepted - self._handled
 
     @property
     def unused(self) -> int:
-        """See `gateway.contracts.accepting.LinkListener`."""
+        """See `gateway.contracts.accepting_link.LinkListener`."""
         return 0 if self._stopped or self._withdrawn else self._permitted - self._accepted
 
     def permit(self, count: int) -> None:
         """Permit `count` more clients. Do nothing after the listener has stopped."""
         if not (self._stopped or self._withdrawn):
             self._permitted += count
-            self._host.command(COMMAND_PERMIT, self._token, count)
+            self._runner.command(COMMAND_PERMIT, self._token, count)
 
     def withdraw(self) -> None:
-        """See `gateway.contracts.accepting.LinkListener`."""
+        """See `gateway.contracts.accepting_link.LinkListener`."""
         if not (self._stopped or self._withdrawn):
             self._withdrawn = True
-            self._host.command(COMMAND_UNLISTEN, self._token)
+            self._runner.command(COMMAND_UNLISTEN, self._token)
 
     def recall(self) -> None:
-        """See `gateway.contracts.accepting.LinkListener`."""
+        """See `gateway.contracts.accepting_link.LinkListener`."""
         if not self._closed:
-            self._host.command(COMMAND_RECALL, self._token)
+            self._runner.command(COMMAND_RECALL, self._token)
 
-    # The engine's host calls these methods.
+    # The engine's runner calls these methods.
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
         """See `EngineObject.on_record`."""
@@ -152,8 +157,8 @@ class EngineListener(ABC):
             if not self._withdrawn:
                 self._handler.on_stopped()
         if self._stopped and not self.waiting:
-            self._host.forget(self._token)
-            self._host.histograms.release(self._histogram)
+            self._runner.forget(self._token)
+            self._runner.histograms.release(self._histogram)
             self._closed = True
             self._handler.on_closed(self)
 

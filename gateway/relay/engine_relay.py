@@ -1,4 +1,4 @@
-"""Defines the base class of relays that run in the C engine: controls a relay, and reads the relay's counters."""
+"""Defines the base class of relays in the C engine (data plane): controls a relay, and reads the relay's counters."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ from gateway._dataplane.engine import (
 )
 from gateway.contracts.states import CloseReason
 from gateway.measurement import Histogram, Tap, waiting_since
-from gateway.relay.engine_host import Arguments, EngineHost
+from gateway.relay.engine_runner import Arguments, EngineRunner
 
 CLOSE_REASONS = (
     CloseReason.FINISHED, CloseReason.CLIENT_RESET, CloseReason.LINK_LOST, CloseReason.ABORTED, CloseReason.MOVED,
@@ -27,31 +27,31 @@ _UNKNOWN: Gauge = (0, 0, 0, 0.0, 0.0, 0, False)
 
 
 class EngineRelay:
-    """A relay whose bytes the C engine moves; implements `gateway.contracts.link.Relay`.
+    """The base class of relays whose bytes the C engine moves; implements `gateway.contracts.link.Relay`.
 
     Args:
-        host: The host of the engine.
+        runner: Runs the engine.
         latency: The histogram for response latency.
         tap: Observes the bytes until the tap is finished.
         token: The token of an object that the engine has created; None for a new token.
     """
 
-    __slots__ = ("_final", "_histogram", "_host", "_latency", "_tap", "_token", "ended")
+    __slots__ = ("_final", "_histogram", "_latency", "_runner", "_tap", "_token", "ended")
 
-    def __init__(self, host: EngineHost, latency: Histogram, tap: Tap | None, token: int | None = None) -> None:
+    def __init__(self, runner: EngineRunner, latency: Histogram, tap: Tap | None, token: int | None = None) -> None:
         self.ended: asyncio.Future[CloseReason] = asyncio.get_running_loop().create_future()
-        self._host = host
+        self._runner = runner
         self._latency = latency
         self._tap = tap
         self._histogram: int | None = None
         self._final: Gauge | None = None
         """The last counters and times, if the token is no longer valid; otherwise None."""
-        self._token = host.add(self, token)
+        self._token = runner.add(self, token)
 
     # Counters and times, which the engine updates.
 
     def _gauge(self) -> Gauge:
-        return self._host.engine.gauge(self._token) if self._final is None else self._final
+        return self._runner.engine.gauge(self._token) if self._final is None else self._final
 
     @property
     def to_backend(self) -> int:
@@ -85,14 +85,14 @@ class EngineRelay:
 
     def inspect(self) -> dict[str, int]:
         """Return the internal state of the relay, for tests; empty if the relay has ended."""
-        return (self._host.engine.inspect(self._token) or {}) if self._final is None else {}
+        return (self._runner.engine.inspect(self._token) or {}) if self._final is None else {}
 
     def abort(self, close_reason: CloseReason) -> None:
         """See `gateway.contracts.link.Relay`."""
         if self._final is None and not self.ended.done():
-            self._host.command(COMMAND_ABORT, self._token, CLOSE_REASONS.index(close_reason))
+            self._runner.command(COMMAND_ABORT, self._token, CLOSE_REASONS.index(close_reason))
 
-    # The engine's host calls these methods.
+    # The engine's runner calls these methods.
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
         """See `EngineObject.on_record`. Handles the records for the tap."""
@@ -126,14 +126,14 @@ class EngineRelay:
             (tap.on_response if from_backend else tap.on_request)(view, now)
         if tap.finished:
             self._tap = None
-            self._host.command(COMMAND_UNTAP, self._token)
+            self._runner.command(COMMAND_UNTAP, self._token)
 
     def _release(self) -> None:
         """Store the final counters and times, and free the token, because the engine has sent the last record."""
         self._final = self._gauge()
-        self._host.forget(self._token)
+        self._runner.forget(self._token)
         if self._histogram is not None:
-            self._host.histograms.release(self._histogram)
+            self._runner.histograms.release(self._histogram)
             self._histogram = None
 
     def _end(self, close_reason: CloseReason) -> None:

@@ -1,4 +1,4 @@
-"""Polls sockets for relays: an event loop whose selector calls their handlers without a task or callback per event.
+"""Polls the sockets of relays. The event loop's selector calls the relays' handlers, without a task for each event.
 
 A relay handles an event with one or two system calls. If asyncio dispatched the event through its handles and
 queues, this would take longer than these calls. Therefore, the selector calls the relay handlers inside `select()`.
@@ -36,7 +36,7 @@ _MAX_EVENTS = 128
 
 
 class Poller(Protocol):
-    """Calls handlers when file descriptors are readable or writable; level-triggered unless the mask has EDGE."""
+    """Defines the interface of pollers, which call handlers when file descriptors are readable or writable."""
 
     def add(self, fd: int, handler: EventHandler, mask: int) -> None:
         """Register `fd`. If `fd` is already registered, replace its handler and mask.

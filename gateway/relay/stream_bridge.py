@@ -41,7 +41,7 @@ class _DownloadEnd(enum.Enum):
 
 
 class BridgedStream(Protocol):
-    """A stream, such as TLS, that a `StreamBridge` connects to a socket pair. Reads and writes can be concurrent."""
+    """Defines the interface of streams, such as TLS, that a `StreamBridge` connects to a socket pair."""
 
     @property
     def supports_half_close(self) -> bool:

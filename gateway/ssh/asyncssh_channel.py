@@ -1,7 +1,7 @@
 """Copies bytes between a client and an asyncssh channel, in the event loop.
 
 Supports all ciphers, but is slower than the data plane in C. This module handles the events of the channel.
-`channel_relay` handles the client's socket.
+`channel_client_side` handles the client's socket.
 """
 
 import socket
@@ -11,14 +11,14 @@ import asyncssh
 
 from gateway.measurement import Histogram, Tap
 from gateway.ssh.asyncssh_internals import send_window, send_window_adjust, take_unread_data
-from gateway.ssh.channel_relay import ChannelRelay
+from gateway.ssh.channel_client_side import ChannelClientSide
 from gateway.ssh.flow_control import MAX_SEND_PACKET
 from gateway.ssh.send_queue import SendQueue
 
 _READ_SIZE = 64 * 1024
 
 
-class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
+class AsyncsshChannel(ChannelClientSide, asyncssh.SSHTCPSession[bytes]):
     """Copies bytes between a client socket and an asyncssh channel; implements `gateway.contracts.link.Relay`.
 
     asyncssh uses this object as the channel's session. The methods that asyncssh calls must not raise, because an
@@ -44,7 +44,7 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
         self._channel = chan
 
     def attach(self, client: socket.socket) -> None:
-        """See `ChannelRelay.attach`."""
+        """See `ChannelClientSide.attach`."""
         super().attach(client)
         if self._channel is not None and not self._channel_unwritable:
             self._channel.resume_reading()
@@ -110,7 +110,7 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
             self._backend_eof |= unread.eof
             self._on_link_lost()
 
-    # `ChannelRelay` calls the methods below.
+    # `ChannelClientSide` calls the methods below.
 
     def _read_client(self) -> None:
         client, channel, queue = self._client, self._channel, self._queue

@@ -1,4 +1,4 @@
-"""Accesses private attributes of asyncssh's channels. `client_connection` accesses those of its connections."""
+"""Accesses private attributes of asyncssh's channels, and checks that the installed asyncssh is supported."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,14 +1,14 @@
-"""Makes the engine of SSH connections accept clients, and join them to channels of these connections."""
+"""Makes a C engine (data plane) accept clients on a socket, and open an SSH channel to a target for each of them."""
 
 import socket
 import struct
 from collections.abc import Mapping
 from typing import Protocol
 
-from gateway.contracts.accepting import AcceptRule
+from gateway.contracts.accepting_link import AcceptRule
 from gateway.measurement import Tap
-from gateway.relay.engine_host import EngineHost
 from gateway.relay.engine_listener import EngineListener, EngineListenerHandler
+from gateway.relay.engine_runner import EngineRunner
 from gateway.ssh.client_connection import channel_target
 from gateway.ssh.engine_channel import EngineChannel
 from gateway.ssh.flow_control import INITIAL_WINDOW, MIN_WINDOW
@@ -23,10 +23,10 @@ class ChannelListenerHandler(EngineListenerHandler, Protocol):
 
 
 class ChannelListener(EngineListener):
-    """One listening socket of an engine, whose clients are joined to SSH channels.
+    """A listening socket of a C engine. For each client, the engine opens an SSH channel to the target.
 
     Args:
-        host: The host of the engine.
+        runner: Runs the engine.
         rule: The target, the allowed clients, and how to measure them.
         connections: The SSH connections of this engine that carry the channels, by token.
         max_packet: The maximum size of received packets, in bytes.
@@ -40,7 +40,7 @@ class ChannelListener(EngineListener):
 
     def __init__(
         self,
-        host: EngineHost,
+        runner: EngineRunner,
         rule: AcceptRule,
         connections: Mapping[int, PooledConnection],
         max_packet: int,
@@ -51,18 +51,18 @@ class ChannelListener(EngineListener):
         self._connections = connections
         self._max_packet = max_packet
         self._adopt = handler.adopt
-        super().__init__(host, rule, sock, permits, handler)
+        super().__init__(runner, rule, sock, permits, handler)
 
     def _listen(self, descriptor: int, permits: int) -> None:
         wires = struct.pack(f"={len(self._connections)}Q", *self._connections)
         to, tap = self._rule.to, self._rule.make_tap is not None
-        self._host.engine.listen(
+        self._runner.engine.listen(
             self._token, descriptor, self._histogram, permits, MIN_WINDOW, INITIAL_WINDOW, self._max_packet, tap,
             wires, self._networks, *channel_target(to.host, to.port),
         )  # fmt: skip
 
     def _create_relay(self, token: int, wire: int, tap: Tap | None) -> EngineChannel:
-        channel = EngineChannel(self._host, self._rule.latency, tap, _ignore, token)
+        channel = EngineChannel(self._runner, self._rule.latency, tap, _ignore, token)
         self._adopt(self._connections[wire], channel)
         return channel
 

@@ -1,4 +1,4 @@
-"""Extends asyncssh's client connection with stricter host key checks and with support for the engine in C.
+"""Extends asyncssh's client connection with stricter host key checks and with support for the C engine.
 
 asyncssh handles the handshake, key exchanges, global requests and disconnects. After the login, the engine can take
 over the socket and handle the packets of channels. It then passes all other packets to asyncssh through
@@ -16,7 +16,7 @@ from asyncssh.connection import SSHClientConnection, SSHClientConnectionOptions
 from asyncssh.constants import MSG_IGNORE, MSG_KEXINIT
 from asyncssh.packet import SSHPacket, String, UInt32
 
-from gateway.contracts.accepting import AcceptRule
+from gateway.contracts.accepting_link import AcceptRule
 from gateway.ssh import algorithms
 from gateway.ssh.engine_cipher import CipherKey, PassThroughCipher, cipher_key
 
@@ -34,7 +34,7 @@ Above this number, the connection is closed."""
 
 
 class ConnectionTransport(Protocol):
-    """The methods of an SSH connection's transport that `ClientConnection` calls."""
+    """Defines the methods that `ClientConnection` calls on the transport of its SSH connection."""
 
     def on_sending_changed(self) -> None:
         """Start or stop sending channel data. Called when a key exchange starts or ends, and at the close."""
@@ -47,12 +47,12 @@ class ConnectionTransport(Protocol):
 
 
 class EngineTransportInterface(Protocol):
-    """The interface of `EngineTransport`, for type checking.
+    """Defines the interface of `EngineTransport`, for type checking.
 
     The class itself cannot be imported if the C engine is not built.
     """
 
-    host: Any
+    runner: Any
     token: int
 
     @property
@@ -87,7 +87,7 @@ class EngineTransportInterface(Protocol):
 
 
 class ClientConnection(SSHClientConnection):
-    """asyncssh's client connection, extended with stricter host key checks and with support for the engine in C.
+    """asyncssh's client connection, extended with stricter host key checks and with support for the C engine.
 
     Args:
         options: asyncssh's options.

@@ -12,11 +12,11 @@ import asyncssh
 
 from gateway._dataplane import is_built
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import ProgressCallback
+from gateway.contracts.tunnel import TunnelStateCallback
 from gateway.errors import Reason, TunnelError
 from gateway.ssh import algorithms, asyncssh_internals, credentials
 from gateway.ssh.client_connection import ClientConnection
-from gateway.ssh.host_keys import HostKeyVerifier, LastTrustedHostKey, read_trust
+from gateway.ssh.host_keys import HostKeyVerifier, LastTrustedKeyType, read_trust
 from gateway.ssh.login_errors import TryOtherKeyTypeError, login_error
 from gateway.ssh.options import SshOptions
 from gateway.ssh.socket_transport import close_now, log_in
@@ -25,8 +25,8 @@ from gateway.ssh.socket_transport import close_now, log_in
 async def connect(
     options: SshOptions,
     dial: Callable[[], Awaitable[socket.socket]],
-    progress: ProgressCallback,
-    memory: LastTrustedHostKey,
+    progress: TunnelStateCallback,
+    memory: LastTrustedKeyType,
 ) -> asyncssh.SSHClientConnection:
     """Connect, verify the host key and log in.
 
@@ -57,8 +57,8 @@ async def connect(
 async def _connect(
     options: SshOptions,
     sock: socket.socket,
-    progress: ProgressCallback,
-    memory: LastTrustedHostKey,
+    progress: TunnelStateCallback,
+    memory: LastTrustedKeyType,
     refusals: list[HostKeyVerifier],
 ) -> asyncssh.SSHClientConnection:
     """Connect once. On failure, close the connection and the socket.

@@ -1,4 +1,4 @@
-"""Opens and controls a channel whose bytes the C engine relays, and reads the channel's counters."""
+"""Opens and controls an SSH channel whose bytes the C engine (data plane) relays, and reads its counters."""
 
 import asyncio
 import socket
@@ -9,8 +9,8 @@ import asyncssh
 from gateway._dataplane.engine import ATTACH_MEASURE, ATTACH_UNIX, RECORD_ENDED, RECORD_OPENED, RECORD_REFUSED
 from gateway.contracts.states import CloseReason
 from gateway.measurement import Histogram, Tap
-from gateway.relay.engine_host import Arguments, EngineHost
 from gateway.relay.engine_relay import CLOSE_REASONS, EngineRelay
+from gateway.relay.engine_runner import Arguments, EngineRunner
 from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.poller import poller
 from gateway.relay.sockets import reset
@@ -24,7 +24,7 @@ class EngineChannel(EngineRelay):
     """A channel whose bytes the C engine relays; implements `gateway.contracts.link.Relay`.
 
     Args:
-        host: Runs the engine.
+        runner: Runs the engine.
         latency: The histogram for response latency.
         tap: Observes the bytes until the tap is finished.
         on_answered: Called with this channel when CHANNEL_OPEN has a reply, or when the connection is lost.
@@ -35,19 +35,19 @@ class EngineChannel(EngineRelay):
 
     def __init__(
         self,
-        host: EngineHost,
+        runner: EngineRunner,
         latency: Histogram,
         tap: Tap | None,
         on_answered: Callable[["EngineChannel"], None],
         joined: int | None = None,
     ) -> None:
-        super().__init__(host, latency, tap, joined)
+        super().__init__(runner, latency, tap, joined)
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Completes when the channel is open, or fails with the reason why the channel was not opened."""
         self.window = ReceiveWindow(INITIAL_BUDGET) if joined is None else _IN_ENGINE
         self._on_answered = on_answered
         if joined is not None:
-            self._histogram = host.histograms.acquire(latency)
+            self._histogram = runner.histograms.acquire(latency)
             self.opened.set_result(None)
 
     @property
@@ -75,7 +75,7 @@ class EngineChannel(EngineRelay):
             head: The channel type.
             rest: The bytes of CHANNEL_OPEN after the maximum packet size.
         """
-        self._host.engine.channel(self._token, wire, self.window.size, max_packet, self._tap_mode, head, rest)
+        self._runner.engine.channel(self._token, wire, self.window.size, max_packet, self._tap_mode, head, rest)
 
     def fail_open(self, error: Exception) -> None:
         """Make the pending channel open fail with `error`. If the channel opens later, it is closed immediately."""
@@ -90,9 +90,9 @@ class EngineChannel(EngineRelay):
         flags = ATTACH_UNIX if client.family == socket.AF_UNIX else 0
         if self._measures:
             flags |= ATTACH_MEASURE
-        self._histogram = self._host.histograms.acquire(self._latency)
+        self._histogram = self._runner.histograms.acquire(self._latency)
         poller().remove(client.fileno())  # the socket can still be registered for an earlier owner
-        self._host.engine.attach(self._token, client.detach(), self._histogram, flags)
+        self._runner.engine.attach(self._token, client.detach(), self._histogram, flags)
 
     def abort(self, close_reason: CloseReason) -> None:
         """See `gateway.contracts.link.Relay`. If the channel is not open yet, it is closed when it opens."""
@@ -102,7 +102,7 @@ class EngineChannel(EngineRelay):
         if not self.opened.done() or self.opened.cancelled() or self.opened.exception() is not None:
             self._end(close_reason)
 
-    # `EngineHost` calls this method.
+    # `EngineRunner` calls this method.
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
         """See `EngineObject.on_record`."""

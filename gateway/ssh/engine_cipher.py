@@ -1,4 +1,4 @@
-"""Replaces asyncssh's ciphers for connections whose packets the C engine encrypts and decrypts."""
+"""Replaces asyncssh's ciphers for connections whose packets the C engine (data plane) encrypts and decrypts."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Opens SSH channels whose bytes the C engine relays."""
+"""Opens SSH channels whose bytes the C engine (data plane) relays."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ import asyncssh
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram, Tap
-from gateway.relay.engine_host import EngineHost
+from gateway.relay.engine_runner import EngineRunner
 from gateway.ssh.client_connection import ClientConnection, channel_target
 from gateway.ssh.engine_channel import EngineChannel
 from gateway.ssh.flow_control import MAX_RECEIVE_PACKET, MAX_SEND_PACKET
@@ -18,13 +18,13 @@ class EngineChannelOpener:
 
     Args:
         conn: The SSH connection.
-        host: Runs the engine that carries the connection.
+        runner: Runs the engine that carries the connection.
         wire: The engine's token for the connection.
     """
 
-    def __init__(self, conn: ClientConnection, host: EngineHost, wire: int) -> None:
+    def __init__(self, conn: ClientConnection, runner: EngineRunner, wire: int) -> None:
         self._conn = conn
-        self._host = host
+        self._runner = runner
         self._wire = wire
         self._opening: set[EngineChannel] = set()
 
@@ -43,7 +43,7 @@ class EngineChannelOpener:
         """Open a channel to `to`. If the channel opens after this method has raised, close the channel."""
         if self._conn.transport_closed:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "the SSH connection is closed")
-        relay = EngineChannel(self._host, latency, tap, self._opening.discard)
+        relay = EngineChannel(self._runner, latency, tap, self._opening.discard)
         self._opening.add(relay)
         max_packet = MAX_SEND_PACKET if self._conn.rekeys_often else MAX_RECEIVE_PACKET
         relay.request(self._wire, max_packet, *channel_target(to.host, to.port))

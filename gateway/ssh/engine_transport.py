@@ -1,4 +1,4 @@
-"""Implements asyncssh's transport for an SSH connection that the C engine takes over after the login."""
+"""Implements asyncssh's transport for an SSH connection that the C engine (data plane) carries after the login."""
 
 import asyncio
 import errno
@@ -20,8 +20,8 @@ from gateway._dataplane.engine import (
     RECORD_REKEY_DUE,
     RECORD_VIOLATION,
 )
-from gateway.contracts.accepting import AcceptRule
-from gateway.relay.engine_host import Arguments, EngineHost, engine_pool
+from gateway.contracts.accepting_link import AcceptRule
+from gateway.relay.engine_runner import Arguments, EngineRunner, engine_pool
 from gateway.ssh import flow_control
 from gateway.ssh.asyncssh_internals import has_strict_kex
 from gateway.ssh.channel_listener import ChannelListener, ChannelListenerHandler
@@ -44,14 +44,14 @@ class EngineTransport(asyncio.Transport):
 
     Args:
         conn: The asyncssh connection.
-        host: Runs the engine.
+        runner: Runs the engine.
         names: The addresses that `get_extra_info` returns, by name.
     """
 
-    def __init__(self, conn: ClientConnection, host: EngineHost, names: dict[str, Any]) -> None:
+    def __init__(self, conn: ClientConnection, runner: EngineRunner, names: dict[str, Any]) -> None:
         super().__init__()
-        self.token = host.add(self)
-        self.host = host
+        self.token = runner.add(self)
+        self.runner = runner
         self._conn = conn
         self._names = names
         self._loop = asyncio.get_running_loop()
@@ -73,7 +73,7 @@ class EngineTransport(asyncio.Transport):
     def write(self, data: Any) -> None:
         """Pass an unencrypted packet of asyncssh to the engine, which encrypts and sends it."""
         if not self._closed:
-            self.host.engine.send(self.token, data)
+            self.runner.engine.send(self.token, data)
 
     def abort(self) -> None:
         """Try once to send the queued packets, then close the socket."""
@@ -99,24 +99,24 @@ class EngineTransport(asyncio.Transport):
             sealing: Whether the key is for sending.
         """
         if not self._closed:
-            self.host.engine.key(self.token, sealing, *key)
+            self.runner.engine.key(self.token, sealing, *key)
 
     @property
     def received_bytes(self) -> int:
         """Bytes that were received since the last key exchange."""
-        return 0 if self._closed else self.host.engine.gauge(self.token)[1]
+        return 0 if self._closed else self.runner.engine.gauge(self.token)[1]
 
     @property
     def channel_count(self) -> int:
         """Number of channels on this connection, including those that are opening or closing."""
-        return 0 if self._closed else self.host.engine.gauge(self.token)[2]
+        return 0 if self._closed else self.runner.engine.gauge(self.token)[2]
 
     # The pool calls these methods.
 
     def last_heard(self, within: float) -> float:
         """See `SocketTransport.last_heard`."""
         if not self._closed:
-            self._last_received = self.host.engine.gauge(self.token)[3]
+            self._last_received = self.runner.engine.gauge(self.token)[3]
         if self._conn.may_send_data:
             return self._last_received
         return min(self._last_received, self._conn.kex_started + within)
@@ -124,11 +124,11 @@ class EngineTransport(asyncio.Transport):
     def set_round_trip(self, seconds: float) -> None:
         """Pass the measured round-trip time to the engine, which uses it to decide when receive windows grow."""
         if not self._closed:
-            self.host.command(COMMAND_ROUND_TRIP, self.token, int(seconds * 1e9))
+            self.runner.command(COMMAND_ROUND_TRIP, self.token, int(seconds * 1e9))
 
     def make_opener(self) -> EngineChannelOpener:
         """Return an object that opens channels on this connection."""
-        return EngineChannelOpener(self._conn, self.host, self.token)
+        return EngineChannelOpener(self._conn, self.runner, self.token)
 
     def make_listener(
         self,
@@ -140,26 +140,26 @@ class EngineTransport(asyncio.Transport):
         handler: ChannelListenerHandler,
     ) -> ChannelListener:
         """Accept clients in the engine of this connection; see `ChannelListener`."""
-        return ChannelListener(self.host, rule, connections, max_packet, sock, permits, handler)
+        return ChannelListener(self.runner, rule, connections, max_packet, sock, permits, handler)
 
     def recall_clients(self) -> None:
         """Make the engine give up the accepted clients that wait for a channel of this connection.
 
-        The listener then returns these clients; see `gateway.contracts.accepting.LinkListener`.
+        The listener then returns these clients; see `gateway.contracts.accepting_link.LinkListener`.
         """
         if not self._closed:
-            self.host.command(COMMAND_RECALL, self.token)
+            self.runner.command(COMMAND_RECALL, self.token)
 
     def inspect(self) -> dict[str, int]:
         """Return the internal state of the connection, for tests; empty if the connection is closed."""
-        return {} if self._closed else self.host.engine.inspect(self.token) or {}
+        return {} if self._closed else self.runner.engine.inspect(self.token) or {}
 
-    # `EngineHost` calls this method.
+    # `EngineRunner` calls this method.
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
         """See `EngineObject.on_record`."""
         if kind == RECORD_LOST:
-            self.host.forget(self.token)
+            self.runner.forget(self.token)
             if not self._closed:
                 self._closed = True
                 error = arguments[0]
@@ -196,14 +196,14 @@ class EngineTransport(asyncio.Transport):
     def _accept(self) -> None:
         if not self._closed and self._unaccepted and self._conn.between_packets:
             count, self._unaccepted = self._unaccepted, 0
-            self.host.command(COMMAND_ACCEPTED, self.token, count)
+            self.runner.command(COMMAND_ACCEPTED, self.token, count)
 
     def _close(self, error: Exception | None) -> None:
         if self._closed:
             return
         self.last_heard(0)
         self._closed = True
-        self.host.command(COMMAND_CLOSE, self.token)
+        self.runner.command(COMMAND_CLOSE, self.token)
         self._conn.connection_lost(error)
 
 
@@ -229,9 +229,9 @@ async def hand_over(conn: ClientConnection) -> None:
         return
     seal, open_ = keys
     names = {name: transport.get_extra_info(name) for name in ("sockname", "peername")}
-    engine_transport = EngineTransport(conn, engine_pool().host(), names)
+    engine_transport = EngineTransport(conn, engine_pool().runner(), names)
     sock = transport.release()
-    engine_transport.host.engine.wire(
+    engine_transport.runner.engine.wire(
         engine_transport.token,
         sock.detach(),
         (*seal, conn.send_number),

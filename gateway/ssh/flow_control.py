@@ -1,4 +1,4 @@
-"""Defines the limits of SSH channels, and the receive windows that Python manages instead of the engine. Does no I/O.
+"""Defines the limits of SSH channels, and the receive windows of channels without the C engine. Does no I/O.
 
 A window of W bytes limits a channel to W bytes per round trip (RFC 4254, section 5.2). A window uses memory only if
 the client reads slowly. The engine makes a window grow if the channel uses more than half of it within one round

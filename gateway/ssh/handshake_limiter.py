@@ -17,7 +17,7 @@ milliseconds. Between the computations, a handshake waits for the server without
 
 
 class HandshakeLimiter:
-    """Limits the handshakes of one event loop. The caller must give each handshake a deadline."""
+    """Limits the concurrent SSH handshakes of one event loop. The caller must give each handshake a deadline."""
 
     def __init__(self) -> None:
         self._servers: dict[tuple[NetworkId, Endpoint], tuple[asyncio.Semaphore, list[None]]] = {}

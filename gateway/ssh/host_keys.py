@@ -90,8 +90,8 @@ def read_trust(options: SshOptions, address: str = "") -> TrustedHostKeys:
 
 
 @dataclass
-class LastTrustedHostKey:
-    """The type of the server's host key, which a tunnel remembers for its next connection.
+class LastTrustedKeyType:
+    """The type, such as `ssh-ed25519`, of the host key that a tunnel last trusted, for its next connection.
 
     Args:
         key_type: The type of the host key that most recently matched a pinned fingerprint; None before the first
@@ -115,7 +115,7 @@ class HostKeyVerifier(asyncssh.SSHClient):
         self,
         trust: TrustedHostKeys,
         options: SshOptions,
-        memory: LastTrustedHostKey,
+        memory: LastTrustedKeyType,
         before: "Sequence[HostKeyVerifier]" = (),
     ) -> None:
         self.trust = trust

@@ -78,7 +78,7 @@ class PoolOptions:
 
 @dataclass(frozen=True)
 class SshOptions:
-    """A tunnel through an SSH server that forwards connections.
+    """The options of a tunnel through an SSH server that forwards connections.
 
     Args:
         host: Name or address of the server, without the port. The tunnel in `via`, if set, resolves the name.

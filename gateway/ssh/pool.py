@@ -7,11 +7,11 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from math import inf
 
-from gateway.contracts.accepting import AcceptedClientHandler, AcceptRule
+from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule
 from gateway.contracts.link import NetworkId, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import ProgressCallback
+from gateway.contracts.tunnel import TunnelStateCallback
 from gateway.contracts.values import Endpoint
 from gateway.errors import LinkLostError, Reason, TunnelError
 from gateway.measurement import Histogram, Tap
@@ -54,7 +54,7 @@ class SshConnectionPool:
     """
 
     def __init__(
-        self, options: SshOptions, network: NetworkId, dial: DialConnection, progress: ProgressCallback
+        self, options: SshOptions, network: NetworkId, dial: DialConnection, progress: TunnelStateCallback
     ) -> None:
         self.network = network
         self._options = options
@@ -106,7 +106,7 @@ class SshConnectionPool:
             self._slow_opens.end(token)
 
     def listen(self, rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> PoolListener | None:
-        """Accept clients in C, and connect them to a target. See `gateway.contracts.accepting.AcceptingLink`."""
+        """Accept clients in C, and connect them to a target. See `gateway.contracts.accepting_link.AcceptingLink`."""
         return self._listeners.listen(rule, permits, [each for each in self._usable if each.alive], handler)
 
     def _choose(self) -> PooledConnection | None:

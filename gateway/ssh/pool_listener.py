@@ -1,12 +1,12 @@
-"""Accepts clients in C, in the data plane that carries the SSH connections of a pool."""
+"""Accepts clients in the C engines (data planes) that carry the SSH connections of a pool, outside the event loop."""
 
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from gateway.contracts.accepting import AcceptedClientHandler, AcceptRule
-from gateway.relay.accepting_listener import AcceptingListener, ListenerFactory
+from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule
+from gateway.relay.engine_listener_group import EngineListenerGroup, ListenerFactory
 from gateway.ssh.flow_control import MAX_RECEIVE_PACKET, MAX_SEND_PACKET
 from gateway.ssh.pool_policy import CHANNELS_PER_CONNECTION
 from gateway.ssh.pooled_connection import PooledConnection, SshChannel
@@ -14,8 +14,8 @@ from gateway.ssh.pooled_connection import PooledConnection, SshChannel
 log = logging.getLogger(__name__)
 
 
-class PoolListener(AcceptingListener):
-    """Accepts clients for one target in the engines that carry connections of a pool.
+class PoolListener(EngineListenerGroup):
+    """Accepts the clients of one target in the C engines that carry the SSH connections of a pool.
 
     Args:
         rule: The sockets, the target, and the allowed clients.
@@ -55,27 +55,27 @@ class PoolListener(AcceptingListener):
         super().on_stopped()
 
     def on_all_closed(self) -> None:
-        """See `AcceptingListener.on_all_closed`."""
+        """See `EngineListenerGroup.on_all_closed`."""
         super().on_all_closed()
         self._owner.remove(self)
 
 
 def _engines(rule: AcceptRule, connections: Sequence[PooledConnection]) -> list[ListenerFactory]:
     """Return a factory for each engine that carries some of the connections."""
-    by_host: dict[Any, dict[int, PooledConnection]] = {}
+    by_runner: dict[Any, dict[int, PooledConnection]] = {}
     for each in connections:
         if each.engine is not None:
-            by_host.setdefault(each.engine.host, {})[each.engine.token] = each
+            by_runner.setdefault(each.engine.runner, {})[each.engine.token] = each
     max_packet = MAX_SEND_PACKET if any(each.rekeys_often for each in connections) else MAX_RECEIVE_PACKET
     return [
         partial(engine.make_listener, rule, carriers, max_packet)
-        for carriers in by_host.values()
+        for carriers in by_runner.values()
         if (engine := next(iter(carriers.values())).engine) is not None
     ]
 
 
 class PoolListeners:
-    """The listeners of one pool. All stop when the set of connections that can get new channels changes.
+    """The listeners of one pool. All stop when a connection starts or stops accepting new channels.
 
     Args:
         check_alive: Checks whether a connection that opens channels slowly is alive.
@@ -99,7 +99,7 @@ class PoolListeners:
     def listen(
         self, rule: AcceptRule, permits: int, connections: Sequence[PooledConnection], handler: AcceptedClientHandler
     ) -> PoolListener | None:
-        """Accept clients, and join them to a target; see `gateway.contracts.accepting.AcceptingLink.listen`.
+        """Accept clients, and join them to a target; see `gateway.contracts.accepting_link.AcceptingLink.listen`.
 
         Args:
             rule: The sockets, the target, and the allowed clients.

@@ -28,7 +28,7 @@ _RECENTLY_HEARD = 0.3
 
 
 class SshChannel(Relay, Protocol):
-    """An open SSH channel. After `attach`, it relays bytes between a client and the target."""
+    """Defines the interface of open SSH channels, which relay bytes between a client and a target after `attach`."""
 
     @property
     def cut_short(self) -> bool:
@@ -46,7 +46,7 @@ class SshChannel(Relay, Protocol):
 
 
 class ChannelOpener(Protocol):
-    """Opens channels on one SSH connection. Each data plane implements this protocol."""
+    """Defines the interface for opening channels on one SSH connection. Each data plane implements this protocol."""
 
     @property
     def opening_count(self) -> int:

@@ -4,7 +4,7 @@ import socket
 
 import asyncssh
 
-from gateway.contracts.tunnel import ProgressCallback
+from gateway.contracts.tunnel import TunnelStateCallback
 from gateway.errors import Reason, TunnelError
 from gateway.processes.child_environment import environment_of_user
 from gateway.processes.child_process import exit_error
@@ -15,7 +15,7 @@ from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.processes.tunnel_program import look_up_tunnel_program
 from gateway.relay.stream_bridge import StreamBridge
 from gateway.ssh.connector import connect
-from gateway.ssh.host_keys import LastTrustedHostKey
+from gateway.ssh.host_keys import LastTrustedKeyType
 from gateway.ssh.options import SshOptions
 
 
@@ -23,8 +23,8 @@ async def connect_through_program(
     options: SshOptions,
     children: TunnelProcesses,
     output: OutputLog,
-    progress: ProgressCallback,
-    memory: LastTrustedHostKey,
+    progress: TunnelStateCallback,
+    memory: LastTrustedKeyType,
 ) -> asyncssh.SSHClientConnection:
     """Start the program of `proxy_command`, and log in to the server over the program's standard streams.
 

@@ -42,7 +42,7 @@ the replies could make the backlog grow without limit."""
 
 
 class ChannelSender(Protocol):
-    """A relay that waits in a `SendQueue` for its turn to send channel data."""
+    """Defines the interface of relays that wait in a `SendQueue` for their turn to send channel data."""
 
     def resume_sending(self) -> None:
         """Send some channel data now, because it is the relay's turn."""

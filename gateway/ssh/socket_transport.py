@@ -1,4 +1,4 @@
-"""Implements an asyncio transport for asyncssh over a socket, and logs in to a server over such a transport."""
+"""Implements the asyncio transport of SSH connections over a socket, and logs in over this transport."""
 
 import asyncio
 import logging

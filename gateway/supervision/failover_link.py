@@ -19,7 +19,7 @@ _Connected = TypeVar("_Connected")
 
 
 class OuterTunnel(Protocol):
-    """A tunnel through which a `FailoverLink` can dial. Uplinks implement this protocol."""
+    """Defines the interface of tunnels through which a `FailoverLink` dials. Uplinks implement this protocol."""
 
     tunnel_name: str | None
     """The tunnel's name; None for the direct tunnel."""

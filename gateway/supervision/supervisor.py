@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from gateway.backoff import RESTART, Backoff
-from gateway.cancellation import is_being_cancelled
 from gateway.contracts.component import Component
+from gateway.task_cancellation import is_being_cancelled
 
 log = logging.getLogger(__name__)
 

@@ -19,20 +19,20 @@ from contextlib import AsyncExitStack
 from typing import Protocol
 
 from gateway.backoff import QUARANTINE, RECONNECT, Backoff
-from gateway.cancellation import is_being_cancelled
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, Tunnel
 from gateway.errors import ReachError, Reason, TunnelError
 from gateway.measurement import Histogram, Tally
 from gateway.supervision.failover_link import FailoverLink
+from gateway.task_cancellation import is_being_cancelled
 from gateway.text_sanitizer import one_line
 
 log = logging.getLogger(__name__)
 
 
 class StateDescriber(Protocol):
-    """An object that describes its state in one line. Uplinks implement this protocol."""
+    """Defines the interface of objects, such as uplinks, that describe their state in one line."""
 
     def describe(self) -> str:
         """Return one line with the state of the tunnel and its cause."""

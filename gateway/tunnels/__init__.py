@@ -8,13 +8,13 @@ from typing import Any, Protocol
 from gateway.contracts.security import InsecureSetting, MonitoredCertificate
 from gateway.contracts.tunnel import Tunnel
 from gateway.contracts.values import Endpoint
-from gateway.facts import Fact
+from gateway.facts import FactDefinition
 from gateway.kind_registry import KindRegistry
 from gateway.remedies import TUNNEL_REMEDIES
 
 
 class AuthorizedKeysRenderer(Protocol):
-    """Renders the lines of server configuration files, such as authorized_keys, that permit a tunnel."""
+    """Defines the type of functions that render lines for files on the server, such as authorized_keys."""
 
     def __call__(
         self, name: str, options: Any, targets: Sequence[str], sources: Sequence[str], *, unix_sockets: bool
@@ -91,7 +91,7 @@ class TunnelKind:
     aliases: tuple[str, ...] = ()
     encrypts: bool = False
     needs_capabilities: bool = False
-    facts: tuple[Fact, ...] = ()
+    facts: tuple[FactDefinition, ...] = ()
     render_authorized_keys: AuthorizedKeysRenderer | None = None
     insecure_settings: Callable[[Any, bool], Iterator[InsecureSetting]] = lambda _options, _plain: iter(())
     advice: Callable[[Any], Iterator[str]] = lambda _: iter(())

@@ -8,16 +8,16 @@ from gateway.command.link import CommandLink
 from gateway.command.options import CommandOptions
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenTunnel, ProgressCallback
+from gateway.contracts.tunnel import OpenTunnel, TunnelStateCallback
 from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError, Reason, TunnelError
-from gateway.facts import Fact, hidden
+from gateway.facts import FactDefinition, hidden
 from gateway.processes.child_environment import unset_variables
 from gateway.processes.program_path import insecure_program, resolve_program
 from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.tunnels import TunnelKind
 
-PROCESSES = Fact("processes", "Running processes of a command tunnel.", describe=hidden, additive=True)
+PROCESSES = FactDefinition("processes", "Running processes of a command tunnel.", describe=hidden, additive=True)
 _VIA = "a program opens its own connections, which no tunnel can carry: remove via"
 
 
@@ -40,7 +40,7 @@ class CommandTunnel:
         return Path(self._options.command[0]).name
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: ProgressCallback) -> AsyncIterator[OpenTunnel]:
+    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[OpenTunnel]:
         """Open the tunnel; see `gateway.contracts.tunnel.Tunnel`. A process starts only when a target is dialed."""
         if not via.network.is_local:
             raise TunnelError(Reason.PROTOCOL, _VIA, fatal=True)

@@ -11,7 +11,7 @@ from gateway.certificate_validity import pem_validities
 from gateway.contracts.link import Link, NetworkId
 from gateway.contracts.security import MonitoredCertificate
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenTunnel, ProgressCallback
+from gateway.contracts.tunnel import OpenTunnel, TunnelStateCallback
 from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.tunnels import TunnelKind
@@ -55,7 +55,7 @@ class OpenVpnTunnel:
         return str(self._options.config)
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: ProgressCallback) -> AsyncIterator[OpenTunnel]:
+    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[OpenTunnel]:
         """Start OpenVPN, wait until it is connected, and monitor it; see `gateway.contracts.tunnel.Tunnel`."""
         options = self._options
         progress(TunnelState.CONNECTING)
@@ -139,7 +139,7 @@ class _OpenVpnClient:
         finally:
             state.cancel()
 
-    async def connect(self, progress: ProgressCallback) -> None:
+    async def connect(self, progress: TunnelStateCallback) -> None:
         """Wait until OpenVPN is connected for the first time.
 
         Args:
@@ -162,11 +162,11 @@ class _OpenVpnClient:
         finally:
             self._failure_report.cancel()
 
-    def _schedule_failure_report(self, progress: ProgressCallback) -> None:
+    def _schedule_failure_report(self, progress: TunnelStateCallback) -> None:
         loop = asyncio.get_running_loop()
         self._failure_report = loop.call_later(self._options.connect_timeout, self._report_failure, progress)
 
-    def _report_failure(self, progress: ProgressCallback) -> None:
+    def _report_failure(self, progress: TunnelStateCallback) -> None:
         """Report why OpenVPN is not connected yet. Do not restart it, because this would delay the connection."""
         error = self._vpn.error(f"no connection within {self._options.connect_timeout:g} s; still trying")
         reason = error.reason if self._vpn.failure else Reason.TIMEOUT

@@ -9,7 +9,7 @@ from gateway.certificate_validity import ca_credentials
 from gateway.contracts.link import Link
 from gateway.contracts.security import InsecureSetting, MonitoredCertificate
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenTunnel, ProgressCallback
+from gateway.contracts.tunnel import OpenTunnel, TunnelStateCallback
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import DEFAULT_PORTS, ProxyOptions
 from gateway.relay.resolver import is_loopback
@@ -33,7 +33,7 @@ class ProxyTunnel:
         return self._options.url
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: ProgressCallback) -> AsyncIterator[OpenTunnel]:
+    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[OpenTunnel]:
         """Probe the proxy, and repeat the probe periodically while the tunnel is open.
 
         See `gateway.contracts.tunnel.Tunnel`.

@@ -10,9 +10,9 @@ from gateway._dataplane import is_built
 from gateway.contracts.link import Link
 from gateway.contracts.security import InsecureSetting
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenTunnel, ProgressCallback
+from gateway.contracts.tunnel import OpenTunnel, TunnelStateCallback
 from gateway.errors import DialError, GatewayError, Reason, TunnelError
-from gateway.facts import Fact, hidden
+from gateway.facts import FactDefinition, hidden
 from gateway.processes.child_environment import unset_variables
 from gateway.processes.output_log import OutputLog
 from gateway.processes.program_path import insecure_program, resolve_program
@@ -28,9 +28,9 @@ from gateway.ssh.pooled_connection import PooledConnection
 from gateway.ssh.proxy_command import connect_through_program
 from gateway.tunnels import TunnelKind
 
-CONNECTIONS = Fact("connections", "Open SSH connections.", describe=hidden, additive=True)
-CHANNELS = Fact("channels", "Open channels.", describe=hidden, additive=True)
-DATA_PLANE = Fact(
+CONNECTIONS = FactDefinition("connections", "Open SSH connections.", describe=hidden, additive=True)
+CHANNELS = FactDefinition("channels", "Open channels.", describe=hidden, additive=True)
+DATA_PLANE = FactDefinition(
     "data_plane",
     "Data plane that carries the channels of an SSH tunnel: native (in C) or asyncssh.",
     metric="gateway_data_plane_info",
@@ -49,7 +49,7 @@ class SshTunnel:
 
     def __init__(self, options: SshOptions) -> None:
         self._options = options
-        self._memory = host_keys.LastTrustedHostKey()
+        self._memory = host_keys.LastTrustedKeyType()
         self._output = OutputLog(Path(options.proxy_command[0]).name if options.proxy_command else "")
 
     @property
@@ -58,7 +58,7 @@ class SshTunnel:
         return f"{self._options.user}@{self._options.endpoint}"
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: ProgressCallback) -> AsyncIterator[OpenTunnel]:
+    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[OpenTunnel]:
         """Open the tunnel, and maintain its pool of connections; see `gateway.contracts.tunnel.Tunnel`."""
         async with (
             TunnelProcesses() if self._options.proxy_command is not None else contextlib.nullcontext() as children
@@ -76,7 +76,7 @@ class SshTunnel:
                 yield OpenTunnel(link, link.status, link.renew)
 
     async def _connect(
-        self, via: Link, children: TunnelProcesses | None, progress: ProgressCallback
+        self, via: Link, children: TunnelProcesses | None, progress: TunnelStateCallback
     ) -> PooledConnection:
         options = self._options
         progress(TunnelState.CONNECTING)

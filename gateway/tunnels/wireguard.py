@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenTunnel, ProgressCallback
+from gateway.contracts.tunnel import OpenTunnel, TunnelStateCallback
 from gateway.errors import Reason, TunnelError
-from gateway.facts import Fact
+from gateway.facts import FactDefinition
 from gateway.tunnels import TunnelKind
 from gateway.vpn.background_tasks import background_tasks
 from gateway.vpn.device_isolation import create_isolation, new_device_name
@@ -24,7 +24,7 @@ from gateway.vpn.wireguard_loader import load_wireguard_file
 
 log = logging.getLogger(__name__)
 
-HANDSHAKE_AGE = Fact(
+HANDSHAKE_AGE = FactDefinition(
     "handshake_age_seconds",
     "Time since the last handshake of a WireGuard peer.",
     metric="gateway_tunnel_handshake_age_seconds",
@@ -65,7 +65,7 @@ class WireGuardTunnel:
         return str(self._options.config)
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: ProgressCallback) -> AsyncIterator[OpenTunnel]:
+    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[OpenTunnel]:
         """Create the device, wait for a handshake, and monitor the VPN; see `gateway.contracts.tunnel.Tunnel`."""
         options = self._options
         if not via.network.is_local:
@@ -91,7 +91,7 @@ class WireGuardTunnel:
             async with background_tasks(link, monitor.run(), active.wait_for_child()):
                 yield OpenTunnel(link, lambda: active.status(link), active.renew)
 
-    async def _wait_for_handshake(self, wireguard: WireGuardDevice, progress: ProgressCallback) -> None:
+    async def _wait_for_handshake(self, wireguard: WireGuardDevice, progress: TunnelStateCallback) -> None:
         """Wait for the first handshake. Until it succeeds, reconnect to the peers every few seconds.
 
         Args:

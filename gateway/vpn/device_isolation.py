@@ -13,8 +13,8 @@ import socket
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from gateway.cancellation import is_being_cancelled
 from gateway.errors import TunnelError
+from gateway.task_cancellation import is_being_cancelled
 from gateway.vpn import network_devices, policy_routing
 from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.network_namespace import NetworkNamespace
@@ -53,7 +53,7 @@ def create_isolation(isolation: Isolation, device: str) -> "DeviceIsolation":
 
 
 class DeviceIsolation(Protocol):
-    """Isolates one VPN device from the host's other traffic: configures the device, and creates its sockets."""
+    """Defines the interface for isolating a VPN device: configures the device, and creates sockets that use it."""
 
     async def configure_device(self, device: str, settings: DeviceSettings) -> None:
         """Configure the device, and first move it to its network namespace if necessary.

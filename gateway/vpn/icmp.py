@@ -25,7 +25,7 @@ _MAX_UNANSWERED = 3
 
 
 class EchoMonitor:
-    """Pings up to four hosts behind a VPN that have replied before, and up to four that have not.
+    """Pings hosts behind a VPN: up to four that have replied before, and up to four that have not.
 
     Args:
         isolation: Creates the sockets for the requests.

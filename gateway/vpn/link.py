@@ -14,7 +14,7 @@ from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, Reason, TunnelError
 from gateway.measurement import Histogram, Tap
-from gateway.relay.straight_relay import relay_sockets
+from gateway.relay.relay_selection import relay_sockets
 from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
 from gateway.vpn.device_isolation import DeviceIsolation
 from gateway.vpn.device_settings import DeviceSettings

@@ -32,7 +32,7 @@ RECONNECT_INTERVAL = 6.0
 
 
 class SilenceStage(StrEnum):
-    """How serious it is that expected replies do not arrive through a VPN, in ascending order."""
+    """The stages of a VPN without the expected replies, from a short delay to the loss of the VPN."""
 
     FINE = "fine"
     SUSPECT = "suspect"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import ProgressCallback
+from gateway.contracts.tunnel import TunnelStateCallback
 from gateway.errors import Reason
 from gateway.vpn.link import VpnLink
 from gateway.vpn.liveness import SilenceStage
@@ -31,7 +31,7 @@ class LivenessMonitor:
     def __init__(
         self,
         link: VpnLink,
-        progress: ProgressCallback,
+        progress: TunnelStateCallback,
         received: Callable[[], Awaitable[int]],
         reconnect: Callable[[], Awaitable[None]],
     ) -> None:

@@ -87,7 +87,7 @@ class OpenVpnOptions(VpnOptions):
 
 @dataclass(frozen=True)
 class WireGuardOptions(VpnOptions):
-    """The options of a WireGuard tunnel. The kernel or, if it has no WireGuard, `wireguard-go` provides the device.
+    """The options of a WireGuard tunnel. `wireguard-go` provides the device if the kernel has no WireGuard.
 
     Args:
         private_key: The private key, instead of `PrivateKey` in the file.

@@ -31,7 +31,7 @@ _DEFAULT_MTU = 1420
 
 
 class WireGuardDevice:
-    """Creates and controls a WireGuard device, in the kernel or, if it does not support WireGuard, with wireguard-go.
+    """Creates and controls a WireGuard device in the kernel, or in wireguard-go if the kernel has no WireGuard.
 
     Args:
         options: The options of the tunnel.

@@ -11,7 +11,7 @@ from gateway._dataplane import settings as engine_settings
 from gateway.relay.lingering_close import lingering_closer
 from gateway.ssh import client_connection, flow_control, socket_transport
 from gateway.ssh.asyncssh_channel import AsyncsshChannel
-from gateway.ssh.channel_relay import ChannelRelay
+from gateway.ssh.channel_client_side import ChannelClientSide
 from gateway.ssh.flow_control import MAX_SEND_PACKET
 from gateway.ssh.pool import SshConnectionPool
 from gateway.ssh.pooled_connection import PooledConnection, SshChannel
@@ -76,7 +76,7 @@ def look(session: PooledConnection) -> list[Seen]:
 def _look(relay: Any) -> Seen | None:
     if relay.ended.done():
         return None
-    if not isinstance(relay, ChannelRelay):
+    if not isinstance(relay, ChannelClientSide):
         state = relay.inspect()
         if state.get("fd", -1) < 0:
             return None
@@ -131,23 +131,23 @@ def _windows(session: PooledConnection) -> dict[int, int]:
 
 
 def _window_size(relay: Any) -> int:
-    grown = {} if isinstance(relay, ChannelRelay) else relay.inspect()
+    grown = {} if isinstance(relay, ChannelClientSide) else relay.inspect()
     return int(grown.get("size", relay.window.size))
 
 
 def start_engine() -> None:
     """Start the engine of the running loop, which keeps its descriptors until the loop closes."""
     if is_built():
-        from gateway.relay.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
+        from gateway.relay.engine_runner import engine_pool  # noqa: PLC0415 - the engine is optional
 
-        engine_pool().host()
+        engine_pool().runner()
 
 
 def engine_growth() -> int:
     """Return the bytes by which the engine of the running loop has grown windows."""
     if not is_built():
         return 0
-    from gateway.relay.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
+    from gateway.relay.engine_runner import engine_pool  # noqa: PLC0415 - the engine is optional
 
     return engine_pool().grown_bytes
 

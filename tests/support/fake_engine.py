@@ -43,7 +43,7 @@ class FakeNetwork:
 
 
 class FakeEngine:
-    """A simulated engine with the methods of `gateway.docker.engine.Engine`.
+    """A simulated engine with the methods of `gateway.docker.engine_client.EngineClient`.
 
     Args:
         rng: The random generator that selects the requests that fail.

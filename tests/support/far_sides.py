@@ -21,8 +21,8 @@ from gateway.proxy.options import ProxyOptions
 from gateway.relay.direct_link import DirectLink
 from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.poller import RelayLoop
+from gateway.relay.relay_selection import relay_sockets
 from gateway.relay.socket_relay import SocketRelay
-from gateway.relay.straight_relay import relay_sockets
 from tests.support.certificates import Authority
 from tests.support.ends import BACK, FORTH, End
 from tests.support.far_listener import Listener, shrink
@@ -143,9 +143,9 @@ def _watched() -> int:
 
 
 def _load_of_engines() -> int:
-    from gateway.relay.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
+    from gateway.relay.engine_runner import engine_pool  # noqa: PLC0415 - the engine is optional
 
-    return sum(host.load for host in engine_pool().hosts)
+    return sum(runner.load for runner in engine_pool().runners)
 
 
 class InEngine(Straight):
@@ -159,18 +159,18 @@ class InEngine(Straight):
         self._load = 0
 
     async def open(self) -> None:
-        from gateway.relay.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
+        from gateway.relay.engine_runner import engine_pool  # noqa: PLC0415 - the engine is optional
 
-        engine_pool().host()
+        engine_pool().runner()
 
     async def join(self, setup: Setup, changed: Callable[[], None], tap: Tap | None) -> Joined:
         self._load = _load_of_engines()
         joined = await super().join(setup, changed, tap)
-        assert type(joined.relay).__name__ == "EnginePair"
+        assert type(joined.relay).__name__ == "EngineSocketRelay"
         return joined
 
     def refresh(self) -> None:
-        from gateway.relay.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
+        from gateway.relay.engine_runner import engine_pool  # noqa: PLC0415 - the engine is optional
 
         engine_pool().handle_records()
 

@@ -92,7 +92,7 @@ class OpenSsh(Straight):
 
     def refresh(self) -> None:
         if self._engine:
-            from gateway.relay.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
+            from gateway.relay.engine_runner import engine_pool  # noqa: PLC0415 - the engine is optional
 
             engine_pool().handle_records()
 

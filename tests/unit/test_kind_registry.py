@@ -9,7 +9,7 @@ from gateway import backends, tunnels
 from gateway.backends import kind_of_file_system, kind_of_port
 from gateway.cli import cli
 from gateway.contracts.backend import ProbeResult
-from gateway.facts import Fact
+from gateway.facts import FactDefinition
 from gateway.importing.conversion import convert
 from gateway.importing.source_format import ImportSource
 from gateway.kind_registry import KindRegistry
@@ -54,7 +54,7 @@ def test_every_kind_is_consistent(
 
 
 def test_metrics_of_the_same_name_belong_to_the_same_fact() -> None:
-    found: dict[str, Fact] = {}
+    found: dict[str, FactDefinition] = {}
     facts = [fact for kind in backends.KINDS.values() for fact in kind.facts]
     facts += [fact for kind in tunnels.KINDS.values() for fact in kind.facts]
     for fact in facts:
@@ -86,7 +86,10 @@ def test_file_systems_of_kinds(file_system: str, name: str | None) -> None:
 
 
 def test_facts_have_samples_and_text() -> None:
-    number, label = Fact("n", "N.", "n", describe=lambda value: f"{value} n"), Fact("t", "T.", "t", label="name")
+    number, label = (
+        FactDefinition("n", "N.", "n", describe=lambda value: f"{value} n"),
+        FactDefinition("t", "T.", "t", label="name"),
+    )
     assert list(number.samples(True)) == [([], 1.0)]
     assert list(number.samples(2)) == [([], 2.0)]
     assert [list(number.samples(value)) for value in (None, "text", {"a": 1})] == [[], [], []]
@@ -97,7 +100,7 @@ def test_facts_have_samples_and_text() -> None:
 
 @pytest.mark.parametrize("fact", [each for kind in backends.KINDS.values() for each in kind.facts])
 @pytest.mark.parametrize("number", [10**400, float("nan"), float("inf")])
-def test_a_number_that_is_not_finite_is_unknown(fact: Fact, number: float) -> None:
+def test_a_number_that_is_not_finite_is_unknown(fact: FactDefinition, number: float) -> None:
     for value in (number, {"used": number, "available": 1}):
         assert ProbeResult(facts={fact: value}).facts == {fact: None}  # type: ignore[dict-item] # no `FactValue`
         assert (list(fact.samples(value)), fact.text(value)) == ([], "")

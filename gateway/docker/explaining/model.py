@@ -1,4 +1,4 @@
-"""Defines the types of an explanation and of its parts."""
+"""Defines the parts of an explanation of which backends a container can reach, and why."""
 
 from dataclasses import dataclass, field
 from typing import Literal

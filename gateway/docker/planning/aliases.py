@@ -1,4 +1,4 @@
-"""Assigns the aliases on a network. Backends come first. Of several containers, the oldest gets the alias."""
+"""Decides who gets an alias on a network: a backend before a container, and the oldest of several containers."""
 
 from collections.abc import Iterable
 

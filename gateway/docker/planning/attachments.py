@@ -4,7 +4,7 @@ from gateway.docker.errors import AttachBlocker
 from gateway.docker.plan import ActionKind, AttachmentState, PlannedAction
 from gateway.docker.planning.aliases import age, conflicting_holder, remedy, reserve
 from gateway.docker.planning.attach_blockers import block_reason
-from gateway.docker.planning.desired_networks import desired_networks, desired_networks_silently
+from gateway.docker.planning.desired_networks import desired_networks, desired_networks_without_report
 from gateway.docker.planning.endpoint_repair import is_ours, reconcile_endpoint, refuse
 from gateway.docker.planning.gateway_container import own_addresses
 from gateway.docker.planning.gateway_task import gateway_task_state
@@ -25,7 +25,7 @@ def attach(builder: PlanBuilder) -> None:
         for name, aliases in networks.items():
             if container.joins:
                 base = builder.observed.base(container)
-                coming = base is not None and name in desired_networks_silently(builder, base)
+                coming = base is not None and name in desired_networks_without_report(builder, base)
                 report_shared_namespace(builder, container, name, aliases, coming=coming)
             else:
                 _attachment(builder, container, name, aliases)
@@ -37,7 +37,7 @@ def detach(builder: PlanBuilder) -> None:
         for name, endpoint in container.endpoints.items():
             if (
                 is_ours(builder, container, name, endpoint)
-                and name not in desired_networks_silently(builder, container)
+                and name not in desired_networks_without_report(builder, container)
                 and not _may_be_gateway(builder, container)
             ):
                 builder.actions.append(

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState
 from gateway.docker.engine_flavor import DOCKER
-from gateway.docker.failed_starts import CANCELED, FailedStart, StartFailureCause, read_error
+from gateway.docker.failed_starts import CANCELED, StartFailure, StartFailureCause, read_error
 from gateway.docker.labels import INSTANCE, revives
 from gateway.docker.plan import ActionKind, PlannedAction
 from gateway.docker.planning.dead_container_builder import dead_container, recreate
@@ -100,7 +100,7 @@ def _stopped(builder: PlanBuilder, container: Container) -> DeadContainer | None
     return _without_network(builder, container, failed)
 
 
-def _without_volume(builder: PlanBuilder, container: Container, failed: FailedStart) -> DeadContainer | None:
+def _without_volume(builder: PlanBuilder, container: Container, failed: StartFailure) -> DeadContainer | None:
     bridges = {
         each for network in builder.observed.networks if network.driver == "bridge" for each in network.gateways
     }
@@ -130,7 +130,7 @@ def _when_up(builder: PlanBuilder, container: Container, backend: str, detail: s
     return replace(dead, state=DeadContainerState.WAITING, message=why, backend=backend)
 
 
-def _without_network(builder: PlanBuilder, container: Container, failed: FailedStart) -> DeadContainer | None:
+def _without_network(builder: PlanBuilder, container: Container, failed: StartFailure) -> DeadContainer | None:
     named = [
         name for name, endpoint in container.endpoints.items() if failed.network in ("", name, endpoint.network_id)
     ]

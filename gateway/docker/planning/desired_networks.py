@@ -28,8 +28,8 @@ def desired_networks(builder: PlanBuilder, container: Container) -> dict[str, tu
     return dict.fromkeys(networks, request.aliases)
 
 
-def desired_networks_silently(builder: PlanBuilder, container: Container) -> dict[str, tuple[str, ...]]:
-    """Return a container's desired networks. Unlike `desired_networks`, report no refused requests."""
+def desired_networks_without_report(builder: PlanBuilder, container: Container) -> dict[str, tuple[str, ...]]:
+    """Return what `desired_networks` returns, but add no attachments or warnings to the plan."""
     warnings, label_errors, attachments = len(builder.warnings), len(builder.label_errors), len(builder.attachments)
     found = desired_networks(builder, container)
     del builder.warnings[warnings:], builder.label_errors[label_errors:], builder.attachments[attachments:]

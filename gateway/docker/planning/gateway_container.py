@@ -1,4 +1,4 @@
-"""Plans the addresses of the gateway's own container, reattaches it, and warns about conflicts with it."""
+"""Plans the addresses and attachments of the gateway's own container, and warns about address conflicts."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""Plans updates of swarm services: the specification of a service lists the networks of its tasks."""
+"""Plans updates of swarm services, because the specification of a service lists the networks of its tasks."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -24,7 +24,7 @@ from gateway._dataplane import is_built
 from gateway.relay.poller import RelayLoop
 from gateway.ssh import flow_control
 from gateway.ssh.asyncssh_channel import AsyncsshChannel
-from gateway.ssh.channel_relay import ChannelRelay
+from gateway.ssh.channel_client_side import ChannelClientSide
 from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pooled_connection import PooledConnection, SshChannel
@@ -34,7 +34,7 @@ from tests.fuzz.ssh.pipe import Pipe
 from tests.fuzz.ssh.seal import CIPHER, Keys
 
 if is_built():
-    from gateway.relay.engine_host import EngineHost, engine_pool
+    from gateway.relay.engine_runner import EngineRunner, engine_pool
     from gateway.ssh.engine_transport import hand_over
 
 NAMES = (*(("engine",) if is_built() else ()), "asyncssh")
@@ -81,12 +81,12 @@ def budget_taken() -> int:
 def run_engine_inside(loop: RelayLoop) -> None:
     """Run the engine inside `loop` instead of a thread, so that an execution is deterministic."""
     if is_built():
-        engine_pool().hosts.append(EngineHost(loop, flow_control.GROWTH_BUDGET_BYTES, thread=False))
+        engine_pool().runners.append(EngineRunner(loop, flow_control.GROWTH_BUDGET_BYTES, thread=False))
 
 
 def registered(loop: RelayLoop) -> int:
     """Return the number of descriptors that relays and connections have registered with the loop."""
-    return len(loop.relays._handlers) - (len(engine_pool().hosts) if is_built() else 0)
+    return len(loop.relays._handlers) - (len(engine_pool().runners) if is_built() else 0)
 
 
 def least() -> int:
@@ -271,7 +271,7 @@ def holds(relay: SshChannel) -> int:
 
 def costs(relay: SshChannel) -> int:
     """Return the memory size of a relay's chunks, except the first chunk, which can be partly sent already."""
-    if not isinstance(relay, ChannelRelay):
+    if not isinstance(relay, ChannelClientSide):
         state: dict[str, int] = relay.inspect()  # type: ignore[attr-defined]
         return state.get("memory", 0)
     chunks = relay._send_buffer._chunks if relay._send_buffer is not None else ()

@@ -6,8 +6,8 @@ from unittest.mock import Mock
 
 import pytest
 
+from gateway.app.aborted_handshake_budgets import AbortedHandshakeBudgets
 from gateway.app.check_manager import CheckManager
-from gateway.app.handshake_budgets import HandshakeBudgets
 from gateway.app.running_backend import RunningBackend
 from gateway.app.runtime import Runtime
 from gateway.app.status_view_builder import backend_view
@@ -18,7 +18,7 @@ from gateway.contracts.backend import ProbeResult
 from gateway.contracts.states import DatabaseRole, HealthState
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
-from gateway.forwarding import handshake_budget
+from gateway.forwarding import aborted_handshake_budget
 from gateway.health.check_results import CheckResult
 from gateway.ops.events import EventLog
 from gateway.ops.status_views import TargetView
@@ -34,7 +34,7 @@ def config(backend: str) -> Config:
 
 def started(first: Config) -> Runtime:
     """Return a runtime whose components do not run."""
-    components, budgets = Mock(), HandshakeBudgets()
+    components, budgets = Mock(), AbortedHandshakeBudgets()
     components.retiring_forwards.return_value = []
     components.retiring_uplinks.return_value = []
     uplinks, checks = UplinkManager(components), CheckManager(components, budgets)
@@ -108,7 +108,7 @@ async def test_results_through_another_tunnel_are_not_kept() -> None:
 async def test_a_login_of_a_check_resets_the_budget_after_the_clock_was_set_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(handshake_budget, "_ABANDONED_DIAL_DELAY", 0.0)
+    monkeypatch.setattr(aborted_handshake_budget, "_ABANDONED_DIAL_DELAY", 0.0)
     runtime = started(config("mysql://db?via=a"))
     running, target = runtime.backends["shop"], Endpoint("db", 3306)
     runtime._budgets.record_abandoned_dial("a", target)

@@ -11,7 +11,7 @@ from gateway.audit import snapshot_collector
 from gateway.audit.engine_responses import image_reference
 from gateway.audit.hazards import build_report
 from gateway.audit.snapshot_collector import AuditScope, take_snapshot
-from gateway.docker.engine import Engine
+from gateway.docker.engine_client import EngineClient
 from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.errors import EngineError, ErrorKind
 
@@ -74,8 +74,8 @@ class FakeEngine:
         }
 
 
-def made(*refused: str, slow: str = "", kind: ErrorKind = ErrorKind.FORBIDDEN) -> Engine:
-    return cast("Engine", FakeEngine(*refused, slow=slow, kind=kind))
+def made(*refused: str, slow: str = "", kind: ErrorKind = ErrorKind.FORBIDDEN) -> EngineClient:
+    return cast("EngineClient", FakeEngine(*refused, slow=slow, kind=kind))
 
 
 async def test_an_engine_elsewhere_is_audited_by_its_answers() -> None:

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.cli import cli
-from gateway.command import local_ports, sock_diag
-from gateway.command.local_ports import LocalPortState, read_local_ports
+from gateway.command import local_port_state, sock_diag
+from gateway.command.local_port_state import LocalPortState, read_local_ports
 from gateway.command.options import CommandOptions
 from gateway.command.port_reservations import release_port, reserve_port
-from gateway.command.silence_timer import SilenceTimer
 from gateway.command.sock_diag import read_connection
+from gateway.command.stall_timer import StallTimer
 from gateway.config import ConfigSources, load
 from tests.support.files import REPOSITORY, scratch
 
@@ -67,7 +67,7 @@ def test_json_and_shell_variables_are_not_placeholders() -> None:
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans(), st.floats(0, 10)), max_size=30))
 def test_silence_is_at_most_the_time_since_the_last_sign_of_life(steps: list[tuple[bool, bool, float]]) -> None:
-    timer, now, last, all_read = SilenceTimer(), 0.0, 0.0, 0.0
+    timer, now, last, all_read = StallTimer(), 0.0, 0.0, 0.0
     for waits, answers, pause in steps:
         now += pause
         last = now if answers else last
@@ -78,7 +78,7 @@ def test_silence_is_at_most_the_time_since_the_last_sign_of_life(steps: list[tup
 
 
 def test_silence_grows_while_data_waits() -> None:
-    timer = SilenceTimer()
+    timer = StallTimer()
     assert [timer.update(now, 0.0, waits=True) for now in (10.0, 11.0, 13.0)] == [0.0, 1.0, 3.0]
     assert timer.update(14.0, 12.5, waits=True) == 1.5
     assert timer.update(15.0, 12.5, waits=False) == 0
@@ -124,7 +124,7 @@ def test_connections_and_data_that_wait_are_counted(family: socket.AddressFamily
 @pytest.mark.parametrize(("listen", "host"), [("127.0.0.1", "127.0.0.1"), ("::", "127.0.0.1"), ("::1", "::1")])
 def test_the_state_of_one_connection(source: str, listen: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if source == "sock_diag":
-        monkeypatch.setattr(local_ports, "_TABLES", ())  # their size depends on the connections of the host
+        monkeypatch.setattr(local_port_state, "_TABLES", ())  # their size depends on the connections of the host
     else:
         monkeypatch.setattr(sock_diag, "_NETLINK_SOCK_DIAG", 31)
     family = socket.AF_INET6 if ":" in listen else socket.AF_INET

@@ -12,7 +12,7 @@ from gateway.backoff import BackoffPolicy
 from gateway.docker import container_starter, inspection_cache, last_starts, start_attempts
 from gateway.docker.dead_containers import DeadContainerState
 from gateway.docker.errors import EngineError, ErrorKind, as_engine_error
-from gateway.docker.failed_starts import RequestedStart, StartFailureCause
+from gateway.docker.failed_starts import StartFailureCause, StartReason
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.ownership import OwnershipRecord
 from gateway.docker.plan import DesiredState
@@ -117,7 +117,7 @@ async def test_a_slow_start_delays_no_other_action_and_is_requested_once(
         assert engine.requested == ["web"]
         (dead,) = made.plan.dead
         assert dead.state is DeadContainerState.STARTING, "the state from before the start is shown"
-        assert OwnershipRecord(tmp_path).starts == {web.id: RequestedStart(StartFailureCause.VOLUME, "media")}
+        assert OwnershipRecord(tmp_path).starts == {web.id: StartReason(StartFailureCause.VOLUME, "media")}
         engine.proceed.set()
         await reconcile(made, engine)
     assert (web.state, made.plan.dead, made.revivals.revived) == ("running", (), {"volume": 1})

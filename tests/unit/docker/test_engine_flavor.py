@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from gateway.docker.engine import Engine
 from gateway.docker.engine_actions import execute
+from gateway.docker.engine_client import EngineClient
 from gateway.docker.engine_flavor import DOCKER, PODMAN, EngineFlavor, flavor, lease_ranges
 from gateway.docker.errors import AttachBlocker, EngineError, ErrorKind
 from gateway.docker.identity_warnings import can_spoof
@@ -20,7 +20,7 @@ COMPONENTS = [{"Name": "Podman Engine", "Version": "5.4.2"}, {"Name": "Conmon"}]
 WEB = Container("0" * 64, "web", "running", {"gateway.enable": "true"}, "bridge", {})
 
 
-class Answering(Engine):
+class Answering(EngineClient):
     """An engine that answers `/version` with the given text."""
 
     def __init__(self, version: Any) -> None:

@@ -15,7 +15,7 @@ from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOpti
 from gateway.docker.plan import ActionKind, AttachmentState, DesiredState, Plan
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot, NetworkInfo, Service, Swarm
+from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot, NetworkInfo, Service, SwarmMembership
 from tests.support.fake_engine import FakeEndpoint, FakeEngine
 
 ORDERS = NetworkInfo("n-orders", "orders-net", "bridge", "local", attachable=False)
@@ -41,7 +41,7 @@ def planned(*there: Container, strict: bool = False, services: tuple[Service, ..
         "site-a", made, ("orders", "media"), by_label={"orders": "gateway.backends"}, strict=strict
     )
     ours = frozenset((each.id, name) for each in there for name in each.endpoints)
-    swarm = Swarm(active=True, manager=True, leader=True) if services else Swarm()
+    swarm = SwarmMembership(active=True, manager=True, leader=True) if services else SwarmMembership()
     return plan(desired, EngineSnapshot(there, (ORDERS, MEDIA), services, swarm=swarm), ours)
 
 
@@ -157,7 +157,7 @@ def test_a_service_is_granted_by_its_name() -> None:
         "site-a", DockerOptions(networks=mesh, services=True, grants=grants), ("orders",), strict=True
     )
     network = NetworkInfo("m1", "mesh", "overlay", "swarm", attachable=True)
-    leader = Swarm(active=True, manager=True, leader=True)
+    leader = SwarmMembership(active=True, manager=True, leader=True)
     found = plan(desired, EngineSnapshot((), (network,), (service,), swarm=leader), frozenset())
     assert [(each.verb, each.container) for each in found.actions] == [(ActionKind.UPDATE_SERVICE, "service jobs")]
     labeled = Service("s2", "other", 7, ENABLE, {}, {"TaskTemplate": {"Networks": []}})

@@ -19,7 +19,7 @@ from gateway.docker.plan import ActionKind, AttachmentState, DesiredState, Plan
 from gateway.docker.planning import plan
 from gateway.docker.planning.gateway_container import as_running_gateway
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot, NetworkInfo, Service, Swarm
+from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot, NetworkInfo, Service, SwarmMembership
 from gateway.docker.snapshot_reader import SnapshotReader
 from tests.support.fake_engine import FakeContainer, FakeEngine
 
@@ -197,7 +197,7 @@ def test_an_ambiguous_swarm_service_is_reported_or_refused(policy: str) -> None:
     overlays = tuple(replace(each, driver="overlay", scope="swarm", attachable=True) for each in (APPS, SHOP))
     app = Service("s1", "app", 1, OPT_IN, {"n2": frozenset()})
     other = Service("s2", "shop", 1, {}, {"n2": frozenset({"orders"})})
-    leader = Swarm(active=True, manager=True, leader=True)
+    leader = SwarmMembership(active=True, manager=True, leader=True)
     observed = EngineSnapshot((GATEWAY,), overlays, (app, other), swarm=leader, own=GATEWAY.id)
     found = plan(desired(services=True, on_name_conflict=policy), observed, frozenset())
     assert [each.other for each in found.name_conflicts] == ["service shop on network shop_default"]

@@ -41,7 +41,7 @@ from gateway.docker.snapshot import (
     EngineSnapshot,
     NetworkInfo,
     Service,
-    Swarm,
+    SwarmMembership,
 )
 from tests.support.fake_engine import FakeContainer, FakeEngine
 
@@ -153,7 +153,7 @@ def test_networks_that_cannot_be_joined_have_a_reason() -> None:
     alone = plan(desired(**overlay), EngineSnapshot((container(),)), NOTHING)
     assert standing(alone) == [("web", AttachmentState.BLOCKED, AttachBlocker.NOT_MANAGER)]
     closed = NetworkInfo("n1", "apps", "overlay", "swarm", attachable=False)
-    swarm = Swarm(active=True, manager=True, leader=True)
+    swarm = SwarmMembership(active=True, manager=True, leader=True)
     found = plan(desired(**overlay), EngineSnapshot((container(),), (closed,), swarm=swarm), NOTHING)
     assert standing(found) == [("web", AttachmentState.BLOCKED, AttachBlocker.NOT_ATTACHABLE)]
     missing = plan(desired(networks={"apps": NetworkOptions(create=False)}), EngineSnapshot((container(),)), NOTHING)
@@ -161,7 +161,7 @@ def test_networks_that_cannot_be_joined_have_a_reason() -> None:
 
 
 def test_a_worker_connects_to_an_overlay_that_it_does_not_see_by_its_name() -> None:
-    found = plan(desired(), EngineSnapshot((container(),), swarm=Swarm(active=True)), NOTHING)
+    found = plan(desired(), EngineSnapshot((container(),), swarm=SwarmMembership(active=True)), NOTHING)
     assert made(found) == [(ActionKind.CONNECT, "apps", "web")]
     assert found.actions[0].network_id == "apps"
 
@@ -296,7 +296,7 @@ def test_labels_take_precedence_over_rules() -> None:
 
 
 MESH = NetworkInfo("m1", "mesh", "overlay", "swarm", attachable=True)
-LEADER = Swarm(active=True, manager=True, leader=True)
+LEADER = SwarmMembership(active=True, manager=True, leader=True)
 
 
 def service(networks: dict[str, frozenset[str]], **labels: str) -> Service:
@@ -304,7 +304,7 @@ def service(networks: dict[str, frozenset[str]], **labels: str) -> Service:
     return Service("s1", "jobs", 7, reported, networks, {"Name": "jobs", "TaskTemplate": {"Networks": []}})
 
 
-def services(found: Service, *, swarm: Swarm = LEADER) -> Plan:
+def services(found: Service, *, swarm: SwarmMembership = LEADER) -> Plan:
     wanted = desired(networks={"mesh": NetworkOptions()}, services=True)
     return plan(wanted, EngineSnapshot((), (MESH,), (found,), swarm=swarm), NOTHING)
 
@@ -315,7 +315,7 @@ def test_the_leader_attaches_services_and_detaches_only_its_own_attachments() ->
     assert made(found) == [(ActionKind.UPDATE_SERVICE, "mesh", "service jobs")]
     assert found.actions[0].version == 7
     assert found.actions[0].body["TaskTemplate"]["Networks"] == [{"Target": "m1", "Aliases": ["gw-owner-site-a"]}]
-    assert made(services(service({}, enable="true"), swarm=Swarm(active=True, manager=True))) == []
+    assert made(services(service({}, enable="true"), swarm=SwarmMembership(active=True, manager=True))) == []
     assert made(services(service({"m1": mark}, enable="true"))) == []
     let_go = services(service({"m1": mark, "x": frozenset({"y"})}))
     assert let_go.actions[0].body["TaskTemplate"]["Networks"] == [{"Target": "x", "Aliases": ["y"]}]
@@ -327,7 +327,11 @@ def test_the_leader_attaches_services_and_detaches_only_its_own_attachments() ->
 def test_only_the_leader_creates_and_removes_overlays() -> None:
     labels = {"gateway.managed-by": "gateway", "gateway.instance": "site-a"}
     old = NetworkInfo("o", "old", "overlay", "swarm", attachable=True, labels=labels)
-    for swarm, count in ((LEADER, 2), (Swarm(active=True, manager=True), 0), (Swarm(active=True), 0)):
+    for swarm, count in (
+        (LEADER, 2),
+        (SwarmMembership(active=True, manager=True), 0),
+        (SwarmMembership(active=True), 0),
+    ):
         found = plan(desired(), EngineSnapshot((), (old,), swarm=swarm), NOTHING)
         assert len(found.actions) == count
 

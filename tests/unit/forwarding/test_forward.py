@@ -10,10 +10,10 @@ import pytest
 from gateway.contracts.link import Link
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
-from gateway.forwarding import handshake_budget
+from gateway.forwarding import aborted_handshake_budget
+from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget
 from gateway.forwarding.admission import AdmissionRules
 from gateway.forwarding.forward import Forward
-from gateway.forwarding.handshake_budget import HandshakeBudget
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import TargetIdentity
 from gateway.measurement import Histogram
@@ -43,7 +43,7 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 @contextlib.asynccontextmanager
-async def forwarding(budget: HandshakeBudget) -> AsyncIterator[Forward]:
+async def forwarding(budget: AbortedHandshakeBudget) -> AsyncIterator[Forward]:
     """Run a forward to an echo server. The server counts aborted handshakes in `budget`."""
     async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
         target = Endpoint(*server.sockets[0].getsockname())
@@ -77,8 +77,8 @@ async def connect(forward: Forward, requests: int) -> None:
 
 
 async def test_the_budget_does_not_depend_on_the_system_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handshake_budget, "_THROTTLE_INTERVAL", 0.0)
-    budget = HandshakeBudget(1)
+    monkeypatch.setattr(aborted_handshake_budget, "_THROTTLE_INTERVAL", 0.0)
+    budget = AbortedHandshakeBudget(1)
     async with forwarding(budget) as forward:
         await connect(forward, 0)
         await connect(forward, 0)  # the budget admits this client because no other one was admitted shortly before

@@ -15,13 +15,13 @@ import pytest
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.backend_support.postgres_cancel import PostgresCancelProtocol
 from gateway.cancel_protocol import LoginTap
-from gateway.contracts.accepting import AcceptedClientHandler, AcceptRule
+from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule
 from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
+from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget
 from gateway.forwarding.admission import AdmissionRules, UnixSocketRule
 from gateway.forwarding.forward import Forward
-from gateway.forwarding.handshake_budget import HandshakeBudget
 from gateway.forwarding.listener import Listener
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import TargetIdentity
@@ -91,7 +91,7 @@ class Uplink:
 class Rig:
     """A forward with one listener, and two paths to an echo server."""
 
-    def __init__(self, port: int, rules: AdmissionRules, hold: float, budget: HandshakeBudget | None) -> None:
+    def __init__(self, port: int, rules: AdmissionRules, hold: float, budget: AbortedHandshakeBudget | None) -> None:
         self.uplinks = Uplink(), Uplink()
         self.paths = list(TargetIdentity(Endpoint("127.0.0.1", port), self.uplinks).routes())
         self.route = Route(self.uplinks, lambda: self.paths, lambda _: None, hold, lambda _: budget)
@@ -129,7 +129,7 @@ class Rig:
 
 @contextlib.asynccontextmanager
 async def running(
-    rules: AdmissionRules, hold: float = 30.0, budget: HandshakeBudget | None = None, **more: Any
+    rules: AdmissionRules, hold: float = 30.0, budget: AbortedHandshakeBudget | None = None, **more: Any
 ) -> AsyncIterator[Rig]:
     with serving(echoing) as port:
         rig = Rig(port, rules, hold, budget)
@@ -283,7 +283,7 @@ async def test_a_link_accepts_only_while_one_target_has_sessions_that_can_be_can
         (AdmissionRules("b", per_consumer=5), {}),
         (AdmissionRules("b", sockets={"/s": UnixSocketRule()}), {}),
         (AdmissionRules("b"), {"hold": 1.0}),
-        (AdmissionRules("b"), {"budget": HandshakeBudget(100)}),
+        (AdmissionRules("b"), {"budget": AbortedHandshakeBudget(100)}),
         (AdmissionRules("b", max_connections=1), {}),
     ],
     ids=["quota", "unix socket", "short hold", "budget", "no room"],

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from gateway._dataplane import settings
-from gateway.contracts.accepting import AcceptingLink, AcceptRule
+from gateway.contracts.accepting_link import AcceptingLink, AcceptRule
 from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram
-from gateway.relay import accepting_listener
+from gateway.relay import engine_listener_group
 from gateway.relay.direct_link import DirectLink
-from gateway.relay.straight_relay import relay_sockets, use_engine
+from gateway.relay.relay_selection import relay_sockets, use_engine
 from tests.support.requirements import need_data_plane
 from tests.support.servers import echoing, serving
 
@@ -93,11 +93,11 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
 
 
 async def test_all_threads_accept_clients_until_the_rule_is_withdrawn(rig: Rig, echo_port: int) -> None:
-    from gateway.relay.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
+    from gateway.relay.engine_runner import engine_pool  # noqa: PLC0415 - the engine is optional
 
     assert isinstance(rig.link, AcceptingLink)
     listener = rig.listen("127.0.0.1", echo_port, permits=3)
-    assert [host.load for host in engine_pool().hosts] == [1, 1]
+    assert [runner.load for runner in engine_pool().runners] == [1, 1]
     assert (listener.unused, listener.waiting) == (3, 0)
     with await rig.connect() as client:
         await rig.echo(client)
@@ -113,7 +113,7 @@ async def test_all_threads_accept_clients_until_the_rule_is_withdrawn(rig: Rig, 
         await rig.echo(client)
     async with asyncio.timeout(10):
         await relay.ended
-    assert sum(host.load for host in engine_pool().hosts) == 0
+    assert sum(runner.load for runner in engine_pool().runners) == 0
 
 
 async def test_a_client_of_a_target_that_is_down_is_returned(rig: Rig) -> None:
@@ -133,7 +133,7 @@ async def test_a_client_of_a_target_that_does_not_answer_is_returned_early(
             filler.setblocking(False)
             filler.connect_ex(server.getsockname())
         rig.listen("127.0.0.1", server.getsockname()[1])
-        monkeypatch.setattr(accepting_listener, "_RECALL_AFTER", 3600.0)
+        monkeypatch.setattr(engine_listener_group, "_RECALL_AFTER", 3600.0)
         with await rig.connect():
             await rig.until("stopped True", "returned", "closed")
 
@@ -141,13 +141,13 @@ async def test_a_client_of_a_target_that_does_not_answer_is_returned_early(
 async def test_the_clients_are_accepted_again_if_a_failed_engine_cannot_start(
     rig: Rig, echo_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gateway.relay.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
+    from gateway.relay.engine_runner import engine_pool  # noqa: PLC0415 - the engine is optional
 
     listener = rig.listen("127.0.0.1", echo_port)
-    for host in engine_pool().hosts:
-        monkeypatch.setattr(host, "_start", failing)
+    for runner in engine_pool().runners:
+        monkeypatch.setattr(runner, "_start", failing)
         with pytest.raises(OSError, match="Too many open files"):
-            host._restart()
+            runner._restart()
     assert rig.handler.calls == ["stopped True", "closed"]
     listener.withdraw()
     listener.recall()

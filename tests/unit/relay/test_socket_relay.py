@@ -18,9 +18,9 @@ from gateway.measurement import Histogram, Tap
 from gateway.nfs.latency_tap import RpcLatencyTap
 from gateway.relay import sockets, stalled_peers
 from gateway.relay.poller import RelayLoop
+from gateway.relay.relay_selection import relay_sockets
 from gateway.relay.socket_relay import SocketRelay
 from gateway.relay.sockets import reset, tune
-from gateway.relay.straight_relay import relay_sockets
 from tests.support.requirements import need_data_plane
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.contracts.accepting import AcceptRule
+from gateway.contracts.accepting_link import AcceptRule
 from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram
 from tests.support.requirements import need_data_plane
@@ -49,50 +49,50 @@ def sock() -> Iterator[socket.socket]:
 
 
 def listen(sock: socket.socket, events: Events) -> tuple[Any, Any]:
-    """Return the host of an engine in the event loop, and a listener whose connection does not exist."""
+    """Return the runner of an engine in the event loop, and a listener whose connection does not exist."""
     need_data_plane()
-    from gateway.relay.engine_host import EngineHost  # noqa: PLC0415 - the engine is optional
+    from gateway.relay.engine_runner import EngineRunner  # noqa: PLC0415 - the engine is optional
     from gateway.ssh.channel_listener import ChannelListener  # noqa: PLC0415 - the engine is optional
 
-    host = EngineHost(asyncio.get_running_loop(), 1 << 20, thread=False)
+    runner = EngineRunner(asyncio.get_running_loop(), 1 << 20, thread=False)
     rule = AcceptRule((sock,), Endpoint("target", 1), (ipaddress.ip_network("127.0.0.0/8"),), Histogram())
-    return host, ChannelListener(host, rule, {1 << 40: cast("Any", None)}, 1 << 15, sock, 5, events)
+    return runner, ChannelListener(runner, rule, {1 << 40: cast("Any", None)}, 1 << 15, sock, 5, events)
 
 
 async def test_a_client_without_a_connection_is_returned(sock: socket.socket) -> None:
     events = Events()
-    host, listener = listen(sock, events)
+    runner, listener = listen(sock, events)
     assert (listener.unused, listener.waiting) == (5, 0)
     listener.permit(2)
     with socket.create_connection(sock.getsockname(), timeout=10):
-        host.handle_records()
+        runner.handle_records()
     assert events.calls == ["stopped", "returned 127.0.0.1 0.0", "closed"]
-    assert (listener.unused, events.waiting, host.load) == (0, [0], 0)
+    assert (listener.unused, events.waiting, runner.load) == (0, [0], 0)
     for call in (listener.withdraw, listener.recall):
         call()
-    host.close()
+    runner.close()
 
 
 async def test_a_withdrawn_listener_closes_without_being_reported_as_stopped(sock: socket.socket) -> None:
     events = Events()
-    host, listener = listen(sock, events)
+    runner, listener = listen(sock, events)
     listener.withdraw()
     assert listener.unused == 0
-    host.handle_records()
+    runner.handle_records()
     assert events.calls == ["closed"]
-    host.close()
+    runner.close()
 
 
 async def test_the_listeners_of_an_engine_that_fails_stop(sock: socket.socket) -> None:
     events = Events()
-    host, listener = listen(sock, events)
-    real = host.engine
+    runner, listener = listen(sock, events)
+    real = runner.engine
 
     def lose() -> list[Any]:
         raise OSError(errno.ENOMEM, "records were lost")
 
-    host.engine = cast("Any", SimpleNamespace(turn=lambda: None, take=lose, close=real.close))
-    host.handle_records()
+    runner.engine = cast("Any", SimpleNamespace(turn=lambda: None, take=lose, close=real.close))
+    runner.handle_records()
     assert events.calls == ["stopped", "closed"]
     assert (listener.unused, events.waiting) == (0, [0])
-    host.close()
+    runner.close()

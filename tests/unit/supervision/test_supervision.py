@@ -7,7 +7,7 @@ import pytest
 from gateway.backoff import BackoffPolicy
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenTunnel, ProgressCallback
+from gateway.contracts.tunnel import OpenTunnel, TunnelStateCallback
 from gateway.errors import Reason, TunnelError
 from gateway.relay.direct_link import DirectLink, DirectTunnel
 from gateway.supervision import supervisor as supervisor_module
@@ -47,7 +47,7 @@ class Flaky:
         self.opened_via: list[Link] = []
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: ProgressCallback) -> AsyncIterator[OpenTunnel]:
+    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[OpenTunnel]:
         progress(TunnelState.CONNECTING)
         self.opened_via.append(via)
         step = self.script.pop(0)

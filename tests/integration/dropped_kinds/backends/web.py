@@ -14,14 +14,19 @@ from gateway.contracts.security import InsecureSetting
 from gateway.contracts.states import TrafficClass
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason, UnusableTargetError
-from gateway.facts import VERSION, Fact
+from gateway.facts import VERSION, FactDefinition
 
-FILE_SIZE = Fact(
+FILE_SIZE = FactDefinition(
     "file_bytes", "Size of the file that the probe requests.", metric="gateway_web_file_bytes",
     describe=lambda size: f"file of {size} B",
 )  # fmt: skip
-HEADERS = Fact("headers", "Headers of the last response, by name.", metric="gateway_web_headers", label="header",
-               describe=lambda headers: f"{len(headers)} headers")  # fmt: skip
+HEADERS = FactDefinition(
+    "headers",
+    "Headers of the last response, by name.",
+    metric="gateway_web_headers",
+    label="header",
+    describe=lambda headers: f"{len(headers)} headers",
+)
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,18 @@ from gateway.contracts.link import Link, LinkStatus, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.security import InsecureSetting
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenTunnel, ProgressCallback
+from gateway.contracts.tunnel import OpenTunnel, TunnelStateCallback
 from gateway.contracts.values import PORT, Endpoint
 from gateway.errors import TunnelError
-from gateway.facts import Fact
+from gateway.facts import FactDefinition
 from gateway.measurement import Histogram, Tap
 from gateway.tunnels import TunnelKind
 
-DIALS = Fact(
+DIALS = FactDefinition(
     "dials", "Connections to the forwarder.", metric="gateway_hop_dials", describe=lambda dials: f"{dials} dials",
     additive=True,
 )  # fmt: skip
-MODE = Fact("mode", "How the forwarder is reached.", metric="gateway_hop_info", label="mode")
+MODE = FactDefinition("mode", "How the forwarder is reached.", metric="gateway_hop_info", label="mode")
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class HopTunnel:
         return str(self._options.forwarder)
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: ProgressCallback) -> AsyncIterator[OpenTunnel]:
+    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[OpenTunnel]:
         """See `gateway.contracts.tunnel.Tunnel`."""
         progress(TunnelState.CONNECTING)
         link = HopLink(self._options, via)

@@ -10,7 +10,7 @@ from gateway.docker.compose_command import FILES
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState
 from gateway.docker.engine_actions import execute
 from gateway.docker.errors import EngineError, ErrorKind
-from gateway.docker.failed_starts import FailedStart, RequestedStart, StartFailureCause, read_error
+from gateway.docker.failed_starts import StartFailure, StartFailureCause, StartReason, read_error
 from gateway.docker.grants import PROJECT, SERVICE
 from gateway.docker.inspection_cache import last_start
 from gateway.docker.labels import read as read_labels
@@ -18,7 +18,7 @@ from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.ownership import OwnershipRecord
 from gateway.docker.plan import ActionKind, DesiredState, Plan, PlannedAction
 from gateway.docker.planning import plan
-from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot, LastStart, NetworkInfo, Swarm
+from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot, LastStart, NetworkInfo, SwarmMembership
 from gateway.docker.start_attempts import LIMIT, STABLE, StartAttempts
 from gateway.docker.volumes import VolumeMountAddress
 
@@ -93,26 +93,26 @@ def starts(made: Plan) -> list[tuple[ActionKind, str]]:
 @pytest.mark.parametrize(
     ("error", "found"),
     [
-        (REFUSED, FailedStart(
+        (REFUSED, StartFailure(
             StartFailureCause.VOLUME, address="127.0.0.1", port=20490, detail="connection refused")),
-        (TIMED_OUT, FailedStart(
+        (TIMED_OUT, StartFailure(
             StartFailureCause.VOLUME, address="127.0.0.1", port=20490, detail="input/output error")),
-        (REFUSED.replace("port=20490,", ""), FailedStart(
+        (REFUSED.replace("port=20490,", ""), StartFailure(
             StartFailureCause.VOLUME, address="127.0.0.1", port=2049, detail="connection refused")),
-        (SHARE, FailedStart(
+        (SHARE, StartFailure(
             StartFailureCause.VOLUME, address="127.0.0.1", port=445, detail="operation now in progress")),
-        (SHARE.replace("addr=127.0.0.1,", ""), FailedStart(
+        (SHARE.replace("addr=127.0.0.1,", ""), StartFailure(
             StartFailureCause.VOLUME, address="nas", port=445, detail="operation now in progress")),
-        (NETWORK, FailedStart(StartFailureCause.NETWORK, network=GONE_ID, detail=NETWORK)),
-        (STOPPED_OWNER, FailedStart(StartFailureCause.NAMESPACE, owner=OWNER_ID, detail=STOPPED_OWNER)),
-        (REMOVED_OWNER, FailedStart(StartFailureCause.NAMESPACE, owner=OWNER_ID, detail=REMOVED_OWNER)),
-        (f"failed to set up container networking: {NETWORK}", FailedStart(
+        (NETWORK, StartFailure(StartFailureCause.NETWORK, network=GONE_ID, detail=NETWORK)),
+        (STOPPED_OWNER, StartFailure(StartFailureCause.NAMESPACE, owner=OWNER_ID, detail=STOPPED_OWNER)),
+        (REMOVED_OWNER, StartFailure(StartFailureCause.NAMESPACE, owner=OWNER_ID, detail=REMOVED_OWNER)),
+        (f"failed to set up container networking: {NETWORK}", StartFailure(
             StartFailureCause.NETWORK, network=GONE_ID, detail=f"failed to set up container networking: {NETWORK}")),
         (OWN_FAULT, None),
         ("", None),
     ],
 )  # fmt: skip
-def test_the_cause_is_parsed_from_the_error_of_the_engine(error: str, found: FailedStart | None) -> None:
+def test_the_cause_is_parsed_from_the_error_of_the_engine(error: str, found: StartFailure | None) -> None:
     assert read_error(error) == found
 
 
@@ -140,7 +140,7 @@ def test_a_command_without_the_service_starts_no_container_with_a_volume() -> No
     assert (starts(made), only_dead(made).state) == ([], DeadContainerState.WAITING)
     assert only_dead(made).message == "the service starts it when backend media is up"
     for cause, expected in ((StartFailureCause.VOLUME, []), (StartFailureCause.NETWORK, [(ActionKind.START, "web")])):
-        interrupted = replace(unknown, interrupted={"id-web": RequestedStart(cause, "media")})
+        interrupted = replace(unknown, interrupted={"id-web": StartReason(cause, "media")})
         assert starts(planned(failed("context canceled"), wanted=interrupted)) == expected
 
 
@@ -220,7 +220,7 @@ def test_a_label_that_is_neither_true_nor_false_is_reported() -> None:
 
 
 def test_a_start_that_the_gateway_did_not_finish_is_repeated() -> None:
-    interrupted = desired(interrupted={"id-web": RequestedStart(StartFailureCause.NETWORK, "")})
+    interrupted = desired(interrupted={"id-web": StartReason(StartFailureCause.NETWORK, "")})
     made = planned(failed("context canceled"), wanted=interrupted)
     assert starts(made) == [(ActionKind.START, "web")]
     assert only_dead(made).cause is StartFailureCause.NETWORK
@@ -229,7 +229,7 @@ def test_a_start_that_the_gateway_did_not_finish_is_repeated() -> None:
 
 
 def test_a_start_that_the_gateway_did_not_finish_waits_for_the_backend_of_the_volume() -> None:
-    requested = RequestedStart(StartFailureCause.VOLUME, "media")
+    requested = StartReason(StartFailureCause.VOLUME, "media")
     for usable, state in (
         (frozenset({"media"}), DeadContainerState.STARTING),
         ({"orders"}, DeadContainerState.WAITING),
@@ -239,7 +239,7 @@ def test_a_start_that_the_gateway_did_not_finish_waits_for_the_backend_of_the_vo
 
 
 def test_a_start_that_the_gateway_did_not_finish_is_off_if_the_backend_was_removed() -> None:
-    wanted = desired(interrupted={"id-web": RequestedStart(StartFailureCause.VOLUME, "renamed")})
+    wanted = desired(interrupted={"id-web": StartReason(StartFailureCause.VOLUME, "renamed")})
     made = planned(failed("context canceled"), wanted=wanted)
     assert (starts(made), only_dead(made).state) == ([], DeadContainerState.OFF)
     assert (only_dead(made).message, only_dead(made).command) == (
@@ -490,11 +490,11 @@ def test_a_container_on_an_overlay_is_started_once_the_engine_is_connected_to_it
     error = "Could not attach to network llwp8d8lxtivglxte7d0y0tqp: context deadline exceeded"
     there = {"apps": EndpointInfo("llwp8d8lxtivglxte7d0y0tqp", "", aliases=frozenset())}
     container = failed(error, endpoints={"bridge": EndpointInfo("b1", ""), **there})
-    waiting = planned(container, swarm=Swarm(waiting=True), networks=())
+    waiting = planned(container, swarm=SwarmMembership(waiting=True), networks=())
     assert (only_dead(waiting).state, waiting.actions) == (DeadContainerState.WAITING, ()), (
         "the gateway must not create a bridge network of that name"
     )
-    assert starts(planned(container, swarm=Swarm(active=True))) == [(ActionKind.START, "web")]
+    assert starts(planned(container, swarm=SwarmMembership(active=True))) == [(ActionKind.START, "web")]
 
 
 def test_attempts_back_off_and_end_at_a_limit() -> None:

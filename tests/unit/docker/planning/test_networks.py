@@ -20,7 +20,15 @@ from gateway.docker.plan import ActionKind, AttachmentState, DesiredState, Plan,
 from gateway.docker.planning import plan
 from gateway.docker.planning.networks import choose_subnet
 from gateway.docker.project_network_names import STACK
-from gateway.docker.snapshot import ENCRYPTED, Container, EndpointInfo, EngineSnapshot, NetworkInfo, Service, Swarm
+from gateway.docker.snapshot import (
+    ENCRYPTED,
+    Container,
+    EndpointInfo,
+    EngineSnapshot,
+    NetworkInfo,
+    Service,
+    SwarmMembership,
+)
 from gateway.docker.snapshot_reader import SnapshotReader
 from gateway.errors import ConfigError
 from tests.support.fake_engine import FakeEngine
@@ -29,7 +37,7 @@ MARK = "gw-owner-site-a"
 OPT_IN = {"gateway.enable": "true"}
 OURS = {"gateway.managed-by": "gateway", "gateway.instance": "site-a"}
 PER_PROJECT = {"apps": NetworkOptions(per="project")}
-LEADER = Swarm(active=True, manager=True, leader=True)
+LEADER = SwarmMembership(active=True, manager=True, leader=True)
 
 
 def container(name: str, project: str | None = None, **more: Any) -> Container:
@@ -61,13 +69,13 @@ def planned(
     networks: dict[str, NetworkOptions] | None = None,
     there: tuple[NetworkInfo, ...] = (),
     services: tuple[Service, ...] = (),
-    swarm: Swarm | None = None,
+    swarm: SwarmMembership | None = None,
     **more: Any,
 ) -> Plan:
     options = DockerOptions(networks=networks or PER_PROJECT, services=bool(services))
     wanted = DesiredState("site-a", options, ("orders", "media"), strict=more.pop("strict", False))
     ours = frozenset((each.id, name) for each in containers for name in each.endpoints)
-    seen = EngineSnapshot(containers, there, services, swarm=swarm or Swarm(), own="id-gateway", **more)
+    seen = EngineSnapshot(containers, there, services, swarm=swarm or SwarmMembership(), own="id-gateway", **more)
     return plan(wanted, seen, ours)
 
 
@@ -270,10 +278,10 @@ def test_stacks_and_services_get_their_own_overlays() -> None:
         endpoints={"apps--service-jobs": on("apps--service-jobs", "gw-owner-leader")},
     )  # fmt: skip
     own = gateway("far")
-    on_worker = planned(own, task, there=(network("far"), overlays[0]), swarm=Swarm(active=True))
+    on_worker = planned(own, task, there=(network("far"), overlays[0]), swarm=SwarmMembership(active=True))
     assert ("connect", "apps--service-jobs", "gateway") in made(on_worker)
     # Without services, bridge networks suffice, because an agent can ignore the containers of other nodes.
-    alone = planned(container("web", "shop"), swarm=Swarm(active=True))
+    alone = planned(container("web", "shop"), swarm=SwarmMembership(active=True))
     assert [each.body["Driver"] for each in alone.actions if each.verb is ActionKind.CREATE_NETWORK] == ["bridge"]
 
 

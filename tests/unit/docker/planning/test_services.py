@@ -13,14 +13,22 @@ from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
 from gateway.docker.plan import ActionKind, AttachmentState, DesiredState, Plan
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.snapshot import TASK_LABEL, Container, EndpointInfo, EngineSnapshot, NetworkInfo, Service, Swarm
+from gateway.docker.snapshot import (
+    TASK_LABEL,
+    Container,
+    EndpointInfo,
+    EngineSnapshot,
+    NetworkInfo,
+    Service,
+    SwarmMembership,
+)
 from gateway.docker.snapshot_reader import SnapshotReader
 from tests.support.fake_engine import FakeEngine
 
 MESH = NetworkInfo("m1", "mesh", "overlay", "swarm", attachable=True)
 LOCAL = NetworkInfo("l1", "local", "bridge", "local", attachable=False)
 NODE_LOCAL = NetworkInfo("c1", "conf", "bridge", "swarm", attachable=False)
-LEADER, MANAGER = Swarm(active=True, manager=True, leader=True), Swarm(active=True, manager=True)
+LEADER, MANAGER = SwarmMembership(active=True, manager=True, leader=True), SwarmMembership(active=True, manager=True)
 MARK = frozenset({"gw-owner-site-a"})
 OPT_IN = {"gateway.enable": "true"}
 
@@ -31,7 +39,7 @@ def service(networks: dict[str, frozenset[str]] | None = None, **labels: str) ->
     return Service("s1", "jobs", 7, found, networks or {}, spec)
 
 
-def planned(found: Service, *networks: NetworkInfo, swarm: Swarm = LEADER, **options: Any) -> Plan:
+def planned(found: Service, *networks: NetworkInfo, swarm: SwarmMembership = LEADER, **options: Any) -> Plan:
     made = DockerOptions(**{"networks": {each.name: NetworkOptions() for each in networks}, **options})
     return plan(
         DesiredState("site-a", made, ("orders",)), EngineSnapshot((), networks, (found,), swarm=swarm), frozenset()
@@ -152,7 +160,7 @@ def test_agents_share_an_alias_on_common_networks() -> None:
     thief = Container("t1", "thief", "running", {**OPT_IN, "gateway.aliases": "gw-peers"}, "bridge", {})
     found = plan(
         DesiredState("site-a", made, ("orders",)),
-        EngineSnapshot((own, thief), (MESH, LOCAL), swarm=Swarm(active=True), own=own.id),
+        EngineSnapshot((own, thief), (MESH, LOCAL), swarm=SwarmMembership(active=True), own=own.id),
         frozenset(),
     )
     aliases = {each.network: each.aliases for each in found.actions if each.container == "gateway"}

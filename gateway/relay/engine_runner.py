@@ -1,4 +1,4 @@
-"""Runs the engine in C (the data plane, not Docker's engine), and passes its event records to Python objects.
+"""Runs the C engine (the data plane, not a Docker engine), and passes its event records to Python objects.
 
 The engine relays SSH channels and pairs of sockets.
 """
@@ -22,10 +22,10 @@ Arguments = tuple[int, int, int, int]
 
 
 class EngineObject(Protocol):
-    """The Python object for an SSH connection, a channel or a pair of sockets in the C engine. Handles its events."""
+    """Defines the interface of Python objects that handle the events of a connection or channel in the C engine."""
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
-        """Handle an event record. If it is the last one for this object, call `EngineHost.forget`.
+        """Handle an event record. If it is the last one for this object, call `EngineRunner.forget`.
 
         Args:
             kind: The kind of event: one of the `RECORD_` constants in `gateway._dataplane.engine`.
@@ -37,7 +37,7 @@ class EngineObject(Protocol):
         """Handle the failure of the engine. The token of this object is no longer valid."""
 
 
-class EngineHost:
+class EngineRunner:
     """Runs one C engine of the data plane for an event loop, and replaces the engine if it fails.
 
     Args:
@@ -154,36 +154,36 @@ class EnginePool:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._threads = settings.threads
-        self.hosts: list[EngineHost] = []
+        self.runners: list[EngineRunner] = []
         """The engines that have been started."""
         self._loop = loop
 
-    def host(self) -> EngineHost:
+    def runner(self) -> EngineRunner:
         """Return an engine for a new connection or pair of sockets.
 
         If the number of engines has reached its limit (`settings.threads`), return the one with the fewest objects.
         Otherwise, start an engine.
         """
-        if len(self.hosts) < self._threads:
-            self.hosts.append(EngineHost(self._loop, settings.growth_bytes // self._threads))
-            return self.hosts[-1]
-        return min(self.hosts, key=lambda host: host.load)
+        if len(self.runners) < self._threads:
+            self.runners.append(EngineRunner(self._loop, settings.growth_bytes // self._threads))
+            return self.runners[-1]
+        return min(self.runners, key=lambda runner: runner.load)
 
-    def all_hosts(self) -> list[EngineHost]:
-        """Return the hosts of all threads. Start those that are missing."""
-        while len(self.hosts) < self._threads:
-            self.host()
-        return self.hosts
+    def all_runners(self) -> list[EngineRunner]:
+        """Return the runners of all threads. Start those that are missing."""
+        while len(self.runners) < self._threads:
+            self.runner()
+        return self.runners
 
     def handle_records(self) -> None:
-        """Pass the records of all engines to their objects. See `EngineHost.handle_records`."""
-        for host in self.hosts:
-            host.handle_records()
+        """Pass the records of all engines to their objects. See `EngineRunner.handle_records`."""
+        for runner in self.runners:
+            runner.handle_records()
 
     @property
     def grown_bytes(self) -> int:
         """Number of bytes by which all receive windows together exceed their initial sizes."""
-        return sum(host.grown_bytes for host in self.hosts)
+        return sum(runner.grown_bytes for runner in self.runners)
 
 
 @per_loop

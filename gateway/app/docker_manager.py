@@ -1,4 +1,4 @@
-"""Runs the Docker reconciler, and finds the container behind the source address of a client."""
+"""Starts the Docker reconciler, and replaces it when the section `docker` of the configuration changes."""
 
 import asyncio
 import itertools
@@ -12,7 +12,6 @@ from gateway.config import Config
 from gateway.contracts.component import Component
 from gateway.contracts.link import Link
 from gateway.contracts.states import HealthState
-from gateway.docker.consumer_directory import Consumer
 from gateway.docker.options import DockerOptions, PeerOptions
 from gateway.supervision.supervisor import Supervisor
 
@@ -22,10 +21,10 @@ if TYPE_CHECKING:
     from gateway.docker.reconciler import Reconciler
 
 
-class DockerSync:
-    """Runs the Docker reconciler if Docker is configured, and finds the containers behind source addresses.
+class DockerManager:
+    """Starts the Docker reconciler, and replaces it when the section `docker` of the configuration changes.
 
-    Implements `gateway.forwarding.admission.ConsumerResolver`.
+    Without this section, no reconciler runs.
 
     Args:
         supervisor: Runs the reconciler.
@@ -89,21 +88,6 @@ class DockerSync:
         """Wait until the gateway's own container is attached to its networks, or the first attempt has failed."""
         if self.reconciler is not None:
             await self.reconciler.settled.wait()
-
-    def lookup(self, address: str) -> Consumer | None:
-        """Return the container (consumer) with this source address; None if no known container has it."""
-        return self.reconciler.directory.lookup(address) if self.reconciler else None
-
-    def recently_unknown(self, address: str) -> bool:
-        """Return whether a recent lookup of this source address found no container."""
-        return self.reconciler is None or self.reconciler.directory.recently_unknown(address)
-
-    async def wait_for(self, address: str, within: float) -> Consumer | None:
-        """Return the container with this source address. Wait up to `within` seconds for it if it is starting.
-
-        Return None if no container has the address by then.
-        """
-        return await self.reconciler.directory.wait_for(address, within) if self.reconciler else None
 
     def explain(self, name: str) -> list[dict[str, Any]] | None:
         """Explain which backends each matching container can reach; return None if Docker is not configured.

@@ -1,4 +1,4 @@
-"""Reads the kernel's table of TCP sockets, which shows whether programs accept connections and read data."""
+"""Reads from the kernel whether the programs on local ports accept their TCP connections and read the data."""
 
 import functools
 import ipaddress

@@ -1,4 +1,4 @@
-"""Collects the certificates that a configuration depends on, and warns before they expire."""
+"""Warns before the certificates that a configuration depends on expire, and lists these certificates."""
 
 import asyncio
 import logging
@@ -75,7 +75,7 @@ def expiry_warnings(found: list[NamedCredential], now: float) -> list[str]:
     return warnings
 
 
-class ExpiryMonitor:
+class CertificateExpiryMonitor:
     """Warns in the log before certificates expire; implements `gateway.contracts.component.Component`.
 
     Args:

@@ -1,4 +1,4 @@
-"""Limits how many MySQL handshakes clients may abort, so that the server does not block the gateway. Does no I/O.
+"""Limits the MySQL handshakes that clients abort, so that the server does not block the gateway. Does no I/O.
 
 MySQL counts the connections from each source address that are closed during the handshake. When the count reaches
 `max_connect_errors`, MySQL refuses all connections from that address with error 1129, until an operator flushes the
@@ -26,7 +26,7 @@ LOGIN_RESPONSES = 2
 """Minimum number of responses that prove a login: one to the login itself, and one to the next request."""
 
 
-class HandshakeBudget(AbortedLoginCount):
+class AbortedHandshakeBudget(AbortedLoginCount):
     """Counts and limits the aborted handshakes with one server through one tunnel.
 
     Args:
@@ -78,7 +78,7 @@ class HandshakeBudget(AbortedLoginCount):
         return self.aborted >= self.limit / 2
 
 
-def join_budgets(budgets: Sequence[HandshakeBudget]) -> None:
+def join_budgets(budgets: Sequence[AbortedHandshakeBudget]) -> None:
     """Link the budgets of all tunnels to one server. Each uses the counts of all, and the lowest limit."""
     for each in budgets:
         each.peers = budgets
@@ -86,7 +86,7 @@ def join_budgets(budgets: Sequence[HandshakeBudget]) -> None:
     set_limit(budgets, min(each.limit for each in budgets))
 
 
-def set_limit(budgets: Sequence[HandshakeBudget], limit: int) -> None:
+def set_limit(budgets: Sequence[AbortedHandshakeBudget], limit: int) -> None:
     """Set the limit of all budgets of one server.
 
     Args:

@@ -1,4 +1,4 @@
-"""Relays between two sockets in the C engine, which can also accept the clients, or in the event loop."""
+"""Selects the C engine (data plane) or the event loop to relay bytes between two sockets, and to accept clients."""
 
 import logging
 import socket
@@ -6,10 +6,10 @@ from functools import partial
 from weakref import WeakSet
 
 from gateway._dataplane import is_built, settings
-from gateway.contracts.accepting import AcceptedClientHandler, AcceptRule
+from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule
 from gateway.contracts.link import Relay
 from gateway.measurement import Histogram, Tap
-from gateway.relay.accepting_listener import AcceptingListener
+from gateway.relay.engine_listener_group import EngineListenerGroup
 from gateway.relay.resolver import numeric_addresses
 from gateway.relay.socket_pair import PairSocket
 from gateway.relay.socket_relay import SocketRelay
@@ -19,15 +19,15 @@ _HAS_ENGINE = is_built()
 
 if _HAS_ENGINE:
     from gateway.relay.dialing_listener import DialingListener
-    from gateway.relay.engine_host import engine_pool
-    from gateway.relay.engine_pair import EnginePair
+    from gateway.relay.engine_runner import engine_pool
+    from gateway.relay.engine_socket_relay import EngineSocketRelay
 
-_listening: WeakSet[AcceptingListener] = WeakSet()
+_listening: WeakSet[EngineListenerGroup] = WeakSet()
 """The listeners of `listen_and_dial` that can be active."""
 
 
-class _StraightListener(AcceptingListener):
-    """Accepts clients for one target that is dialed directly."""
+class _DirectListenerGroup(EngineListenerGroup):
+    """Accepts the clients of one target, which the C engines dial without an SSH channel."""
 
     def on_stopped(self) -> None:
         """Stop accepting, and return the clients whose dials are not complete.
@@ -61,26 +61,28 @@ def relay_sockets(client: socket.socket, backend: socket.socket, latency: Histog
     enabled = _HAS_ENGINE and settings.relays_sockets
     if enabled and not isinstance(client, PairSocket) and not isinstance(backend, PairSocket):
         try:
-            host = engine_pool().host()
+            runner = engine_pool().runner()
         except OSError as error:
             log.warning("the data plane cannot start, so the event loop relays the connection: %s", error.strerror)
         else:
-            pair = EnginePair(host, latency, tap)
-            pair.start(client, backend)
-            return pair
+            relay = EngineSocketRelay(runner, latency, tap)
+            relay.start(client, backend)
+            return relay
     return SocketRelay(client, backend, latency, tap)
 
 
-def listen_and_dial(rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> AcceptingListener | None:
-    """Accept clients in the C engine, and dial the target for each. See `gateway.contracts.accepting.AcceptingLink`.
+def listen_and_dial(rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> EngineListenerGroup | None:
+    """Accept clients in the C engine, and dial the target for each client.
+
+    Implements `listen` of `gateway.contracts.accepting_link.AcceptingLink`.
 
     If the target is a host name, the event loop must accept the clients: it resolves the name for each of them.
     """
     if not (_HAS_ENGINE and settings.relays_sockets and numeric_addresses(rule.to)):
         return None
     try:
-        engines = [partial(DialingListener, host, rule) for host in engine_pool().all_hosts()]
-        listener = _StraightListener(rule, permits, engines, handler)
+        engines = [partial(DialingListener, runner, rule) for runner in engine_pool().all_runners()]
+        listener = _DirectListenerGroup(rule, permits, engines, handler)
     except OSError as error:
         log.warning("the data plane cannot accept clients, so the event loop accepts them: %s", error.strerror)
         return None

@@ -1,4 +1,4 @@
-"""Sends requests to one Docker engine, with deadlines, and converts all failures to one error class."""
+"""Sends requests to a Docker engine, with deadlines. Raises `EngineError` for each kind of failure."""
 
 import asyncio
 import json
@@ -56,7 +56,7 @@ class LinkConnector(aiohttp.BaseConnector):
         return protocol
 
 
-class Engine:
+class EngineClient:
     """A client of one Docker engine.
 
     Args:
@@ -69,7 +69,7 @@ class Engine:
         self,
         docker: aiodocker.Docker,
         timeout: float,
-        connect_again: Callable[[], AbstractAsyncContextManager["Engine"]],
+        connect_again: Callable[[], AbstractAsyncContextManager["EngineClient"]],
     ) -> None:
         self._docker = docker
         self._timeout = timeout
@@ -144,7 +144,7 @@ class Engine:
             request.cancel()
             await asyncio.gather(request, return_exceptions=True)
 
-    def separate(self) -> AbstractAsyncContextManager["Engine"]:
+    def separate(self) -> AbstractAsyncContextManager["EngineClient"]:
         """Return a context manager for another connection to this engine, which is independent of this connection."""
         return self._connect_again()
 
@@ -229,13 +229,13 @@ class Engine:
             raise as_engine_error(error) from error
 
 
-async def get_required(engine: Engine, path: str, *, versioned: bool = True) -> Any:
+async def get_required(engine: EngineClient, path: str, *, versioned: bool = True) -> Any:
     """Return the response to a GET. If a proxy in front of the engine refuses it, raise an error that names the path.
 
     Args:
         engine: The engine.
-        path: See `Engine.get`.
-        versioned: See `Engine.get`.
+        path: See `EngineClient.get`.
+        versioned: See `EngineClient.get`.
 
     Raises:
         EngineError: The engine did not respond, or a proxy refused the request.
@@ -250,7 +250,7 @@ async def get_required(engine: Engine, path: str, *, versioned: bool = True) -> 
 
 
 @asynccontextmanager
-async def connected(options: DockerOptions, link_of: Callable[[str], Link | None]) -> AsyncIterator[Engine]:
+async def connected(options: DockerOptions, link_of: Callable[[str], Link | None]) -> AsyncIterator[EngineClient]:
     """Connect to an engine, negotiate the API version, and close the connection at the end of the block.
 
     Args:
@@ -263,7 +263,7 @@ async def connected(options: DockerOptions, link_of: Callable[[str], Link | None
     connector, url = _connector(options, link_of)
     docker = aiodocker.Docker(url=url, connector=connector, api_version="v1.44")
     try:
-        engine = Engine(docker, options.timeout, lambda: connected(options, link_of))
+        engine = EngineClient(docker, options.timeout, lambda: connected(options, link_of))
         try:
             await engine.negotiate()
         except EngineError as error:

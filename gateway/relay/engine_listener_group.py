@@ -1,10 +1,10 @@
-"""Accepts clients in C: combines the listening sockets and the engines of one rule."""
+"""Accepts the clients of one target in several C engines (data planes), which share the listening sockets."""
 
 import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gateway.contracts.accepting import AcceptedClientHandler, AcceptRule
+from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule
 from gateway.contracts.link import Relay, Stream
 from gateway.measurement import Tap
 
@@ -17,8 +17,8 @@ ListenerFactory = Callable[[Any, int, Any], Any]
 `EngineListenerHandler` that gets the clients. Returns the `gateway.relay.engine_listener.EngineListener`."""
 
 
-class AcceptingListener:
-    """Accepts clients for one target; implements `gateway.contracts.accepting.LinkListener`.
+class EngineListenerGroup:
+    """A group of listeners, one per C engine and socket; implements `gateway.contracts.accepting_link.LinkListener`.
 
     Each engine accepts some of the clients. When one engine stops accepting, the others stop too, and the handler
     must accept all clients itself.
@@ -52,21 +52,24 @@ class AcceptingListener:
 
     @property
     def waiting(self) -> int:
-        """See `gateway.contracts.accepting.LinkListener`."""
+        """See `gateway.contracts.accepting_link.LinkListener`."""
         return sum(each.waiting for each in self._listeners)
 
     @property
     def unused(self) -> int:
-        """See `gateway.contracts.accepting.LinkListener`."""
+        """See `gateway.contracts.accepting_link.LinkListener`."""
         return sum(each.unused for each in self._listeners)
 
     def permit(self, count: int) -> None:
-        """See `gateway.contracts.accepting.LinkListener`. The engine with the fewest unused permits gets them."""
+        """See `gateway.contracts.accepting_link.LinkListener`.
+
+        The engine with the fewest unused permits gets the new permits.
+        """
         if self._active:
             min(self._listeners, key=lambda each: each.unused).permit(count)
 
     def withdraw(self) -> None:
-        """See `gateway.contracts.accepting.LinkListener`."""
+        """See `gateway.contracts.accepting_link.LinkListener`."""
         if self._active:
             self._active = False
             for each in self._listeners:
@@ -75,7 +78,7 @@ class AcceptingListener:
                 asyncio.get_running_loop().call_later(_RECALL_AFTER, self.recall)
 
     def recall(self) -> None:
-        """See `gateway.contracts.accepting.LinkListener`."""
+        """See `gateway.contracts.accepting_link.LinkListener`."""
         for each in self._listeners:
             each.recall()
 

@@ -1,27 +1,27 @@
-"""Owns the handshake budgets, each of which limits the aborted handshakes with a MySQL server over one path."""
+"""Owns the budgets of aborted handshakes. A MySQL server blocks a client address after too many of them."""
 
 import time
 from collections.abc import Iterable
 
 from gateway.config import BackendSpec
 from gateway.contracts.values import Endpoint
-from gateway.forwarding.handshake_budget import HandshakeBudget, join_budgets
+from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget, join_budgets
 
 _NetworkPath = tuple[str | None, Endpoint]
 """A tunnel (None: no tunnel) and the address of a target."""
 
 
-class HandshakeBudgets:
-    """Owns the handshake budgets: one for each network path, which is a target and a tunnel. All backends share them.
+class AbortedHandshakeBudgets:
+    """Owns one budget of aborted handshakes for each target and tunnel. All backends share the budgets.
 
-    A server counts aborted handshakes, and blocks a client address after too many. Therefore the budgets of all paths
-    to the same server share one limit (see `join_budgets`). All paths of a backend to one target lead to the same
-    server. If two backends share a path, they use the same server. Budgets survive a reload, because the server
-    continues to count.
+    A server counts aborted handshakes, and blocks a client address after too many. Therefore, the budgets of all
+    paths to the same server share one limit (see `join_budgets`). A path is a target and a tunnel. All paths of a
+    backend to one target lead to the same server. If two backends share a path, they use the same server. Budgets
+    survive a reload, because the server continues to count.
     """
 
     def __init__(self) -> None:
-        self._budgets: dict[_NetworkPath, HandshakeBudget] = {}
+        self._budgets: dict[_NetworkPath, AbortedHandshakeBudget] = {}
 
     def update(self, specs: Iterable[BackendSpec]) -> None:
         """Create the missing budgets of a configuration. Budgets of paths to the same server share one limit.
@@ -37,13 +37,13 @@ class HandshakeBudgets:
             for target in spec.targets:
                 paths = frozenset((tunnel, target) for tunnel in spec.paths(target) or (None,))
                 for path in paths:
-                    self._budgets.setdefault(path, HandshakeBudget(limit))
+                    self._budgets.setdefault(path, AbortedHandshakeBudget(limit))
                 server = paths.union(*(servers.get(path, ()) for path in paths))
                 servers |= dict.fromkeys(server, server)
         for server in set(servers.values()):
             join_budgets([self._budgets[path] for path in server])
 
-    def of(self, spec: BackendSpec, target: Endpoint, tunnel: str | None) -> HandshakeBudget | None:
+    def of(self, spec: BackendSpec, target: Endpoint, tunnel: str | None) -> AbortedHandshakeBudget | None:
         """Return the budget of one of a backend's paths; None if servers of its kind do not count aborted handshakes.
 
         Args:

@@ -1,10 +1,10 @@
 """Measures for how long a program has made no progress while a client waits for the program. Does no I/O.
 
-A short silence is not a failure: while a program waits for its own network connection, it does not read data.
+A short stall is not a failure: while a program waits for its own network connection, it does not read data.
 """
 
 
-class SilenceTimer:
+class StallTimer:
     """Measures for how long one program or connection has made no progress. Times are monotonic, in seconds."""
 
     def __init__(self) -> None:

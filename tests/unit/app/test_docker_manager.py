@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from gateway.app.docker_sync import DockerSync
+from gateway.app.docker_manager import DockerManager
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.config import Config, ConfigSources, load
 
@@ -27,13 +27,13 @@ async def test_a_changed_configuration_keeps_the_attempts_to_start_containers(tm
     supervisor: Any = SimpleNamespace(start=lambda *_: None, stop=stop)
     runtime: Any = SimpleNamespace(backends={})
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
-        sync = DockerSync(supervisor, group, AuditRecorder())
-        sync.apply(config(tmp_path, "true"), runtime)
-        first = sync.reconciler
+        manager = DockerManager(supervisor, group, AuditRecorder())
+        manager.apply(config(tmp_path, "true"), runtime)
+        first = manager.reconciler
         assert first is not None
         first.revivals.record_signal("id-web", 15, 100.0)
-        sync.apply(config(tmp_path, "false"), runtime)
-        second = sync.reconciler
+        manager.apply(config(tmp_path, "false"), runtime)
+        second = manager.reconciler
     assert second is not None
     assert second is not first
     assert second.desired().signals == {"id-web": {15: 100.0}}

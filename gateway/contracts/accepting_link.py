@@ -1,4 +1,4 @@
-"""Interfaces of a link that accepts clients and connects them to a target in native code, without the event loop."""
+"""Defines the interfaces of links that accept clients and connect them to a target in C, outside the event loop."""
 
 import socket
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class AcceptRule:
 
 
 class LinkListener(Protocol):
-    """Accepts clients according to one `AcceptRule`, until it stops or its `withdraw` is called."""
+    """Defines the interface of a listener that accepts clients according to one `AcceptRule`."""
 
     @property
     def waiting(self) -> int:
@@ -56,7 +56,7 @@ class LinkListener(Protocol):
 
 
 class AcceptedClientHandler(Protocol):
-    """Receives the clients that a link has accepted. The methods must not raise."""
+    """Defines the methods that receive the clients that a link has accepted. The methods must not raise."""
 
     def on_joined(self, listener: LinkListener, relay: Relay, tap: Any, seconds: float) -> None:
         """Handle a client that was joined to the target, whose relay might already have forwarded bytes.
@@ -89,12 +89,15 @@ class AcceptedClientHandler(Protocol):
         """
 
     def on_closed(self, listener: LinkListener) -> None:
-        """Release a stopped listener, which has passed all its clients to the handler. This is the last call."""
+        """Release the resources of a stopped listener.
+
+        The link makes this call last, after it has passed all clients of the listener to the handler.
+        """
 
 
 @runtime_checkable
 class AcceptingLink(Protocol):
-    """A link that can accept clients."""
+    """Defines the interface of links that accept clients, and connect them to a target, without the event loop."""
 
     def listen(self, rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> LinkListener | None:
         """Accept clients according to a rule, and connect them to the target of the rule.

@@ -1,20 +1,20 @@
-"""A relay between two sockets whose bytes the C engine moves."""
+"""Relays bytes between two sockets in the C engine (data plane). `socket_relay` does the same in the event loop."""
 
 import socket
 
 from gateway._dataplane.engine import ATTACH_MEASURE, ATTACH_UNIX, ATTACH_UNIX_BACKEND, RECORD_PAIR_ENDED
 from gateway.measurement import Histogram, Tap
-from gateway.relay.engine_host import Arguments, EngineHost
 from gateway.relay.engine_relay import CLOSE_REASONS, EngineRelay
+from gateway.relay.engine_runner import Arguments, EngineRunner
 from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.poller import poller
 
 
-class EnginePair(EngineRelay):
-    """A relay between a client socket and a backend socket; implements `gateway.contracts.link.Relay`.
+class EngineSocketRelay(EngineRelay):
+    """Relays bytes between a client socket and a backend socket; implements `gateway.contracts.link.Relay`.
 
     Args:
-        host: The host of the engine.
+        runner: Runs the engine.
         latency: The histogram for response latency.
         tap: Observes the bytes until the tap is finished.
         joined: The token of a pair that the engine has created; None for a new pair.
@@ -22,10 +22,10 @@ class EnginePair(EngineRelay):
 
     __slots__ = ()
 
-    def __init__(self, host: EngineHost, latency: Histogram, tap: Tap | None, joined: int | None = None) -> None:
-        super().__init__(host, latency, tap, joined)
+    def __init__(self, runner: EngineRunner, latency: Histogram, tap: Tap | None, joined: int | None = None) -> None:
+        super().__init__(runner, latency, tap, joined)
         if joined is not None:
-            self._histogram = host.histograms.acquire(latency)
+            self._histogram = runner.histograms.acquire(latency)
 
     def start(self, client: socket.socket, backend: socket.socket) -> None:
         """Start a new pair. The engine owns the sockets from now on.
@@ -38,8 +38,8 @@ class EnginePair(EngineRelay):
         for sock, flag in ((client, ATTACH_UNIX), (backend, ATTACH_UNIX_BACKEND)):
             flags |= flag if sock.family == socket.AF_UNIX else 0
             poller().remove(sock.fileno())  # an earlier owner of the socket can have left it registered
-        self._histogram = self._host.histograms.acquire(self._latency)
-        self._host.engine.pair(
+        self._histogram = self._runner.histograms.acquire(self._latency)
+        self._runner.engine.pair(
             self._token, client.detach(), backend.detach(), self._histogram, flags, self._tap_mode
         )  # fmt: skip
 

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 
 import pytest
 
-from gateway.app.handshake_budgets import HandshakeBudgets
+from gateway.app.aborted_handshake_budgets import AbortedHandshakeBudgets
 from gateway.config import Config, ConfigSources, load
 from gateway.contracts.values import Endpoint
-from gateway.forwarding.handshake_budget import HandshakeBudget, set_limit
+from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget, set_limit
 
 DB = Endpoint("db", 3306)
 ONLY_A, ONLY_B, ORDERS = "mysql://db?via=a", "mysql://db?via=b", "mysql://db?via=a,b"
@@ -23,7 +23,9 @@ def named(urls: Iterable[str]) -> Config:
     return config(*(f"{name}={url}" for name, url in zip("xyz", urls, strict=False)))
 
 
-def budget(budgets: HandshakeBudgets, configured: Config, name: str, tunnel: str | None) -> HandshakeBudget:
+def budget(
+    budgets: AbortedHandshakeBudgets, configured: Config, name: str, tunnel: str | None
+) -> AbortedHandshakeBudget:
     found = budgets.of(configured.backends[name], DB, tunnel)
     assert found is not None
     return found
@@ -31,7 +33,7 @@ def budget(budgets: HandshakeBudgets, configured: Config, name: str, tunnel: str
 
 def test_backends_share_the_budget_of_a_path_and_other_kinds_have_none() -> None:
     configured = config("x=mysql://db?via=a,b", "y=mysql://db?via=b", "z=mysql://db?via=c", "t=tcp://db:3306?via=a")
-    budgets = HandshakeBudgets()
+    budgets = AbortedHandshakeBudgets()
     budgets.update(configured.backends.values())
     assert budget(budgets, configured, "x", "b") is budget(budgets, configured, "y", "b")
     assert budgets.of(configured.backends["t"], DB, "a") is None
@@ -43,7 +45,7 @@ def test_backends_share_the_budget_of_a_path_and_other_kinds_have_none() -> None
 @pytest.mark.parametrize("order", list(itertools.permutations([ONLY_A, ONLY_B, ORDERS])))
 def test_the_paths_of_one_backend_limit_each_other_in_all_backends(order: tuple[str, ...]) -> None:
     configured = named(order)
-    budgets = HandshakeBudgets()
+    budgets = AbortedHandshakeBudgets()
     budgets.update(configured.backends.values())
     names = dict(zip(order, "xyz", strict=True))
     for url, path in ((ONLY_A, "a"), (ONLY_B, "b"), (ORDERS, "a"), (ORDERS, "b")):
@@ -58,7 +60,7 @@ def test_the_paths_of_one_backend_limit_each_other_in_all_backends(order: tuple[
 
 
 def test_a_reload_keeps_the_counts_and_updates_which_paths_limit_each_other() -> None:
-    budgets, apart, together = HandshakeBudgets(), named([ONLY_A, ONLY_B]), named([ONLY_A, ONLY_B, ORDERS])
+    budgets, apart, together = AbortedHandshakeBudgets(), named([ONLY_A, ONLY_B]), named([ONLY_A, ONLY_B, ORDERS])
 
     def aborted() -> list[int]:
         return [budget(budgets, apart, name, path).aborted for name, path in ("xa", "yb")]
@@ -74,7 +76,7 @@ def test_a_reload_keeps_the_counts_and_updates_which_paths_limit_each_other() ->
 
 
 def test_the_limit_of_a_server_applies_to_all_its_paths() -> None:
-    budgets, configured = HandshakeBudgets(), named([ORDERS])
+    budgets, configured = AbortedHandshakeBudgets(), named([ORDERS])
     budgets.update(configured.backends.values())
     set_limit(budget(budgets, configured, "x", "a").peers, 10)
     budgets.update(configured.backends.values())

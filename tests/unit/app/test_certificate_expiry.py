@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from gateway.app import credential_expiry
+from gateway.app import certificate_expiry
 from gateway.certificate_validity import ca_credentials, der_validity, pem_validities
 from gateway.config import Config, ConfigSources, load
 from gateway.contracts.security import MonitoredCertificate, ValidityPeriod
@@ -70,7 +70,7 @@ def test_the_warning_starts_in_the_last_third_but_at_most_a_week_before(
 ) -> None:
     validity = ValidityPeriod(NOW + left - lifetime, NOW + left)
     assert validity.expires_soon(NOW) is soon
-    reported = credential_expiry.expiry_warnings(
+    reported = certificate_expiry.expiry_warnings(
         [("bastion", MonitoredCertificate("ssh_certificate", "/k-cert.pub", validity))], NOW
     )
     assert len(reported) == soon
@@ -144,7 +144,7 @@ ops: {{tls: {{client_ca_file: {ca}, cert_file: {ours}, key_file: /k}}}}
     )
     found = [
         (name, each.kind, each.name, each.validity.expires - NOW)
-        for name, each in credential_expiry.read_credentials(config)
+        for name, each in certificate_expiry.read_credentials(config)
     ]
     assert found == [
         ("office", "vpn", f"{vpn}: ca", 3),
@@ -164,15 +164,15 @@ async def test_files_that_hang_are_reported_once_and_block_one_thread(
     config, goes_on, calls = read("backends: {a: {kind: tcp, targets: 'h:1'}}\n", tmp_path), threading.Event(), []
     found = [("a", MonitoredCertificate("tls", "/ca.pem", ValidityPeriod(0, time.time() + 99 * DAY)))]
 
-    def hang(_: Config) -> list[credential_expiry.NamedCredential]:
+    def hang(_: Config) -> list[certificate_expiry.NamedCredential]:
         calls.append(threading.current_thread())
         goes_on.wait()
         return found
 
-    monkeypatch.setattr(credential_expiry, "read_credentials", hang)
-    monkeypatch.setattr(credential_expiry, "_POLL_INTERVAL", 0.0)
-    monkeypatch.setattr(credential_expiry, "_READ_TIMEOUT", 0.01)
-    watch = credential_expiry.ExpiryMonitor(lambda: config, list)
+    monkeypatch.setattr(certificate_expiry, "read_credentials", hang)
+    monkeypatch.setattr(certificate_expiry, "_POLL_INTERVAL", 0.0)
+    monkeypatch.setattr(certificate_expiry, "_READ_TIMEOUT", 0.01)
+    watch = certificate_expiry.CertificateExpiryMonitor(lambda: config, list)
     with caplog.at_level(logging.WARNING):
         task = asyncio.create_task(watch.run(lambda: None))
         try:

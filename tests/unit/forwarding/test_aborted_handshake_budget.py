@@ -1,7 +1,7 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.forwarding.handshake_budget import HandshakeBudget, join_budgets
+from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget, join_budgets
 from tests.support.counting_server import CountingServer
 
 PATHS = 3
@@ -13,14 +13,14 @@ some_addresses = st.lists(st.integers(0, PATHS - 1), min_size=PATHS, max_size=PA
 some_paths = st.integers(0, PATHS - 1)
 
 
-def joined(paths: int = PATHS) -> list[HandshakeBudget]:
-    budgets = [HandshakeBudget(LIMIT) for _ in range(paths)]
+def joined(paths: int = PATHS) -> list[AbortedHandshakeBudget]:
+    budgets = [AbortedHandshakeBudget(LIMIT) for _ in range(paths)]
     join_budgets(budgets)
     return budgets
 
 
 def test_allows_all_clients_below_the_limit() -> None:
-    budget = HandshakeBudget(100)
+    budget = AbortedHandshakeBudget(100)
     for _ in range(89):
         assert budget.allows(0.0)
         budget.record_aborted(50.5)
@@ -29,14 +29,14 @@ def test_allows_all_clients_below_the_limit() -> None:
 
 
 def test_allows_one_client_every_ten_seconds_near_the_limit() -> None:
-    budget = HandshakeBudget(100)
+    budget = AbortedHandshakeBudget(100)
     for _ in range(90):
         budget.record_aborted(50.5)
     assert [budget.allows(now) for now in (100.0, 100.1, 109.9, 110.0, 110.1)] == [True, False, False, True, False]
 
 
 def test_a_login_does_not_reset_a_dial_that_may_still_connect() -> None:
-    budget = HandshakeBudget(100)
+    budget = AbortedHandshakeBudget(100)
     budget.record_abandoned(50.0)
     budget.record_aborted(51.0)
     budget.record_login(55.0)
@@ -46,7 +46,7 @@ def test_a_login_does_not_reset_a_dial_that_may_still_connect() -> None:
 
 
 def test_a_login_resets_the_count_but_an_earlier_one_does_not() -> None:
-    budget = HandshakeBudget(100)
+    budget = AbortedHandshakeBudget(100)
     for _ in range(95):
         budget.record_aborted(50.5)
     budget.record_login(50.0)

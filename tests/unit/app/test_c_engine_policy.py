@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 
-from gateway.app.engine_use import uses_engine
+from gateway.app.c_engine_policy import uses_engine
 from gateway.config import Config, TunnelSpec
 from gateway.ssh.options import SshOptions
 from gateway.tunnels import KINDS

@@ -1,4 +1,4 @@
-"""The hosts of the engines: replacement of an engine that has failed, and the distribution of connections."""
+"""The runners of the engines: replacement of an engine that has failed, and the distribution of connections."""
 
 import asyncio
 import errno
@@ -31,43 +31,43 @@ async def test_a_failure_ends_every_object_and_replaces_the_engine(
     failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     need_data_plane()
-    from gateway.relay.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
+    from gateway.relay.engine_runner import engine_pool  # noqa: PLC0415 - the engine is optional
 
-    host, thing = engine_pool().host(), Thing()
-    token = host.add(thing)
+    runner, thing = engine_pool().runner(), Thing()
+    token = runner.add(thing)
 
     def lose() -> list[Any]:
         raise failure
 
-    real = host.engine
-    host.engine = cast("Any", SimpleNamespace(take=lose, close=real.close))
-    host.handle_records()
+    real = runner.engine
+    runner.engine = cast("Any", SimpleNamespace(take=lose, close=real.close))
+    runner.handle_records()
     assert thing.calls == ["failed"]
     assert "has failed" in caplog.text
-    assert host.engine is not real
-    assert host.engine.take() == []
+    assert runner.engine is not real
+    assert runner.engine.take() == []
     with pytest.raises(KeyError):
-        host.forget(token)
+        runner.forget(token)
 
 
 async def test_new_connections_go_to_the_engine_with_the_lowest_load(monkeypatch: pytest.MonkeyPatch) -> None:
     need_data_plane()
-    from gateway.relay.engine_host import EnginePool  # noqa: PLC0415 - the engine is optional
+    from gateway.relay.engine_runner import EnginePool  # noqa: PLC0415 - the engine is optional
 
     monkeypatch.setattr(_dataplane.settings, "threads", 2)
     pool = EnginePool(asyncio.get_running_loop())
-    first, second = pool.host(), pool.host()
+    first, second = pool.runner(), pool.runner()
     assert first is not second
     tokens = [first.add(Thing()), first.add(Thing()), second.add(Thing())]
-    assert pool.host() is second
-    assert len(pool.hosts) == 2
+    assert pool.runner() is second
+    assert len(pool.runners) == 2
     assert first.engine.growth() == flow_control.GROWTH_BUDGET_BYTES // 2
     assert pool.grown_bytes == 0
     for token in tokens[:2]:
         first.forget(token)
-    assert pool.host() is first
-    for host in pool.hosts:
-        host.close()
+    assert pool.runner() is first
+    for runner in pool.runners:
+        runner.close()
 
 
 def test_auto_is_one_thread_for_each_processor_up_to_four(monkeypatch: pytest.MonkeyPatch) -> None:

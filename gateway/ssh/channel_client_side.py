@@ -1,4 +1,4 @@
-"""Handles the client's socket for `AsyncsshChannel`, which copies bytes between a client and an SSH channel.
+"""Handles the client's socket of a relay between a client and an asyncssh channel.
 
 The two directions end independently (RFC 4254, section 5.3). A client that has sent EOF still gets the response. A
 backend that stops reading can still have sent data, and the relay delivers this data. CHANNEL_CLOSE ends the
@@ -22,10 +22,8 @@ from gateway.ssh.flow_control import INITIAL_BUDGET, ReceiveWindow
 log = logging.getLogger(__name__)
 
 
-class ChannelRelay:
-    """The client side of a relay between a client and an SSH channel; base class of `AsyncsshChannel`.
-
-    Handles the client's socket, and decides when the relay ends.
+class ChannelClientSide:
+    """Handles the client's socket of a relay, and decides when the relay ends; base class of `AsyncsshChannel`.
 
     Args:
         latency: The histogram for response latency.

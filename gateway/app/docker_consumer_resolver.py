@@ -1,0 +1,32 @@
+"""Finds the container (consumer) that has the source address of a client."""
+
+from gateway.app.docker_manager import DockerManager
+from gateway.docker.consumer_directory import Consumer
+
+
+class DockerConsumerResolver:
+    """Finds containers by source address; implements `gateway.forwarding.admission.ConsumerResolver`.
+
+    Args:
+        docker: Provides the running Docker reconciler, which has the list of containers.
+    """
+
+    def __init__(self, docker: DockerManager) -> None:
+        self._docker = docker
+
+    def lookup(self, address: str) -> Consumer | None:
+        """Return the container (consumer) with this source address; None if no known container has it."""
+        return self._docker.reconciler.directory.lookup(address) if self._docker.reconciler else None
+
+    def recently_unknown(self, address: str) -> bool:
+        """Return whether a recent lookup of this source address found no container."""
+        reconciler = self._docker.reconciler
+        return reconciler is None or reconciler.directory.recently_unknown(address)
+
+    async def wait_for(self, address: str, within: float) -> Consumer | None:
+        """Return the container with this source address. Wait up to `within` seconds for it if it is starting.
+
+        Return None if no container has the address by then.
+        """
+        reconciler = self._docker.reconciler
+        return await reconciler.directory.wait_for(address, within) if reconciler else None
