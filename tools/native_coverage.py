@@ -45,8 +45,8 @@ def main() -> int:
     try:
         compile_extension(target, VARIANTS["--coverage"])
         tests = sys.argv[1:] or [
-            "tests/unit/_dataplane", "tests/unit/relay/test_engine_socket_relay.py", "tests/unit/test_fuzz.py",
-            "-k", "dataplane or engine_socket_relay or ssh_receive",
+            "tests/unit/_dataplane", "tests/unit/relay/test_native_socket_relay.py", "tests/unit/test_fuzz.py",
+            "-k", "dataplane or native_socket_relay or ssh_receive",
         ]  # fmt: skip
         subprocess.run([sys.executable, "-m", "pytest", "-q", *tests], cwd=ROOT, check=True)  # noqa: S603 - as above
         read_counts(ROOT / FOLDER, counts)

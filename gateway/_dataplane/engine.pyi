@@ -1,4 +1,4 @@
-"""Declares the engine in C. `engine.h` describes the commands and records."""
+"""Declares the native engine. `engine.h` describes the commands and records."""
 
 from typing import Final, Self
 
@@ -36,7 +36,7 @@ OPENSSL_VERSION: Final[str]
 class Engine:
     """One epoll loop, and its thread.
 
-    A token identifies a connection, channel, listener or pair of sockets. The engine takes ownership of each socket
+    A token identifies a connection, channel, listener or pair of sockets. The native engine takes ownership of each socket
     that is passed to it. Commands are asynchronous: the thread runs them in order.
 
     Args:
@@ -129,10 +129,10 @@ class Engine:
             open_: The same for receiving.
             max_packet_length: Maximum length of a received packet.
             strict: Whether new keys reset the sequence numbers.
-            rekey_bytes: Number of bytes in one direction after which the engine emits RECORD_REKEY_DUE.
+            rekey_bytes: Number of bytes in one direction after which the native engine emits RECORD_REKEY_DUE.
             growth_bytes: Limit on the growth of the receive windows of this connection.
             max_window: Maximum receive window of a channel.
-            adjust_bytes: Number of consumed bytes after which the engine sends a window adjust.
+            adjust_bytes: Number of consumed bytes after which the native engine sends a window adjust.
         """
 
     def key(self, token: int, sealing: bool, cipher: str, key: bytes, iv: bytes, /) -> None:
@@ -142,7 +142,7 @@ class Engine:
         """Encrypt and send a packet of asyncssh: length, padding length, payload and padding."""
 
     def command(self, command: int, token: int, argument: int, /) -> None:
-        """Queue a command with one argument. After COMMAND_UNLISTEN, the engine returns every accepted client."""
+        """Queue a command with one argument. After COMMAND_UNLISTEN, the native engine returns every accepted client."""
 
     def channel(
         self, token: int, wire: int, window: int, max_packet: int, tap: int, head: bytes, rest: bytes, /

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from gateway.app.aborted_handshake_budgets import AbortedHandshakeBudgets
 from gateway.app.admission_rules import build_admission
-from gateway.app.c_engine_policy import uses_engine
 from gateway.app.check_manager import CheckManager
 from gateway.app.component_manager import ComponentManager
 from gateway.app.config_diff import ConfigDiff, diff_configs
+from gateway.app.native_engine_policy import uses_native_engine
 from gateway.app.running_backend import RunningBackend
 from gateway.app.uplink_manager import UplinkManager
 from gateway.audit_log.recorder import AuditRecorder
@@ -20,7 +20,7 @@ from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import TargetIdentity
-from gateway.relay.relay_selection import use_engine
+from gateway.relay.relay_selection import use_native_engine
 from gateway.supervision.uplink import Uplink
 
 
@@ -78,7 +78,7 @@ class Runtime:
         """
         diff = diff_configs(self.config, config)
         drain = config.shutdown.drain
-        use_engine(enabled=uses_engine(config))
+        use_native_engine(enabled=uses_native_engine(config))
         self._budgets.update(config.backends.values())
         retired = self.uplinks.apply(config, diff.tunnels_closed)
         for name in sorted(diff.backends_removed):

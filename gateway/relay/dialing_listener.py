@@ -1,11 +1,11 @@
-"""Makes a C engine (data plane) accept clients on a listening socket, and dial the target for each of them."""
+"""Makes a native engine accept clients on a listening socket, and dial the target for each of them."""
 
 import socket
 import struct
 
 from gateway.measurement import Tap
-from gateway.relay.engine_listener import EngineListener
-from gateway.relay.engine_socket_relay import EngineSocketRelay
+from gateway.relay.native_listener import NativeListener
+from gateway.relay.native_socket_relay import NativeSocketRelay
 from gateway.relay.resolver import numeric_addresses
 from gateway.relay.sockets import TCP_OPTIONS
 
@@ -13,8 +13,8 @@ _OPTIONS = b"".join(struct.pack("=iii", *option) for option in TCP_OPTIONS)
 """`TCP_OPTIONS` as `Engine.listen_and_dial` expects them."""
 
 
-class DialingListener(EngineListener):
-    """A listening socket of a C engine. For each client, the engine dials the target. See `EngineListener`.
+class DialingListener(NativeListener):
+    """A listening socket of a native engine. For each client, the native engine dials the target. See `NativeListener`.
 
     The host of the rule's target must be an IP address.
     """
@@ -27,6 +27,6 @@ class DialingListener(EngineListener):
             socket.inet_pton(family, host), port, scope, self._networks, _OPTIONS,
         )  # fmt: skip
 
-    def _create_relay(self, token: int, wire: int, tap: Tap | None) -> EngineSocketRelay:
+    def _create_relay(self, token: int, wire: int, tap: Tap | None) -> NativeSocketRelay:
         del wire
-        return EngineSocketRelay(self._runner, self._rule.latency, tap, token)
+        return NativeSocketRelay(self._runner, self._rule.latency, tap, token)

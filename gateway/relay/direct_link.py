@@ -42,7 +42,7 @@ class DirectLink:
         return relay_sockets(client, await dial(to, Phases(), min(self._timeout, within)), latency, tap)
 
     def listen(self, rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> LinkListener | None:
-        """Accept clients in the C engine. See `gateway.contracts.accepting_link.AcceptingLink`."""
+        """Accept clients in the native engine. See `gateway.contracts.accepting_link.AcceptingLink`."""
         return listen_and_dial(rule, permits, handler)
 
     async def lost(self) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Selects the C engine (data plane) or the event loop to relay bytes between two sockets, and to accept clients."""
+"""Selects the native engine or the event loop to relay bytes between two sockets, and to accept clients."""
 
 import logging
 import socket
@@ -9,7 +9,7 @@ from gateway._dataplane import is_built, settings
 from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule
 from gateway.contracts.link import Relay
 from gateway.measurement import Histogram, Tap
-from gateway.relay.engine_listener_group import EngineListenerGroup
+from gateway.relay.native_listener_group import NativeListenerGroup
 from gateway.relay.resolver import numeric_addresses
 from gateway.relay.socket_pair import PairSocket
 from gateway.relay.socket_relay import SocketRelay
@@ -19,15 +19,15 @@ _HAS_ENGINE = is_built()
 
 if _HAS_ENGINE:
     from gateway.relay.dialing_listener import DialingListener
-    from gateway.relay.engine_runner import engine_pool
-    from gateway.relay.engine_socket_relay import EngineSocketRelay
+    from gateway.relay.native_engine_runner import native_engine_pool
+    from gateway.relay.native_socket_relay import NativeSocketRelay
 
-_listening: WeakSet[EngineListenerGroup] = WeakSet()
+_listening: WeakSet[NativeListenerGroup] = WeakSet()
 """The listeners of `listen_and_dial` that can be active."""
 
 
-class _DirectListenerGroup(EngineListenerGroup):
-    """Accepts the clients of one target, which the C engines dial without an SSH channel."""
+class _DirectListenerGroup(NativeListenerGroup):
+    """Accepts the clients of one target, which the native engines dial without an SSH channel."""
 
     def on_stopped(self) -> None:
         """Stop accepting, and return the clients whose dials are not complete.
@@ -38,8 +38,8 @@ class _DirectListenerGroup(EngineListenerGroup):
         self.recall()
 
 
-def use_engine(*, enabled: bool) -> None:
-    """Set whether new connections that no SSH channel carries use the C engine. Existing ones are not affected."""
+def use_native_engine(*, enabled: bool) -> None:
+    """Set whether new connections that no SSH channel carries use the native engine. Existing ones are not affected."""
     settings.relays_sockets = enabled
     if not enabled:
         for each in list(_listening):
@@ -49,8 +49,8 @@ def use_engine(*, enabled: bool) -> None:
 def relay_sockets(client: socket.socket, backend: socket.socket, latency: Histogram, tap: Tap | None = None) -> Relay:
     """Relay bytes between two sockets, until both directions have ended.
 
-    The C engine relays between sockets of the kernel. A `PairSocket` needs the relay in the event loop: from the end
-    of its stream alone, the engine cannot recognize whether the tunneled stream was reset.
+    The native engine relays between sockets of the kernel. A `PairSocket` needs the relay in the event loop: from the end
+    of its stream alone, the native engine cannot recognize whether the tunneled stream was reset.
 
     Args:
         client: The accepted socket, non-blocking. The relay owns it.
@@ -61,18 +61,18 @@ def relay_sockets(client: socket.socket, backend: socket.socket, latency: Histog
     enabled = _HAS_ENGINE and settings.relays_sockets
     if enabled and not isinstance(client, PairSocket) and not isinstance(backend, PairSocket):
         try:
-            runner = engine_pool().runner()
+            runner = native_engine_pool().runner()
         except OSError as error:
             log.warning("the data plane cannot start, so the event loop relays the connection: %s", error.strerror)
         else:
-            relay = EngineSocketRelay(runner, latency, tap)
+            relay = NativeSocketRelay(runner, latency, tap)
             relay.start(client, backend)
             return relay
     return SocketRelay(client, backend, latency, tap)
 
 
-def listen_and_dial(rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> EngineListenerGroup | None:
-    """Accept clients in the C engine, and dial the target for each client.
+def listen_and_dial(rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> NativeListenerGroup | None:
+    """Accept clients in the native engine, and dial the target for each client.
 
     Implements `listen` of `gateway.contracts.accepting_link.AcceptingLink`.
 
@@ -81,7 +81,7 @@ def listen_and_dial(rule: AcceptRule, permits: int, handler: AcceptedClientHandl
     if not (_HAS_ENGINE and settings.relays_sockets and numeric_addresses(rule.to)):
         return None
     try:
-        engines = [partial(DialingListener, runner, rule) for runner in engine_pool().all_runners()]
+        engines = [partial(DialingListener, runner, rule) for runner in native_engine_pool().all_runners()]
         listener = _DirectListenerGroup(rule, permits, engines, handler)
     except OSError as error:
         log.warning("the data plane cannot accept clients, so the event loop accepts them: %s", error.strerror)

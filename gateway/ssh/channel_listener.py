@@ -1,4 +1,4 @@
-"""Makes a C engine (data plane) accept clients on a socket, and open an SSH channel to a target for each of them."""
+"""Makes a native engine accept clients on a socket, and open an SSH channel to a target for each of them."""
 
 import socket
 import struct
@@ -7,30 +7,30 @@ from typing import Protocol
 
 from gateway.contracts.accepting_link import AcceptRule
 from gateway.measurement import Tap
-from gateway.relay.engine_listener import EngineListener, EngineListenerHandler
-from gateway.relay.engine_runner import EngineRunner
+from gateway.relay.native_engine_runner import NativeEngineRunner
+from gateway.relay.native_listener import NativeListener, NativeListenerHandler
 from gateway.ssh.client_connection import channel_target
-from gateway.ssh.engine_channel import EngineChannel
 from gateway.ssh.flow_control import INITIAL_WINDOW, MIN_WINDOW
+from gateway.ssh.native_channel import NativeChannel
 from gateway.ssh.pooled_connection import PooledConnection, SshChannel
 
 
-class ChannelListenerHandler(EngineListenerHandler, Protocol):
+class ChannelListenerHandler(NativeListenerHandler, Protocol):
     """Handles the clients and the channels of a `ChannelListener`."""
 
     def adopt(self, connection: PooledConnection, channel: SshChannel) -> None:
-        """Count a channel that the engine has opened on `connection`. Called before `on_joined`."""
+        """Count a channel that the native engine has opened on `connection`. Called before `on_joined`."""
 
 
-class ChannelListener(EngineListener):
-    """A listening socket of a C engine. For each client, the engine opens an SSH channel to the target.
+class ChannelListener(NativeListener):
+    """A listening socket of a native engine. For each client, the native engine opens an SSH channel to the target.
 
     Args:
         runner: Runs the engine.
         rule: The target, the allowed clients, and how to measure them.
-        connections: The SSH connections of this engine that carry the channels, by token.
+        connections: The SSH connections of this native engine that carry the channels, by token.
         max_packet: The maximum size of received packets, in bytes.
-        sock: The listening socket. The engine uses a duplicate.
+        sock: The listening socket. The native engine uses a duplicate.
         permits: Number of clients to accept until more are permitted.
         handler: Receives the accepted clients.
 
@@ -40,7 +40,7 @@ class ChannelListener(EngineListener):
 
     def __init__(
         self,
-        runner: EngineRunner,
+        runner: NativeEngineRunner,
         rule: AcceptRule,
         connections: Mapping[int, PooledConnection],
         max_packet: int,
@@ -61,11 +61,11 @@ class ChannelListener(EngineListener):
             wires, self._networks, *channel_target(to.host, to.port),
         )  # fmt: skip
 
-    def _create_relay(self, token: int, wire: int, tap: Tap | None) -> EngineChannel:
-        channel = EngineChannel(self._runner, self._rule.latency, tap, _ignore, token)
+    def _create_relay(self, token: int, wire: int, tap: Tap | None) -> NativeChannel:
+        channel = NativeChannel(self._runner, self._rule.latency, tap, _ignore, token)
         self._adopt(self._connections[wire], channel)
         return channel
 
 
-def _ignore(channel: EngineChannel) -> None:
+def _ignore(channel: NativeChannel) -> None:
     del channel

@@ -1,8 +1,8 @@
-"""Extends asyncssh's client connection with stricter host key checks and with support for the C engine.
+"""Extends asyncssh's client connection with stricter host key checks and with support for the native engine.
 
-asyncssh handles the handshake, key exchanges, global requests and disconnects. After the login, the engine can take
+asyncssh handles the handshake, key exchanges, global requests and disconnects. After the login, the native engine can take
 over the socket and handle the packets of channels. It then passes all other packets to asyncssh through
-`EngineTransport`.
+`NativeTransport`.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from asyncssh.packet import SSHPacket, String, UInt32
 
 from gateway.contracts.accepting_link import AcceptRule
 from gateway.ssh import algorithms
-from gateway.ssh.engine_cipher import CipherKey, PassThroughCipher, cipher_key
+from gateway.ssh.pass_through_cipher import CipherKey, PassThroughCipher, cipher_key
 
 _ORIGIN = String("127.0.0.1") + UInt32(0)
 _STREAMLOCAL_RESERVED = String("") + UInt32(0)
@@ -46,10 +46,10 @@ class ConnectionTransport(Protocol):
         """Try once to send the queued packets, then close the socket."""
 
 
-class EngineTransportInterface(Protocol):
-    """Defines the interface of `EngineTransport`, for type checking.
+class NativeTransportInterface(Protocol):
+    """Defines the interface of `NativeTransport`, for type checking.
 
-    The class itself cannot be imported if the C engine is not built.
+    The class itself cannot be imported if the native engine is not built.
     """
 
     runner: Any
@@ -57,19 +57,19 @@ class EngineTransportInterface(Protocol):
 
     @property
     def received_bytes(self) -> int:
-        """See `EngineTransport.received_bytes`."""
+        """See `NativeTransport.received_bytes`."""
 
     def set_key(self, key: CipherKey, *, sealing: bool) -> None:
-        """See `EngineTransport.set_key`."""
+        """See `NativeTransport.set_key`."""
 
     def set_round_trip(self, seconds: float) -> None:
-        """See `EngineTransport.set_round_trip`."""
+        """See `NativeTransport.set_round_trip`."""
 
     def last_heard(self, within: float) -> float:
-        """See `EngineTransport.last_heard`."""
+        """See `NativeTransport.last_heard`."""
 
     def make_opener(self) -> Any:
-        """See `EngineTransport.make_opener`."""
+        """See `NativeTransport.make_opener`."""
 
     def make_listener(
         self,
@@ -80,14 +80,14 @@ class EngineTransportInterface(Protocol):
         permits: int,
         handler: Any,
     ) -> Any:
-        """See `EngineTransport.make_listener`."""
+        """See `NativeTransport.make_listener`."""
 
     def recall_clients(self) -> None:
-        """See `EngineTransport.recall_clients`."""
+        """See `NativeTransport.recall_clients`."""
 
 
 class ClientConnection(SSHClientConnection):
-    """asyncssh's client connection, extended with stricter host key checks and with support for the C engine.
+    """asyncssh's client connection, extended with stricter host key checks and with support for the native engine.
 
     Args:
         options: asyncssh's options.
@@ -102,8 +102,8 @@ class ClientConnection(SSHClientConnection):
         """The host key algorithms that the server proposed."""
         self._send_encryption_object: Any = None
         self._recv_encryption_object: Any = None
-        self.engine: EngineTransportInterface | None = None
-        """The transport, if the engine encrypts and decrypts the packets; otherwise None."""
+        self.engine: NativeTransportInterface | None = None
+        """The transport, if the native engine encrypts and decrypts the packets; otherwise None."""
         self.kex_started = 0.0
         """The monotonic time at which the last key exchange started, in seconds."""
         self.rekeys_often = False
@@ -142,12 +142,12 @@ class ClientConnection(SSHClientConnection):
         return PassThroughCipher()
 
     def cipher_keys(self) -> tuple[CipherKey, CipherKey] | None:
-        """Return the keys for sending and receiving; None if the engine does not support the ciphers."""
+        """Return the keys for sending and receiving; None if the native engine does not support the ciphers."""
         seal, open_ = cipher_key(self._send_encryption_object), cipher_key(self._recv_encryption_object)
         return None if seal is None or open_ is None else (seal, open_)
 
-    def use_engine(self, transport: Any) -> None:
-        """Use `transport`, an `EngineTransport`, from now on. The engine must already have this connection's keys."""
+    def use_native_engine(self, transport: Any) -> None:
+        """Use `transport`, a `NativeTransport`, from now on. The native engine must already have this connection's keys."""
         self._send_encryption_object = self._recv_encryption_object = PassThroughCipher()
         self.engine = self._transport = self.own_transport = transport
 

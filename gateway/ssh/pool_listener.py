@@ -1,4 +1,4 @@
-"""Accepts clients in the C engines (data planes) that carry the SSH connections of a pool, outside the event loop."""
+"""Accepts clients in the native engines (data planes) that carry the SSH connections of a pool, outside the event loop."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule
-from gateway.relay.engine_listener_group import EngineListenerGroup, ListenerFactory
+from gateway.relay.native_listener_group import ListenerFactory, NativeListenerGroup
 from gateway.ssh.flow_control import MAX_RECEIVE_PACKET, MAX_SEND_PACKET
 from gateway.ssh.pool_policy import CHANNELS_PER_CONNECTION
 from gateway.ssh.pooled_connection import PooledConnection, SshChannel
@@ -14,13 +14,13 @@ from gateway.ssh.pooled_connection import PooledConnection, SshChannel
 log = logging.getLogger(__name__)
 
 
-class PoolListener(EngineListenerGroup):
-    """Accepts the clients of one target in the C engines that carry the SSH connections of a pool.
+class PoolListener(NativeListenerGroup):
+    """Accepts the clients of one target in the native engines that carry the SSH connections of a pool.
 
     Args:
         rule: The sockets, the target, and the allowed clients.
         permits: Number of clients to accept until more are permitted.
-        connections: The connections that carry the channels. An engine carries each of them.
+        connections: The connections that carry the channels. A native engine carries each of them.
         handler: Receives the events of the listener, and the clients that are returned.
         owner: The set of all listeners of the pool, which contains this listener until it is closed.
 
@@ -40,7 +40,7 @@ class PoolListener(EngineListenerGroup):
         self._owner = owner
         super().__init__(rule, permits, _engines(rule, connections), handler)
 
-    # The listeners of the engines call these methods.
+    # The listeners of the native engines call these methods.
 
     def adopt(self, connection: PooledConnection, channel: SshChannel) -> None:
         """See `gateway.ssh.channel_listener.ChannelListenerHandler`."""
@@ -49,19 +49,19 @@ class PoolListener(EngineListenerGroup):
             self._owner.grow()
 
     def on_stopped(self) -> None:
-        """See `gateway.relay.engine_listener.EngineListenerHandler`."""
+        """See `gateway.relay.native_listener.NativeListenerHandler`."""
         if self.waiting:
             self._owner.check(self.connections)
         super().on_stopped()
 
     def on_all_closed(self) -> None:
-        """See `EngineListenerGroup.on_all_closed`."""
+        """See `NativeListenerGroup.on_all_closed`."""
         super().on_all_closed()
         self._owner.remove(self)
 
 
 def _engines(rule: AcceptRule, connections: Sequence[PooledConnection]) -> list[ListenerFactory]:
-    """Return a factory for each engine that carries some of the connections."""
+    """Return a factory for each native engine that carries some of the connections."""
     by_runner: dict[Any, dict[int, PooledConnection]] = {}
     for each in connections:
         if each.engine is not None:
@@ -108,7 +108,7 @@ class PoolListeners:
             handler: Receives the events of the listener, and the clients that are returned.
 
         Returns:
-            The listener; None if clients cannot be accepted, for example because no engine carries a connection.
+            The listener; None if clients cannot be accepted, for example because no native engine carries a connection.
         """
         if not connections or any(each.engine is None for each in connections):
             return None

@@ -14,7 +14,7 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, Reason, RedialRequiredError
 from gateway.measurement import Histogram, Tap
 from gateway.ssh.asyncssh_opener import AsyncsshChannelOpener
-from gateway.ssh.client_connection import ClientConnection, EngineTransportInterface
+from gateway.ssh.client_connection import ClientConnection, NativeTransportInterface
 from gateway.ssh.host_keys import HostKeyVerifier
 from gateway.ssh.options import SshOptions
 from gateway.ssh.socket_transport import SocketTransport, transport_of
@@ -108,7 +108,7 @@ class PooledConnection:
         """Whether the server has replied to at least one CHANNEL_OPEN request."""
         transport = transport_of(conn)
         engine = conn.engine if isinstance(conn, ClientConnection) else None
-        self._transport: SocketTransport | EngineTransportInterface | None = engine or transport
+        self._transport: SocketTransport | NativeTransportInterface | None = engine or transport
         self.engine = engine
         """The transport of the connection if an engine in C carries it; otherwise None."""
         self._last_heard = self._keepalive_sent = time.monotonic()
@@ -171,7 +171,7 @@ class PooledConnection:
         return relay
 
     def adopt(self, relay: SshChannel) -> None:
-        """Add a channel that the engine has opened for a client, so that `load` counts it, and `close` closes it."""
+        """Add a channel that the native engine has opened for a client, so that `load` counts it, and `close` closes it."""
         self.has_answered_open = True
         self._add_relay(relay)
         if self.closing:

@@ -200,7 +200,7 @@ def transport_of(conn: asyncssh.SSHClientConnection) -> SocketTransport | None:
     """Return the transport of a connection from `log_in`.
 
     Returns:
-        None if the engine carries the connection, or if the connection is from `asyncssh.connect`.
+        None if the native engine carries the connection, or if the connection is from `asyncssh.connect`.
     """
     transport = conn.own_transport if isinstance(conn, ClientConnection) else None
     return transport if isinstance(transport, SocketTransport) else None

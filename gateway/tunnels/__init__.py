@@ -75,7 +75,7 @@ class TunnelKind:
             alternatives: when the user has entered one of them, the command does not ask for the others.
         files: Receives the options, and returns the files that the tunnel's own configuration file refers to. If one
             of them changes, the gateway calls `OpenTunnel.renew`. Can block.
-        uses_engine: Receives the options, and returns whether the operator permits the engine in C; None if tunnels
+        uses_native_engine: Receives the options, and returns whether the operator permits the engine in C; None if tunnels
             of this kind have no such option.
         remedies: The remedies of this kind, by reason, where they differ from `gateway.remedies.TUNNEL_REMEDIES`.
     """
@@ -102,7 +102,7 @@ class TunnelKind:
     renewed: Callable[[Any], set[Path]] = lambda _: set()
     init_keys: tuple[str | tuple[str, ...], ...] = ()
     files: Callable[[Any], Iterable[Path]] = lambda _: ()
-    uses_engine: Callable[[Any], bool] | None = None
+    uses_native_engine: Callable[[Any], bool] | None = None
     remedies: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -162,5 +162,5 @@ KIND = TunnelKind(
     verify=_verify,
     credentials=credentials.certificates,
     renewed=credentials.certificate_files,
-    uses_engine=lambda options: options.data_plane != "asyncssh",
+    uses_native_engine=lambda options: options.data_plane != "asyncssh",
 )

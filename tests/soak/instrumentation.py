@@ -138,18 +138,18 @@ def _window_size(relay: Any) -> int:
 def start_engine() -> None:
     """Start the engine of the running loop, which keeps its descriptors until the loop closes."""
     if is_built():
-        from gateway.relay.engine_runner import engine_pool  # noqa: PLC0415 - the engine is optional
+        from gateway.relay.native_engine_runner import native_engine_pool  # noqa: PLC0415 - the engine is optional
 
-        engine_pool().runner()
+        native_engine_pool().runner()
 
 
 def engine_growth() -> int:
     """Return the bytes by which the engine of the running loop has grown windows."""
     if not is_built():
         return 0
-    from gateway.relay.engine_runner import engine_pool  # noqa: PLC0415 - the engine is optional
+    from gateway.relay.native_engine_runner import native_engine_pool  # noqa: PLC0415 - the engine is optional
 
-    return engine_pool().grown_bytes
+    return native_engine_pool().grown_bytes
 
 
 class Budgets:

@@ -12,7 +12,7 @@ import socket
 import sys
 
 from gateway.measurement import Histogram
-from gateway.relay.engine_runner import engine_pool
+from gateway.relay.native_engine_runner import native_engine_pool
 from gateway.relay.poller import RelayLoop
 from gateway.relay.relay_selection import relay_sockets
 
@@ -35,7 +35,7 @@ async def main(library: str, fin: int) -> None:
     shim = ctypes.CDLL(library)
     for name, value in {"at": dialed.fileno(), "from": backend.fileno(), "fin": fin}.items():
         ctypes.c_int.in_dll(shim, f"arriving_{name}").value = value
-    engine_pool().runner()
+    native_engine_pool().runner()
     relay = relay_sockets(accepted, dialed, Histogram())
     received = 0
 

@@ -143,9 +143,9 @@ def _watched() -> int:
 
 
 def _load_of_engines() -> int:
-    from gateway.relay.engine_runner import engine_pool  # noqa: PLC0415 - the engine is optional
+    from gateway.relay.native_engine_runner import native_engine_pool  # noqa: PLC0415 - the engine is optional
 
-    return sum(runner.load for runner in engine_pool().runners)
+    return sum(runner.load for runner in native_engine_pool().runners)
 
 
 class InEngine(Straight):
@@ -159,20 +159,20 @@ class InEngine(Straight):
         self._load = 0
 
     async def open(self) -> None:
-        from gateway.relay.engine_runner import engine_pool  # noqa: PLC0415 - the engine is optional
+        from gateway.relay.native_engine_runner import native_engine_pool  # noqa: PLC0415 - the engine is optional
 
-        engine_pool().runner()
+        native_engine_pool().runner()
 
     async def join(self, setup: Setup, changed: Callable[[], None], tap: Tap | None) -> Joined:
         self._load = _load_of_engines()
         joined = await super().join(setup, changed, tap)
-        assert type(joined.relay).__name__ == "EngineSocketRelay"
+        assert type(joined.relay).__name__ == "NativeSocketRelay"
         return joined
 
     def refresh(self) -> None:
-        from gateway.relay.engine_runner import engine_pool  # noqa: PLC0415 - the engine is optional
+        from gateway.relay.native_engine_runner import native_engine_pool  # noqa: PLC0415 - the engine is optional
 
-        engine_pool().handle_records()
+        native_engine_pool().handle_records()
 
     def leftovers(self, relay: Relay) -> list[str]:
         return super().leftovers(relay) + (["a pair"] if _load_of_engines() > self._load else [])

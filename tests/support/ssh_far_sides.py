@@ -87,14 +87,14 @@ class OpenSsh(Straight):
     async def join(self, setup: Setup, changed: Callable[[], None], tap: Tap | None) -> Joined:
         joined = await super().join(setup, changed, tap)
         # The class of the engine's relays is missing if the engine was not built.
-        assert type(joined.relay).__name__ == ("EngineChannel" if self._engine else "AsyncsshChannel")
+        assert type(joined.relay).__name__ == ("NativeChannel" if self._engine else "AsyncsshChannel")
         return joined
 
     def refresh(self) -> None:
         if self._engine:
-            from gateway.relay.engine_runner import engine_pool  # noqa: PLC0415 - the engine is optional
+            from gateway.relay.native_engine_runner import native_engine_pool  # noqa: PLC0415 - the engine is optional
 
-            engine_pool().handle_records()
+            native_engine_pool().handle_records()
 
     def order(self, step: Step) -> bool:
         if step.verb == "kill":

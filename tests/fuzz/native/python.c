@@ -1,4 +1,4 @@
-/* Python's side: commands and records, as gateway/relay/engine_runner.py and its neighbors use them. */
+/* Python's side: commands and records, as gateway/relay/native_engine_runner.py and its neighbors use them. */
 #include "listeners.h"
 #include "pairs.h"
 

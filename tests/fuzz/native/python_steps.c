@@ -1,4 +1,4 @@
-/* Steps of Python, which uses the engine as gateway/ssh/engine_transport.py and engine_channel.py do. */
+/* Steps of Python, which uses the engine as gateway/ssh/native_transport.py and native_channel.py do. */
 #include "harness.h"
 
 static bool channel_step(const struct step *s)

@@ -34,8 +34,8 @@ from tests.fuzz.ssh.pipe import Pipe
 from tests.fuzz.ssh.seal import CIPHER, Keys
 
 if is_built():
-    from gateway.relay.engine_runner import EngineRunner, engine_pool
-    from gateway.ssh.engine_transport import hand_over
+    from gateway.relay.native_engine_runner import NativeEngineRunner, native_engine_pool
+    from gateway.ssh.native_transport import hand_over
 
 NAMES = (*(("engine",) if is_built() else ()), "asyncssh")
 """The names of the connections."""
@@ -75,18 +75,18 @@ def small_windows(size: int) -> Iterator[None]:
 def budget_taken() -> int:
     """Return the bytes of the process's budgets that channels have taken and not returned."""
     taken = flow_control.INITIAL_BUDGET_BYTES - flow_control.INITIAL_BUDGET.available
-    return taken + (engine_pool().grown_bytes if is_built() else 0)
+    return taken + (native_engine_pool().grown_bytes if is_built() else 0)
 
 
 def run_engine_inside(loop: RelayLoop) -> None:
     """Run the engine inside `loop` instead of a thread, so that an execution is deterministic."""
     if is_built():
-        engine_pool().runners.append(EngineRunner(loop, flow_control.GROWTH_BUDGET_BYTES, thread=False))
+        native_engine_pool().runners.append(NativeEngineRunner(loop, flow_control.GROWTH_BUDGET_BYTES, thread=False))
 
 
 def registered(loop: RelayLoop) -> int:
     """Return the number of descriptors that relays and connections have registered with the loop."""
-    return len(loop.relays._handlers) - (len(engine_pool().runners) if is_built() else 0)
+    return len(loop.relays._handlers) - (len(native_engine_pool().runners) if is_built() else 0)
 
 
 def least() -> int:

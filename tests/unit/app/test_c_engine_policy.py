@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 
-from gateway.app.c_engine_policy import uses_engine
+from gateway.app.native_engine_policy import uses_native_engine
 from gateway.config import Config, TunnelSpec
 from gateway.ssh.options import SshOptions
 from gateway.tunnels import KINDS
@@ -27,4 +27,4 @@ def test_the_engine_is_not_used_if_all_ssh_tunnels_exclude_it(
         f"t{at}": TunnelSpec(f"t{at}", KINDS["ssh"], (), SshOptions("h", "u", data_plane=plane))
         for at, plane in enumerate(planes)
     }
-    assert uses_engine(Config(tunnels=tunnels)) is expected
+    assert uses_native_engine(Config(tunnels=tunnels)) is expected

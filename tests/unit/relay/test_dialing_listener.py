@@ -16,9 +16,9 @@ from gateway._dataplane import settings
 from gateway.contracts.accepting_link import AcceptingLink, AcceptRule
 from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram
-from gateway.relay import engine_listener_group
+from gateway.relay import native_listener_group
 from gateway.relay.direct_link import DirectLink
-from gateway.relay.relay_selection import relay_sockets, use_engine
+from gateway.relay.relay_selection import relay_sockets, use_native_engine
 from tests.support.requirements import need_data_plane
 from tests.support.servers import echoing, serving
 
@@ -89,15 +89,15 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         sock.setblocking(False)
         yield Rig(sock)
-        use_engine(enabled=True)
+        use_native_engine(enabled=True)
 
 
 async def test_all_threads_accept_clients_until_the_rule_is_withdrawn(rig: Rig, echo_port: int) -> None:
-    from gateway.relay.engine_runner import engine_pool  # noqa: PLC0415 - the engine is optional
+    from gateway.relay.native_engine_runner import native_engine_pool  # noqa: PLC0415 - the engine is optional
 
     assert isinstance(rig.link, AcceptingLink)
     listener = rig.listen("127.0.0.1", echo_port, permits=3)
-    assert [runner.load for runner in engine_pool().runners] == [1, 1]
+    assert [runner.load for runner in native_engine_pool().runners] == [1, 1]
     assert (listener.unused, listener.waiting) == (3, 0)
     with await rig.connect() as client:
         await rig.echo(client)
@@ -113,7 +113,7 @@ async def test_all_threads_accept_clients_until_the_rule_is_withdrawn(rig: Rig, 
         await rig.echo(client)
     async with asyncio.timeout(10):
         await relay.ended
-    assert sum(runner.load for runner in engine_pool().runners) == 0
+    assert sum(runner.load for runner in native_engine_pool().runners) == 0
 
 
 async def test_a_client_of_a_target_that_is_down_is_returned(rig: Rig) -> None:
@@ -133,7 +133,7 @@ async def test_a_client_of_a_target_that_does_not_answer_is_returned_early(
             filler.setblocking(False)
             filler.connect_ex(server.getsockname())
         rig.listen("127.0.0.1", server.getsockname()[1])
-        monkeypatch.setattr(engine_listener_group, "_RECALL_AFTER", 3600.0)
+        monkeypatch.setattr(native_listener_group, "_RECALL_AFTER", 3600.0)
         with await rig.connect():
             await rig.until("stopped True", "returned", "closed")
 
@@ -141,10 +141,10 @@ async def test_a_client_of_a_target_that_does_not_answer_is_returned_early(
 async def test_the_clients_are_accepted_again_if_a_failed_engine_cannot_start(
     rig: Rig, echo_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gateway.relay.engine_runner import engine_pool  # noqa: PLC0415 - the engine is optional
+    from gateway.relay.native_engine_runner import native_engine_pool  # noqa: PLC0415 - the engine is optional
 
     listener = rig.listen("127.0.0.1", echo_port)
-    for runner in engine_pool().runners:
+    for runner in native_engine_pool().runners:
         monkeypatch.setattr(runner, "_start", failing)
         with pytest.raises(OSError, match="Too many open files"):
             runner._restart()
@@ -164,7 +164,7 @@ async def test_only_targets_with_an_ip_address_are_dialed_in_the_engine(rig: Rig
 
 async def test_a_disabled_engine_stops_accepting_and_relaying(rig: Rig, echo_port: int) -> None:
     rig.listen("127.0.0.1", echo_port)
-    use_engine(enabled=False)
+    use_native_engine(enabled=False)
     assert rig.handler.calls == ["stopped False"]
     await rig.until("stopped False", "closed")
     assert rig.listen("127.0.0.1", echo_port) is None

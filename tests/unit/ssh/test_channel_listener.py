@@ -51,10 +51,10 @@ def sock() -> Iterator[socket.socket]:
 def listen(sock: socket.socket, events: Events) -> tuple[Any, Any]:
     """Return the runner of an engine in the event loop, and a listener whose connection does not exist."""
     need_data_plane()
-    from gateway.relay.engine_runner import EngineRunner  # noqa: PLC0415 - the engine is optional
+    from gateway.relay.native_engine_runner import NativeEngineRunner  # noqa: PLC0415 - the engine is optional
     from gateway.ssh.channel_listener import ChannelListener  # noqa: PLC0415 - the engine is optional
 
-    runner = EngineRunner(asyncio.get_running_loop(), 1 << 20, thread=False)
+    runner = NativeEngineRunner(asyncio.get_running_loop(), 1 << 20, thread=False)
     rule = AcceptRule((sock,), Endpoint("target", 1), (ipaddress.ip_network("127.0.0.0/8"),), Histogram())
     return runner, ChannelListener(runner, rule, {1 << 40: cast("Any", None)}, 1 << 15, sock, 5, events)
 

@@ -1,4 +1,4 @@
-"""The runners of the engines: replacement of an engine that has failed, and the distribution of connections."""
+"""The runners of the native engines: replacement of a native engine that has failed, and the distribution of connections."""
 
 import asyncio
 import errno
@@ -14,7 +14,7 @@ from tests.support.requirements import need_data_plane
 
 
 class Thing:
-    """An object of the engine that records the calls."""
+    """An object of the native engine that records the calls."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -22,7 +22,7 @@ class Thing:
     def on_record(self, kind: int, arguments: object, payload: bytes) -> None:
         self.calls.append(f"record {kind}")
 
-    def on_engine_failed(self) -> None:
+    def on_native_engine_failed(self) -> None:
         self.calls.append("failed")
 
 
@@ -31,9 +31,9 @@ async def test_a_failure_ends_every_object_and_replaces_the_engine(
     failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     need_data_plane()
-    from gateway.relay.engine_runner import engine_pool  # noqa: PLC0415 - the engine is optional
+    from gateway.relay.native_engine_runner import native_engine_pool  # noqa: PLC0415 - the native engine is optional
 
-    runner, thing = engine_pool().runner(), Thing()
+    runner, thing = native_engine_pool().runner(), Thing()
     token = runner.add(thing)
 
     def lose() -> list[Any]:
@@ -52,10 +52,10 @@ async def test_a_failure_ends_every_object_and_replaces_the_engine(
 
 async def test_new_connections_go_to_the_engine_with_the_lowest_load(monkeypatch: pytest.MonkeyPatch) -> None:
     need_data_plane()
-    from gateway.relay.engine_runner import EnginePool  # noqa: PLC0415 - the engine is optional
+    from gateway.relay.native_engine_runner import NativeEnginePool  # noqa: PLC0415 - the native engine is optional
 
     monkeypatch.setattr(_dataplane.settings, "threads", 2)
-    pool = EnginePool(asyncio.get_running_loop())
+    pool = NativeEnginePool(asyncio.get_running_loop())
     first, second = pool.runner(), pool.runner()
     assert first is not second
     tokens = [first.add(Thing()), first.add(Thing()), second.add(Thing())]

@@ -1,4 +1,4 @@
-"""Replaces asyncssh's ciphers for connections whose packets the C engine (data plane) encrypts and decrypts."""
+"""Replaces asyncssh's ciphers for connections whose packets the native engine encrypts and decrypts."""
 
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ class CipherKey(NamedTuple):
 
 
 def cipher_key(encryption: Encryption | None) -> CipherKey | None:
-    """Return the key of `encryption`; None if the engine does not support the cipher."""
+    """Return the key of `encryption`; None if the native engine does not support the cipher."""
     if isinstance(encryption, GCMEncryption):
         gcm = encryption._cipher  # noqa: SLF001 - asyncssh keeps the key nowhere else
         return CipherKey(_GCM_NAMES[len(gcm._key)], gcm._key, gcm._iv)  # noqa: SLF001 - as above
@@ -36,7 +36,7 @@ def cipher_key(encryption: Encryption | None) -> CipherKey | None:
 
 
 class PassThroughCipher(Encryption):
-    """A cipher for asyncssh that changes nothing, because the C engine encrypts and decrypts the packets."""
+    """A cipher for asyncssh that changes nothing, because the native engine encrypts and decrypts the packets."""
 
     def encrypt_packet(self, seq: int, header: bytes, packet: bytes) -> tuple[bytes, bytes]:
         """Return the packet unchanged, and no tag."""
@@ -49,7 +49,7 @@ class PassThroughCipher(Encryption):
         return first_block, first_block[:header_len]
 
     def decrypt_packet(self, seq: int, first: bytes, rest: bytes, header_len: int, mac: bytes) -> bytes | None:
-        """Return the packet unchanged. The engine has verified it."""
+        """Return the packet unchanged. The native engine has verified it."""
         del seq, mac
         return first[header_len:] + rest
 

@@ -1,4 +1,4 @@
-"""Implements asyncssh's transport for an SSH connection that the C engine (data plane) carries after the login."""
+"""Implements asyncssh's transport for an SSH connection that the native engine carries after the login."""
 
 import asyncio
 import errno
@@ -21,26 +21,26 @@ from gateway._dataplane.engine import (
     RECORD_VIOLATION,
 )
 from gateway.contracts.accepting_link import AcceptRule
-from gateway.relay.engine_runner import Arguments, EngineRunner, engine_pool
+from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner, native_engine_pool
 from gateway.ssh import flow_control
 from gateway.ssh.asyncssh_internals import has_strict_kex
 from gateway.ssh.channel_listener import ChannelListener, ChannelListenerHandler
 from gateway.ssh.client_connection import ClientConnection
-from gateway.ssh.engine_cipher import CipherKey, with_tag
-from gateway.ssh.engine_opener import EngineChannelOpener
+from gateway.ssh.native_channel_opener import NativeChannelOpener
+from gateway.ssh.pass_through_cipher import CipherKey, with_tag
 from gateway.ssh.pooled_connection import PooledConnection
 from gateway.ssh.socket_transport import transport_of
 
 log = logging.getLogger(__name__)
 _ACCEPT_BYTES = 64 * 1024
-"""Number of processed bytes after which the transport reports them to the engine. The engine stops receiving while
+"""Number of processed bytes after which the transport reports them to the engine. The native engine stops receiving while
 256 KiB are not reported."""
 _RETRY_SECONDS = 0.005
 """Seconds between two checks of whether the connection is ready to be passed to the engine."""
 
 
-class EngineTransport(asyncio.Transport):
-    """Passes packets between asyncssh and the C engine. asyncssh uses it as the connection's transport.
+class NativeTransport(asyncio.Transport):
+    """Passes packets between asyncssh and the native engine. asyncssh uses it as the connection's transport.
 
     Args:
         conn: The asyncssh connection.
@@ -48,7 +48,7 @@ class EngineTransport(asyncio.Transport):
         names: The addresses that `get_extra_info` returns, by name.
     """
 
-    def __init__(self, conn: ClientConnection, runner: EngineRunner, names: dict[str, Any]) -> None:
+    def __init__(self, conn: ClientConnection, runner: NativeEngineRunner, names: dict[str, Any]) -> None:
         super().__init__()
         self.token = runner.add(self)
         self.runner = runner
@@ -58,7 +58,7 @@ class EngineTransport(asyncio.Transport):
         self._closed = False
         self._last_received = 0.0
         self._unaccepted = 0
-        """Number of bytes that asyncssh has received, and that are not reported to the engine as processed yet."""
+        """Number of bytes that asyncssh has received, and that are not reported to the native engine as processed yet."""
 
     # asyncssh calls these methods.
 
@@ -71,7 +71,7 @@ class EngineTransport(asyncio.Transport):
         return self._closed
 
     def write(self, data: Any) -> None:
-        """Pass an unencrypted packet of asyncssh to the engine, which encrypts and sends it."""
+        """Pass an unencrypted packet of asyncssh to the native engine, which encrypts and sends it."""
         if not self._closed:
             self.runner.engine.send(self.token, data)
 
@@ -84,10 +84,10 @@ class EngineTransport(asyncio.Transport):
     # `ClientConnection` calls these methods.
 
     def on_sending_changed(self) -> None:
-        """Do nothing: the engine stops sending data at KEXINIT, and continues with the new key."""
+        """Do nothing: the native engine stops sending data at KEXINIT, and continues with the new key."""
 
     def on_packet_processed(self) -> None:
-        """If `_ACCEPT_BYTES` have been processed since the last report to the engine, schedule a report."""
+        """If `_ACCEPT_BYTES` have been processed since the last report to the native engine, schedule a report."""
         if self._unaccepted >= _ACCEPT_BYTES:
             self._loop.call_soon(self._accept)
 
@@ -122,13 +122,13 @@ class EngineTransport(asyncio.Transport):
         return min(self._last_received, self._conn.kex_started + within)
 
     def set_round_trip(self, seconds: float) -> None:
-        """Pass the measured round-trip time to the engine, which uses it to decide when receive windows grow."""
+        """Pass the measured round-trip time to the native engine, which uses it to decide when receive windows grow."""
         if not self._closed:
             self.runner.command(COMMAND_ROUND_TRIP, self.token, int(seconds * 1e9))
 
-    def make_opener(self) -> EngineChannelOpener:
+    def make_opener(self) -> NativeChannelOpener:
         """Return an object that opens channels on this connection."""
-        return EngineChannelOpener(self._conn, self.runner, self.token)
+        return NativeChannelOpener(self._conn, self.runner, self.token)
 
     def make_listener(
         self,
@@ -139,11 +139,11 @@ class EngineTransport(asyncio.Transport):
         permits: int,
         handler: ChannelListenerHandler,
     ) -> ChannelListener:
-        """Accept clients in the engine of this connection; see `ChannelListener`."""
+        """Accept clients in the native engine of this connection; see `ChannelListener`."""
         return ChannelListener(self.runner, rule, connections, max_packet, sock, permits, handler)
 
     def recall_clients(self) -> None:
-        """Make the engine give up the accepted clients that wait for a channel of this connection.
+        """Make the native engine give up the accepted clients that wait for a channel of this connection.
 
         The listener then returns these clients; see `gateway.contracts.accepting_link.LinkListener`.
         """
@@ -154,10 +154,10 @@ class EngineTransport(asyncio.Transport):
         """Return the internal state of the connection, for tests; empty if the connection is closed."""
         return {} if self._closed else self.runner.engine.inspect(self.token) or {}
 
-    # `EngineRunner` calls this method.
+    # `NativeEngineRunner` calls this method.
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
-        """See `EngineObject.on_record`."""
+        """See `NativeEventHandler.on_record`."""
         if kind == RECORD_LOST:
             self.runner.forget(self.token)
             if not self._closed:
@@ -174,8 +174,8 @@ class EngineTransport(asyncio.Transport):
         elif kind == RECORD_REKEY_DUE:
             self._conn.rekey()
 
-    def on_engine_failed(self) -> None:
-        """See `EngineObject.on_engine_failed`."""
+    def on_native_engine_failed(self) -> None:
+        """See `NativeEventHandler.on_native_engine_failed`."""
         if not self._closed:
             self._closed = True
             self._conn.connection_lost(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
@@ -208,7 +208,7 @@ class EngineTransport(asyncio.Transport):
 
 
 async def hand_over(conn: ClientConnection) -> None:
-    """Pass the connection to the engine. Do nothing if the engine does not support the ciphers.
+    """Pass the connection to the engine. Do nothing if the native engine does not support the ciphers.
 
     Args:
         conn: A connection from `log_in` that has no channels. Its transport must not be used afterwards.
@@ -229,10 +229,10 @@ async def hand_over(conn: ClientConnection) -> None:
         return
     seal, open_ = keys
     names = {name: transport.get_extra_info(name) for name in ("sockname", "peername")}
-    engine_transport = EngineTransport(conn, engine_pool().runner(), names)
+    native_transport = NativeTransport(conn, native_engine_pool().runner(), names)
     sock = transport.release()
-    engine_transport.runner.engine.wire(
-        engine_transport.token,
+    native_transport.runner.engine.wire(
+        native_transport.token,
         sock.detach(),
         (*seal, conn.send_number),
         (*open_, conn.receive_number),
@@ -243,4 +243,4 @@ async def hand_over(conn: ClientConnection) -> None:
         flow_control.MAX_WINDOW,
         flow_control.ADJUST_BYTES,
     )
-    conn.use_engine(engine_transport)
+    conn.use_native_engine(native_transport)

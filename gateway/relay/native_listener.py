@@ -1,4 +1,4 @@
-"""Makes a C engine (data plane) accept clients on a socket, and reports which clients it connected to the target."""
+"""Makes a native engine accept clients on a socket, and reports which clients it connected to the target."""
 
 import os
 import socket
@@ -19,45 +19,45 @@ from gateway.contracts.accepting_link import AcceptRule
 from gateway.contracts.link import Relay, Stream
 from gateway.contracts.values import IpNetwork
 from gateway.measurement import Tap
-from gateway.relay.engine_runner import Arguments, EngineRunner
+from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner
 
 _NETWORK = struct.Struct("BB16s")
 """`struct network` in `listener.h`."""
 
 
-class EngineListenerHandler(Protocol):
-    """Defines the methods that handle the clients of an `EngineListener`, and the end of the listener.
+class NativeListenerHandler(Protocol):
+    """Defines the methods that handle the clients of an `NativeListener`, and the end of the listener.
 
     Each method corresponds to one of `gateway.contracts.accepting_link.AcceptedClientHandler`.
     """
 
     def on_joined(self, relay: Relay, tap: Tap | None, seconds: float) -> None:
-        """Handle a client that the engine connected to the target, `seconds` after it accepted the client."""
+        """Handle a client that the native engine connected to the target, `seconds` after it accepted the client."""
 
     def on_returned(self, client: Stream, seconds: float) -> None:
-        """Handle a client that the rule does not allow, or that the engine could not connect to the target.
+        """Handle a client that the rule does not allow, or that the native engine could not connect to the target.
 
         Args:
             client: The client's socket. The handler owns it.
-            seconds: Seconds since the engine accepted the client.
+            seconds: Seconds since the native engine accepted the client.
         """
 
     def on_stopped(self) -> None:
         """Handle that the listener accepts no more clients. Not called after `withdraw`."""
 
-    def on_closed(self, listener: "EngineListener") -> None:
+    def on_closed(self, listener: "NativeListener") -> None:
         """Handle that a listener has stopped. Each of its clients was connected to the target or returned."""
 
 
-class EngineListener(ABC):
-    """A listening socket of a C engine; implements `gateway.relay.engine_runner.EngineObject`.
+class NativeListener(ABC):
+    """A listening socket of a native engine; implements `gateway.relay.native_engine_runner.NativeEventHandler`.
 
-    Subclasses define how the engine reaches the target.
+    Subclasses define how the native engine reaches the target.
 
     Args:
         runner: Runs the engine.
         rule: The target, the allowed clients, and how to measure them.
-        sock: The listening socket. The engine uses a duplicate.
+        sock: The listening socket. The native engine uses a duplicate.
         permits: Number of clients to accept until more are permitted.
         handler: Receives the accepted clients.
 
@@ -67,11 +67,11 @@ class EngineListener(ABC):
 
     def __init__(
         self,
-        runner: EngineRunner,
+        runner: NativeEngineRunner,
         rule: AcceptRule,
         sock: socket.socket,
         permits: int,
-        handler: EngineListenerHandler,
+        handler: NativeListenerHandler,
     ) -> None:
         self._runner = runner
         self._engine = runner.engine
@@ -88,11 +88,11 @@ class EngineListener(ABC):
 
     @abstractmethod
     def _listen(self, descriptor: int, permits: int) -> None:
-        """Make the engine accept `permits` clients from the listening socket, which the engine owns from now on."""
+        """Make the native engine accept `permits` clients from the listening socket, which the native engine owns from now on."""
 
     @abstractmethod
     def _create_relay(self, token: int, wire: int, tap: Tap | None) -> Relay:
-        """Return the relay of a client that the engine has connected to the target.
+        """Return the relay of a client that the native engine has connected to the target.
 
         Args:
             token: The token of the channel or pair.
@@ -102,7 +102,7 @@ class EngineListener(ABC):
 
     @property
     def _networks(self) -> bytes:
-        """The allowed networks, as the engine expects them."""
+        """The allowed networks, as the native engine expects them."""
         return pack_networks(self._rule.allow)
 
     @property
@@ -137,10 +137,10 @@ class EngineListener(ABC):
         if not self._closed:
             self._runner.command(COMMAND_RECALL, self._token)
 
-    # The engine's runner calls these methods.
+    # The native engine's runner calls these methods.
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
-        """See `EngineObject.on_record`."""
+        """See `NativeEventHandler.on_record`."""
         del payload
         if kind == RECORD_JOINED:
             self._handled += 1
@@ -162,8 +162,8 @@ class EngineListener(ABC):
             self._closed = True
             self._handler.on_closed(self)
 
-    def on_engine_failed(self) -> None:
-        """See `EngineObject.on_engine_failed`. The engine has reset the clients that were not joined yet."""
+    def on_native_engine_failed(self) -> None:
+        """See `NativeEventHandler.on_native_engine_failed`. The native engine has reset the clients that were not joined yet."""
         self._stopped = self._closed = True
         if not self._withdrawn:
             self._handler.on_stopped()

@@ -1,4 +1,4 @@
-"""Accepts the clients of one target in several C engines (data planes), which share the listening sockets."""
+"""Accepts the clients of one target in several native engines (data planes), which share the listening sockets."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -13,20 +13,20 @@ _RECALL_AFTER = 2.0
 are returned to the handler, which dials again, through another tunnel or to another target if there is one."""
 
 ListenerFactory = Callable[[Any, int, Any], Any]
-"""Makes one engine accept clients. Receives a listening socket, the number of permits, and the
-`EngineListenerHandler` that gets the clients. Returns the `gateway.relay.engine_listener.EngineListener`."""
+"""Makes one native engine accept clients. Receives a listening socket, the number of permits, and the
+`NativeListenerHandler` that gets the clients. Returns the `gateway.relay.native_listener.NativeListener`."""
 
 
-class EngineListenerGroup:
-    """A group of listeners, one per C engine and socket; implements `gateway.contracts.accepting_link.LinkListener`.
+class NativeListenerGroup:
+    """A group of listeners, one per native engine and socket; implements `gateway.contracts.accepting_link.LinkListener`.
 
-    Each engine accepts some of the clients. When one engine stops accepting, the others stop too, and the handler
+    Each native engine accepts some of the clients. When one native engine stops accepting, the others stop too, and the handler
     must accept all clients itself.
 
     Args:
         rule: The sockets, the target, and the allowed clients.
         permits: Number of clients to accept until more are permitted.
-        engines: One factory for each engine that accepts clients.
+        engines: One factory for each native engine that accepts clients.
         handler: Receives the events of the listener, and the clients that are returned.
 
     Raises:
@@ -38,9 +38,9 @@ class EngineListenerGroup:
     ) -> None:
         self._handler = handler
         self._active = True
-        """Whether the engines accept clients."""
+        """Whether the native engines accept clients."""
         self._listeners: list[Any] = []
-        """One `gateway.relay.engine_listener.EngineListener` for each engine and socket."""
+        """One `gateway.relay.native_listener.NativeListener` for each native engine and socket."""
         places = [(make, sock) for make in engines for sock in rule.sockets]
         try:
             for at, (make, sock) in enumerate(places):
@@ -63,7 +63,7 @@ class EngineListenerGroup:
     def permit(self, count: int) -> None:
         """See `gateway.contracts.accepting_link.LinkListener`.
 
-        The engine with the fewest unused permits gets the new permits.
+        The native engine with the fewest unused permits gets the new permits.
         """
         if self._active:
             min(self._listeners, key=lambda each: each.unused).permit(count)
@@ -88,26 +88,26 @@ class EngineListenerGroup:
             self.withdraw()
             self._handler.on_stopped(self, failed=failed)
 
-    # The listeners of the engines call these methods.
+    # The listeners of the native engines call these methods.
 
     def on_joined(self, relay: Relay, tap: Tap | None, seconds: float) -> None:
-        """See `gateway.relay.engine_listener.EngineListenerHandler`."""
+        """See `gateway.relay.native_listener.NativeListenerHandler`."""
         self._handler.on_joined(self, relay, tap, seconds)
 
     def on_returned(self, client: Stream, seconds: float) -> None:
-        """See `gateway.relay.engine_listener.EngineListenerHandler`."""
+        """See `gateway.relay.native_listener.NativeListenerHandler`."""
         self._handler.on_returned(self, client, seconds)
 
     def on_stopped(self) -> None:
-        """See `gateway.relay.engine_listener.EngineListenerHandler`."""
+        """See `gateway.relay.native_listener.NativeListenerHandler`."""
         self.stop(failed=True)
 
     def on_closed(self, listener: Any) -> None:
-        """See `gateway.relay.engine_listener.EngineListenerHandler`."""
+        """See `gateway.relay.native_listener.NativeListenerHandler`."""
         self._listeners.remove(listener)
         if not self._listeners and not self._active:
             self.on_all_closed()
 
     def on_all_closed(self) -> None:
-        """Handle that the listeners of all engines are closed."""
+        """Handle that the listeners of all native engines are closed."""
         self._handler.on_closed(self)

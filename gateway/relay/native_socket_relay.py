@@ -1,34 +1,36 @@
-"""Relays bytes between two sockets in the C engine (data plane). `socket_relay` does the same in the event loop."""
+"""Relays bytes between two sockets in the native engine. `socket_relay` does the same in the event loop."""
 
 import socket
 
 from gateway._dataplane.engine import ATTACH_MEASURE, ATTACH_UNIX, ATTACH_UNIX_BACKEND, RECORD_PAIR_ENDED
 from gateway.measurement import Histogram, Tap
-from gateway.relay.engine_relay import CLOSE_REASONS, EngineRelay
-from gateway.relay.engine_runner import Arguments, EngineRunner
 from gateway.relay.lingering_close import lingering_closer
+from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner
+from gateway.relay.native_relay import CLOSE_REASONS, NativeRelay
 from gateway.relay.poller import poller
 
 
-class EngineSocketRelay(EngineRelay):
+class NativeSocketRelay(NativeRelay):
     """Relays bytes between a client socket and a backend socket; implements `gateway.contracts.link.Relay`.
 
     Args:
         runner: Runs the engine.
         latency: The histogram for response latency.
         tap: Observes the bytes until the tap is finished.
-        joined: The token of a pair that the engine has created; None for a new pair.
+        joined: The token of a pair that the native engine has created; None for a new pair.
     """
 
     __slots__ = ()
 
-    def __init__(self, runner: EngineRunner, latency: Histogram, tap: Tap | None, joined: int | None = None) -> None:
+    def __init__(
+        self, runner: NativeEngineRunner, latency: Histogram, tap: Tap | None, joined: int | None = None
+    ) -> None:
         super().__init__(runner, latency, tap, joined)
         if joined is not None:
             self._histogram = runner.histograms.acquire(latency)
 
     def start(self, client: socket.socket, backend: socket.socket) -> None:
-        """Start a new pair. The engine owns the sockets from now on.
+        """Start a new pair. The native engine owns the sockets from now on.
 
         Args:
             client: The accepted socket, non-blocking.
@@ -44,7 +46,7 @@ class EngineSocketRelay(EngineRelay):
         )  # fmt: skip
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
-        """See `EngineObject.on_record`."""
+        """See `NativeEventHandler.on_record`."""
         if kind != RECORD_PAIR_ENDED:
             super().on_record(kind, arguments, payload)
             return

@@ -1,6 +1,6 @@
-"""Runs the C engine (the data plane, not a Docker engine), and passes its event records to Python objects.
+"""Runs the native engine, the data plane in C, and passes its event records to Python objects.
 
-The engine relays SSH channels and pairs of sockets.
+The native engine relays SSH channels and pairs of sockets.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from typing import Protocol
 from gateway._dataplane import settings
 from gateway._dataplane.engine import RECORD_HISTOGRAM, Engine
 from gateway.measurement import LATENCY_BUCKETS
-from gateway.relay.engine_histograms import EngineHistograms
+from gateway.relay.native_histograms import NativeHistograms
 from gateway.relay.per_loop import per_loop
 from gateway.relay.poller import READ, RelayLoop, poller
 from gateway.relay.sockets import USER_TIMEOUT_MS
@@ -21,11 +21,11 @@ Arguments = tuple[int, int, int, int]
 """The four integers in an event record of the engine. `engine.h` documents them for each kind of record."""
 
 
-class EngineObject(Protocol):
-    """Defines the interface of Python objects that handle the events of a connection or channel in the C engine."""
+class NativeEventHandler(Protocol):
+    """Defines the interface of Python objects that handle the events of a connection or channel in the native engine."""
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
-        """Handle an event record. If it is the last one for this object, call `EngineRunner.forget`.
+        """Handle an event record. If it is the last one for this object, call `NativeEngineRunner.forget`.
 
         Args:
             kind: The kind of event: one of the `RECORD_` constants in `gateway._dataplane.engine`.
@@ -33,24 +33,24 @@ class EngineObject(Protocol):
             payload: Additional data, whose meaning depends on the kind.
         """
 
-    def on_engine_failed(self) -> None:
+    def on_native_engine_failed(self) -> None:
         """Handle the failure of the engine. The token of this object is no longer valid."""
 
 
-class EngineRunner:
-    """Runs one C engine of the data plane for an event loop, and replaces the engine if it fails.
+class NativeEngineRunner:
+    """Runs one native engine of the data plane for an event loop, and replaces the native engine if it fails.
 
     Args:
         loop: The event loop.
         growth_bytes: Maximum number of bytes by which all receive windows together may exceed their initial sizes.
-        thread: Whether the engine runs in its own thread. If not, it runs inside the event loop, which makes tests
+        thread: Whether the native engine runs in its own thread. If not, it runs inside the event loop, which makes tests
             deterministic.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, growth_bytes: int, *, thread: bool = True) -> None:
         self._growth_bytes = growth_bytes
         self._thread = thread
-        self._objects: dict[int, EngineObject] = {}
+        self._objects: dict[int, NativeEventHandler] = {}
         self._poller = poller()
         self._start()
         if isinstance(loop, RelayLoop):
@@ -58,7 +58,7 @@ class EngineRunner:
 
     def _start(self) -> None:
         self.engine = Engine(LATENCY_BUCKETS, self._growth_bytes, USER_TIMEOUT_MS)
-        self.histograms = EngineHistograms(self.engine)
+        self.histograms = NativeHistograms(self.engine)
         if self._thread:
             self.engine.start()
         self._fd = self.engine.fileno()
@@ -66,7 +66,7 @@ class EngineRunner:
 
     @property
     def load(self) -> int:
-        """Number of objects in the engine: SSH connections, channels, pairs of sockets, and listeners."""
+        """Number of objects in the native engine: SSH connections, channels, pairs of sockets, and listeners."""
         return len(self._objects)
 
     @property
@@ -74,12 +74,12 @@ class EngineRunner:
         """Number of bytes by which all receive windows together exceed their initial sizes."""
         return self._growth_bytes - self.engine.growth()
 
-    def add(self, thing: EngineObject, token: int | None = None) -> int:
-        """Register an object. It receives the engine's records for its token until `forget` is called.
+    def add(self, thing: NativeEventHandler, token: int | None = None) -> int:
+        """Register an object. It receives the native engine's records for its token until `forget` is called.
 
         Args:
             thing: The object.
-            token: The engine's identifier of the object; None to create one.
+            token: The native engine's identifier of the object; None to create one.
 
         Returns:
             The token.
@@ -90,7 +90,7 @@ class EngineRunner:
         return token
 
     def forget(self, token: int) -> None:
-        """Release the token of an object after its last record, or if the engine could not create the object."""
+        """Release the token of an object after its last record, or if the native engine could not create the object."""
         del self._objects[token]
         self.engine.release(token)
 
@@ -111,12 +111,15 @@ class EngineRunner:
         self._objects.clear()
 
     def handle_records(self) -> None:
-        """Pass the engine's records to their objects. If the engine has failed, replace it."""
+        """Pass the native engine's records to their objects. If the native engine has failed, replace it."""
         try:
             if not self._thread:
                 self.engine.turn()
             records = self.engine.take()
-        except (OSError, MemoryError):  # records are lost, so the objects no longer match the state of the engine
+        except (
+            OSError,
+            MemoryError,
+        ):  # records are lost, so the objects no longer match the state of the native engine
             log.exception("the data plane has failed; its connections are closed")
             self._restart()
             return
@@ -124,18 +127,18 @@ class EngineRunner:
             try:
                 self._dispatch(kind, token, arguments, payload)
             except Exception:
-                # All connections share the engine, so an error in one must not stop the others.
+                # All connections share the native engine, so an error in one must not stop the others.
                 log.exception("a record of the data plane could not be handled")
 
     def _restart(self) -> None:
-        """Replace the failed engine, and call `on_engine_failed` of all its objects."""
+        """Replace the failed native engine, and call `on_native_engine_failed` of all its objects."""
         lost = list(self._objects.values())
         self.close()
         try:
             self._start()
-        finally:  # the objects do not wait for an engine that cannot start
+        finally:  # the objects do not wait for a native engine that cannot start
             for thing in lost:
-                thing.on_engine_failed()
+                thing.on_native_engine_failed()
 
     def _dispatch(self, kind: int, token: int, arguments: Arguments, payload: bytes) -> None:
         if kind == RECORD_HISTOGRAM:
@@ -145,8 +148,8 @@ class EngineRunner:
             self._objects[token].on_record(kind, arguments, payload)
 
 
-class EnginePool:
-    """The C engines of one event loop, each in its own thread. Each engine is started when it is first needed.
+class NativeEnginePool:
+    """The native engines of one event loop, each in its own thread. Each native engine is started when it is first needed.
 
     Args:
         loop: The event loop.
@@ -154,29 +157,29 @@ class EnginePool:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._threads = settings.threads
-        self.runners: list[EngineRunner] = []
-        """The engines that have been started."""
+        self.runners: list[NativeEngineRunner] = []
+        """The native engines that have been started."""
         self._loop = loop
 
-    def runner(self) -> EngineRunner:
-        """Return an engine for a new connection or pair of sockets.
+    def runner(self) -> NativeEngineRunner:
+        """Return a native engine for a new connection or pair of sockets.
 
-        If the number of engines has reached its limit (`settings.threads`), return the one with the fewest objects.
+        If the number of native engines has reached its limit (`settings.threads`), return the one with the fewest objects.
         Otherwise, start an engine.
         """
         if len(self.runners) < self._threads:
-            self.runners.append(EngineRunner(self._loop, settings.growth_bytes // self._threads))
+            self.runners.append(NativeEngineRunner(self._loop, settings.growth_bytes // self._threads))
             return self.runners[-1]
         return min(self.runners, key=lambda runner: runner.load)
 
-    def all_runners(self) -> list[EngineRunner]:
+    def all_runners(self) -> list[NativeEngineRunner]:
         """Return the runners of all threads. Start those that are missing."""
         while len(self.runners) < self._threads:
             self.runner()
         return self.runners
 
     def handle_records(self) -> None:
-        """Pass the records of all engines to their objects. See `EngineRunner.handle_records`."""
+        """Pass the records of all native engines to their objects. See `NativeEngineRunner.handle_records`."""
         for runner in self.runners:
             runner.handle_records()
 
@@ -187,6 +190,6 @@ class EnginePool:
 
 
 @per_loop
-def engine_pool(loop: asyncio.AbstractEventLoop) -> EnginePool:
-    """Return the engines of the running loop."""
-    return EnginePool(loop)
+def native_engine_pool(loop: asyncio.AbstractEventLoop) -> NativeEnginePool:
+    """Return the native engines of the running loop."""
+    return NativeEnginePool(loop)

@@ -1,4 +1,4 @@
-"""Allocates latency histograms in the C engine (data plane), and adds them to the gateway's Prometheus histograms."""
+"""Allocates latency histograms in the native engine, and adds them to the gateway's Prometheus histograms."""
 
 import struct
 
@@ -6,16 +6,16 @@ from gateway._dataplane.engine import COMMAND_CLOSE_HISTOGRAM, Engine
 from gateway.measurement import LATENCY_BUCKETS, Histogram
 
 _MAX_UNUSED = 64
-"""Maximum number of unused histograms that the engine keeps open. New channels often need the same histograms."""
+"""Maximum number of unused histograms that the native engine keeps open. New channels often need the same histograms."""
 _unpack_counts = struct.Struct(f"={len(LATENCY_BUCKETS) + 1}Q").unpack
 
 
 class _SharedHistogram:
-    """A histogram in the C engine that several channels share.
+    """A histogram in the native engine that several channels share.
 
     Args:
-        latency: The gateway's histogram, to which the engine's observations are added.
-        number: The number by which the engine identifies its histogram.
+        latency: The gateway's histogram, to which the native engine's observations are added.
+        number: The number by which the native engine identifies its histogram.
     """
 
     def __init__(self, latency: Histogram, number: int) -> None:
@@ -25,8 +25,8 @@ class _SharedHistogram:
         """Number of channels that use the histogram."""
 
 
-class EngineHistograms:
-    """Allocates the histogram slots of the C engine to channels.
+class NativeHistograms:
+    """Allocates the histogram slots of the native engine to channels.
 
     Channels that report to the same Prometheus `Histogram` share a slot.
 
@@ -45,7 +45,7 @@ class EngineHistograms:
         self._free: list[int] = []
 
     def acquire(self, latency: Histogram) -> int:
-        """Return the number of the engine's histogram for `latency`. The caller must pass the number to `release`."""
+        """Return the number of the native engine's histogram for `latency`. The caller must pass the number to `release`."""
         shared = self._by_latency.get(id(latency))
         if shared is None:
             shared = _SharedHistogram(latency, self._free.pop() if self._free else len(self._by_number))
@@ -67,10 +67,10 @@ class EngineHistograms:
             self._engine.command(COMMAND_CLOSE_HISTOGRAM, 0, oldest.number)
 
     def add(self, number: int, closed: int, total: int, counts: bytes) -> None:
-        """Add the observations in a record from the engine to the gateway's histogram.
+        """Add the observations in a record from the native engine to the gateway's histogram.
 
         Args:
-            number: The number of the engine's histogram.
+            number: The number of the native engine's histogram.
             closed: Whether this is the last record for the number, so that the number can be used again.
             total: The sum of the observations, in nanoseconds.
             counts: The number of observations in each bucket.

@@ -1,4 +1,4 @@
-"""Opens and controls an SSH channel whose bytes the C engine (data plane) relays, and reads its counters."""
+"""Opens and controls an SSH channel whose bytes the native engine relays, and reads its counters."""
 
 import asyncio
 import socket
@@ -9,36 +9,36 @@ import asyncssh
 from gateway._dataplane.engine import ATTACH_MEASURE, ATTACH_UNIX, RECORD_ENDED, RECORD_OPENED, RECORD_REFUSED
 from gateway.contracts.states import CloseReason
 from gateway.measurement import Histogram, Tap
-from gateway.relay.engine_relay import CLOSE_REASONS, EngineRelay
-from gateway.relay.engine_runner import Arguments, EngineRunner
 from gateway.relay.lingering_close import lingering_closer
+from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner
+from gateway.relay.native_relay import CLOSE_REASONS, NativeRelay
 from gateway.relay.poller import poller
 from gateway.relay.sockets import reset
 from gateway.ssh.flow_control import INITIAL_BUDGET, ByteBudget, ReceiveWindow
 
 _IN_ENGINE = ReceiveWindow(ByteBudget(0))
-"""A placeholder for the window of channels that the engine opens, because the engine manages their windows itself."""
+"""A placeholder for the window of channels that the native engine opens, because the native engine manages their windows itself."""
 
 
-class EngineChannel(EngineRelay):
-    """A channel whose bytes the C engine relays; implements `gateway.contracts.link.Relay`.
+class NativeChannel(NativeRelay):
+    """A channel whose bytes the native engine relays; implements `gateway.contracts.link.Relay`.
 
     Args:
         runner: Runs the engine.
         latency: The histogram for response latency.
         tap: Observes the bytes until the tap is finished.
         on_answered: Called with this channel when CHANNEL_OPEN has a reply, or when the connection is lost.
-        joined: The token of a channel that the engine has opened and connected to a client; None for a new channel.
+        joined: The token of a channel that the native engine has opened and connected to a client; None for a new channel.
     """
 
     __slots__ = ("_on_answered", "opened", "window")
 
     def __init__(
         self,
-        runner: EngineRunner,
+        runner: NativeEngineRunner,
         latency: Histogram,
         tap: Tap | None,
-        on_answered: Callable[["EngineChannel"], None],
+        on_answered: Callable[["NativeChannel"], None],
         joined: int | None = None,
     ) -> None:
         super().__init__(runner, latency, tap, joined)
@@ -59,7 +59,7 @@ class EngineChannel(EngineRelay):
     def cut_short(self) -> bool:
         """Whether the client did not get the end of the backend's stream.
 
-        The value is final as soon as the client's stream has ended, even if the engine has not reported the end of
+        The value is final as soon as the client's stream has ended, even if the native engine has not reported the end of
         the channel yet.
         """
         return not self._gauge()[6]
@@ -70,7 +70,7 @@ class EngineChannel(EngineRelay):
         """Send CHANNEL_OPEN. The future `opened` gets the result.
 
         Args:
-            wire: The engine's token for the SSH connection.
+            wire: The native engine's token for the SSH connection.
             max_packet: The maximum size of received packets, in bytes.
             head: The channel type.
             rest: The bytes of CHANNEL_OPEN after the maximum packet size.
@@ -83,7 +83,7 @@ class EngineChannel(EngineRelay):
             self.opened.set_exception(error)
 
     def attach(self, client: socket.socket) -> None:
-        """Start relaying for `client`, after the channel has opened. The engine owns the socket from now on."""
+        """Start relaying for `client`, after the channel has opened. The native engine owns the socket from now on."""
         if self.ended.done():
             reset(client)
             return
@@ -102,10 +102,10 @@ class EngineChannel(EngineRelay):
         if not self.opened.done() or self.opened.cancelled() or self.opened.exception() is not None:
             self._end(close_reason)
 
-    # `EngineRunner` calls this method.
+    # `NativeEngineRunner` calls this method.
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
-        """See `EngineObject.on_record`."""
+        """See `NativeEventHandler.on_record`."""
         if kind == RECORD_OPENED:
             self._on_answered(self)
             if not self.opened.done():
@@ -123,11 +123,11 @@ class EngineChannel(EngineRelay):
         else:
             super().on_record(kind, arguments, payload)
 
-    def on_engine_failed(self) -> None:
-        """See `EngineObject.on_engine_failed`."""
+    def on_native_engine_failed(self) -> None:
+        """See `NativeEventHandler.on_native_engine_failed`."""
         self._on_answered(self)
         self.fail_open(asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "the data plane failed"))
-        super().on_engine_failed()
+        super().on_native_engine_failed()
 
     def _end(self, close_reason: CloseReason) -> None:
         self.window.close()

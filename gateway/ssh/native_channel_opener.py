@@ -1,4 +1,4 @@
-"""Opens SSH channels whose bytes the C engine (data plane) relays."""
+"""Opens SSH channels whose bytes the native engine relays."""
 
 import asyncio
 
@@ -7,26 +7,26 @@ import asyncssh
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram, Tap
-from gateway.relay.engine_runner import EngineRunner
+from gateway.relay.native_engine_runner import NativeEngineRunner
 from gateway.ssh.client_connection import ClientConnection, channel_target
-from gateway.ssh.engine_channel import EngineChannel
 from gateway.ssh.flow_control import MAX_RECEIVE_PACKET, MAX_SEND_PACKET
+from gateway.ssh.native_channel import NativeChannel
 
 
-class EngineChannelOpener:
-    """Opens channels in the C engine; implements `gateway.ssh.pooled_connection.ChannelOpener`.
+class NativeChannelOpener:
+    """Opens channels in the native engine; implements `gateway.ssh.pooled_connection.ChannelOpener`.
 
     Args:
         conn: The SSH connection.
-        runner: Runs the engine that carries the connection.
-        wire: The engine's token for the connection.
+        runner: Runs the native engine that carries the connection.
+        wire: The native engine's token for the connection.
     """
 
-    def __init__(self, conn: ClientConnection, runner: EngineRunner, wire: int) -> None:
+    def __init__(self, conn: ClientConnection, runner: NativeEngineRunner, wire: int) -> None:
         self._conn = conn
         self._runner = runner
         self._wire = wire
-        self._opening: set[EngineChannel] = set()
+        self._opening: set[NativeChannel] = set()
 
     @property
     def opening_count(self) -> int:
@@ -39,11 +39,11 @@ class EngineChannelOpener:
         latency: Histogram,
         timeout: float,  # noqa: ASYNC109 - `ChannelOpener` defines it
         tap: Tap | None = None,
-    ) -> EngineChannel:
+    ) -> NativeChannel:
         """Open a channel to `to`. If the channel opens after this method has raised, close the channel."""
         if self._conn.transport_closed:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "the SSH connection is closed")
-        relay = EngineChannel(self._runner, latency, tap, self._opening.discard)
+        relay = NativeChannel(self._runner, latency, tap, self._opening.discard)
         self._opening.add(relay)
         max_packet = MAX_SEND_PACKET if self._conn.rekeys_often else MAX_RECEIVE_PACKET
         relay.request(self._wire, max_packet, *channel_target(to.host, to.port))

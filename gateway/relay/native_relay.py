@@ -1,4 +1,4 @@
-"""Defines the base class of relays in the C engine (data plane): controls a relay, and reads the relay's counters."""
+"""Defines the base class of relays in the native engine: controls a relay, and reads the relay's counters."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ from gateway._dataplane.engine import (
 )
 from gateway.contracts.states import CloseReason
 from gateway.measurement import Histogram, Tap, waiting_since
-from gateway.relay.engine_runner import Arguments, EngineRunner
+from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner
 
 CLOSE_REASONS = (
     CloseReason.FINISHED, CloseReason.CLIENT_RESET, CloseReason.LINK_LOST, CloseReason.ABORTED, CloseReason.MOVED,
@@ -26,19 +26,21 @@ Gauge = tuple[int, int, int, float, float, int, bool]
 _UNKNOWN: Gauge = (0, 0, 0, 0.0, 0.0, 0, False)
 
 
-class EngineRelay:
-    """The base class of relays whose bytes the C engine moves; implements `gateway.contracts.link.Relay`.
+class NativeRelay:
+    """The base class of relays whose bytes the native engine moves; implements `gateway.contracts.link.Relay`.
 
     Args:
         runner: Runs the engine.
         latency: The histogram for response latency.
         tap: Observes the bytes until the tap is finished.
-        token: The token of an object that the engine has created; None for a new token.
+        token: The token of an object that the native engine has created; None for a new token.
     """
 
     __slots__ = ("_final", "_histogram", "_latency", "_runner", "_tap", "_token", "ended")
 
-    def __init__(self, runner: EngineRunner, latency: Histogram, tap: Tap | None, token: int | None = None) -> None:
+    def __init__(
+        self, runner: NativeEngineRunner, latency: Histogram, tap: Tap | None, token: int | None = None
+    ) -> None:
         self.ended: asyncio.Future[CloseReason] = asyncio.get_running_loop().create_future()
         self._runner = runner
         self._latency = latency
@@ -48,7 +50,7 @@ class EngineRelay:
         """The last counters and times, if the token is no longer valid; otherwise None."""
         self._token = runner.add(self, token)
 
-    # Counters and times, which the engine updates.
+    # Counters and times, which the native engine updates.
 
     def _gauge(self) -> Gauge:
         return self._runner.engine.gauge(self._token) if self._final is None else self._final
@@ -92,18 +94,18 @@ class EngineRelay:
         if self._final is None and not self.ended.done():
             self._runner.command(COMMAND_ABORT, self._token, CLOSE_REASONS.index(close_reason))
 
-    # The engine's runner calls these methods.
+    # The native engine's runner calls these methods.
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
-        """See `EngineObject.on_record`. Handles the records for the tap."""
+        """See `NativeEventHandler.on_record`. Handles the records for the tap."""
         if kind == RECORD_TAP:
             self._feed_tap(arguments[1] / 1e9, payload, from_backend=bool(arguments[0]))
         elif kind == RECORD_RPC and self._tap is not None and self._tap.tracker is not None:
             from_backend, now, xid, rpc_type = arguments
             self._tap.tracker.on_message(xid, rpc_type, now / 1e9, from_backend=bool(from_backend))
 
-    def on_engine_failed(self) -> None:
-        """See `EngineObject.on_engine_failed`."""
+    def on_native_engine_failed(self) -> None:
+        """See `NativeEventHandler.on_native_engine_failed`."""
         self._final, self._histogram = _UNKNOWN, None
         self._end(CloseReason.LINK_LOST)
 
@@ -115,7 +117,7 @@ class EngineRelay:
 
     @property
     def _measures(self) -> bool:
-        """Whether the engine measures the response latency. If not, the tap measures it."""
+        """Whether the native engine measures the response latency. If not, the tap measures it."""
         return self._tap is None or self._tap.tracker is None
 
     def _feed_tap(self, now: float, data: bytes, *, from_backend: bool) -> None:
@@ -129,7 +131,7 @@ class EngineRelay:
             self._runner.command(COMMAND_UNTAP, self._token)
 
     def _release(self) -> None:
-        """Store the final counters and times, and free the token, because the engine has sent the last record."""
+        """Store the final counters and times, and free the token, because the native engine has sent the last record."""
         self._final = self._gauge()
         self._runner.forget(self._token)
         if self._histogram is not None:
