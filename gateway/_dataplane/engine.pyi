@@ -36,8 +36,8 @@ OPENSSL_VERSION: Final[str]
 class Engine:
     """One epoll loop, and its thread.
 
-    A token identifies a connection, channel, listener or pair of sockets. The native engine takes ownership of each socket
-    that is passed to it. Commands are asynchronous: the thread runs them in order.
+    A token identifies a connection, channel, listener or pair of sockets. The engine owns each socket that is passed
+    to it. Commands are asynchronous: the thread runs them in order.
 
     Args:
         bounds: Upper bounds of the buckets of histograms, in seconds, ascending.
@@ -142,7 +142,7 @@ class Engine:
         """Encrypt and send a packet of asyncssh: length, padding length, payload and padding."""
 
     def command(self, command: int, token: int, argument: int, /) -> None:
-        """Queue a command with one argument. After COMMAND_UNLISTEN, the native engine returns every accepted client."""
+        """Queue a command with one argument. After COMMAND_UNLISTEN, the engine returns every accepted client."""
 
     def channel(
         self, token: int, wire: int, window: int, max_packet: int, tap: int, head: bytes, rest: bytes, /

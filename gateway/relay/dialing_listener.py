@@ -14,7 +14,7 @@ _OPTIONS = b"".join(struct.pack("=iii", *option) for option in TCP_OPTIONS)
 
 
 class DialingListener(NativeListener):
-    """A listening socket of a native engine. For each client, the native engine dials the target. See `NativeListener`.
+    """A listening socket of a native engine. For each client, the engine dials the target. See `NativeListener`.
 
     The host of the rule's target must be an IP address.
     """

@@ -18,33 +18,33 @@ from gateway.relay.sockets import USER_TIMEOUT_MS
 log = logging.getLogger(__name__)
 
 Arguments = tuple[int, int, int, int]
-"""The four integers in an event record of the engine. `engine.h` documents them for each kind of record."""
+"""The four integers in a record of the native engine. `engine.h` documents them for each kind of record."""
 
 
 class NativeEventHandler(Protocol):
-    """Defines the interface of Python objects that handle the events of a connection or channel in the native engine."""
+    """Defines the interface of Python objects that represent objects of the native engine, such as channels."""
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
-        """Handle an event record. If it is the last one for this object, call `NativeEngineRunner.forget`.
+        """Handle a record. If this record is the last one for the object, call `NativeEngineRunner.forget`.
 
         Args:
-            kind: The kind of event: one of the `RECORD_` constants in `gateway._dataplane.engine`.
+            kind: The kind of record: one of the `RECORD_` constants in `gateway._dataplane.engine`.
             arguments: Four integers, whose meaning depends on the kind.
             payload: Additional data, whose meaning depends on the kind.
         """
 
     def on_native_engine_failed(self) -> None:
-        """Handle the failure of the engine. The token of this object is no longer valid."""
+        """Handle the failure of the native engine. The token of this object is no longer valid."""
 
 
 class NativeEngineRunner:
-    """Runs one native engine of the data plane for an event loop, and replaces the native engine if it fails.
+    """Runs one native engine for an event loop, and replaces it if it fails.
 
     Args:
         loop: The event loop.
         growth_bytes: Maximum number of bytes by which all receive windows together may exceed their initial sizes.
-        thread: Whether the native engine runs in its own thread. If not, it runs inside the event loop, which makes tests
-            deterministic.
+        thread: Whether the native engine runs in its own thread. False: it runs inside the event loop, which makes
+            tests deterministic.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, growth_bytes: int, *, thread: bool = True) -> None:
@@ -90,12 +90,12 @@ class NativeEngineRunner:
         return token
 
     def forget(self, token: int) -> None:
-        """Release the token of an object after its last record, or if the native engine could not create the object."""
+        """Release the token of an object. Call this after the last record, or if the object could not be created."""
         del self._objects[token]
         self.engine.release(token)
 
     def command(self, command: int, token: int, argument: int = 0) -> None:
-        """Queue a command for the engine.
+        """Queue a command for the native engine.
 
         Args:
             command: One of the `COMMAND_` constants in `gateway._dataplane.engine`.
@@ -116,10 +116,7 @@ class NativeEngineRunner:
             if not self._thread:
                 self.engine.turn()
             records = self.engine.take()
-        except (
-            OSError,
-            MemoryError,
-        ):  # records are lost, so the objects no longer match the state of the native engine
+        except (OSError, MemoryError):  # records are lost, so the objects do not match the native engine's state
             log.exception("the data plane has failed; its connections are closed")
             self._restart()
             return
@@ -127,16 +124,16 @@ class NativeEngineRunner:
             try:
                 self._dispatch(kind, token, arguments, payload)
             except Exception:
-                # All connections share the native engine, so an error in one must not stop the others.
+                # Many connections share the native engine: an error in one of them must not stop the others.
                 log.exception("a record of the data plane could not be handled")
 
     def _restart(self) -> None:
-        """Replace the failed native engine, and call `on_native_engine_failed` of all its objects."""
+        """Replace the failed native engine, and notify all its objects."""
         lost = list(self._objects.values())
         self.close()
         try:
             self._start()
-        finally:  # the objects do not wait for a native engine that cannot start
+        finally:  # notify the objects even if the new native engine cannot start
             for thing in lost:
                 thing.on_native_engine_failed()
 
@@ -149,7 +146,7 @@ class NativeEngineRunner:
 
 
 class NativeEnginePool:
-    """The native engines of one event loop, each in its own thread. Each native engine is started when it is first needed.
+    """The native engines of one event loop. Each runs in its own thread, and starts when it is first needed.
 
     Args:
         loop: The event loop.
@@ -158,14 +155,14 @@ class NativeEnginePool:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._threads = settings.threads
         self.runners: list[NativeEngineRunner] = []
-        """The native engines that have been started."""
+        """The runners of the native engines that have been started."""
         self._loop = loop
 
     def runner(self) -> NativeEngineRunner:
-        """Return a native engine for a new connection or pair of sockets.
+        """Return the runner of a native engine for a new connection or pair of sockets.
 
-        If the number of native engines has reached its limit (`settings.threads`), return the one with the fewest objects.
-        Otherwise, start an engine.
+        Start a native engine if there are fewer than `settings.threads`. Otherwise, select the one with the fewest
+        objects.
         """
         if len(self.runners) < self._threads:
             self.runners.append(NativeEngineRunner(self._loop, settings.growth_bytes // self._threads))
@@ -173,7 +170,7 @@ class NativeEnginePool:
         return min(self.runners, key=lambda runner: runner.load)
 
     def all_runners(self) -> list[NativeEngineRunner]:
-        """Return the runners of all threads. Start those that are missing."""
+        """Return the runners of `settings.threads` native engines. Start those that do not run yet."""
         while len(self.runners) < self._threads:
             self.runner()
         return self.runners
@@ -191,5 +188,5 @@ class NativeEnginePool:
 
 @per_loop
 def native_engine_pool(loop: asyncio.AbstractEventLoop) -> NativeEnginePool:
-    """Return the native engines of the running loop."""
+    """Return the native engines of the running event loop."""
     return NativeEnginePool(loop)

@@ -6,16 +6,16 @@ from gateway._dataplane.engine import COMMAND_CLOSE_HISTOGRAM, Engine
 from gateway.measurement import LATENCY_BUCKETS, Histogram
 
 _MAX_UNUSED = 64
-"""Maximum number of unused histograms that the native engine keeps open. New channels often need the same histograms."""
+"""Maximum number of histograms that stay open without channels. New channels often need the same histograms."""
 _unpack_counts = struct.Struct(f"={len(LATENCY_BUCKETS) + 1}Q").unpack
 
 
 class _SharedHistogram:
-    """A histogram in the native engine that several channels share.
+    """A histogram in the native engine. Several channels can share it.
 
     Args:
-        latency: The gateway's histogram, to which the native engine's observations are added.
-        number: The number by which the native engine identifies its histogram.
+        latency: The Prometheus histogram to which the observations are added.
+        number: Identifies the histogram in the native engine.
     """
 
     def __init__(self, latency: Histogram, number: int) -> None:
@@ -26,26 +26,26 @@ class _SharedHistogram:
 
 
 class NativeHistograms:
-    """Allocates the histogram slots of the native engine to channels.
+    """Allocates the histograms of one native engine to channels.
 
-    Channels that report to the same Prometheus `Histogram` share a slot.
+    Channels that report to the same Prometheus histogram share one histogram of the native engine.
 
     Args:
-        engine: The engine.
+        engine: The native engine.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._by_latency: dict[int, _SharedHistogram] = {}
-        """Open histograms, by the `id()` of the gateway's histogram."""
+        """Open histograms, by the `id()` of the Prometheus histogram."""
         self._by_number: dict[int, _SharedHistogram] = {}
-        """Histograms by number. A histogram is removed when its last record arrives from the engine."""
+        """Histograms by number. A histogram is removed when its last record arrives from the native engine."""
         self._unused: dict[int, _SharedHistogram] = {}
         """Open histograms without channels, oldest first."""
         self._free: list[int] = []
 
     def acquire(self, latency: Histogram) -> int:
-        """Return the number of the native engine's histogram for `latency`. The caller must pass the number to `release`."""
+        """Return the number of the histogram for `latency`. The caller must later pass the number to `release`."""
         shared = self._by_latency.get(id(latency))
         if shared is None:
             shared = _SharedHistogram(latency, self._free.pop() if self._free else len(self._by_number))
@@ -67,10 +67,10 @@ class NativeHistograms:
             self._engine.command(COMMAND_CLOSE_HISTOGRAM, 0, oldest.number)
 
     def add(self, number: int, closed: int, total: int, counts: bytes) -> None:
-        """Add the observations in a record from the native engine to the gateway's histogram.
+        """Add the observations in a record from the native engine to the Prometheus histogram.
 
         Args:
-            number: The number of the native engine's histogram.
+            number: Identifies the histogram in the native engine.
             closed: Whether this is the last record for the number, so that the number can be used again.
             total: The sum of the observations, in nanoseconds.
             counts: The number of observations in each bucket.

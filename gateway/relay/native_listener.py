@@ -26,7 +26,7 @@ _NETWORK = struct.Struct("BB16s")
 
 
 class NativeListenerHandler(Protocol):
-    """Defines the methods that handle the clients of an `NativeListener`, and the end of the listener.
+    """Defines the methods that handle the clients of a `NativeListener`, and the end of the listener.
 
     Each method corresponds to one of `gateway.contracts.accepting_link.AcceptedClientHandler`.
     """
@@ -55,7 +55,7 @@ class NativeListener(ABC):
     Subclasses define how the native engine reaches the target.
 
     Args:
-        runner: Runs the engine.
+        runner: Runs the native engine.
         rule: The target, the allowed clients, and how to measure them.
         sock: The listening socket. The native engine uses a duplicate.
         permits: Number of clients to accept until more are permitted.
@@ -88,7 +88,12 @@ class NativeListener(ABC):
 
     @abstractmethod
     def _listen(self, descriptor: int, permits: int) -> None:
-        """Make the native engine accept `permits` clients from the listening socket, which the native engine owns from now on."""
+        """Make the native engine accept `permits` clients.
+
+        Args:
+            descriptor: The listening socket. The native engine owns it from now on.
+            permits: Number of clients.
+        """
 
     @abstractmethod
     def _create_relay(self, token: int, wire: int, tap: Tap | None) -> Relay:
@@ -163,7 +168,10 @@ class NativeListener(ABC):
             self._handler.on_closed(self)
 
     def on_native_engine_failed(self) -> None:
-        """See `NativeEventHandler.on_native_engine_failed`. The native engine has reset the clients that were not joined yet."""
+        """See `NativeEventHandler.on_native_engine_failed`.
+
+        The failed native engine has already reset the clients that were not connected to the target.
+        """
         self._stopped = self._closed = True
         if not self._withdrawn:
             self._handler.on_stopped()

@@ -1,4 +1,4 @@
-"""Accepts the clients of one target in several native engines (data planes), which share the listening sockets."""
+"""Accepts the clients of one target in several native engines, which share the listening sockets."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -18,10 +18,10 @@ ListenerFactory = Callable[[Any, int, Any], Any]
 
 
 class NativeListenerGroup:
-    """A group of listeners, one per native engine and socket; implements `gateway.contracts.accepting_link.LinkListener`.
+    """One listener per native engine and socket; implements `gateway.contracts.accepting_link.LinkListener`.
 
-    Each native engine accepts some of the clients. When one native engine stops accepting, the others stop too, and the handler
-    must accept all clients itself.
+    Each native engine accepts some of the clients. When one of them stops accepting, the others stop too, and the
+    handler must accept all clients itself.
 
     Args:
         rule: The sockets, the target, and the allowed clients.

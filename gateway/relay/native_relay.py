@@ -30,7 +30,7 @@ class NativeRelay:
     """The base class of relays whose bytes the native engine moves; implements `gateway.contracts.link.Relay`.
 
     Args:
-        runner: Runs the engine.
+        runner: Runs the native engine.
         latency: The histogram for response latency.
         tap: Observes the bytes until the tap is finished.
         token: The token of an object that the native engine has created; None for a new token.
@@ -131,7 +131,7 @@ class NativeRelay:
             self._runner.command(COMMAND_UNTAP, self._token)
 
     def _release(self) -> None:
-        """Store the final counters and times, and free the token, because the native engine has sent the last record."""
+        """Store the final counters and times, and free the token. Called after the last record."""
         self._final = self._gauge()
         self._runner.forget(self._token)
         if self._histogram is not None:

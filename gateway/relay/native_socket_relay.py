@@ -14,7 +14,7 @@ class NativeSocketRelay(NativeRelay):
     """Relays bytes between a client socket and a backend socket; implements `gateway.contracts.link.Relay`.
 
     Args:
-        runner: Runs the engine.
+        runner: Runs the native engine.
         latency: The histogram for response latency.
         tap: Observes the bytes until the tap is finished.
         joined: The token of a pair that the native engine has created; None for a new pair.

@@ -39,7 +39,7 @@ class _DirectListenerGroup(NativeListenerGroup):
 
 
 def use_native_engine(*, enabled: bool) -> None:
-    """Set whether new connections that no SSH channel carries use the native engine. Existing ones are not affected."""
+    """Set whether the native engine relays new connections that do not use an SSH channel."""
     settings.relays_sockets = enabled
     if not enabled:
         for each in list(_listening):
@@ -49,8 +49,8 @@ def use_native_engine(*, enabled: bool) -> None:
 def relay_sockets(client: socket.socket, backend: socket.socket, latency: Histogram, tap: Tap | None = None) -> Relay:
     """Relay bytes between two sockets, until both directions have ended.
 
-    The native engine relays between sockets of the kernel. A `PairSocket` needs the relay in the event loop: from the end
-    of its stream alone, the native engine cannot recognize whether the tunneled stream was reset.
+    The native engine relays between ordinary sockets. The event loop relays for a `PairSocket`, because the native
+    engine cannot detect whether the stream behind a `PairSocket` was reset.
 
     Args:
         client: The accepted socket, non-blocking. The relay owns it.

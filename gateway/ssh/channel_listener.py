@@ -23,10 +23,10 @@ class ChannelListenerHandler(NativeListenerHandler, Protocol):
 
 
 class ChannelListener(NativeListener):
-    """A listening socket of a native engine. For each client, the native engine opens an SSH channel to the target.
+    """A listening socket of a native engine. For each client, the engine opens an SSH channel to the target.
 
     Args:
-        runner: Runs the engine.
+        runner: Runs the native engine.
         rule: The target, the allowed clients, and how to measure them.
         connections: The SSH connections of this native engine that carry the channels, by token.
         max_packet: The maximum size of received packets, in bytes.

@@ -1,7 +1,7 @@
 """Extends asyncssh's client connection with stricter host key checks and with support for the native engine.
 
-asyncssh handles the handshake, key exchanges, global requests and disconnects. After the login, the native engine can take
-over the socket and handle the packets of channels. It then passes all other packets to asyncssh through
+asyncssh handles the handshake, key exchanges, global requests and disconnects. After the login, the native engine can
+take over the socket and handle the packets of channels. It then passes all other packets to asyncssh through
 `NativeTransport`.
 """
 
@@ -132,7 +132,7 @@ class ClientConnection(SSHClientConnection):
         self._recv_encryption_object = self._replacement(cipher, sealing=False)
 
     def _replacement(self, cipher: Any, *, sealing: bool) -> Any:
-        """Pass the new key of `cipher` to the engine. Return the object that asyncssh uses instead of `cipher`."""
+        """Pass the key of `cipher` to the native engine. Return the object that asyncssh uses instead of `cipher`."""
         if self.engine is None:
             return cipher
         key = cipher_key(cipher)
@@ -147,7 +147,7 @@ class ClientConnection(SSHClientConnection):
         return None if seal is None or open_ is None else (seal, open_)
 
     def use_native_engine(self, transport: Any) -> None:
-        """Use `transport`, a `NativeTransport`, from now on. The native engine must already have this connection's keys."""
+        """Use a `NativeTransport` from now on. The native engine must already have this connection's keys."""
         self._send_encryption_object = self._recv_encryption_object = PassThroughCipher()
         self.engine = self._transport = self.own_transport = transport
 

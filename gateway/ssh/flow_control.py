@@ -1,7 +1,7 @@
 """Defines the limits of SSH channels, and the receive windows of channels without the native engine. Does no I/O.
 
 A window of W bytes limits a channel to W bytes per round trip (RFC 4254, section 5.2). A window uses memory only if
-the client reads slowly. The native engine makes a window grow if the channel uses more than half of it within one round
+the client reads slowly. The native engine enlarges a window if the channel uses more than half of it within one round
 trip, which happens only if round trips are long. The windows of asyncssh's channels do not grow.
 
 The budgets bound the memory that slow clients can occupy. N channels hold at most `INITIAL_BUDGET_BYTES` +
@@ -21,8 +21,8 @@ INITIAL_BUDGET_BYTES = 512 * 1024 * 1024
 gets in any case."""
 MAX_WINDOW = 32 * 1024 * 1024
 MAX_RECEIVE_PACKET = 128 * 1024
-"""Maximum packet size of the native engine's channels, in bytes. With 32 KiB and a large window, sshd uses several times the
-CPU time that it uses with this size."""
+"""Maximum size, in bytes, of packets that the native engine's channels receive. With 32 KiB and a large window, sshd
+uses several times more CPU time."""
 MAX_SEND_PACKET = 32 * 1024
 """Data bytes per sent packet: the maximum that OpenSSH accepts."""
 ADJUST_BYTES = 256 * 1024

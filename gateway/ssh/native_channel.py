@@ -17,18 +17,18 @@ from gateway.relay.sockets import reset
 from gateway.ssh.flow_control import INITIAL_BUDGET, ByteBudget, ReceiveWindow
 
 _IN_ENGINE = ReceiveWindow(ByteBudget(0))
-"""A placeholder for the window of channels that the native engine opens, because the native engine manages their windows itself."""
+"""A placeholder for the window of a channel that the native engine has opened. The engine manages the window itself."""
 
 
 class NativeChannel(NativeRelay):
     """A channel whose bytes the native engine relays; implements `gateway.contracts.link.Relay`.
 
     Args:
-        runner: Runs the engine.
+        runner: Runs the native engine.
         latency: The histogram for response latency.
         tap: Observes the bytes until the tap is finished.
         on_answered: Called with this channel when CHANNEL_OPEN has a reply, or when the connection is lost.
-        joined: The token of a channel that the native engine has opened and connected to a client; None for a new channel.
+        joined: The token of a channel that the native engine has opened for a client; None to open a new channel.
     """
 
     __slots__ = ("_on_answered", "opened", "window")
@@ -59,8 +59,7 @@ class NativeChannel(NativeRelay):
     def cut_short(self) -> bool:
         """Whether the client did not get the end of the backend's stream.
 
-        The value is final as soon as the client's stream has ended, even if the native engine has not reported the end of
-        the channel yet.
+        The value is final as soon as the client's stream has ended, even if the channel has not ended yet.
         """
         return not self._gauge()[6]
 
@@ -83,7 +82,7 @@ class NativeChannel(NativeRelay):
             self.opened.set_exception(error)
 
     def attach(self, client: socket.socket) -> None:
-        """Start relaying for `client`, after the channel has opened. The native engine owns the socket from now on."""
+        """Start to relay for `client`. The channel must be open. The native engine owns the socket from now on."""
         if self.ended.done():
             reset(client)
             return

@@ -33,10 +33,10 @@ from gateway.ssh.socket_transport import transport_of
 
 log = logging.getLogger(__name__)
 _ACCEPT_BYTES = 64 * 1024
-"""Number of processed bytes after which the transport reports them to the engine. The native engine stops receiving while
-256 KiB are not reported."""
+"""Number of processed bytes after which the transport reports them to the native engine. While more than 256 KiB are
+not reported, the engine does not receive."""
 _RETRY_SECONDS = 0.005
-"""Seconds between two checks of whether the connection is ready to be passed to the engine."""
+"""Seconds between two checks of whether the connection is ready to be passed to the native engine."""
 
 
 class NativeTransport(asyncio.Transport):
@@ -44,7 +44,7 @@ class NativeTransport(asyncio.Transport):
 
     Args:
         conn: The asyncssh connection.
-        runner: Runs the engine.
+        runner: Runs the native engine.
         names: The addresses that `get_extra_info` returns, by name.
     """
 
@@ -58,7 +58,7 @@ class NativeTransport(asyncio.Transport):
         self._closed = False
         self._last_received = 0.0
         self._unaccepted = 0
-        """Number of bytes that asyncssh has received, and that are not reported to the native engine as processed yet."""
+        """Number of bytes that were passed to asyncssh, but not reported to the native engine as processed yet."""
 
     # asyncssh calls these methods.
 
@@ -92,7 +92,7 @@ class NativeTransport(asyncio.Transport):
             self._loop.call_soon(self._accept)
 
     def set_key(self, key: CipherKey, *, sealing: bool) -> None:
-        """Pass the new key of one direction to the engine.
+        """Pass the new key of one direction to the native engine.
 
         Args:
             key: The key.
@@ -122,7 +122,7 @@ class NativeTransport(asyncio.Transport):
         return min(self._last_received, self._conn.kex_started + within)
 
     def set_round_trip(self, seconds: float) -> None:
-        """Pass the measured round-trip time to the native engine, which uses it to decide when receive windows grow."""
+        """Pass the measured round-trip time to the native engine, which uses it to enlarge receive windows."""
         if not self._closed:
             self.runner.command(COMMAND_ROUND_TRIP, self.token, int(seconds * 1e9))
 
@@ -208,7 +208,7 @@ class NativeTransport(asyncio.Transport):
 
 
 async def hand_over(conn: ClientConnection) -> None:
-    """Pass the connection to the engine. Do nothing if the native engine does not support the ciphers.
+    """Pass the connection to the native engine. Do nothing if the engine does not support the ciphers.
 
     Args:
         conn: A connection from `log_in` that has no channels. Its transport must not be used afterwards.

@@ -1,4 +1,4 @@
-"""Accepts clients in the native engines (data planes) that carry the SSH connections of a pool, outside the event loop."""
+"""Accepts clients in the native engines that carry the SSH connections of a pool, outside the event loop."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -108,7 +108,7 @@ class PoolListeners:
             handler: Receives the events of the listener, and the clients that are returned.
 
         Returns:
-            The listener; None if clients cannot be accepted, for example because no native engine carries a connection.
+            The listener; None if the native engines cannot accept the clients, so that the event loop must do so.
         """
         if not connections or any(each.engine is None for each in connections):
             return None

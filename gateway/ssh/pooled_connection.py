@@ -110,7 +110,7 @@ class PooledConnection:
         engine = conn.engine if isinstance(conn, ClientConnection) else None
         self._transport: SocketTransport | NativeTransportInterface | None = engine or transport
         self.engine = engine
-        """The transport of the connection if an engine in C carries it; otherwise None."""
+        """The transport of the connection if the native engine carries the connection; otherwise None."""
         self._last_heard = self._keepalive_sent = time.monotonic()
         self._keepalive_task: asyncio.Task[None] | None = None
         self._close_reason: str | None = None
@@ -171,7 +171,7 @@ class PooledConnection:
         return relay
 
     def adopt(self, relay: SshChannel) -> None:
-        """Add a channel that the native engine has opened for a client, so that `load` counts it, and `close` closes it."""
+        """Add a channel that the native engine has opened, so that `load` counts it and `close` closes it."""
         self.has_answered_open = True
         self._add_relay(relay)
         if self.closing:

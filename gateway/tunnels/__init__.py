@@ -75,8 +75,8 @@ class TunnelKind:
             alternatives: when the user has entered one of them, the command does not ask for the others.
         files: Receives the options, and returns the files that the tunnel's own configuration file refers to. If one
             of them changes, the gateway calls `OpenTunnel.renew`. Can block.
-        uses_native_engine: Receives the options, and returns whether the operator permits the engine in C; None if tunnels
-            of this kind have no such option.
+        uses_native_engine: Receives the options, and returns whether the operator permits the native engine (the data
+            plane in C). None if tunnels of this kind have no such option.
         remedies: The remedies of this kind, by reason, where they differ from `gateway.remedies.TUNNEL_REMEDIES`.
     """
 

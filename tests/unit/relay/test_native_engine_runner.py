@@ -1,4 +1,4 @@
-"""The runners of the native engines: replacement of a native engine that has failed, and the distribution of connections."""
+"""The runners of the native engines: a native engine that fails is replaced; the engines share the connections."""
 
 import asyncio
 import errno
