@@ -102,7 +102,7 @@ class ClientConnection(SSHClientConnection):
         """The host key algorithms that the server proposed."""
         self._send_encryption_object: Any = None
         self._recv_encryption_object: Any = None
-        self.engine: NativeTransportInterface | None = None
+        self.native_transport: NativeTransportInterface | None = None
         """The transport, if the native engine encrypts and decrypts the packets; otherwise None."""
         self.kex_started = 0.0
         """The monotonic time at which the last key exchange started, in seconds."""
@@ -133,12 +133,12 @@ class ClientConnection(SSHClientConnection):
 
     def _replacement(self, cipher: Any, *, sealing: bool) -> Any:
         """Pass the key of `cipher` to the native engine. Return the object that asyncssh uses instead of `cipher`."""
-        if self.engine is None:
+        if self.native_transport is None:
             return cipher
         key = cipher_key(cipher)
         if key is None:
             raise asyncssh.KeyExchangeFailed("the server changed to a cipher that the data plane does not support")
-        self.engine.set_key(key, sealing=sealing)
+        self.native_transport.set_key(key, sealing=sealing)
         return PassThroughCipher()
 
     def cipher_keys(self) -> tuple[CipherKey, CipherKey] | None:
@@ -149,7 +149,7 @@ class ClientConnection(SSHClientConnection):
     def use_native_engine(self, transport: Any) -> None:
         """Use a `NativeTransport` from now on. The native engine must already have this connection's keys."""
         self._send_encryption_object = self._recv_encryption_object = PassThroughCipher()
-        self.engine = self._transport = self.own_transport = transport
+        self.native_transport = self._transport = self.own_transport = transport
 
     # Host keys.
 
@@ -281,9 +281,9 @@ class ClientConnection(SSHClientConnection):
     def _send_kexinit(self) -> None:
         now = time.monotonic()
         soon = (
-            self.engine is not None
+            self.native_transport is not None
             and now - self.kex_started < _FREQUENT_REKEY_SECONDS
-            and self.engine.received_bytes < _FREQUENT_REKEY_BYTES
+            and self.native_transport.received_bytes < _FREQUENT_REKEY_BYTES
         )
         self.rekeys_often, self._last_rekey_soon = soon and self._last_rekey_soon, soon
         self.kex_started, self._bytes_until_rekey = now, self._rekey_bytes

@@ -17,7 +17,7 @@ from gateway.relay.sockets import reset
 from gateway.ssh.flow_control import INITIAL_BUDGET, ByteBudget, ReceiveWindow
 
 _IN_ENGINE = ReceiveWindow(ByteBudget(0))
-"""A placeholder for the window of a channel that the native engine has opened. The engine manages the window itself."""
+"""A placeholder for the window of a channel that the native engine has opened. The engine manages that window."""
 
 
 class NativeChannel(NativeRelay):

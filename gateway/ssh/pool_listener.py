@@ -38,7 +38,7 @@ class PoolListener(NativeListenerGroup):
     ) -> None:
         self.connections = list(connections)
         self._owner = owner
-        super().__init__(rule, permits, _engines(rule, connections), handler)
+        super().__init__(rule, permits, _listener_factories(rule, connections), handler)
 
     # The listeners of the native engines call these methods.
 
@@ -60,17 +60,17 @@ class PoolListener(NativeListenerGroup):
         self._owner.remove(self)
 
 
-def _engines(rule: AcceptRule, connections: Sequence[PooledConnection]) -> list[ListenerFactory]:
+def _listener_factories(rule: AcceptRule, connections: Sequence[PooledConnection]) -> list[ListenerFactory]:
     """Return a factory for each native engine that carries some of the connections."""
     by_runner: dict[Any, dict[int, PooledConnection]] = {}
     for each in connections:
-        if each.engine is not None:
-            by_runner.setdefault(each.engine.runner, {})[each.engine.token] = each
+        if each.native_transport is not None:
+            by_runner.setdefault(each.native_transport.runner, {})[each.native_transport.token] = each
     max_packet = MAX_SEND_PACKET if any(each.rekeys_often for each in connections) else MAX_RECEIVE_PACKET
     return [
-        partial(engine.make_listener, rule, carriers, max_packet)
+        partial(transport.make_listener, rule, carriers, max_packet)
         for carriers in by_runner.values()
-        if (engine := next(iter(carriers.values())).engine) is not None
+        if (transport := next(iter(carriers.values())).native_transport) is not None
     ]
 
 
@@ -110,7 +110,7 @@ class PoolListeners:
         Returns:
             The listener; None if the native engines cannot accept the clients, so that the event loop must do so.
         """
-        if not connections or any(each.engine is None for each in connections):
+        if not connections or any(each.native_transport is None for each in connections):
             return None
         try:
             listener = PoolListener(rule, permits, connections, handler, self)

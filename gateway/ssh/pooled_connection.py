@@ -107,17 +107,17 @@ class PooledConnection:
         self.has_answered_open = False
         """Whether the server has replied to at least one CHANNEL_OPEN request."""
         transport = transport_of(conn)
-        engine = conn.engine if isinstance(conn, ClientConnection) else None
-        self._transport: SocketTransport | NativeTransportInterface | None = engine or transport
-        self.engine = engine
+        native = conn.native_transport if isinstance(conn, ClientConnection) else None
+        self._transport: SocketTransport | NativeTransportInterface | None = native or transport
+        self.native_transport = native
         """The transport of the connection if the native engine carries the connection; otherwise None."""
         self._last_heard = self._keepalive_sent = time.monotonic()
         self._keepalive_task: asyncio.Task[None] | None = None
         self._close_reason: str | None = None
         self._closing_task: asyncio.Task[None] | None = None
         self._opener: ChannelOpener
-        if engine is not None:
-            self._opener = engine.make_opener()
+        if native is not None:
+            self._opener = native.make_opener()
         else:
             self._opener = AsyncsshChannelOpener(conn, transport.queue if transport is not None else None)
 
@@ -228,8 +228,8 @@ class PooledConnection:
         if self.alive:
             self._last_heard = time.monotonic()
             self.round_trip = self._last_heard - self._keepalive_sent
-            if self.engine is not None:
-                self.engine.set_round_trip(self.round_trip)
+            if self.native_transport is not None:
+                self.native_transport.set_round_trip(self.round_trip)
 
     def keepalive_wait(self, now: float) -> float:
         """Return the number of seconds for which a keepalive has been without a reply; 0 if none is pending.
@@ -254,8 +254,8 @@ class PooledConnection:
         """Make pending channel opens raise `RedialRequiredError`, so that their callers use another connection."""
         if self._opener.opening_count:
             self._opener.fail_opens(RedialRequiredError())
-        if self.engine is not None:
-            self.engine.recall_clients()
+        if self.native_transport is not None:
+            self.native_transport.recall_clients()
 
     async def lost(self) -> str:
         """Wait until the connection is closed, by the gateway or the server, and return the reason."""
@@ -298,7 +298,7 @@ class PooledConnection:
 
     def data_plane(self) -> str:
         """Return the name of the data plane that carries the channels: `native` or `asyncssh`."""
-        return "asyncssh" if self.engine is None else "native"
+        return "asyncssh" if self.native_transport is None else "native"
 
     def cipher(self) -> str:
         """Return the negotiated cipher of sent packets."""

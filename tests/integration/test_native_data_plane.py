@@ -200,7 +200,7 @@ async def test_the_numbers_of_thousands_of_channels_are_released(
             for _ in range(20):
                 await asyncio.gather(*(echo_once(link, port, os.urandom(50)) for _ in range(100)))
             async with asyncio.timeout(15):
-                while conn._channels if conn.engine is None else conn.engine.channel_count:
+                while conn._channels if conn.native_transport is None else conn.native_transport.channel_count:
                     await asyncio.sleep(0.01)
 
 

@@ -109,8 +109,8 @@ def channels(link: SshConnectionPool) -> int:
 
 def _channels(session: PooledConnection) -> int:
     conn: Any = session._conn
-    if conn.engine is not None:
-        return int(conn.engine.channel_count)
+    if conn.native_transport is not None:
+        return int(conn.native_transport.channel_count)
     return len(_windows(session)) + _unknown(session)
 
 

@@ -195,12 +195,12 @@ class Connection:
     @property
     def forgotten(self) -> bool:
         """Whether the connection has removed all of its channels."""
-        engine: Any = self.conn.engine if isinstance(self.conn, ClientConnection) else None
-        return not self.conn._channels and (engine is None or not engine.channel_count)
+        transport: Any = self.conn.native_transport if isinstance(self.conn, ClientConnection) else None
+        return not self.conn._channels and (transport is None or not transport.channel_count)
 
     def rekey(self) -> None:
         """Make the gateway start a key exchange, as if it had sent many bytes."""
-        if isinstance(self.conn, ClientConnection) and self.conn.engine is not None:
+        if isinstance(self.conn, ClientConnection) and self.conn.native_transport is not None:
             self.conn.rekey()
         self.conn._rekey_bytes_sent = self.conn._rekey_bytes
 
