@@ -1,1 +1,1 @@
-"""SSH: host keys, credentials, connections and channels. Only this package uses asyncssh."""
+"""Connects to SSH servers with asyncssh: host keys, credentials, connections and channels."""

@@ -1,4 +1,4 @@
-"""Defines the default SSH algorithms, lists the supported ones, and negotiates algorithms with servers."""
+"""Defines the default SSH algorithms, checks configured ones, and negotiates algorithms with servers."""
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
@@ -65,8 +65,8 @@ HOST_KEYS = (*(f"{name.removesuffix('@openssh.com')}{_CERTIFICATE}" for name in 
 """The default host key algorithms, in OpenSSH's order (ssh_config(5), HostKeyAlgorithms)."""
 
 DEFAULTS = {"kex": KEX, "ciphers": CIPHERS, "macs": MACS, "host_key_algorithms": HOST_KEYS}
-"""Default algorithms by configuration key, in order of preference. They exclude SHA-1, DSA, MD5 and 64-bit MAC
-tags."""
+"""The default algorithms by configuration key, in order of preference. Weak algorithms are excluded: SHA-1, DSA, MD5
+and MACs of 64 bits."""
 _SUPPORTED: dict[str, Callable[[], Sequence[bytes]]] = {
     "kex": get_kex_algs,
     "ciphers": get_encryption_algs,
@@ -83,7 +83,7 @@ class NoCommonAlgorithmError(asyncssh.KeyExchangeFailed):
 
     Args:
         key: The configuration key of the category.
-        offered: The server's list of algorithms.
+        offered: The algorithms of this category that the server supports.
     """
 
     def __init__(self, key: str, offered: Sequence[bytes]) -> None:
@@ -94,7 +94,11 @@ class NoCommonAlgorithmError(asyncssh.KeyExchangeFailed):
 
 
 def supported(key: str) -> list[str]:
-    """Return the algorithms for a configuration key that asyncssh supports on this machine, except GSSAPI."""
+    """Return the algorithms that asyncssh supports on this machine, without GSSAPI.
+
+    Args:
+        key: The configuration key of the category, such as `ciphers`.
+    """
     return [name.decode("ascii") for name in _SUPPORTED[key]() if not name.startswith(b"gss-")]
 
 
@@ -102,8 +106,8 @@ def validate(key: str, names: Sequence[str]) -> None:
     """Check a configured list of algorithms.
 
     Args:
-        key: The configuration key.
-        names: The list.
+        key: The configuration key of the category.
+        names: The configured algorithms.
 
     Raises:
         ValueError: An algorithm is not known, or this machine supports none of the algorithms.
@@ -146,13 +150,13 @@ def signature_algorithm_of(algorithm: str) -> str:
 
 
 def key_type_of(algorithm: str) -> str:
-    """Return the key type of a host key algorithm. Several algorithms use ssh-rsa keys (RFC 8332, section 3)."""
+    """Return the key type of a host key algorithm. `ssh-rsa` has several algorithms (RFC 8332, section 3)."""
     name = signature_algorithm_of(algorithm).removeprefix("webauthn-")
     return "ssh-rsa" if name.startswith(("rsa-sha2-", "ssh-rsa-sha")) else name
 
 
 def key_blob_type(algorithm: str) -> str:
-    """Return the type name with which an encoded host key or certificate for this algorithm begins."""
+    """Return the type name at the start of an encoded host key or certificate for this algorithm."""
     key_type = key_type_of(algorithm)
     return f"{key_type.removesuffix('@openssh.com')}{_CERTIFICATE}" if is_certificate(algorithm) else key_type
 
@@ -183,7 +187,7 @@ def negotiate(proposal: SSHPacket, client: Mapping[str, Sequence[bytes]]) -> tup
         client: The client's proposal by configuration key, in order of preference.
 
     Returns:
-        The negotiated host key algorithm, and all host key algorithms that the server offers.
+        The negotiated host key algorithm, and the list of all host key algorithms that the server offers.
 
     Raises:
         NoCommonAlgorithmError: There is no common algorithm in one category.
@@ -209,7 +213,6 @@ def _choose(key: str, client: Mapping[str, Sequence[bytes]], server: Sequence[by
 def needs_strict_kex(cipher: str, mac: str) -> bool:
     """Return whether an attacker can drop packets unnoticed if the key exchange is not strict (CVE-2023-48795).
 
-    ChaCha20 and the encrypt-then-MAC algorithms are vulnerable. AES-GCM is not, because it counts packets
-    independently of the sequence number.
+    ChaCha20 and the encrypt-then-MAC algorithms are vulnerable. AES-GCM is not vulnerable.
     """
     return cipher.startswith("chacha20") or mac.endswith("-etm@openssh.com")

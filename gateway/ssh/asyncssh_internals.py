@@ -1,4 +1,4 @@
-"""Accesses private attributes of asyncssh's channels, and checks that the installed asyncssh is supported."""
+"""Accesses private attributes of asyncssh, and checks that the installed version of asyncssh is supported."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,12 +9,12 @@ from asyncssh.constants import MSG_CHANNEL_WINDOW_ADJUST
 from asyncssh.packet import UInt32
 
 SUPPORTED_VERSIONS = ("2.24.",)
-"""Releases of asyncssh whose internals `ClientConnection` supports. With other releases, the gateway uses asyncssh's
-own connection and transport classes."""
+"""Prefixes of the asyncssh versions whose internals `SshConnection` supports. With another version, the gateway uses
+asyncssh's own connection and transport classes."""
 
 
 def is_supported() -> bool:
-    """Return whether `ClientConnection` supports the installed asyncssh."""
+    """Return whether `SshConnection` supports the installed version of asyncssh."""
     return asyncssh.__version__.startswith(SUPPORTED_VERSIONS)
 
 
@@ -24,12 +24,12 @@ def has_strict_kex(conn: asyncssh.SSHClientConnection) -> bool:
 
 
 class UnreadData(NamedTuple):
-    """Data that an asyncssh channel has received, but not passed to its session yet.
+    """Data that an asyncssh channel has received, but has not passed to its session.
 
     Args:
         data: The received pieces, in order.
-        eof: Whether the data is complete, because the peer has sent EOF or closed the channel.
-        closed: Whether the peer has closed the channel. If not, the SSH connection was lost.
+        eof: Whether the peer has sent EOF or closed the channel, so that no more data follows.
+        closed: Whether the peer has closed the channel. False: the SSH connection was lost.
     """
 
     data: list[Any]
@@ -38,7 +38,11 @@ class UnreadData(NamedTuple):
 
 
 def take_unread_data(channel: Any) -> UnreadData:
-    """Remove and return the undelivered data of a closed or lost channel. If `channel` is None, return no data."""
+    """Remove and return the data that a closed or lost channel has not passed to its session.
+
+    Args:
+        channel: The asyncssh channel. None: there is no data.
+    """
     if channel is None:
         return UnreadData([], eof=False, closed=False)
     data, channel._recv_buf = [piece for piece, _ in channel._recv_buf], []  # noqa: SLF001 - asyncssh has no public API for it
@@ -48,13 +52,13 @@ def take_unread_data(channel: Any) -> UnreadData:
 
 
 def disable_auto_adjust(conn: asyncssh.SSHClientConnection) -> None:
-    """Stop new channels of `conn` from sending window adjusts. The caller must call `send_window_adjust` instead.
+    """Make new channels leave flow control to their session.
 
-    asyncssh grants a full window for each packet that a session reads, regardless of the data that asyncssh still
-    buffers. If a session read slowly, the peer could therefore send without limit.
+    The session must call `send_window_adjust` itself. asyncssh would grant the peer a full window for each packet
+    that the session receives, even if asyncssh still buffers other data. The peer could then send without limit.
 
-    This function also makes new channels call their session's `resume_writing` whenever the peer increases the send
-    window. By default, asyncssh calls `resume_writing` only when its send buffer drains.
+    The channels call the session's `resume_writing` each time the peer increases the send window. asyncssh would call
+    it only when its own send buffer drains.
     """
     for name in ("create_tcp_channel", "create_unix_channel"):
         setattr(conn, name, partial(_create_without_auto_adjust, getattr(conn, name)))
@@ -82,7 +86,7 @@ def _create_without_auto_adjust(make: Callable[..., Any], *args: Any, **kwargs: 
 
 
 def send_window(channel: Any) -> int:
-    """Return how many bytes an asyncssh channel may send now."""
+    """Return how many bytes the peer accepts on an asyncssh channel now."""
     return int(channel._send_window)  # noqa: SLF001 - asyncssh has no public API for it
 
 

@@ -1,91 +1,30 @@
 """Handles the client's socket of a relay between a client and an asyncssh channel.
 
-The two directions end independently (RFC 4254, section 5.3). A client that has sent EOF still gets the response. A
-backend that stops reading can still have sent data, and the relay delivers this data. CHANNEL_CLOSE ends the
-backend's stream, whether or not CHANNEL_EOF came first.
+The two directions end independently (RFC 4254, section 5.3). A client that has sent EOF still gets the response. If
+the backend stops reading, the relay still delivers the data that the backend has sent. CHANNEL_CLOSE ends the
+backend's stream, with or without a CHANNEL_EOF before it.
 """
 
-import asyncio
 import logging
 import socket
 import time
 
 from gateway.contracts.states import CloseReason
-from gateway.measurement import Histogram, Tap, waiting_since
 from gateway.relay.fd_registration import FdRegistration
 from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.poller import HANGUP, READ, WRITE
 from gateway.relay.send_buffer import SendBuffer
 from gateway.relay.sockets import close_gracefully, reset, shutdown_write, was_reset
-from gateway.ssh.flow_control import INITIAL_BUDGET, ReceiveWindow
+from gateway.ssh.asyncssh_relay_state import AsyncsshRelayState
 
 log = logging.getLogger(__name__)
 
 
-class ChannelClientSide:
-    """Handles the client's socket of a relay, and decides when the relay ends; base class of `AsyncsshChannel`.
-
-    Args:
-        latency: The histogram for response latency.
-        tap: Observes the bytes until the tap is finished.
-    """
-
-    def __init__(self, latency: Histogram, tap: Tap | None = None) -> None:
-        self.ended: asyncio.Future[CloseReason] = asyncio.get_running_loop().create_future()
-        self.last_active = time.monotonic()
-        self.responses = 0
-        self.to_backend = self.from_backend = 0
-        self.window = ReceiveWindow(INITIAL_BUDGET)
-        """The receive window of the channel. The relay closes the window when the relay ends."""
-        self._latency = latency
-        self._tap = tap
-        self._request_time = 0.0
-        self._client: socket.socket | None = None
-        self._watch: FdRegistration | None = None
-        self._send_buffer: SendBuffer | None = None
-        """Data that the client's socket has not accepted. The buffer is created on first use, because most relays
-        never need one."""
-        self._client_eof = False
-        """Whether the client has ended its stream."""
-        self._client_unwritable = False
-        """Whether the client accepts no more data."""
-        self._client_was_reset = False
-        """Whether the client's connection was reset, so that the client's stream ended without EOF."""
-        self._backend_eof = False
-        """Whether the backend has ended its stream, by CHANNEL_EOF or CHANNEL_CLOSE."""
-        self._channel_closed = False
-        """Whether the peer has sent CHANNEL_CLOSE."""
-        self._link_lost = False
-        """Whether the SSH connection is lost."""
-        self._channel_unwritable = False
-        """Whether the channel accepts no more data."""
-        self._client_data_lost = False
-        """Whether some of the client's data did not reach the backend."""
-        self._eof_delivered = False
-        """Whether the relay has passed the end of the backend's stream on to the client."""
-
-    @property
-    def awaiting_response(self) -> bool:
-        """Whether the client probably waits for a response, because it was the last side to send data."""
-        return self._request_time > 0
-
-    @property
-    def waiting_since(self) -> float | None:
-        """Monotonic time at which the client began to wait for a response; None if it does not wait."""
-        return waiting_since(self._tap, self._request_time)
-
-    @property
-    def buffered(self) -> int:
-        """Number of bytes that the client's socket has not accepted yet."""
-        return len(self._send_buffer) if self._send_buffer is not None else 0
-
-    @property
-    def cut_short(self) -> bool:
-        """Whether the relay ended before it passed the end of the backend's stream on to the client."""
-        return self.ended.done() and not self._eof_delivered
+class ChannelClientSide(AsyncsshRelayState):
+    """Handles the client's socket of a relay, and ends the relay; base class of `AsyncsshRelay`."""
 
     def attach(self, client: socket.socket) -> None:
-        """Start relaying for `client`, after the channel has opened. The relay owns `client` from now on."""
+        """Start to relay for `client`. The channel must be open. The relay owns `client` from now on."""
         self._client = client
         self._watch = FdRegistration(client, self._on_client_event, READ)
         if self._link_lost and not self._backend_eof:
@@ -109,14 +48,14 @@ class ChannelClientSide:
         self._send_close()
         self._finish(close_reason)
 
-    # `AsyncsshChannel` implements these methods.
+    # `AsyncsshRelay` implements these methods.
 
     def _read_client(self) -> None:
         """Read from the client once, and send the data on the channel."""
         raise NotImplementedError
 
     def _accepts_data(self) -> bool:
-        """Return whether the channel can accept data now."""
+        """Return whether the channel accepts data from the client now."""
         raise NotImplementedError
 
     def _send_eof(self) -> None:
@@ -128,18 +67,18 @@ class ChannelClientSide:
         raise NotImplementedError
 
     def _leave_send_queue(self) -> None:
-        """Remove this relay from the queue of relays that wait to send."""
+        """Remove this relay from the `SendQueue`."""
         raise NotImplementedError
 
     def _consumed(self, count: int) -> None:
         """Count bytes as consumed, and send a window adjust when one is due.
 
         Args:
-            count: Bytes that were delivered to the client, or dropped because the client accepts no more data.
+            count: Number of bytes that were delivered to the client, or dropped because it accepts no more data.
         """
         raise NotImplementedError
 
-    # `AsyncsshChannel` calls these methods for events of the channel.
+    # `AsyncsshRelay` calls these methods for events of the channel.
 
     def _on_backend_eof(self, *, close: bool) -> None:
         """Handle the end of the backend's stream.
@@ -159,7 +98,7 @@ class ChannelClientSide:
         If the backend's whole stream has arrived, deliver the stream to the client first.
         """
         if self._channel_closed:
-            return  # the peer has already closed the channel, so the relay no longer needs the SSH connection
+            return  # the peer has already closed the channel: the relay does not need the SSH connection
         self._link_lost = self._channel_unwritable = True
         self._leave_send_queue()
         if self._client is None:
@@ -174,7 +113,7 @@ class ChannelClientSide:
     # Methods for events of the client.
 
     def resume_sending(self) -> None:
-        """Read from the client once and send the data. `SendQueue` calls this when it is the relay's turn."""
+        """Read from the client once, and send the data. `SendQueue` calls this method when it is the relay's turn."""
         if not self.ended.done():
             self._read_client()
             self._update_interest()
@@ -225,14 +164,13 @@ class ChannelClientSide:
     def _on_client_unwritable(self, error: OSError | None = None) -> None:
         """Stop sending to the client.
 
-        Without a reset, the client might have closed its connection normally. The relay then still sends all the
-        client's data to the backend. After a reset by the client, the relay sends only the data that the channel
-        accepts immediately. The relay then closes the channel, because SSH cannot forward a reset (RFC 4254, section
-        5.3).
+        If the client has closed its connection without a reset, the relay still sends all of the client's data to the
+        backend. If the client has reset its connection, the relay sends only the data that the channel accepts
+        immediately. The relay then closes the channel, because SSH cannot forward a reset (RFC 4254, section 5.3).
 
         Args:
-            error: The socket's error, if a system call has returned it, because the kernel reports it only once. None
-                to query the socket.
+            error: The error that a system call on the socket has returned. None: query the socket. The kernel reports
+                an error only once, so a later query would not find this error.
         """
         client = self._client
         if client is None or self.ended.done():
@@ -270,7 +208,7 @@ class ChannelClientSide:
             self._propagate_end()
 
     def _buffer(self, data: bytes | memoryview) -> None:
-        """Append `data` to the send buffer; drop `data` if the client accepts no more data."""
+        """Append `data` to the send buffer. Drop `data` if the client accepts no more data."""
         if self.ended.done() or self._client_unwritable:
             return
         if self._send_buffer is None:
@@ -280,9 +218,9 @@ class ChannelClientSide:
     # The end of the relay.
 
     def _propagate_end(self) -> None:
-        """Pass the backend's EOF on to the client, after all of the backend's data.
+        """If all of the backend's data is delivered, forward the backend's EOF to the client.
 
-        Finish the relay when both directions have ended.
+        Finish the relay if both directions have ended.
         """
         if self._client is None or self.ended.done():
             return

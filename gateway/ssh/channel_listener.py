@@ -9,10 +9,11 @@ from gateway.contracts.accepting_link import AcceptRule
 from gateway.measurement import Tap
 from gateway.relay.native_engine_runner import NativeEngineRunner
 from gateway.relay.native_listener import NativeListener, NativeListenerHandler
-from gateway.ssh.client_connection import channel_target
+from gateway.ssh.channel_interfaces import SshChannel
+from gateway.ssh.channel_target import channel_target
 from gateway.ssh.flow_control import INITIAL_WINDOW, MIN_WINDOW
 from gateway.ssh.native_channel import NativeChannel
-from gateway.ssh.pooled_connection import PooledConnection, SshChannel
+from gateway.ssh.pooled_connection import PooledConnection
 
 
 class ChannelListenerHandler(NativeListenerHandler, Protocol):

@@ -15,11 +15,11 @@ from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import TunnelStateCallback
 from gateway.errors import Reason, TunnelError
 from gateway.ssh import algorithms, asyncssh_internals, credentials
-from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.host_keys import HostKeyVerifier, LastTrustedKeyType, read_trust
 from gateway.ssh.login_errors import TryOtherKeyTypeError, login_error
 from gateway.ssh.options import SshOptions
 from gateway.ssh.socket_transport import close_now, log_in
+from gateway.ssh.ssh_connection import SshConnection
 
 
 async def connect(
@@ -162,7 +162,7 @@ async def _log_in(
 
 def _discard(conn: asyncssh.SSHClientConnection | None, sock: socket.socket) -> None:
     """Close the connection and socket of a failed login. Does not await, so a cancellation cannot interrupt it."""
-    if isinstance(conn, ClientConnection):
+    if isinstance(conn, SshConnection):
         close_now(conn)
     elif conn is not None:
         conn.abort()

@@ -8,21 +8,22 @@ from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram, Tap
 from gateway.relay.native_engine_runner import NativeEngineRunner
-from gateway.ssh.client_connection import ClientConnection, channel_target
+from gateway.ssh.channel_target import channel_target
 from gateway.ssh.flow_control import MAX_RECEIVE_PACKET, MAX_SEND_PACKET
 from gateway.ssh.native_channel import NativeChannel
+from gateway.ssh.ssh_connection import SshConnection
 
 
 class NativeChannelOpener:
-    """Opens channels in the native engine; implements `gateway.ssh.pooled_connection.ChannelOpener`.
+    """Opens channels in the native engine; implements `gateway.ssh.channel_interfaces.ChannelOpener`.
 
     Args:
         conn: The SSH connection.
         runner: Runs the native engine that carries the connection.
-        wire: The native engine's token for the connection.
+        wire: The token of the connection in the native engine.
     """
 
-    def __init__(self, conn: ClientConnection, runner: NativeEngineRunner, wire: int) -> None:
+    def __init__(self, conn: SshConnection, runner: NativeEngineRunner, wire: int) -> None:
         self._conn = conn
         self._runner = runner
         self._wire = wire
@@ -30,7 +31,7 @@ class NativeChannelOpener:
 
     @property
     def opening_count(self) -> int:
-        """Number of CHANNEL_OPEN requests without a reply, including those whose callers no longer wait."""
+        """See `gateway.ssh.channel_interfaces.ChannelOpener`."""
         return len(self._opening)
 
     async def open(
@@ -40,7 +41,7 @@ class NativeChannelOpener:
         timeout: float,  # noqa: ASYNC109 - `ChannelOpener` defines it
         tap: Tap | None = None,
     ) -> NativeChannel:
-        """Open a channel to `to`. If the channel opens after this method has raised, close the channel."""
+        """See `gateway.ssh.channel_interfaces.ChannelOpener`."""
         if self._conn.transport_closed:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "the SSH connection is closed")
         relay = NativeChannel(self._runner, latency, tap, self._opening.discard)
@@ -58,6 +59,6 @@ class NativeChannelOpener:
         return relay
 
     def fail_opens(self, error: Exception) -> None:
-        """Make every pending `open` raise `error`. See `gateway.ssh.pooled_connection.ChannelOpener`."""
+        """See `gateway.ssh.channel_interfaces.ChannelOpener`."""
         for relay in list(self._opening):
             relay.fail_open(error)

@@ -25,11 +25,11 @@ from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner, na
 from gateway.ssh import flow_control
 from gateway.ssh.asyncssh_internals import has_strict_kex
 from gateway.ssh.channel_listener import ChannelListener, ChannelListenerHandler
-from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.native_channel_opener import NativeChannelOpener
 from gateway.ssh.pass_through_cipher import CipherKey, with_tag
 from gateway.ssh.pooled_connection import PooledConnection
 from gateway.ssh.socket_transport import transport_of
+from gateway.ssh.ssh_connection import SshConnection
 
 log = logging.getLogger(__name__)
 _ACCEPT_BYTES = 64 * 1024
@@ -48,7 +48,7 @@ class NativeTransport(asyncio.Transport):
         names: The addresses that `get_extra_info` returns, by name.
     """
 
-    def __init__(self, conn: ClientConnection, runner: NativeEngineRunner, names: dict[str, Any]) -> None:
+    def __init__(self, conn: SshConnection, runner: NativeEngineRunner, names: dict[str, Any]) -> None:
         super().__init__()
         self.token = runner.add(self)
         self.runner = runner
@@ -81,7 +81,7 @@ class NativeTransport(asyncio.Transport):
 
     close = abort
 
-    # `ClientConnection` calls these methods.
+    # `SshConnection` calls these methods.
 
     def on_sending_changed(self) -> None:
         """Do nothing: the native engine stops sending data at KEXINIT, and continues with the new key."""
@@ -207,7 +207,7 @@ class NativeTransport(asyncio.Transport):
         self._conn.connection_lost(error)
 
 
-async def hand_over(conn: ClientConnection) -> None:
+async def hand_over(conn: SshConnection) -> None:
     """Pass the connection to the native engine. Do nothing if the engine does not support the ciphers.
 
     Args:

@@ -17,12 +17,13 @@ from gateway.errors import LinkLostError, Reason, TunnelError
 from gateway.measurement import Histogram, Tap
 from gateway.relay.dial_retry import retry_dial
 from gateway.relay.socket_pair import socket_pair
+from gateway.ssh.channel_interfaces import SshChannel
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pool_dialer import DialConnection, PoolDialer
 from gateway.ssh.pool_listener import PoolListener, PoolListeners
 from gateway.ssh.pool_policy import SLOW_KEEPALIVE, ConnectionHealth, choose_connection, evaluate
 from gateway.ssh.pool_status import SshStatus, pool_status
-from gateway.ssh.pooled_connection import PooledConnection, SshChannel
+from gateway.ssh.pooled_connection import PooledConnection
 from gateway.ssh.slow_open_detector import SlowOpenDetector
 
 log = logging.getLogger(__name__)

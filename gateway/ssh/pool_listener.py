@@ -7,9 +7,10 @@ from typing import Any
 
 from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule
 from gateway.relay.native_listener_group import ListenerFactory, NativeListenerGroup
+from gateway.ssh.channel_interfaces import SshChannel
 from gateway.ssh.flow_control import MAX_RECEIVE_PACKET, MAX_SEND_PACKET
 from gateway.ssh.pool_policy import CHANNELS_PER_CONNECTION
-from gateway.ssh.pooled_connection import PooledConnection, SshChannel
+from gateway.ssh.pooled_connection import PooledConnection
 
 log = logging.getLogger(__name__)
 

@@ -4,20 +4,21 @@ import asyncio
 import logging
 import socket
 import time
-from typing import Protocol
 
 import asyncssh
 
-from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, Reason, RedialRequiredError
 from gateway.measurement import Histogram, Tap
-from gateway.ssh.asyncssh_opener import AsyncsshChannelOpener
-from gateway.ssh.client_connection import ClientConnection, NativeTransportInterface
+from gateway.ssh.asyncssh_channel_opener import AsyncsshChannelOpener
+from gateway.ssh.channel_interfaces import ChannelOpener, SshChannel
+from gateway.ssh.channel_open_errors import channel_open_error
 from gateway.ssh.host_keys import HostKeyVerifier
 from gateway.ssh.options import SshOptions
 from gateway.ssh.socket_transport import SocketTransport, transport_of
+from gateway.ssh.ssh_connection import SshConnection
+from gateway.ssh.transport_interfaces import NativeTransportInterface
 from gateway.text_sanitizer import error_text, one_line
 
 log = logging.getLogger(__name__)
@@ -25,60 +26,6 @@ log = logging.getLogger(__name__)
 _KEEPALIVE = b"keepalive@openssh.com"
 _RECENTLY_HEARD = 0.3
 """If data arrived within this number of seconds, the connection is alive, and `check_alive` sends no keepalive."""
-
-
-class SshChannel(Relay, Protocol):
-    """Defines the interface of open SSH channels, which relay bytes between a client and a target after `attach`."""
-
-    @property
-    def cut_short(self) -> bool:
-        """Whether the relay ended before the client received all data and the end-of-file of the backend.
-
-        Valid only after the client's stream has ended.
-        """
-
-    @property
-    def buffered(self) -> int:
-        """Number of bytes from the backend that wait until the client's socket accepts them."""
-
-    def attach(self, client: socket.socket) -> None:
-        """Start to relay bytes between `client` and the target. The relay then owns `client`."""
-
-
-class ChannelOpener(Protocol):
-    """Defines the interface for opening channels on one SSH connection. Each data plane implements this protocol."""
-
-    @property
-    def opening_count(self) -> int:
-        """Number of CHANNEL_OPEN requests without a reply, including those whose callers no longer wait."""
-
-    async def open(
-        self,
-        to: Endpoint,
-        latency: Histogram,
-        timeout: float,  # noqa: ASYNC109 - every dial takes its timeout as an argument
-        tap: Tap | None = None,
-    ) -> SshChannel:
-        """Open a channel to `to`. If the channel opens after this method has raised, close the channel.
-
-        Args:
-            to: The target.
-            latency: Records the response latencies.
-            timeout: Time limit for the open, in seconds.
-            tap: Observes the bytes until `Tap.finished` is true; None to observe nothing.
-
-        Returns:
-            A relay without a client. The caller must call the relay's `attach` or `abort`.
-
-        Raises:
-            TimeoutError: The channel did not open within `timeout`.
-            asyncssh.ChannelOpenError: The server refuses the channel.
-            asyncssh.Error, OSError: The SSH connection has failed.
-            ValueError: The server's reply is not valid.
-        """
-
-    def fail_opens(self, error: Exception) -> None:
-        """Make every pending `open` raise `error`."""
 
 
 class PooledConnection:
@@ -107,7 +54,7 @@ class PooledConnection:
         self.has_answered_open = False
         """Whether the server has replied to at least one CHANNEL_OPEN request."""
         transport = transport_of(conn)
-        native = conn.native_transport if isinstance(conn, ClientConnection) else None
+        native = conn.native_transport if isinstance(conn, SshConnection) else None
         self._transport: SocketTransport | NativeTransportInterface | None = native or transport
         self.native_transport = native
         """The transport of the connection if the native engine carries the connection; otherwise None."""
@@ -128,8 +75,8 @@ class PooledConnection:
 
     @property
     def rekeys_often(self) -> bool:
-        """Whether the peer should send short packets, because key exchanges are frequent; see `ClientConnection`."""
-        return isinstance(self._conn, ClientConnection) and self._conn.rekeys_often
+        """Whether the peer should send short packets, because key exchanges are frequent; see `SshConnection`."""
+        return isinstance(self._conn, SshConnection) and self._conn.rekeys_often
 
     @property
     def alive(self) -> bool:
@@ -137,7 +84,7 @@ class PooledConnection:
         if self.closing or self._conn.is_closed():
             return False
         # After the transport has closed, `is_closed` returns False until the next iteration of the event loop.
-        return not (isinstance(self._conn, ClientConnection) and self._conn.transport_closed)
+        return not (isinstance(self._conn, SshConnection) and self._conn.transport_closed)
 
     async def join(
         self, client: socket.socket, to: Endpoint, latency: Histogram, within: float, tap: Tap | None = None
@@ -159,7 +106,7 @@ class PooledConnection:
             ) from error
         except asyncssh.ChannelOpenError as error:
             self.has_answered_open = self.alive
-            raise self._open_error(error, to) from error
+            raise channel_open_error(error, to) if self.alive else LinkLostError(dial_in_progress=True) from error
         except (asyncssh.Error, OSError) as error:
             raise LinkLostError(str(error), dial_in_progress=True) from error
         self.has_answered_open = True
@@ -183,21 +130,6 @@ class PooledConnection:
 
     def _remove_relay(self, ended: asyncio.Future[CloseReason]) -> None:
         del self._relays[ended]
-
-    def _open_error(self, error: asyncssh.ChannelOpenError, to: Endpoint) -> DialError | LinkLostError:
-        if not self.alive:
-            return LinkLostError(dial_in_progress=True)
-        text = error.reason
-        if error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
-            return DialError(
-                Reason.CHANNEL_PROHIBITED,
-                f"the SSH server does not permit connections to {to} ({text!r}): permit them with permitopen in"
-                " authorized_keys, and with PermitOpen and AllowTcpForwarding in sshd_config",
-            )
-        return DialError(
-            _connect_reason(text),
-            f"{to}: the SSH server cannot connect ({text!r}): check that this address and port are correct",
-        )
 
     def silence(self, now: float) -> float:
         """Return the number of seconds since the last data from the peer arrived.
@@ -307,25 +239,3 @@ class PooledConnection:
     def server_version(self) -> str:
         """Return the server's version string (RFC 4253, section 4.2)."""
         return one_line(str(self._conn.get_extra_info("server_version")))
-
-
-_CONNECT_REASONS = {
-    "refused": Reason.REFUSED,
-    "timed out": Reason.TIMEOUT,
-    "timeout": Reason.TIMEOUT,
-    "name or service not known": Reason.DNS,
-    "name resolution": Reason.DNS,
-    "no address": Reason.DNS,
-    "unknown host": Reason.DNS,
-    "could not resolve": Reason.DNS,
-    "reset": Reason.RESET,
-}
-
-
-def _connect_reason(text: str) -> Reason:
-    """Derive a reason from the message of a CHANNEL_OPEN_FAILURE; OpenSSH uses strerror(3) and gai_strerror(3)."""
-    lowered = text.lower()
-    for phrase, reason in _CONNECT_REASONS.items():
-        if phrase in lowered:
-            return reason
-    return Reason.CHANNEL_FAILED

@@ -15,8 +15,8 @@ from gateway.contracts.states import CloseReason
 from gateway.relay.poller import poller
 from gateway.relay.send_buffer import SendBuffer
 from gateway.relay.sockets import NOTSENT_LOWAT, limit_unsent
-from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.flow_control import MAX_SEND_PACKET
+from gateway.ssh.ssh_connection import SshConnection
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class SendQueue:
     def __init__(
         self,
         sock: socket.socket,
-        conn: ClientConnection,
+        conn: SshConnection,
         on_blocked_changed: Callable[[], None],
         on_error: Callable[[Exception], None],
     ) -> None:

@@ -10,8 +10,8 @@ import asyncssh
 from asyncssh.connection import SSHClientConnectionOptions
 
 from gateway.relay.poller import READ, WRITE, poller
-from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.send_queue import SendQueue
+from gateway.ssh.ssh_connection import SshConnection
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class SocketTransport(asyncio.Transport):
         conn: The asyncssh connection.
     """
 
-    def __init__(self, sock: socket.socket, conn: ClientConnection) -> None:
+    def __init__(self, sock: socket.socket, conn: SshConnection) -> None:
         super().__init__()
         self.queue = SendQueue(sock, conn, self._update_interest, self._close)
         """Sends the packets, and decides when each relay of the connection may send."""
@@ -79,7 +79,7 @@ class SocketTransport(asyncio.Transport):
 
     close = abort
 
-    # `ClientConnection` calls these methods.
+    # `SshConnection` calls these methods.
 
     def on_sending_changed(self) -> None:
         """Let the relays of the connection send, or stop them; see `SendQueue.update_may_send`."""
@@ -171,8 +171,8 @@ class SocketTransport(asyncio.Transport):
         self._conn.connection_lost(error)
 
 
-async def log_in(sock: socket.socket, **arguments: Any) -> ClientConnection:
-    """Connect and log in over `sock`, as `asyncssh.connect` does, with a `ClientConnection` and its transport.
+async def log_in(sock: socket.socket, **arguments: Any) -> SshConnection:
+    """Connect and log in over `sock`, as `asyncssh.connect` does, with a `SshConnection` and its transport.
 
     Args:
         sock: A connected, non-blocking socket. It is closed when the connection closes, or when this function raises.
@@ -183,7 +183,7 @@ async def log_in(sock: socket.socket, **arguments: Any) -> ClientConnection:
     """
     options = await SSHClientConnectionOptions.construct(None, rekey_bytes=REKEY_BYTES, **arguments)
     options.waiter = asyncio.get_running_loop().create_future()
-    conn = ClientConnection(options)
+    conn = SshConnection(options)
     transport = conn.own_transport = SocketTransport(sock, conn)
     try:
         conn.connection_made(transport)
@@ -202,11 +202,11 @@ def transport_of(conn: asyncssh.SSHClientConnection) -> SocketTransport | None:
     Returns:
         None if the native engine carries the connection, or if the connection is from `asyncssh.connect`.
     """
-    transport = conn.own_transport if isinstance(conn, ClientConnection) else None
+    transport = conn.own_transport if isinstance(conn, SshConnection) else None
     return transport if isinstance(transport, SocketTransport) else None
 
 
-def close_now(conn: ClientConnection) -> None:
+def close_now(conn: SshConnection) -> None:
     """Close a connection's socket and cancel its tasks, without waiting."""
     conn.own_transport.abort()
     for task in list(conn._tasks):  # noqa: SLF001 - asyncssh has no public API for them

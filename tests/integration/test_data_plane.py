@@ -12,9 +12,9 @@ import pytest
 from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion
 from gateway.ssh import socket_transport
-from gateway.ssh.asyncssh_opener import AsyncsshChannelOpener
-from gateway.ssh.client_connection import ClientConnection
+from gateway.ssh.asyncssh_channel_opener import AsyncsshChannelOpener
 from gateway.ssh.socket_transport import SocketTransport
+from gateway.ssh.ssh_connection import SshConnection
 from tests.support.configs import ssh_tunnel
 from tests.support.gateway_process import Gateway
 from tests.support.requirements import need_data_plane, need_sshd
@@ -38,20 +38,20 @@ async def test_asyncsshs_channels_with_a_cipher_that_the_plane_knows(
 ) -> None:
     monkeypatch.setattr(socket_transport, "REKEY_BYTES", 2 << 20)
     exchanges = 0
-    original = ClientConnection.send_newkeys
+    original = SshConnection.send_newkeys
 
-    def counted(self: ClientConnection, k: bytes, h: bytes) -> None:
+    def counted(self: SshConnection, k: bytes, h: bytes) -> None:
         nonlocal exchanges
         exchanges += 1
         original(self, k, h)
 
-    monkeypatch.setattr(ClientConnection, "send_newkeys", counted)
+    monkeypatch.setattr(SshConnection, "send_newkeys", counted)
     with serving(echoing) as port:
         async with opened(options(bastion, data_plane="asyncssh", ciphers=(cipher,))) as link:
             assert (link.status().data_plane, link.status().cipher) == ("asyncssh", cipher)
             session = link._connections[0]
             conn: Any = session._conn
-            assert isinstance(conn, ClientConnection)
+            assert isinstance(conn, SshConnection)
             assert isinstance(conn.own_transport, SocketTransport)
             assert isinstance(session._opener, AsyncsshChannelOpener)
             async with asyncio.timeout(50):

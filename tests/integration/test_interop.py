@@ -26,7 +26,7 @@ from gateway.demo.process import Process, find, free_port
 from gateway.errors import ReachError
 from gateway.measurement import Histogram
 from gateway.relay.sockets import reset, tune
-from gateway.ssh import client_connection, socket_transport
+from gateway.ssh import socket_transport, ssh_connection
 from gateway.ssh.algorithms import CIPHERS
 from gateway.ssh.pool import SshConnectionPool
 from tests.support.files import REPOSITORY
@@ -211,8 +211,8 @@ def exchanges(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     ours: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
     answered: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
     start, finish = (
-        client_connection.ClientConnection._send_kexinit,
-        client_connection.ClientConnection.send_newkeys,
+        ssh_connection.SshConnection._send_kexinit,
+        ssh_connection.SshConnection.send_newkeys,
     )
 
     def starting(self: Any) -> None:
@@ -226,8 +226,8 @@ def exchanges(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         answered[self] = self._server_kexinit
         finish(self, k, h)
 
-    monkeypatch.setattr(client_connection.ClientConnection, "_send_kexinit", starting)
-    monkeypatch.setattr(client_connection.ClientConnection, "send_newkeys", finishing)
+    monkeypatch.setattr(ssh_connection.SshConnection, "_send_kexinit", starting)
+    monkeypatch.setattr(ssh_connection.SshConnection, "send_newkeys", finishing)
     return asked
 
 

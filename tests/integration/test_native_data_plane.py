@@ -27,7 +27,7 @@ from gateway.measurement import Histogram
 from gateway.nfs.latency_tap import RpcLatencyTap
 from gateway.relay.poller import RelayLoop
 from gateway.relay.sockets import tune
-from gateway.ssh import asyncssh_internals, client_connection, socket_transport
+from gateway.ssh import asyncssh_internals, socket_transport, ssh_connection
 from gateway.ssh.options import PoolOptions
 from gateway.ssh.pool import SshConnectionPool
 from tests.support.requirements import need_data_plane, need_sshd
@@ -166,14 +166,14 @@ async def test_key_exchanges_during_bulk_traffic_in_both_directions(
     exchanges = 0
     if who in ("us", "both"):
         monkeypatch.setattr(socket_transport, "REKEY_BYTES", 3 << 20)
-    original = client_connection.ClientConnection.send_newkeys
+    original = ssh_connection.SshConnection.send_newkeys
 
-    def counted(self: client_connection.ClientConnection, k: bytes, h: bytes) -> None:
+    def counted(self: ssh_connection.SshConnection, k: bytes, h: bytes) -> None:
         nonlocal exchanges
         exchanges += 1
         original(self, k, h)
 
-    monkeypatch.setattr(client_connection.ClientConnection, "send_newkeys", counted)
+    monkeypatch.setattr(ssh_connection.SshConnection, "send_newkeys", counted)
     bastion = Bastion(tmp_path / "bastion", extra="RekeyLimit 4M" if who in ("sshd", "both") else "").start()
     try:
         with serving(echoing) as port:

@@ -24,7 +24,7 @@ from gateway.contracts.values import Endpoint
 from gateway.demo.sshd import Bastion
 from gateway.measurement import Histogram
 from gateway.relay.sockets import reset, tune
-from gateway.ssh import client_connection, send_queue, socket_transport
+from gateway.ssh import send_queue, socket_transport, ssh_connection
 from gateway.ssh.flow_control import INITIAL_BUDGET
 from gateway.ssh.options import PoolOptions
 from gateway.ssh.pool import SshConnectionPool
@@ -59,13 +59,13 @@ def clients() -> Iterator[Callable[[], tuple[socket.socket, socket.socket]]]:
 def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The monotonic times of the key exchanges, in seconds."""
     seen: list[float] = []
-    original = client_connection.ClientConnection.send_newkeys
+    original = ssh_connection.SshConnection.send_newkeys
 
-    def noted(self: client_connection.ClientConnection, k: bytes, h: bytes) -> None:
+    def noted(self: ssh_connection.SshConnection, k: bytes, h: bytes) -> None:
         seen.append(time.monotonic())
         original(self, k, h)
 
-    monkeypatch.setattr(client_connection.ClientConnection, "send_newkeys", noted)
+    monkeypatch.setattr(ssh_connection.SshConnection, "send_newkeys", noted)
     return seen
 
 
@@ -141,9 +141,9 @@ async def test_replies_queued_during_a_key_exchange_are_bounded(tmp_path: Path, 
     """During a key exchange, replies are queued; if their number exceeds the limit, the peer is disconnected."""
     async with attacked(tmp_path, lambda *_: None, engine=engine) as link:
         conn = link._connections[0]._conn
-        assert isinstance(conn, client_connection.ClientConnection)
+        assert isinstance(conn, ssh_connection.SshConnection)
         conn.rekey()
-        for _ in range(client_connection._MAX_DEFERRED_PACKETS):
+        for _ in range(ssh_connection._MAX_DEFERRED_PACKETS):
             conn.send_packet(MSG_CHANNEL_FAILURE, UInt32(0))
         assert not conn.transport_closed
         conn.send_packet(MSG_CHANNEL_FAILURE, UInt32(0))

@@ -30,7 +30,7 @@ from gateway.measurement import Histogram
 from gateway.relay.direct_link import DirectLink
 from gateway.relay.sockets import reset, tune
 from gateway.ssh import pool
-from gateway.ssh.asyncssh_opener import AsyncsshChannelOpener
+from gateway.ssh.asyncssh_channel_opener import AsyncsshChannelOpener
 from gateway.ssh.options import KeepaliveOptions, PoolOptions
 from gateway.tunnels.ssh import SshTunnel
 from tests.support.lateness import Lateness

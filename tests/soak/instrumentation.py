@@ -9,12 +9,13 @@ import pytest
 from gateway._dataplane import is_built
 from gateway._dataplane import settings as engine_settings
 from gateway.relay.lingering_close import lingering_closer
-from gateway.ssh import client_connection, flow_control, socket_transport
-from gateway.ssh.asyncssh_channel import AsyncsshChannel
+from gateway.ssh import flow_control, socket_transport, ssh_connection
+from gateway.ssh.asyncssh_relay import AsyncsshRelay
 from gateway.ssh.channel_client_side import ChannelClientSide
+from gateway.ssh.channel_interfaces import SshChannel
 from gateway.ssh.flow_control import MAX_SEND_PACKET
 from gateway.ssh.pool import SshConnectionPool
-from gateway.ssh.pooled_connection import PooledConnection, SshChannel
+from gateway.ssh.pooled_connection import PooledConnection
 
 CIPHERS: tuple[str, ...] = ("aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com")
 """A cipher for the engine, and a cipher for asyncssh's channels."""
@@ -86,7 +87,7 @@ def _look(relay: Any) -> Seen | None:
         )  # fmt: skip
     if relay._client is None:
         return None
-    if isinstance(relay, AsyncsshChannel) and relay._channel is not None:
+    if isinstance(relay, AsyncsshRelay) and relay._channel is not None:
         channel: Any = relay._channel
         held = relay.buffered + sum(len(data) for data, _ in channel._recv_buf)
         may_send = channel._send_window > 0 and not (relay._client_eof or relay._channel_unwritable)
@@ -224,13 +225,13 @@ class Exchanges:
         self._patch = pytest.MonkeyPatch()
 
     def __enter__(self) -> Self:
-        original = client_connection.ClientConnection.send_newkeys
+        original = ssh_connection.SshConnection.send_newkeys
 
-        def counted(conn: client_connection.ClientConnection, k: bytes, h: bytes) -> None:
+        def counted(conn: ssh_connection.SshConnection, k: bytes, h: bytes) -> None:
             self.count += 1
             original(conn, k, h)
 
-        self._patch.setattr(client_connection.ClientConnection, "send_newkeys", counted)
+        self._patch.setattr(ssh_connection.SshConnection, "send_newkeys", counted)
         self._patch.setattr(socket_transport, "REKEY_BYTES", self._every)
         return self
 

@@ -18,9 +18,9 @@ from gateway.demo.sshd import Bastion
 from gateway.measurement import Tap
 from gateway.relay.direct_link import DirectLink
 from gateway.ssh import flow_control
+from gateway.ssh.channel_interfaces import SshChannel
 from gateway.ssh.options import PoolOptions
 from gateway.ssh.pool import SshConnectionPool
-from gateway.ssh.pooled_connection import SshChannel
 from tests.support.channel_end import ChannelEnd
 from tests.support.ends import End
 from tests.support.far_sides import Straight
@@ -87,7 +87,7 @@ class OpenSsh(Straight):
     async def join(self, setup: Setup, changed: Callable[[], None], tap: Tap | None) -> Joined:
         joined = await super().join(setup, changed, tap)
         # The class of the engine's relays is missing if the engine was not built.
-        assert type(joined.relay).__name__ == ("NativeChannel" if self._engine else "AsyncsshChannel")
+        assert type(joined.relay).__name__ == ("NativeChannel" if self._engine else "AsyncsshRelay")
         return joined
 
     def refresh(self) -> None:

@@ -10,10 +10,10 @@ import pytest
 from asyncssh.constants import MSG_CHANNEL_DATA
 
 from gateway.relay.send_buffer import SendBuffer
-from gateway.ssh.asyncssh_channel import AsyncsshChannel
-from gateway.ssh.client_connection import ClientConnection
+from gateway.ssh.asyncssh_relay import AsyncsshRelay
 from gateway.ssh.flow_control import ReceiveWindow
 from gateway.ssh.send_queue import SendQueue
+from gateway.ssh.ssh_connection import SshConnection
 from tests.fuzz import run
 from tests.fuzz.findings import failure, file_name, minimize, name_of
 from tests.fuzz.native import run as native
@@ -57,22 +57,22 @@ def a_grant_too_much(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_grant(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(AsyncsshChannel, "_consumed", lambda *_: None)
+    patch.setattr(AsyncsshRelay, "_consumed", lambda *_: None)
 
 
 def an_end_that_is_lost(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(AsyncsshChannel, "eof_received", lambda _: True)
+    patch.setattr(AsyncsshRelay, "eof_received", lambda _: True)
 
 
 def no_close(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(AsyncsshChannel, "_send_close", lambda _: None)
+    patch.setattr(AsyncsshRelay, "_send_close", lambda _: None)
 
 
 def an_exception(patch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    patch.setattr(AsyncsshChannel, "data_received", fail)
+    patch.setattr(AsyncsshRelay, "data_received", fail)
 
 
 def data_between_keys(patch: pytest.MonkeyPatch) -> None:
@@ -84,9 +84,9 @@ def data_between_keys(patch: pytest.MonkeyPatch) -> None:
         send(self, kind, *rest, handler=handler)
         self._kex_complete = complete
 
-    send = ClientConnection.send_packet
+    send = SshConnection.send_packet
     patch.setattr(SendQueue, "update_may_send", update_may_send)
-    patch.setattr(ClientConnection, "send_packet", send_packet)
+    patch.setattr(SshConnection, "send_packet", send_packet)
 
 
 @pytest.mark.parametrize(

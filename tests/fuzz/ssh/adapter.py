@@ -23,12 +23,13 @@ import gateway
 from gateway._dataplane import is_built
 from gateway.relay.poller import RelayLoop
 from gateway.ssh import flow_control
-from gateway.ssh.asyncssh_channel import AsyncsshChannel
+from gateway.ssh.asyncssh_relay import AsyncsshRelay
 from gateway.ssh.channel_client_side import ChannelClientSide
-from gateway.ssh.client_connection import ClientConnection
+from gateway.ssh.channel_interfaces import SshChannel
 from gateway.ssh.options import SshOptions
-from gateway.ssh.pooled_connection import PooledConnection, SshChannel
+from gateway.ssh.pooled_connection import PooledConnection
 from gateway.ssh.socket_transport import SocketTransport
+from gateway.ssh.ssh_connection import SshConnection
 from tests.fuzz.ssh.peer import SERVER_VERSION, SESSION_ID
 from tests.fuzz.ssh.pipe import Pipe
 from tests.fuzz.ssh.seal import CIPHER, Keys
@@ -195,12 +196,12 @@ class Connection:
     @property
     def forgotten(self) -> bool:
         """Whether the connection has removed all of its channels."""
-        transport: Any = self.conn.native_transport if isinstance(self.conn, ClientConnection) else None
+        transport: Any = self.conn.native_transport if isinstance(self.conn, SshConnection) else None
         return not self.conn._channels and (transport is None or not transport.channel_count)
 
     def rekey(self) -> None:
         """Make the gateway start a key exchange, as if it had sent many bytes."""
-        if isinstance(self.conn, ClientConnection) and self.conn.native_transport is not None:
+        if isinstance(self.conn, SshConnection) and self.conn.native_transport is not None:
             self.conn.rekey()
         self.conn._rekey_bytes_sent = self.conn._rekey_bytes
 
@@ -225,7 +226,7 @@ async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems:
             sock.setblocking(False)
         if narrow:
             near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        conn = extended = ClientConnection(options)
+        conn = extended = SshConnection(options)
         transport = extended.own_transport = SocketTransport(near, extended)
     else:
         pipe = Pipe()
@@ -233,7 +234,7 @@ async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems:
         transport = pipe  # type: ignore[assignment]
     conn.connection_made(transport)
     _log_in(conn, keys)
-    if isinstance(conn, ClientConnection) and name == "engine":
+    if isinstance(conn, SshConnection) and name == "engine":
         await hand_over(conn)
     conn.set_extra_info(verifier=conn._owner)
     made = Connection(name, conn, pipe, far, problems)
@@ -260,7 +261,7 @@ def _log_in(conn: Any, keys: Keys) -> None:
 
 def _waiting(relay: object) -> list[Any]:
     """Return the chunks of bytes that asyncssh holds for a relay that has paused reading."""
-    channel = relay._channel if isinstance(relay, AsyncsshChannel) else None
+    channel = relay._channel if isinstance(relay, AsyncsshRelay) else None
     return [] if channel is None else [data for data, _ in channel._recv_buf]
 
 

@@ -11,7 +11,8 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import ReachError
 from gateway.measurement import Histogram
 from gateway.relay.sockets import reset, tune
-from gateway.ssh.pooled_connection import PooledConnection, SshChannel
+from gateway.ssh.channel_interfaces import SshChannel
+from gateway.ssh.pooled_connection import PooledConnection
 from tests.fuzz.ssh.peer import Line
 from tests.fuzz.ssh.seal import OracleError
 

@@ -9,8 +9,8 @@ from typing import cast
 import pytest
 
 from gateway.contracts.states import CloseReason
-from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.send_queue import SendQueue
+from gateway.ssh.ssh_connection import SshConnection
 
 
 class Relay:
@@ -49,7 +49,7 @@ async def test_turns_stay_short_when_a_slow_path_takes_a_burst() -> None:
         client.connect(server.getsockname())
         peer, _ = server.accept()
         client.setblocking(False)
-        connection = cast(ClientConnection, SimpleNamespace(transport_closed=False, may_send_data=True))
+        connection = cast(SshConnection, SimpleNamespace(transport_closed=False, may_send_data=True))
         with peer:
             queue = SendQueue(client, connection, lambda: None, lambda error: pytest.fail(str(error)))
             relays = [Relay(queue), Relay(queue)]

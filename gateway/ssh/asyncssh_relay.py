@@ -1,7 +1,7 @@
-"""Copies bytes between a client and an asyncssh channel, in the event loop.
+"""Relays bytes between a client and an asyncssh channel, in the event loop.
 
-Supports all ciphers, but is slower than the data plane in C. This module handles the events of the channel.
-`channel_client_side` handles the client's socket.
+This relay supports all ciphers, but is slower than the native engine. The base class handles the client's socket, and
+this module handles the channel.
 """
 
 import socket
@@ -18,16 +18,17 @@ from gateway.ssh.send_queue import SendQueue
 _READ_SIZE = 64 * 1024
 
 
-class AsyncsshChannel(ChannelClientSide, asyncssh.SSHTCPSession[bytes]):
-    """Copies bytes between a client socket and an asyncssh channel; implements `gateway.contracts.link.Relay`.
+class AsyncsshRelay(ChannelClientSide, asyncssh.SSHTCPSession[bytes]):
+    """Relays bytes between a client's socket and an asyncssh channel; implements `gateway.contracts.link.Relay`.
 
-    asyncssh uses this object as the channel's session. The methods that asyncssh calls must not raise, because an
-    exception would close the whole SSH connection. The relay owns the client's socket after `attach`.
+    asyncssh uses this object as the channel's session. The methods that asyncssh calls must not raise: an exception
+    would close the whole SSH connection.
 
     Args:
         latency: The histogram for response latency.
-        queue: Decides when each relay of the SSH connection may send. None: asyncssh's own transport sends the data.
-        tap: Observes the bytes until the tap is finished.
+        queue: Determines the order in which the relays of the SSH connection send. None if asyncssh's own transport
+            sends the data.
+        tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes them.
     """
 
     def __init__(self, latency: Histogram, queue: SendQueue | None, tap: Tap | None = None) -> None:
@@ -50,7 +51,7 @@ class AsyncsshChannel(ChannelClientSide, asyncssh.SSHTCPSession[bytes]):
             self._channel.resume_reading()
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
-        """Send `data` from the backend to the client. Buffer the part that the client's socket does not accept."""
+        """Send the backend's data to the client. Buffer the part that the client's socket does not accept."""
         del datatype
         client = self._client
         if client is None or self.ended.done():
@@ -90,15 +91,15 @@ class AsyncsshChannel(ChannelClientSide, asyncssh.SSHTCPSession[bytes]):
         return True
 
     def resume_writing(self) -> None:
-        """Resume reading from the client, because the window for sending is open again."""
+        """Resume reading from the client, because the channel accepts data again."""
         if self._window_full:
             self._window_full = False
             self._update_interest()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Handle the close of the channel or the loss of its connection.
+        """Handle the close of the channel or the loss of the SSH connection.
 
-        First deliver the data that asyncssh has received but has not passed to `data_received`.
+        asyncssh can hold data that it has not passed to `data_received`. Deliver this data first.
         """
         del exc
         unread = take_unread_data(self._channel)
@@ -121,7 +122,9 @@ class AsyncsshChannel(ChannelClientSide, asyncssh.SSHTCPSession[bytes]):
             self._update_interest()
             return
         room = send_window(channel)
-        if not room:  # do not write: asyncssh would buffer the data, and drop it if the peer closed the channel
+        if (
+            not room
+        ):  # do not write: asyncssh would buffer the data, and would drop it when the peer closes the channel
             self._window_full = True
             self._update_interest()
             return
@@ -142,7 +145,7 @@ class AsyncsshChannel(ChannelClientSide, asyncssh.SSHTCPSession[bytes]):
         self.to_backend += len(data)
         try:
             channel.write(data)
-        except BrokenPipeError:  # the peer closed the channel; the client still gets the data that the peer has sent
+        except BrokenPipeError:  # the peer has closed the channel, but its earlier data still goes to the client
             self._client_data_lost = self._window_full = True
             self._update_interest()
 

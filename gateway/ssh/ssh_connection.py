@@ -6,22 +6,19 @@ take over the socket and handle the packets of channels. It then passes all othe
 """
 
 import asyncio
-import socket
 import time
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import asyncssh
 from asyncssh.connection import SSHClientConnection, SSHClientConnectionOptions
 from asyncssh.constants import MSG_IGNORE, MSG_KEXINIT
-from asyncssh.packet import SSHPacket, String, UInt32
+from asyncssh.packet import SSHPacket
 
-from gateway.contracts.accepting_link import AcceptRule
 from gateway.ssh import algorithms
 from gateway.ssh.pass_through_cipher import CipherKey, PassThroughCipher, cipher_key
+from gateway.ssh.single_algorithm_key import SingleAlgorithmKey
+from gateway.ssh.transport_interfaces import ConnectionTransport, NativeTransportInterface
 
-_ORIGIN = String("127.0.0.1") + UInt32(0)
-_STREAMLOCAL_RESERVED = String("") + UInt32(0)
 _FREQUENT_REKEY_BYTES, _FREQUENT_REKEY_SECONDS = 4 << 20, 10.0
 """A key exchange counts as frequent if less data than this was received, and less time than this has passed, since
 the previous one. Such exchanges occur with OpenSSH and a small RekeyLimit: to decide when an exchange is due, OpenSSH
@@ -33,60 +30,7 @@ _MAX_DEFERRED_PACKETS = 16 * 1024
 Above this number, the connection is closed."""
 
 
-class ConnectionTransport(Protocol):
-    """Defines the methods that `ClientConnection` calls on the transport of its SSH connection."""
-
-    def on_sending_changed(self) -> None:
-        """Start or stop sending channel data. Called when a key exchange starts or ends, and at the close."""
-
-    def on_packet_processed(self) -> None:
-        """Called after asyncssh has processed a received packet."""
-
-    def abort(self) -> None:
-        """Try once to send the queued packets, then close the socket."""
-
-
-class NativeTransportInterface(Protocol):
-    """Defines the interface of `NativeTransport`, for type checking.
-
-    The class itself cannot be imported if the native engine is not built.
-    """
-
-    runner: Any
-    token: int
-
-    @property
-    def received_bytes(self) -> int:
-        """See `NativeTransport.received_bytes`."""
-
-    def set_key(self, key: CipherKey, *, sealing: bool) -> None:
-        """See `NativeTransport.set_key`."""
-
-    def set_round_trip(self, seconds: float) -> None:
-        """See `NativeTransport.set_round_trip`."""
-
-    def last_heard(self, within: float) -> float:
-        """See `NativeTransport.last_heard`."""
-
-    def make_opener(self) -> Any:
-        """See `NativeTransport.make_opener`."""
-
-    def make_listener(
-        self,
-        rule: AcceptRule,
-        connections: Mapping[int, Any],
-        max_packet: int,
-        sock: socket.socket,
-        permits: int,
-        handler: Any,
-    ) -> Any:
-        """See `NativeTransport.make_listener`."""
-
-    def recall_clients(self) -> None:
-        """See `NativeTransport.recall_clients`."""
-
-
-class ClientConnection(SSHClientConnection):
+class SshConnection(SSHClientConnection):
     """asyncssh's client connection, extended with stricter host key checks and with support for the native engine.
 
     Args:
@@ -182,7 +126,7 @@ class ClientConnection(SSHClientConnection):
             raise asyncssh.KeyExchangeFailed(
                 f"the type of the server's host key does not match the negotiated {self._host_key_algorithm}"
             )
-        return _SingleAlgorithmKey(super().validate_server_host_key(key_data), self._host_key_algorithm)
+        return SingleAlgorithmKey(super().validate_server_host_key(key_data), self._host_key_algorithm)
 
     def _validate_openssh_host_certificate(self, host: str, addr: str, port: int, cert: Any) -> Any:
         """Validate a host certificate. If the certificate is not valid, accept its key if that key itself is trusted.
@@ -314,35 +258,3 @@ class ClientConnection(SSHClientConnection):
         """Send `error` as a disconnect message, and close the connection."""
         self._send_disconnect(error.code, error.reason, error.lang)
         self._force_close(error)
-
-
-def channel_target(host: str, port: int) -> tuple[bytes, bytes]:
-    """Return the parts of CHANNEL_OPEN that identify a TCP port or a unix socket (RFC 4254, section 7.2).
-
-    The parts are the channel type, and the bytes after the maximum packet size.
-
-    Args:
-        host: A host name or address; or, if it begins with a slash, the path of a unix socket (OpenSSH's PROTOCOL,
-            section 2.4).
-        port: The TCP port; ignored for a unix socket.
-    """
-    unix = host.startswith("/")
-    channel_type = b"direct-streamlocal@openssh.com" if unix else b"direct-tcpip"
-    return String(channel_type), String(host) + (_STREAMLOCAL_RESERVED if unix else UInt32(port) + _ORIGIN)
-
-
-class _SingleAlgorithmKey:
-    """A host key that accepts signatures of one algorithm only, although asyncssh would accept others.
-
-    Args:
-        key: The trusted key.
-        algorithm: The negotiated host key algorithm.
-    """
-
-    def __init__(self, key: asyncssh.SSHKey, algorithm: str) -> None:
-        self._key = key
-        self._signature = algorithms.signature_algorithm_of(algorithm).encode()
-
-    def verify(self, data: bytes, sig: bytes) -> bool:
-        """Return whether `sig` is a valid signature of `data` (RFC 4253, section 6.6)."""
-        return SSHPacket(sig).get_string() == self._signature and self._key.verify(data, sig)

@@ -9,8 +9,8 @@ import asyncssh
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram, Tap
-from gateway.ssh.asyncssh_channel import AsyncsshChannel
 from gateway.ssh.asyncssh_internals import disable_auto_adjust
+from gateway.ssh.asyncssh_relay import AsyncsshRelay
 from gateway.ssh.send_queue import SendQueue
 
 _MAX_PACKET = 32 * 1024
@@ -19,11 +19,12 @@ _Opened = tuple["asyncssh.SSHTCPChannel[bytes]", "asyncssh.SSHTCPSession[bytes]"
 
 
 class AsyncsshChannelOpener:
-    """Opens asyncssh channels; implements `gateway.ssh.pooled_connection.ChannelOpener`.
+    """Opens asyncssh channels; implements `gateway.ssh.channel_interfaces.ChannelOpener`.
 
     Args:
         conn: The SSH connection.
-        queue: Decides when each relay of the connection may send. None: asyncssh's own transport sends the data.
+        queue: Determines the order in which the relays of the connection send. None if asyncssh's own transport sends
+            the data.
     """
 
     def __init__(self, conn: asyncssh.SSHClientConnection, queue: SendQueue | None = None) -> None:
@@ -35,7 +36,7 @@ class AsyncsshChannelOpener:
 
     @property
     def opening_count(self) -> int:
-        """Number of CHANNEL_OPEN requests without a reply, including those whose callers no longer wait."""
+        """See `gateway.ssh.channel_interfaces.ChannelOpener`."""
         return len(self._opening)
 
     async def open(
@@ -44,11 +45,11 @@ class AsyncsshChannelOpener:
         latency: Histogram,
         timeout: float,  # noqa: ASYNC109 - `ChannelOpener` defines it
         tap: Tap | None = None,
-    ) -> AsyncsshChannel:
-        """Open a channel to `to`. If the channel opens after this method has raised, close the channel."""
-        relay = AsyncsshChannel(latency, self._queue, tap)
-        # asyncssh leaks the channel if the opening task is cancelled (asyncssh #823). So a separate task opens the
-        # channel. If the caller stops waiting, the channel is aborted as soon as it is open.
+    ) -> AsyncsshRelay:
+        """See `gateway.ssh.channel_interfaces.ChannelOpener`."""
+        relay = AsyncsshRelay(latency, self._queue, tap)
+        # A separate task opens the channel, because asyncssh leaks the channel if this task is cancelled (asyncssh
+        # #823). If the caller stops waiting, the channel is aborted as soon as it is open.
         opening: asyncio.Task[_Opened] = asyncio.ensure_future(self._open_channel(relay, to))
         self._opening.add(opening)
         opening.add_done_callback(self._opening.discard)
@@ -57,7 +58,7 @@ class AsyncsshChannelOpener:
             both: set[asyncio.Future[Any]] = {opening, failure}
             await asyncio.wait(both, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         except BaseException:
-            # Add the callback even if `opening` is done: asyncio then calls it in the next iteration of the loop.
+            # If `opening` is already done, asyncio calls the callback in the next iteration of the loop.
             opening.add_done_callback(partial(_abort_late, relay))
             raise
         if opening.done():
@@ -69,12 +70,12 @@ class AsyncsshChannelOpener:
         raise TimeoutError
 
     def fail_opens(self, error: Exception) -> None:
-        """Make every pending `open` raise `error`. See `gateway.ssh.pooled_connection.ChannelOpener`."""
+        """See `gateway.ssh.channel_interfaces.ChannelOpener`."""
         failure, self._failure = self._failure, asyncio.get_running_loop().create_future()
         failure.set_exception(error)
         failure.exception()  # retrieve the exception: otherwise, asyncio logs it if no `open` is pending
 
-    async def _open_channel(self, relay: AsyncsshChannel, to: Endpoint) -> _Opened:
+    async def _open_channel(self, relay: AsyncsshRelay, to: Endpoint) -> _Opened:
         try:
             if to.is_unix:
                 opened: Any = await self._conn.create_unix_connection(
@@ -89,6 +90,6 @@ class AsyncsshChannelOpener:
             raise
 
 
-def _abort_late(relay: AsyncsshChannel, opening: asyncio.Task[_Opened]) -> None:
+def _abort_late(relay: AsyncsshRelay, opening: asyncio.Task[_Opened]) -> None:
     if not opening.cancelled() and opening.exception() is None:
         relay.abort(CloseReason.ABORTED)

@@ -1,0 +1,74 @@
+"""Holds the counters and the state of a relay between a client and an asyncssh channel. Does no I/O."""
+
+import asyncio
+import socket
+import time
+
+from gateway.contracts.states import CloseReason
+from gateway.measurement import Histogram, Tap, waiting_since
+from gateway.relay.fd_registration import FdRegistration
+from gateway.relay.send_buffer import SendBuffer
+from gateway.ssh.flow_control import INITIAL_BUDGET, ReceiveWindow
+
+
+class AsyncsshRelayState:
+    """The counters and the state of an `AsyncsshRelay`; base class of `ChannelClientSide`.
+
+    Args:
+        latency: The histogram for response latency.
+        tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes them.
+    """
+
+    def __init__(self, latency: Histogram, tap: Tap | None = None) -> None:
+        self.ended: asyncio.Future[CloseReason] = asyncio.get_running_loop().create_future()
+        self.last_active = time.monotonic()
+        self.responses = 0
+        self.to_backend = self.from_backend = 0
+        self.window = ReceiveWindow(INITIAL_BUDGET)
+        """The receive window of the channel. The relay closes the window when the relay ends."""
+        self._latency = latency
+        self._tap = tap
+        self._request_time = 0.0
+        self._client: socket.socket | None = None
+        self._watch: FdRegistration | None = None
+        self._send_buffer: SendBuffer | None = None
+        """Data that the client's socket has not accepted. None until it is needed, because most relays need no
+        buffer."""
+        self._client_eof = False
+        """Whether the client has ended its stream."""
+        self._client_unwritable = False
+        """Whether the client accepts no more data."""
+        self._client_was_reset = False
+        """Whether the client's connection was reset, so that the client's stream ended without EOF."""
+        self._backend_eof = False
+        """Whether the backend has ended its stream, by CHANNEL_EOF or CHANNEL_CLOSE."""
+        self._channel_closed = False
+        """Whether the peer has sent CHANNEL_CLOSE."""
+        self._link_lost = False
+        """Whether the SSH connection is lost."""
+        self._channel_unwritable = False
+        """Whether the channel accepts no more data."""
+        self._client_data_lost = False
+        """Whether some of the client's data did not reach the backend."""
+        self._eof_delivered = False
+        """Whether the relay has forwarded the end of the backend's stream to the client."""
+
+    @property
+    def awaiting_response(self) -> bool:
+        """See `gateway.contracts.link.Relay`."""
+        return self._request_time > 0
+
+    @property
+    def waiting_since(self) -> float | None:
+        """See `gateway.contracts.link.Relay`."""
+        return waiting_since(self._tap, self._request_time)
+
+    @property
+    def buffered(self) -> int:
+        """See `gateway.ssh.channel_interfaces.SshChannel`."""
+        return len(self._send_buffer) if self._send_buffer is not None else 0
+
+    @property
+    def cut_short(self) -> bool:
+        """See `gateway.ssh.channel_interfaces.SshChannel`."""
+        return self.ended.done() and not self._eof_delivered

@@ -1,0 +1,62 @@
+"""Defines the interfaces of SSH channels and of the objects that open them."""
+
+import socket
+from typing import Protocol
+
+from gateway.contracts.link import Relay
+from gateway.contracts.values import Endpoint
+from gateway.measurement import Histogram, Tap
+
+
+class SshChannel(Relay, Protocol):
+    """Defines the interface of open SSH channels, which relay bytes between a client and a target after `attach`."""
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether the relay ended before the client received all data and the end-of-file of the backend.
+
+        Valid only after the client's stream has ended.
+        """
+
+    @property
+    def buffered(self) -> int:
+        """Number of bytes from the backend that wait until the client's socket accepts them."""
+
+    def attach(self, client: socket.socket) -> None:
+        """Start to relay bytes between `client` and the target. The relay then owns `client`."""
+
+
+class ChannelOpener(Protocol):
+    """Defines the interface for opening channels on one SSH connection. Each data plane implements this protocol."""
+
+    @property
+    def opening_count(self) -> int:
+        """Number of CHANNEL_OPEN requests without a reply, including those whose callers no longer wait."""
+
+    async def open(
+        self,
+        to: Endpoint,
+        latency: Histogram,
+        timeout: float,  # noqa: ASYNC109 - every dial takes its timeout as an argument
+        tap: Tap | None = None,
+    ) -> SshChannel:
+        """Open a channel to `to`. If the channel opens after this method has raised, close the channel.
+
+        Args:
+            to: The target.
+            latency: Records the response latencies.
+            timeout: Time limit for the open, in seconds.
+            tap: Observes the bytes until `Tap.finished` is true; None to observe nothing.
+
+        Returns:
+            A relay without a client. The caller must call the relay's `attach` or `abort`.
+
+        Raises:
+            TimeoutError: The channel did not open within `timeout`.
+            asyncssh.ChannelOpenError: The server refuses the channel.
+            asyncssh.Error, OSError: The SSH connection has failed.
+            ValueError: The server's reply is not valid.
+        """
+
+    def fail_opens(self, error: Exception) -> None:
+        """Make every pending `open` raise `error`."""

@@ -1,0 +1,61 @@
+"""Defines the interfaces of the objects that carry the packets of an SSH connection."""
+
+import socket
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from gateway.contracts.accepting_link import AcceptRule
+from gateway.ssh.pass_through_cipher import CipherKey
+
+
+class ConnectionTransport(Protocol):
+    """Defines the methods that `SshConnection` calls on the transport of its SSH connection."""
+
+    def on_sending_changed(self) -> None:
+        """Start or stop sending channel data. Called when a key exchange starts or ends, and at the close."""
+
+    def on_packet_processed(self) -> None:
+        """Called after asyncssh has processed a received packet."""
+
+    def abort(self) -> None:
+        """Try once to send the queued packets, then close the socket."""
+
+
+class NativeTransportInterface(Protocol):
+    """Defines the interface of `NativeTransport`, for type checking.
+
+    The class itself cannot be imported if the native engine is not built.
+    """
+
+    runner: Any
+    token: int
+
+    @property
+    def received_bytes(self) -> int:
+        """See `NativeTransport.received_bytes`."""
+
+    def set_key(self, key: CipherKey, *, sealing: bool) -> None:
+        """See `NativeTransport.set_key`."""
+
+    def set_round_trip(self, seconds: float) -> None:
+        """See `NativeTransport.set_round_trip`."""
+
+    def last_heard(self, within: float) -> float:
+        """See `NativeTransport.last_heard`."""
+
+    def make_opener(self) -> Any:
+        """See `NativeTransport.make_opener`."""
+
+    def make_listener(
+        self,
+        rule: AcceptRule,
+        connections: Mapping[int, Any],
+        max_packet: int,
+        sock: socket.socket,
+        permits: int,
+        handler: Any,
+    ) -> Any:
+        """See `NativeTransport.make_listener`."""
+
+    def recall_clients(self) -> None:
+        """See `NativeTransport.recall_clients`."""
