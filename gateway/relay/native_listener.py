@@ -43,10 +43,10 @@ class NativeListenerHandler(Protocol):
         """
 
     def on_stopped(self) -> None:
-        """Handle that the listener accepts no more clients. Not called after `withdraw`."""
+        """Handle that the engine accepts no more clients for this listener. Not called after `withdraw`."""
 
     def on_closed(self, listener: "NativeListener") -> None:
-        """Handle that a listener has stopped. Each of its clients was connected to the target or returned."""
+        """Handle the end of `listener`. Each of its clients was connected to the target or returned."""
 
 
 class NativeListener(ABC):

@@ -8,15 +8,15 @@ from gateway.ssh.options import SshOptions
 from gateway.ssh.public_keys import public_keys
 
 _NO_LISTENER = "none.invalid:1"
-"""Value of permitlisten that permits no usable listener. Without this option, sshd permits all listeners. The value
-`none` is valid only in sshd_config (PermitListen). The host name in this value never resolves (RFC 6761, section
-6.4). Only root can listen on port 1, and even then, sshd binds the listener to the loopback address."""
+"""Value of the key option permitlisten that permits no usable listener. Without this option, sshd permits all
+listeners. The host name in this value never resolves (RFC 6761, section 6.4). sshd accepts the value `none` only in
+sshd_config."""
 _HOST = re.compile(r"[\w.:%\[\]-]+")
 _SOURCE = re.compile(r"!?[\w.:/*?%-]+")
 
 
 def key_options(targets: Sequence[str], sources: Sequence[str]) -> str:
-    """Return key options that permit connections to `targets`, and no shell, TCP listener, agent or terminal.
+    """Return key options that permit connections to `targets`, and forbid shells, TCP listeners and agents.
 
     No key option forbids listeners on unix sockets. The lines from `sshd_config_lines` forbid them.
 
@@ -41,7 +41,7 @@ def key_options(targets: Sequence[str], sources: Sequence[str]) -> str:
 
 
 def sshd_config_lines(user: str, *, unix_sockets: bool) -> list[str]:
-    """Return the sshd_config(5) lines that allow or forbid forwarding to unix sockets. Key options cannot do this.
+    """Return the sshd_config(5) lines that allow or forbid forwarding to unix sockets. No key option can do this.
 
     Args:
         user: The login user.
@@ -73,7 +73,7 @@ def render_authorized_keys(
     """
     lines = [
         f"# tunnel {name}: add to ~{options.user}/.ssh/authorized_keys on {options.host}",
-        "# add to the end of sshd_config there, because authorized_keys cannot forbid listeners on unix sockets:",
+        "# add to the end of sshd_config on this server: authorized_keys cannot forbid listeners on unix sockets:",
         *(f"#   {line}" for line in sshd_config_lines(options.user, unix_sockets=unix_sockets)),
     ]
     if unix_sockets:

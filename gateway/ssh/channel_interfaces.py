@@ -9,11 +9,11 @@ from gateway.measurement import Histogram, Tap
 
 
 class SshChannel(Relay, Protocol):
-    """Defines the interface of open SSH channels, which relay bytes between a client and a target after `attach`."""
+    """Defines the interface of open SSH channels, which relay bytes between a client and a target."""
 
     @property
     def cut_short(self) -> bool:
-        """Whether the relay ended before the client received all data and the end-of-file of the backend.
+        """Whether the client received less than the backend's whole stream, which ends with end-of-file.
 
         Valid only after the client's stream has ended.
         """
@@ -27,11 +27,11 @@ class SshChannel(Relay, Protocol):
 
 
 class ChannelOpener(Protocol):
-    """Defines the interface for opening channels on one SSH connection. Each data plane implements this protocol."""
+    """Defines the interface for opening channels on one SSH connection. Each data plane implements it."""
 
     @property
     def opening_count(self) -> int:
-        """Number of CHANNEL_OPEN requests without a reply, including those whose callers no longer wait."""
+        """Number of CHANNEL_OPEN requests without a reply, including requests whose callers no longer wait."""
 
     async def open(
         self,
@@ -40,7 +40,7 @@ class ChannelOpener(Protocol):
         timeout: float,  # noqa: ASYNC109 - every dial takes its timeout as an argument
         tap: Tap | None = None,
     ) -> SshChannel:
-        """Open a channel to `to`. If the channel opens after this method has raised, close the channel.
+        """Open a channel to `to`. If the channel opens after this method has raised an error, close the channel.
 
         Args:
             to: The target.

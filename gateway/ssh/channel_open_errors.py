@@ -39,7 +39,7 @@ def channel_open_error(error: asyncssh.ChannelOpenError, to: Endpoint) -> DialEr
 
 
 def _connect_reason(text: str) -> Reason:
-    """Derive a reason from the message of a CHANNEL_OPEN_FAILURE; OpenSSH uses strerror(3) and gai_strerror(3)."""
+    """Derive a reason from the message of a CHANNEL_OPEN_FAILURE, which often contains the text of strerror(3)."""
     lowered = text.lower()
     for phrase, reason in _CONNECT_REASONS.items():
         if phrase in lowered:

@@ -30,9 +30,8 @@ async def connect(
 ) -> asyncssh.SSHClientConnection:
     """Connect, verify the host key and log in.
 
-    A server presents one key per connection, and a pinned fingerprint does not reveal the type of its key. If the
-    presented key is not trusted, a key of another type might match the fingerprint. The function then connects again,
-    and proposes only the other key types.
+    A server presents one host key per connection. If this key does not match a pinned fingerprint, a host key of
+    another type might match. The function then connects again, and proposes only the other key types.
 
     Args:
         options: The tunnel's options.
@@ -68,8 +67,8 @@ async def _connect(
         sock: The socket to the server. This function takes ownership of it.
         progress: Called when the login starts.
         memory: The type of the tunnel's last trusted host key.
-        refusals: The host key verifiers of earlier connections. If the server's key is not trusted, but a key of
-            another type might be, this function adds the verifier of this connection.
+        refusals: The host key verifiers of earlier connections. If a host key of another type might be trusted, this
+            function adds the verifier of this connection.
     """
     conn: asyncssh.SSHClientConnection | None = None
     verifier: HostKeyVerifier | None = None

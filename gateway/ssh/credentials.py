@@ -24,7 +24,7 @@ _MAX_TIME = 253402300799
 
 @contextlib.asynccontextmanager
 async def login_arguments(options: SshOptions) -> AsyncIterator[dict[str, Any]]:
-    """Yield the arguments of `asyncssh.connect` that contain the credentials. They are valid until the context exits.
+    """Yield the arguments of `asyncssh.connect` that contain the credentials. Use them only inside the context.
 
     Raises:
         TunnelError: A file or the agent cannot be used; fatal.
@@ -36,7 +36,8 @@ async def login_arguments(options: SshOptions) -> AsyncIterator[dict[str, Any]]:
                 agent = await stack.enter_async_context(asyncssh.connect_agent(str(options.agent)))
                 keys += await agent.get_keys()
             except (OSError, ValueError) as error:
-                raise TunnelError(Reason.AUTH, f"agent {options.agent}: {error_text(error)}", fatal=True) from error
+                detail = f"agent {options.agent}: {error_text(error)}: check that an SSH agent listens on this socket"
+                raise TunnelError(Reason.AUTH, detail, fatal=True) from error
         yield {
             "username": options.user,
             "client_keys": keys or None,
@@ -73,8 +74,8 @@ def load_keys(options: SshOptions) -> list[Any]:
     """Load the key pairs of the identity files, with their certificates. Blocks.
 
     Raises:
-        TunnelError: No credential is configured, or a file cannot be used: it is missing, is readable by other users,
-            is not a key, or is encrypted although no passphrase is configured. Fatal.
+        TunnelError: No credential is configured, or a file is missing, readable by other users, not a key, or
+            encrypted although no passphrase is configured. Fatal.
     """
     passphrase = read_passphrase(options)
     if not (options.identity_files or options.agent or options.password):
@@ -123,7 +124,7 @@ def certificate_files(options: SshOptions) -> set[Path]:
 
 
 def certificates(options: SshOptions) -> list[MonitoredCertificate]:
-    """Return the certificates that have an expiry date. Files that cannot be read are skipped. Blocks."""
+    """Return the certificates that have an expiry date. Skip files that cannot be read. Blocks."""
     credentials = []
     for path in sorted(certificate_files(options)):
         try:
@@ -159,7 +160,8 @@ def _certificates(path: Path) -> Sequence[Any]:
     try:
         certificates = asyncssh.load_certificates(str(path))
     except (asyncssh.KeyImportError, OSError, ValueError) as error:
-        raise TunnelError(Reason.AUTH, f"{path}: {error_text(error)}", fatal=True) from error
+        detail = f"{path}: not a usable certificate ({error_text(error)}): set the path of an OpenSSH certificate"
+        raise TunnelError(Reason.AUTH, detail, fatal=True) from error
     if not certificates:
         raise TunnelError(
             Reason.AUTH, f"{path}: contains no certificate (ssh-keygen -s creates KEY-cert.pub)", fatal=True

@@ -1,14 +1,11 @@
 """Defines the limits of SSH channels, and the receive windows of channels without the native engine. Does no I/O.
 
-A window of W bytes limits a channel to W bytes per round trip (RFC 4254, section 5.2). A window uses memory only if
-the client reads slowly. The native engine enlarges a window if the channel uses more than half of it within one round
-trip, which happens only if round trips are long. The windows of asyncssh's channels do not grow.
+A window of W bytes limits a channel to W bytes per round trip (RFC 4254, section 5.2). The native engine enlarges a
+window if the channel uses more than half of it within one round trip. The windows of asyncssh's channels do not grow.
 
-The budgets bound the memory that slow clients can occupy. N channels hold at most `INITIAL_BUDGET_BYTES` +
-`GROWTH_BUDGET_BYTES` + N * `MIN_WINDOW`, plus a tenth of that for the Python objects. In numbers: 2 MiB for each of
-the first channels (at least 256 of them), 256 KiB for each further channel, and 512 MiB for all grown windows
-together. A window returns its bytes to the budget after its last byte is delivered to the client, even if its channel
-closes earlier.
+Received data uses memory if a client reads slowly. Budgets therefore limit the windows: N channels hold at most
+`INITIAL_BUDGET_BYTES` + `GROWTH_BUDGET_BYTES` + N * `MIN_WINDOW`, plus a tenth of that for the Python objects. A
+window returns its bytes to the budget after the last byte is delivered to the client.
 """
 
 from gateway._dataplane import settings
@@ -17,8 +14,8 @@ INITIAL_WINDOW = 2 * 1024 * 1024
 MIN_WINDOW = 256 * 1024
 """The initial window of a channel, in bytes, if other channels have used up `INITIAL_BUDGET_BYTES`."""
 INITIAL_BUDGET_BYTES = 512 * 1024 * 1024
-"""Limit, in bytes, on the sum of the initial windows of all channels. It excludes the `MIN_WINDOW` that each channel
-gets in any case."""
+"""Limit, in bytes, on the initial windows of all channels together. The `MIN_WINDOW` that each channel always gets
+does not count."""
 MAX_WINDOW = 32 * 1024 * 1024
 MAX_RECEIVE_PACKET = 128 * 1024
 """Maximum size, in bytes, of packets that the native engine's channels receive. With 32 KiB and a large window, sshd
@@ -26,8 +23,8 @@ uses several times more CPU time."""
 MAX_SEND_PACKET = 32 * 1024
 """Data bytes per sent packet: the maximum that OpenSSH accepts."""
 ADJUST_BYTES = 256 * 1024
-"""Number of consumed bytes after which the gateway sends a window adjust. Many implementations wait until half of the
-window is consumed, and the sender is then idle for half of each round trip."""
+"""Number of consumed bytes after which the gateway sends a window adjust. If the gateway waited until half of the
+window is consumed, the sender would be idle for part of each round trip."""
 GROWTH_BUDGET_BYTES = settings.growth_bytes
 """Limit, in bytes, on the growth of all windows of this process together, beyond their initial sizes."""
 CONNECTION_GROWTH_BYTES = 128 * 1024 * 1024
@@ -65,7 +62,7 @@ class ReceiveWindow:
     """The receive window of one channel. The relay that owns it must call `close`.
 
     Args:
-        budget: The budget from which the window takes its initial size, apart from `MIN_WINDOW`.
+        budget: The budget from which the window takes the part of its initial size above `MIN_WINDOW`.
     """
 
     __slots__ = ("_budget", "adjust_threshold", "consumed", "size")

@@ -12,8 +12,8 @@ _PER_SERVER = 4
 """Maximum number of concurrent handshakes with one server. The limit is well below sshd's MaxStartups, above which
 sshd drops connections at random (sshd_config(5))."""
 _PER_LOOP = 64
-"""Maximum number of concurrent handshakes in one event loop. The computations of each handshake block the loop for
-milliseconds. Between the computations, a handshake waits for the server without blocking the loop."""
+"""Maximum number of concurrent handshakes in one event loop. The limit exists because the computations of each
+handshake block the loop for milliseconds."""
 
 
 class HandshakeLimiter:

@@ -57,7 +57,7 @@ def read_trust(options: SshOptions, address: str = "") -> TrustedHostKeys:
 
     Args:
         options: The tunnel's options.
-        address: The server's IP address; empty if it is not known. A key that known_hosts revokes for this address is
+        address: The server's IP address; empty if it is not known. Keys that known_hosts revokes for this address are
             not trusted.
 
     Raises:
@@ -91,11 +91,10 @@ def read_trust(options: SshOptions, address: str = "") -> TrustedHostKeys:
 
 @dataclass
 class LastTrustedKeyType:
-    """The type, such as `ssh-ed25519`, of the host key that a tunnel last trusted, for its next connection.
+    """Remembers the type of the host key that a tunnel last trusted, so that the next connection proposes it first.
 
     Args:
-        key_type: The type of the host key that most recently matched a pinned fingerprint; None before the first
-            match.
+        key_type: The type, such as `ssh-ed25519`; None until a host key matches a pinned fingerprint.
     """
 
     key_type: str | None = None

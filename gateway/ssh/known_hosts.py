@@ -16,12 +16,12 @@ from gateway.text_sanitizer import error_text
 
 _MARKERS = ("@cert-authority", "@revoked")
 _PARSE_ERRORS = (ValueError, NameError)
-"""Errors that asyncssh raises for an invalid line. asyncssh raises NameError for an X.509 certificate if the library
-for X.509 is not installed."""
+"""Errors that asyncssh raises for an invalid line. It raises NameError for an X.509 certificate if the library for
+X.509 is not installed."""
 _SSH_PORT = 22
 _MTIME_SETTLED_NS = 2_000_000_000
-"""Age in nanoseconds. A file with a more recent modification time is read again at each use: file timestamps are
-coarse, so a second change shortly after the first might not change the timestamp."""
+"""A file that changed less than this number of nanoseconds ago is read again at each use. File timestamps are coarse,
+so a second change shortly after the first might not change the timestamp."""
 _MAX_CACHED_LOOKUPS = 64
 _Stamp = tuple[tuple[int, ...], ...]
 
@@ -171,7 +171,7 @@ def _read(path: Path) -> tuple[str, tuple[int, ...] | None]:
 
 
 def _is_valid(line: str) -> bool:
-    """Return whether a line is valid. Only lines that revoke a key must have a key type that asyncssh knows."""
+    """Return whether a line is valid. asyncssh must support the type of a revoked key, but not of other keys."""
     words = line.split(None, 2)
     if not words or line.startswith("#"):
         return True

@@ -45,7 +45,7 @@ class NativeTransport(asyncio.Transport):
     Args:
         conn: The asyncssh connection.
         runner: Runs the native engine.
-        names: The addresses that `get_extra_info` returns, by name.
+        names: The values that `get_extra_info` returns, by name: the addresses of both ends.
     """
 
     def __init__(self, conn: SshConnection, runner: NativeEngineRunner, names: dict[str, Any]) -> None:
@@ -76,7 +76,7 @@ class NativeTransport(asyncio.Transport):
             self.runner.engine.send(self.token, data)
 
     def abort(self) -> None:
-        """Try once to send the queued packets, then close the socket."""
+        """See `ConnectionTransport.abort`."""
         self._close(None)
 
     close = abort
@@ -87,7 +87,7 @@ class NativeTransport(asyncio.Transport):
         """Do nothing: the native engine stops sending data at KEXINIT, and continues with the new key."""
 
     def on_packet_processed(self) -> None:
-        """If `_ACCEPT_BYTES` have been processed since the last report to the native engine, schedule a report."""
+        """If enough bytes have been processed, report them to the native engine soon."""
         if self._unaccepted >= _ACCEPT_BYTES:
             self._loop.call_soon(self._accept)
 
@@ -143,9 +143,9 @@ class NativeTransport(asyncio.Transport):
         return ChannelListener(self.runner, rule, connections, max_packet, sock, permits, handler)
 
     def recall_clients(self) -> None:
-        """Make the native engine give up the accepted clients that wait for a channel of this connection.
+        """Make the native engine return the accepted clients that wait for a channel of this connection.
 
-        The listener then returns these clients; see `gateway.contracts.accepting_link.LinkListener`.
+        See `gateway.contracts.accepting_link.LinkListener.recall`.
         """
         if not self._closed:
             self.runner.command(COMMAND_RECALL, self.token)

@@ -64,8 +64,9 @@ class PoolOptions:
     """The minimum and maximum number of SSH connections of a tunnel, for each traffic class.
 
     Args:
-        min: Connections to keep open. With two, the loss of one does not delay new clients.
-        max: Upper limit. The tunnel opens further connections when the open ones carry many channels.
+        min: Number of connections to keep open. With two, the loss of one does not delay new clients.
+        max: Maximum number of connections. The tunnel opens further connections when the open ones carry many
+            channels.
     """
 
     min: int = field(default=2, metadata=AT_LEAST_ONE)
@@ -86,7 +87,7 @@ class SshOptions:
         port: TCP port of the server.
         identity_files: Private keys, tried in order. A certificate next to a key (`KEY-cert.pub`) is also used.
         certificate_files: OpenSSH certificates for these keys, if they are in other places.
-        passphrase: Decrypts private keys.
+        passphrase: The passphrase of encrypted private keys.
         password: The password, for servers that do not accept public keys.
         agent: Path of an SSH agent's socket, such as `${SSH_AUTH_SOCK}`.
         known_hosts: Files in OpenSSH's format, including `@cert-authority` and `@revoked` lines.

@@ -32,10 +32,10 @@ _TICK_SECONDS = 0.5
 _SLOW_OPEN = 0.4
 """Seconds to wait for the reply to a channel open request before the pool checks that the connection is alive."""
 _TIMER_SLACK = 0.01
-"""Number of seconds added to the delay of a timer, because the event loop can run a timer slightly too early."""
+"""Seconds to add to the delay of a timer, because the event loop can run a timer slightly too early."""
 _LATE_TICK = 1.0
-"""If the keepalive timer runs this number of seconds too late, the pool assumes that this process was suspended. If
-half of `keepalive.suspect` is less, this half applies instead."""
+"""If the keepalive timer runs this number of seconds too late, the pool assumes that this process was suspended. The
+limit is at most half of `keepalive.suspect`."""
 _NO_ANSWER_HINT = (
     "the SSH server has not replied to any channel open yet: check that it permits TCP forwarding, "
     "and that the target's firewall does not drop packets"
@@ -107,7 +107,7 @@ class SshConnectionPool:
             self._slow_opens.end(token)
 
     def listen(self, rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> PoolListener | None:
-        """Accept clients in C, and connect them to a target. See `gateway.contracts.accepting_link.AcceptingLink`."""
+        """Accept clients in the native engine. See `gateway.contracts.accepting_link.AcceptingLink`."""
         return self._listeners.listen(rule, permits, [each for each in self._usable if each.alive], handler)
 
     def _choose(self) -> PooledConnection | None:
@@ -181,7 +181,7 @@ class SshConnectionPool:
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            # The pool cannot work without this task. Report the link as lost, so that the uplink reopens the tunnel.
+            # The pool cannot work without this task. Report the link as lost, so that the tunnel is opened again.
             log.error("the connection pool of %s failed", self._options.endpoint, exc_info=error)
             if not self._lost.done():
                 self._lost.set_result(TunnelError(Reason.RESET, f"{type(error).__name__}: {error}"))
@@ -219,7 +219,7 @@ class SshConnectionPool:
             self._shrink(now)
 
     def _apply_policy(self, now: float) -> None:
-        """Pass the state of each connection to the policy, and perform the actions that the policy returns."""
+        """Perform the actions that the pool policy returns for the current state of the connections."""
         alive = [connection for connection in self._connections if connection.alive]
         pool = [
             ConnectionHealth(

@@ -1,4 +1,4 @@
-"""Opens the SSH connections that a pool lacks, and waits with backoff after failed attempts."""
+"""Dials the SSH connections that a pool lacks, and delays the next attempt after a failure."""
 
 import asyncio
 import contextlib
@@ -24,12 +24,12 @@ DialConnection = Callable[[], Awaitable[PooledConnection]]
 
 
 class PoolDialer:
-    """Opens the SSH connections that a pool lacks, and waits with backoff after failed attempts.
+    """Dials the SSH connections that one pool lacks, concurrently.
 
     Args:
         server: The server's address, for the log.
         dial: Opens a connection. It raises `ReachError` if it fails.
-        missing: Returns the number of connections that the pool lacks. Includes those that are being opened.
+        missing: Returns the number of connections that the pool lacks, including connections that are being dialed.
         add: Adds an open connection to the pool, which then owns the connection.
         start_task: Starts a task for a coroutine. The pool owns the task and handles its errors.
     """

@@ -76,11 +76,11 @@ def _listener_factories(rule: AcceptRule, connections: Sequence[PooledConnection
 
 
 class PoolListeners:
-    """The listeners of one pool. All stop when a connection starts or stops accepting new channels.
+    """Creates the listeners of one pool, and stops them when the connections that can get new channels change.
 
     Args:
-        check_alive: Checks whether a connection that opens channels slowly is alive.
-        grow: Opens another connection if all have many channels.
+        check_alive: Checks whether a connection is alive.
+        grow: Opens another connection if all connections have many channels.
     """
 
     def __init__(self, check_alive: Callable[[PooledConnection], None], grow: Callable[[], object]) -> None:
@@ -89,7 +89,7 @@ class PoolListeners:
         self._listeners: set[PoolListener] = set()
 
     def check(self, connections: Sequence[PooledConnection]) -> None:
-        """Check whether connections are alive. Called if a listener has stopped while clients wait for channels."""
+        """Check whether connections are alive. Called if a listener stops and some clients wait for channels."""
         for each in connections:
             self._check_alive(each)
 
@@ -100,7 +100,7 @@ class PoolListeners:
     def listen(
         self, rule: AcceptRule, permits: int, connections: Sequence[PooledConnection], handler: AcceptedClientHandler
     ) -> PoolListener | None:
-        """Accept clients, and join them to a target; see `gateway.contracts.accepting_link.AcceptingLink.listen`.
+        """Accept the clients of a target. See `gateway.contracts.accepting_link.AcceptingLink.listen`.
 
         Args:
             rule: The sockets, the target, and the allowed clients.
@@ -122,7 +122,7 @@ class PoolListeners:
         return listener
 
     def update(self, connections: Sequence[PooledConnection]) -> None:
-        """Stop each listener whose connections are not exactly `connections`; an empty sequence stops all."""
+        """Stop each listener that does not use exactly these connections. An empty sequence stops all listeners."""
         for each in list(self._listeners):
             if each.connections != list(connections):
                 each.stop(failed=False)

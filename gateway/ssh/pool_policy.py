@@ -1,9 +1,9 @@
 """Decides which SSH connections of a pool to use, how many to dial, and which to abort. Does no I/O.
 
-A silent connection is suspect: it gets no new channels, and the pool dials a replacement. If other connections still
-receive data, only the silent connection is broken, and the pool aborts it soon (`keepalive.replace`). If all
-connections are silent, the network path has stalled. The pool then waits longer before it aborts them
-(`keepalive.lost`), because their channels continue if the path recovers.
+A silent connection is suspect: it gets no new channels, and the pool dials a replacement. If other connections
+receive data, the pool soon aborts the silent connection (`keepalive.replace`). If all connections are silent, the
+network path has stalled. The pool then waits longer before it aborts connections (`keepalive.lost`), because their
+channels continue if the path recovers.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ SLOW_KEEPALIVE = 0.8
 
 @dataclass
 class ConnectionHealth:
-    """The state of one SSH connection on which the policy bases its decisions.
+    """The state of one SSH connection, as input for `evaluate`.
 
     Args:
         silence: Seconds since the last data from the peer arrived.

@@ -75,7 +75,7 @@ class PooledConnection:
 
     @property
     def rekeys_often(self) -> bool:
-        """Whether the peer should send short packets, because key exchanges are frequent; see `SshConnection`."""
+        """See `SshConnection.rekeys_often`."""
         return isinstance(self._conn, SshConnection) and self._conn.rekeys_often
 
     @property
@@ -89,7 +89,7 @@ class PooledConnection:
     async def join(
         self, client: socket.socket, to: Endpoint, latency: Histogram, within: float, tap: Tap | None = None
     ) -> SshChannel:
-        """Open a channel to `to`, and connect `client` to it; see `gateway.contracts.link.Link.join`.
+        """Open a channel to `to`, and attach `client` to the channel. See `gateway.contracts.link.Link.join`.
 
         Call this only while `alive` is true.
         """
@@ -97,7 +97,7 @@ class PooledConnection:
         try:
             relay = await self._opener.open(to, latency, timeout, tap)
         except TimeoutError as error:
-            raise DialError(Reason.TIMEOUT, f"no channel to {to} was open within {timeout:.3g} s") from error
+            raise DialError(Reason.TIMEOUT, f"no channel to {to} opened within {timeout:.3g} s") from error
         except ValueError as error:
             raise DialError(
                 Reason.PROTOCOL,
@@ -142,7 +142,7 @@ class PooledConnection:
         return now - self._last_heard
 
     def discount_suspension(self, seconds: float) -> None:
-        """Reduce the silence by `seconds`, during which this process was suspended and could not receive data."""
+        """Reduce the silence by the `seconds` for which this process was suspended and could not receive data."""
         self._last_heard += seconds
 
     def keepalive_due(self, before: float) -> bool:
@@ -150,7 +150,7 @@ class PooledConnection:
         return self._keepalive_sent < before and (self._keepalive_task is None or self._keepalive_task.done())
 
     def send_keepalive(self) -> None:
-        """Send a keepalive. When the reply arrives, it resets `silence` and updates `round_trip`."""
+        """Send a keepalive. The reply resets `silence` and updates `round_trip`."""
         self._keepalive_sent = time.monotonic()
         # Do not cancel this task, because asyncssh matches replies to requests by their order.
         self._keepalive_task = self._conn.create_task(self._measure_keepalive())
@@ -166,8 +166,8 @@ class PooledConnection:
     def keepalive_wait(self, now: float) -> float:
         """Return the number of seconds for which a keepalive has been without a reply; 0 if none is pending.
 
-        If data from the peer has arrived since then, the time begins at the arrival of the last data, because this
-        data also shows that the peer is alive.
+        Any data from the peer also shows that the peer is alive. If data has arrived since the keepalive was sent,
+        the wait therefore begins at the last arrival.
 
         Args:
             now: The current monotonic time, in seconds.
@@ -177,7 +177,7 @@ class PooledConnection:
         return min(now - self._keepalive_sent, self.silence(now))
 
     def check_alive(self) -> None:
-        """Send a keepalive, unless one is pending or data from the peer arrived recently."""
+        """Send a keepalive. Do nothing if a keepalive is pending or if data from the peer arrived recently."""
         now = time.monotonic()
         if self.alive and self.silence(now) > _RECENTLY_HEARD and self.keepalive_due(now):
             self.send_keepalive()
@@ -190,7 +190,7 @@ class PooledConnection:
             self.native_transport.recall_clients()
 
     async def lost(self) -> str:
-        """Wait until the connection is closed, by the gateway or the server, and return the reason."""
+        """Wait until the gateway or the server has closed the connection. Return the reason."""
         await self._conn.wait_closed()
         if self._closing_task is not None:
             await asyncio.wait({self._closing_task})
@@ -211,13 +211,16 @@ class PooledConnection:
         self._conn.abort()
 
     def start_closing(self) -> None:
-        """Start a task that runs `close`. `lost` waits for this task. Do nothing if `close` is already running."""
+        """Start `close` in a task, for which `lost` waits. Do nothing if `close` is already running."""
         if not self.closing:
             self.closing = True
             self._closing_task = asyncio.ensure_future(self.close())
 
     async def close(self) -> None:
-        """Reset the connections of all clients, and close the SSH connection. After one second, abort it."""
+        """Reset the connections of all clients, and close the SSH connection.
+
+        If the server does not close the connection within one second, abort it.
+        """
         self.closing = True
         for relay in list(self._relays.values()):
             relay.abort(CloseReason.LINK_LOST)

@@ -1,8 +1,8 @@
 """Sends the packets of one SSH connection, many packets per system call, and decides when each relay may send.
 
-asyncssh encrypts the packets. The queue collects them in a batch, which it sends at the end of the event loop's
-iteration, or when the batch is full. Data that the socket does not accept waits in a backlog. While there is a
-backlog, relays do not read from their clients. Afterward, they send in round-robin order.
+asyncssh encrypts the packets. The queue collects them in a batch. It sends the batch at the end of the event loop's
+iteration, or earlier if the batch is full. Data that the socket does not accept waits in a backlog. While the backlog
+is not empty, relays do not read from their clients. Afterward, the relays send in round-robin order.
 """
 
 import logging
@@ -37,8 +37,8 @@ _NOT_FAST_DRAIN = 0.01
 """If the kernel takes more than this number of seconds for half of `_FAST_NOTSENT_LOWAT`, the path is no longer fast
 (below 26 MB/s)."""
 MAX_CONTROL_BACKLOG = 1024 * 1024
-"""If the backlog has more bytes than this, receiving stops. Otherwise, a peer that sends requests but does not read
-the replies could make the backlog grow without limit."""
+"""Number of bytes in the backlog above which the connection receives nothing. Otherwise, a peer that sends requests
+but does not read the replies could make the backlog grow without limit."""
 
 
 class ChannelSender(Protocol):

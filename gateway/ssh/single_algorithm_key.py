@@ -7,7 +7,7 @@ from gateway.ssh import algorithms
 
 
 class SingleAlgorithmKey:
-    """A host key that accepts signatures of one algorithm only, although asyncssh would accept others.
+    """A host key that accepts only signatures of one algorithm. asyncssh's keys accept several algorithms.
 
     Args:
         key: The trusted key.

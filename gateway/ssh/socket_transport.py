@@ -71,7 +71,7 @@ class SocketTransport(asyncio.Transport):
         self.queue.write(data)
 
     def abort(self) -> None:
-        """Try once to write the batch, then close the socket."""
+        """See `ConnectionTransport.abort`."""
         if self._closed:
             return
         self.queue.flush()
@@ -82,7 +82,7 @@ class SocketTransport(asyncio.Transport):
     # `SshConnection` calls these methods.
 
     def on_sending_changed(self) -> None:
-        """Let the relays of the connection send, or stop them; see `SendQueue.update_may_send`."""
+        """See `ConnectionTransport.on_sending_changed`."""
         self.queue.update_may_send()
         if self.queue.may_send:
             self.queue.give_turns_later()
@@ -95,9 +95,8 @@ class SocketTransport(asyncio.Transport):
     def last_heard(self, within: float) -> float:
         """Return when the peer last showed that it is alive.
 
-        Channel data cannot be sent during a key exchange, so a peer that never completes it is useless. During a key
-        exchange, received data therefore shows that the peer is alive only for `within` seconds. On a slow path, the
-        exchange takes long, because the peer first sends the data that it has queued.
+        Received data shows that the peer is alive. After a key exchange has lasted for `within` seconds, further data
+        does not count, because a peer that never completes the exchange is useless.
 
         Args:
             within: Maximum duration of a key exchange, in seconds.
@@ -136,7 +135,7 @@ class SocketTransport(asyncio.Transport):
                 self._update_interest()
             if event & ~WRITE and not self._closed:
                 self._receive()
-                # Skip the update if data can be sent and there is no backlog: the event mask does not change then.
+                # If data can be sent and there is no backlog, the event mask does not change: skip the update.
                 if self._mask != READ or not self.queue.may_send:
                     self._update_interest()
         except Exception as error:
@@ -172,7 +171,7 @@ class SocketTransport(asyncio.Transport):
 
 
 async def log_in(sock: socket.socket, **arguments: Any) -> SshConnection:
-    """Connect and log in over `sock`, as `asyncssh.connect` does, with a `SshConnection` and its transport.
+    """Log in over `sock`, as `asyncssh.connect` does. Return an `SshConnection` that uses a `SocketTransport`.
 
     Args:
         sock: A connected, non-blocking socket. It is closed when the connection closes, or when this function raises.

@@ -1,8 +1,7 @@
 """Extends asyncssh's client connection with stricter host key checks and with support for the native engine.
 
-asyncssh handles the handshake, key exchanges, global requests and disconnects. After the login, the native engine can
-take over the socket and handle the packets of channels. It then passes all other packets to asyncssh through
-`NativeTransport`.
+After the login, the native engine can take over the socket. The engine then handles the packets of channels, and
+passes all other packets to asyncssh through `NativeTransport`.
 """
 
 import asyncio
@@ -20,14 +19,13 @@ from gateway.ssh.single_algorithm_key import SingleAlgorithmKey
 from gateway.ssh.transport_interfaces import ConnectionTransport, NativeTransportInterface
 
 _FREQUENT_REKEY_BYTES, _FREQUENT_REKEY_SECONDS = 4 << 20, 10.0
-"""A key exchange counts as frequent if less data than this was received, and less time than this has passed, since
-the previous one. Such exchanges occur with OpenSSH and a small RekeyLimit: to decide when an exchange is due, OpenSSH
-adds the length of the next packet in bytes to a count of blocks (packet.c, ssh_packet_need_rekeying), so every long
-packet starts an exchange."""
+"""Limits on the received bytes and on the seconds since the previous key exchange. A key exchange below both limits
+is frequent. If OpenSSH has a small RekeyLimit, each long packet that OpenSSH sends starts a key exchange (packet.c,
+ssh_packet_need_rekeying)."""
 
 _MAX_DEFERRED_PACKETS = 16 * 1024
-"""Maximum number of packets, including replies to the peer's requests, that asyncssh delays during a key exchange.
-Above this number, the connection is closed."""
+"""Maximum number of packets that asyncssh delays during a key exchange, including replies to the peer's requests. If
+there are more, the connection is closed."""
 
 
 class SshConnection(SSHClientConnection):
@@ -49,7 +47,7 @@ class SshConnection(SSHClientConnection):
         self.native_transport: NativeTransportInterface | None = None
         """The transport, if the native engine encrypts and decrypts the packets; otherwise None."""
         self.kex_started = 0.0
-        """The monotonic time at which the last key exchange started, in seconds."""
+        """The monotonic time at which the most recent key exchange started, in seconds."""
         self.rekeys_often = False
         """Whether the last two key exchanges were frequent. If so, the peer should send short packets."""
         self._last_rekey_soon = False
@@ -100,8 +98,8 @@ class SshConnection(SSHClientConnection):
     def process_packet(self, pkttype: int, pktid: int, packet: SSHPacket) -> Any:
         """Negotiate algorithms when the server's proposal arrives, then call asyncssh's method.
 
-        asyncssh negotiates later, in a task. By then, a server without a common algorithm might have disconnected.
-        Also, asyncssh does not report the server's host key algorithms.
+        asyncssh itself negotiates later, in a task. By then, a server without a common algorithm might have
+        disconnected, and the error would not name the server's algorithms.
         """
         if pkttype == MSG_KEXINIT:
             proposal = SSHPacket(packet.get_remaining_payload())
@@ -116,11 +114,11 @@ class SshConnection(SSHClientConnection):
         return super().process_packet(pkttype, pktid, packet)
 
     def validate_server_host_key(self, key_data: bytes) -> Any:
-        """Check that key type and signature algorithm are as negotiated (RFC 4253, section 7.1; RFC 8332, section 3).
+        """Check the server's host key. Return a key that accepts only the negotiated algorithm (RFC 8332, section 3).
 
         Raises:
             asyncssh.HostKeyNotVerifiable: The key is not trusted.
-            asyncssh.KeyExchangeFailed: The key has another type.
+            asyncssh.KeyExchangeFailed: The type of the key is not the negotiated one (RFC 4253, section 7.1).
         """
         if SSHPacket(key_data).get_string() != algorithms.key_blob_type(self._host_key_algorithm).encode():
             raise asyncssh.KeyExchangeFailed(
@@ -129,10 +127,10 @@ class SshConnection(SSHClientConnection):
         return SingleAlgorithmKey(super().validate_server_host_key(key_data), self._host_key_algorithm)
 
     def _validate_openssh_host_certificate(self, host: str, addr: str, port: int, cert: Any) -> Any:
-        """Validate a host certificate. If the certificate is not valid, accept its key if that key itself is trusted.
+        """Return the key of a host certificate if the certificate is valid or if the key itself is trusted.
 
-        OpenSSH does the same (sshconnect.c, check_host_key). A pinned key therefore stays trusted after its
-        certificate has expired.
+        A pinned key therefore stays trusted after its certificate has expired. OpenSSH does the same (sshconnect.c,
+        check_host_key).
         """
         verifier: Any = self._owner
         refusal = verifier.signature_problem(cert)
@@ -204,7 +202,7 @@ class SshConnection(SSHClientConnection):
 
     @property
     def rekey_bytes(self) -> int:
-        """Bytes in one direction after which a key exchange is due."""
+        """Number of bytes in one direction after which a key exchange is due."""
         return self._rekey_bytes
 
     def rekey(self) -> None:

@@ -9,23 +9,20 @@ from gateway.ssh.pass_through_cipher import CipherKey
 
 
 class ConnectionTransport(Protocol):
-    """Defines the methods that `SshConnection` calls on the transport of its SSH connection."""
+    """Defines the methods of its transport that an `SshConnection` calls."""
 
     def on_sending_changed(self) -> None:
         """Start or stop sending channel data. Called when a key exchange starts or ends, and at the close."""
 
     def on_packet_processed(self) -> None:
-        """Called after asyncssh has processed a received packet."""
+        """React to a received packet that asyncssh has processed."""
 
     def abort(self) -> None:
         """Try once to send the queued packets, then close the socket."""
 
 
 class NativeTransportInterface(Protocol):
-    """Defines the interface of `NativeTransport`, for type checking.
-
-    The class itself cannot be imported if the native engine is not built.
-    """
+    """Defines the interface of `NativeTransport`, which cannot be imported if the native engine is not built."""
 
     runner: Any
     token: int
