@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 _MAX_AUTO_THREADS = 4
-"""Maximum for `threads: auto`. More threads help only with a very high load, for which an operator sets the
-number."""
+"""Maximum number of threads for `threads: auto`. More threads help only with a very high load."""
 
 
 @dataclass
@@ -30,7 +29,8 @@ class Settings:
 
 
 settings = Settings()
-"""The settings of this process. An event loop reads `threads` and `growth_bytes` when it starts its first engine."""
+"""The settings of this process. An event loop reads `threads` and `growth_bytes` at its first use of a native
+engine."""
 
 
 def thread_count(configured: int | Literal["auto"]) -> int:

@@ -60,10 +60,10 @@ class Engine:
         """Stop the thread, reset all clients, and close all sockets. Other methods then raise ValueError."""
 
     def fileno(self) -> int:
-        """Return a descriptor that is readable when `take` has records (without a thread: when `turn` has work)."""
+        """Return a descriptor that is readable when `take` has records. Without a thread: when `turn` has work."""
 
     def turn(self) -> None:
-        """Run the queued commands, and handle the events that have occurred. For tests without the thread.
+        """Run the queued commands, and handle the events that have occurred. Only for tests without the thread.
 
         Raises:
             OSError: The thread is running.
@@ -86,12 +86,14 @@ class Engine:
     def gauge(self, token: int, /) -> tuple[int, int, int, float, float, int, bool]:
         """Return the counters and times of an object.
 
-        For a channel or pair, in this order: the numbers of bytes to and from the backend, the number of responses,
-        the time of the last activity, the time of the pending request (0 if there is none), the number of held bytes,
-        and whether the end of the backend's stream was passed on to the client. For a connection, the second value is
-        the number of bytes received since the last key exchange, the third is the number of channels, and the fourth
-        is the time at which data was last received. For a listener, the first value is the number of accepted
-        clients. Times are monotonic, in seconds.
+        Times are monotonic, in seconds. Values without a meaning for the object are not listed.
+
+        - Channel or pair: the number of bytes to the backend, the number of bytes from the backend, the number of
+          responses, the time of the last activity, the time of the pending request (0 if there is none), the number
+          of buffered bytes, and whether the end of the backend's stream was forwarded to the client.
+        - Connection: the second value is the number of bytes received since the last key exchange. The third is the
+          number of channels. The fourth is the time at which data was last received.
+        - Listener: the first value is the number of accepted clients.
 
         Raises:
             KeyError: The token was released.
@@ -104,7 +106,7 @@ class Engine:
         """
 
     def growth(self) -> int:
-        """Return the number of bytes by which windows can still grow."""
+        """Return the number of bytes by which receive windows can still grow."""
 
     def wire(
         self,
@@ -128,7 +130,7 @@ class Engine:
             seal: For sending: the name of the cipher, its key and nonce, and the sequence number of the next packet.
             open_: The same for receiving.
             max_packet_length: Maximum length of a received packet.
-            strict: Whether new keys reset the sequence numbers.
+            strict: Whether new keys reset the sequence numbers (strict key exchange).
             rekey_bytes: Number of bytes in one direction after which the native engine emits RECORD_REKEY_DUE.
             growth_bytes: Limit on the growth of the receive windows of this connection.
             max_window: Maximum receive window of a channel.
@@ -136,7 +138,7 @@ class Engine:
         """
 
     def key(self, token: int, sealing: bool, cipher: str, key: bytes, iv: bytes, /) -> None:
-        """Replace the key for sending (after NEWKEYS was sent) or for receiving (after NEWKEYS was received)."""
+        """Replace a key: for sending, after NEWKEYS was sent; for receiving, after NEWKEYS was received."""
 
     def send(self, token: int, packet: bytes, /) -> None:
         """Encrypt and send a packet of asyncssh: length, padding length, payload and padding."""
@@ -161,7 +163,7 @@ class Engine:
         """
 
     def attach(self, token: int, fd: int, histogram: int, flags: int, /) -> None:
-        """Join a client to an open channel. `flags` is a combination of ATTACH_MEASURE and ATTACH_UNIX."""
+        """Connect a client to an open channel. `flags` is a combination of ATTACH_MEASURE and ATTACH_UNIX."""
 
     def pair(self, token: int, client: int, backend: int, histogram: int, flags: int, tap: int, /) -> None:
         """Relay bytes between two connected sockets until both directions have ended.
@@ -191,15 +193,15 @@ class Engine:
         rest: bytes,
         /,
     ) -> None:
-        """Accept clients, and join each to a new channel.
+        """Accept clients, and connect each client to a new channel.
 
         Args:
             token: A new token.
             fd: A listening TCP socket, non-blocking.
             histogram: The histogram for response latency.
             permits: Number of clients to accept. COMMAND_PERMIT permits more.
-            min_window: The smallest initial receive window.
-            window: The initial receive window, as long as at most half of each budget for growth is used.
+            min_window: The initial receive window of a channel if `window` is too large for the growth budgets.
+            window: The initial receive window of a channel otherwise.
             max_packet: The maximum size of received packets.
             tap: Whether to report the bytes as RECORD_TAP, until COMMAND_UNTAP.
             wires: Tokens of the connections, as native unsigned 64-bit integers.

@@ -1,13 +1,13 @@
-"""Decides whether the native engine relays the connections that do not use an SSH tunnel. Does no I/O."""
+"""Decides whether connections without an SSH tunnel use the native engine. Does no I/O."""
 
 from gateway.config import Config
 
 
 def uses_native_engine(config: Config) -> bool:
-    """Return whether the native engine relays the connections that do not use an SSH tunnel.
+    """Return whether connections without an SSH tunnel use the native engine.
 
-    An operator who suspects a fault in the native engine disables it in the options of each SSH tunnel. If all SSH
-    tunnels disable it, the other connections do not use it either.
+    These connections have no option for the native engine. If all SSH tunnels disable it, the operator probably
+    suspects a fault in it, so the other connections do not use it either.
     """
     permitted = [
         spec.kind.uses_native_engine(spec.options)

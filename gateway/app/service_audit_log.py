@@ -14,7 +14,7 @@ from gateway.audit_log.writer import MISCONFIGURED, AuditWriter
 from gateway.config import Config
 from gateway.config.model import AuditSection
 from gateway.errors import ConfigError, ConfigOrigin, GatewayError
-from gateway.relay.sockets import PeerCredentials
+from gateway.relay.unix_sockets import PeerCredentials
 
 _OPEN_TIMEOUT = 2.0
 """Maximum number of seconds to wait until the writer's thread has opened the file. After this time, the gateway

@@ -20,7 +20,7 @@ from gateway.measurement import Histogram
 from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.events_file import EventsFile
 from gateway.ops.status_views import BackendStatus, BackendView, ConfigText, ServiceView, phase
-from gateway.relay.sockets import PeerCredentials
+from gateway.relay.unix_sockets import PeerCredentials
 
 log = logging.getLogger(__name__)
 

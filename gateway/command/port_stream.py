@@ -19,7 +19,7 @@ closes its connections normally, so only the exit shows that the data is incompl
 
 
 class PortStream:
-    """A connection to a program's local port; implements `gateway.relay.stream_bridge.BridgedStream`.
+    """A connection to a program's local port; implements `gateway.relay.bridged_stream.BridgedStream`.
 
     Args:
         sock: The connected, non-blocking socket. The stream owns it.

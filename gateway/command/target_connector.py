@@ -5,7 +5,7 @@ from typing import Protocol
 
 from gateway.command.local_port_state import LocalPortState
 from gateway.errors import TunnelError
-from gateway.relay.stream_bridge import BridgedStream
+from gateway.relay.bridged_stream import BridgedStream
 
 
 class TargetConnector(Protocol):

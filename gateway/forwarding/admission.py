@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from gateway.contracts.values import IpNetwork
-from gateway.relay.sockets import PeerCredentials, peer_of
+from gateway.relay.unix_sockets import PeerCredentials, peer_of
 
 _FIRST_UNPRIVILEGED_PORT = 1024
 

@@ -26,7 +26,7 @@ from gateway.ops.service_interface import ControlledService
 from gateway.ops.service_view_cache import ServiceViewCache
 from gateway.ops.settings import OpsSecrets, OpsSettings, read_secrets
 from gateway.relay.bind_errors import describe_bind_error
-from gateway.relay.sockets import bind_unix
+from gateway.relay.unix_sockets import bind_unix
 
 _OWNER_ONLY = 0o600
 _SHUTDOWN_TIMEOUT = 1.0

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from gateway.fleet.snapshot import FleetSnapshot
 from gateway.ops.events import EventLog
 from gateway.ops.status_views import BackendStatus, ConfigText, ServiceView
-from gateway.relay.sockets import PeerCredentials
+from gateway.relay.unix_sockets import PeerCredentials
 
 
 class ControlledService(Protocol):

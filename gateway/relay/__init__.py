@@ -1,1 +1,1 @@
-"""Relays bytes between sockets: the event loop's poller, socket options, name resolution, and the socket relay."""
+"""Relays bytes between sockets: relays, their poller, socket options, dials and name resolution."""

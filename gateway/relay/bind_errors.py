@@ -5,7 +5,7 @@ import os
 import socket
 
 _REMEDIES = {
-    errno.EADDRINUSE: "another process, such as a second gateway, uses it (ss -ltnp): stop it or choose another port",
+    errno.EADDRINUSE: "another process uses this port (ss -ltnp shows it): stop that process or choose another port",
     errno.EACCES: "ports below 1024 need root or CAP_NET_BIND_SERVICE: choose another port, or grant the capability",
     errno.EADDRNOTAVAIL: "choose an address of this host (ip address lists them)",
     errno.EAFNOSUPPORT: "this host has no IPv6: choose an IPv4 address",

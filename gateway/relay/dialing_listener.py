@@ -14,9 +14,9 @@ _OPTIONS = b"".join(struct.pack("=iii", *option) for option in TCP_OPTIONS)
 
 
 class DialingListener(NativeListener):
-    """A listening socket of a native engine. For each client, the engine dials the target. See `NativeListener`.
+    """A listening socket of a native engine. For each client, the engine dials the target, which has an IP address.
 
-    The host of the rule's target must be an IP address.
+    See `NativeListener`.
     """
 
     def _listen(self, descriptor: int, permits: int) -> None:

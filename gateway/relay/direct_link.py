@@ -1,4 +1,4 @@
-"""Defines the direct link, which dials from this host without a tunnel. Outermost tunnels use it."""
+"""Defines the direct link, which dials from this host without a tunnel."""
 
 import asyncio
 import contextlib

@@ -3,7 +3,7 @@
 import socket
 
 from gateway.relay.poller import EDGE, ERROR, HANGUP, WRITE, EventHandler, poller
-from gateway.relay.stalled_peers import StalledPeers, stalled_peers
+from gateway.relay.stalled_peer_timeouts import StalledPeerTimeouts, stalled_peer_timeouts
 
 
 class FdRegistration:
@@ -17,11 +17,13 @@ class FdRegistration:
         mask: The initial event mask.
     """
 
-    __slots__ = ("_fd", "_handler", "_poller", "_registered", "_stalled_peers", "mask")
+    __slots__ = ("_fd", "_handler", "_peer_timeouts", "_poller", "_registered", "mask")
 
     def __init__(self, sock: socket.socket, handler: EventHandler, mask: int) -> None:
         self._fd = fd = sock.fileno()
-        self._stalled_peers: StalledPeers | None = stalled_peers() if sock.family != socket.AF_UNIX else None
+        self._peer_timeouts: StalledPeerTimeouts | None = (
+            stalled_peer_timeouts() if sock.family != socket.AF_UNIX else None
+        )
         self._handler = handler
         self._poller = poller()
         self._poller.add(fd, handler, mask)
@@ -31,23 +33,20 @@ class FdRegistration:
     def set_events(self, mask: int, *, shut: bool) -> None:
         """Set the events to wait for.
 
-        With an empty mask, the poller still watches a TCP socket for failure. However, if the socket's write side has
-        been shut down, epoll continuously reports the peer's normal end-of-file as a hang-up. In this case, the
-        registration is edge-triggered, and `is_failure` distinguishes end-of-file from failure.
-
-        With an empty mask, the poller does not watch a unix socket: epoll reports a hang-up as soon as the peer
-        closes, even if unread data remains.
+        With an empty mask, the poller reports only hang-ups and errors of a TCP socket. It reports nothing for a unix
+        socket, because epoll would report a hang-up as soon as the peer closes, even if unread data remains.
 
         Args:
             mask: READ, WRITE, both, or 0.
-            shut: Whether the write side of the socket has been shut down.
+            shut: Whether the write side of the socket has been shut down. If so, epoll reports the peer's normal
+                end-of-file as a hang-up, and `is_failure` distinguishes the two.
         """
-        if mask == 0 and self._stalled_peers is not None:
-            mask = HANGUP | EDGE if shut else HANGUP
+        if mask == 0 and self._peer_timeouts is not None:
+            mask = HANGUP | EDGE if shut else HANGUP  # without EDGE, epoll would report the end-of-file continuously
         if mask == self.mask:
             return
-        if self._stalled_peers is not None and (mask ^ self.mask) & WRITE:
-            (self._stalled_peers.mark_stalled if mask & WRITE else self._stalled_peers.mark_progress)(self._fd)
+        if self._peer_timeouts is not None and (mask ^ self.mask) & WRITE:
+            (self._peer_timeouts.mark_stalled if mask & WRITE else self._peer_timeouts.mark_progress)(self._fd)
         if mask == 0:
             self._poller.remove(self._fd)
             self._registered = False
@@ -59,13 +58,13 @@ class FdRegistration:
         self.mask = mask
 
     def is_failure(self, event: int) -> bool:
-        """Return whether `event` reports a failure of the socket. Valid only while the event mask is empty."""
+        """Return whether `event` reports a failure of the socket. Call this only while the event mask is empty."""
         return bool(event & ERROR) or not self.mask & EDGE
 
     def close(self) -> None:
         """Remove the registration. Call this before closing the socket."""
-        if self._stalled_peers is not None and self.mask & WRITE:
-            self._stalled_peers.mark_progress(self._fd)
+        if self._peer_timeouts is not None and self.mask & WRITE:
+            self._peer_timeouts.mark_progress(self._fd)
         if self._registered:
             self._poller.remove(self._fd)
             self._registered = False

@@ -1,9 +1,11 @@
 """Detects whether a TCP socket received the peer's FIN, and thus all data, before the socket failed.
 
-If the socket fails after `splice` has written some data to it, `splice` returns the number of bytes, and the kernel
-drops the error (ECONNRESET). Later writes report EPIPE, and reads report end-of-file, as after a FIN. The kernel
-counts a FIN as one received byte, but not as an unread byte. Therefore the counters of TCP_INFO and FIONREAD show
-whether the end was a FIN or a reset.
+This check is necessary because splice(2) can hide a reset. If the peer resets the connection after `splice` has
+written some data, the kernel drops the error. Later calls then behave as after a FIN: writes report EPIPE, and reads
+report end-of-file.
+
+The kernel counts a FIN as one received byte (TCP_INFO), but not as an unread byte (FIONREAD). The two counters
+therefore show whether a FIN arrived.
 """
 
 import fcntl
@@ -22,8 +24,8 @@ class FinDetector:
 
     Args:
         sock: A TCP socket, owned by the caller.
-        baseline: The kernel's number of received bytes when the detector is created, minus the unread bytes, minus
-            the bytes that the caller has read, and minus 1 if the kernel has already counted a FIN.
+        baseline: The number of received bytes minus unread bytes minus read bytes, when the detector is created.
+            Without a FIN, this difference stays the same.
     """
 
     __slots__ = ("_baseline", "_sock")

@@ -1,10 +1,9 @@
 """Keeps a client's socket open after the backend has closed, until the client has received all data.
 
-When a socket is closed with unread data, or receives data after the close, the kernel sends a reset, and the reset
-discards data that the client has not received (RFC 1122, section 4.2.2.13). Therefore, the socket stays open for a
-while: the client receives the rest of the response and end-of-file, and late data from the client is read and
-discarded. If data from the client was discarded, the socket is closed with a reset after the client has acknowledged
-the whole response.
+If a socket is closed with unread data, or receives data after the close, the kernel sends a reset. The reset discards
+data that the client has not received (RFC 1122, section 4.2.2.13). Therefore, the socket stays open for a while: the
+client receives the rest of the response and end-of-file, and data from the client is discarded. If data was
+discarded, the socket is closed with a reset after the client has acknowledged the whole response.
 """
 
 import asyncio
@@ -21,9 +20,9 @@ from gateway.relay.poller import READ, RelayLoop, poller
 from gateway.relay.sockets import close_gracefully, deliver_after_close, reset, shutdown_write
 
 LINGER_TIMEOUT = 60.0
-"""Maximum seconds for which a socket lingers. Equal to the kernel's default tcp_fin_timeout (tcp(7))."""
+"""Maximum number of seconds for which a socket stays open: the kernel's default tcp_fin_timeout (tcp(7))."""
 _MAX_SOCKETS = 4096
-"""Maximum number of lingering sockets per event loop. At this limit, each new socket replaces the oldest one."""
+"""Maximum number of sockets per event loop that stay open. At this limit, each new socket replaces the oldest one."""
 _SCAN_INTERVAL = 0.25
 _DISCARD_SIZE = 256 * 1024
 _TCP_CLOSE = 7
@@ -74,7 +73,7 @@ class LingeringCloser:
         Args:
             sock: A non-blocking socket that is not registered with the poller.
             reset_after: Whether to close the socket with a reset, because data from the client was lost. A reset
-                discards the send buffer, so the timeout is extended while the client acknowledges data.
+                discards the send buffer. Therefore, the timeout is extended while the client acknowledges data.
         """
         shutdown_write(sock)
         if len(self._sockets) >= _MAX_SOCKETS:

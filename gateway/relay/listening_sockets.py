@@ -20,8 +20,8 @@ def listen_tcp(
         family: AF_INET or AF_INET6. An IPv6 socket accepts no IPv4 clients.
         address: The address in the format of `socket.bind`. The first two items are the IP address and the port.
         backlog: Maximum number of connections in the kernel's accept queue (listen(2)).
-        free_bind: If the host does not have the address yet, whether to bind it anyway (ip(7), IP_FREEBIND) and log a
-            warning. For example, Docker can create its bridge, with the address, after the gateway starts.
+        free_bind: Whether to bind an address that the host does not have yet (ip(7), IP_FREEBIND), and log a warning.
+            For example, Docker can create its bridge, with the address, after the gateway starts.
 
     Raises:
         OSError: The address cannot be bound.
@@ -40,7 +40,7 @@ def listen_tcp(
             _set_free_bind(sock)
             sock.bind(address)
             log.warning(
-                "this host does not have the address of a listener yet: clients cannot connect until it does",
+                "this host does not have the address of a listener yet: clients can connect when the host has it",
                 extra={"listener": f"[{host}]:{port}" if ":" in host else f"{host}:{port}"},
             )
         sock.listen(backlog)

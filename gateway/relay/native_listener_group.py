@@ -9,8 +9,8 @@ from gateway.contracts.link import Relay, Stream
 from gateway.measurement import Tap
 
 _RECALL_AFTER = 2.0
-"""Seconds for which accepted clients wait until they are joined after the listener has stopped. After this time, they
-are returned to the handler, which dials again, through another tunnel or to another target if there is one."""
+"""Seconds between the stop of a listener and the return of its clients that are not connected to the target. The
+handler then dials for these clients."""
 
 ListenerFactory = Callable[[Any, int, Any], Any]
 """Makes one native engine accept clients. Receives a listening socket, the number of permits, and the
@@ -26,7 +26,7 @@ class NativeListenerGroup:
     Args:
         rule: The sockets, the target, and the allowed clients.
         permits: Number of clients to accept until more are permitted.
-        engines: One factory for each native engine that accepts clients.
+        factories: One factory for each native engine that accepts clients.
         handler: Receives the events of the listener, and the clients that are returned.
 
     Raises:
@@ -34,14 +34,14 @@ class NativeListenerGroup:
     """
 
     def __init__(
-        self, rule: AcceptRule, permits: int, engines: Sequence[ListenerFactory], handler: AcceptedClientHandler
+        self, rule: AcceptRule, permits: int, factories: Sequence[ListenerFactory], handler: AcceptedClientHandler
     ) -> None:
         self._handler = handler
         self._active = True
         """Whether the native engines accept clients."""
         self._listeners: list[Any] = []
         """One `gateway.relay.native_listener.NativeListener` for each native engine and socket."""
-        places = [(make, sock) for make in engines for sock in rule.sockets]
+        places = [(make, sock) for make in factories for sock in rule.sockets]
         try:
             for at, (make, sock) in enumerate(places):
                 share = permits // len(places) + (at < permits % len(places))
@@ -109,5 +109,5 @@ class NativeListenerGroup:
             self.on_all_closed()
 
     def on_all_closed(self) -> None:
-        """Handle that the listeners of all native engines are closed."""
+        """Handle the end of the last listener."""
         self._handler.on_closed(self)

@@ -1,4 +1,4 @@
-"""Defines the base class of relays in the native engine: controls a relay, and reads the relay's counters."""
+"""Defines the base class of relays in the native engine, which controls a relay and reads its counters."""
 
 import asyncio
 
@@ -27,7 +27,7 @@ _UNKNOWN: Gauge = (0, 0, 0, 0.0, 0.0, 0, False)
 
 
 class NativeRelay:
-    """The base class of relays whose bytes the native engine moves; implements `gateway.contracts.link.Relay`.
+    """The base class of relays whose bytes the native engine forwards; implements `gateway.contracts.link.Relay`.
 
     Args:
         runner: Runs the native engine.
@@ -57,32 +57,32 @@ class NativeRelay:
 
     @property
     def to_backend(self) -> int:
-        """Number of bytes read from the client. See `gateway.contracts.link.Relay`."""
+        """See `gateway.contracts.link.Relay`."""
         return self._gauge()[0]
 
     @property
     def from_backend(self) -> int:
-        """Number of bytes read from the backend. See `gateway.contracts.link.Relay`."""
+        """See `gateway.contracts.link.Relay`."""
         return self._gauge()[1]
 
     @property
     def responses(self) -> int:
-        """Number of times that the backend responded after the client had sent data."""
+        """See `gateway.contracts.link.Relay`."""
         return self._gauge()[2]
 
     @property
     def last_active(self) -> float:
-        """Monotonic time of the last activity on either side, in seconds. See `gateway.contracts.link.Relay`."""
+        """See `gateway.contracts.link.Relay`."""
         return self._gauge()[3]
 
     @property
     def awaiting_response(self) -> bool:
-        """Whether the client probably waits for a response, because it was the last side to send data."""
+        """See `gateway.contracts.link.Relay`."""
         return self._gauge()[4] > 0
 
     @property
     def waiting_since(self) -> float | None:
-        """Monotonic time at which the client began to wait for a response; None if it does not wait or if unknown."""
+        """See `gateway.contracts.link.Relay`."""
         return waiting_since(self._tap, self._gauge()[4])
 
     def inspect(self) -> dict[str, int]:

@@ -30,7 +30,7 @@ class NativeSocketRelay(NativeRelay):
             self._histogram = runner.histograms.acquire(latency)
 
     def start(self, client: socket.socket, backend: socket.socket) -> None:
-        """Start a new pair. The native engine owns the sockets from now on.
+        """Start to relay between two sockets, which the native engine owns from now on.
 
         Args:
             client: The accepted socket, non-blocking.

@@ -1,9 +1,8 @@
 """Polls the sockets of relays. The event loop's selector calls the relays' handlers, without a task for each event.
 
-A relay handles an event with one or two system calls. If asyncio dispatched the event through its handles and
-queues, this would take longer than these calls. Therefore, the selector calls the relay handlers inside `select()`.
-It returns to asyncio only when asyncio has work: a descriptor that asyncio registered is ready, a timer is due, or a
-handler has scheduled a callback.
+A relay handles an event with one or two system calls. asyncio's own dispatch, with a handle for each event, would
+take longer than these calls. Therefore, the selector calls the relay handlers inside `select()`. `select()` returns
+to asyncio only when asyncio has work: a descriptor of asyncio is ready, a timer is due, or a callback is scheduled.
 
 On any other event loop, `poller()` provides the same interface on top of `add_reader` and `add_writer`.
 """
@@ -149,7 +148,7 @@ class RelaySelector(selectors.EpollSelector):
 
 
 class RelayLoop(asyncio.SelectorEventLoop):
-    """The service's event loop. It uses a `RelaySelector`, and notifies the selector of new callbacks and timers."""
+    """The gateway's event loop. It uses a `RelaySelector`, and notifies the selector of new callbacks and timers."""
 
     def __init__(self) -> None:
         self.relays = RelaySelector()
@@ -184,7 +183,7 @@ class _SelectorPoller:
 
 
 class _LoopPoller:
-    """A `Poller` that uses `add_reader` and `add_writer`, for any other event loop."""
+    """A `Poller` for event loops other than `RelayLoop`. It uses `add_reader` and `add_writer`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

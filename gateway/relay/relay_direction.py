@@ -23,7 +23,7 @@ _VIEW = memoryview(_BUFFER)
 _PIPE_SIZE = 1 << 20
 _SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 _BULK_READ = 64 * 1024
-"""Minimum number of bytes that one read must return to count as a bulk read."""
+"""A read that returns at least this number of bytes is a bulk read."""
 _BULK_AFTER = 2
 """Consecutive bulk reads after which a direction switches to `splice`."""
 
@@ -48,9 +48,9 @@ class RelayDirection:
         """Number of bytes in the pipe."""
         self.pipe: tuple[int, int] | None = None
         self.fin_detector: FinDetector | None = None
-        """Detects whether the sink's peer sent a FIN: if `splice` drops an error, a reset looks like a FIN.
+        """Detects whether the sink's peer sent a FIN, because `splice` can make a reset look like a FIN.
 
-        None unless the direction uses `splice`.
+        None if the direction does not use `splice`.
         """
         self.bulk_reads = 0
         """Number of consecutive bulk reads."""
@@ -62,11 +62,11 @@ class RelayDirection:
         self.undelivered = False
         """Whether the sink did not accept all data from the source."""
         self.discarding = False
-        """Whether the sink accepts no more data, so that further data from the source is discarded."""
+        """Whether to discard further data from the source, because the sink accepts no more data."""
 
     @property
     def blocked(self) -> bool:
-        """Whether data is pending that the sink has not accepted yet."""
+        """Whether the sink must still accept data that was read from the source."""
         return self.pending is not None or self.pipe_bytes > 0
 
     def pump(self) -> None:
@@ -142,7 +142,7 @@ class RelayDirection:
         self.discarding = self.sink_shut = self.undelivered = True
 
     def sink_was_reset(self) -> bool:
-        """Return whether the sink's peer reset the connection without an end-of-file, and `splice` dropped the error.
+        """Return whether the sink's peer reset the connection before end-of-file, but `splice` hid the reset.
 
         Call this only after the sink has failed, or after a read from the sink has returned end-of-file.
         """

@@ -23,17 +23,14 @@ if _HAS_ENGINE:
     from gateway.relay.native_socket_relay import NativeSocketRelay
 
 _listening: WeakSet[NativeListenerGroup] = WeakSet()
-"""The listeners of `listen_and_dial` that can be active."""
+"""The listeners that `listen_and_dial` has created."""
 
 
 class _DirectListenerGroup(NativeListenerGroup):
     """Accepts the clients of one target, which the native engines dial without an SSH channel."""
 
     def on_stopped(self) -> None:
-        """Stop accepting, and return the clients whose dials are not complete.
-
-        If a dial takes long, the handler dials again. It limits the duration of this dial if another path is left.
-        """
+        """Stop accepting. Return the clients whose dials are not complete, so that the handler dials for them."""
         super().on_stopped()
         self.recall()
 
@@ -74,15 +71,14 @@ def relay_sockets(client: socket.socket, backend: socket.socket, latency: Histog
 def listen_and_dial(rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> NativeListenerGroup | None:
     """Accept clients in the native engine, and dial the target for each client.
 
-    Implements `listen` of `gateway.contracts.accepting_link.AcceptingLink`.
-
-    If the target is a host name, the event loop must accept the clients: it resolves the name for each of them.
+    Implements `gateway.contracts.accepting_link.AcceptingLink.listen`. If the target is a host name, the function
+    returns None: the event loop must then accept the clients, because the native engine cannot resolve names.
     """
     if not (_HAS_ENGINE and settings.relays_sockets and numeric_addresses(rule.to)):
         return None
     try:
-        engines = [partial(DialingListener, runner, rule) for runner in native_engine_pool().all_runners()]
-        listener = _DirectListenerGroup(rule, permits, engines, handler)
+        factories = [partial(DialingListener, runner, rule) for runner in native_engine_pool().all_runners()]
+        listener = _DirectListenerGroup(rule, permits, factories, handler)
     except OSError as error:
         log.warning("the data plane cannot accept clients, so the event loop accepts them: %s", error.strerror)
         return None

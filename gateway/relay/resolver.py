@@ -1,7 +1,7 @@
 """Resolves host names in dedicated threads, with at most one concurrent lookup for each name.
 
-A lookup blocks its thread until the name server responds. Concurrent requests for one name share one lookup, and
-therefore occupy only one thread. Lookups do not block the threads of the loop's default executor.
+A lookup blocks its thread until the name server responds. Dedicated threads keep the threads of the event loop's
+default executor free. Concurrent requests for one name share one lookup.
 """
 
 import asyncio

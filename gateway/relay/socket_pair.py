@@ -13,7 +13,7 @@ def _never_broken() -> bool:
 class PairSocket(socket.socket):
     """One end of a socket pair, which code can use like the socket of a TCP connection.
 
-    On a socket pair, a reset looks like end-of-file. After end-of-file, `broken` returns whether there was a reset.
+    On a socket pair, a reset looks like end-of-file. `broken` therefore returns which of the two it was.
     """
 
     broken: Callable[[], bool] = staticmethod(_never_broken)
@@ -24,8 +24,8 @@ def socket_pair(backlog: int | None = None) -> tuple[PairSocket, socket.socket]:
     """Create a pair of connected non-blocking sockets.
 
     Args:
-        backlog: Approximate limit, in bytes, on data that is written to the user's end and not yet read from the
-            tunnel's end. None means the kernel's default.
+        backlog: Approximate maximum number of bytes that wait between the user's end and the tunnel's end. None: the
+            kernel's default.
 
     Returns:
         The user's end and the tunnel's end. The caller owns both.

@@ -54,29 +54,26 @@ class SocketRelay:
 
     @property
     def to_backend(self) -> int:
-        """Number of bytes read from the client."""
+        """See `gateway.contracts.link.Relay`."""
         return self._upload.byte_count
 
     @property
     def from_backend(self) -> int:
-        """Number of bytes read from the backend."""
+        """See `gateway.contracts.link.Relay`."""
         return self._download.byte_count
 
     @property
     def awaiting_response(self) -> bool:
-        """Whether the client was the last side to send data, and therefore probably waits for a response."""
+        """See `gateway.contracts.link.Relay`."""
         return self._request_at > 0
 
     @property
     def waiting_since(self) -> float | None:
-        """Monotonic time, in seconds, at which the client began to wait for a response.
-
-        None if the client does not wait, or if the tap cannot match responses to requests.
-        """
+        """See `gateway.contracts.link.Relay`."""
         return waiting_since(self._tap, self._request_at)
 
     def abort(self, close_reason: CloseReason) -> None:
-        """Reset both sockets immediately."""
+        """See `gateway.contracts.link.Relay`."""
         if self.ended.done():
             return
         self._release()
@@ -90,9 +87,9 @@ class SocketRelay:
         return self._upload.sink_shut and not self._upload.undelivered
 
     def fail_upload(self) -> None:
-        """Reset the client after it has received the whole response, because some of its data did not arrive.
+        """Reset the client's connection, because the backend did not get all of the client's data.
 
-        Until the reset, the relay reads and discards data from the client.
+        The client first receives the whole response. Until the reset, the relay discards data from the client.
         """
         if not self.ended.done():
             self._upload.abandon()
@@ -154,8 +151,7 @@ class SocketRelay:
 
         Args:
             sock: The client's or the backend's socket.
-            error: The error that a system call on the socket has raised; None if no system call has raised an error
-                yet. The kernel reports each error only once.
+            error: The error that a system call on the socket has raised. None: query the socket.
         """
         upload, download = self._upload, self._download
         reads, writes = (upload, download) if sock is self._client else (download, upload)

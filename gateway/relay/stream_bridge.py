@@ -1,6 +1,7 @@
 """Copies bytes between a socket pair and another stream, such as TLS, for code that requires a socket.
 
-In this module, "user" means the code that uses the socket, and "far side" means the peer of the other stream.
+In this module, the user is the code that uses the socket, and the far side is the peer of the other stream. An upload
+copies data from the user to the far side, and a download copies data from the far side to the user.
 """
 
 import asyncio
@@ -11,11 +12,11 @@ import socket
 import time
 from collections.abc import Callable
 from math import inf
-from typing import Protocol
 
 from gateway.contracts.link import Stream
 from gateway.contracts.states import CloseReason
 from gateway.measurement import Histogram, Tap
+from gateway.relay.bridged_stream import BridgedStream
 from gateway.relay.lingering_close import LINGER_TIMEOUT
 from gateway.relay.socket_pair import socket_pair
 from gateway.relay.socket_relay import SocketRelay
@@ -23,55 +24,27 @@ from gateway.relay.socket_relay import SocketRelay
 _CHUNK = 128 * 1024
 _SHORT_CHUNK = 16 * 1024
 _SHORT_BACKLOG = 16 * 1024
-"""Maximum number of bytes in the socket pair if `short` is true. Urgent data is sent only after these bytes."""
+"""Maximum number of bytes that wait in the socket pair if `short` is true. Urgent data queues behind these bytes."""
 _POLL_INTERVAL = 0.5
 _SILENCE_TIMEOUT = 15.0
-"""Seconds without data from the far side after which the bridge closes a stream, if the user has sent end-of-file and
-the stream does not support half-close."""
+"""Seconds without data from the far side after which the bridge closes a stream without half-close. The time begins
+when the user sends end-of-file."""
 _tasks: set[asyncio.Task[None]] = set()
 
 
-class _DownloadEnd(enum.Enum):
-    """How the copy from the stream to the socket pair ended."""
+class _DownloadResult(enum.Enum):
+    """How a download ended."""
 
     COMPLETE = enum.auto()
+    """The far side has sent end-of-file, and the user can read all data."""
     BROKEN = enum.auto()
+    """The stream failed."""
     UNREAD = enum.auto()
     """The user closed its socket before it had read all data."""
 
 
-class BridgedStream(Protocol):
-    """Defines the interface of streams, such as TLS, that a `StreamBridge` connects to a socket pair."""
-
-    @property
-    def supports_half_close(self) -> bool:
-        """Whether the stream supports half-close: the far side can still send after it has received end-of-file."""
-
-    @property
-    def was_reset(self) -> bool:
-        """Whether the stream failed. If so, sent data might be lost."""
-
-    def limit_unsent(self) -> None:
-        """Keep the stream's send buffers small, so that urgent data does not queue behind bulk data."""
-
-    async def read(self) -> bytes:
-        """Wait for data; return no bytes if the far side has sent end-of-file. Raises `OSError` on failure."""
-
-    async def write(self, data: bytes) -> None:
-        """Send all of `data`. Raises `OSError` on failure."""
-
-    async def end(self) -> None:
-        """Send end-of-file to the far side. Raises `OSError` on failure."""
-
-    def close(self) -> None:
-        """Close the stream. The far side still receives all sent data."""
-
-    def abort(self) -> None:
-        """Reset the stream."""
-
-
 class StreamBridge:
-    """Copies bytes between a stream and a socket pair, until both directions end. The user reads and writes `sock`.
+    """Copies bytes between a stream and a socket pair, until both directions end. The user uses `sock`.
 
     Args:
         far: The stream. The bridge owns it.
@@ -88,14 +61,14 @@ class StreamBridge:
         self.sock.broken = lambda: self._broken
         self._broken = False
         self.on_upload_lost: Callable[[], None] = lambda: None
-        """Called if the far side does not accept all data from the user. The download can still continue."""
+        """Called if the far side does not accept all data from the user."""
         self.upload_is_complete: Callable[[], bool] = lambda: True
         """Returns whether the user ended its stream cleanly. On a socket pair, a reset looks like end-of-file."""
         self._uploaded = 0
         self._far = far
         self._reading_since: float | None = None
-        """Monotonic time, in seconds, since which the bridge waits for data from the far side. None while the bridge
-        waits for the user."""
+        """Monotonic time, in seconds, at which the bridge began to wait for data from the far side. None while the
+        bridge waits for the user."""
         self.ended = asyncio.get_running_loop().create_task(self._run())
         """Done when both directions have ended."""
         _tasks.add(self.ended)
@@ -140,14 +113,14 @@ class StreamBridge:
             if isinstance(failure, Exception):
                 raise failure
 
-    async def _wait_for_both(self, upload: "asyncio.Task[bool]", download: "asyncio.Task[_DownloadEnd]") -> None:
+    async def _wait_for_both(self, upload: "asyncio.Task[bool]", download: "asyncio.Task[_DownloadResult]") -> None:
         """Wait until both directions have ended, or until one direction can no longer make progress."""
         await asyncio.wait({upload, download}, return_when=asyncio.FIRST_COMPLETED)
-        if not upload.done() and download.result() is _DownloadEnd.COMPLETE:
-            # The far side has sent end-of-file, so no pending read reports a later reset. Therefore, poll for it.
+        if not upload.done() and download.result() is _DownloadResult.COMPLETE:
+            # After end-of-file, no pending read would report a reset of the stream. Therefore, poll for a reset.
             while not (upload.done() or self._far.was_reset):
                 await asyncio.wait({upload}, timeout=_POLL_INTERVAL)
-        elif not upload.done() and download.result() is _DownloadEnd.UNREAD:
+        elif not upload.done() and download.result() is _DownloadResult.UNREAD:
             await self._wait_for_upload(upload)
         if not self._far.supports_half_close:
             await self._wait_for_download(download, _SILENCE_TIMEOUT)
@@ -158,13 +131,13 @@ class StreamBridge:
         await self._wait_for_download(download, inf)
 
     async def _wait_for_upload(self, upload: "asyncio.Task[bool]") -> None:
-        """Wait until all data from the user is delivered, or the far side accepts none for `LINGER_TIMEOUT`."""
+        """Wait until the upload ends, or the far side accepts no data for `LINGER_TIMEOUT`."""
         before = -1
         while not upload.done() and self._uploaded != before:
             before = self._uploaded
             await asyncio.wait({upload}, timeout=LINGER_TIMEOUT)
 
-    async def _wait_for_download(self, download: "asyncio.Task[_DownloadEnd]", silence_timeout: float) -> None:
+    async def _wait_for_download(self, download: "asyncio.Task[_DownloadResult]", silence_timeout: float) -> None:
         """Wait for the rest of the download. Return early if the user closes its socket.
 
         Args:
@@ -191,7 +164,7 @@ class StreamBridge:
             if self._far.supports_half_close:
                 await self._far.end()
         except OSError:
-            # The far side accepts no more data. Make further writes of the user fail: otherwise, they would block.
+            # The far side accepts no more data. Make further writes of the user fail, because they would block.
             _discard_unread(self._inner)
             self.on_upload_lost()
             return False
@@ -203,44 +176,44 @@ class StreamBridge:
         except OSError:  # the user closed its socket with unread data; all data from the user was received
             return b""
 
-    async def _download(self) -> _DownloadEnd:
-        """Copy data from the far side to the user, and return how the direction ended."""
+    async def _download(self) -> _DownloadResult:
+        """Copy data from the far side to the user. Return how the download ended."""
         loop = asyncio.get_running_loop()
         while True:
             self._reading_since = time.monotonic()
             try:
                 data = await self._far.read()
             except OSError:
-                return _DownloadEnd.BROKEN
+                return _DownloadResult.BROKEN
             self._reading_since = None
             try:
                 if not data:
                     self._inner.shutdown(socket.SHUT_WR)
-                    return _DownloadEnd.COMPLETE
+                    return _DownloadResult.COMPLETE
                 await loop.sock_sendall(self._inner, data)
             except OSError:
-                return _DownloadEnd.UNREAD
+                return _DownloadResult.UNREAD
 
     def _close(self, *, uploaded: bool, downloaded: object) -> None:
-        if downloaded is _DownloadEnd.BROKEN or downloaded is None:
+        if downloaded is _DownloadResult.BROKEN or downloaded is None:
             self._broken = True
         discarded = _discard_unread(self._inner)
-        if downloaded is _DownloadEnd.COMPLETE and (discarded or not uploaded):
+        if downloaded is _DownloadResult.COMPLETE and (discarded or not uploaded):
             self.on_upload_lost()
         self._inner.close()
-        if uploaded and downloaded is not _DownloadEnd.BROKEN:
+        if uploaded and downloaded is not _DownloadResult.BROKEN:
             self._far.close()
         else:
             self._far.abort()
 
 
-def _result(task: "asyncio.Task[bool] | asyncio.Task[_DownloadEnd]") -> object:
+def _result(task: "asyncio.Task[bool] | asyncio.Task[_DownloadResult]") -> object:
     """Return the result or the exception of a task; None if the task was cancelled or is still running."""
     return None if not task.done() or task.cancelled() else task.exception() or task.result()
 
 
 def _upload_continues(relay: SocketRelay) -> bool:
-    """Return whether the bridge must still deliver the complete upload of a relay that has ended."""
+    """Return whether a relay has ended after a complete upload, which the bridge must still deliver."""
     return relay.upload_complete and relay.ended.result() in (CloseReason.FINISHED, CloseReason.CLIENT_RESET)
 
 

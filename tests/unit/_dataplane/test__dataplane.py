@@ -1,4 +1,4 @@
-"""The engine, without asyncssh and without an event loop: the test is the SSH server, and calls `turn` itself."""
+"""The native engine, without asyncssh and an event loop: the test is the SSH server, and calls `turn` itself."""
 
 import contextlib
 import ipaddress
@@ -65,7 +65,7 @@ def numbers(*values: int) -> bytes:
 
 
 class Rig:
-    """An engine with one connection, and the server's end of this connection."""
+    """A native engine with one connection, and the server's end of this connection."""
 
     def __init__(self, engine: "Engine", module: Any) -> None:
         self.engine, self.module = engine, module
@@ -93,7 +93,7 @@ class Rig:
         self.turn()
 
     def hear(self) -> list[bytes]:
-        """Return the payloads of the packets that the engine has sent. Read once from the socket."""
+        """Return the payloads of the packets that the native engine has sent. Read once from the socket."""
         with contextlib.suppress(BlockingIOError):
             self._received += self.peer.recv(1 << 20)
         payloads = []
@@ -127,7 +127,7 @@ class Rig:
         return token, number, client
 
     def listen(self, *wires: int, permits: int = 1000, networks: tuple[str, ...] = (), tap: bool = False) -> int:
-        """Let the engine accept clients from `listening`. Return the token of the listener."""
+        """Let the native engine accept clients from `listening`. Return the token of the listener."""
         token, chosen = self.engine.token(), wires or (self.wire,)
         allow = [ipaddress.ip_network(each) for each in networks]
         self.engine.listen(
@@ -140,7 +140,7 @@ class Rig:
         return token
 
     def connect(self, source: str = "127.0.0.1") -> socket.socket:
-        """Connect a client to `listening`, and let the engine accept it."""
+        """Connect a client to `listening`, and let the native engine accept it."""
         client = socket.create_connection(self.listening.getsockname(), timeout=10, source_address=(source, 0))
         self.clients.append(client)
         self.turn()
@@ -150,7 +150,7 @@ class Rig:
         self.say(bytes([CONFIRMATION]) + numbers(number, 1000 + number, 1 << 21, PACKET))
 
     def returned(self, listener: int) -> socket.socket:
-        """Return the only client that the engine has returned to Python."""
+        """Return the only client that the native engine has returned to Python."""
         (descriptor,) = (
             arguments[0]
             for kind, token, arguments, _ in self.records
@@ -163,7 +163,7 @@ class Rig:
 @pytest.fixture
 def rig() -> Iterator[Rig]:
     need_data_plane()
-    from gateway._dataplane import engine as module  # noqa: PLC0415 - the engine is optional
+    from gateway._dataplane import engine as module  # noqa: PLC0415 - the native engine is optional
 
     engine = module.Engine((0.001, 1.0), 1 << 30, 60_000)
     made = Rig(engine, module)
@@ -314,7 +314,7 @@ def test_latencies_are_reported_when_a_channel_ends(rig: Rig) -> None:
 )
 @pytest.mark.parametrize("from_backend", [False, True])
 def test_the_headers_of_rpc_messages_are_reported(rig: Rig, from_backend: bool, garbage: bytes) -> None:
-    """The engine finds the same messages as the tap in Python, for any segmentation and any number of fragments."""
+    """The native engine finds the same messages as the tap in Python, for any segmentation and any fragments."""
     rng = random.Random(1)
     token, number, client = rig.join(tap=rig.module.TAP_RPC)
     messages = [rpc_message(rng.choice([0, 1]), rng.randrange(1 << 32), rng.randrange(5000), rng) for _ in range(60)]
@@ -387,7 +387,7 @@ def test_the_thread_carries_a_channel_while_python_is_busy(rig: Rig) -> None:
     assert rig.engine.inspect(rig.wire) is not None
 
 
-def test_the_thread_reports_records_and_stops_with_the_engine(rig: Rig) -> None:
+def test_the_thread_reports_records_and_stops_with_the_native_engine(rig: Rig) -> None:
     token, _, client = rig.join()
     rig.engine.start()
     client.close()
@@ -578,7 +578,7 @@ def test_clients_share_the_connections_and_few_channels_open_at_the_same_time(ri
 
 
 def unsealed(peer: socket.socket) -> list[bytes]:
-    """Return the payloads of the packets of the engine that `peer` has received, which are the first ones."""
+    """Return the payloads of the packets of the native engine that `peer` has received, which are the first ones."""
     received, payloads, sealer = peer.recv(1 << 20), [], Sealer()
     while received:
         size = 20 + int.from_bytes(received[:4], "big")
@@ -610,7 +610,7 @@ def test_a_listener_stops_without_descriptors_or_connections(rig: Rig) -> None:
     assert rig.returned(without).fileno() >= 0
 
 
-def test_closing_the_engine_resets_waiting_clients_and_stops_listening(rig: Rig) -> None:
+def test_closing_the_native_engine_resets_waiting_clients_and_stops_listening(rig: Rig) -> None:
     rig.listen()
     client, address = rig.connect(), rig.listening.getsockname()
     rig.listening.close()

@@ -1,4 +1,4 @@
-"""Listeners of the engine that dial: without an event loop. The test is the client and the target."""
+"""Listeners that dial in the native engine, without an event loop. The test is the client and the target."""
 
 import ipaddress
 import os
@@ -25,7 +25,7 @@ IP_LOCAL_PORT_RANGE = 51
 
 
 class Rig:
-    """An engine, a listening socket whose clients it accepts, and a target."""
+    """A native engine, a listening socket whose clients it accepts, and a target."""
 
     def __init__(self, engine: "Engine", module: Any) -> None:
         self.engine, self.module = engine, module
@@ -57,7 +57,7 @@ class Rig:
         tap: bool = False,
         histogram: int = 0,
     ) -> int:
-        """Let the engine accept clients from `listening`. Return the token of the listener."""
+        """Let the native engine accept clients from `listening`. Return the token of the listener."""
         token, (host, port) = self.engine.token(), to or address(self.target)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         allow = [ipaddress.ip_network(each) for each in networks]
@@ -74,7 +74,7 @@ class Rig:
         self.records += self.engine.take()
 
     def connect(self, source: str = "127.0.0.1") -> socket.socket:
-        """Connect a client to `listening`, and let the engine accept it."""
+        """Connect a client to `listening`, and let the native engine accept it."""
         client = socket.create_connection(self.listening.getsockname(), timeout=10, source_address=(source, 0))
         self.open.append(client)
         self.turn()
@@ -103,7 +103,7 @@ class Rig:
         return [arguments[0] for kind, _, arguments, _ in self.records if kind == self.module.RECORD_JOINED]
 
     def returned(self, listener: int) -> socket.socket:
-        """Return the only client that the engine has returned to Python."""
+        """Return the only client that the native engine has returned to Python."""
         (descriptor,) = (
             arguments[0]
             for kind, token, arguments, _ in self.records
@@ -116,7 +116,7 @@ class Rig:
 @pytest.fixture
 def rig() -> Iterator[Rig]:
     need_data_plane()
-    from gateway._dataplane import engine as module  # noqa: PLC0415 - the engine is optional
+    from gateway._dataplane import engine as module  # noqa: PLC0415 - the native engine is optional
 
     made = Rig(module.Engine((0.001, 1.0), 0, 60_000), module)
     yield made
@@ -292,7 +292,7 @@ def _drain(rig: Rig) -> bool:
 
 @pytest.mark.parametrize("way", ["recall", "close", "withdraw"])
 def test_a_client_whose_dial_is_pending(rig: Rig, way: str) -> None:
-    """Recalled clients are returned, those of a closed engine are reset, and a withdrawn rule changes nothing."""
+    """Recalled clients are returned, clients of a closed engine are reset, and a withdrawn rule changes nothing."""
     rig.fill_queue()
     before = open_descriptors()
     listener = rig.listen()
@@ -301,7 +301,7 @@ def test_a_client_whose_dial_is_pending(rig: Rig, way: str) -> None:
         rig.engine.close()
         with pytest.raises(ConnectionResetError):
             client.recv(1)
-        assert open_descriptors() == before + 1 - 4  # only the client is new; an engine has four descriptors
+        assert open_descriptors() == before + 1 - 4  # only the client is new; a native engine has four descriptors
         return
     command = rig.module.COMMAND_RECALL if way == "recall" else rig.module.COMMAND_UNLISTEN
     rig.engine.command(command, listener, 0)
@@ -322,7 +322,7 @@ def test_a_client_whose_dial_is_pending(rig: Rig, way: str) -> None:
 
 @pytest.mark.parametrize("spare", [0, 1])
 def test_a_listener_stops_without_descriptors(rig: Rig, spare: int) -> None:
-    """With one spare descriptor, the engine accepts the client, and cannot dial."""
+    """With one spare descriptor, the native engine accepts the client, and cannot dial."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     listener = rig.listen()
     waiting = socket.create_connection(rig.listening.getsockname(), timeout=10)

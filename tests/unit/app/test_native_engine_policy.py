@@ -1,4 +1,4 @@
-"""When connections without an SSH channel use the engine."""
+"""When connections without an SSH channel use the native engine."""
 
 from typing import Literal
 
@@ -20,7 +20,7 @@ from gateway.tunnels import KINDS
         (("asyncssh", "native"), True),
     ],
 )
-def test_the_engine_is_not_used_if_all_ssh_tunnels_exclude_it(
+def test_the_native_engine_is_not_used_if_all_ssh_tunnels_exclude_it(
     planes: tuple[Literal["auto", "native", "asyncssh"], ...], expected: bool
 ) -> None:
     tunnels = {

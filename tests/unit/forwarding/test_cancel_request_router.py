@@ -22,7 +22,8 @@ from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import RoutedTarget, TargetIdentity
 from gateway.measurement import Histogram
 from gateway.relay.direct_link import DirectLink
-from gateway.relay.sockets import bind_unix, reset
+from gateway.relay.sockets import reset
+from gateway.relay.unix_sockets import bind_unix
 
 pytestmark = pytest.mark.timeout(40)
 

@@ -1,4 +1,4 @@
-"""A direct link that accepts clients in the engine. tests/integration/test_accepting.py uses a running gateway."""
+"""A direct link that accepts clients in the native engine. tests/integration/test_accepting.py runs a gateway."""
 
 import asyncio
 import contextlib
@@ -93,7 +93,7 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
 
 
 async def test_all_threads_accept_clients_until_the_rule_is_withdrawn(rig: Rig, echo_port: int) -> None:
-    from gateway.relay.native_engine_runner import native_engine_pool  # noqa: PLC0415 - the engine is optional
+    from gateway.relay.native_engine_runner import native_engine_pool  # noqa: PLC0415 - the native engine is optional
 
     assert isinstance(rig.link, AcceptingLink)
     listener = rig.listen("127.0.0.1", echo_port, permits=3)
@@ -138,10 +138,10 @@ async def test_a_client_of_a_target_that_does_not_answer_is_returned_early(
             await rig.until("stopped True", "returned", "closed")
 
 
-async def test_the_clients_are_accepted_again_if_a_failed_engine_cannot_start(
+async def test_the_clients_are_accepted_again_if_a_failed_native_engine_cannot_start(
     rig: Rig, echo_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gateway.relay.native_engine_runner import native_engine_pool  # noqa: PLC0415 - the engine is optional
+    from gateway.relay.native_engine_runner import native_engine_pool  # noqa: PLC0415 - the native engine is optional
 
     listener = rig.listen("127.0.0.1", echo_port)
     for runner in native_engine_pool().runners:
@@ -158,11 +158,11 @@ def failing() -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "db.example", "/run/db.sock"])
-async def test_only_targets_with_an_ip_address_are_dialed_in_the_engine(rig: Rig, host: str) -> None:
+async def test_only_targets_with_an_ip_address_are_dialed_in_the_native_engine(rig: Rig, host: str) -> None:
     assert rig.listen(host, 5432) is None
 
 
-async def test_a_disabled_engine_stops_accepting_and_relaying(rig: Rig, echo_port: int) -> None:
+async def test_a_disabled_native_engine_stops_accepting_and_relaying(rig: Rig, echo_port: int) -> None:
     rig.listen("127.0.0.1", echo_port)
     use_native_engine(enabled=False)
     assert rig.handler.calls == ["stopped False"]

@@ -27,7 +27,7 @@ class Thing:
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.ENOMEM, "records were lost"), MemoryError()])
-async def test_a_failure_ends_every_object_and_replaces_the_engine(
+async def test_a_failure_ends_every_object_and_replaces_the_native_engine(
     failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     need_data_plane()
@@ -50,7 +50,7 @@ async def test_a_failure_ends_every_object_and_replaces_the_engine(
         runner.forget(token)
 
 
-async def test_new_connections_go_to_the_engine_with_the_lowest_load(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_new_connections_go_to_the_native_engine_with_the_lowest_load(monkeypatch: pytest.MonkeyPatch) -> None:
     need_data_plane()
     from gateway.relay.native_engine_runner import NativeEnginePool  # noqa: PLC0415 - the native engine is optional
 

@@ -1,4 +1,4 @@
-"""Pairs of sockets in the engine, without an event loop: limits, descriptors, and the ends of both sides."""
+"""Pairs of sockets in the native engine, without an event loop: limits, descriptors, and the ends of both sides."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ MIB = 1 << 20
 
 
 class Pair:
-    """A pair in the engine, and its two peers."""
+    """A pair in the native engine, and its two peers."""
 
     def __init__(self, engine: "Engine", module: Any, *, unix: bool = False, tap: int = 0) -> None:
         self.engine, self.module = engine, module
@@ -76,7 +76,7 @@ def _connection(*, unix: bool) -> tuple[socket.socket, socket.socket]:
 @pytest.fixture
 def new_pair() -> Iterator[Any]:
     need_data_plane()
-    from gateway._dataplane import engine as module  # noqa: PLC0415 - the engine is optional
+    from gateway._dataplane import engine as module  # noqa: PLC0415 - the native engine is optional
 
     made: list[Pair] = []
     engine = module.Engine((0.001, 1.0), 0, 60_000)
@@ -182,7 +182,7 @@ def test_a_client_whose_data_was_lost_must_linger(new_pair: Any) -> None:
     os.close(record[1])
 
 
-def test_an_engine_that_is_closed_resets_both_sides_and_an_unknown_token_too(new_pair: Any) -> None:
+def test_a_native_engine_that_is_closed_resets_both_sides_and_an_unknown_token_too(new_pair: Any) -> None:
     pair, late = new_pair(), new_pair()
     late.engine.command(pair.module.COMMAND_ABORT, late.token, 3)
     assert late.ended() == (3, -1, -1)

@@ -1,4 +1,4 @@
-"""Tests of the relays between two sockets, in the event loop and in the engine: chunks, half-closes and resets."""
+"""Relays between two sockets, in the event loop and in the native engine: chunks, half-closes and resets."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
 from gateway.measurement import Histogram, Tap
 from gateway.nfs.latency_tap import RpcLatencyTap
-from gateway.relay import sockets, stalled_peers
+from gateway.relay import sockets, stalled_peer_timeouts
 from gateway.relay.poller import RelayLoop
 from gateway.relay.relay_selection import relay_sockets
 from gateway.relay.socket_relay import SocketRelay
@@ -37,7 +37,7 @@ async def pair() -> tuple[socket.socket, socket.socket]:
 Maker = Callable[[socket.socket, socket.socket, Histogram, Tap | None], Relay]
 
 
-@pytest.fixture(params=["event loop", "engine"])
+@pytest.fixture(params=["event loop", "native engine"])
 def make(request: pytest.FixtureRequest) -> Maker:
     """Create a relay of each kind."""
     if request.param == "event loop":
@@ -54,7 +54,7 @@ async def joined(make: Maker) -> tuple[socket.socket, socket.socket, Relay, Hist
 
 
 async def observed(latency: Histogram) -> Histogram:
-    """Return the histogram when the engine has reported its observations, which it does ten times a second."""
+    """Return the histogram when the native engine has reported its observations, which it does ten times a second."""
     async with asyncio.timeout(10):
         while not latency.count:
             await asyncio.sleep(0.01)
@@ -211,7 +211,7 @@ async def test_a_finished_tap_is_dropped(make: Maker) -> None:
                 assert await loop.sock_recv(backend, 10) == there
                 await loop.sock_sendall(backend, back)
                 assert await loop.sock_recv(client, 10) == back
-            while not ear.finished:  # the engine reports bytes in its own thread
+            while not ear.finished:  # the native engine reports bytes in its own thread
                 await asyncio.sleep(0.005)
             sending = asyncio.ensure_future(loop.sock_sendall(backend, bytes(8 << 20)))
             got = 0
@@ -241,7 +241,9 @@ async def test_the_relay_does_not_measure_latency_if_the_tap_does(make: Maker) -
                 record = struct.pack("!III", 0x80000008, 7, kind)
                 await loop.sock_sendall(near, record)
                 assert await loop.sock_recv(far, 100) == record
-                while (relay.waiting_since is None) != (kind == 1):  # the engine reports messages in its own thread
+                while (relay.waiting_since is None) != (
+                    kind == 1
+                ):  # the native engine reports messages in its own thread
                     await asyncio.sleep(0.005)
         relay.abort(CloseReason.ABORTED)
         await relay.ended
@@ -253,7 +255,7 @@ async def test_a_client_that_pauses_longer_than_the_user_timeout_loses_nothing(
 ) -> None:
     monkeypatch.setattr(sockets, "USER_TIMEOUT_MS", 4000)
     for name, seconds in (("_SCAN_INTERVAL", 0.2), ("_STALLED_AFTER", 0.6), ("_ACK_MARGIN", 0.2)):
-        monkeypatch.setattr(stalled_peers, name, seconds)
+        monkeypatch.setattr(stalled_peer_timeouts, name, seconds)
     client, backend, relay, _ = await joined(SocketRelay)
     assert isinstance(relay, SocketRelay)
     with client, backend:

@@ -1,4 +1,4 @@
-"""A listener of the engine without a connection, and one whose engine fails. test_accepting.py uses real servers."""
+"""A listener of a native engine: without a connection, and after a failure. test_accepting.py uses real servers."""
 
 import asyncio
 import errno
@@ -49,10 +49,10 @@ def sock() -> Iterator[socket.socket]:
 
 
 def listen(sock: socket.socket, events: Events) -> tuple[Any, Any]:
-    """Return the runner of an engine in the event loop, and a listener whose connection does not exist."""
+    """Return the runner of a native engine in the event loop, and a listener whose connection does not exist."""
     need_data_plane()
-    from gateway.relay.native_engine_runner import NativeEngineRunner  # noqa: PLC0415 - the engine is optional
-    from gateway.ssh.channel_listener import ChannelListener  # noqa: PLC0415 - the engine is optional
+    from gateway.relay.native_engine_runner import NativeEngineRunner  # noqa: PLC0415 - the native engine is optional
+    from gateway.ssh.channel_listener import ChannelListener  # noqa: PLC0415 - the native engine is optional
 
     runner = NativeEngineRunner(asyncio.get_running_loop(), 1 << 20, thread=False)
     rule = AcceptRule((sock,), Endpoint("target", 1), (ipaddress.ip_network("127.0.0.0/8"),), Histogram())
@@ -83,7 +83,7 @@ async def test_a_withdrawn_listener_closes_without_being_reported_as_stopped(soc
     runner.close()
 
 
-async def test_the_listeners_of_an_engine_that_fails_stop(sock: socket.socket) -> None:
+async def test_the_listeners_of_a_native_engine_that_fails_stop(sock: socket.socket) -> None:
     events = Events()
     runner, listener = listen(sock, events)
     real = runner.engine

@@ -7,7 +7,7 @@ from typing import cast
 from unittest.mock import Mock
 
 from gateway.forwarding.admission import ClientSource
-from gateway.relay.sockets import PeerCredentials, peer_of
+from gateway.relay.unix_sockets import PeerCredentials, peer_of
 
 
 def test_peer_credentials() -> None:

@@ -1,12 +1,11 @@
-"""Suspends TCP_USER_TIMEOUT for peers that acknowledge data but do not read it.
+"""Disables TCP_USER_TIMEOUT of sockets while their peers are alive but do not read data.
 
-The kernel closes a connection if the peer's receive window has been zero for TCP_USER_TIMEOUT, even if the peer
-acknowledges every window probe (tcp(7)). However, a client can legitimately stop reading for minutes, and a sender
-must keep the connection open while the client acknowledges probes (RFC 9293, section 3.8.6.1).
+A client can legitimately stop reading for minutes. A sender must keep the connection open while the client
+acknowledges window probes (RFC 9293, section 3.8.6.1). However, the kernel closes the connection if the client's
+receive window is zero for longer than TCP_USER_TIMEOUT (tcp(7)).
 
 Therefore, this module disables the timeout of a socket that has accepted no data for 30 seconds, if the peer still
-acknowledges probes. When the socket accepts data again, the module restores the timeout. Without the timeout, the
-kernel still closes the connection if the peer no longer acknowledges probes.
+acknowledges probes. When the socket accepts data again, the module restores the timeout.
 """
 
 import asyncio
@@ -21,7 +20,7 @@ from gateway.relay.per_loop import per_loop
 
 _SCAN_INTERVAL = 10.0
 _STALLED_AFTER = 30.0
-"""Seconds for which a socket must accept no data before it counts as stalled."""
+"""A peer is stalled if the socket has accepted no data for this number of seconds."""
 _ACK_MARGIN = 5.0
 """An acknowledgment more than this number of seconds after the start of a stall belongs to a window probe. An earlier
 one might belong to data that was sent before the window closed."""
@@ -29,8 +28,8 @@ _LAST_ACK_OFFSET = 56
 """Offset of `tcpi_last_ack_recv`, in milliseconds, in `struct tcp_info` (linux/tcp.h)."""
 
 
-class StalledPeers:
-    """Finds the sockets of one event loop whose peers do not read, and suspends their TCP_USER_TIMEOUT.
+class StalledPeerTimeouts:
+    """Disables TCP_USER_TIMEOUT of those sockets of one event loop whose peers do not read data.
 
     Args:
         loop: The event loop.
@@ -75,9 +74,9 @@ class StalledPeers:
 
 
 @per_loop
-def stalled_peers(loop: asyncio.AbstractEventLoop) -> StalledPeers:
-    """Return the `StalledPeers` of the running loop."""
-    return StalledPeers(loop)
+def stalled_peer_timeouts(loop: asyncio.AbstractEventLoop) -> StalledPeerTimeouts:
+    """Return the `StalledPeerTimeouts` of the running loop."""
+    return StalledPeerTimeouts(loop)
 
 
 def _seconds_since_ack(fd: int) -> float:
