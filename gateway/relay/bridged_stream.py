@@ -4,7 +4,10 @@ from typing import Protocol
 
 
 class BridgedStream(Protocol):
-    """A stream without a socket that user code can use directly. Methods raise `OSError` if the stream fails."""
+    """Defines the interface of a stream, such as a TLS connection, for `StreamBridge`.
+
+    All methods raise `OSError` if the stream has failed.
+    """
 
     @property
     def supports_half_close(self) -> bool:

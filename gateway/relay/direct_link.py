@@ -52,7 +52,7 @@ class DirectLink:
 
 
 class DirectTunnel:
-    """A tunnel that is always open and yields a `DirectLink`. It implements `gateway.contracts.tunnel.Tunnel`."""
+    """Stands in for a tunnel if the gateway dials directly; implements `gateway.contracts.tunnel.Tunnel`."""
 
     far_side = "this host"
 

@@ -182,7 +182,7 @@ class _SelectorPoller:
         self.at_iteration_end = selector.at_iteration_end
 
 
-class _LoopPoller:
+class _FallbackPoller:
     """A `Poller` for event loops other than `RelayLoop`. It uses `add_reader` and `add_writer`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -219,4 +219,4 @@ class _LoopPoller:
 @per_loop
 def poller(loop: asyncio.AbstractEventLoop) -> Poller:
     """Return the poller of the running loop. On a `RelayLoop`, the poller uses the loop's selector."""
-    return _SelectorPoller(loop.relays) if isinstance(loop, RelayLoop) else _LoopPoller(loop)
+    return _SelectorPoller(loop.relays) if isinstance(loop, RelayLoop) else _FallbackPoller(loop)

@@ -199,7 +199,7 @@ class RelayDirection:
 
 
 class SocketError(Exception):
-    """A read from, or a write to, a socket of the relay failed.
+    """A read from or a write to a socket of a relay failed.
 
     Args:
         sock: The socket.

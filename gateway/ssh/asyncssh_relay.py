@@ -11,14 +11,14 @@ import asyncssh
 
 from gateway.measurement import Histogram, Tap
 from gateway.ssh.asyncssh_internals import send_window, send_window_adjust, take_unread_data
-from gateway.ssh.channel_client_side import ChannelClientSide
 from gateway.ssh.flow_control import MAX_SEND_PACKET
+from gateway.ssh.relay_client_socket import RelayClientSocket
 from gateway.ssh.send_queue import SendQueue
 
 _READ_SIZE = 64 * 1024
 
 
-class AsyncsshRelay(ChannelClientSide, asyncssh.SSHTCPSession[bytes]):
+class AsyncsshRelay(RelayClientSocket, asyncssh.SSHTCPSession[bytes]):
     """Relays bytes between a client's socket and an asyncssh channel; implements `gateway.contracts.link.Relay`.
 
     asyncssh uses this object as the channel's session. The methods that asyncssh calls must not raise: an exception
@@ -45,7 +45,7 @@ class AsyncsshRelay(ChannelClientSide, asyncssh.SSHTCPSession[bytes]):
         self._channel = chan
 
     def attach(self, client: socket.socket) -> None:
-        """See `ChannelClientSide.attach`."""
+        """See `RelayClientSocket.attach`."""
         super().attach(client)
         if self._channel is not None and not self._channel_unwritable:
             self._channel.resume_reading()
@@ -111,7 +111,7 @@ class AsyncsshRelay(ChannelClientSide, asyncssh.SSHTCPSession[bytes]):
             self._backend_eof |= unread.eof
             self._on_link_lost()
 
-    # `ChannelClientSide` calls the methods below.
+    # `RelayClientSocket` calls the methods below.
 
     def _read_client(self) -> None:
         client, channel, queue = self._client, self._channel, self._queue

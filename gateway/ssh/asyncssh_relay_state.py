@@ -12,7 +12,7 @@ from gateway.ssh.flow_control import INITIAL_BUDGET, ReceiveWindow
 
 
 class AsyncsshRelayState:
-    """The counters and the state of an `AsyncsshRelay`; base class of `ChannelClientSide`.
+    """The counters and the state of an `AsyncsshRelay`; base class of `RelayClientSocket`.
 
     Args:
         latency: The histogram for response latency.

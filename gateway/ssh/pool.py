@@ -20,7 +20,7 @@ from gateway.relay.socket_pair import socket_pair
 from gateway.ssh.channel_interfaces import SshChannel
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pool_dialer import DialConnection, PoolDialer
-from gateway.ssh.pool_listener import PoolListener, PoolListeners
+from gateway.ssh.pool_listener import PoolListener, PoolListenerManager
 from gateway.ssh.pool_policy import SLOW_KEEPALIVE, ConnectionHealth, choose_connection, evaluate
 from gateway.ssh.pool_status import SshStatus, pool_status
 from gateway.ssh.pooled_connection import PooledConnection
@@ -45,7 +45,7 @@ _IDLE_BEFORE_SHRINK = 60.0
 
 
 class SshConnectionPool:
-    """A pool of SSH connections that carries the connections of one tunnel; implements `gateway.contracts.link.Link`.
+    """A pool of SSH connections that carries the traffic of one tunnel; implements `gateway.contracts.link.Link`.
 
     Args:
         options: The tunnel's options.
@@ -70,7 +70,7 @@ class SshConnectionPool:
         self._idle_since = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
         self._slow_opens = SlowOpenDetector(self._loop, _SLOW_OPEN, self._check_alive)
-        self._listeners = PoolListeners(self._check_alive, self._choose)
+        self._listeners = PoolListenerManager(self._check_alive, self._choose)
 
     @contextlib.asynccontextmanager
     async def running(self, first: PooledConnection) -> AsyncIterator["SshConnectionPool"]:

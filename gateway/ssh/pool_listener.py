@@ -35,7 +35,7 @@ class PoolListener(NativeListenerGroup):
         permits: int,
         connections: Sequence[PooledConnection],
         handler: AcceptedClientHandler,
-        owner: "PoolListeners",
+        owner: "PoolListenerManager",
     ) -> None:
         self.connections = list(connections)
         self._owner = owner
@@ -75,8 +75,8 @@ def _listener_factories(rule: AcceptRule, connections: Sequence[PooledConnection
     ]
 
 
-class PoolListeners:
-    """Creates the listeners of one pool, and stops them when the connections that can get new channels change.
+class PoolListenerManager:
+    """Creates the listeners of one pool, and stops them when the usable connections of the pool change.
 
     Args:
         check_alive: Checks whether a connection is alive.

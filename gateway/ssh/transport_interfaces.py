@@ -9,7 +9,7 @@ from gateway.ssh.pass_through_cipher import CipherKey
 
 
 class ConnectionTransport(Protocol):
-    """Defines the methods of its transport that an `SshConnection` calls."""
+    """Defines the methods that an `SshConnection` calls on its transport."""
 
     def on_sending_changed(self) -> None:
         """Start or stop sending channel data. Called when a key exchange starts or ends, and at the close."""

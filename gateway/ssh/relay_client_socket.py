@@ -1,4 +1,4 @@
-"""Handles the client's socket of a relay between a client and an asyncssh channel.
+"""Handles the client's socket of a relay between this client and an asyncssh channel.
 
 The two directions end independently (RFC 4254, section 5.3). A client that has sent EOF still gets the response. If
 the backend stops reading, the relay still delivers the data that the backend has sent. CHANNEL_CLOSE ends the
@@ -20,8 +20,8 @@ from gateway.ssh.asyncssh_relay_state import AsyncsshRelayState
 log = logging.getLogger(__name__)
 
 
-class ChannelClientSide(AsyncsshRelayState):
-    """Handles the client's socket of a relay, and ends the relay; base class of `AsyncsshRelay`."""
+class RelayClientSocket(AsyncsshRelayState):
+    """Handles the client's socket of an `AsyncsshRelay`, of which it is the base class."""
 
     def attach(self, client: socket.socket) -> None:
         """Start to relay for `client`. The channel must be open. The relay owns `client` from now on."""
