@@ -58,7 +58,7 @@ class DirectTunnel:
 
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[OpenTunnel]:
-        """Open the tunnel through `via`. The tunnel closes when the context exits."""
+        """See `gateway.contracts.tunnel.Tunnel`. Does nothing with `via`."""
         del via
         progress(TunnelState.CONNECTING)
         yield OpenTunnel(DirectLink())

@@ -68,7 +68,7 @@ class LingeringCloser:
         """Take ownership of `sock`, shut down its write side, and close it when the client sends end-of-file.
 
         If the client does not send end-of-file, close the socket after `LINGER_TIMEOUT`. The kernel still delivers
-        the data in its send buffer.
+        the data in the send buffer.
 
         Args:
             sock: A non-blocking socket that is not registered with the poller.

@@ -56,7 +56,7 @@ class NativeListener(ABC):
 
     Args:
         runner: Runs the native engine.
-        rule: The target, the allowed clients, and how to measure them.
+        rule: The target, the allowed clients, and what to measure.
         sock: The listening socket. The native engine uses a duplicate.
         permits: Number of clients to accept until more are permitted.
         handler: Receives the accepted clients.
@@ -102,7 +102,7 @@ class NativeListener(ABC):
         Args:
             token: The token of the channel or pair.
             wire: The token of the SSH connection; 0 if there is none.
-            tap: Observes the bytes.
+            tap: Observes the relayed bytes. None: nothing observes them.
         """
 
     @property

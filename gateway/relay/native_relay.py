@@ -32,7 +32,7 @@ class NativeRelay:
     Args:
         runner: Runs the native engine.
         latency: The histogram for response latency.
-        tap: Observes the bytes until the tap is finished.
+        tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes them.
         token: The token of an object that the native engine has created; None for a new token.
     """
 

@@ -1,8 +1,7 @@
 """Copies bytes in one direction of a socket relay: reads from one socket and writes to another.
 
-Small messages pass through one shared buffer with `recv_into` and `send`. If two consecutive reads return 64 KiB or
-more, the direction carries bulk data. It then switches to `splice` through a pipe, which does not copy the bytes into
-this process.
+Small messages pass through one shared buffer with `recv_into` and `send`. If two consecutive reads each return
+64 KiB or more, the direction switches to `splice` through a pipe, which does not copy the bytes into this process.
 """
 
 import contextlib
@@ -25,7 +24,7 @@ _SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 _BULK_READ = 64 * 1024
 """A read that returns at least this number of bytes is a bulk read."""
 _BULK_AFTER = 2
-"""Consecutive bulk reads after which a direction switches to `splice`."""
+"""Number of consecutive bulk reads after which a direction switches to `splice`."""
 
 
 class RelayDirection:

@@ -53,7 +53,7 @@ def relay_sockets(client: socket.socket, backend: socket.socket, latency: Histog
         client: The accepted socket, non-blocking. The relay owns it.
         backend: The dialed socket, non-blocking. The relay owns it.
         latency: Records the response latencies.
-        tap: Observes the bytes until the tap is finished.
+        tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes them.
     """
     enabled = _HAS_ENGINE and settings.relays_sockets
     if enabled and not isinstance(client, PairSocket) and not isinstance(backend, PairSocket):

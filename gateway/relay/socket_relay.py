@@ -23,7 +23,7 @@ class SocketRelay:
         client: The accepted socket, non-blocking. The relay owns it.
         backend: The dialed socket, non-blocking. The relay owns it.
         latency: Histogram that records the response latencies.
-        tap: Observes the bytes until its `finished` property is true; None if nothing observes them.
+        tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes them.
     """
 
     __slots__ = (

@@ -80,7 +80,7 @@ class StreamBridge:
         Args:
             client: The client's socket, non-blocking. The relay owns it.
             latency: Records the response latencies.
-            tap: Observes the bytes until its `finished` property is true; None if nothing observes them.
+            tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes them.
         """
         relay = SocketRelay(client, self.sock, latency, tap)
         self.on_upload_lost = relay.fail_upload

@@ -94,7 +94,7 @@ class NoCommonAlgorithmError(asyncssh.KeyExchangeFailed):
 
 
 def supported(key: str) -> list[str]:
-    """Return the algorithms that asyncssh supports on this machine, without GSSAPI.
+    """Return the algorithms of one category that asyncssh supports on this machine, without GSSAPI.
 
     Args:
         key: The configuration key of the category, such as `ciphers`.
@@ -150,7 +150,7 @@ def signature_algorithm_of(algorithm: str) -> str:
 
 
 def key_type_of(algorithm: str) -> str:
-    """Return the key type of a host key algorithm. `ssh-rsa` has several algorithms (RFC 8332, section 3)."""
+    """Return the key type of a host key algorithm. Several algorithms use `ssh-rsa` keys (RFC 8332, section 3)."""
     name = signature_algorithm_of(algorithm).removeprefix("webauthn-")
     return "ssh-rsa" if name.startswith(("rsa-sha2-", "ssh-rsa-sha")) else name
 

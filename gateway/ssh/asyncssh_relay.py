@@ -122,9 +122,8 @@ class AsyncsshRelay(RelayClientSocket, asyncssh.SSHTCPSession[bytes]):
             self._update_interest()
             return
         room = send_window(channel)
-        if (
-            not room
-        ):  # do not write: asyncssh would buffer the data, and would drop it when the peer closes the channel
+        if not room:
+            # Do not write: asyncssh would buffer the data, and would drop it if the peer closed the channel.
             self._window_full = True
             self._update_interest()
             return

@@ -8,9 +8,8 @@ from gateway.ssh.options import SshOptions
 from gateway.ssh.public_keys import public_keys
 
 _NO_LISTENER = "none.invalid:1"
-"""Value of the key option permitlisten that permits no usable listener. Without this option, sshd permits all
-listeners. The host name in this value never resolves (RFC 6761, section 6.4). sshd accepts the value `none` only in
-sshd_config."""
+"""A permitlisten value that permits no usable listener, because its host name never resolves (RFC 6761, section 6.4).
+Without permitlisten, sshd permits all listeners. The value `none` is valid only in sshd_config."""
 _HOST = re.compile(r"[\w.:%\[\]-]+")
 _SOURCE = re.compile(r"!?[\w.:/*?%-]+")
 
@@ -32,7 +31,7 @@ def key_options(targets: Sequence[str], sources: Sequence[str]) -> str:
             raise UsageError(f"{each!r} is not valid in permitopen: use a name or an address")
     for each in sources:
         if not _SOURCE.fullmatch(each):
-            raise UsageError(f"--from: {each!r} is not an address, a network or a pattern")
+            raise UsageError(f"--from: {each!r} is not valid: use an address, a network or a pattern")
     permits = [f'permitopen="{each}"' for each in targets]
     origin = [f'from="{",".join(sources)}"'] if sources else []
     # `restrict` does not forbid commands, so `command` replaces the client's command with one that does nothing.

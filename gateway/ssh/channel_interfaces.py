@@ -23,7 +23,7 @@ class SshChannel(Relay, Protocol):
         """Number of bytes from the backend that wait until the client's socket accepts them."""
 
     def attach(self, client: socket.socket) -> None:
-        """Start to relay bytes between `client` and the target. The relay then owns `client`."""
+        """Start to relay bytes between `client` and the target. The relay owns `client` from now on."""
 
 
 class ChannelOpener(Protocol):
@@ -46,7 +46,7 @@ class ChannelOpener(Protocol):
             to: The target.
             latency: Records the response latencies.
             timeout: Time limit for the open, in seconds.
-            tap: Observes the bytes until `Tap.finished` is true; None to observe nothing.
+            tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes them.
 
         Returns:
             A relay without a client. The caller must call the relay's `attach` or `abort`.

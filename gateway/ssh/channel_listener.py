@@ -28,7 +28,7 @@ class ChannelListener(NativeListener):
 
     Args:
         runner: Runs the native engine.
-        rule: The target, the allowed clients, and how to measure them.
+        rule: The target, the allowed clients, and what to measure.
         connections: The SSH connections of this native engine that carry the channels, by token.
         max_packet: The maximum size of received packets, in bytes.
         sock: The listening socket. The native engine uses a duplicate.

@@ -15,13 +15,13 @@ MIN_WINDOW = 256 * 1024
 """The initial window of a channel, in bytes, if other channels have used up `INITIAL_BUDGET_BYTES`."""
 INITIAL_BUDGET_BYTES = 512 * 1024 * 1024
 """Limit, in bytes, on the initial windows of all channels together. The `MIN_WINDOW` that each channel always gets
-does not count."""
+does not count toward this limit."""
 MAX_WINDOW = 32 * 1024 * 1024
 MAX_RECEIVE_PACKET = 128 * 1024
 """Maximum size, in bytes, of packets that the native engine's channels receive. With 32 KiB and a large window, sshd
 uses several times more CPU time."""
 MAX_SEND_PACKET = 32 * 1024
-"""Data bytes per sent packet: the maximum that OpenSSH accepts."""
+"""Maximum number of data bytes per sent packet. OpenSSH accepts no more."""
 ADJUST_BYTES = 256 * 1024
 """Number of consumed bytes after which the gateway sends a window adjust. If the gateway waited until half of the
 window is consumed, the sender would be idle for part of each round trip."""
@@ -76,7 +76,7 @@ class ReceiveWindow:
         """Bytes delivered to the client since the last window adjust."""
 
     def grant(self) -> int:
-        """Return the consumed bytes, which are the size of the next window adjust, and reset `consumed` to 0."""
+        """Reset `consumed` to 0. Return its previous value, which is the size of the next window adjust."""
         count, self.consumed = self.consumed, 0
         return count
 

@@ -81,9 +81,10 @@ def read_trust(options: SshOptions, address: str = "") -> TrustedHostKeys:
     accepted = {algorithms.key_type_of(each) for each in options.host_key_algorithms}
     key_types = {key.get_algorithm() for key in trust.keys}
     if key_types and not (key_types & accepted or trust.fingerprints or listed.authorities or trust.insecure):
+        types = " or ".join(sorted(key_types))
         raise TunnelError(
             Reason.HOST_KEY,
-            f"host_key_algorithms excludes the types of all trusted host keys: {', '.join(sorted(key_types))}",
+            f"host_key_algorithms excludes the types of all trusted host keys: add an algorithm for {types}",
             fatal=True,
         )
     return trust
@@ -217,5 +218,7 @@ def _public_key(pin: str) -> asyncssh.SSHKey:
         return asyncssh.import_public_key(pin)
     except asyncssh.KeyImportError as error:
         raise TunnelError(
-            Reason.HOST_KEY, f"host_keys: {pin[:40]!r} is neither a public key nor a SHA256:… fingerprint", fatal=True
+            Reason.HOST_KEY,
+            f"host_keys: {pin[:40]!r} is not valid: use a public key or a SHA256:… fingerprint",
+            fatal=True,
         ) from error

@@ -26,7 +26,7 @@ class NativeChannel(NativeRelay):
     Args:
         runner: Runs the native engine.
         latency: The histogram for response latency.
-        tap: Observes the bytes until the tap is finished.
+        tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes them.
         on_answered: Called with this channel when CHANNEL_OPEN has a reply, or when the connection is lost.
         joined: The token of a channel that the native engine has opened for a client; None to open a new channel.
     """
@@ -52,15 +52,12 @@ class NativeChannel(NativeRelay):
 
     @property
     def buffered(self) -> int:
-        """Number of bytes that the client's socket has not accepted yet."""
+        """See `gateway.ssh.channel_interfaces.SshChannel`."""
         return self._gauge()[5]
 
     @property
     def cut_short(self) -> bool:
-        """Whether the client did not get the end of the backend's stream.
-
-        The value is final as soon as the client's stream has ended, even if the channel has not ended yet.
-        """
+        """See `gateway.ssh.channel_interfaces.SshChannel`."""
         return not self._gauge()[6]
 
     # The opener and the pool call these methods.
@@ -82,7 +79,7 @@ class NativeChannel(NativeRelay):
             self.opened.set_exception(error)
 
     def attach(self, client: socket.socket) -> None:
-        """Start to relay for `client`. The channel must be open. The native engine owns the socket from now on."""
+        """See `gateway.ssh.channel_interfaces.SshChannel`. The native engine owns the socket from now on."""
         if self.ended.done():
             reset(client)
             return

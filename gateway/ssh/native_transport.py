@@ -103,7 +103,7 @@ class NativeTransport(asyncio.Transport):
 
     @property
     def received_bytes(self) -> int:
-        """Bytes that were received since the last key exchange."""
+        """Number of bytes received since the last key exchange."""
         return 0 if self._closed else self.runner.engine.gauge(self.token)[1]
 
     @property
@@ -220,7 +220,7 @@ async def hand_over(conn: SshConnection) -> None:
     if transport is None or conn.cipher_keys() is None:
         return
     conn.allow_packet_size(flow_control.MAX_RECEIVE_PACKET)
-    while not transport.can_release():  # it requires that asyncssh has processed all received bytes
+    while not transport.can_release():  # asyncssh must first process all received bytes
         if conn.transport_closed or transport.is_closing():
             raise asyncssh.ConnectionLost("the connection was lost after the login")
         await asyncio.sleep(_RETRY_SECONDS)  # wait until the key exchange is complete and all data is sent

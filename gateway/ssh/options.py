@@ -19,7 +19,7 @@ def _check_host(text: str) -> None:
     """Check the name or address of a server.
 
     Raises:
-        ValueError: The string is not a host name or an address, or contains more, such as a user or a port.
+        ValueError: The string is not a host name or an address. For example, it contains a user or a port.
     """
     if "@" in text:
         raise ValueError(f"{text!r} contains a user: write only the host, and set the key `user`")
@@ -86,7 +86,7 @@ class SshOptions:
         user: The user to log in as.
         port: TCP port of the server.
         identity_files: Private keys, tried in order. A certificate next to a key (`KEY-cert.pub`) is also used.
-        certificate_files: OpenSSH certificates for these keys, if they are in other places.
+        certificate_files: OpenSSH certificates for these keys, if the certificates are not next to the keys.
         passphrase: The passphrase of encrypted private keys.
         password: The password, for servers that do not accept public keys.
         agent: Path of an SSH agent's socket, such as `${SSH_AUTH_SOCK}`.

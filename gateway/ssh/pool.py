@@ -132,7 +132,7 @@ class SshConnectionPool:
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """Connect a non-blocking socket to `to`; see `gateway.contracts.link.Link`.
 
-        The time of the channel open is recorded in `phases` as the phase `channel`.
+        Record the duration of the channel open in `phases` as `channel`.
         """
         caller_end, relay_end = socket_pair()
         timed = phases or Phases()
@@ -182,7 +182,9 @@ class SshConnectionPool:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             # The pool cannot work without this task. Report the link as lost, so that the tunnel is opened again.
-            log.error("the connection pool of %s failed", self._options.endpoint, exc_info=error)
+            log.error(
+                "the connection pool of %s failed: the tunnel opens again", self._options.endpoint, exc_info=error
+            )
             if not self._lost.done():
                 self._lost.set_result(TunnelError(Reason.RESET, f"{type(error).__name__}: {error}"))
 

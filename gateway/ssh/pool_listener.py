@@ -23,7 +23,7 @@ class PoolListener(NativeListenerGroup):
         permits: Number of clients to accept until more are permitted.
         connections: The connections that carry the channels. A native engine carries each of them.
         handler: Receives the events of the listener, and the clients that are returned.
-        owner: The set of all listeners of the pool, which contains this listener until it is closed.
+        owner: Manages the listeners of the pool.
 
     Raises:
         OSError: The process has no file descriptors left.

@@ -1,4 +1,4 @@
-"""Handles the client's socket of a relay between this client and an asyncssh channel.
+"""Handles the client's socket of an `AsyncsshRelay`.
 
 The two directions end independently (RFC 4254, section 5.3). A client that has sent EOF still gets the response. If
 the backend stops reading, the relay still delivers the data that the backend has sent. CHANNEL_CLOSE ends the
@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 
 
 class RelayClientSocket(AsyncsshRelayState):
-    """Handles the client's socket of an `AsyncsshRelay`, of which it is the base class."""
+    """Handles the client's socket of a relay; base class of `AsyncsshRelay`, which handles the channel."""
 
     def attach(self, client: socket.socket) -> None:
-        """Start to relay for `client`. The channel must be open. The relay owns `client` from now on."""
+        """See `gateway.ssh.channel_interfaces.SshChannel`."""
         self._client = client
         self._watch = FdRegistration(client, self._on_client_event, READ)
         if self._link_lost and not self._backend_eof:
@@ -74,7 +74,7 @@ class RelayClientSocket(AsyncsshRelayState):
         """Count bytes as consumed, and send a window adjust when one is due.
 
         Args:
-            count: Number of bytes that were delivered to the client, or dropped because it accepts no more data.
+            count: Number of bytes that were delivered to the client, or dropped because the client accepts no more.
         """
         raise NotImplementedError
 

@@ -119,7 +119,7 @@ class SendQueue:
         self._waiting.pop(sender, None)
 
     def update_may_send(self) -> None:
-        """Set `may_send`: False while the socket is full or closed and during a key exchange; otherwise True."""
+        """Set `may_send`: False if the socket is full or closed, or during a key exchange; otherwise, True."""
         self.may_send = not (self.blocked or self._closed or self._conn.transport_closed) and self._conn.may_send_data
 
     def write(self, packet: bytes) -> None:
@@ -154,7 +154,7 @@ class SendQueue:
             self._append_backlog(memoryview(data)[sent:])
 
     def drain(self) -> None:
-        """Write the backlog to the socket when it is writable again; then give the queued relays their turns."""
+        """Write the backlog to the socket. If nothing remains, give the queued relays their turns."""
         try:
             self._backlog.send_to(self._sock)
         except OSError as error:

@@ -16,8 +16,8 @@ from gateway.ssh.ssh_connection import SshConnection
 log = logging.getLogger(__name__)
 
 REKEY_BYTES = 16 << 30
-"""Bytes in each direction between two key exchanges. This value is far below the limit of one AES-GCM key (NIST SP
-800-38D, section 8.3), and large enough that key exchanges do not affect throughput."""
+"""Number of bytes in one direction after which a key exchange starts. This value is far below the limit of one
+AES-GCM key (NIST SP 800-38D, section 8.3), and large enough that key exchanges do not affect throughput."""
 _RECEIVE_SIZE = 128 * 1024
 """Maximum number of bytes per read. For each packet, asyncssh copies all bytes that follow the packet in its buffer,
 so larger reads would cost more CPU time."""

@@ -36,7 +36,7 @@ class SshConnection(SSHClientConnection):
     """
 
     own_transport: ConnectionTransport
-    """The transport. Unlike asyncssh's own reference, it remains set after the connection is closed."""
+    """The transport. Unlike asyncssh's `_transport`, this attribute remains set after the connection is closed."""
 
     def __init__(self, options: SSHClientConnectionOptions) -> None:
         self._host_key_algorithm = ""

@@ -122,7 +122,9 @@ async def test_keys_of_types_that_are_not_accepted_are_reported_before_connectin
     only = trusting(usual, public(usual, "ssh-rsa"), host_key_algorithms=("ssh-ed25519",))
     error = await refused(only)
     assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
-    assert error.detail == "host_key_algorithms excludes the types of all trusted host keys: ssh-rsa"
+    assert error.detail == (
+        "host_key_algorithms excludes the types of all trusted host keys: add an algorithm for ssh-rsa"
+    )
 
 
 def certify(server: Bastion, authority: Path, *more: str) -> None:
