@@ -34,7 +34,7 @@ RECORD_PAIR_ENDED: Final[int]
 OPENSSL_VERSION: Final[str]
 
 class Engine:
-    """One epoll loop, and its thread.
+    """A native engine: one epoll loop and its thread.
 
     A token identifies a connection, channel, listener or pair of sockets. The engine owns each socket that is passed
     to it. Commands are asynchronous: the thread runs them in order.
@@ -63,7 +63,7 @@ class Engine:
         """Return a descriptor that is readable when `take` has records. Without a thread: when `turn` has work."""
 
     def turn(self) -> None:
-        """Run the queued commands, and handle the events that have occurred. Only for tests without the thread.
+        """Run the queued commands, and handle the events that have occurred. Only for tests, which start no thread.
 
         Raises:
             OSError: The thread is running.

@@ -27,8 +27,8 @@ _SHORT_BACKLOG = 16 * 1024
 """Maximum number of bytes that wait in the socket pair if `short` is true. Urgent data queues behind these bytes."""
 _POLL_INTERVAL = 0.5
 _SILENCE_TIMEOUT = 15.0
-"""Seconds without data from the far side after which the bridge closes a stream without half-close. The time begins
-when the user sends end-of-file."""
+"""Seconds without data from the far side after which the bridge closes a stream that does not support half-close. The
+time begins when the user sends end-of-file."""
 _tasks: set[asyncio.Task[None]] = set()
 
 
@@ -44,7 +44,7 @@ class _DownloadResult(enum.Enum):
 
 
 class StreamBridge:
-    """Copies bytes between a stream and a socket pair, until both directions end. The user uses `sock`.
+    """Copies bytes between a stream and a socket pair, until both directions end. Other code uses `sock`.
 
     Args:
         far: The stream. The bridge owns it.

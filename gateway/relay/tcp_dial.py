@@ -25,7 +25,7 @@ Resolver = Callable[[Endpoint], Awaitable[list[Any]]]
 SocketFactory = Callable[[int, int, int], socket.socket]
 """Creates a socket from a family, a type and a protocol. The function can select a network namespace or a device."""
 _HAPPY_EYEBALLS_DELAY = 0.25
-"""Connection Attempt Delay in seconds (RFC 8305, section 8)."""
+"""Seconds between the starts of two connection attempts (RFC 8305, section 8: Connection Attempt Delay)."""
 _ERRNO_PATTERN = re.compile(r"\[Errno (\d+)\]")
 _REFUSED = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES, errno.EPERM}
 
@@ -123,7 +123,7 @@ async def _connect_socket(sock: Stream, address: Any) -> None:
 
 
 def _reject_self_connection(sock: Stream) -> None:
-    """Close the socket, and raise an error, if the socket is connected to itself.
+    """If the socket is connected to itself, close the socket and raise an error.
 
     A socket can connect to itself if the target is on this host, no process listens on the target port, and the
     kernel chooses this port as the source port (RFC 9293, section 3.5: simultaneous open).

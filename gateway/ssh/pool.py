@@ -136,9 +136,8 @@ class SshConnectionPool:
         """
         caller_end, relay_end = socket_pair()
         timed = phases or Phases()
-        timed.timeout_hint = (
-            "" if any(connection.has_answered_open for connection in self._connections) else _NO_ANSWER_HINT
-        )
+        answered = any(connection.has_answered_open for connection in self._connections)
+        timed.timeout_hint = "" if answered else _NO_ANSWER_HINT
         try:
             with timed("channel"):
                 relay = await retry_dial(
@@ -182,9 +181,7 @@ class SshConnectionPool:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             # The pool cannot work without this task. Report the link as lost, so that the tunnel is opened again.
-            log.error(
-                "the connection pool of %s failed: the tunnel opens again", self._options.endpoint, exc_info=error
-            )
+            log.error("the pool of %s failed: the tunnel opens again", self._options.endpoint, exc_info=error)
             if not self._lost.done():
                 self._lost.set_result(TunnelError(Reason.RESET, f"{type(error).__name__}: {error}"))
 
