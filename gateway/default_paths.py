@@ -11,7 +11,7 @@ _SYSTEM_STATE = Path("/var/lib/gateway")
 
 
 def admin_socket() -> Path:
-    """Return the default path of the admin socket. The service and the commands of the same user use the same path.
+    """Return the default path of the admin socket, which is the same for the service and for the commands of a user.
 
     The folder is /run/gateway for root and for users with write permission there, such as the user of the image and
     of a systemd unit with `RuntimeDirectory=gateway`. For other users, it is `$XDG_RUNTIME_DIR/gateway`. If this

@@ -11,7 +11,7 @@ FactValue = str | bool | int | float | Mapping[str, int] | None
 
 @dataclass(frozen=True)
 class FactDefinition:
-    """The definition of a fact, which is a value that backends or tunnels report: its key, help text and metric.
+    """The definition of a fact (a value that backends or tunnels report): its key, help text and metric.
 
     Args:
         key: The key in JSON.

@@ -5,8 +5,8 @@ be readable by everybody. A file is readable by everybody if the mode of the fil
 mode of each parent directory permits others to traverse it.
 
 Container runtimes mount secrets with mode 0444 (Docker) or 0644 (Kubernetes) into a container, which has no other
-users. The checks accept such mounts: a mount of a single file (Docker, Compose, swarm) or, in a pod, an in-memory
-file system (Kubernetes). Outside a pod, an in-memory file system does not protect files from other users.
+users. The checks accept such mounts: a mount of a single file (Docker, Compose, Swarm), or an in-memory file system
+in a pod (Kubernetes). They refuse in-memory file systems outside a pod, because other users can read files there.
 """
 
 import errno

@@ -6,8 +6,8 @@ that forge log lines, bidirectional or invisible characters, or megabytes of dat
 
 _MAX_LENGTH = 500
 _MAX_CUT_WORD = 40
-"""When `one_line` shortens a text, it omits an incomplete last word of at most this many characters. It cuts a longer
-word in the middle."""
+"""When `one_line` shortens a text in the middle of a word, it omits the word if the word has at most this many
+characters. Otherwise, it keeps the beginning of the word."""
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _SCAN_FACTOR = 8
 """`one_line` reads at most `max_length` times this number of input characters, to limit the time for long input."""

@@ -28,9 +28,9 @@ class AbortedLoginCount:
     def aborted(self) -> int:
         """Upper bound of the number of aborted logins that the server has counted for this tunnel's source address.
 
-        The gateway does not know which other tunnels share this address. If a set of tunnels shares it, the server's
-        count includes all logins that were aborted through these tunnels since the last successful login through any
-        of them. The result is the maximum of the counts for all possible sets.
+        Several tunnels can share this address, but the gateway does not know which ones. Therefore, the result is
+        the maximum over all possible sets of tunnels. The count for a set is the number of logins that were aborted
+        after the last successful login through one of its tunnels.
         """
         last_logins = {each.last_login for each in self.peers if each.last_login >= self.last_login}
         return max(

@@ -1,4 +1,4 @@
-"""Forwards a loopback port through a link, for libraries that do not accept an existing socket."""
+"""Opens a loopback port that forwards to a target, for libraries that cannot use an existing socket."""
 
 import asyncio
 import socket
@@ -21,8 +21,8 @@ class LoopbackPort:
 
     Args:
         port: The port on 127.0.0.1 to connect to.
-        join: Accepts the connection of one socket of this process, and relays it to the target. The argument is the
-            socket's local address. Call `join` after the socket has started to connect to `port`.
+        join: Relays one connection to the target. The argument is the local address of a socket of this process. Call
+            `join` after this socket has started to connect to `port`.
     """
 
     port: int

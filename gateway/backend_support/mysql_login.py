@@ -1,10 +1,10 @@
 """Logs in to MySQL and MariaDB. Sends no password to an unverified server, and limits the received data.
 
-PyMySQL uses any authentication plugin that the server requests. With some plugins, PyMySQL sends the password in
-plaintext. With others, it encrypts the password with a key that the unverified server has sent.
-`RestrictedMysqlConnection` sends the password only over verified TLS, or encrypted with a public key of the server
-from the configuration (MySQL Reference Manual, "Caching SHA-2 Pluggable Authentication"; MariaDB documentation,
-"Authentication Plugins").
+A server chooses the authentication plugin, and PyMySQL accepts the choice. With some plugins, PyMySQL sends the
+password in plaintext. With others, PyMySQL encrypts the password with a key from the server, which can be an
+attacker. `RestrictedMysqlConnection` sends the password only over verified TLS, or encrypted with a public key of the
+server from the configuration (MySQL Reference Manual, "Caching SHA-2 Pluggable Authentication"; MariaDB
+documentation, "Authentication Plugins").
 """
 
 import contextlib
@@ -60,7 +60,7 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
     def __init__(self, phases: Phases, *, verified: bool, server_public_key: bytes | None, **arguments: Any) -> None:
         plugins: dict[str, Any] = {_CACHING: _CachingSha2, _SHA256: _Sha256}
         self.logged_in = False
-        """Whether the handshake is complete. The server counts each connection that is closed earlier."""
+        """Whether the handshake is complete. The server counts a connection as aborted if it is closed earlier."""
         self.certificate: ValidityPeriod | None = None
         """The validity of the server's certificate. None: the server has presented no certificate."""
         self._phases = phases
@@ -148,7 +148,7 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
             UnusableTargetError: Always.
         """
         error = UnusableTargetError(Reason.AUTH, why, remedy)
-        # Some servers delay their error packet. If the check times out meanwhile, it reports this error.
+        # Some servers delay their error packet. If the check times out before the packet arrives, report this error.
         self._phases.timeout_hint = error.detail
         with contextlib.suppress(pymysql.err.MySQLError):  # the expected error
             self.exchange(response)
@@ -219,8 +219,8 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
 class _CachingSha2:
     """The authentication plugin `caching_sha2_password`, for `auth_plugin_map` of `pymysql.connect`.
 
-    It replaces PyMySQL's plugin, which would not call `RestrictedMysqlConnection.check_plugin` if the server
-    requested a second switch of the plugin.
+    This class replaces PyMySQL's plugin, which would accept a second change of the plugin without a call of
+    `RestrictedMysqlConnection.check_plugin`.
     """
 
     def __init__(self, login: RestrictedMysqlConnection) -> None:
@@ -244,7 +244,7 @@ class _CachingSha2:
 class _Sha256:
     """The authentication plugin `sha256_password`, for `auth_plugin_map` of `pymysql.connect`.
 
-    It replaces PyMySQL's plugin, which encrypts the password with a key that the unverified server sends.
+    This class replaces PyMySQL's plugin, which encrypts the password with a key from the unverified server.
     """
 
     def __init__(self, login: RestrictedMysqlConnection) -> None:

@@ -33,8 +33,8 @@ def reveal(password: Secret | None) -> str:
 class PasswordSource:
     """Provides the passwords for one backend's targets, and caches the output of `password_command`.
 
-    If a check times out before the program exits, the program continues to run until `password_timeout` has passed.
-    The next check then uses the program's output.
+    A check can time out before the program exits. The program then continues, for at most `password_timeout`, and the
+    next check uses its output.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class PasswordSource:
         Args:
             check: The check of the backend.
             target: The target.
-            phases: Receives a hint, which the error message contains if the check times out during this call.
+            phases: Receives a hint for the error message, in case the check times out during this call.
 
         Raises:
             ReachError: The file cannot be read, or the program fails.

@@ -15,11 +15,11 @@ from gateway.errors import ReachError
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)
 _ACCEPTED = b"S"
 _TIMEOUT = 1.0
-"""Time limit for fetching a certificate, in seconds. The limit is short, because the check waits meanwhile."""
+"""Time limit for fetching a certificate, in seconds. The limit is short, because it delays the check."""
 _INTERVAL = 600.0
-"""Minimum seconds between two connections to one server."""
+"""Minimum seconds between two attempts to fetch the certificate of one server."""
 _INTERVAL_BEFORE_EXPIRY = 60.0
-"""Minimum seconds between two connections to a server whose certificate expires soon."""
+"""Minimum seconds between two attempts if the certificate expires soon."""
 
 
 class CertificateFetcher:

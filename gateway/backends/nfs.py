@@ -1,4 +1,4 @@
-"""Defines `kind: nfs` for NFSv4 exports. The probe sends RPC calls without a mount, because a mount can hang."""
+"""Defines `kind: nfs` for NFSv4 exports. The probe does not mount the export, because a mount can hang."""
 
 import math
 import re
@@ -32,8 +32,8 @@ from gateway.text_sanitizer import error_text, format_bytes
 
 _PORT = 2049
 _TIMEO, _MAX_RETRANS = 60, 9
-"""The mount option `timeo` in seconds, and the largest useful value of the mount option `retrans`: the kernel limits
-`timeo * (1 + retrans)` to 600 s."""
+"""Values of mount options: `timeo`, in seconds, and the maximum for `retrans`. A larger `retrans` has no effect,
+because the kernel limits `timeo * (1 + retrans)` to 600 s."""
 _VERSIONS = ("4", "4.0", "4.1", "4.2")
 _RESERVED = frozenset({
     "proto", "tcp", "udp", "rdma", "tcp6", "udp6", "clientaddr", "mountaddr", "mountport", "mountproto", "mountvers",
@@ -161,7 +161,7 @@ class NfsBackend:
 
 
 def _describe_change(first: nfs4.NfsExport, now: nfs4.NfsExport) -> str:
-    """Describe a change of the export that makes existing mounts stale. Return an empty string if there is none."""
+    """Return a description of a change that makes existing mounts stale; empty if the export has no such change."""
     if first.fsid != now.fsid:
         return f"the target exports a different file system than before ({first.fsid}, now {now.fsid})"
     return "the target exports a different directory than before" if first.handle != now.handle else ""
@@ -184,17 +184,16 @@ def _volume(options: NfsOptions, listener: Endpoint, hold: float) -> VolumeSpec 
 
 
 def _retrans(hold: float) -> int:
-    """Return the value of the mount option `retrans`: the number of retransmissions before a call fails (nfs(5)).
+    """Return the value of the mount option `retrans` with which a new mount waits for at least `hold` seconds.
 
-    Over TCP, a call fails `_TIMEO * (1 + retrans)` seconds after it was sent, and after 600 s at the latest
-    (`NFS_MAX_TCP_TIMEOUT`). With the option `hard`, the kernel then repeats the calls of an existing mount, but a new
-    mount fails. The value must therefore be so large that a new mount waits for at least `hold` seconds.
+    `retrans` is the number of retransmissions before a call fails (nfs(5)). Over TCP, a call fails after
+    `_TIMEO * (1 + retrans)` seconds, but after 600 s at the latest (`NFS_MAX_TCP_TIMEOUT`). A new mount then fails.
     """
     return min(max(2, math.ceil(hold / _TIMEO)), _MAX_RETRANS)
 
 
 def _volume_problems(options: NfsOptions) -> Iterator[tuple[str, str]]:
-    """Yield each key that a volume cannot use, and the problem. Implements `KernelMountRules.problems`."""
+    """Yield each key that a volume does not support, and the reason. Implements `KernelMountRules.problems`."""
     if not options.export.startswith("/") or ".." in options.export.split("/"):
         yield "export", f"{options.export!r} must begin with / and contain no .. if volume is set"
     volume = options.volume
@@ -234,7 +233,7 @@ def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
 
 
 def _imported_options(mount: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Return the mount options to import, and a list with one note about the other options, or an empty list."""
+    """Return the mount options to import, and notes for the user about the other options."""
     written = {name: f"{name}={value}" if value else name for name, value in mount.items()}
     kept = [text for name, text in written.items() if name in _IMPORTED_OPTIONS]
     others = [text for name, text in written.items() if name not in {*_IMPORTED_OPTIONS, "ro", "rw", "hard", ""}]
@@ -260,8 +259,8 @@ def _read_url(scheme: str, path: str) -> dict[str, str]:
 def _advice(backends: Sequence[ConfiguredBackend]) -> Iterator[str]:
     """Warn if `hold` exceeds the kernel's limit, and if several backends use the same NFS server.
 
-    If a host mounts two backends with the same server, its kernel detects this (RFC 8881, section 2.10.5), and uses
-    one connection for both mounts. All traffic then passes through only one of the two backends.
+    If a host mounts two backends of the same server, its kernel uses one connection for both mounts (RFC 8881,
+    section 2.10.5). The traffic of both mounts then passes through the same backend.
     """
     first: dict[object, str] = {}
     longest = _TIMEO * (1 + _MAX_RETRANS)

@@ -5,9 +5,8 @@ ties SCRAM to the server's certificate (RFC 5929, tls-server-end-point), so that
 login. The probe requires channel binding if it does not verify the certificate. Otherwise channel binding is
 optional, because some connection poolers do not support it.
 
-psycopg's asyncio interface is not used: if a login is cancelled while the server is silent, psycopg takes eleven
-seconds to return. Therefore, this module calls libpq directly. `PostgresLogin.finish` closes the connection
-immediately, unless libpq is hashing the password.
+This module calls libpq directly, and does not use psycopg's asyncio interface: with a silent server, a cancelled
+login of psycopg takes eleven seconds to return.
 """
 
 import asyncio
@@ -24,7 +23,6 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 from psycopg.pq.abc import PGconn
 
-from gateway.backend_support.http_role import with_http_role
 from gateway.backend_support.login_options import insecure_settings
 from gateway.backend_support.loopback_port import loopback_port
 from gateway.backend_support.password_source import PasswordSource
@@ -33,6 +31,7 @@ from gateway.backend_support.postgres_certificate import CertificateFetcher
 from gateway.backend_support.postgres_errors import NO_PASSWORD, login_error
 from gateway.backend_support.postgres_login import PostgresLogin
 from gateway.backend_support.replication_facts import LAG, READ_ONLY
+from gateway.backend_support.role_from_http import with_http_role
 from gateway.backend_support.sql_check_options import (
     DATABASE_FACTS,
     IMPORT_NOTE,
@@ -107,8 +106,8 @@ class PostgresBackend:
         self._passwords = PasswordSource()
         self._certificates = CertificateFetcher()
         self._abandoned: dict[Endpoint, PostgresLogin] = {}
-        """For each target: the last login that a check abandoned while libpq was hashing the password. Until libpq
-        returns, further checks of the target fail."""
+        """For each target: the last login that a check abandoned while libpq was hashing the password. As long as
+        libpq is hashing, further checks of the target fail."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """Log in, and query role, version and replication lag; see `gateway.contracts.backend.Backend`."""
@@ -184,8 +183,8 @@ class PostgresBackend:
         if streaming == "t" and lag == 0:
             self._last_in_sync[target] = now
         elif streaming == "f" and target in self._last_in_sync:
-            # While the standby does not stream, `lag` is the age of the last replayed transaction. If the primary was
-            # idle, the real lag is shorter. The time since the standby was last in sync is another upper bound.
+            # The standby does not stream, so `lag` is the age of the last replayed transaction. This is too much if
+            # the primary was idle. The time since the standby was last in sync is also an upper bound: use the lower.
             lag = min(now - self._last_in_sync[target], math.inf if lag is None else lag)
         max_lag = self.check.max_lag
         unusable = None

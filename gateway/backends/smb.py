@@ -73,7 +73,7 @@ class SmbBackend:
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """Negotiate a dialect of SMB with `target`; see `gateway.contracts.backend.Backend`.
 
-        The probe does not check whether the share exists, or who may use it.
+        The probe does not check whether the share exists, or whether a user can log in.
         """
         with await link.socket(target, phases) as sock:
             try:

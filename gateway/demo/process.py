@@ -24,8 +24,8 @@ class DemoError(GatewayError):
 
 
 PORTS = range(15000, 32000)
-"""Ports for servers. They are below the range that the kernel uses for outgoing connections (ip(7),
-ip_local_port_range), so that no outgoing connection uses a port that `free_port` has returned."""
+"""Ports for servers. The kernel uses higher ports for outgoing connections (ip(7), ip_local_port_range), so no
+outgoing connection uses a port that `free_port` has returned."""
 _allocated: set[int] = set()
 
 

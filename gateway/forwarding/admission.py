@@ -24,7 +24,7 @@ class RefusalReason(StrEnum):
 
 
 class ConsumerIdentity(Protocol):
-    """Defines the interface of a client's consumer (container or application): its name, ID and permissions."""
+    """Defines the interface of consumers. A consumer is the container or application to which a client belongs."""
 
     @property
     def name(self) -> str:
@@ -35,11 +35,11 @@ class ConsumerIdentity(Protocol):
         """An ID that distinguishes consumers with the same name, for example the container ID."""
 
     def has(self, label: str, backend: str) -> bool:
-        """Return whether the consumer's label `label` or a configured grant permits the use of `backend`."""
+        """Return whether the consumer may use `backend`: by its label `label`, or by a grant in the configuration."""
 
 
 class ConsumerResolver(Protocol):
-    """Defines the interface for finding the consumer (container or application) that has a source address."""
+    """Defines the interface for finding the consumer (such as a container) that has a source address."""
 
     def lookup(self, address: str) -> ConsumerIdentity | None:
         """Return the consumer with this address; None if it is unknown."""

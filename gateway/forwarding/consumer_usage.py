@@ -7,7 +7,7 @@ from gateway.contracts.link import Relay
 from gateway.measurement import Histogram, Tally
 
 MAX_CONSUMERS = 256
-"""Maximum number of consumers with separate counters. Connections of further consumers count as `OTHERS`."""
+"""Maximum number of consumers with separate counters. Further consumers share the counters of `OTHERS`."""
 OTHERS = "others"
 UNKNOWN = "unknown"
 """Consumer name for clients that do not belong to a known container."""
@@ -53,11 +53,10 @@ class UsageCounters:
 
 
 class ConnectionSlot:
-    """Counts one connection toward the quota of its consumer, from the admission of the client until the close.
+    """One connection in the quota of its consumer. The connection counts until the slot is released.
 
     Args:
-        active: Number of current connections of each consumer. The new slot adds one to the number of its consumer,
-            until the slot is released.
+        active: Number of current connections of each consumer, which the slot updates.
         name: The consumer's name.
         usage: The counters to update: those of the consumer, or of `OTHERS` if the consumer has no separate counters.
     """

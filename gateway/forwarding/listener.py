@@ -36,9 +36,8 @@ class Listener:
 
     Args:
         address: The address to listen on.
-        sockets: Listening sockets that another process has bound, which the listener then owns; None to bind
-            `address`.
-        free_bind: Whether to bind `address` even if the host does not have it yet. See `listen_tcp`.
+        sockets: Listening sockets that another process has bound. The listener takes ownership. None: bind `address`.
+        free_bind: Whether to bind `address` even if no interface of the host has this address yet. See `listen_tcp`.
 
     Raises:
         BindError: The address cannot be bound.

@@ -1,4 +1,4 @@
-"""Logs the clients of one backend that were refused or could not be connected to a target, at a limited rate."""
+"""Logs refused clients at a limited rate, including clients that could not be connected to a target."""
 
 import logging
 

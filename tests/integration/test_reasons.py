@@ -14,9 +14,9 @@ from typing import Any
 import pymysql
 import pytest
 
-from gateway.backend_support.check_tls import CheckTlsOptions
 from gateway.backend_support.replication_facts import LAG
 from gateway.backend_support.sql_check_options import SqlCheckOptions
+from gateway.backend_support.tls_options import CheckTlsOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheckOptions
 from gateway.backends.nfs import LEASE, SPACE, NfsBackend, NfsCheckOptions, NfsOptions
