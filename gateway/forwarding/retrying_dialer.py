@@ -152,7 +152,7 @@ class RetryingDialer:
         latency: Histogram,
         deadline: float,
     ) -> DialResult:
-        """Connect the client over the first path that succeeds. Send a cancel request to the target of its session."""
+        """Connect the client over the first path that succeeds. Forward cancel requests to the right target."""
         if not routes:
             if self._cancels and (request := await self._cancel_request(client, None)) is not None:
                 return await self._join_cancel(client, request, dialer, latency)
