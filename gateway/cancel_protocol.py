@@ -8,7 +8,7 @@ from gateway.measurement import Tap
 
 
 class Classification(Enum):
-    """The result of `CancelProtocol.classify` if the first bytes are neither a cancel nor an encryption request."""
+    """What a connection's first bytes show, if they are neither a cancel request nor an encryption request."""
 
     SESSION = "session"
     """The client starts a session."""

@@ -65,7 +65,7 @@ def finite(value: Any) -> Any:
 
 
 def hidden(value: object) -> str:
-    """Return an empty string. Facts that appear only in JSON use this function as `describe`."""
+    """Return an empty string, so that a fact appears only in JSON. For `FactDefinition.describe`."""
     del value
     return ""
 

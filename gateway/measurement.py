@@ -40,7 +40,7 @@ class RpcRequestTracker(Protocol):
         """Return the monotonic time of the oldest request without a response; None if there is none."""
 
     def on_message(self, xid: int, rpc_type: int, now: float, *, from_backend: bool) -> None:
-        """Observe a message that the native engine has parsed, instead of bytes for the tap.
+        """Observe a message that the C engine has parsed. The engine then passes no bytes to the tap.
 
         Args:
             xid: The transaction ID (RFC 5531, section 9).

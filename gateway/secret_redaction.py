@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 _NAME = r"pass(?:word|wd|phrase)?|pwd|secret|token|master_?auth|cli_auth|proxy-auth|(?:api|preshared)[_.-]?key"
 _SECRET = re.compile(rf"(?i)(?:{_NAME}|private[_.-]?key|credential)s?")
-"""Matches the part of a name that indicates a secret, such as `password`."""
+"""Matches the part of a setting's name that indicates a secret value, such as `password`."""
 _OPTION = rf"--?[\w-]*(?:{_NAME}|(?:secret|access|account)[_-]?key)(?:-command)?"
 _END = r"(?=[:)`']*(?:[\s,;]|$))"
-"""Matches the end of a secret, without punctuation that follows the secret in a sentence."""
+"""Matches the position where a secret ends. Punctuation that follows the secret is not part of it."""
 _WORD = rf"(?:'[^']*'|\"[^\"]*\"|[^\s'\"]+?{_END})"
 _SETTING = rf"(?<![\w.-])[\w.-]*(?:{_NAME}|_?key)s?\d?"
 _HEADER = r"[\w-]{0,60}(?:key|token|auth|secret|password|cookie)[\w-]{0,60}\s{0,9}:"

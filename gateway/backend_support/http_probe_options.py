@@ -18,7 +18,7 @@ _REPLICA = ("replica", "standby", "standby_leader", "secondary", "slave", "follo
 
 @dataclass(frozen=True)
 class HttpRoleOptions:
-    """The key `role`: where an HTTP response contains the target's role. Set either `json` or `header`.
+    """The options of the key `role`: where a response contains the target's role. Set either `json` or `header`.
 
     Args:
         json: The path of the field that contains the role in the JSON body, with dots between names. A number selects

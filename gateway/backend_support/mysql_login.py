@@ -34,7 +34,7 @@ _NATIVE, _CACHING, _SHA256, _ED25519 = (
 )  # fmt: skip
 _CHALLENGE_RESPONSE = (_NATIVE, _CACHING, _ED25519)
 """Plugins with which the client proves that it knows the password, without sending the password. One exception:
-`caching_sha2_password` sends it if the server requests full authentication."""
+`caching_sha2_password` sends the password if the server requests full authentication."""
 _WITH_PUBLIC_KEY = (_CACHING, _SHA256)
 """Plugins that encrypt the password with the server's public key if the connection does not use TLS."""
 _CLEAR = "mysql_clear_password"
@@ -118,8 +118,8 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
     def send_password(self, plugin: str) -> MysqlPacket:
         """Send the password if the plugin is permitted, and return the response.
 
-        No other method sends the password. Over TLS, the password is in plaintext. Without TLS, this method encrypts
-        it with the configured public key.
+        No other method sends the password. Without TLS, this method encrypts the password with the configured public
+        key. Over TLS, the connection encrypts it.
 
         Args:
             plugin: The authentication plugin that the server requests.

@@ -1,4 +1,4 @@
-"""Defines how kernels mount NFS backends: the options of a backend, and the rules for mounts, volumes and exports."""
+"""Defines how kernels mount NFS backends: mount options, Docker volumes, PersistentVolumes and exports."""
 
 import math
 import re

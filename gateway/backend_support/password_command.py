@@ -31,8 +31,8 @@ _STDERR_TIMEOUT = 0.5
 async def run_password_command(command: Sequence[str], inherited: Sequence[str], timeout: float) -> str:  # noqa: ASYNC109
     """Run a program without a shell, and return the line that it prints.
 
-    The program runs in a separate process group. The group is killed at the time limit, on cancellation, and when the
-    gateway exits. If the program fails, its standard error is logged. Its standard output is never logged.
+    The program runs in a separate process group. The gateway kills the group at the time limit, on cancellation, and
+    when the gateway exits. If the program fails, its standard error is logged. Its standard output is never logged.
 
     Args:
         command: The program and its arguments.

@@ -1,4 +1,4 @@
-"""Provides the passwords with which checks log in: reads them from files, or runs the programs that print them."""
+"""Gets the passwords for the logins of checks: from files, or from programs that print a password."""
 
 import asyncio
 import time
@@ -31,7 +31,7 @@ def reveal(password: Secret | None) -> str:
 
 
 class PasswordSource:
-    """Provides the passwords for one backend's targets, and caches the output of `password_command`.
+    """Gets the passwords for one backend's targets, and caches the output of `password_command`.
 
     A check can time out before the program exits. The program then continues, for at most `password_timeout`, and the
     next check uses its output.

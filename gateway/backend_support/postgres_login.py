@@ -1,4 +1,4 @@
-"""Logs in with libpq. Calls libpq in a thread, because a malicious server can make one call last for half an hour.
+"""Calls libpq's login function in a thread, because a malicious server can make one call last for half an hour.
 
 In SCRAM, the server chooses how many times the client hashes its password (RFC 5802, section 3). libpq accepts up to
 2³¹ iterations, and cannot be interrupted during them. psycopg holds the GIL during such a call and would block the
@@ -33,7 +33,7 @@ def _connect_poll(conn: PGconn) -> int:
 
 
 class PostgresLogin:
-    """Logs in on one libpq connection.
+    """One login on a libpq connection. The caller calls `poll` until libpq reports success or failure.
 
     Args:
         conn: The connection from `connect_start`. `finish` closes the connection.

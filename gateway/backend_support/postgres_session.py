@@ -1,4 +1,4 @@
-"""Logs in to a PostgreSQL server and runs a query, with the non-blocking interface of libpq."""
+"""Logs in to a PostgreSQL server and runs a query, with libpq's non-blocking interface."""
 
 import asyncio
 import re

@@ -16,7 +16,7 @@ from gateway.errors import LinkLostError, ReachError, Reason, UnusableTargetErro
 
 @dataclass(frozen=True)
 class HttpRoleServerOptions(HttpProbeOptions):
-    """The key `via_http`: an HTTP server on the target's host that reports the role of the database.
+    """The options of the key `via_http`: an HTTP server on the target's host that reports the role of the database.
 
     Args:
         port: The port of the HTTP server.

@@ -9,7 +9,7 @@ from gateway.contracts.values import Endpoint
 
 @dataclass(frozen=True)
 class VolumeOptions:
-    """The key `volume`: a Docker volume for the export or share.
+    """The options of the key `volume`: a Docker volume for the export or share.
 
     Args:
         name: Name of the volume.
@@ -27,7 +27,7 @@ class VolumeOptions:
 
 @dataclass(frozen=True)
 class VolumeSpec:
-    """The definition of a Docker volume that mounts a backend.
+    """The definition of a Docker volume that mounts an NFS export or SMB share.
 
     Args:
         name: Name of the volume.
@@ -62,7 +62,7 @@ ImportedVolume = tuple[dict[str, Any], list[str]]
 
 @dataclass(frozen=True)
 class KernelMountRules:
-    """The rules for kernel mounts of backends of one kind, such as NFS: file systems, mount options and volumes.
+    """How kernels mount the backends of one kind, such as NFS: file system types, mount options and volumes.
 
     The options of the kind must have a field `volume`.
 

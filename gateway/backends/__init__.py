@@ -17,7 +17,7 @@ from gateway.remedies import TARGET_REMEDIES
 
 
 class ConfiguredBackend(Protocol):
-    """Defines the properties of a configured backend that `BackendKind.advice` can use."""
+    """Defines the properties of a configured backend that a kind examines to warn about mistakes."""
 
     @property
     def name(self) -> str:

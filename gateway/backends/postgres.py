@@ -22,7 +22,7 @@ from psycopg.conninfo import make_conninfo
 from gateway.backend_support.login_options import insecure_settings
 from gateway.backend_support.loopback_port import loopback_port
 from gateway.backend_support.password_source import PasswordSource
-from gateway.backend_support.postgres_cancel import PostgresCancelProtocol
+from gateway.backend_support.postgres_cancel_protocol import PostgresCancelProtocol
 from gateway.backend_support.postgres_certificate import CertificateFetcher
 from gateway.backend_support.postgres_errors import NO_PASSWORD, login_error
 from gateway.backend_support.postgres_login import PostgresLogin
@@ -159,8 +159,9 @@ class PostgresBackend:
         if streaming == "t" and lag == 0:
             self._last_in_sync[target] = now
         elif streaming == "f" and target in self._last_in_sync:
-            # The standby does not stream, so `lag` is the age of the last replayed transaction. This is too much if
-            # the primary was idle. The time since the standby was last in sync is also an upper bound: use the lower.
+            # The standby does not stream, so `lag` is the age of the last replayed transaction. If the primary was
+            # idle, this is too much. The time since the standby was last in sync is a second upper bound. Use the
+            # lower one.
             lag = min(now - self._last_in_sync[target], math.inf if lag is None else lag)
         max_lag = self.check.max_lag
         unusable = None

@@ -60,7 +60,7 @@ class TcpCheckOptions:
 
 
 class TcpBackend:
-    """A TCP backend, whose probe can compare a response; implements `gateway.contracts.backend.Backend`.
+    """A TCP backend, whose probe can check a response; implements `gateway.contracts.backend.Backend`.
 
     Args:
         options: An empty object, because this kind has no options.

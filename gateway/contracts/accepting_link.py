@@ -84,8 +84,9 @@ class AcceptedClientHandler(Protocol):
 
         Args:
             listener: The listener.
-            failed: False if only the link has changed: the handler can call `listen` again immediately. True for all
-                other causes: no unused permits, a failed or slow dial, or an error of accept(2).
+            failed: True after a failed or slow dial, after an error of accept(2), or if no permits are left. False if
+                the connections or the settings of the link have changed. The handler can then call `listen` again
+                immediately.
         """
 
     def on_closed(self, listener: LinkListener) -> None:

@@ -21,8 +21,8 @@ class NetworkId:
     """A network in which links connect sockets. The same address in two networks belongs to two different hosts.
 
     Args:
-        hops: The far sides of the tunnels that lead to the network, such as `user@bastion:22`, outermost first. Empty
-            for the network of this host.
+        hops: The servers of the tunnels that lead to the network, such as `user@bastion:22`. The first one is reached
+            directly. Empty: the network of this host.
     """
 
     hops: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ class NetworkId:
         """Return the network behind a tunnel whose server is in this network.
 
         Args:
-            hop: The far side of the tunnel.
+            hop: The server of the tunnel, such as `user@bastion:22`.
         """
         return NetworkId((*self.hops, hop))
 

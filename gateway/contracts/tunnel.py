@@ -38,7 +38,7 @@ class Tunnel(Protocol):
 
     @property
     def far_side(self) -> str:
-        """The name of the tunnel's remote end in messages, such as `user@host:port`."""
+        """The tunnel's server in messages, such as `user@host:port`."""
 
     def open(self, via: Link, progress: TunnelStateCallback) -> AbstractAsyncContextManager[OpenTunnel]:
         """Open the tunnel through `via`. The tunnel closes when the context exits.

@@ -172,7 +172,7 @@ class Process:
 
 
 def listening(port: int) -> bool:
-    """Return whether a process listens on a TCP port, from the socket table of the kernel (proc_net(5))."""
+    """Return whether a process listens on a TCP port, according to the kernel's socket table (proc_net(5))."""
     wanted = f":{port:04X}"
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in Path(table).read_text().splitlines()[1:]:

@@ -10,9 +10,10 @@ from typing import NamedTuple
 from gateway.contracts.link import Stream
 from gateway.contracts.states import CloseReason
 from gateway.errors import DialError, Reason
-from gateway.forwarding.admission import AdmissionRules, ClientSource, ConsumerIdentity, RefusalReason
+from gateway.forwarding.admission import AdmissionRules, RefusalReason
 from gateway.forwarding.cancel_request_reserve import CancelRequestReserve
 from gateway.forwarding.client_event_recorder import NOT_CONNECTED, ClientEventRecorder
+from gateway.forwarding.client_identity import ClientSource, ConsumerIdentity
 from gateway.forwarding.consumer_usage import UNKNOWN, ConsumerUsage, UsageCounters
 from gateway.forwarding.open_connections import OpenConnections
 from gateway.forwarding.pending_client import PendingClient

@@ -1,4 +1,4 @@
-"""Records the clients of one backend in the audit log, and as spans of traces."""
+"""Records client connections in the audit log, and as trace spans."""
 
 import time
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.tracing import ConnectionTrace, TracedConnection, TraceExporter
 from gateway.errors import Reason
-from gateway.forwarding.admission import ClientSource, ConsumerIdentity, RefusalReason
+from gateway.forwarding.admission import RefusalReason
+from gateway.forwarding.client_identity import ClientSource, ConsumerIdentity
 from gateway.forwarding.routed_target import RoutedTarget
 
 NOT_CONNECTED = "not_connected"

@@ -142,7 +142,6 @@ class ConsumerUsage(dict[str, UsageCounters]):
         return self.get(OTHERS) or self.setdefault(OTHERS, UsageCounters())
 
     def _merge_into_others(self, removed: UsageCounters) -> None:
-        """Add the counters of a removed consumer to the counters of `OTHERS`."""
         others = self._others()
         others.total += removed.total
         others.rejected += removed.rejected

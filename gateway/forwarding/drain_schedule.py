@@ -7,7 +7,7 @@ SHARE_PER_SECOND = 0.1
 
 
 class DrainSchedule:
-    """Computes how many connections a drain closes at which time.
+    """Computes how many connections a drain must have closed at a given time.
 
     Args:
         clients: Number of connections at the start of the drain.

@@ -1,4 +1,4 @@
-"""Forwards the clients of one backend: accepts them on its listeners, connects them to targets, and counts them."""
+"""Accepts the clients of one backend, connects them to targets, and counts their connections and bytes."""
 
 import asyncio
 import time
@@ -35,7 +35,7 @@ normally closes such a connection immediately."""
 
 
 class Forward:
-    """Forwards the clients of one backend to its targets; implements `gateway.contracts.component.Component`.
+    """Forwards the connections of one backend's clients; implements `gateway.contracts.component.Component`.
 
     Args:
         name: The backend's name.

@@ -82,12 +82,10 @@ class Listener:
     def set_mode(self, *, open_to_all: bool) -> None:
         """Set the file mode of a unix socket that this process bound.
 
-        If this fails, log the error and continue. If another file has replaced the socket's file, do not change the
-        other file.
+        Logs errors instead of raising them. Does not change a file that has replaced the socket's file.
 
         Args:
-            open_to_all: Whether to permit every user of the host to connect. Set this if admission checks the
-                credentials of each client.
+            open_to_all: Whether every user of the host may connect. For sockets on which admission checks the user.
         """
         if self._file is None or open_to_all == self._open_to_all:
             return

@@ -129,7 +129,6 @@ def _verify(options: SshOptions) -> None:
 
 
 def _insecure_settings(options: SshOptions, plain: bool) -> Iterator[InsecureSetting]:
-    """Yield the insecure settings; see `TunnelKind.insecure_settings`."""
     del plain  # not used, because SSH always encrypts its traffic
     if options.insecure_host_key:
         message = (
