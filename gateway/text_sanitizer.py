@@ -1,7 +1,7 @@
 """Sanitizes strings from outside the gateway for terminals, logs and HTML pages. Does no I/O.
 
-An error message, version or name that a server sends can contain anything: terminal escape sequences, line breaks
-that forge log lines, bidirectional or invisible characters, or megabytes of data.
+Strings from a server, such as error messages and versions, can contain terminal escape sequences, line breaks that
+forge log lines, bidirectional or invisible characters, or megabytes of data.
 """
 
 _MAX_LENGTH = 500

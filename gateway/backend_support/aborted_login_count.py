@@ -1,8 +1,8 @@
 """Estimates the number of aborted logins that a server has counted for the gateway's address. Does no I/O.
 
 MySQL counts aborted logins by source address, and a successful login resets the count of its address (MySQL Reference
-Manual, "The Host Cache"). The gateway does not know from which addresses its logins reach the server: several tunnels
-to one server can have separate addresses, or share one address behind NAT.
+Manual, "The Host Cache"). The gateway does not know the source addresses of its logins. Several tunnels to one server
+can have separate addresses, or share one address behind NAT.
 """
 
 from collections import deque

@@ -32,8 +32,8 @@ _REASONS = {
 """Maps error numbers of servers and clients to reasons (MySQL and MariaDB manuals). All other numbers mean that
 a query failed.
 
-Error 1130 does not map to `AUTH`: with this error, the server rejects all users from the source address, but `AUTH`
-means that only the user of the check cannot log in.
+Error 1130 does not map to `AUTH`, because the server rejects all users from the source address. `AUTH` means that the
+server rejects the user of the check.
 """
 _LOGIN = "correct check.user and check.password_file, and check that the account can log in from this address"
 _TLS = "; an account that requires TLS needs check.tls"

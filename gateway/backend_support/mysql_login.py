@@ -219,7 +219,7 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
 class _CachingSha2:
     """The authentication plugin `caching_sha2_password`, for `auth_plugin_map` of `pymysql.connect`.
 
-    This class replaces PyMySQL's plugin, which would accept a second change of the plugin without a call of
+    This class replaces PyMySQL's plugin, in which a server could change the plugin a second time without a check by
     `RestrictedMysqlConnection.check_plugin`.
     """
 

@@ -87,13 +87,11 @@ def _volume_problems(options: NfsOptions) -> Iterator[tuple[str, str]]:
 
 
 def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
-    """Return the NFS-specific keys of a PersistentVolume. Implements `KernelMountRules.persistent_volume`."""
     source = {"server": volume.address, "path": volume.export, "readOnly": volume.read_only}
     return {"nfs": source, "mountOptions": kubernetes_options(volume)}
 
 
 def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
-    """Convert a Docker volume's driver options to a backend. Implements `KernelMountRules.import_volume`."""
     mount = dict(part.strip().partition("=")[::2] for part in driver_options.get("o", "").split(","))
     server, _, export = driver_options.get("device", "").rpartition(":")
     named, server = server, (mount.pop("addr", "") or server).strip("[]")

@@ -89,6 +89,5 @@ class PasswordSource:
 
 
 def _command(check: LoginCheckOptions, target: Endpoint) -> tuple[str, ...]:
-    """Return `password_command` with its placeholders replaced by the target and the user."""
     values = {"host": target.host, "port": str(target.port), "user": check.user or ""}
     return fill_placeholders(check.password_command, values)

@@ -25,9 +25,8 @@ _INTERVAL_BEFORE_EXPIRY = 60.0
 class CertificateFetcher:
     """Fetches the certificates of one backend's servers periodically, on separate connections.
 
-    The gateway closes each connection after the TLS handshake, before a session starts, so that the server does not
-    count or log the connection (PostgreSQL manual, chapter "Frontend/Backend Protocol", "SSL Session Encryption").
-    This class does not verify the certificates.
+    Each connection is closed after the TLS handshake, so that the server does not count or log a session (PostgreSQL
+    manual, chapter "Frontend/Backend Protocol", "SSL Session Encryption"). The certificates are not verified.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """Calls libpq's login function in a thread, because a malicious server can make one call last for half an hour.
 
 In SCRAM, the server chooses how many times the client hashes its password (RFC 5802, section 3). libpq accepts up to
-2³¹ iterations, and cannot be interrupted during them. psycopg holds the GIL during such a call and would block the
+2³¹ iterations, and cannot be interrupted during them. psycopg holds the GIL during such a call, which would block the
 event loop. Therefore, this module calls libpq with ctypes, which releases the GIL.
 """
 

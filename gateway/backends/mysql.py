@@ -209,7 +209,6 @@ def _read_public_key(file: Path | None) -> bytes | None:
 
 
 def _verify(options: EmptyOptions, check: MysqlCheckOptions) -> None:
-    """Verify the files and the password program that the key `check` names. Implements `BackendKind.verify`."""
     verify(options, check)
     _read_public_key(check.server_public_key_file)
     if check.server_public_key_file is not None and check.tls.mode != "off":

@@ -5,8 +5,8 @@ ties SCRAM to the server's certificate (RFC 5929, tls-server-end-point), so that
 login. The probe requires channel binding if it does not verify the certificate. Otherwise channel binding is
 optional, because some connection poolers do not support it.
 
-This module calls libpq directly, and does not use psycopg's asyncio interface: with a silent server, a cancelled
-login of psycopg takes eleven seconds to return.
+This module calls libpq directly instead of psycopg's asyncio interface. In psycopg, cancelling a login to a silent
+server takes eleven seconds.
 """
 
 import math

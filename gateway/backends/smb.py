@@ -50,8 +50,9 @@ class SmbOptions:
 
     Args:
         share: Name of the share.
-        volume: A Docker volume for the share, managed by the gateway. Only for shares with guest access: a password
-            would have to be an option of the volume, which every user of the Docker engine can read.
+        volume: A Docker volume for the share, managed by the gateway. Only for shares with guest access, because
+        every
+            user of the Docker engine could read a password in the volume's options.
     """
 
     share: str
@@ -153,7 +154,6 @@ def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
 
 
 def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
-    """Convert a Docker volume's driver options to a backend. Implements `KernelMountRules.import_volume`."""
     mount = dict(part.strip().partition("=")[::2] for part in driver_options.get("o", "").split(","))
     match = re.fullmatch(r"//([^/]+)/+([^/]+)(/.*)?", driver_options.get("device", ""))
     if match is None:

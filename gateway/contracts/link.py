@@ -77,8 +77,8 @@ class Relay(Protocol):
     def abort(self, close_reason: CloseReason) -> None:
         """Reset both sides, and set the result of `ended` to `close_reason`.
 
-        The reset is immediate, with one exception: if the link was lost, and the relay has already received the rest
-        of a response, the relay first delivers this data to the client.
+        If the link was lost after the relay has received the end of a response, the relay first sends this data to
+        the client. Otherwise, the reset is immediate.
         """
 
 

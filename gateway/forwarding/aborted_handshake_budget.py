@@ -63,7 +63,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
     def allows(self, now: float) -> bool:
         """Return whether a client can be admitted at the monotonic time `now`.
 
-        While clients are admitted one at a time, the result True starts the `_THROTTLE_INTERVAL` for the next client.
+        If clients are admitted one at a time, a True result also starts the interval until the next client.
         """
         if self.aborted < self.limit * _THROTTLE_SHARE:
             return True

@@ -91,8 +91,7 @@ class Acceptor:
     def accepts_anyone(self) -> bool:
         """Whether a link can accept clients itself.
 
-        This is the case if admission depends only on addresses and on the number of connections, and if the audit log
-        and traces are off.
+        Admission must depend only on addresses and the number of connections. The audit log and traces must be off.
         """
         return self.group is not None and not self._client_events.enabled and not self.admission.needs_identity
 

@@ -164,7 +164,6 @@ class Listener:
                 reset(client)
 
     def _pause(self, sock: socket.socket, error: Exception) -> None:
-        """Log the error, and stop accepting on `sock` for `_ACCEPT_RETRY_DELAY` seconds."""
         detail = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         log.error("cannot accept clients", extra={"listener": str(self.address), "detail": detail})
         poller().remove(sock.fileno())

@@ -37,8 +37,8 @@ class NativeAcceptor:
     Args:
         acceptor: Accepts the clients that the link returns.
         latency: Records the response latencies.
-        on_joined: Called for each client that the link has connected to the target, with the path to the target, the
-            relay, and the tap that observes the login.
+        on_joined: Called for each client that the link has connected to the target. Receives the path to the target,
+            the relay, and the tap that observes the login.
         cancels: Routes cancel requests; None if clients send no cancel requests on separate connections. A link sends
             all cancel requests to its only target, so it accepts clients only while no other target has sessions.
     """

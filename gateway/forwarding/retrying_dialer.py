@@ -195,8 +195,8 @@ class RetryingDialer:
     async def _cancel_request(self, client: PendingClient, routed: RoutedTarget | None) -> CancelRequest | None:
         """Return the client's cancel request; None if the client sends none.
 
-        If all sessions are on the target of `routed`, return None without waiting for the client's first bytes: a
-        cancel request then goes to this target anyway.
+        If all sessions are on the target of `routed`, return None without reading. A cancel request then goes to this
+        target anyway.
         """
         cancels = self._cancels
         target = routed.identity if routed is not None else None
