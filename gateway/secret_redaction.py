@@ -40,7 +40,7 @@ def _after(program: str) -> str:
 _HIDDEN = (
     re.compile(r"()(?:-----BEGIN.*?(?:-----END[^-]*-----|$)|LS0tLS1CRUdJTi[\w+/=]*)", re.DOTALL),
     re.compile(r"(://[^:/@\s]*:)[^@\s]{1,4000}(?=@)"),
-    re.compile(r"((?<![\w./%-])[\w.%-]+:)[^\s:/@]+(?=@(?!sha256:))"),  # but not the `sha256:` digest of an image
+    re.compile(r"((?<![\w./%-])[\w.%-]+:)[^\s:/@]+(?=@(?!sha256:))"),  # except the `sha256:` digest of an image
     re.compile(rf"(?i)({_SETTING}(?:=|:(?!/)))(?:\"[^\"]*\"|[^\s,;]+?{_END})"),  # `:/` begins a path
     re.compile(rf"(?i)((?<!\S){_OPTION}\s+){_WORD}"),
     *(re.compile(rf"({_after(f'(?:{name})')}\s{option}){_WORD}") for name, option in _OPTIONS_OF_PROGRAMS),

@@ -68,7 +68,7 @@ async def _join(
         accepted, peer = await _accept(listener)
         if peer == local:
             break
-        accepted.close()  # a connection of another process
+        accepted.close()  # another process has connected to the port
     tune(accepted)
     try:
         return SocketRelay(accepted, await link.socket(target, phases), Histogram())

@@ -150,7 +150,7 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
         error = UnusableTargetError(Reason.AUTH, why, remedy)
         # Some servers delay their error packet. If the check times out before the packet arrives, report this error.
         self._phases.timeout_hint = error.detail
-        with contextlib.suppress(pymysql.err.MySQLError):  # the expected error
+        with contextlib.suppress(pymysql.err.MySQLError):  # expected: the server refuses the response
             self.exchange(response)
         raise error
 

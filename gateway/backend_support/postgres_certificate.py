@@ -60,7 +60,7 @@ class CertificateFetcher:
 async def _fetch(link: Connector, target: Endpoint) -> ValidityPeriod | None:
     """Perform a TLS handshake with the server, and return the validity of its certificate."""
     loop = asyncio.get_running_loop()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unverified: no secret is sent
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # no verification, because no secret is sent
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     sock = await link.socket(target)

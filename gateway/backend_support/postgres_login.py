@@ -80,7 +80,7 @@ class PostgresLogin:
             result: pq.PollingStatus = await asyncio.shield(polling)
         except asyncio.CancelledError:
             if thread.native_id is not None:
-                with contextlib.suppress(OSError):  # the thread has exited, or setpriority(2) is not permitted
+                with contextlib.suppress(OSError):  # raised if the thread has exited, or if this is not permitted
                     os.setpriority(os.PRIO_PROCESS, thread.native_id, _LOWEST_PRIORITY)
             raise
         phases.timeout_hint = hint

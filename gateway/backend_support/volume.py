@@ -99,7 +99,7 @@ class KernelMountRules:
 
 
 _VERSION_OPTIONS = ("vers=", "nfsvers=")
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 - keys, not bound
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 - not bound
 """Maps listener addresses that are not valid in mount options to the loopback address that reaches the listener."""
 
 

@@ -118,7 +118,7 @@ class MysqlBackend:
         # Keep a duplicate, to shut the connection down if the check is cancelled: TLS detaches the descriptor from
         # the original socket object.
         handle = sock.dup()
-        thread = ThreadPoolExecutor(1, thread_name_prefix="mysql-check")  # PyMySQL blocks its thread
+        thread = ThreadPoolExecutor(1, thread_name_prefix="mysql-check")  # PyMySQL calls block
         query = loop.run_in_executor(thread, self._query, login, sock, phases)
         thread.shutdown(wait=False)
         query.add_done_callback(lambda done: _close(done, sock, handle))

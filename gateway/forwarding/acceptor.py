@@ -245,7 +245,7 @@ class Acceptor:
     async def _connect_cancel_request(self, client: PendingClient, over_limit: "_OverLimitClient") -> None:
         """Admit a client that exceeds a limit if it sends a cancel request. Otherwise, refuse it."""
         if await self._has_label(over_limit.address):
-            with contextlib.suppress(DialError):  # the client has disconnected
+            with contextlib.suppress(DialError):  # raised if the client has disconnected
                 await self._dialer.read_cancel_request(client)
         if client.request is None:
             self._refuse(client, over_limit.refusal, over_limit.usage)

@@ -186,4 +186,4 @@ async def _send_encryption_request(request: EncryptionRequest, target: TargetIde
                 await loop.sock_sendall(sock, request.request)
                 return await loop.sock_recv(sock, len(request.refusal))
     except (ReachError, OSError, TimeoutError):
-        return b""  # ignored: the later dial for the client fails with the same error
+        return b""  # ignore the error: the later dial for the client reports it

@@ -135,7 +135,7 @@ class ConsumerUsage(dict[str, UsageCounters]):
                     return self._others()
                 self._merge_into_others(self.pop(idle))
             usage = self[name] = UsageCounters(container_id)
-        usage.id = container_id or usage.id  # connections through unix sockets have no container ID
+        usage.id = container_id or usage.id  # keep the ID, because connections through unix sockets have none
         return usage
 
     def _others(self) -> UsageCounters:

@@ -255,7 +255,7 @@ class Forward:
         if login is not None and self._cancels is not None:
             self._cancels.add_session(routed.identity, login)
         relay.ended.add_done_callback(self._on_ended)
-        if self._acceptor.group is None:  # the native engine had not received the command to stop
+        if self._acceptor.group is None:  # the native engine has not yet received the command to stop
             relay.abort(CloseReason.ABORTED)
         if routed.target in self._connections.drained_targets:  # the target lost its role during the dial
             self.move_clients(self._connections.drained_targets, self._connections.left_targets)
