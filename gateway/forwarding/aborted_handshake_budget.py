@@ -36,7 +36,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
     def __init__(self, limit: int) -> None:
         super().__init__()
         self.logins = ProbeLoginLimiter(limit)
-        """Limits the logins of checks."""
+        """Limits the logins of probes."""
         self.next_admission = 0.0
         """Monotonic time before which no client is admitted, if clients are admitted one at a time."""
 
