@@ -79,7 +79,7 @@ class BackendKind:
         options: A frozen dataclass with the keys that only this kind has.
         check: A frozen dataclass with the keys of `check` that only this kind has.
         create: Receives the options and the check, and returns a new backend.
-        schemes: The URL schemes that select this kind, if a URL configures the backend.
+        schemes: The schemes of the URLs that can configure backends of this kind.
         default_port: The port of targets without a port in the configuration. 0: every target must have a port.
         aliases: Other names of the service. If the configuration uses one as `kind`, the error suggests `name`.
         read_url: Receives the scheme and the decoded path of a URL, and returns configuration keys, with dots for
@@ -91,7 +91,7 @@ class BackendKind:
         traffic_class: The class of the clients' traffic. `BULK`: the clients use separate SSH connections, so that
             they do not delay the clients of other backends.
         mount: The rules for mounting the backend in the kernel. None: programs connect to the backend directly.
-        facts: The facts that probes report, in display order.
+        facts: The facts (values for the status and the metrics) that probes report, in display order.
         privileged_only: Receives the options. Returns whether the gateway refuses clients with a source port above
             1023.
         abort_limit: The number of consecutive aborted handshakes after which a server blocks their source address.
@@ -102,14 +102,14 @@ class BackendKind:
             set.
         response_timeout: Maximum seconds that a target may take to respond to a client. If the target takes longer,
             the gateway counts this as a failed check, and checks the target immediately. None: no limit.
-        imports: The rules for the configuration that `gateway import` writes.
+        imports: The keys and the note that `gateway import` adds to an imported backend.
         advice: Receives all configured backends of this kind, and yields warnings. Each warning names the backend
             and the remedy.
         insecure_settings: Yields the insecure settings. Receives the options, the check, and a flag: whether traffic
             to a target leaves this host unencrypted. Reads no file contents, only the permissions of program files.
         credentials: Receives the options and the check, and returns the certificates in the files that they name.
             Skips unreadable files. Can block.
-        init_keys: The keys of `check` that `gateway init` asks for. For a secret, it asks for the path of a file.
+        init_keys: The keys of `check` that `gateway init` asks for. For a secret, the command asks for a file path.
         verify: Checks the options, the check, and the files that they name. Raises `GatewayError` if the operator
             must change an option or a file.
         remedies: The remedies of this kind, by reason, where they differ from `gateway.remedies.TARGET_REMEDIES`.

@@ -41,7 +41,7 @@ class TunnelKind:
         name: The value of `kind` in a configuration.
         options: A frozen dataclass with the keys that the kind accepts.
         create: Receives the options, and returns a new tunnel.
-        schemes: The URL schemes that select this kind, if a URL configures the tunnel.
+        schemes: The schemes of the URLs that can configure tunnels of this kind.
         servers: Receives the options, and returns the servers that the tunnel dials over TCP, through `via` if set.
             Reads the files that the options refer to, and can block. Raises `GatewayError` if a file is not valid.
         udp_servers: Like `servers`, for the servers that the tunnel dials over UDP, which `via` cannot carry.
