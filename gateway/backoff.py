@@ -13,8 +13,7 @@ class BackoffPolicy:
         first: Upper bound of the first delay. Each failure doubles the upper bound.
         cap: Maximum of the upper bound.
         floor: Minimum delay.
-        forgive_every: Seconds of success that remove one failure from the count. After a long success, the next delay
-            is therefore short.
+        forgive_every: Seconds of success that remove one failure from the count, so that the next delay is shorter.
     """
 
     first: float = 0.25

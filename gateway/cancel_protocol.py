@@ -8,7 +8,7 @@ from gateway.measurement import Tap
 
 
 class Classification(Enum):
-    """The result of `CancelProtocol.classify` for a client that has sent no cancel or encryption request."""
+    """What a connection's first bytes show, if they are neither a cancel request nor an encryption request."""
 
     SESSION = "session"
     """The client starts a session."""
@@ -37,7 +37,7 @@ class EncryptionRequest:
 
 
 class LoginTap(Tap, Protocol):
-    """Defines the interface of taps that read from a session's login the key with which its queries are canceled."""
+    """Defines the interface of taps that find a session's cancel key in the bytes of its login."""
 
     @property
     def key_hidden(self) -> bool:

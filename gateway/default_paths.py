@@ -11,11 +11,11 @@ _SYSTEM_STATE = Path("/var/lib/gateway")
 
 
 def admin_socket() -> Path:
-    """Return the default path of the admin socket. The service and the commands of the same user use the same path.
+    """Return the default path of the admin socket, which is the same for the service and for the commands of a user.
 
-    The folder is /run/gateway for root and for users with write permission there, such as the user of the image and
-    of a systemd unit with `RuntimeDirectory=gateway`. For other users, it is `$XDG_RUNTIME_DIR/gateway`. If this
-    variable is not set or refers to a folder of another user, it is /tmp/gateway-UID.
+    The folder is /run/gateway for root and for users with write permission there, such as the user of the image. For
+    other users, the folder is `$XDG_RUNTIME_DIR/gateway`. If this variable is not set or refers to a folder of
+    another user, the folder is /tmp/gateway-UID.
     """
     return _runtime_folder() / "admin.sock"
 

@@ -71,11 +71,11 @@ class ConfigProblem:
 
 @dataclass(frozen=True)
 class ConfigOrigin:
-    """The names of the file, environment variables and flags of a configuration. Omits values, which can be secret.
+    """Where a configuration comes from: the file, environment variables and flags. Omits values, which can be secret.
 
     Args:
         file: The configuration file; None if the configuration has no file.
-        sha256: SHA-256 of the file's content in hexadecimal, as `sha256sum` prints it; None if it was not read.
+        sha256: SHA-256 of the file's content in hexadecimal, as `sha256sum` prints it; None if no file was read.
         environment: Names of the environment variables used.
         flags: Names of the flags used.
     """
@@ -142,8 +142,8 @@ class LinkLostError(ReachError):
 
     Args:
         detail: A description of the failure, see `ReachError`.
-        dial_in_progress: Whether the tunnel's server might still connect to the target. The target would then receive
-            a connection that is closed without data.
+        dial_in_progress: Whether the tunnel's server might still connect to the target, and then close the connection
+            without data.
     """
 
     def __init__(self, detail: str = "the link was lost", *, dial_in_progress: bool = False) -> None:

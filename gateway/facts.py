@@ -11,7 +11,7 @@ FactValue = str | bool | int | float | Mapping[str, int] | None
 
 @dataclass(frozen=True)
 class FactDefinition:
-    """The definition of a fact, which is a value that backends or tunnels report: its key, help text and metric.
+    """The definition of a fact (a value that backends or tunnels report): its key, help text and metric.
 
     Args:
         key: The key in JSON.
@@ -65,7 +65,7 @@ def finite(value: Any) -> Any:
 
 
 def hidden(value: object) -> str:
-    """Return an empty string. Facts that appear only in JSON use this function as `describe`."""
+    """Return an empty string, so that a fact appears only in JSON. For `FactDefinition.describe`."""
     del value
     return ""
 

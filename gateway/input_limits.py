@@ -20,7 +20,7 @@ _NUMBERS = {
     _INT: r"[-+]?(0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)",
     _FLOAT: r"([-+]?[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+][0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
 }
-"""Maps the YAML tag of each number type to its pattern. The patterns are those of PyYAML without numbers in base
+"""Maps the YAML tag of each number type to its pattern. Unlike PyYAML's patterns, these do not match numbers in base
 60."""
 _INVALID = (ValueError, LookupError, AttributeError, ArithmeticError)
 """Errors that PyYAML raises for a value that does not match its tag, such as `!!bool x`, or the date `2026-02-31`."""

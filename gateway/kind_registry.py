@@ -11,9 +11,8 @@ K = TypeVar("K")
 class KindRegistry(Mapping[str, K]):
     """Maps the name of each kind, such as `mysql` or `ssh`, to the object that defines the kind.
 
-    The object is the variable `KIND` of the module with that name. The registry imports the module of a kind when the
-    kind is first looked up, so the process loads only the libraries that
-    its configuration needs.
+    The object is the variable `KIND` of the module with that name. The registry imports a module when its kind is
+    first looked up. Therefore, the process loads only the libraries that its configuration needs.
 
     Args:
         package: The name of the package that contains the modules. Subpackages of it are not kinds.
@@ -24,7 +23,7 @@ class KindRegistry(Mapping[str, K]):
         self._package = package
         self._path = path
         self._listed: tuple[str, ...] = ()
-        """The value of `path` when the names in the package were last listed."""
+        """The value of `path` at the last search for modules."""
         self._listed_names: list[str] = []
 
     @property

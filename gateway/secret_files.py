@@ -1,12 +1,12 @@
 """Checks who can read files that contain secrets, and reads them.
 
 Private keys follow OpenSSH's rule: only the owner can read them. Passwords and configurations with secrets must not
-be readable by everybody. A file is readable by everybody if the mode of the file permits others to read it, and the
-mode of each parent directory permits others to traverse it.
+be readable by everybody. A file is readable by everybody if its mode lets other users read it, and the modes of all
+parent directories let other users traverse them.
 
 Container runtimes mount secrets with mode 0444 (Docker) or 0644 (Kubernetes) into a container, which has no other
-users. The checks accept such mounts: a mount of a single file (Docker, Compose, swarm) or, in a pod, an in-memory
-file system (Kubernetes). Outside a pod, an in-memory file system does not protect files from other users.
+users. The checks accept such mounts: a mount of a single file (Docker, Compose, Swarm), or an in-memory file system
+in a pod (Kubernetes). They refuse in-memory file systems outside a pod, because other users can read files there.
 """
 
 import errno
@@ -142,7 +142,6 @@ def check_owner_only(path: Path, status: os.stat_result, what: str = "private ke
 
 
 def _is_traversable(path: Path) -> bool:
-    """Return whether other users can traverse all parent directories."""
     return all(each.stat().st_mode & stat.S_IXOTH for each in path.resolve().parents)
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 _NAME = r"pass(?:word|wd|phrase)?|pwd|secret|token|master_?auth|cli_auth|proxy-auth|(?:api|preshared)[_.-]?key"
 _SECRET = re.compile(rf"(?i)(?:{_NAME}|private[_.-]?key|credential)s?")
-"""Matches the part of a name that indicates a secret, such as `password`."""
+"""Matches the part of a setting's name that indicates a secret value, such as `password`."""
 _OPTION = rf"--?[\w-]*(?:{_NAME}|(?:secret|access|account)[_-]?key)(?:-command)?"
 _END = r"(?=[:)`']*(?:[\s,;]|$))"
-"""Matches the end of a secret, without punctuation that follows the secret in a sentence."""
+"""Matches the position where a secret ends. Punctuation that follows the secret is not part of it."""
 _WORD = rf"(?:'[^']*'|\"[^\"]*\"|[^\s'\"]+?{_END})"
 _SETTING = rf"(?<![\w.-])[\w.-]*(?:{_NAME}|_?key)s?\d?"
 _HEADER = r"[\w-]{0,60}(?:key|token|auth|secret|password|cookie)[\w-]{0,60}\s{0,9}:"
@@ -40,7 +40,7 @@ def _after(program: str) -> str:
 _HIDDEN = (
     re.compile(r"()(?:-----BEGIN.*?(?:-----END[^-]*-----|$)|LS0tLS1CRUdJTi[\w+/=]*)", re.DOTALL),
     re.compile(r"(://[^:/@\s]*:)[^@\s]{1,4000}(?=@)"),
-    re.compile(r"((?<![\w./%-])[\w.%-]+:)[^\s:/@]+(?=@(?!sha256:))"),  # but not the `sha256:` digest of an image
+    re.compile(r"((?<![\w./%-])[\w.%-]+:)[^\s:/@]+(?=@(?!sha256:))"),  # except the `sha256:` digest of an image
     re.compile(rf"(?i)({_SETTING}(?:=|:(?!/)))(?:\"[^\"]*\"|[^\s,;]+?{_END})"),  # `:/` begins a path
     re.compile(rf"(?i)((?<!\S){_OPTION}\s+){_WORD}"),
     *(re.compile(rf"({_after(f'(?:{name})')}\s{option}){_WORD}") for name, option in _OPTIONS_OF_PROGRAMS),

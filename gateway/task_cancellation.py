@@ -1,4 +1,4 @@
-"""Detects whether the running task was cancelled, or only the task or future that it awaits."""
+"""Determines whether a `CancelledError` is for the running task, or for a task or future that it awaits."""
 
 import asyncio
 

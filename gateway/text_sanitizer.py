@@ -1,13 +1,13 @@
 """Sanitizes strings from outside the gateway for terminals, logs and HTML pages. Does no I/O.
 
-An error message, version or name that a server sends can contain anything: terminal escape sequences, line breaks
-that forge log lines, bidirectional or invisible characters, or megabytes of data.
+Strings from a server, such as error messages and versions, can contain terminal escape sequences, line breaks that
+forge log lines, bidirectional or invisible characters, or megabytes of data.
 """
 
 _MAX_LENGTH = 500
 _MAX_CUT_WORD = 40
-"""When `one_line` shortens a text, it omits an incomplete last word of at most this many characters. It cuts a longer
-word in the middle."""
+"""When `one_line` shortens a text in the middle of a word, it omits the word if the word has at most this many
+characters. Otherwise, it keeps the beginning of the word."""
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _SCAN_FACTOR = 8
 """`one_line` reads at most `max_length` times this number of input characters, to limit the time for long input."""

@@ -22,9 +22,9 @@ import click
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gateway import backends, tunnels
-from gateway.backend_support.check_tls import CheckTlsOptions
 from gateway.backend_support.http_probe_options import HttpRoleOptions
-from gateway.backend_support.http_role import HttpRoleServerOptions
+from gateway.backend_support.role_from_http import HttpRoleServerOptions
+from gateway.backend_support.tls_options import CheckTlsOptions
 from gateway.cli import cli
 from gateway.config.environment_variables import OTHER_VARIABLES, setting_names, variable_of
 from gateway.config.model import (

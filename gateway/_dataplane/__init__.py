@@ -1,6 +1,6 @@
-"""Contains the native engine: a C module that forwards bytes between sockets, and between sockets and SSH channels.
+"""Contains the native engine: the C module `engine`, which forwards bytes between sockets and SSH channels.
 
-The module `engine` is missing if it could not be compiled during the installation.
+The module is missing if it could not be compiled during the installation.
 """
 
 import importlib
@@ -18,9 +18,9 @@ class Settings:
     """The settings of the native engines in this process: their number, their memory, and what they relay.
 
     Args:
-        threads: Maximum number of native engines of an event loop. Each native engine has a thread.
+        threads: Maximum number of native engines of an event loop. Each of them has one thread.
         growth_bytes: Maximum number of bytes by which the receive windows of all SSH channels together may grow.
-        relays_sockets: Whether the native engines relay new connections that no SSH channel carries.
+        relays_sockets: Whether the native engines also relay connections that use no SSH channel.
     """
 
     threads: int = 1
@@ -29,8 +29,7 @@ class Settings:
 
 
 settings = Settings()
-"""The settings of this process. An event loop reads `threads` and `growth_bytes` at its first use of a native
-engine."""
+"""The settings of this process. `threads` and `growth_bytes` have no effect after the first engine has started."""
 
 
 def thread_count(configured: int | Literal["auto"]) -> int:

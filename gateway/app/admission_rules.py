@@ -1,7 +1,8 @@
 """Builds the rules that decide which clients a backend admits, from the backend's configuration. Does no I/O."""
 
 from gateway.config import BackendSpec
-from gateway.forwarding.admission import AdmissionRules, ConsumerResolver, UnixSocketConsumer, UnixSocketRule
+from gateway.forwarding.admission import AdmissionRules, UnixSocketRule
+from gateway.forwarding.client_identity import ConsumerResolver, UnixSocketConsumer
 
 _DEFAULT_CONSUMER_SHARE = 0.8
 """Fraction of a backend's `max_connections` that one consumer may use by default."""

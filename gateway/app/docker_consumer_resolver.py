@@ -5,7 +5,7 @@ from gateway.docker.consumer_directory import Consumer
 
 
 class DockerConsumerResolver:
-    """Finds containers by source address; implements `gateway.forwarding.admission.ConsumerResolver`.
+    """Finds containers by source address; implements `gateway.forwarding.client_identity.ConsumerResolver`.
 
     Args:
         docker: Provides the running Docker reconciler, which has the list of containers.

@@ -15,7 +15,8 @@ from gateway.audit_log.recorder import AuditRecorder
 from gateway.config import BackendSpec, Config
 from gateway.contracts.tracing import TraceExporter
 from gateway.contracts.values import Endpoint
-from gateway.forwarding.admission import AdmissionRules, ConsumerResolver
+from gateway.forwarding.admission import AdmissionRules
+from gateway.forwarding.client_identity import ConsumerResolver
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
 from gateway.forwarding.route import Route

@@ -1,8 +1,8 @@
 """Estimates the number of aborted logins that a server has counted for the gateway's address. Does no I/O.
 
 MySQL counts aborted logins by source address, and a successful login resets the count of its address (MySQL Reference
-Manual, "The Host Cache"). The gateway does not know from which addresses its logins reach the server: several tunnels
-to one server can have separate addresses, or share one address behind NAT.
+Manual, "The Host Cache"). The gateway does not know the source addresses of its logins. Several tunnels to one server
+can have separate addresses, or share one address behind NAT.
 """
 
 from collections import deque
@@ -28,9 +28,9 @@ class AbortedLoginCount:
     def aborted(self) -> int:
         """Upper bound of the number of aborted logins that the server has counted for this tunnel's source address.
 
-        The gateway does not know which other tunnels share this address. If a set of tunnels shares it, the server's
-        count includes all logins that were aborted through these tunnels since the last successful login through any
-        of them. The result is the maximum of the counts for all possible sets.
+        Several tunnels can share this address, but the gateway does not know which ones. Therefore, the result is
+        the maximum over all possible sets of tunnels. The count for a set is the number of logins that were aborted
+        after the last successful login through one of its tunnels.
         """
         last_logins = {each.last_login for each in self.peers if each.last_login >= self.last_login}
         return max(

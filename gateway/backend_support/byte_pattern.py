@@ -7,7 +7,7 @@ _MAX_MEMORY = 1 << 20
 
 
 class BytePattern(Protocol):
-    """A compiled regular expression."""
+    """Defines the interface of a compiled regular expression."""
 
     def search(self, data: bytes) -> object:
         """Return a match anywhere in `data`; None if there is none."""

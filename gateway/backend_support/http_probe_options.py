@@ -18,7 +18,7 @@ _REPLICA = ("replica", "standby", "standby_leader", "secondary", "slave", "follo
 
 @dataclass(frozen=True)
 class HttpRoleOptions:
-    """The key `role`: where an HTTP response contains the target's role. Set either `json` or `header`.
+    """The options of the key `role`: where a response contains the target's role. Set either `json` or `header`.
 
     Args:
         json: The path of the field that contains the role in the JSON body, with dots between names. A number selects
@@ -82,11 +82,11 @@ def check_status(expected: HttpProbeOptions, response: HttpResponse, refused: st
         refused: The cause and the remedy to add to the error message if the status code is 401 or 403.
 
     Raises:
-        UnusableTargetError: `expected` does not contain the status code.
+        UnusableTargetError: The status code is not one of the expected status codes.
     """
     if response.status in expected.status:
         return
-    path = expected.path.partition("?")[0]  # a query can contain a secret
+    path = expected.path.partition("?")[0]  # without the query, which can contain a secret
     detail = f"{path}: status {response.status}, expected {', '.join(map(str, expected.status))}"
     if response.status in (401, 403):
         raise UnusableTargetError(Reason.AUTH, f"{detail}: {refused}")
@@ -99,7 +99,7 @@ def check_status(expected: HttpProbeOptions, response: HttpResponse, refused: st
 def role_result(role: HttpRoleOptions, response: HttpResponse) -> ProbeResult:
     """Return a probe result with the role that a response contains.
 
-    If the value is in neither list of `role`, set `unusable` in the result.
+    If the value in the response is neither in `role.primary` nor in `role.replica`, the result is `unusable`.
 
     Args:
         role: Where the response contains the role.
@@ -126,7 +126,7 @@ def role_result(role: HttpRoleOptions, response: HttpResponse) -> ProbeResult:
 
 
 def of_role(role: DatabaseRole) -> ProbeResult:
-    """Return a probe result with a role. A replica is read-only."""
+    """Return the probe result for a database with this role. A replica counts as read-only."""
     read_only = role == "replica"
     return ProbeResult(role=role, read_only=read_only, facts={READ_ONLY: read_only})
 

@@ -1,11 +1,11 @@
-"""Sends one HTTP request on a connection of a check, and reads the response (RFC 9110, RFC 9112)."""
+"""Sends one HTTP request on a connection of a probe, and reads the response (RFC 9110, RFC 9112)."""
 
 import base64
 import http.client
 from typing import NamedTuple
 
-from gateway.backend_support.check_stream import CheckStream
 from gateway.backend_support.http_response_end import ReceivedDataSocket, ResponseEndDetector
+from gateway.backend_support.probe_stream import ProbeStream
 from gateway.errors import Reason, UnusableTargetError
 
 MAX_RESPONSE = 64 * 1024
@@ -31,7 +31,7 @@ def basic_login(user: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
-async def get(stream: CheckStream, path: str, host: str, authorization: str | None = None) -> HttpResponse:
+async def get(stream: ProbeStream, path: str, host: str, authorization: str | None = None) -> HttpResponse:
     """Send a GET request, and read the response.
 
     If the header declares the length of the body, stop reading after this length. Do not wait until the server closes

@@ -8,7 +8,7 @@ _MAX_LINE = 1024
 
 
 class ReceivedDataSocket:
-    """A substitute for a socket, so that `http.client.HTTPResponse` can parse data that was already received.
+    """A substitute for a socket, which provides received data to `http.client.HTTPResponse`.
 
     Args:
         data: The received data.
@@ -31,7 +31,7 @@ class ResponseEndDetector:
 
     def __init__(self) -> None:
         self._scanned = 0
-        """Number of bytes of the response that `is_reached` has already parsed."""
+        """Number of bytes of the response that were already parsed."""
         self._in_header = True
         self._is_chunked = False
         self._in_trailer = False
@@ -43,8 +43,7 @@ class ResponseEndDetector:
         """Return whether the response is complete.
 
         Args:
-            received: All data since the start of the response. Later calls must pass this data with the new data
-                appended.
+            received: All data since the start of the response, including the data of earlier calls.
         """
         if self._in_header:
             found = received.find(b"\r\n\r\n", max(0, self._scanned - 3))

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.backend_support import check_tls
-from gateway.backend_support.check_tls import CheckTlsOptions
+from gateway.backend_support import tls_options
+from gateway.backend_support.tls_options import CheckTlsOptions
 from gateway.certificate_validity import ca_credentials
 from gateway.contracts.security import InsecureSetting, MonitoredCertificate, Secret
 from gateway.contracts.values import POSITIVE, Duration
@@ -28,8 +28,8 @@ class LoginCheckOptions:
         password_environment: Names of environment variables to pass to the program, in addition to PATH, HOME and the
             locale.
         password_timeout: Maximum time that the program may run.
-        password_cache: How long to reuse the printed password. If the server refuses the password, the next check
-            runs the program again.
+        password_cache: Time for which checks reuse the printed password. If the server refuses the password, the next
+            check runs the program again.
         tls: TLS settings of the check's connection. They do not affect clients.
     """
 
@@ -56,7 +56,7 @@ class LoginCheckOptions:
 
 
 def credentials(options: object, check: Any) -> list[MonitoredCertificate]:
-    """Return the certificate authorities that the check trusts; see `BackendKind.credentials`."""
+    """Return the certificates of `check.tls.ca_file`, to monitor their expiry; see `BackendKind.credentials`."""
     del options
     return ca_credentials(check.tls.ca_file) if check.tls.mode == "verify" else []
 
@@ -71,7 +71,7 @@ def verify(options: object, check: Any) -> None:
     Raises:
         GatewayError: The program or one of the files cannot be used.
     """
-    check_tls.verify(options, check)
+    tls_options.verify(options, check)
     if check.password_command:
         try:
             resolve_program(check.password_command)
@@ -85,7 +85,7 @@ def insecure_settings(options: object, check: Any, plain: bool) -> Iterator[Inse
     Args:
         options: Not used.
         check: A `LoginCheckOptions`.
-        plain: Whether the path to a target is unencrypted and leaves this host.
+        plain: Whether traffic to a target leaves this host unencrypted.
     """
     del options
     if not check.has_password:

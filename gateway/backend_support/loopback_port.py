@@ -1,4 +1,4 @@
-"""Forwards a loopback port through a link, for libraries that do not accept an existing socket."""
+"""Opens a loopback port that forwards to a target, for libraries that cannot use an existing socket."""
 
 import asyncio
 import socket
@@ -21,8 +21,8 @@ class LoopbackPort:
 
     Args:
         port: The port on 127.0.0.1 to connect to.
-        join: Accepts the connection of one socket of this process, and relays it to the target. The argument is the
-            socket's local address. Call `join` after the socket has started to connect to `port`.
+        join: Relays one connection to the target. The argument is the local address of a socket of this process. Call
+            `join` after this socket has started to connect to `port`.
     """
 
     port: int
@@ -68,7 +68,7 @@ async def _join(
         accepted, peer = await _accept(listener)
         if peer == local:
             break
-        accepted.close()  # a connection of another process
+        accepted.close()  # another process has connected to the port
     tune(accepted)
     try:
         return SocketRelay(accepted, await link.socket(target, phases), Histogram())

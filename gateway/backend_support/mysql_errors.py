@@ -4,7 +4,7 @@ import ssl
 
 import pymysql
 
-from gateway.backend_support.check_tls import describe_tls_error
+from gateway.backend_support.tls_options import describe_tls_error
 from gateway.errors import Reason, UnusableTargetError
 
 _REASONS = {
@@ -29,11 +29,11 @@ _REASONS = {
     2006: Reason.RESET,
     2013: Reason.RESET,
 }
-"""Maps error numbers of servers and clients to reasons (MySQL and MariaDB manuals). All other numbers are errors of
-queries.
+"""Maps error numbers of servers and clients to reasons (MySQL and MariaDB manuals). All other numbers mean that
+a query failed.
 
-The reason for error 1130 is not `AUTH`: this error means that the server rejects all users from the source address,
-but `AUTH` means that only the user of the check cannot log in.
+Error 1130 does not map to `AUTH`, because the server rejects all users from the source address. `AUTH` means that the
+server rejects the user of the check.
 """
 _LOGIN = "correct check.user and check.password_file, and check that the account can log in from this address"
 _TLS = "; an account that requires TLS needs check.tls"

@@ -1,10 +1,10 @@
 """Logs in to MySQL and MariaDB. Sends no password to an unverified server, and limits the received data.
 
-PyMySQL uses any authentication plugin that the server requests. With some plugins, PyMySQL sends the password in
-plaintext. With others, it encrypts the password with a key that the unverified server has sent.
-`RestrictedMysqlConnection` sends the password only over verified TLS, or encrypted with a public key of the server
-from the configuration (MySQL Reference Manual, "Caching SHA-2 Pluggable Authentication"; MariaDB documentation,
-"Authentication Plugins").
+A server chooses the authentication plugin, and PyMySQL accepts the choice. With some plugins, PyMySQL sends the
+password in plaintext. With others, PyMySQL encrypts the password with a key from the server, which can be an
+attacker. `RestrictedMysqlConnection` sends the password only over verified TLS, or encrypted with a public key of the
+server from the configuration (MySQL Reference Manual, "Caching SHA-2 Pluggable Authentication"; MariaDB
+documentation, "Authentication Plugins").
 """
 
 import contextlib
@@ -34,7 +34,7 @@ _NATIVE, _CACHING, _SHA256, _ED25519 = (
 )  # fmt: skip
 _CHALLENGE_RESPONSE = (_NATIVE, _CACHING, _ED25519)
 """Plugins with which the client proves that it knows the password, without sending the password. One exception:
-`caching_sha2_password` sends it if the server requests full authentication."""
+`caching_sha2_password` sends the password if the server requests full authentication."""
 _WITH_PUBLIC_KEY = (_CACHING, _SHA256)
 """Plugins that encrypt the password with the server's public key if the connection does not use TLS."""
 _CLEAR = "mysql_clear_password"
@@ -60,7 +60,7 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
     def __init__(self, phases: Phases, *, verified: bool, server_public_key: bytes | None, **arguments: Any) -> None:
         plugins: dict[str, Any] = {_CACHING: _CachingSha2, _SHA256: _Sha256}
         self.logged_in = False
-        """Whether the handshake is complete. The server counts each connection that is closed earlier."""
+        """Whether the handshake is complete. The server counts a connection as aborted if it is closed earlier."""
         self.certificate: ValidityPeriod | None = None
         """The validity of the server's certificate. None: the server has presented no certificate."""
         self._phases = phases
@@ -118,8 +118,8 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
     def send_password(self, plugin: str) -> MysqlPacket:
         """Send the password if the plugin is permitted, and return the response.
 
-        No other method sends the password. Over TLS, the password is in plaintext. Without TLS, this method encrypts
-        it with the configured public key.
+        No other method sends the password. Without TLS, this method encrypts the password with the configured public
+        key. Over TLS, the connection encrypts it.
 
         Args:
             plugin: The authentication plugin that the server requests.
@@ -148,9 +148,9 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
             UnusableTargetError: Always.
         """
         error = UnusableTargetError(Reason.AUTH, why, remedy)
-        # Some servers delay their error packet. If the check times out meanwhile, it reports this error.
+        # Some servers delay their error packet. If the check times out before the packet arrives, report this error.
         self._phases.timeout_hint = error.detail
-        with contextlib.suppress(pymysql.err.MySQLError):  # the expected error
+        with contextlib.suppress(pymysql.err.MySQLError):  # expected: the server refuses the response
             self.exchange(response)
         raise error
 
@@ -219,8 +219,8 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
 class _CachingSha2:
     """The authentication plugin `caching_sha2_password`, for `auth_plugin_map` of `pymysql.connect`.
 
-    It replaces PyMySQL's plugin, which would not call `RestrictedMysqlConnection.check_plugin` if the server
-    requested a second switch of the plugin.
+    This class replaces PyMySQL's plugin, in which a server could change the plugin a second time without a check by
+    `RestrictedMysqlConnection.check_plugin`.
     """
 
     def __init__(self, login: RestrictedMysqlConnection) -> None:
@@ -244,7 +244,7 @@ class _CachingSha2:
 class _Sha256:
     """The authentication plugin `sha256_password`, for `auth_plugin_map` of `pymysql.connect`.
 
-    It replaces PyMySQL's plugin, which encrypts the password with a key that the unverified server sends.
+    This class replaces PyMySQL's plugin, which encrypts the password with a key from the unverified server.
     """
 
     def __init__(self, login: RestrictedMysqlConnection) -> None:

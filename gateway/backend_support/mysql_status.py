@@ -44,7 +44,7 @@ def query_status(
     if failure and (read_only or max_lag is not None):
         unusable = (Reason.LAG, failure)
     elif failure:
-        # The server accepts writes, for example in circular replication. Clients can use it although its replication
+        # The server accepts writes, for example in circular replication, so clients can use it. Only its replication
         # has failed.
         degraded = (Reason.LAG, f"{failure}; if the server was promoted, run RESET REPLICA ALL")
     elif is_replica and max_lag is not None and lag is not None and lag > max_lag:

@@ -31,8 +31,8 @@ _STDERR_TIMEOUT = 0.5
 async def run_password_command(command: Sequence[str], inherited: Sequence[str], timeout: float) -> str:  # noqa: ASYNC109
     """Run a program without a shell, and return the line that it prints.
 
-    The program runs in a separate process group. The group is killed at the time limit, on cancellation, and when the
-    gateway exits. If the program fails, its standard error is logged. Its standard output is never logged.
+    The program runs in a separate process group. The gateway kills the group at the time limit, on cancellation, and
+    when the gateway exits. If the program fails, its standard error is logged. Its standard output is never logged.
 
     Args:
         command: The program and its arguments.
@@ -73,8 +73,8 @@ async def run_password_command(command: Sequence[str], inherited: Sequence[str],
             await _kill_group(process)
         await asyncio.wait({stderr_reader}, timeout=_STDERR_TIMEOUT)
         stderr_reader.cancel()
-        # Close the pipes explicitly: asyncio would keep them open while another process holds the other ends. asyncio
-        # has no public method for this.
+        # Close the pipes, which asyncio would otherwise keep open as long as a descendant of the program has them
+        # open. asyncio has no public method to close them.
         process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
     if len(output) > _MAX_OUTPUT:
         failure = f"{name} printed more than {_MAX_OUTPUT >> 10} KiB"

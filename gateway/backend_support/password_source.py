@@ -1,4 +1,4 @@
-"""Provides the passwords with which checks log in: reads them from files, or runs the programs that print them."""
+"""Gets the passwords for the logins of checks: from files, or from programs that print a password."""
 
 import asyncio
 import time
@@ -31,10 +31,10 @@ def reveal(password: Secret | None) -> str:
 
 
 class PasswordSource:
-    """Provides the passwords for one backend's targets, and caches the output of `password_command`.
+    """Gets the passwords for one backend's targets, and caches the output of `password_command`.
 
-    If a check times out before the program exits, the program continues to run until `password_timeout` has passed.
-    The next check then uses the program's output.
+    A check can time out before the program exits. The program then continues, for at most `password_timeout`, and the
+    next check uses its output.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class PasswordSource:
         Args:
             check: The check of the backend.
             target: The target.
-            phases: Receives a hint, which the error message contains if the check times out during this call.
+            phases: Receives a hint for the error message, in case the check times out during this call.
 
         Raises:
             ReachError: The file cannot be read, or the program fails.
@@ -89,6 +89,5 @@ class PasswordSource:
 
 
 def _command(check: LoginCheckOptions, target: Endpoint) -> tuple[str, ...]:
-    """Return `password_command` with its placeholders replaced by the target and the user."""
     values = {"host": target.host, "port": str(target.port), "user": check.user or ""}
     return fill_placeholders(check.password_command, values)

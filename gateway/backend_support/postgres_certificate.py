@@ -15,19 +15,18 @@ from gateway.errors import ReachError
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)
 _ACCEPTED = b"S"
 _TIMEOUT = 1.0
-"""Time limit for fetching a certificate, in seconds. The limit is short, because the check waits meanwhile."""
+"""Time limit for fetching a certificate, in seconds. The limit is short, because it delays the check."""
 _INTERVAL = 600.0
-"""Minimum seconds between two connections to one server."""
+"""Minimum seconds between two attempts to fetch the certificate of one server."""
 _INTERVAL_BEFORE_EXPIRY = 60.0
-"""Minimum seconds between two connections to a server whose certificate expires soon."""
+"""Minimum seconds between two attempts if the certificate expires soon."""
 
 
 class CertificateFetcher:
     """Fetches the certificates of one backend's servers periodically, on separate connections.
 
-    The gateway closes each connection after the TLS handshake, before a session starts, so that the server does not
-    count or log the connection (PostgreSQL manual, chapter "Frontend/Backend Protocol", "SSL Session Encryption").
-    This class does not verify the certificates.
+    Each connection is closed after the TLS handshake, so that the server does not count or log a session (PostgreSQL
+    manual, chapter "Frontend/Backend Protocol", "SSL Session Encryption"). The certificates are not verified.
     """
 
     def __init__(self) -> None:
@@ -61,7 +60,7 @@ class CertificateFetcher:
 async def _fetch(link: Connector, target: Endpoint) -> ValidityPeriod | None:
     """Perform a TLS handshake with the server, and return the validity of its certificate."""
     loop = asyncio.get_running_loop()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unverified: no secret is sent
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # no verification, because no secret is sent
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     sock = await link.socket(target)

@@ -1,4 +1,4 @@
-"""Derives the reasons of failed PostgreSQL logins from libpq's messages, because libpq provides no SQLSTATE."""
+"""Derives the reasons of failed PostgreSQL logins from libpq's messages: libpq provides no SQLSTATE for them."""
 
 from gateway.errors import Reason, UnusableTargetError
 

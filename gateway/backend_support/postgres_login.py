@@ -1,7 +1,7 @@
-"""Logs in with libpq. Calls libpq in a thread, because a server can make one call last for half an hour.
+"""Calls libpq's login function in a thread, because a malicious server can make one call last for half an hour.
 
 In SCRAM, the server chooses how many times the client hashes its password (RFC 5802, section 3). libpq accepts up to
-2³¹ iterations, and cannot be interrupted during them. psycopg holds the GIL during such a call and would block the
+2³¹ iterations, and cannot be interrupted during them. psycopg holds the GIL during such a call, which would block the
 event loop. Therefore, this module calls libpq with ctypes, which releases the GIL.
 """
 
@@ -33,7 +33,7 @@ def _connect_poll(conn: PGconn) -> int:
 
 
 class PostgresLogin:
-    """Logs in on one libpq connection.
+    """One login on a libpq connection. The caller calls `poll` until libpq reports success or failure.
 
     Args:
         conn: The connection from `connect_start`. `finish` closes the connection.
@@ -54,7 +54,7 @@ class PostgresLogin:
         If the caller is cancelled, the thread continues with the lowest priority until libpq returns.
 
         Args:
-            phases: Receives a hint, which the error message contains if the check times out during this call.
+            phases: Receives a hint for the error message, in case the check times out during this call.
 
         Raises:
             psycopg.Error: The connection is closed.
@@ -67,9 +67,9 @@ class PostgresLogin:
             failure: Exception | None = None
             try:
                 status = pq.PollingStatus(_connect_poll(self.conn))
-            except Exception as error:  # noqa: BLE001 - the event loop raises it again
+            except Exception as error:  # noqa: BLE001 - `poll` raises it again
                 failure = error
-            with contextlib.suppress(RuntimeError):  # the event loop is closed
+            with contextlib.suppress(RuntimeError):  # raised if the event loop is closed
                 loop.call_soon_threadsafe(_set_outcome, polling, status, failure)
 
         # A daemon thread does not delay the exit of the process.
@@ -80,7 +80,7 @@ class PostgresLogin:
             result: pq.PollingStatus = await asyncio.shield(polling)
         except asyncio.CancelledError:
             if thread.native_id is not None:
-                with contextlib.suppress(OSError):  # the thread has exited, or setpriority(2) is not permitted
+                with contextlib.suppress(OSError):  # raised if the thread has exited, or if this is not permitted
                     os.setpriority(os.PRIO_PROCESS, thread.native_id, _LOWEST_PRIORITY)
             raise
         phases.timeout_hint = hint

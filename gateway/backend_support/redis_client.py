@@ -1,15 +1,15 @@
 """Sends Redis commands, and reads the replies (RESP2; Redis documentation, "Redis serialization protocol").
 
-A check reads only small replies. This module limits the depth and the number of items of a reply, and `CheckStream`
+A check reads only small replies. This module limits the depth and the number of items of a reply. `ProbeStream`
 limits the number of bytes.
 """
 
-from gateway.backend_support.check_stream import CheckStream
+from gateway.backend_support.probe_stream import ProbeStream
 from gateway.errors import Reason, UnusableTargetError
 
 _MAX_DEPTH = 4
 _MAX_ITEMS = 1024
-"""Maximum number of items of one array. ROLE of a primary has one item per replica."""
+"""Maximum number of items in one reply. A primary's reply to ROLE has one item for each replica."""
 
 
 class RedisErrorReply(str):
@@ -28,7 +28,7 @@ class RedisClient:
         stream: A connection on which nothing was sent.
     """
 
-    def __init__(self, stream: CheckStream) -> None:
+    def __init__(self, stream: ProbeStream) -> None:
         self._stream = stream
         self._items = 0
 

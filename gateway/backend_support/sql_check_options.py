@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.backend_support import check_tls, login_options
-from gateway.backend_support.http_role import HttpRoleServerOptions
+from gateway.backend_support import login_options, tls_options
 from gateway.backend_support.login_options import LoginCheckOptions
 from gateway.backend_support.replication_facts import LAG, READ_ONLY
+from gateway.backend_support.role_from_http import HttpRoleServerOptions
 from gateway.contracts.security import MonitoredCertificate
 from gateway.contracts.values import Duration, Endpoint
 from gateway.facts import IDENTITY, VERSION
@@ -46,24 +46,24 @@ def verify(options: object, check: Any) -> None:
     """
     login_options.verify(options, check)
     if check.via_http is not None:
-        check_tls.context(check.via_http.tls, "check.via_http.tls")
+        tls_options.context(check.via_http.tls, "check.via_http.tls")
 
 
 def credentials(options: object, check: Any) -> list[MonitoredCertificate]:
-    """Return the certificate authorities that the check trusts; see `BackendKind.credentials`."""
+    """Return the CA certificates of the check, to monitor their expiry; see `BackendKind.credentials`."""
     via_http = check.via_http
     of_http = login_options.credentials(options, via_http) if via_http is not None else []
     return [*login_options.credentials(options, check), *of_http]
 
 
 def endpoints(check: SqlCheckOptions, target: Endpoint) -> tuple[Endpoint, ...]:
-    """Return the target, and the HTTP server that reports its role, if there is one; see `BackendKind.endpoints`."""
+    """Return the target and, if `via_http` is set, the HTTP server on its host; see `BackendKind.endpoints`."""
     via_http = check.via_http
     return (target, via_http.server(target)) if via_http is not None else (target,)
 
 
 def without_database(scheme: str, path: str) -> dict[str, str]:
-    """Raise an error if a URL contains a path. Database kinds use this function as `read_url`.
+    """Raise an error if a URL contains a path, which would name a database. SQL kinds use this as `read_url`.
 
     Args:
         scheme: The scheme of the URL.

@@ -9,13 +9,13 @@ from gateway.contracts.values import Endpoint
 
 @dataclass(frozen=True)
 class VolumeOptions:
-    """The key `volume`: a Docker volume for the export or share.
+    """The options of the key `volume`: a Docker volume for the export or share.
 
     Args:
         name: Name of the volume.
         read_only: Mount the volume read-only.
-        address: IP address at which the engine's host reaches the listener. Default: the address of the listener, or
-            127.0.0.1 for a wildcard. Not a host name, because the engine may resolve names differently.
+        address: IP address at which the Docker host reaches the listener. Default: the address of the listener, or
+            127.0.0.1 for a wildcard. Not a host name, because the Docker host may resolve names differently.
         mount_options: Further options for mount(2), such as `nconnect=4`.
     """
 
@@ -27,14 +27,14 @@ class VolumeOptions:
 
 @dataclass(frozen=True)
 class VolumeSpec:
-    """The definition of a Docker volume that mounts a backend.
+    """The definition of a Docker volume that mounts an NFS export or SMB share.
 
     Args:
         name: Name of the volume.
         kind: Type of the file system: `nfs` or `cifs`.
         device: The device argument of mount(2).
         options: The options of mount(2), in order.
-        address: Address at which the engine's host reaches the listener.
+        address: Address at which the Docker host reaches the listener.
         port: Port of the listener.
         export: Path of the NFS export, or name of the SMB share.
         read_only: Whether to mount the volume read-only.
@@ -62,7 +62,7 @@ ImportedVolume = tuple[dict[str, Any], list[str]]
 
 @dataclass(frozen=True)
 class KernelMountRules:
-    """The rules for kernel mounts of backends of one kind, such as NFS: file systems, mount options and volumes.
+    """How kernels mount the backends of one kind, such as NFS: file system types, mount options and volumes.
 
     The options of the kind must have a field `volume`.
 
@@ -74,8 +74,8 @@ class KernelMountRules:
         versions: The protocol versions that are allowed in mount options.
         reserved: Mount options that users must not set, in addition to the reserved options of all kinds. The gateway
             sets these options itself, or they cannot work through the gateway.
-        problems: Receives the options of a backend with a volume. Yields each key that the volume cannot use, and a
-            description of the problem.
+        problems: Receives the options of a backend with a volume. Yields each key that the volume does not support,
+            and the reason.
         persistent_volume: Returns the keys of a Kubernetes PersistentVolume's `spec` that depend on the kind: the
             source, and `mountOptions`.
         import_volume: Converts the driver options of a Docker volume to a backend. Raises `ValueError` if the driver
@@ -99,12 +99,12 @@ class KernelMountRules:
 
 
 _VERSION_OPTIONS = ("vers=", "nfsvers=")
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 - keys, not bound
-"""Maps a listener's address that is not valid in mount options to the loopback address that reaches the listener."""
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 - not bound
+"""Maps listener addresses that are not valid in mount options to the loopback address that reaches the listener."""
 
 
 def mount_address(volume: VolumeOptions, listener: Endpoint) -> str:
-    """Return the address at which the engine's host reaches the listener.
+    """Return the address at which the Docker host reaches the listener.
 
     Args:
         volume: The options of the volume.

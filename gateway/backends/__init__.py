@@ -1,4 +1,4 @@
-"""Defines `BackendKind`. Each module of this package defines one kind of backend, such as `mysql`, as `KIND`."""
+"""Defines the kinds of backend. Each module, such as `mysql`, defines one kind: its variable `KIND`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from gateway.remedies import TARGET_REMEDIES
 
 
 class ConfiguredBackend(Protocol):
-    """Defines the properties of a configured backend that a kind's warnings about the configuration depend on."""
+    """Defines the properties of a configured backend that a kind examines to warn about mistakes."""
 
     @property
     def name(self) -> str:
@@ -37,12 +37,12 @@ class ConfiguredBackend(Protocol):
 
 @dataclass(frozen=True)
 class ImportedBackendDefaults:
-    """The keys and the note that `gateway import` adds to the configuration of each imported backend of one kind.
+    """What `gateway import` adds to the configuration of each imported backend of one kind: keys, and a note.
 
     Args:
         other_ports: Usual ports of the service in addition to `default_port`.
         keys: Required keys, with placeholder values that the user must replace.
-        note: A note that explains which keys the user should change or add; empty if there are none.
+        note: A note to the user: which keys to change or add. Empty: no note.
         password_without_user: Whether the check can log in with a password if no user name is configured.
     """
 
@@ -79,20 +79,21 @@ class BackendKind:
         options: A frozen dataclass with the keys that only this kind has.
         check: A frozen dataclass with the keys of `check` that only this kind has.
         create: Receives the options and the check, and returns a new backend.
-        schemes: The URL schemes that select this kind, if a URL configures the backend.
+        schemes: The schemes of the URLs that can configure backends of this kind.
         default_port: The port of targets without a port in the configuration. 0: every target must have a port.
         aliases: Other names of the service. If the configuration uses one as `kind`, the error suggests `name`.
         read_url: Receives the scheme and the decoded path of a URL, and returns configuration keys, with dots for
             nested keys. The path is empty or starts with a slash. Raises `ValueError` if the path is not valid.
         hold: Default of the key `hold`: the maximum time for which clients wait while no target can be reached.
-        endpoints: Receives the check and a target. Returns all endpoints that the gateway dials to use or check the
-            target.
+        endpoints: Receives the check and a target. Returns all endpoints that the gateway dials for this target, for
+            clients and for checks.
         has_roles: Receives the check, and returns whether each target has a role: primary or replica.
         traffic_class: The class of the clients' traffic. `BULK`: the clients use separate SSH connections, so that
             they do not delay the clients of other backends.
         mount: The rules for mounting the backend in the kernel. None: programs connect to the backend directly.
-        facts: The facts that probes report, in display order.
-        privileged_only: Receives the options, and returns whether the listener refuses source ports above 1023.
+        facts: The facts (values for the status and the metrics) that probes report, in display order.
+        privileged_only: Receives the options. Returns whether the gateway refuses clients with a source port above
+            1023.
         abort_limit: The number of consecutive aborted handshakes after which a server blocks their source address.
             None: servers of this kind do not count aborted handshakes.
         tap: Creates a tap, which parses the traffic to measure the latency. None: requests and responses alternate
@@ -101,14 +102,14 @@ class BackendKind:
             set.
         response_timeout: Maximum seconds that a target may take to respond to a client. If the target takes longer,
             the gateway counts this as a failed check, and checks the target immediately. None: no limit.
-        imports: The rules for the configuration that `gateway import` writes.
+        imports: The keys and the note that `gateway import` adds to an imported backend.
         advice: Receives all configured backends of this kind, and yields warnings. Each warning names the backend
             and the remedy.
-        insecure_settings: Receives the options, the check, and whether the path to a target is unencrypted and leaves
-            this host. Yields the insecure settings. Reads no file contents, only the permissions of program files.
+        insecure_settings: Yields the insecure settings. Receives the options, the check, and a flag: whether traffic
+            to a target leaves this host unencrypted. Reads no file contents, only the permissions of program files.
         credentials: Receives the options and the check, and returns the certificates in the files that they name.
             Skips unreadable files. Can block.
-        init_keys: The keys of `check` that `gateway init` asks for. For a secret, it asks for the path of a file.
+        init_keys: The keys of `check` that `gateway init` asks for. For a secret, the command asks for a file path.
         verify: Checks the options, the check, and the files that they name. Raises `GatewayError` if the operator
             must change an option or a file.
         remedies: The remedies of this kind, by reason, where they differ from `gateway.remedies.TARGET_REMEDIES`.
@@ -143,7 +144,7 @@ class BackendKind:
 
     @property
     def kernel_mounts(self) -> bool:
-        """Whether the kernel mounts the backend. If so, the host's network namespace needs access to a listener."""
+        """Whether the kernel mounts the backend. The kernel then connects from the host's network namespace."""
         return self.mount is not None
 
     @property
@@ -157,7 +158,7 @@ class BackendKind:
         return volume
 
     def volume(self, options: Any, listen: Sequence[Endpoint], hold: float) -> VolumeSpec | None:
-        """Return the definition of the Docker volume; None without a volume, or if all listeners are unix sockets.
+        """Return the definition of the Docker volume; None if no volume is configured, or if no listener uses TCP.
 
         Args:
             options: The options.

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, replace
 
 from gateway.backend_support import http_request
-from gateway.backend_support.check_stream import CheckDialer
 from gateway.backend_support.http_probe_options import HttpProbeOptions, check_status, role_result
 from gateway.backend_support.login_options import LoginCheckOptions, credentials, insecure_settings, verify
 from gateway.backend_support.password_source import PasswordSource
+from gateway.backend_support.probe_stream import ProbeDialer
 from gateway.backend_support.replication_facts import READ_ONLY
 from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult
@@ -49,7 +49,7 @@ class HttpBackend:
         self.options = options
         self.check = check
         self._passwords = PasswordSource()
-        self._dialer = CheckDialer(check.tls, http_request.MAX_RESPONSE)
+        self._dialer = ProbeDialer(check.tls, http_request.MAX_RESPONSE)
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """Request `check.path`, and evaluate the status code and role; see `gateway.contracts.backend.Backend`."""
@@ -71,7 +71,7 @@ class HttpBackend:
 
 
 def _read_url(scheme: str, path: str) -> dict[str, str]:
-    """Return a URL's path as `check.path`; for `https`, require TLS. Implements `BackendKind.read_url`."""
+    """Convert a URL to keys: the path to `check.path`, and `https` to TLS. Implements `BackendKind.read_url`."""
     return ({"check.path": path} if path else {}) | ({"check.tls.mode": "verify"} if scheme == "https" else {})
 
 

@@ -1,8 +1,8 @@
 """Defines `kind: mysql` for MySQL and MariaDB. The probe logs in and runs a query.
 
 A server counts each connection that is closed during the handshake. If the count reaches `max_connect_errors`, the
-server blocks the source address. All clients behind a bastion have the same source address. Therefore, the probe does
-not close a connection during the handshake, unless its deadline has passed.
+server blocks the source address. All clients behind a bastion have the same source address. Therefore, the probe
+closes a connection during the handshake only at its deadline.
 """
 
 import asyncio
@@ -19,14 +19,14 @@ import pymysql
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from gateway.backend_support import check_tls
-from gateway.backend_support.check_login_limiter import CheckLoginLimiter
-from gateway.backend_support.http_role import with_http_role
+from gateway.backend_support import tls_options
 from gateway.backend_support.login_options import insecure_settings
 from gateway.backend_support.mysql_errors import mysql_error, protocol_error
 from gateway.backend_support.mysql_login import RestrictedMysqlConnection
 from gateway.backend_support.mysql_status import query_status
 from gateway.backend_support.password_source import PasswordSource
+from gateway.backend_support.probe_login_limiter import ProbeLoginLimiter
+from gateway.backend_support.role_from_http import with_http_role
 from gateway.backend_support.sql_check_options import (
     DATABASE_FACTS,
     IMPORT_NOTE,
@@ -45,8 +45,8 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import ReachError, Reason, UnusableTargetError
 
 _IO_TIMEOUT = 3600.0
-"""Time limit of one blocking PyMySQL operation, in seconds. It is only a safeguard: at its own, earlier deadline, the
-check shuts the socket down, which ends the operation."""
+"""Time limit of one blocking PyMySQL operation, in seconds. It is only a safeguard. The check has an earlier
+deadline, at which it shuts the socket down, so that the operation ends."""
 _THREAD_TIMEOUT = 1.0
 """Maximum seconds to wait until a thread exits after its socket was shut down. Most threads exit immediately, but a
 busy machine can delay the exit."""
@@ -92,12 +92,12 @@ class MysqlBackend:
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """Log in, and query role, version and replication lag; see `gateway.contracts.backend.Backend`.
 
-        The server and `phases.logins` both count each login that is aborted at the deadline. After several aborted
-        logins, `phases.logins` requires a pause. A probe during this pause fails without trying to log in.
+        After several logins that were aborted at the deadline, `phases.logins` requires a pause. During the pause,
+        probes fail without a login.
         """
         if self.check.user is None:
             return ProbeResult(unprobed="check.user is not set, and MySQL must not be probed without a login")
-        logins = phases.logins or CheckLoginLimiter(_ABORT_LIMIT)
+        logins = phases.logins or ProbeLoginLimiter(_ABORT_LIMIT)
         async with logins.attempt():
             return await self._log_in(link, target, phases, logins)
 
@@ -118,7 +118,7 @@ class MysqlBackend:
         # Keep a duplicate, to shut the connection down if the check is cancelled: TLS detaches the descriptor from
         # the original socket object.
         handle = sock.dup()
-        thread = ThreadPoolExecutor(1, thread_name_prefix="mysql-check")  # PyMySQL blocks its thread
+        thread = ThreadPoolExecutor(1, thread_name_prefix="mysql-check")  # PyMySQL calls block
         query = loop.run_in_executor(thread, self._query, login, sock, phases)
         thread.shutdown(wait=False)
         query.add_done_callback(lambda done: _close(done, sock, handle))
@@ -140,9 +140,9 @@ class MysqlBackend:
                 logins.record_success(time.monotonic())
 
     def _create_login(self, target: Endpoint, phases: Phases, password: str) -> RestrictedMysqlConnection:
-        """Return a connection object that is not connected yet. Read its TLS files, which can block."""
+        """Return a connection object that is not connected yet. Reads the TLS files, and can block."""
         check = self.check
-        context = check_tls.context(check.tls)
+        context = tls_options.context(check.tls)
         return RestrictedMysqlConnection(
             phases,
             verified=check.tls.mode == "verify",
@@ -161,14 +161,14 @@ class MysqlBackend:
         )
 
     def _query(self, login: RestrictedMysqlConnection, sock: socket.socket, phases: Phases) -> ProbeResult:
-        """Log in and query the status. Blocks; shut `sock` down to cancel this call."""
+        """Log in and query the status. Blocks. To cancel this call, another thread shuts `sock` down."""
         try:
             login.connect(sock)
             with phases("query"):
                 found = query_status(login, self.check.max_lag, has_password=self.check.has_password)
             return replace(found, certificate=login.certificate)
         except ssl.SSLError as error:
-            raise UnusableTargetError(Reason.TLS, check_tls.describe_tls_error(error)) from error
+            raise UnusableTargetError(Reason.TLS, tls_options.describe_tls_error(error)) from error
         except pymysql.err.MySQLError as error:
             raise mysql_error(error, uses_tls=self.check.tls.mode != "off") from error
         except _PROTOCOL_ERRORS as error:
@@ -179,7 +179,7 @@ class MysqlBackend:
 
 
 def _close(query: "asyncio.Future[ProbeResult]", *sockets: socket.socket) -> None:
-    """Close the sockets of a finished query, and mark the query's exception as retrieved."""
+    """Close the sockets of a finished query. Retrieve its exception, so that asyncio does not log a warning."""
     for each in sockets:
         each.close()
     if not query.cancelled():
@@ -209,7 +209,6 @@ def _read_public_key(file: Path | None) -> bytes | None:
 
 
 def _verify(options: EmptyOptions, check: MysqlCheckOptions) -> None:
-    """Verify the files and the password program that the key `check` names. Implements `BackendKind.verify`."""
     verify(options, check)
     _read_public_key(check.server_public_key_file)
     if check.server_public_key_file is not None and check.tls.mode != "off":

@@ -1,20 +1,9 @@
-"""Defines `kind: nfs` for NFSv4 exports. The probe sends RPC calls without a mount, because a mount can hang."""
+"""Defines `kind: nfs` for NFSv4 exports. The probe does not mount the export, because a mount can hang."""
 
-import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from gateway.backend_support.volume import (
-    ImportedVolume,
-    KernelMountRules,
-    VolumeOptions,
-    VolumeSpec,
-    build_volume,
-    kubernetes_options,
-    mount_address,
-)
+from gateway.backend_support.nfs_mount_rules import DEFAULT_PORT, MAX_MOUNT_WAIT, NFS_MOUNT_RULES, NfsOptions
 from gateway.backends import BackendKind, ConfiguredBackend, ImportedBackendDefaults
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
@@ -30,22 +19,6 @@ from gateway.nfs.rpc import RpcClient, RpcError
 from gateway.nfs.xdr import XdrError
 from gateway.text_sanitizer import error_text, format_bytes
 
-_PORT = 2049
-_TIMEO, _MAX_RETRANS = 60, 9
-"""The mount option `timeo` in seconds, and the largest useful value of the mount option `retrans`: the kernel limits
-`timeo * (1 + retrans)` to 600 s."""
-_VERSIONS = ("4", "4.0", "4.1", "4.2")
-_RESERVED = frozenset({
-    "proto", "tcp", "udp", "rdma", "tcp6", "udp6", "clientaddr", "mountaddr", "mountport", "mountproto", "mountvers",
-    "minorversion", "v2", "v3", "v4", "v4.0", "v4.1", "v4.2", "softerr", "bg", "fg", "retry", "intr", "nointr",
-    "resvport",
-})  # fmt: skip
-_IMPORTED_OPTIONS = frozenset({
-    "ac", "acdirmax", "acdirmin", "acregmax", "acregmin", "actimeo", "async", "cto", "fsc", "lookupcache", "noac",
-    "noatime", "nocto", "nodev", "nodiratime", "noexec", "nosuid", "nconnect", "relatime", "retrans", "rsize", "sync",
-    "timeo", "wsize",
-})  # fmt: skip
-"""Mount options that `gateway import` keeps for a volume."""
 EXPORT_READ_ONLY = FactDefinition(
     "read_only", "Whether the export refuses writes, if `check.write` is set.", describe=hidden
 )
@@ -75,21 +48,6 @@ _REASONS = {
     nfs4.NFS4ERR_DELAY: Reason.STARTING,
     nfs4.NFS4ERR_GRACE: Reason.STARTING,
 }
-
-
-@dataclass(frozen=True)
-class NfsOptions:
-    """The configuration keys that only NFS backends have.
-
-    Args:
-        export: Path of the exported directory in the server's pseudo file system.
-        allow_unprivileged_ports: Accept clients from source ports above 1023, for containers behind NAT.
-        volume: A Docker volume for the export, managed by the gateway.
-    """
-
-    export: str
-    allow_unprivileged_ports: bool = False
-    volume: VolumeOptions | None = None
 
 
 @dataclass(frozen=True)
@@ -161,94 +119,10 @@ class NfsBackend:
 
 
 def _describe_change(first: nfs4.NfsExport, now: nfs4.NfsExport) -> str:
-    """Describe a change of the export that makes existing mounts stale. Return an empty string if there is none."""
+    """Return a description of a change that makes existing mounts stale; empty if the export has no such change."""
     if first.fsid != now.fsid:
         return f"the target exports a different file system than before ({first.fsid}, now {now.fsid})"
     return "the target exports a different directory than before" if first.handle != now.handle else ""
-
-
-def _volume(options: NfsOptions, listener: Endpoint, hold: float) -> VolumeSpec | None:
-    """Return the definition of the volume. A mount waits for the server for at least `hold` seconds before it fails.
-
-    Docker's driver calls mount(2), which rejects options that only mount.nfs implements, such as `retry` and `bg`.
-    The definition always contains the NFS version, because the kernel's default is version 3.
-    """
-    volume = options.volume
-    if volume is None:
-        return None
-    address = mount_address(volume, listener)
-    device = f"{f'[{address}]' if ':' in address else address}:{options.export}"
-    proto = "tcp6" if ":" in address else "tcp"
-    mount_options = ("nfsvers=4.2", f"proto={proto}", "hard", f"timeo={_TIMEO * 10}", f"retrans={_retrans(hold)}")
-    return build_volume(volume, listener, "nfs", options.export, device, mount_options)
-
-
-def _retrans(hold: float) -> int:
-    """Return the value of the mount option `retrans`: the number of retransmissions before a call fails (nfs(5)).
-
-    Over TCP, a call fails `_TIMEO * (1 + retrans)` seconds after it was sent, and after 600 s at the latest
-    (`NFS_MAX_TCP_TIMEOUT`). With the option `hard`, the kernel then repeats the calls of an existing mount, but a new
-    mount fails. The value must therefore be so large that a new mount waits for at least `hold` seconds.
-    """
-    return min(max(2, math.ceil(hold / _TIMEO)), _MAX_RETRANS)
-
-
-def _volume_problems(options: NfsOptions) -> Iterator[tuple[str, str]]:
-    """Yield each key that a volume cannot use, and the problem. Implements `KernelMountRules.problems`."""
-    if not options.export.startswith("/") or ".." in options.export.split("/"):
-        yield "export", f"{options.export!r} must begin with / and contain no .. if volume is set"
-    volume = options.volume
-    if volume is not None and "noresvport" in volume.mount_options and not options.allow_unprivileged_ports:
-        yield "volume.mount_options", "noresvport: needs allow_unprivileged_ports: true"
-
-
-def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
-    """Return the NFS-specific keys of a PersistentVolume. Implements `KernelMountRules.persistent_volume`."""
-    source = {"server": volume.address, "path": volume.export, "readOnly": volume.read_only}
-    return {"nfs": source, "mountOptions": kubernetes_options(volume)}
-
-
-def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
-    """Convert a Docker volume's driver options to a backend. Implements `KernelMountRules.import_volume`."""
-    mount = dict(part.strip().partition("=")[::2] for part in driver_options.get("o", "").split(","))
-    server, _, export = driver_options.get("device", "").rpartition(":")
-    named, server = server, (mount.pop("addr", "") or server).strip("[]")
-    if not server or not export:
-        raise ValueError("the server (addr=) or the export (device) is missing")
-    if not export.startswith("/"):
-        raise ValueError(f"the export {export} does not begin with /")
-    port = mount.pop("port", "") or str(_PORT)
-    if not port.isdecimal():
-        raise ValueError(f"port={port} is not a port number")
-    version = mount.pop("nfsvers", "") or mount.pop("vers", "") or "4"
-    kept, notes = _imported_options(mount)
-    if named.strip("[]") not in ("", server):
-        notes.append(f"the device names {named}, but the target is addr={server}")
-    if not version.startswith("4"):
-        notes.append(f"NFS version {version} is not supported: the volume uses version 4.2")
-    elif version in ("4.0", "4.1"):
-        kept.insert(0, f"nfsvers={version}")
-    volume: dict[str, Any] = {"read_only": True} if "ro" in mount else {}
-    keys = {"targets": [str(Endpoint(server, int(port)))], "export": export}
-    return keys | {"volume": volume | ({"mount_options": kept} if kept else {})}, notes
-
-
-def _imported_options(mount: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Return the mount options to import, and a list with one note about the other options, or an empty list."""
-    written = {name: f"{name}={value}" if value else name for name, value in mount.items()}
-    kept = [text for name, text in written.items() if name in _IMPORTED_OPTIONS]
-    others = [text for name, text in written.items() if name not in {*_IMPORTED_OPTIONS, "ro", "rw", "hard", ""}]
-    return kept, [f"mount options that are not imported: {', '.join(others)}"] if others else []
-
-
-def _render_export(options: NfsOptions, clients: Sequence[str]) -> str:
-    """Return the line for /etc/exports on the server (exports(5)). Implements `KernelMountRules.render_export`.
-
-    The line contains the option `insecure`, because sshd and the gateway connect from ports above 1023.
-    """
-    mode = "ro" if options.volume is not None and options.volume.read_only else "rw"
-    path = re.sub(r'[\s"#\\]', lambda match: f"\\{ord(match[0]):03o}", options.export)
-    return " ".join((path, *(f"{client}({mode},sync,no_subtree_check,insecure)" for client in clients)))
 
 
 def _read_url(scheme: str, path: str) -> dict[str, str]:
@@ -260,16 +134,15 @@ def _read_url(scheme: str, path: str) -> dict[str, str]:
 def _advice(backends: Sequence[ConfiguredBackend]) -> Iterator[str]:
     """Warn if `hold` exceeds the kernel's limit, and if several backends use the same NFS server.
 
-    If a host mounts two backends with the same server, its kernel detects this (RFC 8881, section 2.10.5), and uses
-    one connection for both mounts. All traffic then passes through only one of the two backends.
+    If a host mounts two backends of the same server, its kernel uses one connection for both mounts (RFC 8881,
+    section 2.10.5). The traffic of both mounts then passes through the same backend.
     """
     first: dict[object, str] = {}
-    longest = _TIMEO * (1 + _MAX_RETRANS)
     for backend in backends:
-        if backend.hold > longest:
+        if backend.hold > MAX_MOUNT_WAIT:
             yield (
                 f"backend {backend.name}: hold is {backend.hold:g} s, but the kernel waits for a mount for at most"
-                f" {longest} s: set hold to {longest}s or less"
+                f" {MAX_MOUNT_WAIT} s: set hold to {MAX_MOUNT_WAIT}s or less"
             )
         for target in backend.targets:
             servers = [(tunnel, target) for tunnel in backend.paths(target) or (None,)]
@@ -289,20 +162,11 @@ KIND = BackendKind(
     NfsCheckOptions,
     NfsBackend,
     schemes=("nfs",),
-    default_port=_PORT,
+    default_port=DEFAULT_PORT,
     read_url=_read_url,
     hold=Duration(300.0),
     traffic_class=TrafficClass.BULK,
-    mount=KernelMountRules(
-        file_systems=("nfs",),
-        build=_volume,
-        versions=_VERSIONS,
-        reserved=_RESERVED,
-        problems=_volume_problems,
-        persistent_volume=_persistent_volume,
-        import_volume=_import_volume,
-        render_export=_render_export,
-    ),
+    mount=NFS_MOUNT_RULES,
     facts=(EXPORT_READ_ONLY, IDENTITY, SPACE, LEASE),
     tap=RpcLatencyTap,
     response_timeout=1.5,

@@ -5,16 +5,12 @@ ties SCRAM to the server's certificate (RFC 5929, tls-server-end-point), so that
 login. The probe requires channel binding if it does not verify the certificate. Otherwise channel binding is
 optional, because some connection poolers do not support it.
 
-psycopg's asyncio interface is not used: if a login is cancelled while the server is silent, psycopg takes eleven
-seconds to return. Therefore, this module calls libpq directly. `PostgresLogin.finish` closes the connection
-immediately, unless libpq is hashing the password.
+This module calls libpq directly instead of psycopg's asyncio interface. In psycopg, cancelling a login to a silent
+server takes eleven seconds.
 """
 
-import asyncio
 import math
-import re
 import socket
-import struct
 import time
 from dataclasses import replace
 from typing import Any
@@ -22,17 +18,17 @@ from typing import Any
 import psycopg
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
-from psycopg.pq.abc import PGconn
 
-from gateway.backend_support.http_role import with_http_role
 from gateway.backend_support.login_options import insecure_settings
 from gateway.backend_support.loopback_port import loopback_port
 from gateway.backend_support.password_source import PasswordSource
-from gateway.backend_support.postgres_cancel import PostgresCancelProtocol
+from gateway.backend_support.postgres_cancel_protocol import PostgresCancelProtocol
 from gateway.backend_support.postgres_certificate import CertificateFetcher
 from gateway.backend_support.postgres_errors import NO_PASSWORD, login_error
 from gateway.backend_support.postgres_login import PostgresLogin
+from gateway.backend_support.postgres_session import error_message, log_in, run_query
 from gateway.backend_support.replication_facts import LAG, READ_ONLY
+from gateway.backend_support.role_from_http import with_http_role
 from gateway.backend_support.sql_check_options import (
     DATABASE_FACTS,
     IMPORT_NOTE,
@@ -62,33 +58,12 @@ SELECT pg_is_in_recovery(),
        CASE WHEN pg_is_in_recovery() THEN EXISTS (SELECT FROM pg_stat_wal_receiver) END
 """
 
-_SQLSTATES = {
-    "53300": Reason.TOO_MANY_CONNECTIONS,
-    "57P03": Reason.STARTING,
-    "57P01": Reason.STARTING,
-    "57P02": Reason.STARTING,
-    "28P01": Reason.AUTH,
-    "28000": Reason.AUTH,
-    "42501": Reason.AUTH,
-}
-"""Maps SQLSTATE codes to reasons (PostgreSQL manual, appendix A)."""
-_MAX_BYTES = 64 * 1024
-"""Maximum number of bytes to accept from a server in one check. A normal check receives less than 8 KiB."""
 _DEFAULT_DATABASE = "postgres"
 """The database to which the check connects by default. initdb creates it on every server."""
 _STILL_COMPUTING = (
     "the previous login is still computing: the server requests too many SCRAM iterations (if you trust the server,"
     " lower scram_iterations and set the user's password again)"
 )
-_RECEIVED = struct.Struct("=128xQ")
-"""Reads the field `tcpi_bytes_received` of `struct tcp_info` (linux/tcp.h)."""
-_STATUS_PHASE = {
-    pq.ConnStatus.STARTED: "greeting",
-    pq.ConnStatus.MADE: "greeting",
-    pq.ConnStatus.SSL_STARTUP: "tls",
-    pq.ConnStatus.AWAITING_RESPONSE: "auth",
-    pq.ConnStatus.AUTH_OK: "auth",
-}
 
 
 class PostgresBackend:
@@ -107,8 +82,8 @@ class PostgresBackend:
         self._passwords = PasswordSource()
         self._certificates = CertificateFetcher()
         self._abandoned: dict[Endpoint, PostgresLogin] = {}
-        """For each target: the last login that a check abandoned while libpq was hashing the password. Until libpq
-        returns, further checks of the target fail."""
+        """For each target: the last login that a check abandoned while libpq was hashing the password. As long as
+        libpq is hashing, further checks of the target fail."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """Log in, and query role, version and replication lag; see `gateway.contracts.backend.Backend`."""
@@ -140,12 +115,12 @@ class PostgresBackend:
             login = PostgresLogin(conn)
             try:
                 if conn.status == pq.ConnStatus.BAD:
-                    raise UnusableTargetError(Reason.PROTOCOL, _error_message(conn))
+                    raise UnusableTargetError(Reason.PROTOCOL, error_message(conn))
                 with socket.socket(fileno=socket.dup(conn.socket)) as sock:
                     await local.join(sock.getsockname())
-                    await _connect(login, sock, phases)
+                    await log_in(login, sock, phases)
                     with phases("query"):
-                        return await _run_query(conn, sock, _QUERY), bool(conn.used_password)
+                        return await run_query(conn, sock, _QUERY), bool(conn.used_password)
             except psycopg.Error as error:
                 raise login_error(str(error).strip()) from error
             finally:
@@ -184,8 +159,9 @@ class PostgresBackend:
         if streaming == "t" and lag == 0:
             self._last_in_sync[target] = now
         elif streaming == "f" and target in self._last_in_sync:
-            # While the standby does not stream, `lag` is the age of the last replayed transaction. If the primary was
-            # idle, the real lag is shorter. The time since the standby was last in sync is another upper bound.
+            # The standby does not stream, so `lag` is the age of the last replayed transaction. If the primary was
+            # idle, this is too much. The time since the standby was last in sync is a second upper bound. Use the
+            # lower one.
             lag = min(now - self._last_in_sync[target], math.inf if lag is None else lag)
         max_lag = self.check.max_lag
         unusable = None
@@ -199,88 +175,6 @@ class PostgresBackend:
             degraded=(Reason.LAG, "the replica is not streaming from its primary") if streaming == "f" else None,
             unusable=unusable,
         )
-
-
-async def _wait_ready(sock: socket.socket, *, write: bool) -> None:
-    """Wait until libpq's connection is readable or writable.
-
-    Args:
-        sock: A duplicate of the connection's socket.
-        write: Whether to wait until the socket is writable. False: wait until it is readable.
-
-    Raises:
-        UnusableTargetError: The server has sent more than `_MAX_BYTES`.
-    """
-    await _wait_event(sock.fileno(), write=write)
-    (received,) = _RECEIVED.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RECEIVED.size))
-    if received > _MAX_BYTES:
-        detail = f"the server sent more than {_MAX_BYTES >> 10} KiB during one check"
-        raise UnusableTargetError(Reason.PROTOCOL, detail)
-
-
-async def _wait_event(fd: int, *, write: bool) -> None:
-    loop = asyncio.get_running_loop()
-    event: asyncio.Future[None] = loop.create_future()
-
-    def wake() -> None:
-        if not event.done():
-            event.set_result(None)
-
-    if write:
-        loop.add_writer(fd, wake)
-    else:
-        loop.add_reader(fd, wake)
-    try:
-        await event
-    finally:
-        if write:
-            loop.remove_writer(fd)
-        else:
-            loop.remove_reader(fd)
-
-
-async def _connect(login: PostgresLogin, sock: socket.socket, phases: Phases) -> None:
-    """Log in, and record the duration of each phase of the login."""
-    # First wait until the socket is writable. After each poll, wait for the event that the poll returned (PostgreSQL
-    # manual, `PQconnectPoll`).
-    conn, write = login.conn, True
-    while True:
-        with phases(_STATUS_PHASE.get(pq.ConnStatus(conn.status), "auth")):
-            await _wait_ready(sock, write=write)
-            status = await login.poll(phases)
-        if status == pq.PollingStatus.OK:
-            conn.nonblocking = 1
-            return
-        if status == pq.PollingStatus.FAILED:
-            raise login_error(_error_message(conn))
-        write = status == pq.PollingStatus.WRITING
-
-
-async def _run_query(conn: PGconn, sock: socket.socket, sql: bytes) -> list[str | None]:
-    """Run a query, and return the values of the first row as strings."""
-    conn.send_query(sql)
-    while conn.flush():
-        await _wait_ready(sock, write=True)
-    row: list[str | None] = []
-    while True:
-        while conn.is_busy():
-            await _wait_ready(sock, write=False)
-            conn.consume_input()
-        result = conn.get_result()
-        if result is None:
-            return row
-        if result.status != pq.ExecStatus.TUPLES_OK:
-            state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
-            text = result.error_message.decode(errors="replace").strip()
-            raise UnusableTargetError(_SQLSTATES.get(state, Reason.QUERY), text)
-        values = [result.get_value(0, column) for column in range(result.nfields)]
-        row = [value.decode() if value is not None else None for value in values]
-
-
-def _error_message(conn: PGconn) -> str:
-    """Return libpq's error message without the loopback address, which the operator would not recognize."""
-    text = conn.error_message.decode(errors="replace").strip()
-    return re.sub(r"^connection to server at .*?, port \d+ failed: ", "", text)
 
 
 KIND = BackendKind(

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, replace
 
-from gateway.backend_support.check_stream import CheckDialer
 from gateway.backend_support.login_options import LoginCheckOptions, credentials, insecure_settings, verify
 from gateway.backend_support.password_source import PasswordSource
+from gateway.backend_support.probe_stream import ProbeDialer
 from gateway.backend_support.redis_client import RedisClient, RedisErrorReply
 from gateway.backend_support.redis_status import REDIS_FACTS, evaluate, read_info, reply_error
 from gateway.backends import BackendKind, EmptyOptions, ImportedBackendDefaults, without_path
@@ -50,7 +50,7 @@ class RedisBackend:
         self.options = options
         self.check = check
         self._passwords = PasswordSource()
-        self._dialer = CheckDialer(check.tls, _MAX_BYTES)
+        self._dialer = ProbeDialer(check.tls, _MAX_BYTES)
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """Log in, and query role, replication, memory and version; see `gateway.contracts.backend.Backend`."""
@@ -92,10 +92,10 @@ class RedisBackend:
 
 
 async def _greet(client: RedisClient, phases: Phases) -> bool:
-    """Send PING. Return whether the server accepts it without a login.
+    """Send PING. Return whether the server accepts this command without a login.
 
     Raises:
-        UnusableTargetError: The server does not serve clients, for example because it is still loading its data.
+        UnusableTargetError: The server refuses PING for another reason, for example because it is loading its data.
     """
     with phases("greeting"):
         (reply,) = await client.run(("PING",))
@@ -110,7 +110,8 @@ async def _greet(client: RedisClient, phases: Phases) -> bool:
 def _read_url(scheme: str, path: str) -> dict[str, str]:
     """Require TLS for `rediss`, and refuse a path. Implements `BackendKind.read_url`.
 
-    A path would be a database number. It would have no effect, because each client selects its own database.
+    In a Redis URL, the path is a database number. The gateway cannot use the number, because each client selects its
+    database itself.
     """
     without_path(scheme, path)
     return {"check.tls.mode": "verify"} if scheme == "rediss" else {}

@@ -50,8 +50,9 @@ class SmbOptions:
 
     Args:
         share: Name of the share.
-        volume: A Docker volume for the share, managed by the gateway. Only for shares with guest access: a password
-            would have to be an option of the volume, which every user of the Docker engine can read.
+        volume: A Docker volume for the share, managed by the gateway. Only for shares with guest access, because
+        every
+            user of the Docker engine could read a password in the volume's options.
     """
 
     share: str
@@ -73,7 +74,7 @@ class SmbBackend:
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """Negotiate a dialect of SMB with `target`; see `gateway.contracts.backend.Backend`.
 
-        The probe does not check whether the share exists, or who may use it.
+        The probe does not check whether the share exists, or whether a user can log in.
         """
         with await link.socket(target, phases) as sock:
             try:
@@ -129,7 +130,7 @@ async def _negotiate(sock: Stream) -> bytes:
 
 
 def _volume(options: SmbOptions, listener: Endpoint, hold: float) -> VolumeSpec | None:
-    del hold  # not used: no mount option of SMB limits how long the kernel waits for the server
+    del hold  # not used: SMB has no mount option for the time that the kernel waits for the server
     volume = options.volume
     if volume is None:
         return None
@@ -153,7 +154,6 @@ def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
 
 
 def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
-    """Convert a Docker volume's driver options to a backend. Implements `KernelMountRules.import_volume`."""
     mount = dict(part.strip().partition("=")[::2] for part in driver_options.get("o", "").split(","))
     match = re.fullmatch(r"//([^/]+)/+([^/]+)(/.*)?", driver_options.get("device", ""))
     if match is None:

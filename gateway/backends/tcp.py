@@ -1,14 +1,14 @@
-"""Defines `kind: tcp` for any TCP service. The probe can send data, and compare the response with an expected one."""
+"""Defines `kind: tcp` for any TCP service. The probe connects, and can send data and check the response."""
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from gateway.backend_support import check_tls
+from gateway.backend_support import tls_options
 from gateway.backend_support.byte_pattern import compile_pattern
-from gateway.backend_support.check_stream import CheckDialer, CheckStream
-from gateway.backend_support.check_tls import CheckTlsOptions
 from gateway.backend_support.login_options import credentials
+from gateway.backend_support.probe_stream import ProbeDialer, ProbeStream
+from gateway.backend_support.tls_options import CheckTlsOptions
 from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
@@ -19,8 +19,8 @@ from gateway.errors import Reason, UnusableTargetError
 _MAX_RESPONSE = 16 * 1024
 """Maximum number of bytes to read while waiting for the expected response."""
 _MAX_PIECES = 100
-"""Maximum number of reads for one response. It limits the CPU time: after each read, the check compares the whole
-response again."""
+"""Maximum number of reads for one response. This limits the CPU time, because the check searches the whole response
+after each read."""
 _MAX_SHOWN = 80
 """Maximum number of response bytes that an error message quotes."""
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|[rnt0\\]|)")
@@ -60,7 +60,7 @@ class TcpCheckOptions:
 
 
 class TcpBackend:
-    """A TCP backend, whose probe can compare a response; implements `gateway.contracts.backend.Backend`.
+    """A TCP backend, whose probe can check a response; implements `gateway.contracts.backend.Backend`.
 
     Args:
         options: An empty object, because this kind has no options.
@@ -73,7 +73,7 @@ class TcpBackend:
         self._send = unescape(check.send or "")
         self._expect = unescape(check.expect or "")
         self._pattern = compile_pattern(check.expect_pattern) if check.expect_pattern is not None else None
-        self._dialer = CheckDialer(check.tls, _MAX_RESPONSE)
+        self._dialer = ProbeDialer(check.tls, _MAX_RESPONSE)
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """Connect, send `check.send` if set, and wait for the response; see `gateway.contracts.backend.Backend`."""
@@ -83,7 +83,7 @@ class TcpBackend:
                     await self._exchange(stream, phases)
         return ProbeResult(certificate=stream.certificate)
 
-    async def _exchange(self, stream: CheckStream, phases: Phases) -> None:
+    async def _exchange(self, stream: ProbeStream, phases: Phases) -> None:
         await stream.send(self._send)
         received, pieces = b"", 0
         while not self._is_expected(received):
@@ -130,6 +130,6 @@ KIND = BackendKind(
     TcpBackend,
     schemes=("tcp",),
     default_port=0,
-    verify=check_tls.verify,
+    verify=tls_options.verify,
     credentials=credentials,
 )

@@ -1,1 +1,1 @@
-"""Interfaces and value types that all packages share. This package needs no third-party library."""
+"""Defines interfaces and value types that all packages share. Imports no third-party library."""

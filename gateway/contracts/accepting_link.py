@@ -1,4 +1,4 @@
-"""Defines the interfaces of links that accept clients and connect them to a target in C, outside the event loop."""
+"""Defines the interfaces of links that accept clients in C, and connect them to a target outside the event loop."""
 
 import socket
 from collections.abc import Callable
@@ -19,8 +19,8 @@ class AcceptRule:
         to: The target.
         allow: Networks that are allowed to connect; empty to allow all.
         latency: Records the response latencies; see `gateway.contracts.link.Link.join`.
-        make_tap: Creates a tap for each client. The `tracker` of the tap must be None. None if nothing observes the
-            bytes.
+        make_tap: Creates a tap for each client, whose `tracker` must be None. If `make_tap` is None, the connections
+            have no taps.
     """
 
     sockets: tuple[socket.socket, ...]
@@ -45,23 +45,23 @@ class LinkListener(Protocol):
         """Permit the link to accept `count` more clients."""
 
     def withdraw(self) -> None:
-        """Stop accepting clients under the rule, effective immediately. The handler's `on_stopped` is not called.
+        """Stop accepting clients immediately, without a call of the handler's `on_stopped`.
 
-        The link still connects or returns the clients that it has already accepted. If it accepts a client at the
-        same moment, it returns this client to the handler.
+        The link still connects or returns the clients that it has already accepted. It returns a client that it
+        accepts during this call.
         """
 
     def recall(self) -> None:
-        """Return all clients that are not connected to the target yet: pass them to the handler's `on_returned`."""
+        """Pass all clients that are not connected to the target yet to the handler's `on_returned`."""
 
 
 class AcceptedClientHandler(Protocol):
     """Defines the methods that receive the clients that a link has accepted. The methods must not raise."""
 
     def on_joined(self, listener: LinkListener, relay: Relay, tap: Any, seconds: float) -> None:
-        """Handle a client that was joined to the target, whose relay might already have forwarded bytes.
+        """Handle a client that was connected to the target. Its relay might already have forwarded bytes.
 
-        Called before the tap gets any bytes, and before the end of the relay is reported.
+        The link calls this method before it passes bytes to the tap, and before it reports the end of the relay.
 
         Args:
             listener: The listener.
@@ -71,7 +71,7 @@ class AcceptedClientHandler(Protocol):
         """
 
     def on_returned(self, listener: LinkListener, client: Stream, seconds: float) -> None:
-        """Handle a client that the rule does not allow, or whose dial failed or took too long.
+        """Handle a client that the link did not connect: the rule refuses it, or the dial failed or took too long.
 
         Args:
             listener: The listener.
@@ -80,12 +80,13 @@ class AcceptedClientHandler(Protocol):
         """
 
     def on_stopped(self, listener: LinkListener, *, failed: bool) -> None:
-        """React to a listener that accepts no more clients: accept the clients without it.
+        """Accept further clients without the link, because the listener accepts no more clients.
 
         Args:
             listener: The listener.
-            failed: Whether all permits are used, a dial failed or is slow, or accepting failed. If False, only the
-                link has changed, and the handler can call `listen` again immediately.
+            failed: True after a failed or slow dial, after an error of accept(2), or if no permits are left. False if
+                the connections or the settings of the link have changed. The handler can then call `listen` again
+                immediately.
         """
 
     def on_closed(self, listener: LinkListener) -> None:

@@ -16,7 +16,7 @@ from gateway.text_sanitizer import one_line
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """The result of a probe to which the target has responded. Strings from the server are sanitized to one line.
+    """The result of a probe that has not failed. Strings from the server are sanitized to one line.
 
     Args:
         role: The database's role; None if the kind has no roles.
@@ -48,7 +48,7 @@ class ProbeResult:
 
 
 class Backend(Protocol):
-    """Defines the interface of backends: the probe that checks one of the targets, and its options."""
+    """Defines the interface of backends. A backend has a probe, which checks one of its targets."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """Check whether clients can use `target`, through the link that carries their traffic.

@@ -5,7 +5,7 @@ from typing import Protocol
 
 
 class Component(Protocol):
-    """Defines the interface of long-running parts of the service. The supervisor restarts a part that fails."""
+    """Defines the interface of components. If a component fails, the supervisor restarts it."""
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Run until cancelled.

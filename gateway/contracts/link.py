@@ -21,8 +21,8 @@ class NetworkId:
     """A network in which links connect sockets. The same address in two networks belongs to two different hosts.
 
     Args:
-        hops: The far sides of the tunnels that lead to the network, such as `user@bastion:22`, outermost first. Empty
-            for the network of this host.
+        hops: The servers of the tunnels that lead to the network, such as `user@bastion:22`. The first one is reached
+            directly. Empty: the network of this host.
     """
 
     hops: tuple[str, ...] = ()
@@ -33,10 +33,10 @@ class NetworkId:
         return not self.hops
 
     def behind(self, hop: str) -> "NetworkId":
-        """Return the network that a tunnel leads to. The server of the tunnel is in the network of this `NetworkId`.
+        """Return the network behind a tunnel whose server is in this network.
 
         Args:
-            hop: The far side of the tunnel.
+            hop: The server of the tunnel, such as `user@bastion:22`.
         """
         return NetworkId((*self.hops, hop))
 
@@ -64,7 +64,7 @@ class Relay(Protocol):
 
     @property
     def waiting_since(self) -> float | None:
-        """Monotonic time at which the client began to wait for a response; None if it does not, or if unknown."""
+        """Monotonic time since which the client waits for a response; None if it does not wait, or if unknown."""
 
     @property
     def to_backend(self) -> int:
@@ -77,13 +77,13 @@ class Relay(Protocol):
     def abort(self, close_reason: CloseReason) -> None:
         """Reset both sides, and set the result of `ended` to `close_reason`.
 
-        The reset is immediate, with one exception: if the link was lost, but the relay holds the end of a complete
-        response, it first delivers this data to the client.
+        If the link was lost after the relay has received the end of a response, the relay first sends this data to
+        the client. Otherwise, the reset is immediate.
         """
 
 
 class Connector(Protocol):
-    """Defines the part of the interface of links that probes use: it connects sockets to targets."""
+    """Defines the part of a link's interface that probes use: connecting a socket to a target."""
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """Connect a non-blocking socket to `to`.

@@ -1,18 +1,18 @@
-"""Defines the interface through which a probe limits its logins to a server that counts aborted logins."""
+"""Defines the interface that limits the logins of probes, because servers can block after aborted logins."""
 
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 
 class LoginLimiter(Protocol):
-    """Defines a limit on the logins of all checks to one server through one tunnel. All times are monotonic."""
+    """Defines the limiter for the logins of probes to one server through one tunnel. All times are monotonic."""
 
     @property
     def aborted(self) -> int:
-        """Upper bound of the aborted logins that the server has counted since the last successful login."""
+        """Upper bound of the number of aborted logins that the server has counted since the last successful login."""
 
     def attempt(self) -> AbstractAsyncContextManager[None]:
-        """Return a context manager for one login. On entry, it waits if too many other logins are in progress."""
+        """Return a context manager for one login. Its entry waits if too many other logins are in progress."""
 
     def pause(self, now: float) -> float:
         """Return the seconds from the time `now` to the earliest next login; 0 if a login can start now."""

@@ -11,7 +11,7 @@ _WEEK = 7 * 86400.0
 
 
 class Secret:
-    """A secret value or a secret file. `repr` hides the value. Each use reads the file, so operators can replace it.
+    """A secret, or a file that contains a secret. `repr` hides the value. Each use reads the file again.
 
     Args:
         value: The secret; None if it is in the file `path`.

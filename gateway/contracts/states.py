@@ -18,9 +18,9 @@ class HealthState(StrEnum):
 DatabaseRole = Literal["primary", "replica"]
 """Role of a database, as its health check determines it."""
 Preference = Literal["primary", "replica", "any", "order"]
-"""Which target the gateway chooses for new clients; see the key `prefer`."""
+"""How the gateway chooses the target for new clients; see the key `prefer`."""
 PathPreference = Literal["order", "latency"]
-"""Which tunnel to a target the gateway chooses for new clients; see the key `prefer_way`."""
+"""How the gateway chooses between several tunnels to a target for new clients; see the key `prefer_way`."""
 
 
 class TunnelState(StrEnum):
@@ -40,9 +40,9 @@ class TunnelState(StrEnum):
 
     @property
     def availability(self) -> "TunnelState":
-        """`backoff` for all states in which the tunnel is down; the state itself for the other states.
+        """`backoff` for all states in which the tunnel is down; otherwise, the state itself.
 
-        Attempts to open a tunnel change the state of the tunnel, but not its availability.
+        The state of a tunnel changes with each attempt to open the tunnel, but the availability does not.
         """
         return self if self in (TunnelState.UP, TunnelState.DRAINING, TunnelState.STOPPED) else TunnelState.BACKOFF
 

@@ -9,8 +9,8 @@ _FAULTS = (HealthState.DOWN, HealthState.DEGRADED)
 class TimedState:
     """A state, and the time at which the state began (`since`).
 
-    In the states `blocked` and `paused`, checks are interrupted. An interruption does not end a fault: if a target is
-    down before and after it, `since` is the time at which the target first was down.
+    In the states `blocked` and `paused`, checks are interrupted. An interruption does not end a fault. If a target is
+    down before and after the interruption, `since` is the beginning of the first `down`.
 
     Args:
         now: The current time, in seconds since the epoch.
@@ -20,7 +20,7 @@ class TimedState:
         self.state: str = HealthState.UNKNOWN
         self.since = now
         self._interrupted: tuple[str, float] | None = None
-        """If the state before the current interruption was a fault: this state, and the time at which it began."""
+        """The fault before the current interruption: its state, and the time at which it began. None: no fault."""
 
     def enter(self, state: str, now: float) -> bool:
         """Set the state, and return whether it has changed.

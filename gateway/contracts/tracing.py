@@ -7,8 +7,7 @@ from typing import NamedTuple, Protocol
 from gateway.contracts.values import Endpoint
 
 _MAX_PHASES = 64
-"""Maximum number of recorded phases of one connection. If a client waits for minutes, many dials are attempted, each
-with its own phases."""
+"""Maximum number of recorded phases of one connection. A client that waits for minutes has phases for many dials."""
 HOLD = "hold"
 """Phase in which the client waits for an open tunnel."""
 DIAL = "dial"

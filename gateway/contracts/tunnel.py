@@ -17,8 +17,8 @@ class OpenTunnel:
     Args:
         link: Connects sockets to targets in the network behind the tunnel.
         status: Returns the status of the link.
-        renew: Called after keys or certificates have changed on disk. Makes the tunnel use the new files without
-            closing connections that are in use.
+        renew: Makes the tunnel use keys or certificates that have changed on disk, without closing connections that
+            are in use.
     """
 
     link: Link
@@ -38,7 +38,7 @@ class Tunnel(Protocol):
 
     @property
     def far_side(self) -> str:
-        """The name of the tunnel's remote end in messages, such as `user@host:port`."""
+        """The tunnel's server in messages, such as `user@host:port`."""
 
     def open(self, via: Link, progress: TunnelStateCallback) -> AbstractAsyncContextManager[OpenTunnel]:
         """Open the tunnel through `via`. The tunnel closes when the context exits.

@@ -1,4 +1,4 @@
-"""Defines the clients that send queries to the demo's backends through the gateway, as an application does."""
+"""Defines the demo's clients, which send queries to the backends through the gateway, as an application does."""
 
 import subprocess
 from collections.abc import Callable

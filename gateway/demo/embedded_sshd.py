@@ -1,4 +1,4 @@
-"""Runs an SSH server on machines without sshd: `python -m gateway.demo.embedded_sshd FOLDER PORT`."""
+"""Runs asyncssh's SSH server, for machines without sshd: `python -m gateway.demo.embedded_sshd FOLDER PORT`."""
 
 import asyncio
 import sys

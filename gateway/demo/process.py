@@ -24,8 +24,8 @@ class DemoError(GatewayError):
 
 
 PORTS = range(15000, 32000)
-"""Ports for servers. They are below the range that the kernel uses for outgoing connections (ip(7),
-ip_local_port_range), so that no outgoing connection uses a port that `free_port` has returned."""
+"""Ports for servers. The kernel uses higher ports for outgoing connections (ip(7), ip_local_port_range), so no
+outgoing connection uses a port that `free_port` has returned."""
 _allocated: set[int] = set()
 
 
@@ -172,7 +172,7 @@ class Process:
 
 
 def listening(port: int) -> bool:
-    """Return whether a process listens on a TCP port, from the socket table of the kernel (proc_net(5))."""
+    """Return whether a process listens on a TCP port, according to the kernel's socket table (proc_net(5))."""
     wanted = f":{port:04X}"
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in Path(table).read_text().splitlines()[1:]:

@@ -1,4 +1,4 @@
-"""Runs those servers of the demo whose programs are installed, and for which this process has the permissions."""
+"""Starts the demo's servers. Skips a server if its program is not installed, or if it requires root."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ GREETING = "Hello from the far side of the bastion.\n"
 
 @dataclass
 class DemoServers:
-    """The running servers of the demo, and the names of the servers that cannot run on this machine.
+    """The servers of the demo that run, and the names of those that cannot run on this machine.
 
     Args:
         folder: The folder for all files.

@@ -189,7 +189,7 @@ def make_key(path: Path, *options: str) -> None:
 
 @functools.cache
 def _no_penalties(sshd: str) -> str:
-    """Return the sshd_config line that turns off penalties; empty before OpenSSH 9.8, which has no penalties.
+    """Return the sshd_config line that turns off penalties; empty for OpenSSH before 9.8, which has no penalties.
 
     With penalties, sshd treats a suspended login as a crash, and refuses the source address for 90 s (sshd_config(5),
     PerSourcePenalties).

@@ -12,16 +12,16 @@ All times are monotonic (`time.monotonic()`).
 from collections.abc import Sequence
 
 from gateway.backend_support.aborted_login_count import AbortedLoginCount
-from gateway.backend_support.check_login_limiter import CheckLoginLimiter
+from gateway.backend_support.probe_login_limiter import ProbeLoginLimiter
 
 _THROTTLE_SHARE = 0.9
-"""If the server has counted this fraction of the limit, the budget admits clients one at a time."""
+"""Fraction of the limit. If the server has counted more, the budget admits clients one at a time."""
 _THROTTLE_INTERVAL = 10.0
-"""Minimum seconds between two clients of a server, while its budgets admit clients one at a time. All budgets of the
-server share this interval. A successful login resets the count of its tunnel, which ends the throttling."""
+"""Minimum seconds between two clients of one server, while clients are admitted one at a time. The interval applies
+to all tunnels to the server together."""
 _ABANDONED_DIAL_DELAY = 10.0
-"""Seconds after which an abandoned dial cannot connect anymore. If it connects earlier, the server counts an aborted
-handshake, even if a login has reset the count in the meantime."""
+"""Maximum seconds until an abandoned dial reaches the server. The server then counts an aborted handshake, even if a
+login has reset the count after the dial was abandoned."""
 LOGIN_RESPONSES = 2
 """Minimum number of responses that prove a login: one to the login itself, and one to the next request."""
 
@@ -35,10 +35,10 @@ class AbortedHandshakeBudget(AbortedLoginCount):
 
     def __init__(self, limit: int) -> None:
         super().__init__()
-        self.logins = CheckLoginLimiter(limit)
-        """Limits the logins of checks."""
+        self.logins = ProbeLoginLimiter(limit)
+        """Limits the logins of probes."""
         self.next_admission = 0.0
-        """Monotonic time before which no client is admitted, while clients are admitted one at a time."""
+        """Monotonic time before which no client is admitted, if clients are admitted one at a time."""
 
     @property
     def limit(self) -> int:
@@ -63,7 +63,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
     def allows(self, now: float) -> bool:
         """Return whether a client can be admitted at the monotonic time `now`.
 
-        While clients are admitted one at a time, the result True starts the `_THROTTLE_INTERVAL` for the next client.
+        If clients are admitted one at a time, a True result also starts the interval until the next client.
         """
         if self.aborted < self.limit * _THROTTLE_SHARE:
             return True
@@ -74,12 +74,12 @@ class AbortedHandshakeBudget(AbortedLoginCount):
 
     @property
     def needs_login(self) -> bool:
-        """Whether a health check should log in soon, because a login resets the server's count."""
+        """Whether the count is so high that a health check should log in soon. A login resets the count."""
         return self.aborted >= self.limit / 2
 
 
 def join_budgets(budgets: Sequence[AbortedHandshakeBudget]) -> None:
-    """Link the budgets of all tunnels to one server. Each uses the counts of all, and the lowest limit."""
+    """Make the budgets of all tunnels to one server use each other's counts, and the lowest of their limits."""
     for each in budgets:
         each.peers = budgets
         each.logins.peers = [peer.logins for peer in budgets]

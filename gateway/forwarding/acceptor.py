@@ -10,9 +10,10 @@ from typing import NamedTuple
 from gateway.contracts.link import Stream
 from gateway.contracts.states import CloseReason
 from gateway.errors import DialError, Reason
-from gateway.forwarding.admission import AdmissionRules, ClientSource, ConsumerIdentity, RefusalReason
+from gateway.forwarding.admission import AdmissionRules, RefusalReason
 from gateway.forwarding.cancel_request_reserve import CancelRequestReserve
 from gateway.forwarding.client_event_recorder import NOT_CONNECTED, ClientEventRecorder
+from gateway.forwarding.client_identity import ClientSource, ConsumerIdentity
 from gateway.forwarding.consumer_usage import UNKNOWN, ConsumerUsage, UsageCounters
 from gateway.forwarding.open_connections import OpenConnections
 from gateway.forwarding.pending_client import PendingClient
@@ -27,7 +28,8 @@ _IDENTIFY_TIMEOUT = 3.0
 _SHORT_IDENTIFY_TIMEOUT = 0.5
 """Maximum seconds to wait for the identity of a client's container, if only the usage counters depend on it."""
 _ANY_SOURCE = ClientSource()
-"""A placeholder for the client's source if no rule depends on the source. It saves the system calls that find it."""
+"""A placeholder, used if no rule depends on the client's source. The gateway then needs no system call to find the
+source."""
 _LIMITS = (RefusalReason.MAX_CONNECTIONS, RefusalReason.CONSUMER_QUOTA)
 
 
@@ -45,7 +47,7 @@ class Acceptor:
     Args:
         backend: The backend's name.
         admission: The admission rules.
-        dialer: Reads the cancel requests of clients that exceed a limit.
+        dialer: Reads cancel requests from clients that exceed a limit.
         connections: The clients that are connected to a target. They count toward the limits.
         client_events: Records the events of clients in the audit log and as spans.
         join: Connects an admitted client to a target. It runs in the client's task.
@@ -66,12 +68,11 @@ class Acceptor:
         self.rejected: Tally = Tally()
         """Number of clients rejected before they were connected to a target, by reason."""
         self.reserve = CancelRequestReserve()
-        """Clients that exceed a limit, but might send a cancel request. The key of a client is its task. After the
-        client is connected to a target, the key is the `ended` future of its relay."""
+        """The clients that exceed a limit, but might send a cancel request."""
         self.pending: set[asyncio.Task[None] | None] = set()
         """Tasks of clients that are not connected to a target yet."""
         self.group: asyncio.TaskGroup | None = None
-        """Task group that runs the tasks of the clients. If it is None, the acceptor resets every client."""
+        """Runs the tasks of the clients. If it is None, the acceptor resets every new client."""
         self.waiting_elsewhere: Callable[[], int] = lambda: 0
         """Returns the number of clients that links have accepted, but not connected to a target yet."""
         self._backend = backend
@@ -88,9 +89,9 @@ class Acceptor:
 
     @property
     def accepts_anyone(self) -> bool:
-        """Whether admission depends only on addresses and the number of connections, and nothing is recorded.
+        """Whether a link can accept clients itself.
 
-        If so, a link can accept the clients itself. Nothing is recorded if the audit log and traces are off.
+        Admission must depend only on addresses and the number of connections. The audit log and traces must be off.
         """
         return self.group is not None and not self._client_events.enabled and not self.admission.needs_identity
 
@@ -156,7 +157,7 @@ class Acceptor:
     def _cancel_candidate(
         self, client: PendingClient, refusal: RefusalReason, usage: UsageCounters | None
     ) -> "_OverLimitClient | None":
-        """Return an `_OverLimitClient` if the client might send a cancel request; None to refuse the client now."""
+        """Return an `_OverLimitClient` if the client might send a cancel request. None: refuse the client now."""
         source = ClientSource.of(client.sock) if self._dialer.knows_cancel_requests and refusal in _LIMITS else None
         room = source is not None and self.reserve.has_room(source.address)
         if source is None or not room or self.admission.refusal(source, 0) is not None:
@@ -181,8 +182,8 @@ class Acceptor:
             on_done(task)
 
         async def run() -> None:
-            # The callback is necessary only for a task that is cancelled before it starts, because such a task never
-            # runs the `finally` block. Remove the callback, because it costs one more iteration of the event loop.
+            # The task has started, so the `finally` block will run. Remove the callback, which does the same for
+            # tasks that are cancelled before they start. It would cost one more iteration of the event loop.
             task.remove_done_callback(on_cancelled_before_start)
             try:
                 await job(client)
@@ -226,7 +227,10 @@ class Acceptor:
     def _admit(
         self, client: PendingClient, address: str | None, consumer: ConsumerIdentity | None
     ) -> tuple[RefusalReason, UsageCounters] | None:
-        """Count the client if its consumer's rules admit it. Otherwise, return the reason and the counters."""
+        """Apply the rules for the client's consumer. If they admit the client, count it, and return None.
+
+        Otherwise, return the reason for the refusal, and the counters of the consumer.
+        """
         if client.record is not None:
             client.record.consumer = consumer
         # If the gateway does not identify containers, count the connections of each address instead.
@@ -241,18 +245,18 @@ class Acceptor:
     async def _connect_cancel_request(self, client: PendingClient, over_limit: "_OverLimitClient") -> None:
         """Admit a client that exceeds a limit if it sends a cancel request. Otherwise, refuse it."""
         if await self._has_label(over_limit.address):
-            with contextlib.suppress(DialError):  # the client has disconnected
+            with contextlib.suppress(DialError):  # raised if the client has disconnected
                 await self._dialer.read_cancel_request(client)
         if client.request is None:
             self._refuse(client, over_limit.refusal, over_limit.usage)
             return
-        # Count the client, unless it exceeds only the quota of its consumer: `accept` has then already counted it.
+        # A client that exceeds only the quota of its consumer was already counted by `accept`.
         if over_limit.refusal is RefusalReason.MAX_CONNECTIONS:
             self.accepted += 1
         await self._join(client)
 
     async def _has_label(self, address: str | None) -> bool:
-        """Return whether the label of the client's container permits the client. Ignore the quota."""
+        """Return whether the client's container has the required label. Ignore the quota."""
         admission, consumer = self.admission, None
         if admission.label is None or address is None:
             return True

@@ -1,20 +1,18 @@
-"""Decides which clients of a backend are admitted, by address, container and number of connections. Does no I/O."""
+"""Defines the rules that admit or refuse clients, by address, container and number of connections. Does no I/O."""
 
 import ipaddress
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
 
 from gateway.contracts.values import IpNetwork
-from gateway.relay.unix_sockets import PeerCredentials, peer_of
+from gateway.forwarding.client_identity import ClientSource, ConsumerIdentity, ConsumerResolver, UnixSocketConsumer
 
 _FIRST_UNPRIVILEGED_PORT = 1024
 
 
 class RefusalReason(StrEnum):
-    """Why admission refused a client. The gateway dials no target for such a client."""
+    """Why a rule refused a client. The gateway dials no target for such a client."""
 
     NOT_ALLOWED = "not_allowed"
     UNPRIVILEGED_PORT = "unprivileged_port"
@@ -23,77 +21,9 @@ class RefusalReason(StrEnum):
     CONSUMER_QUOTA = "consumer_quota"
 
 
-class ConsumerIdentity(Protocol):
-    """Defines the interface of a client's consumer (container or application): its name, ID and permissions."""
-
-    @property
-    def name(self) -> str:
-        """The name of the consumer, for messages and metrics."""
-
-    @property
-    def id(self) -> str:
-        """An ID that distinguishes consumers with the same name, for example the container ID."""
-
-    def has(self, label: str, backend: str) -> bool:
-        """Return whether the consumer's label `label` or a configured grant permits the use of `backend`."""
-
-
-class ConsumerResolver(Protocol):
-    """Defines the interface for finding the consumer (container or application) that has a source address."""
-
-    def lookup(self, address: str) -> ConsumerIdentity | None:
-        """Return the consumer with this address; None if it is unknown."""
-
-    def recently_unknown(self, address: str) -> bool:
-        """Return whether a recent search found no consumer with this address, so that no new search is needed."""
-
-    async def wait_for(self, address: str, within: float) -> ConsumerIdentity | None:
-        """Return the consumer with this address. Wait up to `within` seconds for a container that is starting."""
-
-
-@dataclass(frozen=True)
-class ClientSource:
-    """The source of a client: its IP address and port, or the path of the unix socket and the peer's credentials."""
-
-    address: str | None = None
-    port: int = 0
-    path: str = ""
-    peer: PeerCredentials | None = None
-
-    def __str__(self) -> str:
-        if self.address is None:
-            return "unix"
-        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
-
-    @classmethod
-    def of(cls, client: socket.socket) -> "ClientSource | None":
-        """Return the source of `client`; None if the client has disconnected."""
-        try:
-            if client.family == socket.AF_UNIX:
-                peer = peer_of(client)
-                return cls(path=client.getsockname(), peer=peer) if peer is not None else None
-            name = client.getpeername()
-        except OSError:
-            return None
-        return cls(name[0].partition("%")[0], name[1])
-
-
-@dataclass(frozen=True)
-class UnixSocketConsumer:
-    """A consumer identified by the unix socket that its clients connect to; implements `ConsumerIdentity`."""
-
-    name: str
-    id: str = ""
-
-    def has(self, label: str, backend: str) -> bool:
-        """Return True, because the configuration assigns the socket to this consumer."""
-        del label, backend
-        return True
-
-
 @dataclass(frozen=True)
 class UnixSocketRule:
-    """Decides which users may connect to one unix socket.
+    """Determines which users of the host may connect to one unix socket.
 
     Args:
         consumer: The consumer to which all connections of the socket belong; None if there is none.

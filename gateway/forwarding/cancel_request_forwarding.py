@@ -1,4 +1,4 @@
-"""Forwards a cancel request to the target that runs the query, or to each target that might run it."""
+"""Forwards a cancel request to the target that runs the query, or to each target that might run the query."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,7 +14,8 @@ from gateway.forwarding.target_dialer import TargetDialer
 from gateway.measurement import Histogram
 
 _DIAL_TIMEOUT = 5.0
-"""Maximum seconds to dial the target of a cancel request. A later request might cancel the session's next query."""
+"""Maximum seconds to dial the target of a cancel request. The limit is short, because a late request would cancel the
+session's next query."""
 
 
 async def join_cancel_request(
@@ -25,9 +26,9 @@ async def join_cancel_request(
     candidates: Sequence[TargetIdentity],
     default: RoutedTarget | None,
 ) -> tuple[RoutedTarget, Relay]:
-    """Connect a client to one target. Send copies of its cancel request to the others that might have the session.
+    """Connect a client to one of `candidates`. Send copies of its cancel request to the other candidates.
 
-    The requests can use any open path to the targets, because a server accepts a cancel request on every connection.
+    Any open path to a target is suitable, because a server accepts a cancel request on every connection.
 
     Args:
         client: The client.

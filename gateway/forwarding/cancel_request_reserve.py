@@ -1,4 +1,4 @@
-"""Reserves some connections beyond a backend's limits, for clients that might send a cancel request. Does no I/O."""
+"""Reserves a few connections beyond a backend's limits, for clients that might send a cancel request. Does no I/O."""
 
 from collections.abc import Hashable
 

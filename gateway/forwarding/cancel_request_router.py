@@ -25,7 +25,7 @@ _COPY_TIMEOUT = 2.0
 
 
 class _CachedReply:
-    """A target's last reply to an encryption request, and the monotonic time at which it arrived, in seconds."""
+    """A target's last reply to an encryption request, and its time of arrival (monotonic, in seconds)."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
@@ -70,9 +70,9 @@ class CancelRequestRouter:
     def targets_for(self, request: CancelRequest, default: TargetIdentity | None) -> list[TargetIdentity]:
         """Return the targets that must receive a cancel request.
 
-        If a known session has the key of the request, return only the target of this session. Otherwise, return all
-        targets that have sessions with unknown keys, because a server ignores a request with a wrong key. If there
-        are no such targets, return `default`.
+        If a known session has the key of the request, this is the target of the session. Otherwise, these are all
+        targets that have sessions with unknown keys: a server ignores a request with a wrong key. If there are no
+        such targets, this is `default`.
 
         Args:
             request: The cancel request.
@@ -88,9 +88,9 @@ class CancelRequestRouter:
     ) -> CancelRequest | None:
         """Wait for a client's first bytes, and return its cancel request. The bytes remain in the receive buffer.
 
-        A client may first request encryption. This method then sends the same request to the target. If the target
-        refuses encryption, this method sends the refusal to the client, which continues unencrypted. Otherwise, this
-        method returns None, because it cannot read an encrypted cancel request.
+        A client may first request encryption. This method then asks the target whether it accepts encryption. If the
+        target refuses, this method sends the refusal to the client, which continues unencrypted. If the target
+        accepts, this method returns None, because it cannot read an encrypted cancel request.
 
         Args:
             client: The client's socket.
@@ -144,8 +144,8 @@ class CancelRequestRouter:
     async def _reply_to(self, request: EncryptionRequest, target: TargetIdentity) -> bytes:
         """Return the target's reply to an encryption request; empty if it is not known."""
         if any(login.key_hidden for login in self._sessions.get(target, ())):
-            # Do not send the request: an encrypted session shows that the target supports encryption, and the target
-            # would log an error when the gateway closes the connection without a handshake.
+            # An encrypted session shows that the target supports encryption, so do not ask. The target would also log
+            # an error when the gateway closes the connection without a TLS handshake.
             return b""
         loop = asyncio.get_running_loop()
         self._replies = {
@@ -186,4 +186,4 @@ async def _send_encryption_request(request: EncryptionRequest, target: TargetIde
                 await loop.sock_sendall(sock, request.request)
                 return await loop.sock_recv(sock, len(request.refusal))
     except (ReachError, OSError, TimeoutError):
-        return b""  # ignored: the later dial for the client fails with the same error
+        return b""  # ignore the error: the later dial for the client reports it

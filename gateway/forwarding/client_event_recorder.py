@@ -1,4 +1,4 @@
-"""Records the clients of one backend in the audit log, and as spans of traces."""
+"""Records client connections in the audit log, and as trace spans."""
 
 import time
 from dataclasses import dataclass
@@ -9,18 +9,19 @@ from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.tracing import ConnectionTrace, TracedConnection, TraceExporter
 from gateway.errors import Reason
-from gateway.forwarding.admission import ClientSource, ConsumerIdentity, RefusalReason
+from gateway.forwarding.admission import RefusalReason
+from gateway.forwarding.client_identity import ClientSource, ConsumerIdentity
 from gateway.forwarding.routed_target import RoutedTarget
 
 NOT_CONNECTED = "not_connected"
 """Value of the field `ending` for a client that was admitted, but could not be connected to a target."""
 _REFUSED = "refused"
-"""Value of the span's attribute `ending` for a client that was refused."""
+"""Value of the span attribute `ending` for a client that was refused."""
 
 
 @dataclass
 class ConnectionRecord:
-    """The data about one client connection that its audit events and its trace contain.
+    """The data of one client connection for its audit events and its trace span.
 
     Args:
         source: The client's source; None if the client disconnected before the source could be read.
@@ -86,12 +87,12 @@ class ClientEventRecorder:
             self._recorder.record_refusal(key)
 
     def not_joined(self, record: ConnectionRecord | None, ending: str, reason: Reason | None = None) -> None:
-        """Record the end of a client that was never connected to a target. Do nothing if its end is already recorded.
+        """Record that a client was closed before it was connected to a target. Further calls do nothing.
 
         Args:
             record: The client's record.
             ending: Value of the event's field `ending`: a `CloseReason` or `NOT_CONNECTED`.
-            reason: Why no target could be reached; None if the client was closed for another reason.
+            reason: Why no target could be reached; None if this is not why the client was closed.
         """
         if record is not None and self._end(record):
             self._write(record, None, None, ending, reason)

@@ -7,7 +7,7 @@ from gateway.contracts.link import Relay
 from gateway.measurement import Histogram, Tally
 
 MAX_CONSUMERS = 256
-"""Maximum number of consumers with separate counters. Connections of further consumers count as `OTHERS`."""
+"""Maximum number of consumers with separate counters. Further consumers share the counters of `OTHERS`."""
 OTHERS = "others"
 UNKNOWN = "unknown"
 """Consumer name for clients that do not belong to a known container."""
@@ -53,11 +53,10 @@ class UsageCounters:
 
 
 class ConnectionSlot:
-    """Counts one connection toward the quota of its consumer, from the admission of the client until the close.
+    """One connection in the quota of its consumer. The connection counts until the slot is released.
 
     Args:
-        active: Number of current connections of each consumer. The new slot adds one to the number of its consumer,
-            until the slot is released.
+        active: Number of current connections of each consumer, which the slot updates.
         name: The consumer's name.
         usage: The counters to update: those of the consumer, or of `OTHERS` if the consumer has no separate counters.
     """
@@ -136,14 +135,13 @@ class ConsumerUsage(dict[str, UsageCounters]):
                     return self._others()
                 self._merge_into_others(self.pop(idle))
             usage = self[name] = UsageCounters(container_id)
-        usage.id = container_id or usage.id  # connections through unix sockets have no container ID
+        usage.id = container_id or usage.id  # keep the ID, because connections through unix sockets have none
         return usage
 
     def _others(self) -> UsageCounters:
         return self.get(OTHERS) or self.setdefault(OTHERS, UsageCounters())
 
     def _merge_into_others(self, removed: UsageCounters) -> None:
-        """Add the counters of a removed consumer to the counters of `OTHERS`."""
         others = self._others()
         others.total += removed.total
         others.rejected += removed.rejected

@@ -7,10 +7,10 @@ from gateway.relay.poller import HANGUP, READ, poller
 
 
 class DisconnectWatcher:
-    """Watches the connection of a waiting client. If the client resets it, cancels the task that serves the client.
+    """Watches the connection of a waiting client. If the client resets it, cancels the client's task.
 
     Args:
-        client: The client's socket. The poller watches the socket until a relay replaces the registration.
+        client: The client's socket.
     """
 
     def __init__(self, client: Stream) -> None:

@@ -1,4 +1,4 @@
-"""Decides when a drain closes which connections, so that clients do not all reconnect at once. Does no I/O."""
+"""Spreads the closing of connections in a drain, so that clients do not all reconnect at once. Does no I/O."""
 
 from gateway.contracts.link import Relay
 
@@ -7,7 +7,7 @@ SHARE_PER_SECOND = 0.1
 
 
 class DrainSchedule:
-    """Computes the number of connections that a drain should close by a given time.
+    """Computes how many connections a drain must have closed at a given time.
 
     Args:
         clients: Number of connections at the start of the drain.
@@ -29,7 +29,7 @@ class DrainSchedule:
 def drain_order(relays: list[Relay], count: int) -> list[Relay]:
     """Return the `count` connections to close first.
 
-    Connections that do not wait for a response come first. Among those, and among the others, the connections that
-    have been silent for the longest time come first.
+    Connections that do not wait for a response come before those that do. Within each group, connections that have
+    been silent for a longer time come first.
     """
     return sorted(relays, key=lambda relay: (relay.awaiting_response, relay.last_active))[:count]

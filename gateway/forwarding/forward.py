@@ -1,4 +1,4 @@
-"""Forwards the clients of one backend: accepts them on its listeners, connects them to targets, and counts them."""
+"""Accepts the clients of one backend, connects them to targets, and counts their connections and bytes."""
 
 import asyncio
 import time
@@ -30,12 +30,12 @@ _STALL_SCAN_INTERVAL = 0.5
 _STALL_REPORT_INTERVAL = 10.0
 """Minimum seconds between two reports that the same path has stalled. Each report triggers a check."""
 _RESERVE_TIMEOUT = 10.0
-"""Maximum duration, in seconds, of a connection that exceeds a limit and was admitted only for its cancel request. A
-server normally closes such a connection immediately."""
+"""Maximum duration, in seconds, of a connection that was admitted beyond a limit for its cancel request. A server
+normally closes such a connection immediately."""
 
 
 class Forward:
-    """Forwards the clients of one backend to its targets; implements `gateway.contracts.component.Component`.
+    """Forwards the connections of one backend's clients; implements `gateway.contracts.component.Component`.
 
     Args:
         name: The backend's name.
@@ -43,9 +43,9 @@ class Forward:
         admission: The admission rules.
         route: The uplinks and targets, and the time limits.
         tap: Creates a tap that measures the latency of one connection; None if the relay itself measures the latency.
-        response_timeout: Maximum seconds that a target may take to respond to a client before `Route.on_stall` is
-            called. None: no limit.
-        cancels: The protocol of cancel requests; None if clients of this kind send none on separate connections.
+        response_timeout: Maximum seconds that a target may take to respond to a client. If the target takes longer,
+            `Route.on_stall` is called. None: no limit.
+        cancels: The protocol of cancel requests; None if clients send no cancel requests on separate connections.
         recorder: Records clients in the audit log; None if the audit log is disabled.
         exporter: Receives a span for each client; None if traces are disabled.
     """
@@ -76,8 +76,7 @@ class Forward:
             name, admission, self._dialer, self._connections, self._client_events, self._connect
         )
         self._native: NativeAcceptor | None = None
-        """Lets links accept the clients without the event loop. None if a tap measures the latency, because links do
-        not support such taps."""
+        """Lets links accept clients in C. None if a tap measures the latency, because links cannot use such taps."""
         if tap is None:
             self._native = native = NativeAcceptor(self._acceptor, self._latency, self._add, self._cancels)
             self._acceptor.waiting_elsewhere = lambda: native.waiting
@@ -137,7 +136,7 @@ class Forward:
     async def _report_stalls(self) -> None:
         """Call `Route.on_stall`, which triggers a check, for targets that do not respond within `response_timeout`.
 
-        Such a target must be searched for periodically, because a server that hangs does not reset its connections.
+        This method searches periodically, because no event reports a server that hangs with open connections.
         """
         if self._response_timeout is None:
             await asyncio.Event().wait()
@@ -155,7 +154,7 @@ class Forward:
     def update(self, listeners: list[Listener], admission: AdmissionRules, route: Route) -> None:
         """Replace the listeners, admission rules and route. Clients that are connected to a target are not affected.
 
-        This method does not close listeners that are no longer in the list, because another backend might use them.
+        This method does not close removed listeners, because another backend might use them.
         """
         if self._native is not None:
             self._native.withdraw()
@@ -164,7 +163,10 @@ class Forward:
         self._start_accepting()
 
     def review(self) -> None:
-        """Stop the link from accepting clients if it can no longer handle all new clients of the backend."""
+        """Stop the link from accepting clients if it can no longer handle all new clients of this backend.
+
+        Python code then accepts the clients.
+        """
         if self._native is not None:
             self._native.review(self._dialer.target_dialer.route)
 
@@ -213,7 +215,6 @@ class Forward:
                 listener.start(self._acceptor.accept)
 
     async def _connect(self, client: PendingClient) -> None:
-        """Connect one client to a target, or count and log the reason why this failed."""
         task = asyncio.current_task()
         try:
             latency = client.slot.usage.latency if client.slot else self._latency
@@ -237,8 +238,8 @@ class Forward:
             timer = asyncio.get_running_loop().call_later(_RESERVE_TIMEOUT, relay.abort, CloseReason.ABORTED)
             relay.ended.add_done_callback(lambda _: timer.cancel())
         if self._native is not None:
-            # The new session can be on a target other than the one that the link dials. In this case, the link must
-            # stop accepting clients, because it would send all cancel requests to the target that it dials.
+            # A link sends all cancel requests to its only target. If the new session is on another target, the link
+            # must stop accepting clients.
             self.review()
             self._native.offer(routed, self._dialer.target_dialer.route, self.listeners)
 
@@ -254,7 +255,7 @@ class Forward:
         if login is not None and self._cancels is not None:
             self._cancels.add_session(routed.identity, login)
         relay.ended.add_done_callback(self._on_ended)
-        if self._acceptor.group is None:  # the engine connected the client before it received the last command
+        if self._acceptor.group is None:  # the native engine has not yet received the command to stop
             relay.abort(CloseReason.ABORTED)
         if routed.target in self._connections.drained_targets:  # the target lost its role during the dial
             self.move_clients(self._connections.drained_targets, self._connections.left_targets)

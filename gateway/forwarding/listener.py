@@ -37,9 +37,8 @@ class Listener:
 
     Args:
         address: The address to listen on.
-        sockets: Listening sockets that another process has bound, which the listener then owns; None to bind
-            `address`.
-        free_bind: Whether to bind `address` even if the host does not have it yet. See `listen_tcp`.
+        sockets: Listening sockets that another process has bound. The listener takes ownership. None: bind `address`.
+        free_bind: Whether to bind `address` even if no interface of the host has this address yet. See `listen_tcp`.
 
     Raises:
         BindError: The address cannot be bound.
@@ -84,12 +83,10 @@ class Listener:
     def set_mode(self, *, open_to_all: bool) -> None:
         """Set the file mode of a unix socket that this process bound.
 
-        If this fails, log the error and continue. If another file has replaced the socket's file, do not change the
-        other file.
+        Logs errors instead of raising them. Does not change a file that has replaced the socket's file.
 
         Args:
-            open_to_all: Whether to permit every user of the host to connect. Set this if admission checks the
-                credentials of each client.
+            open_to_all: Whether every user of the host may connect. For sockets on which admission checks the user.
         """
         if self._file is None or open_to_all == self._open_to_all:
             return
@@ -168,7 +165,6 @@ class Listener:
                 reset(client)
 
     def _pause(self, sock: socket.socket, error: Exception) -> None:
-        """Log the error, and stop accepting on `sock` for `_ACCEPT_RETRY_DELAY` seconds."""
         detail = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         log.error("cannot accept clients", extra={"listener": str(self.address), "detail": detail})
         poller().remove(sock.fileno())

@@ -1,4 +1,4 @@
-"""Lets the data plane in C accept the clients of a backend, while admission depends only on addresses and counts."""
+"""Lets the native engine accept the clients of a backend, as long as this needs no decision by Python code."""
 
 import time
 from collections.abc import Callable
@@ -16,31 +16,30 @@ from gateway.forwarding.routed_target import RoutedTarget
 from gateway.measurement import Histogram
 
 _RETRY_AFTER = 1.0
-"""Seconds until the next attempt to let a link accept clients, after the link has failed or refused to do so."""
+"""Minimum seconds between two attempts to let a link accept clients, if the first attempt or the link has failed."""
 _MIN_HOLD = 3.0
-"""Minimum value of `Route.hold`, in seconds, with which a link accepts clients. With a lower value, Python code
-accepts them, because it enforces this time limit more precisely."""
+"""If `Route.hold` is less than this number of seconds, links accept no clients. Python code accepts them, because it
+enforces such a short limit more precisely."""
 _MIN_ROOM = 0.25
 """Fraction of `max_connections` that must be free before a link starts to accept clients."""
 _PERMIT_SHARE = 1 / 64
-"""Number of connections that must end before the link is permitted to accept more, as a fraction of
-`max_connections`."""
+"""Fraction of `max_connections`. When this many connections have ended, the link is permitted to accept more."""
 
 
 class NativeAcceptor:
-    """Lets a link accept the clients of one backend in C, while the conditions for this are met.
+    """Lets a link accept the clients of one backend in C; implements `AcceptedClientHandler`.
 
-    Implements `AcceptedClientHandler`. A link starts to accept clients after Python code has connected a client
-    through the link. The link stops when the route or a rule changes, when a dial fails, or when the number of
-    connections is close to the limit. Python code (the `Acceptor`) then accepts the clients again. The `Acceptor`
-    also handles the clients that the link returns, because the link could not connect them to the target.
+    A link starts to accept clients after Python code has connected a client through the link. The link stops when the
+    route or a rule changes, when a dial fails, or when the number of connections is close to the limit. Python code
+    (the `Acceptor`) then accepts the clients again. If the link cannot connect a client to the target, it returns the
+    client to the `Acceptor`.
 
     Args:
         acceptor: Accepts the clients that the link returns.
         latency: Records the response latencies.
-        on_joined: Called for each client that the link has connected to the target, with the path to the target, the
-            relay, and the tap that observes the login.
-        cancels: Routes cancel requests; None if clients of this kind send none on separate connections. A link sends
+        on_joined: Called for each client that the link has connected to the target. Receives the path to the target,
+            the relay, and the tap that observes the login.
+        cancels: Routes cancel requests; None if clients send no cancel requests on separate connections. A link sends
             all cancel requests to its only target, so it accepts clients only while no other target has sessions.
     """
 
@@ -104,13 +103,13 @@ class NativeAcceptor:
             each.delegate(self.withdraw)
 
     def review(self, route: Route) -> None:
-        """Stop the link from accepting clients if it can no longer handle all new clients of the backend."""
+        """Stop the link from accepting clients if it can no longer handle all new clients of this backend."""
         listening = self._listening
         if listening is not None and not self._is_simple(self._paths[listening], route):
             self.withdraw()
 
     def _is_simple(self, routed: RoutedTarget, route: Route) -> bool:
-        """Return whether all new clients use this path, regardless of their identity and the data that they send."""
+        """Return whether all new clients use this path, independent of their identity and data."""
         return (
             self._acceptor.accepts_anyone
             and (self._cancels is None or not self._cancels.has_sessions_elsewhere(routed.identity))
@@ -118,7 +117,7 @@ class NativeAcceptor:
         )
 
     def withdraw(self) -> None:
-        """Stop the link from accepting clients, if one does. Python code accepts them again immediately."""
+        """If a link accepts clients, stop this. Python code accepts clients again immediately."""
         listening, self._listening = self._listening, None
         if listening is not None:
             listening.withdraw()
@@ -138,7 +137,8 @@ class NativeAcceptor:
         limit = self._acceptor.admission.max_connections
         if self._ended >= limit * _PERMIT_SHARE:
             self._ended = 0
-            # In this order, a client that is accepted between the two reads is counted twice, not zero times.
+            # Read `unused` before `active`. If the link accepts a client between these two reads, the client counts
+            # twice. In the other order, it would not count, and the limit could be exceeded.
             unused = listening.unused
             room = limit - self._acceptor.active - unused
             if room > 0:
@@ -149,7 +149,7 @@ class NativeAcceptor:
     def on_joined(self, listener: LinkListener, relay: Relay, tap: Any, seconds: float) -> None:
         """See `AcceptedClientHandler`."""
         routed = self._paths.get(listener)
-        if routed is None:  # the link failed while it started to accept clients on several sockets
+        if routed is None:  # `listen` failed after the link had accepted this client
             relay.abort(CloseReason.ABORTED)
             return
         self._acceptor.accepted += 1

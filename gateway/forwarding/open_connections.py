@@ -50,10 +50,9 @@ class OpenConnections:
         self._ended_from_backend = 0
         self._draining = False
         self.drained_targets: frozenset[Endpoint] = frozenset()
-        """Targets that clients must leave gradually, for example because they have lost their role. See `drain`."""
+        """Targets whose clients are reset gradually, for example after a change of the role. See `drain`."""
         self.left_targets: frozenset[Endpoint] = frozenset()
-        """Targets that clients must leave immediately: superseded primaries that still accept writes. See
-        `abort_left`."""
+        """Targets whose clients are reset immediately: old primaries that still accept writes. See `abort_left`."""
 
     def __len__(self) -> int:
         return len(self._by_ended)
@@ -113,8 +112,7 @@ class OpenConnections:
     async def drain(self) -> None:
         """Gradually reset the clients of the targets in `drained_targets`, so that they reconnect to other targets.
 
-        If another call is still running, return immediately, because that call also resets the clients of targets
-        that were added to `drained_targets` in the meantime.
+        If another call is still running, return immediately: that call also handles targets that were added later.
         """
         if self._draining:
             return

@@ -36,7 +36,7 @@ class PendingClient:
 
     @property
     def watcher(self) -> DisconnectWatcher:
-        """Cancels the client's task if the client disconnects. Created on first use, because few clients need it."""
+        """The watcher that cancels the client's task if the client disconnects. The first access creates it."""
         if self._watcher is None:
             self._watcher = DisconnectWatcher(self.sock)
         return self._watcher

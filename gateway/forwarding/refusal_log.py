@@ -1,10 +1,11 @@
-"""Logs the clients of one backend that were refused or could not be connected to a target, at a limited rate."""
+"""Logs refused clients at a limited rate, including clients that could not be connected to a target."""
 
 import logging
 
 from gateway.contracts.link import Stream
 from gateway.errors import Reason
-from gateway.forwarding.admission import ClientSource, RefusalReason
+from gateway.forwarding.admission import RefusalReason
+from gateway.forwarding.client_identity import ClientSource
 
 log = logging.getLogger(__name__)
 
@@ -12,7 +13,8 @@ _REPEAT = 600.0
 """Minimum seconds between two log lines for refusals with the same source and reason."""
 _WINDOW = 60.0
 _MAX_LINES = 10
-"""Maximum number of log lines in `_WINDOW` seconds. Another line then reports the number of omitted clients."""
+"""Maximum number of log lines in `_WINDOW` seconds. At the end of the window, one more line reports the number of
+omitted clients."""
 
 
 class RefusalLog:

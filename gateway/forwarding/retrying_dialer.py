@@ -22,10 +22,10 @@ _FIRST_RETRY = 0.05
 _LAST_RETRY = 1.0
 _RETRY_FACTOR = 2.0
 _NEXT_AFTER = 2.0
-"""Maximum duration of a dial, in seconds, if another path or target is left to try after it."""
+"""Maximum duration of a dial, in seconds, if there is another path or target to try next."""
 _RECHECK_INTERVAL = 1.0
-"""Seconds after which a waiting client gets the paths to the targets again, if the route has several uplinks. The
-best path can change while the client waits."""
+"""If the route has several uplinks: seconds after which the paths for a waiting client are determined again, because
+the best path can change."""
 _NO_PRIMARY = "no target is a writable primary"
 _PERMANENT = {Reason.CHANNEL_PROHIBITED}
 """Reasons of failures that a retry cannot fix."""
@@ -36,7 +36,7 @@ class _PermanentDialError(DialError):
 
 
 class DialResult(NamedTuple):
-    """The target to which a client was connected, the tunnel used, and the relay between client and target."""
+    """The result of a successful dial: the target, the uplink used, and the relay between client and target."""
 
     routed: RoutedTarget
     relay: Relay
@@ -51,7 +51,7 @@ class RetryingDialer:
         route: The current route.
         make_tap: Creates a tap that measures the latency of one connection; None if the relay itself measures the
             latency.
-        cancels: Routes cancel requests; None if clients of this kind send none on separate connections.
+        cancels: Routes cancel requests; None if clients send no cancel requests on separate connections.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class RetryingDialer:
         latency: Histogram,
         deadline: float,
     ) -> DialResult:
-        """Connect the client over the first path that succeeds. Forward a cancel request to its session's target."""
+        """Connect the client over the first path that succeeds. Forward cancel requests to the right target."""
         if not routes:
             if self._cancels and (request := await self._cancel_request(client, None)) is not None:
                 return await self._join_cancel(client, request, dialer, latency)
@@ -193,10 +193,10 @@ class RetryingDialer:
         return DialResult(routed, relay, login)
 
     async def _cancel_request(self, client: PendingClient, routed: RoutedTarget | None) -> CancelRequest | None:
-        """Return the client's cancel request; None if it sends none, or if only `routed` has sessions.
+        """Return the client's cancel request; None if the client sends none.
 
-        If only `routed` has sessions, do not wait for the client's first bytes, because a cancel request goes to
-        `routed` anyway.
+        If all sessions are on the target of `routed`, return None without reading. A cancel request then goes to this
+        target anyway.
         """
         cancels = self._cancels
         target = routed.identity if routed is not None else None
@@ -235,7 +235,7 @@ class RetryingDialer:
 
 
 def _failure(errors: list[ReachError]) -> DialError:
-    """Return the error of the last dial, as a permanent error if a retry cannot fix any of the errors."""
+    """Return the last error. If a retry can fix none of the errors, return it as a permanent error."""
     if not errors:
         return DialError(Reason.TUNNEL, "the link was lost")
     last = errors[-1]

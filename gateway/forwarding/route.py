@@ -14,7 +14,7 @@ class Route:
     Args:
         uplinks: All uplinks that lead to the targets.
         routes: Returns the paths to dial for a new client, in the current order of preference.
-        on_failure: Called with a path each time its target cannot be dialed, or resets a connection.
+        on_failure: Called with a path each time a dial over this path fails, or its target resets a connection.
         hold: Maximum time, in seconds, that a client waits while no target can be reached.
         budget: Returns the handshake budget of a path; None if the server does not count aborted handshakes.
         on_stall: Called with a path when its target does not respond to a client in time.

@@ -1,4 +1,4 @@
-"""Defines the identity of a target: its address, and the uplinks (tunnels or direct links) that lead to it."""
+"""Defines targets together with the uplinks (tunnels or direct links) that lead to them."""
 
 from typing import NamedTuple, Protocol
 
@@ -8,7 +8,7 @@ from gateway.measurement import Histogram
 
 
 class LinkSource(Protocol):
-    """Defines the interface of uplinks for clients: the current link of a tunnel, or the direct link."""
+    """Defines the interface for getting the current link of an uplink (a tunnel, or the direct link)."""
 
     tunnel_name: str | None
     """Name of the tunnel; None if the link is the direct link."""

@@ -1,6 +1,6 @@
 """Dials the targets of one route. Limits the concurrent dials and the aborted handshakes for each path.
 
-A path is a target through one tunnel, or directly.
+A path leads to one target, either through one tunnel or directly.
 """
 
 import asyncio
@@ -20,8 +20,8 @@ from gateway.relay.dial_retry import retry_dial
 MIN_DIAL = 0.05
 """Minimum time limit for a dial, in seconds. It applies even if `hold` has passed or is zero."""
 _DIALS_PER_PATH = 64
-"""Maximum number of concurrent dials over one path. Without this limit, the gateway would dial for all waiting
-clients at the same moment after an outage."""
+"""Maximum number of concurrent dials over one path. After an outage, this limit prevents simultaneous dials for
+all waiting clients."""
 
 
 class TargetDialer:
@@ -100,7 +100,7 @@ class TargetDialer:
             budget.record_login(began)
 
     def _count_aborted(self, routed: RoutedTarget, record: Callable[[AbortedHandshakeBudget, float], None]) -> None:
-        """Count a handshake that was or might be aborted. If the count is too high, request a check, which resets it.
+        """Count a handshake that was or might be aborted. If the count is high, request a check: its login resets it.
 
         Args:
             routed: The path.

@@ -1,4 +1,4 @@
-"""Defines `TunnelKind`. Each module of this package defines one kind of tunnel, such as `ssh`, as `KIND`."""
+"""Defines the kinds of tunnel. Each module, such as `ssh`, defines one kind: its variable `KIND`."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from gateway.remedies import TUNNEL_REMEDIES
 
 
 class AuthorizedKeysRenderer(Protocol):
-    """Defines the type of functions that render lines for files on the server, such as authorized_keys."""
+    """Defines the functions that render lines for files on a tunnel's server, such as authorized_keys."""
 
     def __call__(
         self, name: str, options: Any, targets: Sequence[str], sources: Sequence[str], *, unix_sockets: bool
@@ -41,7 +41,7 @@ class TunnelKind:
         name: The value of `kind` in a configuration.
         options: A frozen dataclass with the keys that the kind accepts.
         create: Receives the options, and returns a new tunnel.
-        schemes: The URL schemes that select this kind, if a URL configures the tunnel.
+        schemes: The schemes of the URLs that can configure tunnels of this kind.
         servers: Receives the options, and returns the servers that the tunnel dials over TCP, through `via` if set.
             Reads the files that the options refer to, and can block. Raises `GatewayError` if a file is not valid.
         udp_servers: Like `servers`, for the servers that the tunnel dials over UDP, which `via` cannot carry.
@@ -63,14 +63,13 @@ class TunnelKind:
             until the operator changes them.
         read_url: Receives the scheme of a URL, and the part after `://` without the query. Returns the configuration
             keys. None if this part always has the form `user@host:port`.
-        identity: Receives the options, and returns the identity with which the tunnel connects. The server permits
-            only one connection per identity. Therefore, the gateway opens one tunnel for all traffic classes, and
-            opens a changed tunnel only after the previous one has closed. None if the server permits several
-            connections.
+        identity: Set if a server permits only one connection per identity. Receives the options, and returns the
+            identity with which the tunnel connects. The gateway then opens one tunnel for all traffic classes, and
+            closes it before it opens a changed tunnel. None: a server permits several connections.
         credentials: Receives the options, and returns the certificates in the files that they name. Skips unreadable
             files. Can block.
-        renewed: Receives the options, and returns the certificate files that can change without a change of the key.
-            After such a change, open connections need no new login.
+        renewed: Receives the options, and returns the certificate files that an operator can renew with the same key.
+            Open connections need no new login after a renewal.
         init_keys: The optional keys that `gateway init` asks for, in addition to the required ones. A tuple contains
             alternatives: when the user has entered one of them, the command does not ask for the others.
         files: Receives the options, and returns the files that the tunnel's own configuration file refers to. If one

@@ -31,8 +31,8 @@ class CommandTunnel:
     def __init__(self, options: CommandOptions) -> None:
         self._options = options
         self._targets: list[Endpoint] = []
-        """The targets that clients recently dialed through the previous link. A reopened tunnel is `up` only if it
-        can dial at least one of them."""
+        """The targets that clients recently dialed through the previous link. After a restart, the tunnel is `up`
+        only if it can dial at least one of these targets."""
 
     @property
     def far_side(self) -> str:

@@ -71,7 +71,7 @@ class OpenVpnTunnel:
 
 
 class _OpenVpnClient:
-    """Runs an OpenVPN client process, and configures its device, until the process exits."""
+    """Runs one OpenVPN client process, and configures its network device."""
 
     def __init__(
         self, options: OpenVpnOptions, file: SanitizedOpenVpnFile, forward: LocalForward | None, via: NetworkId
@@ -99,7 +99,7 @@ class _OpenVpnClient:
         Raises:
             TunnelError: The configuration file is not valid, or the process cannot be started.
         """
-        # The child process cannot dial through a link, so it connects to a local forward instead.
+        # The child process cannot dial through a link. Inside another tunnel, it connects to a local forward.
         forward = None if via.network.is_local else await stack.enter_async_context(LocalForward(via))
         file = load_client_file(options)
         if forward is not None and file.uses_proxy:
@@ -167,7 +167,7 @@ class _OpenVpnClient:
         self._failure_report = loop.call_later(self._options.connect_timeout, self._report_failure, progress)
 
     def _report_failure(self, progress: TunnelStateCallback) -> None:
-        """Report why OpenVPN is not connected yet. Do not restart it, because this would delay the connection."""
+        """Report why OpenVPN is not connected yet. OpenVPN continues, because a restart would cause more delay."""
         error = self._vpn.error(f"no connection within {self._options.connect_timeout:g} s; still trying")
         reason = error.reason if self._vpn.failure else Reason.TIMEOUT
         progress(TunnelState.BACKOFF, reason, error.detail)

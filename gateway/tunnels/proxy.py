@@ -61,7 +61,6 @@ def _read_url(scheme: str, authority: str) -> dict[str, str]:
 
 
 def _insecure_settings(options: ProxyOptions, plain: bool) -> Iterator[InsecureSetting]:
-    """Yield the insecure settings; see `TunnelKind.insecure_settings`."""
     if options.tls or not plain or is_loopback(options.endpoint.host):
         return
     login = options.password is not None

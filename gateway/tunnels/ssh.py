@@ -117,7 +117,7 @@ def _verify(options: SshOptions) -> None:
     if options.data_plane == "native" and not is_built():
         raise GatewayError(
             "data_plane: the data plane in C is not built: install gcc, libssl-dev and python3-dev and install the"
-            " gateway again, or use auto"
+            " gateway again, or set data_plane: auto"
         )
     if options.proxy_command is not None:
         try:
@@ -129,7 +129,6 @@ def _verify(options: SshOptions) -> None:
 
 
 def _insecure_settings(options: SshOptions, plain: bool) -> Iterator[InsecureSetting]:
-    """Yield the insecure settings; see `TunnelKind.insecure_settings`."""
     del plain  # not used, because SSH always encrypts its traffic
     if options.insecure_host_key:
         message = (

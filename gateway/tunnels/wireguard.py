@@ -32,8 +32,8 @@ HANDSHAKE_AGE = FactDefinition(
 )
 
 _HANDSHAKE_TIMEOUT = 5.0
-"""Seconds to wait for the first handshake. Then the tunnel resolves the peers' host names again, because their
-addresses can change."""
+"""Seconds without the first handshake after which the tunnel resolves the peers' host names again, because addresses
+can change."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from gateway.backend_support.postgres_cancel import PostgresLoginTap
+from gateway.backend_support.postgres_cancel_protocol import PostgresLoginTap
 from gateway.cancel_protocol import CancelRequest
 from gateway.contracts.link import Link
 from gateway.contracts.values import Endpoint

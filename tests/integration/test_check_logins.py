@@ -14,8 +14,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from gateway.backend_support.check_tls import CheckTlsOptions
 from gateway.backend_support.sql_check_options import SqlCheckOptions
+from gateway.backend_support.tls_options import CheckTlsOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.mysql import KIND, MysqlBackend, MysqlCheckOptions
 from gateway.backends.postgres import PostgresBackend

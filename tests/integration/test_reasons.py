@@ -14,12 +14,13 @@ from typing import Any
 import pymysql
 import pytest
 
-from gateway.backend_support.check_tls import CheckTlsOptions
+from gateway.backend_support.nfs_mount_rules import NfsOptions
 from gateway.backend_support.replication_facts import LAG
 from gateway.backend_support.sql_check_options import SqlCheckOptions
+from gateway.backend_support.tls_options import CheckTlsOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheckOptions
-from gateway.backends.nfs import LEASE, SPACE, NfsBackend, NfsCheckOptions, NfsOptions
+from gateway.backends.nfs import LEASE, SPACE, NfsBackend, NfsCheckOptions
 from gateway.backends.postgres import PostgresBackend
 from gateway.contracts.backend import Backend
 from gateway.contracts.security import Secret

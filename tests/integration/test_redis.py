@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from gateway.backend_support.check_tls import CheckTlsOptions
+from gateway.backend_support.tls_options import CheckTlsOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.redis import RedisBackend, RedisCheckOptions
 from gateway.contracts.security import Secret

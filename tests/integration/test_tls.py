@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from gateway.backend_support.check_tls import CheckTlsOptions, verify
+from gateway.backend_support.tls_options import CheckTlsOptions, verify
 from gateway.contracts.link import Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import HealthState

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gateway.backend_support.check_login_limiter import CheckLoginLimiter
+from gateway.backend_support.probe_login_limiter import ProbeLoginLimiter
 from gateway.backends import EmptyOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheckOptions
 from gateway.contracts.security import Secret
@@ -43,7 +43,7 @@ async def mixed(server: MariaDB, count: int) -> Counter[str]:
     """Run `count` probes, each with randomly chosen settings; return the number of each outcome."""
     target = Endpoint(ADDRESS, server.port)
     good = MysqlCheckOptions(user=server.check_user, password=Secret(server.check_password), database=server.database)
-    logins = CheckLoginLimiter(LIMIT)  # The server has one counter for the aborted logins of all these checks.
+    logins = ProbeLoginLimiter(LIMIT)  # The server has one counter for the aborted logins of all these checks.
 
     def checking(**changes: Any) -> MysqlBackend:
         return MysqlBackend(EmptyOptions(), replace(good, **changes))

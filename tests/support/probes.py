@@ -5,11 +5,12 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from gateway.backend_support.nfs_mount_rules import NfsOptions
 from gateway.backend_support.sql_check_options import SqlCheckOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.http import HttpBackend, HttpCheckOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheckOptions
-from gateway.backends.nfs import NfsBackend, NfsCheckOptions, NfsOptions
+from gateway.backends.nfs import NfsBackend, NfsCheckOptions
 from gateway.backends.postgres import PostgresBackend
 from gateway.backends.redis import RedisBackend, RedisCheckOptions
 from gateway.backends.tcp import TcpBackend, TcpCheckOptions

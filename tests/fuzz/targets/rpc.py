@@ -3,7 +3,8 @@
 import struct
 from itertools import pairwise
 
-from gateway.backends.nfs import NfsBackend, NfsCheckOptions, NfsOptions
+from gateway.backend_support.nfs_mount_rules import NfsOptions
+from gateway.backends.nfs import NfsBackend, NfsCheckOptions
 from gateway.contracts.backend import ProbeResult
 from gateway.facts import IDENTITY
 from gateway.nfs.latency_tap import RpcLatencyTap, RpcRecordScanner

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.backend_support.check_tls import CheckTlsOptions
 from gateway.backend_support.http_probe_options import HttpRoleOptions
 from gateway.backend_support.http_response_end import ResponseEndDetector
-from gateway.backend_support.http_role import HttpRoleServerOptions, with_http_role
+from gateway.backend_support.role_from_http import HttpRoleServerOptions, with_http_role
 from gateway.backend_support.sql_check_options import SqlCheckOptions, credentials
+from gateway.backend_support.tls_options import CheckTlsOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.http import KIND, HttpBackend, HttpCheckOptions
 from gateway.contracts.backend import ProbeResult

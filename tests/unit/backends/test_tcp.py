@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.backend_support.check_tls import CheckTlsOptions
+from gateway.backend_support.tls_options import CheckTlsOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.tcp import TcpBackend, TcpCheckOptions, unescape
 from gateway.contracts.states import HealthState

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway.backend_support.postgres_cancel import PostgresCancelProtocol
+from gateway.backend_support.postgres_cancel_protocol import PostgresCancelProtocol
 from gateway.contracts.link import Link
 from gateway.contracts.values import Endpoint, unix_endpoint
 from gateway.forwarding import cancel_request_router, forward

@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from gateway.audit_log.recorder import AuditRecorder
-from gateway.backend_support.postgres_cancel import PostgresCancelProtocol
+from gateway.backend_support.postgres_cancel_protocol import PostgresCancelProtocol
 from gateway.cancel_protocol import LoginTap
 from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule
 from gateway.contracts.link import Relay

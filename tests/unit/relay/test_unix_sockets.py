@@ -6,7 +6,7 @@ import struct
 from typing import cast
 from unittest.mock import Mock
 
-from gateway.forwarding.admission import ClientSource
+from gateway.forwarding.client_identity import ClientSource
 from gateway.relay.unix_sockets import PeerCredentials, peer_of
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.backend_support.postgres_cancel import PostgresCancelProtocol, PostgresLoginTap
+from gateway.backend_support.postgres_cancel_protocol import PostgresCancelProtocol, PostgresLoginTap
 from gateway.cancel_protocol import CancelRequest, Classification, EncryptionRequest
 
 SSL, GSS = struct.pack("!II", 8, 80877103), struct.pack("!II", 8, 80877104)

@@ -6,21 +6,21 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.backend_support.check_login_limiter import CheckLoginLimiter
+from gateway.backend_support.probe_login_limiter import ProbeLoginLimiter
 from tests.support.counting_server import CountingServer
 
 HOUR = 3600.0
 
 
-def broken(limit: int, count: int) -> CheckLoginLimiter:
-    logins = CheckLoginLimiter(limit)
+def broken(limit: int, count: int) -> ProbeLoginLimiter:
+    logins = ProbeLoginLimiter(limit)
     for _ in range(count):
         logins.record_abort(1000.0)
     return logins
 
 
-def joined(paths: int, limit: int = 100) -> list[CheckLoginLimiter]:
-    logins = [CheckLoginLimiter(limit) for _ in range(paths)]
+def joined(paths: int, limit: int = 100) -> list[ProbeLoginLimiter]:
+    logins = [ProbeLoginLimiter(limit) for _ in range(paths)]
     for each in logins:
         each.peers = logins
     return logins
@@ -103,7 +103,7 @@ async def test_few_logins_are_in_progress_at_the_same_time() -> None:
     paths = joined(2)
     entered, release = 0, asyncio.Event()
 
-    async def check(logins: CheckLoginLimiter) -> None:
+    async def check(logins: ProbeLoginLimiter) -> None:
         nonlocal entered
         async with logins.attempt():
             entered += 1

@@ -1,4 +1,4 @@
-"""Defines the TLS settings of checks, and creates TLS contexts from them."""
+"""Defines the TLS options of checks (`check.tls`), and creates TLS contexts from them."""
 
 import ssl
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Opens the connections of checks, with TLS if configured. Limits the number of bytes that a check reads."""
+"""Opens the connections of probes, with TLS if configured. Limits the number of bytes that a probe reads."""
 
 import asyncio
 import contextlib
@@ -6,8 +6,8 @@ import ssl
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
-from gateway.backend_support import check_tls
-from gateway.backend_support.check_tls import CheckTlsOptions
+from gateway.backend_support import tls_options
+from gateway.backend_support.tls_options import CheckTlsOptions
 from gateway.certificate_validity import der_validity
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
@@ -22,8 +22,8 @@ _CLOSE_TIMEOUT = 0.5
 """Seconds to wait for the server's close_notify alert when a TLS connection is closed (RFC 8446, section 6.1)."""
 
 
-class CheckStream:
-    """The connection that a check reads and writes. All methods raise `OSError` if the connection fails.
+class ProbeStream:
+    """A probe's connection to a server. All methods raise `OSError` if the connection fails.
 
     Args:
         reader: The stream from the server.
@@ -99,12 +99,12 @@ class CheckStream:
         )
 
 
-class CheckDialer:
-    """Opens the connections of one backend's checks.
+class ProbeDialer:
+    """Opens the connections of one backend's probes.
 
     Args:
         options: The TLS settings.
-        limit: Maximum number of bytes that one check reads.
+        limit: Maximum number of bytes that one probe reads.
         key: The configuration key of the TLS settings, for messages.
     """
 
@@ -116,7 +116,7 @@ class CheckDialer:
         """Executor with one thread, which reads the CA file. If the file system hangs, only this thread blocks."""
 
     @contextlib.asynccontextmanager
-    async def open(self, link: Connector, target: Endpoint, phases: Phases) -> AsyncIterator[CheckStream]:
+    async def open(self, link: Connector, target: Endpoint, phases: Phases) -> AsyncIterator[ProbeStream]:
         """Open a connection. At the end of the `with` block, close it.
 
         Args:
@@ -130,7 +130,7 @@ class CheckDialer:
         context = None
         if self._options.mode != "off":
             loop = asyncio.get_running_loop()
-            context = await loop.run_in_executor(self._file_thread, check_tls.context, self._options, self._key)
+            context = await loop.run_in_executor(self._file_thread, tls_options.context, self._options, self._key)
         sock = await link.socket(target, phases)
         try:
             if context is None:
@@ -145,18 +145,18 @@ class CheckDialer:
                 phases.timeout_hint = hint
         except ssl.SSLError as error:
             sock.close()
-            raise UnusableTargetError(Reason.TLS, check_tls.describe_tls_error(error, self._key)) from error
+            raise UnusableTargetError(Reason.TLS, tls_options.describe_tls_error(error, self._key)) from error
         except BaseException:
             sock.close()
             raise
         try:
-            yield CheckStream(reader, writer, self._limit, _certificate(writer))
+            yield ProbeStream(reader, writer, self._limit, _certificate(writer))
             writer.close()
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(_CLOSE_TIMEOUT):
                     await writer.wait_closed()
         except ssl.SSLError as error:
-            raise UnusableTargetError(Reason.TLS, check_tls.describe_tls_error(error, self._key)) from error
+            raise UnusableTargetError(Reason.TLS, tls_options.describe_tls_error(error, self._key)) from error
         finally:
             writer.transport.abort()
 

@@ -1,12 +1,12 @@
-"""Adds the role that an HTTP server on the same host reports (such as Patroni) to the probe results of a database."""
+"""Gets the role of a database from an HTTP server on the same host, such as Patroni."""
 
 from dataclasses import dataclass, field, replace
 
 from gateway.backend_support import http_request
-from gateway.backend_support.check_stream import CheckDialer
-from gateway.backend_support.check_tls import CheckTlsOptions
 from gateway.backend_support.http_probe_options import HttpProbeOptions, check_status, of_role, role_result
+from gateway.backend_support.probe_stream import ProbeDialer
 from gateway.backend_support.replication_facts import READ_ONLY
+from gateway.backend_support.tls_options import CheckTlsOptions
 from gateway.contracts.backend import Backend, ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
@@ -16,7 +16,7 @@ from gateway.errors import LinkLostError, ReachError, Reason, UnusableTargetErro
 
 @dataclass(frozen=True)
 class HttpRoleServerOptions(HttpProbeOptions):
-    """The key `via_http`: an HTTP server on the target's host that reports the role of the database.
+    """The options of the key `via_http`: an HTTP server on the target's host that reports the role of the database.
 
     Args:
         port: The port of the HTTP server.
@@ -34,17 +34,17 @@ class HttpRoleServerOptions(HttpProbeOptions):
 
 
 class _HttpRoleBackend:
-    """Wraps a backend, and adds the role from an HTTP server to its probe results; implements `Backend`.
+    """Wraps a backend, and adds the role to its probe results; implements `Backend`.
 
     Args:
-        backend: The backend without the role.
+        backend: The wrapped backend.
         via_http: The HTTP server.
     """
 
     def __init__(self, backend: Backend, via_http: HttpRoleServerOptions) -> None:
         self._backend = backend
         self._via_http = via_http
-        self._dialer = CheckDialer(via_http.tls, http_request.MAX_RESPONSE, "check.via_http.tls")
+        self._dialer = ProbeDialer(via_http.tls, http_request.MAX_RESPONSE, "check.via_http.tls")
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """Request the role, then probe the database; see `gateway.contracts.backend.Backend`."""
@@ -55,8 +55,8 @@ class _HttpRoleBackend:
         except LinkLostError:
             raise
         except ReachError as error:
-            # Replace the reason `auth`, because it would mean that the database refused a login. In this case, the
-            # HTTP server refused a request.
+            # The HTTP server refused the request. Replace the reason `auth`, because `auth` would mean that the
+            # database refused a login.
             reason = Reason.QUERY if error.reason is Reason.AUTH else error.reason
             raise UnusableTargetError(reason, f"{name}: {error.detail}") from error
         except OSError as error:

@@ -1,8 +1,8 @@
-"""Limits and delays the logins of checks to a server that counts aborted logins. Does no I/O.
+"""Limits the logins of probes, so that aborted logins do not make a server block the gateway. Does no I/O.
 
-If the server does not respond, a check aborts its login at the deadline. A server that was suspended, for example by
-its virtual machine, counts all aborted logins when it resumes. If the count reaches `max_connect_errors`, the server
-blocks the source address (MySQL Reference Manual, "The Host Cache").
+If the server does not respond, a probe aborts its login at the deadline. When a suspended server resumes, it counts
+all logins that were aborted in the meantime. If the count reaches `max_connect_errors`, the server blocks the source
+address (MySQL Reference Manual, "The Host Cache").
 """
 
 import asyncio
@@ -11,15 +11,15 @@ from collections.abc import AsyncIterator
 
 from gateway.backend_support.aborted_login_count import AbortedLoginCount
 
-_FREE_FRACTION = 4
-"""Pauses begin when the number of aborted logins exceeds `limit` divided by this number."""
+_FREE_DIVISOR = 4
+"""The limiter pauses logins when the number of aborted logins exceeds `limit` divided by this number."""
 _FIRST_PAUSE, _MAX_PAUSE = 10.0, 600.0
-"""Duration of the first pause, and maximum duration, in seconds. Each aborted login doubles the duration. If several
-tunnels to a server fail, the maximum is multiplied by their number."""
+"""Duration of the first pause, and maximum duration of a pause, in seconds. Each further aborted login doubles the
+duration. If several tunnels to a server fail, the maximum is multiplied by their number."""
 
 
-class CheckLoginLimiter(AbortedLoginCount):
-    """Limits the logins of checks to one server through one tunnel: pauses the logins if too many were aborted.
+class ProbeLoginLimiter(AbortedLoginCount):
+    """Limits the logins of probes to one server through one tunnel: pauses the logins if too many were aborted.
 
     Implements `gateway.contracts.login_limiter.LoginLimiter`. All times are monotonic.
 
@@ -37,13 +37,13 @@ class CheckLoginLimiter(AbortedLoginCount):
 
     @property
     def _free(self) -> int:
-        return max(1, self.limit // _FREE_FRACTION)
+        return max(1, self.limit // _FREE_DIVISOR)
 
     @contextlib.asynccontextmanager
     async def attempt(self) -> AsyncIterator[None]:
         """Wait until a login can start, and count it as in progress until the end of the `async with` block.
 
-        If aborting all logins in progress would start a pause, logins run one at a time.
+        Logins normally run concurrently. Close to the limit, they run one at a time, so that only one can be aborted.
         """
         possible = self.aborted + sum(each.in_progress for each in self.peers)
         async with self._turn if possible >= self._free else contextlib.nullcontext():

@@ -2,9 +2,10 @@
 
 See the PostgreSQL manual, chapter "Frontend/Backend Protocol", sections 54.2.9 "Canceling Requests in Progress" and
 54.7 "Message Formats". A client sends a cancel request on a separate connection. Each connection starts with packets
-that have a length and a code. First, the client can send SSLRequest and GSSENCRequest. The server responds to each
-with one byte. Then the client sends StartupMessage or CancelRequest. After StartupMessage, the server sends messages
-that have a type and a length. The server sends the key in BackendKeyData, shortly before the login ends.
+that have a length and a code: first, optionally, SSLRequest and GSSENCRequest, then StartupMessage or CancelRequest.
+The server responds to SSLRequest and GSSENCRequest with one byte. After StartupMessage, the server sends messages
+that have a type and a length. One of them, BackendKeyData, contains the cancel key. It arrives shortly before the
+login ends.
 """
 
 import struct
@@ -49,7 +50,7 @@ class PostgresLoginTap:
         self._message = b""
         """The bytes received so far of the current message from the server."""
         self._needed = _MESSAGE.size
-        """Number of bytes of the current message that `_on_message` needs."""
+        """Number of bytes of the current message to collect before `_on_message` can parse it."""
         self._unanswered = 0
         """Number of SSLRequest and GSSENCRequest packets to which the server has not responded yet."""
         self._started = False
@@ -144,8 +145,8 @@ class PostgresCancelProtocol:
     def classify(self, first: bytes) -> CancelRequest | EncryptionRequest | Classification:
         """Classify a connection by its first bytes. See `gateway.cancel_protocol.CancelProtocol`."""
         if first[0] != 0:
-            # The length of a valid packet is less than 16 MiB, so its first byte is zero. This client uses direct TLS
-            # or another protocol.
+            # A valid packet begins with its length, which is less than 16 MiB, so the first byte would be zero. This
+            # client uses direct TLS or another protocol.
             return Classification.SESSION
         if len(first) < _PACKET.size:
             return Classification.INCOMPLETE

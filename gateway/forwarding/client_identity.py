@@ -1,0 +1,75 @@
+"""Identifies clients: their source (an address or a unix socket), and their consumer (a container or application)."""
+
+import socket
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.relay.sockets import PeerCredentials, peer_of
+
+
+class ConsumerIdentity(Protocol):
+    """Defines the interface of consumers. A consumer is the container or application to which a client belongs."""
+
+    @property
+    def name(self) -> str:
+        """The name of the consumer, for messages and metrics."""
+
+    @property
+    def id(self) -> str:
+        """An ID that distinguishes consumers with the same name, for example the container ID."""
+
+    def has(self, label: str, backend: str) -> bool:
+        """Return whether the consumer may use `backend`: by its label `label`, or by a grant in the configuration."""
+
+
+class ConsumerResolver(Protocol):
+    """Defines the interface for finding the consumer (such as a container) that has a source address."""
+
+    def lookup(self, address: str) -> ConsumerIdentity | None:
+        """Return the consumer with this address; None if it is unknown."""
+
+    def recently_unknown(self, address: str) -> bool:
+        """Return whether a recent search found no consumer with this address, so that no new search is needed."""
+
+    async def wait_for(self, address: str, within: float) -> ConsumerIdentity | None:
+        """Return the consumer with this address. Wait up to `within` seconds for a container that is starting."""
+
+
+@dataclass(frozen=True)
+class ClientSource:
+    """The source of a client: its IP address and port, or the path of the unix socket and the peer's credentials."""
+
+    address: str | None = None
+    port: int = 0
+    path: str = ""
+    peer: PeerCredentials | None = None
+
+    def __str__(self) -> str:
+        if self.address is None:
+            return "unix"
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+    @classmethod
+    def of(cls, client: socket.socket) -> "ClientSource | None":
+        """Return the source of `client`; None if the client has disconnected."""
+        try:
+            if client.family == socket.AF_UNIX:
+                peer = peer_of(client)
+                return cls(path=client.getsockname(), peer=peer) if peer is not None else None
+            name = client.getpeername()
+        except OSError:
+            return None
+        return cls(name[0].partition("%")[0], name[1])
+
+
+@dataclass(frozen=True)
+class UnixSocketConsumer:
+    """The consumer to which the configuration assigns a unix socket; implements `ConsumerIdentity`."""
+
+    name: str
+    id: str = ""
+
+    def has(self, label: str, backend: str) -> bool:
+        """Return True, because the configuration assigns the socket to this consumer."""
+        del label, backend
+        return True
