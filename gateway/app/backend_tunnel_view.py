@@ -1,4 +1,4 @@
-"""Builds the status of each tunnel through which a backend reaches its targets."""
+"""Builds the view of a backend's tunnels for the status page: whether each tunnel works, and why not."""
 
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend

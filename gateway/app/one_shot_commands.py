@@ -231,7 +231,7 @@ async def _check_target(spec: BackendSpec, target: Endpoint, tunnel: str | None,
 
 
 async def _wait_until_not_up(uplink: Uplink) -> None:
-    """Wait until the uplink has closed a tunnel whose link was lost, because the cause is known only after that."""
+    """Wait until the uplink has closed a tunnel whose link was lost. Only then is the cause known."""
     changed = asyncio.Event()
     uplink.watchers.append(changed.set)
     with contextlib.suppress(TimeoutError):

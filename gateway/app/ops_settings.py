@@ -1,4 +1,4 @@
-"""Builds the settings of the ops server, which serves health, metrics and status, from the section `ops`."""
+"""Converts the section `ops` to settings of the ops server, which serves health, metrics and the status page."""
 
 from gateway.config import Config
 from gateway.errors import ConfigProblem, GatewayError

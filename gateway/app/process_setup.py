@@ -33,9 +33,9 @@ _PR_SET_IO_FLUSHER = 57
 def set_io_flusher() -> bool:
     """Mark this process as an I/O flusher (prctl(2), PR_SET_IO_FLUSHER).
 
-    This process carries the connections of NFS mounts. When memory is short, the kernel writes dirty pages to these
-    mounts, and other processes wait for this. If this process waited too, the kernel could not send the pages, and no
-    process would continue.
+    When memory is short, the kernel makes processes wait until it has written dirty pages. The pages of NFS mounts
+    pass through this process. If this process waited too, the kernel could not write these pages: a deadlock. With
+    the mark, this process does not wait.
 
     Returns:
         Whether the kernel accepted the flag. The kernel requires CAP_SYS_RESOURCE.

@@ -31,7 +31,7 @@ async def shut_down(runtime: Runtime, options: ShutdownSection, immediately: asy
         runtime.abort_idle(idle_threshold(left, options.drain))
         await _wait(_POLL, immediately)
     if runtime.active:
-        log.warning("resetting the remaining clients", extra={"clients": runtime.active})
+        log.warning("resetting the remaining client connections", extra={"clients": runtime.active})
     runtime.abort_all()
 
 
@@ -46,8 +46,8 @@ async def _wait(seconds: float, immediately: asyncio.Event) -> None:
 def idle_threshold(left: float, drain: float) -> float:
     """Return the idle time, in seconds, after which a connection is reset during a drain.
 
-    The result decreases during the drain, so the connections that have been idle longest are reset first: they are
-    the least likely to be in use. Near the end, a short pause between two transactions is enough.
+    The result decreases during the drain. Therefore, the connections that have been idle longest are reset first,
+    because they are probably not in use. Near the end, even a connection between two transactions is reset.
 
     Args:
         left: Seconds until the drain ends.

@@ -12,7 +12,7 @@ from gateway.contracts.states import TrafficClass
 
 
 class TunnelLane(NamedTuple):
-    """A separate connection of a tunnel that carries the traffic of one class: bulk, or everything else."""
+    """A separate connection of a tunnel for the traffic of one class: bulk traffic, or all other traffic."""
 
     tunnel: str
     bulk: bool

@@ -15,7 +15,9 @@ from gateway.tls_client import TlsClientFiles
 
 @contextlib.asynccontextmanager
 async def proxy_connection(options: ProxyOptions, via: Link) -> AsyncIterator[ProxyStream]:
-    """Connect to the proxy. If the `with` block raises, close the connection; otherwise, the caller must close it.
+    """Connect to the proxy. If the `async with` block raises an error, close the connection.
+
+    Otherwise, the caller must close the connection.
 
     Args:
         options: The options of the tunnel.

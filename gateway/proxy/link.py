@@ -100,7 +100,9 @@ class ProxyLink:
             raise LinkLostError(error.detail) from error
 
     async def probe(self) -> None:
-        """Connect to the proxy. Log in only to a SOCKS5 proxy, because the login to an HTTP proxy requires a target.
+        """Check that the proxy accepts connections and, for a SOCKS5 proxy, the login.
+
+        The login to an HTTP proxy is not checked, because it is part of a request that names a target.
 
         Raises:
             TunnelError: The proxy cannot be used.

@@ -14,9 +14,8 @@ disconnected.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from typing import Protocol
 
 from gateway.backoff import QUARANTINE, RECONNECT, Backoff
 from gateway.contracts.link import Link
@@ -25,17 +24,12 @@ from gateway.contracts.tunnel import OpenTunnel, Tunnel
 from gateway.errors import ReachError, Reason, TunnelError
 from gateway.measurement import Histogram, Tally
 from gateway.supervision.failover_link import FailoverLink
+from gateway.supervision.state_describer import describe_all
+from gateway.supervision.tunnel_state_log import TunnelStateLog
 from gateway.task_cancellation import is_being_cancelled
 from gateway.text_sanitizer import one_line
 
 log = logging.getLogger(__name__)
-
-
-class StateDescriber(Protocol):
-    """Defines the interface of objects, such as uplinks, that describe their state in one line."""
-
-    def describe(self) -> str:
-        """Return one line with the state of the tunnel and its cause."""
 
 
 class Uplink:
@@ -80,9 +74,7 @@ class Uplink:
         self.watchers: list[Callable[[], None]] = []
         """Callbacks that the uplink calls after each change of the state, except for changes within one attempt."""
         self._has_link = asyncio.Event()
-        self._quiet = quiet
-        self._traffic = traffic
-        self._last_logged: tuple[TunnelState, Reason | None] | None = None
+        self._log = None if quiet else TunnelStateLog(name, tunnel.far_side, traffic)
         self._retry_now = asyncio.Event()
         self.opened: OpenTunnel | None = None
         """The open tunnel, even while it is suspect and `link` is None; None if the tunnel is not open."""
@@ -268,32 +260,11 @@ class Uplink:
         if state in _ATTEMPTING:
             return
         self.reason, self.detail = reason, one_line(detail)
-        self._log_change()
+        if self._log is not None:
+            self._log.record(state, self.reason, self.detail)
         self.settled.set()
         for watcher in self.watchers.copy():
             watcher()
-
-    def _log_change(self) -> None:
-        current = (self.state, self.reason)
-        if self._quiet or current == self._last_logged:
-            return
-        self._last_logged = current
-        extra = {"tunnel": self.name, "far_side": self.tunnel.far_side}
-        if self._traffic:
-            extra["traffic"] = self._traffic
-        if self.state is TunnelState.UP:
-            log.info("tunnel up", extra=extra)
-        elif self.state is TunnelState.QUARANTINED:
-            log.error("tunnel quarantined", extra={**extra, "reason": str(self.reason), "detail": self.detail})
-        elif self.state is TunnelState.SUSPECT:
-            log.warning("tunnel suspect", extra={**extra, "reason": str(self.reason), "detail": self.detail})
-        elif self.state is TunnelState.BACKOFF:
-            log.warning("tunnel down", extra={**extra, "reason": str(self.reason), "detail": self.detail})
-
-
-def describe_all(uplinks: Iterable[StateDescriber]) -> str:
-    """Return one line with the states of several tunnels. Identical states appear only once."""
-    return "; ".join(dict.fromkeys(uplink.describe() for uplink in uplinks))
 
 
 _ATTEMPTING = {TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHENTICATING}

@@ -1,0 +1,22 @@
+"""Defines the part of an uplink that checks use: the state of a tunnel, and its link."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from gateway.contracts.link import Connector
+
+
+class MonitoredUplink(Protocol):
+    """Defines the part of an uplink that checks use: the state of a tunnel, and its link."""
+
+    name: str
+    settled: asyncio.Event
+    watchers: list[Callable[[], None]]
+
+    @property
+    def link(self) -> Connector | None:
+        """The link through the open tunnel; None while the tunnel is not open."""
+
+    def describe(self) -> str:
+        """Return one line that describes the tunnel's state and its cause."""
