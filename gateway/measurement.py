@@ -12,7 +12,7 @@ LATENCY_BUCKETS = (
 
 
 class Tap(Protocol):
-    """Defines the interface of observers of the bytes of one connection. The methods must not raise."""
+    """Defines the interface of objects that observe the bytes of one connection. The methods raise no errors."""
 
     @property
     def finished(self) -> bool:
@@ -20,7 +20,7 @@ class Tap(Protocol):
 
     @property
     def tracker(self) -> "RpcRequestTracker | None":
-        """Matches responses to requests. None if each response belongs to the most recent request."""
+        """Matches responses to requests; None if a response always belongs to the most recent request."""
 
     def on_request(self, data: memoryview, now: float, /) -> None:
         """Observe `data` from the client, received at the monotonic time `now`."""
@@ -30,17 +30,17 @@ class Tap(Protocol):
 
 
 class RpcRequestTracker(Protocol):
-    """Defines the interface for matching replies to calls on an ONC RPC connection with several pending calls."""
+    """Defines the interface for matching replies to calls on an ONC RPC connection, such as NFS."""
 
     @property
     def parseable(self) -> bool:
-        """Whether all bytes so far conform to the protocol. If they do not, the tracker matches no more responses."""
+        """Whether all bytes so far are valid RPC. After an invalid byte, the tracker matches no more replies."""
 
     def oldest_pending(self) -> float | None:
         """Return the monotonic time of the oldest request without a response; None if there is none."""
 
     def on_message(self, xid: int, rpc_type: int, now: float, *, from_backend: bool) -> None:
-        """Observe a message that the C engine has parsed. The engine then passes no bytes to the tap.
+        """Observe a message that the native engine has parsed. The native engine passes no bytes to the tap.
 
         Args:
             xid: The transaction ID (RFC 5531, section 9).
@@ -59,8 +59,8 @@ def waiting_since(tap: Tap | None, request_at: float) -> float | None:
 
     Args:
         tap: The tap of the connection; None if it has none.
-        request_at: Monotonic time of the last request byte that has no response yet; 0 if there is none. Ignored if
-            the tap has a tracker.
+        request_at: Monotonic time of the last request byte that has no response yet; 0 if there is none. If the tap
+            has a tracker, the tracker's time is used instead.
     """
     tracker = tap.tracker if tap is not None else None
     if tracker is not None:

@@ -13,7 +13,7 @@ from gateway.errors import DialError, LinkLostError, ReachError, Reason
 from gateway.measurement import Histogram, Tap
 
 _NEXT_TUNNEL_AFTER = 2.0
-"""Time limit, in seconds, for a dial through one tunnel, unless it is the last tunnel to try."""
+"""Time limit, in seconds, for a dial through one tunnel. It does not apply to the last tunnel to try."""
 
 _Connected = TypeVar("_Connected")
 
@@ -55,7 +55,7 @@ class FailoverLink:
         return await self._first(lambda link, left: link.join(client, to, latency, left, tap), within)
 
     async def lost(self) -> NoReturn:
-        """Wait until cancelled. If a tunnel closes, the link is not lost: it dials through the other tunnels."""
+        """Wait until cancelled. This link is never lost: if a tunnel closes, it dials through the other tunnels."""
         await asyncio.Event().wait()
         raise AssertionError
 

@@ -5,10 +5,9 @@
     idle → waiting → connecting → authenticating → up ⇄ suspect → backoff → connecting …
                           └ host key mismatch, authentication failure → quarantined → connecting …
 
-A tunnel is waiting while none of its outer tunnels is open. While a tunnel is suspect, the uplink does not publish
-the link, so users of the link wait as if the tunnel were down.
-If a tunnel is removed from the configuration, it stays open, in the state draining, until its clients have
-disconnected.
+Waiting: none of the tunnel's outer tunnels is open. Suspect: the tunnel is open, but does not respond, so the uplink
+provides no link, and new clients wait. Draining: the tunnel was removed from the configuration, and stays open until
+its clients have disconnected.
 """
 
 import asyncio
@@ -42,8 +41,8 @@ class Uplink:
             for the direct tunnel.
         quiet: Whether to omit state changes from the log.
         traffic: The traffic class, for the log, if the tunnel is opened separately for each class; otherwise empty.
-        after: Waits until the tunnels that must not be open at the same time as this one have closed; None if there
-            are no such tunnels.
+        after: Waits until all tunnels that must not be open together with this tunnel have closed; None if there are
+            no such tunnels.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class Uplink:
         self.settled = asyncio.Event()
         """Set when the first attempt to open the tunnel has succeeded or failed."""
         self.watchers: list[Callable[[], None]] = []
-        """Callbacks that the uplink calls after each change of the state, except for changes within one attempt."""
+        """Callbacks for changes of the state. They are not called for the intermediate states of an attempt."""
         self._has_link = asyncio.Event()
         self._log = None if quiet else TunnelStateLog(name, tunnel.far_side, traffic)
         self._retry_now = asyncio.Event()
@@ -81,7 +80,7 @@ class Uplink:
         self._draining = False
         self._after = after
         self._failover: FailoverLink | None = None
-        """The link that dials through the outer tunnels; None unless there are several."""
+        """The link that dials through several outer tunnels; None if there is at most one outer tunnel."""
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Open the tunnel, and reopen it each time it is lost, until cancelled.
@@ -132,14 +131,14 @@ class Uplink:
 
     @property
     def via_in_use(self) -> str | None:
-        """The name of the outer tunnel that the tunnel uses; None if there is none, or if the tunnel is not open."""
+        """The name of the outer tunnel in use; None if there is no outer tunnel, or if this tunnel is not open."""
         if self.opened is None or not self.vias:
             return None
         used = self._failover.used if self._failover is not None else self.vias[0]
         return used.tunnel_name if used is not None else None
 
     def renew(self) -> None:
-        """Make the open tunnel use credentials that have changed on disk. Connections of clients remain open.
+        """Make the open tunnel use credentials that have changed on disk. Client connections remain open.
 
         If the tunnel is not open, retry immediately.
         """
@@ -152,7 +151,7 @@ class Uplink:
     def retry(self) -> None:
         """If the tunnel is not open, retry immediately, because its certificates were renewed.
 
-        Do nothing if the tunnel is open, because its next login reads the new certificates.
+        An open tunnel needs no retry.
         """
         if self.opened is None:
             self._retry_now.set()
@@ -251,8 +250,8 @@ class Uplink:
     def _become(self, state: TunnelState, reason: Reason | None = None, detail: str = "") -> None:
         """Change the state, and log the change. No other method changes the state.
 
-        During a new attempt, the reason and detail of the previous failure remain. `since` changes only when the
-        tunnel goes up or down, and not with each attempt.
+        During an attempt, the reason and detail of the previous failure remain. `since` changes only when the tunnel
+        becomes available or unavailable.
         """
         if state.availability is not self.state.availability:
             self.since = time.time()

@@ -1,4 +1,4 @@
-"""Resolves names through the VPN, with the VPN's name servers (dnspython)."""
+"""Resolves host names with the name servers of a VPN, through the VPN (dnspython)."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""Opens netlink sockets, and defines helper functions for modules that use them. All functions block."""
+"""Opens netlink sockets, which configure network devices and routes, and converts their errors. Blocks."""
 
 import errno
 from collections.abc import Iterator

@@ -29,8 +29,7 @@ class NetworkNamespace:
 
     def __init__(self) -> None:
         self.fd = -1
-        # Create sockets in a separate thread. The threads of `_workers` run DNS queries, so a new socket could wait
-        # there for seconds until a query ends.
+        # Use a separate thread to create sockets: the threads of `_workers` can be busy with DNS queries for seconds.
         self._socket_thread = ThreadPoolExecutor(1, "vpn-socket", self._enter)
         self._workers = ThreadPoolExecutor(_WORKERS, "vpn", self._enter)
         try:

@@ -17,7 +17,7 @@ from gateway.vpn.openvpn_sanitizer import SanitizedOpenVpnFile, parse_client_fil
 from gateway.vpn.options import OpenVpnOptions
 
 _MAX_CONFIG_SIZE = 1 << 18
-"""Maximum size of the configuration file, in bytes. A larger file would take too long to parse."""
+"""Maximum size of the configuration file, in bytes. Parsing a larger file would take too long."""
 _MAX_NAMED_SIZE = 1 << 20
 """Maximum size of a file to which a directive refers, in bytes. Certificate revocation lists can be long."""
 

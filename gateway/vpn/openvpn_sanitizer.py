@@ -74,10 +74,7 @@ class SanitizedOpenVpnFile:
 
 
 def _refuse_files(name: str) -> bytes:
-    raise GatewayError(
-        f"{name}: files that the OpenVPN configuration refers to are not read; put the content into an inline block,"
-        " such as <ca>…</ca>"
-    )
+    raise GatewayError(f"{name}: this file is not read: put its content into an inline block, such as <ca>…</ca>")
 
 
 def parse_client_file(text: str, read_file: Callable[[str], bytes] = _refuse_files) -> SanitizedOpenVpnFile:
@@ -127,7 +124,7 @@ class _FileSanitizer:
                 self._directives.append(each)
 
     def _ignore(self, directive: OpenVpnDirective) -> bool:
-        """Record the settings in a directive, such as the device type. Return whether to ignore the directive."""
+        """Return whether to ignore a directive. Record settings that the gateway needs, such as the device type."""
         name, values = directive.name, directive.values
         if directive.block is not None:
             return False

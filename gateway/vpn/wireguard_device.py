@@ -27,7 +27,7 @@ _PREFIX = device_prefix("w")
 _POLL_INTERVAL = 0.05
 _RESOLVE_TIMEOUT = 4.0
 _DEFAULT_MTU = 1420
-"""MTU, in bytes, if neither the file nor the options set one. As in wg-quick, 80 bytes below that of Ethernet."""
+"""MTU, in bytes, if neither the file nor the options set one: 80 bytes below that of Ethernet, as in wg-quick."""
 
 
 class WireGuardDevice:

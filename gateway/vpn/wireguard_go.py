@@ -37,8 +37,7 @@ class WireGuardGoProcess:
         """Start the process, and wait until it has created the device.
 
         Args:
-            prefix: Prefix of the gateway's device names. The method removes the sockets with this prefix that killed
-                gateways have left.
+            prefix: Prefix of the gateway's device names. Sockets of killed gateways with this prefix are removed.
 
         Raises:
             TunnelError: The process cannot create the device; fatal.
@@ -73,7 +72,7 @@ class WireGuardGoProcess:
         )
 
     def _on_output(self, line: str) -> None:
-        if line[:1].isascii():  # skip the notice of wireguard-go, whose frame consists of box-drawing characters
+        if line[:1].isascii():  # skip the startup notice, which begins with box-drawing characters
             self._last_output = line
         log.debug("wireguard-go: %s", line)
 
@@ -83,7 +82,7 @@ class WireGuardGoProcess:
             await asyncio.Event().wait()
             return ""
         code = await self._child.wait()
-        return f"wireguard-go ended with exit code {code}: {self._last_output}"
+        return f"wireguard-go exited with code {code}: {self._last_output}"
 
     async def stop(self) -> None:
         """Stop the process, if it was started. The kernel then removes the device of the process."""
