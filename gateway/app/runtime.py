@@ -1,4 +1,4 @@
-"""Owns the running tunnels, forwards and checks, and applies new configurations to them."""
+"""Owns all running tunnels, backends and checks, and changes them when a new configuration is applied."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +25,7 @@ from gateway.supervision.uplink import Uplink
 
 
 class Runtime:
-    """The running tunnels, forwards and checks.
+    """Owns all running tunnels, backends and checks.
 
     Args:
         components: Runs the uplinks and forwards.

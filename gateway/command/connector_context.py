@@ -10,7 +10,7 @@ from gateway.processes.child_environment import environment_of_user
 from gateway.processes.command_template import fill_placeholders
 from gateway.processes.output_log import OutputLog
 from gateway.processes.tunnel_processes import TunnelProcesses
-from gateway.processes.tunnel_program import look_up_tunnel_program
+from gateway.processes.tunnel_program_lookup import look_up_tunnel_program
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Implements a link through an external program, such as a cloud CLI. Each target has its own processes."""
+"""Implements the link of an open tunnel of kind `command`: it connects to targets through an external program."""
 
 import asyncio
 import contextlib
@@ -16,13 +16,14 @@ from gateway.command.options import CommandOptions
 from gateway.command.port_connector import PortConnector
 from gateway.command.stdio_connector import StdioConnector
 from gateway.command.target_connector import TargetConnector
+from gateway.connection_tap import Tap
 from gateway.contracts.link import LinkStatus, NetworkId, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import CloseReason, TunnelState
 from gateway.contracts.tunnel import TunnelStateCallback
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, Reason, TunnelError
-from gateway.measurement import Histogram, Tap
+from gateway.measurement import Histogram
 from gateway.processes.command_template import fill_placeholders
 from gateway.processes.output_log import OutputLog
 from gateway.processes.tunnel_processes import TunnelProcesses

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 from gateway.contracts.link import Link, Stream
 from gateway.errors import DialError, GatewayError, Reason, TunnelError
+from gateway.proxy.handshake_streams import ProxyStream, TlsProxyStream
 from gateway.proxy.options import ProxyOptions
-from gateway.proxy.streams import ProxyStream, TlsProxyStream
 from gateway.proxy.tls_socket import TlsSocket
 from gateway.tls_client import TlsClientFiles
 

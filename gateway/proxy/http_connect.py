@@ -6,9 +6,9 @@ import re
 
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
+from gateway.proxy.handshake_streams import ProxyStream
 from gateway.proxy.login import ProxyLogin
 from gateway.proxy.reply_error import ProxyReplyError
-from gateway.proxy.streams import ProxyStream
 
 _REASONS = {
     401: Reason.AUTH,

@@ -4,9 +4,9 @@ import ipaddress
 
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
+from gateway.proxy.handshake_streams import ProxyStream
 from gateway.proxy.login import ProxyLogin
 from gateway.proxy.reply_error import ProxyReplyError
-from gateway.proxy.streams import ProxyStream
 
 _VERSION = 5
 _LOGIN_VERSION = 1

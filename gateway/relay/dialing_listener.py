@@ -3,7 +3,7 @@
 import socket
 import struct
 
-from gateway.measurement import Tap
+from gateway.connection_tap import Tap
 from gateway.relay.engine_listener import EngineListener
 from gateway.relay.engine_socket_relay import EngineSocketRelay
 from gateway.relay.resolver import numeric_addresses

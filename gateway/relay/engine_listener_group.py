@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gateway.connection_tap import Tap
 from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule
 from gateway.contracts.link import Relay, Stream
-from gateway.measurement import Tap
 
 _RECALL_AFTER = 2.0
 """Seconds for which accepted clients wait until they are joined after the listener has stopped. After this time, they

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from math import inf
 from typing import Protocol
 
+from gateway.connection_tap import Tap
 from gateway.contracts.link import Stream
 from gateway.contracts.states import CloseReason
-from gateway.measurement import Histogram, Tap
+from gateway.measurement import Histogram
 from gateway.relay.lingering_close import LINGER_TIMEOUT
 from gateway.relay.socket_pair import socket_pair
 from gateway.relay.socket_relay import SocketRelay

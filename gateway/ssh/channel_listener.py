@@ -5,8 +5,8 @@ import struct
 from collections.abc import Mapping
 from typing import Protocol
 
+from gateway.connection_tap import Tap
 from gateway.contracts.accepting_link import AcceptRule
-from gateway.measurement import Tap
 from gateway.relay.engine_listener import EngineListener, EngineListenerHandler
 from gateway.relay.engine_runner import EngineRunner
 from gateway.ssh.client_connection import channel_target

@@ -4,9 +4,10 @@ import asyncio
 
 import asyncssh
 
+from gateway.connection_tap import Tap
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
-from gateway.measurement import Histogram, Tap
+from gateway.measurement import Histogram
 from gateway.relay.engine_runner import EngineRunner
 from gateway.ssh.client_connection import ClientConnection, channel_target
 from gateway.ssh.engine_channel import EngineChannel

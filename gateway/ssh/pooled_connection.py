@@ -8,11 +8,12 @@ from typing import Protocol
 
 import asyncssh
 
+from gateway.connection_tap import Tap
 from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, Reason, RedialRequiredError
-from gateway.measurement import Histogram, Tap
+from gateway.measurement import Histogram
 from gateway.ssh.asyncssh_opener import AsyncsshChannelOpener
 from gateway.ssh.client_connection import ClientConnection, EngineTransportInterface
 from gateway.ssh.host_keys import HostKeyVerifier

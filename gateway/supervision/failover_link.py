@@ -6,11 +6,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from math import inf
 from typing import NoReturn, Protocol, TypeVar
 
+from gateway.connection_tap import Tap
 from gateway.contracts.link import Link, NetworkId, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, ReachError, Reason
-from gateway.measurement import Histogram, Tap
+from gateway.measurement import Histogram
 
 _NEXT_TUNNEL_AFTER = 2.0
 """Time limit, in seconds, for a dial through one tunnel. It does not apply to the last tunnel to try."""

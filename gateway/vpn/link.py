@@ -8,12 +8,13 @@ import time
 from dataclasses import dataclass
 from math import inf
 
+from gateway.connection_tap import Tap
 from gateway.contracts.link import LinkStatus, NetworkId, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, Reason, TunnelError
-from gateway.measurement import Histogram, Tap
+from gateway.measurement import Histogram
 from gateway.relay.relay_selection import relay_sockets
 from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
 from gateway.vpn.device_isolation import DeviceIsolation
