@@ -100,7 +100,6 @@ class ComponentManager:
 
 
 async def _wait_unused(busy: Callable[[], bool], within: float) -> None:
-    """Wait until `busy` returns False, or `within` seconds have passed."""
     deadline = time.monotonic() + within
     # Poll instead of waiting for an event: many places in the code would have to set the event.
     while time.monotonic() < deadline and busy():  # noqa: ASYNC110 - see above

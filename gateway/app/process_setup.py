@@ -8,8 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 _FILE_THREADS = 16
-"""Number of threads that read files and keys. Reads are short, so a few threads are enough unless a file system
-hangs."""
+"""Number of threads that read files. Reads are short, but a file system that hangs can block several threads."""
 _SWITCH_INTERVAL = 0.0005
 """Seconds after which a thread must release the GIL to a waiting thread. With the default of 5 ms, a thread that
 renders metrics would delay the event loop by 5 ms after each system call."""

@@ -147,7 +147,7 @@ class Reloader:
         """
         async with self._lock:
             if self.runtime is None or self.docker is None or self._ops is None:
-                raise GatewayError("the service is not running")
+                raise GatewayError("the service has not started yet: try again later")
             self.check_running()
             self._notifier.reloading()
             self._auditing.reopen()
@@ -229,7 +229,6 @@ class Reloader:
         return str(diff)
 
     async def _check_stale_files(self, config: Config) -> list[str]:
-        """Log and return warnings about files that were replaced on the host."""
         files = {*named_files(config), *([self._file] if self._file else [])}
         self.stale_files = await asyncio.to_thread(find_stale_files, files)
         for warning in self.stale_files:

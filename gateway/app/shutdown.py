@@ -13,9 +13,10 @@ _MIN_IDLE = 0.05
 
 
 async def shut_down(runtime: Runtime, options: ShutdownSection, immediately: asyncio.Event) -> None:
-    """Serve clients for `delay`, then accept no new clients, and drain the open connections for up to `drain`.
+    """Serve clients for `options.delay` seconds, and then close the listeners.
 
-    Connections that are still open after that time are reset. The tunnels are not closed.
+    During the next `options.drain` seconds, wait until the open connections end, and reset idle connections. Finally,
+    reset the remaining connections. The tunnels are not closed.
 
     Args:
         runtime: The running runtime.

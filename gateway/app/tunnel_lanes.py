@@ -55,7 +55,6 @@ def required_lanes(config: Config) -> list[TunnelLane]:
 
 
 def _used_tunnels(config: Config) -> set[str]:
-    """Return the tunnels that at least one backend uses, directly or as an outer tunnel."""
     used: set[str] = set()
     found = {tunnel for spec in config.backends.values() for tunnel in spec.tunnels}
     while found:

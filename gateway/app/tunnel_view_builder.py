@@ -32,13 +32,7 @@ def tunnel_views(runtime: Runtime, events: EventLog) -> list[TunnelView]:
 
 
 def _tunnel(spec: TunnelSpec, uplinks: list[Uplink], events: EventLog) -> TunnelView:
-    """Return the status of a tunnel from all its uplinks. The tunnel is up if all of them are up.
-
-    Args:
-        spec: The configuration of the tunnel.
-        uplinks: One uplink for each traffic class; at least one.
-        events: As for `tunnel_views`.
-    """
+    """Return the status of a tunnel from all its uplinks. The tunnel is up if all of them are up."""
     worst, statuses = worst_uplink(uplinks), {each: _link_status(each) for each in uplinks}
     return TunnelView(
         name=spec.name,

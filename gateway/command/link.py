@@ -188,7 +188,6 @@ class CommandLink:
         return fill_placeholders(self._options.command, {"host": to.host, "port": str(to.port)})
 
     def _on_change(self) -> None:
-        """Report the link as lost if every connector has failed."""
         connectors = self._connectors.values()
         failures = [each.failure for each in connectors if each.failure is not None]
         if len(failures) == len(connectors) and failures and not self._lost.done():

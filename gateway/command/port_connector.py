@@ -129,11 +129,7 @@ class PortConnector:
         return None
 
     async def _process(self) -> PortProcess:
-        """Return a process that accepts connections; start one if there is none.
-
-        Raises:
-            TunnelError: The process failed to start, or the delay after a failure has not passed.
-        """
+        """Return a process that accepts connections; start one if there is none."""
         usable = self._usable()
         if usable is not None:
             return usable

@@ -118,14 +118,7 @@ class StdioConnector:
             self._tested = None
 
     async def _test_connection(self, seconds: float) -> None:
-        """Open and test a connection for the next client. If a test is already in progress, wait for its result.
-
-        Args:
-            seconds: Seconds to wait for output or the exit of the program.
-
-        Raises:
-            TunnelError: The program failed, or the delay after a failure has not passed.
-        """
+        """Open and test a connection for the next client. If a test is already in progress, wait for its result."""
         if self._test is None:
             self._retry.check()
             self._test = self._tasks.start(self._run_test(seconds))

@@ -173,11 +173,6 @@ class PathSelector:
         """Return `fastest` if that path has been the fastest in the last `_CONFIRMATIONS` checks.
 
         Otherwise, return `current`.
-
-        Args:
-            current: The index of the current path.
-            fastest: The index of the fastest path. It can be `current`.
-            candidates: The paths in the order of `names`.
         """
         if fastest == current:
             self._slower_since = None

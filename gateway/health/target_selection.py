@@ -152,13 +152,7 @@ def backend_state(candidates: list[TargetCandidate], prefer: Preference) -> Back
 
 
 def _usable_state(candidates: list[TargetCandidate], first: TargetCandidate, prefer: Preference) -> BackendHealth:
-    """Return the state of a backend that has a usable target.
-
-    Args:
-        candidates: The targets in the order of the configuration.
-        first: The target that new clients use.
-        prefer: Which targets new clients use, from the configuration.
-    """
+    """Return the state of a backend whose best target is `first` and is usable."""
     if first.state is HealthState.DEGRADED:
         return BackendHealth(first.state, first.reason, first.detail, first.remedy)
     unusable = (each for each in candidates if each.state not in (*_USABLE, HealthState.UNKNOWN))

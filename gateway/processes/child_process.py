@@ -185,7 +185,6 @@ class ChildProcess:
         return code
 
     def _reap(self) -> None:
-        """Release the process ID if the process has exited and SIGKILL was sent to its group."""
         if self._was_killed and self.exit_code is not None:
             self._process.wait()
 

@@ -36,7 +36,6 @@ class _Lookup:
 
 @per_loop
 def _in_flight(loop: asyncio.AbstractEventLoop) -> dict[tuple[str, ...], _Lookup]:
-    """Return the lookups of the running loop that have no result yet."""
     del loop
     return {}
 

@@ -61,7 +61,7 @@ def resolve_program(command: Sequence[str], visit: Callable[[str], None] = _igno
 
 
 def insecure_program(key: str, command: Sequence[str]) -> Iterator[InsecureSetting]:
-    """Yield an `InsecureSetting` if other users can change a program that the gateway refuses only in strict mode.
+    """Yield each permission for other users to change a program, if the gateway refuses it only in strict mode.
 
     Args:
         key: The configuration key of the command.

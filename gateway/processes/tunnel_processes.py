@@ -169,7 +169,6 @@ class _Watchdog:
             await self._end(process)
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:
-        """Close the input of the watchdog, which then kills the remaining groups and exits."""
         if self._input is not None:
             self._input.close()
             self._input = None

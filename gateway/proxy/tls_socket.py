@@ -164,7 +164,6 @@ class TlsSocket:
             self._at_end = True
 
     async def _flush(self) -> None:
-        """Send all outgoing data, and wait until the socket has accepted it."""
         self._send_outgoing()
         if self._sent is not None:
             await asyncio.shield(self._sent)
@@ -206,7 +205,6 @@ class TlsSocket:
             sent.set_result(None)
 
     def _fail(self, error: OSError) -> None:
-        """Make the current write and all later writes fail."""
         sent = self._sent
         self._stop_sending()
         self._sent = sent

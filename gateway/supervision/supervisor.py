@@ -72,7 +72,7 @@ class Supervisor:
                 if is_being_cancelled():
                     return  # the component failed while it was being stopped
             else:
-                log.warning("component ended unexpectedly", extra={"component": name})
+                log.warning("component ended unexpectedly: restarting it", extra={"component": name})
             backoff.succeeded(loop.time() - started)
             await asyncio.sleep(backoff.next())
 

@@ -148,7 +148,6 @@ class EchoMonitor:
 
 
 def _with_checksum(packet: bytes) -> bytes:
-    """Return a copy of an ICMP packet, with the checksum field filled in (RFC 1071)."""
     total = sum(struct.unpack("!4H", packet))
     total = (total & 0xFFFF) + (total >> 16)
     return packet[:2] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + packet[4:]

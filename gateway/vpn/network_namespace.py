@@ -86,11 +86,7 @@ class NetworkNamespace:
 
 
 def _unshare() -> int:
-    """Move this thread to a new network namespace, and return a file descriptor that refers to the namespace.
-
-    Raises:
-        OSError: The thread lacks a capability, or the maximum number of namespaces is reached.
-    """
+    """Move this thread to a new network namespace, and return a file descriptor that refers to the namespace."""
     _check(_libc().unshare(_CLONE_NEWNET))
     return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 

@@ -80,15 +80,7 @@ def _normalize_sections(name: str, text: str) -> tuple[str, ...]:
 
 
 def _pem_sections(lines: list[str], error: str) -> Iterator[tuple[str, str]]:
-    """Yield the label and the body of each PEM section (RFC 7468).
-
-    Args:
-        lines: The lines of the block.
-        error: The error message if a section is incomplete.
-
-    Raises:
-        GatewayError: A section is incomplete.
-    """
+    """Yield the label and the body of each PEM section (RFC 7468)."""
     label, body = None, [""]
     for line in map(str.strip, lines):
         begins = _BEGIN.fullmatch(line)

@@ -95,15 +95,7 @@ def _decode(data: bytes) -> str:
 
 
 def _read_below(directory: Path, name: str) -> _LoadedFile:
-    """Read a file below a directory.
-
-    Args:
-        directory: The directory, without symbolic links.
-        name: Path of the file, absolute or relative to the directory.
-
-    Raises:
-        GatewayError: The file is missing, outside the directory, not a regular file, or too large.
-    """
+    """Read a file below a directory."""
     try:
         return _read(directory / name, _MAX_NAMED_SIZE, directory)
     except OSError as error:

@@ -88,16 +88,7 @@ def _parse_lines(lines: Iterable[tuple[int, str]]) -> Iterator[OpenVpnDirective]
 
 
 def _block_lines(end: str, first: int, lines: Iterable[tuple[int, str]]) -> Iterator[str]:
-    """Yield the lines of a block, up to its end tag.
-
-    Args:
-        end: The end tag.
-        first: Line number of the start tag, for the error message.
-        lines: The numbered lines after the start tag.
-
-    Raises:
-        GatewayError: A line is not valid, or the block has no end tag.
-    """
+    """Yield the lines of a block, up to its end tag."""
     for number, line in lines:
         with located(number):
             if _check_line(line).lstrip(" \t").startswith(end):
@@ -124,11 +115,7 @@ def located(line: int) -> Iterator[None]:
 
 
 def _check_line(line: str) -> str:
-    """Check a line, and return it without a carriage return at the end.
-
-    Raises:
-        GatewayError: The line is too long, or contains a control character.
-    """
+    """Check a line, and return it without a carriage return at the end."""
     if len(line.encode(errors="surrogatepass")) > _MAX_LINE:
         why = "which OpenVPN reads as two lines: shorten the line, or wrap a key at 64 characters"
         raise GatewayError(f"has more than {_MAX_LINE} bytes, {why}")
@@ -167,16 +154,7 @@ def split_words(line: str) -> list[str]:
 
 
 def _read_word(line: str, position: int, quote: str) -> tuple[str, int]:
-    """Return the word that starts at a position, and the position after the word.
-
-    Args:
-        line: The line.
-        position: The first character of the word, after its quotation mark.
-        quote: The quotation mark of the word; empty if the word is not quoted.
-
-    Raises:
-        GatewayError: The quotation mark is not closed, or OpenVPN rejects a backslash.
-    """
+    """Return the word that starts at a position, and the position after the word."""
     word = ""
     while position < len(line):
         character = line[position]

@@ -81,10 +81,6 @@ def _effective_capabilities() -> int:
 
 
 def _is_mapped(kind: str) -> bool:
-    """Return whether the user namespace maps the ID of the unprivileged user (user_namespaces(7)).
-
-    Args:
-        kind: `uid` or `gid`.
-    """
+    """Return whether the user namespace maps the ID of the unprivileged user (user_namespaces(7))."""
     rows = (line.split() for line in Path(f"/proc/self/{kind}_map").read_text().splitlines())
     return any(int(first) <= USER < int(first) + int(count) for first, _, count in rows)

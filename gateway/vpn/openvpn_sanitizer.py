@@ -142,7 +142,6 @@ class _FileSanitizer:
         return is_ignored(directive)
 
     def _convert(self, directive: OpenVpnDirective) -> list[OpenVpnDirective]:
-        """Return the directives of the generated file that replace `directive`."""
         name, values = directive.name, directive.values
         if name == "connection":
             return [self._convert_connection(directive)]
@@ -153,17 +152,13 @@ class _FileSanitizer:
             return [replace(directive, block=normalize_block(name, "\n".join(directive.block)))]
         if name not in FILE_DIRECTIVES or not values:
             return [directive]
-        # OpenVPN parses the 1 in `tls-auth FILE 1` as `key-direction 1`, and before 2.5 also in
-        # `tls-auth [inline] 1`.
+        # The 1 in `tls-auth FILE 1` is the key direction. The block with the content of FILE cannot contain it, so
+        # write the directive `key-direction 1`.
         direction = [OpenVpnDirective(directive.line, "key-direction", values[1:])] if values[1:] else []
         return direction if values[0] == "[inline]" else [*direction, self._inline_file(directive)]
 
     def _inline_file(self, directive: OpenVpnDirective) -> OpenVpnDirective:
-        """Return a block with the content of the file to which a directive refers.
-
-        Raises:
-            GatewayError: The file cannot be read, its content is not valid, or there are too many files.
-        """
+        """Return a block with the content of the file to which a directive refers."""
         name, path = directive.name, directive.values[0]
         self._file_count += 1
         if self._file_count > _MAX_FILES:

@@ -26,8 +26,8 @@ _FIRST_TABLE, _TABLE_COUNT = 20_000, 10_000
 _table_lock = threading.Lock()
 """Lock that prevents two threads from selecting the same unused table at the same time."""
 _UNREACHABLE_METRIC = 4096
-"""Metric of the `unreachable` route. The route through the device has a lower metric, and therefore has precedence
-while the device exists."""
+"""Metric of the `unreachable` route, which rejects packets while the device does not exist. The route through the
+device has a lower metric, and therefore has precedence."""
 
 
 def configure_in_host(name: str, settings: DeviceSettings) -> None:
@@ -132,7 +132,6 @@ def _remove_table(netlink: IPRoute, table: int) -> None:
 
 
 def _rule_key(rule: Any) -> dict[str, Any]:
-    """Return the arguments of `IPRoute.rule` that identify a rule."""
     key = {
         "oifname": rule.get_attr("FRA_OIFNAME"), "src": rule.get_attr("FRA_SRC"),
         "table": rule.get_attr("FRA_TABLE"), "priority": rule.get_attr("FRA_PRIORITY"),

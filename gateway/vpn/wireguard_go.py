@@ -92,11 +92,7 @@ class WireGuardGoProcess:
 
 
 def _check_writable(directory: Path) -> None:
-    """Create a directory if it does not exist, and check that it is writable.
-
-    Raises:
-        OSError: The directory cannot be created, or is not writable.
-    """
+    """Create a directory if it does not exist, and check that it is writable."""
     directory.mkdir(exist_ok=True)
     if not os.access(directory, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(directory))

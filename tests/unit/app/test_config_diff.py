@@ -51,7 +51,7 @@ def test_changes_that_need_a_restart_are_refused() -> None:
         UsageError, match=r"^--ops-listen: ops\.listen: gateway, ops and traces are read only at startup"
     ):
         diff_configs(config(), config({"ops-listen": "127.0.0.1:1"}))
-    with pytest.raises(UsageError, match=r"^--workers: gateway\.threads: changed"):
+    with pytest.raises(UsageError, match=r"^--workers: gateway\.threads: gateway, ops and traces"):
         diff_configs(config(), config({"workers": "1"}))
 
 
