@@ -29,7 +29,7 @@ class ComponentManager:
         self._retiring_forwards: set[Forward] = set()
         self._retiring_uplinks: set[Uplink] = set()
         self._stop_early: set[Uplink] = set()
-        """The draining uplinks that must stop immediately, because their replacements wait for this."""
+        """The draining uplinks that must stop immediately: their replacements cannot start earlier."""
 
     def start(self, name: str, component: Uplink | Forward | Check) -> None:
         """Start `component`. Append a number to `name`, because an older component with this name may still drain."""

@@ -7,7 +7,7 @@ from gateway.ops.tls import TlsFiles
 
 
 def ops_settings(config: Config) -> OpsSettings:
-    """Return the settings of the ops server. Their `redact` removes secret values from error messages."""
+    """Return the settings of the ops server. The field `redact` is a function that removes secrets from messages."""
     ops = config.ops
 
     def redact(message: str) -> str:

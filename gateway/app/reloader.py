@@ -199,7 +199,7 @@ class Reloader:
 
     async def _apply(self, runtime: Runtime, docker: DockerManager, config: Config, trigger: str) -> str:
         self.check_running()
-        # If a change requires a restart, raise the error now, before the audit log is opened.
+        # Before opening a new audit log, raise an error if a change requires a restart.
         diff_configs(runtime.config, config)
         writer = await self._auditing.prepare(config.audit)
         try:

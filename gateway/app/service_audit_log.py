@@ -18,7 +18,7 @@ from gateway.relay.sockets import PeerCredentials
 
 _OPEN_TIMEOUT = 2.0
 """Maximum number of seconds to wait until the writer's thread has opened the file. After this time, the gateway
-starts without waiting for the thread."""
+continues without the file, and the thread opens the file as soon as possible."""
 _CLOSE_TIMEOUT = 2.0
 """Maximum number of seconds to wait until the writer's thread has written the queued events. The remaining events are
 dropped."""
@@ -179,7 +179,7 @@ class ServiceAuditLog:
 async def recording(config: Config) -> AsyncIterator[AuditRecorder]:
     """Open the audit log for one command, and yield a recorder.
 
-    The recorder discards events if the log is a standard stream, because the command prints its own output to it.
+    If the log is a standard stream, the recorder discards events, because the command prints its output there.
 
     Raises:
         GatewayError: The file cannot be opened.

@@ -225,5 +225,9 @@ class CommandLink:
 
     def _on_monitor_done(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and (error := task.exception()) is not None and not self._lost.done():
-            log.error("monitoring a program failed", extra={"program": self._context.name}, exc_info=error)
+            log.error(
+                "an internal error stopped the monitoring of a program: closing the tunnel",
+                extra={"program": self._context.name},
+                exc_info=error,
+            )
             self._lost.set_result(TunnelError(Reason.RESET, f"{type(error).__name__}: {error}"))

@@ -8,7 +8,7 @@ from gateway.contracts.states import HealthState
 from gateway.errors import Reason
 
 HISTORY = 100
-"""Default size of a history: the maximum number of latest results, and also the maximum number of failures."""
+"""Default maximum number of latest results in a history. The same number limits the failures in it."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Defines the part of an uplink that checks use: the state of a tunnel, and its link."""
+"""Defines the interface through which checks use an uplink: the state of a tunnel, and its link."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from gateway.contracts.link import Connector
 
 
 class MonitoredUplink(Protocol):
-    """Defines the part of an uplink that checks use: the state of a tunnel, and its link."""
+    """Defines the interface through which checks use an uplink, that is, the object that keeps a tunnel open."""
 
     name: str
     settled: asyncio.Event

@@ -61,7 +61,7 @@ def resolve_program(command: Sequence[str], visit: Callable[[str], None] = _igno
 
 
 def insecure_program(key: str, command: Sequence[str]) -> Iterator[InsecureSetting]:
-    """Yield each permission for other users to change a program, if the gateway refuses it only in strict mode.
+    """Yield each permission that lets other users change a program and that only strict mode refuses.
 
     Args:
         key: The configuration key of the command.

@@ -17,10 +17,10 @@ async def look_up_tunnel_program(
     """Call `look_up_program`, and convert its errors to `TunnelError`.
 
     Args:
-        option: The option with the command, for errors.
+        option: The configuration key of the command, for error messages.
         command: The program and its arguments.
         timeout: Time limit in seconds.
-        limit: The option from which the time limit is derived, for errors.
+        limit: The configuration key that sets the time limit, for error messages.
 
     Raises:
         TunnelError: The program cannot be used (fatal). Or the program cannot be looked up: the file system does not

@@ -56,4 +56,4 @@ def _check_encodable(user: str, password: str, *, socks: bool) -> None:
         encodable = user.isascii() and password.isascii() and ":" not in user
         rule = "be ASCII, without a colon in the user"
     if not encodable:
-        raise TunnelError(Reason.AUTH, f"user and password must {rule}", fatal=True)
+        raise TunnelError(Reason.AUTH, f"user and password must {rule}: change them", fatal=True)

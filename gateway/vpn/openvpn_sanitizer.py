@@ -111,7 +111,7 @@ class _FileSanitizer:
         self._requires_login = self._uses_proxy = self._has_secrets = False
 
     def add(self, directive: OpenVpnDirective) -> None:
-        """Check the next directive of the operator's file. Unless the directive is ignored, add its replacement.
+        """Check the next directive of the operator's file, and add the directives that replace it.
 
         Raises:
             GatewayError: The directive is not allowed.

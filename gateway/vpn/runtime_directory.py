@@ -29,7 +29,7 @@ class RuntimeDirectory:
         prefix: Prefix of the directory names. No other program uses this prefix.
 
     Raises:
-        TunnelError: The directory cannot be created; fatal unless a later attempt can succeed.
+        TunnelError: The directory cannot be created; fatal if a later attempt would fail too.
     """
 
     def __init__(self, prefix: str) -> None:
