@@ -1,4 +1,4 @@
-"""Detects changed files. It polls, because polling works on every file system and with symbolic links."""
+"""Detects changed files by polling. Polling works on every file system and with symbolic links."""
 
 import asyncio
 import logging

@@ -104,7 +104,7 @@ class Runtime:
     def review_forwards(self) -> None:
         """Make each forward check again whether the native engine may accept its clients.
 
-        Call this method after a change that affects the answer, such as a new audit log.
+        Call this method after a change that can affect this decision, such as a new audit log.
         """
         for forward in self.forwards():
             forward.review()

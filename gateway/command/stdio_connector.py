@@ -30,9 +30,9 @@ _UNUSED_TIMEOUT = 5.0
 class StdioConnector:
     """Starts one process for each connection to a target; implements `TargetConnector`.
 
-    If the previous connection failed, the connector tests the next one before a client uses it. For this test, it
-    starts the program, and waits a short time for output. If the program exits without output, the client gets an
-    error instead of a useless connection.
+    If the previous connection failed, the connector tests the next one before a client uses it. For this test, the
+    connector starts the program, and waits a short time for output. If the program exits without output, the client
+    gets an error instead of a useless connection.
 
     Args:
         to: The target.

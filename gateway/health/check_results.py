@@ -8,7 +8,7 @@ from gateway.contracts.states import HealthState
 from gateway.errors import Reason
 
 HISTORY = 100
-"""Default maximum number of latest results in a history. The same number limits the failures in it."""
+"""Default maximum number of latest results in a history, and default maximum number of failures."""
 
 
 @dataclass(frozen=True)

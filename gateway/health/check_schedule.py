@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CheckSchedule:
-    """When a check runs, and how many results change the state of the target.
+    """Defines when a check runs, and how many results change the state of the target.
 
     Args:
         interval: Seconds between two checks.

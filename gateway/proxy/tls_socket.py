@@ -44,7 +44,7 @@ class TlsSocket:
         self._at_end = False
 
     def limit_unsent(self) -> None:
-        """Limit the unsent data in the kernel and the time between retransmissions, so that SSH responds quickly."""
+        """Limit the unsent data in the kernel and the time between retransmissions, so that SSH is responsive."""
         cap_retransmit_interval(self._sock)
         limit_unsent(self._sock, _BACKLOG)
 

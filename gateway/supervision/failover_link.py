@@ -56,7 +56,7 @@ class FailoverLink:
         return await self._first(lambda link, left: link.join(client, to, latency, left, tap), within)
 
     async def lost(self) -> NoReturn:
-        """Wait until cancelled. This link is never lost: if a tunnel closes, it dials through the other tunnels."""
+        """Wait until cancelled. This link is never lost: if a tunnel closes, the link uses the other tunnels."""
         await asyncio.Event().wait()
         raise AssertionError
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 @dataclass(frozen=True)
 class SilenceThresholds:
-    """For how many seconds an expected reply must be missing before each `SilenceStage` begins.
+    """Defines for how many seconds an expected reply must be missing before each `SilenceStage` begins.
 
     Args:
         suspect: Seconds after which new clients wait.
@@ -31,7 +31,7 @@ RECONNECT_INTERVAL = 6.0
 
 
 class SilenceStage(StrEnum):
-    """How serious the silence of a VPN is, from no missing reply (`fine`) to a necessary restart (`restart`)."""
+    """Names the stages of missing replies, from no missing reply (`fine`) to a necessary restart (`restart`)."""
 
     FINE = "fine"
     SUSPECT = "suspect"
@@ -42,7 +42,7 @@ class SilenceStage(StrEnum):
 
 
 class Liveness:
-    """Determines whether one VPN works, from the missing replies. All times are monotonic, in seconds.
+    """Measures how long an expected reply of one VPN has been missing. All times are monotonic, in seconds.
 
     Args:
         thresholds: The times after which the stages begin.

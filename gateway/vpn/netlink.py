@@ -1,4 +1,4 @@
-"""Opens netlink sockets, which configure network devices and routes, and converts their errors. Blocks."""
+"""Opens netlink sockets, through which the gateway configures network devices. All functions block."""
 
 import errno
 from collections.abc import Iterator

@@ -14,7 +14,7 @@ Isolation = Literal["namespace", "device"]
 
 @dataclass(frozen=True)
 class SilenceOptions:
-    """For how long an expected reply must be missing before the gateway reacts to an unresponsive VPN.
+    """Defines for how long an expected reply must be missing before the gateway reacts.
 
     Args:
         suspect: Time after which new clients wait. Two seconds later, the VPN starts to reconnect, with the same
