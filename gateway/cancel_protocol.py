@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
-from gateway.measurement import Tap
+from gateway.connection_tap import Tap
 
 
 class Classification(Enum):

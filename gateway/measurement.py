@@ -1,71 +1,12 @@
-"""Defines fast histograms and counters, and the interface of taps, which measure the bytes of connections."""
+"""Measures durations and counts events: histograms, summaries and tallies, which become Prometheus metrics."""
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable
-from typing import Protocol
 
 LATENCY_BUCKETS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
 """Upper bounds of the buckets, in seconds: from the round-trip time on one host to the longest common timeout."""
-
-
-class Tap(Protocol):
-    """Defines the interface of observers of the bytes of one connection. The methods must not raise."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether the tap needs no more bytes. The relay removes a finished tap when the backend next sends data."""
-
-    @property
-    def tracker(self) -> "RpcRequestTracker | None":
-        """Matches responses to requests. None if each response belongs to the most recent request."""
-
-    def on_request(self, data: memoryview, now: float, /) -> None:
-        """Observe `data` from the client, received at the monotonic time `now`."""
-
-    def on_response(self, data: memoryview, now: float, /) -> None:
-        """Observe `data` from the backend, received at the monotonic time `now`."""
-
-
-class RpcRequestTracker(Protocol):
-    """Defines the interface for matching replies to calls on an ONC RPC connection with several pending calls."""
-
-    @property
-    def parseable(self) -> bool:
-        """Whether all bytes so far conform to the protocol. If they do not, the tracker matches no more responses."""
-
-    def oldest_pending(self) -> float | None:
-        """Return the monotonic time of the oldest request without a response; None if there is none."""
-
-    def on_message(self, xid: int, rpc_type: int, now: float, *, from_backend: bool) -> None:
-        """Observe a message that the C engine has parsed. The engine then passes no bytes to the tap.
-
-        Args:
-            xid: The transaction ID (RFC 5531, section 9).
-            rpc_type: The message type: 0 for a call, 1 for a reply, or -1 if the bytes are not a valid RPC message.
-            now: The monotonic time at which the message passed, in seconds.
-            from_backend: Whether the backend has sent the message.
-        """
-
-
-TapFactory = Callable[[Callable[[float], None]], Tap]
-"""Creates a tap for one connection. The tap calls the given function with each response latency, in seconds."""
-
-
-def waiting_since(tap: Tap | None, request_at: float) -> float | None:
-    """Return the monotonic time at which a client began to wait for a response; None if the client does not wait.
-
-    Args:
-        tap: The tap of the connection; None if it has none.
-        request_at: Monotonic time of the last request byte that has no response yet; 0 if there is none. Ignored if
-            the tap has a tracker.
-    """
-    tracker = tap.tracker if tap is not None else None
-    if tracker is not None:
-        return tracker.oldest_pending() if tracker.parseable else None
-    return request_at or None
 
 
 class Histogram:

@@ -1,4 +1,4 @@
-"""Owns the budgets of aborted handshakes. A MySQL server blocks a client address after too many of them."""
+"""Owns the budgets of aborted handshakes: after too many, a MySQL server blocks the address of the gateway."""
 
 import time
 from collections.abc import Iterable
@@ -12,12 +12,13 @@ _NetworkPath = tuple[str | None, Endpoint]
 
 
 class AbortedHandshakeBudgets:
-    """Owns one budget of aborted handshakes for each target and tunnel. All backends share the budgets.
+    """Owns one budget of aborted handshakes for each path, that is, for each pair of a tunnel and a target address.
 
-    A server counts aborted handshakes, and blocks a client address after too many. Therefore, the budgets of all
-    paths to the same server share one limit (see `join_budgets`). A path is a target and a tunnel. All paths of a
-    backend to one target lead to the same server. If two backends share a path, they use the same server. Budgets
-    survive a reload, because the server continues to count.
+    The server counts the aborted handshakes of all paths to it. Therefore, the budgets of these paths share one limit
+    (see `join_budgets`). Two paths lead to the same server if they are paths of one backend to the same target.
+    Backends with the same path share its budget.
+
+    Budgets survive a reload, because the server continues to count.
     """
 
     def __init__(self) -> None:
@@ -44,17 +45,17 @@ class AbortedHandshakeBudgets:
             join_budgets([self._budgets[path] for path in server])
 
     def of(self, spec: BackendSpec, target: Endpoint, tunnel: str | None) -> AbortedHandshakeBudget | None:
-        """Return the budget of one of a backend's paths; None if servers of its kind do not count aborted handshakes.
+        """Return the budget of a path; None if servers of the backend's kind do not count aborted handshakes.
 
         Args:
             spec: The backend.
             target: The target.
-            tunnel: The tunnel of the path; None if the path has no tunnel.
+            tunnel: The tunnel; None for a direct connection.
         """
         return self._budgets.get((tunnel, target)) if spec.kind.abort_limit is not None else None
 
     def record_abandoned_dial(self, tunnel: str | None, target: Endpoint) -> None:
-        """Record that a check has abandoned a dial, because the server may still count it as an aborted handshake."""
+        """Record that a check has abandoned a dial. The server may count the dial as an aborted handshake."""
         budget = self._budgets.get((tunnel, target))
         if budget is not None:
             budget.record_abandoned(time.monotonic())

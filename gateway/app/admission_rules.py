@@ -1,11 +1,14 @@
-"""Builds the rules that decide which clients a backend admits, from the backend's configuration. Does no I/O."""
+"""Builds the admission rules of a backend, which decide which clients may connect, from its configuration.
+
+Does no I/O.
+"""
 
 from gateway.config import BackendSpec
 from gateway.forwarding.admission import AdmissionRules, UnixSocketRule
 from gateway.forwarding.client_identity import ConsumerResolver, UnixSocketConsumer
 
 _DEFAULT_CONSUMER_SHARE = 0.8
-"""Fraction of a backend's `max_connections` that one consumer may use by default."""
+"""Fraction of a backend's `max_connections` that one consumer (a container) may use by default."""
 
 
 def build_admission(spec: BackendSpec, identity: ConsumerResolver | None) -> AdmissionRules:

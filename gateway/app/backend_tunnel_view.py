@@ -1,4 +1,4 @@
-"""Builds the status of each tunnel through which a backend reaches its targets."""
+"""Builds the view of a backend's tunnels for the status page: whether each tunnel works, and why not."""
 
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend
@@ -32,7 +32,7 @@ def backend_tunnel_views(running: RunningBackend) -> list[BackendTunnelView]:
 
 
 def _trouble(monitored: MonitoredTarget, at: int) -> tuple[Reason | None, str] | None:
-    """Return why new clients cannot use a path to a target: a reason and its details. Return None if they can.
+    """Return a reason and its details if new clients cannot use a path to a target; None if they can.
 
     Args:
         monitored: The target.

@@ -1,4 +1,4 @@
-"""Warns before the certificates that a configuration depends on expire, and lists these certificates."""
+"""Lists the certificates that the gateway uses, and warns before they expire."""
 
 import asyncio
 import logging
@@ -15,13 +15,12 @@ from gateway.ops.status_json import iso
 log = logging.getLogger(__name__)
 
 _POLL_INTERVAL = 5.0
-"""Seconds between two reads of the files. The interval is short, because some certificates are valid for only a few
-minutes."""
+"""Seconds between two reads of the files. Some certificates are valid for only a few minutes."""
 _READ_TIMEOUT = 30.0
-"""Maximum number of seconds for which a read of the files may last before the gateway logs a warning."""
+"""Seconds after which the gateway logs a warning that a read of the files takes too long."""
 
 NamedCredential = tuple[str, MonitoredCertificate]
-"""The name of a tunnel, backend or section, and a certificate that it depends on."""
+"""The name of a tunnel, a backend or a section, and a certificate that this tunnel, backend or section uses."""
 
 
 def read_credentials(config: Config) -> list[NamedCredential]:
@@ -108,7 +107,7 @@ class CertificateExpiryMonitor:
             await asyncio.sleep(_POLL_INTERVAL)
 
     async def _refresh(self) -> None:
-        """Read the certificate files in a thread. If the read takes too long, keep the previous result for now."""
+        """Read the certificate files in a thread. Until a slow read has finished, keep the previous result."""
         if self._reading is None or self._reading.done():
             self._reading = asyncio.get_running_loop().run_in_executor(None, read_credentials, self._config())
             self._reading.add_done_callback(lambda done: done.cancelled() or done.exception())

@@ -7,9 +7,9 @@ from typing import Any
 from gateway.config import Config
 
 _NAMED = ("tunnels", "backends")
-_OF_SPEC = {"options": "", "check_options": "check"}
-"""Maps fields of `TunnelSpec` and `BackendSpec` to their keys in the configuration file, if the names differ. An
-empty key: the keys of the field are directly in the section of the tunnel or backend."""
+KEY_OF_FIELD = {"options": "", "check_options": "check"}
+"""The configuration key of each field of `TunnelSpec` and `BackendSpec` whose name differs from its key. The key is
+empty if the values of the field are directly in the section of the tunnel or backend."""
 _WHOLE = ("kind",)
 """Fields to compare as a whole, because each of them is a single value in the configuration file."""
 
@@ -47,7 +47,7 @@ def _changed(key: str, old: Any, new: Any) -> Iterator[str]:
         for field in dataclasses.fields(old):
             if field.compare:
                 part, before, after = (
-                    _OF_SPEC.get(field.name, field.name),
+                    KEY_OF_FIELD.get(field.name, field.name),
                     getattr(old, field.name),
                     getattr(new, field.name),
                 )

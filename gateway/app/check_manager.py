@@ -10,7 +10,8 @@ from gateway.app.component_manager import ComponentManager
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend
 from gateway.contracts.backend import Backend
-from gateway.health.check import Check, CheckSchedule
+from gateway.health.check import Check
+from gateway.health.check_schedule import CheckSchedule
 from gateway.health.path_selection import PathSelector
 from gateway.health.probe_record import ProbeRecord
 from gateway.supervision.uplink import Uplink
@@ -23,7 +24,7 @@ class CheckManager:
 
     Args:
         components: Runs the checks.
-        budgets: Limits the logins of checks to servers that block clients after too many aborted handshakes.
+        budgets: Limits how often checks log in to a server that blocks clients after too many aborted handshakes.
     """
 
     def __init__(self, components: ComponentManager, budgets: AbortedHandshakeBudgets) -> None:
@@ -36,8 +37,8 @@ class CheckManager:
         Args:
             running: The backend.
             uplinks: The uplink of each tunnel that leads to a target. The key None is the direct uplink.
-            keep_results: Whether targets that were checked before keep the results of their checks. If False, they
-                keep only their role (primary or replica) and the time of their promotion to primary.
+            keep_results: Whether a target keeps the results of its previous checks. If False, the target keeps only
+                its role (primary or replica) and the time of its promotion to primary.
         """
         spec = running.spec
         previous = {each.target: each for each in running.targets} if keep_results else {}
@@ -90,7 +91,7 @@ async def wait_first_results(backends: Callable[[], Iterable[RunningBackend]]) -
         backends: Returns the running backends.
     """
     while waiting := [target for running in backends() for target in running.targets if not target.is_checked]:
-        # Wait for only one of the checks, with a short timeout, and then test the condition again: the first result
-        # can come from the check over another path, and a reload can replace the check during the wait.
+        # Wait with a short timeout, and then test all targets again. The awaited check may never have a result: a
+        # reload can replace it. A check over another path can have a result first.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(waiting[0].checks[0].first_result.wait(), _FIRST_RESULT_POLL)

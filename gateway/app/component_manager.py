@@ -1,4 +1,4 @@
-"""Starts uplinks, forwards and checks, and stops them immediately or after a drain."""
+"""Starts and stops the components of the service: uplinks (tunnels), forwards (listeners of backends) and checks."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ _DRAIN_POLL = 0.2
 
 
 class ComponentManager:
-    """Starts uplinks, forwards and checks, and stops them immediately or after a drain.
+    """Starts uplinks, forwards and checks, and stops each of them immediately or after a drain.
 
     Args:
         supervisor: Runs the components.
@@ -29,16 +29,16 @@ class ComponentManager:
         self._retiring_forwards: set[Forward] = set()
         self._retiring_uplinks: set[Uplink] = set()
         self._stop_early: set[Uplink] = set()
-        """The draining uplinks that must stop immediately, because their replacements can start only after that."""
+        """The draining uplinks that must stop immediately: their replacements cannot start earlier."""
 
     def start(self, name: str, component: Uplink | Forward | Check) -> None:
-        """Run `component` under `name` and a number, because another component with this name may still drain."""
+        """Start `component`. Append a number to `name`, because an older component with this name may still drain."""
         self._started += 1
         self._names[component] = f"{name} #{self._started}"
         self._supervisor.start(self._names[component], component)
 
     def stop_soon(self, component: Check) -> None:
-        """Start to stop `component`, and return immediately."""
+        """Stop `component` in a task, without waiting for the result."""
         self._group.create_task(self._stop(component))
 
     def retire_forward(self, forward: Forward, drain: float) -> None:
@@ -54,8 +54,8 @@ class ComponentManager:
             drain: Maximum time to wait, in seconds.
             busy: Returns whether an uplink is in use.
         """
-        # Record all uplinks before the first task runs: `busy` returns True for an uplink while another recorded
-        # uplink runs inside it.
+        # Record all uplinks before the first task runs. An outer tunnel is busy while an inner tunnel drains, and
+        # `busy` finds the inner tunnel in this set.
         self._retiring_uplinks.update(uplinks)
         for uplink in uplinks:
             self._group.create_task(self._retire_uplink(uplink, drain, busy))
@@ -100,9 +100,7 @@ class ComponentManager:
 
 
 async def _wait_unused(busy: Callable[[], bool], within: float) -> None:
-    """Wait until `busy` returns False, or `within` seconds have passed."""
     deadline = time.monotonic() + within
-    # Poll, because many places in the code would have to report the end of a client connection. The loop runs only
-    # during a drain.
+    # Poll instead of waiting for an event: many places in the code would have to set the event.
     while time.monotonic() < deadline and busy():  # noqa: ASYNC110 - see above
         await asyncio.sleep(min(_DRAIN_POLL, within))

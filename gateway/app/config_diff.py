@@ -54,7 +54,10 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
     fixed = [key for key in changed_config_keys(old, new)["changed"] if key.partition(".")[0] in _FIXED]
     if fixed:
         places = [": ".join(filter(None, (new.places.get(key), key))) for key in fixed]
-        raise UsageError(f"{', '.join(places)}: changed, but a change of gateway, ops or traces requires a restart")
+        raise UsageError(
+            f"{', '.join(places)}: gateway, ops and traces are read only at startup: restart the gateway, or undo the"
+            " change"
+        )
     reopened = {name for name in new.tunnels if old.tunnels.get(name) != new.tunnels[name]}
     while True:  # reopening a tunnel also reopens every tunnel inside it, at any depth
         inner = {name for name, spec in new.tunnels.items() if reopened.intersection(spec.via)} - reopened
@@ -67,7 +70,7 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
         for name in common
         if old.backends[name] != new.backends[name]
         or reopened.intersection(new.backends[name].tunnels)
-        or (old.docker is None) != (new.docker is None)  # with a `docker` section, the gateway identifies containers
+        or (old.docker is None) != (new.docker is None)  # backends identify containers only with a `docker` section
     }
     return ConfigDiff(
         tunnels_closed=frozenset(name for name in old.tunnels if name in reopened or name not in new.tunnels),

@@ -20,7 +20,7 @@ def explain_containers(reconciler: Reconciler, backends: Iterable[RunningBackend
         name: The name of a container, or the beginning of its ID.
 
     Returns:
-        The explanations, ready for JSON; an empty list if the engine's state has not been read yet.
+        The explanations, ready for JSON; an empty list if the state of the Docker engine has not been read yet.
     """
     observed = reconciler.observed
     if observed is None:

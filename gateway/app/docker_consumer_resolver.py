@@ -24,9 +24,9 @@ class DockerConsumerResolver:
         return reconciler is None or reconciler.directory.recently_unknown(address)
 
     async def wait_for(self, address: str, within: float) -> Consumer | None:
-        """Return the container with this source address. Wait up to `within` seconds for it if it is starting.
+        """Return the container with this source address. If the container is starting, wait up to `within` seconds.
 
-        Return None if no container has the address by then.
+        Return None if no container has this address.
         """
         reconciler = self._docker.reconciler
         return await reconciler.directory.wait_for(address, within) if reconciler else None

@@ -50,7 +50,7 @@ class FileChangeHandler:
                 await self._ops.renew()
             except GatewayError as error:
                 log.error(
-                    "cannot load a file of the section ops: its previous version remains in use",
+                    "cannot load a file that the section ops names: the previous content remains in use",
                     extra={"detail": str(error)},
                 )
         if self._file in changed:

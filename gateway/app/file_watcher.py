@@ -1,4 +1,4 @@
-"""Detects changed files by polling, which works on every file system and detects replaced symbolic links."""
+"""Detects changed files by polling. Polling works on every file system and with symbolic links."""
 
 import asyncio
 import logging
@@ -19,7 +19,7 @@ class FileWatcher:
 
     Args:
         files: Returns the files to watch. Each poll calls it in a thread.
-        on_change: Called with the changed files, after a later poll has found no further change of these files.
+        on_change: Called with the changed files. The call is delayed until a poll finds no further change.
         initial: The stamps that files had when the caller read them. A change since then is reported too.
     """
 

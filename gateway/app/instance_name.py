@@ -32,7 +32,7 @@ def with_instance(config: Config, *, record: bool = True, refuse: bool = True) -
     configuration, because the name then appears only in logs and in the status.
 
     Args:
-        config: The configuration from the file, without derived values.
+        config: The configuration as it is in the file.
         record: Whether to write the name to `state_dir` if it is the hostname.
         refuse: Whether to raise `ConfigError` if the name is a hostname that changes when the container is recreated.
             False for commands that change nothing in Docker.
@@ -87,7 +87,7 @@ def _write(path: Path, name: str) -> None:
     try:
         replace_file(path, f"{name}\n")
     except OSError as error:
-        # Do not raise an error: as long as the hostname stays the same, the name stays the same without the file.
+        # Do not raise an error: without the file, the name is the hostname, which usually stays the same.
         log.warning(
             "cannot record the name of this gateway", extra={"detail": f"{path}: {error.strerror}: set {_KEY}"}
         )

@@ -51,7 +51,7 @@ def _with_place(
     *,
     free_bind: bool,
 ) -> BindError:
-    """Return the error with the position of `address` in the configuration file and, for some causes, a remedy."""
+    """Add to an error the position of `address` in the configuration file and, for some causes, a remedy."""
     key = f"backends.{spec.name}.listen"
     place = config.places.get(f"{key}[{spec.listen.index(address)}]") or config.places.get(key, "")
     own = next(
@@ -75,15 +75,15 @@ def _listener(address: Endpoint, passed: PassedSockets, *, free_bind: bool) -> L
 
 
 def restrict_sockets(config: Config, listeners: dict[Endpoint, Listener]) -> None:
-    """Let only the owner and group of a unix socket connect, unless `config` checks the user or group of peers."""
+    """Permit only a unix socket's owner and group to connect, except for the sockets that `open_sockets` opens."""
     for address in listeners.keys() - _open_to_all(config):
         listeners[address].set_mode(open_to_all=False)
 
 
 def open_sockets(config: Config, listeners: dict[Endpoint, Listener]) -> None:
-    """Let all users connect to a unix socket if `config` checks the user or group of each peer.
+    """Permit all users to connect to the unix sockets on which `config` checks the user or group of each client.
 
-    Call this function only after `config` has been applied: before that, the peers are not checked.
+    Call this function only after `config` has been applied: before that, the gateway does not check the clients.
     """
     for address in listeners.keys() & _open_to_all(config):
         listeners[address].set_mode(open_to_all=True)

@@ -15,7 +15,7 @@ from gateway.health.path_selection import PathCandidate, PathSelector, order_pat
 from gateway.health.probe_record import ProbeRecord
 from gateway.health.target_selection import TargetCandidate
 from gateway.ops.status_views import TargetView
-from gateway.supervision.uplink import describe_all
+from gateway.supervision.state_describer import describe_all
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +37,13 @@ class MonitoredTarget:
         self.choice = choice
         self._routes = routes
         self.clock = TimedState(time.time())
-        """The target's last computed state, and the time at which this state began. If new clients move to another
-        path over which the state is the same, the time does not change."""
+        """The target's last state, and the time at which this state began. A change of the path alone does not change
+        the time."""
         self.view: tuple[object, TargetView] | None = None
-        """The values from which `status_view_builder` last computed the status of the target, followed by this
-        status. None: the status has not been computed yet."""
+        """The last input and the last result of `status_view_builder` for this target. None: not computed yet."""
         self._dial_failed_at: dict[int, float] = {}
-        """When a dial over a path last failed while another path worked, in monotonic seconds. The keys are indexes
-        in `checks`."""
+        """The monotonic time, in seconds, of the last failed dial over each path while another path worked. The keys
+        are indexes in `checks`."""
 
     def inherit(self, other: "MonitoredTarget") -> None:
         """Copy the results of `other`, the object for the same target before a reload.

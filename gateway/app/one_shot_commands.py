@@ -84,7 +84,7 @@ def plan(config: Config) -> Plan:
     """Return the changes that `apply` would make in Docker.
 
     Raises:
-        EngineError: The engine cannot be reached, or its responses cannot be used.
+        EngineError: The Docker engine cannot be reached, or its response is not valid.
         UsageError: The configuration has no `docker` section.
     """
     return _with_engine(config, Reconciler.dry_run)
@@ -97,7 +97,7 @@ def apply(config: Config) -> tuple[Plan, list[str]]:
         The executed actions, and the errors of the actions that failed.
 
     Raises:
-        EngineError: The engine cannot be reached, or its responses cannot be used.
+        EngineError: The Docker engine cannot be reached, or its response is not valid.
         GatewayError: The audit log cannot be opened; nothing was changed.
         UsageError: The configuration has no `docker` section.
     """
@@ -117,11 +117,11 @@ def audit(config: Config, mount_table: Path | None = None) -> tuple[AuditReport,
 
     Args:
         config: The configuration, with a `docker` section.
-        mount_table: A copy of the mount table of the engine's host; None to use the mount table of this host, if the
-            engine runs on it.
+        mount_table: A copy of the mount table of the host that runs the Docker engine. None: use the mount table of
+            this host if the Docker engine runs on this host.
 
     Raises:
-        EngineError: The engine cannot be reached, or its responses cannot be used.
+        EngineError: The Docker engine cannot be reached, or its response is not valid.
         UsageError: `mount_table` cannot be read, or the configuration has no `docker` section.
     """
     options = config.docker
@@ -231,7 +231,7 @@ async def _check_target(spec: BackendSpec, target: Endpoint, tunnel: str | None,
 
 
 async def _wait_until_not_up(uplink: Uplink) -> None:
-    """Wait until the uplink has closed a tunnel whose link was lost, because the cause is known only after that."""
+    """Wait until the uplink has closed a tunnel whose link was lost. Only then is the cause known."""
     changed = asyncio.Event()
     uplink.watchers.append(changed.set)
     with contextlib.suppress(TimeoutError):

@@ -1,4 +1,4 @@
-"""Builds the settings of the ops server, which serves health, metrics and status, from the section `ops`."""
+"""Converts the section `ops` to settings of the ops server, which serves health, metrics and the status page."""
 
 from gateway.config import Config
 from gateway.errors import ConfigProblem, GatewayError
@@ -7,7 +7,7 @@ from gateway.ops.tls import TlsFiles
 
 
 def ops_settings(config: Config) -> OpsSettings:
-    """Return the settings of the ops server. Their `redact` removes secret values from error messages."""
+    """Return the settings of the ops server. The field `redact` is a function that removes secrets from messages."""
     ops = config.ops
 
     def redact(message: str) -> str:

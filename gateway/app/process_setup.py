@@ -8,8 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 _FILE_THREADS = 16
-"""Number of threads that read files and keys. Reads are short, so a few threads are enough unless a file system
-hangs."""
+"""Number of threads that read files. Reads are short, but a file system that hangs can block several threads."""
 _SWITCH_INTERVAL = 0.0005
 """Seconds after which a thread must release the GIL to a waiting thread. With the default of 5 ms, a thread that
 renders metrics would delay the event loop by 5 ms after each system call."""
@@ -33,9 +32,9 @@ _PR_SET_IO_FLUSHER = 57
 def set_io_flusher() -> bool:
     """Mark this process as an I/O flusher (prctl(2), PR_SET_IO_FLUSHER).
 
-    This process carries the connections of NFS mounts. When memory is short, the kernel writes dirty pages to these
-    mounts, and other processes wait for this. If this process waited too, the kernel could not send the pages, and no
-    process would continue.
+    When memory is short, the kernel makes processes wait until it has written dirty pages. The pages of NFS mounts
+    pass through this process. If this process waited too, the kernel could not write these pages: a deadlock. With
+    the mark, this process does not wait.
 
     Returns:
         Whether the kernel accepted the flag. The kernel requires CAP_SYS_RESOURCE.

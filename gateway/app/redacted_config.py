@@ -1,4 +1,4 @@
-"""Converts a configuration to text without secrets, for the status page. Does no I/O."""
+"""Converts a configuration to keys and values without secrets, for the status page. Does no I/O."""
 
 import dataclasses
 import re
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gateway.app.changed_config_keys import KEY_OF_FIELD
 from gateway.backends import BackendKind
 from gateway.config import Config
 from gateway.config.model import SECTIONS, BackendSpec, TunnelSpec
@@ -16,9 +17,6 @@ from gateway.ops.status_views import ConfigText
 from gateway.text_sanitizer import one_line
 from gateway.tunnels import TunnelKind
 
-_OF_SPEC = {"options": "", "check_options": "check"}
-"""Maps fields of `TunnelSpec` and `BackendSpec` to their keys in the configuration file, if the names differ. An
-empty key: the keys of the field are directly in the section of the tunnel or backend."""
 _OMITTED = ("name", "place", "sockets")
 """Fields of a tunnel or backend that do not come from a key of the configuration file."""
 _SENSITIVE = ("password_command", "command", "proxy_command", "send", "expect", "expect_pattern", "headers")
@@ -27,7 +25,7 @@ _HIDDEN = "(hidden)"
 _QUERY = re.compile(r"((?:[a-z][a-z0-9+.-]*:/)?/[^?]*\?).+", re.IGNORECASE | re.DOTALL)
 """Matches a path or URL with a query, which can contain a secret. The group is the part before the query."""
 _SINGLE = (str, int, float, Path, Endpoint, Secret, BackendKind, TunnelKind)
-"""Types of values that are shown as one value, not as several keys."""
+"""Types that are shown as one value, although some of them have fields."""
 
 
 def config_text(config: Config, backend: str | None = None) -> ConfigText:
@@ -71,7 +69,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     elif dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
             if not (isinstance(value, TunnelSpec | BackendSpec) and field.name in _OMITTED):
-                yield _OF_SPEC.get(field.name, field.name), getattr(value, field.name)
+                yield KEY_OF_FIELD.get(field.name, field.name), getattr(value, field.name)
     elif isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)):
         yield from ((str(number), inner) for number, inner in enumerate(value, 1))
     elif value:

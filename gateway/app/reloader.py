@@ -32,8 +32,8 @@ _LOAD_TIMEOUT = 30.0
 read forever."""
 
 _RECENT = 30.0
-"""If a requested reload finds no changes, it reports the changes of the last automatic reload, unless that reload is
-older than this number of seconds."""
+"""Seconds after an automatic reload during which a requested reload reports the changes of the automatic reload. The
+gateway reloads a changed file automatically, so a reload that the operator requests later finds no changes."""
 
 Loader = Callable[[], Config]
 
@@ -45,7 +45,7 @@ class Reloader:
         config: The first configuration.
         loader: Reads the configuration; called in a thread.
         file: The configuration file; None if there is none.
-        auditing: The audit log, which records the changes. Each reload also reopens its file.
+        auditing: The audit log, which records the changes. Each reload also reopens the log file.
         notifier: Reports reloads to systemd.
         stop: Set when the service stops.
         passed: The sockets that systemd bound.
@@ -82,7 +82,7 @@ class Reloader:
         self.stale_files: list[str] = []
         """Warnings of the last reload: bind-mounted files that were replaced on the host."""
         self.io_flusher = False
-        """Whether this process is marked as an I/O flusher."""
+        """Whether this process is marked as an I/O flusher; see `gateway.app.process_setup.set_io_flusher`."""
         self._loader = loader
         self._file = file
         self._auditing = auditing
@@ -139,15 +139,15 @@ class Reloader:
             trigger: What requested the reload, for the audit log: `admin`, `signal` or `file`.
 
         Returns:
-            A description of the changes, and warnings. If nothing has changed since an automatic reload a few seconds
-            ago, the description is that of the automatic reload.
+            A description of the changes, and warnings. If nothing has changed since a recent automatic reload, the
+            description is that of the automatic reload.
 
         Raises:
             GatewayError: The configuration was not applied; nothing was changed.
         """
         async with self._lock:
             if self.runtime is None or self.docker is None or self._ops is None:
-                raise GatewayError("the service is not running")
+                raise GatewayError("the service has not started yet: try again later")
             self.check_running()
             self._notifier.reloading()
             self._auditing.reopen()
@@ -164,8 +164,8 @@ class Reloader:
                 origin = error.origin if isinstance(error, ConfigError) else origin
                 if trigger == "file" and origin and origin.sha256 == last_digest:
                     raise
-                # The cause can be a replaced file, because a bind mount still shows the old file. Check for this, to
-                # warn the user.
+                # A bind mount still shows the old file after the file was replaced on the host. Warn if this is a
+                # possible cause of the error.
                 await self._check_stale_files(self.config)
                 self._auditing.refused(error, trigger, origin)
                 self.successful, self.error, self.failed_at = False, str(error), time.time()
@@ -180,7 +180,7 @@ class Reloader:
                 self._notifier.ready()
 
     def _describe(self, diff: str, trigger: str) -> str:
-        """Store the changes of a reload, and return the text that `reload` returns for them."""
+        """Return the description of the changes for the result of `reload`, and store the changes."""
         if diff != NO_CHANGE:
             self._last_change = (trigger, diff, time.monotonic())
             return diff
@@ -195,11 +195,11 @@ class Reloader:
         try:
             await self.reload(trigger)
         except GatewayError:
-            return  # `reload` has logged the error
+            return  # `reload` has already logged the error
 
     async def _apply(self, runtime: Runtime, docker: DockerManager, config: Config, trigger: str) -> str:
         self.check_running()
-        # If a change requires a restart, raise the error now, before the audit log is opened.
+        # Before opening a new audit log, raise an error if a change requires a restart.
         diff_configs(runtime.config, config)
         writer = await self._auditing.prepare(config.audit)
         try:
@@ -229,7 +229,6 @@ class Reloader:
         return str(diff)
 
     async def _check_stale_files(self, config: Config) -> list[str]:
-        """Log and return warnings about files that were replaced on the host."""
         files = {*named_files(config), *([self._file] if self._file else [])}
         self.stale_files = await asyncio.to_thread(find_stale_files, files)
         for warning in self.stale_files:

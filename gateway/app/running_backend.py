@@ -28,7 +28,7 @@ from gateway.health.target_selection import (
 )
 
 ProbeRecords = dict[tuple[str, Endpoint], ProbeRecord]
-"""The last probe results of each target of a backend. The key is the kind of the backend and the target's address."""
+"""The last probe results of each target of a backend, by the backend's kind and the target's address."""
 
 
 @dataclass
@@ -40,8 +40,8 @@ class RunningBackend:
         forward: Serves the clients of the backend.
         budgets: The handshake budgets.
         targets: The targets with their checks.
-        records: The last probe results of each target. A reload keeps the role of each database, so that clients do
-            not return to a primary that was replaced by another one.
+        records: The last probe results of each target. A reload keeps the role of each target, so that clients do not
+            return to a former primary.
         routes: The paths to each target, in the form in which the forward dials them.
         clock: The last computed state of the backend, and the time at which this state began.
         on_state_change: Called when the state changes.
@@ -81,9 +81,8 @@ class RunningBackend:
     def on_check_result(self) -> None:
         """Update the state of the backend, and move clients away from targets that have the wrong role.
 
-        If another primary has replaced a target, the target may still accept writes, and these writes are lost.
-        Therefore the gateway immediately resets the connections of its clients. Clients of other targets with the
-        wrong role are drained.
+        A former primary may still accept writes, and these writes are lost. Therefore, the gateway immediately resets
+        the connections to a former primary. Connections to other targets with the wrong role are drained.
         """
         candidates, prefer = self.candidates(), self.spec.prefer
         self.evaluate(candidates)
@@ -96,10 +95,10 @@ class RunningBackend:
         self.on_result()
 
     def _set_urgent(self, candidates: list[TargetCandidate]) -> None:
-        """Check targets more often while their role might change soon.
+        """Check a target more often while its role might change soon.
 
-        These are the primaries that another primary may have replaced. While clients have no primary, these are also
-        all targets that respond.
+        This applies to a primary that another target might have replaced. If clients have no primary, this applies to
+        every target that responds.
         """
         prefer = self.spec.prefer
         lacking = lacks_primary(candidates, prefer)
@@ -114,12 +113,12 @@ class RunningBackend:
 
         Args:
             target: The target.
-            tunnel: The tunnel of the path; None if the path has no tunnel.
+            tunnel: The tunnel; None for a direct connection.
         """
         return self.budgets.of(self.spec, target, tunnel)
 
     def _record_login(self, check: Check) -> None:
-        """Record the last successful login of a check in its path's budget: a login resets the server's count."""
+        """Record a check's last successful login in the budget of its path: a login resets the server's count."""
         budget = self.budget(check.target, check.tunnel)
         if budget is not None and check.succeeded_at is not None:
             budget.record_login(check.succeeded_at)
@@ -153,7 +152,7 @@ class RunningBackend:
         self._set_urgent(self.candidates())
 
     def on_detour(self, target: Endpoint, tunnel: str | None) -> None:
-        """Prefer other paths to `target`: a client's dial through `tunnel` failed, and another path succeeded."""
+        """Prefer other paths to `target`, because a client's dial through `tunnel` failed and another path worked."""
         for each in self.targets:
             if each.target == target:
                 each.report_failed_dial(tunnel)

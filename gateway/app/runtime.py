@@ -1,4 +1,4 @@
-"""Owns the running tunnels, forwards and checks, and applies new configurations to them."""
+"""Owns all running tunnels, backends and checks, and changes them when a new configuration is applied."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,12 +26,12 @@ from gateway.supervision.uplink import Uplink
 
 
 class Runtime:
-    """The running tunnels, forwards and checks.
+    """Owns all running tunnels, backends and checks.
 
     Args:
         components: Runs the uplinks and forwards.
         uplinks: The uplinks, which keep tunnels open.
-        config: The configuration that the caller passes to the first call of `apply`.
+        config: The first configuration. The caller must also pass it to `apply`.
         identity: Finds the container behind a source address, if Docker is configured.
         checks: Starts and stops the checks of the targets.
         budgets: The handshake budgets.
@@ -103,7 +103,10 @@ class Runtime:
         return diff
 
     def review_forwards(self) -> None:
-        """Notify all forwards that something outside their configuration has changed, such as the audit log."""
+        """Make each forward check again whether the native engine may accept its clients.
+
+        Call this method after a change that can affect this decision, such as a new audit log.
+        """
         for forward in self.forwards():
             forward.review()
 
@@ -161,10 +164,10 @@ class Runtime:
         self._components.retire_forward(running.forward, drain)
 
     def restart_checks(self, running: RunningBackend) -> None:
-        """Restart the checks of a backend.
+        """Restart the checks of a backend, without their previous results.
 
-        If an NFS server exports another file system than before, the check reports degraded. A restarted check
-        accepts the new file system.
+        An operator uses this after an NFS server has changed the exported file system. The check reports such a
+        change as degraded, until a restarted check accepts the new file system.
         """
         self._checks.update(running, self.uplinks.of_backend(running.spec.name), keep_results=True)
 
@@ -188,12 +191,12 @@ class Runtime:
         return sum(forward.active for forward in self.forwards())
 
     def abort_idle(self, seconds: float) -> None:
-        """Reset clients that have sent nothing for `seconds` and do not wait for a response."""
+        """Reset the connections of clients that have sent nothing for `seconds` and do not wait for a response."""
         for forward in self.forwards():
             forward.abort_idle(seconds)
 
     def abort_all(self) -> None:
-        """Reset all clients."""
+        """Reset all client connections."""
         for forward in self.forwards():
             forward.abort_all()
 
@@ -214,7 +217,7 @@ class Runtime:
 
 
 def _stop_removed_listeners(forward: Forward, spec: BackendSpec) -> None:
-    """Stop the listeners that the new configuration takes from a backend, so that another backend can use them."""
+    """Stop the listeners that the backend no longer has, so that another backend can use their addresses."""
     for listener in forward.listeners:
         if listener.address not in spec.listen:
             listener.stop()

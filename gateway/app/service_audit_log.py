@@ -18,7 +18,7 @@ from gateway.relay.unix_sockets import PeerCredentials
 
 _OPEN_TIMEOUT = 2.0
 """Maximum number of seconds to wait until the writer's thread has opened the file. After this time, the gateway
-continues, and the thread opens the file later."""
+continues without the file, and the thread opens the file as soon as possible."""
 _CLOSE_TIMEOUT = 2.0
 """Maximum number of seconds to wait until the writer's thread has written the queued events. The remaining events are
 dropped."""
@@ -48,7 +48,7 @@ class ServiceAuditLog:
 
     @property
     def trouble(self) -> list[str]:
-        """At most one message: why the writer cannot write events. Empty if it can."""
+        """One message that explains why the writer cannot write events; empty if the writer works."""
         trouble = self._writer.fault if self._writer else None
         return [trouble] if trouble else []
 
@@ -69,13 +69,13 @@ class ServiceAuditLog:
             writer.begin_close()
 
     async def switch(self, section: AuditSection, writer: AuditWriter | None) -> None:
-        """Replace the current writer by `writer`. Close the previous writer when it has written its queued events.
+        """Replace the current writer with `writer`, and close the previous writer.
 
-        Wait at most two seconds for the previous writer, which then drops its remaining events.
+        The previous writer has two seconds to write its queued events, and drops the remaining events.
 
         Args:
             section: The configuration of `writer`.
-            writer: The result of `prepare` for `section`. This object takes ownership of it.
+            writer: The result of `prepare` for `section`. `ServiceAuditLog` takes ownership of the writer.
         """
         if writer is self._writer:
             return
@@ -179,7 +179,7 @@ class ServiceAuditLog:
 async def recording(config: Config) -> AsyncIterator[AuditRecorder]:
     """Open the audit log for one command, and yield a recorder.
 
-    The recorder discards events if the log is a standard stream, because the command prints its own output to it.
+    If the log is a standard stream, the recorder discards events, because the command prints its output there.
 
     Raises:
         GatewayError: The file cannot be opened.

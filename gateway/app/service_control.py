@@ -9,10 +9,12 @@ from typing import Any
 
 from gateway.app import status_view_builder
 from gateway.app.certificate_expiry import CertificateExpiryMonitor, NamedCredential, expiry_warnings
+from gateway.app.docker_view_builder import docker_view
 from gateway.app.redacted_config import config_text
 from gateway.app.reloader import Reloader
 from gateway.app.running_backend import RunningBackend
 from gateway.app.service_audit_log import ServiceAuditLog
+from gateway.app.tunnel_view_builder import tunnel_views
 from gateway.config import Config
 from gateway.fleet.poller import FleetPoller
 from gateway.fleet.snapshot import FleetSnapshot
@@ -121,12 +123,12 @@ class ServiceControl:
             reload_success_at=reloader.applied_at,
             reload_error=reloader.error,
             reload_failed_at=reloader.failed_at,
-            tunnels=status_view_builder.tunnel_views(runtime, self.events) if runtime else [],
+            tunnels=tunnel_views(runtime, self.events) if runtime else [],
             backends=backends,
             loop_lag=self.lag.copy(),
             tasks=len(asyncio.all_tasks()),
             io_flusher=reloader.io_flusher,
-            docker=status_view_builder.docker_view(docker) if docker else None,
+            docker=docker_view(docker) if docker else None,
             warnings=[
                 *reloader.advice,
                 *expiry_warnings(certificates, time.time()),
@@ -211,7 +213,7 @@ class ServiceControl:
         return True
 
     def fail(self, backend: str, *, failing: bool) -> bool:
-        """Set whether clients of a backend are reset while it cannot be reached. If not, the clients wait."""
+        """Set whether to reset client connections while a backend cannot be reached. If not, clients wait."""
         running = self._find(backend)
         if running is not None:
             running.forward.set_fail_fast(enabled=failing)

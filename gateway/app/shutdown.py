@@ -13,9 +13,10 @@ _MIN_IDLE = 0.05
 
 
 async def shut_down(runtime: Runtime, options: ShutdownSection, immediately: asyncio.Event) -> None:
-    """Serve clients for `delay`, then accept no new clients, and drain the open connections for up to `drain`.
+    """Serve clients for `options.delay` seconds, and then close the listeners.
 
-    Connections that are still open after that time are reset. The tunnels are not closed.
+    During the next `options.drain` seconds, wait until the open connections end, and reset idle connections. Finally,
+    reset the remaining connections. The tunnels are not closed.
 
     Args:
         runtime: The running runtime.
@@ -31,7 +32,7 @@ async def shut_down(runtime: Runtime, options: ShutdownSection, immediately: asy
         runtime.abort_idle(idle_threshold(left, options.drain))
         await _wait(_POLL, immediately)
     if runtime.active:
-        log.warning("resetting the remaining clients", extra={"clients": runtime.active})
+        log.warning("resetting the remaining client connections", extra={"clients": runtime.active})
     runtime.abort_all()
 
 
@@ -46,8 +47,8 @@ async def _wait(seconds: float, immediately: asyncio.Event) -> None:
 def idle_threshold(left: float, drain: float) -> float:
     """Return the idle time, in seconds, after which a connection is reset during a drain.
 
-    The result decreases during the drain, so the connections that have been idle longest are reset first: they are
-    the least likely to be in use. Near the end, a short pause between two transactions is enough.
+    The result decreases during the drain. Therefore, the connections that have been idle longest are reset first,
+    because they are probably not in use. Near the end, even a connection between two transactions is reset.
 
     Args:
         left: Seconds until the drain ends.

@@ -57,7 +57,7 @@ class PassedSockets:
         """
         used = {key for address in addresses for key in _keys(address)}
         for key in sorted(self._sockets.keys() - used):
-            detail = f"no backend listens on {key}: remove it from the socket unit, or add a backend"
+            detail = f"no backend listens on {key}: remove this address from the socket unit, or add a backend"
             log.warning("systemd passed a socket that is not used", extra={"detail": detail})
 
 
@@ -75,7 +75,7 @@ def passed_sockets() -> PassedSockets:
         except OSError as error:  # for example, the descriptor is a FIFO or a message queue
             log.warning(
                 "systemd passed a descriptor that is not a socket",
-                extra={"detail": f"{descriptor}: {error.strerror}"},
+                extra={"detail": f"{descriptor}: {error.strerror}: use only ListenStream= in the socket unit"},
             )
             continue
         if _key(sock) is None:
@@ -90,7 +90,7 @@ def passed_sockets() -> PassedSockets:
 
 
 def _key(sock: socket.socket) -> str | None:
-    """Return the address of a listening stream socket as text; None for another type of socket."""
+    """Return the address of a listening stream socket as text; None if the socket is of another type."""
     if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         return None
     name = sock.getsockname()
@@ -100,7 +100,7 @@ def _key(sock: socket.socket) -> str | None:
 
 
 def _keys(address: Endpoint) -> list[str]:
-    """Return the results of `_key` for the sockets that a listener at this address needs."""
+    """Return the keys, as from `_key`, of the sockets that a listener at `address` needs."""
     if address.is_unix:
         return [address.host]
     hosts = ["127.0.0.1", "::1"] if address.host == "localhost" else [address.host]

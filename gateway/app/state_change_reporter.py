@@ -2,7 +2,7 @@
 
 from gateway.app.running_backend import RunningBackend
 from gateway.app.runtime import Runtime
-from gateway.app.status_view_builder import worst_uplink
+from gateway.app.tunnel_view_builder import worst_uplink
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.events import EventLog, EventSubject, SubjectType
 

@@ -1,4 +1,4 @@
-"""Builds the snapshots for the status page, the JSON API and the metrics from the running components."""
+"""Builds the status of backends, targets and certificates, for the status page, the JSON API and the metrics."""
 
 import platform
 from collections import Counter
@@ -9,15 +9,9 @@ from typing import Any
 from gateway import __version__
 from gateway.app.backend_tunnel_view import backend_tunnel_views
 from gateway.app.certificate_expiry import NamedCredential
-from gateway.app.docker_manager import DockerManager
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend
-from gateway.app.runtime import Runtime
 from gateway.backends import target_remedy
-from gateway.config import TunnelSpec
-from gateway.contracts.link import LinkStatus
-from gateway.contracts.states import TunnelState
-from gateway.facts import FactDefinition
 from gateway.forwarding.consumer_usage import UsageCounters
 from gateway.health.check import Check
 from gateway.health.target_selection import TargetCandidate
@@ -25,95 +19,15 @@ from gateway.measurement import Histogram
 from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import (
-    AttachmentView,
     BackendStatus,
     BackendView,
     CertificateView,
-    ConsumerContainer,
     ConsumerView,
-    DockerView,
-    NameConflictView,
-    PlannedChangeView,
-    SwarmPeerView,
     TargetView,
-    TunnelView,
-    UnavailableContainerView,
-    VolumeView,
 )
-from gateway.supervision.uplink import Uplink
 
 VERSION = __version__
 PYTHON_VERSION = platform.python_version()
-
-
-def tunnel_views(runtime: Runtime, events: EventLog) -> list[TunnelView]:
-    """Return the status of the configured tunnels, and of the removed tunnels that still drain.
-
-    Args:
-        runtime: The runtime.
-        events: The event log. It shows when a failure began, even if this was before a restart.
-    """
-    configured = [
-        _tunnel(spec, runtime.uplinks.of_tunnel(spec.name), events) for spec in runtime.config.tunnels.values()
-    ]
-    draining: dict[str, tuple[TunnelSpec, list[Uplink]]] = {}
-    for spec, uplink in runtime.uplinks.draining():
-        draining.setdefault(spec.name, (spec, []))[1].append(uplink)
-    return configured + [_tunnel(spec, uplinks, events) for spec, uplinks in draining.values()]
-
-
-def _tunnel(spec: TunnelSpec, uplinks: list[Uplink], events: EventLog) -> TunnelView:
-    """Return the status of a tunnel from all its uplinks. The tunnel is up if all of them are up.
-
-    Args:
-        spec: The configuration of the tunnel.
-        uplinks: One uplink for each traffic class; at least one.
-        events: As for `tunnel_views`.
-    """
-    worst, statuses = worst_uplink(uplinks), {each: _link_status(each) for each in uplinks}
-    return TunnelView(
-        name=spec.name,
-        kind=spec.kind.name,
-        via=spec.via,
-        via_in_use=worst.via_in_use,
-        far_side=spec.kind.create(spec.options).far_side,
-        state=worst.state,
-        reason=worst.reason,
-        detail=worst.describe() if worst.state is TunnelState.WAITING else worst.detail,
-        since=events.began(EventSubject(SubjectType.TUNNEL, spec.name), worst.state, worst.since),
-        connects=sum(each.connects for each in uplinks),
-        failures=dict(sum((Counter(each.failures) for each in uplinks), Counter())),
-        rtt=statuses[worst].rtt,
-        channel_open=reduce(Histogram.plus, (each.channel_open for each in uplinks), Histogram()),
-        details=_details([each.details for each in statuses.values() if each.details], spec.kind.facts),
-        facts=spec.kind.facts,
-    )
-
-
-def worst_uplink(uplinks: list[Uplink]) -> Uplink:
-    """Return the uplink that determines the state of a tunnel: the first one that is not up, or else the first one.
-
-    Args:
-        uplinks: All uplinks of the tunnel; at least one.
-    """
-    return min(uplinks, key=lambda each: each.link is not None)
-
-
-def _link_status(uplink: Uplink) -> LinkStatus:
-    return uplink.opened.status() if uplink.opened else LinkStatus()
-
-
-def _details(all_details: list[dict[str, Any]], facts: tuple[FactDefinition, ...]) -> dict[str, Any]:
-    """Return the details of a tunnel from the details of its uplinks.
-
-    If a fact (kind-specific value) is declared as additive, such as a counter, sum its values. For all other facts,
-    use the first uplink.
-    """
-    combined = dict(all_details[0]) if all_details else {}
-    for key in (fact.key for fact in facts if fact.additive):
-        if key in combined:
-            combined[key] = sum(each.get(key, 0) for each in all_details)
-    return combined
 
 
 def credential_views(found: list[NamedCredential]) -> list[CertificateView]:
@@ -123,7 +37,7 @@ def credential_views(found: list[NamedCredential]) -> list[CertificateView]:
 
 
 def backend_status(running: RunningBackend, events: EventLog) -> BackendStatus:
-    """Return the state of one backend. The arguments are those of `backend_view`."""
+    """Return the state of one backend. For the arguments, see `backend_view`."""
     found = running.evaluate()
     return BackendStatus(running.spec.name, found.state, found.reason, found.detail, _since(running, events))
 
@@ -183,63 +97,12 @@ def _consumer(usage: UsageCounters) -> ConsumerView:
     )  # fmt: skip
 
 
-def docker_view(docker: DockerManager) -> DockerView | None:
-    """Return the status of the Docker engine; None if Docker is not configured."""
-    reconciler = docker.reconciler
-    if reconciler is None:
-        return None
-    observed, plan = reconciler.observed, reconciler.plan
-    return DockerView(
-        trouble=reconciler.problem,
-        looked_at=reconciler.observed_at,
-        leader=bool(observed and observed.swarm.leader),
-        container=observed.own if observed else None,
-        attachments=[
-            AttachmentView(each.network, each.container, each.state, each.reason, each.message)
-            for each in plan.attachments
-        ],
-        volumes=[
-            VolumeView(each.spec.name, each.state, each.message, each.spec.driver_options) for each in plan.volumes
-        ],
-        actions=[
-            PlannedChangeView(each.verb, each.network, each.container, list(each.aliases), each.why)
-            for each in plan.actions
-        ],
-        shadows=[
-            NameConflictView(each.container, each.network, each.name, each.ours, each.other)
-            for each in plan.name_conflicts
-        ],
-        warnings=[*plan.warnings, *plan.exposures, *(docker.peers.warnings() if docker.peers else ())],
-        postponed=plan.postponed,
-        dead=[
-            UnavailableContainerView(
-                each.container, each.cause, each.detail, each.state, each.message, each.command, each.is_excluded
-            )
-            for each in plan.dead
-        ],
-        revived=dict(reconciler.revivals.revived),
-        writes=dict(reconciler.writes),
-        errors=dict(reconciler.errors),
-        consumers={each.name: ConsumerContainer(each.id, each.labels) for each in reconciler.directory.consumers()},
-        peers=[
-            SwarmPeerView(
-                network=each.network.name,
-                address=each.address,
-                instance=each.report.instance if each.report else None,
-                containers=len(each.report.entries) if each.report else 0,
-                trouble=each.problem or None,
-            )
-            for each in (docker.peers.known if docker.peers else ())
-        ],
-    )
-
-
 def _target(
     running: RunningBackend, monitored: MonitoredTarget, candidate: TargetCandidate, events: EventLog
 ) -> TargetView:
     """Return the status of a target: its state over the path that new clients use, and the counters of all paths.
 
-    If nothing has changed, return the previous result. This saves time, because a site can have hundreds of targets.
+    If nothing has changed, return the previous result: with hundreds of targets, this saves time.
     """
     name, clock, checks = str(monitored.target), monitored.clock, monitored.checks
     check = checks[monitored.choose()]

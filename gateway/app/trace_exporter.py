@@ -32,11 +32,7 @@ async def exporting(config: Config) -> AsyncIterator[TraceExporter | None]:
 
 
 def _create_exporter(config: Config) -> TraceExporter | None:
-    """Return a new exporter, which the caller must close; None if traces are not configured. Blocks.
-
-    Raises:
-        GatewayError: A file or a package that the section `traces` needs cannot be used.
-    """
+    """Return a new exporter, which the caller must close; None if traces are not configured. Blocks."""
     traces = config.traces
     if traces.endpoint is None:
         return None

@@ -12,7 +12,7 @@ from gateway.contracts.states import TrafficClass
 
 
 class TunnelLane(NamedTuple):
-    """A separate connection of a tunnel that carries the traffic of one class: bulk, or everything else."""
+    """A separate connection of a tunnel for the traffic of one class: bulk traffic, or all other traffic."""
 
     tunnel: str
     bulk: bool
@@ -55,7 +55,6 @@ def required_lanes(config: Config) -> list[TunnelLane]:
 
 
 def _used_tunnels(config: Config) -> set[str]:
-    """Return the tunnels that at least one backend uses, directly or as an outer tunnel."""
     used: set[str] = set()
     found = {tunnel for spec in config.backends.values() for tunnel in spec.tunnels}
     while found:

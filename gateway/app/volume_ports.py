@@ -21,12 +21,12 @@ def with_ports(config: Config, *, record: bool = True) -> Config:
     """Return the configuration with a listener on loopback for each backend that has a volume but no listener.
 
     Args:
-        config: The configuration from the file, without derived values.
+        config: The configuration as it is in the file.
         record: Whether to write newly assigned ports to `state_dir`.
 
     Raises:
         GatewayError: The record of ports cannot be read or written, or no port is free. Without the record, the
-            gateway might assign the port of another backend, which existing volumes use.
+            gateway might assign a port that the volume of another backend already uses.
     """
     unassigned = [
         name

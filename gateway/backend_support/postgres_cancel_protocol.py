@@ -86,7 +86,7 @@ class PostgresLoginTap:
             self._finish(key_hidden=code != _CANCEL)
 
     def on_response(self, data: memoryview, now: float) -> None:
-        """Observe `data` from the backend, received at the monotonic time `now`. See `gateway.measurement.Tap`."""
+        """Observe `data` from the backend, received at the monotonic time `now`. See `gateway.connection_tap.Tap`."""
         del now
         self._remaining -= len(data)
         position = 0

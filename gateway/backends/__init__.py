@@ -6,13 +6,13 @@ from typing import Any, Protocol
 
 from gateway.backend_support.volume import KernelMountRules, VolumeOptions, VolumeSpec
 from gateway.cancel_protocol import CancelProtocol
+from gateway.connection_tap import TapFactory
 from gateway.contracts.backend import Backend
 from gateway.contracts.security import InsecureSetting, MonitoredCertificate
 from gateway.contracts.states import TrafficClass
 from gateway.contracts.values import Duration, Endpoint
 from gateway.facts import FactDefinition
 from gateway.kind_registry import KindRegistry
-from gateway.measurement import TapFactory
 from gateway.remedies import TARGET_REMEDIES
 
 

@@ -1,4 +1,4 @@
-"""Runs the background tasks of a tunnel through an external program, and cancels them when the tunnel closes."""
+"""Runs the background tasks of a tunnel of kind `command`, and cancels them when the tunnel closes."""
 
 import asyncio
 from collections.abc import Coroutine

@@ -1,4 +1,4 @@
-"""Defines what all target connectors of one link share: options, processes and helper methods."""
+"""Provides what the connectors to all targets of one tunnel share: options, processes and the command line."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from gateway.processes.child_environment import environment_of_user
 from gateway.processes.command_template import fill_placeholders
 from gateway.processes.output_log import OutputLog
 from gateway.processes.tunnel_processes import TunnelProcesses
-from gateway.processes.tunnel_program import look_up_tunnel_program
+from gateway.processes.tunnel_program_lookup import look_up_tunnel_program
 
 
 @dataclass(frozen=True)
 class ConnectorContext:
-    """What all target connectors of one link share: options, processes and helper methods.
+    """What the connectors to all targets of one tunnel share: options, processes and the command line.
 
     Args:
         options: The options of the tunnel.
@@ -47,8 +47,8 @@ class ConnectorContext:
             local_port: The port on which the program must listen; 0 in mode `stdio`.
 
         Raises:
-            TunnelError: The program does not exist, or another user can change it (fatal); or finding the program in
-                the file system took more than half of `start_timeout` (not fatal).
+            TunnelError: The program does not exist, or another user can change it (fatal). Or the search for the
+                program took more than half of `start_timeout` (not fatal).
         """
         template = self.options.command
         limit = self.options.start_timeout / 2

@@ -1,4 +1,4 @@
-"""Implements a link through an external program, such as a cloud CLI. Each target has its own processes."""
+"""Implements the link of an open tunnel of kind `command`: it connects to targets through an external program."""
 
 import asyncio
 import contextlib
@@ -16,13 +16,14 @@ from gateway.command.options import CommandOptions
 from gateway.command.port_connector import PortConnector
 from gateway.command.stdio_connector import StdioConnector
 from gateway.command.target_connector import TargetConnector
+from gateway.connection_tap import Tap
 from gateway.contracts.link import LinkStatus, NetworkId, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import CloseReason, TunnelState
 from gateway.contracts.tunnel import TunnelStateCallback
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, Reason, TunnelError
-from gateway.measurement import Histogram, Tap
+from gateway.measurement import Histogram
 from gateway.processes.command_template import fill_placeholders
 from gateway.processes.output_log import OutputLog
 from gateway.processes.tunnel_processes import TunnelProcesses
@@ -33,8 +34,8 @@ log = logging.getLogger(__name__)
 
 _MAX_TICK = 1.0
 _RECENT = 600.0
-"""Seconds for which the processes of a target continue to run after the last connection attempt to the target. If the
-tunnel is reopened within this time, it starts processes for the target again."""
+"""Seconds after the last dial of a target for which its processes continue to run. If the tunnel is reopened within
+this time, the tunnel starts processes for the target again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ class CommandLink:
 
     Args:
         options: The options of the tunnel.
-        network: The network from which the program connects to the targets: that of this host.
+        network: The network of this host, from which the program connects to the targets.
         children: Owns the child processes.
         progress: Called when all processes stop responding, and when one of them responds again.
     """
@@ -140,7 +141,7 @@ class CommandLink:
         return CommandTunnelStatus(processes=len(self._children), clients=len(self._bridges))
 
     def recent_targets(self) -> list[Endpoint]:
-        """Return the targets that were dialed within the ten minutes before the most recent dial to any target."""
+        """Return the targets whose last dial was at most ten minutes before the most recent dial to any target."""
         last = max(self._dialed.values(), default=0.0)
         return [target for target, at in self._dialed.items() if last - at < _RECENT]
 
@@ -187,14 +188,13 @@ class CommandLink:
         return fill_placeholders(self._options.command, {"host": to.host, "port": str(to.port)})
 
     def _on_change(self) -> None:
-        """Report the link as lost if every connector has failed."""
         connectors = self._connectors.values()
-        failures = [each.failure for each in connectors if each.has_failed and each.failure is not None]
+        failures = [each.failure for each in connectors if each.failure is not None]
         if len(failures) == len(connectors) and failures and not self._lost.done():
             self._lost.set_result(TunnelError(failures[-1].reason, failures[-1].detail))
 
     async def _monitor(self) -> None:
-        """Periodically kill or replace processes that do not read the data sent to them. Close unused connectors."""
+        """Periodically replace or kill processes that make no progress, and close unused connectors."""
         tick = min(_MAX_TICK, self._options.suspect / 3)
         while True:
             await asyncio.sleep(tick)
@@ -225,5 +225,9 @@ class CommandLink:
 
     def _on_monitor_done(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and (error := task.exception()) is not None and not self._lost.done():
-            log.error("monitoring a program failed", extra={"program": self._context.name}, exc_info=error)
+            log.error(
+                "an internal error stopped the monitoring of a program: closing the tunnel",
+                extra={"program": self._context.name},
+                exc_info=error,
+            )
             self._lost.set_result(TunnelError(Reason.RESET, f"{type(error).__name__}: {error}"))

@@ -1,4 +1,4 @@
-"""Reads from the kernel whether the programs on local ports accept their TCP connections and read the data."""
+"""Reads from the kernel whether programs accept the TCP connections to their local ports and read the data."""
 
 import functools
 import ipaddress
@@ -37,15 +37,15 @@ class LocalPortState:
     def has_waiting_clients(self) -> bool:
         """Whether a connection waits to be accepted, or all accepted connections have unread data.
 
-        If only some connections have unread data, the value is False: the program itself works, and can be waiting
-        until the target accepts more data on these connections.
+        If only some connections have unread data, the value is False: the program works, and the targets of these
+        connections probably accept no more data.
         """
         return self.backlog > 0 or (bool(self.unread) and all(self.unread.values()))
 
     def has_progress_since(self, earlier: "LocalPortState") -> bool:
         """Return whether the program has read data or accepted a connection since an earlier state.
 
-        The end of a connection with unread data does not count, because its client can have reset the connection.
+        The end of a connection with unread data does not count, because the client can have ended the connection.
 
         Args:
             earlier: An earlier state of the same port.
@@ -103,11 +103,9 @@ def read_local_ports(ports: Mapping[int, str]) -> dict[int, LocalPortState]:
 
 @functools.cache
 def _ranks(host: str) -> Mapping[str, int]:
-    """Return the listener addresses that accept connections to `host`, each with a rank; 0 is the most specific.
+    """Return the addresses on which a listener gets connections to `host`, in the format of `_hex`, with their ranks.
 
-    The addresses have the format of the kernel's tables, see `_hex`. The kernel passes a connection to the listener
-    with the most specific address. A listener on `::` that coexists with one on 0.0.0.0 accepts only IPv6
-    (IPV6_V6ONLY in ipv6(7)).
+    The kernel passes a connection to the listener whose address has the lowest rank, that is, the most specific one.
     """
     exact = ("127.0.0.1", "::ffff:127.0.0.1") if host == "127.0.0.1" else (host,)
     wildcards = _WILDCARDS if host == "127.0.0.1" else _WILDCARDS[1:]

@@ -34,39 +34,34 @@ class PortConnector:
         self._to = to
         self._context = context
         self._processes: list[PortProcess] = []
-        """The running processes that have accepted a connection since their start, newest last."""
+        """The running processes, newest last. Each of them has accepted at least one connection."""
         self._starting: asyncio.Task[PortProcess] | None = None
-        self._trials: set[PortProcess] = set()
-        """The processes that `_try` currently tests. `_try` kills each process that does not accept a connection."""
+        self._in_test: set[PortProcess] = set()
+        """The processes that `_kill_unless_accepting` currently tests."""
         self._retry = StartBackoff()
         self._tasks = BackgroundTasks()
 
     @property
     def failure(self) -> TunnelError | None:
-        """See `TargetConnector`."""
-        return self._retry.failure
-
-    @property
-    def has_failed(self) -> bool:
-        """See `TargetConnector`."""
-        return self.failure is not None and not self._processes
+        """See `TargetConnector.failure`."""
+        return None if self._processes else self._retry.failure
 
     @property
     def is_suspect(self) -> bool:
-        """See `TargetConnector`."""
+        """See `TargetConnector.is_suspect`."""
         return bool(self._processes) and self._usable() is None
 
     @property
     def has_clients(self) -> bool:
-        """See `TargetConnector`."""
+        """See `TargetConnector.has_clients`."""
         return self._starting is not None or any(each.connections for each in self._processes)
 
     async def start(self) -> None:
-        """See `TargetConnector`."""
+        """See `TargetConnector.start`."""
         await self._process()
 
     async def connect(self) -> PortStream:
-        """See `TargetConnector`."""
+        """See `TargetConnector.connect`."""
         while True:
             process = next((each for each in self._processes if each.has_unused), None) or await self._process()
             try:
@@ -75,21 +70,24 @@ class PortConnector:
                 continue
 
     def local_ports(self, now: float) -> dict[int, str]:
-        """See `TargetConnector`."""
+        """See `TargetConnector.local_ports`."""
         lost = self._context.options.lost
         return {each.port: each.host for each in self._processes if each.connections or now - each.last_dial < lost}
 
     def check(self, now: float, ports: Mapping[int, LocalPortState]) -> None:
-        """Start another process if no process responds. Kill processes that stay silent. See `TargetConnector`."""
+        """Start another process if none responds. Kill each process that does not recover.
+
+        See `TargetConnector.check`.
+        """
         options = self._context.options
         for process in self._processes:
             process.close_unused(now)
             stalled = process.update_stall(ports.get(process.port) or LocalPortState(), now)
             process.suspect = stalled >= options.suspect
             is_stalled = stalled >= max(options.suspect, options.lost - options.suspect)
-            if is_stalled and process not in self._trials:
-                self._trials.add(process)
-                self._tasks.start(self._try(process))
+            if is_stalled and process not in self._in_test:
+                self._in_test.add(process)
+                self._tasks.start(self._kill_unless_accepting(process))
         usable = self._usable()
         if usable is None and self._processes and self._starting is None and self._retry.is_over:
             self._start()
@@ -99,22 +97,22 @@ class PortConnector:
                 self._context.children.end_later(process.child)
 
     async def close(self) -> None:
-        """See `TargetConnector`."""
+        """See `TargetConnector.close`."""
         await self._tasks.close()
         for process in self._processes:
             process.close_unused()
             if not process.connections:
                 self._context.children.end_later(process.child)
 
-    async def _try(self, process: PortProcess) -> None:
-        """Kill a silent process, unless it accepts a new connection.
+    async def _kill_unless_accepting(self, process: PortProcess) -> None:
+        """Kill a process that makes no progress, unless it accepts a new connection.
 
-        A process that accepts a new connection might be silent only because its target does not read.
+        If the process accepts a new connection, its target is probably the cause of the missing progress.
         """
         try:
             accepts = await process.accepts(self._context.options.suspect)
         finally:
-            self._trials.discard(process)
+            self._in_test.discard(process)
         if process not in self._processes:
             process.close_unused()
         elif not accepts:
@@ -131,11 +129,7 @@ class PortConnector:
         return None
 
     async def _process(self) -> PortProcess:
-        """Return a process that accepts connections; start one if there is none.
-
-        Raises:
-            TunnelError: The process failed to start, or the delay after a failure has not passed.
-        """
+        """Return a process that accepts connections; start one if there is none."""
         usable = self._usable()
         if usable is not None:
             return usable

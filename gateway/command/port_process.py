@@ -32,7 +32,7 @@ _MIN_ACCEPT_POLL, _MAX_ACCEPT_POLL = 0.005, 0.2
 
 
 class NotAcceptedError(Exception):
-    """The program has not accepted a connection to its local port. Another process can serve the client."""
+    """The process has not accepted a connection to its local port, so the caller must try another process."""
 
 
 class PortProcess:
@@ -57,7 +57,7 @@ class PortProcess:
         self.last_dial = self.last_received
         """Monotonic time of the last call of `connect`, in seconds."""
         self.suspect = False
-        """Whether the process does not read the data that waits for it. New clients then use another process."""
+        """Whether the process makes no progress although data waits for it. New clients then use another process."""
         self.retired = False
         """Whether the process is being stopped, because another process has replaced it and its clients have left."""
         self._stall_timer = StallTimer()
@@ -68,8 +68,8 @@ class PortProcess:
         self._command = command
         self._options = options
         self._first: Stream | None = None
-        """The connection with which `wait_ready` or `accepts` tested the process. The next client uses it, because a
-        database can count a connection that closes without data as an aborted login."""
+        """The connection with which `wait_ready` or `accepts` tested the process. The next client uses it. If it were
+        closed without data, a database could count it as an aborted login."""
 
     @property
     def name(self) -> str:
@@ -204,7 +204,7 @@ class PortProcess:
             raise
 
     async def _read_sockets(self, client: int = 0) -> LocalPortState:
-        """Return the state of the local port; an empty state if the kernel's tables cannot be read.
+        """Return the state of the local port. If the kernel's tables cannot be read, return an empty state.
 
         Args:
             client: If not 0, include only the listener and the connection from this client port.
@@ -229,8 +229,7 @@ class PortProcess:
     async def _check_listeners(self) -> None:
         """Raise `TunnelError` if a process outside the program's session (setsid(2)) listens on the port.
 
-        Another program of the same user can bind the port before this program does. Connections to the port would
-        then reach another target.
+        If another program of the same user binds the port first, connections would lead to the wrong target.
         """
         before = await self._read_sockets()
         own = await asyncio.to_thread(session_sockets, self.child.pid)

@@ -1,6 +1,6 @@
 """Chooses local ports for programs. A port is reserved until its program has exited.
 
-Without a reservation, the kernel could assign the same port to two programs, before the first one listens on it.
+Without a reservation, the kernel could assign a port to a second program before the first program listens on it.
 """
 
 import socket

@@ -68,11 +68,7 @@ def read_connection(host: str, port: int, client: int) -> LocalPortState:
 
 
 def _find(host: str, port: int, client: int) -> _Socket:
-    """Return the socket that receives the packets of a client; the listener if `client` is 0.
-
-    Raises:
-        OSError: There is no such socket, or the kernel has no sock_diag.
-    """
+    """Return the socket that receives the packets of a client; the listener if `client` is 0."""
     address = ip_address(host)
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     ends = port.to_bytes(2), client.to_bytes(2), address.packed, address.packed if client else b""

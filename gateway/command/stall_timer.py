@@ -1,6 +1,6 @@
 """Measures for how long a program has made no progress while a client waits for the program. Does no I/O.
 
-A short stall is not a failure: while a program waits for its own network connection, it does not read data.
+The caller decides for how long a stall is acceptable: a program also reads no data while its own network is slow.
 """
 
 

@@ -26,7 +26,7 @@ class StartBackoff:
         self.failure, self._backoff = None, Backoff(RECONNECT)
 
     def ended(self, lasted: float) -> None:
-        """Record that a process exited after `lasted` seconds. The longer it ran, the shorter the next delay is."""
+        """Record that a process exited after `lasted` seconds. After a long run, the next delay is short."""
         self._backoff.succeeded(lasted)
 
     def failed(self, error: TunnelError) -> None:

@@ -18,17 +18,21 @@ from gateway.processes.stdio_stream import EXIT_DELAY, StdioStream
 
 log = logging.getLogger(__name__)
 
-_TRIAL = 1.0
-"""A trial starts the program, and waits this number of seconds for output or the program's exit. A program that still
-runs without output after this time probably waits for the client, so the trial succeeds."""
-_TRIAL_AFTER_LOSS = 3.0
-"""Like `_TRIAL`, but for the first connection of a tunnel. Longer, because the program might have failed before."""
-_SPARE_TIMEOUT = 5.0
-"""Seconds after which the connection of a successful trial (see `_TRIAL`) is closed if no client has used it."""
+_TEST_DURATION = 1.0
+"""Seconds to wait for output or the exit of the program. A program that still runs after this time without output
+passes the test, because it probably waits for data from the client."""
+_FIRST_TEST_DURATION = 3.0
+"""Like `_TEST_DURATION`, for the first connection of a tunnel. Longer: the program may not have worked yet."""
+_UNUSED_TIMEOUT = 5.0
+"""Seconds after which a tested connection is closed if no client has used it."""
 
 
 class StdioConnector:
     """Starts one process for each connection to a target; implements `TargetConnector`.
+
+    If the previous connection failed, the connector tests the next one before a client uses it. For this test, the
+    connector starts the program, and waits a short time for output. If the program exits without output, the client
+    gets an error instead of a useless connection.
 
     Args:
         to: The target.
@@ -40,55 +44,50 @@ class StdioConnector:
         self._context = context
         self._streams: dict[StdioStream, StallTimer] = {}
         """The streams of the running processes."""
-        self._spare: tuple[StdioStream, float] | None = None
-        """The connection of a successful trial, which the next client uses, and the monotonic time, in seconds, at
-        which the trial ended."""
-        self._trial: asyncio.Task[None] | None = None
+        self._tested: tuple[StdioStream, float] | None = None
+        """A connection that has passed the test and that the next client uses, and the monotonic time, in seconds, of
+        the test."""
+        self._test: asyncio.Task[None] | None = None
         self._has_worked = False
-        """Whether the last connection worked. If not, the next connection is tested first (see `_TRIAL`)."""
+        """Whether the last connection worked. If not, the next connection is tested first."""
         self._retry = StartBackoff()
         self._tasks = BackgroundTasks()
 
     @property
     def failure(self) -> TunnelError | None:
-        """See `TargetConnector`."""
-        return self._retry.failure
-
-    @property
-    def has_failed(self) -> bool:
-        """See `TargetConnector`."""
+        """See `TargetConnector.failure`."""
         # A running program without output can still serve its client, for example during an upload.
-        return self.failure is not None and not self._streams
+        return None if self._streams else self._retry.failure
 
     @property
     def is_suspect(self) -> bool:
-        """Always False, because each new connection starts its own process. See `TargetConnector`."""
+        """Always False, because each new connection starts its own process. See `TargetConnector.is_suspect`."""
         return False
 
     @property
     def has_clients(self) -> bool:
-        """See `TargetConnector`."""
-        return bool(self._streams) or self._trial is not None
+        """See `TargetConnector.has_clients`."""
+        return bool(self._streams) or self._test is not None
 
     async def start(self) -> None:
-        """See `TargetConnector`."""
-        await self._try_once(_TRIAL_AFTER_LOSS)
+        """See `TargetConnector.start`."""
+        await self._test_connection(_FIRST_TEST_DURATION)
 
     async def connect(self) -> StdioStream:
-        """See `TargetConnector`."""
+        """See `TargetConnector.connect`."""
         if not self._has_worked:
-            await self._try_once(_TRIAL)
+            await self._test_connection(_TEST_DURATION)
         self._close_unused(time.monotonic())
-        spare, self._spare = self._spare, None
-        return spare[0] if spare is not None else await self._open()
+        tested, self._tested = self._tested, None
+        return tested[0] if tested is not None else await self._open()
 
     def local_ports(self, now: float) -> dict[int, str]:
-        """Return an empty mapping, because the programs use no local ports. See `TargetConnector`."""
+        """Return an empty mapping, because the programs use no local ports. See `TargetConnector.local_ports`."""
         del now
         return {}
 
     def check(self, now: float, ports: Mapping[int, LocalPortState]) -> None:
-        """Kill each process that has not responded for the time `CommandOptions.lost`. See `TargetConnector`."""
+        """Kill each process that has made no progress for too long. See `TargetConnector.check`."""
         del ports
         self._close_unused(now)
         for stream, timer in self._streams.items():
@@ -101,54 +100,47 @@ class StdioConnector:
                 stream.child.kill()
 
     async def close(self) -> None:
-        """See `TargetConnector`."""
+        """See `TargetConnector.close`."""
         await self._tasks.close()
         self._close_unused()
 
     def _close_unused(self, now: float = inf) -> None:
-        """Close the connection of a trial if its process has exited, or if no client has used it for five seconds.
+        """Close the tested connection if its process has exited, or if no client has used it for five seconds.
 
         Args:
             now: Monotonic time in seconds. The default closes the connection regardless of its age.
         """
-        if self._spare is None:
+        if self._tested is None:
             return
-        stream, since = self._spare
-        if stream.child.exit_code is not None or now - since > _SPARE_TIMEOUT:
+        stream, since = self._tested
+        if stream.child.exit_code is not None or now - since > _UNUSED_TIMEOUT:
             stream.abort()
-            self._spare = None
+            self._tested = None
 
-    async def _try_once(self, seconds: float) -> None:
-        """Open and test a connection for the next client. If a trial is already in progress, wait for its result.
-
-        Args:
-            seconds: Seconds to wait for output or the exit of the program, see `_TRIAL`.
-
-        Raises:
-            TunnelError: The program failed, or the delay after a failure has not passed.
-        """
-        if self._trial is None:
+    async def _test_connection(self, seconds: float) -> None:
+        """Open and test a connection for the next client. If a test is already in progress, wait for its result."""
+        if self._test is None:
             self._retry.check()
-            self._trial = self._tasks.start(self._run_trial(seconds))
-        # Shield the trial: it continues even if the caller, such as a check with a timeout, is cancelled.
-        await asyncio.shield(self._trial)
+            self._test = self._tasks.start(self._run_test(seconds))
+        # Shield the test: it continues even if the caller, such as a check with a timeout, is cancelled.
+        await asyncio.shield(self._test)
 
-    async def _run_trial(self, seconds: float) -> None:
+    async def _run_test(self, seconds: float) -> None:
         try:
             stream = await self._open()
             try:
-                await self._check_trial(stream, seconds)
+                await self._check_output(stream, seconds)
             except BaseException:
                 stream.abort()
                 raise
             self._has_worked = True
             self._retry.started()
             self._close_unused()
-            self._spare = stream, time.monotonic()
+            self._tested = stream, time.monotonic()
         finally:
-            self._trial = None
+            self._test = None
 
-    async def _check_trial(self, stream: StdioStream, seconds: float) -> None:
+    async def _check_output(self, stream: StdioStream, seconds: float) -> None:
         """Wait at most `seconds` for output. Raise `TunnelError` if the program exits without output."""
         try:
             async with asyncio.timeout(seconds):
@@ -176,10 +168,10 @@ class StdioConnector:
         return stream
 
     async def _wait(self, stream: StdioStream) -> None:
-        """Wait until a process exits. If it failed without output, record a failure of the target.
+        """Wait until a process exits. If the process failed without output, record a failure of the target.
 
-        A program can also fail because its client ended the connection early. In this case, the cause is unknown, and
-        the next connection starts with a trial.
+        If the client had already ended the connection, the cause of the failure is unknown. Then, record no failure,
+        but test the next connection.
         """
         code = await stream.child.wait()
         if self._streams.pop(stream, None) is None:

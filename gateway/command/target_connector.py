@@ -1,4 +1,7 @@
-"""Defines the interface for connecting to one target through a program. Each `mode` has one implementation."""
+"""Defines the interface for connecting to one target through a program.
+
+Each `mode` of `CommandOptions` has one implementation.
+"""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -9,11 +12,7 @@ from gateway.relay.bridged_stream import BridgedStream
 
 
 class TargetConnector(Protocol):
-    """Defines the interface for connections to one target through a program. Each `mode` has one implementation."""
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether the last attempt failed and no process is running."""
+    """Defines the interface for connecting to one target through a program."""
 
     @property
     def is_suspect(self) -> bool:
@@ -21,7 +20,7 @@ class TargetConnector(Protocol):
 
     @property
     def failure(self) -> TunnelError | None:
-        """The last failure; None if the last attempt succeeded."""
+        """The failure of the last attempt to connect; None if the attempt succeeded, or if a process is running."""
 
     @property
     def has_clients(self) -> bool:

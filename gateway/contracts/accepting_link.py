@@ -5,9 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from gateway.connection_tap import Tap
 from gateway.contracts.link import Relay, Stream
 from gateway.contracts.values import Endpoint, IpNetwork
-from gateway.measurement import Histogram, Tap
+from gateway.measurement import Histogram
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ from dataclasses import dataclass, fields
 from math import inf
 from typing import Protocol
 
+from gateway.connection_tap import Tap
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.errors import TunnelError
-from gateway.measurement import Histogram, Tap
+from gateway.measurement import Histogram
 
 Stream = socket.socket
 """A connected, non-blocking stream socket."""

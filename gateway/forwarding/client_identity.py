@@ -4,7 +4,7 @@ import socket
 from dataclasses import dataclass
 from typing import Protocol
 
-from gateway.relay.sockets import PeerCredentials, peer_of
+from gateway.relay.unix_sockets import PeerCredentials, peer_of
 
 
 class ConsumerIdentity(Protocol):

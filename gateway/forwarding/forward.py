@@ -7,6 +7,7 @@ from functools import reduce
 
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.cancel_protocol import CancelProtocol, LoginTap
+from gateway.connection_tap import TapFactory
 from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.tracing import TraceExporter
@@ -24,7 +25,7 @@ from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.retrying_dialer import RetryingDialer
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import LinkSource, RoutedTarget
-from gateway.measurement import Histogram, Tally, TapFactory
+from gateway.measurement import Histogram, Tally
 
 _STALL_SCAN_INTERVAL = 0.5
 _STALL_REPORT_INTERVAL = 10.0

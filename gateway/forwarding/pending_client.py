@@ -3,12 +3,13 @@
 from math import inf
 
 from gateway.cancel_protocol import CancelRequest
+from gateway.connection_tap import Tap
 from gateway.contracts.link import Link, Relay, Stream
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.client_event_recorder import ConnectionRecord
 from gateway.forwarding.consumer_usage import ConnectionSlot
 from gateway.forwarding.disconnect_watcher import DisconnectWatcher
-from gateway.measurement import Histogram, Tap
+from gateway.measurement import Histogram
 from gateway.relay.sockets import reset
 
 

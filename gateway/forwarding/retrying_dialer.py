@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from gateway.cancel_protocol import CancelRequest, LoginTap
+from gateway.connection_tap import TapFactory
 from gateway.contracts.link import Relay
 from gateway.contracts.tracing import DIAL, HOLD
 from gateway.errors import DialError, LinkLostError, ReachError, Reason
@@ -16,7 +17,7 @@ from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import LinkSource, RoutedTarget
 from gateway.forwarding.target_dialer import MIN_DIAL, TargetDialer
-from gateway.measurement import Histogram, TapFactory
+from gateway.measurement import Histogram
 
 _FIRST_RETRY = 0.05
 _LAST_RETRY = 1.0

@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from gateway.connection_tap import Tap
 from gateway.contracts.link import Link, Relay
 from gateway.contracts.tracing import CHANNEL
 from gateway.errors import DialError, Reason
@@ -14,7 +15,7 @@ from gateway.forwarding.aborted_handshake_budget import LOGIN_RESPONSES, Aborted
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import RoutedTarget
-from gateway.measurement import Histogram, Tap
+from gateway.measurement import Histogram
 from gateway.relay.dial_retry import retry_dial
 
 MIN_DIAL = 0.05

@@ -9,16 +9,15 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
 
 from gateway.contracts.backend import Backend
-from gateway.contracts.link import Connector
 from gateway.contracts.login_limiter import LoginLimiter
 from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
 from gateway.errors import LinkLostError, Reason
 from gateway.health.check_results import CheckHistory, CheckResult
+from gateway.health.check_schedule import CheckSchedule
+from gateway.health.monitored_uplink import MonitoredUplink
 from gateway.health.probe import probe_once
 from gateway.health.probe_record import ProbeRecord
 from gateway.health.target_state_evaluator import TargetStateEvaluator
@@ -28,43 +27,12 @@ log = logging.getLogger(__name__)
 
 _JITTER = 0.05
 _FIRST_SPREAD = 0.2
-"""Maximum random delay before the first check, in seconds, so that not all targets are checked at the same time."""
+"""Maximum random delay before the first check, in seconds. Without a delay, all checks would start together."""
 
 _LATENCY_SAMPLES = 5
 _MIN_INTERVAL = 1.0
-"""Minimum seconds between the start of a check and the next check, if failed client traffic triggers the next one. If
-`fast_interval` is shorter, it applies instead."""
-
-
-@dataclass(frozen=True)
-class CheckSchedule:
-    """The schedule of a check, from `check:` in the configuration.
-
-    `interval`, `fast_interval`, `down_interval` and `timeout` are in seconds. `rise` and `fall` are the numbers of
-    consecutive successes or failures after which the state changes.
-    """
-
-    interval: float
-    fast_interval: float
-    down_interval: float
-    timeout: float
-    rise: int
-    fall: int
-
-
-class MonitoredUplink(Protocol):
-    """Defines the interface of uplinks for checks: the state of a tunnel, and its link."""
-
-    name: str
-    settled: asyncio.Event
-    watchers: list[Callable[[], None]]
-
-    @property
-    def link(self) -> Connector | None:
-        """The link through the open tunnel; None while the tunnel is not open."""
-
-    def describe(self) -> str:
-        """Return one line that describes the tunnel's state and its cause."""
+"""Minimum seconds between the starts of two checks if failed client traffic triggers the second check. A shorter
+`fast_interval` replaces this minimum."""
 
 
 class Check:
@@ -78,9 +46,9 @@ class Check:
         schedule: The intervals and limits of the check.
         on_change: Called after each check, and whenever the state changes for another reason.
         on_abandoned: Called for each dial that the check abandons although the server might still accept it.
-        record: The target's last probe results. The checks of this target through other tunnels share the object.
+        record: The target's last probe results. All checks of the target share this object.
         tunnel: The name of the tunnel; None if the check uses no tunnel.
-        logins: Limits the logins of the check, because some servers block clients after too many aborted logins.
+        logins: Limits how often the check logs in, because some servers block clients after too many aborted logins.
             None: no limit.
     """
 
@@ -110,7 +78,7 @@ class Check:
         self.succeeded_at: float | None = None
         """Monotonic time of the last successful check; None if no check has succeeded."""
         self.every = 1
-        """Factor by which the interval is multiplied. It is larger than 1 if new clients use another tunnel."""
+        """Factor by which the interval is multiplied: larger than 1 if new clients use another tunnel."""
         self.latency: float | None = None
         """Median of `durations`, in seconds; None if no check has succeeded."""
         self.durations: deque[float] = deque(maxlen=_LATENCY_SAMPLES)
@@ -134,7 +102,7 @@ class Check:
         self.urgent = False
         """Whether to check the target every `fast_interval`, independent of its state; see `set_urgent`."""
         self._blocked_at = -math.inf
-        """Monotonic time, in seconds, at which the history last got an entry because the target is blocked."""
+        """Monotonic time, in seconds, of the last history entry that reports the target as blocked."""
         self._lost_links = 0
         """Number of consecutive probes during which the link was lost."""
 
@@ -183,7 +151,7 @@ class Check:
         self.urgent = urgent
 
     def _check_now(self) -> None:
-        """Start a check immediately, because the uplink has changed or an operator has requested a check."""
+        """Start a check immediately: the uplink has changed, or an operator has paused or resumed the checks."""
         self._immediate = True
         self._wake.set()
 
@@ -217,7 +185,7 @@ class Check:
             self._probe_started = time.monotonic()
             timeout = self.schedule.timeout
             result = await probe_once(self._backend, link, self.target, timeout, self._on_abandoned, self._logins)
-        except LinkLostError:  # the probe shows nothing about the target
+        except LinkLostError:  # the tunnel failed, so the state of the target is not known
             self._lost_links += 1
             if self.uplink.link is None or self._lost_links >= self.schedule.fall:
                 return self._block()
@@ -231,8 +199,7 @@ class Check:
     def _block(self) -> bool:
         """Set the state to blocked, because the tunnel is down. Return whether the state has changed.
 
-        While the state is blocked, no check adds results to the history. Therefore this method adds an entry once per
-        interval.
+        Add an entry to the history once per interval, as a check would do.
         """
         detail = self.uplink.describe()
         changed = self.verdict.override(HealthState.BLOCKED, Reason.TUNNEL, detail)
@@ -297,7 +264,7 @@ class Check:
                 await self._wake.wait()
         except TimeoutError:
             return
-        # Wait until the minimum interval has passed, because failed client connections can wake this check too early.
+        # Failed client connections can wake this check too early, so wait until the minimum interval has passed.
         earliest = self._probe_started + min(schedule.fast_interval, _MIN_INTERVAL)
         while not self._immediate and (left := earliest - time.monotonic()) > 0:
             self._wake.clear()

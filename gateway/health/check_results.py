@@ -8,7 +8,7 @@ from gateway.contracts.states import HealthState
 from gateway.errors import Reason
 
 HISTORY = 100
-"""Default size of a history: the maximum number of latest results, and also the maximum number of failures."""
+"""Default maximum number of latest results in a history, and default maximum number of failures."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class CheckResult:
     Args:
         at: Time at the end of the check, in seconds since the epoch.
         duration: Duration of the check in seconds.
-        state: The state of the target according to this check alone. `rise` and `fall` have no effect on it.
+        state: The state of the target according to this check alone, independent of `rise` and `fall`.
         reason: Why the state is not `up`; None if the state is `up` or `unknown`.
         detail: One line with details of the reason.
         phases: Duration of each phase of the check, such as `tcp` or `auth`, in seconds.
@@ -42,7 +42,7 @@ class CheckResult:
 
     @property
     def succeeded(self) -> bool:
-        """Whether the check succeeded. False if its login was refused, even if clients can use the target."""
+        """Whether the check succeeded. False if its login was refused, although clients might use the target."""
         return self.passed and self.reason is not Reason.AUTH
 
 
@@ -82,6 +82,6 @@ class CheckHistory:
         return list(self._failures)
 
     def results(self) -> list[CheckResult]:
-        """Return all results that are kept, oldest first: older failures, followed by the results of `latest`."""
+        """Return all stored results, oldest first: older failures, followed by the results of `latest`."""
         latest = set(map(id, self._latest))
         return [*(each for each in self._failures if id(each) not in latest), *self._latest]

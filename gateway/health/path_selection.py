@@ -1,8 +1,7 @@
 """Selects the path (a tunnel, or the direct connection) over which new clients reach a target. Does no I/O.
 
-New clients leave a path immediately if it fails and another path works. They start to use a preferred path when a
-check over it succeeds. If that path has failed before, it must first work for `RETURN_AFTER` seconds, so that new
-clients do not use a path that fails repeatedly.
+If a path fails and another path works, new clients use the other path immediately. After the failed path works again,
+new clients return to it only after `RETURN_AFTER` seconds, because it could fail repeatedly.
 """
 
 from collections import Counter
@@ -15,11 +14,11 @@ from gateway.contracts.states import HealthState, PathPreference
 RETURN_AFTER = 30.0
 """Number of seconds for which a path must work after a failure, before new clients use it again."""
 _FASTER, _MIN_GAIN = 0.8, 0.001
-"""Thresholds for the preference `latency`. New clients move to another path only if the ratio of its latency to the
-current path's latency is at most the first value, and the difference is at least the second value, in seconds."""
+"""With the preference `latency`, new clients move to another path only if its latency is at most this fraction of the
+current path's latency, and lower by at least this number of seconds."""
 _CONFIRMATIONS = 8
-"""Number of consecutive checks for which another path must be faster before new clients move to it. On a busy
-machine, the latencies of equally fast paths can differ for several checks."""
+"""Number of consecutive checks in which another path must be faster before new clients move to it. Fewer checks would
+not be reliable, because the latencies of equally fast paths vary on a busy machine."""
 _USABLE = (HealthState.UP, HealthState.DEGRADED)
 _UNCHECKED = (HealthState.UNKNOWN, HealthState.PAUSED)
 
@@ -33,8 +32,8 @@ class PathCandidate:
         state: The state of the target according to the checks over this path.
         latency: Median duration of the last successful checks over this path, in seconds; None if none succeeded.
         checks: Number of checks over this path since the start of the service.
-        dial_failed: Whether a client's dial over this path failed, while a dial over another path succeeded. False
-            again after a check over this path has succeeded.
+        dial_failed: Whether a client's dial over this path failed while a dial over another path succeeded. The next
+            successful check over this path sets the value to False.
     """
 
     is_open: bool
@@ -47,10 +46,9 @@ class PathCandidate:
 def working_paths(paths: Sequence[PathCandidate]) -> list[int]:
     """Return the indexes of the paths that new clients can use.
 
-    A path works if its tunnel is open, and the target is not down over this path. If the target is down over all
-    paths, the target is the cause, so all paths with an open tunnel count as working. A path that was never checked
-    counts as working. After a tunnel has reopened, its path counts as working after the next check, or if no other
-    path works.
+    A path works if its tunnel is open, the last dial over it did not fail, and a check does not report the target as
+    down over it. If no check has found the target usable, the cause may be the target itself. Then, all paths with an
+    open tunnel count as working.
 
     Args:
         paths: The paths in the order of the configuration.
@@ -65,8 +63,8 @@ def working_paths(paths: Sequence[PathCandidate]) -> list[int]:
 def confirmed_paths(paths: Sequence[PathCandidate]) -> list[int]:
     """Return the indexes of the paths to which new clients may move, because checks show that they work.
 
-    Over these paths, the target is up or degraded. If there is no such path, for example because the target is not
-    checked, return the working paths over which the target's state is unknown.
+    Over these paths, the target is up or degraded. If there is no such path, return the working paths over which the
+    target has not been checked.
 
     Args:
         paths: The paths in the order of the configuration.
@@ -175,11 +173,6 @@ class PathSelector:
         """Return `fastest` if that path has been the fastest in the last `_CONFIRMATIONS` checks.
 
         Otherwise, return `current`.
-
-        Args:
-            current: The index of the current path.
-            fastest: The index of the fastest path. It can be `current`.
-            candidates: The paths in the order of `names`.
         """
         if fastest == current:
             self._slower_since = None

@@ -1,4 +1,4 @@
-"""Probes a target once within a time limit, and converts the outcome or the exception to a check result."""
+"""Probes a target once within a time limit, and converts the result or the exception to a `CheckResult`."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ from gateway.text_sanitizer import error_text, one_line
 log = logging.getLogger(__name__)
 
 _NOT_PROBED = "set check.user and check.password_file, so that the gateway can check the server"
-"""The remedy if the gateway cannot log in to the target, and therefore does not probe it."""
+"""The remedy if the gateway has no login for the target, and therefore does not probe the target."""
 _LOGIN_REASONS = (Reason.AUTH, Reason.UNAUTHENTICATED)
 """Reasons of failed logins. After such a failure, a target is only degraded, because clients use other accounts than
 checks and might be able to log in."""

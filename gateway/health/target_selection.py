@@ -28,8 +28,8 @@ class TargetCandidate:
         promoted: Monotonic time, in seconds, at which a check detected that the target was promoted from replica to
             primary; 0 if there was no promotion.
         probed: Monotonic time, in seconds, at the start of the last probe that got a response.
-        failing: Whether the last probe failed, or a client has waited too long for a response since that probe. Only
-            the path that new clients use counts.
+        failing: Whether the last probe failed, or a client has waited too long for a response since that probe. This
+            refers to the path that new clients use.
     """
 
     target: Endpoint
@@ -60,15 +60,15 @@ class BackendHealth(NamedTuple):
 def superseded_primaries(
     candidates: list[TargetCandidate], prefer: Preference, *, confirmed: bool = False
 ) -> frozenset[Endpoint]:
-    """Return the primaries that another target has replaced. The other target was promoted later, and is not down.
+    """Return the former primaries: another target, which is not down, was promoted later.
 
-    A primary that was unreachable during a failover accepts writes until it is demoted. These writes are lost.
+    A former primary can accept writes until it is demoted. These writes are lost.
 
     Args:
         candidates: The targets in the order of the configuration.
         prefer: Which targets new clients use, from the configuration. The result is empty unless this is `primary`.
-        confirmed: Whether to omit primaries whose last probe succeeded before the promotion of the other target. They
-            might have been demoted since that probe.
+        confirmed: Whether to omit former primaries that were not probed successfully since the promotion of the other
+            target. They might have been demoted in the meantime.
     """
     primaries = [each for each in candidates if prefer == "primary" and each.role == "primary"]
     latest = max((each.promoted for each in primaries if each.state is not HealthState.DOWN), default=0.0)
@@ -152,13 +152,7 @@ def backend_state(candidates: list[TargetCandidate], prefer: Preference) -> Back
 
 
 def _usable_state(candidates: list[TargetCandidate], first: TargetCandidate, prefer: Preference) -> BackendHealth:
-    """Return the state of a backend that has a usable target.
-
-    Args:
-        candidates: The targets in the order of the configuration.
-        first: The target that new clients use.
-        prefer: Which targets new clients use, from the configuration.
-    """
+    """Return the state of a backend whose best target is `first` and is usable."""
     if first.state is HealthState.DEGRADED:
         return BackendHealth(first.state, first.reason, first.detail, first.remedy)
     unusable = (each for each in candidates if each.state not in (*_USABLE, HealthState.UNKNOWN))

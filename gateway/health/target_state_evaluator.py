@@ -14,8 +14,7 @@ if the fraction is at most the second value (Nagios Core manual, "Detection and 
 
 
 _IMMEDIATE = (Reason.NO_SPACE, Reason.READ_ONLY)
-"""If a check fails for one of these reasons, the state changes to down immediately. The server itself has reported
-the failure, so more checks are not necessary."""
+"""Reasons that change the state to down after one failed check, because the server itself has reported them."""
 
 
 class TargetStateEvaluator:
@@ -60,7 +59,7 @@ class TargetStateEvaluator:
         return self.state is not before
 
     def record_stall(self) -> None:
-        """Count stalled client traffic as one failed check. Several calls before the next check count only once."""
+        """Count stalled client traffic as one failed check. Before the next check, further calls have no effect."""
         if self.state in (HealthState.UP, HealthState.DEGRADED):
             self._consecutive = max(self._consecutive, 1)
 

@@ -64,7 +64,7 @@ class RpcRecordScanner:
 class RpcLatencyTap:
     """Measures the latency of the RPC calls on one connection.
 
-    Implements `gateway.measurement.Tap` and `gateway.measurement.RpcRequestTracker`.
+    Implements `gateway.connection_tap.Tap` and `gateway.connection_tap.RpcRequestTracker`.
 
     Args:
         observe: Called with the latency of each call, in seconds.
@@ -72,7 +72,7 @@ class RpcLatencyTap:
 
     __slots__ = ("_observe", "_pending", "_requests", "_responses")
     finished = False
-    """See `gateway.measurement.Tap`. This tap is never finished: it measures until the connection closes."""
+    """See `gateway.connection_tap.Tap`. This tap is never finished: it measures until the connection closes."""
 
     def __init__(self, observe: Callable[[float], None]) -> None:
         self._observe = observe
@@ -82,17 +82,17 @@ class RpcLatencyTap:
         """Monotonic time of each call that has no reply yet, by XID. The oldest call is the first."""
 
     def on_request(self, data: memoryview, now: float) -> None:
-        """Observe `data` from the client, received at the monotonic time `now`. See `gateway.measurement.Tap`."""
+        """Observe `data` from the client, received at the monotonic time `now`. See `gateway.connection_tap.Tap`."""
         for xid, kind in self._requests.records(data):
             self.on_message(xid, kind, now, from_backend=False)
 
     def on_response(self, data: memoryview, now: float) -> None:
-        """Observe `data` from the backend, received at the monotonic time `now`. See `gateway.measurement.Tap`."""
+        """Observe `data` from the backend, received at the monotonic time `now`. See `gateway.connection_tap.Tap`."""
         for xid, kind in self._responses.records(data):
             self.on_message(xid, kind, now, from_backend=True)
 
     def on_message(self, xid: int, rpc_type: int, now: float, *, from_backend: bool) -> None:
-        """See `gateway.measurement.RpcRequestTracker`. Ignores calls by the server and the replies to them."""
+        """See `gateway.connection_tap.RpcRequestTracker`. Ignores calls by the server and the replies to them."""
         if rpc_type not in (_CALL, _REPLY):
             (self._responses if from_backend else self._requests).is_rpc = False
         elif from_backend:
@@ -106,12 +106,12 @@ class RpcLatencyTap:
 
     @property
     def tracker(self) -> "RpcLatencyTap":
-        """Matches replies to calls by XID, because several calls can be pending. See `gateway.measurement.Tap`."""
+        """Matches replies to calls by XID, because several calls can be pending. See `gateway.connection_tap.Tap`."""
         return self
 
     @property
     def parseable(self) -> bool:
-        """Whether all bytes so far are RPC. See `gateway.measurement.RpcRequestTracker`."""
+        """Whether all bytes so far are RPC. See `gateway.connection_tap.RpcRequestTracker`."""
         return self._requests.is_rpc and self._responses.is_rpc
 
     def oldest_pending(self) -> float | None:

@@ -8,7 +8,7 @@ _MINIMAL = ("LANG", "LC_ALL", "TZ")
 """Environment variables that each child process inherits, in addition to PATH. Other variables can contain passwords
 (`GATEWAY_…`)."""
 _OF_USER = ("HOME", "USER", "LOGNAME")
-"""Additional variables for programs that the operator configures."""
+"""Additional variables that programs in the configuration inherit."""
 
 
 def minimal_environment() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Waits until a child process exits, without reaping it, so that its process ID is not reused."""
+"""Waits until a child process exits, without reaping the process, so that its process ID is not reused."""
 
 import asyncio
 import os

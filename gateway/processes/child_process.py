@@ -25,12 +25,12 @@ _CHUNK = 64 * 1024
 _MAX_LINE = 1000
 """Maximum length of an output line, in characters. Longer lines are truncated."""
 _MAX_PENDING = 4 * _MAX_LINE
-"""Maximum number of bytes of an incomplete line that are kept."""
+"""Maximum number of bytes to store of a line whose end has not been received yet."""
 _PF_EXITING = 0x4
 """Flag of a process that is exiting (linux/sched.h). It is set in the field `flags` of proc_pid_stat(5)."""
 _MAX_LINES = 200
-"""Maximum number of lines from one chunk of output that are passed to the callback. Earlier lines of the chunk are
-dropped. Without this limit, a program that prints megabytes would delay the event loop."""
+"""Maximum number of lines that one read of the output passes to the callback; earlier lines are dropped. Without this
+limit, a program that prints megabytes would delay the event loop."""
 
 
 class ChildProcess:
@@ -93,7 +93,7 @@ class ChildProcess:
         """
         program = command[0] if file is not None else find_program(command[0])
         if program is None:
-            fix = f": install the package {package}" if package else ""
+            fix = f": install the package {package}" if package else ": install it"
             raise TunnelError(Reason.PROTOCOL, f"{command[0]} is not installed{fix}", fatal=True)
         with starting(command):
             output, written = open_pipe()
@@ -153,7 +153,7 @@ class ChildProcess:
         return True
 
     def _is_exiting(self) -> bool:
-        """Return whether the process is exiting. On a busy machine, the kernel can report the exit much later."""
+        """Return whether the process has begun to exit. On a busy machine, the exit can be complete much later."""
         try:
             fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()
         except OSError:
@@ -185,7 +185,6 @@ class ChildProcess:
         return code
 
     def _reap(self) -> None:
-        """Release the process ID if the process has exited and SIGKILL was sent to its group."""
         if self._was_killed and self.exit_code is not None:
             self._process.wait()
 

@@ -43,7 +43,7 @@ def main(parent: int, privileges: str, file: str, command: list[str]) -> None:
     """
     if privileges != "all":
         _drop_privileges(privileges.partition(":")[2])
-    # Request the signal after the change of the user ID, because the change cancels an earlier request.
+    # Request the signal after the user ID has changed: such a change cancels earlier requests.
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # Python ignores these signals, and the command would inherit this setting. A command that ignores SIGPIPE can
     # continue to write after the reader of its output has exited.

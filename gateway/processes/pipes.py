@@ -1,6 +1,6 @@
 """Reads and writes pipes with the event loop.
 
-asyncio also supports pipes of child processes. However, asyncio reports the exit of a process only after all
+The pipes of asyncio's subprocesses are not suitable: with them, asyncio reports the exit of a process only after all
 processes that inherited its pipes have exited.
 """
 

@@ -15,12 +15,12 @@ from gateway.relay.per_loop import per_loop
 
 
 class LookupTimeoutError(Exception):
-    """The file system did not respond to a lookup in time. The message contains the path."""
+    """The file system did not respond to a lookup within the time limit. The message contains the path."""
 
 
 @dataclass
 class _ExaminedPath:
-    """The path that the lookup thread is examining, for the message of a timeout."""
+    """The path that the lookup thread is examining, for the error message after a timeout."""
 
     path: str
 
@@ -36,7 +36,6 @@ class _Lookup:
 
 @per_loop
 def _in_flight(loop: asyncio.AbstractEventLoop) -> dict[tuple[str, ...], _Lookup]:
-    """Return the lookups of the running loop that have no result yet."""
     del loop
     return {}
 

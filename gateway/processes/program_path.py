@@ -61,7 +61,7 @@ def resolve_program(command: Sequence[str], visit: Callable[[str], None] = _igno
 
 
 def insecure_program(key: str, command: Sequence[str]) -> Iterator[InsecureSetting]:
-    """Yield an `InsecureSetting` if other users can change a program that the gateway refuses only in strict mode.
+    """Yield each permission that lets other users change a program and that only strict mode refuses.
 
     Args:
         key: The configuration key of the command.

@@ -74,8 +74,8 @@ def program_writers(path: Path, steps: Sequence[Path]) -> Iterator[ProgramPermis
     for each in reversed(steps):
         status = each.lstat()
         is_link = stat.S_ISLNK(status.st_mode)
-        # In a sticky directory, the owner of a link can replace the link. In other directories, only users who can
-        # write to the directory can do so. They are found when the directory is checked, so skip the link.
+        # Usually, skip a link: only users who can write to its directory can replace it, and the check of the
+        # directory finds these users. In a sticky directory, the owner of the link can also replace it.
         if is_link and not each.parent.stat().st_mode & stat.S_ISVTX:
             continue
         mode = 0 if is_link else stat.S_IMODE(status.st_mode)
@@ -95,5 +95,5 @@ def program_writers(path: Path, steps: Sequence[Path]) -> Iterator[ProgramPermis
 
 
 def _is_traversable(path: Path, permissions: int) -> bool:
-    """Return whether every parent directory grants at least one of the given permission bits."""
+    """Return whether every parent directory of `path` grants at least one of the given permission bits."""
     return all(each.stat().st_mode & permissions for each in path.parents)

@@ -12,21 +12,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
-from gateway.processes.child_process import ChildProcess, starting
+from gateway.processes.child_process import ChildProcess, describe_exit, starting
 from gateway.processes.pipes import open_pipe, read_pipe, wait_readable, write_pipe
 from gateway.processes.tunnel_processes import TunnelProcesses
 
 _CHUNK = 64 * 1024
 _WRITE_CHUNK = 16 * 1024
 EXIT_DELAY = 0.5
-"""Seconds to wait for the exit code that explains a failure, because the kernel closes the pipes of a process before
-the exit code is available."""
+"""Seconds to wait for the exit code after a failure. The exit code explains the failure, but is available only after
+the kernel has closed the pipes of the process."""
 _OUTPUT_END_DELAY = 2.0
-"""Seconds to wait for the exit of the program after the end of its output, because the exit code shows whether the
-output is complete. The client gets end-of-file after this wait. A program that continues to run has closed its output
-deliberately, so its output counts as complete."""
+"""Seconds to wait for the exit of the program after the end of its output. The exit code shows whether the output is
+complete. If the program continues to run, its output counts as complete."""
 _BOTH_ENDS_DELAY = 5.0
-"""Like `_OUTPUT_END_DELAY`, if the input has ended too. It is longer, because the program is expected to exit."""
+"""Like `_OUTPUT_END_DELAY`, if the client has ended the input too. Longer, because the program must then exit."""
 
 
 class StdioStream:
@@ -116,7 +115,7 @@ class StdioStream:
         return _buffered(self._input) or int(self._writing)
 
     def last_progress(self, now: float) -> float:
-        """Return the monotonic time at which the process last printed data, or was last found to have read data.
+        """Return the monotonic time at which the process last made progress, that is, printed or read data.
 
         Args:
             now: The current monotonic time, in seconds.
@@ -154,7 +153,7 @@ class StdioStream:
             self.received += len(data)
             self._last_received = time.monotonic()
         elif await self._exits_after_end() and self.child.exit_code:
-            raise ConnectionResetError("the program failed")
+            raise ConnectionResetError(f"the program ended with {describe_exit(self.child.exit_code)}")
         return data
 
     async def _exits_after_end(self) -> bool:

@@ -68,7 +68,7 @@ class TunnelProcesses:
         return child
 
     def end_later(self, child: ChildProcess) -> None:
-        """Wait in a task until a process exits by itself, and stop it after a time limit.
+        """In a task, wait until a process exits. After a time limit, stop the process.
 
         The limit is 60 seconds, or 5 seconds if `_MAX_SLOW` other processes already need more than 5 seconds.
         """
@@ -148,7 +148,7 @@ class _Watchdog:
             try:
                 await self._run_once()
             except OSError as error:
-                log.warning("the watchdog of child processes cannot be started: %s", error)
+                log.warning("cannot start the watchdog that kills child processes after a crash; retrying: %s", error)
             await asyncio.sleep(_RESTART_PAUSE)
 
     async def _run_once(self) -> None:
@@ -169,7 +169,6 @@ class _Watchdog:
             await self._end(process)
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:
-        """Close the input of the watchdog, which then kills the remaining groups and exits."""
         if self._input is not None:
             self._input.close()
             self._input = None

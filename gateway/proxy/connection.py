@@ -7,15 +7,17 @@ from collections.abc import AsyncIterator
 
 from gateway.contracts.link import Link, Stream
 from gateway.errors import DialError, GatewayError, Reason, TunnelError
+from gateway.proxy.handshake_streams import ProxyStream, TlsProxyStream
 from gateway.proxy.options import ProxyOptions
-from gateway.proxy.streams import ProxyStream, TlsProxyStream
 from gateway.proxy.tls_socket import TlsSocket
 from gateway.tls_client import TlsClientFiles
 
 
 @contextlib.asynccontextmanager
 async def proxy_connection(options: ProxyOptions, via: Link) -> AsyncIterator[ProxyStream]:
-    """Connect to the proxy. If the `with` block raises, close the connection; otherwise, the caller must close it.
+    """Connect to the proxy. If the `async with` block raises an error, close the connection.
+
+    Otherwise, the caller must close the connection.
 
     Args:
         options: The options of the tunnel.

@@ -6,9 +6,9 @@ import re
 
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
+from gateway.proxy.handshake_streams import ProxyStream
 from gateway.proxy.login import ProxyLogin
 from gateway.proxy.reply_error import ProxyReplyError
-from gateway.proxy.streams import ProxyStream
 
 _REASONS = {
     401: Reason.AUTH,
@@ -40,7 +40,7 @@ async def connect(stream: ProxyStream, to: Endpoint, login: ProxyLogin | None) -
         line = (await _read_headers(stream)).split(b"\r\n", 1)[0].decode("utf-8", "replace")
         match = _STATUS_LINE.fullmatch(line)
         if match is None:
-            raise ProxyReplyError(Reason.PROTOCOL, f"invalid status line: {line}")
+            raise ProxyReplyError(Reason.PROTOCOL, f"the proxy's response has an invalid status line: {line}")
         code, status = int(match["code"]), match["status"].strip()
     if code // 100 != 2:
         raise ProxyReplyError(_REASONS.get(code, Reason.CHANNEL_FAILED), status)
@@ -65,12 +65,12 @@ def _is_ipv6(host: str) -> bool:
 async def _read_headers(stream: ProxyStream) -> bytes:
     """Read the status line and the headers, but no byte after the headers.
 
-    If the target sends data first (MySQL, SSH), the same TCP segment can contain its first bytes. These bytes must
-    stay unread, because they are for the client.
+    If the target sends data first (MySQL, SSH), the target's first bytes can follow directly. They must stay unread,
+    because they are for the client.
     """
     headers = bytearray()
     while len(headers) < _MAX_HEADERS:
         headers += await stream.read_exactly(1)  # single bytes are fast enough: a response has about 50 bytes
         if headers.endswith(_END_OF_HEADERS):
             return bytes(headers)
-    raise ProxyReplyError(Reason.PROTOCOL, f"the headers of the response are longer than {_MAX_HEADERS} bytes")
+    raise ProxyReplyError(Reason.PROTOCOL, f"the proxy's response has headers longer than {_MAX_HEADERS} bytes")

@@ -1,20 +1,21 @@
-"""Implements a link through a proxy. Each connection to a target uses a new connection to the proxy."""
+"""Implements the link of an open proxy tunnel: each connection to a target uses a new connection to the proxy."""
 
 import asyncio
 from dataclasses import dataclass
 from math import inf
 
+from gateway.connection_tap import Tap
 from gateway.contracts.link import Link, LinkStatus, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
-from gateway.measurement import Histogram, Tap
+from gateway.measurement import Histogram
 from gateway.proxy import http_connect, socks5
 from gateway.proxy.connection import proxy_connection
+from gateway.proxy.handshake_streams import TlsProxyStream
 from gateway.proxy.login import read_login
 from gateway.proxy.options import ProxyOptions
 from gateway.proxy.reply_error import ProxyReplyError
-from gateway.proxy.streams import TlsProxyStream
 from gateway.relay.dial_retry import retry_dial
 from gateway.relay.relay_selection import relay_sockets
 from gateway.relay.stream_bridge import StreamBridge
@@ -100,7 +101,9 @@ class ProxyLink:
             raise LinkLostError(error.detail) from error
 
     async def probe(self) -> None:
-        """Connect to the proxy. Log in only to a SOCKS5 proxy, because the login to an HTTP proxy requires a target.
+        """Check that the proxy accepts connections and, for a SOCKS5 proxy, the login.
+
+        The login to an HTTP proxy is not checked, because it is part of a request that names a target.
 
         Raises:
             TunnelError: The proxy cannot be used.

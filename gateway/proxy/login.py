@@ -48,11 +48,7 @@ def read_login(options: ProxyOptions) -> ProxyLogin | None:
 
 
 def _check_encodable(user: str, password: str, *, socks: bool) -> None:
-    """Check that the protocol can encode the login (RFC 1929: 1 to 255 bytes; RFC 7617: no colon in the user).
-
-    Raises:
-        TunnelError: The protocol cannot encode the login. The error is fatal.
-    """
+    """Check that the protocol can encode the login (RFC 1929: 1 to 255 bytes; RFC 7617: no colon in the user)."""
     if socks:
         encodable = all(each.isascii() and 0 < len(each) <= _SOCKS_MAX_LENGTH for each in (user, password))
         rule = f"have 1 to {_SOCKS_MAX_LENGTH} ASCII characters"
@@ -60,4 +56,4 @@ def _check_encodable(user: str, password: str, *, socks: bool) -> None:
         encodable = user.isascii() and password.isascii() and ":" not in user
         rule = "be ASCII, without a colon in the user"
     if not encodable:
-        raise TunnelError(Reason.AUTH, f"user and password must {rule}", fatal=True)
+        raise TunnelError(Reason.AUTH, f"user and password must {rule}: change them", fatal=True)

@@ -4,9 +4,9 @@ import ipaddress
 
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
+from gateway.proxy.handshake_streams import ProxyStream
 from gateway.proxy.login import ProxyLogin
 from gateway.proxy.reply_error import ProxyReplyError
-from gateway.proxy.streams import ProxyStream
 
 _VERSION = 5
 _LOGIN_VERSION = 1
@@ -46,7 +46,7 @@ async def log_in(stream: ProxyStream, login: ProxyLogin | None) -> None:
         raise ProxyReplyError(Reason.AUTH, "the proxy accepts none of the offered authentication methods")
     if method not in methods:
         raise ProxyReplyError(
-            Reason.AUTH, f"the proxy selected a method of authentication that was not offered: {method}"
+            Reason.AUTH, f"the proxy selected an authentication method that the gateway did not offer: {method}"
         )
     if method == _NO_LOGIN or login is None:
         return
@@ -54,7 +54,7 @@ async def log_in(stream: ProxyStream, login: ProxyLogin | None) -> None:
     await stream.write(bytes([_LOGIN_VERSION, len(user)]) + user + bytes([len(password)]) + password)
     version, status = await stream.read_exactly(2)
     if version != _LOGIN_VERSION:
-        raise ProxyReplyError(Reason.AUTH, f"invalid version {version} in the response to the login")
+        raise ProxyReplyError(Reason.AUTH, f"the proxy's reply to the login has the invalid version {version}")
     if status != 0:
         raise ProxyReplyError(Reason.AUTH, "wrong user name or password")
 
@@ -76,10 +76,10 @@ async def connect(stream: ProxyStream, to: Endpoint) -> None:
     version, reply, reserved = await stream.read_exactly(3)
     _check_version(version)
     if reply != 0:
-        reason, message = _REPLIES.get(reply, (Reason.PROTOCOL, f"invalid reply {reply}"))
+        reason, message = _REPLIES.get(reply, (Reason.PROTOCOL, f"the proxy sent the unknown reply code {reply}"))
         raise ProxyReplyError(reason, message)
     if reserved != 0:
-        raise ProxyReplyError(Reason.PROTOCOL, f"the reserved byte of the reply is {reserved}, not 0")
+        raise ProxyReplyError(Reason.PROTOCOL, f"the reserved byte of the proxy's reply is {reserved}, not 0")
     await _skip_address(stream)
 
 
@@ -103,10 +103,10 @@ async def _skip_address(stream: ProxyStream) -> None:
     elif kind in (_IPV4, _IPV6):
         size = 4 if kind == _IPV4 else 16
     else:
-        raise ProxyReplyError(Reason.PROTOCOL, f"invalid address type {kind} in the reply")
+        raise ProxyReplyError(Reason.PROTOCOL, f"the proxy's reply has the unknown address type {kind}")
     await stream.read_exactly(size + 2)
 
 
 def _check_version(version: int) -> None:
     if version != _VERSION:
-        raise ProxyReplyError(Reason.PROTOCOL, f"the reply has SOCKS version {version}, not {_VERSION}")
+        raise ProxyReplyError(Reason.PROTOCOL, f"the proxy's reply has SOCKS version {version}, not {_VERSION}")

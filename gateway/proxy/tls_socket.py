@@ -17,8 +17,7 @@ from gateway.relay.stalled_peer_timeouts import stalled_peer_timeouts
 
 _CHUNK = 128 * 1024
 _BACKLOG = 64 * 1024
-"""Limit on unsent bytes in the kernel. Lower than for connections without TLS, because `StreamBridge` also buffers
-data of a TLS connection."""
+"""Maximum number of unsent bytes in the kernel. The limit is low, because `StreamBridge` buffers data too."""
 
 
 class TlsSocket:
@@ -45,7 +44,7 @@ class TlsSocket:
         self._at_end = False
 
     def limit_unsent(self) -> None:
-        """Prepare the socket for SSH: limit the unsent data in the kernel and the time between retransmissions."""
+        """Limit the unsent data in the kernel and the time between retransmissions, so that SSH is responsive."""
         cap_retransmit_interval(self._sock)
         limit_unsent(self._sock, _BACKLOG)
 
@@ -114,8 +113,8 @@ class TlsSocket:
         Raises:
             OSError: The connection failed.
         """
-        # `unwrap` also reads the peer's close_notify. No received data is lost, because `_process_incoming` has
-        # already processed every complete record.
+        # `unwrap` also reads a close_notify of the peer. This loses no data, because `_process_incoming` has already
+        # processed every complete record.
         with contextlib.suppress(ssl.SSLError):
             self._tls.unwrap()
         await self._flush()
@@ -165,7 +164,6 @@ class TlsSocket:
             self._at_end = True
 
     async def _flush(self) -> None:
-        """Send all outgoing data, and wait until the socket has accepted it."""
         self._send_outgoing()
         if self._sent is not None:
             await asyncio.shield(self._sent)
@@ -207,7 +205,6 @@ class TlsSocket:
             sent.set_result(None)
 
     def _fail(self, error: OSError) -> None:
-        """Make the current write and all later writes fail."""
         sent = self._sent
         self._stop_sending()
         self._sent = sent

@@ -3,7 +3,7 @@
 import socket
 import struct
 
-from gateway.measurement import Tap
+from gateway.connection_tap import Tap
 from gateway.relay.native_listener import NativeListener
 from gateway.relay.native_socket_relay import NativeSocketRelay
 from gateway.relay.resolver import numeric_addresses

@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator
 from math import inf
 from typing import NoReturn
 
+from gateway.connection_tap import Tap
 from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule, LinkListener
 from gateway.contracts.link import Link, NetworkId, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, TunnelStateCallback
 from gateway.contracts.values import Endpoint
-from gateway.measurement import Histogram, Tap
+from gateway.measurement import Histogram
 from gateway.relay.relay_selection import listen_and_dial, relay_sockets
 from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
 

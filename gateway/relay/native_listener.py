@@ -15,10 +15,10 @@ from gateway._dataplane.engine import (
     RECORD_RETURNED,
     RECORD_STOPPED,
 )
+from gateway.connection_tap import Tap
 from gateway.contracts.accepting_link import AcceptRule
 from gateway.contracts.link import Relay, Stream
 from gateway.contracts.values import IpNetwork
-from gateway.measurement import Tap
 from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner
 
 _NETWORK = struct.Struct("BB16s")

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gateway.connection_tap import Tap
 from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule
 from gateway.contracts.link import Relay, Stream
-from gateway.measurement import Tap
 
 _RECALL_AFTER = 2.0
 """Seconds between the stop of a listener and the return of its clients that are not connected to the target. The

@@ -11,8 +11,9 @@ from gateway._dataplane.engine import (
     TAP_NONE,
     TAP_RPC,
 )
+from gateway.connection_tap import Tap, waiting_since
 from gateway.contracts.states import CloseReason
-from gateway.measurement import Histogram, Tap, waiting_since
+from gateway.measurement import Histogram
 from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner
 
 CLOSE_REASONS = (

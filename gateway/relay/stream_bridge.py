@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable
 from math import inf
 
+from gateway.connection_tap import Tap
 from gateway.contracts.link import Stream
 from gateway.contracts.states import CloseReason
-from gateway.measurement import Histogram, Tap
+from gateway.measurement import Histogram
 from gateway.relay.bridged_stream import BridgedStream
 from gateway.relay.lingering_close import LINGER_TIMEOUT
 from gateway.relay.socket_pair import socket_pair

@@ -9,7 +9,8 @@ import time
 
 import asyncssh
 
-from gateway.measurement import Histogram, Tap
+from gateway.connection_tap import Tap
+from gateway.measurement import Histogram
 from gateway.ssh.asyncssh_internals import send_window, send_window_adjust, take_unread_data
 from gateway.ssh.flow_control import MAX_SEND_PACKET
 from gateway.ssh.relay_client_socket import RelayClientSocket

@@ -4,8 +4,9 @@ import asyncio
 import socket
 import time
 
+from gateway.connection_tap import Tap, waiting_since
 from gateway.contracts.states import CloseReason
-from gateway.measurement import Histogram, Tap, waiting_since
+from gateway.measurement import Histogram
 from gateway.relay.fd_registration import FdRegistration
 from gateway.relay.send_buffer import SendBuffer
 from gateway.ssh.flow_control import INITIAL_BUDGET, ReceiveWindow

@@ -3,9 +3,10 @@
 import socket
 from typing import Protocol
 
+from gateway.connection_tap import Tap
 from gateway.contracts.link import Relay
 from gateway.contracts.values import Endpoint
-from gateway.measurement import Histogram, Tap
+from gateway.measurement import Histogram
 
 
 class SshChannel(Relay, Protocol):

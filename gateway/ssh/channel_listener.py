@@ -5,8 +5,8 @@ import struct
 from collections.abc import Mapping
 from typing import Protocol
 
+from gateway.connection_tap import Tap
 from gateway.contracts.accepting_link import AcceptRule
-from gateway.measurement import Tap
 from gateway.relay.native_engine_runner import NativeEngineRunner
 from gateway.relay.native_listener import NativeListener, NativeListenerHandler
 from gateway.ssh.channel_interfaces import SshChannel

@@ -4,9 +4,10 @@ import asyncio
 
 import asyncssh
 
+from gateway.connection_tap import Tap
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
-from gateway.measurement import Histogram, Tap
+from gateway.measurement import Histogram
 from gateway.relay.native_engine_runner import NativeEngineRunner
 from gateway.ssh.channel_target import channel_target
 from gateway.ssh.flow_control import MAX_RECEIVE_PACKET, MAX_SEND_PACKET

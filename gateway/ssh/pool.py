@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from math import inf
 
+from gateway.connection_tap import Tap
 from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule
 from gateway.contracts.link import NetworkId, Stream
 from gateway.contracts.phases import Phases
@@ -14,7 +15,7 @@ from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import TunnelStateCallback
 from gateway.contracts.values import Endpoint
 from gateway.errors import LinkLostError, Reason, TunnelError
-from gateway.measurement import Histogram, Tap
+from gateway.measurement import Histogram
 from gateway.relay.dial_retry import retry_dial
 from gateway.relay.socket_pair import socket_pair
 from gateway.ssh.channel_interfaces import SshChannel

@@ -7,10 +7,11 @@ import time
 
 import asyncssh
 
+from gateway.connection_tap import Tap
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, Reason, RedialRequiredError
-from gateway.measurement import Histogram, Tap
+from gateway.measurement import Histogram
 from gateway.ssh.asyncssh_channel_opener import AsyncsshChannelOpener
 from gateway.ssh.channel_interfaces import ChannelOpener, SshChannel
 from gateway.ssh.channel_open_errors import channel_open_error

@@ -6,14 +6,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from math import inf
 from typing import NoReturn, Protocol, TypeVar
 
+from gateway.connection_tap import Tap
 from gateway.contracts.link import Link, NetworkId, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, ReachError, Reason
-from gateway.measurement import Histogram, Tap
+from gateway.measurement import Histogram
 
 _NEXT_TUNNEL_AFTER = 2.0
-"""Time limit, in seconds, for a dial through one tunnel, unless it is the last tunnel to try."""
+"""Time limit, in seconds, for a dial through one tunnel. It does not apply to the last tunnel to try."""
 
 _Connected = TypeVar("_Connected")
 
@@ -55,7 +56,7 @@ class FailoverLink:
         return await self._first(lambda link, left: link.join(client, to, latency, left, tap), within)
 
     async def lost(self) -> NoReturn:
-        """Wait until cancelled. If a tunnel closes, the link is not lost: it dials through the other tunnels."""
+        """Wait until cancelled. This link is never lost: if a tunnel closes, the link uses the other tunnels."""
         await asyncio.Event().wait()
         raise AssertionError
 

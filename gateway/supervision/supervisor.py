@@ -1,4 +1,4 @@
-"""Runs components and restarts those that crash. A crash of one component does not affect the others."""
+"""Runs components, and restarts each component that crashes. The other components continue to run."""
 
 import asyncio
 import logging
@@ -64,15 +64,15 @@ class Supervisor:
             except asyncio.CancelledError:
                 if is_being_cancelled():
                     raise
-                # The component raised the cancellation itself, and `stop` was not called. Treat this as a crash:
-                # otherwise, the component would not run any more, and no error would be logged.
+                # `stop` was not called, so the component itself raised this error. Treat this as a crash: otherwise,
+                # the component would end without a log message.
                 log.exception("component crashed", extra={"component": name})
             except Exception:
                 log.exception("component crashed", extra={"component": name})
                 if is_being_cancelled():
                     return  # the component failed while it was being stopped
             else:
-                log.warning("component ended unexpectedly", extra={"component": name})
+                log.warning("component ended unexpectedly: restarting it", extra={"component": name})
             backoff.succeeded(loop.time() - started)
             await asyncio.sleep(backoff.next())
 

@@ -5,18 +5,16 @@
     idle → waiting → connecting → authenticating → up ⇄ suspect → backoff → connecting …
                           └ host key mismatch, authentication failure → quarantined → connecting …
 
-A tunnel is waiting while none of its outer tunnels is open. While a tunnel is suspect, the uplink does not publish
-the link, so users of the link wait as if the tunnel were down.
-If a tunnel is removed from the configuration, it stays open, in the state draining, until its clients have
-disconnected.
+Waiting: none of the tunnel's outer tunnels is open. Suspect: the tunnel is open, but does not respond, so the uplink
+provides no link, and new clients wait. Draining: the tunnel was removed from the configuration, and stays open until
+its clients have disconnected.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from typing import Protocol
 
 from gateway.backoff import QUARANTINE, RECONNECT, Backoff
 from gateway.contracts.link import Link
@@ -25,17 +23,12 @@ from gateway.contracts.tunnel import OpenTunnel, Tunnel
 from gateway.errors import ReachError, Reason, TunnelError
 from gateway.measurement import Histogram, Tally
 from gateway.supervision.failover_link import FailoverLink
+from gateway.supervision.state_describer import describe_all
+from gateway.supervision.tunnel_state_log import TunnelStateLog
 from gateway.task_cancellation import is_being_cancelled
 from gateway.text_sanitizer import one_line
 
 log = logging.getLogger(__name__)
-
-
-class StateDescriber(Protocol):
-    """Defines the interface of objects, such as uplinks, that describe their state in one line."""
-
-    def describe(self) -> str:
-        """Return one line with the state of the tunnel and its cause."""
 
 
 class Uplink:
@@ -48,8 +41,8 @@ class Uplink:
             for the direct tunnel.
         quiet: Whether to omit state changes from the log.
         traffic: The traffic class, for the log, if the tunnel is opened separately for each class; otherwise empty.
-        after: Waits until the tunnels that must not be open at the same time as this one have closed; None if there
-            are no such tunnels.
+        after: Waits until all tunnels that must not be open together with this tunnel have closed; None if there are
+            no such tunnels.
     """
 
     def __init__(
@@ -78,18 +71,16 @@ class Uplink:
         self.settled = asyncio.Event()
         """Set when the first attempt to open the tunnel has succeeded or failed."""
         self.watchers: list[Callable[[], None]] = []
-        """Callbacks that the uplink calls after each change of the state, except for changes within one attempt."""
+        """Callbacks for changes of the state. They are not called for the intermediate states of an attempt."""
         self._has_link = asyncio.Event()
-        self._quiet = quiet
-        self._traffic = traffic
-        self._last_logged: tuple[TunnelState, Reason | None] | None = None
+        self._log = None if quiet else TunnelStateLog(name, tunnel.far_side, traffic)
         self._retry_now = asyncio.Event()
         self.opened: OpenTunnel | None = None
         """The open tunnel, even while it is suspect and `link` is None; None if the tunnel is not open."""
         self._draining = False
         self._after = after
         self._failover: FailoverLink | None = None
-        """The link that dials through the outer tunnels; None unless there are several."""
+        """The link that dials through several outer tunnels; None if there is at most one outer tunnel."""
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Open the tunnel, and reopen it each time it is lost, until cancelled.
@@ -111,7 +102,7 @@ class Uplink:
                     raise cause
                 except ReachError as error:
                     if is_being_cancelled():
-                        raise asyncio.CancelledError from error  # closing the tunnel failed after the cancellation
+                        raise asyncio.CancelledError from error  # the close of the tunnel has failed
                     fatal = isinstance(error, TunnelError) and error.fatal
                     self.failures[error.reason] += 1
                     self._become(
@@ -140,14 +131,14 @@ class Uplink:
 
     @property
     def via_in_use(self) -> str | None:
-        """The name of the outer tunnel that the tunnel uses; None if there is none, or if the tunnel is not open."""
+        """The name of the outer tunnel in use; None if there is no outer tunnel, or if this tunnel is not open."""
         if self.opened is None or not self.vias:
             return None
         used = self._failover.used if self._failover is not None else self.vias[0]
         return used.tunnel_name if used is not None else None
 
     def renew(self) -> None:
-        """Make the open tunnel use credentials that have changed on disk. Connections of clients remain open.
+        """Make the open tunnel use credentials that have changed on disk. Client connections remain open.
 
         If the tunnel is not open, retry immediately.
         """
@@ -160,7 +151,7 @@ class Uplink:
     def retry(self) -> None:
         """If the tunnel is not open, retry immediately, because its certificates were renewed.
 
-        Do nothing if the tunnel is open, because its next login reads the new certificates.
+        An open tunnel needs no retry.
         """
         if self.opened is None:
             self._retry_now.set()
@@ -259,8 +250,8 @@ class Uplink:
     def _become(self, state: TunnelState, reason: Reason | None = None, detail: str = "") -> None:
         """Change the state, and log the change. No other method changes the state.
 
-        During a new attempt, the reason and detail of the previous failure remain. `since` changes only when the
-        tunnel goes up or down, and not with each attempt.
+        During an attempt, the reason and detail of the previous failure remain. `since` changes only when the tunnel
+        becomes available or unavailable.
         """
         if state.availability is not self.state.availability:
             self.since = time.time()
@@ -268,32 +259,11 @@ class Uplink:
         if state in _ATTEMPTING:
             return
         self.reason, self.detail = reason, one_line(detail)
-        self._log_change()
+        if self._log is not None:
+            self._log.record(state, self.reason, self.detail)
         self.settled.set()
         for watcher in self.watchers.copy():
             watcher()
-
-    def _log_change(self) -> None:
-        current = (self.state, self.reason)
-        if self._quiet or current == self._last_logged:
-            return
-        self._last_logged = current
-        extra = {"tunnel": self.name, "far_side": self.tunnel.far_side}
-        if self._traffic:
-            extra["traffic"] = self._traffic
-        if self.state is TunnelState.UP:
-            log.info("tunnel up", extra=extra)
-        elif self.state is TunnelState.QUARANTINED:
-            log.error("tunnel quarantined", extra={**extra, "reason": str(self.reason), "detail": self.detail})
-        elif self.state is TunnelState.SUSPECT:
-            log.warning("tunnel suspect", extra={**extra, "reason": str(self.reason), "detail": self.detail})
-        elif self.state is TunnelState.BACKOFF:
-            log.warning("tunnel down", extra={**extra, "reason": str(self.reason), "detail": self.detail})
-
-
-def describe_all(uplinks: Iterable[StateDescriber]) -> str:
-    """Return one line with the states of several tunnels. Identical states appear only once."""
-    return "; ".join(dict.fromkeys(uplink.describe() for uplink in uplinks))
 
 
 _ATTEMPTING = {TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHENTICATING}

@@ -1,4 +1,4 @@
-"""Runs the background tasks of a VPN link, and reports the link as lost if one of them fails."""
+"""Runs the background tasks of a VPN link, and reports the link as lost if a task fails."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from gateway.vpn.link import VpnLink
 
 @contextlib.asynccontextmanager
 async def background_tasks(link: VpnLink, *jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run background tasks until the `async with` block exits. Report the link as lost if one of them fails.
+    """Run background tasks until the `async with` block exits. If a task fails, report the link as lost.
 
     Args:
         link: The link.

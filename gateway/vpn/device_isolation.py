@@ -53,10 +53,10 @@ def create_isolation(isolation: Isolation, device: str) -> "DeviceIsolation":
 
 
 class DeviceIsolation(Protocol):
-    """Defines the interface for isolating a VPN device: configures the device, and creates sockets that use it."""
+    """Defines the interface for isolating a VPN device and for creating sockets that use only this device."""
 
     async def configure_device(self, device: str, settings: DeviceSettings) -> None:
-        """Configure the device, and first move it to its network namespace if necessary.
+        """Move the device to its network namespace if necessary, and configure the device.
 
         Call this method again when the settings change.
 
@@ -94,7 +94,7 @@ class DeviceIsolation(Protocol):
         """
 
     async def release_device(self) -> None:
-        """Undo `configure_device`. Call this after the device was removed, and before configuring another one."""
+        """Undo `configure_device`. Call this method after a device was removed, before the next one is configured."""
 
     def close(self) -> None:
         """Release all resources. No other method can be called afterward."""
@@ -109,7 +109,7 @@ class NamespaceIsolation:
         self._device: str | None = None
 
     async def configure_device(self, device: str, settings: DeviceSettings) -> None:
-        """See `DeviceIsolation`."""
+        """See `DeviceIsolation.configure_device`."""
         if not self._prepared:
             await self.run_blocking(network_devices.prepare_namespace)
             self._prepared = True
@@ -119,11 +119,11 @@ class NamespaceIsolation:
         await self.run_blocking(lambda: network_devices.configure_in_namespace(device, settings))
 
     def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
-        """See `DeviceIsolation`."""
+        """See `DeviceIsolation.create_socket`."""
         return self._namespace.create_socket(family, kind, protocol)
 
     async def run_blocking(self, job: Callable[[], _T]) -> _T:
-        """See `DeviceIsolation`."""
+        """See `DeviceIsolation.run_blocking`."""
         future = self._namespace.submit(job)
         try:
             return await asyncio.wrap_future(future)
@@ -134,11 +134,11 @@ class NamespaceIsolation:
             raise
 
     async def release_device(self) -> None:
-        """See `DeviceIsolation`."""
+        """See `DeviceIsolation.release_device`."""
         self._device = None
 
     def close(self) -> None:
-        """See `DeviceIsolation`."""
+        """See `DeviceIsolation.close`."""
         self._namespace.close()
 
 
@@ -153,11 +153,11 @@ class BoundSocketIsolation:
         self._device = device
 
     async def configure_device(self, device: str, settings: DeviceSettings) -> None:
-        """See `DeviceIsolation`."""
+        """See `DeviceIsolation.configure_device`."""
         await asyncio.to_thread(policy_routing.configure_in_host, device, settings)
 
     def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
-        """See `DeviceIsolation`."""
+        """See `DeviceIsolation.create_socket`."""
         sock = socket.socket(family, kind, protocol)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._device.encode())
@@ -167,15 +167,15 @@ class BoundSocketIsolation:
         return sock
 
     async def run_blocking(self, job: Callable[[], _T]) -> _T:
-        """See `DeviceIsolation`."""
+        """See `DeviceIsolation.run_blocking`."""
         return await asyncio.to_thread(job)
 
     async def release_device(self) -> None:
-        """See `DeviceIsolation`."""
+        """See `DeviceIsolation.release_device`."""
         try:
             await asyncio.to_thread(policy_routing.remove_policy_routing, self._device)
         except TunnelError as error:  # log only, because closing the tunnel must not fail
             log.warning("cannot remove the routing rules of %s: %s", self._device, error.detail)
 
     def close(self) -> None:
-        """See `DeviceIsolation`."""
+        """See `DeviceIsolation.close`."""

@@ -1,4 +1,4 @@
-"""Resolves names through the VPN, with the VPN's name servers (dnspython)."""
+"""Resolves host names with the name servers of a VPN, through the VPN (dnspython)."""
 
 import asyncio
 import socket
@@ -78,9 +78,6 @@ class VpnResolver:
 
         Returns:
             The address family and the address of each record; empty if the name does not exist.
-
-        Raises:
-            OSError, dns.exception.DNSException: The queries for A and AAAA records have both failed.
         """
         both = await asyncio.gather(
             *(self._isolation.run_blocking(partial(self._query, name, kind, server)) for kind, _ in _FAMILIES),
@@ -96,11 +93,7 @@ class VpnResolver:
         ]
 
     def _query(self, name: str, kind: dns.rdatatype.RdataType, server: IpAddress) -> Sequence[str]:
-        """Send a query over UDP, and repeat it over TCP if the response is truncated. Blocks.
-
-        Raises:
-            OSError, dns.exception.DNSException: The query has failed, or the response contains an error code.
-        """
+        """Send a query over UDP, and repeat it over TCP if the response is truncated. Blocks."""
         query = dns.message.make_query(name, kind)
         family = socket.AF_INET if server.version == 4 else socket.AF_INET6
         with self._isolation.create_socket(family, socket.SOCK_DGRAM) as sock:

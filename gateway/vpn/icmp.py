@@ -21,7 +21,7 @@ _V4 = (socket.AF_INET, socket.IPPROTO_ICMP, 8, 0)
 _V6 = (socket.AF_INET6, socket.IPPROTO_ICMPV6, 128, 129)
 _MAX_PENDING = 64
 _MAX_UNANSWERED = 3
-"""Number of consecutive missing replies after which a host counts as unresponsive, if other traffic arrives."""
+"""Number of consecutive missing replies after which a host counts as unresponsive, if the VPN itself works."""
 
 
 class EchoMonitor:
@@ -36,12 +36,12 @@ class EchoMonitor:
         self._isolation = isolation
         self._on_reply = on_reply
         self._responds: dict[IpAddress, bool] = {}
-        """Whether each host counts as responsive, in the order in which the hosts were added."""
+        """Whether each host counts as responsive. The oldest host is first."""
         self._unanswered: Counter[IpAddress] = Counter()
         """Number of requests to each host since its last reply."""
         self._sockets: dict[int, socket.socket] = {}
         self._pending: dict[int, tuple[IpAddress, float]] = {}
-        """The host, and the monotonic time at which the request was sent, by sequence number."""
+        """The requests without a reply: the host and the monotonic time of sending, by sequence number."""
         self._sequence = count(1)
         self._identifier = secrets.token_bytes(2)
         self._warned = False
@@ -68,10 +68,10 @@ class EchoMonitor:
         return any(self._responds.values())
 
     def ignore_unresponsive_hosts(self) -> None:
-        """Expect no more replies from hosts that have missed several requests.
+        """Expect no more replies from hosts that have not replied to several requests.
 
-        Call this when other traffic arrives through the VPN: then the hosts, and not the VPN, are the cause of the
-        missing replies.
+        Call this method when other traffic arrives through the VPN. The VPN then works, so the hosts themselves do
+        not reply.
         """
         for address, requests in self._unanswered.items():
             if requests >= _MAX_UNANSWERED and self._responds.get(address):
@@ -118,7 +118,7 @@ class EchoMonitor:
         if not self._warned:
             self._warned = True
             log.warning(
-                "cannot send echo requests: net.ipv4.ping_group_range does not permit it, and CAP_NET_RAW is missing"
+                "cannot ping hosts behind the VPN: permit it with net.ipv4.ping_group_range, or add CAP_NET_RAW"
             )
         return None
 
@@ -148,7 +148,6 @@ class EchoMonitor:
 
 
 def _with_checksum(packet: bytes) -> bytes:
-    """Return a copy of an ICMP packet, with the checksum field filled in (RFC 1071)."""
     total = sum(struct.unpack("!4H", packet))
     total = (total & 0xFFFF) + (total >> 16)
     return packet[:2] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + packet[4:]

@@ -8,12 +8,13 @@ import time
 from dataclasses import dataclass
 from math import inf
 
+from gateway.connection_tap import Tap
 from gateway.contracts.link import LinkStatus, NetworkId, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, Reason, TunnelError
-from gateway.measurement import Histogram, Tap
+from gateway.measurement import Histogram
 from gateway.relay.relay_selection import relay_sockets
 from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
 from gateway.vpn.device_isolation import DeviceIsolation
@@ -52,7 +53,7 @@ class VpnLink:
     Args:
         isolation: Creates the sockets. The caller closes it.
         network: The identity of the network behind the VPN.
-        thresholds: The times after which the gateway reacts to missing replies.
+        thresholds: For how long replies must be missing before the gateway reacts.
     """
 
     def __init__(self, isolation: DeviceIsolation, network: NetworkId, thresholds: SilenceThresholds) -> None:
@@ -71,7 +72,7 @@ class VpnLink:
     def set_device_settings(self, settings: DeviceSettings) -> None:
         """Use new device settings: query their name servers, and ping their peers and name servers.
 
-        If the addresses have changed, reset all clients, because their connections no longer work.
+        If the addresses have changed, reset all client connections, because they no longer work.
 
         Args:
             settings: The current settings of the device.
@@ -127,7 +128,7 @@ class VpnLink:
         self.liveness.record_reply(time.monotonic())
 
     def mark_lost(self, why: str, reason: Reason = Reason.RESET) -> None:
-        """Report the link as lost: make `lost` return an error.
+        """Report the link as lost: `lost` then returns an error.
 
         Args:
             why: The detail of the error.
@@ -137,7 +138,7 @@ class VpnLink:
             self._lost.set_result(TunnelError(reason, why))
 
     def reset_all(self) -> None:
-        """Reset every client."""
+        """Reset all client connections."""
         for relay in list(self._relays):
             relay.abort(CloseReason.LINK_LOST)
 
@@ -157,7 +158,7 @@ class VpnLink:
         )
 
     def close(self) -> None:
-        """Reset every client, close the echo sockets, and report the link as lost."""
+        """Reset all client connections, stop pinging hosts, and report the link as lost."""
         self._echo.close()
         self.reset_all()
         self.mark_lost("the tunnel was closed")

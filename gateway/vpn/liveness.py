@@ -1,4 +1,4 @@
-"""Decides whether a VPN works, based on how long an expected reply has been missing. Does no I/O."""
+"""Determines whether a VPN works, from the time for which an expected reply has been missing. Does no I/O."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -6,13 +6,13 @@ from enum import StrEnum
 
 @dataclass(frozen=True)
 class SilenceThresholds:
-    """The times without an expected reply, in seconds, after which each `SilenceStage` begins.
+    """Defines for how many seconds an expected reply must be missing before each `SilenceStage` begins.
 
     Args:
         suspect: Seconds after which new clients wait.
-        reconnect: Seconds after which the VPN repeatedly reconnects in place: its device remains.
+        reconnect: Seconds after which the VPN starts to reconnect repeatedly, with the same device.
         down: Seconds after which the gateway reports the tunnel as down.
-        lost: Seconds after which the gateway resets existing clients.
+        lost: Seconds after which the gateway resets existing client connections.
         restart: Seconds after which the gateway replaces the child process and the device.
     """
 
@@ -24,15 +24,14 @@ class SilenceThresholds:
 
 
 DIAL_GRACE = 4.0
-"""Seconds added to each threshold if only the reply to a connection attempt is missing, because the cause can be the
-target instead of the VPN. The peer of a working VPN sends a packet at least every ten seconds. With the additional
-time, such a packet usually arrives before the gateway reconnects the VPN."""
+"""Seconds added to each threshold if only the reply to a connection attempt is missing. The cause can be the target
+instead of the VPN. If the VPN works, another packet usually arrives during this time."""
 RECONNECT_INTERVAL = 6.0
-"""Seconds between two attempts to reconnect the VPN in place, that is, with the same device."""
+"""Seconds between two attempts to reconnect the VPN with the same device."""
 
 
 class SilenceStage(StrEnum):
-    """The stages of a VPN without the expected replies, from a short delay to the loss of the VPN."""
+    """Names the stages of missing replies, from no missing reply (`fine`) to a necessary restart (`restart`)."""
 
     FINE = "fine"
     SUSPECT = "suspect"
@@ -43,7 +42,7 @@ class SilenceStage(StrEnum):
 
 
 class Liveness:
-    """Measures for how long an expected reply has been missing on one VPN. All times are monotonic, in seconds.
+    """Measures how long an expected reply of one VPN has been missing. All times are monotonic, in seconds.
 
     Args:
         thresholds: The times after which the stages begin.
@@ -81,12 +80,12 @@ class Liveness:
         return increased
 
     def record_echo_request(self, now: float) -> None:
-        """Record an echo request to a host that has replied before, so that a reply is expected from this time on."""
+        """Record an echo request to a host that has replied before. A reply is expected from this time on."""
         if self._echo_sent is None:
             self._echo_sent = now
 
     def record_dial(self, now: float) -> None:
-        """Record a connection attempt to a target. The reply to the attempt is overdue after `DIAL_GRACE`."""
+        """Record a connection attempt to a target. Its reply is overdue only after `DIAL_GRACE`."""
         if self._dialed is None:
             self._dialed = now
 

@@ -1,4 +1,4 @@
-"""Monitors an open VPN: pings hosts, reports its state, and reconnects it or reports it as lost."""
+"""Monitors whether packets still arrive through an open VPN; if not, reconnects the VPN or reports it as lost."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ class LivenessMonitor:
         link: The link of the VPN.
         progress: Called when packets no longer arrive, and when they arrive again.
         received: Returns the number of bytes received so far.
-        reconnect: Reconnects the VPN in place, so that the device and the connections through the device remain.
+        reconnect: Reconnects the VPN. The device and the connections through the device remain.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class LivenessMonitor:
             await asyncio.sleep(_INTERVAL)
             now = time.monotonic()
             if now - before > 2 * _INTERVAL + 1:
-                self._link.liveness.record_reply(now)  # the replies are not late: this process was suspended
+                self._link.liveness.record_reply(now)  # ignore the missing replies: this process was suspended
             liveness = self._link.liveness
             if not self._connected:
-                liveness.record_echo_request(now)  # count the missing connection as a missing reply
+                liveness.record_echo_request(now)  # treat the missing connection like a missing reply
             received = await self._received()
             # Ignore bytes that arrive during a reconnect, because they belong to the handshake, which can still fail.
             if self._connected and liveness.record_received(received, now):
@@ -84,7 +84,7 @@ class LivenessMonitor:
                 self._link.send_echo_requests()
             self._enter(liveness.stage(now))
             if self._connected and liveness.start_reconnect(now):
-                log.info("%s: no replies arrive; reconnecting in place", self._link.network)
+                log.info("%s: no replies arrive: reconnecting with the same device", self._link.network)
                 await self._reconnect()
 
     def _enter(self, stage: SilenceStage) -> None:

@@ -22,7 +22,7 @@ _ACCEPT_RETRY = 0.2
 class LocalForward:
     """Listens on an ephemeral port of 127.0.0.1, and connects each client to a target through a link.
 
-    Use it as an asynchronous context manager. On exit, it stops listening.
+    Use `LocalForward` with `async with`. On exit from the block, it stops listening.
 
     Args:
         via: The link through which the target is reached.

@@ -1,4 +1,4 @@
-"""Opens netlink sockets, and defines helper functions for modules that use them. All functions block."""
+"""Opens netlink sockets, through which the gateway configures network devices. All functions block."""
 
 import errno
 from collections.abc import Iterator

@@ -29,8 +29,7 @@ class NetworkNamespace:
 
     def __init__(self) -> None:
         self.fd = -1
-        # Create sockets in a separate thread. The threads of `_workers` run DNS queries, so a new socket could wait
-        # there for seconds until a query ends.
+        # Use a separate thread to create sockets: the threads of `_workers` can be busy with DNS queries for seconds.
         self._socket_thread = ThreadPoolExecutor(1, "vpn-socket", self._enter)
         self._workers = ThreadPoolExecutor(_WORKERS, "vpn", self._enter)
         try:
@@ -87,11 +86,7 @@ class NetworkNamespace:
 
 
 def _unshare() -> int:
-    """Move this thread to a new network namespace, and return a file descriptor that refers to the namespace.
-
-    Raises:
-        OSError: The thread lacks a capability, or the maximum number of namespaces is reached.
-    """
+    """Move this thread to a new network namespace, and return a file descriptor that refers to the namespace."""
     _check(_libc().unshare(_CLONE_NEWNET))
     return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 

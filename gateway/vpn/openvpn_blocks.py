@@ -18,7 +18,7 @@ _SECTIONS = {
     "crl-verify": (_CRL,), "tls-auth": (_STATIC,), "tls-crypt": (_STATIC,),
     "tls-crypt-v2": (_CLIENT_V2,),
 }  # fmt: skip
-"""Labels of the PEM sections that each directive uses. OpenVPN ignores other sections, so the parser drops them."""
+"""Labels of the PEM sections that each directive uses. OpenVPN ignores all other sections, so they are dropped."""
 _SINGLE_SECTION = {"key", "tls-auth", "tls-crypt", "tls-crypt-v2"}
 """Directives that use only the first PEM section of their content."""
 _STATIC_DIGITS = 512
@@ -32,7 +32,7 @@ _FINGERPRINT = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){19,31}")
 
 
 def normalize_block(name: str, text: str) -> tuple[str, ...]:
-    """Parse the content of a block, and return the lines of its normal form, which has the same meaning to OpenVPN.
+    """Return the lines of a block in normal form, that is, only the parts that OpenVPN uses.
 
     Args:
         name: Name of the directive.
@@ -80,15 +80,7 @@ def _normalize_sections(name: str, text: str) -> tuple[str, ...]:
 
 
 def _pem_sections(lines: list[str], error: str) -> Iterator[tuple[str, str]]:
-    """Yield the label and the body of each PEM section (RFC 7468).
-
-    Args:
-        lines: The lines of the block.
-        error: The error message if a section is incomplete.
-
-    Raises:
-        GatewayError: A section is incomplete.
-    """
+    """Yield the label and the body of each PEM section (RFC 7468)."""
     label, body = None, [""]
     for line in map(str.strip, lines):
         begins = _BEGIN.fullmatch(line)
@@ -109,9 +101,7 @@ def _normalize_body(label: str, body: str) -> tuple[str, ...]:
     if label == _STATIC:
         digits = "".join(body.split())
         if len(digits) != _STATIC_DIGITS or not re.fullmatch(r"[0-9A-Fa-f]+", digits):
-            raise GatewayError(
-                f"contains no static key, which has {_STATIC_DIGITS} hexadecimal digits: {_COPY_AGAIN}"
-            )
+            raise GatewayError(f"must contain a static key of {_STATIC_DIGITS} hexadecimal digits: {_COPY_AGAIN}")
         return tuple(digits[start : start + 32] for start in range(0, _STATIC_DIGITS, 32))
     encrypted = _ENCRYPTED.fullmatch(body)
     if encrypted:
@@ -134,11 +124,14 @@ def _normalize_login(text: str) -> tuple[str, ...]:
     lines = text.rstrip("\n").split("\n")
     if len(lines) != 2 or not all(0 < len(line.encode()) <= _MAX_LOGIN and line.isprintable() for line in lines):
         raise GatewayError(
-            "must have two lines, the user name and the password: correct it, or remove it and set user and"
-            " password_file"
+            "must have two lines, the user name and the password: correct the lines, or remove this directive and set"
+            " user and password_file"
         )
     if any(line.lstrip().startswith("</") for line in lines):
-        raise GatewayError("contains a line that looks like the end of a block: set user and password_file instead")
+        raise GatewayError(
+            "has a line that starts with </, which OpenVPN reads as the end of the block: remove this directive, and"
+            " set user and password_file"
+        )
     return tuple(lines)
 
 

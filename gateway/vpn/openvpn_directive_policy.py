@@ -23,10 +23,9 @@ _IGNORED = {
     "http-proxy-timeout", "socks-proxy-retry", "max-routes", "prng", "mtu-test", "comp-noadapt",
     "ignore-unknown-option",
 }  # fmt: skip
-"""Directives that the gateway ignores. The gateway sets them itself, they have no effect, or they would prevent the
-gateway from controlling the process."""
+"""Directives that the gateway ignores: they have no effect, or would change what the gateway controls."""
 REPORTED = {"up", "down", "route-up", "route-pre-down", "ipchange", "dns-updown"}
-"""Ignored directives whose effect the operator probably expects, so the gateway logs a warning for each."""
+"""Ignored directives whose effect the operator probably expects. The gateway logs a warning for each of them."""
 _REFUSED = {
     "loads code into the client": {"plugin", "providers", "engine", "pkcs11-providers", "pkcs11-id"},
     "runs a program": {"iproute"},

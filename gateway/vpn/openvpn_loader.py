@@ -17,7 +17,7 @@ from gateway.vpn.openvpn_sanitizer import SanitizedOpenVpnFile, parse_client_fil
 from gateway.vpn.options import OpenVpnOptions
 
 _MAX_CONFIG_SIZE = 1 << 18
-"""Maximum size of the configuration file, in bytes. A larger file would take too long to parse."""
+"""Maximum size of the configuration file, in bytes. Parsing a larger file would take too long."""
 _MAX_NAMED_SIZE = 1 << 20
 """Maximum size of a file to which a directive refers, in bytes. Certificate revocation lists can be long."""
 
@@ -95,15 +95,7 @@ def _decode(data: bytes) -> str:
 
 
 def _read_below(directory: Path, name: str) -> _LoadedFile:
-    """Read a file below a directory.
-
-    Args:
-        directory: The directory, without symbolic links.
-        name: Path of the file, absolute or relative to the directory.
-
-    Raises:
-        GatewayError: The file is missing, outside the directory, not a regular file, or too large.
-    """
+    """Read a file below a directory."""
     try:
         return _read(directory / name, _MAX_NAMED_SIZE, directory)
     except OSError as error:

@@ -1,6 +1,6 @@
 """Implements the server side of OpenVPN's management interface, on a unix socket (management-notes.txt).
 
-OpenVPN is the client of this socket, and exits when the connection closes. It therefore also exits when the gateway
+OpenVPN is the client of this socket, and exits when the connection closes. Therefore, OpenVPN exits when the gateway
 exits.
 """
 
@@ -38,7 +38,7 @@ class ManagementInterface:
             RuntimeError: `listen` has not been called.
         """
         if self._directory is None:
-            raise RuntimeError("the management interface does not listen yet")
+            raise RuntimeError("`listen` must be called before `path` is read")
         return self._directory.path / "m.sock"
 
     async def listen(self) -> int | None:

@@ -20,8 +20,8 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _PRINTABLE_NAME = re.compile(r"[a-z]+(-[a-z0-9]+)*")
 _MAX_NAME = 31
-"""Length of OpenVPN's longest directive name, in characters. Error messages omit longer words, because they can be
-lines of a hexadecimal key. Each line of such a key has 32 characters."""
+"""Length of OpenVPN's longest directive name, in characters. Error messages omit longer words, because a longer word
+can be a line of a key (32 hexadecimal digits)."""
 _UNQUOTED = re.compile(r"[A-Za-z0-9_.:/@%+=,!?-]+")
 
 
@@ -80,24 +80,15 @@ def _parse_lines(lines: Iterable[tuple[int, str]]) -> Iterator[OpenVpnDirective]
             if is_block:
                 name = name[1:-1]
                 if name.startswith("/"):
-                    raise GatewayError("closes a block that is not open: remove it, or add the start of the block")
+                    raise GatewayError("closes a block that is not open: remove the line, or add the block's start")
             if not _NAME.fullmatch(name):
-                raise GatewayError("does not begin with a directive: correct or remove it")
+                raise GatewayError("does not begin with a directive: correct or remove the line")
         block = tuple(_block_lines(f"</{name}>", number, numbered)) if is_block else None
         yield OpenVpnDirective(number, name, tuple(words[1:]), block)
 
 
 def _block_lines(end: str, first: int, lines: Iterable[tuple[int, str]]) -> Iterator[str]:
-    """Yield the lines of a block, up to its end tag.
-
-    Args:
-        end: The end tag.
-        first: Line number of the start tag, for the error message.
-        lines: The numbered lines after the start tag.
-
-    Raises:
-        GatewayError: A line is not valid, or the block has no end tag.
-    """
+    """Yield the lines of a block, up to its end tag."""
     for number, line in lines:
         with located(number):
             if _check_line(line).lstrip(" \t").startswith(end):
@@ -124,13 +115,9 @@ def located(line: int) -> Iterator[None]:
 
 
 def _check_line(line: str) -> str:
-    """Check a line, and return it without a carriage return at the end.
-
-    Raises:
-        GatewayError: The line is too long, or contains a control character.
-    """
+    """Check a line, and return it without a carriage return at the end."""
     if len(line.encode(errors="surrogatepass")) > _MAX_LINE:
-        why = "which OpenVPN reads as two lines: shorten it, or wrap a key at 64 characters"
+        why = "which OpenVPN reads as two lines: shorten the line, or wrap a key at 64 characters"
         raise GatewayError(f"has more than {_MAX_LINE} bytes, {why}")
     line = line.removesuffix("\r")
     if _CONTROL.search(line):
@@ -162,21 +149,12 @@ def split_words(line: str) -> list[str]:
             raise GatewayError("contains a character that is not printable: remove it")
         words.append(word)
     if len(words) > _MAX_WORDS:
-        raise GatewayError(f"has more than {_MAX_WORDS} words, and OpenVPN ignores further words: shorten it")
+        raise GatewayError(f"has more than {_MAX_WORDS} words, and OpenVPN ignores the rest: shorten the line")
     return words
 
 
 def _read_word(line: str, position: int, quote: str) -> tuple[str, int]:
-    """Return the word that starts at a position, and the position after the word.
-
-    Args:
-        line: The line.
-        position: The first character of the word, after its quotation mark.
-        quote: The quotation mark of the word; empty if the word is not quoted.
-
-    Raises:
-        GatewayError: The quotation mark is not closed, or OpenVPN rejects a backslash.
-    """
+    """Return the word that starts at a position, and the position after the word."""
     word = ""
     while position < len(line):
         character = line[position]
@@ -190,7 +168,7 @@ def _read_word(line: str, position: int, quote: str) -> tuple[str, int]:
         word += character
         position += 1
     if quote:
-        raise GatewayError(f"{quote} is not closed")
+        raise GatewayError(f"{quote} is not closed: add the closing quotation mark")
     return word, position
 
 

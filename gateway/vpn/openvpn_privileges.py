@@ -11,7 +11,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 USER = 65533
-"""User and group ID of the child process. No account has this ID, so no other service runs as this user."""
+"""User and group ID of the child process. Usually, no account has this ID, so no other service runs as this user."""
 _CAPABILITIES = {"CAP_CHOWN": 0, "CAP_KILL": 5, "CAP_SETGID": 6, "CAP_SETUID": 7}
 """Capabilities that the gateway needs to run the child process as `USER`, and later to send signals to the process
 (capabilities(7))."""
@@ -56,7 +56,7 @@ def grant_access(path: Path, mode: int) -> None:
 
 
 def _obstacle(directory: Path) -> str | None:
-    """Return the reason why the unprivileged user cannot run the child process; None if it can."""
+    """Return why the unprivileged user cannot run the child process; None if this user can run it."""
     effective = _effective_capabilities()
     missing = [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
     if missing:
@@ -81,10 +81,6 @@ def _effective_capabilities() -> int:
 
 
 def _is_mapped(kind: str) -> bool:
-    """Return whether the user namespace maps the ID of the unprivileged user (user_namespaces(7)).
-
-    Args:
-        kind: `uid` or `gid`.
-    """
+    """Return whether the user namespace maps the ID of the unprivileged user (user_namespaces(7))."""
     rows = (line.split() for line in Path(f"/proc/self/{kind}_map").read_text().splitlines())
     return any(int(first) <= USER < int(first) + int(count) for first, _, count in rows)

@@ -72,7 +72,7 @@ class OpenVpnProcess:
         """
         file = self._file
         for name in file.ignored:
-            log.warning("%s: the directive %s is ignored (docs/vpn.md)", self._options.config, name)
+            log.warning("%s: ignoring the directive %s (see docs/vpn.md)", self._options.config, name)
         user = await self._management.listen()
         # Use an in-memory file, because the configuration can contain keys.
         memory = os.memfd_create("openvpn")
@@ -88,7 +88,7 @@ class OpenVpnProcess:
 
     def _command(self, memory: int) -> list[str]:
         return [
-            # <connection> blocks inherit only options that precede them, so these options precede the file.
+            # A <connection> block inherits only options before the block, so these options are before the file.
             "openvpn", "--connect-retry", "1", "2", "--server-poll-timeout", "5", "--allow-compression", "no",
             "--config", f"/dev/fd/{memory}",
             "--dev", self._device, "--dev-type", self._file.layer, "--ifconfig-noexec", "--route-noexec",
@@ -100,10 +100,10 @@ class OpenVpnProcess:
         ]  # fmt: skip
 
     async def wait(self) -> TunnelError:
-        """Wait until the child process exits on its own, and return the cause."""
+        """Wait until the child process exits, and return the cause."""
         code = await self._child.wait() if self._child else 0
         await asyncio.sleep(_LOG_DELAY)
-        return self.error(f"openvpn ended with exit code {code}")
+        return self.error(f"openvpn exited with code {code}")
 
     def error(self, default: str) -> TunnelError:
         """Return the failure of the child process as an error.

@@ -74,10 +74,7 @@ class SanitizedOpenVpnFile:
 
 
 def _refuse_files(name: str) -> bytes:
-    raise GatewayError(
-        f"{name}: files that the OpenVPN configuration refers to are not read; put the content into an inline block,"
-        " such as <ca>…</ca>"
-    )
+    raise GatewayError(f"{name}: this file is not read: put its content into an inline block, such as <ca>…</ca>")
 
 
 def parse_client_file(text: str, read_file: Callable[[str], bytes] = _refuse_files) -> SanitizedOpenVpnFile:
@@ -114,7 +111,7 @@ class _FileSanitizer:
         self._requires_login = self._uses_proxy = self._has_secrets = False
 
     def add(self, directive: OpenVpnDirective) -> None:
-        """Check the next directive of the operator's file. Unless the directive is ignored, add its replacement.
+        """Check the next directive of the operator's file, and add the directives that replace it.
 
         Raises:
             GatewayError: The directive is not allowed.
@@ -127,7 +124,7 @@ class _FileSanitizer:
                 self._directives.append(each)
 
     def _ignore(self, directive: OpenVpnDirective) -> bool:
-        """Record the settings in a directive, such as the device type. Return whether to ignore the directive."""
+        """Return whether to ignore a directive. Record settings that the gateway needs, such as the device type."""
         name, values = directive.name, directive.values
         if directive.block is not None:
             return False
@@ -145,7 +142,6 @@ class _FileSanitizer:
         return is_ignored(directive)
 
     def _convert(self, directive: OpenVpnDirective) -> list[OpenVpnDirective]:
-        """Return the directives of the generated file that replace `directive`."""
         name, values = directive.name, directive.values
         if name == "connection":
             return [self._convert_connection(directive)]
@@ -156,17 +152,13 @@ class _FileSanitizer:
             return [replace(directive, block=normalize_block(name, "\n".join(directive.block)))]
         if name not in FILE_DIRECTIVES or not values:
             return [directive]
-        # OpenVPN parses the 1 in `tls-auth FILE 1` as `key-direction 1`, and before 2.5 also in
-        # `tls-auth [inline] 1`.
+        # The 1 in `tls-auth FILE 1` is the key direction. The block with the content of FILE cannot contain it, so
+        # write the directive `key-direction 1`.
         direction = [OpenVpnDirective(directive.line, "key-direction", values[1:])] if values[1:] else []
         return direction if values[0] == "[inline]" else [*direction, self._inline_file(directive)]
 
     def _inline_file(self, directive: OpenVpnDirective) -> OpenVpnDirective:
-        """Return a block with the content of the file to which a directive refers.
-
-        Raises:
-            GatewayError: The file cannot be read, its content is not valid, or there are too many files.
-        """
+        """Return a block with the content of the file to which a directive refers."""
         name, path = directive.name, directive.values[0]
         self._file_count += 1
         if self._file_count > _MAX_FILES:

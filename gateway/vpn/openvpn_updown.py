@@ -55,6 +55,6 @@ def _valid_addresses(*texts: str | None) -> tuple[IpAddress, ...]:
 
 
 def _number(key: str) -> int:
-    """Return the number at the end of a variable name, by which options are sorted; 0 if the name has no number."""
+    """Return the number at the end of a variable name, for sorting; 0 if the name does not end with a number."""
     digits = re.search(r"\d+$", key)
     return int(digits[0]) if digits else 0

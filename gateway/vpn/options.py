@@ -14,13 +14,13 @@ Isolation = Literal["namespace", "device"]
 
 @dataclass(frozen=True)
 class SilenceOptions:
-    """The times without an expected reply after which the gateway reacts to an unresponsive VPN.
+    """Defines for how long an expected reply must be missing before the gateway reacts.
 
     Args:
-        suspect: Time after which new clients wait. Two seconds later, the VPN starts to reconnect in place: the
-            device remains.
+        suspect: Time after which new clients wait. Two seconds later, the VPN starts to reconnect, with the same
+            device.
         down: Time after which the gateway reports the tunnel as down.
-        lost: Time after which the gateway resets existing clients.
+        lost: Time after which the gateway resets existing client connections.
         restart: Time after which the gateway replaces the child process and the device.
     """
 
@@ -35,7 +35,7 @@ class SilenceOptions:
 
     @property
     def thresholds(self) -> SilenceThresholds:
-        """The thresholds for `Liveness`, in seconds. The VPN starts to reconnect two seconds after `suspect`."""
+        """The thresholds for `Liveness`, in seconds."""
         return SilenceThresholds(self.suspect, self.suspect + 2, self.down, self.lost, self.restart)
 
 

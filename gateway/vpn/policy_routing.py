@@ -26,8 +26,8 @@ _FIRST_TABLE, _TABLE_COUNT = 20_000, 10_000
 _table_lock = threading.Lock()
 """Lock that prevents two threads from selecting the same unused table at the same time."""
 _UNREACHABLE_METRIC = 4096
-"""Metric of the `unreachable` route. The route through the device has a lower metric, and therefore has precedence
-while the device exists."""
+"""Metric of the `unreachable` route, which rejects packets while the device does not exist. The route through the
+device has a lower metric, and therefore has precedence."""
 
 
 def configure_in_host(name: str, settings: DeviceSettings) -> None:
@@ -69,8 +69,8 @@ def configure_in_host(name: str, settings: DeviceSettings) -> None:
             )  # fmt: skip
             netlink.rule("add", oifname=name, table=table, family=family, protocol=_PROTOCOL, priority=table)
         for each in settings.usable_addresses:
-            # Add rules that match the addresses of the device. The rules above match only packets of sockets that are
-            # bound to the device, and not the kernel's replies to packets for sockets that are already closed.
+            # Also match the addresses of the device, because the rules above match only sockets bound to the device.
+            # After such a socket is closed, the kernel replies to late packets itself, without a socket.
             family = socket.AF_INET if each.version == 4 else socket.AF_INET6
             netlink.rule(
                 "add", src=str(each.ip), src_len=each.max_prefixlen, table=table, family=family, protocol=_PROTOCOL,
@@ -104,7 +104,7 @@ def _table_of(netlink: IPRoute, name: str) -> int | None:
 def _free_table(netlink: IPRoute, name: str) -> int:
     """Return the number of a routing table that no rule uses. The search starts at a number derived from `name`."""
     used = {rule.get_attr("FRA_TABLE") for rule in _rules(netlink)}
-    start = zlib.crc32(name.encode())  # so that gateways that start at the same time select different tables
+    start = zlib.crc32(name.encode())  # gateways that start at the same time then select different tables
     return next(
         table
         for offset in range(_TABLE_COUNT)
@@ -117,7 +117,7 @@ def _rules(netlink: IPRoute) -> list[Any]:
 
 
 def _remove_table(netlink: IPRoute, table: int) -> None:
-    """Remove a routing table and its rules, and all tables and rules of devices that no longer exist."""
+    """Remove a routing table with its rules. Also remove the tables and rules of devices that no longer exist."""
     device_names = {link.get_attr("IFLA_IFNAME") for link in netlink.get_links()}
     for family in (socket.AF_INET, socket.AF_INET6):
         rules = [rule for rule in netlink.get_rules(family=family) if rule.get_attr("FRA_PROTOCOL") == _PROTOCOL]
@@ -132,7 +132,6 @@ def _remove_table(netlink: IPRoute, table: int) -> None:
 
 
 def _rule_key(rule: Any) -> dict[str, Any]:
-    """Return the arguments of `IPRoute.rule` that identify a rule."""
     key = {
         "oifname": rule.get_attr("FRA_OIFNAME"), "src": rule.get_attr("FRA_SRC"),
         "table": rule.get_attr("FRA_TABLE"), "priority": rule.get_attr("FRA_PRIORITY"),

@@ -16,8 +16,8 @@ _LOCK = "lock"
 _RUN = Path("/run/gateway")
 """Directory to use if the directory for temporary files is not writable, for example in a read-only container."""
 _MIN_AGE = 30.0
-"""Minimum age, in seconds, of directories and sockets that the cleanup removes. Newer ones can belong to a
-gateway that has not locked its directory yet, or does not listen on its socket yet."""
+"""Minimum age, in seconds, of directories and sockets that the cleanup removes. A younger one can belong to a gateway
+that is still starting."""
 
 
 class RuntimeDirectory:
@@ -29,7 +29,7 @@ class RuntimeDirectory:
         prefix: Prefix of the directory names. No other program uses this prefix.
 
     Raises:
-        TunnelError: The directory cannot be created; fatal unless a later attempt can succeed.
+        TunnelError: The directory cannot be created; fatal if a later attempt would fail too.
     """
 
     def __init__(self, prefix: str) -> None:

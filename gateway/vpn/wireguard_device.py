@@ -27,7 +27,7 @@ _PREFIX = device_prefix("w")
 _POLL_INTERVAL = 0.05
 _RESOLVE_TIMEOUT = 4.0
 _DEFAULT_MTU = 1420
-"""MTU, in bytes, if neither the file nor the options set one. As in wg-quick, 80 bytes below that of Ethernet."""
+"""MTU, in bytes, if neither the file nor the options set one: 80 bytes below that of Ethernet, as in wg-quick."""
 
 
 class WireGuardDevice:
@@ -116,9 +116,6 @@ class WireGuardDevice:
 
         Returns:
             The `address:port` of each peer that has an endpoint, by public key.
-
-        Raises:
-            TunnelError: A name does not resolve, and no address of the peer is known.
         """
         found = {}
         for peer in self._file.peers:
@@ -222,11 +219,7 @@ class WireGuardDevice:
 
 
 async def _resolve_endpoint(endpoint: str) -> str:
-    """Resolve the name in `host:port` with the resolver of this host, and return `address:port`.
-
-    Raises:
-        TunnelError: The name does not resolve, or the endpoint is not valid.
-    """
+    """Resolve the name in `host:port` with the resolver of this host, and return `address:port`."""
     host, _, port = endpoint.rpartition(":")
     try:
         found = await resolve(Endpoint(host.strip("[]"), int(port)))

@@ -9,7 +9,7 @@ from gateway.errors import GatewayError
 from gateway.vpn.device_settings import IpInterface
 
 _IGNORED = {"table", "saveconfig", "fwmark"}
-"""Keys of [Interface] that the gateway ignores, because they change the host's routes or only wg-quick uses them."""
+"""Keys of [Interface] that the gateway ignores: they are only for wg-quick, or change the routes of the host."""
 _SCRIPTS = {"preup", "postup", "predown", "postdown"}
 _PEER_KEYS = {"publickey", "presharedkey", "allowedips", "endpoint", "persistentkeepalive"}
 _KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
@@ -89,7 +89,7 @@ def parse_wireguard_file(text: str) -> WireGuardFile:
         except (GatewayError, ValueError) as error:
             raise GatewayError(f"line {number}: {error}") from None
     if not file.addresses:
-        raise GatewayError("[Interface] has no Address: add the one that the peer expects")
+        raise GatewayError("[Interface] has no Address: add the address that the peer expects")
     if not file.peers or any(not peer.public_key for peer in file.peers):
         raise GatewayError("must have at least one [Peer], and a PublicKey in each: correct the file")
     if not any(peer.endpoint for peer in file.peers):
@@ -108,7 +108,7 @@ def _start_section(file: WireGuardFile, section: str) -> WireGuardFile:
 def _set_key(file: WireGuardFile, section: str, key: str, equals: str, value: str) -> WireGuardFile:
     key, value = key.strip(), value.strip()
     if not equals:
-        raise GatewayError("is not of the form KEY = VALUE")
+        raise GatewayError("is not of the form KEY = VALUE: correct or remove the line")
     if section == "[interface]":
         return _set_interface_key(file, key, value)
     if section == "[peer]":
@@ -141,7 +141,7 @@ def _add_dns(file: WireGuardFile, value: str) -> WireGuardFile:
             file = replace(file, name_servers=(*file.name_servers, ipaddress.ip_address(each)))
         except ValueError:
             if not re.fullmatch(r"[\w.-]+", each):
-                raise GatewayError("DNS must be a list of IP addresses and search domains") from None
+                raise GatewayError("DNS must be a comma-separated list of IP addresses and domains") from None
             file = replace(file, search_domains=(*file.search_domains, each))
     return file
 
@@ -156,7 +156,7 @@ def _set_peer_key(peer: WireGuardPeer, key: str, value: str) -> WireGuardPeer:
         return replace(peer, preshared_key=check_key(value, key))
     if name == "endpoint":
         if not re.fullmatch(r"(\[[0-9a-fA-F:.%]+\]|[^\s:/=+]+):\d{1,5}", value):
-            raise GatewayError("Endpoint must be host:port")
+            raise GatewayError("Endpoint must be host:port, such as vpn.example.com:51820")
         return replace(peer, endpoint=value)
     if name == "persistentkeepalive":
         return replace(peer, keepalive=_DEFAULT_KEEPALIVE if value == "off" else int(value))

@@ -37,8 +37,7 @@ class WireGuardGoProcess:
         """Start the process, and wait until it has created the device.
 
         Args:
-            prefix: Prefix of the gateway's device names. The method removes the sockets with this prefix that killed
-                gateways have left.
+            prefix: Prefix of the gateway's device names. Sockets of killed gateways with this prefix are removed.
 
         Raises:
             TunnelError: The process cannot create the device; fatal.
@@ -73,7 +72,7 @@ class WireGuardGoProcess:
         )
 
     def _on_output(self, line: str) -> None:
-        if line[:1].isascii():  # skip the notice of wireguard-go, whose frame consists of box-drawing characters
+        if line[:1].isascii():  # skip the startup notice, which begins with box-drawing characters
             self._last_output = line
         log.debug("wireguard-go: %s", line)
 
@@ -83,7 +82,7 @@ class WireGuardGoProcess:
             await asyncio.Event().wait()
             return ""
         code = await self._child.wait()
-        return f"wireguard-go ended with exit code {code}: {self._last_output}"
+        return f"wireguard-go exited with code {code}: {self._last_output}"
 
     async def stop(self) -> None:
         """Stop the process, if it was started. The kernel then removes the device of the process."""
@@ -93,11 +92,7 @@ class WireGuardGoProcess:
 
 
 def _check_writable(directory: Path) -> None:
-    """Create a directory if it does not exist, and check that it is writable.
-
-    Raises:
-        OSError: The directory cannot be created, or is not writable.
-    """
+    """Create a directory if it does not exist, and check that it is writable."""
     directory.mkdir(exist_ok=True)
     if not os.access(directory, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(directory))

@@ -35,18 +35,12 @@ def load_wireguard_file(options: WireGuardOptions) -> WireGuardFile:
 
 
 def _with_keys(file: WireGuardFile, options: WireGuardOptions) -> WireGuardFile:
-    """Return the file with the keys from the options in place of those in the file.
-
-    Raises:
-        GatewayError: A key is not valid, the private key is missing, or a preshared key is set and the file does not
-            have exactly one peer.
-        OSError: A key file cannot be read.
-    """
+    """Return the file with the keys from the options in place of those in the file."""
     if options.private_key is not None:
         file = replace(file, private_key=check_key(_reveal(options.private_key), "private_key"))
     if options.preshared_key is not None:
         if len(file.peers) != 1:
-            raise GatewayError("preshared_key requires a file with exactly one [Peer]")
+            raise GatewayError("preshared_key requires exactly one [Peer]: set PresharedKey in the file instead")
         preshared_key = check_key(_reveal(options.preshared_key), "preshared_key")
         file = replace(file, peers=(replace(file.peers[0], preshared_key=preshared_key),))
     if not file.private_key:

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from math import inf
 from pathlib import Path
 
+from gateway.connection_tap import Tap
 from gateway.contracts.link import Link, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
-from gateway.measurement import Histogram, Tap
+from gateway.measurement import Histogram
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import ProxyOptions
 from gateway.relay.direct_link import DirectLink

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+from gateway.connection_tap import Tap
 from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
-from gateway.measurement import Tap
 from tests.support.ends import End
 from tests.support.plans import Setup, Step, Verbs
 from tests.support.tcp_end import TcpEnd

@@ -57,7 +57,7 @@ class Coverage:
 
 
 class _Witness:
-    """A tap that compares the data from a relay with the expected data; see `gateway.measurement.Tap`.
+    """A tap that compares the data from a relay with the expected data; see `gateway.connection_tap.Tap`.
 
     Args:
         enough: The number of bytes after which the tap is finished.

@@ -11,11 +11,11 @@ from typing import Any, cast
 import asyncssh
 from asyncssh.packet import UInt32
 
+from gateway.connection_tap import Tap
 from gateway.contracts.link import Link, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
 from gateway.demo.sshd import Bastion
-from gateway.measurement import Tap
 from gateway.relay.direct_link import DirectLink
 from gateway.ssh import flow_control
 from gateway.ssh.channel_interfaces import SshChannel

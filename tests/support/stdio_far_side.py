@@ -6,11 +6,12 @@ from math import inf
 from pathlib import Path
 from typing import NoReturn
 
+from gateway.connection_tap import Tap
 from gateway.contracts.link import Link, NetworkId, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
 from gateway.demo.process import find
-from gateway.measurement import Histogram, Tap
+from gateway.measurement import Histogram
 from gateway.processes.child_environment import environment_of_user
 from gateway.processes.stdio_stream import StdioStream
 from gateway.processes.tunnel_processes import TunnelProcesses

@@ -15,8 +15,9 @@ from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 from gateway.forwarding.routed_target import LinkSource, TargetIdentity
-from gateway.health.check import Check, CheckSchedule
+from gateway.health.check import Check
 from gateway.health.check_results import CheckResult
+from gateway.health.check_schedule import CheckSchedule
 from gateway.health.path_selection import PathSelector
 from gateway.health.probe_record import ProbeRecord
 from gateway.relay.direct_link import DirectLink

@@ -124,12 +124,12 @@ async def test_a_process_that_the_gateway_kills_is_not_a_failure_of_the_target()
 async def test_the_pipes_of_a_process_that_exits_before_its_first_client_are_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(stdio_connector, "_TRIAL_AFTER_LOSS", 0.05)
+    monkeypatch.setattr(stdio_connector, "_FIRST_TEST_DURATION", 0.05)
     async with opened(CommandOptions(("sleep", "0.5"), "stdio"), [GOOD]) as link:
         started = link._connector(GOOD)
         assert isinstance(started, stdio_connector.StdioConnector)
-        assert started._spare is not None
-        stream, _ = started._spare
+        assert started._tested is not None
+        stream, _ = started._tested
         await stream.child.wait()
         (await link.socket(GOOD)).close()
         assert (stream._input, stream._output) == (-1, -1)

@@ -12,8 +12,9 @@ from gateway.contracts.phases import Phases
 from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, ReachError, Reason, UnusableTargetError
-from gateway.health.check import Check, CheckSchedule
+from gateway.health.check import Check
 from gateway.health.check_results import CheckResult
+from gateway.health.check_schedule import CheckSchedule
 from gateway.health.probe_record import ProbeRecord
 from gateway.relay.direct_link import DirectLink
 

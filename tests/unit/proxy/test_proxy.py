@@ -10,9 +10,9 @@ import pytest
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 from gateway.proxy import http_connect, socks5
+from gateway.proxy.handshake_streams import ProxyStream
 from gateway.proxy.login import ProxyLogin
 from gateway.proxy.reply_error import ProxyReplyError
-from gateway.proxy.streams import ProxyStream
 
 DB = Endpoint("db.internal", 3306)
 LOGIN = ProxyLogin("user", "pass")

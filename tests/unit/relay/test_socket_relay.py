@@ -12,9 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.connection_tap import Tap
 from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
-from gateway.measurement import Histogram, Tap
+from gateway.measurement import Histogram
 from gateway.nfs.latency_tap import RpcLatencyTap
 from gateway.relay import sockets, stalled_peer_timeouts
 from gateway.relay.poller import RelayLoop

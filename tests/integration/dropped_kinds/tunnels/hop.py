@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from math import inf
 
+from gateway.connection_tap import Tap
 from gateway.contracts.link import Link, LinkStatus, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.security import InsecureSetting
@@ -13,7 +14,7 @@ from gateway.contracts.tunnel import OpenTunnel, TunnelStateCallback
 from gateway.contracts.values import PORT, Endpoint
 from gateway.errors import TunnelError
 from gateway.facts import FactDefinition
-from gateway.measurement import Histogram, Tap
+from gateway.measurement import Histogram
 from gateway.tunnels import TunnelKind
 
 DIALS = FactDefinition(

@@ -1,4 +1,4 @@
-"""Defines the streams, without and with TLS, for the handshake with a proxy.
+"""Sends and receives the data of the handshake with a proxy, over a connection without or with TLS.
 
 A stream never reads more bytes than requested, because the bytes after the handshake are for the client.
 """

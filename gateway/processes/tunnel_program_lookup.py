@@ -1,4 +1,4 @@
-"""Looks up the program of a tunnel, and reports failures as errors of the tunnel."""
+"""Looks up the program of a tunnel, and converts failures to `TunnelError`."""
 
 from collections.abc import Sequence
 
@@ -17,14 +17,14 @@ async def look_up_tunnel_program(
     """Call `look_up_program`, and convert its errors to `TunnelError`.
 
     Args:
-        option: The option with the command, for errors.
+        option: The configuration key of the command, for error messages.
         command: The program and its arguments.
         timeout: Time limit in seconds.
-        limit: The option from which the time limit is derived, for errors.
+        limit: The configuration key that sets the time limit, for error messages.
 
     Raises:
-        TunnelError: The program cannot be used (fatal). Or the system has no resources to look it up, or its file
-            system does not respond within the time limit (not fatal).
+        TunnelError: The program cannot be used (fatal). Or the program cannot be looked up: the file system does not
+            respond within the time limit, or the system has no free thread (not fatal).
     """
     try:
         with starting(command):

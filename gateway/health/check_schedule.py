@@ -1,0 +1,24 @@
+"""Defines the schedule of a check, from the section `check` of the configuration."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CheckSchedule:
+    """Defines when a check runs, and how many results change the state of the target.
+
+    Args:
+        interval: Seconds between two checks.
+        fast_interval: Seconds between two checks while the state might change soon.
+        down_interval: Seconds between two checks while the target is down.
+        timeout: Time limit of one check, in seconds.
+        rise: Number of consecutive successes after which the state changes from down to up.
+        fall: Number of consecutive failures after which the state changes from up to down.
+    """
+
+    interval: float
+    fast_interval: float
+    down_interval: float
+    timeout: float
+    rise: int
+    fall: int

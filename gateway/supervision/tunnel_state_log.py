@@ -1,0 +1,39 @@
+"""Logs the state changes of a tunnel."""
+
+import logging
+
+from gateway.contracts.states import TunnelState
+from gateway.errors import Reason
+
+log = logging.getLogger(__name__)
+
+
+class TunnelStateLog:
+    """Logs when a tunnel becomes up, suspect, down or quarantined.
+
+    Args:
+        tunnel: The name of the tunnel.
+        far_side: The address of the tunnel's server.
+        traffic: The traffic class, if the tunnel is opened separately for each class; otherwise empty.
+    """
+
+    def __init__(self, tunnel: str, far_side: str, traffic: str) -> None:
+        self._extra = {"tunnel": tunnel, "far_side": far_side}
+        if traffic:
+            self._extra["traffic"] = traffic
+        self._last: tuple[TunnelState, Reason | None] | None = None
+
+    def record(self, state: TunnelState, reason: Reason | None, detail: str) -> None:
+        """Log a state, unless the state and the reason are the same as in the last call."""
+        if (state, reason) == self._last:
+            return
+        self._last = state, reason
+        extra = {**self._extra, "reason": str(reason), "detail": detail}
+        if state is TunnelState.UP:
+            log.info("tunnel up", extra=self._extra)
+        elif state is TunnelState.QUARANTINED:
+            log.error("tunnel quarantined", extra=extra)
+        elif state is TunnelState.SUSPECT:
+            log.warning("tunnel suspect", extra=extra)
+        elif state is TunnelState.BACKOFF:
+            log.warning("tunnel down", extra=extra)
