@@ -207,13 +207,13 @@ class AuditWriter:
 
 
 class _RateLimiter:
-    """Limits calls to one per minute."""
+    """Calls a function at most once per minute."""
 
     def __init__(self) -> None:
         self._next = 0.0
 
     def call(self, action: Callable[[], None]) -> None:
-        """Call `action` unless the last call was less than a minute ago."""
+        """Call `action`, unless this object called a function less than a minute ago."""
         if (now := time.monotonic()) >= self._next:
             self._next = now + _LOG_INTERVAL
             action()

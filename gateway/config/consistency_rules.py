@@ -19,11 +19,9 @@ from gateway.errors import ConfigProblem
 def check_rules(config: Config, root: ParsedMapping, problems: list[ConfigProblem]) -> None:
     """Check the rules that concern several sections, and add a problem for each violation.
 
-    The function reads references and listeners from the tree, because `config` does not contain invalid parts.
-
     Args:
         config: The valid parts of the configuration.
-        root: The whole tree.
+        root: The parsed configuration, with the invalid parts, because a valid part can refer to an invalid one.
         problems: The list to which problems are added.
     """
     problems.extend(via_problems(root))
@@ -109,7 +107,7 @@ def _check_backends(config: Config, root: ParsedMapping, problems: list[ConfigPr
 
 
 def _is_own_listener(target: Endpoint, listener: Endpoint) -> bool:
-    """Return whether a target is the address of the listener. A wildcard listener matches loopback addresses, too."""
+    """Return whether a connection to the target would reach the listener, so that the gateway would dial itself."""
     if listener.is_unix or not conflict(target, listener):
         return False
     address = _address(target.host)
@@ -139,7 +137,7 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _place(root: ParsedMapping, *path: str) -> str:
-    """Return the file, line and column of the value at `path`. If it is absent, return those of the parent."""
+    """Return the file, line and column of the value at `path`, or of its nearest parent if the value is absent."""
     place, table = root.place, root
     for name in path:
         if name not in table.entries:

@@ -26,7 +26,7 @@ _SIMILAR = 0.7
 
 
 def setting_names() -> dict[str, tuple[str, ...]]:
-    """Return the key that each flag sets, as a path: `{"ops-tls-key-file": ("ops", "tls", "key_file")}`, for example.
+    """Return the path of the key that each flag sets, such as `{"ops-tls-key-file": ("ops", "tls", "key_file")}`.
 
     For keys of the section `gateway`, the flag has no prefix: `state-dir`, not `gateway-state-dir`.
     """
@@ -93,6 +93,6 @@ def _hint(name: str, settings: list[str]) -> str:
 
 
 def _is_of_service(name: str, environment: Mapping[str, str]) -> bool:
-    """Return whether Kubernetes set a variable for a Service: if so, the variable `…_SERVICE_HOST` is also set."""
+    """Return whether Kubernetes set a variable for a Service. Kubernetes then also sets `…_SERVICE_HOST`."""
     match = _KUBERNETES.fullmatch(name)
     return match is not None and f"{match[1]}_SERVICE_HOST" in environment

@@ -25,12 +25,12 @@ class GatewaySection:
 
     Args:
         instance: The gateway's name in logs, status and labels; absent: the hostname. With a section `docker`, the
-            gateway stores the hostname in `state_dir`, so that the name does not change later. Set this key if the
-            hostname is the ID of the gateway's container: the gateway refuses such a name, because the ID changes
-            when the container is recreated.
+            gateway stores the hostname in `state_dir`, so that the name does not change later. The gateway refuses a
+            container ID as its name, because a recreated container has another ID. If the hostname is a container
+            ID, set this key.
         state_dir: Folder for data that must survive a restart. The default for a user who cannot write to
             /var/lib/gateway is `$XDG_STATE_HOME/gateway` (~/.local/state/gateway).
-        threads: Number of threads of the data plane in C, which moves the bytes of clients; `auto`: one for each
+        threads: Number of threads of the native engine, which moves the bytes of clients; `auto`: one for each
             processor, up to 4. A change needs a restart.
         workers: Deprecated synonym of `threads`, where 0 means `auto`. The gateway warns if it is set.
         reload_on_change: Reload the configuration when its file changes, and log in again to a tunnel's server when
@@ -180,7 +180,7 @@ class CommonCheckOptions:
     Args:
         interval: Time between two checks of a target, with a jitter of 5 %.
         fast_interval: Time between two checks after a change of state or a failure of real traffic.
-        down_interval: Time between two checks while the target is down, unless `interval` is shorter.
+        down_interval: Time between two checks while the target is down. If `interval` is shorter, `interval` applies.
         timeout: Time limit for one whole check.
         rise: Number of consecutive successes after which a target is up.
         fall: Number of consecutive failures after which a target is down.
@@ -309,13 +309,13 @@ class BackendSpec:
     options: Any
     check_options: Any
     sockets: tuple[UnixListener, ...] = ()
-    """Those unix sockets in `listen` that have settings of their own, such as `uid`."""
+    """The unix sockets in `listen` that have further settings, such as `uid`."""
     own_paths: dict[Endpoint, tuple[str, ...]] = field(default_factory=dict)
     """The tunnels of each target that has its own `via`."""
     place: str = field(compare=False, default="")
 
     def paths(self, target: Endpoint) -> tuple[str, ...]:
-        """Return the tunnels through which the gateway reaches a target; empty: it reaches the target directly."""
+        """Return the tunnels that can carry connections to a target; empty: the gateway connects to it directly."""
         return self.own_paths.get(target, self.via)
 
     @property
@@ -348,11 +348,12 @@ class Config:
     origin: ConfigOrigin = field(default_factory=ConfigOrigin, compare=False)
     """The sources of the configuration."""
     redactor: Redactor = field(default_factory=Redactor, compare=False, repr=False)
-    """Redacts values from the environment in errors."""
+    """Redacts the values of environment variables in error messages."""
     direct: tuple[str, ...] = field(default=(), compare=False)
-    """The IP addresses that the gateway dials without a tunnel; empty without a section `docker`."""
+    """The IP addresses that the gateway dials without a tunnel, so that no Docker network uses them. Empty without a
+    section `docker`."""
     servers: dict[str, tuple[Endpoint, ...]] = field(default_factory=dict, compare=False)
-    """The servers of each tunnel whose `via` has several entries. The keys are the names of the tunnels."""
+    """The servers of each tunnel that can run inside several tunnels, by the name of the tunnel."""
 
 
 SECTIONS: dict[str, type] = {
@@ -364,4 +365,4 @@ SECTIONS: dict[str, type] = {
     "fleet": FleetOptions,
     "traces": TracesSection,
 }
-"""The sections with a fixed set of keys. Each of these keys can also be set by a flag and an environment variable."""
+"""The sections whose keys can also be set by flags and environment variables."""

@@ -12,10 +12,10 @@ from gateway.importing.imported_objects import (
 
 
 def join_networks(result: ImportResult) -> None:
-    """Route clients and tunnels through a VPN if their containers share the network of the VPN's container.
+    """Set `via` to a VPN for the clients and tunnels whose containers share the network of the VPN's container.
 
     Args:
-        result: Contains the tunnels, forwards and clients. The function sets their `via`.
+        result: Contains the tunnels, forwards and clients, which the function changes.
     """
     tunnels = {name: each.tunnel for each in result.containers if each.tunnel for name in each.names}
     for client in result.clients:
@@ -36,12 +36,13 @@ def _shared_tunnel(container: ImportedContainer | None, tunnels: dict[str, str])
 
 
 def _set_via(inner: str, tunnel: str, result: ImportResult) -> None:
-    """Run a chain of tunnels inside another tunnel.
+    """Make a tunnel run inside another tunnel.
 
     Args:
-        inner: The innermost tunnel of the chain. The function sets `via` of the outermost tunnel.
-        tunnel: The other tunnel.
-        result: Contains the tunnels.
+        inner: The name of the inner tunnel. If this tunnel already runs inside others, the function sets `via` of the
+            outermost one.
+        tunnel: The name of the tunnel that carries the others.
+        result: Contains the tunnels, which the function changes.
     """
     while "via" in result.tunnels[inner]:
         inner = result.tunnels[inner]["via"]
@@ -75,7 +76,7 @@ def forward_of(client: ImportedClient, result: ImportResult) -> ImportedForward 
 
 
 def published_ports(forward: ImportedForward, result: ImportResult) -> list[int] | None:
-    """Return the host ports at which a container publishes its forward; None if the forward listens on the host."""
+    """Return the host ports that publish a forward in a container; None if no container has the forward."""
     for container in result.containers:
         if container.where == forward.where and container.network != "host":
             return sorted(port for host, port in forward.names if host == HERE)
@@ -83,14 +84,14 @@ def published_ports(forward: ImportedForward, result: ImportResult) -> list[int]
 
 
 def _linked(client: ImportedClient) -> str:
-    """Return the linked container's name if the client's host is the alias of a Docker link; else, the host."""
+    """Return the host that a client connects to. Replace the alias of a Docker link with the container's name."""
     return client.container.links.get(client.host, client.host) if client.container is not None else client.host
 
 
 def _forward_of_host(client: ImportedClient, result: ImportResult) -> ImportedForward | None:
-    """Return the forward on this host that a container tries to reach at its own 127.0.0.1; None if there is none.
+    """Return the forward on this host that a container tries to reach at 127.0.0.1; None if there is none.
 
-    Inside the container, 127.0.0.1 is the container itself. Add a note that the client never reached the forward.
+    Add a note that this never worked, because 127.0.0.1 in a container is the container itself.
     """
     if client.container is None or client.host not in LOOPBACK:
         return None
@@ -104,10 +105,10 @@ def _forward_of_host(client: ImportedClient, result: ImportResult) -> ImportedFo
 
 
 def needs_backend(client: ImportedClient, result: ImportResult) -> bool:
-    """Return whether a client that uses no forward needs a backend. A client of a local server needs none.
+    """Return whether a client needs its own backend. A client that uses a local server needs none.
 
     Args:
-        client: The client.
+        client: A client that uses no forward.
         result: Contains the containers. The function adds notes.
     """
     host = _linked(client)

@@ -11,10 +11,10 @@ from gateway.importing.network_mounts import fstab_line
 def _address(
     client: ImportedClient, container: ImportedContainer, backend: dict[str, Any], result: ImportResult
 ) -> str:
-    """Return an instruction for the user that names the address to which a container must connect.
+    """Return an instruction for the user: the address to which the container must connect.
 
-    If the container has a Docker link to a container that the gateway replaces, the instruction also says to remove
-    the link. The function then marks the link as used, so that no other note lists the link as not imported.
+    The instruction also names each Docker link, and the network mode, to remove because the gateway replaces the
+    other container.
     """
     listen, variables = backend["listen"], ", ".join(client.variables)
     if listen.startswith("/"):
@@ -42,8 +42,8 @@ def _address(
 def _missing_file(client: ImportedClient, container: ImportedContainer) -> str:
     """Return an instruction to create the file with the password for the health check.
 
-    Return an empty string if the container mounts the file from a known path on the host. For an external secret of
-    Compose, for example, this path is not known.
+    Return an empty string if the health check has no password file, or if the container mounts the file from a known
+    path on the host.
     """
     path = client.keys.get("check", {}).get("password_file", "")
     variable = next((each for each in client.login if container.environment[each] == path), "")
@@ -54,10 +54,7 @@ def _missing_file(client: ImportedClient, container: ImportedContainer) -> str:
 
 
 def note_client(client: ImportedClient, result: ImportResult) -> None:
-    """Add an instruction on how to change a client to `result.changes`, and the client's notes to `result.notes`.
-
-    Also mark the client's imported variables as used, so that no note lists them as not imported.
-    """
+    """Add the instruction on how to change a client to `result.changes`, and the client's notes to `result.notes`."""
     backend = result.backends[client.backend]
     for note in client.notes:
         text = re.sub(r"\bPASSWORD_FILE\b", f"/run/secrets/{client.backend}_password", note)

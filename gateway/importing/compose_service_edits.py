@@ -15,7 +15,7 @@ def change_volume(edit: YamlEdit, client: ImportedClient, found: ComposeGatewayC
 
     Args:
         edit: Collects the changes to the Compose file.
-        client: The client that is the volume.
+        client: The volume.
         found: The configuration of the gateway's service.
         result: The imported configuration, to which the function adds a note.
 
@@ -82,10 +82,10 @@ def _remove_links(edit: YamlEdit, container: ImportedContainer, replaced: set[st
 def _change_dependencies(
     edit: YamlEdit, container: ImportedContainer, replaced: set[str], *, needs_gateway: bool
 ) -> None:
-    """Make a service depend on the gateway if it needs the gateway, or if it depends on a replaced service.
+    """Replace the dependencies of a service on replaced services with a dependency on the gateway.
 
-    The function removes dependencies on replaced services. The new `depends_on` is a mapping, because only a mapping
-    can make Compose wait until the gateway is healthy.
+    If `needs_gateway` is set, add this dependency to any service. The new `depends_on` is a mapping, because only a
+    mapping can make Compose wait until the gateway is healthy.
     """
     path = ("services", container.name, "depends_on")
     needs = edit.get(*path)

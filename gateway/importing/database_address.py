@@ -17,7 +17,7 @@ _WORDS = {"pgsql": "postgres", "pg": "postgres", "psycopg": "postgres", "psycopg
           "asyncpg": "postgres", "pymysql": "mysql", "mysql2": "mysql"}  # fmt: skip
 """The kind of database for each driver name."""
 _WITHOUT_PROTOCOL = ("tcp", "http")
-"""Kinds that are ignored in `DatabaseAddress.words`, because `tcp` and `http` do not name a kind of database."""
+"""Kinds that do not name a kind of database. `DatabaseAddress.kind` ignores these words."""
 _TLS = re.compile(r"(?i)\b(?:(?:pg)?sslmode|ssl-mode|mode|ssl|usessl|tls)=(require\w*|verify[\w-]*|true|1)\b")
 """URL parameters that request TLS."""
 
@@ -53,7 +53,7 @@ class DatabaseAddress:
     more: tuple[str, ...] = ()
 
     def kind(self) -> tuple[str, int, str]:
-        """Return the backend kind, the port and a note. The note is empty unless the kind or the port is a guess.
+        """Return the backend kind, the port and a note. The note is empty, unless the kind or the port is a guess.
 
         Raises:
             UsageError: The port is not a port number.

@@ -84,8 +84,7 @@ def _apply(
 ) -> Volumes:
     """Apply one option to a container.
 
-    If the option creates a volume, return the driver options by the name of the volume. Otherwise, return an empty
-    dictionary.
+    Return the driver options of the volume that the option creates, by volume name; empty if it creates none.
     """
     match name:
         case "env" | "env-file":

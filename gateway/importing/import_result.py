@@ -182,7 +182,7 @@ def split_target(target: str) -> tuple[str, int]:
     """
     match = re.fullmatch(r"\[?([^\]]*)\]?:([0-9]{1,5})", target)
     if match is None or not is_host(match[1]) or not 0 < int(match[2]) < 65536:
-        raise UsageError(f"{target!r} is not host:port")
+        raise UsageError(f"{target!r} is not host:port, as in db.internal:3306")
     return match[1], int(match[2])
 
 

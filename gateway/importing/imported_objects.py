@@ -22,7 +22,7 @@ def home(path: str) -> str:
 
 
 def names_on_host(port: int) -> set[tuple[str, int]]:
-    """Return the name and port of a listener that only processes on this host can reach."""
+    """Return `ImportedForward.names` of a listener that only processes on this host can reach."""
     return {(HERE, port)}
 
 
@@ -71,7 +71,7 @@ class ImportedContainer:
         environment: The environment variables.
         references: The variables from `.env` files, to which the Compose file can refer.
         mounts: The mounts.
-        network: The network mode: `host`, `service:NAME` or `container:NAME`; empty if the container is on networks.
+        network: The network mode: `host`, `service:NAME` or `container:NAME`; empty for Docker networks.
         aliases: Additional host names at which other containers reach the container.
         links: The name of the linked container for each link's alias.
         published: The published ports: pairs of container port and host port.
@@ -169,7 +169,7 @@ class ImportedForward:
 
 @dataclass
 class ImportedClient:
-    """A client of a remote service: a volume, or a container with the address of a database.
+    """A container or process that uses a remote database, or a volume or mount of a network file system.
 
     Args:
         where: The name of the client in notes.
@@ -187,7 +187,7 @@ class ImportedClient:
         volume_key: The key of the volume in its Compose file; empty if the client is not a volume of a Compose file.
         folder: The directory on which this host mounts the file system; empty if this host does not mount it.
         mount_options: The options with which this host mounts the file system.
-        optional: Whether to import the client only if the client uses a forward.
+        optional: Whether to ignore the client if the client uses no forward.
         notes: Notes about the backend.
         backend: The name of the backend; empty until the import creates the backend.
     """

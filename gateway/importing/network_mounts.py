@@ -35,13 +35,13 @@ def import_volume(name: str, options: Mapping[str, str], where: str, result: Imp
 
 
 def _valid_name(name: str, where: str, result: ImportResult, *, in_compose: bool) -> str:
-    """Return a valid name for a Docker volume. If it differs from `name`, add a note.
+    """Return `name`, or a similar name that is valid for a Docker volume. If the name changes, add a note.
 
-    The function replaces an invalid name that contains a variable, or that is a key in a Compose file. (Compose puts
-    the project's name before such a key.) Any other invalid name is an error, because Docker has no such volume.
+    Only a name that contains a variable, or that is a key in a Compose file, can be changed. Docker cannot have a
+    volume with any other invalid name.
 
     Raises:
-        UsageError: The name is not valid, and cannot be replaced.
+        UsageError: The name is not valid, and cannot be changed.
     """
     if re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+", name):
         return name

@@ -121,7 +121,7 @@ def import_script(
 
 
 def _schedule(words: list[str]) -> dict[str, str]:
-    """Return the schedule of a crontab(5) line in the form of `ImportedContainer.parts`; empty if there is none."""
+    """Return the schedule of a crontab(5) line as an entry of `ImportedContainer.parts`; empty if there is none."""
     schedule = " ".join(words[: schedule_length(words)])
     return {"schedule": f"schedule {schedule}"} if schedule else {}
 

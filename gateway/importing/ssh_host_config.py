@@ -51,7 +51,7 @@ def server_keys(
         via: The name of the tunnel through which the gateway reaches the server; None for a direct connection.
         context: The context in which ssh runs.
         result: The imported configuration, to which the function adds notes.
-        command: The settings of the ssh command's destination. Equals `config`, unless the server is a jump host.
+        command: The settings of the ssh command's destination. If the server is not a jump host, they equal `config`.
     """
     user, host, port = _address(config, command)
     if not user:
@@ -83,7 +83,7 @@ def expand_tokens(text: str, config: SshHostConfig, command: SshHostConfig) -> s
         text: The value of a keyword, or the jump host in a ProxyCommand.
         config: The settings of the server whose values replace the tokens. In a value of ProxyJump, this is the
             server behind the jump host.
-        command: The settings of the ssh command's destination. Equals `config`, unless the server is a jump host.
+        command: The settings of the ssh command's destination. If the server is not a jump host, they equal `config`.
     """
     user, host, port = _address(config, command)
     name = destination_host(config)

@@ -91,7 +91,7 @@ def _path(
         context: The context in which ssh runs.
         result: The imported configuration, to which the function adds tunnels and notes.
         look_up: Returns the settings of the jump host with the given name.
-        command: The settings of the ssh command's destination. Equals `config`, unless the server is a jump host.
+        command: The settings of the ssh command's destination. If the server is not a jump host, they equal `config`.
         depth: Number of nested jump hosts: 0 for the server of the command, 1 for its jump host, and so on.
 
     Returns:

@@ -131,8 +131,8 @@ class YamlEdit:
             UsageError: The document cannot be edited in place.
         """
         ranges = dict(self._edits)
-        # Start with the most deeply nested entries: at the end of a nested mapping, they must precede those of the
-        # outer mapping.
+        # Insert the most deeply nested entries first: if two mappings end at the same position, the entries of the
+        # inner mapping must precede those of the outer mapping.
         for path in sorted(self._added, key=len, reverse=True):
             mapping = self._node(path[:-1])
             end = self._end(mapping, 0)
@@ -164,7 +164,7 @@ class YamlEdit:
         for index, key in enumerate(path):
             node = self._entry(node, (*path[:index], key))[1]
         if not isinstance(node, yaml.MappingNode):
-            raise UsageError(f"{'.'.join(path)} is not a mapping")
+            raise UsageError(f"{'.'.join(path)} must be a mapping of keys and values")
         return node
 
     def _entry(self, node: yaml.Node, path: KeyPath) -> tuple[yaml.Node, yaml.Node]:

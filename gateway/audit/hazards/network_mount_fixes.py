@@ -78,7 +78,7 @@ def after_mount(mount: HostMount) -> str:
         return "# the name of the directory contains control characters: no command is safe to print"
     folder = "/etc/systemd/system/docker.service.d"
     escaped = mount.point.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
-    # Append to the file, because it can already contain the mount of another finding.
+    # Append to the file: the commands of another finding may have written a line to it before.
     write = command("printf", r"%s\n", "[Unit]", f'RequiresMountsFor="{escaped}"')
     return f"mkdir -p {folder} && {write} >> {folder}/audit-mounts.conf\nsystemctl daemon-reload"
 
