@@ -8,7 +8,6 @@ from gateway.backends import BackendKind
 from gateway.config import value_parsers
 from gateway.config.decoder import INVALID, Decoder
 from gateway.config.model import (
-    SECTIONS,
     BackendSpec,
     CommonBackendOptions,
     CommonCheckOptions,
@@ -19,6 +18,7 @@ from gateway.config.model import (
 )
 from gateway.config.parsed_tree import ParsedMapping, ParsedScalar
 from gateway.config.schema import known_keys
+from gateway.config.sections import SECTIONS
 from gateway.config.suggestions import suggest
 from gateway.contracts.values import Endpoint, unix_endpoint
 from gateway.docker.options import DockerOptions

@@ -4,8 +4,8 @@ import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping
 
-from gateway.config.model import SECTIONS
 from gateway.config.schema import hints_by_key, is_record
+from gateway.config.sections import SECTIONS
 from gateway.errors import ConfigProblem
 
 PREFIX = "GATEWAY_"

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gateway.config.decoder import at_key
-from gateway.config.model import SECTIONS, Config
+from gateway.config.model import Config
+from gateway.config.sections import SECTIONS
 from gateway.contracts.security import Secret
 from gateway.errors import ConfigProblem, GatewayError
 from gateway.fleet.member_addresses import exposed_token

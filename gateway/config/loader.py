@@ -15,10 +15,11 @@ from gateway.config.deprecated_keys import replace_deprecated
 from gateway.config.dialed_servers import direct_addresses, servers_behind_several
 from gateway.config.environment_variables import PREFIX, setting_names, unknown_variables, url_variables, variable_of
 from gateway.config.file_checks import exposed_fleet_token, exposed_secrets
-from gateway.config.model import SECTIONS, Config
+from gateway.config.model import Config
 from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequence, Tree
 from gateway.config.redaction import Redactor
 from gateway.config.schema import hints_by_key, is_list
+from gateway.config.sections import SECTIONS
 from gateway.config.strict_mode import strict_mode_violations
 from gateway.config.variable_expansion import expand, references
 from gateway.config.yaml_parser import UNSET, parse_yaml, read_text

@@ -5,9 +5,9 @@ from gateway.importing.imported_objects import (
     HERE,
     HOST_NAMES,
     LOOPBACK,
-    ImportedClient,
     ImportedContainer,
     ImportedForward,
+    RemoteServiceClient,
 )
 
 
@@ -51,7 +51,7 @@ def _set_via(inner: str, tunnel: str, result: ImportResult) -> None:
         result.tunnels[inner] = {"kind": keys.pop("kind"), "via": tunnel, **keys}
 
 
-def forward_of(client: ImportedClient, result: ImportResult) -> ImportedForward | None:
+def forward_of(client: RemoteServiceClient, result: ImportResult) -> ImportedForward | None:
     """Return the forward to which a client connects; None if the client uses no forward.
 
     Args:
@@ -83,12 +83,12 @@ def published_ports(forward: ImportedForward, result: ImportResult) -> list[int]
     return None
 
 
-def _linked(client: ImportedClient) -> str:
+def _linked(client: RemoteServiceClient) -> str:
     """Return the host that a client connects to. Replace the alias of a Docker link with the container's name."""
     return client.container.links.get(client.host, client.host) if client.container is not None else client.host
 
 
-def _forward_of_host(client: ImportedClient, result: ImportResult) -> ImportedForward | None:
+def _forward_of_host(client: RemoteServiceClient, result: ImportResult) -> ImportedForward | None:
     """Return the forward on this host that a container tries to reach at 127.0.0.1; None if there is none.
 
     Add a note that this never worked, because 127.0.0.1 in a container is the container itself.
@@ -104,7 +104,7 @@ def _forward_of_host(client: ImportedClient, result: ImportResult) -> ImportedFo
     return forward
 
 
-def needs_backend(client: ImportedClient, result: ImportResult) -> bool:
+def needs_backend(client: RemoteServiceClient, result: ImportResult) -> bool:
     """Return whether a client needs its own backend. A client that uses a local server needs none.
 
     Args:

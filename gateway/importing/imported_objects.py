@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 HERE = "localhost"
-"""The host name that represents this host (not a container) in `ImportedForward.names` and `ImportedClient.host`."""
+"""The host name of this host (not of a container) in `ImportedForward.names` and `RemoteServiceClient.host`."""
 HOST_NAMES = frozenset({
     HERE, "127.0.0.1", "::1", "0.0.0.0", "::", "host.docker.internal", "host.containers.internal", "172.17.0.1",  # noqa: S104
     "gateway.docker.internal", "docker.for.mac.localhost",
@@ -168,8 +168,8 @@ class ImportedForward:
 
 
 @dataclass
-class ImportedClient:
-    """A container or process that uses a remote database, or a volume or mount of a network file system.
+class RemoteServiceClient:
+    """A client of a remote database or file server: a container, a process, a volume, or a mount of this host.
 
     Args:
         where: The name of the client in notes.
