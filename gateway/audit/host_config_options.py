@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 _MOUNTS = {"Binds", "Mounts", "Tmpfs", "VolumesFrom", "AutoRemove"}
-"""Keys of `HostConfig` for mounts, which another module converts, and for `--rm`, which the new container lacks."""
+"""Keys of `HostConfig` for mounts, which another module converts, and for `--rm`, which the new container omits."""
 _NO_OPTIONS = {"MaskedPaths", "ReadonlyPaths", "CgroupnsMode", "ContainerIDFile", "ConsoleSize", "Isolation",
                "VolumeDriver", "Cgroup", "IOMaximumBandwidth", "IOMaximumIOps"}  # fmt: skip
 """Other keys of `HostConfig` that `_OPTIONS` omits: the engine sets them, or another function converts them."""

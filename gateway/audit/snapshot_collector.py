@@ -20,7 +20,7 @@ from gateway.text_sanitizer import one_line
 
 _PARALLEL = 8
 _COMPARING = 15.0
-"""Total time in seconds for all requests for the changed files of containers."""
+"""Maximum time in seconds for all requests for the changed files of containers together."""
 _REMOVED = 2
 """The value of `Kind`, in the engine's list of changes, for a removed file."""
 

@@ -117,7 +117,7 @@ def _is_own_listener(target: Endpoint, listener: Endpoint) -> bool:
 
 
 def conflict(one: Endpoint, other: Endpoint) -> bool:
-    """Return whether two listeners cannot be bound at the same time. Host names are not resolved."""
+    """Return whether two listeners cannot be bound at the same time. Host names are not resolved, only compared."""
     if one.is_unix or other.is_unix:
         return one == other
     if one.port != other.port:
@@ -125,7 +125,7 @@ def conflict(one: Endpoint, other: Endpoint) -> bool:
     hosts = {_address(one.host), _address(other.host)} - {None}
     if one.host == other.host or len(hosts) < 2:
         return one.host == other.host or _address(one.host) == _address(other.host) is not None
-    # The gateway binds the IPv6 wildcard for IPv6 only, so it conflicts only with IPv6 addresses.
+    # A wildcard address conflicts only with addresses of its own IP version: the gateway binds `::` for IPv6 only.
     versions = {host.version for host in hosts if host}
     return len(versions) == 1 and any(host.is_unspecified for host in hosts if host)
 
@@ -136,10 +136,10 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return None
 
 
-def _place(root: ParsedMapping, *path: str) -> str:
-    """Return the file, line and column of the value at `path`, or of its nearest parent if the value is absent."""
+def _place(root: ParsedMapping, *keys: str) -> str:
+    """Return the file, line and column of the value under nested keys. If absent, return those of its parent."""
     place, table = root.place, root
-    for name in path:
+    for name in keys:
         if name not in table.entries:
             return place
         place, found = table.entries[name]

@@ -89,7 +89,7 @@ class Decoder:
         raise TypeError(f"{key}: no decoder for {hint}")
 
     def record(self, tree: Tree, cls: type, key: str) -> Any:
-        """Decode a mapping as the dataclass `cls`. If it is invalid, add a problem and return `INVALID`."""
+        """Convert a mapping to an instance of `cls`. If the mapping is invalid, add problems and return `INVALID`."""
         table = self.table(tree, key)
         if table is None:
             return INVALID
@@ -97,7 +97,10 @@ class Decoder:
         return self.fields(table, cls, key)
 
     def fields(self, table: ParsedMapping, cls: type, key: str) -> Any:
-        """Decode the fields of `cls` from `table`. If one is invalid, add a problem and return `INVALID`."""
+        """Convert `table` to an instance of `cls`, but ignore unknown keys, which `record` reports.
+
+        If a value is invalid, add a problem and return `INVALID`.
+        """
         hints = typing.get_type_hints(cls)
         found: dict[str, Any] = {}
         invalid = False

@@ -44,7 +44,7 @@ class CommonCheckOptions:
 
     Args:
         interval: Time between two checks of a target, with a jitter of 5 %.
-        fast_interval: Time between two checks after a change of state or a failure of real traffic.
+        fast_interval: Time between two checks after a change of state, or after failed client connections.
         down_interval: Time between two checks while the target is down. If `interval` is shorter, `interval` applies.
         timeout: Time limit for one whole check.
         rise: Number of consecutive successes after which a target is up.
@@ -126,9 +126,9 @@ class CommonBackendOptions:
             socket may be a mapping with its consumer and users.
         hold: Maximum time that a new client waits while no target can be reached; absent: the default of the kind.
         max_connections: Maximum number of clients, including waiting ones.
-        max_connections_per_consumer: Maximum number of clients of one container, or of one address if the gateway
-            does not know the container; absent: 80 % of `max_connections` for known containers, so that no container
-            can use all connections.
+        max_connections_per_consumer: Maximum number of clients of one container, or of one source address if the
+            gateway does not know the container. Absent: with Docker, 80 % of `max_connections`, so that no container
+            can use all connections; without Docker, no limit.
         allow: Networks that may connect, as a list, or `{label: gateway.backends}`; absent: all.
     """
 

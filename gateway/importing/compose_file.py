@@ -65,9 +65,8 @@ def _load(text: str, source: str) -> dict[str, Any]:
     """
     try:
         document = load_yaml(text, ComposeLoader)
-    except (
-        yaml.MarkedYAMLError
-    ) as error:  # show only a part of the message: it quotes lines, which can contain secrets
+    except yaml.MarkedYAMLError as error:
+        # Do not show the whole message, because it quotes lines of the file, which can contain secrets.
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark is not None else ""
         problem = re.sub(r"(['\"])(?!<)[^'\"]{2,}\1", "'…'", error.problem or error.context or "")

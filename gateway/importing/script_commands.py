@@ -133,7 +133,7 @@ def _note_other(words: list[str], source: str, result: ImportResult) -> None:
 
 
 def _command_line(words: list[str]) -> str:
-    """Return the argument of a shell, or of a program such as tmux, that is a command line with ssh.
+    """Return the command line with ssh that is an argument of a shell, or of another program such as tmux.
 
     Return an empty string if no argument contains an ssh command with a forward.
     """

@@ -18,7 +18,7 @@ class ShellCommand:
     """One command of a shell script.
 
     Args:
-        words: The words. References to variables of the script are replaced by the values.
+        words: The words, with the values of the script's variables in place of references such as `$NAME`.
         variables: The variables that the script has set before the command.
         exported: The names of the variables that are in the environment of the command.
     """

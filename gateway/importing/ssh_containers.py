@@ -49,7 +49,7 @@ def import_tunnel(container: ImportedContainer, result: ImportResult) -> bool:
 
 
 def container_context(container: ImportedContainer, result: ImportResult) -> SshCommandContext:
-    """Return the context of an ssh command in a container. The context converts ports and paths to the host's."""
+    """Return the context of an ssh command in a container. It converts ports and paths to those of the host."""
 
     def names(port: int) -> set[tuple[str, int]]:
         found = {(name, port) for name in container.names}
@@ -80,7 +80,7 @@ def mounted_key(container: ImportedContainer) -> str:
 
 
 def _by_command(container: ImportedContainer, context: SshCommandContext, result: ImportResult) -> bool:
-    """Convert the ssh commands that a container runs, directly or in a shell. Return whether any has a forward."""
+    """Convert the ssh commands that a container runs, directly or in a shell. Return False if there are none."""
     words = container.command
     line = next((word for word in words if _LINE.search(word)), None)
     commands = [words]

@@ -156,7 +156,10 @@ class YamlEdit:
         except yaml.YAMLError:
             same = False
         if not same:
-            raise UsageError("the Compose file cannot be edited in place: its layout is not supported")
+            raise UsageError(
+                "the Compose file cannot be edited in place, because its layout is not supported: use the output of"
+                " `docker compose config`"
+            )
         return new
 
     def _node(self, path: KeyPath) -> yaml.MappingNode:
