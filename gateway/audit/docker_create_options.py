@@ -10,7 +10,9 @@ from gateway.secret_redaction import has_secrets
 
 
 def options(container: AuditedContainer, cgroup_mode: str) -> tuple[list[str], list[str]]:
-    """Return the options, except those for name, mounts and environment, and the arguments after the image.
+    """Return the options of `docker create`, and the arguments after the image.
+
+    Options for the name, the mounts and the environment are omitted.
 
     Args:
         container: The existing container.

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 MAX_TEXT = 500
-"""Maximum length of a string, such as a command, in an event, in characters. Callers shorten the strings."""
+"""Maximum number of characters of a string in an event, such as a command. Callers must shorten longer strings."""
 _encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), default=str).encode
 
 

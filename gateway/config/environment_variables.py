@@ -60,7 +60,7 @@ def url_variables(environment: Mapping[str, str], flag: str) -> list[str]:
 
 
 def unknown_variables(environment: Mapping[str, str], mentioned: Collection[str]) -> Iterator[ConfigProblem]:
-    """Yield a problem for each `GATEWAY_…` variable that is neither a setting nor used by the configuration.
+    """Yield a problem for each `GATEWAY_…` variable that sets no key and that the configuration does not mention.
 
     Args:
         environment: The environment variables.
@@ -93,6 +93,6 @@ def _hint(name: str, settings: list[str]) -> str:
 
 
 def _is_of_service(name: str, environment: Mapping[str, str]) -> bool:
-    """Return whether Kubernetes set a variable for a Service. Kubernetes then also sets `…_SERVICE_HOST`."""
+    """Return whether Kubernetes set a variable for a Service. If so, the variable `…_SERVICE_HOST` is also set."""
     match = _KUBERNETES.fullmatch(name)
     return match is not None and f"{match[1]}_SERVICE_HOST" in environment

@@ -24,8 +24,8 @@ def own_tunnel(
 
     Args:
         container: The container.
-        database: The host name of the database. If no variable contains the SSH server, the function uses this host
-            as the SSH server.
+        database: The host name of the database. If no variable contains the SSH server, the
+            function uses the database's host as the SSH server.
         variable_of_host: The name of the variable that contains the host name of the database.
         result: The imported configuration, to which the function adds the tunnel and notes.
     """

@@ -194,7 +194,7 @@ def _merge_check(client: RemoteServiceClient, check: dict[str, Any], name: str, 
 
 
 def _unique_volume(client: RemoteServiceClient, keys: dict[str, Any], result: ImportResult) -> dict[str, Any]:
-    """Return the keys of a client's volume. If another backend has a volume with its name, choose a new name."""
+    """Return the keys of a client's volume. If another volume has the same name, choose a new name."""
     taken = {each["volume"]["name"] for each in result.backends.values() if "volume" in each}
     old, client.volume = client.volume, unused_name(client.volume, taken)
     if old != client.volume:

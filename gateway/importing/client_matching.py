@@ -76,7 +76,7 @@ def forward_of(client: RemoteServiceClient, result: ImportResult) -> ImportedFor
 
 
 def published_ports(forward: ImportedForward, result: ImportResult) -> list[int] | None:
-    """Return the host ports that publish a forward in a container; None if no container has the forward."""
+    """Return the ports on this host that publish a forward of a container; None for a forward of the host."""
     for container in result.containers:
         if container.where == forward.where and container.network != "host":
             return sorted(port for host, port in forward.names if host == HERE)
@@ -84,7 +84,7 @@ def published_ports(forward: ImportedForward, result: ImportResult) -> list[int]
 
 
 def _linked(client: RemoteServiceClient) -> str:
-    """Return the host that a client connects to. Replace the alias of a Docker link with the container's name."""
+    """Return the host that a client connects to. If this is the alias of a link, return the linked container."""
     return client.container.links.get(client.host, client.host) if client.container is not None else client.host
 
 

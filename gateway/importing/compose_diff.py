@@ -195,9 +195,9 @@ def _put(edit: YamlEdit, section: str, entries: dict[str, Any]) -> None:
 
 
 def _networks(edit: YamlEdit, result: ImportResult, found: ComposeGatewayConfig) -> dict[str, Any]:
-    """Return the networks of the gateway's service, with its aliases on each of them.
+    """Return the value of `networks` for the gateway's service, with the gateway's aliases on each network.
 
-    These are the networks of the gateway's clients and of the services that the gateway replaces.
+    The gateway joins the networks of its clients and of the services that it replaces.
     """
     used: dict[str, None] = {}
     for container in result.containers:

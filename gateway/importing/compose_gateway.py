@@ -34,7 +34,7 @@ class ComposeGatewayConfig:
         folder: The directory of the Compose file.
         secrets: The path of each Compose secret's file on the host, by the secret's name.
         agent: Whether at least one tunnel logs in with the SSH agent.
-        on_host: Whether the gateway runs in the host's network namespace, where the kernel mounts file systems.
+        on_host: Whether the gateway runs in the host's network namespace, because the host's kernel mounts a backend.
     """
 
     tunnels: dict[str, dict[str, Any]]

@@ -11,7 +11,7 @@ def interpolated(text: str, value: Callable[[str], str]) -> str:
 
     Args:
         text: The string.
-        value: Returns the value of the variable with the given name; empty if it is not known.
+        value: A function that returns the value of the variable with the given name; empty if it is not known.
     """
     return "".join(part for _, part in _parts(text, value))
 
@@ -24,7 +24,7 @@ def replaced(text: str, start: int, end: int, new: str, value: Callable[[str], s
         start: The start of the part, as an index in the string after interpolation.
         end: The index after the end of the part, in the string after interpolation.
         new: The replacement for the part.
-        value: Returns the value of a variable. See `interpolated`.
+        value: A function that returns the value of a variable. See `interpolated`.
 
     Returns:
         The new string, before interpolation. None if the part starts or ends inside the value of a variable.

@@ -86,8 +86,8 @@ def _change_dependencies(
 ) -> None:
     """Replace the dependencies of a service on replaced services with a dependency on the gateway.
 
-    If `needs_gateway` is set, add this dependency to any service. The new `depends_on` is a mapping, because only a
-    mapping can make Compose wait until the gateway is healthy.
+    If `needs_gateway` is set, add the new dependency even if the service depends on no replaced service. The new
+    `depends_on` is a mapping, because only a mapping can make Compose wait until the gateway is healthy.
     """
     path = ("services", container.name, "depends_on")
     needs = edit.get(*path)

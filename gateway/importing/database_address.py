@@ -17,7 +17,7 @@ _WORDS = {"pgsql": "postgres", "pg": "postgres", "psycopg": "postgres", "psycopg
           "asyncpg": "postgres", "pymysql": "mysql", "mysql2": "mysql"}  # fmt: skip
 """The kind of database for each driver name."""
 _WITHOUT_PROTOCOL = ("tcp", "http")
-"""Kinds that do not name a kind of database. `DatabaseAddress.kind` ignores these words."""
+"""Backend kinds whose names do not identify a database. `DatabaseAddress.kind` ignores these names."""
 _TLS = re.compile(r"(?i)\b(?:(?:pg)?sslmode|ssl-mode|mode|ssl|usessl|tls)=(require\w*|verify[\w-]*|true|1)\b")
 """URL parameters that request TLS."""
 
@@ -31,7 +31,7 @@ class DatabaseAddress:
         prefix: The common prefix of the variables' names.
         host: The host, in its original spelling.
         port: The port as a string; empty if no variable contains the port.
-        words: Words, separated by spaces, that can contain the name of a database kind or of a driver.
+        words: Words, separated by spaces. One of them can be the name of a database kind or of a driver.
         user: The user; empty if it is not known.
         password: The name of the variable with the password; empty if there is none.
         database: The database; empty if it is not known.

@@ -104,8 +104,9 @@ def _by_host(environment: dict[str, str]) -> Iterator[DatabaseAddress]:
 
 
 def _check(address: DatabaseAddress, kind: str, container: ImportedContainer) -> dict[str, Any]:
+    # Keep the login for kind tcp, because a later step can replace tcp with a kind whose check logs in.
     if kind != "tcp" and not checks_login(kind):
-        return {}  # keep the login for kind tcp: a later step can replace tcp by a kind whose check logs in
+        return {}
     if not address.user and not (address.password and KINDS[kind].imports.password_without_user):
         return {}
     check: dict[str, Any] = {"user": address.user} if address.user else {}

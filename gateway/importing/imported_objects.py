@@ -22,7 +22,7 @@ def home(path: str) -> str:
 
 
 def names_on_host(port: int) -> set[tuple[str, int]]:
-    """Return `ImportedForward.names` of a listener that only processes on this host can reach."""
+    """Return the value of `ImportedForward.names` for a listener that only processes on this host can reach."""
     return {(HERE, port)}
 
 
@@ -32,8 +32,8 @@ class SshCommandContext:
 
     Args:
         where: The name of the command in notes.
-        names: Returns, for the port of a listener, the host names and ports at which clients reach the listener.
-        path: Converts a path in the command to a path on the host.
+        names: A function from the port of a listener to the host names and ports at which clients reach it.
+        path: A function from a path in the command to the path on the host.
         in_container: Whether the command runs in a container.
     """
 

@@ -27,7 +27,7 @@ def import_unit(text: str, source: str, read_env_file: EnvFileReader, result: Im
     Args:
         text: The content of the unit.
         source: The prefix that names the unit in notes.
-        read_env_file: Reads the env file of a container or of the unit.
+        read_env_file: A function that reads an env file of a container or of the unit.
         result: The imported configuration, to which the function adds the tunnels, forwards, containers and notes
             from the commands.
 
@@ -74,7 +74,7 @@ def import_script(
     Args:
         text: The script or command line.
         source: The prefix that names the script in notes.
-        read_env_file: Reads an env file of a container.
+        read_env_file: A function that reads an env file of a container.
         result: The imported configuration, to which the function adds the tunnels, forwards, containers and notes
             from the commands.
         form: `ssh` if each ssh command must have a local forward.

@@ -154,7 +154,7 @@ def _after_here_documents(text: str, position: int, delimiters: list[str], notes
     Args:
         text: The script.
         position: The start of the next line.
-        delimiters: A pattern for the last line of each here-document.
+        delimiters: For each here-document, a pattern that matches its last line.
         notes: The list to which the function adds a note on each here-document.
     """
     line = text[:position].rstrip("\n").rpartition("\n")[2].strip()

@@ -153,8 +153,8 @@ def _option(word: str, words: list[str], config: SshHostConfig, skipped: list[st
 
     Args:
         word: The word, with its dash.
-        words: The words after `word`. If the last option in `word` requires a value, it is the first of
-            these words.
+        words: The words after `word`. The first of them is the value of the last option in `word` if the option
+            requires a value.
         config: The settings, to which the function adds the option.
         skipped: The list to which the function adds options that need no equivalent.
 

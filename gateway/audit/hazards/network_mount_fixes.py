@@ -111,7 +111,7 @@ def host_mount(snapshot: AuditSnapshot, container: AuditedContainer, mount: Audi
         return f"# an option contains a comma, so no command is safe to print: {then} instead of {mount.volume}"
     device, _, options = safe_options(volume, store)
     address = store.options.get("addr", "")
-    # Omit a host name in addr=: mount.cifs(8) accepts only an IP address there, and resolves the name in the device.
+    # Omit `addr` if its value is a host name: mount.cifs(8) accepts only an IP address there.
     left_out = _LOGIN | ({"addr"} if device.startswith(f"//{address}/") else set())
     kept = [each for each in options.split(",") if each.partition("=")[0] not in left_out]
     name = f"{container.name}-{volume.name}"
