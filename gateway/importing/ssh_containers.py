@@ -83,7 +83,7 @@ def mounted_key(container: ImportedContainer) -> str:
 
 
 def _by_command(container: ImportedContainer, context: SshCommandContext, result: ImportResult) -> bool:
-    """Convert the ssh commands of a container, run directly or in a shell. Return False if none has a forward."""
+    """Convert the ssh commands that a container runs. Return False if no command has a forward."""
     words = container.command
     line = next((word for word in words if _LINE.search(word)), None)
     commands = [words]
