@@ -121,7 +121,10 @@ def _chosen(address: Any, endpoint: Mapping[str, Any]) -> str:
 
 
 def _command(container: AuditedContainer) -> tuple[list[str], list[str]]:
-    """Return the option `--entrypoint` if the image has another entrypoint, and the arguments after the image."""
+    """Return the option `--entrypoint`, and the arguments after the image.
+
+    The option is empty if the container uses the entrypoint of its image.
+    """
     config: Mapping[str, Any] = container.inspection.get("Config") or {}
     command = [str(each) for each in config.get("Cmd") or ()]
     entrypoint = [str(each) for each in config.get("Entrypoint") or ()]

@@ -166,7 +166,6 @@ def _merge(client: RemoteServiceClient, name: str, result: ImportResult) -> None
 
 
 def _remove_login(client: RemoteServiceClient) -> None:
-    """Remove the login for the health check, and the note about its password, from a client."""
     del client.keys["check"]
     client.notes = tuple(each for each in client.notes if "PASSWORD_FILE" not in each)
 

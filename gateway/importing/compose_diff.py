@@ -111,7 +111,6 @@ def _relative(changes: list[tuple[str, str, str]], folder: str, result: ImportRe
 
 
 def _note_ports(found: ComposeGatewayConfig, ports: list[str], result: ImportResult) -> None:
-    """Add a note on the ports that the gateway's service publishes on this host."""
     mounted = {name for name, keys in found.backends.items() if KINDS[keys["kind"]].kernel_mounts}
     on_loopback: list[str] = []
     for forward in result.forwards:

@@ -115,7 +115,6 @@ def _address(config: SshHostConfig, command: SshHostConfig) -> tuple[str, str, s
 def _login(
     config: SshHostConfig, context: SshCommandContext, result: ImportResult, command: SshHostConfig
 ) -> dict[str, Any]:
-    """Return the configuration keys for the login to a server. The arguments are those of `server_keys`."""
     keys: dict[str, Any] = {}
     given = config.all("identityfile") or command.all("identityfile")
     identities = [each for each in given if each != "none"]
@@ -146,7 +145,6 @@ def _paths(
     result: ImportResult,
     command: SshHostConfig,
 ) -> list[str]:
-    """Convert the values of a keyword to paths on the host, without repetitions. See `_path`."""
     paths = [context.path(_path(keyword, each, config, context, result, command)) for each in values]
     return list(dict.fromkeys(paths))
 
