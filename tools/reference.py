@@ -28,15 +28,14 @@ from gateway.backend_support.tls_options import CheckTlsOptions
 from gateway.cli import cli
 from gateway.config.environment_variables import OTHER_VARIABLES, setting_names, variable_of
 from gateway.config.model import (
-    SECTIONS,
     AllowRules,
     CommonBackendOptions,
     CommonCheckOptions,
     CommonTunnelOptions,
-    OpsTls,
     TargetOptions,
     UnixListener,
 )
+from gateway.config.sections import SECTIONS, OpsTls
 from gateway.config.value_parsers import LogTarget, ThreadCount
 from gateway.contracts.security import Secret
 from gateway.contracts.states import HealthState, TunnelState

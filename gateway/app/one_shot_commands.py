@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from gateway.app.docker_desired_state import desired
 from gateway.app.service_audit_log import recording
-from gateway.audit.client_environment import with_environment
 from gateway.audit.docker_context import default_host
+from gateway.audit.engine_selection import with_environment
 from gateway.audit.hazards import build_report
 from gateway.audit.report import AuditReport
 from gateway.audit.snapshot_collector import AuditScope, take_snapshot

@@ -9,8 +9,9 @@ from typing import Any
 from gateway.app.changed_config_keys import KEY_OF_FIELD
 from gateway.backends import BackendKind
 from gateway.config import Config
-from gateway.config.model import SECTIONS, BackendSpec, TunnelSpec
+from gateway.config.model import BackendSpec, TunnelSpec
 from gateway.config.redaction import redact
+from gateway.config.sections import SECTIONS
 from gateway.contracts.security import Secret
 from gateway.contracts.values import Endpoint
 from gateway.ops.status_views import ConfigText

@@ -12,7 +12,7 @@ from gateway.audit_log.events import MAX_TEXT
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.audit_log.writer import MISCONFIGURED, AuditWriter
 from gateway.config import Config
-from gateway.config.model import AuditSection
+from gateway.config.sections import AuditSection
 from gateway.errors import ConfigError, ConfigOrigin, GatewayError
 from gateway.relay.unix_sockets import PeerCredentials
 

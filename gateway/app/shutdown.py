@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 from gateway.app.runtime import Runtime
-from gateway.config.model import ShutdownSection
+from gateway.config.sections import ShutdownSection
 
 log = logging.getLogger(__name__)
 

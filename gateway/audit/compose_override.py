@@ -41,9 +41,8 @@ def override(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
         change: The changes to the mounts.
 
     Raises:
-        UnsupportedContainerSettingError: The override file cannot express the options of a mount. Or the service has
-            several containers, and Compose would replace all of them. Or the image's name now refers to another
-            image.
+        UnsupportedContainerSettingError: Compose cannot make only this change. For example, it would replace all
+            containers of the service, or use another image.
     """
     replicas = [each for each in snapshot.containers if container.service and each.service == container.service]
     if len(replicas) > 1:
@@ -70,8 +69,8 @@ def override(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
     lines += [END, command(client, "kill", name)] if is_live(container, change) else []
     saved = f"before-audit:{name}"
     lines.append(command(client, "commit", name, saved))
-    # Once Compose has removed the old container, the new volume can contain the only copy of the data. Therefore,
-    # replace the trap that removes the volume if the script fails.
+    # From here on, a failure must not remove the new volume: after Compose has removed the old container, the volume
+    # can contain the only copy of the data.
     lines.append(END if is_live(container, change) else started_on_failure(client, container))
     start = "--detach" if container.running else "--no-start"
     same_image = ("--no-build", "--pull", "never")
@@ -91,8 +90,8 @@ def _lines(container: AuditedContainer, change: MountChanges, service: str, *, o
         given = tmpfs_options(container)
         lines += _list("tmpfs", (f"{each}{given.get(each, '')}" for each in tmpfs if each in left))
     if from_files(container, overridden=overridden) & unmounted_paths(change):
-        # An override file cannot remove a single mount of `secrets` or `configs`, so clear both lists. The list
-        # `volumes` above already contains all mounts that must remain.
+        # An override file cannot remove a single mount of `secrets` or `configs`, so clear both lists. Their mounts
+        # that must remain are also in the list `volumes` above.
         lines += [*_list("secrets", ()), *_list("configs", ())]
     used = {each.volume for each in container.mounts if each.volume and each.path in left}
     named = sorted({*new_volumes(change), *used})

@@ -13,7 +13,9 @@ END = "trap - EXIT"
 def helper_created(
     client: str, container: AuditedContainer, change: MountChanges, helper: str, *created: str
 ) -> list[str]:
-    """Return commands that create the helper container for `copy_commands`; empty if the change copies no data.
+    """Return commands that create the helper container, which mounts the new volumes during the copy.
+
+    Return no commands if the change copies no data.
 
     Args:
         client: The engine's command line client.
@@ -32,21 +34,19 @@ def helper_created(
 def copy_commands(
     client: str, container: AuditedContainer, change: MountChanges, helper: str, *created: str
 ) -> list[str]:
-    """Return commands that stop or pause a container, copy its data to new volumes, and remove the helper container.
+    """Return commands that stop a container, copy its data to new volumes, and remove the helper container.
 
-    The commands are lines of a script that stops at the first command that fails. If a command before `END` fails,
-    the script removes the created containers and the new volumes, and starts the old container again. The user can
-    then run the same script again.
+    If the data would be lost when the container stops, the commands pause the container instead, and the caller must
+    add a command that kills it. A database recovers from such a copy as after a power failure.
 
-    The commands stop the container before they copy the data, because a container completes its writes when it stops.
-    If the data is lost when the container stops, the commands pause the container instead. The caller must then add a
-    command that kills it. A database recovers from such a copy as after a power failure.
+    If a command before `END` fails, the script removes the created containers and the new volumes, and starts the old
+    container again. The user can then run the same script again.
 
     Args:
         client: The engine's command line client.
         container: The container to read from.
         change: The changes to the mounts.
-        helper: The name of the helper container that `helper_created` creates. It mounts the new volumes.
+        helper: The name of the helper container; see `helper_created`.
         created: The other new containers, which the script also removes if it fails.
     """
     copies = [copy(client, container, helper, path) for path in change.copied]

@@ -49,7 +49,7 @@ def in_files(names: Iterable[str]) -> tuple[str, str]:
     """Return the kind and the directory of the database to which files belong. Both are empty if there is none.
 
     Args:
-        names: Paths of files. If several are database files, the one nearest to the root determines the directory.
+        names: Paths of files. If several are database files, use the one with the fewest parent directories.
     """
     for name in sorted(names, key=lambda each: (each.count("/"), each)):
         if name.startswith(_SYSTEM):

@@ -1,6 +1,7 @@
 """Reads the names in a directory, and recognizes databases and private keys in it by names and content.
 
-A container can replace a file at any time. Therefore, the functions follow no symbolic links, and block on no FIFO.
+A container can replace a file at any time. Therefore, the functions do not follow symbolic links, and do not wait for
+a writer when they open a FIFO.
 """
 
 import errno
@@ -55,7 +56,7 @@ def read_directory(top: str, skipped: Collection[str], is_late: Callable[[], boo
     Args:
         top: The path of the directory.
         skipped: Paths of directories that must not be opened.
-        is_late: Returns whether the deadline has passed. The function then stops reading.
+        is_late: A function that returns whether the deadline has passed. If so, the reading stops.
     """
     reader = _DirectoryReader(top)
     while reader.waiting and len(reader.names) < _MOST_NAMES and not is_late():
@@ -115,10 +116,7 @@ class _DirectoryReader:
             self._has_other_files = True
 
     def first_key(self) -> FoundPrivateKey | None:
-        """Return the key that is closest to the root of the directory tree; None if there is none.
-
-        This is the key with the fewest parent directories.
-        """
+        """Return the key with the fewest parent directories; None if there is none."""
         path = min(self._keys, key=lambda each: (each.count("/"), each), default=None)
         return None if path is None else FoundPrivateKey(self._keys[path], path, not self._has_other_files)
 
@@ -154,7 +152,7 @@ def _key_in(path: str) -> KeyKind | None:
 
 
 def _is_sqlite(entry: "os.DirEntry[str]") -> bool:
-    """Return whether a file is a SQLite database ("Database File Format", section 1.3). True if it is unreadable."""
+    """Return whether a file is a SQLite database ("Database File Format", section 1.3), or cannot be read."""
     try:
         if not entry.is_file(follow_symlinks=False):
             return False

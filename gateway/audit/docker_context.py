@@ -1,4 +1,4 @@
-"""Determines which engine the command `docker` uses if no option on its command line selects an engine."""
+"""Determines which engine `docker` uses by default, from environment variables and the file `config.json`."""
 
 import json
 from collections.abc import Mapping

@@ -71,7 +71,7 @@ def _mount(found: Mapping[str, Any]) -> AuditedMount:
 
 
 def volumes_of(listed: Mapping[str, Any], usage: Mapping[str, Any]) -> Iterator[AuditedVolume]:
-    """Yield the volumes. The field `last_use` of each volume remains empty.
+    """Yield the volumes of an engine. Leave the field `last_use` of each volume empty.
 
     Args:
         listed: The response to `/volumes`.

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 _MOUNTS = {"Binds", "Mounts", "Tmpfs", "VolumesFrom", "AutoRemove"}
-"""Keys of `HostConfig` to ignore: those for mounts, which the new container gets from elsewhere, and for `--rm`."""
+"""Keys of `HostConfig` to ignore: another module converts the mounts, and the new container does not need `--rm`."""
 _NO_OPTIONS = {"MaskedPaths", "ReadonlyPaths", "CgroupnsMode", "ContainerIDFile", "ConsoleSize", "Isolation",
                "VolumeDriver", "Cgroup", "IOMaximumBandwidth", "IOMaximumIOps"}  # fmt: skip
 """Other keys of `HostConfig` that `_OPTIONS` omits: the engine sets them, or another function converts them."""

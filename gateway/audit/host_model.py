@@ -1,4 +1,4 @@
-"""Defines classes for the files and mounts of the engine's host in a snapshot."""
+"""Defines the part of a snapshot that describes the engine's host: its mounts, files and private keys."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

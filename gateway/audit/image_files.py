@@ -14,12 +14,12 @@ from gateway.audit.host_files import HostFiles
 from gateway.audit.snapshot_model import ContainerUser
 
 _LARGEST_TABLE = 256 * 1024
-"""The maximum number of bytes to read from /etc/passwd, and also from /etc/group."""
+"""The maximum number of bytes to read from /etc/passwd or /etc/group of an image."""
 _MOST_CHANGES = 5000
 
 
 def image_names(host: HostFiles, layers: Iterable[str], path: str) -> set[str] | None:
-    """Return the names in a directory of an image; None if the layers cannot be read.
+    """Return the names of the files in a directory of an image; None if the layers cannot be read.
 
     Args:
         host: The files of the host.

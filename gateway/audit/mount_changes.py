@@ -68,7 +68,7 @@ def _short(source: str, mount: AuditedMount, given: Iterable[str], change: Mount
 
 
 def tmpfs_options(container: AuditedContainer) -> dict[str, str]:
-    """Return the options of each tmpfs by path, as they follow the path in `--tmpfs`: `:size=1g`, for example."""
+    """Return the options of each tmpfs, such as `:size=1g` for `--tmpfs PATH:size=1g`, by the path of the tmpfs."""
     host = container.inspection.get("HostConfig") or {}
     found = {str(path): str(options) for path, options in (host.get("Tmpfs") or {}).items()}
     for mount in _given_mounts(container, "tmpfs"):
@@ -86,8 +86,8 @@ def from_files(container: AuditedContainer, *, overridden: bool) -> set[str]:
 
     Args:
         container: The container.
-        overridden: Whether the container was created with an override file of an earlier fix. Such a file lists the
-            mounts of `secrets` and `configs` in `volumes`, so the function returns all read-only bind mounts.
+        overridden: Whether an override file of an earlier audit was used to create the container. Such a file lists
+            the mounts of `secrets` and `configs` in `volumes`, so the function returns all read-only bind mounts.
     """
     if overridden:
         return {each.path for each in container.mounts if each.kind == "bind" and not each.writable}

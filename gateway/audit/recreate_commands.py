@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from gateway.audit.compose_override import override
-from gateway.audit.create_options import changed_addresses, networks, options, variables
 from gateway.audit.data_copy import (
     END,
     copy_commands,
@@ -22,6 +21,7 @@ from gateway.audit.data_copy import (
     saved,
     without_volumes,
 )
+from gateway.audit.docker_create_options import changed_addresses, networks, options, variables
 from gateway.audit.host_config_options import UnsupportedContainerSettingError, restart_policy
 from gateway.audit.mount_changes import MountChanges, volume_options
 from gateway.audit.replacement_obstacles import obstacles

@@ -30,7 +30,7 @@ def _owners(snapshot: AuditSnapshot, change: MountChanges) -> Iterator[str]:
 
 
 def _nested(container: AuditedContainer, change: MountChanges) -> Iterator[str]:
-    """Yield a reason for each mount below or above a copied path. The copy would contain the files of both mounts."""
+    """Yield a reason for each mount below or above a copied path: the copy would contain the files of both mounts."""
     for path in change.copied:
         for mount in container.mounts:
             if mount.path != path and (is_below(mount.path, path) or is_below(path, mount.path)):

@@ -16,8 +16,8 @@ container's user would own the copies."""
 COPY_ROOT = "/audit-copy"
 """The directory of a helper container below which the new volumes are mounted, each at its path in the old container.
 
-`docker cp` sets the owner and the mode of a directory only if it copies the directory into its parent directory. In
-the new container, the parent directory can be read-only or a symbolic link, so the copy uses a helper container.
+The copy needs the helper container: to set the owner and mode of a directory, `docker cp` must write to the parent
+directory, which can be read-only or a symbolic link in the new container.
 """
 
 NEW_FILES = "set -o noclobber; umask 077"
@@ -90,7 +90,7 @@ def _is_live_tmpfs(container: AuditedContainer, path: str) -> bool:
 
 
 def _read_tmpfs(client: str, container: AuditedContainer, path: str) -> list[str]:
-    """Return commands that read a directory through the host's /proc. The last command writes a tar archive."""
+    """Return commands that read a directory through /proc on the host, and write it to stdout as a tar archive."""
     # The paths in the archive begin with the name of the directory, as in an archive of `docker cp`.
     name = re.sub(r"([\\&,])", r"\\\1", posixpath.basename(path))
     return [

@@ -1,4 +1,4 @@
-"""Takes a snapshot of an engine and its host for an audit. The module changes nothing on the engine or the host."""
+"""Takes a snapshot of an engine and its host for an audit. Changes nothing on the engine or the host."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ from gateway.text_sanitizer import one_line
 
 _PARALLEL = 8
 _COMPARING = 15.0
-"""Total time in seconds for all requests for the changed files of containers."""
+"""Maximum time in seconds for all requests for the changed files of containers together."""
 _REMOVED = 2
 """The value of `Kind`, in the engine's list of changes, for a removed file."""
 
@@ -78,8 +78,8 @@ async def take_snapshot(engine: EngineClient, scope: AuditScope) -> AuditSnapsho
         each.name: replace(each, last_use=uses.get(each.name, ""))
         for each in volumes_of(volume_list or {}, usage or {})
     }
-    # Even with a local socket, the engine can run in a virtual machine, as in Docker Desktop, or on another host.
-    # Therefore, also compare the host names.
+    # Compare the host names, because the engine behind a local socket can run in a virtual machine, as in Docker
+    # Desktop, or on another host.
     is_here = scope.is_local and not mounted_id() and (info or {}).get("Name") == socket.gethostname()
     table = MOUNT_TABLE.read_text() if scope.mounts is None and is_here else scope.mounts
     data = str((info or {}).get("DockerRootDir") or "")

@@ -1,4 +1,4 @@
-"""Defines the snapshot that an audit examines, with the containers and volumes of an engine."""
+"""Defines the snapshot that an audit examines: the containers, mounts and volumes of an engine."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -11,9 +11,8 @@ NODE_LABEL = "com.docker.swarm.node.id"
 def service_update(service: str, container: AuditedContainer, change: MountChanges, client: str) -> str:
     """Return commands that change the mounts of a service.
 
-    If the change requires copying data, the returned commands only back up the data of `container`, and do not update
-    the service: an update would start new tasks with empty volumes, possibly on other nodes. The remaining steps are
-    added as shell comments.
+    If the change copies data, the commands do not update the service, because an update would start new tasks with
+    empty volumes. The commands then only back up the data of `container`, and shell comments list the other steps.
 
     Args:
         service: The name of the service.

@@ -6,13 +6,16 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 MAX_TEXT = 500
-"""Maximum length of a string, such as a command, in an event, in characters. Callers shorten the strings."""
+"""Maximum number of characters of a string in an event, such as a command. Callers must shorten longer strings."""
 _encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), default=str).encode
 
 
 @lru_cache(maxsize=2)
-def _date(second: int) -> str:
-    """Format a time as in RFC 3339, in seconds. Cached, because many events occur in the same second."""
+def _date_and_time(second: int) -> str:
+    """Format a time in seconds since the epoch as UTC, as in RFC 3339 but without the suffix `Z`.
+
+    The result is cached, because many events occur in the same second.
+    """
     return datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
 
 
@@ -38,6 +41,6 @@ def encode_line(event: AuditEvent, instance: str) -> bytes:
         instance: This gateway's name.
     """
     second, part = divmod(event.at, 1)
-    time = f"{_date(int(second))}.{int(part * 1000):03d}Z"
+    time = f"{_date_and_time(int(second))}.{int(part * 1000):03d}Z"
     text = _encode({"time": time, "event": event.name, "instance": instance, **event.fields})
     return text.replace("\x7f", "\\u007f").encode() + b"\n"  # JSON escapes every other control character

@@ -29,7 +29,7 @@ class LogDestination:
         self._file: tuple[int, int] | None = None
         """Device number and inode number of the open regular file; None for other destinations."""
         self._first_line_written = 0
-        """Number of bytes of the first remaining line that an incomplete write has already written."""
+        """If the last write ended inside a line: the number of bytes of this line that were written; otherwise, 0."""
 
     def open(self) -> None:
         """Open or reopen the destination.
@@ -45,11 +45,11 @@ class LogDestination:
         status = os.fstat(fd)
         file = (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
         if file is None or file != self._file:
-            self._first_line_written = 0  # the file is new: write an incomplete line again from its start
+            self._first_line_written = 0  # this is a new file, so write the whole line to it
         self._fd, self._file = fd, file
         if file is not None and not self._first_line_written and status.st_size and _ends_mid_line(self._target):
             try:
-                os.write(fd, b"\n")  # end the incomplete line that an earlier process has left in the file
+                os.write(fd, b"\n")  # the last line has no newline: a process was killed during a write
             except OSError:
                 self.close()  # so that the next `write` call opens the file again
                 raise
@@ -64,8 +64,8 @@ class LogDestination:
         """Write `lines`. Remove each line from `lines` when the line is written completely.
 
         Raises:
-            OSError: A write failed. The lines that remain in `lines` are not written, except possibly a part of the
-                first one. The next call writes the rest of this line.
+            OSError: A write failed. `lines` contains the lines that were not written. If a part of the first one was
+                written, the next call writes the rest.
         """
         if self._fd is None or self._rotated():
             self.open()

@@ -3,10 +3,10 @@
 from typing import NamedTuple
 
 WINDOW = 1.0
-"""Minimum time between two lines for the same key, in seconds."""
+"""Minimum time between two audit events for the same key, in seconds."""
 _MAX_KEYS = 1024
 OTHERS = "others"
-"""The value of `source` that combines the refusals of all further clients, if there are already `_MAX_KEYS` keys."""
+"""The `source` that the limiter uses for all further clients if there are already `_MAX_KEYS` keys."""
 
 
 class RefusalKey(NamedTuple):

@@ -60,8 +60,8 @@ class AuditWriter:
         self._reopen = False
         self._closing = threading.Event()
         self._wake = threading.Event()
-        self._queue_full_log = _RateLimiter()
-        self._write_error_log = _RateLimiter()
+        self._queue_full_log = _OncePerMinute()
+        self._write_error_log = _OncePerMinute()
         self._thread = threading.Thread(target=self._run, name="audit log", daemon=True)
         self._thread.start()
 
@@ -206,14 +206,14 @@ class AuditWriter:
         log.error("cannot write audit log: last events lost", extra={"events": left})
 
 
-class _RateLimiter:
-    """Limits calls to one per minute."""
+class _OncePerMinute:
+    """Calls a function at most once per minute."""
 
     def __init__(self) -> None:
         self._next = 0.0
 
     def call(self, action: Callable[[], None]) -> None:
-        """Call `action` unless the last call was less than a minute ago."""
+        """Call `action`, unless this object called a function less than a minute ago."""
         if (now := time.monotonic()) >= self._next:
             self._next = now + _LOG_INTERVAL
             action()

@@ -20,8 +20,8 @@ from gateway.cli.output import print_text, print_wrapped
 from gateway.config import value_parsers
 from gateway.config.consistency_rules import conflict
 from gateway.config.initial_config import from_urls, problems_of
-from gateway.config.model import OpsSection
 from gateway.config.scalar_decoder import SCALARS, broken_rule, one_of
+from gateway.config.sections import OpsSection
 from gateway.config.variable_expansion import expand
 from gateway.contracts.security import Secret
 from gateway.contracts.values import Endpoint

@@ -104,15 +104,15 @@ def _application_command(name: str, text: str) -> click.Command:
     ) -> None:
         from gateway.app.volume_ports import with_ports  # noqa: PLC0415 - slow to import
         from gateway.config import load  # noqa: PLC0415 - slow to import
-        from gateway.rendering import application_settings  # noqa: PLC0415 - slow to import
+        from gateway.rendering import application_container  # noqa: PLC0415 - slow to import
 
         functions: dict[str, Callable[[Config, str | None], str]] = {
-            "env": lambda config, host: "\n".join(application_settings.env(config, host)),
-            "compose": application_settings.compose,
-            "docker-run": application_settings.docker_run,
+            "env": lambda config, host: "\n".join(application_container.env(config, host)),
+            "compose": application_container.compose,
+            "docker-run": application_container.docker_run,
         }
         config = with_ports(load(config_sources(file, tunnels, backends, settings)))
-        for warning in application_settings.reachability_warnings(config) if host is None else ():
+        for warning in application_container.reachability_warnings(config) if host is None else ():
             click.secho(f"# {warning}", err=True, fg="yellow")
         click.echo(functions[name](config, host).rstrip())
 

@@ -1,4 +1,4 @@
-"""Builds a `Config` from a parsed configuration, with the keys of each kind of tunnel and backend."""
+"""Builds a `Config` from a parsed configuration. Each kind of tunnel and backend has its own keys."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,6 @@ from gateway.backends import BackendKind
 from gateway.config import value_parsers
 from gateway.config.decoder import INVALID, Decoder
 from gateway.config.model import (
-    SECTIONS,
     BackendSpec,
     CommonBackendOptions,
     CommonCheckOptions,
@@ -19,13 +18,14 @@ from gateway.config.model import (
 )
 from gateway.config.parsed_tree import ParsedMapping, ParsedScalar
 from gateway.config.schema import known_keys
+from gateway.config.sections import SECTIONS
 from gateway.config.suggestions import suggest
 from gateway.contracts.values import Endpoint, unix_endpoint
 from gateway.docker.options import DockerOptions
 
 
 def build(root: ParsedMapping, decoder: Decoder) -> Config:
-    """Build the configuration from the valid parts of the tree. Add a problem to `decoder` for each invalid part."""
+    """Build a configuration from the valid parts of `root`. Add a problem to `decoder` for each invalid part."""
     decoder.check_keys(root, "", [*SECTIONS, "tunnels", "backends", "docker"])
     sections = {
         name: decoder.record(root.entries[name][1], cls, name) if name in root.entries else cls()
@@ -143,9 +143,9 @@ def _backend(name: str, table: ParsedMapping, decoder: Decoder) -> BackendSpec |
 def _targets(
     table: ParsedMapping, common: CommonBackendOptions, kind: BackendKind, key: str, decoder: Decoder
 ) -> dict[Endpoint, tuple[str, ...] | None] | None:
-    """Return a mapping from each target to its own `via`. The value is None if the target uses the backend's `via`.
+    """Return the targets of a backend, each with its own `via`, or with None if it uses the backend's `via`.
 
-    If any target is invalid, add a problem and return None instead of the mapping.
+    If any target is invalid, add a problem and return None.
     """
     place = table.entries["targets"][1].place
     found: dict[Endpoint, tuple[str, ...] | None] = {}

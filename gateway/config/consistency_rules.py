@@ -19,11 +19,9 @@ from gateway.errors import ConfigProblem
 def check_rules(config: Config, root: ParsedMapping, problems: list[ConfigProblem]) -> None:
     """Check the rules that concern several sections, and add a problem for each violation.
 
-    The function reads references and listeners from the tree, because `config` does not contain invalid parts.
-
     Args:
         config: The valid parts of the configuration.
-        root: The whole tree.
+        root: The parsed configuration, with the invalid parts, because a valid part can refer to an invalid one.
         problems: The list to which problems are added.
     """
     problems.extend(via_problems(root))
@@ -109,7 +107,7 @@ def _check_backends(config: Config, root: ParsedMapping, problems: list[ConfigPr
 
 
 def _is_own_listener(target: Endpoint, listener: Endpoint) -> bool:
-    """Return whether a target is the address of the listener. A wildcard listener matches loopback addresses, too."""
+    """Return whether a connection to the target would reach the listener, so that the gateway would dial itself."""
     if listener.is_unix or not conflict(target, listener):
         return False
     address = _address(target.host)
@@ -119,7 +117,7 @@ def _is_own_listener(target: Endpoint, listener: Endpoint) -> bool:
 
 
 def conflict(one: Endpoint, other: Endpoint) -> bool:
-    """Return whether two listeners cannot be bound at the same time. Host names are not resolved."""
+    """Return whether two listeners cannot be bound at the same time. Host names are not resolved, only compared."""
     if one.is_unix or other.is_unix:
         return one == other
     if one.port != other.port:
@@ -127,7 +125,7 @@ def conflict(one: Endpoint, other: Endpoint) -> bool:
     hosts = {_address(one.host), _address(other.host)} - {None}
     if one.host == other.host or len(hosts) < 2:
         return one.host == other.host or _address(one.host) == _address(other.host) is not None
-    # The gateway binds the IPv6 wildcard for IPv6 only, so it conflicts only with IPv6 addresses.
+    # A wildcard address conflicts only with addresses of its own IP version: the gateway binds `::` for IPv6 only.
     versions = {host.version for host in hosts if host}
     return len(versions) == 1 and any(host.is_unspecified for host in hosts if host)
 
@@ -138,10 +136,10 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return None
 
 
-def _place(root: ParsedMapping, *path: str) -> str:
-    """Return the file, line and column of the value at `path`. If it is absent, return those of the parent."""
+def _place(root: ParsedMapping, *keys: str) -> str:
+    """Return the file, line and column of the value under nested keys. If absent, return those of its parent."""
     place, table = root.place, root
-    for name in path:
+    for name in keys:
         if name not in table.entries:
             return place
         place, found = table.entries[name]

@@ -52,14 +52,15 @@ class Decoder:
         """Decode a value.
 
         Args:
-            tree: The value.
+            tree: The parsed value.
             hint: The type hint of the dataclass field.
             key: The dotted key of the value, for messages.
-            shorthand: If the hint is a dataclass, the name of the field that a value sets if it is not a mapping. For
-                example, `allow: [10.0.0.0/8]` sets the field `networks`. None: the value must be a mapping.
+            shorthand: For a dataclass, the name of the field to set if the value is not a mapping. For example, with
+                the shorthand `networks`, `allow: [10.0.0.0/8]` means `allow: {networks: [10.0.0.0/8]}`. None: the
+                value must be a mapping.
 
         Returns:
-            The value. If it is not valid, the method adds a problem and returns `INVALID`.
+            The decoded value. If the value is not valid, the method adds a problem and returns `INVALID`.
 
         Raises:
             TypeError: The hint is not supported.
@@ -88,7 +89,7 @@ class Decoder:
         raise TypeError(f"{key}: no decoder for {hint}")
 
     def record(self, tree: Tree, cls: type, key: str) -> Any:
-        """Decode a mapping as the dataclass `cls`. If it is invalid, add a problem and return `INVALID`."""
+        """Convert a mapping to an instance of `cls`. If the mapping is invalid, add problems and return `INVALID`."""
         table = self.table(tree, key)
         if table is None:
             return INVALID
@@ -96,7 +97,10 @@ class Decoder:
         return self.fields(table, cls, key)
 
     def fields(self, table: ParsedMapping, cls: type, key: str) -> Any:
-        """Decode the fields of `cls` from `table`. If one is invalid, add a problem and return `INVALID`."""
+        """Convert `table` to an instance of `cls`, but ignore unknown keys, which `record` reports.
+
+        If a value is invalid, add a problem and return `INVALID`.
+        """
         hints = typing.get_type_hints(cls)
         found: dict[str, Any] = {}
         invalid = False
@@ -130,9 +134,9 @@ class Decoder:
             return INVALID
 
     def table(self, tree: Tree, key: str) -> ParsedMapping | None:
-        """Return the tree as a mapping, which is empty for an absent value.
+        """Return `tree` if it is a mapping, or an empty mapping if the value is absent.
 
-        If the tree is a list or a single value, add a problem and return None.
+        If the value is a list or a scalar, add a problem and return None.
         """
         if isinstance(tree, ParsedMapping):
             return tree
@@ -211,14 +215,15 @@ class Decoder:
 
 
 def at_key(places: Mapping[str, str], place: str, key: str, message: str) -> ConfigProblem:
-    """Return a problem with the place of the key that a message is about, or with the place of the whole mapping.
+    """Convert an error message about a mapping to a problem.
+
+    If the message starts with a key of the mapping, the problem points to this key instead of the whole mapping.
 
     Args:
         places: The file, line and column of each value, by dotted key.
         place: The file, line and column of the mapping.
         key: The dotted key of the mapping.
-        message: A message about the whole mapping, or `KEY: MESSAGE` about one of its keys. If the mapping contains
-            this key, the problem has the place of the key. Otherwise, the problem has the place of the mapping.
+        message: `KEY: MESSAGE` about one key of the mapping, or a message about the whole mapping.
     """
     name, _, rest = message.partition(": ")
     inner = f"{key}.{name}" if key else name
@@ -229,7 +234,8 @@ def at_key(places: Mapping[str, str], place: str, key: str, message: str) -> Con
 def _alternative(tree: Tree, arguments: tuple[Any, ...]) -> Any:
     """Return the union of those types in `arguments` that can match the tree.
 
-    If only some of the types are dataclasses, a mapping can match only these, and any other value only the rest.
+    If `arguments` contains dataclasses and other types, a mapping matches a dataclass, and any other value matches
+    one of the other types.
     """
     rest = [each for each in arguments if each is not type(None)]
     records = [each for each in rest if dataclasses.is_dataclass(each)]

@@ -1,4 +1,4 @@
-"""Lists the targets and tunnel servers that the gateway dials. Reads the files of tunnels, and can block."""
+"""Lists the targets and tunnel servers that the gateway dials. Blocks while reading the files of tunnels."""
 
 from gateway.config.model import Config, TunnelSpec
 from gateway.contracts.values import Endpoint
@@ -7,7 +7,10 @@ from gateway.relay.resolver import is_address
 
 
 def direct_addresses(config: Config) -> tuple[str, ...]:
-    """Return the IP addresses of targets and tunnel servers that the gateway dials directly."""
+    """Return the IP addresses of targets and tunnel servers that the gateway dials without a tunnel.
+
+    Targets and servers with a host name are omitted.
+    """
     endpoints = [each for spec in config.backends.values() for each in spec.targets if not spec.paths(each)]
     for spec in config.tunnels.values():
         if not spec.via:
@@ -16,12 +19,12 @@ def direct_addresses(config: Config) -> tuple[str, ...]:
 
 
 def servers_behind_several(config: Config) -> dict[str, tuple[Endpoint, ...]]:
-    """Return the servers of each tunnel whose `via` has several entries. The keys are the names of the tunnels."""
+    """Return the servers of each tunnel that can run inside several tunnels, by the name of the tunnel."""
     return {name: tuple(_servers(spec)) for name, spec in config.tunnels.items() if len(spec.via) > 1}
 
 
 def _servers(spec: TunnelSpec, *, udp: bool = False) -> list[Endpoint]:
     try:
         return [*spec.kind.servers(spec.options), *(spec.kind.udp_servers(spec.options) if udp else ())]
-    except GatewayError:  # ignore the error here: the attempt to open the tunnel reports it
+    except GatewayError:  # the attempt to open the tunnel reports the same error
         return []

@@ -4,8 +4,8 @@ import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping
 
-from gateway.config.model import SECTIONS
 from gateway.config.schema import hints_by_key, is_record
+from gateway.config.sections import SECTIONS
 from gateway.errors import ConfigProblem
 
 PREFIX = "GATEWAY_"
@@ -26,7 +26,7 @@ _SIMILAR = 0.7
 
 
 def setting_names() -> dict[str, tuple[str, ...]]:
-    """Return the key that each flag sets, as a path: `{"ops-tls-key-file": ("ops", "tls", "key_file")}`, for example.
+    """Return the path of the key that each flag sets, such as `{"ops-tls-key-file": ("ops", "tls", "key_file")}`.
 
     For keys of the section `gateway`, the flag has no prefix: `state-dir`, not `gateway-state-dir`.
     """
@@ -60,7 +60,7 @@ def url_variables(environment: Mapping[str, str], flag: str) -> list[str]:
 
 
 def unknown_variables(environment: Mapping[str, str], mentioned: Collection[str]) -> Iterator[ConfigProblem]:
-    """Yield a problem for each `GATEWAY_…` variable that is neither a setting nor used by the configuration.
+    """Yield a problem for each `GATEWAY_…` variable that sets no key and that the configuration does not mention.
 
     Args:
         environment: The environment variables.
@@ -93,6 +93,6 @@ def _hint(name: str, settings: list[str]) -> str:
 
 
 def _is_of_service(name: str, environment: Mapping[str, str]) -> bool:
-    """Return whether Kubernetes set a variable for a Service: if so, the variable `…_SERVICE_HOST` is also set."""
+    """Return whether Kubernetes set a variable for a Service. If so, the variable `…_SERVICE_HOST` is also set."""
     match = _KUBERNETES.fullmatch(name)
     return match is not None and f"{match[1]}_SERVICE_HOST" in environment

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gateway.config.decoder import at_key
-from gateway.config.model import SECTIONS, Config
+from gateway.config.model import Config
+from gateway.config.sections import SECTIONS
 from gateway.contracts.security import Secret
 from gateway.errors import ConfigProblem, GatewayError
 from gateway.fleet.member_addresses import exposed_token
@@ -30,10 +31,10 @@ def named_files(config: Config) -> set[Path]:
 
 
 def check_files(config: Config) -> list[ConfigProblem]:
-    """Check that all files to which a configuration refers can be used, and return the problems.
+    """Return a problem for each file to which a configuration refers, but which cannot be read or written.
 
-    Blocks while it reads the files. These problems do not invalidate the configuration: a running service reports
-    each as an error of one tunnel or backend, and continues to run the others.
+    Blocks while it reads the files. The configuration is still valid: a running service reports each problem as an
+    error of one tunnel or backend, and continues to run the others.
     """
     problems = [
         ConfigProblem(_place(config, where, where), where, message)
@@ -62,7 +63,7 @@ def check_files(config: Config) -> list[ConfigProblem]:
 
 
 def exposed_fleet_token(config: Config) -> list[ConfigProblem]:
-    """Return a problem if the gateway would send the fleet token without encryption to a member in `fleet.file`.
+    """Return a problem if the gateway would send the fleet token without encryption to a server in `fleet.file`.
 
     Blocks while it reads the file. Ignores a file that cannot be read.
     """
@@ -148,7 +149,7 @@ def place_of(config: Config, key: str) -> str:
 
 
 def _paths(value: Any, key: str) -> Iterator[tuple[str, Path, str]]:
-    """Yield the dotted key of each file, its path, and the path to show in messages."""
+    """Yield the dotted key of each file, its path, and its path before the expansion of variables, for messages."""
     if isinstance(value, Path):
         yield key, value, str(value)
     elif isinstance(value, Secret) and value.path is not None:

@@ -71,7 +71,7 @@ def problems_of(config: dict[str, Any]) -> list[ConfigProblem]:
 
 
 def _plain(tree: Tree) -> Any:
-    """Convert a tree to plain values. A string of digits becomes an integer, so that YAML does not quote it."""
+    """Convert a tree to dictionaries, lists and strings. Convert digits to an integer, so that YAML omits quotes."""
     if isinstance(tree, ParsedMapping):
         return {key: _plain(value) for key, (_, value) in tree.entries.items()}
     if isinstance(tree, ParsedSequence):

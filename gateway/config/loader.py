@@ -15,10 +15,11 @@ from gateway.config.deprecated_keys import replace_deprecated
 from gateway.config.dialed_servers import direct_addresses, servers_behind_several
 from gateway.config.environment_variables import PREFIX, setting_names, unknown_variables, url_variables, variable_of
 from gateway.config.file_checks import exposed_fleet_token, exposed_secrets
-from gateway.config.model import SECTIONS, Config
+from gateway.config.model import Config
 from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequence, Tree
 from gateway.config.redaction import Redactor
 from gateway.config.schema import hints_by_key, is_list
+from gateway.config.sections import SECTIONS
 from gateway.config.strict_mode import strict_mode_violations
 from gateway.config.variable_expansion import expand, references
 from gateway.config.yaml_parser import UNSET, parse_yaml, read_text
@@ -131,7 +132,7 @@ def _flags(sources: ConfigSources) -> tuple[str, ...]:
 
 
 def _for_display(problems: list[ConfigProblem], redactor: Redactor) -> list[ConfigProblem]:
-    """Redact and sort the problems. Replace those after the first `_MAX_PROBLEMS` with their number."""
+    """Redact and sort the problems. If there are more than `_MAX_PROBLEMS`, replace the rest with their number."""
     ordered = sorted(problems, key=_order)
     rest = len(ordered) - _MAX_PROBLEMS
     shown = [replace(each, message=redactor.redact(each.message, each.place)) for each in ordered[:_MAX_PROBLEMS]]
@@ -141,7 +142,7 @@ def _for_display(problems: list[ConfigProblem], redactor: Redactor) -> list[Conf
 def _put_setting(
     root: ParsedMapping, path: tuple[str, ...], place: str, text: str, problems: list[ConfigProblem]
 ) -> None:
-    """Add the value of a flag or variable to the tree. If the key is a list, commas separate the items."""
+    """Set the key at `path` to the value of a flag or variable. In the value of a list, commas separate the items."""
     value: ParsedScalar | ParsedSequence = ParsedScalar(place, text or None)
     if is_list(dict(hints_by_key(SECTIONS[path[0]]))[".".join(path[1:])]):
         value = ParsedSequence(place, [ParsedScalar(place, each.strip()) for each in text.split(",") if each.strip()])

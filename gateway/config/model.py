@@ -1,161 +1,26 @@
-"""Defines the frozen dataclasses of a valid configuration. A reload compares them by value."""
+"""Defines the dataclass `Config`, a valid configuration, and the dataclasses of its tunnels and backends."""
 
-import re
-import socket
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from gateway import default_paths
 from gateway.backends import BackendKind
 from gateway.config.redaction import Redactor
-from gateway.config.value_parsers import LogTarget, ThreadCount, unix_path
+from gateway.config.sections import (
+    AuditSection,
+    GatewaySection,
+    LogSection,
+    OpsSection,
+    ShutdownSection,
+    TracesSection,
+)
+from gateway.config.value_parsers import unix_path
 from gateway.contracts.states import PathPreference, Preference
 from gateway.contracts.values import AT_LEAST_ONE, POSITIVE, Duration, Endpoint, IpNetwork, ListenAddress
 from gateway.docker.options import DockerOptions
 from gateway.errors import ConfigOrigin
 from gateway.fleet.options import FleetOptions
-from gateway.tls_client import TlsClientFiles
 from gateway.tunnels import TunnelKind
-
-
-@dataclass(frozen=True)
-class GatewaySection:
-    """The section `gateway`: name, state directory, threads and strict mode.
-
-    Args:
-        instance: The gateway's name in logs, status and labels; absent: the hostname. With a section `docker`, the
-            gateway stores the hostname in `state_dir`, so that the name does not change later. Set this key if the
-            hostname is the ID of the gateway's container: the gateway refuses such a name, because the ID changes
-            when the container is recreated.
-        state_dir: Folder for data that must survive a restart. The default for a user who cannot write to
-            /var/lib/gateway is `$XDG_STATE_HOME/gateway` (~/.local/state/gateway).
-        threads: Number of threads of the data plane in C, which moves the bytes of clients; `auto`: one for each
-            processor, up to 4. A change needs a restart.
-        workers: Deprecated synonym of `threads`, where 0 means `auto`. The gateway warns if it is set.
-        reload_on_change: Reload the configuration when its file changes, and log in again to a tunnel's server when
-            the tunnel's key file changes.
-        strict: Refuse insecure settings, and let Docker containers use only the backends that `docker.grants` allow;
-            see docs/secrets.md.
-    """
-
-    instance: str = field(default_factory=socket.gethostname)
-    state_dir: Path = field(default_factory=default_paths.state_dir)
-    threads: ThreadCount = "auto"
-    workers: int | None = None
-    reload_on_change: bool = True
-    strict: bool = False
-
-
-@dataclass(frozen=True)
-class OpsTls:
-    """The section `ops.tls`: certificate and key for TLS on `ops.listen`. Changed files are read again.
-
-    Args:
-        cert_file: The certificate in PEM, followed by the intermediate certificates.
-        key_file: The private key of the certificate, without a passphrase.
-        client_ca_file: Certificate authorities of clients. A client with a certificate from one of these authorities
-            can use all endpoints.
-    """
-
-    cert_file: Path
-    key_file: Path
-    client_ca_file: Path | None = None
-
-
-@dataclass(frozen=True)
-class OpsSection:
-    """The section `ops`: the HTTP servers for health, metrics and status, and the admin socket.
-
-    Args:
-        listen: Address of the HTTP server for health, metrics and status.
-        probe_listen: Address of a second HTTP server for `/livez`, `/startupz` and `/readyz` only, without TLS and
-            authentication.
-        admin_socket: Unix socket for commands. Only the owner of the socket can use it. The default for a user who
-            cannot write to /run/gateway is `$XDG_RUNTIME_DIR/gateway/admin.sock`, or /tmp/gateway-UID/admin.sock.
-        hosts: Names that `listen` and `probe_listen` accept in the Host header, in addition to their addresses and
-            localhost. The response to a request for another name has the status 421.
-        token_file: A file with a token, which clients send as `Authorization: Bearer`. With the token, clients can
-            use all endpoints; without it, only the probes.
-        metrics_token_file: A file with another token, with which clients can read only `/metrics` and `/api/v1/sd`.
-        tls: Certificate and key for `listen`; absent: plain HTTP.
-    """
-
-    listen: Endpoint = Endpoint("127.0.0.1", 9090)
-    probe_listen: Endpoint | None = None
-    admin_socket: Path = field(default_factory=default_paths.admin_socket)
-    hosts: tuple[str, ...] = ()
-    token_file: Path | None = None
-    metrics_token_file: Path | None = None
-    tls: OpsTls | None = None
-
-    @property
-    def authenticated(self) -> bool:
-        """Whether clients of `listen` need a token or a certificate for everything except the probes."""
-        return self.token_file is not None or (self.tls is not None and self.tls.client_ca_file is not None)
-
-
-@dataclass(frozen=True)
-class ShutdownSection:
-    """The section `shutdown`: the duration of each step of a shutdown.
-
-    Args:
-        delay: Time during which the gateway reports not ready, but still accepts clients, so that load balancers can
-            react.
-        drain: Time after `delay` for open connections to finish. The gateway accepts no new connections during this
-            time.
-    """
-
-    delay: Duration = Duration(5.0)
-    drain: Duration = Duration(20.0)
-
-
-@dataclass(frozen=True)
-class LogSection:
-    """The section `log`: level and format of the service's log.
-
-    Args:
-        level: The lowest level to log.
-        format: `auto` is `text` on a terminal and `json` elsewhere.
-    """
-
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["auto", "text", "json"] = "auto"
-
-
-@dataclass(frozen=True)
-class AuditSection:
-    """The section `audit`: the audit log, in JSON lines; see docs/audit-log.md.
-
-    Args:
-        log: A file, `stdout` or `stderr`; absent: no audit log.
-        queue: Maximum number of events that wait while the file cannot be written. If the queue is full, the gateway
-            drops further events, counts them, and logs an error.
-    """
-
-    log: LogTarget | None = None
-    queue: int = field(default=10_000, metadata=AT_LEAST_ONE)
-
-
-@dataclass(frozen=True)
-class TracesSection:
-    """The section `traces`: one span for each client connection; see docs/traces.md. Requires the extra `otel`.
-
-    Args:
-        endpoint: The URL of an OpenTelemetry collector (OTLP over HTTP), with its path; absent: no traces.
-        token_file: A file with the token that the gateway sends as `Authorization: Bearer`.
-        tls: Certificates for an `https://` URL.
-        sample_percent: The percentage of connections for which the gateway sends a span.
-    """
-
-    endpoint: str | None = None
-    token_file: Path | None = None
-    tls: TlsClientFiles = field(default_factory=TlsClientFiles)
-    sample_percent: int = field(default=100, metadata={"least": 1, "most": 100})
-
-    def __post_init__(self) -> None:
-        if self.endpoint is not None and not re.match(r"https?://[^/?#@\s]+/\S", self.endpoint):
-            raise ValueError("endpoint: must be a URL with a path, such as http://collector:4318/v1/traces")
 
 
 @dataclass(frozen=True)
@@ -179,8 +44,8 @@ class CommonCheckOptions:
 
     Args:
         interval: Time between two checks of a target, with a jitter of 5 %.
-        fast_interval: Time between two checks after a change of state or a failure of real traffic.
-        down_interval: Time between two checks while the target is down, unless `interval` is shorter.
+        fast_interval: Time between two checks after a change of state, or after failed client connections.
+        down_interval: Time between two checks while the target is down. If `interval` is shorter, `interval` applies.
         timeout: Time limit for one whole check.
         rise: Number of consecutive successes after which a target is up.
         fall: Number of consecutive failures after which a target is down.
@@ -261,9 +126,9 @@ class CommonBackendOptions:
             socket may be a mapping with its consumer and users.
         hold: Maximum time that a new client waits while no target can be reached; absent: the default of the kind.
         max_connections: Maximum number of clients, including waiting ones.
-        max_connections_per_consumer: Maximum number of clients of one container, or of one address if the gateway
-            does not know the container; absent: 80 % of `max_connections` for known containers, so that no container
-            can use all connections.
+        max_connections_per_consumer: Maximum number of clients of one container, or of one source address if the
+            gateway does not know the container. Absent: with Docker, 80 % of `max_connections`, so that no container
+            can use all connections; without Docker, no limit.
         allow: Networks that may connect, as a list, or `{label: gateway.backends}`; absent: all.
     """
 
@@ -309,13 +174,13 @@ class BackendSpec:
     options: Any
     check_options: Any
     sockets: tuple[UnixListener, ...] = ()
-    """Those unix sockets in `listen` that have settings of their own, such as `uid`."""
+    """The unix sockets in `listen` that have further settings, such as `uid`."""
     own_paths: dict[Endpoint, tuple[str, ...]] = field(default_factory=dict)
     """The tunnels of each target that has its own `via`."""
     place: str = field(compare=False, default="")
 
     def paths(self, target: Endpoint) -> tuple[str, ...]:
-        """Return the tunnels through which the gateway reaches a target; empty: it reaches the target directly."""
+        """Return the tunnels that can carry connections to a target; empty: the gateway connects to it directly."""
         return self.own_paths.get(target, self.via)
 
     @property
@@ -348,20 +213,9 @@ class Config:
     origin: ConfigOrigin = field(default_factory=ConfigOrigin, compare=False)
     """The sources of the configuration."""
     redactor: Redactor = field(default_factory=Redactor, compare=False, repr=False)
-    """Redacts values from the environment in errors."""
+    """Redacts the values of environment variables in error messages."""
     direct: tuple[str, ...] = field(default=(), compare=False)
-    """The IP addresses that the gateway dials without a tunnel; empty without a section `docker`."""
+    """The IP addresses that the gateway dials without a tunnel. Its Docker networks must not contain these addresses.
+    Empty without a section `docker`."""
     servers: dict[str, tuple[Endpoint, ...]] = field(default_factory=dict, compare=False)
-    """The servers of each tunnel whose `via` has several entries. The keys are the names of the tunnels."""
-
-
-SECTIONS: dict[str, type] = {
-    "gateway": GatewaySection,
-    "ops": OpsSection,
-    "shutdown": ShutdownSection,
-    "log": LogSection,
-    "audit": AuditSection,
-    "fleet": FleetOptions,
-    "traces": TracesSection,
-}
-"""The sections with a fixed set of keys. Each of these keys can also be set by a flag and an environment variable."""
+    """The servers of each tunnel that can run inside several tunnels, by the name of the tunnel."""

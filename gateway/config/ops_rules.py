@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from gateway.config.model import OpsSection, TracesSection
+from gateway.config.sections import OpsSection, TracesSection
 from gateway.fleet.member_addresses import exposed_token
 from gateway.fleet.options import FleetOptions
 from gateway.relay.resolver import is_loopback

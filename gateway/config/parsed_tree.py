@@ -10,8 +10,7 @@ class ParsedScalar:
     Args:
         place: The file, line and column of the value, or the environment variable or flag that contains it.
         text: The value as a string; None if the value is empty.
-        broken: Whether the parser has already reported that the value is invalid. The decoder then reports no
-            problem.
+        broken: Whether the parser has reported that the value is invalid. The decoder then does not report it again.
         written: The value before the expansion of environment variables. Errors show it instead of `text`, which can
             contain a secret. None if errors may show `text`.
     """
@@ -32,7 +31,7 @@ class ParsedSequence:
 
 @dataclass(frozen=True)
 class ParsedMapping:
-    """A mapping of the parsed configuration. Each entry contains the place of the key, and the value."""
+    """A mapping of the parsed configuration. Each entry consists of the place of its key and its value."""
 
     place: str
     entries: "dict[str, tuple[str, Tree]]" = field(default_factory=dict)
@@ -46,7 +45,7 @@ Tree = ParsedScalar | ParsedSequence | ParsedMapping
 
 
 def tables(root: ParsedMapping, section: str) -> list[tuple[str, ParsedMapping]]:
-    """Return the name of each tunnel or backend, and the mapping with its keys. Ignore values of other types.
+    """Return the name of each tunnel or backend, and the mapping with its keys. Skip values that are not mappings.
 
     Args:
         root: The whole tree.

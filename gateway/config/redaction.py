@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 _MIN_LENGTH = 3
-"""The minimum length of a redacted value, in characters."""
+"""The gateway does not redact values that are shorter than this number of characters."""
 _MIN_LENGTH_IN_WORDS = 6
-"""The minimum length, in characters, of a value that is also redacted inside a longer word. A shorter value could be
-part of an ordinary word."""
+"""A value that is shorter than this number of characters is redacted only as a whole word, because an ordinary word
+could contain it by chance."""
 _SUGGESTION = re.compile(
     r"(?:(?:: use| is not) one of [\w.@+-]+(?:, [\w.@+-]+)*)?(?:; did you mean '[\w.@+-]+'\?|: use '[\w.@+-]+')?$"
 )
@@ -23,8 +23,8 @@ class Redactor:
 
     Args:
         references: Maps each value to the reference, such as `${NAME}`, that replaces it in all messages.
-        by_place: Maps the name of an environment variable, such as `GATEWAY_OPS_LISTEN`, to further values with their
-            references. Only messages about this variable are redacted: in others, the same text can be a name.
+        by_place: Values that are redacted only in messages about one environment variable, because in other messages,
+            the same text can be a name. Maps the variable, such as `GATEWAY_OPS_LISTEN`, to values and references.
     """
 
     references: dict[str, str] = field(default_factory=dict, repr=False)
@@ -37,7 +37,7 @@ class Redactor:
     def redact(self, message: str, place: str) -> str:
         """Replace the values of environment variables in a message with references such as `${NAME}`.
 
-        A suggestion at the end of the message (`did you mean …?`) remains, because it contains only known names.
+        The suggestion at the end of a message (`did you mean …?`) remains, because it contains only known names.
 
         Args:
             message: The message.

@@ -35,7 +35,7 @@ def read_scalar(tree: ParsedScalar, text: str, read: Callable[[str], Any]) -> An
     """Parse a single value.
 
     Args:
-        tree: The value in the tree.
+        tree: The parsed value.
         text: The value as a string, after the expansion of environment variables.
         read: The parser.
 

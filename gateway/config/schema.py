@@ -44,5 +44,5 @@ def is_list(hint: Any) -> bool:
 
 
 def is_secret(hint: Any) -> bool:
-    """Return whether a key of this type holds a secret itself, rather than a file with the secret."""
+    """Return whether a key of this type holds a secret itself, rather than the path of a file with the secret."""
     return hint is Secret or Secret in get_args(hint)

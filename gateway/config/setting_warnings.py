@@ -1,4 +1,4 @@
-"""Returns warnings about settings that are valid but insecure, deprecated or probably unintended."""
+"""Warns about settings that are valid but insecure, deprecated or probably unintended."""
 
 from collections.abc import Iterable, Iterator
 
@@ -71,7 +71,7 @@ def _no_effect(config: Config) -> Iterator[str]:
 
 
 def _at(config: Config, key: str) -> str:
-    """Return the prefix of a warning about a key: the place of the key if the place is known, and the key."""
+    """Return the prefix of a warning about a key: the place, if it is known, and the key."""
     return ": ".join(filter(None, (config.places.get(key), key)))
 
 

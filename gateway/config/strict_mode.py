@@ -23,7 +23,7 @@ class StrictModeViolation:
 
     Args:
         problem: The place and the key of the setting, and the remedy.
-        advised: Whether the gateway warns about the setting if strict mode is off.
+        advised: Whether the gateway warns about the setting even if strict mode is off.
     """
 
     problem: ConfigProblem
@@ -78,7 +78,7 @@ def _open_listeners(config: Config) -> Iterator[StrictFinding]:
 
 
 def _covered_family(networks: Sequence[IpNetwork]) -> str | None:
-    """Return `IPv4` or `IPv6` if the networks cover all addresses of that version; None if they cover neither."""
+    """Return `IPv4` or `IPv6` if the networks together contain all addresses of this version; otherwise, None."""
     for version, family in ((4, "IPv4"), (6, "IPv6")):
         merged = ipaddress.collapse_addresses(each for each in networks if each.version == version)  # type: ignore[type-var]
         if any(each.prefixlen == 0 for each in merged):

@@ -10,8 +10,8 @@ _MAX_COMPARED = 500
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return the suffix of an error message that suggests a valid name.
 
-    If a known name is similar, the suffix is `; did you mean …?`. Otherwise, it lists all known names. It is empty if
-    there are no known names, or more than `_MAX_COMPARED`.
+    If a known name is similar, the suffix is `; did you mean …?`. Otherwise, the suffix lists all known names. The
+    suffix is empty if there are no known names, or more than `_MAX_COMPARED`.
     """
     names = list(known)
     if len(names) > _MAX_COMPARED:

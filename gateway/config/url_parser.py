@@ -17,7 +17,7 @@ K = TypeVar("K")
 
 
 def values_in(text: str) -> Iterator[str]:
-    """Yield each value in a URL's query, for redaction. If a value is a list with commas, also yield its items."""
+    """Yield each value in the query of a URL. If a value contains commas, also yield the parts between the commas."""
     for part in text.partition("?")[2].split("&"):
         value = part.partition("=")[2]
         yield from (value, *value.split(","))
@@ -137,8 +137,8 @@ def _split(
     if "#" in text:
         problems.append(ConfigProblem(place, "", "the text after # would be ignored: write %23 instead of #"))
         return None
-    # First try the kind that has the same name as the scheme. To find out the schemes of other kinds, their modules
-    # must be imported, which is slow.
+    # Usually, the scheme is the name of a kind. Compare it with the schemes of all kinds only if necessary, because
+    # this imports the modules of all kinds, which is slow.
     namesake = kinds.get(parts.scheme)
     if namesake is not None and parts.scheme in schemes_of(namesake):
         schemes = {parts.scheme: namesake}

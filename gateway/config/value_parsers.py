@@ -80,7 +80,7 @@ def name(text: str) -> str:
 
 
 def endpoint(text: str, default_port: int = 0) -> Endpoint:
-    """Parse `host:port` or `[IPv6]:port`. If `default_port` is not 0, the port can be absent."""
+    """Parse `host:port` or `[IPv6]:port`. If `default_port` is not 0, the port is optional."""
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^:\[\]\s/]+))(?::(\d+))?", text)
     if not match:
         hint = ""

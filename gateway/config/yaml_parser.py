@@ -27,8 +27,8 @@ def read_text(path: Path, problems: list[ConfigProblem]) -> tuple[str, str | Non
         problems: The list to which a problem is added if the file cannot be read.
 
     Returns:
-        The text, and the SHA-256 of the file's bytes. The text is empty if the file is not UTF-8. The hash is None if
-        the file cannot be read.
+        The text, and the SHA-256 of the file's bytes. If the file cannot be read, the text is empty and the hash is
+        None. If the file is not UTF-8, only the text is empty.
     """
     digest = None
     try:

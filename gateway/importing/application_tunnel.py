@@ -18,12 +18,14 @@ _USERS = ("SSH_USER", "SSH_USERNAME", "BASTION_USER", "JUMP_USER", "TUNNEL_USER"
 def own_tunnel(
     container: ImportedContainer, database: str, variable_of_host: str, result: ImportResult
 ) -> str | None:
-    """Add the tunnel that an application opens in its own container. Return the tunnel's name; None if there is none.
+    """Add the SSH tunnel that an application opens itself, and return the tunnel's name.
+
+    Return None if the application opens no tunnel.
 
     Args:
         container: The container.
-        database: The host name of the database. If no variable contains the SSH server, the function assumes that the
-            database runs on the SSH server.
+        database: The host name of the database. If no variable contains the SSH server, the
+            function uses the database's host as the SSH server.
         variable_of_host: The name of the variable that contains the host name of the database.
         result: The imported configuration, to which the function adds the tunnel and notes.
     """

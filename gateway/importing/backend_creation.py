@@ -15,7 +15,7 @@ from gateway.importing.import_result import (
     split_target,
     unused_name,
 )
-from gateway.importing.imported_objects import ANY_ADDRESS, HOST_NAMES, ImportedClient, ImportedForward
+from gateway.importing.imported_objects import ANY_ADDRESS, HOST_NAMES, ImportedForward, RemoteServiceClient
 
 _VOLUME_PORT = 20490
 _OPS_PORT = 9090
@@ -29,7 +29,7 @@ def create_backends(result: ImportResult) -> None:
     """
     result.reserved |= {name for each in result.containers if not each.replaced for name in each.names}
     join_networks(result)
-    matched: dict[int, list[ImportedClient]] = {}
+    matched: dict[int, list[RemoteServiceClient]] = {}
     for client in result.clients:
         forward = forward_of(client, result)
         if forward is not None:
@@ -45,13 +45,13 @@ def create_backends(result: ImportResult) -> None:
             note_client(client, result)
 
 
-def _add_forward(forward: ImportedForward, clients: list[ImportedClient], result: ImportResult) -> None:
+def _add_forward(forward: ImportedForward, clients: list[RemoteServiceClient], result: ImportResult) -> None:
     host, port = split_target(forward.target)
     kinds = [client.kind for client in clients if client.kind not in ("", "tcp")]
     kind = KINDS[kinds[0]] if kinds else kind_of_port(port)
     listen = forward.listen
     if any(each.where == forward.where and each.network != "host" for each in result.containers):
-        # The host's kernel mounts volumes, so their listeners are on the host and not in a container.
+        # The host's kernel mounts volumes, so the listener for a volume must be on the host, not in a container.
         mounted = kind.kernel_mounts
         address, place = ("127.0.0.1", "on this host") if mounted else (ANY_ADDRESS, "in the gateway's own container")
         listen = re.sub(r"^(127\.0\.0\.1|\[::1\]|0\.0\.0\.0)(?=:)", address, listen)
@@ -73,7 +73,7 @@ def _add_forward(forward: ImportedForward, clients: list[ImportedClient], result
     _note_missing(name, result)
 
 
-def _host_name(host: str, client: ImportedClient, port: int) -> str:
+def _host_name(host: str, client: RemoteServiceClient, port: int) -> str:
     short = short_name(host)
     return (
         short
@@ -82,7 +82,7 @@ def _host_name(host: str, client: ImportedClient, port: int) -> str:
     )
 
 
-def _add_direct(client: ImportedClient, result: ImportResult) -> None:
+def _add_direct(client: RemoteServiceClient, result: ImportResult) -> None:
     target = f"[{client.host}]:{client.port}" if ":" in client.host else f"{client.host}:{client.port}"
     targets = [target, *client.more]
     for each in targets:
@@ -111,11 +111,11 @@ def _add_direct(client: ImportedClient, result: ImportResult) -> None:
 
 
 def _free_listener(listen: str, where: str, result: ImportResult) -> str:
-    """Return the listener. If another backend uses its port, replace the port with the next free one.
+    """Return a free address to listen on: `listen`, or the same address with the next free port.
 
     Args:
-        listen: The listener: `host:port` or the path of a unix socket.
-        where: The name of the client or forward, for a note about a changed port; empty to add no note.
+        listen: The preferred listener: `host:port` or the path of a unix socket.
+        where: The name of the client or forward, for a note if the port changes; empty to add no note.
         result: Contains the backends. The function adds the note.
 
     Raises:
@@ -123,7 +123,7 @@ def _free_listener(listen: str, where: str, result: ImportResult) -> str:
     """
     if listen.startswith("/"):
         if any(each["listen"] == listen for each in result.backends.values()):
-            raise UsageError(f"{where}: another forward listens on {listen}")
+            raise UsageError(f"{where}: another forward listens on {listen}: change the path of one of them")
         return listen
     taken = {
         split_target(each["listen"])[1] for each in result.backends.values() if not each["listen"].startswith("/")
@@ -137,7 +137,7 @@ def _free_listener(listen: str, where: str, result: ImportResult) -> str:
     return f"[{host}]:{free}" if ":" in host else f"{host}:{free}"
 
 
-def _merge(client: ImportedClient, name: str, result: ImportResult) -> None:
+def _merge(client: RemoteServiceClient, name: str, result: ImportResult) -> None:
     """Add a client's configuration keys to a backend, except keys that the backend already has."""
     client.backend = name
     backend = result.backends[name]
@@ -165,14 +165,16 @@ def _merge(client: ImportedClient, name: str, result: ImportResult) -> None:
         _merge_check(client, keys["check"], name, result)
 
 
-def _remove_login(client: ImportedClient) -> None:
-    """Remove the health check's login from the keys of a client, and the note about the password."""
+def _remove_login(client: RemoteServiceClient) -> None:
     del client.keys["check"]
     client.notes = tuple(each for each in client.notes if "PASSWORD_FILE" not in each)
 
 
-def _merge_check(client: ImportedClient, check: dict[str, Any], name: str, result: ImportResult) -> None:
-    """Use a client's login for the health check of a backend. If the check has another user, only add a note."""
+def _merge_check(client: RemoteServiceClient, check: dict[str, Any], name: str, result: ImportResult) -> None:
+    """Use a client's login for the health check of a backend, unless the check has another user.
+
+    Add a note on the parts of the login that the check does not use.
+    """
     backend = result.backends[name]
     others: list[str] = []
     if check.get("user") == backend["check"].get("user"):
@@ -190,8 +192,8 @@ def _merge_check(client: ImportedClient, check: dict[str, Any], name: str, resul
         )
 
 
-def _unique_volume(client: ImportedClient, keys: dict[str, Any], result: ImportResult) -> dict[str, Any]:
-    """Return the keys of a client's volume. If another volume has the same name, append a number to the name."""
+def _unique_volume(client: RemoteServiceClient, keys: dict[str, Any], result: ImportResult) -> dict[str, Any]:
+    """Return the keys of a client's volume. If another volume has the same name, choose a new name."""
     taken = {each["volume"]["name"] for each in result.backends.values() if "volume" in each}
     old, client.volume = client.volume, unused_name(client.volume, taken)
     if old != client.volume:
@@ -200,10 +202,10 @@ def _unique_volume(client: ImportedClient, keys: dict[str, Any], result: ImportR
 
 
 def _note_missing(name: str, result: ImportResult) -> None:
-    """Add a placeholder for each required key that the backend lacks, and a note that asks the user to replace it.
+    """Add a placeholder for each required key that a backend lacks, and a note that asks the user to replace it.
 
-    A kind without required keys can have a note on how to add a login to the health check. Add this note if the
-    backend has no check. If a client has added a check since, remove the note.
+    If the kind requires no keys, its note explains how to add a login to the health check. The function adds this
+    note if the backend has no check, and removes the note if the backend now has one.
     """
     backend = result.backends[name]
     imports = KINDS[backend["kind"]].imports

@@ -5,17 +5,17 @@ from gateway.importing.imported_objects import (
     HERE,
     HOST_NAMES,
     LOOPBACK,
-    ImportedClient,
     ImportedContainer,
     ImportedForward,
+    RemoteServiceClient,
 )
 
 
 def join_networks(result: ImportResult) -> None:
-    """Route clients and tunnels through a VPN if their containers share the network of the VPN's container.
+    """Set `via` to a VPN for the clients and tunnels whose containers share the network of the VPN's container.
 
     Args:
-        result: Contains the tunnels, forwards and clients. The function sets their `via`.
+        result: Contains the tunnels, forwards and clients, which the function changes.
     """
     tunnels = {name: each.tunnel for each in result.containers if each.tunnel for name in each.names}
     for client in result.clients:
@@ -36,12 +36,13 @@ def _shared_tunnel(container: ImportedContainer | None, tunnels: dict[str, str])
 
 
 def _set_via(inner: str, tunnel: str, result: ImportResult) -> None:
-    """Run a chain of tunnels inside another tunnel.
+    """Make a tunnel run inside another tunnel.
 
     Args:
-        inner: The innermost tunnel of the chain. The function sets `via` of the outermost tunnel.
-        tunnel: The other tunnel.
-        result: Contains the tunnels.
+        inner: The name of the inner tunnel. If this tunnel already runs inside others, the function sets `via` of the
+            outermost one.
+        tunnel: The name of the tunnel that carries the others.
+        result: Contains the tunnels, which the function changes.
     """
     while "via" in result.tunnels[inner]:
         inner = result.tunnels[inner]["via"]
@@ -50,7 +51,7 @@ def _set_via(inner: str, tunnel: str, result: ImportResult) -> None:
         result.tunnels[inner] = {"kind": keys.pop("kind"), "via": tunnel, **keys}
 
 
-def forward_of(client: ImportedClient, result: ImportResult) -> ImportedForward | None:
+def forward_of(client: RemoteServiceClient, result: ImportResult) -> ImportedForward | None:
     """Return the forward to which a client connects; None if the client uses no forward.
 
     Args:
@@ -75,22 +76,22 @@ def forward_of(client: ImportedClient, result: ImportResult) -> ImportedForward 
 
 
 def published_ports(forward: ImportedForward, result: ImportResult) -> list[int] | None:
-    """Return the host ports at which a container publishes its forward; None if the forward listens on the host."""
+    """Return the ports on this host that publish a forward of a container; None for a forward of the host."""
     for container in result.containers:
         if container.where == forward.where and container.network != "host":
             return sorted(port for host, port in forward.names if host == HERE)
     return None
 
 
-def _linked(client: ImportedClient) -> str:
-    """Return the linked container's name if the client's host is the alias of a Docker link; else, the host."""
+def _linked(client: RemoteServiceClient) -> str:
+    """Return the host that a client connects to. If this is the alias of a link, return the linked container."""
     return client.container.links.get(client.host, client.host) if client.container is not None else client.host
 
 
-def _forward_of_host(client: ImportedClient, result: ImportResult) -> ImportedForward | None:
-    """Return the forward on this host that a container tries to reach at its own 127.0.0.1; None if there is none.
+def _forward_of_host(client: RemoteServiceClient, result: ImportResult) -> ImportedForward | None:
+    """Return the forward on this host that a container tries to reach at 127.0.0.1; None if there is none.
 
-    Inside the container, 127.0.0.1 is the container itself. Add a note that the client never reached the forward.
+    Add a note that this never worked, because 127.0.0.1 in a container is the container itself.
     """
     if client.container is None or client.host not in LOOPBACK:
         return None
@@ -103,11 +104,11 @@ def _forward_of_host(client: ImportedClient, result: ImportResult) -> ImportedFo
     return forward
 
 
-def needs_backend(client: ImportedClient, result: ImportResult) -> bool:
-    """Return whether a client that uses no forward needs a backend. A client of a local server needs none.
+def needs_backend(client: RemoteServiceClient, result: ImportResult) -> bool:
+    """Return whether a client needs its own backend. A client that uses a local server needs none.
 
     Args:
-        client: The client.
+        client: A client that uses no forward.
         result: Contains the containers. The function adds notes.
     """
     host = _linked(client)

@@ -4,17 +4,17 @@ import re
 from typing import Any
 
 from gateway.importing.import_result import ImportResult, split_target
-from gateway.importing.imported_objects import ANY_ADDRESS, LOOPBACK, ImportedClient, ImportedContainer
+from gateway.importing.imported_objects import ANY_ADDRESS, LOOPBACK, ImportedContainer, RemoteServiceClient
 from gateway.importing.network_mounts import fstab_line
 
 
 def _address(
-    client: ImportedClient, container: ImportedContainer, backend: dict[str, Any], result: ImportResult
+    client: RemoteServiceClient, container: ImportedContainer, backend: dict[str, Any], result: ImportResult
 ) -> str:
-    """Return an instruction for the user that names the address to which a container must connect.
+    """Return an instruction for the user: the address to which the container must connect.
 
-    If the container has a Docker link to a container that the gateway replaces, the instruction also says to remove
-    the link. The function then marks the link as used, so that no other note lists the link as not imported.
+    The gateway can replace another container to which this container has a link, or whose network this container
+    shares. The instruction then also says to remove the link or the network mode.
     """
     listen, variables = backend["listen"], ", ".join(client.variables)
     if listen.startswith("/"):
@@ -39,11 +39,11 @@ def _address(
     return text
 
 
-def _missing_file(client: ImportedClient, container: ImportedContainer) -> str:
+def _missing_file(client: RemoteServiceClient, container: ImportedContainer) -> str:
     """Return an instruction to create the file with the password for the health check.
 
-    Return an empty string if the container mounts the file from a known path on the host. For an external secret of
-    Compose, for example, this path is not known.
+    Return an empty string if the health check has no password file, or if the container mounts the file from a known
+    path on the host.
     """
     path = client.keys.get("check", {}).get("password_file", "")
     variable = next((each for each in client.login if container.environment[each] == path), "")
@@ -53,11 +53,8 @@ def _missing_file(client: ImportedClient, container: ImportedContainer) -> str:
     return f"; create {path} with the password: {variable} refers to it, but no source contains the file"
 
 
-def note_client(client: ImportedClient, result: ImportResult) -> None:
-    """Add an instruction on how to change a client to `result.changes`, and the client's notes to `result.notes`.
-
-    Also mark the client's imported variables as used, so that no note lists them as not imported.
-    """
+def note_client(client: RemoteServiceClient, result: ImportResult) -> None:
+    """Add the instruction on how to change a client to `result.changes`, and the client's notes to `result.notes`."""
     backend = result.backends[client.backend]
     for note in client.notes:
         text = re.sub(r"\bPASSWORD_FILE\b", f"/run/secrets/{client.backend}_password", note)

@@ -1,21 +1,23 @@
-"""Edits the environment variables of services in a Compose file so that they contain the addresses of backends."""
+"""Changes database addresses in the environment variables of Compose services to the addresses of backends."""
 
 import re
 
 from gateway.importing.compose_gateway import ComposeGatewayConfig
 from gateway.importing.compose_interpolation import replaced
 from gateway.importing.import_result import ImportResult, split_target
-from gateway.importing.imported_objects import ImportedClient, ImportedContainer
+from gateway.importing.imported_objects import ImportedContainer, RemoteServiceClient
 from gateway.importing.yaml_edit import YamlEdit
 from gateway.secret_redaction import hide_secrets
 
 
-def change_address(edit: YamlEdit, client: ImportedClient, found: ComposeGatewayConfig, result: ImportResult) -> None:
-    """Change the environment variables of a service so that they contain the address of the client's backend.
+def change_address(
+    edit: YamlEdit, client: RemoteServiceClient, found: ComposeGatewayConfig, result: ImportResult
+) -> None:
+    """Change the address in the environment variables of a client to the address of the client's backend.
 
     Args:
         edit: Collects the changes to the Compose file.
-        client: A client whose container is a service in the file.
+        client: A client that is a service in the file.
         found: The configuration of the gateway's service.
         result: The imported configuration, to which the function adds notes.
 
@@ -32,7 +34,7 @@ def change_address(edit: YamlEdit, client: ImportedClient, found: ComposeGateway
     on_host = container.network == "host"
     host = "127.0.0.1" if on_host else client.backend
     if client.host in result.replaced_names() and not on_host:
-        host = client.host  # an alias of the gateway's service, which replaces the container with this name
+        host = client.host  # keep the name of the replaced container: the gateway's service has this name as an alias
     variable, *rest = client.variables
     if base := _base(edit, container.name, variable):
         others = [each for each in result.clients if each.container is not None and each.container.name == base]
@@ -60,17 +62,16 @@ def change_address(edit: YamlEdit, client: ImportedClient, found: ComposeGateway
 
 
 def _change_url(
-    edit: YamlEdit, client: ImportedClient, container: ImportedContainer, address: str, result: ImportResult
+    edit: YamlEdit, client: RemoteServiceClient, container: ImportedContainer, address: str, result: ImportResult
 ) -> None:
-    """Change host and port in the URL of a variable. Keep other parts, such as a reference to a password variable.
+    """Change host and port in a variable that contains a URL. Keep the other parts of the URL, such as `${PASSWORD}`.
 
     Args:
         edit: Collects the changes to the Compose file.
         client: The client.
         container: The client's container.
         address: The new host and port.
-        result: The imported configuration, to which the function adds a note if the Compose file does not contain the
-            host.
+        result: The imported configuration. The function adds a note if it cannot change the URL.
     """
     name = client.variables[0]
     old = container.environment[name]
@@ -93,7 +94,7 @@ def _change_url(
 
 
 def _base(edit: YamlEdit, service: str, variable: str) -> str:
-    """Return the name of the service from which `service` inherits a variable (`extends`); empty if there is none."""
+    """Return the service from which `service` inherits a variable by `extends`; empty if it inherits from none."""
     seen = {service}
     while _written(edit, service, variable) is None:
         extends = edit.get("services", service, "extends")
@@ -105,7 +106,7 @@ def _base(edit: YamlEdit, service: str, variable: str) -> str:
 
 
 def _written(edit: YamlEdit, service: str, variable: str) -> str | None:
-    """Return a variable's value in `environment` of a service, before interpolation; None if it is not set there."""
+    """Return a variable's value in the Compose file, before interpolation; None if the file does not set it."""
     existing = edit.get("services", service, "environment")
     if isinstance(existing, list):
         pairs = [str(each).partition("=") for each in existing]

@@ -1,4 +1,4 @@
-"""Changes a Compose file to use the gateway, and shows the changes as a diff."""
+"""Creates a diff that adds the gateway to a Compose file, and makes the other services use it."""
 
 import difflib
 import posixpath
@@ -22,7 +22,7 @@ from gateway.importing.yaml_edit import YamlEdit
 
 
 def compose_diff(text: str, name: str, result: ImportResult) -> str:
-    """Return a unified diff that changes a Compose file and adds the gateway's configuration to the same directory.
+    """Return a unified diff that changes a Compose file, and creates the gateway's configuration file next to it.
 
     Args:
         text: The content of the Compose file.
@@ -89,17 +89,17 @@ def _edit(text: str, name: str, *, has_services: bool) -> YamlEdit:
             f"{name}: the file already has a service named gateway: undo the earlier diff, or rename the service"
         )
     if has_services and edit.get("services") is None:
-        raise UsageError(f"{name}: the file has Compose file format 1; put the services below `services:`")
+        raise UsageError(f"{name}: the file has Compose file format 1: put the services below `services:`")
     return edit
 
 
 def _relative(changes: list[tuple[str, str, str]], folder: str, result: ImportResult) -> list[tuple[str, str, str]]:
-    """If `folder` is absolute or contains `..`, make the paths relative to it, because patch(1) would refuse them.
+    """Return changes whose paths patch(1) accepts: it refuses absolute paths, and paths that contain `..`.
 
     Args:
         changes: The path, the old content and the new content of each file in `folder`.
         folder: The directory of the Compose file.
-        result: The imported configuration, to which the function adds a note on the directory in which to apply the
+        result: The imported configuration. If the function changes the paths, it adds a note on how to apply the
             diff.
     """
     if not folder.startswith("/") and ".." not in folder.split("/"):
@@ -111,10 +111,6 @@ def _relative(changes: list[tuple[str, str, str]], folder: str, result: ImportRe
 
 
 def _note_ports(found: ComposeGatewayConfig, ports: list[str], result: ImportResult) -> None:
-    """Add a note on the ports that the gateway's service publishes on this host.
-
-    Mark the published ports of replaced services as used, so that no other note lists them as not imported.
-    """
     mounted = {name for name, keys in found.backends.items() if KINDS[keys["kind"]].kernel_mounts}
     on_loopback: list[str] = []
     for forward in result.forwards:
@@ -152,9 +148,9 @@ def _note_requirements(found: ComposeGatewayConfig, result: ImportResult) -> Non
 def _note_internal_networks(
     edit: YamlEdit, container: ImportedContainer, found: ComposeGatewayConfig, result: ImportResult
 ) -> None:
-    """Add a note if the gateway listens on the host, and a client has only internal networks.
+    """Add a note if a client cannot reach a gateway that listens on the host.
 
-    Internal networks have no route to the host, so the client cannot reach its backend.
+    This happens if the client has only internal networks, which have no route to the host.
     """
     if not found.on_host or container.network:
         return
@@ -198,9 +194,9 @@ def _put(edit: YamlEdit, section: str, entries: dict[str, Any]) -> None:
 
 
 def _networks(edit: YamlEdit, result: ImportResult, found: ComposeGatewayConfig) -> dict[str, Any]:
-    """Return the networks of the gateway's service, with its aliases on each of them.
+    """Return the value of `networks` for the gateway's service, with the gateway's aliases on each network.
 
-    These are the networks of the gateway's clients and of the services that the gateway replaces.
+    The gateway joins the networks of its clients and of the services that it replaces.
     """
     used: dict[str, None] = {}
     for container in result.containers:
@@ -214,7 +210,7 @@ def _networks(edit: YamlEdit, result: ImportResult, found: ComposeGatewayConfig)
 
 
 def _ports(result: ImportResult) -> Iterator[str]:
-    """Yield the values of `ports` that publish the imported forwards on the loopback address of this host."""
+    """Yield the values of `ports` for the gateway's service. They publish the imported forwards on 127.0.0.1."""
     for forward in result.forwards:
         if not forward.backend or forward.listen.startswith("/"):
             continue

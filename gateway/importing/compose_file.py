@@ -21,7 +21,7 @@ _RESOLVED = "pass the output of `docker compose config`, which contains it"
 def read_compose(
     text: str, source: str, files: EnvFiles, result: ImportResult, folder: str, override: tuple[str, str]
 ) -> dict[str, Any]:
-    """Read a Compose file: merge the override file, replace variables, and add the keys that services inherit.
+    """Parse a Compose file: merge the override file, replace variables, and add the keys that services inherit.
 
     Args:
         text: The content of the file.
@@ -65,7 +65,8 @@ def _load(text: str, source: str) -> dict[str, Any]:
     """
     try:
         document = load_yaml(text, ComposeLoader)
-    except yaml.MarkedYAMLError as error:  # do not show its message, which quotes lines that can contain secrets
+    except yaml.MarkedYAMLError as error:
+        # Do not show the whole message, because it quotes lines of the file, which can contain secrets.
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark is not None else ""
         problem = re.sub(r"(['\"])(?!<)[^'\"]{2,}\1", "'…'", error.problem or error.context or "")
@@ -75,7 +76,7 @@ def _load(text: str, source: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise UsageError(f"{source}not valid YAML: {error}") from None
     if not isinstance(document, dict):
-        raise UsageError(f"{source}not a Compose file: the document is not a mapping")
+        raise UsageError(f"{source}not a Compose file: write keys such as `services:` at the top level")
     return document
 
 
@@ -113,7 +114,7 @@ def _extended(
 
 
 def _interpolate(value: Any, files: EnvFiles, folder: str) -> Any:
-    """Replace variables in all strings of a value, as Compose does. Keep references without a value as `${NAME}`."""
+    """Replace variables in all strings of a value, as Compose does. Keep `${NAME}` if the variable has no value."""
     if isinstance(value, dict):
         return {key: _interpolate(each, files, folder) for key, each in value.items()}
     if isinstance(value, list):

@@ -21,7 +21,7 @@ _FILES = {
     "password_file": "password", "private_key_file": "private_key", "preshared_key_file": "preshared_key",
     "known_hosts": "known_hosts", "config": "config",
 }  # fmt: skip
-"""For each configuration key that contains a file path: the suffix of the name of its Compose secret."""
+"""Maps each configuration key that contains a file path to the last part of the name of its Compose secret."""
 
 
 @dataclass
@@ -32,9 +32,9 @@ class ComposeGatewayConfig:
         tunnels: The tunnels.
         backends: The backends.
         folder: The directory of the Compose file.
-        secrets: The path on the host of each secret's file, by the secret's name.
+        secrets: The path of each Compose secret's file on the host, by the secret's name.
         agent: Whether at least one tunnel logs in with the SSH agent.
-        on_host: Whether the gateway runs in the host's network namespace, because the host mounts a backend.
+        on_host: Whether the gateway runs in the host's network namespace, because the host's kernel mounts a backend.
     """
 
     tunnels: dict[str, dict[str, Any]]
@@ -105,12 +105,12 @@ def _listener(
 
 
 def _move_files(name: str, keys: dict[str, Any], found: ComposeGatewayConfig) -> None:
-    """Define a Compose secret for each file path in the keys of a tunnel or backend, and change the path.
+    """Define a Compose secret for each file in the keys of a tunnel or backend. Change its path in the keys.
 
     Args:
         name: The name of the tunnel or backend, for the names of the secrets.
         keys: The configuration keys, which the function changes.
-        found: The configuration, to which the function adds the secrets.
+        found: The configuration of the gateway's service, to which the function adds the secrets.
     """
     for key, suffix in _FILES.items():
         if key in keys and key != "known_hosts" and isinstance(keys[key], str):
@@ -143,7 +143,7 @@ def volume_of(backend: dict[str, Any], **changes: Any) -> VolumeSpec | None:
 
     Args:
         backend: The keys of the backend.
-        changes: Keys that replace those of the backend, such as `export`.
+        changes: Keys and values that replace those of the backend, such as `export`.
     """
     kind = KINDS[backend["kind"]]
     keys = {**backend, **changes}

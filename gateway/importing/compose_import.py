@@ -76,7 +76,7 @@ def import_compose(
 
 
 def _resolved(path: str, folder: str) -> str:
-    """Return the source of a mount. Join a relative path, such as `./data`, to the directory of the Compose file.
+    """Return the source of a mount. Prefix a relative path, such as `./data`, with `folder`.
 
     Args:
         path: The source: a path, or the name of a volume.

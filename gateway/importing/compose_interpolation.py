@@ -7,34 +7,34 @@ _VARIABLE = re.compile(r"\$(?:(\$)|([A-Za-z_]\w*)|\{(\w+)(?:(:?[-?+])((?:\$\{[^{
 
 
 def interpolated(text: str, value: Callable[[str], str]) -> str:
-    """Replace the references to variables in a string. Keep references to variables without a value, as `${NAME}`.
+    """Replace variables in a string. If the value of a variable is not known, write the reference as `${NAME}`.
 
     Args:
         text: The string.
-        value: Returns the value of the variable with the given name; empty if it is not known.
+        value: A function that returns the value of the variable with the given name; empty if it is not known.
     """
     return "".join(part for _, part in _parts(text, value))
 
 
 def replaced(text: str, start: int, end: int, new: str, value: Callable[[str], str]) -> str | None:
-    """Return a changed template, whose interpolated result has a new string in place of one part.
+    """Replace a part of a string that contains references to variables. Keep the references outside the part.
 
     Args:
-        text: The template: a string before interpolation.
-        start: The index in the interpolated result at which the part starts.
-        end: The index in the interpolated result after the end of the part.
+        text: The string, before interpolation.
+        start: The start of the part, as an index in the string after interpolation.
+        end: The index after the end of the part, in the string after interpolation.
         new: The replacement for the part.
-        value: Returns the value of a variable. See `interpolated`.
+        value: A function that returns the value of a variable. See `interpolated`.
 
     Returns:
-        The new template; None if the part starts or ends inside the value of a variable.
+        The new string, before interpolation. None if the part starts or ends inside the value of a variable.
     """
     first, last = _index(text, start, value), _index(text, end, value)
     return None if first is None or last is None else text[:first] + new + text[last:]
 
 
 def _index(text: str, index: int, value: Callable[[str], str]) -> int | None:
-    """Convert an index in the interpolated result to an index in the template.
+    """Convert an index in the string after interpolation to an index in `text`, the string before interpolation.
 
     Return None if the index is inside the value of a variable.
     """
@@ -51,7 +51,7 @@ def _index(text: str, index: int, value: Callable[[str], str]) -> int | None:
 
 
 def _parts(text: str, value: Callable[[str], str]) -> Iterator[tuple[str, str]]:
-    """Yield the parts of a template (literals, and references to variables), each with its interpolated result."""
+    """Yield the literals and the references to variables in a string, each with its value after interpolation."""
     end = 0
     for match in _VARIABLE.finditer(text):
         yield text[end : match.start()], text[end : match.start()]

@@ -8,10 +8,10 @@ from gateway.importing.compose_values import environment, list_of, mapping
 from gateway.importing.docker_options import read_bind
 
 _REPLACED = ("command", "entrypoint", "test")
-"""Keys whose list in the override file replaces the list in the Compose file. Compose joins all other lists."""
+"""Keys with lists that Compose does not join: the list in the override file replaces that in the Compose file."""
 _LISTS = ("dns", "dns_opt", "dns_search", "env_file", "label_file", "tmpfs")
-"""Keys of services whose value can be a string or a list. Compose converts a string to a list before it merges
-them."""
+"""Keys of services whose value can be a string or a list. Before Compose merges two values, it converts a string to a
+list."""
 _NAME = re.compile(r"(?:docker-)?compose(\.override)?\.ya?ml")
 
 

@@ -6,16 +6,18 @@ from gateway.importing.compose_gateway import ComposeGatewayConfig, volume_of
 from gateway.importing.compose_values import environment, list_of, mapping
 from gateway.importing.docker_options import read_bind
 from gateway.importing.import_result import ImportResult
-from gateway.importing.imported_objects import ImportedClient, ImportedContainer
+from gateway.importing.imported_objects import ImportedContainer, RemoteServiceClient
 from gateway.importing.yaml_edit import YamlEdit
 
 
-def change_volume(edit: YamlEdit, client: ImportedClient, found: ComposeGatewayConfig, result: ImportResult) -> None:
+def change_volume(
+    edit: YamlEdit, client: RemoteServiceClient, found: ComposeGatewayConfig, result: ImportResult
+) -> None:
     """Change the driver options of a volume so that Docker mounts the volume through the gateway.
 
     Args:
         edit: Collects the changes to the Compose file.
-        client: The client that is the volume.
+        client: The volume.
         found: The configuration of the gateway's service.
         result: The imported configuration, to which the function adds a note.
 
@@ -82,10 +84,10 @@ def _remove_links(edit: YamlEdit, container: ImportedContainer, replaced: set[st
 def _change_dependencies(
     edit: YamlEdit, container: ImportedContainer, replaced: set[str], *, needs_gateway: bool
 ) -> None:
-    """Make a service depend on the gateway if it needs the gateway, or if it depends on a replaced service.
+    """Replace the dependencies of a service on replaced services with a dependency on the gateway.
 
-    The function removes dependencies on replaced services. The new `depends_on` is a mapping, because only a mapping
-    can make Compose wait until the gateway is healthy.
+    If `needs_gateway` is set, add the new dependency even if the service depends on no replaced service. The new
+    `depends_on` is a mapping, because only a mapping can make Compose wait until the gateway is healthy.
     """
     path = ("services", container.name, "depends_on")
     needs = edit.get(*path)

@@ -11,7 +11,7 @@ from gateway.input_limits import LimitedYamlLoader
 
 @dataclass(frozen=True)
 class OverrideValue:
-    """A value with the tag `!override`. It replaces the value in the overridden file, instead of merging with it.
+    """A value with the tag `!override`. Compose does not merge such a value with the value in the overridden file.
 
     Args:
         value: The value, without the tag.
@@ -21,14 +21,14 @@ class OverrideValue:
 
 
 class _Reset:
-    """The type of `RESET`, which represents the tag `!reset`. The tag removes a key of the overridden file."""
+    """The type of `RESET`, which represents a value with the tag `!reset`: Compose removes the key of the value."""
 
 
 RESET: Final = _Reset()
 
 
 class ComposeLoader(LimitedYamlLoader):
-    """Loads YAML like `LimitedYamlLoader`. Returns `RESET` or an `OverrideValue` for values with a tag of Compose."""
+    """Loads a Compose file. A value with the tag `!reset` becomes `RESET`; with `!override`, an `OverrideValue`."""
 
     def construct_override(self, node: yaml.Node) -> OverrideValue:
         """Return the value of a node that has the tag `!override`."""

@@ -39,7 +39,7 @@ def convert(sources: Sequence[ImportSource]) -> ImportResult:
     except UsageError as error:
         raise UsageError(hide_secrets(str(error))) from None
     except RecursionError:
-        raise UsageError("a source is nested too deeply") from None
+        raise UsageError("a source has too many nested levels: simplify it") from None
 
 
 def _convert(sources: Sequence[ImportSource]) -> ImportResult:
@@ -72,7 +72,7 @@ def _convert(sources: Sequence[ImportSource]) -> ImportResult:
 
 
 def _overrides(given: Sequence[tuple[ImportSource, str]]) -> dict[str, ImportSource]:
-    """Return the override file of each Compose file that has one, by the name of the Compose file."""
+    """Return the override files, by the name of the Compose file that each of them overrides."""
     files = [(*posixpath.split(source.name), source) for source, form in given if form == "compose" and source.name]
     overrides = {folder: source for folder, name, source in files if is_override(name)}
     return {source.name: overrides[folder] for folder, name, source in files if is_base(name) and folder in overrides}
@@ -86,7 +86,7 @@ def _read(
     result: ImportResult,
     override: ImportSource | None = None,
 ) -> Volumes:
-    """Read one source into `result`. Return the driver options of the volumes that it creates, by volume name."""
+    """Import one source. Return the driver options of each volume that the source creates, by volume name."""
     folder = posixpath.dirname(source.name)
     read_env_file = partial(files.read, folders=("", folder))
     match form:
@@ -136,9 +136,9 @@ def _import_env_files(given: Sequence[tuple[ImportSource, str]], files: EnvFiles
 
 
 def _keep_shared_networks(result: ImportResult) -> None:
-    """Mark a VPN container as not replaced if another container shares its network, but has no imported backend.
+    """Keep a VPN container if another container shares its network, but uses no imported backend.
 
-    Without the VPN container, the other container would lose its network.
+    Without the VPN container, the other container would have no network.
     """
     served = {id(client.container) for client in result.clients if client.backend}
     tunnels = {name: each for each in result.containers if each.tunnel for name in each.names}
@@ -153,7 +153,7 @@ def _keep_shared_networks(result: ImportResult) -> None:
 
 
 def _note_ports(container: ImportedContainer, result: ImportResult) -> None:
-    """Add a note on the published ports of a replaced container, unless an earlier step has marked them as used."""
+    """For each published port of a replaced container, add a note on how programs on this host connect instead."""
     if not container.replaced or not container.port_parts:
         return
     for forward in result.forwards:

@@ -17,7 +17,7 @@ _WORDS = {"pgsql": "postgres", "pg": "postgres", "psycopg": "postgres", "psycopg
           "asyncpg": "postgres", "pymysql": "mysql", "mysql2": "mysql"}  # fmt: skip
 """The kind of database for each driver name."""
 _WITHOUT_PROTOCOL = ("tcp", "http")
-"""Kinds that are ignored in `DatabaseAddress.words`, because `tcp` and `http` do not name a kind of database."""
+"""Backend kinds whose names do not identify a database. `DatabaseAddress.kind` ignores these names."""
 _TLS = re.compile(r"(?i)\b(?:(?:pg)?sslmode|ssl-mode|mode|ssl|usessl|tls)=(require\w*|verify[\w-]*|true|1)\b")
 """URL parameters that request TLS."""
 
@@ -31,7 +31,7 @@ class DatabaseAddress:
         prefix: The common prefix of the variables' names.
         host: The host, in its original spelling.
         port: The port as a string; empty if no variable contains the port.
-        words: Words, separated by spaces, that can contain the name of a database kind or of a driver.
+        words: Words, separated by spaces. One of them can be the name of a database kind or of a driver.
         user: The user; empty if it is not known.
         password: The name of the variable with the password; empty if there is none.
         database: The database; empty if it is not known.
@@ -53,7 +53,7 @@ class DatabaseAddress:
     more: tuple[str, ...] = ()
 
     def kind(self) -> tuple[str, int, str]:
-        """Return the backend kind, the port and a note. The note is empty unless the kind or the port is a guess.
+        """Return the backend kind, the port and a note. The note is empty, unless the kind or the port is a guess.
 
         Raises:
             UsageError: The port is not a port number.

@@ -78,7 +78,7 @@ def _is_imported(name: str, scheme: str) -> bool:
 
 
 def _problem(name: str, value: str, url: _Url | None) -> str:
-    """Return the reason why a connection string is not imported; empty for all other values."""
+    """Return the reason why the import does not support a connection string; empty if there is no such reason."""
     scheme = value.removeprefix("jdbc:").partition("://")[0]
     if scheme.endswith("+srv"):
         return (
@@ -130,7 +130,7 @@ def _parse(text: str) -> _Url | None:
             return None
         hosts.append((found[1] or found[3], found[2] or found[4] or ""))
     if not login and "@" in match["path"] + match["query"]:
-        return None  # the password has a `/`, `?` or `#`, so `hosts` contains a part of the login
+        return None  # the password contains an unescaped `/`, `?` or `#`, so `hosts` contains a part of the password
     parameters = dict(parse_qsl(match["query"]))
     return _Url(
         match["scheme"].partition("+")[0], tuple(hosts), unquote(user) or parameters.get("user", ""),

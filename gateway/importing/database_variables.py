@@ -10,13 +10,13 @@ from gateway.importing.application_tunnel import own_tunnel
 from gateway.importing.database_address import DATABASE_NAME, OTHER_PORTS, DatabaseAddress, requested_tls
 from gateway.importing.database_urls import find_urls
 from gateway.importing.import_result import ImportResult, checks_login, has_check_key, is_host
-from gateway.importing.imported_objects import LOOPBACK, ImportedClient, ImportedContainer
+from gateway.importing.imported_objects import LOOPBACK, ImportedContainer, RemoteServiceClient
 
 _HOST = re.compile(r"(?P<prefix>\w*?)_?(?:HOST|HOSTNAME|SERVER|ADDRESS)")
 _SSH = re.compile(r"(?i)^(ssh|bastion|jump|tunnel)|(^|_)ssh(_|$)")
 
 
-def find_clients(container: ImportedContainer, result: ImportResult) -> list[ImportedClient]:
+def find_clients(container: ImportedContainer, result: ImportResult) -> list[RemoteServiceClient]:
     """Return a client for each remote service whose address is in the variables of a container.
 
     Args:
@@ -46,7 +46,7 @@ def find_clients(container: ImportedContainer, result: ImportResult) -> list[Imp
         optional = not named and not note and not keys and kind == "tcp"
         name = address.host.lower() if address.host not in LOOPBACK else address.database or f"{kind}-{port}"
         clients.append(
-            ImportedClient(
+            RemoteServiceClient(
                 where, name, kind, address.host, port, keys, via, container,
                 address.parts, address.variables, optional=optional,
                 more=tuple(each if ":" in each else f"{each}:{port}" for each in address.more),
@@ -104,8 +104,9 @@ def _by_host(environment: dict[str, str]) -> Iterator[DatabaseAddress]:
 
 
 def _check(address: DatabaseAddress, kind: str, container: ImportedContainer) -> dict[str, Any]:
+    # Keep the login for kind tcp, because a later step can replace tcp with a kind whose check logs in.
     if kind != "tcp" and not checks_login(kind):
-        return {}  # keep the login for kind tcp: a later step can replace tcp by a kind whose check logs in
+        return {}
     if not address.user and not (address.password and KINDS[kind].imports.password_without_user):
         return {}
     check: dict[str, Any] = {"user": address.user} if address.user else {}

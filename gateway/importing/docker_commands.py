@@ -17,12 +17,12 @@ Volumes = dict[str, dict[str, str]]
 
 
 def import_docker(words: list[str], source: str, read_env_file: EnvFileReader, result: ImportResult) -> Volumes:
-    """Read a docker command: the container that it runs, and the volumes that it creates.
+    """Import a docker command: the container that it runs, and the volumes that it creates.
 
     Args:
         words: The words of the command. The first word is `docker` or `podman`.
         source: The prefix that names the source in notes.
-        read_env_file: Reads an env file of the container.
+        read_env_file: A function that reads an env file of the container.
         result: The imported configuration, to which the function adds the container and notes.
 
     Returns:
@@ -84,8 +84,7 @@ def _apply(
 ) -> Volumes:
     """Apply one option to a container.
 
-    If the option creates a volume, return the driver options by the name of the volume. Otherwise, return an empty
-    dictionary.
+    Return the driver options of the volume that the option creates, by volume name; empty if it creates none.
     """
     match name:
         case "env" | "env-file":

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from gateway.importing.compose_interpolation import interpolated
 
 EnvFileReader = Callable[[str], dict[str, str] | None]
-"""Returns the variables in the env file at a path; None if the file was not passed as a source."""
+"""A function that returns the variables in the env file at a path; None if the file was not passed as a source."""
 
 
 def parse_env_file(text: str, value: Callable[[str], str] | None = None) -> dict[str, str]:
@@ -15,8 +15,8 @@ def parse_env_file(text: str, value: Callable[[str], str] | None = None) -> dict
 
     Args:
         text: The content of the file: `NAME=value` lines, with comments, quotes and `export`.
-        value: Returns the value of a variable that no earlier line of the file sets; empty if it is not known. If
-            this argument is None, references to variables are not replaced, as in `docker run`.
+        value: A function that returns the value of a variable, for references to variables that no earlier line of
+            the file sets; empty if the value is not known. None: do not replace references, as in `docker run`.
     """
     found: dict[str, str] = {}
 
@@ -57,7 +57,7 @@ class EnvFiles:
         Args:
             path: The path of the file.
             folders: The directories in which to look for a relative path.
-            value: Returns the value of a variable. See `parse_env_file`.
+            value: A function that returns the value of a variable. See `parse_env_file`.
 
         Returns:
             The variables; None if the file was not passed as a source.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 HERE = "localhost"
-"""The host name that represents this host (not a container) in `ImportedForward.names` and `ImportedClient.host`."""
+"""The host name of this host (not of a container) in `ImportedForward.names` and `RemoteServiceClient.host`."""
 HOST_NAMES = frozenset({
     HERE, "127.0.0.1", "::1", "0.0.0.0", "::", "host.docker.internal", "host.containers.internal", "172.17.0.1",  # noqa: S104
     "gateway.docker.internal", "docker.for.mac.localhost",
@@ -22,7 +22,7 @@ def home(path: str) -> str:
 
 
 def names_on_host(port: int) -> set[tuple[str, int]]:
-    """Return the name and port of a listener that only processes on this host can reach."""
+    """Return the value of `ImportedForward.names` for a listener that only processes on this host can reach."""
     return {(HERE, port)}
 
 
@@ -32,8 +32,8 @@ class SshCommandContext:
 
     Args:
         where: The name of the command in notes.
-        names: Returns, for the port of a listener, the host names and ports at which clients reach the listener.
-        path: Converts a path in the command to a path on the host.
+        names: A function from the port of a listener to the host names and ports at which clients reach it.
+        path: A function from a path in the command to the path on the host.
         in_container: Whether the command runs in a container.
     """
 
@@ -71,7 +71,7 @@ class ImportedContainer:
         environment: The environment variables.
         references: The variables from `.env` files, to which the Compose file can refer.
         mounts: The mounts.
-        network: The network mode: `host`, `service:NAME` or `container:NAME`; empty if the container is on networks.
+        network: The network mode: `host`, `service:NAME` or `container:NAME`; empty for Docker networks.
         aliases: Additional host names at which other containers reach the container.
         links: The name of the linked container for each link's alias.
         published: The published ports: pairs of container port and host port.
@@ -168,8 +168,8 @@ class ImportedForward:
 
 
 @dataclass
-class ImportedClient:
-    """A client of a remote service: a volume, or a container with the address of a database.
+class RemoteServiceClient:
+    """A client of a remote database or file server: a container, a process, a volume, or a mount of this host.
 
     Args:
         where: The name of the client in notes.
@@ -187,7 +187,7 @@ class ImportedClient:
         volume_key: The key of the volume in its Compose file; empty if the client is not a volume of a Compose file.
         folder: The directory on which this host mounts the file system; empty if this host does not mount it.
         mount_options: The options with which this host mounts the file system.
-        optional: Whether to import the client only if the client uses a forward.
+        optional: Whether to ignore the client if the client uses no forward.
         notes: Notes about the backend.
         backend: The name of the backend; empty until the import creates the backend.
     """

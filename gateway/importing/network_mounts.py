@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from gateway.backends import BackendKind, kind_of_file_system
 from gateway.errors import UsageError
 from gateway.importing.import_result import ImportResult, is_host, split_target
-from gateway.importing.imported_objects import ImportedClient
+from gateway.importing.imported_objects import RemoteServiceClient
 from gateway.nfs.replaced_mount_options import REPLACED
 from gateway.secret_redaction import redacted
 
 
 def import_volume(name: str, options: Mapping[str, str], where: str, result: ImportResult, key: str = "") -> None:
-    """Add an `ImportedClient` for a Docker volume that mounts a network file system, or a note on any other volume.
+    """Import a Docker volume that mounts a network file system. For any other volume, add a note.
 
     Args:
         name: The volume's name.
@@ -35,13 +35,13 @@ def import_volume(name: str, options: Mapping[str, str], where: str, result: Imp
 
 
 def _valid_name(name: str, where: str, result: ImportResult, *, in_compose: bool) -> str:
-    """Return a valid name for a Docker volume. If it differs from `name`, add a note.
+    """Return `name`, or a similar name that is valid for a Docker volume. If the name changes, add a note.
 
-    The function replaces an invalid name that contains a variable, or that is a key in a Compose file. (Compose puts
-    the project's name before such a key.) Any other invalid name is an error, because Docker has no such volume.
+    Only a name that contains a variable, or that is a key in a Compose file, can be changed. Docker cannot have a
+    volume with any other invalid name.
 
     Raises:
-        UsageError: The name is not valid, and cannot be replaced.
+        UsageError: The name is not valid, and cannot be changed.
     """
     if re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+", name):
         return name
@@ -77,7 +77,7 @@ def _add_client(
     for key in options:
         if key not in ("type", "o", "device"):
             notes.append(f"{key}={options[key]}: not imported")
-    client = ImportedClient(where, name, kind.name, host, port, keys, volume=volume, folder=folder)
+    client = RemoteServiceClient(where, name, kind.name, host, port, keys, volume=volume, folder=folder)
     if folder:
         client.mount_options = options.get("o", "")  # the new fstab line keeps most of these options
         if kind.name == "nfs" and (replaced := _replaced_options(client.mount_options)):
@@ -106,7 +106,7 @@ def is_fstab(text: str) -> bool:
 
 
 def import_fstab(text: str, source: str, result: ImportResult) -> None:
-    """Add an `ImportedClient` for each network file system in an fstab(5) file.
+    """Import the network file systems in an fstab(5) file.
 
     Args:
         text: The content of the file.
@@ -127,7 +127,7 @@ def import_fstab(text: str, source: str, result: ImportResult) -> None:
 
 
 def import_mount_command(words: list[str], where: str, result: ImportResult) -> None:
-    """Add an `ImportedClient` for a mount(8) command that mounts a network file system. Otherwise, add a note.
+    """Import a mount(8) command that mounts a network file system. For any other command, add a note.
 
     Args:
         words: The words after `mount`.
@@ -152,7 +152,7 @@ def import_mount_command(words: list[str], where: str, result: ImportResult) -> 
 
 
 def import_mount(device: str, folder: str, file_system: str, options: str, where: str, result: ImportResult) -> None:
-    """Add an `ImportedClient` for a network file system that this host mounts, or a note on any other file system.
+    """Import a network file system that this host mounts. For any other file system, add a note.
 
     Args:
         device: The device, such as `server:/export`.
@@ -174,7 +174,7 @@ def import_mount(device: str, folder: str, file_system: str, options: str, where
     _add_client(name, kind, {"type": file_system, "device": device, "o": options}, where, result, folder=folder)
 
 
-def fstab_line(client: ImportedClient, listen: str, keys: Mapping[str, object]) -> str:
+def fstab_line(client: RemoteServiceClient, listen: str, keys: Mapping[str, object]) -> str:
     """Return the fstab(5) line that mounts a client's file system through the gateway.
 
     Args:

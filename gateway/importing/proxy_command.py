@@ -23,7 +23,7 @@ _SHELL = re.compile(
 _VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*)")
 _BRACES = re.compile(r"(?<!\$)\{(\w+)\}")
 _TOKENS = {"%": "%", "h": "{host}", "p": "{port}", "r": "{user}"}
-"""The placeholder of the gateway's configuration that replaces each token of ssh_config(5)."""
+"""Maps each token of ssh_config(5), without `%`, to the placeholder in the gateway's configuration."""
 _INHERITED = frozenset({"PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ"})
 """Environment variables that the gateway always passes to the program of a tunnel."""
 _CORKSCREW = re.compile(r"corkscrew\s+(\S+)\s+(\d+)\s+%h\s+%p")

@@ -27,7 +27,7 @@ def import_unit(text: str, source: str, read_env_file: EnvFileReader, result: Im
     Args:
         text: The content of the unit.
         source: The prefix that names the unit in notes.
-        read_env_file: Reads the env file of a container or of the unit.
+        read_env_file: A function that reads an env file of a container or of the unit.
         result: The imported configuration, to which the function adds the tunnels, forwards, containers and notes
             from the commands.
 
@@ -74,7 +74,7 @@ def import_script(
     Args:
         text: The script or command line.
         source: The prefix that names the script in notes.
-        read_env_file: Reads an env file of a container.
+        read_env_file: A function that reads an env file of a container.
         result: The imported configuration, to which the function adds the tunnels, forwards, containers and notes
             from the commands.
         form: `ssh` if each ssh command must have a local forward.
@@ -121,7 +121,7 @@ def import_script(
 
 
 def _schedule(words: list[str]) -> dict[str, str]:
-    """Return the schedule of a crontab(5) line in the form of `ImportedContainer.parts`; empty if there is none."""
+    """Return the schedule of a crontab(5) line as an entry of `ImportedContainer.parts`; empty if there is none."""
     schedule = " ".join(words[: schedule_length(words)])
     return {"schedule": f"schedule {schedule}"} if schedule else {}
 
@@ -133,7 +133,7 @@ def _note_other(words: list[str], source: str, result: ImportResult) -> None:
 
 
 def _command_line(words: list[str]) -> str:
-    """Return the argument of a shell, or of a program such as tmux, that is a command line with ssh.
+    """Return the command line with ssh that is an argument of a shell, or of another program such as tmux.
 
     Return an empty string if no argument contains an ssh command with a forward.
     """

@@ -18,7 +18,7 @@ class ShellCommand:
     """One command of a shell script.
 
     Args:
-        words: The words. References to variables of the script are replaced by the values.
+        words: The words, with the values of the script's variables in place of references such as `$NAME`.
         variables: The variables that the script has set before the command.
         exported: The names of the variables that are in the environment of the command.
     """
@@ -154,7 +154,7 @@ def _after_here_documents(text: str, position: int, delimiters: list[str], notes
     Args:
         text: The script.
         position: The start of the next line.
-        delimiters: A pattern for the last line of each here-document.
+        delimiters: For each here-document, a pattern that matches its last line.
         notes: The list to which the function adds a note on each here-document.
     """
     line = text[:position].rstrip("\n").rpartition("\n")[2].strip()

@@ -111,7 +111,7 @@ def import_command(
             result.add_note(f"{where}: the gateway runs no commands, so it ignores {redacted([word, *words])}")
             break
     if not config.destination:
-        raise UsageError(f"{where}: the command contains no server")
+        raise UsageError(f"{where}: the command contains no server: add one, as in user@host")
     if skipped:
         result.add_note(f"{where}: not needed with the gateway: {' '.join(skipped)}")
     if "localforward" in config.keywords:
@@ -127,7 +127,7 @@ def import_command(
 def _without_prefix(
     words: list[str], config: SshHostConfig, skipped: list[str], result: ImportResult, where: str
 ) -> list[str]:
-    """Read the options of autossh and sshpass, and return the words that follow the program name `ssh`."""
+    """Import the options of autossh and sshpass. Return the words after the name of the program `ssh`."""
     words = list(words)
     program = ssh_program(words)
     prefix = words[: program or 0]
@@ -153,8 +153,8 @@ def _option(word: str, words: list[str], config: SshHostConfig, skipped: list[st
 
     Args:
         word: The word, with its dash.
-        words: The words after `word`. If the last option in `word` requires a value, it is the first of
-            these words.
+        words: The words after `word`. The first of them is the value of the last option in `word` if the option
+            requires a value.
         config: The settings, to which the function adds the option.
         skipped: The list to which the function adds options that need no equivalent.
 
@@ -167,7 +167,7 @@ def _option(word: str, words: list[str], config: SshHostConfig, skipped: list[st
             skipped += ["-M", words[0]]
             return words[1:]
         if letter not in _UNNECESSARY and letter != "6":
-            raise UsageError(f"-{letter} is not an option of ssh")
+            raise UsageError(f"-{letter} is not an option of ssh: remove it")
         if letter == "g":
             config.add("GatewayPorts", "yes")
         else:

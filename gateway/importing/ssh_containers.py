@@ -32,7 +32,7 @@ _KEY_NAME = re.compile(r"(?i)(^|[/_.-])(id_\w+|(\w*_)?key|\w+\.pem|identity)$")
 
 
 def import_tunnel(container: ImportedContainer, result: ImportResult) -> bool:
-    """Add the tunnel and the local forwards of a container that runs ssh. Return False if it does not run ssh.
+    """Add the tunnel and the local forwards of a container that runs ssh. Return False for any other container.
 
     Args:
         container: The container.
@@ -49,7 +49,10 @@ def import_tunnel(container: ImportedContainer, result: ImportResult) -> bool:
 
 
 def container_context(container: ImportedContainer, result: ImportResult) -> SshCommandContext:
-    """Return the context of an ssh command in a container. The context converts ports and paths to the host's."""
+    """Return the context of an ssh command in a container.
+
+    The context converts ports and paths in the container to ports and paths on the host.
+    """
 
     def names(port: int) -> set[tuple[str, int]]:
         found = {(name, port) for name in container.names}
@@ -80,7 +83,7 @@ def mounted_key(container: ImportedContainer) -> str:
 
 
 def _by_command(container: ImportedContainer, context: SshCommandContext, result: ImportResult) -> bool:
-    """Convert the ssh commands that a container runs, directly or in a shell. Return whether any has a forward."""
+    """Convert the ssh commands that a container runs. Return False if no command has a forward."""
     words = container.command
     line = next((word for word in words if _LINE.search(word)), None)
     commands = [words]

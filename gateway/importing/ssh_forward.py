@@ -54,5 +54,5 @@ def port_number(text: str) -> int:
     if text.startswith("${"):
         raise UsageError(f"no source sets {text}, which must be a port number: write the number in its place")
     if not re.fullmatch("[0-9]{1,5}", text) or not 0 < int(text) < 65536:
-        raise UsageError(f"{text!r} is not a port number")
+        raise UsageError(f"{text!r} is not a port number: write a number from 1 to 65535")
     return int(text)

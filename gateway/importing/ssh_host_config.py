@@ -51,7 +51,7 @@ def server_keys(
         via: The name of the tunnel through which the gateway reaches the server; None for a direct connection.
         context: The context in which ssh runs.
         result: The imported configuration, to which the function adds notes.
-        command: The settings of the ssh command's destination. Equals `config`, unless the server is a jump host.
+        command: The settings of the ssh command's destination. If the server is not a jump host, they equal `config`.
     """
     user, host, port = _address(config, command)
     if not user:
@@ -83,7 +83,7 @@ def expand_tokens(text: str, config: SshHostConfig, command: SshHostConfig) -> s
         text: The value of a keyword, or the jump host in a ProxyCommand.
         config: The settings of the server whose values replace the tokens. In a value of ProxyJump, this is the
             server behind the jump host.
-        command: The settings of the ssh command's destination. Equals `config`, unless the server is a jump host.
+        command: The settings of the ssh command's destination. If the server is not a jump host, they equal `config`.
     """
     user, host, port = _address(config, command)
     name = destination_host(config)
@@ -115,7 +115,6 @@ def _address(config: SshHostConfig, command: SshHostConfig) -> tuple[str, str, s
 def _login(
     config: SshHostConfig, context: SshCommandContext, result: ImportResult, command: SshHostConfig
 ) -> dict[str, Any]:
-    """Return the configuration keys for the login to a server. The arguments are those of `server_keys`."""
     keys: dict[str, Any] = {}
     given = config.all("identityfile") or command.all("identityfile")
     identities = [each for each in given if each != "none"]
@@ -146,7 +145,6 @@ def _paths(
     result: ImportResult,
     command: SshHostConfig,
 ) -> list[str]:
-    """Convert the values of a keyword to paths on the host, without repetitions. See `_path`."""
     paths = [context.path(_path(keyword, each, config, context, result, command)) for each in values]
     return list(dict.fromkeys(paths))
 

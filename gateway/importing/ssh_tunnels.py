@@ -36,13 +36,13 @@ def add_host(
     result: ImportResult,
     look_up: Callable[[str], SshHostConfig] = SshHostConfig,
 ) -> str:
-    """Add the tunnels to a server and to its jump hosts, and the local forwards of the ssh command.
+    """Import an SSH server: add its tunnel, a tunnel for each of its jump hosts, and the local forwards.
 
     Args:
         config: The settings of the connection to the server.
         context: The context in which ssh runs.
         result: The imported configuration, to which the function adds tunnels, forwards and notes.
-        look_up: Returns the settings of the jump host with the given name.
+        look_up: A function that returns the settings of the jump host with the given name.
 
     Returns:
         The name of the tunnel to the server.
@@ -90,8 +90,8 @@ def _path(
         config: The settings of the connection to the server.
         context: The context in which ssh runs.
         result: The imported configuration, to which the function adds tunnels and notes.
-        look_up: Returns the settings of the jump host with the given name.
-        command: The settings of the ssh command's destination. Equals `config`, unless the server is a jump host.
+        look_up: A function that returns the settings of the jump host with the given name.
+        command: The settings of the ssh command's destination. If the server is not a jump host, they equal `config`.
         depth: Number of nested jump hosts: 0 for the server of the command, 1 for its jump host, and so on.
 
     Returns:
@@ -136,7 +136,7 @@ def _path(
 def _program_keys(
     command: str, config: SshHostConfig, context: SshCommandContext, result: ImportResult
 ) -> dict[str, Any]:
-    """Return the configuration keys for a ProxyCommand that runs a program other than a jump host or proxy.
+    """Return the configuration keys for a ProxyCommand that uses neither a jump host nor a proxy.
 
     The result is empty if the command contains a secret.
 

@@ -15,7 +15,7 @@ _WIREGUARD_FILE = re.compile(r"(^|/)wg\w*\.conf$")
 
 
 def import_vpn(container: ImportedContainer, result: ImportResult) -> bool:
-    """Add the tunnel of a container that is a VPN client. Return False if the container is another one.
+    """Add the tunnel of a container that is a VPN client. Return False for any other container.
 
     Args:
         container: The container.

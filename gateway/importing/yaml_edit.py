@@ -99,7 +99,7 @@ class YamlEdit:
 
         Args:
             path: The path of the list.
-            change: Returns the new item, or None to remove the item.
+            change: A function from the old item to the new one, or to None to remove the item.
 
         Raises:
             UsageError: The mapping comes from a YAML alias or merge key. See `put`.
@@ -131,8 +131,8 @@ class YamlEdit:
             UsageError: The document cannot be edited in place.
         """
         ranges = dict(self._edits)
-        # Start with the most deeply nested entries: at the end of a nested mapping, they must precede those of the
-        # outer mapping.
+        # Insert the most deeply nested entries first: if two mappings end at the same position, the entries of the
+        # inner mapping must precede those of the outer mapping.
         for path in sorted(self._added, key=len, reverse=True):
             mapping = self._node(path[:-1])
             end = self._end(mapping, 0)
@@ -156,7 +156,10 @@ class YamlEdit:
         except yaml.YAMLError:
             same = False
         if not same:
-            raise UsageError("the Compose file cannot be edited in place: its layout is not supported")
+            raise UsageError(
+                "the Compose file cannot be edited in place, because its layout is not supported: use the output of"
+                " `docker compose config`"
+            )
         return new
 
     def _node(self, path: KeyPath) -> yaml.MappingNode:
@@ -164,7 +167,7 @@ class YamlEdit:
         for index, key in enumerate(path):
             node = self._entry(node, (*path[:index], key))[1]
         if not isinstance(node, yaml.MappingNode):
-            raise UsageError(f"{'.'.join(path)} is not a mapping")
+            raise UsageError(f"{'.'.join(path)} must be a mapping of keys and values")
         return node
 
     def _entry(self, node: yaml.Node, path: KeyPath) -> tuple[yaml.Node, yaml.Node]:

@@ -32,8 +32,7 @@ def validate(config: Config, name: str, *, services: bool) -> None:
         services: Whether the manifests contain a Service for each backend that the kernel does not mount.
 
     Raises:
-        UsageError: The manifests cannot run the configuration. Or the configuration contains a secret, which everyone
-            with access to the ConfigMap could read.
+        UsageError: The manifests cannot run the configuration, or the configuration contains a secret.
     """
     if not _is_dns_label(name, _LONGEST_WORKLOAD_NAME):
         raise UsageError(
@@ -62,13 +61,14 @@ def _validate_backends(config: Config, *, services: bool) -> None:
     others = [each for each, kind in kinds.items() if not kind.kernel_mounts]
     if mounted and others:
         raise UsageError(
-            f"kind {', '.join(mounted)} needs a gateway on each node, kind {', '.join(others)} needs a Service:"
-            " use a configuration file for each"
+            f"kind {', '.join(mounted)} needs a DaemonSet, and kind {', '.join(others)} needs a Deployment:"
+            " write two configuration files"
         )
     low = privileged_ports(config)
     if low and mounted:
         raise UsageError(
-            f"port {low[0]}: a pod in the node's network can listen only on ports from {FIRST_UNPRIVILEGED_PORT}"
+            f"port {low[0]}: a pod in the node's network cannot listen on a port below {FIRST_UNPRIVILEGED_PORT}:"
+            " choose a higher port"
         )
     for backend, spec in config.backends.items():
         if spec.kind.volume_options(spec.options) is not None and not spec.listen:

@@ -15,8 +15,8 @@ from gateway.rendering.persistent_volumes import persistent_volumes
 USER = 10001
 """The user ID and group ID of the process in the image."""
 _GRACE = 15
-"""Seconds that a pod has for the rest of its shutdown, after `shutdown.delay` and `shutdown.drain`. Kubernetes then
-kills the pod (`terminationGracePeriodSeconds`)."""
+"""Seconds that a pod has to exit after `shutdown.delay` and `shutdown.drain`, before Kubernetes kills the pod
+(`terminationGracePeriodSeconds`)."""
 _LOW_PORTS = {"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}
 _RESTRICTED = {
     "allowPrivilegeEscalation": False,

@@ -28,8 +28,8 @@ def exports(config: Config, origins: Sequence[str]) -> list[str]:
             the configuration.
 
     Raises:
-        UsageError: No backend needs such a line, an origin is not valid, or the configuration does not show from
-            which address a server sees the gateway's connections.
+        UsageError: No backend needs such a line, an origin is not valid, or the source address of the gateway's
+            connections to a server cannot be derived from the configuration.
     """
     for origin in origins:
         if not _CLIENT.fullmatch(origin) or ("/" in origin and _network(origin) is None):
@@ -73,8 +73,7 @@ def _clients(config: Config, name: str, paths: Sequence[str], target: Endpoint) 
     """Return the source addresses from which connections reach a target: the server of each tunnel in `paths`.
 
     IPv6 addresses have no brackets, because exports(5) defines brackets as a wildcard. If the target is the tunnel's
-    server, the result includes `localhost`, because this server can resolve its own name to a loopback address, such
-    as 127.0.1.1 (hosts(5)).
+    server, the result includes `localhost`, because the server can connect to itself from a loopback address.
     """
     if target.host in _LOOPBACK:
         return ["localhost"]

@@ -217,4 +217,4 @@ def test_render_uses_the_ports_and_mounts_of_added_kinds(kinds: Path, tmp_path: 
     assert "--opt type=9p --opt device=127.0.0.1" in run(kinds, "render", "docker-run", "-c", str(file)).stdout
     file.write_text(f"backends: {{tree: {{kind: {tree}}}, files: {{kind: web, targets: www}}}}")
     mixed = run(kinds, "render", "kubernetes", "-c", str(file), fails=True).stderr
-    assert "kind ninep needs a gateway on each node, kind web needs a Service" in mixed
+    assert "kind ninep needs a DaemonSet, and kind web needs a Deployment" in mixed

@@ -37,9 +37,9 @@ def _hides(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedM
 
 
 def _copy_missing(client: str, container: AuditedContainer, mount: AuditedMount, title: str) -> str:
-    """Return commands that copy those files of the image that a mount hides to the mounted directory.
+    """Return commands that copy the hidden files of the image into the mounted directory.
 
-    The commands write from inside a container, where symbolic links cannot lead to other files of the host.
+    The commands copy the files inside a container, where symbolic links cannot lead to other files of the host.
     """
     source = mount.volume or mount.source
     image, path = container.exact_image, mount.path

@@ -78,7 +78,7 @@ def after_mount(mount: HostMount) -> str:
         return "# the name of the directory contains control characters: no command is safe to print"
     folder = "/etc/systemd/system/docker.service.d"
     escaped = mount.point.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
-    # Append to the file, because it can already contain the mount of another finding.
+    # Append to the file: the commands of another finding may have written a line to it before.
     write = command("printf", r"%s\n", "[Unit]", f'RequiresMountsFor="{escaped}"')
     return f"mkdir -p {folder} && {write} >> {folder}/audit-mounts.conf\nsystemctl daemon-reload"
 
@@ -111,7 +111,7 @@ def host_mount(snapshot: AuditSnapshot, container: AuditedContainer, mount: Audi
         return f"# an option contains a comma, so no command is safe to print: {then} instead of {mount.volume}"
     device, _, options = safe_options(volume, store)
     address = store.options.get("addr", "")
-    # Omit a host name in addr=: mount.cifs(8) accepts only an IP address there, and resolves the name in the device.
+    # Omit `addr` if its value is a host name: mount.cifs(8) accepts only an IP address there.
     left_out = _LOGIN | ({"addr"} if device.startswith(f"//{address}/") else set())
     kept = [each for each in options.split(",") if each.partition("=")[0] not in left_out]
     name = f"{container.name}-{volume.name}"

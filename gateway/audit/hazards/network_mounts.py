@@ -1,4 +1,4 @@
-"""Finds network mounts with unsafe options or database files, and bind mounts of the host's network mounts.
+"""Finds hazardous mounts of network file systems, such as mounts with unsafe options or database files.
 
 Does no I/O.
 """

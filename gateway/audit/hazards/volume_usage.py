@@ -32,7 +32,7 @@ def _writers(snapshot: AuditSnapshot) -> Iterator[Finding]:
         names = sorted({container.name for container, _, _ in group})
         services = {container.service or container.name for container, _, _ in group}
         database = next(filter(None, (database_in(snapshot, *each) for each in group)), "")
-        # Ignore the containers of a single service: most programs, except databases, can share files with replicas.
+        # Ignore the replicas of a single service: except for databases, most programs can share files among replicas.
         if len(names) < 2 or (len(services) < 2 and not database):
             continue
         running = len({container.name for container, _, _ in group if container.running})

@@ -23,7 +23,7 @@ from gateway.audit_log.recorder import AuditRecorder
 from gateway.audit_log.refusal_limiter import OTHERS, WINDOW, RefusalKey, RefusalLogLimiter
 from gateway.audit_log.writer import AuditWriter
 from gateway.config import Config, ConfigSources, load
-from gateway.config.model import AuditSection
+from gateway.config.sections import AuditSection
 from gateway.errors import ConfigError
 
 

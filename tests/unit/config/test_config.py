@@ -10,8 +10,9 @@ from gateway import backends, tunnels
 from gateway.cli.config_options import SETTINGS
 from gateway.config import Config, ConfigSources, load
 from gateway.config.environment_variables import setting_names
-from gateway.config.model import SECTIONS, CommonBackendOptions, CommonCheckOptions, CommonTunnelOptions, OpsTls
+from gateway.config.model import CommonBackendOptions, CommonCheckOptions, CommonTunnelOptions
 from gateway.config.schema import hints_by_key
+from gateway.config.sections import SECTIONS, OpsTls
 from gateway.config.setting_warnings import setting_warnings
 from gateway.contracts.security import Secret
 from gateway.contracts.values import Duration, Endpoint, unix_endpoint

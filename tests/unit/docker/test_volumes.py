@@ -11,7 +11,7 @@ from gateway.cli import cli
 from gateway.config import Config, ConfigSources, load
 from gateway.docker.volumes import VolumeInfo, VolumeMountAddress, create_body, mount_problems, volume_status
 from gateway.errors import GatewayError
-from gateway.rendering.application_settings import compose, docker_run, env
+from gateway.rendering.application_container import compose, docker_run, env
 from gateway.rendering.persistent_volumes import persistent_volumes
 
 MEDIA = "media=nfs://nas:2049/export/media?volume.name=shared&volume.mount_options=nconnect=4"

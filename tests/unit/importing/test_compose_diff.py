@@ -98,7 +98,7 @@ def test_a_file_in_format_1_is_refused(tmp_path: Path) -> None:
     file.write_text("a: {image: a, environment: {DB_HOST: db.example.com}}\n")
     done = CliRunner().invoke(cli, ["import", "--diff", str(file)])
     assert isinstance(done.exception, UsageError)
-    assert "format 1; put the services below" in str(done.exception)
+    assert "format 1: put the services below" in str(done.exception)
 
 
 def test_a_symbolic_link_is_refused(tmp_path: Path) -> None:

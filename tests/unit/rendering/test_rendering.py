@@ -11,7 +11,7 @@ from gateway.backends import KINDS
 from gateway.config import Config, ConfigSources, load
 from gateway.demo.sshd import make_key
 from gateway.errors import GatewayError, UsageError
-from gateway.rendering.application_settings import compose, docker_run, env, reachability_warnings
+from gateway.rendering.application_container import compose, docker_run, env, reachability_warnings
 from gateway.rendering.authorized_keys import authorized_keys
 from gateway.rendering.kubernetes_workload import kubernetes
 

@@ -1,4 +1,4 @@
-"""Renders the environment variables, labels and volumes that an application needs to use the backends."""
+"""Renders the variables, labels and volumes of an application's container, so that it can use the backends."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""Adds variables such as DOCKER_HOST to the commands in an audit report, to select the audited engine."""
+"""Makes the commands in an audit report use the audited engine, by variables such as DOCKER_HOST."""
 
 from dataclasses import replace
 
@@ -11,13 +11,13 @@ _VARIABLES = {"docker": "DOCKER_HOST", "podman": "CONTAINER_HOST"}
 
 
 def with_environment(report: AuditReport, options: DockerOptions, default_host: str, client: str) -> AuditReport:
-    """Return the report with fixes that use the audited engine, even if the client uses another engine by default.
+    """Return the report with commands that use the audited engine, even if `docker` uses another engine by default.
 
     Args:
         report: The report.
         options: The connection to the audited engine.
-        default_host: The address of the engine that the client uses by default; empty if it is not known.
-        client: The engine's command line client.
+        default_host: The address of the engine that `client` uses by default; empty if it is not known.
+        client: The command line client in the commands: `docker` or `podman`.
     """
     first = _selection(options, default_host, client)
     if not first:

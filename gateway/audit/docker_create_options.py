@@ -1,4 +1,4 @@
-"""Returns `docker create` options that reproduce an existing container, except for its mounts. Does no I/O."""
+"""Converts an inspected container to options of `docker create`, except for its mounts. Does no I/O."""
 
 from collections.abc import Iterator, Mapping
 from itertools import chain
@@ -10,7 +10,9 @@ from gateway.secret_redaction import has_secrets
 
 
 def options(container: AuditedContainer, cgroup_mode: str) -> tuple[list[str], list[str]]:
-    """Return the options, without those for name, mounts and environment. Also return the arguments after the image.
+    """Return the options of `docker create`, and the arguments after the image.
+
+    Options for the name, the mounts and the environment are omitted.
 
     Args:
         container: The existing container.
@@ -101,8 +103,7 @@ def _own(container: AuditedContainer) -> Iterator[str]:
 def _mac_address(container: AuditedContainer) -> str:
     """Return the MAC address to set on the first network; empty if the engine derived it from the IPv4 address.
 
-    Since Docker 28, the engine generates random addresses, which look like configured ones. The function therefore
-    returns both kinds of address.
+    The address was configured, or Docker 28 or later generated it: these two cases cannot be distinguished.
     """
     config: Mapping[str, Any] = container.inspection.get("Config") or {}
     found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
@@ -120,7 +121,10 @@ def _chosen(address: Any, endpoint: Mapping[str, Any]) -> str:
 
 
 def _command(container: AuditedContainer) -> tuple[list[str], list[str]]:
-    """Return the option `--entrypoint` if the image has another entrypoint, and the arguments after the image."""
+    """Return the option `--entrypoint`, and the arguments after the image.
+
+    The option is empty if the container uses the entrypoint of its image.
+    """
     config: Mapping[str, Any] = container.inspection.get("Config") or {}
     command = [str(each) for each in config.get("Cmd") or ()]
     entrypoint = [str(each) for each in config.get("Entrypoint") or ()]
