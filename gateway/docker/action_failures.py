@@ -1,4 +1,4 @@
-"""Records which actions of plans failed, when to retry each, and which addresses the engine refused."""
+"""Records which planned actions failed, when to retry each, and which addresses the engine refused."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -10,8 +10,8 @@ from gateway.docker.plan import ActionKind, AttachmentState, AttachmentStatus, P
 
 _POLICY = BackoffPolicy(first=0.2, cap=60.0, floor=0.1)
 _MAX_ADDRESS_FAILURES = 3
-"""Number of timeouts after which the gateway requests a new address instead of its previous one. A slow swarm manager
-can cause a single timeout, which must not change the address."""
+"""Number of failed requests for the gateway's previous address after which the gateway requests another address. A
+slow swarm manager can cause a single failure."""
 PREREQUISITES = (ActionKind.CREATE_NETWORK, ActionKind.CREATE_VOLUME, ActionKind.RECREATE_VOLUME)
 """Kinds of actions that prepare a network or volume. Other actions on the same object run only after they succeed."""
 
@@ -23,7 +23,7 @@ class ActionFailures:
         self._failed: dict[tuple[str, str], tuple[Backoff, float, EngineError]] = {}
         """The backoff, the time of the next attempt and the last error, by the action's key."""
         self._address_failures: dict[tuple[str, tuple[str, ...]], int] = {}
-        """How often the engine did not assign the requested addresses, by the network and the addresses."""
+        """Number of failed requests for addresses, by the network and the requested addresses."""
         self.refused: dict[str, frozenset[str]] = {}
         """Addresses that the engine refused to assign to the gateway, by network."""
 
@@ -101,15 +101,10 @@ class ActionFailures:
     def _count_address_failure(
         self, action: PlannedAction, previous: Mapping[str, tuple[str, ...]], *, certain: bool
     ) -> None:
-        """Count a failure, and add the action's addresses to `refused` if they are the probable cause.
+        """Count a failure, and add the action's addresses to `refused` if they probably caused the failure.
 
-        The gateway's previous addresses are added only after several failures, unless the engine's message says that
-        it refuses them. Other addresses are added after the first failure.
-
-        Args:
-            action: The failed action.
-            previous: The gateway's previous addresses, by network.
-            certain: Whether the engine reported the address as the cause.
+        If the engine reported the addresses as the cause (`certain`), or if they are not the gateway's previous
+        addresses, the first failure is sufficient. Otherwise, `_MAX_ADDRESS_FAILURES` failures are necessary.
         """
         wanted = (action.network, action.addresses)
         self._address_failures[wanted] = self._address_failures.get(wanted, 0) + 1

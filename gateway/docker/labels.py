@@ -15,7 +15,7 @@ MANAGED_BY, INSTANCE, SPEC_HASH = "managed-by", "instance", "spec-hash"
 _TRUE = {"true", "1", "yes", "on"}
 _FALSE = {"false", "0", "no", "off", ""}
 _CLOSE = 0.75
-"""How similar an unknown label must be to a known label (0 to 1) so that the error suggests the known label."""
+"""The minimum similarity (0 to 1) of an unknown label to a known label for which the error suggests the latter."""
 _MAX_SUGGESTION_KEY = 2 * max(map(len, KEYS))
 """The maximum length, in characters, of an unknown key for which the error suggests a known key."""
 _MAX_SUGGESTIONS = 3

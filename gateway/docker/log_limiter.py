@@ -1,4 +1,4 @@
-"""Limits the log lines about plans: each line is logged once while it applies, and the rate is limited."""
+"""Limits the log lines about plans: logs each line once while it applies, and limits the number of lines per time."""
 
 from collections import deque
 from collections.abc import Hashable, Iterable

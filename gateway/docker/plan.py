@@ -9,10 +9,10 @@ from typing import Any
 from gateway.backend_support.volume import VolumeSpec
 from gateway.docker.dead_containers import DeadContainer
 from gateway.docker.errors import AttachBlocker
-from gateway.docker.failed_starts import StartReason
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.project_network_names import configured_as
 from gateway.docker.snapshot import Container, EngineSnapshot, LastStart
+from gateway.docker.start_errors import StartReason
 from gateway.docker.volumes import VolumeMountAddress, VolumeStatus
 
 OWNER_ALIAS_PREFIX = "gw-owner-"
@@ -21,7 +21,7 @@ _MARK_LENGTH = 50
 
 
 class ActionKind(StrEnum):
-    """What an action does, such as create or attach. The values appear as a label of metrics."""
+    """The type of an action, such as creating a network. The values appear as a label of metrics."""
 
     CREATE_NETWORK = "create_network"
     REMOVE_NETWORK = "remove_network"
@@ -41,7 +41,7 @@ REVIVALS = (ActionKind.START, ActionKind.RESTART)
 
 @dataclass(frozen=True)
 class PlannedAction:
-    """One change to make on the engine.
+    """One planned change on the engine, such as to attach a container to a network.
 
     Args:
         network: The name of the network or volume; empty if the action starts or restarts a container.
@@ -50,7 +50,7 @@ class PlannedAction:
         container_id: The ID of the container or service.
         aliases: The endpoint's aliases.
         why: The reason, in a few words.
-        body: The request body, to create or update an object.
+        body: The body of the request that creates or updates an object.
         version: The version of the service's specification that the action updates.
     """
 
@@ -64,17 +64,17 @@ class PlannedAction:
     body: Mapping[str, Any] = field(default_factory=dict, compare=False)
     version: int = 0
     addresses: tuple[str, ...] = ()
-    """The addresses to request for the endpoint, at most one per IP version. The engine chooses the others."""
+    """The addresses to request for the endpoint, at most one per IP version. The engine chooses any other address."""
     detaches: int = field(default=0, compare=False)
     """The number of endpoints that the action detaches and does not reattach."""
     cause: str = ""
     """Why the action starts or restarts a container, as a `StartFailureCause`; empty for other actions."""
     last_start: LastStart | None = field(default=None, compare=False)
-    """The container's last start in the snapshot. If it has changed since, the gateway skips the action."""
+    """The container's last start in the snapshot. The gateway skips the action if the container has started since."""
     owner_start: float = field(default=0.0, compare=False)
-    """When the owner of the container's network namespace last started; see `DeadContainer.owner_start`."""
+    """The last start of the owner of the container's network namespace; see `DeadContainer.owner_start`."""
     backend: str = field(default="", compare=False)
-    """The backend of the volume that was not mounted; empty if the start failed for another reason."""
+    """The backend whose volume was not mounted at the failed start; empty for another cause."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -129,21 +129,19 @@ class DesiredState:
         serving: Whether any client has connections through the gateway.
         by_label: The label by which each backend admits containers, by the name of the backend.
         strict: Whether only `docker.grants` admit containers, so that labels have no effect (`gateway.strict`).
-        configured: The configured networks, if `expand_projects` has replaced some of the networks in `options` with
-            the networks of projects; otherwise empty.
+        configured: The original networks, if `expand_projects` has replaced networks in `options` with the networks
+            of projects; otherwise empty.
         claimed: The gateway's previous addresses, by network.
         refused: The addresses that the engine refused, by network.
         direct: Addresses that the gateway connects to without a tunnel. The subnet of a new network must not contain
             them.
         mount_addresses: The addresses at which the engine's host mounts volumes.
-        usable: The backends that serve clients now; None if this is not known, because a command runs without the
-            service.
-        given_up: The containers whose start failed too often and that are not started again; see `StartAttempts`.
-        restarted: Containers that are known to have started after the owner of their network namespace, each with the
-            time of the owner's start; see `StartAttempts.restarted` and `Plan.later_starts`.
-        interrupted: The starts that this gateway requested and to which the engine did not respond, by the
-            container's ID.
-        namespaces: The containers whose network namespace others shared at the last snapshot, see `Plan.namespaces`.
+        usable: The backends that serve clients now; None in commands that run without the service.
+        given_up: The containers that are not started again after too many failed starts; see `StartAttempts`.
+        restarted: Containers that need no restart, each with the last start of the owner of their network namespace;
+            see `StartAttempts.restarted` and `Plan.later_starts`.
+        interrupted: The starts that the gateway requested without a response of the engine, by container ID.
+        namespaces: `Plan.namespaces` of the previous plan.
         signals: The signals that other clients sent to each container, see `StartAttempts`.
     """
 
@@ -232,10 +230,10 @@ class Plan:
     networks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The backends that are reached by name on each managed network."""
     exposures: tuple[str, ...] = ()
-    """Warnings about containers that can spoof addresses. They are not in `warnings`, because they change often."""
+    """Warnings about containers that can spoof addresses. Not in `warnings`, because they change often."""
     dead: tuple[DeadContainer, ...] = ()
     namespaces: frozenset[str] = frozenset()
-    """IDs of containers whose network namespace others share, see `gateway.docker.planning.lost_namespaces`."""
+    """The result of `gateway.docker.planning.lost_namespaces.shared_namespaces`."""
     later_starts: Mapping[str, float] = field(default_factory=dict)
     """The result of `gateway.docker.planning.lost_namespaces.later_starts`."""
 

@@ -1,4 +1,4 @@
-"""Makes an engine match the configuration: takes snapshots and executes plans, on events and at intervals."""
+"""Changes an engine to match the configuration: compares both, and executes plans, on events and at intervals."""
 
 import asyncio
 import logging
@@ -14,7 +14,8 @@ from gateway.backoff import Backoff, BackoffPolicy
 from gateway.contracts.link import Link
 from gateway.docker.consumer_directory import ConsumerDirectory, client_networks
 from gateway.docker.detach_limiter import DetachLimiter
-from gateway.docker.engine_client import EngineClient, connected
+from gateway.docker.engine_client import EngineClient
+from gateway.docker.engine_connection import connected
 from gateway.docker.engine_events import EngineEventReader
 from gateway.docker.errors import EngineError
 from gateway.docker.identity_warnings import image_labels, is_gateway, spoofing
@@ -44,7 +45,7 @@ log = logging.getLogger(__name__)
 
 _MAX_CONNECTION_AGE = 600.0
 _EVENT_OVERLAP = 5.0
-"""Each event stream starts this number of seconds in the past, so that no event between two streams is lost."""
+"""Seconds in the past at which an event stream starts, so that no event between two streams is lost."""
 _JITTER = 0.1
 _RECONNECT = BackoffPolicy(first=0.5, cap=10.0, floor=0.1)
 _MAX_ROUNDS = 20
@@ -52,12 +53,12 @@ _MAX_ROUNDS = 20
 
 
 class Reconciler:
-    """Reconciles one engine; implements `gateway.contracts.component.Component`.
+    """Changes one engine to match the configuration; implements `gateway.contracts.component.Component`.
 
     Args:
         options: The configuration.
         desired: Returns the desired state.
-        link_of: Returns the link of a tunnel, for an engine behind a tunnel; None while the tunnel is down.
+        link_of: Returns the link of the tunnel to the engine, by the tunnel's name; None while the tunnel is down.
         state_dir: The directory of the ownership record.
         recorder: Records each write to the engine in the audit log; None if writes are not recorded.
         revivals: The attempts of the previous reconciler to start containers; None if there was none.
@@ -101,12 +102,12 @@ class Reconciler:
             self._log_limiter,
             recorder or AuditRecorder(),
             self.trigger,
-            self._observer.forget_start,
+            self._observer.inspections.forget_start,
             revivals or StartAttempts(),
         )
         self._failures, self.revivals = self._executor.failures, self._executor.revivals
         self._events = EngineEventReader(
-            self._observer, self.directory, self.revivals, self._executor.starter.requested
+            self._observer.inspections, self.directory, self.revivals, self._executor.starter.requested
         )
         self.writes, self.errors = self._executor.writes, self._executor.errors
         self.settled = asyncio.Event()
@@ -155,7 +156,7 @@ class Reconciler:
 
     async def _reconcile_until_disconnected(self, engine: EngineClient, ready: Callable[[], None]) -> None:
         """Reconcile until the connection fails or reaches its maximum age."""
-        self._observer.expire_starts()
+        self._observer.inspections.expire_starts()
         clock, self._events_since = await record_past_events(
             engine, self.revivals, self._executor.starter.requested, self._options.timeout
         )
@@ -209,8 +210,8 @@ class Reconciler:
 
         Args:
             engine: The engine.
-            once: Whether a command such as `gateway apply` calls this method. The command can run in another
-                container than the gateway.
+            once: Whether a command such as `gateway apply` calls this method. A command can run outside the
+                gateway's container.
 
         Raises:
             EngineError: A request for the snapshot failed; nothing was executed.

@@ -13,10 +13,10 @@ from gateway.fleet.options import FleetOptions
 
 
 class MemberDiscovery:
-    """Finds the members of a fleet. If a read or lookup fails, keeps the members from the previous read or lookup.
+    """Finds the members of a fleet. After a failed read or lookup, keeps the members that it found before.
 
     Args:
-        strict: Whether to ignore members in the file to which the gateway would send the token without encryption.
+        strict: Whether to ignore addresses in the file to which the gateway would send the token without encryption.
     """
 
     def __init__(self, *, strict: bool = False) -> None:

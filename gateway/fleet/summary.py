@@ -1,4 +1,4 @@
-"""Decodes and sanitizes the summary that a member returns, because members are not trusted. Does no I/O."""
+"""Decodes the summary that a member returns, and sanitizes it, because members are not trusted. Does no I/O."""
 
 import json
 from dataclasses import dataclass, field
@@ -107,7 +107,7 @@ def _time(value: object) -> str:
         found = read.astimezone(UTC)
     except (ValueError, OverflowError):
         return ""
-    # Exclude the last year that `datetime` supports: in some time zones, its times would be in the next year.
+    # Exclude the year 9999, the last that `datetime` supports: a conversion to another time zone could fail.
     valid = read.tzinfo is not None and 1970 <= found.year < MAXYEAR
     return found.isoformat(timespec="milliseconds").replace("+00:00", "Z") if valid else ""
 

@@ -1,7 +1,7 @@
 """Measures the latency of NFS traffic: the time from an RPC call to the reply with the same XID (RFC 5531).
 
-The tap parses only the headers of RPC records (RFC 5531, sections 9 and 11), and does not copy the rest. It stops
-measuring when it receives bytes that are not RPC, for example because the connection uses TLS.
+The measurement reads only the headers of RPC records (RFC 5531, sections 9 and 11). It stops at bytes that are not
+RPC, for example because the connection uses TLS.
 """
 
 from collections.abc import Callable, Iterator
@@ -72,7 +72,7 @@ class RpcLatencyTap:
 
     __slots__ = ("_observe", "_pending", "_requests", "_responses")
     finished = False
-    """See `gateway.measurement.Tap`. This tap is never finished: it measures until the connection closes."""
+    """See `gateway.measurement.Tap`. False, because the measurement continues until the connection closes."""
 
     def __init__(self, observe: Callable[[float], None]) -> None:
         self._observe = observe
@@ -106,7 +106,7 @@ class RpcLatencyTap:
 
     @property
     def tracker(self) -> "RpcLatencyTap":
-        """Matches replies to calls by XID, because several calls can be pending. See `gateway.measurement.Tap`."""
+        """Returns this object, which tracks calls by XID. See `gateway.measurement.Tap`."""
         return self
 
     @property

@@ -1,6 +1,6 @@
-"""Builds, encodes and decodes the reports that agents exchange, and extracts the consumers. Does no I/O.
+"""Builds and parses the reports of container addresses that the gateways of a swarm exchange. Does no I/O.
 
-A consumer is a container that uses a backend. A peer is the agent of another node.
+A consumer is a container that uses a backend. An agent is the gateway on one node; a peer is another node's agent.
 """
 
 import ipaddress
@@ -17,7 +17,7 @@ from gateway.text_sanitizer import one_line
 
 @dataclass(frozen=True)
 class SharedNetwork:
-    """A swarm network over which this gateway reaches the agents of other nodes.
+    """A swarm network over which this gateway reaches the gateways on other nodes.
 
     Args:
         id: The network's ID, the same on every node.

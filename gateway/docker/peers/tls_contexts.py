@@ -1,4 +1,4 @@
-"""Creates the TLS 1.3 contexts of agents, which authenticate by a pre-shared key (RFC 8446, section 2.2)."""
+"""Creates the TLS 1.3 contexts for connections between gateways, which use a pre-shared key (RFC 8446, 2.2)."""
 
 import hashlib
 import ssl
@@ -10,7 +10,7 @@ SUPPORTED = bool(getattr(ssl, "HAS_PSK", False))
 """Whether the ssl module supports pre-shared keys (Python 3.13)."""
 NOT_SUPPORTED = "requires Python 3.13 or later for TLS with a pre-shared key: use the gateway's image"
 MIN_SECRET_LENGTH = 32
-"""The minimum length of the secret, in characters. An attacker who takes part in a handshake can test guesses
+"""The minimum length of the secret, in characters. A client that attempts a handshake can then guess the secret
 offline, so a short secret would be unsafe."""
 _IDENTITY = "gateway"
 

@@ -1,4 +1,4 @@
-"""Checks the networks and aliases of a gateway that runs as a swarm task. The task's service specifies them."""
+"""Checks whether a gateway that runs as a swarm task has its networks and aliases. Its service specifies them."""
 
 from gateway.docker.errors import AttachBlocker
 from gateway.docker.grants import SWARM_SERVICE

@@ -1,4 +1,4 @@
-"""Collects the actions, statuses and warnings of a plan, with functions that all planning modules use."""
+"""Defines `PlanBuilder`, to which the planning modules add the actions, statuses and warnings of a plan."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -75,7 +75,7 @@ class PlanBuilder:
         self.creatable: dict[str, NetworkInfo] = {}
         """The networks that this plan creates, by name. They have no ID yet."""
         self.no_free_range: dict[str, str] = {}
-        """The reason and remedy for each missing network for which no subnet is free, by the network's name."""
+        """Messages about missing networks for which no subnet is free, by the network's name."""
         self.actions: list[PlannedAction] = []
         self.attachments: list[AttachmentStatus] = []
         self.warnings: list[str] = []
@@ -94,9 +94,8 @@ class PlanBuilder:
         """Return the driver of a network with these options."""
         if options.driver != "auto":
             return options.driver
-        # With `per`, each project needs its own network. Only the gateway on the leading manager creates overlays.
-        # That gateway detects only services and the containers of its own node. It would miss projects that run as
-        # plain containers on other nodes, so use overlays only for services.
+        # Only the gateway on the leading manager creates overlays. With `per`, that gateway would not create networks
+        # for projects whose plain containers run on other nodes. Therefore, use overlays only for services.
         overlay = self.observed.swarm.member and (options.per is None or self.options.services)
         return "overlay" if overlay else "bridge"
 
@@ -151,7 +150,6 @@ class PlanBuilder:
         return "docker.grants" if granted(self.options.grants, container.name, container.labels) else "docker.attach"
 
     def _closed(self, given: GrantedAccess | None) -> frozenset[str]:
-        """Return the configured networks on which no granted backend is available."""
         backends = set(given.backends) if given is not None else set()
         return frozenset(
             name for name in self.desired.networks if not backends & set(backends_on(self.desired, name))
@@ -164,7 +162,7 @@ class PlanBuilder:
         return frozenset(each.lower() for part in (given, rule) if part is not None for each in part.aliases)
 
     def holder(self, container: Container) -> AliasHolder:
-        """Return the `AliasHolder` of a container."""
+        """Return a container as an `AliasHolder`."""
         listed = self.by_configuration(container.name, container.labels)
         return AliasHolder(f"container {container.name}", owner(container.id, container.labels), listed)
 

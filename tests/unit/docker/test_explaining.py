@@ -8,7 +8,7 @@ import pytest
 
 from gateway.docker.errors import AttachBlocker
 from gateway.docker.explaining import explain, find
-from gateway.docker.explaining.model import ExplainedBackend, Explanation, Reachability
+from gateway.docker.explaining.explanation import ExplainedBackend, Explanation, Reachability
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions
 from gateway.docker.plan import AttachmentState, AttachmentStatus, DesiredState, Plan
 from gateway.docker.planning import plan

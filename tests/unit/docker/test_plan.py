@@ -632,7 +632,7 @@ class Fleet(RuleBasedStateMachine):
     def settle(self) -> None:
         """Check that the state converges within a few passes, and that the reconciler then writes nothing."""
         for _ in range(12):
-            self.reconciler._observer._inspections._locked.clear()
+            self.reconciler._observer.inspections._locked.clear()
             failures = self.reconciler._failures
             failures._failed = {key: (backoff, 0.0, error) for key, (backoff, _, error) in failures._failed.items()}
             before = len(self.engine.writes)
