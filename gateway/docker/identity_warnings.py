@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gateway.docker.consumer_directory import client_networks, consumer
+from gateway.docker.desired_state import DesiredState
 from gateway.docker.grants import PROJECT, SERVICE, SWARM_SERVICE
 from gateway.docker.labels import KEYS
-from gateway.docker.plan import DesiredState
 from gateway.docker.snapshot import RUNNING, Container, EngineSnapshot
 
 _SPOOFING = {"NET_RAW", "NET_ADMIN"}

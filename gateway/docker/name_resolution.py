@@ -4,8 +4,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.docker.desired_state import OWNER_ALIAS_PREFIX, DesiredState
 from gateway.docker.grants import SERVICE, SWARM_SERVICE
-from gateway.docker.plan import OWNER_ALIAS_PREFIX, DesiredState, NameConflict
+from gateway.docker.plan import NameConflict
 from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot
 
 WITHOUT_NAMES = frozenset({"bridge", "host", "none"})

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 
+from gateway.docker.desired_state import DesiredState
 from gateway.docker.explaining.access_factors import access_factors
 from gateway.docker.explaining.explained_container import ExplainedContainer
 from gateway.docker.explaining.explanation import ExplainedBackend, Explanation
 from gateway.docker.explaining.reachability import reachability
-from gateway.docker.plan import DesiredState, Plan
+from gateway.docker.plan import Plan
 from gateway.docker.snapshot import Container, EngineSnapshot
 
 

@@ -1,8 +1,9 @@
 """Collects what is known about the container whose access to backends is explained."""
 
 from gateway.docker import labels
+from gateway.docker.desired_state import DesiredState
 from gateway.docker.grants import granted
-from gateway.docker.plan import AttachmentStatus, DesiredState, Plan
+from gateway.docker.plan import AttachmentStatus, Plan
 from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot
 
 

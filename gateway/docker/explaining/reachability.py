@@ -5,9 +5,10 @@ from dataclasses import replace
 
 from gateway.docker import labels
 from gateway.docker.consumer_directory import Consumer, consumer
+from gateway.docker.desired_state import backends_on
 from gateway.docker.explaining.explained_container import ExplainedContainer, reason
 from gateway.docker.explaining.explanation import ExplainedBackend, Reachability
-from gateway.docker.plan import AttachmentState, backends_on
+from gateway.docker.plan import AttachmentState
 from gateway.docker.snapshot import RUNNING, Container
 
 _GOOD = ("up", "degraded")

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
+from gateway.docker.desired_state import DesiredState, backends_on
 from gateway.docker.identity_warnings import image_labels, spoofing
-from gateway.docker.plan import ActionKind, DesiredState, Plan, PlannedAction, backends_on
+from gateway.docker.plan import ActionKind, Plan, PlannedAction
 from gateway.docker.planning.attachments import attach, detach
 from gateway.docker.planning.container_starts import revive
 from gateway.docker.planning.external_route import external_route_warnings

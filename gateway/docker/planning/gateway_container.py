@@ -5,8 +5,9 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 
+from gateway.docker.desired_state import OWNER_ALIAS_PREFIX, DesiredState
 from gateway.docker.gateway_addresses import choose, is_reserved
-from gateway.docker.plan import OWNER_ALIAS_PREFIX, ActionKind, AttachmentState, DesiredState, PlannedAction
+from gateway.docker.plan import ActionKind, AttachmentState, PlannedAction
 from gateway.docker.planning.dead_container_builder import safe_command
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.snapshot import RUNNING, Container, EndpointInfo, EngineSnapshot, NetworkInfo

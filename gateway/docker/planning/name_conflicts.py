@@ -2,8 +2,9 @@
 
 from collections.abc import Collection, Iterable
 
+from gateway.docker.desired_state import OWNER_ALIAS_PREFIX
 from gateway.docker.name_resolution import ResolvingWorkload
-from gateway.docker.plan import OWNER_ALIAS_PREFIX, NameConflict
+from gateway.docker.plan import NameConflict
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.snapshot import Container, Service
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from gateway.docker.plan import DesiredState
+from gateway.docker.desired_state import DesiredState
 from gateway.docker.planning.desired_networks import attachable_networks
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.planning.services import service_networks

@@ -11,10 +11,10 @@ from aiodocker.exceptions import DockerError
 from gateway.backoff import BackoffPolicy
 from gateway.docker import container_starter, inspection_cache, last_starts, start_attempts
 from gateway.docker.dead_containers import DeadContainerState
+from gateway.docker.desired_state import DesiredState
 from gateway.docker.errors import EngineError, ErrorKind, as_engine_error
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.ownership import OwnershipRecord
-from gateway.docker.plan import DesiredState
 from gateway.docker.reconciler import Reconciler
 from gateway.docker.start_errors import StartFailureCause, StartReason
 from gateway.docker.volumes import VolumeMountAddress

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
+from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_actions import execute
 from gateway.docker.engine_client import EngineClient
 from gateway.docker.engine_flavor import DOCKER, PODMAN, EngineFlavor, flavor, lease_ranges
 from gateway.docker.errors import AttachBlocker, EngineError, ErrorKind
 from gateway.docker.identity_warnings import can_spoof
 from gateway.docker.options import DockerOptions, NetworkOptions
-from gateway.docker.plan import ActionKind, DesiredState, PlannedAction
+from gateway.docker.plan import ActionKind, PlannedAction
 from gateway.docker.planning import plan
 from gateway.docker.snapshot import Container, EngineSnapshot
 

@@ -8,6 +8,7 @@ import pytest
 
 from gateway.docker.compose_command import FILES
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState
+from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_actions import execute
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.grants import PROJECT, SERVICE
@@ -15,7 +16,7 @@ from gateway.docker.inspection_cache import last_start
 from gateway.docker.labels import read as read_labels
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.ownership import OwnershipRecord
-from gateway.docker.plan import ActionKind, DesiredState, Plan, PlannedAction
+from gateway.docker.plan import ActionKind, Plan, PlannedAction
 from gateway.docker.planning import plan
 from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot, LastStart, NetworkInfo, SwarmMembership
 from gateway.docker.start_attempts import LIMIT, STABLE, StartAttempts
