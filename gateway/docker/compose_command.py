@@ -27,7 +27,7 @@ def compose_command(
 
     Returns:
         The arguments; empty if Compose did not create the container, or if Compose read a project file from standard
-            input.
+        input.
     """
     files = _paths(labels, FILES)
     if PROJECT not in labels or SERVICE not in labels or not files or "-" in files:

@@ -24,7 +24,7 @@ class Consumer:
         id: The container's ID.
         labels: The container's labels that the gateway evaluates, see `gateway.docker.image_labels`.
         granted: The backends that grants allow the container to use.
-        strict: Whether only `docker.grants` admit containers, so that labels have no effect (`gateway.strict`).
+        strict: `gateway.strict`: whether containers are admitted only by rules in `docker.grants`, not by labels.
     """
 
     name: str
@@ -44,7 +44,7 @@ def consumer(container: Container, grants: Iterable[Grant], *, strict: bool) -> 
     Args:
         container: The container.
         grants: The rules in `docker.grants`.
-        strict: Whether only `docker.grants` admit containers, so that labels have no effect (`gateway.strict`).
+        strict: `gateway.strict`: whether containers are admitted only by rules in `docker.grants`, not by labels.
     """
     given = granted(grants, container.name, container.labels)
     backends = frozenset(given.backends) if given else frozenset()
@@ -101,7 +101,7 @@ class ConsumerDirectory:
                 not added again.
             networks: The networks on which clients connect, see `client_networks`; None for all networks.
             grants: The rules in `docker.grants`.
-            strict: Whether only `docker.grants` admit containers, so that labels have no effect (`gateway.strict`).
+            strict: `gateway.strict`: whether containers are admitted only by rules in `docker.grants`, not by labels.
         """
         self._forgotten = {key: at for key, at in self._forgotten.items() if at >= began}
         found = {}

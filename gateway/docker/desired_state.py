@@ -28,7 +28,7 @@ class DesiredState:
         volumes: The configured volumes.
         serving: Whether any client has connections through the gateway.
         by_label: The label by which each backend admits containers, by the name of the backend.
-        strict: Whether only `docker.grants` admit containers, so that labels have no effect (`gateway.strict`).
+        strict: `gateway.strict`: whether containers are admitted only by rules in `docker.grants`, not by labels.
         configured: The original networks, if `expand_projects` has replaced networks in `options` with the networks
             of projects; otherwise empty.
         claimed: The gateway's previous addresses, by network.
@@ -40,7 +40,7 @@ class DesiredState:
         given_up: The containers that are not started again after too many failed starts; see `StartAttempts`.
         restarted: Containers that need no restart, each with the last start of the owner of their network namespace;
             see `StartAttempts.restarted` and `Plan.later_starts`.
-        interrupted: The starts that the gateway requested without a response of the engine, by container ID.
+        interrupted: The requested starts to which the engine has not responded, by container ID.
         namespaces: `Plan.namespaces` of the previous plan.
         signals: The signals that other clients sent to each container, see `StartAttempts`.
     """

@@ -56,7 +56,9 @@ class EngineClient:
             self.flavor = flavor(answer)
             name = f"{self.flavor.name} {answer.get('Version', '')}".rstrip()
         except REQUEST_ERRORS as error:
-            raise EngineError(ErrorKind.API, f"not the response of a Docker engine: {str(answer)[:80]!r}") from error
+            raise EngineError(
+                ErrorKind.API, f"not the response of a Docker engine: {str(answer)[:80]!r}: check docker.host"
+            ) from error
         if newest < self.flavor.oldest:
             required = f"{self.flavor.release} or later is required"
             raise EngineError(ErrorKind.API, f"{name} has API {answer['ApiVersion']}: {required}, update it")

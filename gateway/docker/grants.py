@@ -1,4 +1,4 @@
-"""Evaluates `docker.grants`, the rules that let containers and services use backends. Does no I/O."""
+"""Evaluates `docker.grants`, the rules that allow containers and services to use backends. Does no I/O."""
 
 import fnmatch
 from collections.abc import Iterable, Mapping

@@ -23,8 +23,8 @@ from gateway.docker.snapshot import LastStart
 _MAX_LOCKED, _MIN_WAIT = 1.0, 0.1
 """Seconds that one snapshot waits for locked containers: the maximum for all together, and the minimum for each."""
 _RUNNING_FACTOR = 3.0
-"""The factor by which both times are longer for a running container. A running container is rarely locked: if its
-inspection takes long, the engine is probably slow."""
+"""The factor by which `_MAX_LOCKED` and `_MIN_WAIT` are longer for a running container. If its inspection takes long,
+the engine is probably slow: running containers are rarely locked."""
 RETRY = 10.0
 """Seconds after which a container is inspected again if it is locked, or if its inspection failed."""
 _STOP_TIMEOUT = 10.0

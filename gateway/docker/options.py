@@ -50,7 +50,7 @@ class AttachRule:
     Args:
         names: Patterns for the names of the containers, such as `web-*`.
         labels: Labels that a container must have, each `key` or `key=value`.
-        networks: The networks to attach them to; absent: each network on which one of `backends` is available.
+        networks: The networks to attach containers to; absent: each network on which one of `backends` is available.
         backends: The backends that the containers use; absent: all.
         aliases: The aliases of the containers on these networks.
         on_stop: `keep`: a stopped container stays attached. `detach`: the gateway detaches it.

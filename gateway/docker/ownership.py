@@ -63,9 +63,8 @@ class OwnershipRecord:
             for name, each in written.get("addresses", {}).items()  # absent in files of earlier versions
         }
         starts: dict[str, StartReason] = {}
-        with contextlib.suppress(
-            *_UNREADABLE
-        ):  # without valid entries, the gateway does not repeat interrupted starts
+        # Without valid entries, the gateway does not repeat interrupted starts.
+        with contextlib.suppress(*_UNREADABLE):
             starts = {
                 str(container): StartReason(StartFailureCause(cause), str(backend))
                 for container, (cause, backend) in written.get("starts", {}).items()

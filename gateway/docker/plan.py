@@ -1,4 +1,4 @@
-"""Defines a plan: the actions that change an engine to the desired state, and the status of what it manages."""
+"""Defines a plan: the actions that change an engine to the desired state, and the status of its attachments."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -153,6 +153,6 @@ class Plan:
     """The result of `gateway.docker.planning.lost_namespaces.later_starts`."""
 
     def without(self, held: Collection[PlannedAction]) -> "Plan":
-        """Return a copy without the actions in `held`, whose detached endpoints are counted in `postponed`."""
+        """Return a copy without the actions in `held`. `postponed` is the number of endpoints that they detach."""
         actions = tuple(action for action in self.actions if action not in held)
         return replace(self, actions=actions, postponed=sum(action.detaches for action in held))

@@ -1,4 +1,4 @@
-"""Records the attempts to start containers, and decides when to try a container again, if at all. Does no I/O."""
+"""Records the attempts to start containers, and decides whether and when to start them again. Does no I/O."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Defines `Explanation`, which says which backends a container can reach and why, and its parts."""
+"""Defines `Explanation`: which backends a container can reach, and why."""
 
 from dataclasses import dataclass, field
 from typing import Literal

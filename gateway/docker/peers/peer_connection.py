@@ -36,7 +36,7 @@ class Peer:
     report: AddressReport | None = None
     problem: str = "not connected yet"
     seen: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the peer connects to this gateway, which then reconnects to the peer without waiting."""
+    """Set when the peer connects to this gateway. This gateway then reconnects to the peer without waiting."""
 
 
 async def maintain_peer(

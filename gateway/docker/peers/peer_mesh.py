@@ -32,7 +32,7 @@ _HEARTBEAT = b"\n"
 
 
 class PeerMesh:
-    """Connects this gateway to the gateways on other swarm nodes (peers) and vice versa, and sends them reports.
+    """Finds the gateways on other swarm nodes (peers), connects to each, accepts connections, and sends reports.
 
     Args:
         options: The configuration.

@@ -35,7 +35,8 @@ class PeerSync:
         options: The configuration.
         instance: This gateway's name.
         grants: The rules in `docker.grants`.
-        strict: Returns whether only `docker.grants` admit containers, so that labels have no effect.
+        strict: Returns `gateway.strict`: whether containers are admitted only by rules in `docker.grants`, not by
+            labels.
         observed: Returns the last snapshot of this node's engine.
         directory: The consumers (containers that use backends) by address. `PeerSync` sends those of this node to
             the peers, and adds those that peers send.

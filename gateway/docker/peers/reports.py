@@ -137,7 +137,7 @@ def decode(line: bytes, network: SharedNetwork, peer: str) -> AddressReport:
         )
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"invalid report ({type(error).__name__}): the peer may run another version of the gateway"
+            f"invalid report ({type(error).__name__}): run the same version of the gateway on all nodes"
         ) from error
     if found.address != peer:
         raise ValueError(f"the report is from {one_line(found.address)}, not from {peer}")
@@ -156,7 +156,7 @@ def consumers_of(sent: AddressReport, grants: tuple[Grant, ...], *, strict: bool
     Args:
         sent: The report.
         grants: The rules in `docker.grants`.
-        strict: Whether only `docker.grants` admit containers, so that labels have no effect (`gateway.strict`).
+        strict: `gateway.strict`: whether containers are admitted only by rules in `docker.grants`, not by labels.
     """
     found = {}
     for each in sent.entries:

@@ -49,9 +49,9 @@ def detach(builder: PlanBuilder) -> None:
 
 
 def _may_be_gateway(builder: PlanBuilder, container: Container) -> bool:
-    """Return whether a container is a gateway with this gateway's instance name.
+    """Return whether a container is another gateway with this gateway's instance name.
 
-    The container can be this gateway's own, or that of another running gateway.
+    If this gateway does not know its own container, the result is also true for its own container.
     """
     own = builder.observed.own
     return (

@@ -1,4 +1,4 @@
-"""Decides which containers to start again after a start failed, or after they lost their network. Does no I/O."""
+"""Decides which containers to start: those whose start failed, and those that lost their network. Does no I/O."""
 
 from dataclasses import replace
 

@@ -15,8 +15,8 @@ from gateway.docker.start_errors import StartFailureCause
 def shared_namespaces(builder: PlanBuilder) -> frozenset[str]:
     """Return the IDs of the containers whose network namespace other containers share.
 
-    Other containers than the gateway's own and those on the gateway's networks are omitted. A removed container stays
-    in the result while another container refers to it.
+    The result contains only the gateway's container and containers on the gateway's networks. A removed container
+    stays in the result while another container refers to the removed container.
     """
     found = set()
     for container in filter(lambda each: each.joins, builder.observed.containers):
@@ -79,8 +79,8 @@ def without_namespace_while_running(builder: PlanBuilder, container: Container) 
 def later_starts(builder: PlanBuilder) -> dict[str, float]:
     """Return the containers that need no restart, although the owner of their namespace seems to have started later.
 
-    This happens if the engine's clock was set back after the owner's start. The owner's start time is then in the
-    future. The gateway records such a container before the clock reaches this time.
+    This happens if the engine's clock was set back after the owner's start, which then seems to be in the future. The
+    gateway records these containers: when the clock reaches that time, they would seem to need a restart.
 
     Returns:
         The start of the owner, in seconds since the epoch, by the container's ID.

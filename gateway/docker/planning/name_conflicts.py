@@ -13,7 +13,10 @@ _MOST = 5
 
 
 def container_conflicts(builder: PlanBuilder, container: Container, network: str, aliases: Iterable[str]) -> str:
-    """Add a container's name conflicts to the plan. Return why the container must not be attached; empty if none."""
+    """Add a container's name conflicts to the plan.
+
+    Return the reason if the container must not be attached; otherwise an empty string.
+    """
     own = container.id == builder.observed.own
     if own:
         _warn_of_hostnames(builder, network)
@@ -54,7 +57,10 @@ def _warn_of_hostnames(builder: PlanBuilder, network: str) -> None:
 
 
 def service_conflicts(builder: PlanBuilder, service: Service, network: str, aliases: Iterable[str]) -> str:
-    """Add a service's name conflicts to the plan. Return why the service must not be attached; empty if none."""
+    """Add a service's name conflicts to the plan.
+
+    Return the reason if the service must not be attached; otherwise an empty string.
+    """
     names = {each.id: each.name for each in builder.observed.networks}
     elsewhere = [names[each] for each in service.networks if each in names]
     who = ResolvingWorkload(service.id, f"service {service.name}", _lower(aliases))

@@ -66,7 +66,7 @@ def choose_subnet(subnets: Iterable[str], pool: IpNetwork = _POOL, bits: int = _
 
 
 def _subnet(builder: PlanBuilder, options: NetworkOptions) -> tuple[str | None, str]:
-    """Return a free subnet for a new network, None if there is none; and a description of the range for messages."""
+    """Return a free subnet for a new network (or None), and a description of the searched range for messages."""
     if options.per is None:
         subnet = str(options.subnet) if options.subnet else choose_subnet(builder.subnets)
         return subnet, f"/{_SUBNET_BITS} of {_POOL}"

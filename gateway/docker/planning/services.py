@@ -49,9 +49,9 @@ def _wanted(builder: PlanBuilder, service: Service) -> tuple[LabelRequest | None
 
 
 def _attached(builder: PlanBuilder, service: Service) -> tuple[dict[str, frozenset[str]], set[str]]:
-    """Return the service's networks after an update, and the IDs of the networks that the service requests.
+    """Return the desired aliases by network ID, and the IDs of the networks that the service requests.
 
-    The networks after the update have the aliases as values. Report the status of each requested network.
+    The desired networks are the current networks and the requested networks. Report the status of the latter.
     """
     mark, who = builder.desired.owner_alias, f"service {service.name}"
 
