@@ -80,7 +80,7 @@ class DesiredState:
 
     @property
     def owner_alias(self) -> str:
-        """The alias that marks every endpoint that the gateway creates."""
+        """A network alias that marks every endpoint that the gateway creates."""
         return OWNER_ALIAS_PREFIX + _NO_HOST_NAME.sub("-", self.instance.lower())[:_MARK_LENGTH]
 
     def is_gateway(self, container: Container) -> bool:

@@ -1,4 +1,4 @@
-"""Limits how many containers are detached from networks per time, so that a mistake cannot detach all of them."""
+"""Limits how many containers are detached from networks in a time window, so that a mistake cannot detach all."""
 
 from collections import deque
 from collections.abc import Sequence

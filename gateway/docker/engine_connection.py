@@ -17,7 +17,7 @@ from gateway.docker.options import DockerOptions
 from gateway.errors import GatewayError, ReachError
 
 
-class LinkConnector(aiohttp.BaseConnector):
+class TunnelConnector(aiohttp.BaseConnector):
     """An aiohttp connector that connects to an engine through a tunnel.
 
     Args:
@@ -94,7 +94,7 @@ def _connector(options: DockerOptions, link_of: Callable[[str], Link | None]) ->
         except ReachError as error:
             raise OSError(f"through tunnel {tunnel}: {error}") from error
 
-    return LinkConnector(dial, context, name), "http://localhost"
+    return TunnelConnector(dial, context, name), "http://localhost"
 
 
 def _tls(options: DockerOptions) -> ssl.SSLContext | None:

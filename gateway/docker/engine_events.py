@@ -22,7 +22,7 @@ class EngineEventReader:
 
     Args:
         inspections: The cached inspections. When a container starts, its last start is removed from the cache.
-        directory: Maps addresses to containers. A container that exits or leaves a network is removed from it.
+        directory: Maps addresses to containers. The reader removes containers that exit or leave a network.
         revivals: Records the signals that other clients send to containers.
         requested: IDs of the containers that the gateway is starting. Their signals are not recorded.
     """

@@ -29,7 +29,7 @@ def range_for_others(subnet: IpNetwork) -> IpNetwork | None:
 
 
 def is_reserved(network: NetworkInfo, address: str) -> bool:
-    """Return whether an address is outside the `--ip-range`, so that only a container that requests it can get it.
+    """Return whether an address is outside the `--ip-range`. The engine assigns such an address only on request.
 
     Args:
         network: The network that the address is on.

@@ -37,7 +37,7 @@ async def with_last_starts(
         now: The monotonic time in seconds.
 
     Raises:
-        EngineError: The request failed, or a proxy in front of the engine refuses it.
+        EngineError: A request failed, or a proxy in front of the engine refused it.
     """
     if engine.flavor is not DOCKER:
         return containers, True

@@ -89,7 +89,7 @@ class Grant:
 
 @dataclass(frozen=True)
 class PeerOptions:
-    """The options for the exchange of container addresses with the agents of other swarm nodes.
+    """The options for the exchange of container addresses with the gateways on other swarm nodes (agents).
 
     Args:
         secret: The pre-shared secret that authenticates agents, at least 32 characters, the same on every node.

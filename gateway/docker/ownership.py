@@ -73,7 +73,7 @@ class OwnershipRecord:
         return endpoints, addresses, starts, frozenset(map(str, written.get("namespaces", ()))), later
 
     def _merge(self) -> None:
-        """Add the entries that other processes, such as `gateway apply`, have added to the file."""
+        """Read the file again, and add the entries that other processes, such as `gateway apply`, have written."""
         with contextlib.suppress(OSError, *_UNREADABLE):
             endpoints, _, starts, *_ = self._read()
             self._endpoints |= endpoints

@@ -182,6 +182,6 @@ class PlanExecutor:
         )
 
     def count(self, action: str, error: EngineError) -> None:
-        """Count a failed action, by its kind and the kind of the error, for the metrics."""
+        """Count a failed action for the metrics, by the kind of the action and the kind of the error."""
         key = (str(action), str(error.kind))
         self.errors[key] = self.errors.get(key, 0) + 1

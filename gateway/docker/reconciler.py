@@ -43,7 +43,8 @@ _EVENT_OVERLAP = 5.0
 _JITTER = 0.1
 _RECONNECT = BackoffPolicy(first=0.5, cap=10.0, floor=0.1)
 _MAX_ROUNDS = 20
-"""The maximum number of plans that `apply_once` executes. More are needed only if another program undoes changes."""
+"""The maximum number of plans that `apply_once` executes. More rounds are needed only if another
+program undoes changes."""
 
 
 class Reconciler:

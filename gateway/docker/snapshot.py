@@ -182,7 +182,7 @@ class Service:
 
     Args:
         networks: The service's aliases by network ID, from `TaskTemplate.Networks`.
-        spec: The whole specification. An update of the service sends a changed copy of it to the engine.
+        spec: The whole specification. An update of the service sends a changed copy to the engine.
     """
 
     id: str

@@ -14,7 +14,7 @@ LIMIT = 20
 _STOP_MARGIN = 30.0
 """Seconds, in addition to the container's stop timeout, that the gateway allows the engine to complete a restart."""
 STABLE = 600.0
-"""Seconds without a failure of a container after which the count of its attempts is reset to 0."""
+"""Seconds that a container must run without a failure before the count of its attempts is reset to 0."""
 
 
 @dataclass
@@ -85,7 +85,7 @@ class StartAttempts:
         self._signals = {key: each for key, each in self._signals.items() if key in containers}
 
     def observed(self, dead: Collection[DeadContainer], now: float, clock: float = 0.0) -> None:
-        """Record which containers are dead now, and remove the attempts of containers that have run for `STABLE`.
+        """Record which containers are dead now. Remove the attempts of containers that have run for `STABLE` seconds.
 
         Args:
             dead: The dead containers.

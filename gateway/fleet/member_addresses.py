@@ -121,7 +121,7 @@ def exposed_token(members: Iterable[MemberAddress]) -> str | None:
 
 
 def expand(address: MemberAddress, hosts: list[str]) -> list[Member]:
-    """Return one member for each IP address to which the host name of a member address resolves.
+    """Return a separate member for each IP address of a host name.
 
     Args:
         address: The configured address, with `discover` set.

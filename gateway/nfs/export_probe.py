@@ -34,8 +34,8 @@ class ExportProbe:
         self._path = path
         self._write = write
         self._sessions: dict[_QueryKey, Nfs41Session] = {}
-        """The NFSv4.1 sessions with targets that do not support NFSv4.0. Queries reuse them, because a server stores
-        each session for some time."""
+        """The NFSv4.1 sessions with targets that do not support NFSv4.0. Queries reuse the
+        sessions: with a new session for each query, unused sessions would accumulate on the server."""
         self._in_use: set[_QueryKey] = set()
         """The keys of the queries in progress. Each query needs a separate session, because a session carries one
         request at a time."""

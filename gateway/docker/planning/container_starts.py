@@ -6,7 +6,7 @@ from gateway.docker.dead_containers import DeadContainer, DeadContainerState
 from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.labels import INSTANCE, revives
 from gateway.docker.plan import ActionKind, PlannedAction
-from gateway.docker.planning.dead_container_builder import dead_container, recreate
+from gateway.docker.planning.dead_container_builder import dead_container, dead_container_to_recreate
 from gateway.docker.planning.gateway_container import is_bound_to_removed_network, reconnect_command
 from gateway.docker.planning.lost_namespaces import without_namespace, without_namespace_while_running
 from gateway.docker.planning.plan_builder import PlanBuilder
@@ -17,7 +17,7 @@ from gateway.text_sanitizer import one_line
 
 
 def revive(builder: PlanBuilder) -> tuple[DeadContainer, ...]:
-    """Return the dead containers, and add actions that start those that the configuration permits.
+    """Return the dead containers. Add actions that start them to the plan, if the configuration permits this.
 
     A container that an operator stopped has no start error, so it is not dead. A dead container without a restart
     policy is not started, because the engine would not restart it either.
@@ -162,7 +162,7 @@ def _without_network(builder: PlanBuilder, container: Container, failed: StartFa
         )
     there, endpoint = builder.known.get(name), container.endpoints[name]
     if is_bound_to_removed_network(builder, container):
-        return recreate(container, StartFailureCause.NETWORK, detail)
+        return dead_container_to_recreate(container, StartFailureCause.NETWORK, detail)
     if there is not None and endpoint.network_id in ("", there.id):
         return dead_container(container, StartFailureCause.NETWORK, detail, DeadContainerState.STARTING)
     if (container.id, name) in builder.ours:
@@ -175,7 +175,7 @@ def _without_network(builder: PlanBuilder, container: Container, failed: StartFa
         )
     reconnect = reconnect_command(builder, container, name)
     if not reconnect:
-        return recreate(container, StartFailureCause.NETWORK, detail)
+        return dead_container_to_recreate(container, StartFailureCause.NETWORK, detail)
     command = f"{reconnect} && docker start {container.name}"
     message = "the gateway did not attach it to the network: every start fails until the container is reconnected"
     return dead_container(container, StartFailureCause.NETWORK, detail, DeadContainerState.RECREATE, message, command)

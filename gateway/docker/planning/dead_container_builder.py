@@ -21,7 +21,7 @@ def dead_container(
     message: str = "",
     command: str = "",
 ) -> DeadContainer:
-    """Create a `DeadContainer`; see its arguments."""
+    """Create the `DeadContainer` of a container. The other arguments are those of `DeadContainer`."""
     return DeadContainer(container.name, container.id, cause, detail, state, message, command)
 
 
@@ -30,7 +30,7 @@ def safe_command(command: str) -> str:
     return command if one_line(command, _MAX_COMMAND) == command else ""
 
 
-def recreate(container: Container, cause: StartFailureCause, detail: str) -> DeadContainer:
+def dead_container_to_recreate(container: Container, cause: StartFailureCause, detail: str) -> DeadContainer:
     """Create the `DeadContainer` for a container that must be recreated, because every start would fail.
 
     If Compose created the container, the result includes the command that recreates it.

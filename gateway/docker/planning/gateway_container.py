@@ -175,15 +175,15 @@ def _taken(builder: PlanBuilder, own: Container, name: str) -> Iterator[str]:
         if got and not any(each.startswith(OWNER_ALIAS_PREFIX) for each in endpoint.aliases or ()):
             yield (
                 f"network {name}: container {container.name} has {', '.join(got)}, which the gateway requested:"
-                " clients that have cached it as the gateway's address reach that container: give it another address"
+                " clients that have cached the gateway's address reach this container: change the container's address"
             )
 
 
 def as_running_gateway(desired: DesiredState, observed: EngineSnapshot) -> EngineSnapshot:
     """Return the snapshot with the running gateway's container as `own`, for a command such as `gateway apply`.
 
-    A command can run on the host or in a temporary container, and must not attach this container to networks. If
-    `docker.container` is set, return the snapshot unchanged: `own` is already the gateway's container.
+    A command can run on the host or in a temporary container, and must not attach the temporary container to
+    networks. If `docker.container` is set, return the snapshot unchanged: `own` is already the gateway's container.
     """
     own = observed.own_container
     if desired.options.container is not None or (own is not None and desired.is_gateway(own)):

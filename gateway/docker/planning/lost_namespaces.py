@@ -5,7 +5,7 @@ from dataclasses import replace
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState
 from gateway.docker.grants import PROJECT
 from gateway.docker.labels import revives
-from gateway.docker.planning.dead_container_builder import dead_container, recreate
+from gateway.docker.planning.dead_container_builder import dead_container, dead_container_to_recreate
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.project_network_names import configured_as
 from gateway.docker.snapshot import LIVE, Container, start_order
@@ -99,7 +99,9 @@ def _without_owner(builder: PlanBuilder, container: Container) -> DeadContainer 
     asks = revives(container.labels, builder.options.label_prefix, default=False)
     if not (recorded or asks or _is_probably_ours(builder, container)):
         return None
-    return recreate(container, StartFailureCause.NAMESPACE, "it uses the network of a container that was removed")
+    return dead_container_to_recreate(
+        container, StartFailureCause.NAMESPACE, "it uses the network of a container that was removed"
+    )
 
 
 def _is_probably_ours(builder: PlanBuilder, container: Container) -> bool:

@@ -34,7 +34,7 @@ class AliasHolder:
     listed: frozenset[str] = frozenset()
 
     def shares(self, alias: str, other: "AliasHolder") -> bool:
-        """Return whether both holders can have the alias: they have the same owner, or both have it in `listed`."""
+        """Return whether both holders can have the alias: if they have the same owner, or if both list the alias."""
         return self.owner == other.owner or (alias in self.listed and alias in other.listed)
 
 
