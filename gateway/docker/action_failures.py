@@ -30,7 +30,7 @@ class ActionFailures:
     def failed(
         self, action: PlannedAction, error: EngineError, now: float, previous: Mapping[str, tuple[str, ...]]
     ) -> bool:
-        """Record a failure, and return whether its message differs from the previous failure's.
+        """Record a failure. Return whether its error message differs from that of the action's previous failure.
 
         Args:
             action: The failed action.
@@ -72,7 +72,7 @@ class ActionFailures:
         return [f"{'/'.join(filter(None, key))}: {error}" for key, (_, _, error) in self._failed.items()]
 
     def is_final(self, action: PlannedAction) -> bool:
-        """Return whether the action failed, and would also fail with another address."""
+        """Return whether the action failed for a reason other than a refused address."""
         error = self._last_error(action.network, action.container_id)
         return error is not None and error.blocked is not AttachBlocker.ADDRESS_REFUSED
 

@@ -84,7 +84,10 @@ class DesiredState:
         return OWNER_ALIAS_PREFIX + _NO_HOST_NAME.sub("-", self.instance.lower())[:_MARK_LENGTH]
 
     def is_gateway(self, container: Container) -> bool:
-        """Return whether a container is the gateway: it has this gateway's owner alias and the name of a backend."""
+        """Return whether a container is a gateway with this instance name.
+
+        Such a container has both `owner_alias` and a backend's name on one network.
+        """
         backends = {each.lower() for each in self.backends}
         return any(
             self.owner_alias in each.names and not backends.isdisjoint(each.names)

@@ -46,7 +46,7 @@ class LogLimiter:
         return False
 
     def take_suppressed(self, now: float) -> int:
-        """Return and reset the number of suppressed events. While the limit is reached, return 0 and reset nothing."""
+        """Return and reset the number of suppressed events. While the limit is reached, return 0 without a reset."""
         if not self._suppressed or not self._room(now):
             return 0
         count, self._suppressed = self._suppressed, 0

@@ -148,7 +148,7 @@ class OwnershipRecord:
             self._write()
 
     def retain(self, containers: set[str]) -> None:
-        """Remove the endpoints and later starts of all containers that are not in `containers`."""
+        """Remove the endpoints and the `later_starts` of all containers except `containers`."""
         self._merge()
         kept = {(container, network) for container, network in self._endpoints if container in containers}
         later = {key: at for key, at in self._later_starts.items() if key in containers}

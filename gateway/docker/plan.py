@@ -113,9 +113,9 @@ class NameConflict:
 
     Args:
         container: The container or service that resolves the name.
-        network: The network of the gateway.
+        network: A network of the gateway.
         name: The name.
-        ours: The host on that network.
+        ours: The host to which the name resolves on this network.
         other: The other host, and the network or file in which the name resolves to it.
     """
 

@@ -12,7 +12,7 @@ _POLICY = BackoffPolicy(first=1.0, cap=60.0, floor=0.5)
 LIMIT = 20
 """The maximum number of attempts to start a container. 20 attempts take about ten minutes."""
 _STOP_MARGIN = 30.0
-"""Seconds, in addition to the container's stop timeout, that the gateway allows the engine to complete a restart."""
+"""Seconds that the gateway allows the engine for a restart, in addition to the container's stop timeout."""
 STABLE = 600.0
 """Seconds that a container must run without a failure before the count of its attempts is reset to 0."""
 

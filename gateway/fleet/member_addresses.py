@@ -105,7 +105,9 @@ def parse_file(text: str) -> tuple[list[MemberAddress], list[str]]:
     entries = [(number, line.partition("#")[0].strip()) for number, line in enumerate(text.splitlines(), 1)]
     entries = [(number, entry) for number, entry in entries if entry]
     if len(entries) > MAX_MEMBERS:
-        raise ValueError(f"the file has {len(entries)} addresses, more than {MAX_MEMBERS}: use several fleets")
+        raise ValueError(
+            f"the file has {len(entries)} addresses, more than {MAX_MEMBERS}: split the list between several gateways"
+        )
     for number, entry in entries:
         try:
             found.append(parse_member(entry))

@@ -30,7 +30,10 @@ class MemberDiscovery:
     def problems(self, options: FleetOptions) -> list[str]:
         """Return messages about invalid lines, failed reads and lookups, and too many members."""
         count = len(self._found(options))
-        excess = f"the fleet has {count} members, and only the first {MAX_MEMBERS} are polled: use several fleets"
+        excess = (
+            f"the fleet has {count} members, and only the first {MAX_MEMBERS} are polled: split the list between"
+            " several gateways"
+        )
         return [*self._file_problems, *self._name_problems.values(), *([excess] if count > MAX_MEMBERS else [])]
 
     def known(self, options: FleetOptions) -> list[Member]:

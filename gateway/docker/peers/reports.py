@@ -118,7 +118,7 @@ def decode(line: bytes, network: SharedNetwork, peer: str) -> AddressReport:
 
     Args:
         line: The received line.
-        network: The network on which it was received.
+        network: The network on which the line was received.
         peer: The address of the peer.
 
     Raises:
@@ -140,7 +140,7 @@ def decode(line: bytes, network: SharedNetwork, peer: str) -> AddressReport:
             f"invalid report ({type(error).__name__}): run the same version of the gateway on all nodes"
         ) from error
     if found.address != peer:
-        raise ValueError(f"the report is from {one_line(found.address)}, not from {peer}")
+        raise ValueError(f"the report names {one_line(found.address)} as its sender, but came from {peer}")
     if found.network != network.id:
         raise ValueError(f"the report is not about network {network.name}")
     if strange := [each.address for each in entries if not network.holds(each.address)]:

@@ -78,7 +78,7 @@ class PlanBuilder:
         self.names = NameTable(desired, observed)
         self.name_conflicts: list[NameConflict] = []
         self.outdated: set[str] = set()
-        """Networks that this gateway created, and whose configured options have changed since then."""
+        """Networks that this gateway created with other options than those that are configured now."""
         self._containers_named: dict[str, dict[str, list[tuple[Container, bool]]]] = {}
         """A cache of the results of `containers_named`, by network and name."""
         self.reserved: dict[tuple[str, str], AliasHolder] = {}
@@ -166,7 +166,7 @@ class PlanBuilder:
         Args:
             request: The request of a container or service.
             who: The container or service, for messages.
-            name: The name of the container or service. With `per: project`, network names can contain it.
+            name: The name of the container or service. With `per: project`, network names can contain this name.
             found: The labels that the gateway evaluates.
         """
         configured = self.desired.networks
